@@ -1,0 +1,43 @@
+"""The processor of DC-CLIP: a stock image processor and a stock tokenizer."""
+
+from transformers import ProcessorMixin
+
+
+class DCCLIPProcessor(ProcessorMixin):
+    """Prepares pictures and texts.
+
+    All text preparation (Unicode form, case, special tokens) lives in the tokenizer's own `tokenizer.json`, so that
+    the pipeline, a browser and training agree; this class adds only padding to the longest text of a batch.
+
+    Args:
+        image_processor: any transformers image processor.
+        tokenizer: any fast transformers tokenizer.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None):
+        super().__init__(image_processor, tokenizer)
+
+    def __call__(self, images=None, text=None, padding: bool | str = True, **kwargs):
+        """Prepare a picture or a list of them, a text or a list of them, or both.
+
+        Args:
+            images: PIL pictures, arrays or tensors.
+            text: strings.
+            padding: as in any transformers tokenizer.
+            kwargs: `return_tensors`, `truncation`, `max_length` and the like.
+
+        Returns:
+            A `BatchFeature` with `pixel_values`, and `input_ids` and `attention_mask`, as far as asked for.
+        """
+        if text is not None:
+            kwargs["padding"] = padding
+        return super().__call__(images=images, text=text, **kwargs)
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save processor and tokenizer, and `preprocessor_config.json`, which transformers.js reads."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+        return files
+
+
+__all__ = ["DCCLIPProcessor"]

@@ -1,0 +1,77 @@
+"""Stage 2: align a student's two towers on pictures with captions in several languages.
+
+accelerate launch training/align.py --config training/configs/demo_align.yaml
+"""
+
+from pathlib import Path
+
+from accelerate import Accelerator
+from accelerate.logging import get_logger
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.checkpoint import Artefact
+from training.config import AlignRecipe, parse_recipe
+from training.data import PairDataset, load_source
+from training.loop import TrainingResult, train
+from training.students import build_student, load_student
+from training.target_cache import open_targets
+from training.tasks import AlignTask
+from training.teachers import Teacher, same_tokens
+from training.transforms import Augment, Normalize
+
+logger = get_logger(__name__)
+
+
+def run(recipe: AlignRecipe) -> TrainingResult:
+    """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
+    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, step_scheduler_with_optimizer=False)
+    teacher = Teacher.from_pretrained(recipe.teacher).to(accelerator.device) if recipe.teacher else None
+    languages = list(recipe.data.caption_columns)
+    student, processor = _open_student(recipe, languages, teacher)
+    if recipe.gradient_checkpointing:
+        student.gradient_checkpointing_enable()
+    if teacher is not None and teacher.projection_dim != student.config.projection_dim:
+        raise ValueError(
+            f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
+            f"{student.config.projection_dim}: an anchor cannot compare them. Take the teacher of stage 1, or none."
+        )
+    shares_tokens = teacher is None or same_tokens(processor.tokenizer, teacher.tokenizer)
+    dataset = PairDataset(
+        load_source(recipe.data.train),
+        recipe.data,
+        processor.tokenizer,
+        picture_size=max(student.config.image_size, teacher.image_size if teacher else 0),
+        max_text_length=student.config.max_text_length,
+        teacher_tokenizer=None if shares_tokens else teacher.tokenizer,
+    )
+    augment = Augment(recipe.augment, recipe.seed)
+    task = AlignTask(
+        student,
+        augment,
+        Normalize.from_processor(processor.image_processor, student.config.image_size),
+        open_targets(recipe, teacher, dataset, augment, student.config.vision_grid, accelerator) if teacher else None,
+        recipe,
+        languages,
+    )
+    return train(task, dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
+
+
+def _open_student(
+    recipe: AlignRecipe, languages: list[str], teacher: Teacher | None
+) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+    """Stage 1's student; a new one where the recipe describes it and stage 1 has not run."""
+    if recipe.new_student is None or (recipe.student and Path(recipe.student).exists()):
+        return load_student(recipe.student)
+    logger.warning(
+        "%s does not exist: aligning a new student, which stage 1 has not distilled.", recipe.student or "student"
+    )
+    return build_student(recipe.new_student, languages, teacher, recipe.seed)
+
+
+def main(argv: list[str] | None = None):
+    """Parse and run."""
+    run(parse_recipe(AlignRecipe, argv, "training/align.py"))
+
+
+if __name__ == "__main__":
+    main()

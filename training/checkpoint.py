@@ -1,0 +1,153 @@
+"""Checkpoints: a finished Hub folder, with the training state in a folder beside the weights. No pickle anywhere.
+
+output_dir/
+    config.json, model.safetensors, *.py, tokenizer, processor, README.md, recipe.yaml    the finished model
+    log.jsonl
+    checkpoint-000500/      the same files, and
+        training_state/state.json, tensors.safetensors
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.cards import write_card
+from training.config import TrainingRecipe, save_recipe
+
+STATE_FOLDER = "training_state"
+CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """All that makes a folder a finished Hub repo.
+
+    Args:
+        student: the model.
+        processor: its processor.
+        recipe: saved beside the weights.
+    """
+
+    student: DCCLIPModel
+    processor: DCCLIPProcessor
+    recipe: TrainingRecipe
+
+    def save(self, folder: Path):
+        """Write weights, config, remote code, processor, tokenizer, recipe and card."""
+        self.student.save_pretrained(folder)
+        self.processor.save_pretrained(folder)
+        save_recipe(self.recipe, folder)
+        write_card(folder)
+
+
+def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: torch.optim.Optimizer):
+    """Write `checkpoint-STEP` beside the others, rename it into place, and remove the oldest.
+
+    Args:
+        artefact: the model as it is now.
+        step: optimizer steps done.
+        task: its parameters outside the student (adapters) belong to the state.
+        optimizer: AdamW.
+    """
+    output_dir = Path(artefact.recipe.output_dir)
+    folder = output_dir / f"checkpoint-{step:06d}"
+    scratch = output_dir / f".{folder.name}.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    artefact.save(scratch)
+    _save_state(scratch / STATE_FOLDER, step, task, optimizer)
+    shutil.rmtree(folder, ignore_errors=True)
+    scratch.rename(folder)
+    for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
+        shutil.rmtree(old)
+
+
+def save_final(artefact: Artefact):
+    """Write the finished model to `output_dir` itself; every file is replaced whole."""
+    output_dir = Path(artefact.recipe.output_dir)
+    scratch = output_dir / ".model.tmp"
+    shutil.rmtree(scratch, ignore_errors=True)
+    artefact.save(scratch)
+    for file in scratch.iterdir():
+        file.replace(output_dir / file.name)
+    scratch.rmdir()
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Finished checkpoints, oldest first."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if CHECKPOINT.fullmatch(path.name)]
+    return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
+
+
+def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load the last checkpoint of `output_dir` into student, adapters and optimizer.
+
+    Args:
+        output_dir: of the run.
+        task: as it was built for the first step.
+        optimizer: over the task's parameters.
+
+    Returns:
+        Steps done; 0 where there is no checkpoint.
+
+    Raises:
+        ValueError: the checkpoint is of another recipe (other parameters).
+    """
+    checkpoints = list_checkpoints(output_dir)
+    if not checkpoints:
+        return 0
+    folder = checkpoints[-1]
+    tensors = load_file(folder / STATE_FOLDER / "tensors.safetensors")
+    state = json.loads((folder / STATE_FOLDER / "state.json").read_text(encoding="utf-8"))
+    task.student.load_state_dict(load_file(folder / "model.safetensors"))
+    outside = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
+    unmatched = task.load_state_dict(outside, strict=False).unexpected_keys
+    names = _trainable_names(task)
+    if unmatched or sorted(names) != sorted(state["parameters"]):
+        raise ValueError(
+            f"resume: {folder} was trained with other parameters than this recipe has ({len(state['parameters'])} "
+            f"against {len(names)}). Resume with the recipe saved there, or name another output_dir."
+        )
+    _load_optimizer(optimizer, task, tensors)
+    return state["step"]
+
+
+def _trainable_names(task: nn.Module) -> list[str]:
+    return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
+
+
+def _save_state(folder: Path, step: int, task: nn.Module, optimizer: torch.optim.Optimizer):
+    """The student lies beside this folder; here go adapters and the optimizer's moments, by parameter name."""
+    tensors = {f"task/{name}": tensor for name, tensor in task.state_dict().items() if not name.startswith("student.")}
+    for name, parameter in task.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}/{name}"] = value
+    folder.mkdir(parents=True)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors"
+    )
+    state = {"step": step, "parameters": _trainable_names(task)}
+    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: dict[str, torch.Tensor]):
+    """Put moments and counts back; torch's `load_state_dict` wants them by position."""
+    names = {parameter: name for name, parameter in task.named_parameters()}
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for position, parameter in enumerate(parameters):
+        suffix = f"/{names[parameter]}"
+        state[position] = {
+            key.removesuffix(suffix): value
+            for key, value in tensors.items()
+            if key.endswith(suffix) and key != f"task{suffix}"
+        }
+    optimizer.load_state_dict(
+        optimizer.state_dict() | {"state": {position: moments for position, moments in state.items() if moments}}
+    )

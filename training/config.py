@@ -1,0 +1,258 @@
+"""The recipes: typed, frozen, read from YAML, overridden by the command line, saved beside the weights."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where pictures and captions come from.
+
+    Args:
+        train: Hub id, image folder, parquet file or glob, or `module:function` that returns a `datasets.Dataset`.
+        image_column: column of the pictures.
+        caption_columns: column of the captions for each language (ISO 639-1 code); a cell is a string or a list of
+            strings.
+        max_skip_share: largest share (0..1) of samples that may be skipped before the run stops.
+        in_memory: keep every picture, decoded and resized, in memory after its first use.
+        workers: processes that decode pictures; 0 decodes in the training process.
+    """
+
+    train: str
+    image_column: str = "image"
+    caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
+    max_skip_share: float = 0.01
+    in_memory: bool = False
+    workers: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Random views of a picture: one affine warp and one colour change, all drawn from ranges around "none".
+
+    Args:
+        zoom: log2 range of the zoom; 0.25 is up to 19 % larger or smaller.
+        rotate: degrees to either side.
+        stretch: log2 range of the aspect ratio.
+        shift: share of the edge to either side.
+        flip: probability of a horizontal mirror.
+        brightness: share of full range to either side.
+        contrast: log2 range.
+        saturation: log2 range.
+        tint: standard deviation of a random mixing of the colour channels.
+        blur: probability of a slight blur.
+        background: value 0..255 of what a warp uncovers.
+    """
+
+    zoom: float = 0.15
+    rotate: float = 0.0
+    stretch: float = 0.1
+    shift: float = 0.05
+    flip: float = 0.0
+    brightness: float = 0.1
+    contrast: float = 0.2
+    saturation: float = 0.3
+    tint: float = 0.0
+    blur: float = 0.0
+    background: int = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """A new student.
+
+    Args:
+        vision_config: transformers config of the image tower, with its `model_type`.
+        text_config: transformers config of the text tower, with its `model_type`; vocabulary size and special tokens
+            are filled in from the tokenizer.
+        tokenizer: Hub id or folder of the tokenizer; default: the teacher's.
+        image_size: edge of the square input in pixels; default: the teacher's.
+        image_mean: per-channel mean; default: the teacher's.
+        image_std: per-channel standard deviation; default: the teacher's.
+        max_text_length: longest text in tokens.
+        vision_pooling: how the image map becomes one vector.
+        text_pooling: how the token states become one vector.
+        projection_dim: width of the shared embedding space; default: the teacher's.
+        inherit: `none` starts from random weights; `teacher` copies every weight whose name and shape the teacher has
+            too.
+    """
+
+    vision_config: dict[str, Any]
+    text_config: dict[str, Any]
+    tokenizer: str | None = None
+    image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    max_text_length: int = 64
+    vision_pooling: Literal["mean", "cls", "tower"] = "mean"
+    text_pooling: Literal["mean", "cls"] = "mean"
+    projection_dim: int | None = None
+    inherit: Literal["none", "teacher"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe:
+    """What both stages share.
+
+    Args:
+        output_dir: where the finished Hub folder, the checkpoints and the log go.
+        data: pictures and captions.
+        augment: random views.
+        seed: everything random follows from it, the step and the process.
+        max_steps: optimizer steps in all.
+        batch_size: pictures a step and process.
+        learning_rate: peak of the schedule.
+        weight_decay: for matrices; vectors and scalars have none.
+        betas: of AdamW.
+        warmup_steps: linear warm-up.
+        schedule: after the warm-up.
+        max_grad_norm: gradients are clipped to this norm.
+        mixed_precision: as in Accelerate.
+        gradient_checkpointing: trade time for memory in the student's towers.
+        freeze: prefixes of parameter names that do not learn, such as `vision_model.timm_model.blocks.0`.
+        log_every: steps between lines of `log.jsonl`.
+        save_every: steps between checkpoints; 0 saves at the end alone.
+        keep_checkpoints: older ones are removed.
+        resume: go on from the last checkpoint in `output_dir`, if there is one.
+        teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
+            without it the teacher runs at every step, on ever new views.
+        teacher_views: cached views a picture.
+    """
+
+    output_dir: str
+    data: DataConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
+    max_steps: int = 1000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 50
+    schedule: Literal["cosine", "constant"] = "cosine"
+    max_grad_norm: float = 3.0
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    freeze: list[str] = field(default_factory=list)
+    log_every: int = 10
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    resume: bool = False
+    teacher_cache: str | None = None
+    teacher_views: int = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe(TrainingRecipe):
+    """Stage 1: each student tower learns its teacher tower's feature map.
+
+    Args:
+        teacher: Hub id or folder of the teacher.
+        student: the student to build.
+        tower: which towers learn.
+        map_weight: weight of Smooth-L1 between the adapted student map and the whitened teacher map.
+        embedding_weight: weight of the cosine distance between student and teacher embeddings; it fits the
+            projections, so that the student can be compared with the teacher before it has seen a pair.
+        smooth_l1_beta: where Smooth-L1 turns from square to line.
+    """
+
+    teacher: str
+    student: StudentConfig
+    tower: Literal["vision", "text", "both"] = "both"
+    map_weight: float = 1.0
+    embedding_weight: float = 1.0
+    smooth_l1_beta: float = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignRecipe(TrainingRecipe):
+    """Stage 2: both towers learn, together, which caption belongs to which picture.
+
+    Args:
+        student: folder or Hub id of a DC-CLIP model, as stage 1 leaves it.
+        new_student: built, with a warning, where there is no `student` yet.
+        teacher: Hub id or folder of the teacher to stay close to; None trains without one.
+        language_weights: weight of each language's InfoNCE.
+        contrastive_weight: weight of InfoNCE.
+        anchor_weight: weight of the cosine distance to the teacher's embeddings.
+        max_logit_scale: the learnt factor on cosines is clamped to 1..this.
+        freeze_batch_norm: keep the running statistics of BatchNorm as they are.
+    """
+
+    student: str | None = None
+    new_student: StudentConfig | None = None
+    teacher: str | None = None
+    language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
+    contrastive_weight: float = 1.0
+    anchor_weight: float = 0.0
+    max_logit_scale: float = 100.0
+    freeze_batch_norm: bool = True
+
+
+Recipe = TypeVar("Recipe", bound=TrainingRecipe)
+
+
+def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str | None = None) -> Recipe:
+    """Read `--config FILE` and then the other arguments, which win.
+
+    Args:
+        recipe_class: the recipe's dataclass; nested fields are written `--data.train`.
+        argv: the command line; None takes the process's own.
+        prog: the script's name for messages.
+
+    Raises:
+        SystemExit: an unknown key or a wrong type; the message names field and value.
+    """
+    parser = ArgumentParser(
+        prog=prog, description=(recipe_class.__doc__ or "").partition("\n")[0], allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--config", action="config", help="recipe in YAML")
+    parser.add_class_arguments(recipe_class, skip={"resume"})
+    # as a bare flag too: `--resume`
+    parser.add_argument(
+        "--resume", nargs="?", const=True, default=False, type=bool, help="go on from the last checkpoint"
+    )
+    try:
+        namespace = parser.instantiate(parser.parse_args(argv))
+    except ArgumentError as error:
+        parser.exit(2, f"recipe: {error}\nSee --help for all keys and their types.\n")
+    values = {key: value for key, value in vars(namespace).items() if key != "config"}
+    recipe = recipe_class(**values)
+    _validate(recipe, parser)
+    return recipe
+
+
+def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
+    for name, least in (
+        ("max_steps", 1),
+        ("batch_size", 1),
+        ("log_every", 1),
+        ("save_every", 0),
+        ("keep_checkpoints", 1),
+    ):
+        if (value := getattr(recipe, name)) < least:
+            parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
+    if not recipe.data.caption_columns:
+        parser.exit(
+            2,
+            "recipe: data.caption_columns is empty; name a column for at least one language, such as {en: caption}.\n",
+        )
+
+
+def save_recipe(recipe: TrainingRecipe, folder: str | Path):
+    """Write the resolved recipe to `folder/recipe.yaml`, from which `--config` reads it back."""
+    resolved = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
+    (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
+
+
+def _plain(value):
+    """Tuples as lists: YAML has no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

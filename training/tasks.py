@@ -1,0 +1,234 @@
+"""The two stages as tasks: a batch in, named losses out. A task knows student, targets and losses; no optimizer."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modeling_dcclip import DCCLIPModel
+from training.config import AlignRecipe, DistillRecipe
+from training.losses import clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives
+from training.target_cache import TargetSource
+from training.transforms import Augment, Normalize
+
+TEXT_CHUNK = 128  # texts encoded at once
+
+
+class Task(nn.Module):
+    """What both stages share: the student and how its pictures are made.
+
+    Args:
+        student: the model that learns.
+        augment: random views.
+        normalize: the student's own statistics.
+        targets: the teacher's answers; None where there is no teacher. It is no submodule: it never trains.
+        learning: prefixes of the student's parameters that learn.
+        frozen: prefixes of those among them that do not.
+
+    Raises:
+        ValueError: no parameter starts with one of `frozen`.
+    """
+
+    def __init__(
+        self,
+        student: DCCLIPModel,
+        augment: Augment,
+        normalize: Normalize,
+        targets: TargetSource | None,
+        learning: tuple[str, ...],
+        frozen: list[str],
+    ):
+        super().__init__()
+        self.student, self.augment, self.normalize, self.targets = student, augment, normalize, targets
+        self.learning, self.frozen = learning, tuple(frozen)
+        names = [name for name, _ in student.named_parameters()]
+        for prefix in frozen:
+            if not any(name.startswith(prefix) for name in names):
+                raise ValueError(
+                    f"freeze: no parameter of the student starts with {prefix!r}. Names look like {names[1]!r}."
+                )
+        for name, parameter in student.named_parameters():
+            parameter.requires_grad_(self.learns(name))
+
+    def learns(self, name: str) -> bool:
+        """Whether the student's parameter or layer of this name learns."""
+        return name.startswith(self.learning) and not name.startswith(self.frozen)
+
+    def train(self, mode: bool = True) -> "Task":
+        """As in torch, but BatchNorm keeps its statistics in layers that do not learn."""
+        super().train(mode)
+        for name, module in self.student.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and not self.updates_statistics(name):
+                module.eval()
+        return self
+
+    def updates_statistics(self, name: str) -> bool:
+        """Whether the BatchNorm layer of this name follows the batches."""
+        return self.learns(name)
+
+    @property
+    def num_views(self) -> int:
+        """How many views of a picture take turns; 0 for ever new ones."""
+        return self.targets.num_views if self.targets is not None else 0
+
+    def views(self, batch: dict[str, Any]) -> Tensor:
+        """The augmented pictures of a batch, (B, 3, S, S) in 0..255."""
+        return self.augment(batch["pictures"], batch["picture_ids"], batch["views"])
+
+    def after_step(self):
+        """Called after each optimizer step."""
+
+
+class DistillTask(Task):
+    """Stage 1: each tower alone learns its teacher tower's whitened feature map, through a 1x1 adapter, with
+    Smooth-L1.
+
+    The embedding term fits the projections, so that student and teacher embeddings can be compared. The loss is a
+    plain sum over towers that share no weight, so training both at once is the same as training them apart.
+
+    Args:
+        student: the model that learns.
+        augment: random views.
+        normalize: the student's own statistics.
+        targets: the teacher's answers.
+        recipe: towers and weights.
+        vision_width: channels of the teacher's picture map.
+        text_width: width of the teacher's token states; None where its tokens are others than the student's, so that
+            only pooled targets exist.
+    """
+
+    def __init__(
+        self,
+        student: DCCLIPModel,
+        augment: Augment,
+        normalize: Normalize,
+        targets: TargetSource,
+        recipe: DistillRecipe,
+        vision_width: int,
+        text_width: int | None,
+    ):
+        towers = ("vision", "text") if recipe.tower == "both" else (recipe.tower,)
+        parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+        learning = tuple(part for tower in towers for part in parts[tower])
+        super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
+        self.recipe, self.towers = recipe, towers
+        if "vision" in self.towers:
+            self.vision_adapter = nn.Conv2d(student.config.vision_width, vision_width, 1)
+        if "text" in self.towers:
+            # a 1x1 convolution over tokens is a linear layer
+            self.text_adapter = None if text_width is None else nn.Linear(student.config.text_width, text_width)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses by name; `loss` is their weighted sum."""
+        losses: dict[str, Tensor] = {}
+        if "vision" in self.towers:
+            losses |= self._vision(batch)
+        if "text" in self.towers:
+            losses |= self._text(batch)
+        weights = {"map": self.recipe.map_weight, "embedding": self.recipe.embedding_weight}
+        losses["loss"] = sum(weights[name.rsplit("_", 1)[1]] * value for name, value in losses.items())
+        return losses
+
+    def _vision(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        views = self.views(batch)
+        targets = self.targets.pictures(views, batch)
+        outputs = self.student.get_image_features(self.normalize(views))
+        adapted = self.vision_adapter(outputs.feature_map)
+        return {
+            "vision_map": feature_map_loss(adapted, targets.feature_map, beta=self.recipe.smooth_l1_beta),
+            "vision_embedding": embedding_loss(outputs.pooler_output, targets.embedding),
+        }
+
+    def _text(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        targets = self.targets.texts(batch)
+        mask = batch["attention_mask"]
+        outputs = self.student.get_text_features(batch["input_ids"], mask)
+        losses = {"text_embedding": embedding_loss(outputs.pooler_output, targets.embedding)}
+        if self.text_adapter is not None:
+            adapted = self.text_adapter(outputs.last_hidden_state)
+            losses["text_map"] = feature_map_loss(
+                adapted, targets.feature_map, mask, self.recipe.smooth_l1_beta, dim=-1
+            )
+        return losses
+
+
+class AlignTask(Task):
+    """Stage 2: InfoNCE between pictures and captions, a term for each language, and an anchor to the teacher's
+    embeddings.
+
+    Args:
+        student: the model that learns.
+        augment: random views.
+        normalize: the student's own statistics.
+        targets: the teacher's answers, where the recipe has an anchor.
+        recipe: weights.
+        languages: of the batch's `language` ids, in order.
+
+    Raises:
+        ValueError: the recipe weights a language that the data do not have, or leaves one out.
+    """
+
+    def __init__(
+        self,
+        student: DCCLIPModel,
+        augment: Augment,
+        normalize: Normalize,
+        targets: TargetSource | None,
+        recipe: AlignRecipe,
+        languages: list[str],
+    ):
+        super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
+        if set(recipe.language_weights) != set(languages):
+            raise ValueError(
+                f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
+                f"{sorted(languages)}. Weight every language of the data, and no other."
+            )
+        self.recipe, self.languages = recipe, languages
+
+    def updates_statistics(self, name: str) -> bool:
+        """As in stage 1, unless the recipe freezes all statistics."""
+        return not self.recipe.freeze_batch_norm and self.learns(name)
+
+    def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses by name; `loss` is their weighted sum."""
+        views = self.views(batch)
+        image = self.student.get_image_features(self.normalize(views)).pooler_output
+        text = self._encode_texts(batch)
+        losses = self._contrastive(image, text, batch)
+        weights = {
+            f"contrastive_{name}": self.recipe.contrastive_weight * w
+            for name, w in self.recipe.language_weights.items()
+        }
+        total = sum(weights[name] * value for name, value in losses.items()) / sum(
+            self.recipe.language_weights.values()
+        )
+        if self.targets is not None:
+            losses["anchor_image"] = embedding_loss(image, self.targets.pictures(views, batch).embedding)
+            losses["anchor_text"] = embedding_loss(text, self.targets.texts(batch).embedding)
+            total = total + self.recipe.anchor_weight * (losses["anchor_image"] + losses["anchor_text"])
+        return losses | {"loss": total}
+
+    def _encode_texts(self, batch: dict[str, Any]) -> Tensor:
+        """Texts of like length together: captions differ much in length, and padding costs as much as text."""
+        lengths = batch["attention_mask"].sum(1)
+        order = lengths.argsort()
+        pooled = []
+        for chosen in order.split(TEXT_CHUNK):
+            length = int(lengths[chosen[-1]])
+            tokens, mask = batch["input_ids"][chosen, :length], batch["attention_mask"][chosen, :length]
+            pooled.append(self.student.get_text_features(tokens, mask).pooler_output)
+        return torch.cat(pooled)[order.argsort()]
+
+    def _contrastive(self, image: Tensor, text: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
+        image, text = nn.functional.normalize(image, dim=-1), nn.functional.normalize(text, dim=-1)
+        positive = positives(batch["owner"], batch["caption_ids"], len(image))
+        scale = self.student.logit_scale.exp()
+        losses = {}
+        for number, language in enumerate(self.languages):
+            chosen = batch["language"] == number
+            losses[f"contrastive_{language}"] = info_nce(image, text[chosen], scale, positive[:, chosen])
+        return losses
+
+    def after_step(self):
+        """Clamp the logit scale."""
+        clamp_logit_scale(self.student.logit_scale, self.recipe.max_logit_scale)

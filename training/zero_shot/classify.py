@@ -1,0 +1,241 @@
+"""Zero-shot classification with any model that has `get_image_features` and `get_text_features`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
+from training.metrics import top_k_accuracy, wilson_interval
+from training.results import Row
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """The classes of a test, in several languages.
+
+    Args:
+        names: for each language, one name a class; the same order in all.
+        key: the language whose names the labels of the data use.
+    """
+
+    names: dict[str, list[str]]
+    key: str = "en"
+
+    @classmethod
+    def read(cls, path: str | Path, key: str = "en") -> "ClassNames":
+        """Read a JSON list of `{"en": ..., "zh": ...}`.
+
+        Raises:
+            ValueError: the file is missing or of another form, a language is missing from a class, or two classes
+                share a name.
+        """
+        try:
+            classes = json.loads(Path(path).read_text(encoding="utf-8"))
+            names = {language: [entry[language] for entry in classes] for language in classes[0]}
+        except (OSError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"class_names: cannot read {str(path)!r} ({error}). Give a JSON list of {{language: name}}."
+            ) from error
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"class_names: {str(path)!r} must be a JSON list with the same languages in every class ({error!r})."
+            ) from error
+        if key not in names:
+            raise ValueError(
+                f"class_names: {str(path)!r} has no names in {key!r}, the language of the labels, only "
+                f"{sorted(names)}."
+            )
+        for language, listed in names.items():
+            if (
+                twice := {name for name in listed if listed.count(name) > 1}
+                if len(set(listed)) < len(listed)
+                else None
+            ):
+                raise ValueError(
+                    f"class_names: {str(path)!r} has several classes with the same {language} name: "
+                    f"{sorted(twice)[:3]}."
+                )
+        return cls(names, key)
+
+    def in_language(self, language: str) -> list[str]:
+        """The names in one language.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if language not in self.names:
+            raise ValueError(f"language: the class list has no names in {language!r}, only in {sorted(self.names)}.")
+        return self.names[language]
+
+    def label_ids(self, labels: Sequence[str]) -> Tensor:
+        """Class numbers (N,) of labels by name.
+
+        Raises:
+            ValueError: a label is not in the list.
+        """
+        numbers = {name: number for number, name in enumerate(self.names[self.key])}
+        for row, label in enumerate(labels):
+            if label not in numbers:
+                raise ValueError(
+                    f"label: row {row} is labelled {label!r}, which is not among the {len(numbers)} {self.key} "
+                    "class names."
+                )
+        return torch.tensor([numbers[label] for label in labels])
+
+
+@dataclass(frozen=True)
+class ZeroShotModel:
+    """A model with the processor that prepares its input.
+
+    Args:
+        model: in eval mode.
+        processor: its own.
+        name: shown in results.
+    """
+
+    model: PreTrainedModel
+    processor: ProcessorMixin
+    name: str
+
+    @classmethod
+    def from_pretrained(cls, name: str | Path) -> "ZeroShotModel":
+        """Load from a folder or the Hub.
+
+        Raises:
+            ValueError: it is not there, or has no text or image tower.
+        """
+        try:
+            model, processor = (
+                AutoModel.from_pretrained(name, dtype=torch.float32),
+                AutoProcessor.from_pretrained(name),
+            )
+        except OSError as error:
+            raise ValueError(f"model: {str(name)!r} is neither a model folder nor on the Hub. ({error})") from error
+        for method in ("get_image_features", "get_text_features"):
+            if not hasattr(model, method):
+                raise ValueError(
+                    f"model: {str(name)!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
+                )
+        return cls(model.eval(), processor, str(name))
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """(N, D) float32, L2-normalised, in order. Texts of like length are encoded together, which saves padding."""
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        embeddings: list[Tensor] = [torch.empty(0)] * len(texts)
+        for numbers in tqdm(list(_chunks(order, batch_size)), desc="class names", unit="batch", leave=False):
+            tokens = self.processor.tokenizer(
+                [texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt"
+            )
+            features = self.model.get_text_features(**tokens.to(self.model.device)).pooler_output
+            for number, embedding in zip(numbers, F.normalize(features.float(), dim=-1).cpu(), strict=True):
+                embeddings[number] = embedding
+        return torch.stack(embeddings)
+
+    @torch.inference_mode()
+    def encode_pictures(self, rows: Dataset, column: str = "image", batch_size: int = 64) -> Tensor:
+        """(N, D) float32, L2-normalised.
+
+        Raises:
+            ValueError: a picture does not decode.
+        """
+        pictures = rows.select_columns([column]).cast_column(column, Image(decode=False))
+        embeddings = []
+        with tqdm(total=len(rows), desc="pictures", unit="picture", leave=False) as progress:
+            for numbers in _chunks(range(len(rows)), batch_size):
+                images = [_open(pictures[number][column], number) for number in numbers]
+                pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+                features = self.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output
+                embeddings.append(F.normalize(features.float(), dim=-1).cpu())
+                progress.update(len(numbers))
+        return torch.cat(embeddings)
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
+    for start in range(0, len(items), size):
+        yield list(items[start : start + size])
+
+
+def _open(cell: dict, row: int) -> PILImage.Image:
+    try:
+        return PILImage.open(BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]).convert("RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(
+            f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
+            "row."
+        ) from error
+
+
+def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+    """One embedding a class: fill every template, encode, normalise, mean, normalise again.
+
+    Args:
+        model: the encoder.
+        names: one a class.
+        templates: each with one `{}`.
+
+    Returns:
+        (classes, D), L2-normalised.
+
+    Source: ELEVATER (arXiv 2204.08790), as CLIP (arXiv 2103.00020) ensembles prompts.
+    """
+    embeddings = torch.stack([model.encode_texts([template.format(name) for name in names]) for template in templates])
+    return F.normalize(embeddings.mean(0), dim=-1)
+
+
+PROTOCOL = "class-names"  # the plain names, no sentence around them
+
+
+def evaluate(
+    model: ZeroShotModel,
+    sets: dict[str, Dataset],
+    class_names: ClassNames,
+    languages: Sequence[str],
+    label_column: str = "label",
+    image_column: str = "image",
+    ks: Sequence[int] = (1, 5),
+    stage: str | None = None,
+    seed: int | None = None,
+) -> list[Row]:
+    """Top-k accuracy of one model on several labelled sets in several languages.
+
+    Args:
+        model: what is measured.
+        sets: labelled pictures by name.
+        class_names: the candidates, the same for every set.
+        languages: of the candidates.
+        label_column: column of the label's name.
+        image_column: column of the pictures.
+        ks: which top-k; those beyond the number of classes are left out.
+        stage: written to the rows.
+        seed: written to the rows.
+
+    Raises:
+        ValueError: a column or language is missing, or a label is not in the list.
+    """
+    for name, rows in sets.items():
+        for column in (label_column, image_column):
+            if column not in rows.column_names:
+                raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
+    labels = {name: class_names.label_ids(rows[label_column]) for name, rows in sets.items()}
+    classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
+    table = []
+    for name, rows in sets.items():
+        pictures = model.encode_pictures(rows, image_column)
+        for language in languages:
+            scores = pictures @ classes[language].T
+            for k in (k for k in ks if k <= scores.shape[1]):
+                share = top_k_accuracy(scores, labels[name], k)
+                interval = wilson_interval(share, len(rows))
+                table.append(Row(model.name, stage, name, PROTOCOL, language, f"top{k}", share, seed, interval))
+    return table
