@@ -11,13 +11,11 @@ from accelerate.logging import get_logger
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.checkpoint import Artefact
 from training.config import AlignRecipe, parse_recipe
-from training.data import PairDataset, load_source
+from training.inputs import open_inputs
 from training.loop import TrainingResult, train
 from training.students import build_student, load_student
-from training.target_cache import open_targets
 from training.tasks import AlignTask
-from training.teachers import Teacher, same_tokens
-from training.transforms import Augment, Normalize
+from training.teachers import Teacher
 
 logger = get_logger(__name__)
 
@@ -35,25 +33,9 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
             f"{student.config.projection_dim}: an anchor cannot compare them. Take the teacher of stage 1, or none."
         )
-    shares_tokens = teacher is None or same_tokens(processor.tokenizer, teacher.tokenizer)
-    dataset = PairDataset(
-        load_source(recipe.data.train),
-        recipe.data,
-        processor.tokenizer,
-        picture_size=max(student.config.image_size, teacher.image_size if teacher else 0),
-        max_text_length=student.config.max_text_length,
-        teacher_tokenizer=None if shares_tokens else teacher.tokenizer,
-    )
-    augment = Augment(recipe.augment, recipe.seed)
-    task = AlignTask(
-        student,
-        augment,
-        Normalize.from_processor(processor.image_processor, student.config.image_size),
-        open_targets(recipe, teacher, dataset, augment, student.config.vision_grid, accelerator) if teacher else None,
-        recipe,
-        languages,
-    )
-    return train(task, dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
+    inputs = open_inputs(recipe, student, processor, teacher, accelerator)
+    task = AlignTask(student, inputs.augment, inputs.normalize, inputs.targets, recipe, languages)
+    return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
 
 
 def _open_student(

@@ -7,13 +7,11 @@ from accelerate import Accelerator
 
 from training.checkpoint import Artefact
 from training.config import DistillRecipe, parse_recipe
-from training.data import PairDataset, load_source
+from training.inputs import open_inputs
 from training.loop import TrainingResult, train
 from training.students import build_student
-from training.target_cache import open_targets
 from training.tasks import DistillTask
-from training.teachers import Teacher, same_tokens
-from training.transforms import Augment, Normalize
+from training.teachers import Teacher
 
 
 def run(recipe: DistillRecipe) -> TrainingResult:
@@ -24,26 +22,17 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     student, processor = build_student(recipe.student, languages, teacher, recipe.seed)
     if recipe.gradient_checkpointing:
         student.gradient_checkpointing_enable()
-    shares_tokens = same_tokens(processor.tokenizer, teacher.tokenizer)
-    dataset = PairDataset(
-        load_source(recipe.data.train),
-        recipe.data,
-        processor.tokenizer,
-        picture_size=max(student.config.image_size, teacher.image_size),
-        max_text_length=student.config.max_text_length,
-        teacher_tokenizer=None if shares_tokens else teacher.tokenizer,
-    )
-    augment = Augment(recipe.augment, recipe.seed)
+    inputs = open_inputs(recipe, student, processor, teacher, accelerator)
     task = DistillTask(
         student,
-        augment,
-        Normalize.from_processor(processor.image_processor, student.config.image_size),
-        open_targets(recipe, teacher, dataset, augment, student.config.vision_grid, accelerator),
+        inputs.augment,
+        inputs.normalize,
+        inputs.targets,
         recipe,
         vision_width=teacher.vision_width,
-        text_width=teacher.text_width if shares_tokens else None,
+        text_width=teacher.text_width if inputs.shares_tokens else None,
     )
-    return train(task, dataset, Artefact(student, processor, recipe), accelerator, "stage 1: distil")
+    return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 1: distil")
 
 
 def main(argv: list[str] | None = None):

@@ -16,12 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from training.config import TrainingRecipe
 from training.data import PairDataset, tokenize
 from training.teachers import Targets, Teacher, weights_fingerprint
 from training.transforms import Augment, Normalize
@@ -231,20 +229,3 @@ def _caption_targets(teacher: Teacher, dataset: PairDataset, batch_size: int, de
         embeddings.append(targets.embedding.half().cpu())
     start = F.pad(torch.cat(lengths).cumsum(0), (1, 0))
     return {"states": torch.cat(states), "start": start, "embedding": torch.cat(embeddings)}
-
-
-def open_targets(
-    recipe: TrainingRecipe,
-    teacher: Teacher,
-    dataset: PairDataset,
-    augment: Augment,
-    grid: tuple[int, int],
-    accelerator: Accelerator,
-) -> TargetSource:
-    """The targets that a recipe asks for: cached where it names a folder, live otherwise."""
-    if recipe.teacher_cache is None:
-        return LiveTargets(teacher, grid)
-    with accelerator.main_process_first():
-        return build_target_cache(
-            recipe.teacher_cache, teacher, dataset, augment, grid, recipe.teacher_views, device=accelerator.device
-        )

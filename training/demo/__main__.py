@@ -29,6 +29,7 @@ from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEST_SETS = ("unseen_combination", "unseen_style")
 LANGUAGES = ("en", "zh")
+EXAMPLE = "fox"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,8 @@ class Demo:
         return results
 
     def _recipes(self) -> tuple[DistillRecipe, AlignRecipe]:
-        prefix = "demo_full" if self.options.full else "demo"
-        distill_recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / f"{prefix}_distill.yaml")])
-        align_recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / f"{prefix}_align.yaml")])
+        distill_recipe = parse_recipe(DistillRecipe, self._configs("demo_distill.yaml"))
+        align_recipe = parse_recipe(AlignRecipe, self._configs("demo_align.yaml"))
         if self.options.teacher is not None:
             # another teacher brings its own statistics and width, and no layers to inherit; the small tokenizer stays,
             # so that text targets are pooled
@@ -99,6 +99,10 @@ class Demo:
             distill_recipe = replace(distill_recipe, max_steps=self.options.max_steps)
             align_recipe = replace(align_recipe, max_steps=self.options.max_steps)
         return distill_recipe, align_recipe
+
+    def _configs(self, name: str) -> list[str]:
+        files = [CONFIGS / name, *([CONFIGS / "longer" / name] if self.options.full else [])]
+        return [argument for file in files for argument in ("--config", str(file))]
 
     def _train_student(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
         """Untrained, distilled, aligned, on demand without a teacher; each is a Hub folder and is measured."""
@@ -163,11 +167,17 @@ class Demo:
         results.write(self.output_dir)
         shutil.copy(self.output_dir / RESULTS_FILE, model)
         write_card(model, results, title="dcclip-demo", attribution=ATTRIBUTION)
+        self._save_example(model)
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
         report.plot_curves(results, logs, self.output_dir / "curves.png")
         report.plot_contact_sheet(
             ZeroShotModel.from_pretrained(model), self.sets, self.class_names, self.output_dir / "contact_sheet.png"
         )
+
+    def _save_example(self, folder: Path):
+        """A picture that was never trained on, for those who want to try the folder."""
+        rows = self.sets["unseen_style"]
+        rows[rows["label"].index(EXAMPLE)]["image"].save(folder / "example.png")
 
     def _command(self) -> str:
         options = self.options

@@ -18,10 +18,9 @@ import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from modeling_dcclip import DCCLIPModel
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
-from training.checkpoint import Artefact
-from training.config import AlignRecipe, StudentConfig, parse_recipe
+from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.demo.corpus import load_train
 from training.loop import LOG_FILE
 from training.students import build_student
@@ -125,14 +124,15 @@ def main(argv: list[str] | None = None):
 
 
 def export(recipe: AlignRecipe):
-    """Copy the finished teacher into the project: fp16 weights, processor, recipe and log."""
-    from modeling_dcclip import DCCLIPProcessor
-
+    """Copy the finished teacher into the project: all of it in fp16, but no second copy of the model's code."""
     folder = Path(recipe.output_dir)
-    shutil.rmtree(TEACHER_FOLDER, ignore_errors=True)
-    model = DCCLIPModel.from_pretrained(folder, dtype=torch.float16)
-    Artefact(model, DCCLIPProcessor.from_pretrained(folder), recipe).save(TEACHER_FOLDER)
+    TEACHER_FOLDER.mkdir(exist_ok=True)
+    DCCLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(TEACHER_FOLDER)
+    DCCLIPProcessor.from_pretrained(folder).save_pretrained(TEACHER_FOLDER)
+    save_recipe(recipe, TEACHER_FOLDER)
     shutil.copy(folder / LOG_FILE, TEACHER_FOLDER / LOG_FILE)
+    for code in TEACHER_FOLDER.glob("*.py"):
+        code.unlink()
 
 
 if __name__ == "__main__":

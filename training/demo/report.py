@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 
@@ -136,63 +137,63 @@ def plot_curves(results: Results, logs: dict[str, Path], path: Path):
 def plot_contact_sheet(
     model: ZeroShotModel, sets: dict[str, Dataset], class_names: ClassNames, path: Path, columns: int = 6
 ):
-    """Pictures never seen, with the student's top three names in both languages; a right one is bold and green."""
+    """Pictures never seen, with the student's top three names in both languages; a right one is green."""
     from matplotlib.figure import Figure
 
-    per_set = columns * 2
-    figure = Figure(figsize=(columns * 2.5, 4 * 3.3 + 0.8), layout="constrained")
-    axes = figure.subplots(4, columns).flatten().tolist()
+    rows_per_set = 2
+    per_set = columns * rows_per_set
+    num_rows = rows_per_set * len(sets)
+    figure = Figure(figsize=(2.5 * columns, 3.55 * num_rows + 0.6))
+    grid = figure.add_gridspec(
+        2 * num_rows,
+        columns,
+        height_ratios=[1.7, 1.6] * num_rows,
+        hspace=0.05,
+        left=0.01,
+        right=0.99,
+        top=0.95,
+        bottom=0.03,
+    )
+    family = ["DejaVu Sans", _chinese_font()]
     classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
-    for name, rows in sets.items():
-        chosen = rows.select(range(0, len(rows) - len(rows) % per_set, len(rows) // per_set)).select(range(per_set))
-        pictures = model.encode_pictures(chosen)
+    for set_number, (name, rows) in enumerate(sets.items()):
+        step = len(rows) // per_set
+        step -= step % 2 == 0  # an odd step meets both drawing styles
+        chosen = rows.select(range(0, per_set * step, step))
+        scores = {language: model.encode_pictures(chosen) @ table.T for language, table in classes.items()}
         pngs = chosen.cast_column("image", Image(decode=False))
         labels = class_names.label_ids(chosen["label"])
         for number in range(per_set):
-            axis = axes.pop(0)
-            axis.imshow(PILImage.open(BytesIO(pngs[number]["image"]["bytes"])).convert("RGB"))
-            axis.set_title(name.replace("_", " "), fontsize=7, color="grey")
-            axis.axis("off")
-            for place, language in enumerate(classes):
-                best = (pictures[number] @ classes[language].T).topk(3).indices.tolist()
-                for rank, answer in enumerate(best):
-                    right = answer == labels[number]
-                    text = _shorten(class_names.names[language][answer], 34 if language == "en" else 17)
-                    style = {"color": "#1a7f37" if right else "#333333", "fontweight": "bold" if right else "normal"}
-                    axis.text(
-                        0.5,
-                        -0.06 - 0.115 * (4 * place * 0.85 + rank),
-                        text,
-                        transform=axis.transAxes,
-                        ha="center",
-                        va="top",
-                        fontsize=7.5,
-                        **style,
-                    )
-    figure.supxlabel(ATTRIBUTION.replace("`", ""), fontsize=7, color="grey")
-    font = _chinese_font()
-    if font:
-        for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfamily")):
-            text.set_fontfamily(["DejaVu Sans", font])
-    figure.savefig(path, dpi=130)
+            row, column = divmod(number, columns)
+            place = 2 * (set_number * rows_per_set + row)
+            picture, answers = (figure.add_subplot(grid[place + below, column]) for below in (0, 1))
+            picture.imshow(PILImage.open(BytesIO(pngs[number]["image"]["bytes"])).convert("RGB"))
+            for axis in (picture, answers):
+                axis.axis("off")
+            lines = [f"never seen: {name.removeprefix('unseen_')}"]
+            colours = ["#999999"]
+            for language, table in scores.items():
+                for answer in table[number].topk(3).indices.tolist():
+                    lines.append(_shorten(class_names.names[language][answer], 36 if language == "en" else 18))
+                    colours.append("#1a7f37" if answer == labels[number] else "#333333")
+            for line, (text, colour) in enumerate(zip(lines, colours, strict=True)):
+                height = 1 - 0.125 * line - (0.04 if line > 3 else 0)
+                answers.text(0.5, height, text, ha="center", va="top", fontsize=8, color=colour, family=family)
+    figure.suptitle(
+        "Pictures never seen in training, the student's first three names in English and Chinese; green is right"
+    )
+    figure.text(0.5, 0.008, ATTRIBUTION.replace("`", ""), ha="center", fontsize=7, color="grey")
+    figure.savefig(path, dpi=110)
 
 
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _chinese_font() -> str | None:
-    """A font with Chinese glyphs, if this machine has one."""
+def _chinese_font() -> str:
+    """Register the pip package's Noto Sans CJK with matplotlib, whose own fonts have no Chinese."""
     from matplotlib import font_manager
 
-    known = (
-        "Noto Sans CJK SC",
-        "Noto Sans CJK JP",
-        "Source Han Sans SC",
-        "WenQuanYi Zen Hei",
-        "Microsoft YaHei",
-        "PingFang SC",
-        "SimHei",
-    )
-    installed = {font.name for font in font_manager.fontManager.ttflist}
-    return next((name for name in known if name in installed), None)
+    path = Path(str(files("cvttf_NotoSansCJK_Regular"))) / "NotoSansCJKtc-Regular.otf"
+    font_manager.fontManager.addfont(path)
+    return font_manager.FontProperties(fname=path).get_name()
