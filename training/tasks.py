@@ -11,7 +11,7 @@ from training.losses import clamp_logit_scale, embedding_loss, feature_map_loss,
 from training.target_cache import TargetSource
 from training.transforms import Augment, Normalize
 
-TEXT_CHUNK = 128  # texts encoded at once
+TEXT_CHUNK = 64  # texts encoded at once
 
 
 class Task(nn.Module):
@@ -74,6 +74,24 @@ class Task(nn.Module):
     def views(self, batch: dict[str, Any]) -> Tensor:
         """The augmented pictures of a batch, (B, 3, S, S) in 0..255."""
         return self.augment(batch["pictures"], batch["picture_ids"], batch["views"])
+
+    def encode_texts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Encode the captions, those of like length together: they differ much, and padding costs as much as text.
+
+        Returns:
+            Token states (T, L, text_width), zero where a chunk was cut short, and embeddings (T, projection_dim).
+        """
+        input_ids, mask = batch["input_ids"], batch["attention_mask"]
+        lengths = mask.sum(1)
+        order = lengths.argsort(stable=True)
+        states, embeddings = [], []
+        for chosen in order.split(TEXT_CHUNK):
+            length = int(lengths[chosen[-1]])
+            outputs = self.student.get_text_features(input_ids[chosen, :length], mask[chosen, :length])
+            states.append(nn.functional.pad(outputs.last_hidden_state, (0, 0, 0, input_ids.shape[1] - length)))
+            embeddings.append(outputs.pooler_output)
+        back = order.argsort()
+        return torch.cat(states)[back], torch.cat(embeddings)[back]
 
     def after_step(self):
         """Called after each optimizer step."""
@@ -141,14 +159,11 @@ class DistillTask(Task):
 
     def _text(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         targets = self.targets.texts(batch)
-        mask = batch["attention_mask"]
-        outputs = self.student.get_text_features(batch["input_ids"], mask)
-        losses = {"text_embedding": embedding_loss(outputs.pooler_output, targets.embedding)}
+        states, embeddings = self.encode_texts(batch)
+        losses = {"text_embedding": embedding_loss(embeddings, targets.embedding)}
         if self.text_adapter is not None:
-            adapted = self.text_adapter(outputs.last_hidden_state)
-            losses["text_map"] = feature_map_loss(
-                adapted, targets.feature_map, mask, self.recipe.smooth_l1_beta, dim=-1
-            )
+            mask, beta = batch["attention_mask"], self.recipe.smooth_l1_beta
+            losses["text_map"] = feature_map_loss(self.text_adapter(states), targets.feature_map, mask, beta, dim=-1)
         return losses
 
 
@@ -193,7 +208,7 @@ class AlignTask(Task):
         """Losses by name; `loss` is their weighted sum."""
         views = self.views(batch)
         image = self.student.get_image_features(self.normalize(views)).pooler_output
-        text = self._encode_texts(batch)
+        _, text = self.encode_texts(batch)
         losses = self._contrastive(image, text, batch)
         weights = {
             f"contrastive_{name}": self.recipe.contrastive_weight * w
@@ -207,17 +222,6 @@ class AlignTask(Task):
             losses["anchor_text"] = embedding_loss(text, self.targets.texts(batch).embedding)
             total = total + self.recipe.anchor_weight * (losses["anchor_image"] + losses["anchor_text"])
         return losses | {"loss": total}
-
-    def _encode_texts(self, batch: dict[str, Any]) -> Tensor:
-        """Texts of like length together: captions differ much in length, and padding costs as much as text."""
-        lengths = batch["attention_mask"].sum(1)
-        order = lengths.argsort()
-        pooled = []
-        for chosen in order.split(TEXT_CHUNK):
-            length = int(lengths[chosen[-1]])
-            tokens, mask = batch["input_ids"][chosen, :length], batch["attention_mask"][chosen, :length]
-            pooled.append(self.student.get_text_features(tokens, mask).pooler_output)
-        return torch.cat(pooled)[order.argsort()]
 
     def _contrastive(self, image: Tensor, text: Tensor, batch: dict[str, Any]) -> dict[str, Tensor]:
         image, text = nn.functional.normalize(image, dim=-1), nn.functional.normalize(text, dim=-1)

@@ -72,7 +72,7 @@ def summary(results: Results) -> str:
             m: results.mean(model=model, stage=stage, metric=m)
             for m in ("parameters", "bytes", "ms_per_picture", "ms_per_text")
         }
-        cells += f"{size['parameters']:>14,}{size['bytes'] or 0:>13,}"
+        cells += f"{size['parameters']:>14,.0f}{size['bytes'] or 0:>13,.0f}"
         cells += f"{size['ms_per_picture']:>12.1f}{size['ms_per_text']:>9.1f}"
         name = ", ".join(filter(None, (model, stage))).replace("_", " ")
         lines.append(f"{name:22}{cells}")
@@ -91,7 +91,7 @@ def plot_curves(results: Results, logs: dict[str, Path], path: Path):
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
-    for axis, (stage, log) in zip(axes, logs.items(), strict=False):
+    for axis, (stage, log) in zip(axes[:2], logs.items(), strict=True):
         lines = _read_log(log)
         for name in (
             key for key in lines[0] if key not in ("time", "step", "learning_rate", "pictures_per_s", "loss")
@@ -128,7 +128,7 @@ def plot_curves(results: Results, logs: dict[str, Path], path: Path):
                 lw=1,
             )
     axes[2].set(title="top-5 among all names (dotted: teacher)", ylabel="%", ylim=(0, 100))
-    axes[2].legend(frameon=False, fontsize=8, loc="upper left")
+    axes[2].legend(frameon=False, fontsize=8, loc="center left")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=130)
