@@ -111,6 +111,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
             _read_vision_map(self.vision_model, config)
         self.visual_projection = nn.Linear(config.vision_pooled_width, config.projection_dim, bias=False)
 
+    @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
         """Encode pictures.
 
@@ -149,6 +150,7 @@ class _TextTower(DCCLIPPreTrainedModel):
             config.text_width = config.text_config.hidden_size
         self.text_projection = nn.Linear(config.text_width, config.projection_dim, bias=False)
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -214,7 +216,6 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         self._build_vision(config)
         self.post_init()
 
-    @can_return_tuple
     def forward(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
         """See `get_image_features`."""
         return self.get_image_features(pixel_values, **kwargs)
@@ -236,7 +237,6 @@ class DCCLIPTextModelWithProjection(_TextTower):
         self._build_text(config)
         self.post_init()
 
-    @can_return_tuple
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
@@ -284,8 +284,8 @@ class DCCLIPModel(_VisionTower, _TextTower):
             return_loss: also compute InfoNCE; text i must then belong to picture i.
             kwargs: handed to both towers.
         """
-        vision_outputs = self.get_image_features(pixel_values, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
+        vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
         image_embeds = nn.functional.normalize(vision_outputs.pooler_output, dim=-1)
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)
         logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T.to(text_embeds.device)

@@ -1,4 +1,4 @@
-"""The README keeps its word: its Python runs, its table is the committed one, its commands are where they should be."""
+"""The README keeps its word: its Python runs, its table is the committed one, its commands stand first."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def python_output(tmp_path_factory) -> list[str]:
-    """Run all Python blocks in order, where the demo would have left its folder; the demo's teacher stands in for its student."""
+    """Run all Python blocks where the demo would have left its folder; its teacher stands in for the student."""
     home = tmp_path_factory.mktemp("readme")
     model = home / "runs" / "demo" / "model"
     DCCLIPModel.from_pretrained(TEACHER_FOLDER).float().save_pretrained(model)

@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +64,6 @@ def train(
     artefact: Artefact,
     accelerator: Accelerator,
     description: str,
-    evaluate: Callable[[int], dict[str, float]] | None = None,
-    evaluate_every: int = 0,
 ) -> TrainingResult:
     """Train to the recipe's last step and leave the finished Hub folder in `output_dir`.
 
@@ -75,21 +73,46 @@ def train(
         artefact: what a checkpoint consists of.
         accelerator: of this process.
         description: shown before the progress bar.
-        evaluate: called with the step every `evaluate_every` steps; what it returns is logged.
-        evaluate_every: steps; 0 never.
 
     Raises:
+        ValueError: `output_dir` holds checkpoints, and the recipe does not resume.
         FloatingPointError: the loss is no longer finite; the message names step and pictures.
     """
     recipe = artefact.recipe
     output_dir = Path(recipe.output_dir)
+    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
+        raise ValueError(
+            f"output_dir: {output_dir} holds {found[-1].name} of another run. Give --resume, or another folder."
+        )
     output_dir.mkdir(parents=True, exist_ok=True)
     task.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = make_optimizer(task, recipe)
     start = checkpoint.resume(output_dir, task, optimizer) if recipe.resume else 0
     model, optimizer = accelerator.prepare(task, optimizer)
-    log = Log(output_dir / LOG_FILE, is_main=accelerator.is_main_process, keep=start)
-    log.write({"event": "resumed" if start else "started", "step": start})
+    log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator.is_main_process)
+    task.train()
+    with log:
+        for step, batch in _batches(task, dataset, recipe, accelerator, start):
+            losses = _step(model, batch, optimizer, accelerator, step, recipe)
+            task.after_step()
+            log.step(step, len(batch["pictures"]) * accelerator.num_processes, losses)
+            if recipe.save_every and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
+                checkpoint.save_checkpoint(artefact, step + 1, task, optimizer)
+    if accelerator.is_main_process:
+        task.eval()
+        checkpoint.save_final(artefact)
+    accelerator.wait_for_everyone()
+    result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
+    log.write(
+        {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
+    )
+    return result
+
+
+def _batches(
+    task: Task, dataset: PairDataset, recipe: TrainingRecipe, accelerator: Accelerator, start: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Steps and their batches, on the device; torch's own randomness (dropout) is keyed to the step."""
     batches = KeyedBatches(
         rows=dataset.usable_rows,
         batch_size=recipe.batch_size,
@@ -100,50 +123,12 @@ def train(
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    began, num_pictures = time.perf_counter(), 0
-    task.train()
-    with tqdm(
-        total=recipe.max_steps,
-        initial=start,
-        desc=description,
-        unit="step",
-        disable=not accelerator.is_main_process,
-        mininterval=1.0,
-    ) as progress:
-        for step, batch in enumerate(make_loader(dataset, batches), start=start):
-            for row, cause in batch.pop("skipped"):
-                dataset.skipped.add(row, cause)
-            if not batch:
-                continue  # no picture of this batch decoded; all of them are counted
+    for step, batch in enumerate(make_loader(dataset, batches), start=start):
+        for row, cause in batch.pop("skipped"):
+            dataset.skipped.add(row, cause)
+        if batch:  # a batch of which no picture decodes is empty; all of them are counted
             torch.manual_seed(int(keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0] * 2**53))
-            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            losses = _step(model, batch, optimizer, accelerator, step, recipe)
-            task.after_step()
-            num_pictures += len(batch["pictures"]) * accelerator.num_processes
-            progress.update()
-            done = step + 1
-            if done % recipe.log_every == 0 or done == recipe.max_steps:
-                values = {name: round(value.item(), 5) for name, value in losses.items()}
-                rate = num_pictures / (time.perf_counter() - began)
-                log.write(
-                    {"step": done, "learning_rate": learning_rate_at(step, recipe), "pictures_per_s": round(rate, 1)}
-                    | values
-                )
-                progress.set_postfix_str(f"loss {values['loss']:.4f}, {rate:.0f} pictures/s", refresh=False)
-            if evaluate is not None and evaluate_every and done % evaluate_every == 0:
-                log.write({"event": "evaluated", "step": done} | evaluate(done))
-                task.train()
-            if recipe.save_every and done % recipe.save_every == 0 and accelerator.is_main_process:
-                checkpoint.save_checkpoint(artefact, done, task, optimizer)
-    seconds = time.perf_counter() - began
-    if accelerator.is_main_process:
-        task.eval()
-        checkpoint.save_final(artefact)
-    accelerator.wait_for_everyone()
-    log.write(
-        {"event": "finished", "step": recipe.max_steps, "seconds": round(seconds, 1), "skipped": str(dataset.skipped)}
-    )
-    return TrainingResult(recipe.max_steps, seconds, num_pictures / max(seconds, 1e-9), str(dataset.skipped))
+            yield step, {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _step(
@@ -172,23 +157,50 @@ def _step(
 
 
 class Log:
-    """One JSON object a line. A resumed run drops the lines of steps that it does again.
+    """A progress bar, and one JSON object a line. A resumed run drops the lines of steps that it does again.
 
     Args:
         path: the file.
+        description: shown before the bar.
+        recipe: how often a line is written, and for how many steps.
+        start: steps done before.
         is_main: only the main process writes.
-        keep: steps whose lines stay.
     """
 
-    def __init__(self, path: Path, is_main: bool, keep: int):
-        self.path, self.is_main = path, is_main
+    def __init__(self, path: Path, description: str, recipe: TrainingRecipe, start: int, is_main: bool):
+        self.path, self.recipe, self.is_main = path, recipe, is_main
+        self.num_pictures, self.began, self.seconds = 0, time.perf_counter(), 0.0
+        self.progress = tqdm(
+            total=recipe.max_steps, initial=start, desc=description, unit="step", disable=not is_main, mininterval=1.0
+        )
         if is_main:
-            kept = (
-                [line for line in path.read_text().splitlines() if json.loads(line)["step"] <= keep]
-                if keep and path.exists()
-                else []
-            )
-            path.write_text("".join(f"{line}\n" for line in kept))
+            lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= start]
+            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        self.write({"event": "resumed" if start else "started", "step": start})
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *exception):
+        self.seconds = time.perf_counter() - self.began
+        self.progress.close()
+
+    @property
+    def rate(self) -> float:
+        """Pictures a second since the start of this run."""
+        return self.num_pictures / max(self.seconds or time.perf_counter() - self.began, 1e-9)
+
+    def step(self, step: int, num_pictures: int, losses: dict[str, Tensor]):
+        """Count one step, and write its losses if it is its turn."""
+        self.num_pictures += num_pictures
+        done = step + 1
+        if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
+            values = {name: round(value.item(), 5) for name, value in losses.items()}
+            rates = {"learning_rate": learning_rate_at(step, self.recipe), "pictures_per_s": round(self.rate, 1)}
+            self.write({"step": done} | rates | values)
+            self.progress.set_postfix_str(f"loss {values['loss']:.4f}, {self.rate:.0f} pictures/s", refresh=False)
+        self.progress.update()
 
     def write(self, entry: dict[str, Any]):
         """Append one line."""

@@ -53,7 +53,7 @@ def build_student(
     )
     if teacher is not None:
         with torch.no_grad():
-            model.logit_scale.fill_(teacher.model.logit_scale.float())
+            model.logit_scale.fill_(teacher.logit_scale)
     if config.inherit == "teacher":
         if teacher is None:
             raise ValueError(

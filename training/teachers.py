@@ -130,13 +130,8 @@ class Teacher:
 
     @property
     def logit_scale(self) -> float:
-        """The factor on cosines."""
-        return self.model.logit_scale.exp().item()
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters of both towers."""
-        return self.model.num_parameters()
+        """Logarithm of the factor on cosines, as models store it."""
+        return self.model.logit_scale.item()
 
     def to(self, device: torch.device) -> "Teacher":
         """Move the weights."""

@@ -11,6 +11,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import datasets
+import transformers
 from jsonargparse import ArgumentParser
 
 from training import align, distill
@@ -29,6 +31,8 @@ from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEST_SETS = ("unseen_combination", "unseen_style")
 LANGUAGES = ("en", "zh")
+STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
+CACHE_FOLDER = "teacher_targets"
 EXAMPLE = "fox"
 
 
@@ -43,6 +47,7 @@ class DemoOptions:
         seeds: training seeds; several give several rows.
         output_dir: everything lies under it.
         max_steps: of each stage, in place of the recipes' (for a quick try).
+        every: keep each `every`-th concept of the corpus only (for a quick try).
     """
 
     teacher: str | None = None
@@ -51,6 +56,7 @@ class DemoOptions:
     seeds: list[int]
     output_dir: str = "runs/demo"
     max_steps: int | None = None
+    every: int = 1
 
 
 class Demo:
@@ -62,7 +68,7 @@ class Demo:
 
     def __init__(self, options: DemoOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
-        self.corpus = build_corpus(DEFAULT_CACHE)
+        self.corpus = build_corpus(DEFAULT_CACHE, every=options.every)
         self.class_names = ClassNames.read(self.corpus / "class_names.json")
         self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
         self.rows: list[Row] = []
@@ -98,6 +104,9 @@ class Demo:
         if self.options.max_steps is not None:
             distill_recipe = replace(distill_recipe, max_steps=self.options.max_steps)
             align_recipe = replace(align_recipe, max_steps=self.options.max_steps)
+        if self.options.every != 1:
+            data = replace(distill_recipe.data, train=str(self.corpus / "train.parquet"))
+            distill_recipe, align_recipe = replace(distill_recipe, data=data), replace(align_recipe, data=data)
         return distill_recipe, align_recipe
 
     def _configs(self, name: str) -> list[str]:
@@ -106,7 +115,9 @@ class Demo:
 
     def _train_student(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
         """Untrained, distilled, aligned, on demand without a teacher; each is a Hub folder and is measured."""
-        cache = str(folder / "teacher_targets")
+        for name in (*STAGE_FOLDERS, CACHE_FOLDER):  # of an earlier run
+            shutil.rmtree(folder / name, ignore_errors=True)
+        cache = str(folder / CACHE_FOLDER)
         distill_recipe = replace(distill_recipe, output_dir=str(folder / "distilled"), teacher_cache=cache)
         align_recipe = replace(
             align_recipe, output_dir=str(folder / "aligned"), student=distill_recipe.output_dir, teacher_cache=cache
@@ -115,8 +126,8 @@ class Demo:
         untrained = build_student(
             replace(distill_recipe.student, inherit="none"), list(LANGUAGES), teacher, distill_recipe.seed
         )
-        self._save_untrained(Artefact(*untrained, distill_recipe), folder / "untrained", teacher)
-        shutil.rmtree(cache, ignore_errors=True)
+        Artefact(*untrained, distill_recipe).save(folder / "untrained")
+        self._measure(str(folder / "untrained"), "student", "untrained", distill_recipe.seed)
         distill.run(distill_recipe)
         self._measure(distill_recipe.output_dir, "student", "distilled", distill_recipe.seed)
         align.run(align_recipe)
@@ -124,11 +135,6 @@ class Demo:
         if self.options.compare:
             self._train_without_teacher(distill_recipe, align_recipe, folder)
         shutil.rmtree(cache, ignore_errors=True)
-
-    def _save_untrained(self, artefact: Artefact, folder: Path, teacher: Teacher):
-        shutil.rmtree(folder, ignore_errors=True)
-        artefact.save(folder)
-        self._measure(str(folder), "student", "untrained", artefact.recipe.seed)
 
     def _train_without_teacher(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
         """The same towers from random weights, the same pictures a step, as many steps as both stages together."""
@@ -156,6 +162,7 @@ class Demo:
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
+        print(report.one_line(self.rows, name, stage, seed))
         for metric, value in (size | report.measure_speed(model, self.sets["unseen_style"])).items():
             self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
 
@@ -177,7 +184,8 @@ class Demo:
     def _save_example(self, folder: Path):
         """A picture that was never trained on, for those who want to try the folder."""
         rows = self.sets["unseen_style"]
-        rows[rows["label"].index(EXAMPLE)]["image"].save(folder / "example.png")
+        labels = list(rows["label"])
+        rows[labels.index(EXAMPLE) if EXAMPLE in labels else 0]["image"].save(folder / "example.png")
 
     def _command(self) -> str:
         options = self.options
@@ -186,6 +194,7 @@ class Demo:
         parts += [flag for flag, on in (("--full", options.full), ("--compare", options.compare)) if on]
         parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if options.seeds != [0] else []
         parts += [f"--max_steps {options.max_steps}"] if options.max_steps else []
+        parts += [f"--every {options.every}"] if options.every != 1 else []
         return " ".join(parts)
 
 
@@ -200,7 +209,11 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="training seeds")
     parser.add_argument("--output_dir", type=str, default="runs/demo", help="everything lies under it")
     parser.add_argument("--max_steps", type=int | None, default=None, help="of each stage, for a quick try")
+    parser.add_argument("--every", type=int, default=1, help="keep each n-th concept only, for a quick try")
     options = DemoOptions(**vars(parser.parse_args(argv)))
+    # one bar for each long step is enough
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
     results = Demo(options).run()
     print(report.summary(results))
     print(

@@ -13,7 +13,7 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from training.demo.corpus import ATTRIBUTION
-from training.results import Results
+from training.results import Results, Row
 from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings
 
 STAGES = (
@@ -49,6 +49,13 @@ def _median_ms(call: Callable[[], object], repeats: int) -> float:
     return round(statistics.median(times), 2)
 
 
+def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -> str:
+    """What was just measured, in a line."""
+    shares = [row for row in rows if (row.model, row.stage, row.seed, row.metric) == (model, stage, seed, "top5")]
+    values = ", ".join(f"{row.set.replace('_', ' ')} {row.language} {100 * row.value:.0f} %" for row in shares)
+    return f"{', '.join(filter(None, (model, stage)))}: top-5 {values}".replace("no_teacher", "no teacher")
+
+
 def summary(results: Results) -> str:
     """The table of the demo: a row a model and stage, the mean over seeds."""
     sets, languages = ("unseen_combination", "unseen_style"), ("en", "zh")
@@ -77,7 +84,12 @@ def summary(results: Results) -> str:
         name = ", ".join(filter(None, (model, stage))).replace("_", " ")
         lines.append(f"{name:22}{cells}")
     counts = ", ".join(f"{name}: {count} pictures" for name, count in results.meta["test_pictures"].items())
-    return "\n".join([*lines, f"({counts}; candidates: all names; 95 % intervals stand in results.json)"])
+    return "\n".join(
+        [
+            *lines,
+            f"({counts}; candidates: all names; 95 % intervals stand in results.json; the teacher is stored in fp16)",
+        ]
+    )
 
 
 def _read_log(path: Path) -> list[dict]:
@@ -157,13 +169,13 @@ def plot_contact_sheet(
     family = ["DejaVu Sans", _chinese_font()]
     classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
     for set_number, (name, rows) in enumerate(sets.items()):
-        step = len(rows) // per_set
-        step -= step % 2 == 0  # an odd step meets both drawing styles
-        chosen = rows.select(range(0, per_set * step, step))
+        count = min(per_set, len(rows))
+        step = (len(rows) // count - 1) | 1  # an odd step meets both drawing styles
+        chosen = rows.select(range(0, count * step, step))
         scores = {language: model.encode_pictures(chosen) @ table.T for language, table in classes.items()}
         pngs = chosen.cast_column("image", Image(decode=False))
         labels = class_names.label_ids(chosen["label"])
-        for number in range(per_set):
+        for number in range(count):
             row, column = divmod(number, columns)
             place = 2 * (set_number * rows_per_set + row)
             picture, answers = (figure.add_subplot(grid[place + below, column]) for below in (0, 1))
