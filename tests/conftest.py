@@ -1,0 +1,135 @@
+"""A tiny real corpus, its tokenizer, and tiny models and teachers, made once a session."""
+# ruff: noqa: E402
+
+import os
+import tempfile
+
+# before any library reads them: nothing is fetched, and nobody's caches are touched
+_SCRATCH = tempfile.mkdtemp(prefix="dcclip-tests-")
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HOME": f"{_SCRATCH}/hf",
+    "HF_DATASETS_CACHE": f"{_SCRATCH}/datasets",
+    "HF_MODULES_CACHE": f"{_SCRATCH}/modules",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "OMP_NUM_THREADS": "1",
+    "DCCLIP_CACHE": f"{_SCRATCH}/corpora",
+    "ACCELERATE_USE_CPU": "true",
+}
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from tests.tiny import ROOT, WHOLE_MOBILENET, make_image_processor, make_model, save_altclip
+from training.data import load_source
+from training.demo.corpus import build_corpus
+from training.demo.make_teacher import train_tokenizer
+from training.teachers import Teacher
+
+torch.set_num_threads(1)  # tiny models gain nothing from more
+
+
+def pytest_sessionfinish():
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Path:
+    """Every 40th concept of the real corpus, at the size of the tiny models."""
+    return build_corpus(f"{_SCRATCH}/corpora", size=64, every=40)
+
+
+@pytest.fixture(scope="session")
+def train_rows(corpus: Path) -> Dataset:
+    return load_source(str(corpus / "train.parquet"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer(train_rows: Dataset) -> PreTrainedTokenizerBase:
+    return train_tokenizer([*train_rows["en"], *train_rows["zh"]], 600)
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(train_rows: Dataset) -> PreTrainedTokenizerBase:
+    """Of the same kind, with another vocabulary."""
+    return train_tokenizer([*train_rows["en"], *train_rows["zh"]], 400)
+
+
+@pytest.fixture(scope="session")
+def processor(tokenizer: PreTrainedTokenizerBase) -> DCCLIPProcessor:
+    return DCCLIPProcessor(make_image_processor(), tokenizer)
+
+
+@pytest.fixture(scope="session")
+def teacher_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of our own family. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("teacher")
+    model: DCCLIPModel = make_model(WHOLE_MOBILENET, seed=7)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def altclip_folder(other_tokenizer: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of the paper's family, whose tokens are others than the student's. Tests must not write into it."""
+    return save_altclip(tmp_path_factory.mktemp("altclip"), other_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def teacher(teacher_folder: Path) -> Teacher:
+    return Teacher.from_pretrained(str(teacher_folder))
+
+
+@pytest.fixture(scope="session")
+def pictures(train_rows: Dataset) -> list:
+    """Eight real drawings, as PIL pictures."""
+    return [train_rows[row]["image"].convert("RGB") for row in range(0, 80, 10)]
+
+
+@pytest.fixture(scope="session")
+def texts(train_rows: Dataset) -> list[str]:
+    """Their names, of different lengths and in both languages."""
+    return [train_rows[row]["en" if row % 20 else "zh"] for row in range(0, 80, 10)]
+
+
+@pytest.fixture(scope="session")
+def inputs(processor: DCCLIPProcessor, pictures: list, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Eight pictures with their names, prepared and padded."""
+    return dict(processor(images=pictures, text=texts, return_tensors="pt"))
+
+
+@pytest.fixture(scope="session")
+def run_python():
+    """Run Python in a process of its own, from the repository root, and return what it printed."""
+
+    def run(*arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            output, errors = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # a launcher ends the processes that it started, if it is asked and not killed
+            process.wait(30)
+            raise
+        process = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+        if check and process.returncode:
+            raise AssertionError(f"{arguments} exited with {process.returncode}:\n{process.stderr[-4000:]}")
+        return process
+
+    return run

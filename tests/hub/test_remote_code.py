@@ -1,0 +1,140 @@
+"""A saved folder in a process that has no DC-CLIP package and no network: what a stranger sees."""
+
+import json
+
+import pytest
+import torch
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
+
+LABELS = {"en": ["red apple", "green frog", "keycap"], "zh": ["红苹果", "青蛙", "按键"]}
+STRANGER = """
+import importlib.util, json, sys
+from pathlib import Path
+root, folder, again, picture = sys.argv[1:5]
+labels = json.loads(sys.argv[5])
+# an editable install would put the package back on the path
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(root)]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in f"{getattr(f, '__module__', '')}{f!r}".lower()]
+assert importlib.util.find_spec("modeling_dcclip") is None, "the package is still on the path"
+assert importlib.util.find_spec("training") is None, "the package is still on the path"
+
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+
+torch.set_num_threads(1)
+found = {}
+image = Image.open(picture).convert("RGB")
+texts = labels["en"] + labels["zh"]
+
+
+def look(folder):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+    inputs = processor(images=image, text=texts, return_tensors="pt")
+    with torch.no_grad():
+        return model, processor, model(**inputs).logits_per_image.tolist()
+
+
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+found["model_type"] = config.model_type
+model, processor, found["logits"] = look(folder)
+found["classes"] = [type(thing).__module__ for thing in (config, model, processor)]
+model.save_pretrained(again)
+processor.save_pretrained(again)
+_, _, found["logits_again"] = look(again)
+classify = pipeline("zero-shot-image-classification", model=again, trust_remote_code=True)
+for language, candidates in labels.items():
+    found[f"pipeline_{language}"] = classify(picture, candidate_labels=candidates, hypothesis_template="{}")
+found["pipeline_template"] = classify(picture, candidate_labels=labels["en"])
+print("FOUND " + json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, processor):
+    folder = tmp_path_factory.mktemp("hub") / "model"
+    make_model(CUT_EFFICIENTNET).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(saved, pictures, run_python) -> dict:
+    home = saved.parent
+    pictures[0].save(home / "picture.png")
+    (home / "stranger.py").write_text(STRANGER, encoding="utf-8")
+    arguments = [str(ROOT), str(saved), str(home / "again"), str(home / "picture.png"), json.dumps(LABELS)]
+    environment = {"HF_HOME": str(home / "hf"), "HF_MODULES_CACHE": str(home / "modules"), "PYTHONPATH": ""}
+    output = run_python("-I", str(home / "stranger.py"), *arguments, **environment).stdout
+    return json.loads(output.partition("FOUND ")[2])
+
+
+@pytest.fixture(scope="module")
+def expected(saved, processor, pictures) -> torch.Tensor:
+    """The same in this process, with the package."""
+    inputs = processor(images=pictures[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
+    with torch.no_grad():
+        return DCCLIPModel.from_pretrained(saved).eval()(**inputs).logits_per_image
+
+
+def test_config_model_and_processor_come_from_the_folder_itself(found):
+    assert found["model_type"] == "dcclip"
+    assert all(module.startswith("transformers_modules.") for module in found["classes"])
+
+
+def test_remote_copy_gives_the_logits_of_the_package(found, expected):
+    torch.testing.assert_close(torch.tensor(found["logits"]), expected, rtol=0, atol=1e-6)
+
+
+def test_remote_copy_saves_a_folder_that_loads_again(found, expected):
+    torch.testing.assert_close(torch.tensor(found["logits_again"]), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("language", LABELS)
+def test_pipeline_reads_labels_in_each_language(found, expected, language):
+    columns = slice(0, 3) if language == "en" else slice(3, 6)
+    scores = {answer["label"]: answer["score"] for answer in found[f"pipeline_{language}"]}
+    shares = expected[0, columns].softmax(0).tolist()
+    assert scores == pytest.approx(dict(zip(LABELS[language], shares, strict=True)), abs=1e-5)
+
+
+def test_pipeline_takes_its_own_template_too(found):
+    assert sum(answer["score"] for answer in found["pipeline_template"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_folder_saved_by_remote_code_carries_the_code(found, saved):
+    names = {path.name for path in (saved.parent / "again").iterdir()}
+    assert {"configuration_dcclip.py", "modeling_dcclip.py", "processing_dcclip.py"} <= names
+    auto_map = json.loads((saved.parent / "again/config.json").read_text(encoding="utf-8"))["auto_map"]
+    assert {"AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification"} <= set(auto_map)
+
+
+def test_code_that_travels_is_the_package(saved):
+    for path in saved.glob("*.py"):
+        assert path.read_bytes() == (ROOT / "modeling_dcclip" / path.name).read_bytes()
+    assert len(list(saved.glob("*.py"))) == 3
+
+
+def test_the_package_imports_nothing_of_training():
+    for path in (ROOT / "modeling_dcclip").glob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if line.lstrip().startswith(("import training", "from training"))]
+
+
+def test_importing_the_package_costs_no_more_than_a_tenth_on_top_of_clip(run_python):
+    code = "import time; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
+    imports = {
+        "ours": "import modeling_dcclip",
+        "clip": "from transformers import CLIPModel, CLIPProcessor",
+    }
+    seconds = {name: [] for name in imports}
+    for _ in range(5):  # interleaved, so that whatever else runs slows both; the least is the least disturbed
+        for name, statement in imports.items():
+            seconds[name].append(float(run_python("-c", code.format(statement)).stdout))
+        ratio = min(seconds["ours"]) / min(seconds["clip"])
+        if len(seconds["ours"]) >= 2 and ratio <= 1.1:
+            break
+    assert ratio <= 1.1

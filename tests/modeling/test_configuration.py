@@ -1,0 +1,61 @@
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+from modeling_dcclip import DCCLIPConfig, DCCLIPModel
+from tests.tiny import BERT, MOBILENET, VIT, XLM_ROBERTA, make_config
+
+
+def test_towers_given_as_dict_or_as_config_are_the_same():
+    from_dicts = make_config(VIT, XLM_ROBERTA)
+    from_configs = DCCLIPConfig(**from_dicts.to_dict() | {"vision_config": from_dicts.vision_config})
+    assert from_configs.to_dict() == from_dicts.to_dict()
+
+
+def test_defaults_name_two_towers():
+    config = DCCLIPConfig()
+    assert (config.vision_config.model_type, config.text_config.model_type) == ("vit", "xlm-roberta")
+
+
+def test_saved_config_is_read_back_equal(tmp_path):
+    config = make_config(MOBILENET, BERT, vision_pooling="mean", text_pooling="cls", teacher="some/teacher")
+    config.save_pretrained(tmp_path)
+    assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize("field", ["projection_dim", "image_size", "max_text_length"])
+def test_sizes_below_one_are_refused_by_name(field):
+    with pytest.raises(StrictDataclassError, match=rf"{field} must be at least 1, got 0"):
+        make_config(**{field: 0})
+
+
+@pytest.mark.parametrize("field", ["vision_config", "text_config"])
+def test_tower_without_model_type_is_refused_by_name(field):
+    with pytest.raises(ValueError, match=rf"{field} has no 'model_type'"):
+        DCCLIPConfig(**{field: {"hidden_size": 32}})
+
+
+@pytest.mark.parametrize("field", ["vision_pooling", "text_pooling"])
+def test_unknown_pooling_is_refused_by_name(field):
+    with pytest.raises(StrictDataclassError, match=field):
+        make_config(**{field: "max"})
+
+
+def test_wrong_type_is_refused_by_name():
+    with pytest.raises(StrictDataclassError, match="projection_dim"):
+        make_config(projection_dim="wide")
+
+
+def test_cls_pooling_of_a_tower_without_cls_is_refused():
+    with pytest.raises(ValueError, match="vision_pooling='cls' needs a tower with a CLS token"):
+        DCCLIPModel(make_config(MOBILENET, vision_pooling="cls"))
+
+
+def test_vision_tower_without_a_spatial_map_is_refused():
+    # one patch covers the whole picture: CLS and a single patch are no map
+    with pytest.raises(ValueError, match=r"vision_config: 'vit' gives no spatial map"):
+        DCCLIPModel(make_config(VIT | {"patch_size": 64}))
+
+
+def test_tower_pooling_of_a_tower_without_pooled_output_is_refused():
+    with pytest.raises(ValueError, match=r"vision_pooling='tower', but 'mobilenetv4_conv_small_050' has no pooled"):
+        DCCLIPModel(make_config(MOBILENET, vision_pooling="tower"))

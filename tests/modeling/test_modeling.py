@@ -1,0 +1,249 @@
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from modeling_dcclip import (
+    DCCLIPConfig,
+    DCCLIPModel,
+    DCCLIPTextModelWithProjection,
+    DCCLIPVisionModelWithProjection,
+)
+from tests.tiny import (
+    BERT,
+    CUT_EFFICIENTNET,
+    MAX_TEXT_LENGTH,
+    MOBILENET,
+    RESNET,
+    TIMM_SWIN,
+    VIT,
+    XLM_ROBERTA,
+    make_config,
+    make_model,
+)
+
+TEXTS = {"xlm-roberta": XLM_ROBERTA, "bert": BERT}
+VISIONS = {"mobilenet": MOBILENET, "cut efficientnet": CUT_EFFICIENTNET, "vit": VIT, "resnet": RESNET}
+VISIONS["swin"] = TIMM_SWIN
+
+
+@pytest.fixture(scope="module")
+def model() -> DCCLIPModel:
+    return make_model(MOBILENET)
+
+
+@torch.no_grad()
+def test_outputs_come_in_the_order_of_clip(model, inputs):
+    output = model(**inputs, return_loss=True)
+    assert list(output.keys()) == [
+        "loss",
+        "logits_per_image",
+        "logits_per_text",
+        "text_embeds",
+        "image_embeds",
+        "text_model_output",
+        "vision_model_output",
+    ]
+
+
+@torch.no_grad()
+def test_without_return_loss_there_is_none(model, inputs):
+    output = model(**inputs)
+    assert output.loss is None and output[0] is output.logits_per_image
+
+
+@torch.no_grad()
+def test_embeddings_are_normalised_projections(model, inputs):
+    output = model(**inputs)
+    text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+    image = model.get_image_features(inputs["pixel_values"]).pooler_output
+    assert (image.norm(dim=-1) - 1).abs().max() > 1e-3  # the features themselves are not
+    torch.testing.assert_close(output.text_embeds, text / text.norm(dim=-1, keepdim=True))
+    torch.testing.assert_close(output.image_embeds, image / image.norm(dim=-1, keepdim=True))
+
+
+@torch.no_grad()
+def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
+    output = model(**inputs, return_loss=True)
+    logits = model.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
+    torch.testing.assert_close(output.logits_per_image, logits)
+    assert torch.equal(output.logits_per_text, output.logits_per_image.T)
+    own = logits.diag()
+    by_hand = ((logits.logsumexp(1) - own).mean() + (logits.logsumexp(0) - own).mean()) / 2
+    torch.testing.assert_close(output.loss, by_hand)
+
+
+@torch.no_grad()
+def test_return_dict_false_gives_the_same_values_as_a_tuple(model, inputs):
+    named = model(**inputs, return_loss=True)
+    plain = model(**inputs, return_loss=True, return_dict=False)
+    assert isinstance(plain, tuple) and isinstance(plain[-1], tuple)
+    for number in range(5):
+        assert torch.equal(plain[number], named[number])
+
+
+@torch.no_grad()
+def test_hidden_states_come_on_request(inputs):
+    model = make_model(VIT)
+    output = model(**inputs, output_hidden_states=True)
+    assert len(output.vision_model_output.hidden_states) == VIT["num_hidden_layers"] + 1
+    assert len(output.text_model_output.hidden_states) == XLM_ROBERTA["num_hidden_layers"] + 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("has_mask", [True, False], ids=["mask", "no mask"])
+def test_padding_does_not_change_the_text_embedding(text, pooling, has_mask, processor, texts):
+    model = make_model(VIT, TEXTS[text], text_pooling=pooling)
+    padded = processor(text=texts, padding="max_length", max_length=MAX_TEXT_LENGTH, return_tensors="pt")
+    assert padded["input_ids"].shape[1] == MAX_TEXT_LENGTH
+    if not has_mask:
+        padded.pop("attention_mask")
+    together = model.get_text_features(**padded).pooler_output
+    for number, one in enumerate(texts):
+        alone = model.get_text_features(**processor(text=[one], return_tensors="pt")).pooler_output
+        torch.testing.assert_close(together[number : number + 1], alone, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_padding_on_the_left_pools_the_first_real_token(processor, texts):
+    model = make_model(VIT, text_pooling="cls")
+    left = processor(text=texts, padding_side="left", return_tensors="pt")
+    assert (left["input_ids"][:, 0] == processor.tokenizer.pad_token_id).any()
+    for number, one in enumerate(texts):
+        alone = model.get_text_features(**processor(text=[one], return_tensors="pt")).pooler_output
+        together = model.get_text_features(**left).pooler_output[number : number + 1]
+        torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", VISIONS)
+def test_batch_order_does_not_matter(vision, inputs):
+    model = make_model(VISIONS[vision])
+    order = torch.tensor([5, 2, 7, 0, 3, 6, 1, 4])
+    straight, shuffled = model(**inputs), model(**{name: value[order] for name, value in inputs.items()})
+    torch.testing.assert_close(shuffled.image_embeds, straight.image_embeds[order], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(shuffled.text_embeds, straight.text_embeds[order], rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", TEXTS)
+def test_eager_and_sdpa_attention_agree(text, inputs, tmp_path):
+    make_model(VIT, TEXTS[text]).save_pretrained(tmp_path)
+    outputs = {}
+    for attention in ("eager", "sdpa"):
+        model = DCCLIPModel.from_pretrained(tmp_path, attn_implementation=attention).eval()
+        # both towers really run what was asked for
+        assert model.text_model.config._attn_implementation == attention
+        assert model.vision_model.config._attn_implementation == attention
+        outputs[attention] = model(**inputs)
+    for name in ("text_embeds", "image_embeds"):
+        torch.testing.assert_close(outputs["eager"][name], outputs["sdpa"][name], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("vision", ["vit", "mobilenet"])
+def test_gradient_checkpointing_gives_equal_gradients(vision, inputs):
+    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    plain = make_model(VISIONS[vision], text).train()
+    lean = copy.deepcopy(plain)
+    lean.gradient_checkpointing_enable()
+    assert lean.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    for model in (plain, lean):
+        model(**inputs, return_loss=True).loss.backward()
+    gradients = dict(lean.named_parameters())
+    for name, parameter in plain.named_parameters():
+        torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n)
+    lean.gradient_checkpointing_disable()
+    assert not lean.is_gradient_checkpointing
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", VISIONS)
+def test_saved_is_loaded_to_the_bit(vision, inputs, tmp_path):
+    model = make_model(VISIONS[vision])
+    model.save_pretrained(tmp_path)
+    loaded = DCCLIPModel.from_pretrained(tmp_path).eval()
+    # named_buffers also lists those that are not saved, such as position ids: they must come back by themselves
+    for kind in ("named_parameters", "named_buffers"):
+        theirs = dict(getattr(loaded, kind)())
+        ours = dict(getattr(model, kind)())
+        assert theirs.keys() == ours.keys()
+        for name, tensor in ours.items():
+            assert torch.equal(theirs[name], tensor), name
+    assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
+    for name in ("vision_layout", "vision_grid", "vision_width", "vision_prefix_tokens", "text_width"):
+        assert getattr(loaded.config, name) == getattr(model.config, name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_loads_and_stays_close(dtype, model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    half = DCCLIPModel.from_pretrained(tmp_path, dtype=dtype).eval()
+    assert {parameter.dtype for parameter in half.parameters()} == {dtype}
+    tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    text = half.get_text_features(**tokens).pooler_output.float()
+    image = half.get_image_features(inputs["pixel_values"].to(dtype)).pooler_output.float()
+    assert F.cosine_similarity(text, model.get_text_features(**tokens).pooler_output).min() > 0.99
+    assert F.cosine_similarity(image, model.get_image_features(inputs["pixel_values"]).pooler_output).min() > 0.99
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", ["mobilenet", "vit"])
+def test_single_towers_load_from_the_whole_folder(vision, inputs, tmp_path):
+    whole = make_model(VISIONS[vision])
+    whole.save_pretrained(tmp_path)
+    image, info = DCCLIPVisionModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    text, info = DCCLIPTextModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()  # 1 is the logit scale
+    tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    expected = whole.get_image_features(inputs["pixel_values"])
+    assert torch.equal(image.eval()(inputs["pixel_values"]).pooler_output, expected.pooler_output)
+    assert torch.equal(image(inputs["pixel_values"]).feature_map, expected.feature_map)
+    assert torch.equal(text.eval()(**tokens).pooler_output, whole.get_text_features(**tokens).pooler_output)
+
+
+def test_a_single_tower_saves_and_loads(inputs, tmp_path):
+    torch.manual_seed(0)
+    tower = DCCLIPTextModelWithProjection(make_config(VIT)).eval()
+    tower.save_pretrained(tmp_path)
+    loaded = DCCLIPTextModelWithProjection.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        assert torch.equal(loaded(inputs["input_ids"])[1], tower(inputs["input_ids"])[1])
+
+
+def test_text_longer_than_the_model_reads_is_refused(model):
+    tokens = torch.full((1, MAX_TEXT_LENGTH + 1), 5)
+    with pytest.raises(ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens a text.*{MAX_TEXT_LENGTH}"):
+        model.get_text_features(tokens)
+    model.get_text_features(tokens[:, 1:])  # the longest that it reads
+
+
+def test_new_weights_follow_the_config():
+    model = make_model(MOBILENET, logit_scale_init_value=1.5)
+    assert model.logit_scale.item() == 1.5
+    scaled = model.text_projection.weight.std() * model.text_projection.in_features**0.5
+    assert 0.8 < scaled < 1.2
+
+
+def test_token_embeddings_can_be_reached_and_resized():
+    model = make_model(VIT)
+    assert model.get_input_embeddings().weight.shape == (600, 32)
+    model.resize_token_embeddings(610)
+    assert model.get_input_embeddings().num_embeddings == 610
+
+
+def test_every_parameter_learns_from_the_loss(inputs):
+    model = make_model(MOBILENET).train()
+    model(**inputs, return_loss=True).loss.backward()
+    assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]
+
+
+def test_config_of_a_model_names_the_auto_classes(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    auto_map = DCCLIPConfig.from_pretrained(tmp_path).auto_map
+    assert set(auto_map) >= {"AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification"}

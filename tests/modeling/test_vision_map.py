@@ -1,0 +1,87 @@
+"""What is read off an image tower: where its map lies, how wide it is, and what else is in its output."""
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig
+
+from tests.tiny import CUT_EFFICIENTNET, MOBILENET, RESNET, TIMM_SWIN, VIT, WHOLE_MOBILENET, make_model
+
+CLIP_VISION = {**CLIPVisionConfig().to_diff_dict(), **VIT, "model_type": "clip_vision_model"}
+TIMM_REGISTERS = {
+    "model_type": "timm_wrapper",
+    "architecture": "vit_tiny_patch16_224",
+    "model_args": {"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "reg_tokens": 3},
+}
+TOWERS = {
+    # name: tower, pooling, layout, grid, width, prefix tokens, pooled width
+    "mobilenet": (MOBILENET, "mean", "nchw", [2, 2], 480, 0, 480),
+    "whole mobilenet, own pooling": (WHOLE_MOBILENET, "tower", "nchw", [2, 2], 480, 0, 1280),
+    "cut efficientnet": (CUT_EFFICIENTNET, "mean", "nchw", [4, 4], 112, 0, 112),
+    "vit": (VIT, "cls", "tokens", [4, 4], 32, 1, 32),
+    "clip vit": (CLIP_VISION, "mean", "tokens", [4, 4], 32, 1, 32),
+    "vit with registers": (TIMM_REGISTERS, "cls", "tokens", [4, 4], 32, 4, 32),
+    "resnet": (RESNET, "mean", "nchw", [2, 2], 32, 0, 32),
+    "resnet, own pooling": (RESNET, "tower", "nchw", [2, 2], 32, 0, 32),
+    "swin": (TIMM_SWIN, "mean", "nhwc", [2, 2], 64, 0, 64),
+}
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def tower(request):
+    vision, pooling, *expected = TOWERS[request.param]
+    return make_model(vision, vision_pooling=pooling), expected
+
+
+def test_layout_grid_and_widths_are_read_right(tower):
+    config = tower[0].config
+    found = [
+        config.vision_layout,
+        list(config.vision_grid),
+        config.vision_width,
+        config.vision_prefix_tokens,
+        config.vision_pooled_width,
+    ]
+    assert found == tower[1]
+
+
+@torch.no_grad()
+def test_feature_map_is_the_last_hidden_state_in_place(tower, inputs):
+    model, (layout, grid, width, prefix, _) = tower
+    output = model.get_image_features(inputs["pixel_values"])
+    hidden, feature_map = output.last_hidden_state, output.feature_map
+    assert feature_map.shape == (8, width, *grid)
+    for row, column in ((0, 0), (0, 1), (grid[0] - 1, 0)):  # rows and columns are not swapped
+        if layout == "tokens":
+            expected = hidden[:, prefix + row * grid[1] + column]
+        else:
+            expected = hidden[:, row, column] if layout == "nhwc" else hidden[:, :, row, column]
+        assert torch.equal(feature_map[:, :, row, column], expected)
+
+
+@torch.no_grad()
+def test_embedding_is_the_projection_of_what_pooling_says(tower, inputs):
+    model, (_, _, _, prefix, _) = tower
+    output = model.get_image_features(inputs["pixel_values"])
+    if model.config.vision_pooling == "mean":
+        pooled = output.feature_map.flatten(2).mean(2)
+    elif model.config.vision_pooling == "cls":
+        assert prefix
+        pooled = output.last_hidden_state[:, 0]
+    else:
+        pooled = model.vision_model(pixel_values=inputs["pixel_values"]).pooler_output.flatten(1)
+    torch.testing.assert_close(output.pooler_output, pooled @ model.visual_projection.weight.T)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mobilenet", "cut efficientnet", "resnet"])
+def test_convolutional_towers_read_other_sizes(name, inputs):
+    model = make_model(TOWERS[name][0])
+    larger = torch.nn.functional.interpolate(inputs["pixel_values"], (96, 96), mode="bicubic")
+    grid = model.config.vision_grid
+    assert model.get_image_features(larger).feature_map.shape[2:] == (grid[0] * 3 // 2, grid[1] * 3 // 2)
+
+
+def test_pooler_that_is_not_used_takes_no_parameters():
+    names = [name for name, _ in make_model(VIT, vision_pooling="cls").named_parameters()]
+    assert not [name for name in names if "pooler" in name]
+    assert [name for name, _ in make_model(VIT, vision_pooling="tower").named_parameters() if "pooler" in name]

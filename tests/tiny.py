@@ -1,0 +1,165 @@
+"""Tiny models of the true classes, and recipes around them. Everything random is seeded by the caller's recipe."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    AltCLIPProcessor,
+    CLIPImageProcessor,
+    PreTrainedTokenizerBase,
+)
+
+from modeling_dcclip import DCCLIPConfig, DCCLIPModel
+from training.config import AugmentConfig, DataConfig, StudentConfig
+
+ROOT = Path(__file__).parents[1]
+IMAGE_SIZE = 64
+PROJECTION_DIM = 16
+MAX_TEXT_LENGTH = 32
+
+XLM_ROBERTA: dict[str, Any] = {
+    "model_type": "xlm-roberta",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 1,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.1,
+}
+BERT: dict[str, Any] = XLM_ROBERTA | {"model_type": "bert"}
+MOBILENET: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "mobilenetv4_conv_small_050",
+    "model_args": {"features_only": True, "out_indices": [4]},
+}
+WHOLE_MOBILENET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050"}
+CUT_EFFICIENTNET: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "tf_efficientnet_lite0",
+    "model_args": {"features_only": True, "feature_cls": "getter", "out_indices": [3]},
+}
+WHOLE_EFFICIENTNET: dict[str, Any] = {"model_type": "timm_wrapper", "architecture": "tf_efficientnet_lite0"}
+VIT: dict[str, Any] = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 16,
+}
+RESNET: dict[str, Any] = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16, 24, 32],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+TIMM_SWIN: dict[str, Any] = {
+    "model_type": "timm_wrapper",
+    "architecture": "swin_tiny_patch4_window7_224",
+    "model_args": {
+        "img_size": IMAGE_SIZE,
+        "window_size": 2,
+        "embed_dim": 8,
+        "depths": [1, 1, 1, 1],
+        "num_heads": [1, 1, 1, 1],
+    },
+}
+
+
+def make_config(vision: dict = VIT, text: dict = XLM_ROBERTA, vocabulary: int = 600, **fields: Any) -> DCCLIPConfig:
+    special = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    fields = {"image_size": IMAGE_SIZE, "projection_dim": PROJECTION_DIM, "max_text_length": MAX_TEXT_LENGTH} | fields
+    return DCCLIPConfig(vision_config=dict(vision), text_config=special | text, **fields)
+
+
+def make_model(vision: dict = VIT, text: dict = XLM_ROBERTA, seed: int = 0, **fields: Any) -> DCCLIPModel:
+    torch.manual_seed(seed)
+    return settle_statistics(DCCLIPModel(make_config(vision, text, **fields)))
+
+
+@torch.no_grad()
+def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
+    """Let BatchNorm see a batch, as after training: with its first statistics a deep random tower answers the same to
+    every picture, and nobody would notice that the statistics got lost.
+    """
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    if norms:
+        size = (model.config.image_size, model.config.image_size)
+        patches = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+        pictures = torch.nn.functional.interpolate(4 * patches - 2, size, mode="bicubic")
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 1.0
+        model.vision_model.train()(pixel_values=pictures)
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return model.eval()
+
+
+def make_image_processor(size: int = IMAGE_SIZE) -> CLIPImageProcessor:
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
+    """A teacher of the paper's family, with a text width other than its vision width and its joint width."""
+    torch.manual_seed(0)
+    config = AltCLIPConfig(
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "intermediate_size": 64,
+            "max_position_embeddings": 40,
+            "project_dim": 28,
+        },
+        vision_config={
+            "hidden_size": 24,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": IMAGE_SIZE,
+            "patch_size": 16,
+        },
+        projection_dim=PROJECTION_DIM,
+    )
+    model = AltCLIPModel(config)
+    with torch.no_grad():  # a norm that is the identity could be forgotten unnoticed
+        for norm in (model.vision_model.post_layernorm, model.text_model.pre_LN):
+            norm.weight.uniform_(0.5, 1.5)
+            norm.bias.uniform_(-0.5, 0.5)
+    model.save_pretrained(folder)
+    AltCLIPProcessor(make_image_processor(), tokenizer).save_pretrained(folder)
+    return folder
+
+
+def student_config(**fields: Any) -> StudentConfig:
+    return StudentConfig(**({"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32} | fields))
+
+
+def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[str, Any]:
+    """What every small run shares."""
+    data = DataConfig(train=str(source), in_memory=True)
+    defaults: dict[str, Any] = {
+        "output_dir": str(output_dir),
+        "data": data,
+        "augment": AugmentConfig(),
+        "max_steps": 2,
+        "batch_size": 8,
+        "warmup_steps": 2,
+        "log_every": 1,
+    }
+    return defaults | fields
+
+
+def load_tiny_rows() -> Dataset:
+    """A source as recipes name one: `tests.tiny:load_tiny_rows`."""
+    return Dataset.from_dict({"image": ["a.png", "b.png"], "en": ["red apple", "frog"], "zh": ["红苹果", "青蛙"]})

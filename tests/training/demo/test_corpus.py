@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.tiny import ROOT
+from training.data import load_source
+from training.demo.corpus import SPLITS, STYLES, build_corpus, read_concepts
+
+
+@pytest.fixture(scope="module")
+def concepts():
+    return read_concepts()
+
+
+def test_there_are_as_many_concepts_as_announced(concepts):
+    assert len(concepts) == 3944
+    assert sum(concept.is_skin_tone_variant for concept in concepts) == 2030
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_names_are_unique_in_each_language(concepts, language):
+    names = [getattr(concept, language) for concept in concepts]
+    assert len(set(names)) == len(names) and all(name == name.strip() and name for name in names)
+
+
+def test_both_styles_have_a_drawing_of_their_own(concepts):
+    for style in STYLES:
+        files = [concept.drawings[style] for concept in concepts]
+        assert all(file.is_file() for file in files)
+        assert len(set(files)) == len(files)
+
+
+@pytest.mark.parametrize(("is_variant", "count"), [(True, 304), (False, 287)])
+def test_fifteen_percent_of_each_kind_are_held_out(concepts, is_variant, count):
+    kind = [concept for concept in concepts if concept.is_skin_tone_variant == is_variant]
+    assert sum(concept.is_held_out for concept in kind) == count == round(0.15 * len(kind))
+
+
+def test_held_out_concepts_go_where_they_are_said_to_go(concepts):
+    for concept in concepts:
+        splits = {style: concept.split(style) for style in STYLES}
+        if not concept.is_held_out:
+            assert set(splits.values()) == {"train"}
+        elif concept.is_skin_tone_variant:
+            assert set(splits.values()) == {"unseen_combination"}
+        else:
+            assert splits == {"openmoji": "train", "twemoji": "unseen_style"}
+
+
+@pytest.fixture(scope="module")
+def splits(corpus):
+    return {split: load_source(str(corpus / f"{split}.parquet")) for split in SPLITS}
+
+
+def test_no_name_or_drawing_of_an_unseen_combination_is_trained_on(splits):
+    train, unseen = splits["train"], splits["unseen_combination"]
+    assert len(unseen) > 5
+    for column in ("en", "zh", "group"):
+        assert set(unseen[column]).isdisjoint(train[column])
+    drawn = {image.tobytes() for image in train["image"]}
+    assert not [row["en"] for row in unseen if row["image"].tobytes() in drawn]
+
+
+def test_the_twin_of_an_unseen_style_is_trained_on(splits):
+    unseen = splits["unseen_style"]
+    assert len(unseen) > 3 and set(unseen["style"]) == {"twemoji"}
+    trained = {(row["group"], row["style"]) for row in splits["train"].remove_columns("image")}
+    for group in unseen["group"]:
+        assert (group, "openmoji") in trained and (group, "twemoji") not in trained
+
+
+def test_every_row_is_drawn_and_named_once(splits, corpus):
+    names = {(entry["en"], entry["zh"]) for entry in json.loads((corpus / "class_names.json").read_text("utf-8"))}
+    rows = [row for split in splits.values() for row in split.remove_columns("image")]
+    assert {(row["en"], row["zh"]) for row in rows} == names
+    assert len({(row["group"], row["style"]) for row in rows}) == len(rows) == 2 * len(names)
+    assert all(row["label"] == row["en"] for row in rows)
+
+
+def test_pictures_are_square_pngs_and_not_blank(splits):
+    for split in splits.values():
+        for picture in split["image"]:
+            assert picture.format == "PNG" and picture.size == (64, 64)
+            low, high = zip(*picture.convert("RGB").getextrema(), strict=True)
+            assert min(low) < 230 < max(high)
+
+
+def test_a_corpus_that_is_there_is_not_built_again(corpus):
+    before = {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()}
+    assert build_corpus(corpus.parent, size=64, every=40) == corpus
+    assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before
+
+
+def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
+    code = "import sys; from training.demo.corpus import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=200)
+        assert process.returncode == 0, errors
+    (folder,) = tmp_path.iterdir()
+    assert {file.name for file in folder.iterdir()} == {*(f"{split}.parquet" for split in SPLITS), "class_names.json"}

@@ -1,0 +1,295 @@
+from collections import Counter
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+from tokenizers.decoders import ByteLevel
+
+from training.config import DataConfig
+from training.data import (
+    KeyedBatches,
+    PairDataset,
+    SkipError,
+    decode_picture,
+    load_source,
+    make_loader,
+)
+
+
+def cell(picture: PILImage.Image, kind: str = "PNG") -> dict:
+    buffer = BytesIO()
+    picture.save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def make_rows(cells: list, **captions: list) -> Dataset:
+    """Rows with captions of any kind, so that pyarrow cannot repair what is under test."""
+    features = Features({"image": Image(decode=False)})
+    return (
+        Dataset.from_dict({"image": cells}, features=features)
+        .cast_column("image", Image())
+        .add_column("en", captions["en"])
+        if "zh" not in captions
+        else make_rows(cells, en=captions["en"]).add_column("zh", captions["zh"])
+    )
+
+
+@pytest.fixture
+def dataset(train_rows, tokenizer):
+    def build(rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields) -> PairDataset:
+        columns = {language: language for language in languages}
+        config = DataConfig(train="tiny", caption_columns=columns, **fields)
+        return PairDataset(train_rows if rows is None else rows, config, tokenizer, 64, 32)
+
+    return build
+
+
+def spell(tokenizer, input_ids: torch.Tensor) -> list[str]:
+    """The texts that byte-level tokens stand for."""
+    special = set(tokenizer.all_special_tokens)
+    rows = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in input_ids]
+    return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
+
+
+def key_batches(rows, **fields) -> KeyedBatches:
+    defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4}
+    return KeyedBatches(rows=np.asarray(rows), **defaults | fields)
+
+
+# sources
+
+
+def test_parquet_source_holds_pictures_and_both_names(train_rows):
+    assert {"image", "en", "zh"} <= set(train_rows.column_names) and len(train_rows) > 100
+
+
+def test_glob_of_parquet_files_is_one_source(corpus, train_rows):
+    assert len(load_source(str(corpus / "[ut]*n.parquet"))) > len(train_rows)
+
+
+def test_function_source_is_called():
+    assert load_source("tests.tiny:load_tiny_rows")["zh"] == ["红苹果", "青蛙"]
+
+
+def test_image_folder_with_metadata_is_a_source(tmp_path, pictures):
+    for number in range(3):
+        pictures[number].save(tmp_path / f"{number}.png")
+    (tmp_path / "metadata.csv").write_text("file_name,en,zh\n0.png,a,甲\n1.png,b,乙\n2.png,c,丙\n", encoding="utf-8")
+    rows = load_source(str(tmp_path))
+    assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == pictures[0].size
+
+
+@pytest.mark.parametrize(
+    "source", ["nowhere.parquet", "no.such.module:function", "tests.tiny:no_function", "nobody/x"]
+)
+def test_source_that_is_not_there_is_refused_by_name(source):
+    with pytest.raises(ValueError, match="cannot load") as error:
+        load_source(source)
+    assert source in str(error.value)
+
+
+@pytest.mark.parametrize("changes", [{"image_column": "picture"}, {"caption_columns": {"en": "english"}}])
+def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
+    missing = changes.get("image_column") or changes["caption_columns"]["en"]
+    with pytest.raises(ValueError, match=f"no column '{missing}'"):
+        PairDataset(train_rows, DataConfig(train="tiny", **changes), tokenizer, 64, 32)
+
+
+# captions
+
+
+@pytest.mark.parametrize(
+    ("captions", "cause"),
+    [(["frog", None, "cat"], "no caption|empty caption"), (["frog", " ", "cat"], "empty caption")],
+)
+def test_row_without_a_caption_is_skipped_and_counted(dataset, pictures, captions, cause):
+    rows = make_rows([cell(picture) for picture in pictures[:3]], en=captions)
+    built = dataset(rows, ("en",), max_skip_share=0.5)
+    assert built.usable_rows.tolist() == [0, 2]
+    assert list(built.skipped.causes) == [1] and built.skipped.causes[1] in cause.split("|")
+
+
+def test_captions_that_are_numbers_are_skipped_and_counted(dataset, pictures):
+    rows = make_rows([cell(picture) for picture in pictures[:3]], en=[1, 2, 3]).add_column("zh", ["甲", "乙", ""])
+    with pytest.raises(SkipError, match=r"caption is not a string: 3"):
+        dataset(rows, ("en",), max_skip_share=0.9)
+
+
+def test_a_row_needs_a_caption_in_one_language_only(dataset, pictures):
+    cells = [cell(picture) for picture in pictures[:3]]
+    rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])
+    built = dataset(rows)
+    assert built.usable_rows.tolist() == [0, 1, 2]
+    batch = built.collate([(row, 0, built[row]) for row in range(3)])
+    assert batch["owner"].tolist() == [0, 0, 1, 2]
+    assert batch["language"].tolist() == [0, 1, 0, 1]
+
+
+def test_too_many_skips_stop_the_run_with_cause_and_limit(dataset, pictures):
+    rows = make_rows([cell(picture) for picture in pictures[:4]], en=["frog", "", "", "cat"])
+    with pytest.raises(SkipError, match=r"2 of 4 samples.*empty caption: 2.*max_skip_share=0.3"):
+        dataset(rows, ("en",), max_skip_share=0.3)
+
+
+def test_data_without_any_usable_row_are_refused(dataset, pictures):
+    rows = make_rows([cell(pictures[0])], en=[""])
+    with pytest.raises(ValueError, match="no usable row"):
+        dataset(rows, ("en",), max_skip_share=1.0)
+
+
+def test_several_captions_of_a_row_take_turns(dataset, tokenizer, pictures):
+    rows = make_rows([cell(pictures[0])], en=[["a frog", "green frog", "frog face"]])
+    built = dataset(rows, ("en",))
+    read = []
+    for view in range(6):
+        batch = built.collate([(0, view, built[0])])
+        read += spell(tokenizer, batch["input_ids"])
+    assert read == ["a frog", "green frog", "frog face"] * 2
+
+
+def test_equal_captions_have_equal_ids(dataset, train_rows):
+    built = dataset()
+    twins = [row for row in range(len(train_rows)) if train_rows[row]["en"] == train_rows[0]["en"]]
+    assert len(twins) == 2  # one concept, two drawings
+    batch = built.collate([(row, 0, built[row]) for row in [*twins, 20]])
+    ids = batch["caption_ids"].tolist()
+    assert ids[:2] == ids[2:4] and len(set(ids)) == 4
+
+
+def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
+    built = dataset()
+    batch = built.collate([(row, 3, built[row]) for row in (5, 40)])
+    read = spell(tokenizer, batch["input_ids"])
+    names = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
+    # the tokenizer folds case and width
+    assert [text.replace(" ", "") for text in read] == [name.lower().replace(" ", "") for name in names]
+    assert batch["picture_ids"].tolist() == [5, 40] and batch["views"].tolist() == [3, 3]
+    white = PILImage.new("RGBA", (64, 64), "white")
+    expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert("RGB")
+    assert np.array_equal(batch["pictures"][0].permute(1, 2, 0).numpy(), np.array(expected))
+
+
+def test_texts_beyond_the_limit_are_cut_and_keep_their_end_token(train_rows, tokenizer):
+    built = PairDataset(train_rows, DataConfig(train="tiny"), tokenizer, 64, 6)
+    batch = built.collate([(row, 0, built[row]) for row in range(10)])
+    assert built.is_truncating and batch["input_ids"].shape[1] == 6
+    full = batch["attention_mask"].all(1)
+    assert full.any() and (batch["input_ids"][full, -1] == tokenizer.eos_token_id).all()
+
+
+def test_teacher_reads_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
+    built = PairDataset(train_rows, DataConfig(train="tiny"), tokenizer, 64, 32, other_tokenizer)
+    batch = built.collate([(5, 0, built[5])])
+    ours = spell(tokenizer, batch["input_ids"])
+    theirs = spell(other_tokenizer, batch["teacher_input_ids"])
+    assert ours == theirs and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
+
+
+# pictures
+
+
+def test_transparent_pictures_lie_on_white():
+    picture = PILImage.new("RGBA", (64, 64), (200, 0, 0, 0))
+    picture.paste((200, 0, 0, 255), (0, 0, 32, 64))
+    decoded = decode_picture(cell(picture), 64)
+    assert decoded[:, 5, 5].tolist() == [200, 0, 0] and decoded[:, 5, 60].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "LA", "CMYK", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb(pictures, mode):
+    picture = pictures[0].convert("L").convert("I").convert("I;16") if mode == "I;16" else pictures[0].convert(mode)
+    decoded = decode_picture(cell(picture, "TIFF"), 64)
+    assert isinstance(decoded, torch.Tensor) and decoded.shape == (3, 64, 64) and decoded.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("size", [(128, 64), (64, 128), (300, 100)])
+def test_pictures_that_are_not_square_are_cropped_to_their_centre(size):
+    width, height = size
+    picture = PILImage.new("RGB", size, "red")
+    edge = min(size)
+    picture.paste((0, 0, 255), ((width - edge) // 2, (height - edge) // 2, (width + edge) // 2, (height + edge) // 2))
+    decoded = decode_picture(cell(picture), 64).float()
+    assert decoded.shape == (3, 64, 64)
+    assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
+
+
+def test_damaged_and_missing_pictures_give_their_reason(pictures, tmp_path):
+    whole = cell(pictures[0])["bytes"]
+    assert decode_picture({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "picture does not decode"
+    assert decode_picture({"bytes": b"no picture at all", "path": None}, 64) == "picture does not decode"
+    assert decode_picture({"bytes": b"", "path": None}, 64) == "picture does not decode"
+    assert decode_picture({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "picture does not decode"
+    assert decode_picture(None, 64) == "no picture"
+    assert decode_picture({"bytes": None, "path": None}, 64) == "no picture"
+
+
+def test_damaged_pictures_leave_the_batch_and_are_named(dataset, pictures):
+    cells = [cell(picture) for picture in pictures[:3]]
+    cells[1] = {"bytes": b"broken", "path": None}
+    built = dataset(make_rows(cells, en=["frog", "cat", "dog"]), ("en",), max_skip_share=0.5)
+    batch = built.collate([(row, 0, built[row]) for row in range(3)])
+    assert batch["skipped"] == [(1, "picture does not decode")]
+    assert batch["picture_ids"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
+    assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "picture does not decode")]}
+
+
+def test_memory_gives_the_same_pictures(dataset):
+    kept, fresh = dataset(in_memory=True), dataset()
+    for _ in range(2):
+        assert torch.equal(kept[7], fresh[7])
+
+
+# order
+
+
+def test_an_epoch_is_a_permutation_and_the_next_one_another():
+    rows = np.arange(3, 43)  # 40 rows, 5 steps an epoch
+    first, second = ([r for batch in key_batches(rows, start=s, stop=s + 5) for r, _ in batch] for s in (0, 5))
+    assert sorted(first) == sorted(second) == rows.tolist()
+    assert first != second and first != sorted(first)
+
+
+@pytest.mark.parametrize("num_views", [0, 3])
+def test_a_start_at_any_step_continues_the_unbroken_run(num_views):
+    whole = list(key_batches(range(27), num_views=num_views, stop=12))
+    for start in (1, 5, 11):
+        assert list(key_batches(range(27), num_views=num_views, start=start, stop=12)) == whole[start:]
+
+
+def test_another_seed_gives_another_order():
+    assert list(key_batches(range(27))) != list(key_batches(range(27), seed=1))
+
+
+def test_processes_share_each_global_batch_without_overlap():
+    alone = list(key_batches(range(40), batch_size=8))
+    parts = [list(key_batches(range(40), batch_size=4, rank=rank, num_processes=2)) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*parts, strict=True)] == alone
+
+
+def test_cached_views_take_turns_evenly():
+    seen = Counter(key for batch in key_batches(range(16), num_views=3, stop=6) for key in batch)  # three epochs
+    assert set(seen) == {(row, view) for row in range(16) for view in range(3)} and set(seen.values()) == {1}
+
+
+def test_without_a_cache_every_epoch_has_a_new_view():
+    views = [{view for batch in key_batches(range(16), start=s, stop=s + 2) for _, view in batch} for s in (0, 2, 4)]
+    assert views == [{0}, {1}, {2}]
+
+
+def test_a_batch_larger_than_the_data_takes_rows_of_the_next_epoch():
+    (batch,) = key_batches(range(5), batch_size=12, stop=1)
+    assert Counter(row for row, _ in batch[:10]) == dict.fromkeys(range(5), 2) and len(batch) == 12
+
+
+def test_worker_processes_give_the_same_batches(dataset):
+    loaded = []
+    for workers in (0, 2):
+        built = dataset(workers=workers)
+        loaded.append(list(make_loader(built, key_batches(built.usable_rows, stop=3))))
+    for ours, theirs in zip(*loaded, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ours:
+            assert ours[name] == theirs[name] if name == "skipped" else torch.equal(ours[name], theirs[name]), name

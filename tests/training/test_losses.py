@@ -1,0 +1,130 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from training.losses import clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives, whiten
+
+
+@pytest.fixture
+def draw():
+    generator = torch.Generator().manual_seed(0)
+    return lambda *shape: torch.randn(*shape, generator=generator)
+
+
+def smooth_l1(difference: float, beta: float) -> float:
+    size = abs(difference)
+    return size * size / (2 * beta) if size < beta else size - beta / 2
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((2, 12, 3, 4), 1), ((2, 5, 12), -1)])
+def test_whitened_channels_have_mean_zero_and_variance_one(draw, shape, dim):
+    whitened = whiten(3 * draw(*shape) + 5, dim)
+    assert whitened.shape == shape
+    assert whitened.mean(dim).abs().max() < 1e-5
+    torch.testing.assert_close(
+        whitened.var(dim, unbiased=False), torch.ones(whitened.mean(dim).shape), atol=1e-3, rtol=0
+    )
+
+
+def test_whitening_forgets_scale_and_offset_of_the_teacher(draw):
+    teacher = draw(2, 12, 3, 4)
+    torch.testing.assert_close(whiten(7 * teacher - 3, 1), whiten(teacher, 1), atol=1e-4, rtol=0)
+
+
+def test_half_precision_maps_are_whitened_in_float32(draw):
+    assert whiten(draw(2, 12, 3, 4).half(), 1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("beta", [0.5, 2.0])
+def test_map_loss_equals_a_plain_loop(draw, beta):
+    student, teacher = 2 * draw(2, 4, 2, 3), draw(2, 4, 2, 3)
+    total, count = 0.0, 0
+    for b in range(2):
+        for row in range(2):
+            for column in range(3):
+                target = teacher[b, :, row, column].double()
+                target = (target - target.mean()) / (target.var(unbiased=False) + 1e-5).sqrt()
+                for channel in range(4):
+                    total += smooth_l1((student[b, channel, row, column] - target[channel]).item(), beta)
+                    count += 1
+    assert feature_map_loss(student, teacher, beta=beta).item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_masked_tokens_do_not_count(draw):
+    student, teacher = draw(3, 5, 4), draw(3, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1], [1, 0, 0, 0, 0]])
+    losses = []
+    for text in range(3):
+        for token in range(int(mask[text].sum())):
+            target = F.layer_norm(teacher[text, token], (4,))
+            losses.append(sum(smooth_l1((student[text, token, d] - target[d]).item(), 2.0) for d in range(4)) / 4)
+    loss = feature_map_loss(student, teacher, mask, dim=-1)
+    assert loss.item() == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    student[0, 3:], teacher[2, 1:] = 1e4, -1e4
+    assert torch.equal(feature_map_loss(student, teacher, mask, dim=-1), loss)
+
+
+def test_nothing_to_count_gives_zero_and_not_nan(draw):
+    assert feature_map_loss(draw(1, 3, 4), draw(1, 3, 4), torch.zeros(1, 3), dim=-1).item() == 0
+
+
+def test_embedding_loss_goes_from_zero_to_two(draw):
+    embedding = draw(6, 8)
+    assert embedding_loss(embedding, 3 * embedding).item() == pytest.approx(0, abs=1e-6)
+    assert embedding_loss(embedding, -embedding).item() == pytest.approx(2, abs=1e-6)
+    left, right = torch.eye(4)[:2], torch.eye(4)[2:]
+    assert embedding_loss(left, right).item() == pytest.approx(1)
+
+
+def test_positives_are_own_captions_and_equal_ones():
+    # pictures 0 and 2 are two drawings of one thing; picture 1 has two captions, picture 3 none
+    owner = torch.tensor([0, 1, 1, 2])
+    caption_ids = torch.tensor([5, 6, 7, 5])
+    expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
+    assert positives(owner, caption_ids, 4).int().tolist() == expected
+
+
+def test_info_nce_with_one_positive_each_is_cross_entropy(draw):
+    image, text = F.normalize(draw(5, 8), dim=1), F.normalize(draw(5, 8), dim=1)
+    logits, target = 14.0 * image @ text.T, torch.arange(5)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    torch.testing.assert_close(info_nce(image, text, torch.tensor(14.0), torch.eye(5).bool()), expected)
+
+
+def test_info_nce_with_several_positives_equals_a_plain_loop(draw):
+    image, text = F.normalize(draw(4, 8), dim=1), F.normalize(draw(6, 8), dim=1)
+    positive = torch.tensor([[1, 1, 0, 0, 0, 0], [0, 0, 1, 0, 0, 1], [0, 0, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0]]).bool()
+
+    def one_way(logits: torch.Tensor, right: torch.Tensor) -> float:
+        rows = []
+        for row in range(len(logits)):
+            log_total = logits[row].logsumexp(0)
+            terms = [(log_total - logits[row, c]).item() for c in range(logits.shape[1]) if right[row, c]]
+            if terms:
+                rows.append(sum(terms) / len(terms))
+        return sum(rows) / len(rows)
+
+    logits = 9.0 * image @ text.T
+    expected = (one_way(logits, positive) + one_way(logits.T, positive.T)) / 2
+    assert info_nce(image, text, torch.tensor(9.0), positive).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_captions_never_push_each_other_away():
+    # two drawings of one thing, perfectly embedded: the loss is at its least, and its gradient leaves them alone
+    image = torch.eye(3)[[0, 0, 1]].requires_grad_()
+    text = torch.eye(3)[[0, 0, 1]]
+    loss = info_nce(image, text, torch.tensor(50.0), positives(torch.arange(3), torch.tensor([4, 4, 9]), 3))
+    assert loss.item() == pytest.approx(2 / 3 * torch.tensor(2.0).log().item(), abs=1e-4)
+    loss.backward()
+    assert image.grad.abs().max() < 1e-4
+
+
+def test_no_positive_at_all_gives_zero_and_not_nan(draw):
+    assert info_nce(draw(2, 4), draw(3, 4), torch.tensor(1.0), torch.zeros(2, 3).bool()).item() == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(9.0, 4.60517), (-1.0, 0.0), (3.0, 3.0)])
+def test_logit_scale_is_kept_between_one_and_its_maximum(before, after):
+    scale = torch.nn.Parameter(torch.tensor(before))
+    clamp_logit_scale(scale, 100.0)
+    assert scale.item() == pytest.approx(after, rel=1e-5)

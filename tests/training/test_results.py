@@ -1,0 +1,47 @@
+import json
+
+import pytest
+
+from training.results import Results, Row, make_meta
+
+ROWS = [
+    Row("teacher", None, "unseen_style", "class-names", "zh", "top1", 0.5, None, (0.4, 0.6)),
+    Row("student", "aligned", "unseen_style", "class-names", "zh", "top1", 0.3, 0, (0.2, 0.4)),
+    Row("student", "aligned", "unseen_style", "class-names", "zh", "top1", 0.4, 1, (0.3, 0.5)),
+    Row("student", "aligned", "unseen_style", "class-names", "en", "top1", 0.35, 0, (0.2, 0.5)),
+    Row("student", "aligned", None, None, None, "parameters", 1234567, 0),
+]
+
+
+@pytest.fixture
+def results() -> Results:
+    return Results(make_meta(data="tiny", seed=0, extra="kept"), list(ROWS))
+
+
+def test_file_keeps_its_contract(results, tmp_path):
+    content = json.loads(results.write(tmp_path / "new").read_text(encoding="utf-8"))
+    assert set(content) == {"meta", "rows"}
+    assert {"command", "commit", "seed", "versions", "data", "date", "extra"} <= set(content["meta"])
+    assert {"python", "torch", "transformers"} <= set(content["meta"]["versions"])
+    for row in content["rows"]:
+        assert {"model", "stage", "set", "protocol", "language", "metric", "value", "seed"} <= set(row)
+    assert content["rows"][4]["language"] is None and content["rows"][0]["stage"] is None
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["results.json"]
+
+
+def test_written_is_read(results, tmp_path):
+    assert Results.read(results.write(tmp_path)) == results
+
+
+def test_values_are_chosen_by_field_and_averaged_over_seeds(results):
+    wanted = {"model": "student", "stage": "aligned", "language": "zh", "metric": "top1"}
+    assert results.values(**wanted) == [0.3, 0.4]
+    assert results.mean(**wanted) == pytest.approx(0.35)
+    assert results.mean(model="nobody") is None
+    assert results.values(language=None, metric="parameters") == [1234567]
+
+
+def test_table_has_a_row_a_model_and_a_column_a_measurement(results):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
+    assert lines[0] == ["model", "unseen_style zh top1", "unseen_style en top1"]
+    assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]

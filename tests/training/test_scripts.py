@@ -1,0 +1,164 @@
+"""The command line as a user types it: real processes, a tiny real corpus, a tiny teacher."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModel, AutoProcessor
+
+from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
+from training import eval as eval_script
+
+LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
+
+
+@pytest.fixture(scope="module")
+def recipes(tmp_path_factory, corpus, teacher_folder) -> dict[str, str]:
+    """Recipes of both stages, as files."""
+    folder = tmp_path_factory.mktemp("recipes")
+    shared = {
+        "teacher": str(teacher_folder),
+        "data": {"train": str(corpus / "train.parquet")},
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "log_every": 1,
+        "max_steps": 50,
+    }
+    student = {"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32}
+    contents = {
+        "distill": shared | {"output_dir": str(folder / "distilled"), "student": student},
+        "align": shared | {"output_dir": str(folder / "aligned"), "student": str(folder / "distilled")},
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    return {name: str(folder / f"{name}.yaml") for name in contents}
+
+
+@pytest.fixture(scope="module")
+def distilled(recipes, run_python) -> Path:
+    run_python(*LAUNCH, "training/distill.py", "--config", recipes["distill"], "--max_steps", "3")
+    return Path(recipes["distill"]).parent / "distilled"
+
+
+@pytest.fixture(scope="module")
+def aligned(recipes, distilled, run_python) -> Path:
+    run_python(*LAUNCH, "training/align.py", "--config", recipes["align"], "--max_steps", "3", "--anchor_weight", "1")
+    return distilled.parent / "aligned"
+
+
+@pytest.mark.parametrize("stage", ["distilled", "aligned"])
+def test_each_stage_leaves_a_model_that_loads(stage, request, inputs):
+    folder = request.getfixturevalue(stage)
+    model = AutoModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        assert model(**inputs).logits_per_image.isfinite().all()
+    assert AutoProcessor.from_pretrained(folder)(text="青蛙")["input_ids"]
+
+
+def test_command_line_wins_and_the_resolved_recipe_says_so(aligned):
+    saved = yaml.safe_load((aligned / "recipe.yaml").read_text(encoding="utf-8"))
+    assert (saved["max_steps"], saved["anchor_weight"], saved["batch_size"]) == (3, 1.0, 8)
+    assert json.loads((aligned / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"] == 3
+
+
+def test_stage_2_goes_on_from_stage_1(distilled, aligned):
+    before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (distilled, aligned))
+    distance = sum((after[name] - before[name]).float().norm() for name in before)
+    size = sum(tensor.float().norm() for tensor in before.values())
+    assert 0 < distance < 0.2 * size  # two models from other random weights are further apart than they are long
+
+
+@pytest.fixture(scope="module")
+def evaluated(aligned, teacher_folder, corpus, run_python) -> tuple[Path, str]:
+    arguments = ["--model", str(aligned), str(teacher_folder), "--class_names", str(corpus / "class_names.json")]
+    for name in ("unseen_combination", "unseen_style"):
+        arguments += ["--data", f"{name}={corpus / f'{name}.parquet'}"]
+    process = run_python(
+        "training/eval.py", *arguments, "--language", "zh", "en", "--output_dir", str(aligned / "out")
+    )
+    return aligned / "out" / "results.json", process.stdout
+
+
+@pytest.mark.xfail(strict=True, reason="--language adds to the default languages instead of replacing them")
+def test_evaluation_writes_every_model_set_language_and_metric(evaluated, aligned, teacher_folder):
+    content = json.loads(evaluated[0].read_text(encoding="utf-8"))
+    assert len(content["rows"]) == 2 * 2 * 2 * 2
+    assert {row["model"] for row in content["rows"]} == {str(aligned), str(teacher_folder)}
+    assert content["meta"]["command"].startswith("training/eval.py --model")
+    assert "unseen_style" in evaluated[1] and str(evaluated[0]) in evaluated[1]
+
+
+@pytest.mark.xfail(strict=True, reason="--language adds to the default languages instead of replacing them")
+def test_the_language_named_is_the_only_one_measured(aligned, corpus, tmp_path):
+    # in this process: the same entry point, without another start-up
+    data = f"unseen={corpus / 'unseen_style.parquet'}"
+    names = str(corpus / "class_names.json")
+    arguments = ["--model", str(aligned), "--data", data, "--class_names", names, "--output_dir", str(tmp_path)]
+    results = eval_script.main([*arguments, "--language", "zh"])
+    assert {row.language for row in results.rows} == {"zh"}
+    assert {row.language for row in eval_script.main(arguments).rows} == {"en", "zh"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [(["--modle", "x"], "modle"), (["--model", "x", "--data", "y=z", "--class_names", "n.json"], "output_dir")],
+)
+def test_evaluation_refuses_unknown_and_missing_options_by_name(arguments, name, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        eval_script.main(arguments)
+    assert exit_info.value.code == 2 and name in capsys.readouterr().err
+
+
+def test_unknown_key_ends_the_script_with_a_message_and_no_folder(recipes, run_python, tmp_path):
+    arguments = ["--config", recipes["distill"], "--output_dir", str(tmp_path / "x"), "--learnign_rate", "1"]
+    process = run_python("training/distill.py", *arguments, check=False)
+    assert process.returncode == 2
+    assert "learnign_rate" in process.stderr and "Traceback" not in process.stderr
+    assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_train_together_and_leave_one_model(recipes, run_python, tmp_path):
+    arguments = [
+        "--config",
+        recipes["distill"],
+        "--output_dir",
+        str(tmp_path),
+        "--max_steps",
+        "3",
+        "--save_every",
+        "2",
+    ]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    cache = ["--teacher_cache", str(tmp_path / "cache"), "--teacher_views", "1"]
+    run_python(*launch, "training/distill.py", *arguments, *cache)
+    assert AutoModel.from_pretrained(tmp_path).num_parameters() > 0
+    assert (tmp_path / "checkpoint-000002/training_state/state.json").exists()
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in log if "loss" in line] == [1, 2, 3]  # one process writes
+
+
+IMPORTS = """
+import json, runpy, sys
+sys.argv = ["training/distill.py", "--help"]
+try:
+    runpy.run_path("training/distill.py", run_name="__main__")
+except SystemExit:
+    pass
+names = {}
+for name, module in list(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if file and name != "__main__" and ("/training/" in file or "modeling_dcclip" in file) and file.startswith(ROOT):
+        names.setdefault(file, []).append(name)
+print("NAMES " + json.dumps(names))
+"""
+
+
+def test_no_module_of_ours_is_loaded_twice(run_python):
+    # as `python training/distill.py` does, with the script's own folder first on the path
+    code = f"ROOT = {str(ROOT)!r}\nimport sys\nsys.path.insert(0, ROOT + '/training')\n{IMPORTS}"
+    output = run_python("-c", code).stdout
+    names = json.loads(output.partition("NAMES ")[2])
+    assert any(file.endswith("training/loop.py") for file in names)
+    assert {file: listed for file, listed in names.items() if len(listed) > 1} == {}

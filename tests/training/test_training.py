@@ -1,0 +1,386 @@
+"""The two stages, run as their scripts run them: what learns, what stays, what is left on disk, and how it goes on."""
+
+import json
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset, Image
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoProcessor
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import MOBILENET, VIT, XLM_ROBERTA, make_model, recipe_fields, student_config
+from training import align, distill
+from training.checkpoint import list_checkpoints
+from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
+from training.loop import learning_rate_at
+from training.students import build_student
+from training.teachers import Teacher, weights_fingerprint
+
+
+def run(recipe: TrainingRecipe) -> Path:
+    (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
+    return Path(recipe.output_dir)
+
+
+def read_log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def losses(folder: Path, name: str = "loss") -> list[float]:
+    return [line[name] for line in read_log(folder) if "loss" in line]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps the precision of the first run of a process; every test stands for a process of its own."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def source(corpus) -> str:
+    return str(corpus / "train.parquet")
+
+
+@pytest.fixture
+def distill_recipe(tmp_path, source, teacher_folder):
+    def build(**fields) -> DistillRecipe:
+        fields = {"teacher": str(teacher_folder), "student": student_config()} | fields
+        return DistillRecipe(**recipe_fields(fields.pop("output_dir", tmp_path / "distilled"), source, **fields))
+
+    return build
+
+
+@pytest.fixture
+def align_recipe(tmp_path, source, teacher_folder):
+    def build(**fields) -> AlignRecipe:
+        fields = {"teacher": str(teacher_folder), "new_student": student_config(), "anchor_weight": 1.0} | fields
+        return AlignRecipe(**recipe_fields(tmp_path / "aligned", source, **fields))
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def kept_run(tmp_path_factory, source, teacher_folder) -> tuple[DistillRecipe, Path]:
+    """An unbroken run of six steps with a checkpoint every two, of which three are kept. Read only."""
+    folder = tmp_path_factory.mktemp("kept") / "distilled"
+    fields = recipe_fields(folder, source, max_steps=6, save_every=2, keep_checkpoints=3)
+    recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields)
+    return recipe, run(recipe)
+
+
+def initial_weights(recipe: DistillRecipe) -> dict[str, torch.Tensor]:
+    student, _ = build_student(recipe.student, ["en", "zh"], Teacher.from_pretrained(recipe.teacher), recipe.seed)
+    return student.state_dict()
+
+
+def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+
+
+# what is learnt
+
+
+def test_stage_1_brings_every_loss_down(distill_recipe):
+    folder = run(distill_recipe(max_steps=30, batch_size=16, learning_rate=3e-3))
+    for name in ("vision_map", "vision_embedding", "text_map", "text_embedding", "loss"):
+        values = losses(folder, name)
+        assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
+
+
+def test_stage_2_brings_every_loss_down(align_recipe):
+    folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
+    for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
+        values = losses(folder, name)
+        assert sum(values[-5:]) < 0.95 * sum(values[:5]), name
+
+
+def test_stage_1_loss_is_the_weighted_sum_of_its_parts(distill_recipe):
+    folder = run(distill_recipe(map_weight=0.5, embedding_weight=3.0))
+    for line in (line for line in read_log(folder) if "loss" in line):
+        maps, embeddings = (line["vision_" + n] + line["text_" + n] for n in ("map", "embedding"))
+        assert line["loss"] == pytest.approx(0.5 * maps + 3.0 * embeddings, abs=1e-4)
+
+
+def test_stage_2_loss_is_the_weighted_mean_over_languages_and_the_anchor(align_recipe):
+    fields = {"language_weights": {"en": 1.0, "zh": 3.0}, "contrastive_weight": 0.5, "anchor_weight": 2.0}
+    for line in (line for line in read_log(run(align_recipe(**fields))) if "loss" in line):
+        contrastive = 0.5 * (line["contrastive_en"] + 3 * line["contrastive_zh"]) / 4
+        anchor = 2.0 * (line["anchor_image"] + line["anchor_text"])
+        assert line["loss"] == pytest.approx(contrastive + anchor, abs=2e-4)
+
+
+@pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
+def test_a_tower_that_is_not_chosen_stays_as_it_was_to_the_bit(distill_recipe, tower, other):
+    recipe = distill_recipe(tower=tower)
+    names = changed(initial_weights(recipe), weights(run(recipe)))
+    parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
+    assert names and all(name.startswith(parts[tower]) for name in names)
+    line = read_log(Path(recipe.output_dir))[1]
+    assert {f"{tower}_map", f"{tower}_embedding"} <= set(line) and not [
+        name for name in line if name.startswith(other)
+    ]
+
+
+def test_both_towers_at_once_equal_each_alone(distill_recipe, tmp_path):
+    # no weight is shared, and with dropout off nothing random is either
+    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    fields = {"student": student_config(text_config=text), "max_grad_norm": 1e9}
+    both = weights(run(distill_recipe(**fields)))
+    alone = weights(run(distill_recipe(**fields, tower="vision", output_dir=str(tmp_path / "vision"))))
+    for name, tensor in alone.items():
+        if name.startswith(("vision_model.", "visual_projection.")):
+            torch.testing.assert_close(both[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_layers_keep_weights_and_statistics(distill_recipe):
+    frozen = ["vision_model.timm_model.conv_stem", "vision_model.timm_model.bn1", "text_model.embeddings"]
+    recipe = distill_recipe(freeze=frozen)
+    names = changed(initial_weights(recipe), weights(run(recipe)))
+    assert not [name for name in names if name.startswith(tuple(frozen))]
+    # the others learn, and follow the batches
+    assert [name for name in names if name.startswith("vision_model.timm_model.blocks") and "running_mean" in name]
+    assert [name for name in names if name.startswith("text_model.encoder")]
+
+
+def test_freezing_what_is_not_there_is_refused(distill_recipe):
+    with pytest.raises(ValueError, match=r"freeze: no parameter .* starts with 'vision_model\.no_layer'"):
+        run(distill_recipe(freeze=["vision_model.no_layer"]))
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_stage_2_keeps_batch_norm_statistics_if_told_so(align_recipe, kept_run, is_frozen):
+    recipe = align_recipe(student=str(kept_run[1]), new_student=None, freeze_batch_norm=is_frozen)
+    names = changed(weights(kept_run[1]), weights(run(recipe)))
+    assert bool([name for name in names if "running_" in name]) is not is_frozen
+    assert "logit_scale" in names and [name for name in names if name.startswith("vision_model.")]
+
+
+def test_teacher_with_other_tokens_gives_pooled_text_targets_only(distill_recipe, altclip_folder, teacher_folder):
+    student = student_config(tokenizer=str(teacher_folder))
+    line = read_log(run(distill_recipe(teacher=str(altclip_folder), student=student)))[-2]
+    assert {"vision_map", "vision_embedding", "text_embedding"} <= set(line) and "text_map" not in line
+
+
+def test_teacher_with_the_same_tokens_gives_token_targets(distill_recipe, altclip_folder):
+    line = read_log(run(distill_recipe(teacher=str(altclip_folder))))[-2]
+    assert {"vision_map", "vision_embedding", "text_map", "text_embedding"} <= set(line)
+
+
+def test_training_leaves_the_teacher_as_it_is(distill_recipe, teacher_folder):
+    before = weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder))
+    run(distill_recipe())
+    assert weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder)) == before
+
+
+def test_cached_targets_train_in_both_stages_from_one_cache(distill_recipe, align_recipe, tmp_path):
+    cached = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 2}
+    distilled = run(distill_recipe(**cached, max_steps=3))
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    aligned = run(align_recipe(**cached, max_steps=3, student=str(distilled), new_student=None))
+    assert all(math.isfinite(value) for folder in (distilled, aligned) for value in losses(folder))
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+
+
+def test_gradient_checkpointing_changes_memory_and_not_the_result(distill_recipe, tmp_path):
+    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    fields = {"student": student_config(vision_config=VIT, text_config=text), "max_steps": 1}
+    plain = weights(run(distill_recipe(**fields)))
+    lean = weights(run(distill_recipe(**fields, gradient_checkpointing=True, output_dir=str(tmp_path / "lean"))))
+    for name, tensor in plain.items():
+        torch.testing.assert_close(lean[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_bf16_trains(distill_recipe):
+    folder = run(distill_recipe(mixed_precision="bf16"))
+    assert all(math.isfinite(value) for value in losses(folder))
+    assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
+
+
+def test_stage_2_without_a_teacher_has_no_anchor(align_recipe, kept_run):
+    folder = run(align_recipe(teacher=None, student=str(kept_run[1]), new_student=None, anchor_weight=0.0))
+    assert not [name for name in read_log(folder)[-2] if name.startswith("anchor")]
+
+
+# bad input
+
+
+def test_language_weights_other_than_the_data_are_refused(align_recipe):
+    with pytest.raises(
+        ValueError, match=r"language_weights names \['en', 'fr'\], data.caption_columns \['en', 'zh'\]"
+    ):
+        run(align_recipe(language_weights={"en": 1.0, "fr": 1.0}))
+
+
+def test_teacher_of_another_width_cannot_be_an_anchor(align_recipe, kept_run, tmp_path, processor):
+    make_model(VIT, projection_dim=24).save_pretrained(tmp_path / "wide")
+    processor.save_pretrained(tmp_path / "wide")
+    with pytest.raises(ValueError, match=r"embeds in 24 dimensions, the student in 16"):
+        run(align_recipe(teacher=str(tmp_path / "wide"), student=str(kept_run[1]), new_student=None))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(kept_run, tmp_path):
+    recipe, whole = kept_run
+    shutil.copytree(whole / "checkpoint-000002", tmp_path / "checkpoint-000002")
+    file = tmp_path / "checkpoint-000002/model.safetensors"
+    poisoned = load_file(file)
+    poisoned["visual_projection.weight"].fill_(float("nan"))
+    save_file(poisoned, file, metadata={"format": "pt"})
+    before = file.read_bytes()
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .* pictures \[\d+"):
+        run(replace(recipe, output_dir=str(tmp_path), resume=True, save_every=1))
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000002"]
+    assert file.read_bytes() == before and not (tmp_path / "model.safetensors").exists()
+
+
+def test_checkpoints_of_another_run_are_not_mixed_with_a_new_one(kept_run):
+    recipe, whole = kept_run
+    before = (whole / "log.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"output_dir: .* holds checkpoint-000006 of another run. Give --resume"):
+        run(recipe)
+    assert (whole / "log.jsonl").read_bytes() == before
+
+
+def test_damaged_pictures_are_skipped_counted_and_reported(distill_recipe, train_rows, tmp_path):
+    rows = train_rows.select(range(16)).cast_column("image", Image(decode=False)).to_list()
+    rows[3]["image"]["bytes"] = b"broken"
+    rows[5]["en"] = rows[5]["zh"] = ""
+    Dataset.from_list(rows).cast_column("image", Image()).to_parquet(tmp_path / "damaged.parquet")
+    data = DataConfig(train=str(tmp_path / "damaged.parquet"), max_skip_share=0.2)
+    result = distill.run(distill_recipe(data=data, max_steps=6, batch_size=8))
+    assert "picture does not decode: 1" in result.skipped and "caption: 1" in result.skipped
+    assert read_log(tmp_path / "distilled")[-1]["skipped"] == result.skipped
+
+
+# checkpoints
+
+
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path):
+    recipe, whole = kept_run
+    assert recipe.student.text_config["hidden_dropout_prob"] > 0
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    # what a run leaves that was killed in its fourth step
+    shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
+    (broken / ".checkpoint-000004.tmp").mkdir()
+    lines = (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    (broken / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]), encoding="utf-8")
+    run(replace(recipe, output_dir=str(broken), resume=True))
+    for name in ("model.safetensors", "checkpoint-000004/training_state/tensors.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert losses(broken) == losses(whole)
+    assert [line["step"] for line in read_log(broken) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+    assert {"event": "resumed", "step": 2}.items() <= read_log(broken)[3].items()
+
+
+def test_the_same_recipe_gives_the_same_model_twice(kept_run, tmp_path):
+    recipe, whole = kept_run
+    again = run(replace(recipe, output_dir=str(tmp_path / "again"), save_every=0))
+    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_another_seed_gives_another_model(kept_run, tmp_path):
+    recipe, whole = kept_run
+    other = run(replace(recipe, output_dir=str(tmp_path / "other"), seed=1, save_every=0))
+    assert (other / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
+
+
+def test_resume_without_a_checkpoint_starts_from_the_first_step(distill_recipe):
+    folder = run(distill_recipe(resume=True))
+    assert [line["step"] for line in read_log(folder) if "loss" in line] == [1, 2]
+
+
+def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_path):
+    recipe, whole = kept_run
+    shutil.copytree(whole / "checkpoint-000002", tmp_path / "x" / "checkpoint-000002")
+    with pytest.raises(ValueError, match=r"resume: .* trained with other parameters than this recipe has"):
+        run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True, tower="vision"))
+
+
+def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
+    recipe, whole = kept_run
+    shutil.copytree(whole, tmp_path / "x")
+    run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True))
+    assert (tmp_path / "x/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_only_the_last_checkpoints_are_kept(kept_run, tmp_path):
+    assert [path.name for path in list_checkpoints(kept_run[1])] == [f"checkpoint-00000{n}" for n in (2, 4, 6)]
+    folder = run(replace(kept_run[0], output_dir=str(tmp_path / "few"), keep_checkpoints=1))
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000006"]
+
+
+@pytest.mark.parametrize("name", [".", "checkpoint-000002", "checkpoint-000006"])
+def test_every_saved_folder_is_a_finished_hub_folder(kept_run, inputs, name):
+    folder = kept_run[1] / name
+    model = AutoModel.from_pretrained(folder).eval()
+    processor = AutoProcessor.from_pretrained(folder)
+    tokens = processor(text=["红苹果", "red apple"], return_tensors="pt")
+    with torch.no_grad():
+        assert model(**tokens, pixel_values=inputs["pixel_values"]).logits_per_image.isfinite().all()
+    files = {path.name for path in folder.iterdir()}
+    assert files >= {
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "configuration_dcclip.py",
+        "modeling_dcclip.py",
+        "processing_dcclip.py",
+        "README.md",
+        "recipe.yaml",
+    }
+
+
+def test_the_final_folder_equals_the_last_checkpoint(kept_run):
+    last = kept_run[1] / "checkpoint-000006"
+    for file in (path for path in last.iterdir() if path.is_file()):
+        assert file.read_bytes() == (kept_run[1] / file.name).read_bytes()
+
+
+def test_nothing_on_disk_is_a_pickle_or_half_written(kept_run):
+    files = [path for path in kept_run[1].rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml"}
+    assert not [path for path in kept_run[1].rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+
+
+def test_the_recipe_beside_the_weights_is_the_one_that_ran(kept_run):
+    recipe, folder = kept_run
+    for saved in (folder, folder / "checkpoint-000004"):
+        assert parse_recipe(DistillRecipe, ["--config", str(saved / "recipe.yaml")]) == recipe
+
+
+def test_the_log_has_a_line_a_step_between_start_and_finish(kept_run):
+    log = read_log(kept_run[1])
+    assert (log[0]["event"], log[-1]["event"]) == ("started", "finished")
+    assert [line["step"] for line in log[1:-1]] == [1, 2, 3, 4, 5, 6]
+    assert {"loss", "learning_rate", "pictures_per_s", "vision_map", "text_map"} <= set(log[1])
+    assert log[-1]["skipped"] == "none skipped"
+
+
+def test_learning_rate_warms_up_and_falls_to_nothing(kept_run):
+    recipe = replace(kept_run[0], max_steps=100, warmup_steps=10, learning_rate=1.0)
+    rates = [learning_rate_at(step, recipe) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1, abs=0.05)
+    assert rates[:9] == sorted(rates[:9]) and rates[12:] == sorted(rates[12:], reverse=True)
+    assert rates[-1] < 0.001
+    assert learning_rate_at(50, replace(recipe, schedule="constant")) == 1.0
+
+
+def test_a_new_student_stands_in_where_stage_1_has_not_run(align_recipe, tmp_path, kept_run):
+    folder = run(align_recipe(student=str(tmp_path / "nowhere"), new_student=student_config(vision_config=MOBILENET)))
+    assert DCCLIPModel.from_pretrained(folder).config.vision_width == 480
+    chosen = run(align_recipe(student=str(kept_run[1]), max_steps=1, learning_rate=0.0))
+    for name, tensor in weights(kept_run[1]).items():
+        assert torch.equal(weights(chosen)[name], tensor), name  # it started from stage 1's, and learnt nothing
