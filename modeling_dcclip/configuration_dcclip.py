@@ -34,7 +34,9 @@ class DCCLIPConfig(PreTrainedConfig):
         teacher_license: licence of the teacher's weights.
 
     Raises:
-        ValueError: a value is out of range; the message names the field.
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names
+        the field.
+        ValueError: a tower config without a model type.
     """
 
     model_type: ClassVar[str] = "dcclip"

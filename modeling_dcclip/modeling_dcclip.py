@@ -74,7 +74,7 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
         if module is self and hasattr(self, "logit_scale"):
             nn.init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
-    def gradient_checkpointing_enable(self, *args, **kwargs):
+    def activation_checkpointing_enable(self, *args, **kwargs):
         """Switch on activation checkpointing in every tower that offers it.
 
         Raises:
@@ -86,13 +86,13 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
                 f"No tower of this {type(self).__name__} supports gradient checkpointing; train without it."
             )
         for tower in capable:
-            tower.gradient_checkpointing_enable(*args, **kwargs)
+            tower.activation_checkpointing_enable(*args, **kwargs)
 
-    def gradient_checkpointing_disable(self):
+    def activation_checkpointing_disable(self):
         """Switch it off again."""
         for tower in self._towers():
             if tower.supports_gradient_checkpointing:
-                tower.gradient_checkpointing_disable()
+                tower.activation_checkpointing_disable()
 
     def _towers(self) -> list[PreTrainedModel]:
         return [getattr(self, name) for name in ("vision_model", "text_model") if hasattr(self, name)]

@@ -27,7 +27,7 @@ def run(recipe: AlignRecipe) -> TrainingResult:
     languages = list(recipe.data.caption_columns)
     student, processor = _open_student(recipe, languages, teacher)
     if recipe.gradient_checkpointing:
-        student.gradient_checkpointing_enable()
+        student.activation_checkpointing_enable()
     if teacher is not None and teacher.projection_dim != student.config.projection_dim:
         raise ValueError(
             f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "

@@ -77,6 +77,7 @@ def _eval_results(results: Results | None) -> list[EvalResult] | None:
             task_type="zero-shot-image-classification",
             dataset_type=row.set,
             dataset_name=f"{row.set} ({row.language})",
+            dataset_config=row.language,  # rows that differ in nothing else would be merged into one result
             metric_type=row.metric,
             metric_value=round(row.value, 4),
         )

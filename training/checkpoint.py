@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import write_card
@@ -42,9 +43,18 @@ class Artefact:
     def save(self, folder: Path):
         """Write weights, config, remote code, processor, tokenizer, recipe and card."""
         self.student.save_pretrained(folder)
+        forget_last_call(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
         save_recipe(self.recipe, folder)
         write_card(folder)
+
+
+def forget_last_call(tokenizer: PreTrainedTokenizerBase):
+    """Fast tokenizers remember padding, truncation and loading options of their last use; a saved one should not."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    for option in ("max_length", "padding_side", "is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(option, None)
 
 
 def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: torch.optim.Optimizer):

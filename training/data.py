@@ -73,11 +73,14 @@ class SkipReport:
     Args:
         total: samples in the source.
         max_share: largest share of them that may be skipped, 0..1.
+        causes: why a sample was skipped, by row.
+        captions: unusable or cut captions by cause and language; their samples may have others and go on.
     """
 
     total: int
     max_share: float
     causes: dict[int, str] = field(default_factory=dict)
+    captions: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: int, cause: str):
         """Count row number `row`, once, however often it is met.
@@ -94,10 +97,9 @@ class SkipReport:
             )
 
     def __str__(self) -> str:
-        return (
-            ", ".join(f"{cause}: {count}" for cause, count in Counter(self.causes.values()).most_common())
-            or "none skipped"
-        )
+        samples = [f"{cause}: {count}" for cause, count in Counter(self.causes.values()).most_common()]
+        captions = [f"{cause}: {count}" for cause, count in self.captions.most_common()]
+        return ", ".join(samples or ["none skipped"]) + (f"; captions: {', '.join(captions)}" if captions else "")
 
 
 class PairDataset(torch.utils.data.Dataset):
@@ -109,7 +111,7 @@ class PairDataset(torch.utils.data.Dataset):
         tokenizer: the student's.
         teacher_tokenizer: the teacher's, where it differs.
         picture_size: edge S of the decoded pictures, in pixels.
-        max_text_length: longest caption in tokens; longer ones are cut, and counted in `num_truncated`.
+        max_text_length: longest caption in tokens; longer ones are cut, and counted.
 
     Raises:
         ValueError: a column is missing.
@@ -142,8 +144,9 @@ class PairDataset(torch.utils.data.Dataset):
         self.fingerprint = rows._fingerprint  # `datasets` keys its own caches with it
         self.captions = self._check_captions(rows)
         self.caption_ids = {text: number for number, text in enumerate(sorted(self._all_texts()))}
-        longest = max(map(len, tokenizer(list(self.caption_ids)).input_ids), default=0) if self.caption_ids else 0
-        self.is_truncating = longest > max_text_length
+        lengths = [len(ids) for ids in tokenizer(list(self.caption_ids)).input_ids] if self.caption_ids else []
+        if num_truncated := sum(length > max_text_length for length in lengths):
+            self.skipped.captions[f"cut to {max_text_length} tokens"] = num_truncated
         self.usable_rows = np.array([row for row in range(len(rows)) if row not in self.skipped.causes])
         if not len(self.usable_rows):
             raise ValueError(f"data: {config.train!r} has no usable row ({self.skipped}).")
@@ -156,23 +159,19 @@ class PairDataset(torch.utils.data.Dataset):
         return {text for captions in self.captions.values() for texts in captions.values() for text in texts}
 
     def _check_captions(self, rows: Dataset) -> dict[int, dict[str, list[str]]]:
-        """Captions of every row by language; rows without a usable one are skipped and counted."""
+        """Captions of every row by language; what is unusable is counted, and a row without any is skipped."""
         columns = {language: rows[column] for language, column in self.config.caption_columns.items()}
         captions: dict[int, dict[str, list[str]]] = {}
         for row in range(len(rows)):
-            captions[row] = {}
-            cause = "no caption"
+            captions[row], causes = {}, []
             for language, column in columns.items():
-                cell = column[row]
-                texts = cell if isinstance(cell, list) else [] if cell is None else [cell]
-                if not all(isinstance(text, str) for text in texts):
-                    cause = "caption is not a string"
-                elif texts := [text.strip() for text in texts if text.strip()]:
+                texts, lost = usable_captions(column[row])
+                causes += lost
+                self.skipped.captions.update(f"{cause} ({language})" for cause in lost)
+                if texts:
                     captions[row][language] = texts
-                else:
-                    cause = "empty caption"
             if not captions[row]:
-                self.skipped.add(row, cause)
+                self.skipped.add(row, causes[0])
         return captions
 
     def __len__(self) -> int:
@@ -220,6 +219,21 @@ class PairDataset(torch.utils.data.Dataset):
         return tokens
 
 
+def usable_captions(cell: Any) -> tuple[list[str], list[str]]:
+    """The captions in one cell, stripped, and for each unusable one the cause."""
+    if cell is None or cell == []:
+        return [], ["no caption"]
+    texts, lost = [], []
+    for text in cell if isinstance(cell, list) else [cell]:
+        if not isinstance(text, str):
+            lost.append("no caption" if text is None else "caption is not a string")
+        elif text.strip():
+            texts.append(text.strip())
+        else:
+            lost.append("empty caption")
+    return texts, lost
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:
     """`input_ids` and `attention_mask`, both (T, L) int64, padded on the right to the longest text."""
     tokens = tokenizer(
@@ -244,7 +258,7 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
         return "no picture"
     try:
         with PILImage.open(BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]) as image:
-            image = image.convert("RGB") if image.mode in ("RGB", "L") else _on_white(image)
+            image = to_rgb(image)
     except PILImage.DecompressionBombError:
         return "decompression bomb"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
@@ -260,8 +274,10 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
 
 
-def _on_white(image: PILImage.Image) -> PILImage.Image:
-    """Transparent pictures on white: that is how they are drawn to be seen."""
+def to_rgb(image: PILImage.Image) -> PILImage.Image:
+    """Any mode to RGB; transparent pictures on white, which is how they are drawn to be seen."""
+    if image.mode in ("RGB", "L"):
+        return image.convert("RGB")
     image = image.convert("RGBA")
     canvas = PILImage.new("RGBA", image.size, "white")
     return PILImage.alpha_composite(canvas, image).convert("RGB")
@@ -311,23 +327,39 @@ class KeyedBatches:
 
 
 class _Loader(torch.utils.data.Dataset):
-    """What a DataLoader worker does: look up a (row, view)."""
+    """What a DataLoader worker does: look up a (row, view), or the next row whose picture decodes.
+
+    Batches are always full, so that every process has a batch at every step.
+    """
 
     def __init__(self, dataset: PairDataset):
         self.dataset = dataset
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[int, int, Tensor | str]:
+    def __getitem__(self, key: tuple[int, int]) -> list[tuple[int, int, Tensor | str]]:
+        """All tries: the last one is a picture, those before say why they are none."""
         row, view = key
-        return row, view, self.dataset[row]
+        rows = self.dataset.usable_rows
+        first = int(np.searchsorted(rows, row))
+        tries: list[tuple[int, int, Tensor | str]] = []
+        for position in range(first, first + len(rows)):
+            row = int(rows[position % len(rows)])
+            tries.append((row, view, self.dataset[row]))
+            if isinstance(tries[-1][2], Tensor):
+                return tries
+        raise ValueError(f"data: no picture of {self.dataset.config.train!r} decodes ({tries[0][2]}). Mend the data.")
+
+    def collate(self, samples: list[list[tuple[int, int, Tensor | str]]]) -> dict[str, Any]:
+        return self.dataset.collate([sample for tries in samples for sample in tries])
 
 
 def make_loader(dataset: PairDataset, batches: KeyedBatches) -> DataLoader:
     """A DataLoader of the batch dicts of this module's docstring; skipped pictures stand under `skipped`."""
     workers = dataset.config.workers
+    loader = _Loader(dataset)
     return DataLoader(
-        _Loader(dataset),
+        loader,
         batch_sampler=batches,
-        collate_fn=dataset.collate,
+        collate_fn=loader.collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),

@@ -21,7 +21,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     languages = list(recipe.data.caption_columns)
     student, processor = build_student(recipe.student, languages, teacher, recipe.seed)
     if recipe.gradient_checkpointing:
-        student.gradient_checkpointing_enable()
+        student.activation_checkpointing_enable()
     inputs = open_inputs(recipe, student, processor, teacher, accelerator)
     task = DistillTask(
         student,

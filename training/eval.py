@@ -4,7 +4,7 @@ python training/eval.py --model runs/demo/model --data unseen=TEST.parquet --cla
 --output_dir out
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -21,7 +21,7 @@ class EvalOptions:
         model: folder or Hub id of a model with image and text features; several are a list.
         data: labelled sets, NAME=SOURCE; SOURCE is a parquet file, a folder, a Hub id or `module:function`.
         class_names: JSON list of {language: name}, one entry a class.
-        language: languages of the candidates (ISO 639-1 codes).
+        language: languages of the candidates (ISO 639-1 codes); en and zh where none is given.
         output_dir: where results.json goes.
         split: of the data, where there are several.
         image_column: column of the pictures.
@@ -35,7 +35,7 @@ class EvalOptions:
     data: list[str]
     class_names: str
     output_dir: str
-    language: list[str] = field(default_factory=lambda: ["en", "zh"])
+    language: list[str]
     split: str = "test"
     image_column: str = "image"
     label_column: str = "label"
@@ -49,15 +49,17 @@ def main(argv: list[str] | None = None) -> Results:
     parser = ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="options in YAML")
     for name in ("model", "data", "language"):  # several values, or the option several times
-        parser.add_argument(
-            f"--{name}", nargs="+", action="extend", type=str, default=["en", "zh"] if name == "language" else []
-        )
+        parser.add_argument(f"--{name}", nargs="+", action="extend", type=str, default=[])
     parser.add_class_arguments(EvalOptions, skip={"model", "data", "language"})
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
     except ArgumentError as error:
         parser.exit(2, f"eval: {error}\n")
     values.pop("config")
+    values["language"] = values["language"] or ["en", "zh"]  # a default that is extended could not be replaced
+    for name in ("model", "data"):
+        if not values[name]:
+            parser.exit(2, f"eval: --{name} is missing. See --help.\n")
     options = EvalOptions(**values)
     class_names = ClassNames.read(options.class_names, options.label_language)
     sets = {}

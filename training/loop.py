@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -101,7 +102,8 @@ def train(
     if accelerator.is_main_process:
         task.eval()
         checkpoint.save_final(artefact)
-    accelerator.wait_for_everyone()
+    for row, cause in gather_object(list(dataset.skipped.causes.items())):  # what the other processes met
+        dataset.skipped.add(row, cause)
     result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
     log.write(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
@@ -126,9 +128,8 @@ def _batches(
     for step, batch in enumerate(make_loader(dataset, batches), start=start):
         for row, cause in batch.pop("skipped"):
             dataset.skipped.add(row, cause)
-        if batch:  # a batch of which no picture decodes is empty; all of them are counted
-            torch.manual_seed(int(keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0] * 2**53))
-            yield step, {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        torch.manual_seed(int(keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0] * 2**53))
+        yield step, {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
 
 def _step(

@@ -59,3 +59,10 @@ def test_vision_tower_without_a_spatial_map_is_refused():
 def test_tower_pooling_of_a_tower_without_pooled_output_is_refused():
     with pytest.raises(ValueError, match=r"vision_pooling='tower', but 'mobilenetv4_conv_small_050' has no pooled"):
         DCCLIPModel(make_config(MOBILENET, vision_pooling="tower"))
+
+
+def test_unknown_keys_are_kept_and_change_nothing_else():
+    # transformers keeps them, so that a newer folder's config survives an older version; a typo is not caught here
+    config, plain = make_config(projection_dimm=5), make_config()
+    assert config.projection_dimm == 5
+    assert {key: value for key, value in config.to_dict().items() if key != "projection_dimm"} == plain.to_dict()

@@ -148,15 +148,15 @@ def test_gradient_checkpointing_gives_equal_gradients(vision, inputs):
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     plain = make_model(VISIONS[vision], text).train()
     lean = copy.deepcopy(plain)
-    lean.gradient_checkpointing_enable()
-    assert lean.is_gradient_checkpointing and not plain.is_gradient_checkpointing
+    lean.activation_checkpointing_enable()
+    assert lean.is_activation_checkpointing and not plain.is_activation_checkpointing
     for model in (plain, lean):
         model(**inputs, return_loss=True).loss.backward()
     gradients = dict(lean.named_parameters())
     for name, parameter in plain.named_parameters():
         torch.testing.assert_close(gradients[name].grad, parameter.grad, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: n)
-    lean.gradient_checkpointing_disable()
-    assert not lean.is_gradient_checkpointing
+    lean.activation_checkpointing_disable()
+    assert not lean.is_activation_checkpointing
 
 
 @torch.no_grad()

@@ -49,6 +49,16 @@ def test_results_stand_in_the_text_and_in_the_front_matter(folder):
     assert "# a-title" in card.text and "Not evaluated yet." not in card.text
 
 
+def test_languages_stay_apart_in_the_front_matter(folder):
+    rows = [
+        Row("student", "aligned", "a_set", "class-names", lang, "top1", value)
+        for lang, value in (("en", 0.1), ("zh", 0.2))
+    ]
+    write_card(folder, Results({}, rows))
+    found = ModelCard.load(folder / "README.md").data.eval_results
+    assert {(result.dataset_config, result.metric_value) for result in found} == {("en", 0.1), ("zh", 0.2)}
+
+
 def test_teacher_and_data_are_named(folder):
     text = ModelCard.load(folder / "README.md").text
     assert "some/teacher" in text and "some/pictures" in text

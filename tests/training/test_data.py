@@ -103,13 +103,21 @@ def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
 
 @pytest.mark.parametrize(
     ("captions", "cause"),
-    [(["frog", None, "cat"], "no caption|empty caption"), (["frog", " ", "cat"], "empty caption")],
+    [(["frog", None, "cat"], "no caption"), (["frog", " ", "cat"], "empty caption")],
 )
 def test_row_without_a_caption_is_skipped_and_counted(dataset, pictures, captions, cause):
     rows = make_rows([cell(picture) for picture in pictures[:3]], en=captions)
     built = dataset(rows, ("en",), max_skip_share=0.5)
     assert built.usable_rows.tolist() == [0, 2]
-    assert list(built.skipped.causes) == [1] and built.skipped.causes[1] in cause.split("|")
+    assert list(built.skipped.causes) == [1] and built.skipped.causes[1] == cause
+
+
+def test_caption_lost_in_one_language_is_counted_and_the_other_still_used(dataset, pictures):
+    rows = make_rows([cell(picture) for picture in pictures[:3]], en=["frog", "fox", "cat"], zh=["青蛙", None, " "])
+    built = dataset(rows, ("en", "zh"))
+    assert built.usable_rows.tolist() == [0, 1, 2] and not built.skipped.causes
+    assert built.skipped.captions == {"no caption (zh)": 1, "empty caption (zh)": 1}
+    assert "no caption (zh): 1" in str(built.skipped)
 
 
 def test_captions_that_are_numbers_are_skipped_and_counted(dataset, pictures):
@@ -175,7 +183,7 @@ def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
 def test_texts_beyond_the_limit_are_cut_and_keep_their_end_token(train_rows, tokenizer):
     built = PairDataset(train_rows, DataConfig(train="tiny"), tokenizer, 64, 6)
     batch = built.collate([(row, 0, built[row]) for row in range(10)])
-    assert built.is_truncating and batch["input_ids"].shape[1] == 6
+    assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
     full = batch["attention_mask"].all(1)
     assert full.any() and (batch["input_ids"][full, -1] == tokenizer.eos_token_id).all()
 
@@ -234,6 +242,22 @@ def test_damaged_pictures_leave_the_batch_and_are_named(dataset, pictures):
     assert batch["skipped"] == [(1, "picture does not decode")]
     assert batch["picture_ids"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
     assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "picture does not decode")]}
+
+
+def test_a_damaged_picture_is_replaced_by_the_next_one_so_that_batches_stay_full(dataset, pictures):
+    cells = [cell(picture) for picture in pictures[:4]]
+    cells[1] = {"bytes": b"broken", "path": None}
+    built = dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
+    for batch in make_loader(built, key_batches(built.usable_rows, batch_size=1, stop=4)):
+        assert len(batch["pictures"]) == 1 and batch["picture_ids"].item() != 1
+        if batch["skipped"]:
+            assert batch["skipped"] == [(1, "picture does not decode")] and batch["picture_ids"].item() == 2
+
+
+def test_data_without_one_picture_that_decodes_are_refused(dataset):
+    built = dataset(make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",))
+    with pytest.raises(ValueError, match="no picture of 'tiny' decodes"):
+        list(make_loader(built, key_batches(built.usable_rows, batch_size=1, stop=1)))
 
 
 def test_memory_gives_the_same_pictures(dataset):

@@ -81,7 +81,6 @@ def evaluated(aligned, teacher_folder, corpus, run_python) -> tuple[Path, str]:
     return aligned / "out" / "results.json", process.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="--language adds to the default languages instead of replacing them")
 def test_evaluation_writes_every_model_set_language_and_metric(evaluated, aligned, teacher_folder):
     content = json.loads(evaluated[0].read_text(encoding="utf-8"))
     assert len(content["rows"]) == 2 * 2 * 2 * 2
@@ -90,7 +89,6 @@ def test_evaluation_writes_every_model_set_language_and_metric(evaluated, aligne
     assert "unseen_style" in evaluated[1] and str(evaluated[0]) in evaluated[1]
 
 
-@pytest.mark.xfail(strict=True, reason="--language adds to the default languages instead of replacing them")
 def test_the_language_named_is_the_only_one_measured(aligned, corpus, tmp_path):
     # in this process: the same entry point, without another start-up
     data = f"unseen={corpus / 'unseen_style.parquet'}"

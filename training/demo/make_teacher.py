@@ -15,11 +15,12 @@ from pathlib import Path
 
 import timm
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
+from training.checkpoint import forget_last_call
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.demo.corpus import load_train
 from training.loop import LOG_FILE
@@ -48,6 +49,7 @@ def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) ->
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
+    tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(sorted(set(texts)), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
@@ -128,7 +130,9 @@ def export(recipe: AlignRecipe):
     folder = Path(recipe.output_dir)
     TEACHER_FOLDER.mkdir(exist_ok=True)
     DCCLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(TEACHER_FOLDER)
-    DCCLIPProcessor.from_pretrained(folder).save_pretrained(TEACHER_FOLDER)
+    processor = DCCLIPProcessor.from_pretrained(folder)
+    forget_last_call(processor.tokenizer)
+    processor.save_pretrained(TEACHER_FOLDER)
     save_recipe(recipe, TEACHER_FOLDER)
     shutil.copy(folder / LOG_FILE, TEACHER_FOLDER / LOG_FILE)
     for code in TEACHER_FOLDER.glob("*.py"):

@@ -1,5 +1,3 @@
-import pytest
-
 from training.demo.make_teacher import train_tokenizer
 
 TEXTS = ["red apple", "woman farmer: medium-dark skin tone", "红苹果", "女农民 中等-深肤色"]
@@ -24,7 +22,6 @@ def test_the_order_of_the_texts_does_not_matter():
     assert straight.backend_tokenizer.to_str() == reverse.backend_tokenizer.to_str()
 
 
-@pytest.mark.xfail(strict=True, reason="the tokenizer has no byte-level decoder")
 def test_decoding_gives_the_text_back(tokenizer):
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]

@@ -108,7 +108,6 @@ def test_several_templates_are_averaged(model):
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="evaluation draws transparent pictures on black, training on white")
 def test_transparent_pictures_are_seen_as_in_training(model):
     clear = PILImage.new("RGBA", (64, 64), (0, 0, 0, 0))
     clear.paste((200, 0, 0, 255), (16, 16, 48, 48))
