@@ -121,7 +121,7 @@ class TrainingRecipe:
         keep_checkpoints: older ones are removed.
         resume: go on from the last checkpoint in `output_dir`, if there is one.
         teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
-            without it the teacher runs at every step, on ever new views.
+            without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
         teacher_views: cached views a picture.
     """
 

@@ -48,7 +48,8 @@ def open_inputs(
         max_text_length=student.config.max_text_length,
         teacher_tokenizer=None if shares_tokens else teacher.tokenizer,
     )
-    augment = Augment(recipe.augment, recipe.seed)
+    # stored views are the same for every seed, so that runs can share them
+    augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     grid = student.config.vision_grid
     targets: TargetSource | None = None
     if teacher is not None and recipe.teacher_cache is None:

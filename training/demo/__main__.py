@@ -78,9 +78,11 @@ class Demo:
         began = time.perf_counter()
         distill_recipe, align_recipe = self._recipes()
         self._measure(distill_recipe.teacher, "teacher", None, None)
+        shutil.rmtree(self.output_dir / CACHE_FOLDER, ignore_errors=True)
         for seed in self.options.seeds:
             folder = self.output_dir if seed == self.options.seeds[0] else self.output_dir / f"seed-{seed}"
             self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
+        shutil.rmtree(self.output_dir / CACHE_FOLDER, ignore_errors=True)
         meta = make_meta(
             data=f"{self.corpus.name}; {ATTRIBUTION}",
             seed=self.options.seeds[0],
@@ -115,9 +117,9 @@ class Demo:
 
     def _train_student(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
         """Untrained, distilled, aligned, on demand without a teacher; each is a Hub folder and is measured."""
-        for name in (*STAGE_FOLDERS, CACHE_FOLDER):  # of an earlier run
+        for name in STAGE_FOLDERS:  # of an earlier run
             shutil.rmtree(folder / name, ignore_errors=True)
-        cache = str(folder / CACHE_FOLDER)
+        cache = str(self.output_dir / CACHE_FOLDER)
         distill_recipe = replace(distill_recipe, output_dir=str(folder / "distilled"), teacher_cache=cache)
         align_recipe = replace(
             align_recipe, output_dir=str(folder / "aligned"), student=distill_recipe.output_dir, teacher_cache=cache
@@ -134,7 +136,6 @@ class Demo:
         self._measure(align_recipe.output_dir, "student", "aligned", align_recipe.seed)
         if self.options.compare:
             self._train_without_teacher(distill_recipe, align_recipe, folder)
-        shutil.rmtree(cache, ignore_errors=True)
 
     def _train_without_teacher(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
         """The same towers from random weights, the same pictures a step, as many steps as both stages together."""
