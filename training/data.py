@@ -17,6 +17,7 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -252,13 +253,10 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
     Returns:
         (3, size, size) uint8, or the reason why the picture cannot be used.
     """
-    from io import BytesIO
-
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return "no picture"
     try:
-        with PILImage.open(BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]) as image:
-            image = to_rgb(image)
+        image = open_picture(cell)
     except PILImage.DecompressionBombError:
         return "decompression bomb"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
@@ -272,6 +270,12 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
     left, top = (image.width - size) // 2, (image.height - size) // 2
     image = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def open_picture(cell: dict) -> PILImage.Image:
+    """The RGB picture in a cell `{"bytes": ..., "path": ...}`; what Pillow raises on damaged files passes through."""
+    with PILImage.open(BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]) as image:
+        return to_rgb(image)
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:

@@ -5,13 +5,12 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.resources import files
-from io import BytesIO
 from pathlib import Path
 
 import torch
 from datasets import Dataset, Image
-from PIL import Image as PILImage
 
+from training.data import open_picture
 from training.demo.corpus import ATTRIBUTION
 from training.results import Results, Row
 from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings
@@ -179,7 +178,7 @@ def plot_contact_sheet(
             row, column = divmod(number, columns)
             place = 2 * (set_number * rows_per_set + row)
             picture, answers = (figure.add_subplot(grid[place + below, column]) for below in (0, 1))
-            picture.imshow(PILImage.open(BytesIO(pngs[number]["image"]["bytes"])).convert("RGB"))
+            picture.imshow(open_picture(pngs[number]["image"]))
             for axis in (picture, answers):
                 axis.axis("off")
             lines = [f"never seen: {name.removeprefix('unseen_')}"]

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
-from training.data import to_rgb
+from training.data import open_picture
 from training.metrics import top_k_accuracy, wilson_interval
 from training.results import Row
 
@@ -169,7 +168,7 @@ def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
 
 def _open(cell: dict, row: int) -> PILImage.Image:
     try:
-        return to_rgb(PILImage.open(BytesIO(cell["bytes"]) if cell["bytes"] is not None else cell["path"]))
+        return open_picture(cell)
     except (OSError, ValueError, SyntaxError) as error:
         raise ValueError(
             f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
