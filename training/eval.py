@@ -10,7 +10,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from training.data import load_source
 from training.results import Results, make_meta
-from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
+from training.zero_shot.classify import ClassNames, ZeroShotModel, encode, evaluate, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +29,8 @@ class EvalOptions:
         label_language: language in which the data name their labels.
         stage: written to the rows.
         seed: of the model's training, written to the rows.
+        text_model: folder or Hub id of another model that reads the candidates, such as the teacher of the one that
+            sees the pictures: whether their embeddings can be compared.
     """
 
     model: list[str]
@@ -42,6 +44,7 @@ class EvalOptions:
     label_language: str = "en"
     stage: str | None = None
     seed: int | None = None
+    text_model: str | None = None
 
 
 def main(argv: list[str] | None = None) -> Results:
@@ -67,17 +70,19 @@ def main(argv: list[str] | None = None) -> Results:
         name, _, source = entry.rpartition("=")
         sets[name or source] = load_source(source, options.split)
     results = Results(make_meta(data=" ".join(options.data), seed=options.seed, class_names=options.class_names))
-    for model in options.model:
-        results.rows += evaluate(
-            ZeroShotModel.from_pretrained(model),
-            sets,
-            class_names,
-            options.language,
-            options.label_column,
-            options.image_column,
-            stage=options.stage,
-            seed=options.seed,
-        )
+    fields = {"label_column": options.label_column, "stage": options.stage, "seed": options.seed}
+    reader = None
+    if options.text_model is not None:
+        reader = encode(ZeroShotModel.from_pretrained(options.text_model), {}, class_names, options.language)
+    for name in options.model:
+        model = ZeroShotModel.from_pretrained(name)
+        if reader is None:
+            results.rows += evaluate(
+                model, sets, class_names, options.language, image_column=options.image_column, **fields
+            )
+        else:
+            seen = encode(model, sets, class_names, [], options.image_column)
+            results.rows += score(seen, reader, sets, class_names, **fields)
     path = results.write(options.output_dir)
     print(f"{results.table()}\n\n{path}")
     return results

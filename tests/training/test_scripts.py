@@ -99,6 +99,14 @@ def test_the_language_named_is_the_only_one_measured(aligned, corpus, tmp_path):
     assert {row.language for row in eval_script.main(arguments).rows} == {"en", "zh"}
 
 
+def test_another_model_can_read_for_the_one_that_sees(aligned, teacher_folder, corpus, tmp_path):
+    arguments = ["--data", f"unseen={corpus / 'unseen_style.parquet'}", "--language", "en"]
+    arguments += ["--class_names", str(corpus / "class_names.json"), "--output_dir", str(tmp_path)]
+    results = eval_script.main([*arguments, "--model", str(aligned), "--text_model", str(teacher_folder)])
+    assert {row.model for row in results.rows} == {f"{aligned} pictures, {teacher_folder} texts"}
+    assert {row.metric for row in results.rows} == {"top1", "top5"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [(["--modle", "x"], "modle"), (["--model", "x", "--data", "y=z", "--class_names", "n.json"], "output_dir")],

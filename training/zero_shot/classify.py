@@ -196,6 +196,98 @@ def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequ
 PROTOCOL = "class-names"  # the plain names, no sentence around them
 
 
+@dataclass(frozen=True)
+class Encoded:
+    """What one model makes of labelled sets and of their class names.
+
+    Args:
+        name: the model's.
+        pictures: (N, D) by set, L2-normalised.
+        classes: (classes, D) by language, L2-normalised.
+    """
+
+    name: str
+    pictures: dict[str, Tensor]
+    classes: dict[str, Tensor]
+
+
+def encode(
+    model: ZeroShotModel,
+    sets: dict[str, Dataset],
+    class_names: ClassNames,
+    languages: Sequence[str],
+    image_column: str = "image",
+) -> Encoded:
+    """Encode labelled sets and class names.
+
+    Args:
+        model: the encoder.
+        sets: labelled pictures by name.
+        class_names: the candidates, the same for every set.
+        languages: of the candidates.
+        image_column: column of the pictures.
+
+    Raises:
+        ValueError: a column or language is missing, or a picture does not decode.
+    """
+    for name, rows in sets.items():
+        _require(rows, image_column, name)
+    classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
+    pictures = {name: model.encode_pictures(rows, image_column) for name, rows in sets.items()}
+    return Encoded(model.name, pictures, classes)
+
+
+def score(
+    pictures: Encoded,
+    texts: Encoded,
+    sets: dict[str, Dataset],
+    class_names: ClassNames,
+    label_column: str = "label",
+    ks: Sequence[int] = (1, 5),
+    stage: str | None = None,
+    seed: int | None = None,
+) -> list[Row]:
+    """Top-k accuracy on every set, in every language.
+
+    Args:
+        pictures: of the model that sees.
+        texts: of the model that reads; another one than `pictures` where it is asked whether the two can be compared.
+        sets: labelled pictures by name.
+        class_names: the candidates.
+        label_column: column of the label's name.
+        ks: which top-k; those beyond the number of classes are left out.
+        stage: written to the rows.
+        seed: written to the rows.
+
+    Raises:
+        ValueError: the label column is missing, a label is not in the list, or the models' embeddings differ in
+        width.
+    """
+    name = pictures.name if texts is pictures else f"{pictures.name} pictures, {texts.name} texts"
+    table = []
+    for set_name, rows in sets.items():
+        _require(rows, label_column, set_name)
+        labels = class_names.label_ids(rows[label_column])
+        for language, classes in texts.classes.items():
+            seen = pictures.pictures[set_name]
+            if seen.shape[1] != classes.shape[1]:
+                raise ValueError(
+                    f"text_model: {texts.name!r} embeds in {classes.shape[1]} dimensions, {pictures.name!r} in "
+                    f"{seen.shape[1]}: they cannot be compared. Name a model of the same space, such as its teacher."
+                )
+            scores = seen @ classes.T
+            for k in (k for k in ks if k <= scores.shape[1]):
+                share = top_k_accuracy(scores, labels, k)
+                interval = wilson_interval(share, len(rows))
+                table.append(Row(name, stage, set_name, PROTOCOL, language, f"top{k}", share, seed, interval))
+    return table
+
+
+def _require(rows: Dataset, column: str, name: str):
+    if column not in rows.column_names:
+        raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
+
+
 def evaluate(
     model: ZeroShotModel,
     sets: dict[str, Dataset],
@@ -207,35 +299,9 @@ def evaluate(
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Top-k accuracy of one model on several labelled sets in several languages.
-
-    Args:
-        model: what is measured.
-        sets: labelled pictures by name.
-        class_names: the candidates, the same for every set.
-        languages: of the candidates.
-        label_column: column of the label's name.
-        image_column: column of the pictures.
-        ks: which top-k; those beyond the number of classes are left out.
-        stage: written to the rows.
-        seed: written to the rows.
-
-    Raises:
-        ValueError: a column or language is missing, or a label is not in the list.
-    """
+    """Encode and score one model; the arguments are those of `encode` and `score`."""
     for name, rows in sets.items():
-        for column in (label_column, image_column):
-            if column not in rows.column_names:
-                raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
-    labels = {name: class_names.label_ids(rows[label_column]) for name, rows in sets.items()}
-    classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
-    table = []
-    for name, rows in sets.items():
-        pictures = model.encode_pictures(rows, image_column)
-        for language in languages:
-            scores = pictures @ classes[language].T
-            for k in (k for k in ks if k <= scores.shape[1]):
-                share = top_k_accuracy(scores, labels[name], k)
-                interval = wilson_interval(share, len(rows))
-                table.append(Row(model.name, stage, name, PROTOCOL, language, f"top{k}", share, seed, interval))
-    return table
+        _require(rows, label_column, name)
+        class_names.label_ids(rows[label_column])  # a wrong label is said before the work
+    encoded = encode(model, sets, class_names, languages, image_column)
+    return score(encoded, encoded, sets, class_names, label_column, ks, stage, seed)

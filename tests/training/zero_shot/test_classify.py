@@ -9,7 +9,7 @@ from transformers import BertConfig, BertModel
 
 from training.data import load_source
 from training.metrics import wilson_interval
-from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings, evaluate
+from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings, encode, evaluate, score
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,30 @@ def test_accuracy_equals_one_counted_by_hand(model, unseen_rows, class_names, la
     for row in table:
         assert row.interval == pytest.approx(wilson_interval(row.value, len(unseen_rows)))
         assert (row.set, row.language, row.protocol) == ("set", language, "class-names")
+
+
+def test_one_model_can_see_and_another_read(model, unseen_rows, class_names):
+    sets = {"set": unseen_rows}
+    other = replace(model, name="other")
+    with torch.no_grad():  # the same space, turned: whoever sees and reads with it agrees with itself alone
+        turned = ZeroShotModel.from_pretrained(model.name)
+        turned.model.visual_projection.weight.copy_(turned.model.visual_projection.weight.roll(1, 0))
+        turned.model.text_projection.weight.copy_(turned.model.text_projection.weight.roll(1, 0))
+    first, same, away = (encode(m, sets, class_names, ["en"]) for m in (model, other, turned))
+    own = [row.value for row in score(first, first, sets, class_names)]
+    crossed = score(first, same, sets, class_names)
+    assert [row.value for row in crossed] == own and crossed[0].model == f"{model.name} pictures, other texts"
+    assert [row.value for row in score(away, away, sets, class_names)] == pytest.approx(own)
+    seen = first.pictures["set"]
+    assert not torch.allclose(seen @ away.classes["en"].T, seen @ first.classes["en"].T)
+
+
+def test_models_of_other_widths_cannot_be_compared(model, unseen_rows, class_names):
+    sets = {"set": unseen_rows}
+    first = encode(model, sets, class_names, ["en"])
+    narrow = replace(first, name="narrow", classes={"en": first.classes["en"][:, :8]})
+    with pytest.raises(ValueError, match=r"text_model: 'narrow' embeds in 8 dimensions, .* in 16"):
+        score(first, narrow, sets, class_names)
 
 
 def test_order_of_classes_and_pictures_does_not_matter(model, unseen_rows, class_names):
