@@ -11,11 +11,12 @@ from accelerate.logging import get_logger
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.checkpoint import Artefact
 from training.config import AlignRecipe, parse_recipe
-from training.inputs import open_inputs
+from training.inputs import caption_tokens, open_inputs, open_teacher
 from training.loop import TrainingResult, train
 from training.students import build_student, load_student
+from training.targets import Needs
 from training.tasks import AlignTask
-from training.teachers import Teacher
+from training.teachers import TOWERS, Teacher
 
 logger = get_logger(__name__)
 
@@ -23,7 +24,7 @@ logger = get_logger(__name__)
 def run(recipe: AlignRecipe) -> TrainingResult:
     """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision, step_scheduler_with_optimizer=False)
-    teacher = Teacher.from_pretrained(recipe.teacher).to(accelerator.device) if recipe.teacher else None
+    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
     languages = list(recipe.data.caption_columns)
     student, processor = _open_student(recipe, languages, teacher)
     if recipe.gradient_checkpointing:
@@ -33,7 +34,8 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
             f"{student.config.projection_dim}: an anchor cannot compare them. Take the teacher of stage 1, or none."
         )
-    inputs = open_inputs(recipe, student, processor, teacher, accelerator)
+    tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
+    inputs = open_inputs(recipe, student, processor, teacher, tokens, Needs(TOWERS), accelerator)
     task = AlignTask(student, inputs.augment, inputs.normalize, inputs.targets, recipe, languages)
     return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
 

@@ -10,6 +10,8 @@ output_dir/
 import json
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,12 +70,11 @@ def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: t
     """
     output_dir = Path(artefact.recipe.output_dir)
     folder = output_dir / f"checkpoint-{step:06d}"
-    scratch = output_dir / f".{folder.name}.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    artefact.save(scratch)
-    _save_state(scratch / STATE_FOLDER, step, task, optimizer)
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
+    with _scratch(output_dir / f".{folder.name}.tmp") as scratch:
+        artefact.save(scratch)
+        _save_state(scratch / STATE_FOLDER, step, task, optimizer)
+        shutil.rmtree(folder, ignore_errors=True)
+        scratch.rename(folder)
     for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
         shutil.rmtree(old)
 
@@ -81,12 +82,20 @@ def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: t
 def save_final(artefact: Artefact):
     """Write the finished model to `output_dir` itself; every file is replaced whole."""
     output_dir = Path(artefact.recipe.output_dir)
-    scratch = output_dir / ".model.tmp"
-    shutil.rmtree(scratch, ignore_errors=True)
-    artefact.save(scratch)
-    for file in scratch.iterdir():
-        file.replace(output_dir / file.name)
-    scratch.rmdir()
+    with _scratch(output_dir / ".model.tmp") as scratch:
+        artefact.save(scratch)
+        for file in scratch.iterdir():
+            file.replace(output_dir / file.name)
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A place to write; whatever is still in it at the end, such as after a full disk, is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -16,15 +16,17 @@ class DataConfig:
 
     Args:
         train: Hub id, image folder, parquet file or glob, or `module:function` that returns a `datasets.Dataset`.
+        subset: which configuration of a Hub data set, where it has several.
         image_column: column of the pictures.
         caption_columns: column of the captions for each language (ISO 639-1 code); a cell is a string or a list of
-            strings.
+            strings. A field of a nested column is written `translation.en`.
         max_skip_share: largest share (0..1) of samples that may be skipped before the run stops.
         in_memory: keep every picture, decoded and resized, in memory after its first use.
         workers: processes that decode pictures; 0 decodes in the training process.
     """
 
     train: str
+    subset: str | None = None
     image_column: str = "image"
     caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
     max_skip_share: float = 0.01
@@ -68,10 +70,15 @@ class StudentConfig:
     """A new student.
 
     Args:
-        vision_config: transformers config of the image tower, with its `model_type`.
-        text_config: transformers config of the text tower, with its `model_type`; vocabulary size and special tokens
-            are filled in from the tokenizer.
-        tokenizer: Hub id or folder of the tokenizer; default: the teacher's.
+        vision_config: transformers config of the image tower, with its `model_type`. Where `vision_init` names a
+            checkpoint, only what differs from it; None takes its config whole.
+        text_config: transformers config of the text tower, likewise; vocabulary size and special tokens are filled in
+            from the tokenizer.
+        vision_init: where the image tower's weights come from: `random`, `teacher`, or the Hub id or folder of a
+            pretrained tower. A source that is deeper or wider is cut: evenly spaced layers, heads and channels.
+        text_init: likewise for the text tower; the embedding of each token is looked up by its piece.
+        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary cut by `python -m training.vocabulary`;
+            default: the teacher's.
         image_size: edge of the square input in pixels; default: the teacher's.
         image_mean: per-channel mean; default: the teacher's.
         image_std: per-channel standard deviation; default: the teacher's.
@@ -79,12 +86,12 @@ class StudentConfig:
         vision_pooling: how the image map becomes one vector.
         text_pooling: how the token states become one vector.
         projection_dim: width of the shared embedding space; default: the teacher's.
-        inherit: `none` starts from random weights; `teacher` copies every weight whose name and shape the teacher has
-            too.
     """
 
-    vision_config: dict[str, Any]
-    text_config: dict[str, Any]
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    vision_init: str = "random"
+    text_init: str = "random"
     tokenizer: str | None = None
     image_size: int | None = None
     image_mean: list[float] | None = None
@@ -93,7 +100,6 @@ class StudentConfig:
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
     text_pooling: Literal["mean", "cls"] = "mean"
     projection_dim: int | None = None
-    inherit: Literal["none", "teacher"] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +129,7 @@ class TrainingRecipe:
         teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
             without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
         teacher_views: cached views a picture.
+        teacher_dtype: precision of the teacher's weights and activations.
     """
 
     output_dir: str
@@ -146,6 +153,7 @@ class TrainingRecipe:
     resume: bool = False
     teacher_cache: str | None = None
     teacher_views: int = 4
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,19 +163,35 @@ class DistillRecipe(TrainingRecipe):
     Args:
         teacher: Hub id or folder of the teacher.
         student: the student to build.
-        tower: which towers learn.
-        map_weight: weight of Smooth-L1 between the adapted student map and the whitened teacher map.
-        embedding_weight: weight of the cosine distance between student and teacher embeddings; it fits the
-            projections, so that the student can be compared with the teacher before it has seen a pair.
+        tower: which towers learn. `vision` needs pictures only, `text` captions only.
+        target: what of the teacher is learnt. `feature_map` is its whitened map, and its embedding, which fits the
+            student's projections; `embedding` is the embedding alone; `logits` are its similarities to a bank of
+            texts.
+        map_weight: weight of Smooth-L1 between the adapted student map and the teacher map.
+        embedding_weight: weight of the cosine distance between student and teacher embeddings; it makes the two
+            comparable before the student has seen a pair.
         smooth_l1_beta: where Smooth-L1 turns from square to line.
+        whiten: LayerNorm without affine parameters over the teacher map.
+        adapter: a learnt 1x1 convolution from the student's map to the teacher's width; without it the widths must
+            agree.
+        text_bank: text file, one text a line, for `logits`; default: the captions of the data.
     """
 
     teacher: str
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
+    target: Literal["feature_map", "embedding", "logits"] = "feature_map"
     map_weight: float = 1.0
     embedding_weight: float = 1.0
     smooth_l1_beta: float = 2.0
+    whiten: bool = True
+    adapter: bool = True
+    text_bank: str | None = None
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """The towers that learn."""
+        return ("vision", "text") if self.tower == "both" else (self.tower,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,7 +237,7 @@ def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog
         prog=prog, description=(recipe_class.__doc__ or "").partition("\n")[0], allow_abbrev=False, exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="recipe in YAML")
-    parser.add_class_arguments(recipe_class, skip={"resume"})
+    parser.add_class_arguments(recipe_class, skip={"resume"}, sub_configs=True)
     # as a bare flag too: `--resume`
     parser.add_argument(
         "--resume", nargs="?", const=True, default=False, type=bool, help="go on from the last checkpoint"

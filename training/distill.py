@@ -3,26 +3,58 @@
 accelerate launch training/distill.py --config training/configs/demo_distill.yaml
 """
 
+import math
+
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 
 from training.checkpoint import Artefact
 from training.config import DistillRecipe, parse_recipe
-from training.inputs import open_inputs
+from training.inputs import caption_tokens, open_bank, open_inputs, open_teacher
 from training.loop import TrainingResult, train
 from training.students import build_student
+from training.target_cache import cached_bank
+from training.targets import Needs
 from training.tasks import DistillTask
-from training.teachers import Teacher
+
+logger = get_logger(__name__)
 
 
 def run(recipe: DistillRecipe) -> TrainingResult:
     """Build teacher, student, data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = Accelerator(mixed_precision=recipe.mixed_precision, step_scheduler_with_optimizer=False)
-    teacher = Teacher.from_pretrained(recipe.teacher).to(accelerator.device)
-    languages = list(recipe.data.caption_columns)
-    student, processor = build_student(recipe.student, languages, teacher, recipe.seed)
+    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
+    student, processor = build_student(recipe.student, list(recipe.data.caption_columns), teacher, recipe.seed)
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()
-    inputs = open_inputs(recipe, student, processor, teacher, accelerator)
+    tokens = caption_tokens(
+        processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
+    )
+    maps = recipe.target == "feature_map"
+    needs = Needs(
+        towers=recipe.towers,
+        grid=tuple(student.config.vision_grid) if maps else None,
+        token_maps=maps and tokens.have_maps,
+    )
+    if maps and "text" in recipe.towers and not tokens.have_maps:
+        logger.warning(
+            "The teacher reads other tokens than the student, so the text tower learns pooled targets only. A "
+            "vocabulary cut from the teacher's (python -m training.vocabulary) would keep the maps."
+        )
+    inputs = open_inputs(
+        recipe,
+        student,
+        processor,
+        teacher,
+        tokens if "text" in recipe.towers else None,
+        needs,
+        accelerator,
+        pictures="vision" in recipe.towers,
+    )
+    bank = None
+    if recipe.target == "logits":
+        texts = open_bank(recipe.text_bank, inputs.dataset)
+        bank = cached_bank(recipe.teacher_cache, teacher, texts, accelerator.device)
     task = DistillTask(
         student,
         inputs.augment,
@@ -30,7 +62,9 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         inputs.targets,
         recipe,
         vision_width=teacher.vision_width,
-        text_width=teacher.text_width if inputs.shares_tokens else None,
+        text_width=teacher.text_width if needs.token_maps else None,
+        bank=bank,
+        logit_scale=math.exp(teacher.logit_scale),
     )
     return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 1: distil")
 

@@ -1,15 +1,20 @@
 """What both stages learn from, built from a recipe: pictures with captions, their views, and the teacher's targets."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
-from training.data import PairDataset, load_source
-from training.target_cache import LiveTargets, TargetSource, build_target_cache
+from training.data import CaptionTokens, PairDataset, load_source
+from training.target_cache import build_target_cache
+from training.targets import LiveTargets, Needs, TargetSource
 from training.teachers import Teacher, same_tokens
 from training.transforms import Augment, Normalize
+from training.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,40 @@ class Inputs:
         augment: random views of the pictures.
         normalize: the student's own statistics.
         targets: the teacher's answers; None without a teacher.
-        shares_tokens: whether teacher and student read the same tokens.
     """
 
     dataset: PairDataset
     augment: Augment
     normalize: Normalize
     targets: TargetSource | None
-    shares_tokens: bool
+
+
+def open_teacher(name: str, dtype: str) -> Teacher:
+    """A teacher without its towers, for what is known without them; whoever runs it asks for the towers."""
+    return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype))
+
+
+def caption_tokens(
+    tokenizer: PreTrainedTokenizerBase, max_text_length: int, teacher: Teacher | None, folder: str | None = None
+) -> CaptionTokens:
+    """How the student's tokens relate to the teacher's.
+
+    Args:
+        tokenizer: the student's.
+        max_text_length: the student's.
+        teacher: its teacher, if there is one.
+        folder: where the student's tokenizer came from; it may say how it was cut from the teacher's.
+    """
+    if teacher is None:
+        return CaptionTokens(tokenizer, max_text_length)
+    max_text_length = min(max_text_length, teacher.max_text_length)
+    if same_tokens(tokenizer, teacher.tokenizer):
+        return CaptionTokens(tokenizer, max_text_length)
+    if folder is not None and Vocabulary.is_in(folder):
+        vocabulary = Vocabulary.load(folder)
+        if vocabulary.is_cut_of(teacher.tokenizer):
+            return CaptionTokens(tokenizer, max_text_length, teacher.tokenizer, vocabulary)
+    return CaptionTokens(tokenizer, max_text_length, teacher.tokenizer)
 
 
 def open_inputs(
@@ -36,24 +67,34 @@ def open_inputs(
     student: DCCLIPModel,
     processor: DCCLIPProcessor,
     teacher: Teacher | None,
+    tokens: CaptionTokens | None,
+    needs: Needs,
     accelerator: Accelerator,
+    pictures: bool = True,
 ) -> Inputs:
-    """Open the data, and the teacher's targets: cached where the recipe names a folder, live otherwise."""
-    shares_tokens = teacher is None or same_tokens(processor.tokenizer, teacher.tokenizer)
+    """Open the data, and the teacher's targets: cached where the recipe names a folder, live otherwise.
+
+    Args:
+        recipe: of the stage.
+        student: for its input size.
+        processor: the student's.
+        teacher: without towers; they are loaded where they must run, and not otherwise.
+        tokens: makes token ids; None leaves captions out.
+        needs: what is asked of the teacher.
+        accelerator: of this process.
+        pictures: whether pictures are wanted.
+    """
     dataset = PairDataset(
-        load_source(recipe.data.train),
+        load_source(recipe.data.train, subset=recipe.data.subset),
         recipe.data,
-        processor.tokenizer,
-        picture_size=max(student.config.image_size, teacher.image_size if teacher else 0),
-        max_text_length=student.config.max_text_length,
-        teacher_tokenizer=None if shares_tokens else teacher.tokenizer,
+        tokens,
+        picture_size=max(student.config.image_size, teacher.image_size if teacher else 0) if pictures else None,
     )
     # stored views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
-    grid = student.config.vision_grid
     targets: TargetSource | None = None
     if teacher is not None and recipe.teacher_cache is None:
-        targets = LiveTargets(teacher, grid)
+        targets = LiveTargets(teacher.with_towers(needs.towers).to(accelerator.device), needs)
     elif teacher is not None:
         with accelerator.main_process_first():
             targets = build_target_cache(
@@ -61,9 +102,36 @@ def open_inputs(
                 teacher,
                 dataset,
                 augment,
-                grid,
+                needs,
                 recipe.teacher_views,
                 device=accelerator.device,
             )
     normalize = Normalize.from_processor(processor.image_processor, student.config.image_size)
-    return Inputs(dataset, augment, normalize, targets, shares_tokens)
+    return Inputs(dataset, augment, normalize, targets)
+
+
+def open_bank(text_bank: str | None, dataset: PairDataset) -> list[str]:
+    """The texts that pictures are compared with where logits are the target.
+
+    Args:
+        text_bank: a text file, one text a line; None takes the captions of the data.
+        dataset: the data.
+
+    Raises:
+        ValueError: the file is not there or has fewer than two texts, or there is neither a file nor a caption.
+    """
+    if text_bank is None:
+        if not dataset.caption_ids:
+            raise ValueError(
+                "text_bank: target 'logits' compares with texts, and this run reads no captions. Name a text file, "
+                "one text a line."
+            )
+        return list(dataset.caption_ids)
+    try:
+        lines = Path(text_bank).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ValueError(f"text_bank: cannot read {text_bank!r} ({error}). Name a text file.") from error
+    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if len(texts) < 2:
+        raise ValueError(f"text_bank: {text_bank!r} has {len(texts)} texts; logits need at least two.")
+    return texts

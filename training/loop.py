@@ -77,7 +77,7 @@ def train(
 
     Raises:
         ValueError: `output_dir` holds checkpoints, and the recipe does not resume.
-        FloatingPointError: the loss is no longer finite; the message names step and pictures.
+        FloatingPointError: the loss is no longer finite; the message names step and rows.
     """
     recipe = artefact.recipe
     output_dir = Path(recipe.output_dir)
@@ -96,7 +96,7 @@ def train(
         for step, batch in _batches(task, dataset, recipe, accelerator, start):
             losses = _step(model, batch, optimizer, accelerator, step, recipe)
             task.after_step()
-            log.step(step, len(batch["pictures"]) * accelerator.num_processes, losses)
+            log.step(step, len(batch["rows"]) * accelerator.num_processes, losses)
             if recipe.save_every and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
                 checkpoint.save_checkpoint(artefact, step + 1, task, optimizer)
     if accelerator.is_main_process:
@@ -148,7 +148,7 @@ def _step(
     if not torch.isfinite(losses["loss"]):
         values = {name: value.item() for name, value in losses.items()}
         raise FloatingPointError(
-            f"step {step + 1}: the loss is not finite ({values}); pictures {batch['picture_ids'].tolist()}. Lower "
+            f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
             "learning_rate, or look at these rows. The last checkpoint is untouched."
         )
     accelerator.backward(losses["loss"])

@@ -22,7 +22,12 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
 
 
 def feature_map_loss(
-    student: Tensor, teacher: Tensor, mask: Tensor | None = None, beta: float = 2.0, dim: int = 1
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    beta: float = 2.0,
+    dim: int = 1,
+    whitened: bool = True,
 ) -> Tensor:
     """Smooth-L1 between an adapted student map and the whitened teacher map.
 
@@ -32,6 +37,7 @@ def feature_map_loss(
         mask: (B, L), 1 where a token counts; for token maps only.
         beta: where Smooth-L1 turns from square to line.
         dim: the channel dimension.
+        whitened: False compares with the teacher map as it is.
 
     Returns:
         Scalar, the mean over everything that counts.
@@ -42,7 +48,8 @@ def feature_map_loss(
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
-    loss = F.smooth_l1_loss(student.float(), whiten(teacher, dim), beta=beta, reduction="none").mean(dim)
+    target = whiten(teacher, dim) if whitened else teacher.float()
+    loss = F.smooth_l1_loss(student.float(), target, beta=beta, reduction="none").mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
@@ -62,6 +69,29 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
         term).
     """
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+
+
+def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float) -> Tensor:
+    """Kullback-Leibler divergence from the teacher's to the student's similarities to a bank of texts.
+
+    Args:
+        student: (B, D), any norm.
+        teacher: (B, D), any norm.
+        bank: (N, D), the teacher's embeddings of N texts, any norm.
+        logit_scale: factor on cosines, for both.
+
+    Returns:
+        Scalar, the mean over samples.
+
+    Requirements: a bank that is rich enough to tell the samples apart; pictures alone suffice for the batch.
+
+    Relations: the classic distillation of logits, which `feature_map_loss` competes with.
+
+    Source: Hinton et al., arXiv 1503.02531, with the bank as classes.
+    """
+    bank = F.normalize(bank.float(), dim=-1)
+    ours, theirs = (logit_scale * F.normalize(x.float(), dim=-1) @ bank.T for x in (student, teacher))
+    return F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int) -> Tensor:

@@ -54,9 +54,9 @@ class Results:
     meta: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
 
-    def write(self, folder: str | Path) -> Path:
-        """Write `folder/results.json`, whole or not at all."""
-        path = Path(folder) / RESULTS_FILE
+    def write(self, folder: str | Path, name: str = RESULTS_FILE) -> Path:
+        """Write `folder/results.json`, or a file of another name, whole or not at all."""
+        path = Path(folder) / name
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")
         content = {"meta": self.meta, "rows": [asdict(row) for row in self.rows]}

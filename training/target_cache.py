@@ -1,10 +1,17 @@
-"""Teacher targets: computed at every step, or computed once and stored.
+"""Teacher targets that are computed once and stored, so that stage 1 trains without the teacher in memory.
 
-The cache holds, for a fixed number of views of each picture, the teacher's map on the student's grid and its
-embedding, and for each caption its token states and its embedding; all in fp16 safetensors, one file a view. A view
-is a pure function of (seed, picture, number), so that the student sees the very picture that the teacher saw. A cache
-is keyed by everything that its numbers depend on, and one that was interrupted goes on at the first file that is
-missing.
+    README.md                    what the folder holds, for whoever it is shared with
+    pictures.json                the key: everything that the numbers under pictures/ depend on
+    pictures/view-000-00000.safetensors
+                                 of some rows: feature_map on the student's grid, embedding, and the random draws that
+                                 made the view; fp16, float32
+    captions.json, captions/00000.safetensors
+                                 of some captions, in alphabetical order: token states end to end, where each starts,
+                                 embedding; fp16
+    bank-*.safetensors           the embeddings of a bank of texts; float32
+
+A view is a pure function of (seed, row, number), so the student sees the very picture that the teacher saw. Every
+shard carries a digest of its content. An interrupted run goes on at the first shard that is missing.
 """
 
 import hashlib
@@ -15,52 +22,37 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import PairDataset, tokenize
-from training.teachers import Targets, Teacher, weights_fingerprint
+from training.targets import Needs, encode_bank, resample_map
+from training.teachers import Targets, Teacher
 from training.transforms import Augment, Normalize
 
-META_FILE = "meta.json"
+SHARD_BYTES = 256 * 2**20
+CAPTIONS_PER_SHARD = 16384
+README = """# Teacher targets
+
+Targets of the teacher `{teacher}`, in fp16, made by DC-CLIP.
+Revision of the teacher: `{revision}`. Licence of its weights: {license}.
+
+- `pictures/`: {num_views} views each of {num_rows} pictures of `{data}`:
+  the teacher's feature map, on a grid of {grid}, its embedding, and the random draws that made the view (their ranges
+  stand in `pictures.json`).
+- `captions/`: token states and embeddings of {num_captions} captions.
+
+Give this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`, with the same data, augmentation
+and number of views; the teacher's towers are then not loaded. A folder that holds something else than a run needs is
+refused. The pictures themselves are not in it. The numbers derive from the teacher's weights and from the data: the
+licences of both apply.
+"""
 
 
 class TargetCacheError(ValueError):
-    """The cache holds something else than what this run needs."""
-
-
-def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
-    """(B, D, H, W) to (B, D, *grid), bilinear with antialiasing."""
-    if feature_map.shape[-2:] == tuple(grid):
-        return feature_map
-    return F.interpolate(feature_map, tuple(grid), mode="bilinear", antialias=True, align_corners=False)
-
-
-class LiveTargets:
-    """Runs the teacher at every step.
-
-    Args:
-        teacher: on the device of the batches.
-        grid: (height, width) of the student's map.
-    """
-
-    num_views = 0  # every epoch makes new views
-
-    def __init__(self, teacher: Teacher, grid: tuple[int, int]):
-        self.teacher, self.grid = teacher, tuple(grid)
-        self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-
-    def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the augmented pictures (B, 3, S, S) in 0..255."""
-        targets = self.teacher.encode_pictures(self.normalize(views))
-        return Targets(resample_map(targets.feature_map, self.grid), targets.embedding)
-
-    def texts(self, batch: dict[str, Any]) -> Targets:
-        """Targets of the captions; the map is on the teacher's own tokens."""
-        prefix = "teacher_" if "teacher_input_ids" in batch else ""
-        return self.teacher.encode_texts(batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"])
+    """The cache is damaged, or holds something else than what this run needs."""
 
 
 class CachedTargets:
@@ -68,55 +60,64 @@ class CachedTargets:
 
     Args:
         folder: the cache.
-        grid: (height, width) of the student's map.
+        needs: what is asked for.
         device: of the batches.
+
+    Raises:
+        TargetCacheError: a shard is damaged.
     """
 
-    def __init__(self, folder: Path, grid: tuple[int, int], device: torch.device | str = "cpu"):
-        self.grid, self.device = tuple(grid), torch.device(device)
-        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        self.num_views = meta["key"]["num_views"]
-        # memory-mapped: only what a batch asks for is read
-        self.views = [load_file(_view_file(folder, view)) for view in range(self.num_views)]
-        self.captions = load_file(folder / "captions.safetensors")
+    def __init__(self, folder: Path, needs: Needs, device: torch.device | str = "cpu"):
+        self.needs, self.device, self.num_views = needs, torch.device(device), 1
+        # memory-mapped: only what a batch asks for stays in memory
+        if "vision" in needs.towers:
+            meta = _read_meta(folder / "pictures.json")
+            self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
+            shards = range(-(-meta["num_rows"] // self.rows_per_shard))
+            self.views = [[_open(_view_file(folder, view, n)) for n in shards] for view in range(self.num_views)]
+        if "text" in needs.towers:
+            meta = _read_meta(folder / "captions.json")
+            shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
+            self.captions = [_open(_caption_file(folder, number)) for number in shards]
+
+    def check_views(self, augment: Augment):
+        """Compare the stored draws with those that this run makes.
+
+        Raises:
+            TargetCacheError: they differ, so that the student would see other pictures than the teacher saw.
+        """
+        for view, shards in enumerate(self.views):
+            for number, shard in enumerate(shards):
+                stored = shard["draws"]
+                rows = torch.arange(len(stored)) + number * self.rows_per_shard
+                made = augment.draws(rows, torch.full_like(rows, view))
+                decoded = stored.any(1)
+                if not torch.equal(stored[decoded], made[decoded]):
+                    raise TargetCacheError(
+                        "teacher_cache: its views were drawn by another version of the augmentation. Name another "
+                        "folder, or remove this one."
+                    )
 
     def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the batch's (picture, view) pairs."""
-        rows, numbers = batch["picture_ids"].tolist(), batch["views"].tolist()
-        maps = torch.stack([self.views[view]["feature_map"][row] for row, view in zip(rows, numbers, strict=True)])
-        embeddings = torch.stack([self.views[view]["embedding"][row] for row, view in zip(rows, numbers, strict=True)])
-        return Targets(resample_map(maps.to(self.device).float(), self.grid), embeddings.to(self.device).float())
+        """Targets of the batch's (row, view) pairs."""
+        keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
+        shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
+        embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
+        if self.needs.grid is None:
+            return Targets(None, embedding)
+        maps = torch.stack([shard["feature_map"][row] for shard, row in shards])
+        return Targets(resample_map(maps.to(self.device).float(), self.needs.grid), embedding)
 
     def texts(self, batch: dict[str, Any]) -> Targets:
         """Targets of the batch's captions; token states are padded with zeros."""
-        ids = batch["caption_ids"].tolist()
-        starts = self.captions["start"]
-        states = [self.captions["states"][starts[i] : starts[i + 1]] for i in ids]
+        keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
+        shards = [(self.captions[shard], number) for shard, number in keys]
+        embedding = torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
+        if not self.needs.token_maps:
+            return Targets(None, embedding)
+        states = [shard["states"][shard["start"][n] : shard["start"][n + 1]] for shard, n in shards]
         maps = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)  # (T, L, D)
-        return Targets(maps.to(self.device).float(), self.captions["embedding"][ids].to(self.device).float())
-
-
-TargetSource = LiveTargets | CachedTargets
-
-
-def cache_key(
-    teacher: Teacher, dataset: PairDataset, augment: Augment, grid: tuple[int, int], num_views: int
-) -> dict[str, Any]:
-    """Everything that the numbers in a cache depend on, as JSON."""
-    captions = hashlib.sha256("\n".join(dataset.caption_ids).encode()).hexdigest()[:16]
-    return {
-        "teacher": teacher.name,
-        "teacher_weights": weights_fingerprint(teacher.model),
-        "data": dataset.config.train,
-        "data_fingerprint": dataset.fingerprint,
-        "captions": captions,
-        "picture_size": dataset.picture_size,
-        "max_text_length": dataset.max_text_length,
-        "augment": asdict(augment.config),
-        "seed": augment.seed,
-        "grid": list(grid),
-        "num_views": num_views,
-    }
+        return Targets(maps.to(self.device).float(), embedding)
 
 
 def build_target_cache(
@@ -124,108 +125,282 @@ def build_target_cache(
     teacher: Teacher,
     dataset: PairDataset,
     augment: Augment,
-    grid: tuple[int, int],
+    needs: Needs,
     num_views: int,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> CachedTargets:
-    """Fill the cache as far as it is not filled yet, and open it.
+    """Compute what is missing, and open the cache.
 
     Args:
-        folder: where it lies.
-        teacher: whose targets.
-        dataset: of what.
-        augment: how views are made.
-        grid: (height, width) of the student's map.
+        folder: of the cache; made if it is not there.
+        teacher: its towers are loaded only if something is missing, one at a time.
+        dataset: pictures and captions, as far as `needs` asks for them.
+        augment: makes the views.
+        needs: what is asked for; a cache may hold more.
         num_views: views a picture.
-        batch_size: pictures or captions at once.
-        device: where the teacher is.
+        batch_size: pictures or texts that the teacher sees at once.
+        device: where the teacher runs, and of the batches.
 
     Raises:
-        TargetCacheError: the folder holds targets of another teacher, data or transform.
+        TargetCacheError: the folder holds targets of another teacher, data or transform, or a damaged shard.
+        OSError: the disk is full; what was written stays, and the same call goes on from there.
     """
     folder = Path(folder)
-    key = cache_key(teacher, dataset, augment, grid, num_views)
-    _claim(folder, key)
-    normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
-    missing = [view for view in range(num_views) if not _view_file(folder, view).exists()]
-    with tqdm(total=len(missing) * len(dataset), desc="teacher targets", unit="view", disable=not missing) as progress:
-        for view in missing:
-            tensors = _view_targets(teacher, dataset, augment, normalize, grid, view, batch_size, device, progress)
-            _save(tensors, _view_file(folder, view))
-    if not (folder / "captions.safetensors").exists():
-        _save(_caption_targets(teacher, dataset, batch_size, device), folder / "captions.safetensors")
-    return CachedTargets(folder, grid, device)
+    if "vision" in needs.towers:
+        _cache_pictures(folder, teacher, dataset, augment, needs, num_views, batch_size, device)
+    if "text" in needs.towers:
+        _cache_captions(folder, teacher, dataset, needs, batch_size, device)
+    _write_readme(folder, teacher, dataset)
+    targets = CachedTargets(folder, needs, device)
+    if "vision" in needs.towers:
+        targets.check_views(augment)
+    return targets
 
 
-def _claim(folder: Path, key: dict[str, Any]):
-    folder.mkdir(parents=True, exist_ok=True)
-    meta = folder / META_FILE
-    if not meta.exists():
-        note = (
-            "fp16 teacher targets: view-*.safetensors (feature_map, embedding by row), captions.safetensors "
-            "(states of all captions in alphabetical order, where each starts, embedding)"
-        )
-        meta.write_text(json.dumps({"holds": note, "key": key}, indent=2, ensure_ascii=False), encoding="utf-8")
+def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:
+    """Embeddings (N, D) of a bank of texts, read from the cache where they are there already.
+
+    Args:
+        folder: of the cache; None stores nothing.
+        teacher: its text tower is loaded only if it must run, and released.
+        texts: the bank.
+        device: where the teacher runs.
+    """
+    if folder is None:
+        return encode_bank(teacher.with_towers(("text",)).to(device), texts)
+    key = hashlib.blake2b("\n".join([teacher.revision, *texts]).encode(), digest_size=8).hexdigest()
+    path = Path(folder) / f"bank-{key}.safetensors"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
+    return _open(path)["embedding"].to(device)
+
+
+def _cache_pictures(
+    folder: Path,
+    teacher: Teacher,
+    dataset: PairDataset,
+    augment: Augment,
+    needs: Needs,
+    num_views: int,
+    batch_size: int,
+    device: torch.device | str,
+):
+    """Write every shard of pictures that is not there yet."""
+    key: dict[str, Any] = {
+        "teacher_revision": teacher.revision,
+        "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
+        "pictures": dataset.picture_fingerprint(),
+        "picture_size": dataset.picture_size,
+        "augment": asdict(augment.config),
+        "seed": augment.seed,
+        "num_views": num_views,
+    }
+    numbers = 0
+    if needs.grid is not None:
+        key["grid"] = list(needs.grid)
+        numbers = teacher.vision_width * needs.grid[0] * needs.grid[1]
+    rows_per_shard = max(1, SHARD_BYTES // (2 * (numbers + teacher.projection_dim)))
+    meta = _claim(folder / "pictures.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
+    shards = [
+        (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
+        for view in range(num_views)
+        for number, start in enumerate(range(0, len(dataset), meta["rows_per_shard"]))
+    ]
+    missing = [shard for shard in shards if not _view_file(folder, *shard[:2]).exists()]
+    if not missing:
         return
-    found = json.loads(meta.read_text(encoding="utf-8"))["key"]
+    teacher = teacher.with_towers(("vision",)).to(device)
+    normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
+    with tqdm(total=sum(len(rows) for _, _, rows in missing), desc="teacher targets", unit="view") as progress:
+        for view, number, rows in missing:
+            tensors: dict[str, Tensor] = {}
+            for chunk in _batches(rows, batch_size):
+                _encode_views(tensors, chunk, rows, teacher, dataset, augment, normalize, needs, view, device)
+                progress.update(len(chunk))
+            if not tensors:
+                raise TargetCacheError(
+                    f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.train!r} decodes,"
+                    " so there is nothing to store. Mend the data."
+                )
+            _save(tensors, _view_file(folder, view, number))
+
+
+def _encode_views(
+    tensors: dict[str, Tensor],
+    chunk: Sequence[int],
+    rows: range,
+    teacher: Teacher,
+    dataset: PairDataset,
+    augment: Augment,
+    normalize: Normalize,
+    needs: Needs,
+    view: int,
+    device: torch.device | str,
+):
+    """Put the targets of some rows of a shard into its tensors; rows that do not decode stay zero."""
+    samples = [(row, picture) for row in chunk if isinstance(picture := dataset[row], Tensor)]
+    if not samples:
+        return
+    ids = torch.tensor([row for row, _ in samples])
+    numbers = torch.full_like(ids, view)
+    views = augment(torch.stack([picture for _, picture in samples]).to(device), ids, numbers)
+    targets = teacher.encode_pictures(normalize(views))
+    found = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, numbers)}
+    if needs.grid is not None:
+        # never stored finer than the teacher sees
+        stored = [min(ours, theirs) for ours, theirs in zip(needs.grid, targets.feature_map.shape[-2:], strict=True)]
+        found["feature_map"] = resample_map(targets.feature_map, stored).half().cpu()
+    for name, value in found.items():
+        tensors.setdefault(name, torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype))[ids - rows.start] = value
+
+
+def _cache_captions(
+    folder: Path,
+    teacher: Teacher,
+    dataset: PairDataset,
+    needs: Needs,
+    batch_size: int,
+    device: torch.device | str,
+):
+    """Write every shard of captions that is not there yet."""
+    tokens = dataset.tokens
+    key = {
+        "teacher_revision": teacher.revision,
+        "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
+        "captions": dataset.caption_fingerprint(),
+        "max_text_length": tokens.max_text_length,
+    }
+    if needs.token_maps:
+        unaligned = "\n".join(sorted(tokens.unaligned)).encode()
+        key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
+    texts = list(dataset.caption_ids)
+    _claim(folder / "captions.json", key, {"num_captions": len(texts)})
+    shards = list(enumerate(_batches(texts, CAPTIONS_PER_SHARD)))
+    missing = [shard for shard in shards if not _caption_file(folder, shard[0]).exists()]
+    if not missing:
+        return
+    teacher = teacher.with_towers(("text",)).to(device)
+    with tqdm(total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption") as progress:
+        for number, part in missing:
+            states, lengths, embeddings = [], [], []
+            for chunk in _batches(part, batch_size):
+                encoded = tokenize(tokens.teacher, chunk, tokens.max_text_length)
+                targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
+                embeddings.append(targets.embedding.half().cpu())
+                if needs.token_maps:
+                    aligned = torch.tensor([text not in tokens.unaligned for text in chunk])
+                    mask = encoded["attention_mask"].bool() & aligned[:, None]
+                    # right-padded, so that each text's states stay together
+                    states.append(targets.feature_map.half().cpu()[mask])
+                    lengths.append(mask.sum(1))
+                progress.update(len(chunk))
+            tensors = {"embedding": torch.cat(embeddings)}
+            if needs.token_maps:
+                start = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
+                tensors |= {"states": torch.cat(states), "start": start}
+            _save(tensors, _caption_file(folder, number))
+
+
+def _claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+    """Write the key of a new cache, or compare it with the one that is there; it may hold more than is asked for."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False), encoding="utf-8")
+        scratch.replace(path)
+    meta = _read_meta(path)
     for name, value in key.items():
-        if found.get(name) != value:
+        if meta["key"].get(name) != value:
             raise TargetCacheError(
-                f"teacher_cache: {folder} holds targets for {name}={found.get(name)!r}, this run has "
+                f"teacher_cache: {path.parent} holds targets for {name}={meta['key'].get(name)!r}, this run has "
                 f"{name}={value!r}. Name another folder, or remove this one."
             )
+    return meta
 
 
-def _view_file(folder: Path, view: int) -> Path:
-    return folder / f"view-{view:03d}.safetensors"
+def _read_meta(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TargetCacheError(f"teacher_cache: {path} is damaged ({error}). Remove {path.parent}.") from error
+
+
+def _view_file(folder: Path, view: int, number: int) -> Path:
+    return folder / "pictures" / f"view-{view:03d}-{number:05d}.safetensors"
+
+
+def _caption_file(folder: Path, number: int) -> Path:
+    return folder / "captions" / f"{number:05d}.safetensors"
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _save(tensors: dict[str, Tensor], path: Path):
+    """Write a shard whole or not at all."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TargetCacheError(
+                f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache, or with "
+                "teacher_dtype float32."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
-    save_file(tensors, scratch)
-    scratch.replace(path)
+    try:
+        save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
+        scratch.replace(path)
+    except (OSError, SafetensorError) as error:
+        scratch.unlink(missing_ok=True)
+        raise OSError(
+            f"teacher_cache: cannot write {path} ({error}). What was written before is kept: make room, and run the "
+            "same command again."
+        ) from error
 
 
-def _batches(rows: list[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
+def _open(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shard.
+
+    Raises:
+        TargetCacheError: it is missing or damaged.
+    """
+    remedy = "Remove this file, and the same command makes it anew."
+    try:
+        with safe_open(path, "pt") as file:
+            expected = (file.metadata() or {}).get("blake2b")
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TargetCacheError(f"teacher_cache: {path} cannot be read ({error}). {remedy}") from error
+    if _digest(tensors) != expected:
+        raise TargetCacheError(f"teacher_cache: {path} is damaged: its content has another digest. {remedy}")
+    return tensors
 
 
-def _view_targets(teacher, dataset, augment, normalize, grid, view, batch_size, device, progress) -> dict[str, Tensor]:
-    maps: Tensor | None = None
-    embeddings = torch.zeros(len(dataset), teacher.projection_dim, dtype=torch.float16)
-    for rows in _batches(dataset.usable_rows.tolist(), batch_size):
-        samples = [(row, picture) for row in rows if isinstance(picture := dataset[row], Tensor)]
-        if samples:
-            ids = torch.tensor([row for row, _ in samples])
-            pictures = torch.stack([picture for _, picture in samples]).to(device)
-            views = augment(pictures, ids, torch.full_like(ids, view))
-            targets = teacher.encode_pictures(normalize(views))
-            # never stored finer than the teacher sees
-            stored = [min(ours, theirs) for ours, theirs in zip(grid, targets.feature_map.shape[-2:], strict=True)]
-            if maps is None:
-                maps = torch.zeros(len(dataset), teacher.vision_width, *stored, dtype=torch.float16)
-            maps[ids] = resample_map(targets.feature_map, stored).half().cpu()
-            embeddings[ids] = targets.embedding.half().cpu()
-        progress.update(len(rows))
-    if maps is None:
-        raise TargetCacheError(
-            f"teacher_cache: no picture of {dataset.config.train!r} decodes, so there is nothing to store."
-        )
-    return {"feature_map": maps, "embedding": embeddings}
+def _batches(items: Sequence, size: int) -> Iterator[Sequence]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
-def _caption_targets(teacher: Teacher, dataset: PairDataset, batch_size: int, device) -> dict[str, Tensor]:
-    texts = list(dataset.caption_ids)
-    states, lengths, embeddings = [], [], []
-    tokenizer = dataset.teacher_tokenizer or dataset.tokenizer
-    for numbers in tqdm(list(_batches(list(range(len(texts))), batch_size)), desc="teacher captions", unit="batch"):
-        tokens = tokenize(tokenizer, [texts[number] for number in numbers], dataset.max_text_length)
-        mask = tokens["attention_mask"].bool()
-        targets = teacher.encode_texts(tokens["input_ids"].to(device), tokens["attention_mask"].to(device))
-        states.append(targets.feature_map.cpu()[mask].half())  # right-padded, so each text's states stay together
-        lengths.append(mask.sum(1))
-        embeddings.append(targets.embedding.half().cpu())
-    start = F.pad(torch.cat(lengths).cumsum(0), (1, 0))
-    return {"states": torch.cat(states), "start": start, "embedding": torch.cat(embeddings)}
+def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
+    pictures = _read_meta(folder / "pictures.json") if (folder / "pictures.json").exists() else {"key": {}}
+    captions = _read_meta(folder / "captions.json") if (folder / "captions.json").exists() else {}
+    grid = pictures["key"].get("grid")
+    text = README.format(
+        teacher=teacher.name,
+        revision=teacher.revision,
+        license=teacher.license or "unknown",
+        data=dataset.config.train,
+        num_views=pictures["key"].get("num_views", 0),
+        num_rows=pictures.get("num_rows", 0),
+        grid=f"{grid[0]} x {grid[1]}" if grid else "none (embeddings only)",
+        num_captions=captions.get("num_captions", 0),
+    )
+    path = folder / "README.md"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")

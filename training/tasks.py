@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DistillRecipe
-from training.losses import clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives
-from training.target_cache import TargetSource
+from training.losses import bank_loss, clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives
+from training.targets import TargetSource
 from training.transforms import Augment, Normalize
 
 TEXT_CHUNK = 64  # texts encoded at once
@@ -73,7 +73,7 @@ class Task(nn.Module):
 
     def views(self, batch: dict[str, Any]) -> Tensor:
         """The augmented pictures of a batch, (B, 3, S, S) in 0..255."""
-        return self.augment(batch["pictures"], batch["picture_ids"], batch["views"])
+        return self.augment(batch["pictures"], batch["rows"], batch["views"])
 
     def encode_texts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Encode the captions, those of like length together: they differ much, and padding costs as much as text.
@@ -98,21 +98,28 @@ class Task(nn.Module):
 
 
 class DistillTask(Task):
-    """Stage 1: each tower alone learns its teacher tower's whitened feature map, through a 1x1 adapter, with
-    Smooth-L1.
+    """Stage 1: each tower alone learns from its teacher tower; by default its whitened feature map, through a 1x1
+    adapter, with Smooth-L1.
 
-    The embedding term fits the projections, so that student and teacher embeddings can be compared. The loss is a
-    plain sum over towers that share no weight, so training both at once is the same as training them apart.
+    A feature map has no CLS token: what the teacher's holds is learnt through the embedding, which is its projection,
+    by students that have one and by those that pool. The embedding term also fits the projections, so that student
+    and teacher embeddings can be compared. The loss is a plain sum over towers that share no weight, so training both
+    at once is the same as training them apart.
 
     Args:
         student: the model that learns.
         augment: random views.
         normalize: the student's own statistics.
         targets: the teacher's answers.
-        recipe: towers and weights.
+        recipe: towers, target and weights.
         vision_width: channels of the teacher's picture map.
         text_width: width of the teacher's token states; None where its tokens are others than the student's, so that
             only pooled targets exist.
+        bank: (N, D) teacher embeddings of texts, for the target `logits`.
+        logit_scale: the teacher's factor on cosines, likewise.
+
+    Raises:
+        ValueError: the recipe wants no adapter, and the widths differ.
     """
 
     def __init__(
@@ -124,26 +131,38 @@ class DistillTask(Task):
         recipe: DistillRecipe,
         vision_width: int,
         text_width: int | None,
+        bank: Tensor | None = None,
+        logit_scale: float = 1.0,
     ):
-        towers = ("vision", "text") if recipe.tower == "both" else (recipe.tower,)
         parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
-        learning = tuple(part for tower in towers for part in parts[tower])
+        learning = tuple(part for tower in recipe.towers for part in parts[tower])
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
-        self.recipe, self.towers = recipe, towers
-        if "vision" in self.towers:
-            self.vision_adapter = nn.Conv2d(student.config.vision_width, vision_width, 1)
-        if "text" in self.towers:
+        self.recipe, self.bank, self.logit_scale = recipe, bank, logit_scale
+        self.vision_adapter = self.text_adapter = None
+        if recipe.target == "feature_map" and "vision" in recipe.towers:
+            self.vision_adapter = self._adapter("vision", student.config.vision_width, vision_width)
+        if recipe.target == "feature_map" and "text" in recipe.towers and text_width is not None:
+            self.text_adapter = self._adapter("text", student.config.text_width, text_width)
+
+    def _adapter(self, tower: str, ours: int, theirs: int) -> nn.Module:
+        if self.recipe.adapter:
             # a 1x1 convolution over tokens is a linear layer
-            self.text_adapter = None if text_width is None else nn.Linear(student.config.text_width, text_width)
+            return nn.Conv2d(ours, theirs, 1) if tower == "vision" else nn.Linear(ours, theirs)
+        if ours != theirs:
+            raise ValueError(
+                f"adapter: without one the maps must be equally wide, but the student's {tower} map has {ours} "
+                f"channels and the teacher's {theirs}. Leave adapter on, or give the student the teacher's width."
+            )
+        return nn.Identity()
 
     def forward(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Losses by name; `loss` is their weighted sum."""
         losses: dict[str, Tensor] = {}
-        if "vision" in self.towers:
+        if "vision" in self.recipe.towers:
             losses |= self._vision(batch)
-        if "text" in self.towers:
+        if "text" in self.recipe.towers:
             losses |= self._text(batch)
-        weights = {"map": self.recipe.map_weight, "embedding": self.recipe.embedding_weight}
+        weights = {"map": self.recipe.map_weight, "embedding": self.recipe.embedding_weight, "logits": 1.0}
         losses["loss"] = sum(weights[name.rsplit("_", 1)[1]] * value for name, value in losses.items())
         return losses
 
@@ -151,20 +170,31 @@ class DistillTask(Task):
         views = self.views(batch)
         targets = self.targets.pictures(views, batch)
         outputs = self.student.get_image_features(self.normalize(views))
-        adapted = self.vision_adapter(outputs.feature_map)
-        return {
-            "vision_map": feature_map_loss(adapted, targets.feature_map, beta=self.recipe.smooth_l1_beta),
-            "vision_embedding": embedding_loss(outputs.pooler_output, targets.embedding),
-        }
+        losses = self._pooled("vision", outputs.pooler_output, targets.embedding)
+        if self.vision_adapter is not None:
+            losses["vision_map"] = self._map_loss(self.vision_adapter(outputs.feature_map), targets.feature_map, dim=1)
+        return losses
 
     def _text(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         targets = self.targets.texts(batch)
         states, embeddings = self.encode_texts(batch)
-        losses = {"text_embedding": embedding_loss(embeddings, targets.embedding)}
+        losses = self._pooled("text", embeddings, targets.embedding)
         if self.text_adapter is not None:
-            mask, beta = batch["attention_mask"], self.recipe.smooth_l1_beta
-            losses["text_map"] = feature_map_loss(self.text_adapter(states), targets.feature_map, mask, beta, dim=-1)
+            mask = batch["attention_mask"]
+            if "aligned" in batch:  # what a cut vocabulary reads in other pieces has a pooled target only
+                mask = mask * batch["aligned"][:, None]
+            excess = states.shape[1] - targets.feature_map.shape[1]
+            theirs = nn.functional.pad(targets.feature_map, (0, 0, 0, excess))  # pads, or cuts what is never looked at
+            losses["text_map"] = self._map_loss(self.text_adapter(states), theirs, mask, dim=-1)
         return losses
+
+    def _pooled(self, tower: str, ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
+        if self.recipe.target == "logits":
+            return {f"{tower}_logits": bank_loss(ours, theirs, self.bank, self.logit_scale)}
+        return {f"{tower}_embedding": embedding_loss(ours, theirs)}
+
+    def _map_loss(self, ours: Tensor, theirs: Tensor, mask: Tensor | None = None, dim: int = 1) -> Tensor:
+        return feature_map_loss(ours, theirs, mask, self.recipe.smooth_l1_beta, dim, self.recipe.whiten)
 
 
 class AlignTask(Task):

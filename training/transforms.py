@@ -63,10 +63,14 @@ class Augment:
         Returns:
             (B, 3, S, S) float32 in 0..255.
         """
-        uniform = keyed_uniform(self.seed, picture_ids.cpu().numpy(), views.cpu().numpy(), num=NUM_DRAWS)
-        draws = torch.from_numpy(uniform).float().to(pictures.device)
+        draws = self.draws(picture_ids, views).to(pictures.device)
         warped = self._warp(pictures.float(), draws[:, :6])
         return self._recolour(warped, draws[:, 6:]).clamp(0, 255)
+
+    def draws(self, picture_ids: Tensor, views: Tensor) -> Tensor:
+        """The random numbers (B, NUM_DRAWS) in 0..1 that make these views."""
+        uniform = keyed_uniform(self.seed, picture_ids.cpu().numpy(), views.cpu().numpy(), num=NUM_DRAWS)
+        return torch.from_numpy(uniform).float()
 
     def _warp(self, pictures: Tensor, draws: Tensor) -> Tensor:
         config, (zoom, rotate, stretch, right, down, flip) = self.config, draws.T

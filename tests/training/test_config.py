@@ -7,7 +7,7 @@ from tests.tiny import ROOT
 from training.config import AlignRecipe, DistillRecipe, parse_recipe, save_recipe
 
 FOLDER = ROOT / "training/configs"
-CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml"))
+CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students")
 MINIMAL = {
     "output_dir": "runs/x",
     "teacher": "some/teacher",
@@ -65,6 +65,18 @@ def test_command_line_wins_over_yaml(write):
 
 def test_nested_tower_config_stays_a_plain_dict(write):
     assert parse_recipe(DistillRecipe, write()).student.text_config == {"model_type": "bert", "hidden_size": 8}
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_a_student_can_be_a_file_of_its_own(write, size):
+    file = FOLDER / f"students/{size}.yaml"
+    recipe = parse_recipe(DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"])
+    written = yaml.safe_load(file.read_text(encoding="utf-8"))
+    assert recipe.student.vision_init == written["vision_init"] and recipe.student.max_text_length == 12
+
+
+def test_a_student_file_that_is_not_there_is_refused_by_name(write, capsys):
+    assert "nowhere.yaml" in refusal(capsys, [*write(), "--student", "nowhere.yaml"])
 
 
 def test_exponent_without_a_point_is_a_number(tmp_path):
@@ -134,7 +146,7 @@ def test_no_caption_column_is_refused(write, capsys):
     assert "data.caption_columns" in refusal(capsys, write(data={"train": "x", "caption_columns": {}}))
 
 
-@pytest.mark.parametrize("missing", ["output_dir", "teacher", "data", "student"])
+@pytest.mark.parametrize("missing", ["output_dir", "teacher", "data"])
 def test_missing_key_is_refused_by_name(tmp_path, capsys, missing):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != missing}))

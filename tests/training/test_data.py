@@ -8,8 +8,10 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
 
+from tests.tiny import train_unigram
 from training.config import DataConfig
 from training.data import (
+    CaptionTokens,
     KeyedBatches,
     PairDataset,
     SkipError,
@@ -17,6 +19,7 @@ from training.data import (
     load_source,
     make_loader,
 )
+from training.vocabulary import cut_vocabulary
 
 
 def cell(picture: PILImage.Image, kind: str = "PNG") -> dict:
@@ -42,7 +45,7 @@ def dataset(train_rows, tokenizer):
     def build(rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields) -> PairDataset:
         columns = {language: language for language in languages}
         config = DataConfig(train="tiny", caption_columns=columns, **fields)
-        return PairDataset(train_rows if rows is None else rows, config, tokenizer, 64, 32)
+        return PairDataset(train_rows if rows is None else rows, config, CaptionTokens(tokenizer, 32), 64)
 
     return build
 
@@ -95,7 +98,7 @@ def test_source_that_is_not_there_is_refused_by_name(source):
 def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
     missing = changes.get("image_column") or changes["caption_columns"]["en"]
     with pytest.raises(ValueError, match=f"no column '{missing}'"):
-        PairDataset(train_rows, DataConfig(train="tiny", **changes), tokenizer, 64, 32)
+        PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokens(tokenizer, 32), 64)
 
 
 # captions
@@ -174,14 +177,14 @@ def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
     names = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
     # the tokenizer folds case and width
     assert [text.replace(" ", "") for text in read] == [name.lower().replace(" ", "") for name in names]
-    assert batch["picture_ids"].tolist() == [5, 40] and batch["views"].tolist() == [3, 3]
+    assert batch["rows"].tolist() == [5, 40] and batch["views"].tolist() == [3, 3]
     white = PILImage.new("RGBA", (64, 64), "white")
     expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert("RGB")
     assert np.array_equal(batch["pictures"][0].permute(1, 2, 0).numpy(), np.array(expected))
 
 
 def test_texts_beyond_the_limit_are_cut_and_keep_their_end_token(train_rows, tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), tokenizer, 64, 6)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 6), 64)
     batch = built.collate([(row, 0, built[row]) for row in range(10)])
     assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
     full = batch["attention_mask"].all(1)
@@ -189,11 +192,51 @@ def test_texts_beyond_the_limit_are_cut_and_keep_their_end_token(train_rows, tok
 
 
 def test_teacher_reads_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), tokenizer, 64, 32, other_tokenizer)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 32, other_tokenizer), 64)
     batch = built.collate([(5, 0, built[5])])
     ours = spell(tokenizer, batch["input_ids"])
     theirs = spell(other_tokenizer, batch["teacher_input_ids"])
     assert ours == theirs and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
+
+
+@pytest.fixture(scope="module")
+def unigram(train_rows):
+    """A Unigram tokenizer and a cut of it, which some texts are read otherwise by."""
+    texts = [*train_rows["en"], *train_rows["zh"]]
+    source = train_unigram(texts, 700)
+    return source, cut_vocabulary(source, texts[: len(texts) // 8], 350)
+
+
+def test_a_cut_vocabulary_gives_the_teacher_its_ids_by_one_lookup(train_rows, unigram):
+    source, vocabulary = unigram
+    tokens = CaptionTokens(vocabulary.tokenizer, 32, source, vocabulary)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), tokens, None)
+    (cause,) = [cause for cause in built.skipped.captions if "other pieces" in cause]
+    assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)
+    batch = built.collate([(row, 0, None) for row in range(len(train_rows))])
+    texts = [choices[0] for row in range(len(train_rows)) for choices in built.captions[row].values()]
+    expected = source(texts, padding=True, return_tensors="pt")["input_ids"]
+    assert torch.equal(batch["teacher_input_ids"], expected)
+    assert batch["aligned"].tolist() == [text not in tokens.unaligned for text in texts]
+    aligned = [text for text in texts if text not in tokens.unaligned][:9]
+    batch = tokens(aligned)
+    assert torch.equal(batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"])
+    assert torch.equal(batch["teacher_input_ids"], vocabulary.to_source(batch["input_ids"]))
+
+
+def test_fields_of_a_nested_column_are_captions(tokenizer):
+    rows = Dataset.from_dict({"translation": [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]})
+    config = DataConfig(train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"})
+    built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), None)
+    assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
+
+
+def test_without_captions_or_pictures_a_batch_has_neither(train_rows, tokenizer):
+    config = DataConfig(train="tiny")
+    seen = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
+    assert set(seen.collate([(5, 0, seen[5])])) == {"skipped", "rows", "views", "pictures"}
+    read = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokens(tokenizer, 32), None)
+    assert "pictures" not in read.collate([(5, 0, read[5])]) and read[5] is None
 
 
 # pictures
@@ -240,7 +283,7 @@ def test_damaged_pictures_leave_the_batch_and_are_named(dataset, pictures):
     built = dataset(make_rows(cells, en=["frog", "cat", "dog"]), ("en",), max_skip_share=0.5)
     batch = built.collate([(row, 0, built[row]) for row in range(3)])
     assert batch["skipped"] == [(1, "picture does not decode")]
-    assert batch["picture_ids"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
+    assert batch["rows"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
     assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "picture does not decode")]}
 
 
@@ -249,9 +292,9 @@ def test_a_damaged_picture_is_replaced_by_the_next_one_so_that_batches_stay_full
     cells[1] = {"bytes": b"broken", "path": None}
     built = dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
     for batch in make_loader(built, key_batches(built.usable_rows, batch_size=1, stop=4)):
-        assert len(batch["pictures"]) == 1 and batch["picture_ids"].item() != 1
+        assert len(batch["pictures"]) == 1 and batch["rows"].item() != 1
         if batch["skipped"]:
-            assert batch["skipped"] == [(1, "picture does not decode")] and batch["picture_ids"].item() == 2
+            assert batch["skipped"] == [(1, "picture does not decode")] and batch["rows"].item() == 2
 
 
 def test_data_without_one_picture_that_decodes_are_refused(dataset):

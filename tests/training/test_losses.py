@@ -1,8 +1,10 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
-from training.losses import clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives, whiten
+from training.losses import bank_loss, clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives, whiten
 
 
 @pytest.fixture
@@ -48,6 +50,32 @@ def test_map_loss_equals_a_plain_loop(draw, beta):
                     total += smooth_l1((student[b, channel, row, column] - target[channel]).item(), beta)
                     count += 1
     assert feature_map_loss(student, teacher, beta=beta).item() == pytest.approx(total / count, rel=1e-5)
+
+
+def test_without_whitening_the_teacher_map_is_compared_as_it_is(draw):
+    student, teacher = draw(2, 4, 2, 3), draw(2, 4, 2, 3)
+    differences = (student - teacher).flatten().tolist()
+    expected = sum(smooth_l1(difference, 2.0) for difference in differences) / len(differences)
+    assert feature_map_loss(student, teacher, whitened=False).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_bank_loss_equals_a_plain_loop(draw):
+    student, teacher, bank = draw(3, 5), draw(3, 5), draw(7, 5)
+
+    def shares(vector: torch.Tensor) -> list[float]:
+        scores = [4.0 * F.cosine_similarity(vector, text, dim=0).double() for text in bank]
+        total = sum(score.exp() for score in scores)
+        return [(score.exp() / total).item() for score in scores]
+
+    expected = 0.0
+    for ours, theirs in zip(student, teacher, strict=True):
+        expected += sum(p * math.log(p / q) for p, q in zip(shares(theirs), shares(ours), strict=True)) / 3
+    assert bank_loss(student, teacher, bank, 4.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_bank_loss_is_nothing_for_a_student_that_agrees_and_knows_no_norm(draw):
+    teacher, bank = draw(3, 5), draw(7, 5)
+    assert bank_loss(9 * teacher, teacher, 3 * bank, 20.0).abs() < 1e-5
 
 
 def test_masked_tokens_do_not_count(draw):

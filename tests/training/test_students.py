@@ -1,19 +1,23 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import (
     CUT_EFFICIENTNET,
     MOBILENET,
     PROJECTION_DIM,
-    RESNET,
     WHOLE_EFFICIENTNET,
     WHOLE_MOBILENET,
     XLM_ROBERTA,
     make_model,
     student_config,
 )
-from training.students import build_student, inherit_weights, load_student, load_tokenizer
+from training.config import DistillRecipe, StudentConfig, parse_recipe
+from training.students import SIZES, build_student, evenly_spaced, load_size, load_student, load_tokenizer
+from training.students.sizes import FOLDER
 from training.teachers import Teacher
 
 LANGUAGES = ["en", "zh"]
@@ -25,38 +29,142 @@ def efficientnet(processor) -> Teacher:
     return Teacher(model, processor.tokenizer, processor.image_processor, "tiny-efficientnet")
 
 
+def plain_fields(folder) -> dict:
+    """What a student needs where there is no teacher."""
+    fields = {"tokenizer": str(folder), "image_size": 64, "projection_dim": 8}
+    return fields | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+
+
 @torch.no_grad()
-def test_a_cut_backbone_inherits_the_teachers_stages(efficientnet, inputs):
-    wanted = student_config(vision_config=CUT_EFFICIENTNET, inherit="teacher")
+def test_a_tower_starts_from_the_teachers_and_the_other_at_random(efficientnet, inputs, caplog):
+    wanted = student_config(vision_config=CUT_EFFICIENTNET, vision_init="teacher")
+    with caplog.at_level("INFO", "training.students.build"):
+        student, _ = build_student(wanted, LANGUAGES, efficientnet)
+    (message,) = [record.message for record in caplog.records if "tower from" in record.message]
+    assert message.startswith("vision tower from tiny-efficientnet: ")
+    random, _ = build_student(replace(wanted, vision_init="random"), LANGUAGES, efficientnet)
+    theirs, ours, others = efficientnet.state_dict(), student.state_dict(), random.state_dict()
+    for name, tensor in ours.items():
+        if name.startswith("vision_model."):
+            assert torch.equal(tensor, theirs[name.replace("timm_model.model.", "timm_model.")]), name
+        else:
+            assert torch.equal(tensor, others[name]), name
+
+
+def test_the_teachers_config_is_the_students_where_the_recipe_is_silent(efficientnet):
+    wanted = StudentConfig(
+        vision_config={"model_args": CUT_EFFICIENTNET["model_args"]},
+        text_config={"num_hidden_layers": 1, "hidden_size": 16},
+        vision_init="teacher",
+        text_init="teacher",
+        max_text_length=32,
+    )
     student, _ = build_student(wanted, LANGUAGES, efficientnet)
-    backbone = efficientnet.model.vision_model.timm_model
-    # the first five of seven stages, run by hand
-    expected = backbone.bn1(backbone.conv_stem(inputs["pixel_values"]))
-    for stage in backbone.blocks[:5]:
-        expected = stage(expected)
-    found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    vision, text = student.config.vision_config, student.config.text_config
+    assert (vision.architecture, vision.model_args) == ("tf_efficientnet_lite0", CUT_EFFICIENTNET["model_args"])
+    assert (text.model_type, text.hidden_size, text.num_hidden_layers) == ("xlm-roberta", 16, 1)
+    assert text.intermediate_size == XLM_ROBERTA["intermediate_size"]
+    channels = evenly_spaced(32, 16)
+    for name in ("embeddings.word_embeddings", "embeddings.position_embeddings"):
+        table = efficientnet.model.text_model.get_parameter(f"{name}.weight")
+        assert torch.equal(student.text_model.get_parameter(f"{name}.weight"), table[:, channels])
+    assert torch.equal(student.text_projection.weight, efficientnet.model.text_projection.weight[:, channels])
 
 
-def test_inheritance_names_what_it_copied_and_leaves_the_rest(efficientnet):
-    student = make_model(CUT_EFFICIENTNET, XLM_ROBERTA | {"hidden_size": 48}, seed=9)
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    copied = inherit_weights(student, efficientnet)
-    assert "logit_scale" not in copied
-    assert len([name for name in copied if name.startswith("vision_model")]) > 50
-    after = student.state_dict()
-    changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert changed <= set(copied)
-    assert {"vision_model.timm_model.model.conv_stem.weight"} <= changed
-    # token states of another width are not the teacher's
-    assert not [name for name in copied if "word_embeddings" in name]
+def test_altclips_towers_become_classes_of_their_own(altclip_folder):
+    teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
+    wanted = StudentConfig(vision_init="teacher", text_init="teacher", max_text_length=32)
+    student, processor = build_student(wanted, LANGUAGES, teacher)
+    assert student.config.vision_config.model_type == "clip_vision_model"
+    assert student.config.text_config.model_type == "xlm-roberta"
+    assert student.config.text_config.vocab_size == len(processor.tokenizer)
+    assert teacher.towers == ()
 
 
-def test_inheritance_that_copies_nothing_is_refused(efficientnet):
-    text = XLM_ROBERTA | {"hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 1}
-    student = make_model(RESNET, text, vocabulary=500, projection_dim=20)
-    with pytest.raises(ValueError, match=r"student.inherit: no weight of 'tiny-efficientnet'"):
-        inherit_weights(student, efficientnet)
+def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
+    torch.manual_seed(3)
+    backbone = TimmWrapperModel(TimmWrapperConfig(architecture="tf_efficientnet_lite0"))
+    backbone.save_pretrained(tmp_path / "vision")
+    text_config = AutoConfig.for_model(**XLM_ROBERTA, vocab_size=len(tokenizer))
+    text = XLMRobertaModel(text_config)
+    text.save_pretrained(tmp_path / "text")
+    tokenizer.save_pretrained(tmp_path / "text")
+    wanted = StudentConfig(
+        **plain_fields(teacher_folder),
+        vision_init=str(tmp_path / "vision"),
+        text_init=str(tmp_path / "text"),
+        text_config={"num_hidden_layers": 1},
+        max_text_length=32,
+    )
+    student, _ = build_student(wanted, LANGUAGES)
+    for name, tensor in student.vision_model.state_dict().items():
+        assert torch.equal(tensor, backbone.state_dict()[name]), name
+    table = text.embeddings.word_embeddings.weight
+    assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
+    assert len(student.text_model.encoder.layer) == 1
+    assert student.config.teacher is None
+    # names of classes are the checkpoint's, and not the tower's
+    assert not getattr(student.config.vision_config, "label_names", None)
+
+
+def test_init_that_is_nowhere_is_refused(tmp_path, efficientnet):
+    with pytest.raises(ValueError, match=r"student.vision_init: '.*nowhere' is neither 'random', 'teacher', a folder"):
+        build_student(student_config(vision_init=str(tmp_path / "nowhere")), LANGUAGES, efficientnet)
+
+
+def test_random_tower_must_be_described(efficientnet):
+    with pytest.raises(ValueError, match=r"student.text_config is not given and student.text_init is 'random'"):
+        build_student(student_config(text_config=None), LANGUAGES, efficientnet)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"hidden_size": 33}, r"student.text_config.hidden_size is 33, which .*num_attention_heads, 2, does not"),
+        ({"vocab_size": 10}, r"student.text_config.vocab_size is 10, the tokenizer has 600 tokens"),
+        ({"hidden_size": "wide"}, r"student.text_config does not describe a tower.*hidden_size"),
+        ({"model_type": "bart-simpson"}, r"student.text_config does not describe a tower.*bart-simpson"),
+    ],
+)
+def test_config_that_cannot_be_built_is_refused(efficientnet, fields, message):
+    with pytest.raises(ValueError, match=message):
+        build_student(student_config(text_config=XLM_ROBERTA | fields), LANGUAGES, efficientnet)
+
+
+def test_config_without_a_model_type_is_refused(efficientnet):
+    with pytest.raises(ValueError, match=r"student.text_config has no 'model_type'"):
+        build_student(student_config(text_config={"hidden_size": 32}), LANGUAGES, efficientnet)
+
+
+def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
+    config = load_size("tiny", projection_dim=None, max_text_length=32)
+    assert isinstance(config, StudentConfig)
+    assert (config.projection_dim, config.max_text_length, config.image_size) == (None, 32, 224)
+    assert load_size("base").text_config["num_hidden_layers"] == 12
+    with pytest.raises(ValueError, match="no student size 'huge'; choose one of tiny, small, base"):
+        load_size("huge")
+    with pytest.raises(ValueError, match=r"student size 'tiny'.*vision_size"):
+        load_size("tiny", vision_size=3)
+    with pytest.raises(ValueError, match=r"student size 'tiny'.*image_size"):
+        load_size("tiny", image_size="large")
+
+
+def test_a_recipe_can_name_a_size_and_change_it(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(
+        f"output_dir: out\nteacher: BAAI/AltCLIP\ndata: {{train: here}}\nstudent: {FOLDER / 'tiny.yaml'}\n"
+    )
+    recipe = parse_recipe(DistillRecipe, ["--config", str(tmp_path / "recipe.yaml"), "--student.vision_init=teacher"])
+    assert recipe.student == load_size("tiny", vision_init="teacher")
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_leave_no_weight_unused(name, teacher_folder, inputs):
+    """One that the embedding does not come from would be dead weight, and stop distributed training."""
+    text = load_size(name).text_config | {"num_hidden_layers": 1, "vocab_size": 600}
+    wanted = load_size(name, text_config=text, image_size=64, tokenizer=str(teacher_folder))
+    student, _ = build_student(replace(wanted, vision_init="random", text_init="random"), LANGUAGES)
+    student(**inputs, return_loss=True).loss.backward()
+    assert [name for name, weight in student.named_parameters() if weight.grad is None] == []
 
 
 def test_the_teacher_fills_in_what_the_recipe_leaves_out(efficientnet):
@@ -95,28 +203,28 @@ def test_projection_width_other_than_the_teachers_is_refused(efficientnet):
 
 @pytest.mark.parametrize("field", ["tokenizer", "image_size", "projection_dim", "image_mean", "image_std"])
 def test_field_without_a_teacher_to_take_it_from_is_refused(field, teacher_folder):
-    given = {
-        "tokenizer": str(teacher_folder),
-        "image_size": 64,
-        "projection_dim": 8,
-        "image_mean": [0.5] * 3,
-        "image_std": [0.5] * 3,
-    }
+    given = plain_fields(teacher_folder)
     build_student(student_config(**given), LANGUAGES)
     del given[field]
     with pytest.raises(ValueError, match=rf"student.{field} is not given and there is no teacher"):
         build_student(student_config(**given), LANGUAGES)
 
 
-def test_inheritance_without_a_teacher_is_refused(teacher_folder):
-    given = {"tokenizer": str(teacher_folder), "image_size": 64, "projection_dim": 8}
-    given |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "inherit": "teacher"}
-    with pytest.raises(ValueError, match=r"student.inherit is 'teacher', but no teacher"):
+@pytest.mark.parametrize("tower", ["vision", "text"])
+def test_inheritance_without_a_teacher_is_refused(teacher_folder, tower):
+    given = plain_fields(teacher_folder) | {f"{tower}_init": "teacher"}
+    with pytest.raises(ValueError, match=rf"student.{tower}_init is 'teacher', but no teacher"):
         build_student(student_config(**given), LANGUAGES)
 
 
 def test_tokenizer_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"student.tokenizer: cannot load"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_model_without_its_tokenizer_is_no_tokenizer(tmp_path):
+    AutoConfig.for_model(**XLM_ROBERTA).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"student.tokenizer: .* has a model and no tokenizer"):
         load_tokenizer(str(tmp_path))
 
 

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from tests.tiny import VIT, XLM_ROBERTA, make_model
+from training import target_cache
 from training.config import AugmentConfig, DataConfig
-from training.data import PairDataset
-from training.target_cache import LiveTargets, TargetCacheError, build_target_cache, resample_map
-from training.teachers import Teacher
+from training.data import CaptionTokens, PairDataset, load_source
+from training.target_cache import TargetCacheError, build_target_cache, cached_bank
+from training.targets import LiveTargets, Needs, encode_bank, resample_map
+from training.teachers import TOWERS, Teacher
 from training.transforms import Augment
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
-GRID = (4, 4)
+NEEDS = Needs(TOWERS, grid=(4, 4), token_maps=True)
 NUM_VIEWS = 2
 
 
@@ -24,13 +26,13 @@ def vit_teacher(tokenizer, teacher) -> Teacher:
 
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    return PairDataset(train_rows.select(range(40)), DataConfig(train="tiny"), tokenizer, 64, 32)
+    return PairDataset(train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokens(tokenizer, 32), 64)
 
 
 @pytest.fixture(scope="module")
 def cache(vit_teacher, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, GRID, NUM_VIEWS)
+    return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +41,12 @@ def batch(dataset) -> dict:
 
 
 def augmented(batch: dict) -> torch.Tensor:
-    return AUGMENT(batch["pictures"], batch["picture_ids"], batch["views"])
+    return AUGMENT(batch["pictures"], batch["rows"], batch["views"])
 
 
 def test_cached_pictures_equal_live_ones(cache, vit_teacher, batch):
     views = augmented(batch)
-    live, cached = LiveTargets(vit_teacher, GRID).pictures(views, batch), cache[1].pictures(views, batch)
+    live, cached = LiveTargets(vit_teacher, NEEDS).pictures(views, batch), cache[1].pictures(views, batch)
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(cached, name), getattr(live, name), rtol=2e-3, atol=2e-3)
     other_views = cache[1].pictures(views, batch | {"views": 1 - batch["views"]})
@@ -52,36 +54,62 @@ def test_cached_pictures_equal_live_ones(cache, vit_teacher, batch):
 
 
 def test_cached_texts_equal_live_ones(cache, vit_teacher, batch):
-    live, cached = LiveTargets(vit_teacher, GRID).texts(batch), cache[1].texts(batch)
+    live, cached = LiveTargets(vit_teacher, NEEDS).texts(batch), cache[1].texts(batch)
     torch.testing.assert_close(cached.embedding, live.embedding, rtol=2e-3, atol=2e-3)
     mask = batch["attention_mask"].bool()
     assert cached.feature_map.shape == live.feature_map.shape
     torch.testing.assert_close(cached.feature_map[mask], live.feature_map[mask], rtol=4e-3, atol=4e-3)
 
 
+def read_all(folder) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")}
+
+
 def test_a_finished_cache_is_opened_and_not_computed_again(cache, vit_teacher, dataset):
-    before = {file.name: file.stat().st_mtime_ns for file in cache[0].iterdir()}
-    build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, GRID, NUM_VIEWS)
-    assert {file.name: file.stat().st_mtime_ns for file in cache[0].iterdir()} == before
+    before = {file: file.stat().st_mtime_ns for file in cache[0].rglob("*.*")}
+    build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    assert {file: file.stat().st_mtime_ns for file in cache[0].rglob("*.*")} == before
+
+
+def test_a_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
+    needs = Needs(TOWERS, grid=(2, 2), token_maps=True)
+    build_target_cache(tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, needs, 1)
+    without = Teacher.from_pretrained(str(teacher_folder), towers=())
+    without.with_towers = None  # whoever asks for towers fails
+    build_target_cache(tmp_path, without, dataset, AUGMENT, needs, 1)
 
 
 def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, dataset):
     folder, _ = cache
-    content = {file.name: file.read_bytes() for file in folder.iterdir()}
-    (folder / "view-001.safetensors").unlink()
-    (folder / "captions.safetensors").unlink()
-    kept = (folder / "view-000.safetensors").stat().st_mtime_ns
-    build_target_cache(folder, vit_teacher, dataset, AUGMENT, GRID, NUM_VIEWS)
-    assert {file.name: file.read_bytes() for file in folder.iterdir()} == content
-    assert (folder / "view-000.safetensors").stat().st_mtime_ns == kept
+    content = read_all(folder)
+    first, second = sorted((folder / "pictures").iterdir())
+    second.unlink()
+    (folder / "captions/00000.safetensors").unlink()
+    kept = first.stat().st_mtime_ns
+    build_target_cache(folder, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    assert read_all(folder) == content
+    assert first.stat().st_mtime_ns == kept
 
 
-@pytest.mark.parametrize("field", ["teacher", "teacher_weights", "augment", "seed", "grid", "num_views", "captions"])
+def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):
+    views = augmented(batch)
+    whole = (cache[1].pictures(views, batch), cache[1].texts(batch))
+    monkeypatch.setattr(target_cache, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
+    monkeypatch.setattr(target_cache, "CAPTIONS_PER_SHARD", 9)
+    sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
+    for found, expected in zip((sharded.pictures(views, batch), sharded.texts(batch)), whole, strict=True):
+        torch.testing.assert_close(found.feature_map, expected.feature_map, rtol=4e-3, atol=4e-3)
+        torch.testing.assert_close(found.embedding, expected.embedding, rtol=4e-3, atol=4e-3)
+
+
+@pytest.mark.parametrize(
+    "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "pictures", "max_text_length"]
+)
 def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache, vit_teacher, dataset, train_rows):
-    teacher, augment, grid, num_views = vit_teacher, AUGMENT, GRID, NUM_VIEWS
-    if field == "teacher":
-        teacher = Teacher(teacher.model, teacher.tokenizer, teacher.image_processor, "another")
-    elif field == "teacher_weights":
+    teacher, augment, needs, num_views = vit_teacher, AUGMENT, NEEDS, NUM_VIEWS
+    rows = train_rows.select(range(40))
+    if field == "teacher_revision":
         model = make_model(VIT, vision_pooling="cls", seed=4)
         teacher = Teacher(model, teacher.tokenizer, teacher.image_processor, teacher.name)
     elif field == "augment":
@@ -89,20 +117,98 @@ def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache,
     elif field == "seed":
         augment = replace(augment, seed=6)
     elif field == "grid":
-        grid = (2, 2)
+        needs = replace(needs, grid=(2, 2))
     elif field == "num_views":
         num_views = 3
-    else:
-        # equal in all but the texts
-        rows = train_rows.select(range(40))
+    elif field == "captions":
         rows = rows.remove_columns("en").add_column("en", [f"{text}!" for text in rows["en"]])
-        fingerprint = dataset.fingerprint
-        dataset = PairDataset(rows, dataset.config, dataset.tokenizer, 64, 32)
-        dataset.fingerprint = fingerprint
-    before = {file.name: file.read_bytes() for file in cache[0].iterdir()}
+        dataset = PairDataset(rows, dataset.config, dataset.tokens, 64)
+    elif field == "pictures":
+        dataset = PairDataset(train_rows.select(range(1, 41)), dataset.config, dataset.tokens, 64)
+    else:
+        dataset = PairDataset(rows, dataset.config, CaptionTokens(dataset.tokens.tokenizer, 31), 64)
+    before = read_all(cache[0])
     with pytest.raises(TargetCacheError, match=rf"holds targets for {field}="):
-        build_target_cache(cache[0], teacher, dataset, augment, grid, num_views)
-    assert {file.name: file.read_bytes() for file in cache[0].iterdir()} == before
+        build_target_cache(cache[0], teacher, dataset, augment, needs, num_views)
+    assert read_all(cache[0]) == before
+
+
+def test_the_same_data_elsewhere_fit_the_cache(cache, vit_teacher, train_rows, dataset, tmp_path):
+    train_rows.select(range(40)).to_parquet(tmp_path / "moved.parquet")
+    moved = PairDataset(load_source(str(tmp_path / "moved.parquet")), dataset.config, dataset.tokens, 64)
+    before = read_all(cache[0])
+    build_target_cache(cache[0], vit_teacher, moved, AUGMENT, NEEDS, NUM_VIEWS)
+    assert read_all(cache[0]) == before
+
+
+def test_a_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
+    pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, Needs(TOWERS), NUM_VIEWS)
+    assert pooled.pictures(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
+    assert torch.equal(pooled.texts(batch).embedding, cache[1].texts(batch).embedding)
+
+
+def test_a_cache_without_maps_is_refused_where_maps_are_needed(vit_teacher, dataset, tmp_path):
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, Needs(TOWERS), 1)
+    with pytest.raises(TargetCacheError, match=r"holds targets for grid=None, this run has grid=\[4, 4\]"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_shard_is_refused_by_name(damage, vit_teacher, dataset, tmp_path):
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+    shard = tmp_path / "pictures/view-000-00000.safetensors"
+    content = bytearray(shard.read_bytes())
+    if damage == "cut":
+        content = content[:-100]
+    else:
+        content[-100] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(TargetCacheError, match=r"view-000-00000.safetensors .*Remove this file"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+    shard.unlink()  # as the message says
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+
+
+def test_views_drawn_by_another_augmentation_are_refused(cache, vit_teacher, dataset, monkeypatch):
+    draws = Augment.draws
+    monkeypatch.setattr(Augment, "draws", lambda self, ids, views: 1 - draws(self, ids, views))
+    with pytest.raises(TargetCacheError, match="another version of the augmentation"):
+        build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+
+
+def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, dataset, tmp_path, monkeypatch):
+    save_file = target_cache.save_file
+    written = []
+
+    def save_until_full(tensors, path, metadata):
+        if written:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        save_file(tensors, path, metadata)
+
+    monkeypatch.setattr(target_cache, "save_file", save_until_full)
+    with pytest.raises(OSError, match="What was written before is kept: make room"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["view-000-00000.safetensors"]
+    monkeypatch.undo()
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+
+
+def test_the_folder_says_what_it_holds(cache):
+    text = (cache[0] / "README.md").read_text(encoding="utf-8")
+    assert "`tiny-vit`" in text and "2 views each of 40 pictures" in text and "grid of 4 x 4" in text
+
+
+def test_a_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
+    first = cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu"))
+    assert torch.equal(first, encode_bank(vit_teacher, texts)) and len(first) == len(texts)
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_mtime_ns
+    assert torch.equal(cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu")), first)
+    assert file.stat().st_mtime_ns == before
+    cached_bank(tmp_path, vit_teacher, texts[1:], torch.device("cpu"))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_resampling_to_the_same_grid_changes_nothing():
@@ -120,9 +226,9 @@ def test_resampling_to_half_keeps_the_mean_and_a_flat_map():
 
 
 def test_a_coarse_teacher_map_is_stored_coarse_and_given_on_the_student_grid(dataset, vit_teacher, batch, tmp_path):
-    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, (8, 8), 2)
-    assert cached.views[0]["feature_map"].shape[2:] == (4, 4)
-    live = LiveTargets(vit_teacher, (8, 8)).pictures(augmented(batch), batch)
+    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, replace(NEEDS, grid=(8, 8)), 2)
+    assert cached.views[0][0]["feature_map"].shape[2:] == (4, 4)
+    live = LiveTargets(vit_teacher, replace(NEEDS, grid=(8, 8))).pictures(augmented(batch), batch)
     assert live.feature_map.shape[2:] == (8, 8)
     found = cached.pictures(augmented(batch), batch).feature_map
     torch.testing.assert_close(found, live.feature_map, rtol=2e-3, atol=2e-3)

@@ -14,13 +14,23 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, VIT, XLM_ROBERTA, make_model, recipe_fields, student_config
-from training import align, distill
+from tests.tiny import (
+    MOBILENET,
+    VIT,
+    XLM_ROBERTA,
+    make_model,
+    recipe_fields,
+    save_altclip,
+    student_config,
+    train_unigram,
+)
+from training import align, checkpoint, distill
 from training.checkpoint import list_checkpoints
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.loop import learning_rate_at
 from training.students import build_student
-from training.teachers import Teacher, weights_fingerprint
+from training.teachers import TOWERS, Teacher, weights_fingerprint
+from training.vocabulary import cut_vocabulary
 
 
 def run(recipe: TrainingRecipe) -> Path:
@@ -171,9 +181,86 @@ def test_teacher_with_other_tokens_gives_pooled_text_targets_only(distill_recipe
     assert {"vision_map", "vision_embedding", "text_embedding"} <= set(line) and "text_map" not in line
 
 
+def run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower: str, column: list[str], **fields) -> Path:
+    """Stage 1 of one tower from data that have nothing for the other, while a watch is kept on what is loaded."""
+    train_rows.select_columns(column).to_parquet(tmp_path / "alone.parquet")
+    loaded = []
+    load = Teacher.from_pretrained.__func__
+
+    def watch(cls, name, towers=TOWERS, *arguments, **keywords):
+        loaded.extend(towers)
+        return load(cls, name, towers, *arguments, **keywords)
+
+    monkeypatch.setattr(Teacher, "from_pretrained", classmethod(watch))
+    folder = run(distill_recipe(tower=tower, data=DataConfig(train=str(tmp_path / "alone.parquet")), **fields))
+    assert set(loaded) == {tower}
+    return folder
+
+
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize(("tower", "columns"), [("vision", ["image"]), ("text", ["en", "zh"])])
+def test_a_tower_alone_needs_neither_the_other_modality_nor_the_other_teacher_tower(
+    distill_recipe, train_rows, tmp_path, monkeypatch, tower, columns, cached
+):
+    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
+    folder = run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower, columns, **fields)
+    assert all(math.isfinite(value) for value in losses(folder, f"{tower}_map"))
+
+
+@pytest.mark.parametrize("target", ["embedding", "logits"])
+def test_pooled_targets_are_learnt_for_ablation(distill_recipe, target):
+    folder = run(distill_recipe(target=target, max_steps=30, batch_size=16, learning_rate=3e-3))
+    names = {name for line in read_log(folder) for name in line if name.startswith(("vision", "text"))}
+    assert names == {f"vision_{target}", f"text_{target}"}
+    for name in names:
+        values = losses(folder, name)
+        assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
+
+
+def test_logits_need_pictures_and_a_bank_of_texts_only(distill_recipe, train_rows, tmp_path, texts):
+    train_rows.select_columns(["image"]).to_parquet(tmp_path / "pictures.parquet")
+    fields = {"target": "logits", "tower": "vision", "data": DataConfig(train=str(tmp_path / "pictures.parquet"))}
+    with pytest.raises(ValueError, match="text_bank: target 'logits' compares with texts"):
+        run(distill_recipe(**fields))
+    (tmp_path / "bank.txt").write_text("\n".join(texts), encoding="utf-8")
+    run(distill_recipe(**fields, text_bank=str(tmp_path / "bank.txt")))
+    (tmp_path / "bank.txt").write_text(texts[0], encoding="utf-8")
+    with pytest.raises(ValueError, match="has 1 texts; logits need at least two"):
+        run(distill_recipe(**fields, text_bank=str(tmp_path / "bank.txt"), output_dir=str(tmp_path / "other")))
+
+
+def test_without_an_adapter_the_widths_must_agree(distill_recipe):
+    with pytest.raises(ValueError, match=r"adapter: without one .* vision map has \d+ channels"):
+        run(distill_recipe(adapter=False, student=student_config(vision_config=VIT)))
+    # the text towers of student and teacher are equally wide
+    assert all(math.isfinite(value) for value in losses(run(distill_recipe(adapter=False, tower="text")), "text_map"))
+
+
+def test_whitening_changes_what_the_map_is_compared_with(distill_recipe, tmp_path):
+    whitened = losses(run(distill_recipe(max_steps=1)), "vision_map")
+    plain = losses(run(distill_recipe(max_steps=1, whiten=False, output_dir=str(tmp_path / "plain"))), "vision_map")
+    assert whitened != plain
+
+
 def test_teacher_with_the_same_tokens_gives_token_targets(distill_recipe, altclip_folder):
     line = read_log(run(distill_recipe(teacher=str(altclip_folder))))[-2]
     assert {"vision_map", "vision_embedding", "text_map", "text_embedding"} <= set(line)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_student_with_a_cut_vocabulary_learns_the_token_states(distill_recipe, train_rows, tmp_path, cached):
+    texts = [*train_rows["en"], *train_rows["zh"]]
+    teacher = save_altclip(tmp_path / "teacher", train_unigram(texts, 700))
+    source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
+    cut_vocabulary(source, texts[: len(texts) // 8], 350).save(tmp_path / "cut")
+    fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
+    student = student_config(tokenizer=str(tmp_path / "cut"))
+    recipe = distill_recipe(teacher=str(teacher), student=student, tower="text", max_steps=30, **fields)
+    folder = run(replace(recipe, batch_size=16, learning_rate=3e-3))
+    values = losses(folder, "text_map")
+    assert sum(values[-5:]) < 0.9 * sum(values[:5])
+    assert "read in other pieces than the teacher's" in read_log(folder)[-1]["skipped"]
+    assert AutoProcessor.from_pretrained(folder).tokenizer(texts[0]).input_ids
 
 
 def test_training_leaves_the_teacher_as_it_is(distill_recipe, teacher_folder):
@@ -185,10 +272,10 @@ def test_training_leaves_the_teacher_as_it_is(distill_recipe, teacher_folder):
 def test_cached_targets_train_both_stages_and_every_seed_from_one_cache(distill_recipe, align_recipe, tmp_path):
     cached = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 2}
     distilled = run(distill_recipe(**cached, max_steps=3))
-    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.*")}
     aligned = run(align_recipe(**cached, max_steps=3, student=str(distilled), new_student=None, seed=5))
     assert all(math.isfinite(value) for folder in (distilled, aligned) for value in losses(folder))
-    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").iterdir()}
+    assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.*")}
 
 
 def test_gradient_checkpointing_changes_memory_and_not_the_result(distill_recipe, tmp_path):
@@ -236,7 +323,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
     poisoned["visual_projection.weight"].fill_(float("nan"))
     save_file(poisoned, file, metadata={"format": "pt"})
     before = file.read_bytes()
-    with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .* pictures \[\d+"):
+    with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .* rows \[\d+"):
         run(replace(recipe, output_dir=str(tmp_path), resume=True, save_every=1))
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000002"]
     assert file.read_bytes() == before and not (tmp_path / "model.safetensors").exists()
@@ -311,6 +398,24 @@ def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
     shutil.copytree(whole, tmp_path / "x")
     run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True))
     assert (tmp_path / "x/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_leaves_the_checkpoints_that_are_there(distill_recipe, monkeypatch):
+    save_state = checkpoint._save_state
+
+    def save_until_full(folder, step, task, optimizer):
+        if step == 4:
+            raise OSError(28, "No space left on device")
+        save_state(folder, step, task, optimizer)
+
+    monkeypatch.setattr(checkpoint, "_save_state", save_until_full)
+    recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
+    with pytest.raises(OSError, match="No space left"):
+        run(recipe)
+    folder = Path(recipe.output_dir)
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-000002", "log.jsonl"]
+    monkeypatch.undo()
+    run(replace(recipe, resume=True))
 
 
 def test_only_the_last_checkpoints_are_kept(kept_run, tmp_path):

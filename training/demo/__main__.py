@@ -22,11 +22,11 @@ from training.config import AlignRecipe, DistillRecipe, parse_recipe
 from training.data import load_source
 from training.demo import report
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
+from training.inputs import open_teacher
 from training.loop import LOG_FILE
 from training.results import RESULTS_FILE, Results, Row, make_meta
 from training.students import build_student
-from training.teachers import Teacher
-from training.zero_shot.classify import ClassNames, ZeroShotModel, evaluate
+from training.zero_shot.classify import ClassNames, Encoded, ZeroShotModel, encode, score
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEST_SETS = ("unseen_combination", "unseen_style")
@@ -72,12 +72,13 @@ class Demo:
         self.class_names = ClassNames.read(self.corpus / "class_names.json")
         self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
         self.rows: list[Row] = []
+        self.teacher: Encoded | None = None
 
     def run(self) -> Results:
         """Everything, for every seed; the first seed's student is the one that is kept."""
         began = time.perf_counter()
         distill_recipe, align_recipe = self._recipes()
-        self._measure(distill_recipe.teacher, "teacher", None, None)
+        self.teacher = self._measure(distill_recipe.teacher, "teacher", None, None)
         shutil.rmtree(self.output_dir / CACHE_FOLDER, ignore_errors=True)
         for seed in self.options.seeds:
             folder = self.output_dir if seed == self.options.seeds[0] else self.output_dir / f"seed-{seed}"
@@ -100,7 +101,9 @@ class Demo:
         if self.options.teacher is not None:
             # another teacher brings its own statistics and width, and no layers to inherit; the small tokenizer stays,
             # so that text targets are pooled
-            student = replace(distill_recipe.student, tokenizer=distill_recipe.teacher, inherit="none")
+            student = replace(
+                distill_recipe.student, tokenizer=distill_recipe.teacher, vision_init="random", text_init="random"
+            )
             distill_recipe = replace(distill_recipe, teacher=self.options.teacher, student=student, freeze=[])
             align_recipe = replace(align_recipe, teacher=self.options.teacher, freeze=[])
         if self.options.max_steps is not None:
@@ -124,9 +127,12 @@ class Demo:
         align_recipe = replace(
             align_recipe, output_dir=str(folder / "aligned"), student=distill_recipe.output_dir, teacher_cache=cache
         )
-        teacher = Teacher.from_pretrained(distill_recipe.teacher)
+        teacher = open_teacher(distill_recipe.teacher, distill_recipe.teacher_dtype)
         untrained = build_student(
-            replace(distill_recipe.student, inherit="none"), list(LANGUAGES), teacher, distill_recipe.seed
+            replace(distill_recipe.student, vision_init="random", text_init="random"),
+            list(LANGUAGES),
+            teacher,
+            distill_recipe.seed,
         )
         Artefact(*untrained, distill_recipe).save(folder / "untrained")
         self._measure(str(folder / "untrained"), "student", "untrained", distill_recipe.seed)
@@ -155,17 +161,22 @@ class Demo:
         align.run(recipe)
         self._measure(recipe.output_dir, "student", "no_teacher", recipe.seed)
 
-    def _measure(self, folder: str, name: str, stage: str | None, seed: int | None):
-        """Accuracy, size and speed of one model."""
-        model = ZeroShotModel.from_pretrained(folder)
-        model = replace(model, name=name)
-        self.rows += evaluate(model, self.sets, self.class_names, LANGUAGES, stage=stage, seed=seed)
+    def _measure(self, folder: str, name: str, stage: str | None, seed: int | None) -> Encoded:
+        """Accuracy of one model, alone and with the teacher as its other half; size and speed."""
+        model = replace(ZeroShotModel.from_pretrained(folder), name=name)
+        encoded = encode(model, self.sets, self.class_names, LANGUAGES)
+        pairs = [(encoded, encoded)]
+        if stage in ("distilled", "aligned") and self.teacher is not None:
+            pairs += [(encoded, self.teacher), (self.teacher, encoded)]
+        for seen, read in pairs:
+            self.rows += score(seen, read, self.sets, self.class_names, stage=stage, seed=seed)
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
         print(report.one_line(self.rows, name, stage, seed))
         for metric, value in (size | report.measure_speed(model, self.sets["unseen_style"])).items():
             self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
+        return encoded
 
     def _finish(self, results: Results):
         """The Hub folder, the results, the pictures, the table."""

@@ -82,6 +82,7 @@ def summary(results: Results) -> str:
         cells += f"{size['ms_per_picture']:>12.1f}{size['ms_per_text']:>9.1f}"
         name = ", ".join(filter(None, (model, stage))).replace("_", " ")
         lines.append(f"{name:22}{cells}")
+    lines += _cross_model(results, columns)
     counts = ", ".join(f"{name}: {count} pictures" for name, count in results.meta["test_pictures"].items())
     return "\n".join(
         [
@@ -89,6 +90,19 @@ def summary(results: Results) -> str:
             f"({counts}; candidates: all names; 95 % intervals stand in results.json; the teacher is stored in fp16)",
         ]
     )
+
+
+def _cross_model(results: Results, columns: list[tuple[str, str, str]]) -> list[str]:
+    """Lines for the aligned student with the teacher as its other half: whether their embeddings can be compared."""
+    lines = []
+    for seen, read in (("student", "teacher"), ("teacher", "student")):
+        model = f"{seen} pictures, {read} texts"
+        if results.mean(model=model, stage="aligned", metric="top1") is None:
+            continue
+        shares = [100 * results.mean(model=model, stage="aligned", set=s, language=g, metric=m) for s, g, m in columns]
+        cells = [f"{top1:.0f} / {top5:.0f}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)]
+        lines.append(f"{f'{seen} sees, {read} reads':22}" + "".join(f"{cell:>12}" for cell in cells))
+    return lines
 
 
 def _read_log(path: Path) -> list[dict]:

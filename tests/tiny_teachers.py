@@ -1,0 +1,139 @@
+"""A tiny teacher of every family, of the true class, whose towers and joint space all differ in width."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    AltCLIPProcessor,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    ChineseCLIPProcessor,
+    CLIPConfig,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Siglip2Config,
+    Siglip2ImageProcessor,
+    Siglip2Model,
+    Siglip2Processor,
+    SiglipConfig,
+    SiglipModel,
+    SiglipProcessor,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    VisionTextDualEncoderProcessor,
+)
+
+from modeling_dcclip import DCCLIPProcessor
+from tests.tiny import BERT, IMAGE_SIZE, PROJECTION_DIM, WHOLE_MOBILENET, XLM_ROBERTA, make_image_processor, make_model
+
+PATCH_SIZE = 16
+NUM_POSITIONS = 40
+
+VISION: dict[str, Any] = {
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": IMAGE_SIZE,
+    "patch_size": PATCH_SIZE,
+}
+NAFLEX_VISION = {name: value for name, value in VISION.items() if name != "image_size"} | {"num_patches": 16}
+TEXT: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "max_position_embeddings": NUM_POSITIONS,
+}
+CONVNEXT: dict[str, Any] = {
+    "model_type": "convnext",
+    "hidden_sizes": [8, 8, 16, 24],
+    "depths": [1, 1, 1, 1],
+    "hidden_size": 24,
+    "image_size": IMAGE_SIZE,
+}
+TOWERS_OF_DUAL_ENCODERS = {
+    "dual_vit_bert": (VISION | {"model_type": "vit"}, BERT),
+    "dual_clip_roberta": (VISION | {"model_type": "clip_vision_model"}, XLM_ROBERTA),
+    "dual_convnext_bert": (CONVNEXT, BERT),
+}
+TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "siglip", "siglip2", *TOWERS_OF_DUAL_ENCODERS]
+
+
+def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
+    """One of `TEACHERS`, in eval mode; its last token id ends a text.
+
+    Args:
+        kind: a family, or two towers of one.
+        vocabulary: number of token ids.
+        text_fields: set in the text config.
+    """
+    torch.manual_seed(0)
+    special = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": vocabulary - 1}
+    text = special | TEXT | text_fields
+    joint: dict[str, Any] = {"projection_dim": PROJECTION_DIM, "logit_scale_init_value": 3.0}
+    sizes: dict[str, Any] = {"text_config": text, "vision_config": VISION}
+    config: Any
+    model: Any
+    if kind == "altclip":
+        sizes["text_config"] = text | {"project_dim": 28}
+        model = AltCLIPModel(AltCLIPConfig(**sizes, **joint))
+    elif kind == "chinese_clip":
+        model = ChineseCLIPModel(ChineseCLIPConfig(**sizes, **joint))
+    elif kind == "clip":
+        model = CLIPModel(CLIPConfig(**sizes, **joint))
+    elif kind == "dcclip":
+        model = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
+    elif kind in ("siglip", "siglip2"):
+        sizes["text_config"] = text | {"projection_size": VISION["hidden_size"]}
+        config = (
+            SiglipConfig(**sizes) if kind == "siglip" else Siglip2Config(**sizes | {"vision_config": NAFLEX_VISION})
+        )
+        model = SiglipModel(config) if kind == "siglip" else Siglip2Model(config)
+    else:
+        vision, text = TOWERS_OF_DUAL_ENCODERS[kind]
+        config = VisionTextDualEncoderConfig(vision_config=dict(vision), text_config=special | text, **joint)
+        model = VisionTextDualEncoderModel(config)
+    return _leave_no_identity(model).eval()
+
+
+@torch.no_grad()
+def _leave_no_identity(model: PreTrainedModel) -> PreTrainedModel:
+    """A norm or a bias that does nothing could be forgotten unnoticed, and so could a tiny projection."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.uniform_(0.5, 1.5)
+            module.bias.uniform_(-0.5, 0.5)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            module.weight.normal_(std=module.weight.shape[1] ** -0.5)
+    for name in ("logit_scale", "logit_bias"):
+        if hasattr(model, name):
+            getattr(model, name).uniform_(2, 3)
+    return model
+
+
+def save_teacher(
+    kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
+) -> Path:
+    """A checkpoint of one of `TEACHERS`, with its processor."""
+    model: Any = make_teacher_model(kind, len(tokenizer))
+    model.to(dtype).save_pretrained(folder)
+    processors: dict[str, Any] = {
+        "altclip": AltCLIPProcessor,
+        "chinese_clip": ChineseCLIPProcessor,
+        "clip": CLIPProcessor,
+        "dcclip": DCCLIPProcessor,
+        "siglip": SiglipProcessor,
+        "siglip2": Siglip2Processor,
+    }
+    statistics: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]}
+    naflex = Siglip2ImageProcessor(patch_size=PATCH_SIZE, max_num_patches=16, **statistics)
+    image_processor = naflex if kind == "siglip2" else make_image_processor()
+    processors.get(kind, VisionTextDualEncoderProcessor)(image_processor, tokenizer).save_pretrained(folder)
+    return folder

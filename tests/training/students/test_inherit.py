@@ -1,0 +1,355 @@
+import re
+from itertools import pairwise
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import (
+    AltCLIPModel,
+    BertModel,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+    ViTModel,
+    XLMRobertaModel,
+)
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import (
+    BERT,
+    CUT_EFFICIENTNET,
+    IMAGE_SIZE,
+    PROJECTION_DIM,
+    RESNET,
+    VIT,
+    WHOLE_EFFICIENTNET,
+    XLM_ROBERTA,
+    make_config,
+    make_model,
+)
+from training.students import (
+    Inheritance,
+    SourceTower,
+    evenly_spaced,
+    inherit_weights,
+    load_tokenizer,
+    match_tokens,
+    open_source,
+)
+from training.teachers import Teacher
+from training.vocabulary import cut_vocabulary
+
+# four times as deep, twice as wide, with more heads of the same width
+LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}
+CLIP_VISION = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 24,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": IMAGE_SIZE,
+    "patch_size": 16,
+}
+
+
+def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> SourceTower:
+    """One tower of a model in memory."""
+    module = getattr(model, f"{tower}_model")
+    matrix = model.visual_projection if tower == "vision" else model.text_projection
+    return SourceTower("large", tower, module.config, module.state_dict(), matrix.weight if projection else None)
+
+
+def randomised(model: DCCLIPModel) -> DCCLIPModel:
+    """No weight is one or zero, so that no row can be taken for another."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
+    return model
+
+
+def spaced(total: int, count: int) -> list[int]:
+    """By hand: round to nearest, from the first to the last."""
+    return [int(index * (total - 1) / (count - 1) + 0.5) for index in range(count)]
+
+
+@pytest.mark.parametrize(("total", "count"), [(12, 6), (24, 6), (1024, 384), (5, 5), (7, 1)])
+def test_evenly_spaced_indices_are_distinct_and_hold_both_ends(total, count):
+    chosen = evenly_spaced(total, count).tolist()
+    assert len(set(chosen)) == count and chosen == sorted(chosen)
+    assert chosen[0] == 0 and (count == 1 or chosen[-1] == total - 1)
+    gaps = {second - first for first, second in pairwise(chosen)}
+    assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_more_than_there_is_cannot_be_selected():
+    with pytest.raises(ValueError, match="cannot select 4 of 3"):
+        evenly_spaced(3, 4)
+
+
+def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
+    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
+    student = make_model(text=XLM_ROBERTA | {"num_hidden_layers": 3}, seed=2)
+    report = inherit_weights(student, source_of(large, "text"))
+    theirs, ours = large.state_dict(), student.state_dict()
+    width, feed_forward = spaced(64, 32), spaced(160, 64)
+    heads = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
+    for layer, original in enumerate([0, 3, 6]):
+        old, new = (f"text_model.encoder.layer.{index}." for index in (original, layer))
+        for name in ("query", "key", "value"):
+            weight = theirs[f"{old}attention.self.{name}.weight"]
+            assert torch.equal(ours[f"{new}attention.self.{name}.weight"], weight[heads][:, width])
+            assert torch.equal(
+                ours[f"{new}attention.self.{name}.bias"], theirs[f"{old}attention.self.{name}.bias"][heads]
+            )
+        for name, rows, columns in (
+            ("attention.output.dense", width, heads),
+            ("intermediate.dense", feed_forward, width),
+            ("output.dense", width, feed_forward),
+        ):
+            assert torch.equal(ours[f"{new}{name}.weight"], theirs[f"{old}{name}.weight"][rows][:, columns])
+            assert torch.equal(ours[f"{new}{name}.bias"], theirs[f"{old}{name}.bias"][rows])
+        for name in ("attention.output.LayerNorm.weight", "output.LayerNorm.bias"):
+            assert torch.equal(ours[new + name], theirs[old + name][width])
+    for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm"):
+        name = f"text_model.embeddings.{name}.weight"
+        assert torch.equal(ours[name], theirs[name][..., width])
+    assert torch.equal(ours["text_projection.weight"], theirs["text_projection.weight"][:, width])
+    assert not report.random and report.tokens == (600, 600)
+    assert str(report) == f"text tower from large: 0 weights whole, {len(report.cut)} cut, 0 random; " + (
+        "token embeddings of 600 of 600 pieces"
+    )
+
+
+def test_narrower_heads_are_evenly_spaced_within_evenly_spaced_heads():
+    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
+    # the source's four heads of 16 channels; three of eight are kept
+    small = XLM_ROBERTA | {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 1}
+    student = make_model(text=small, seed=2)
+    inherit_weights(student, source_of(large, "text"))
+    rows = [head * 16 + channel for head in (0, 2, 3) for channel in spaced(16, 8)]
+    weight = large.text_model.encoder.layer[0].attention.self.query.weight
+    found = student.text_model.encoder.layer[0].attention.self.query.weight
+    assert torch.equal(found, weight[rows][:, spaced(64, 24)])
+
+
+@torch.no_grad()
+def test_the_other_tower_stays_as_it_was():
+    large, student = make_model(text=XLM_ROBERTA | LARGE, seed=1), make_model(seed=2)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    inherit_weights(student, source_of(large, "text"))
+    after = student.state_dict()
+    changed = {name for name in after if not torch.equal(after[name], before[name])}
+    assert changed and all(name.startswith(("text_model", "text_projection")) for name in changed)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("text", [XLM_ROBERTA, BERT | {"max_position_embeddings": 38}])
+def test_all_layers_of_altclips_text_tower_give_its_states(altclip_folder, inputs, text):
+    model = AltCLIPModel.from_pretrained(altclip_folder)
+    vocabulary = model.config.text_config.vocab_size
+    source = SourceTower(
+        "altclip", "text", model.config.text_config, model.text_model.state_dict(), model.text_projection.weight
+    )
+    epsilon = {"layer_norm_eps": model.config.text_config.layer_norm_eps}
+    student = make_model(text=text | epsilon, vocabulary=vocabulary, seed=5)
+    report = inherit_weights(student, source)
+    ids, mask = inputs["input_ids"] % vocabulary, inputs["attention_mask"]
+    ids = ids.masked_fill(mask == 0, 1)
+    expected = model.text_model.roberta(input_ids=ids, attention_mask=mask).last_hidden_state
+    found = student.get_text_features(ids, mask).last_hidden_state
+    # padding is not looked at, and its positions are numbered differently by the two families
+    assert torch.equal(found[mask == 1], expected[mask == 1])
+    # the teacher's projection reads another space than its residual stream
+    assert report.random == ["text_projection.weight"]
+
+
+@torch.no_grad()
+def test_all_layers_of_altclips_vision_tower_give_its_embeddings(altclip_folder, inputs):
+    model = AltCLIPModel.from_pretrained(altclip_folder)
+    teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
+    student = make_model(vision=CLIP_VISION, vision_pooling="tower", seed=5)
+    report = inherit_weights(student, open_source("teacher", "vision", teacher))
+    found = student.get_image_features(inputs["pixel_values"])
+    expected = model.get_image_features(inputs["pixel_values"])
+    assert torch.equal(found.last_hidden_state, expected.last_hidden_state)
+    assert torch.equal(found.pooler_output, expected.pooler_output)
+    assert not report.random and not report.cut
+    assert teacher.towers == ()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("vision", [VIT, CLIP_VISION])
+def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, inputs):
+    large = randomised(make_model(vision=vision | LARGE, seed=1))
+    same = make_model(vision=vision | LARGE, seed=2)
+    inherit_weights(same, source_of(large, "vision"))
+    found, expected = (model.get_image_features(inputs["pixel_values"]) for model in (same, large))
+    assert torch.equal(found.feature_map, expected.feature_map)
+    assert torch.equal(found.pooler_output, expected.pooler_output)
+
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 48, "num_hidden_layers": 2}
+    student = make_model(vision=vision | small, seed=3)
+    report = inherit_weights(student, source_of(large, "vision"))
+    assert not report.random and not report.whole
+    theirs, ours = large.state_dict(), student.state_dict()
+    width, heads = spaced(64, 32), [*range(16), *range(48, 64)]
+    embedding = next(name for name in ours if re.search(r"patch_embedding.*weight", name))
+    assert torch.equal(ours[embedding], theirs[embedding][width])
+    position = next(name for name in ours if "position_embedding" in name)
+    assert torch.equal(ours[position], theirs[position][..., width])
+    query = next(name for name in ours if ".1." in name and name.endswith("q_proj.weight"))
+    assert torch.equal(ours[query], theirs[query.replace(".1.", ".6.")][heads][:, width])
+    assert torch.equal(ours["visual_projection.weight"], theirs["visual_projection.weight"][:, width])
+
+
+def test_a_smaller_patch_grid_is_resampled_and_its_class_token_kept():
+    large = randomised(make_model(vision=CLIP_VISION, seed=1))
+    table = large.vision_model.embeddings.position_embedding.weight
+    with torch.no_grad():
+        table[1:] = torch.arange(4).repeat_interleave(4)[:, None] + torch.zeros(24)  # a ramp from top to bottom
+    student = make_model(vision=CLIP_VISION | {"image_size": 32}, image_size=32, seed=2)
+    report = inherit_weights(student, source_of(large, "vision"))
+    found = student.vision_model.embeddings.position_embedding.weight.detach()
+    assert torch.equal(found[0], table[0].detach())
+    grid = found[1:].unflatten(0, (2, 2))
+    torch.testing.assert_close(grid[:, 0], grid[:, 1])
+    assert (grid[1] - grid[0] > 1.5).all() and (grid.mean() - 1.5).abs() < 0.05
+    assert "vision_model.embeddings.position_embedding.weight" in report.cut
+
+
+def test_another_patch_size_leaves_the_first_convolution_random():
+    large = make_model(vision=CLIP_VISION, seed=1)
+    student = make_model(vision=CLIP_VISION | {"patch_size": 32}, seed=2)
+    report = inherit_weights(student, source_of(large, "vision"))
+    assert report.random == ["vision_model.embeddings.patch_embedding.weight"]
+
+
+@torch.no_grad()
+def test_a_cut_backbone_inherits_the_sources_stages(inputs):
+    whole = make_model(WHOLE_EFFICIENTNET, seed=3)
+    student = make_model(CUT_EFFICIENTNET, seed=9)
+    report = inherit_weights(student, source_of(whole, "vision"))
+    backbone = whole.vision_model.timm_model
+    # the first five of seven stages, run by hand
+    expected = backbone.bn1(backbone.conv_stem(inputs["pixel_values"]))
+    for stage in backbone.blocks[:5]:
+        expected = stage(expected)
+    found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    assert not report.cut and report.random == ["visual_projection.weight"]  # it read a wider stage
+
+
+def test_positions_begin_after_the_padding_in_some_families():
+    large = randomised(make_model(text=XLM_ROBERTA, seed=1))
+    student = make_model(text=BERT | {"max_position_embeddings": 32}, seed=2)
+    inherit_weights(student, source_of(large, "text"))
+    found = student.text_model.embeddings.position_embeddings.weight
+    assert torch.equal(found, large.text_model.embeddings.position_embeddings.weight[2:34])
+
+
+def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
+    matched = match_tokens(other_tokenizer, tokenizer)
+    theirs = tokenizer.get_vocab()
+    pieces = [piece for piece, _ in sorted(other_tokenizer.get_vocab().items(), key=lambda item: item[1])]
+    assert matched.tolist() == [theirs.get(piece, -1) for piece in pieces]
+    # a piece that the source has not
+    matched = matched.clone()
+    matched[7] = -1
+    large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
+    student = make_model(vocabulary=len(other_tokenizer) + 3, seed=2)
+    before = student.text_model.embeddings.word_embeddings.weight.detach().clone()
+    report = inherit_weights(student, source_of(large, "text"), matched)
+    found = student.text_model.embeddings.word_embeddings.weight.detach()
+    known = (matched >= 0).nonzero().flatten()
+    assert torch.equal(found[known], large.text_model.embeddings.word_embeddings.weight.detach()[matched[known]])
+    assert torch.equal(found[7], before[7]) and torch.equal(found[-3:], before[-3:])
+    assert report.tokens == (len(known), len(other_tokenizer) + 3)
+    assert len(known) > 100
+    assert f"token embeddings of {len(known)} of {len(found)} pieces" in str(report)
+
+
+@pytest.fixture(scope="module")
+def unigram(train_rows) -> PreTrainedTokenizerFast:
+    """A tokenizer of XLM-R's kind."""
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False)
+    backend.train_from_iterator([*train_rows["en"], *train_rows["zh"]], trainer)
+    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+
+
+def test_a_cut_vocabulary_takes_the_rows_that_it_was_cut_from(unigram, texts, tmp_path):
+    tokenizer = unigram
+    vocabulary = cut_vocabulary(tokenizer, texts, 300)
+    vocabulary.save(tmp_path / "cut")
+    cut = load_tokenizer(str(tmp_path / "cut"))
+    matched = match_tokens(cut, tokenizer, str(tmp_path / "cut"))
+    assert torch.equal(matched, vocabulary.source_ids) and 0 < len(matched) < len(tokenizer)
+    # without its folder the pieces still tell
+    assert torch.equal(match_tokens(cut, tokenizer), vocabulary.source_ids)
+    large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
+    student = make_model(vocabulary=len(cut), seed=2)
+    report = inherit_weights(student, source_of(large, "text"), matched)
+    table = large.text_model.embeddings.word_embeddings.weight
+    assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table[vocabulary.source_ids])
+    assert report.tokens == (len(cut), len(cut))
+
+
+def test_the_same_tokenizer_keeps_its_rows(tokenizer):
+    assert match_tokens(tokenizer, tokenizer).tolist() == list(range(len(tokenizer)))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "theirs"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
+)
+def test_student_larger_than_its_source_is_refused(field, value, theirs):
+    student = make_model(text=XLM_ROBERTA | {field: value})
+    with pytest.raises(ValueError, match=rf"student.text_config.{field} is {value}, 'large' has {theirs}.*at most"):
+        inherit_weights(student, source_of(make_model(), "text"))
+
+
+def test_more_positions_than_the_source_has_are_refused():
+    student = make_model(text=XLM_ROBERTA | {"max_position_embeddings": 41})
+    with pytest.raises(ValueError, match=r"max_position_embeddings is 41, .* only 40"):
+        inherit_weights(student, source_of(make_model(), "text"))
+
+
+def test_inheritance_that_copies_nothing_is_refused():
+    student = make_model(RESNET, projection_dim=PROJECTION_DIM)
+    with pytest.raises(ValueError, match=r"student.vision_init: no weight of 'large'.*to 'random'"):
+        inherit_weights(student, source_of(make_model(WHOLE_EFFICIENTNET), "vision"))
+
+
+@pytest.mark.parametrize("model_class", [XLMRobertaModel, BertModel, CLIPVisionModel, ViTModel])
+def test_folder_of_a_single_tower_is_a_source(tmp_path, tokenizer, model_class):
+    configs = {XLMRobertaModel: XLM_ROBERTA, BertModel: BERT, CLIPVisionModel: CLIP_VISION, ViTModel: VIT}
+    tower = "text" if model_class in (XLMRobertaModel, BertModel) else "vision"
+    config = make_config(**{tower: configs[model_class]})
+    model = model_class(getattr(config, f"{tower}_config"))
+    model.save_pretrained(tmp_path)
+    if tower == "text":
+        with pytest.raises(ValueError, match=r"student.text_init: .* no tokenizer"):
+            open_source(str(tmp_path), tower)
+        tokenizer.save_pretrained(tmp_path)
+    source = open_source(str(tmp_path), tower)
+    student = make_model(**{tower: configs[model_class]}, seed=4)
+    report = inherit_weights(student, source)
+    assert report.random == [f"{'visual' if tower == 'vision' else 'text'}_projection.weight"]
+    for name, tensor in getattr(student, f"{tower}_model").state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+def test_folder_of_a_whole_model_is_a_source_of_either_tower(teacher_folder, teacher):
+    for tower, projection in (("vision", "visual_projection"), ("text", "text_projection")):
+        source = open_source(str(teacher_folder), tower)
+        weights = teacher.state_dict()
+        assert torch.equal(source.projection, weights[f"{projection}.weight"])
+        assert source.weights.keys() == {
+            name.removeprefix(f"{tower}_model.") for name in weights if name.startswith(f"{tower}_model.")
+        }
+
+
+def test_report_tells_how_much_is_left_to_chance():
+    report = Inheritance("x", "vision", whole=["a", "b"], cut=["c"], random=[])
+    assert str(report) == "vision tower from x: 2 weights whole, 1 cut, 0 random"

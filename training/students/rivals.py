@@ -1,0 +1,166 @@
+"""Models to stand beside: built from their public configs with random weights, to compare sizes and speed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import timm
+from torch import Tensor, nn
+from transformers import (
+    AltCLIPConfig,
+    AltCLIPModel,
+    BertConfig,
+    BertModel,
+    ChineseCLIPConfig,
+    ChineseCLIPModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+)
+
+from modeling_dcclip import DCCLIPModel
+
+Model = AltCLIPModel | ChineseCLIPModel | CLIPModel | DCCLIPModel
+
+
+@dataclass(frozen=True)
+class DualEncoder:
+    """Two towers onto one embedding space.
+
+    Args:
+        image_tower: (B, 3, S, S) float pixels to (B, D), the projection included.
+        text_tower: (B, L) int64 token ids to (B, D), the projection included.
+        image_size: S, in pixels.
+    """
+
+    image_tower: nn.Module
+    text_tower: nn.Module
+    image_size: int
+
+    @property
+    def embedding_table(self) -> nn.Embedding:
+        """The table of the tokens, the largest of the text tower."""
+        tables = [module for module in self.text_tower.modules() if isinstance(module, nn.Embedding)]
+        return max(tables, key=lambda table: table.num_embeddings)
+
+
+class ImageTower(nn.Module):
+    """The image half of a transformers dual encoder."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
+        # a bound method, so that the whole model is not registered as a part of this half
+        self._encode = model.get_image_features
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, D)."""
+        return self._encode(pixel_values=pixel_values).pooler_output
+
+
+class TextTower(nn.Module):
+    """The text half of a transformers dual encoder."""
+
+    def __init__(self, model: Model):
+        super().__init__()
+        self.text_model, self.text_projection = model.text_model, model.text_projection
+        self._encode = model.get_text_features
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(B, L) to (B, D)."""
+        return self._encode(input_ids=input_ids).pooler_output
+
+
+class _BertTower(nn.Module):
+    """BERT, its first token, a projection: Chinese-CLIP's text tower where the image tower is not a transformer."""
+
+    def __init__(self, config: BertConfig, projection_dim: int):
+        super().__init__()
+        self.bert = BertModel(config, add_pooling_layer=False)
+        self.projection = nn.Linear(config.hidden_size, projection_dim, bias=False)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.projection(self.bert(input_ids).last_hidden_state[:, 0])
+
+
+class _CLIPTextTower(nn.Module):
+    def __init__(self, config: CLIPTextConfig):
+        super().__init__()
+        self.model = CLIPTextModelWithProjection(config)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.model(input_ids).text_embeds
+
+
+def split(model: Model, image_size: int) -> DualEncoder:
+    """The two halves of a transformers dual encoder.
+
+    Args:
+        model: with `get_image_features`, `get_text_features`, and a projection to each tower.
+        image_size: edge of its square input in pixels.
+    """
+    return DualEncoder(ImageTower(model), TextTower(model), image_size)
+
+
+def altclip_config() -> AltCLIPConfig:
+    """AltCLIP at full size: ViT-L/14 and XLM-R large. Source: config.json of BAAI/AltCLIP on the Hub."""
+    vision = {
+        "hidden_size": 1024,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "image_size": 224,
+        "patch_size": 14,
+    }
+    # transformers' defaults of the text tower are this checkpoint's
+    return AltCLIPConfig(vision_config=vision, text_config={}, projection_dim=768)
+
+
+def altclip() -> DualEncoder:
+    """AltCLIP; see `altclip_config`."""
+    return split(AltCLIPModel(altclip_config()), 224)
+
+
+def clip_vit_b_32() -> DualEncoder:
+    """CLIP ViT-B/32. Source: config.json of openai/clip-vit-base-patch32, which are transformers' defaults."""
+    return split(CLIPModel(CLIPConfig(vision_config={}, text_config={}, projection_dim=512)), 224)
+
+
+def chinese_clip_vit_b_16() -> DualEncoder:
+    """Chinese-CLIP ViT-B/16.
+
+    Source: cn_clip/clip/model_configs/ViT-B-16.json and RoBERTa-wwm-ext-base-chinese.json of OFA-Sys/Chinese-CLIP.
+    """
+    vision, text = {"patch_size": 16}, {"vocab_size": 21128}
+    return split(ChineseCLIPModel(ChineseCLIPConfig(vision_config=vision, text_config=text, projection_dim=512)), 224)
+
+
+def chinese_clip_rn50() -> DualEncoder:
+    """Chinese-CLIP RN50: CLIP's ResNet-50 with attention pooling, and a RoBERTa of three layers.
+
+    Source: cn_clip/clip/model_configs/RN50.json and RBT3-chinese.json of OFA-Sys/Chinese-CLIP.
+    """
+    text = BertConfig(vocab_size=21128, num_hidden_layers=3)
+    return DualEncoder(timm.create_model("resnet50_clip", num_classes=1024), _BertTower(text, 1024), 224)
+
+
+def mobileclip_s0() -> DualEncoder:
+    """MobileCLIP-S0 in size: FastViT MCi0, folded as for inference, and a text tower of six layers and 42.4 M.
+
+    Its text tower has four such layers between two convolutional blocks, which transformers does not have: here they
+    are layers too, with feed-forward channels to the published number of parameters.
+
+    Source: mobileclip/configs/mobileclip_s0.json of apple/ml-mobileclip; Vasu et al., MobileCLIP, CVPR 2024, table 1.
+    """
+    text = CLIPTextConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=1704)
+    image_tower = timm.create_model("fastvit_mci0", num_classes=512, inference_mode=True)
+    return DualEncoder(image_tower, _CLIPTextTower(text), 256)
+
+
+RIVALS: dict[str, Callable[[], DualEncoder]] = {
+    "altclip": altclip,
+    "clip-vit-b-32": clip_vit_b_32,
+    "chinese-clip-vit-b-16": chinese_clip_vit_b_16,
+    "chinese-clip-rn50": chinese_clip_rn50,
+    "mobileclip-s0": mobileclip_s0,
+}

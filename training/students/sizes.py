@@ -1,0 +1,33 @@
+"""The sizes that students come in: recipes of a StudentConfig, and no code."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from training.config import StudentConfig
+
+FOLDER = Path(__file__).parents[1] / "configs" / "students"
+SIZES = ("tiny", "small", "base")
+
+
+def load_size(name: str, **overrides: Any) -> StudentConfig:
+    """The student of a size.
+
+    Args:
+        name: one of `SIZES`.
+        overrides: fields of [`StudentConfig`] in place of the size's, such as `vision_init="random"`.
+
+    Raises:
+        ValueError: there is no such size, or a field is unknown or of a wrong type.
+    """
+    if name not in SIZES:
+        raise ValueError(f"there is no student size {name!r}; choose one of {', '.join(SIZES)}.")
+    fields = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8")) | overrides
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(StudentConfig, "student")
+    try:
+        return parser.instantiate(parser.parse_object({"student": fields})).student
+    except ArgumentError as error:
+        raise ValueError(f"student size {name!r}: {error} See training/config.py for the fields.") from error
