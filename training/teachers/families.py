@@ -52,11 +52,11 @@ class Targets:
 
     Args:
         feature_map: after the tower's own final norm: (B, D, H, W) for pictures, without CLS and other prefix tokens;
-            (B, L, D) for texts.
+            (B, L, D) for texts. A source of targets leaves it out where it is not asked for.
         embedding: (B, projection_dim), what the family compares, not normalised.
     """
 
-    feature_map: Tensor
+    feature_map: Tensor | None
     embedding: Tensor
 
 

@@ -173,7 +173,8 @@ class Teacher:
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
             input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None
         targets = self.family.texts(self.model.eval(), input_ids, mask)
-        return Targets(targets.feature_map[:, :length], targets.embedding)
+        feature_map = targets.feature_map
+        return Targets(None if feature_map is None else feature_map[:, :length], targets.embedding)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The weights that are loaded, for students that inherit some."""

@@ -1,0 +1,73 @@
+import json
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from training.demo import ablation
+from training.results import Results
+
+ARMS = {
+    ("target", "feature map"),
+    ("text adapter, equal widths", "off"),
+    ("text vocabulary", "cut to 3000"),
+    ("stages", "2 alone"),
+    ("stages", "1 and 2"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, module_patch):
+    """A thinned corpus, three steps an arm, and one arm of every kind."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = tmp_path_factory.mktemp("ablation")
+    arms = tuple(arm for arm in ablation.ARMS if (arm.question, arm.option) in ARMS)
+    module_patch.setattr(ablation, "ARMS", arms)
+    options = ["--every", "40", "--steps", "3", "--seeds", "0", "1"]
+    ablation.main([*options, "--output_dir", str(folder / "runs"), "--results_dir", str(folder)])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def module_patch():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(folder):
+    results = Results.read(folder / "ablation.json")
+    found = {(row.model, row.set, row.language, row.seed) for row in results.rows if row.metric == "top5"}
+    sets = ("unseen_combination", "unseen_style")
+    assert found == {
+        (f"{question}: {option}", name, language, seed)
+        for question, option in ARMS
+        for name in sets
+        for language in ("en", "zh")
+        for seed in (0, 1)
+    }
+
+
+def test_meta_holds_the_command_and_the_steps(folder):
+    meta = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))["meta"]
+    assert meta["command"] == "python -m training.demo.ablation --seeds 0 1 --steps 3 --every 40"
+    assert meta["steps"] == 3 and meta["seeds"] == [0, 1]
+
+
+def test_plot_is_there_and_the_runs_are_gone(folder):
+    assert (folder / "ablation.png").stat().st_size > 10_000 and not (folder / "runs").exists()
+
+
+def test_table_gives_mean_and_deviation_over_seeds(folder):
+    results = Results.read(folder / "ablation.json")
+    wanted = {"model": "target: feature map", "set": "unseen_style", "language": "zh", "metric": "top5"}
+    first, second = results.values(**wanted)
+    mean, deviation = 50 * (first + second), 50 * abs(first - second)
+    (line,) = [line for line in ablation.table(results).splitlines() if "feature map" in line]
+    assert line.endswith(f"{mean:.1f} ± {deviation:.1f} |")
+
+
+def test_all_arms_of_a_question_train_as_many_steps():
+    run = ablation.Ablation(ablation.AblationOptions(seeds=[0], steps=90, every=40))
+    for arm in ablation.ARMS:
+        stages = [recipe for recipe in run._recipes(arm, 0) if recipe is not None]
+        assert sum(recipe.max_steps for recipe in stages) == 90
+        assert len(stages) == (2 if arm.stages == "1+2" else 1)

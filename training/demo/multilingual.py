@@ -1,0 +1,100 @@
+"""A teacher with a multilingual vocabulary, for the ablation: the demo's own teacher reads byte-level pieces of
+English and Chinese alone, so that there would be nothing to cut.
+
+Its image tower and its embedding space are the demo teacher's. Its text tower has the same size, reads through a
+Unigram vocabulary of XLM-R's layout, fitted to the names of the training concepts in all languages of the `emoji`
+package, and has learnt the demo teacher's embeddings of the English and Chinese names, by stage 1 with pooled targets.
+"""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from transformers import XLMRobertaTokenizer
+
+from training import distill
+from training.config import DistillRecipe, StudentConfig
+from training.demo.corpus import read_concepts
+from training.vocabulary import cut_vocabulary
+
+LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
+VOCABULARY_SIZE = 12000
+CUT_SIZE = 3000
+
+
+def training_names() -> dict[str, list[str]]:
+    """Names of all concepts that are not held out, by language."""
+    import emoji
+
+    names: dict[str, list[str]] = {language: [] for language in LANGUAGES}
+    concepts = [concept.emoji for concept in read_concepts() if not concept.is_held_out]
+    for language in LANGUAGES:
+        emoji.config.load_language(language)
+        for sequence in concepts:
+            if name := emoji.EMOJI_DATA[sequence].get(language):
+                names[language].append(name.strip(":").replace("_", " "))
+    return names
+
+
+def train_tokenizer(names: dict[str, list[str]]) -> XLMRobertaTokenizer:
+    """A Unigram tokenizer of XLM-R's class and layout, fitted to names by language."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=VOCABULARY_SIZE,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([name for part in names.values() for name in part], trainer)
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)
+
+
+def make_multilingual_teacher(recipe: DistillRecipe, folder: Path, max_steps: int):
+    """Train the teacher and cut its vocabulary.
+
+    Args:
+        recipe: the demo's stage 1, whose data and teacher are used.
+        folder: gets `teacher`, a finished model, and `vocabulary`, its cut.
+        max_steps: of its text tower.
+    """
+    names = training_names()
+    tokenizer = train_tokenizer(names)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    student = StudentConfig(
+        vision_init="teacher",
+        text_init="random",
+        text_config={
+            "model_type": "xlm-roberta",
+            "hidden_size": 256,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "intermediate_size": 1024,
+            "max_position_embeddings": 66,
+            "type_vocab_size": 1,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
+        },
+        tokenizer=str(folder / "tokenizer"),
+    )
+    distill.run(
+        replace(
+            recipe,
+            student=student,
+            tower="text",
+            target="embedding",
+            freeze=[],
+            teacher_cache=str(folder / "targets"),
+            max_steps=max_steps,
+            learning_rate=1e-3,
+            output_dir=str(folder / "teacher"),
+        )
+    )
+    texts = [*names["en"], *names["zh"]]
+    vocabulary = cut_vocabulary(tokenizer, texts, CUT_SIZE, source=str(folder / "teacher"), corpus="training names")
+    vocabulary.save(folder / "vocabulary")
+    shutil.rmtree(folder / "targets")
