@@ -26,7 +26,7 @@ from training import distill
 from training.config import DataConfig, DistillRecipe, StudentConfig, save_recipe
 from training.data import load_source
 from training.losses import embedding_loss, feature_map_loss
-from training.results import RESULTS_FILE, Results, Row, make_meta
+from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import SIZES, build_student, load_size, load_tokenizer
 from training.students.rivals import altclip_config
 from training.teachers import Teacher
@@ -50,10 +50,10 @@ class BenchmarkOptions:
     """
 
     data: str = "training.demo.corpus:load_train"
-    num_pictures: int = 32
-    batch_size: int = 16
+    num_pictures: int = 16
+    batch_size: int = 8
     loop_batch_size: int = 64
-    loop_steps: int = 6
+    loop_steps: int = 4
     memory_batch_size: int = 32
     output_dir: str = "runs/benchmark"
 
@@ -96,7 +96,7 @@ class Benchmark:
         meta = make_meta(
             data=self.options.data,
             seed=0,
-            command="python -m training.benchmark",
+            command=command_of("python -m training.benchmark", self.options),
             threads=torch.get_num_threads(),
             teacher="AltCLIP of the true config, random weights",
         )

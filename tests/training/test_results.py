@@ -1,8 +1,9 @@
 import json
+from dataclasses import dataclass, field
 
 import pytest
 
-from training.results import Results, Row, make_meta
+from training.results import Results, Row, command_of, make_meta
 
 ROWS = [
     Row("teacher", None, "unseen_style", "class-names", "zh", "top1", 0.5, None, (0.4, 0.6)),
@@ -45,3 +46,24 @@ def test_table_has_a_row_a_model_and_a_column_a_measurement(results):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
     assert lines[0] == ["model", "unseen_style zh top1", "unseen_style en top1"]
     assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    name: str
+    flag: bool = False
+    seeds: list[int] = field(default_factory=lambda: [0])
+    steps: int = 80
+    output_dir: str = "runs"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (Options(name="x"), "python -m it --name x"),
+        (Options(name="a b", flag=True, output_dir="elsewhere"), "python -m it --name 'a b' --flag"),
+        (Options(name="x", seeds=[0, 1], steps=3), "python -m it --name x --seeds 0 1 --steps 3"),
+    ],
+)
+def test_command_holds_what_differs_from_the_defaults(options, expected):
+    assert command_of("python -m it", options) == expected

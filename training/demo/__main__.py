@@ -8,7 +8,7 @@ python -m training.demo --teacher BAAI/AltCLIP
 
 import shutil
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import datasets
@@ -24,7 +24,7 @@ from training.demo import report
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.inputs import open_teacher
 from training.loop import LOG_FILE
-from training.results import RESULTS_FILE, Results, Row, make_meta
+from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import build_student
 from training.zero_shot.classify import ClassNames, Encoded, ZeroShotModel, encode, score
 
@@ -53,7 +53,7 @@ class DemoOptions:
     teacher: str | None = None
     full: bool = False
     compare: bool = False
-    seeds: list[int]
+    seeds: list[int] = field(default_factory=lambda: [0])
     output_dir: str = "runs/demo"
     max_steps: int | None = None
     every: int = 1
@@ -87,7 +87,7 @@ class Demo:
         meta = make_meta(
             data=f"{self.corpus.name}; {ATTRIBUTION}",
             seed=self.options.seeds[0],
-            command=self._command(),
+            command=command_of("python -m training.demo", self.options),
             seconds=round(time.perf_counter() - began),
             test_pictures={name: len(rows) for name, rows in self.sets.items()},
         )
@@ -198,16 +198,6 @@ class Demo:
         rows = self.sets["unseen_style"]
         labels = list(rows["label"])
         rows[labels.index(EXAMPLE) if EXAMPLE in labels else 0]["image"].save(folder / "example.png")
-
-    def _command(self) -> str:
-        options = self.options
-        parts = ["python -m training.demo"]
-        parts += [f"--teacher {options.teacher}"] if options.teacher else []
-        parts += [flag for flag, on in (("--full", options.full), ("--compare", options.compare)) if on]
-        parts += [f"--seeds {' '.join(map(str, options.seeds))}"] if options.seeds != [0] else []
-        parts += [f"--max_steps {options.max_steps}"] if options.max_steps else []
-        parts += [f"--every {options.every}"] if options.every != 1 else []
-        return " ".join(parts)
 
 
 def main(argv: list[str] | None = None):

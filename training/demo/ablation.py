@@ -22,7 +22,7 @@ from training.config import AlignRecipe, DistillRecipe, parse_recipe
 from training.data import load_source
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
-from training.results import Results, Row, make_meta
+from training.results import Results, Row, command_of, make_meta
 from training.zero_shot.classify import ClassNames, Encoded, ZeroShotModel, encode, evaluate, score
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -130,7 +130,7 @@ class Ablation:
         meta = make_meta(
             data=f"{self.corpus.name}; {ATTRIBUTION}",
             seed=None,
-            command=self._command(),
+            command=command_of("python -m training.demo.ablation", self.options),
             seeds=self.options.seeds,
             steps=self.options.steps,
             seconds=round(time.perf_counter() - began),
@@ -207,16 +207,6 @@ class Ablation:
             self.teacher = encode(model, self.sets, self.class_names, [])
         read = encode(student, {}, self.class_names, LANGUAGES)
         return score(self.teacher, read, self.sets, self.class_names, seed=seed)
-
-    def _command(self) -> str:
-        options, default = self.options, AblationOptions(seeds=[0])
-        parts = ["python -m training.demo.ablation", f"--seeds {' '.join(map(str, options.seeds))}"]
-        parts += [
-            f"--{name} {getattr(options, name)}"
-            for name in ("steps", "every")
-            if getattr(options, name) != getattr(default, name)
-        ]
-        return " ".join(parts)
 
 
 def spread(results: Results, arm: Arm, set_name: str, language: str) -> tuple[float, float]:
