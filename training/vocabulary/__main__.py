@@ -5,16 +5,14 @@ python -m training.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet
 runs/curve
 """
 
-import shlex
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
 import datasets
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.results import RESULTS_FILE, Results, make_meta
+from training.results import RESULTS_FILE, Results, command_of, make_meta
 from training.students.tokens import load_tokenizer
 from training.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
 from training.vocabulary.coverage import Coverage, coverage
@@ -50,9 +48,9 @@ class VocabularyOptions:
     tokenizer: str
     corpus: list[str]
     output_dir: str
-    size: int | None
-    curve: list[int]
-    held_out: list[str]
+    size: int | None = None
+    curve: list[int] = field(default_factory=list)
+    held_out: list[str] = field(default_factory=list)
     held_out_share: float = 0.05
     width: int = 384
     ideograph_share: float = 0.25
@@ -107,7 +105,7 @@ class Run:
         """The files by name, without their folders."""
         return ", ".join(Path(split_name(name)[0]).name for name in self.options.corpus)
 
-    def measure_curve(self, command: str):
+    def measure_curve(self):
         """Write results.json and curve.png."""
         rows, coverages = [], {}
         for size in (sizes := sorted(set(self.options.curve))):
@@ -118,7 +116,7 @@ class Run:
         meta = make_meta(
             data="; ".join(filter(None, (self.corpus_name, self.options.attribution))),
             seed=self.options.seed,
-            command=command,
+            command=command_of("python -m training.vocabulary", self.options),
             held_out=held_out,
             tokenizer=self.options.tokenizer,
             sentences=self.counts.sentences,
@@ -131,7 +129,6 @@ class Run:
 
 def main(argv: list[str] | None = None):
     """Parse, count, cut, print the table, write."""
-    argv = sys.argv[1:] if argv is None else argv
     parser = ArgumentParser(
         prog="python -m training.vocabulary",
         description=__doc__.splitlines()[0],
@@ -153,7 +150,7 @@ def main(argv: list[str] | None = None):
             vocabulary.save(options.output_dir)
             print(f"\n{options.output_dir}: kept {vocabulary.counts}")
         if options.curve:
-            run.measure_curve(f"python -m training.vocabulary {shlex.join(argv)}")
+            run.measure_curve()
     except (ArgumentError, ValueError) as error:
         parser.exit(2, f"vocabulary: {error}\n")
 
