@@ -222,13 +222,15 @@ class Benchmark:
         self.add("tiny", f"peak_over_allowed_{tower}", peak / allowed)
 
 
-# the script's own command line in a fresh process, which then says how large it became
+# the script itself in a fresh process, which then says how large it became; Linux keeps this program's high-water mark
+# in that file, while getrusage also counts what its parent was
 PEAK = """
-import resource, runpy, sys
+import re, runpy, sys
+from pathlib import Path
 script, recipe = sys.argv[1:]
 sys.argv = [script, "--config", recipe]
 runpy.run_path(script, run_name="__main__")
-print(1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
 """
 
 

@@ -64,8 +64,9 @@ class Augment:
             (B, 3, S, S) float32 in 0..255.
         """
         draws = self.draws(picture_ids, views).to(pictures.device)
-        warped = self._warp(pictures.float(), draws[:, :6])
-        return self._recolour(warped, draws[:, 6:]).clamp(0, 255)
+        # sampling pads with zero, so colours count from the background
+        warped = self._warp(pictures.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
+        return self._blur(self._recolour(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, picture_ids: Tensor, views: Tensor) -> Tensor:
         """The random numbers (B, NUM_DRAWS) in 0..1 that make these views."""
@@ -85,23 +86,29 @@ class Augment:
             torch.stack([sine * aspect * mirror, cosine / aspect, shift * _signed(down)], 1),
         ]
         grid = F.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
-        # sampling pads with zero, so what lies outside is made zero first
-        return F.grid_sample(pictures - config.background, grid, align_corners=False) + config.background
+        return F.grid_sample(pictures, grid, align_corners=False)
 
     def _recolour(self, pictures: Tensor, draws: Tensor) -> Tensor:
+        """Saturation, tint, contrast and brightness: each is affine in the channels, so all are one product."""
         config = self.config
-        contrast, saturation, brightness, blur, strength = (column[:, None, None, None] for column in draws[:, :5].T)
-        grey = pictures.mean(1, keepdim=True)
-        pictures = grey + (pictures - grey) * torch.exp2(config.saturation * _signed(saturation))
+        contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws[:, :3].T)
+        factor = torch.exp2(config.saturation * saturation)
+        identity = torch.eye(3, device=pictures.device)
+        matrix = factor * identity + (1 - factor) / 3
         if config.tint:
             offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(1, (3, 3))  # uniform, of unit variance
-            mixing = torch.eye(3, device=pictures.device) + config.tint * offsets
-            pictures = torch.einsum("bij,bjhw->bihw", mixing, pictures - config.background) + config.background
-        pictures = (pictures - 128) * torch.exp2(config.contrast * _signed(contrast)) + 128
-        pictures = pictures + 255 * config.brightness * _signed(brightness)
-        if config.blur:
-            blurred = F.avg_pool2d(pictures, 3, 1, 1, count_include_pad=False)
-            pictures = torch.lerp(pictures, blurred, (blur < config.blur).float() * strength)
+            matrix = (identity + config.tint * offsets) @ matrix
+        factor = torch.exp2(config.contrast * contrast)
+        offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
+        flat = pictures.flatten(2)  # (B, 3, H * W)
+        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, pictures.shape[2:])
+
+    def _blur(self, pictures: Tensor, draws: Tensor) -> Tensor:
+        chosen = draws[:, 3] < self.config.blur
+        if chosen.any():
+            sharp = pictures[chosen]
+            blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
+            pictures[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
         return pictures
 
 
@@ -137,4 +144,5 @@ class Normalize:
         mean, std = (
             torch.tensor(values, device=pictures.device)[:, None, None] * 255 for values in (self.mean, self.std)
         )
-        return ((pictures - mean) / std).contiguous(memory_format=torch.channels_last)
+        normalized = torch.empty_like(pictures, memory_format=torch.channels_last)
+        return torch.addcmul(-mean / std, pictures, 1 / std, out=normalized)
