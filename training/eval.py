@@ -10,7 +10,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 from training.data import load_source
 from training.results import Results, make_meta
-from training.zero_shot.classify import ClassNames, ZeroShotModel, encode, evaluate, score
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import ZeroShotModel, encode, evaluate, score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class EvalOptions:
     Args:
         model: folder or Hub id of a model with image and text features; several are a list.
         data: labelled sets, NAME=SOURCE; SOURCE is a parquet file, a folder, a Hub id or `module:function`.
-        class_names: JSON list of {language: name}, one entry a class.
+        class_names: JSON list of {language: name}, one entry a class, or the id of one of ELEVATER's sets, such as
+            cifar-100.
         language: languages of the candidates (ISO 639-1 codes); en and zh where none is given.
         output_dir: where results.json goes.
         split: of the data, where there are several.

@@ -26,7 +26,8 @@ from training.inputs import open_teacher
 from training.loop import LOG_FILE
 from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import build_student
-from training.zero_shot.classify import ClassNames, Encoded, ZeroShotModel, encode, score
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import Encoded, ZeroShotModel, encode, score
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 TEST_SETS = ("unseen_combination", "unseen_style")

@@ -23,7 +23,8 @@ from training.data import load_source
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
 from training.results import Results, Row, command_of, make_meta
-from training.zero_shot.classify import ClassNames, Encoded, ZeroShotModel, encode, evaluate, score
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import Encoded, ZeroShotModel, encode, evaluate, score
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 LANGUAGES = ("en", "zh")

@@ -13,7 +13,8 @@ from datasets import Dataset, Image
 from training.data import open_picture
 from training.demo.corpus import ATTRIBUTION
 from training.results import Results, Row
-from training.zero_shot.classify import ClassNames, ZeroShotModel, class_embeddings
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import ZeroShotModel, class_embeddings
 
 STAGES = (
     ("teacher", None),

@@ -1,6 +1,5 @@
 """Zero-shot classification with any model that has `get_image_features` and `get_text_features`."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,80 +16,7 @@ import modeling_dcclip  # noqa: F401  (registers our own family with the Auto cl
 from training.data import open_picture
 from training.metrics import top_k_accuracy, wilson_interval
 from training.results import Row
-
-
-@dataclass(frozen=True)
-class ClassNames:
-    """The classes of a test, in several languages.
-
-    Args:
-        names: for each language, one name a class; the same order in all.
-        key: the language whose names the labels of the data use.
-    """
-
-    names: dict[str, list[str]]
-    key: str = "en"
-
-    @classmethod
-    def read(cls, path: str | Path, key: str = "en") -> "ClassNames":
-        """Read a JSON list of `{"en": ..., "zh": ...}`.
-
-        Raises:
-            ValueError: the file is missing or of another form, a language is missing from a class, or two classes
-                share a name.
-        """
-        try:
-            classes = json.loads(Path(path).read_text(encoding="utf-8"))
-            names = {language: [entry[language] for entry in classes] for language in classes[0]}
-        except (OSError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"class_names: cannot read {str(path)!r} ({error}). Give a JSON list of {{language: name}}."
-            ) from error
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"class_names: {str(path)!r} must be a JSON list with the same languages in every class ({error!r})."
-            ) from error
-        if key not in names:
-            raise ValueError(
-                f"class_names: {str(path)!r} has no names in {key!r}, the language of the labels, only "
-                f"{sorted(names)}."
-            )
-        for language, listed in names.items():
-            if (
-                twice := {name for name in listed if listed.count(name) > 1}
-                if len(set(listed)) < len(listed)
-                else None
-            ):
-                raise ValueError(
-                    f"class_names: {str(path)!r} has several classes with the same {language} name: "
-                    f"{sorted(twice)[:3]}."
-                )
-        return cls(names, key)
-
-    def in_language(self, language: str) -> list[str]:
-        """The names in one language.
-
-        Raises:
-            ValueError: there are none.
-        """
-        if language not in self.names:
-            raise ValueError(f"language: the class list has no names in {language!r}, only in {sorted(self.names)}.")
-        return self.names[language]
-
-    def label_ids(self, labels: Sequence[str]) -> Tensor:
-        """Class numbers (N,) of labels by name.
-
-        Raises:
-            ValueError: a label is not in the list.
-        """
-        numbers = {name: number for number, name in enumerate(self.names[self.key])}
-        for row, label in enumerate(labels):
-            if label not in numbers:
-                raise ValueError(
-                    f"label: row {row} is labelled {label!r}, which is not among the {len(numbers)} {self.key} "
-                    "class names."
-                )
-        return torch.tensor([numbers[label] for label in labels])
+from training.zero_shot.class_names import ClassNames
 
 
 @dataclass(frozen=True)
