@@ -55,10 +55,13 @@ class PairDataset(torch.utils.data.Dataset):
         self.usable_rows = np.array([row for row in range(len(rows)) if row not in self.skipped.causes])
         if not len(self.usable_rows):
             raise ValueError(f"data: {config.train!r} has no usable row ({self.skipped}).")
-        # shared, so that every decoding process fills and reads the same memory
         kept, edge = (len(rows), picture_size) if config.in_memory and picture_size is not None else (0, 0)
-        self._memory = torch.empty(kept, 3, edge, edge, dtype=torch.uint8).share_memory_()
-        self._in_memory = torch.zeros(kept, dtype=torch.bool).share_memory_()
+        # taken page by page as pictures come
+        self._memory = torch.empty(kept, 3, edge, edge, dtype=torch.uint8)
+        self._in_memory = torch.zeros(kept, dtype=torch.bool)
+        if config.workers:  # every decoding process fills and reads the same memory, which takes all of it at once
+            self._memory.share_memory_()
+            self._in_memory.share_memory_()
 
     def _all_texts(self) -> set[str]:
         return {text for captions in self.captions.values() for texts in captions.values() for text in texts}
