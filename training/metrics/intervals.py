@@ -1,22 +1,6 @@
-"""Metrics: tensors in, numbers out."""
+"""How sure a share is."""
 
 import math
-
-from torch import Tensor
-
-
-def top_k_accuracy(scores: Tensor, labels: Tensor, k: int) -> float:
-    """Share of rows whose label is among the k highest scores.
-
-    Args:
-        scores: (N, C).
-        labels: (N,) int64 in 0..C-1.
-        k: 1..C.
-
-    Returns:
-        In 0..1.
-    """
-    return (scores.topk(k, dim=1).indices == labels[:, None]).any(1).double().mean().item()
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:

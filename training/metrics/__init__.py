@@ -1,0 +1,15 @@
+"""Metrics: tensors in, numbers out. `training.metrics.modules` wraps them for the `evaluate` library."""
+
+from training.metrics.classification import eleven_point_map, mean_per_class_accuracy, roc_auc, top_k_accuracy
+from training.metrics.intervals import wilson_interval
+from training.metrics.retrieval import recall_at_k, right_ranks
+
+__all__ = [
+    "eleven_point_map",
+    "mean_per_class_accuracy",
+    "recall_at_k",
+    "right_ranks",
+    "roc_auc",
+    "top_k_accuracy",
+    "wilson_interval",
+]
