@@ -3,10 +3,12 @@
 accelerate launch training/align.py --config training/configs/demo_align.yaml
 """
 
+import math
 from pathlib import Path
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
+from accelerate.utils import DistributedDataParallelKwargs
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.checkpoint import Artefact
@@ -23,7 +25,12 @@ logger = get_logger(__name__)
 
 def run(recipe: AlignRecipe) -> TrainingResult:
     """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, step_scheduler_with_optimizer=False)
+    accelerator = Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        # a backbone may bring layers behind its map, which no loss reaches
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
     languages = list(recipe.data.caption_columns)
     student, processor = _open_student(recipe, languages, teacher)
@@ -36,7 +43,22 @@ def run(recipe: AlignRecipe) -> TrainingResult:
         )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
     inputs = open_inputs(recipe, student, processor, teacher, tokens, Needs(TOWERS), accelerator)
-    task = AlignTask(student, inputs.augment, inputs.normalize, inputs.targets, recipe, languages)
+    task = AlignTask(
+        student,
+        inputs.augment,
+        inputs.normalize,
+        inputs.targets,
+        recipe,
+        languages,
+        teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
+    )
+    num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
+    if task.follows_batches and num_parts > 1:
+        logger.warning(
+            "freeze_batch_norm is false, so BatchNorm takes its statistics from each of the %d parts of a batch: "
+            "losses and gradients are not those of the whole batch. With freeze_batch_norm: true they are.",
+            num_parts,
+        )
     return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
 
 

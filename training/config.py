@@ -202,9 +202,19 @@ class AlignRecipe(TrainingRecipe):
         student: folder or Hub id of a DC-CLIP model, as stage 1 leaves it.
         new_student: built, with a warning, where there is no `student` yet.
         teacher: Hub id or folder of the teacher to stay close to; None trains without one.
-        language_weights: weight of each language's InfoNCE.
-        contrastive_weight: weight of InfoNCE.
+        loss: what tells right pairs of picture and caption from wrong ones. `infonce` picks the right one out of the
+            batch, `sigmoid` judges every pair by itself.
+        language_weights: weight of each language in all terms between pictures and captions.
+        contrastive_weight: weight of `loss`.
+        text_text_weight: weight of InfoNCE between the captions of one picture in different languages.
+        affinity_weight: weight of the divergence between the teacher's and the student's similarities of pictures and
+            captions.
+        interactive_weight: weight of InfoNCE between the student's pictures and the teacher's captions, and the other
+            way round.
         anchor_weight: weight of the cosine distance to the teacher's embeddings.
+        chunk_size: pictures that the student holds the activations of at once. Losses and gradients are those of the
+            whole batch (gradient caching), memory is that of a chunk, and every picture is encoded twice. 0 takes the
+            whole batch.
         max_logit_scale: the learnt factor on cosines is clamped to 1..this.
         freeze_batch_norm: keep the running statistics of BatchNorm as they are.
     """
@@ -212,9 +222,14 @@ class AlignRecipe(TrainingRecipe):
     student: str | None = None
     new_student: StudentConfig | None = None
     teacher: str | None = None
+    loss: Literal["infonce", "sigmoid"] = "infonce"
     language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
     contrastive_weight: float = 1.0
+    text_text_weight: float = 0.0
+    affinity_weight: float = 0.0
+    interactive_weight: float = 0.0
     anchor_weight: float = 0.0
+    chunk_size: int = 0
     max_logit_scale: float = 100.0
     freeze_batch_norm: bool = True
 
@@ -259,8 +274,9 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
         ("log_every", 1),
         ("save_every", 0),
         ("keep_checkpoints", 1),
+        ("chunk_size", 0),
     ):
-        if (value := getattr(recipe, name)) < least:
+        if (value := getattr(recipe, name, least)) < least:  # chunks are stage 2's alone
             parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
     if not recipe.data.caption_columns:
         parser.exit(

@@ -18,6 +18,7 @@ from training import checkpoint
 from training.checkpoint import Artefact
 from training.config import TrainingRecipe
 from training.data import KeyedBatches, PairDataset, make_loader
+from training.gather import cached_pass, whole_pass
 from training.tasks import Task
 from training.transforms import keyed_uniform
 
@@ -94,7 +95,7 @@ def train(
     task.train()
     with log:
         for step, batch in _batches(task, dataset, recipe, accelerator, start):
-            losses = _step(model, batch, optimizer, accelerator, step, recipe)
+            losses = _step(model, task, batch, optimizer, accelerator, step, recipe)
             task.after_step()
             log.step(step, len(batch["rows"]) * accelerator.num_processes, losses)
             if recipe.save_every and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
@@ -134,6 +135,7 @@ def _batches(
 
 def _step(
     model: torch.nn.Module,
+    task: Task,
     batch: dict[str, Any],
     optimizer,
     accelerator: Accelerator,
@@ -143,15 +145,15 @@ def _step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(step, recipe)
     optimizer.zero_grad()
-    with accelerator.autocast():
-        losses = model(batch)
+    forward = cached_pass if 0 < task.chunk_size < len(batch["rows"]) else whole_pass
+    losses, backward = forward(model, task, batch, accelerator)
     if not torch.isfinite(losses["loss"]):
         values = {name: value.item() for name, value in losses.items()}
         raise FloatingPointError(
             f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
             "learning_rate, or look at these rows. The last checkpoint is untouched."
         )
-    accelerator.backward(losses["loss"])
+    backward()
     accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.max_grad_norm)
     optimizer.step()
     return losses

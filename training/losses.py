@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
+
 
 def whiten(feature_map: Tensor, dim: int) -> Tensor:
     """LayerNorm without affine parameters over the channels.
@@ -94,20 +96,37 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     return F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
-def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int) -> Tensor:
+def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int, rows: Tensor | None = None) -> Tensor:
     """Which captions are right for which picture: its own, and every equal one.
 
     Args:
         owner: (T,) picture of the batch that each caption belongs to.
         caption_ids: (T,) equal for equal captions.
         num_pictures: B.
+        rows: (B,) equal for equal pictures, which share their captions; None where no two are equal.
 
     Returns:
         (B, T) bool.
     """
-    owned = F.one_hot(owner, num_pictures).T.float()  # (B, T)
-    same = (caption_ids[:, None] == caption_ids[None, :]).float()  # (T, T)
-    return owned @ same > 0
+    pictures = torch.arange(num_pictures, device=owner.device)
+    if rows is not None:
+        pictures = rows.unique(return_inverse=True)[1]
+    captions = caption_ids.unique(return_inverse=True)[1]
+    table = torch.zeros(num_pictures, len(captions), dtype=torch.bool, device=owner.device)
+    table[pictures[owner], captions] = True  # by number of the picture and of the caption, each counted once
+    return table[pictures][:, captions]
+
+
+def text_positives(positive: Tensor) -> Tensor:
+    """Which captions say the same: those that are right for one and the same picture, whatever their language.
+
+    Args:
+        positive: (B, T) bool, as `positives` gives them.
+
+    Returns:
+        (T, T) bool.
+    """
+    return positive.T.float() @ positive.float() > 0
 
 
 def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor) -> Tensor:
@@ -124,18 +143,111 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
 
     Requirements: batches as large as memory allows; every other picture's caption is a negative.
 
+    Relations: `sigmoid_loss` judges each pair by itself. With captions in the place of pictures, and `text_positives`,
+        it draws the languages of a text tower together (`text_text_weight`); that is off by default, because captions
+        of one picture meet at the picture already, and pays where the pairs are few and the languages unequal.
+
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
-        al., arXiv
-    2004.11362 (their "out" form).
+        al., arXiv 2004.11362 (their "out" form).
     """
     logits = logit_scale * image_embeds.float() @ text_embeds.float().T
     return (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive.T)) / 2
+
+
+def sigmoid_loss(
+    image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor, positive: Tensor
+) -> Tensor:
+    """Every pair of picture and caption as a yes-or-no question of its own.
+
+    Args:
+        image_embeds: (B, D), L2-normalised.
+        text_embeds: (T, D), L2-normalised.
+        logit_scale: scalar factor on cosines (not its logarithm).
+        logit_bias: scalar, added to the scaled cosines; it starts at `SIGMOID_BIAS`, because nearly all pairs are
+            wrong.
+        positive: (B, T) bool; any number a row.
+
+    Returns:
+        Scalar, the sum over pairs divided by the number of captions T.
+
+    Requirements: a learnt bias; without one the first steps do nothing but correct the prior.
+
+    Relations: takes the place of `info_nce`. Off by default: its advantage is at batches below 16k and in memory, but
+        its logits are no distribution over the batch, which the teacher's terms are.
+
+    Source: Zhai et al., arXiv 2303.15343, algorithm 1.
+    """
+    logits = logit_scale * image_embeds.float() @ text_embeds.float().T + logit_bias
+    signs = 2 * positive.to(logits.dtype) - 1
+    return -F.logsigmoid(signs * logits).sum() / max(1, len(text_embeds))
+
+
+def affinity_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, teacher_logit_scale: float
+) -> Tensor:
+    """Affinity mimicking: the student likens pictures and captions as the teacher does.
+
+    The mean of two Kullback-Leibler divergences from the teacher's to the student's similarities: of each picture to
+    all captions, and of each caption to all pictures.
+
+    Args:
+        student: its pictures (B, D) and captions (T, D), L2-normalised.
+        teacher: likewise; its width may be another.
+        logit_scale: scalar, the student's factor on cosines.
+        teacher_logit_scale: the teacher's.
+
+    Returns:
+        Scalar; nothing for a student that agrees.
+
+    Requirements: a teacher that reads the captions' language, and batches in which it finds degrees of likeness.
+
+    Relations: `bank_loss` compares with a fixed bank; here the batch is the bank, and both sides are the student's
+        own. Off by default: it needs the teacher's two towers at every step, and says little in a small batch.
+
+    Source: Wu et al., TinyCLIP, ICCV 2023, arXiv 2309.12314 (affinity mimicking).
+    """
+    ours = logit_scale * student[0].float() @ student[1].float().T
+    theirs = teacher_logit_scale * teacher[0].float() @ teacher[1].float().T
+    return (_divergence(ours, theirs) + _divergence(ours.T, theirs.T)) / 2
+
+
+def interactive_loss(
+    student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, positive: Tensor
+) -> Tensor:
+    """Interactive contrastive learning: the student's pictures find the teacher's captions, and its captions the
+    teacher's pictures.
+
+    Args:
+        student: its pictures (B, D) and captions (T, D), L2-normalised.
+        teacher: likewise, of the same width.
+        logit_scale: scalar, the student's factor on cosines.
+        positive: (B, T) bool; any number a row.
+
+    Returns:
+        Scalar, the mean of both. Rows or columns without a positive do not count.
+
+    Requirements: student and teacher share one embedding space, as stage 1 leaves them.
+
+    Relations: `info_nce` with one side held by the teacher; `embedding_loss` draws to the teacher's own answer and
+        knows no negatives. Off by default: the anchor holds the space already, at no cost in the size of the batch.
+
+    Source: Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732 (ICL); several positives as in `info_nce`.
+    """
+    from_image = logit_scale * student[0].float() @ teacher[1].float().T
+    from_text = logit_scale * student[1].float() @ teacher[0].float().T
+    return (_cross_entropy(from_image, positive) + _cross_entropy(from_text, positive.T)) / 2
 
 
 def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
     counts = positive.sum(1)
     per_row = -(logits.log_softmax(1) * positive).sum(1) / counts.clamp_min(1)
     return per_row.sum() / (counts > 0).sum().clamp_min(1)
+
+
+def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Mean over rows, of which there may be none."""
+    total = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="sum", log_target=True)
+    return total / max(1, len(ours))
 
 
 def clamp_logit_scale(logit_scale: Tensor, maximum: float):

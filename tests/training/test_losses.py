@@ -4,7 +4,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.losses import bank_loss, clamp_logit_scale, embedding_loss, feature_map_loss, info_nce, positives, whiten
+from training.losses import (
+    affinity_loss,
+    bank_loss,
+    clamp_logit_scale,
+    embedding_loss,
+    feature_map_loss,
+    info_nce,
+    interactive_loss,
+    positives,
+    sigmoid_loss,
+    text_positives,
+    whiten,
+)
 
 
 @pytest.fixture
@@ -156,3 +168,87 @@ def test_logit_scale_is_kept_between_one_and_its_maximum(before, after):
     scale = torch.nn.Parameter(torch.tensor(before))
     clamp_logit_scale(scale, 100.0)
     assert scale.item() == pytest.approx(after, rel=1e-5)
+
+
+def test_a_picture_that_stands_in_the_batch_twice_owns_the_captions_of_both():
+    # pictures 0 and 2 are one row, met with two of its captions; picture 1 is another
+    owner, caption_ids, rows = torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]), torch.tensor([40, 41, 40])
+    expected = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+    assert positives(owner, caption_ids, 3, rows).int().tolist() == expected
+    assert positives(owner, caption_ids, 3).int().tolist() == torch.eye(3).int().tolist()
+
+
+def test_captions_say_the_same_if_one_picture_has_both():
+    # en, zh of picture 0; en, zh of picture 1; the English captions are equal, the Chinese ones are not
+    positive = positives(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 6, 5, 7]), 2)
+    expected = [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1]]
+    assert text_positives(positive).int().tolist() == expected
+
+
+def unit(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    return tuple(F.normalize(tensor, dim=1) for tensor in tensors)
+
+
+POSITIVE = torch.tensor([[1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 0, 1], [0, 0, 0, 0, 0]]).bool()
+
+
+def test_sigmoid_loss_equals_a_plain_loop(draw):
+    image, text = unit(draw(4, 8), draw(5, 8))
+    scale, bias = torch.tensor(7.0), torch.tensor(-3.0)
+    expected = 0.0
+    for row in range(4):
+        for column in range(5):
+            logit = 7.0 * (image[row] @ text[column]).item() - 3.0
+            share = 1 / (1 + math.exp(-logit))
+            expected -= math.log(share if POSITIVE[row, column] else 1 - share) / 5
+    assert sigmoid_loss(image, text, scale, bias, POSITIVE).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_affinity_loss_equals_a_plain_loop_at_another_width(draw):
+    student, teacher = unit(draw(4, 8), draw(5, 8)), unit(draw(4, 6), draw(5, 6))
+
+    def shares(scale: float, vector: torch.Tensor, others: torch.Tensor) -> list[float]:
+        scores = [math.exp(scale * (vector @ other).item()) for other in others]
+        return [score / sum(scores) for score in scores]
+
+    expected = 0.0
+    for side, other, count in ((0, 1, 4), (1, 0, 5)):
+        for anchor in range(count):
+            ours = shares(5.0, student[side][anchor], student[other])
+            theirs = shares(9.0, teacher[side][anchor], teacher[other])
+            expected += sum(p * math.log(p / q) for p, q in zip(theirs, ours, strict=True)) / count / 2
+    assert affinity_loss(student, teacher, torch.tensor(5.0), 9.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_affinity_of_a_student_that_agrees_is_nothing_and_so_is_its_gradient(draw):
+    teacher = unit(draw(4, 8), draw(5, 8))
+    student = tuple(tensor.clone().requires_grad_() for tensor in teacher)
+    loss = affinity_loss(student, teacher, torch.tensor(9.0), 9.0)
+    loss.backward()
+    assert loss.abs() < 1e-6 and max(tensor.grad.abs().max() for tensor in student) < 1e-5
+
+
+def test_interactive_loss_holds_each_side_of_the_student_against_the_teacher(draw):
+    student, teacher = unit(draw(4, 8), draw(4, 8)), unit(draw(4, 8), draw(4, 8))
+    target = torch.arange(4)
+    expected = sum(F.cross_entropy(6.0 * student[side] @ teacher[1 - side].T, target) for side in (0, 1)) / 2
+    loss = interactive_loss(student, teacher, torch.tensor(6.0), torch.eye(4).bool())
+    torch.testing.assert_close(loss, expected)
+    # one side is drawn to each of the teacher's: with several positives it is InfoNCE's own halves
+    student, teacher = unit(draw(4, 8), draw(5, 8)), unit(draw(4, 8), draw(5, 8))
+    halves = [(student[0], teacher[1]), (teacher[0], student[1])]
+    rows = POSITIVE.sum(1) > 0
+    logits = [6.0 * image @ text.T for image, text in halves]
+    from_image = -(logits[0].log_softmax(1) * POSITIVE).sum(1)[rows] / POSITIVE.sum(1)[rows]
+    columns = POSITIVE.sum(0) > 0
+    from_text = -(logits[1].log_softmax(0) * POSITIVE).sum(0)[columns] / POSITIVE.sum(0)[columns]
+    expected = (from_image.mean() + from_text.mean()) / 2
+    torch.testing.assert_close(interactive_loss(student, teacher, torch.tensor(6.0), POSITIVE), expected)
+
+
+def test_a_batch_without_captions_of_a_language_gives_zero_and_not_nan(draw):
+    image, text, positive = *unit(draw(3, 4), draw(0, 4)), torch.zeros(3, 0).bool()
+    scale = torch.tensor(3.0)
+    assert sigmoid_loss(image, text, scale, torch.tensor(0.0), positive).item() == 0
+    assert affinity_loss((image, text), (image, text), scale, 2.0).item() == 0
+    assert interactive_loss((image, text), (image, text), scale, positive).item() == 0

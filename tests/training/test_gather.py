@@ -1,0 +1,429 @@
+"""One batch of 64 = 2 processes x 32 = 4 chunks of 16 = 2 processes x 2 chunks of 16: the loss and every gradient."""
+
+import json
+import logging
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import load_file, save_file
+
+from tests.tiny import IMAGE_SIZE, MOBILENET, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
+from training import align
+from training.config import AlignRecipe, AugmentConfig, DataConfig
+from training.data import CaptionTokens, PairDataset
+from training.gather import cached_pass, gather, split_batch, whole_pass
+from training.targets import LiveTargets, Needs
+from training.tasks import AlignTask
+from training.teachers import TOWERS
+from training.transforms import Augment, Normalize
+
+BATCH, CHUNK = 64, 16
+NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+ALL_TERMS = {"text_text_weight": 0.5, "affinity_weight": 0.7, "interactive_weight": 0.3, "anchor_weight": 2.0}
+RECIPES: dict[str, dict[str, Any]] = {
+    "infonce": {},
+    "all terms": ALL_TERMS | {"language_weights": {"en": 1.0, "zh": 3.0}},
+    "sigmoid": {"loss": "sigmoid"} | ALL_TERMS,
+}
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def dataset(train_rows, tokenizer) -> PairDataset:
+    """Real pictures; some have a Chinese caption alone or two English ones in turn, some a caption of another."""
+    rows = train_rows.select(range(BATCH))
+    english: list[list[str]] = [[text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])]
+    for row in range(40, 60, 3):
+        english[row] = []
+    english[50] = english[3]
+    rows = rows.remove_columns("en").add_column("en", english)
+    config = DataConfig(train="", in_memory=True)
+    return PairDataset(rows, config, CaptionTokens(tokenizer, 32), IMAGE_SIZE)
+
+
+@pytest.fixture(scope="module")
+def keys() -> list[tuple[int, int]]:
+    """(row, view) of the batch: rows 0 to 5 stand in it twice, in two views and so with two captions."""
+    return [(row, 0) for row in range(BATCH - 6)] + [(row, 1) for row in range(6)]
+
+
+@pytest.fixture(scope="module")
+def make_task(teacher, dataset) -> Callable[..., AlignTask]:
+    def make(vision: dict = VIT, text: dict = NO_DROPOUT, **fields) -> AlignTask:
+        model = make_model(vision, text, seed=3)
+        recipe = AlignRecipe(output_dir="", data=dataset.config, **fields)
+        normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
+        targets = LiveTargets(teacher, Needs(TOWERS))
+        augment = Augment(AugmentConfig(), 0)
+        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0).train()
+
+    return make
+
+
+def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> dict[str, Any]:
+    batch = dataset.collate([(row, view, dataset[row]) for row, view in keys])
+    batch.pop("skipped")
+    return batch
+
+
+def prepared(task: AlignTask, **fields) -> tuple[Accelerator, torch.nn.Module]:
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[unused], **fields)
+    return accelerator, accelerator.prepare(task)
+
+
+def gradients(task: AlignTask, batch: dict[str, Any], **fields) -> dict[str, torch.Tensor]:
+    """The losses, and the gradients of all parameters by name, of one pass of this process."""
+    accelerator, model = prepared(task, **fields)
+    losses, backward = (cached_pass if task.chunk_size else whole_pass)(model, task, batch, accelerator)
+    backward()
+    found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]):
+    assert found.keys() == expected.keys()
+    largest = max(value.abs().max().item() for name, value in expected.items() if not name.startswith("loss/"))
+    for name, value in expected.items():
+        atol = 1e-6 * (1.0 if name.startswith("loss/") else largest)
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=atol, msg=lambda text, n=name: f"{n}: {text}")
+
+
+# equal to the whole batch
+
+
+@pytest.fixture(scope="module")
+def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
+    """What one process with the whole batch at once gives, by recipe."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return {name: gradients(make_task(**fields), collate(dataset, keys)) for name, fields in RECIPES.items()}
+
+
+@pytest.fixture(scope="module")
+def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
+    """What each of two processes with half of the batch gives, at once and in chunks."""
+    folder = tmp_path_factory.mktemp("two")
+    tasks = {
+        f"{name}, {size}": make_task(**fields, chunk_size=size)
+        for name, fields in RECIPES.items()
+        for size in (0, CHUNK)
+    }
+
+    def work():
+        torch.set_num_threads(1)
+        rank = Accelerator(cpu=True).process_index
+        batch = collate(dataset, keys[rank * 32 : rank * 32 + 32])
+        for name, task in tasks.items():
+            save_file(gradients(task, batch), folder / f"{name}, {rank}.safetensors")
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    debug_launcher(work)
+    return folder
+
+
+def test_the_batch_has_what_makes_it_hard(dataset, keys):
+    halves = [collate(dataset, part) for part in (keys[:32], keys[32:])]
+    assert len(halves[0]["owner"]) != len(halves[1]["owner"])  # sizes differ between processes
+    rows, captions = (torch.cat([half[name] for half in halves]) for name in ("rows", "caption_ids"))
+    assert len(rows.unique()) < len(rows) and len(captions.unique()) < len(captions)
+    assert set(halves[0]["rows"].tolist()) & set(halves[1]["rows"].tolist())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(whole, make_task, dataset, keys, name):
+    task = make_task(**RECIPES[name], chunk_size=CHUNK)
+    assert_same(gradients(task, collate(dataset, keys)), whole[name])
+
+
+def test_a_last_chunk_that_is_smaller_is_no_other(whole, make_task, dataset, keys):
+    task = make_task(**RECIPES["all terms"], chunk_size=27)
+    assert_same(gradients(task, collate(dataset, keys)), whole["all terms"])
+
+
+@pytest.mark.parametrize("size", [0, CHUNK])
+@pytest.mark.parametrize("name", RECIPES)
+def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two_processes, name, size):
+    for rank in (0, 1):
+        assert_same(load_file(two_processes / f"{name}, {size}, {rank}.safetensors"), whole[name])
+
+
+def test_every_term_is_in_the_losses_that_are_compared(whole):
+    terms = {"contrastive_en", "contrastive_zh", "affinity_en", "interactive_zh", "text_text", "anchor_text"}
+    assert {f"loss/{name}" for name in terms} <= whole["all terms"].keys() & whole["sigmoid"].keys()
+    assert "loss/text_text" not in whole["infonce"] and "logit_bias" not in whole["infonce"]
+    assert whole["sigmoid"]["logit_bias"].abs() > 0 and whole["sigmoid"]["student.logit_scale"].abs() > 0
+
+
+# dropout, precision, layers without a loss
+
+
+def direct(task: AlignTask, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Slow and plain: every chunk under its own seed, all in one graph."""
+    chunks = split_batch(batch, task.chunk_size)
+    parts = []
+    for chunk, seed in zip(chunks, torch.randint(2**62, (len(chunks),)).tolist(), strict=True):
+        torch.manual_seed(seed)
+        parts.append(task(chunk, encode_only=True) | task.answers(chunk))
+    outputs = {n: torch.cat([part[n] for part in parts]) if v.ndim else v for n, v in parts[0].items()}
+    losses = task.compare(outputs, batch)
+    losses["loss"].backward()
+    found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
+
+
+def test_dropout_is_the_same_in_both_passes_of_a_chunk(make_task, dataset, keys):
+    batch = collate(dataset, keys)
+    runs = []
+    for run, seed in ((gradients, 5), (gradients, 5), (direct, 5), (gradients, 6)):
+        task = make_task(text=XLM_ROBERTA, **RECIPES["all terms"], chunk_size=CHUNK)
+        torch.manual_seed(seed)
+        runs.append(run(task, batch))
+    assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
+    assert_same(runs[0], runs[2])
+    assert runs[3]["loss/loss"] != runs[0]["loss/loss"]
+
+
+def test_chunks_under_autocast_stay_close_and_their_loss_is_in_float32(make_task, dataset, keys):
+    batch = collate(dataset, keys[:20])
+    found = []
+    for size in (0, CHUNK):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        found.append(gradients(make_task(**ALL_TERMS, chunk_size=size), batch, mixed_precision="bf16"))
+    assert {value.dtype for value in found[1].values()} == {torch.float32}
+    assert found[1]["loss/loss"].item() == pytest.approx(found[0]["loss/loss"].item(), rel=1e-2)
+    parts, whole = (torch.cat([value.flatten() for value in run.values() if value.ndim]) for run in found[::-1])
+    assert 0 < (parts - whole).norm() < 0.05 * whole.norm()
+
+
+def test_a_scaled_loss_scales_every_gradient(whole, make_task, dataset, keys):
+    task = make_task(chunk_size=CHUNK)
+    accelerator, model = prepared(task)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what fp16 brings along
+    _, backward = cached_pass(model, task, collate(dataset, keys), accelerator)
+    backward()
+    found = {name: p.grad / 1024 for name, p in task.named_parameters() if p.grad is not None}
+    assert_same(found, {name: value for name, value in whole["infonce"].items() if not name.startswith("loss/")})
+
+
+def test_processes_exchange_gradients_with_the_last_chunk_alone(make_task, dataset, keys, monkeypatch):
+    task = make_task(chunk_size=CHUNK)
+    accelerator, model = prepared(task)
+    synced: list[bool] = []
+
+    @contextmanager
+    def no_sync(model):
+        synced.append(False)
+        yield
+
+    monkeypatch.setattr(accelerator, "no_sync", no_sync)
+    backward = accelerator.backward
+    monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
+    cached_pass(model, task, collate(dataset, keys), accelerator)[1]()
+    assert synced == [False, True, False, True, False, True, True]
+
+
+def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, keys):
+    # a whole backbone has a head behind the map that is pooled
+    tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
+
+    def work():
+        torch.set_num_threads(1)
+        accelerator = Accelerator(cpu=True)
+        batch = collate(dataset, keys[accelerator.process_index * 32 :][:32])
+        for task in tasks:
+            accelerator, model = prepared(task)
+            for _ in range(2):  # processes that wait for a gradient are stopped by their second step
+                forward = cached_pass if task.chunk_size else whole_pass
+                forward(model, task, batch, accelerator)[1]()
+            assert any(parameter.grad is None for parameter in task.student.vision_model.parameters())
+
+    debug_launcher(work)
+
+
+# pieces
+
+
+def test_gather_leaves_one_process_alone():
+    tensor = torch.ones(3, requires_grad=True)
+    assert gather(tensor) is tensor
+
+
+def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
+    def work():
+        rank = Accelerator(cpu=True).process_index
+        part = torch.arange(2.0 + rank).add(10 * rank).requires_grad_()
+        joined = gather(part)
+        (joined * torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0])).sum().backward()
+        nothing = gather(torch.zeros(rank, 3))
+        save_file({"joined": joined.detach(), "grad": part.grad, "rows": nothing}, tmp_path / f"{rank}.safetensors")
+
+    debug_launcher(work)
+    found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
+    for process in found:
+        assert process["joined"].tolist() == [0, 1, 10, 11, 12] and process["rows"].shape == (1, 3)
+    # twice the gradient, of which DDP takes the mean over two
+    assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
+
+
+def test_a_split_batch_is_the_batch(dataset, keys):
+    batch = collate(dataset, keys)
+    chunks = split_batch(batch, 27)
+    assert [len(chunk["rows"]) for chunk in chunks] == [27, 27, 10]
+    for name, value in batch.items():
+        offset = 27 if name == "owner" else 0
+        assert torch.equal(torch.cat([chunk[name] + n * offset for n, chunk in enumerate(chunks)]), value), name
+
+
+def test_captions_in_disorder_are_refused(dataset, keys):
+    batch = collate(dataset, keys)
+    with pytest.raises(ValueError, match="owner: captions must stand in the order of their pictures"):
+        split_batch(batch | {"owner": batch["owner"].flip(0)}, CHUNK)
+
+
+class Held:
+    """Bytes that wait for a backward pass; parameters, which are there anyway, do not count."""
+
+    def __init__(self, task: torch.nn.Module):
+        self.there = {parameter.data_ptr() for parameter in task.parameters()}
+        self.now = self.peak = 0
+
+    def pack(self, tensor: torch.Tensor) -> "Held.Tensor":
+        return Held.Tensor(self, tensor)
+
+    class Tensor:
+        def __init__(self, held: "Held", tensor: torch.Tensor):
+            self.held, self.tensor = held, tensor
+            self.size = 0 if tensor.data_ptr() in held.there else tensor.numel() * tensor.element_size()
+            held.now += self.size
+            held.peak = max(held.peak, held.now)
+
+        def __del__(self):
+            self.held.now -= self.size
+
+
+def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
+    batch = collate(dataset, keys)
+    peaks = {}
+    for size in (0, CHUNK):
+        task = make_task(**ALL_TERMS, chunk_size=size)
+        held = Held(task)
+        with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
+            gradients(task, batch)
+        peaks[size] = held.peak
+        assert held.now == 0
+    assert 0 < peaks[CHUNK] < 0.35 * peaks[0]
+
+
+# whole runs
+
+
+@pytest.fixture
+def recipe(tmp_path, corpus, teacher_folder, processor) -> AlignRecipe:
+    """Two steps of all terms, without dropout."""
+    return save_student(tmp_path, processor, VIT, NO_DROPOUT, str(teacher_folder), str(corpus / "train.parquet"))
+
+
+def save_student(folder: Path, processor, vision: dict, text: dict, teacher: str | None, source: str) -> AlignRecipe:
+    """A student in a folder, and the recipe that aligns it."""
+    make_model(vision, text, seed=3).save_pretrained(folder / "student")
+    processor.save_pretrained(folder / "student")
+    terms = ALL_TERMS if teacher is not None else {}
+    fields = recipe_fields(folder / "aligned", source, batch_size=16)
+    return AlignRecipe(teacher=teacher, student=str(folder / "student"), **terms, **fields)
+
+
+def run(recipe: AlignRecipe) -> list[dict]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    align.run(recipe)
+    lines = (Path(recipe.output_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+def names_of_losses(line: dict) -> set[str]:
+    return set(line) - {"time", "step", "learning_rate", "pictures_per_s"}
+
+
+def test_runs_in_chunks_and_on_two_processes_log_what_one_process_does(recipe, tmp_path):
+    expected = run(recipe)
+    chunked = run(replace(recipe, chunk_size=5, output_dir=str(tmp_path / "chunked")))
+    half = replace(recipe, batch_size=8, chunk_size=4, output_dir=str(tmp_path / "two"))
+    debug_launcher(lambda: run(half))
+    both = [json.loads(line) for line in (tmp_path / "two/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    for found in (chunked, [line for line in both if "loss" in line]):
+        assert len(found) == 2
+        for line, other in zip(found, expected, strict=True):
+            for name in names_of_losses(other):
+                assert line[name] == pytest.approx(other[name], abs=1e-4), (other["step"], name)
+
+
+def test_the_logged_loss_is_the_weighted_sum_of_all_terms(recipe):
+    for line in run(replace(recipe, contrastive_weight=0.5, chunk_size=8)):
+        pairs = sum(
+            weight * (line[f"{name}_en"] + line[f"{name}_zh"]) / 2
+            for name, weight in (("contrastive", 0.5), ("affinity", 0.7), ("interactive", 0.3))
+        )
+        others = 0.5 * line["text_text"] + 2.0 * (line["anchor_image"] + line["anchor_text"])
+        assert line["loss"] == pytest.approx(pairs + others, abs=1e-4)
+
+
+def test_a_chunked_run_with_sigmoid_and_dropout_goes_on_to_the_bit(tmp_path, corpus, processor):
+    # the bias is no part of the model, so it must come back from the training state
+    recipe = save_student(tmp_path, processor, RESNET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
+    recipe = replace(recipe, loss="sigmoid", chunk_size=6, save_every=1)
+    whole = run(recipe)
+    assert "logit_bias" not in load_file(tmp_path / "aligned/model.safetensors")
+    state = load_file(tmp_path / "aligned/checkpoint-000001/training_state/tensors.safetensors")
+    assert state["task/logit_bias"] not in (-10.0, 0.0)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (tmp_path / "aligned/checkpoint-000001").rename(broken / "checkpoint-000001")
+    again = run(replace(recipe, resume=True, output_dir=str(broken)))
+    assert [line["loss"] for line in again] == [whole[1]["loss"]]
+    for name in ("model.safetensors", "checkpoint-000002/training_state/tensors.safetensors"):
+        assert (broken / name).read_bytes() == (tmp_path / "aligned" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("fields", "warned"),
+    [
+        ({"freeze_batch_norm": False, "chunk_size": 4}, True),
+        ({"freeze_batch_norm": False}, False),
+        ({"freeze_batch_norm": False, "chunk_size": 4, "freeze": ["vision_model"]}, False),
+        ({"chunk_size": 4}, False),
+    ],
+)
+def test_statistics_that_follow_the_parts_of_a_batch_are_warned_of(
+    tmp_path, corpus, processor, caplog, monkeypatch, fields, warned
+):
+    monkeypatch.setattr(align, "train", lambda *arguments: None)  # what is said before the first step
+    recipe = save_student(tmp_path, processor, MOBILENET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
+    with caplog.at_level(logging.WARNING):
+        align.run(replace(recipe, **fields))
+    told = [record.getMessage() for record in caplog.records if "freeze_batch_norm is false" in record.getMessage()]
+    assert bool(told) is warned
+    assert not told or "each of the 4 parts of a batch" in told[0]
+
+
+@pytest.mark.parametrize("name", ["affinity_weight", "interactive_weight", "anchor_weight"])
+def test_a_term_of_the_teacher_without_a_teacher_is_refused(recipe, name):
+    without = dict.fromkeys(ALL_TERMS, 0.0) | {name: 0.5}
+    with pytest.raises(ValueError, match=f"{name} is 0.5, but there is no teacher to learn from"):
+        run(replace(recipe, teacher=None, **without))
+
+
+def test_a_term_between_languages_with_one_language_is_refused(recipe):
+    data = replace(recipe.data, caption_columns={"en": "en"})
+    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.caption_columns has \['en'\] alone"):
+        run(replace(recipe, data=data, language_weights={"en": 1.0}))

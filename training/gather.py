@@ -1,0 +1,191 @@
+"""Exact large batches: all processes' samples in one loss, and gradient caching in chunks on each.
+
+A contrastive loss compares every picture with every caption, so a batch in parts is not the same as the batch. Here
+the parts are towers' passes alone, and the loss sees everything: n processes, or n chunks, or both, give the loss and
+the gradients of one process with the whole batch, up to rounding. What cannot be split is BatchNorm in train mode,
+whose statistics are a part's own.
+"""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+PICTURE_FIELDS = ("rows", "views", "pictures")  # of a batch; all others are about its captions
+PAIR_FIELDS = ("rows", "owner", "caption_ids", "language")  # of a batch; they decide which pairs are right
+
+Pass = tuple[dict[str, Tensor], Callable[[], None]]
+
+
+class Splittable(Protocol):
+    """A task whose loss is a function of embeddings, so that it can be computed in chunks. It is a module, too; with
+    `encode_only` its forward pass returns what the student gives for a batch, with gradient: (B, D) or (T, D)
+    embeddings and scalars, such as the logit scale, by name.
+    """
+
+    chunk_size: int
+
+    def answers(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """What the teacher gives for a batch, by other names; nothing without a teacher."""
+
+    def compare(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Losses by name from all that student and teacher gave; `loss` is their weighted sum."""
+
+
+class _Gather(torch.autograd.Function):
+    """Every process computes the same loss from the same embeddings, so the gradient of its own part is complete as
+    it stands, and nothing is sent on the way back. DDP then takes the *mean* of the processes' gradients where their
+    sum is meant: each part's is made larger by their number. What stands outside the gathered tensors, such as the
+    logit scale, has the same gradient everywhere, of which the mean is right.
+    """
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.split(ctx.sizes)[dist.get_rank()] * len(ctx.sizes), None
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """All processes' rows, in the order of the processes.
+
+    Args:
+        tensor: (N, ...) of any dtype; N may differ between processes.
+
+    Returns:
+        (sum of all N, ...); the tensor itself where there is one process. Its gradient is scaled for DDP, which
+        averages: see the loss as one and the same on every process, and the parameters' gradients are its own.
+
+    Requirements: every process calls it as often, and goes on to the same loss.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    return _Gather.apply(tensor, _sizes(tensor))
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=tensor.device)
+    sizes[dist.get_rank()] = len(tensor)
+    dist.all_reduce(sizes)
+    return sizes.tolist()
+
+
+def gather_pairs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """The fields of all processes' batches that decide which pairs are right; `owner` counts through all pictures."""
+    fields = {name: batch[name] for name in PAIR_FIELDS}
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        fields["owner"] = fields["owner"] + sum(_sizes(batch["rows"])[: dist.get_rank()])
+    return {name: gather(value) for name, value in fields.items()}
+
+
+def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Tensor]]:
+    """Batches of `chunk_size` pictures or fewer, each with its own captions.
+
+    Args:
+        batch: as the data make it.
+        chunk_size: at least 1.
+
+    Raises:
+        ValueError: captions do not stand in the order of their pictures.
+    """
+    owner, num_pictures = batch["owner"], len(batch["rows"])
+    if (owner.diff() < 0).any():
+        raise ValueError(f"owner: captions must stand in the order of their pictures, got {owner.tolist()}.")
+    counts = [int(part.sum()) for part in owner.bincount(minlength=num_pictures).split(chunk_size)]
+    pieces = {name: value.split(chunk_size if name in PICTURE_FIELDS else counts) for name, value in batch.items()}
+    chunks = [{name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))]
+    for number, chunk in enumerate(chunks):
+        chunk["owner"] = chunk["owner"] - number * chunk_size
+    return chunks
+
+
+def whole_pass(model: nn.Module, task: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> Pass:
+    """Forward and backward of a whole batch at once.
+
+    Args:
+        model: the task as the Accelerator wraps it.
+        task: unused; the task itself.
+        batch: on the device.
+        accelerator: of this process.
+
+    Returns:
+        Losses by name, and what makes their gradients.
+    """
+    with accelerator.autocast():
+        losses = model(batch)
+    return losses, lambda: accelerator.backward(losses["loss"])
+
+
+def cached_pass(model: nn.Module, task: Splittable, batch: dict[str, Any], accelerator: Accelerator) -> Pass:
+    """Forward and backward of a whole batch, with the activations of one chunk in memory at a time.
+
+    The chunks are encoded without a graph; the loss of all embeddings gives their gradients; the chunks are encoded
+    again, one at a time, to carry these on to the parameters. Each chunk has a random state of its own, the same
+    both times, so that dropout agrees.
+
+    Args:
+        model: the task as the Accelerator wraps it; gradients are exchanged with the last chunk alone.
+        task: the task itself.
+        batch: on the device.
+        accelerator: of this process.
+
+    Returns:
+        Losses by name, and what makes their gradients.
+
+    Requirements: as many chunks on every process; no BatchNorm in train mode.
+
+    Source: Gao et al., arXiv 2101.06983 (gradient caching).
+    """
+    chunks = split_batch(batch, task.chunk_size)
+    seeds = torch.randint(2**62, (len(chunks),)).tolist()
+    student: list[dict[str, Tensor]] = []
+    teacher: list[dict[str, Tensor]] = []
+    for chunk, seed in zip(chunks, seeds, strict=True):
+        torch.manual_seed(seed)
+        with torch.no_grad(), accelerator.autocast():
+            student.append(model(chunk, encode_only=True))
+            teacher.append(task.answers(chunk))
+    outputs = {name: value.detach().requires_grad_() for name, value in _join(student).items()}
+    losses = task.compare(outputs | _join(teacher), batch)
+    gradients = torch.autograd.grad(losses["loss"], list(outputs.values()), materialize_grads=True)
+    shares = {
+        name: _share(gradient, [part[name] for part in student])
+        for name, gradient in zip(outputs, gradients, strict=True)
+    }
+
+    def backward():
+        last = len(chunks) - 1
+        for number, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True)):
+            with nullcontext() if number == last else accelerator.no_sync(model):
+                torch.manual_seed(seed)
+                with accelerator.autocast():
+                    again = model(chunk, encode_only=True)
+                # its gradient is the loss's own, by the chain rule
+                accelerator.backward(sum((value * shares[name][number]).sum() for name, value in again.items()))
+
+    return {name: value.detach() for name, value in losses.items()}, backward
+
+
+def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Embeddings end to end; a scalar is the same in every part."""
+    return {
+        name: torch.cat([part[name] for part in parts]) if value.ndim else value for name, value in parts[0].items()
+    }
+
+
+def _share(gradient: Tensor, parts: list[Tensor]) -> list[Tensor]:
+    """The gradient of each part; that of a scalar goes with the last."""
+    if gradient.ndim:
+        return list(gradient.split([len(part) for part in parts]))
+    return [torch.zeros_like(gradient)] * (len(parts) - 1) + [gradient]
