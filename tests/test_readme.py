@@ -59,3 +59,8 @@ def test_table_is_that_of_the_committed_results():
     assert tables
     for folder, table in tables:
         assert table == report.summary(Results.read(ROOT / folder / "results.json"))
+
+
+def test_cross_model_table_is_that_of_the_committed_results():
+    ((path, table),) = re.findall(r"<!-- cross-model: (\S+) -->\n```\n(.*?)\n```", README, re.S)
+    assert table == report.cross_model(Results.read(ROOT / path))

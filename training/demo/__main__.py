@@ -34,6 +34,7 @@ TEST_SETS = ("unseen_combination", "unseen_style")
 LANGUAGES = ("en", "zh")
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"
+CROSS_MODEL_FILE = "cross_model.json"
 EXAMPLE = "fox"
 
 
@@ -73,6 +74,7 @@ class Demo:
         self.class_names = ClassNames.read(self.corpus / "class_names.json")
         self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
         self.rows: list[Row] = []
+        self.cross_rows: list[Row] = []
         self.teacher: Encoded | None = None
 
     def run(self) -> Results:
@@ -166,11 +168,10 @@ class Demo:
         """Accuracy of one model, alone and with the teacher as its other half; size and speed."""
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
         encoded = encode(model, self.sets, self.class_names, LANGUAGES)
-        pairs = [(encoded, encoded)]
+        self.rows += score(encoded, encoded, self.sets, self.class_names, stage=stage, seed=seed)
         if stage in ("distilled", "aligned") and self.teacher is not None:
-            pairs += [(encoded, self.teacher), (self.teacher, encoded)]
-        for seen, read in pairs:
-            self.rows += score(seen, read, self.sets, self.class_names, stage=stage, seed=seed)
+            for seen, read in ((encoded, self.teacher), (self.teacher, encoded)):
+                self.cross_rows += score(seen, read, self.sets, self.class_names, stage=stage, seed=seed)
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
@@ -185,6 +186,7 @@ class Demo:
         shutil.rmtree(model, ignore_errors=True)
         shutil.copytree(self.output_dir / "aligned", model, ignore=shutil.ignore_patterns("checkpoint-*", LOG_FILE))
         results.write(self.output_dir)
+        Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         shutil.copy(self.output_dir / RESULTS_FILE, model)
         write_card(model, results, title="dcclip-demo", attribution=ATTRIBUTION)
         self._save_example(model)
@@ -219,6 +221,7 @@ def main(argv: list[str] | None = None):
     datasets.disable_progress_bars()
     results = Demo(options).run()
     print(report.summary(results))
+    print(f"\n{report.cross_model(Results.read(Path(options.output_dir) / CROSS_MODEL_FILE))}")
     print(
         f"\nHub folder: {options.output_dir}/model   numbers: {options.output_dir}/{RESULTS_FILE}   took "
         f"{results.meta['seconds']} s"

@@ -24,6 +24,7 @@ STAGES = (
     ("student", "aligned"),
 )
 COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
+SETS = ("unseen_combination", "unseen_style")
 TEXT = "woman farmer: medium-dark skin tone"
 
 
@@ -58,7 +59,7 @@ def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -
 
 def summary(results: Results) -> str:
     """The table of the demo: a row a model and stage, the mean over seeds."""
-    sets, languages = ("unseen_combination", "unseen_style"), ("en", "zh")
+    sets, languages = SETS, ("en", "zh")
     columns = [(name, language, metric) for name in sets for language in languages for metric in ("top1", "top5")]
     lines = [
         f"{'':22}"
@@ -83,7 +84,6 @@ def summary(results: Results) -> str:
         cells += f"{size['ms_per_picture']:>12.1f}{size['ms_per_text']:>9.1f}"
         name = ", ".join(filter(None, (model, stage))).replace("_", " ")
         lines.append(f"{name:22}{cells}")
-    lines += _cross_model(results, columns)
     counts = ", ".join(f"{name}: {count} pictures" for name, count in results.meta["test_pictures"].items())
     return "\n".join(
         [
@@ -93,17 +93,22 @@ def summary(results: Results) -> str:
     )
 
 
-def _cross_model(results: Results, columns: list[tuple[str, str, str]]) -> list[str]:
-    """Lines for the aligned student with the teacher as its other half: whether their embeddings can be compared."""
-    lines = []
+def cross_model(results: Results) -> str:
+    """The table of student and teacher as each other's half, the mean over seeds: whether their embeddings can be
+    compared. An index that one of them made can be searched with the other.
+    """
+    columns = [(name, g, m) for name in SETS for g in COLOURS for m in ("top1", "top5")]
+    lines = [
+        f"{'':34}" + "".join(f"{name:>24}" for name in SETS),
+        f"{'top-1 / top-5 in %':34}" + "".join(f"{language:>12}" for _ in SETS for language in COLOURS),
+    ]
     for seen, read in (("student", "teacher"), ("teacher", "student")):
-        model = f"{seen} pictures, {read} texts"
-        if results.mean(model=model, stage="aligned", metric="top1") is None:
-            continue
-        shares = [100 * results.mean(model=model, stage="aligned", set=s, language=g, metric=m) for s, g, m in columns]
-        cells = [f"{top1:.0f} / {top5:.0f}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)]
-        lines.append(f"{f'{seen} sees, {read} reads':22}" + "".join(f"{cell:>12}" for cell in cells))
-    return lines
+        for stage in ("distilled", "aligned"):
+            model = f"{seen} pictures, {read} texts"
+            shares = [100 * results.mean(model=model, stage=stage, set=s, language=g, metric=m) for s, g, m in columns]
+            cells = [f"{top1:.0f} / {top5:.0f}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)]
+            lines.append(f"{f'{seen} sees, {read} reads, {stage}':34}" + "".join(f"{cell:>12}" for cell in cells))
+    return "\n".join(lines)
 
 
 def _read_log(path: Path) -> list[dict]:
