@@ -99,15 +99,15 @@ def cross_model(results: Results) -> str:
     """
     columns = [(name, g, m) for name in SETS for g in COLOURS for m in ("top1", "top5")]
     lines = [
-        f"{'':34}" + "".join(f"{name:>24}" for name in SETS),
-        f"{'top-1 / top-5 in %':34}" + "".join(f"{language:>12}" for _ in SETS for language in COLOURS),
+        f"{'':40}" + "".join(f"{name:>24}" for name in SETS),
+        f"{'top-1 / top-5 in %':40}" + "".join(f"{language:>12}" for _ in SETS for language in COLOURS),
     ]
     for seen, read in (("student", "teacher"), ("teacher", "student")):
         for stage in ("distilled", "aligned"):
             model = f"{seen} pictures, {read} texts"
             shares = [100 * results.mean(model=model, stage=stage, set=s, language=g, metric=m) for s, g, m in columns]
             cells = [f"{top1:.0f} / {top5:.0f}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)]
-            lines.append(f"{f'{seen} sees, {read} reads, {stage}':34}" + "".join(f"{cell:>12}" for cell in cells))
+            lines.append(f"{f'{seen} sees, {read} reads, {stage}':40}" + "".join(f"{cell:>12}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -58,6 +58,13 @@ def test_rows_hold_every_stage_set_language_and_metric(demo):
     assert {"command", "commit", "seed", "versions", "data"} <= set(results["meta"])
 
 
+def test_student_and_teacher_are_measured_as_each_others_half(demo):
+    content = json.loads((demo[0] / "cross_model.json").read_text(encoding="utf-8"))
+    found = {(row["model"], row["stage"]) for row in content["rows"]}
+    halves = ("student pictures, teacher texts", "teacher pictures, student texts")
+    assert found == {(model, stage) for model in halves for stage in ("distilled", "aligned")}
+
+
 def test_student_has_at_most_a_sixth_of_the_teacher(demo):
     _, results = demo
     parameters = {row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"}
