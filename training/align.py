@@ -6,15 +6,13 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml
 import math
 from pathlib import Path
 
-from accelerate import Accelerator
 from accelerate.logging import get_logger
-from accelerate.utils import DistributedDataParallelKwargs
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.checkpoint import Artefact
 from training.config import AlignRecipe, parse_recipe
 from training.inputs import caption_tokens, open_inputs, open_teacher
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student, load_student
 from training.targets import Needs
 from training.tasks import AlignTask
@@ -25,12 +23,7 @@ logger = get_logger(__name__)
 
 def run(recipe: AlignRecipe) -> TrainingResult:
     """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
-    accelerator = Accelerator(
-        mixed_precision=recipe.mixed_precision,
-        step_scheduler_with_optimizer=False,
-        # a backbone may bring layers behind its map, which no loss reaches
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
+    accelerator = make_accelerator(recipe)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
     languages = list(recipe.data.caption_columns)
     student, processor = _open_student(recipe, languages, teacher)

@@ -124,7 +124,9 @@ def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optim
     folder = checkpoints[-1]
     tensors = load_file(folder / STATE_FOLDER / "tensors.safetensors")
     state = json.loads((folder / STATE_FOLDER / "state.json").read_text(encoding="utf-8"))
-    task.student.load_state_dict(load_file(folder / "model.safetensors"))
+    # through the class: transformers stores some towers under other names than they have in memory
+    saved = type(task.student).from_pretrained(folder, dtype=torch.float32)
+    task.student.load_state_dict(saved.state_dict())
     outside = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
     unmatched = task.load_state_dict(outside, strict=False).unexpected_keys
     names = _trainable_names(task)

@@ -5,13 +5,12 @@ accelerate launch training/distill.py --config training/configs/demo_distill.yam
 
 import math
 
-from accelerate import Accelerator
 from accelerate.logging import get_logger
 
 from training.checkpoint import Artefact
 from training.config import DistillRecipe, parse_recipe
 from training.inputs import caption_tokens, open_bank, open_inputs, open_teacher
-from training.loop import TrainingResult, train
+from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student
 from training.target_cache import cached_bank
 from training.targets import Needs
@@ -22,7 +21,7 @@ logger = get_logger(__name__)
 
 def run(recipe: DistillRecipe) -> TrainingResult:
     """Build teacher, student, data and task; train; leave a finished Hub folder in `output_dir`."""
-    accelerator = Accelerator(mixed_precision=recipe.mixed_precision, step_scheduler_with_optimizer=False)
+    accelerator = make_accelerator(recipe)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
     student, processor = build_student(recipe.student, list(recipe.data.caption_columns), teacher, recipe.seed)
     if recipe.gradient_checkpointing:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -40,6 +40,17 @@ class TrainingResult:
     seconds: float
     pictures_per_s: float
     skipped: str
+
+
+def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
+    """The Accelerator of a stage. A backbone may bring layers behind its map, which no loss reaches; several
+    processes must not wait for their gradients.
+    """
+    return Accelerator(
+        mixed_precision=recipe.mixed_precision,
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:

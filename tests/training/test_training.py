@@ -369,6 +369,15 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path):
     assert {"event": "resumed", "step": 2}.items() <= read_log(broken)[3].items()
 
 
+def test_a_tower_that_is_stored_under_other_names_resumes(distill_recipe):
+    recipe = distill_recipe(student=student_config(vision_config=VIT), max_steps=4, save_every=2)
+    folder = run(recipe)
+    unbroken = (folder / "model.safetensors").read_bytes()
+    shutil.rmtree(folder / "checkpoint-000004")
+    run(replace(recipe, resume=True))
+    assert (folder / "model.safetensors").read_bytes() == unbroken
+
+
 def test_the_same_recipe_gives_the_same_model_twice(kept_run, tmp_path):
     recipe, whole = kept_run
     again = run(replace(recipe, output_dir=str(tmp_path / "again"), save_every=0))
