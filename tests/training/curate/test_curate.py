@@ -1,0 +1,422 @@
+"""The whole command on real drawings, with damage built in."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+
+from tests.tiny_teachers import save_teacher
+from training.config import DataConfig
+from training.curate import CurateOptions, curate, run
+from training.curate.__main__ import main
+from training.curate.facts import Facts
+from training.curate.near import hamming_distance
+from training.curate.pictures import perceptual_hash
+from training.data import PairDataset, load_source
+
+from .test_pictures import cell
+
+OFF = {
+    "min_edge": None, "max_aspect_ratio": None, "min_contrast": None, "max_picture_distance": None, "scripts": {},
+    "min_characters": None, "max_characters": None, "min_words": {}, "max_words": {}, "keep_urls": True,
+    "keep_email_addresses": True, "keep_file_names": True, "max_symbol_share": None, "max_digit_share": None,
+    "max_repeated_characters": None, "max_repeated_words": None, "max_caption_pictures": None,
+    "max_caption_similarity": None, "samples": 1000,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def drawings(train_rows) -> list[PILImage.Image]:
+    """Different drawings: no two of them are near to each other."""
+    kept: list[tuple[np.uint64, PILImage.Image]] = []
+    for picture in train_rows["image"]:
+        picture = picture.convert("RGB")
+        value = np.uint64(perceptual_hash(picture))
+        if not kept or hamming_distance(value, np.array([other for other, _ in kept])).min() > 10:
+            kept.append((value, picture))
+    assert len(kept) >= 40
+    return [picture for _, picture in kept]
+
+
+def save_rows(path: Path, pictures: list, en: list, zh: list | None = None) -> str:
+    text = List(Value("string")) if isinstance(en[0], list) else Value("string")
+    cells = [picture if picture is None or isinstance(picture, dict) else cell(picture) for picture in pictures]
+    columns = {"image": cells, "en": en, "zh": [None] * len(en) if zh is None else zh}
+    features = Features({"image": Image(decode=False), "en": text, "zh": text})
+    Dataset.from_dict(columns, features=features).cast_column("image", Image()).to_parquet(path)
+    return str(path)
+
+
+def options_for(data: str, folder: Path, **changes) -> CurateOptions:
+    return CurateOptions(**{"data": data, "output_dir": str(folder)} | OFF | changes)
+
+
+def lost(folder: Path, cause: str, language: str = "en") -> list[int]:
+    """Rows that lost captions of a language by this cause."""
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    return [sample["row"] for sample in report["samples"].get(cause, {}).get(language, [])]
+
+
+def assert_nothing_is_lost(report, folder: Path):
+    for column in report.columns.values():
+        assert column["in"] == column["out"] + sum(column["dropped"].values())
+    rows = load_source(str(folder / "data"))
+    assert len(rows) == report.content["rows"]["out"]
+    columns = [rows[language][:] for language in report.content["captions"]]
+    assert all(any(cells) for cells in zip(*columns, strict=True))  # no row is left without a caption
+    for language, column in report.content["captions"].items():
+        cells = [found for found in rows[language] if found is not None]
+        assert sum(len(found) if isinstance(found, list) else 1 for found in cells) == column["out"]
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """All that a reader gets."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "state" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture
+def damaged(drawings, tmp_path) -> str:
+    return save_damaged(drawings, tmp_path)
+
+
+def save_damaged(drawings: list[PILImage.Image], folder: Path) -> str:
+    """Twelve rows, most of which have one fault."""
+    pictures = drawings[:12]
+    pictures[1] = {"bytes": b"broken", "path": None}
+    pictures[2] = pictures[2].resize((40, 40))
+    pictures[3] = pictures[3].resize((64, 256))
+    pictures[4] = PILImage.new("RGB", (64, 64), "white")
+    pictures[11] = pictures[0].resize((100, 100))
+    en = [f"{what} on a white ground" for what in ("a frog", "a fox", "a hat", "a bus", "a cat", "a dog", "a bee")]
+    en += ["see www.frog.com", None, " ", "a fox on a white ground", "a frog again"]
+    zh = [f"白色背景上的{what}" for what in ("青蛙", "狐狸", "帽子", "公共汽车", "小猫", "小狗", "蜜蜂")]
+    zh += ["白色背景上的老虎", "かわいいカエル", None, "白色背景上的雪人", "白色背景上的绿蛙"]
+    return save_rows(folder / "damaged.parquet", pictures, en, zh)
+
+
+def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer):
+    folder = tmp_path / "out"
+    options = CurateOptions(data=damaged, output_dir=str(folder), rows_per_shard=5, max_caption_similarity=1.0)
+    report = curate(options)
+    assert_nothing_is_lost(report, folder)
+    assert report.content["rows"]["dropped"] == {
+        "picture does not decode": 1, "picture too small": 1, "extreme aspect ratio": 1, "blank picture": 1,
+        "near-duplicate picture": 1, "no caption left": 2,
+    }  # fmt: skip
+    assert lost(folder, "web address") == [7] and lost(folder, "near-duplicate picture") == [11]
+    assert lost(folder, "empty caption") == [9] and lost(folder, "no caption", "zh") == [9]
+    assert lost(folder, "kana or Hangul", "zh") == [8]
+    rows = load_source(str(folder / "data"))
+    assert rows.column_names == ["image", "en", "zh"]
+    assert rows["en"][:2] == ["a frog on a white ground", "a dog on a white ground"]
+    assert rows["zh"][3] == "白色背景上的老虎" and rows["en"][3] is None  # one language is lost, the other stays
+    source = load_source(damaged)
+    for row, original in enumerate([0, 5, 6, 7, 10]):
+        assert rows[row]["image"].tobytes() == source[original]["image"].tobytes()
+    assert load_source(str(folder))["en"][:] == rows["en"][:]  # the folder itself is a data set too
+    config = DataConfig(train=str(folder / "data"), max_skip_share=0.0)
+    assert len(PairDataset(rows, config, None, 64).usable_rows) == 5
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| picture too small | min_edge 64 | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
+    assert report.content["meta"]["command"].startswith("python -m training.curate --data")
+
+
+def test_image_folder_is_embedded(drawings, tmp_path):
+    source = tmp_path / "folder"
+    source.mkdir()
+    for number in range(3):
+        drawings[number].save(source / f"{number}.png")
+    (source / "metadata.csv").write_text("file_name,en\n0.png,a frog\n1.png,a fox\n2.png,a hat\n", encoding="utf-8")
+    curate(options_for(str(source), tmp_path / "out", caption_columns={"en": "en"}))
+    (source / "0.png").unlink()
+    rows = load_source(str(tmp_path / "out/data"))
+    assert rows[rows["en"][:].index("a frog")]["image"].tobytes() == drawings[0].tobytes() and rows.column_names == [
+        "image",
+        "en",
+    ]
+
+
+def test_cell_with_several_captions_keeps_the_good_ones(drawings, tmp_path):
+    en = [["a frog", "frog.jpg", " a green frog "], ["IMG_1234"], ["a fox", None]]
+    data = save_rows(tmp_path / "lists.parquet", drawings[:3], en, [["青蛙"], [], None])
+    report = curate(options_for(data, tmp_path / "out", keep_file_names=False))
+    rows = load_source(str(tmp_path / "out/data"))
+    assert rows["en"][:] == [["a frog", "a green frog"], ["a fox"]] and rows["zh"][:] == [["青蛙"], None]
+    assert_nothing_is_lost(report, tmp_path / "out")
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(3, []), (2, [0, 2, 4])])
+def test_boilerplate_is_a_caption_of_too_many_different_pictures(drawings, tmp_path, limit, rows):
+    pictures = [*drawings[:5], drawings[1], drawings[1]]
+    en = ["Buy now!", "a frog", "buy now", "a fox", "BUY NOW", "a frog", "a frog"]  # the frog is one picture
+    data = save_rows(tmp_path / "rows.parquet", pictures, en)
+    report = curate(options_for(data, tmp_path / "out", max_caption_pictures=limit))
+    assert lost(tmp_path / "out", "boilerplate") == rows
+    assert_nothing_is_lost(report, tmp_path / "out")
+
+
+def test_near_duplicate_picture_is_dropped_within_both_distances(drawings, tmp_path):
+    copy = drawings[0].resize((80, 80))
+    grey = drawings[0].convert("L").convert("RGB")
+    pictures = [drawings[0], copy, grey, drawings[1]]
+    data = save_rows(tmp_path / "rows.parquet", pictures, ["a", "b", "c", "d"])
+    curate(options_for(data, tmp_path / "near", max_picture_distance=4))
+    assert lost(tmp_path / "near", "near-duplicate picture") == [1]
+    curate(options_for(data, tmp_path / "grey", max_picture_distance=4, max_colour_distance=255.0))
+    assert lost(tmp_path / "grey", "near-duplicate picture") == [1, 2]
+    curate(options_for(data, tmp_path / "off"))
+    assert lost(tmp_path / "off", "near-duplicate picture") == []
+
+
+def test_hamming_distance_is_the_threshold(drawings, tmp_path):
+    other = drawings[0].rotate(4, fillcolor="white")
+    hashes = [np.uint64(perceptual_hash(picture)) for picture in (drawings[0], other)]
+    apart = int(hamming_distance(hashes[0], np.array(hashes[1:]))[0])
+    assert 0 < apart <= 15
+    data = save_rows(tmp_path / "rows.parquet", [drawings[0], other], ["a", "b"])
+    for distance, rows in ((apart, [1]), (apart - 1, [])):
+        folder = tmp_path / f"out{distance}"
+        curate(options_for(data, folder, max_picture_distance=distance, max_colour_distance=255.0))
+        assert lost(folder, "near-duplicate picture") == rows
+
+
+def test_first_near_duplicate_that_has_a_caption_stays(drawings, tmp_path):
+    data = save_rows(tmp_path / "rows.parquet", [drawings[0]] * 3, ["frog.jpg", "a frog", "a green frog"])
+    curate(options_for(data, tmp_path / "out", max_picture_distance=0, keep_file_names=False))
+    assert load_source(str(tmp_path / "out/data"))["en"][:] == ["a frog"]
+    pictures = [drawings[0], drawings[0], drawings[1]]
+    data = save_rows(tmp_path / "boilerplate.parquet", pictures, ["buy now", "a frog", "buy now"])
+    folder = tmp_path / "boilerplate"
+    assert_nothing_is_lost(curate(options_for(data, folder, max_picture_distance=0, max_caption_pictures=1)), folder)
+    assert load_source(str(folder / "data"))["en"][:] == ["a frog"]
+
+
+def test_near_duplicate_caption_is_dropped_from_its_language_alone(drawings, tmp_path):
+    # of the trigrams of the first two, 9 of 10 are common, of the Chinese pairs of characters 4 of 5
+    en = ["red apples ab", "red apples a", "Red apples: ab!", "a snowman"]
+    zh = ["白色的小猫咪", "黑色的小狗", "白色的小猫", None]
+    data = save_rows(tmp_path / "rows.parquet", drawings[:4], en, zh)
+    for threshold, rows in ((0.9, [1, 2]), (0.92, [2])):
+        folder = tmp_path / f"en{threshold}"
+        report = curate(options_for(data, folder, max_caption_similarity=threshold))
+        assert lost(folder, "near-duplicate caption") == rows
+        assert_nothing_is_lost(report, folder)
+    for threshold, rows in ((0.8, [2]), (0.81, [])):
+        folder = tmp_path / f"zh{threshold}"
+        curate(options_for(data, folder, max_caption_similarity=threshold, scripts={"zh": "Han"}, min_script_share=0))
+        assert lost(folder, "near-duplicate caption", "zh") == rows
+
+
+def test_pictures_of_excluded_sets_are_removed(drawings, tmp_path):
+    data = save_rows(tmp_path / "rows.parquet", drawings[:6], list("abcdef"))
+    first = save_rows(tmp_path / "first.parquet", [drawings[2].resize((32, 32)), drawings[20]], ["", ""])
+    second = save_rows(tmp_path / "second.parquet", [drawings[4], drawings[21]], ["", ""])
+    report = curate(options_for(data, tmp_path / "out", exclude=[first, second]))
+    assert lost(tmp_path / "out", "in an excluded set") == [2, 4]
+    assert report.content["excluded"] == {first: {"hashed": 2, "rows": 1}, second: {"hashed": 2, "rows": 1}}
+    broken = save_rows(tmp_path / "broken.parquet", [drawings[2], {"bytes": b"broken", "path": None}], ["", ""])
+    with pytest.raises(ValueError, match="exclude: row 1 has 'picture does not decode'"):
+        curate(options_for(data, tmp_path / "other", exclude=[broken]))
+
+
+def test_larger_language_is_capped_by_a_keyed_choice(drawings, tmp_path):
+    en, zh = [f"drawing {number}" for number in range(30)], ["图"] * 8 + [None] * 22
+    data = save_rows(tmp_path / "rows.parquet", drawings[:30], en, zh)
+    kept = []
+    for name, changes in (("a", {}), ("b", {"rows_per_shard": 7}), ("c", {"seed": 1})):
+        report = curate(options_for(data, tmp_path / name, max_language_ratio=1.5, **changes))
+        assert report.content["captions"]["en"]["out"] == 12 and report.content["captions"]["zh"]["out"] == 8
+        assert_nothing_is_lost(report, tmp_path / name)
+        kept.append([text for text in load_source(str(tmp_path / name / "data"))["en"] if text])
+    assert kept[0] == kept[1] != kept[2] and kept[0] != en[:12]
+    bare = save_rows(tmp_path / "bare.parquet", drawings[:2], ["a", "b"])
+    with pytest.raises(ValueError, match="max_language_ratio: no caption in 'zh' is left"):
+        curate(options_for(bare, tmp_path / "bare", max_language_ratio=1.5))
+
+
+# similarity
+
+
+def drawing_names() -> list[str]:
+    """Ten captions, the longest first."""
+    return [f"drawing {'big ' * (9 - number)}{number}" for number in range(10)]
+
+
+@pytest.fixture
+def scored(drawings, tmp_path) -> str:
+    en = drawing_names()
+    return save_rows(tmp_path / "scored.parquet", drawings[:10], en, ["青蛙", *([None] * 9)])
+
+
+def slow_cosines(teacher, pictures: list, texts: list[str]) -> list[float]:
+    """One pair at a time, prepared by the teacher's own processor."""
+    cosines = []
+    for picture, text in zip(pictures, texts, strict=True):
+        pixels = teacher.image_processor(picture, return_tensors="pt").pixel_values
+        tokens = teacher.tokenizer(text, return_tensors="pt")
+        seen = teacher.encode_pictures(pixels).embedding
+        read = teacher.encode_texts(tokens.input_ids, tokens.attention_mask).embedding
+        cosines.append(float((seen / seen.norm() * read / read.norm()).sum()))
+    return cosines
+
+
+def test_teacher_drops_below_the_threshold_of_a_language(scored, drawings, teacher, teacher_folder, tmp_path):
+    cosines = slow_cosines(teacher, drawings[:10], drawing_names())
+    ranked = np.argsort(cosines).tolist()
+    between = (cosines[ranked[2]] + cosines[ranked[3]]) / 2  # three just outside, the fourth just inside
+    named = {"teacher": str(teacher_folder), "batch_size": 4, "rows_per_shard": 6}
+    report = curate(options_for(scored, tmp_path / "threshold", min_similarity={"en": between}, **named))
+    assert lost(tmp_path / "threshold", "low similarity") == sorted(ranked[:3])
+    assert lost(tmp_path / "threshold", "low similarity", "zh") == []  # it has no threshold
+    assert report.content["similarity"]["en"]["quantiles"]["0.5"] == pytest.approx(np.median(cosines), abs=1e-4)
+    assert_nothing_is_lost(report, tmp_path / "threshold")
+    assert PILImage.open(tmp_path / "threshold/similarity.png").width > 100
+    report = curate(options_for(scored, tmp_path / "share", drop_share={"en": 0.39}, **named))
+    assert lost(tmp_path / "share", "low similarity") == sorted(ranked[:3])
+    assert report.content["similarity"]["en"]["threshold"] == pytest.approx(cosines[ranked[3]], abs=1e-4)
+
+
+def test_teacher_of_the_paper_scores_with_its_own_tokens(scored, altclip_folder, tmp_path):
+    shares = {"en": 0.5, "zh": 0.5}
+    report = curate(options_for(scored, tmp_path / "out", teacher=str(altclip_folder), drop_share=shares))
+    assert report.content["captions"]["en"]["out"] == 5 and report.content["captions"]["zh"]["out"] == 1
+
+
+# resume
+
+
+@pytest.fixture(scope="module")
+def whole(drawings, teacher_folder, tmp_path_factory) -> CurateOptions:
+    """An unbroken run of three shards, with all that a run can do."""
+    folder = tmp_path_factory.mktemp("whole")
+    exclude = [save_rows(folder / "exclude.parquet", drawings[5:6], [""])]
+    changes = {"rows_per_shard": 4, "min_edge": 64, "max_picture_distance": 4, "exclude": exclude, "workers": 2}
+    changes |= {"teacher": str(teacher_folder), "drop_share": {"en": 0.2}}
+    options = options_for(save_damaged(drawings, folder), folder / "out", **changes)
+    curate(options)
+    return options
+
+
+@pytest.mark.parametrize(("stage", "shard"), [("examine", 0), ("examine", 2), ("write", 0), ("write", 1)])
+def test_killed_run_goes_on_and_ends_with_the_same_bytes(whole, tmp_path, monkeypatch, stage, shard):
+    options = replace(whole, output_dir=str(tmp_path / "killed"))
+    owner, name = (Facts, "save") if stage == "examine" else (pq, "write_table")
+    original, calls = getattr(owner, name), []
+
+    def counted(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == shard + 1:
+            if stage == "write":
+                Path(arguments[1]).write_bytes(b"half")
+            raise KeyboardInterrupt
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(owner, name, counted)
+    with pytest.raises(KeyboardInterrupt):
+        curate(options)
+    curate(options)
+    assert len(calls) == 3 + 1  # three shards, one of them twice
+    expected = files_of(Path(whole.output_dir))
+    assert {"report.json", "report.md", "similarity.png"} < set(expected) and len(expected) == 6
+    assert files_of(tmp_path / "killed") == expected
+
+
+def test_finished_run_is_repeated_without_work(damaged, tmp_path, monkeypatch):
+    options = options_for(damaged, tmp_path / "out")
+    curate(options)
+    before = files_of(tmp_path / "out")
+    monkeypatch.setattr(run, "Examiner", None)
+    curate(replace(options, workers=2))  # which the result does not depend on
+    assert files_of(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"min_edge": 32}, "min_edge: .* begun with None, this run has 32"), ({"seed": 5}, "seed: "),
+     ({"exclude": ["x.parquet"]}, "exclude: ")],
+)  # fmt: skip
+def test_folder_of_a_run_with_other_options_is_refused(damaged, tmp_path, changes, named):
+    curate(options_for(damaged, tmp_path / "out"))
+    with pytest.raises(ValueError, match=named):
+        curate(options_for(damaged, tmp_path / "out", **changes))
+
+
+def test_folder_begun_with_other_data_or_another_teacher_is_refused(
+    damaged, drawings, tmp_path, teacher_folder, tokenizer
+):
+    named = save_teacher("clip", tmp_path / "named", tokenizer)
+    curate(options_for(damaged, tmp_path / "out", teacher=str(named)))
+    (named / "model.safetensors").unlink()
+    save_teacher("clip", tmp_path / "named", tokenizer, dtype=torch.float16)
+    with pytest.raises(ValueError, match="revision of teacher: "):
+        curate(options_for(damaged, tmp_path / "out", teacher=str(named)))
+    curate(options_for(damaged, tmp_path / "other"))
+    save_rows(Path(damaged), drawings[:12], list("abcdefghijkl"))
+    with pytest.raises(ValueError, match="fingerprint of data: "):
+        curate(options_for(damaged, tmp_path / "other"))
+
+
+# bad input
+
+
+def test_foreign_and_damaged_folders_are_refused(damaged, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"output_dir: .* is not empty"):
+        curate(options_for(damaged, tmp_path / "full"))
+    curate(options_for(damaged, tmp_path / "out"))
+    (tmp_path / "out/state/facts/00000.safetensors").write_bytes(b"half")
+    with pytest.raises(ValueError, match=r"output_dir: .*00000.safetensors is damaged"):
+        curate(options_for(damaged, tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere.parquet"}, "data: cannot load 'nowhere.parquet'"),
+        ({"image_column": "photo"}, "data: .* has no column 'photo', only .* Name the right one as image_column"),
+        ({"caption_columns": {"en": "english"}}, "data: .* has no column 'english'"),
+        ({"exclude_column": "photo", "exclude": ["tests.tiny:load_tiny_rows"]}, "exclude: .* 'photo'.*exclude_column"),
+        ({"teacher": "nobody/nothing"}, "teacher: 'nobody/nothing' is neither"),
+    ],
+)
+def test_bad_input_is_refused_by_name(damaged, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        curate(options_for(**{"data": damaged, "folder": tmp_path / "out"} | changes))
+
+
+def test_run_that_keeps_nothing_says_so_and_leaves_the_report(damaged, tmp_path):
+    with pytest.raises(ValueError, match=r"data: no row of .* is left; .*report.md tells why"):
+        curate(options_for(damaged, tmp_path / "out", min_edge=1000))
+    assert "picture too small" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+
+
+def test_command_runs_in_a_process_of_its_own(damaged, tmp_path, run_python):
+    command = ["-m", "training.curate", "--data", damaged, "--output_dir", str(tmp_path / "out")]
+    output = run_python(*command, "--min_words", '{"en": 3}', "--max_aspect_ratio", "null")
+    assert "| blank picture | min_contrast 4.0 | 1 | 1 | 1 |" in output.stdout
+    options = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["options"]
+    assert options["max_aspect_ratio"] is None and options["min_words"] == {"en": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--exclude", "DATA"], "curate: exclude: row 1 has 'picture does not decode'"),
+        (["--max_symbol_share", "2"], "curate: max_symbol_share: 2"),
+        (["--min_edge", "wide"], "min_edge"),
+        (["--no_such_option", "1"], "no_such_option"),
+    ],
+)
+def test_bad_arguments_are_refused(damaged, tmp_path, capsys, arguments, message):
+    arguments = [damaged if argument == "DATA" else argument for argument in arguments]
+    with pytest.raises(SystemExit) as stop:
+        main(["--data", damaged, "--output_dir", str(tmp_path / "out"), *arguments])
+    assert stop.value.code == 2 and message in capsys.readouterr().err

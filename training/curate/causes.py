@@ -1,0 +1,45 @@
+"""Why a row or a caption is dropped, in the order in which that is decided: the first cause counts.
+
+Each cause has the options that draw its line; those without one cannot be switched off.
+"""
+
+KEPT = "kept"
+
+PICTURE_CAUSES: dict[str, tuple[str, ...]] = {
+    "no picture": (),
+    "decompression bomb": ("max_pixels",),
+    "picture does not decode": (),
+    "picture too small": ("min_edge",),
+    "extreme aspect ratio": ("max_aspect_ratio",),
+    "blank picture": ("min_contrast",),
+}
+CAPTION_CAUSES: dict[str, tuple[str, ...]] = {
+    "no caption": (),
+    "empty caption": (),
+    "caption is not a string": (),
+    "too few characters": ("min_characters",),
+    "too many characters": ("max_characters",),
+    "e-mail address": ("keep_email_addresses",),
+    "file name": ("keep_file_names",),
+    "web address": ("keep_urls",),
+    "symbols": ("max_symbol_share",),
+    "digits": ("max_digit_share",),
+    "repeated characters": ("max_repeated_characters",),
+    "kana or Hangul": ("max_kana_share",),
+    "wrong script": ("scripts", "min_script_share"),
+    "wrong language": ("max_other_language",),
+    "too few words": ("min_words",),
+    "too many words": ("max_words",),
+    "repeated words": ("max_repeated_words",),
+}
+GLOBAL_CAUSES: dict[str, tuple[str, ...]] = {
+    "in an excluded set": ("exclude", "max_exclude_distance"),
+    "low similarity": ("min_similarity", "drop_share"),
+    "boilerplate": ("max_caption_pictures",),
+    "near-duplicate picture": ("max_picture_distance", "max_colour_distance"),
+    "near-duplicate caption": ("max_caption_similarity",),
+    "above the language ratio": ("max_language_ratio",),
+    "no caption left": (),
+}
+CAUSES = {KEPT: ()} | PICTURE_CAUSES | CAPTION_CAUSES | GLOBAL_CAUSES
+CODES = {cause: code for code, cause in enumerate(CAUSES)}  # as stored, uint8

@@ -1,0 +1,92 @@
+"""One picture: what is wrong with it, its perceptual hash and its colours."""
+
+from dataclasses import dataclass, field
+from io import BytesIO
+
+import numpy as np
+from PIL import Image as PILImage
+from PIL import ImageStat
+
+from training.curate.options import CurateOptions
+from training.data.pictures import encoded_bytes, to_rgb
+
+HASH_EDGE = 8
+GREY_EDGE = 32
+HASH_MARGIN = 0.05
+COLOUR_EDGE = 4
+NUM_COLOURS = 3 * COLOUR_EDGE**2
+# the 8 lowest frequencies of a cosine transform (DCT-II) of 32 values
+_COSINES = np.cos(np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE) + 1) / (2 * GREY_EDGE))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What is known of one picture.
+
+    Args:
+        cause: why it cannot be used, one of `PICTURE_CAUSES`; None where it can.
+        hash: 64 bits; 0 where it cannot be used.
+        colours: (48,) uint8, a thumbnail of 4 x 4 pixels; zeros where it cannot be used.
+    """
+
+    cause: str | None
+    hash: int = 0
+    colours: np.ndarray = field(default_factory=lambda: np.zeros(NUM_COLOURS, np.uint8))
+
+
+def examine_picture(cell: dict | None, options: CurateOptions) -> Picture:
+    """Look at one picture.
+
+    Args:
+        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded pictures.
+        options: thresholds.
+    """
+    if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+        return Picture("no picture")
+    try:
+        with PILImage.open(BytesIO(encoded_bytes(cell))) as file:
+            if file.width * file.height > options.max_pixels:
+                return Picture("decompression bomb")
+            image = to_rgb(file)
+    except PILImage.DecompressionBombError:
+        return Picture("decompression bomb")
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's readers of damaged files raise many kinds; to a user they all mean one thing
+        return Picture("picture does not decode")
+    if cause := _fault(image, options):
+        return Picture(cause)
+    return Picture(None, perceptual_hash(image), colours(image))
+
+
+def _fault(image: PILImage.Image, options: CurateOptions) -> str | None:
+    shorter, longer = sorted(image.size)
+    if options.min_edge is not None and shorter < options.min_edge:
+        return "picture too small"
+    if options.max_aspect_ratio is not None and longer / shorter > options.max_aspect_ratio:
+        return "extreme aspect ratio"
+    if options.min_contrast is not None and ImageStat.Stat(image.convert("L")).stddev[0] < options.min_contrast:
+        return "blank picture"
+    return None
+
+
+def perceptual_hash(image: PILImage.Image) -> int:
+    """64 bits that stay nearly the same when a picture is scaled, compressed again or made a little brighter.
+
+    Each bit tells whether one of the 8 x 8 lowest frequencies of the grey picture is above their median by a margin.
+    On flat drawings this tells more than the signs of brightness gradients (dHash), most of which are zero there.
+
+    Source: pHash as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), ch. 3.2.1;
+    the margin is ours.
+    """
+    grey = np.asarray(image.convert("L").resize((GREY_EDGE, GREY_EDGE), PILImage.Resampling.LANCZOS), np.float64)
+    frequencies = (_COSINES @ grey @ _COSINES.T).ravel()
+    others = frequencies[1:]  # the first is the mean brightness, which is far from them
+    # in a symmetric drawing half of them are zero and so is the median: without a margin, noise would set these bits
+    bits = frequencies > np.median(others) + HASH_MARGIN * np.abs(others).mean()
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def colours(image: PILImage.Image) -> np.ndarray:
+    """(48,) uint8: a thumbnail of 4 x 4 pixels. It tells a red drawing from the same in green; the hash does not."""
+    return np.asarray(image.resize((COLOUR_EDGE, COLOUR_EDGE), PILImage.Resampling.BOX), np.uint8).ravel()

@@ -1,0 +1,221 @@
+"""What was dropped and why: report.json, report.md and similarity.png."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.curate.causes import CAUSES, CODES, KEPT
+from training.curate.decide import Decisions, ReadText
+from training.curate.facts import CaptionFacts
+from training.curate.options import CurateOptions
+
+REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")
+MAX_SHOWN = 120  # characters of a sample in the table
+
+
+@dataclass(frozen=True)
+class Report:
+    """Counts of one run.
+
+    Args:
+        content: what report.json holds.
+    """
+
+    content: dict[str, Any]
+
+    @property
+    def columns(self) -> dict[str, dict[str, Any]]:
+        """`in`, `out` and `dropped` by cause, of the rows and of the captions of each language."""
+        return {"rows": self.content["rows"], **self.content["captions"]}
+
+    def table(self) -> str:
+        """A Markdown table: a line a cause, a column for rows and for each language."""
+        columns = self.columns
+        lines = [["", "threshold", *columns], ["---", "---", *["---:"] * len(columns)]]
+        lines.append(["in", "", *(f"{column['in']:,}" for column in columns.values())])
+        for cause in CAUSES:
+            counts = [column["dropped"].get(cause, 0) for column in columns.values()]
+            thresholds = {name: self.content["options"][name] for name in CAUSES[cause]}
+            is_on = any(value is not None and value != [] and value != {} for value in thresholds.values())
+            if cause != KEPT and (is_on or any(counts)):
+                shown = ", ".join(f"{name} {_plain(value)}" for name, value in thresholds.items())
+                lines.append([cause, shown, *(f"{count:,}" for count in counts)])
+        lines.append(["out", "", *(f"**{column['out']:,}**" for column in columns.values())])
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    def markdown(self) -> str:
+        """The table, what else was counted, and the samples."""
+        meta = self.content["meta"]
+        parts = [f"# Curation of {meta['data']}", f"`{meta['command']}`, commit {meta['commit']}, {meta['date']}"]
+        parts += [self.table(), "A dropped picture takes its captions along; the first cause in this order counts."]
+        for language, counts in self.content["traditional"].items():
+            parts.append(f"Traditional Chinese ({language}): {counts['in']:,} captions in, {counts['out']:,} out.")
+        for name, counts in self.content["excluded"].items():
+            parts.append(f"Excluded {name}: {counts['hashed']:,} pictures, {counts['rows']:,} rows like them.")
+        for language, numbers in self.content["similarity"].items():
+            quantiles = ", ".join(f"{share}: {value:.3f}" for share, value in numbers["quantiles"].items())
+            parts.append(
+                f"Similarity ({language}): {numbers['scored']:,} captions, quantiles {quantiles}; threshold "
+                f"{numbers['threshold']}."
+            )
+        for cause, by_language in self.content["samples"].items():
+            parts.append(f"## {cause}")
+            parts += ["\n".join(_sample_line(name, sample) for name in by_language for sample in by_language[name])]
+        return "\n\n".join(parts) + "\n"
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(f"{key} {item}" for key, item in value.items()) or "off"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "off"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "off" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _sample_line(language: str, sample: dict[str, Any]) -> str:
+    text = " ".join((sample["text"] or "").split())
+    text = f"{text[:MAX_SHOWN]}…" if len(text) > MAX_SHOWN else text
+    like = f" (like row {sample['like_row']}{_quoted(sample.get('like_text'))})" if "like_row" in sample else ""
+    return f"- {language}, row {sample['row']}:{_quoted(text)}{like}"
+
+
+def _quoted(text: str | None) -> str:
+    return "" if not text else f" `{text.replace('`', ' ')}`"
+
+
+def write_report(
+    folder: Path,
+    decisions: Decisions,
+    excluded: dict[str, np.ndarray],
+    options: CurateOptions,
+    meta: dict[str, Any],
+    read_text: ReadText,
+) -> Report:
+    """Count, look samples up, and write the three files.
+
+    Args:
+        folder: where to.
+        decisions: with all causes filled in.
+        excluded: hashes by source.
+        options: thresholds.
+        meta: what made the numbers, as `training.results.make_meta` gives it.
+        read_text: gives a caption's text.
+    """
+    facts = decisions.facts
+    chinese = {language: captions for language, captions in facts.captions.items() if language == "zh"}
+    content = {
+        "meta": meta,
+        "options": options.key(),
+        "rows": _count(facts.cause),
+        "captions": {language: _count(captions.cause) for language, captions in facts.captions.items()},
+        "traditional": {
+            language: {
+                "in": int(captions.traditional.sum()),
+                "out": int((captions.traditional & captions.kept).sum()),
+            }
+            for language, captions in chinese.items()
+        },
+        "excluded": _count_excluded(decisions, excluded),
+        "similarity": {
+            language: numbers
+            for language, captions in facts.captions.items()
+            if (numbers := _summarise(captions, decisions.thresholds.get(language)))
+        },
+        "samples": _samples(decisions, options.samples, read_text),
+    }
+    report = Report(content)
+    _write(folder / REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    _write(folder / TABLE_FILE, report.markdown())
+    if content["similarity"]:
+        plot_similarity(decisions, folder / PLOT_FILE)
+    return report
+
+
+def _write(path: Path, text: str):
+    scratch = path.with_suffix(".tmp")
+    # a caption may hold half of a surrogate pair, which no UTF-8 file can
+    scratch.write_text(text, encoding="utf-8", errors="replace")
+    scratch.replace(path)
+
+
+def _count(cause: np.ndarray) -> dict[str, Any]:
+    counts = np.bincount(cause, minlength=len(CAUSES))
+    dropped = {name: int(counts[code]) for name, code in CODES.items() if name != KEPT and counts[code]}
+    return {"in": len(cause), "out": int(counts[CODES[KEPT]]), "dropped": dropped}
+
+
+def _count_excluded(decisions: Decisions, excluded: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
+    counts, first = {}, 0
+    for name, hashes in excluded.items():
+        found = (decisions.excluded_by >= first) & (decisions.excluded_by < first + len(hashes))
+        counts[name] = {"hashed": len(hashes), "rows": int(found.sum())}
+        first += len(hashes)
+    return counts
+
+
+def _summarise(captions: CaptionFacts, threshold: float | None) -> dict[str, Any] | None:
+    scored = captions.similarity[~np.isnan(captions.similarity)]
+    if not len(scored):
+        return None
+    quantiles = {str(share): round(float(np.quantile(scored, share)), 6) for share in QUANTILES}
+    return {"scored": len(scored), "threshold": threshold, "quantiles": quantiles}
+
+
+def _samples(decisions: Decisions, num: int, read_text: ReadText) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """The first few dropped captions of each cause and language."""
+    samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for cause, code in CODES.items():
+        for language, captions in decisions.facts.captions.items():
+            found = np.flatnonzero(captions.cause == code)[:num]
+            if cause != KEPT and len(found):
+                samples.setdefault(cause, {})[language] = [
+                    _sample(decisions, language, int(index), cause, read_text) for index in found
+                ]
+    return samples
+
+
+def _sample(decisions: Decisions, language: str, index: int, cause: str, read_text: ReadText) -> dict[str, Any]:
+    captions = decisions.facts.captions[language]
+
+    def text_of(which: int) -> str | None:
+        number = int(captions.number[which])
+        return None if number < 0 else read_text(language, int(captions.row[which]), number)
+
+    row = int(captions.row[index])
+    sample: dict[str, Any] = {"row": row, "text": text_of(index)}
+    if cause == "low similarity":
+        sample["similarity"] = round(float(captions.similarity[index]), 6)
+    elif cause == "near-duplicate picture":
+        sample["like_row"] = int(decisions.picture_like[row])
+    elif cause == "near-duplicate caption":
+        like = int(decisions.caption_like[language][index])
+        sample |= {"like_row": int(captions.row[like]), "like_text": text_of(like)}
+    return sample
+
+
+def plot_similarity(decisions: Decisions, path: Path):
+    """A histogram of the cosines of each language, and where its threshold lies."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for (language, captions), colour in zip(decisions.facts.captions.items(), COLOURS, strict=False):
+        scored = captions.similarity[~np.isnan(captions.similarity)]
+        if not len(scored):
+            continue
+        axis.hist(scored, bins=50, histtype="step", color=colour, label=f"{language}, {len(scored):,} captions")
+        if language in decisions.thresholds:
+            axis.axvline(decisions.thresholds[language], color=colour, ls="--", lw=1)
+    axis.set(title="similarity of pictures and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
+    axis.legend(frameon=False, fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+    scratch = path.with_suffix(".tmp")
+    figure.savefig(scratch, dpi=110, format="png")
+    scratch.replace(path)

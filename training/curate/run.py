@@ -1,0 +1,212 @@
+"""Both passes, resumable, and the shards of the curated set.
+
+    data/train-00000-of-00003.parquet   the curated set: pictures as they were stored, captions stripped
+    report.json, report.md              what was dropped and why
+    similarity.png                      cosines by language, where a teacher scored
+    state/run.json                      the options that the result depends on, and what made it
+    state/facts/00000.safetensors       what is known of each row of a shard
+    state/excluded/00000.safetensors    hashes of the pictures of an excluded source
+
+Every file is written whole or not at all, and the same command goes on at the first that is missing. Memory holds one
+shard and the facts of all rows, which are about 60 bytes a row and 90 bytes a caption.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Image, List, Value
+from safetensors.numpy import load_file, save_file
+from tqdm.auto import tqdm
+
+from training.curate.decide import decide
+from training.curate.examine import Examiner, picture_hashes, undecoded
+from training.curate.facts import Facts
+from training.curate.options import CurateOptions
+from training.curate.report import Report, write_report
+from training.curate.similarity import Scorer
+from training.data import load_source, usable_captions
+from training.data.pictures import encoded_bytes
+from training.results import command_of, make_meta
+from training.teachers import Teacher
+
+STATE_FOLDER = "state"
+FINGERPRINT_ROWS = 1024  # more rows than these are sampled
+ROWS_PER_GROUP = 256  # of a parquet file: what a reader must hold at once
+
+
+def curate(options: CurateOptions) -> Report:
+    """Curate a source, or go on where a killed run stopped.
+
+    Args:
+        options: what to curate.
+
+    Raises:
+        ValueError: an option or a source cannot be used, the folder holds another run, or nothing is left.
+    """
+    source = Source(options)
+    folder = Path(options.output_dir)
+    meta = _claim(folder, options, source)
+    facts, excluded = source.examine(folder / STATE_FOLDER), source.hash_excluded(folder / STATE_FOLDER)
+    decisions = decide(facts, np.concatenate([np.zeros(0, np.uint64), *excluded.values()]), options, source.read_text)
+    report = write_report(folder, decisions, excluded, options, meta, source.read_text)
+    if not facts.kept.any():
+        raise ValueError(f"data: no row of {options.data!r} is left; {folder / 'report.md'} tells why.")
+    source.write(folder / "data", facts)
+    return report
+
+
+class Source:
+    """The rows that are curated.
+
+    Args:
+        options: where they lie.
+
+    Raises:
+        ValueError: there is no such source, it is empty, or a column is missing.
+    """
+
+    def __init__(self, options: CurateOptions):
+        self.options = options
+        self.rows = _load(options.data, [options.image_column, *options.caption_columns.values()], options)
+        if not len(self.rows):
+            raise ValueError(f"data: {options.data!r} has no rows. Name another source.")
+        self._captions = {  # alone, so that reading one does not read its picture
+            language: self.rows.select_columns([column]) for language, column in options.caption_columns.items()
+        }
+        self.shards = [
+            range(start, min(start + options.rows_per_shard, len(self.rows)))
+            for start in range(0, len(self.rows), options.rows_per_shard)
+        ]
+
+    def read_text(self, language: str, row: int, number: int) -> str:
+        """One caption."""
+        column = self.options.caption_columns[language]
+        return usable_captions(self._captions[language][row][column])[0][number]
+
+    def fingerprint(self) -> str:
+        """A digest of how many rows there are and of their content; of more than 1024, evenly spaced ones."""
+        digest = hashlib.blake2b(str(len(self.rows)).encode(), digest_size=8)
+        for row in np.unique(np.linspace(0, len(self.rows) - 1, FINGERPRINT_ROWS).astype(int)):
+            cells = self.rows[int(row)]
+            digest.update(encoded_bytes(cells[self.options.image_column]))
+            captions = [cells[column] for column in self.options.caption_columns.values()]
+            digest.update(json.dumps(captions, ensure_ascii=True, default=str).encode())
+        return digest.hexdigest()
+
+    def examine(self, state: Path) -> Facts:
+        """The facts of all rows, read where they are stored."""
+        files = [state / "facts" / f"{number:05d}.safetensors" for number in range(len(self.shards))]
+        missing = [(path, rows) for path, rows in zip(files, self.shards, strict=True) if not path.exists()]
+        if missing:
+            options = self.options
+            scorer = Scorer(options.teacher, options.teacher_dtype, options.batch_size) if options.teacher else None
+            examiner = Examiner(self.rows, options, scorer)
+            with tqdm(total=sum(len(rows) for _, rows in missing), desc="examine", unit="row") as progress:
+                for path, rows in missing:
+                    examiner(rows).save(path)
+                    progress.update(len(rows))
+        return Facts.join([Facts.load(path, list(self.options.caption_columns)) for path in files])
+
+    def hash_excluded(self, state: Path) -> dict[str, np.ndarray]:
+        """Hashes (E,) uint64 of the pictures of every excluded source."""
+        options, found = self.options, {}
+        column = options.exclude_column or options.image_column
+        for number, name in enumerate(options.exclude):
+            path = state / "excluded" / f"{number:05d}.safetensors"
+            if not path.exists():
+                rows = _load(name, [column], options, is_excluded=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scratch = path.with_suffix(".tmp")
+                save_file({"hash": picture_hashes(rows, column, options)}, scratch)
+                scratch.replace(path)
+            found[name] = load_file(path)["hash"]
+        return found
+
+    def write(self, folder: Path, facts: Facts):
+        """Write what is kept, a file for each shard of which something is."""
+        features = Features({self.options.image_column: Image()})
+        for column in self.options.caption_columns.values():
+            is_list = isinstance(self.rows.features[column], List)
+            features[column] = List(Value("string")) if is_list else Value("string")
+        shards = [rows for rows in self.shards if facts.kept[rows.start : rows.stop].any()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, rows in enumerate(tqdm(shards, desc="write", unit="shard")):
+            path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
+            if path.exists():
+                continue
+            table = pa.Table.from_pydict(self._kept_cells(rows, facts), schema=features.arrow_schema)
+            scratch = path.with_suffix(".tmp")
+            pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
+            scratch.replace(path)
+
+    def _kept_cells(self, rows: range, facts: Facts) -> dict[str, list[Any]]:
+        """The columns of what is kept of a shard; a cell of which no caption is kept is None."""
+        kept = [row for row in rows if facts.kept[row]]
+        place = {row: position for position, row in enumerate(kept)}
+        cells: dict[str, list[Any]] = {self.options.image_column: [self._picture(row) for row in kept]}
+        for language, column in self.options.caption_columns.items():
+            captions = facts.captions[language]
+            first, last = np.searchsorted(captions.row, [rows.start, rows.stop])
+            usable = [usable_captions(cell)[0] for cell in self._captions[language].select(rows)[:][column]]
+            texts: list[list[str]] = [[] for _ in kept]
+            for index in first + np.flatnonzero(captions.kept[first:last]):
+                row = int(captions.row[index])
+                texts[place[row]].append(usable[row - rows.start][captions.number[index]])
+            is_list = isinstance(self.rows.features[column], List)
+            cells[column] = [(found if is_list else found[0]) if found else None for found in texts]
+        return cells
+
+    def _picture(self, row: int) -> dict[str, Any]:
+        cell = self.rows[row][self.options.image_column]
+        return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
+
+
+def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bool = False) -> Dataset:
+    """The named columns of a source, with undecoded pictures; the first is that of the pictures."""
+    rows = load_source(name, subset=None if is_excluded else options.subset)
+    if any("." in column for column in columns):
+        rows = rows.flatten()  # a field of a nested column becomes a column
+    for column in columns:
+        if column not in rows.column_names:
+            remedy = "exclude_column" if is_excluded else "image_column or caption_columns"
+            raise ValueError(
+                f"{'exclude' if is_excluded else 'data'}: {name!r} has no column {column!r}, only {rows.column_names}."
+                f" Name the right one as {remedy}."
+            )
+    return undecoded(rows.select_columns(columns), columns[0])
+
+
+def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, Any]:
+    """Write what the result depends on to a new folder, or compare it with what is there; what made the result.
+
+    A run that goes on keeps the command, date and commit of its beginning.
+    """
+    key = options.key() | {"fingerprint of data": source.fingerprint()}
+    if options.teacher is not None:
+        key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
+    path = folder / STATE_FOLDER / "run.json"
+    if not path.exists():
+        if folder.exists() and any(folder.iterdir()) and not (folder / STATE_FOLDER).exists():
+            raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
+        meta = make_meta(options.data, options.seed, command_of("python -m training.curate", options))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False), encoding="utf-8")
+        scratch.replace(path)
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        begun_with, meta = state["key"], state["meta"]
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"output_dir: {path} is damaged ({error}). Remove {str(folder)!r}.") from error
+    for name, value in key.items():
+        if begun_with.get(name) != value:
+            raise ValueError(
+                f"{name}: {str(folder)!r} was begun with {begun_with.get(name)!r}, this run has {value!r}. Give the "
+                "same, name another output_dir, or remove that one."
+            )
+    return meta
