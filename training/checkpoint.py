@@ -10,8 +10,6 @@ output_dir/
 import json
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
+from training.files import scratch_folder
 
 STATE_FOLDER = "training_state"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
@@ -70,7 +69,7 @@ def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: t
     """
     output_dir = Path(artefact.recipe.output_dir)
     folder = output_dir / f"checkpoint-{step:06d}"
-    with _scratch(output_dir / f".{folder.name}.tmp") as scratch:
+    with scratch_folder(output_dir / f".{folder.name}.tmp") as scratch:
         artefact.save(scratch)
         _save_state(scratch / STATE_FOLDER, step, task, optimizer)
         shutil.rmtree(folder, ignore_errors=True)
@@ -82,20 +81,10 @@ def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: t
 def save_final(artefact: Artefact):
     """Write the finished model to `output_dir` itself; every file is replaced whole."""
     output_dir = Path(artefact.recipe.output_dir)
-    with _scratch(output_dir / ".model.tmp") as scratch:
+    with scratch_folder(output_dir / ".model.tmp") as scratch:
         artefact.save(scratch)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
-
-
-@contextmanager
-def _scratch(folder: Path) -> Iterator[Path]:
-    """A place to write; whatever is still in it at the end, such as after a full disk, is removed."""
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:

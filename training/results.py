@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from training.files import whole_file
+
 RESULTS_FILE = "results.json"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
@@ -58,11 +60,9 @@ class Results:
     def write(self, folder: str | Path, name: str = RESULTS_FILE) -> Path:
         """Write `folder/results.json`, or a file of another name, whole or not at all."""
         path = Path(folder) / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
         content = {"meta": self.meta, "rows": [asdict(row) for row in self.rows]}
-        scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        scratch.replace(path)
+        with whole_file(path) as scratch:
+            scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         return path
 
     @classmethod

@@ -28,6 +28,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import PairDataset, tokenize
+from training.files import whole_file
 from training.targets import Needs, encode_bank, resample_map
 from training.teachers import Targets, Teacher
 from training.transforms import Augment, Normalize
@@ -172,7 +173,6 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     key = hashlib.blake2b("\n".join([teacher.revision, *texts]).encode(), digest_size=8).hexdigest()
     path = Path(folder) / f"bank-{key}.safetensors"
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         _save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
     return _open(path)["embedding"].to(device)
 
@@ -306,10 +306,8 @@ def _cache_captions(
 def _claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Write the key of a new cache, or compare it with the one that is there; it may hold more than is asked for."""
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False), encoding="utf-8")
-        scratch.replace(path)
+        with whole_file(path) as scratch:
+            scratch.write_text(json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False), encoding="utf-8")
     meta = _read_meta(path)
     for name, value in key.items():
         if meta["key"].get(name) != value:
@@ -351,13 +349,10 @@ def _save(tensors: dict[str, Tensor], path: Path):
                 f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache, or with "
                 "teacher_dtype float32."
             )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
     try:
-        save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
-        scratch.replace(path)
+        with whole_file(path) as scratch:
+            save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
     except (OSError, SafetensorError) as error:
-        scratch.unlink(missing_ok=True)
         raise OSError(
             f"teacher_cache: cannot write {path} ({error}). What was written before is kept: make room, and run the "
             "same command again."

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from training.curate.causes import CODES, KEPT
+from training.files import whole_file
 
 
 @dataclass
@@ -87,10 +88,8 @@ class Facts:
         arrays = {"cause": self.cause, "hash": self.hash, "colours": self.colours}
         for language, captions in self.captions.items():
             arrays |= {f"{language}.{item.name}": getattr(captions, item.name) for item in fields(captions)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch)
-        scratch.replace(path)
+        with whole_file(path) as scratch:
+            save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch)
 
     @classmethod
     def load(cls, path: Path, languages: Sequence[str]) -> "Facts":

@@ -11,6 +11,7 @@ from training.curate.causes import CAUSES, CODES, KEPT
 from training.curate.decide import Decisions, ReadText
 from training.curate.facts import CaptionFacts
 from training.curate.options import CurateOptions
+from training.files import whole_file
 
 REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -139,10 +140,9 @@ def write_report(
 
 
 def _write(path: Path, text: str):
-    scratch = path.with_suffix(".tmp")
     # a caption may hold half of a surrogate pair, which no UTF-8 file can
-    scratch.write_text(text, encoding="utf-8", errors="replace")
-    scratch.replace(path)
+    with whole_file(path) as scratch:
+        scratch.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _count(cause: np.ndarray) -> dict[str, Any]:
@@ -216,6 +216,5 @@ def plot_similarity(decisions: Decisions, path: Path):
     axis.set(title="similarity of pictures and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    scratch = path.with_suffix(".tmp")
-    figure.savefig(scratch, dpi=110, format="png")
-    scratch.replace(path)
+    with whole_file(path) as scratch:
+        figure.savefig(scratch, dpi=110, format="png")

@@ -31,6 +31,7 @@ from training.curate.report import Report, write_report
 from training.curate.similarity import Scorer
 from training.data import load_source, usable_captions
 from training.data.pictures import encoded_bytes
+from training.files import whole_file
 from training.results import command_of, make_meta
 from training.teachers import Teacher
 
@@ -120,10 +121,9 @@ class Source:
             path = state / "excluded" / f"{number:05d}.safetensors"
             if not path.exists():
                 rows = _load(name, [column], options, is_excluded=True)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                scratch = path.with_suffix(".tmp")
-                save_file({"hash": picture_hashes(rows, column, options)}, scratch)
-                scratch.replace(path)
+                hashes = picture_hashes(rows, column, options)
+                with whole_file(path) as scratch:
+                    save_file({"hash": hashes}, scratch)
             found[name] = load_file(path)["hash"]
         return found
 
@@ -134,15 +134,13 @@ class Source:
             is_list = isinstance(self.rows.features[column], List)
             features[column] = List(Value("string")) if is_list else Value("string")
         shards = [rows for rows in self.shards if facts.kept[rows.start : rows.stop].any()]
-        folder.mkdir(parents=True, exist_ok=True)
         for number, rows in enumerate(tqdm(shards, desc="write", unit="shard")):
             path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
             if path.exists():
                 continue
             table = pa.Table.from_pydict(self._kept_cells(rows, facts), schema=features.arrow_schema)
-            scratch = path.with_suffix(".tmp")
-            pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
-            scratch.replace(path)
+            with whole_file(path) as scratch:
+                pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
 
     def _kept_cells(self, rows: range, facts: Facts) -> dict[str, list[Any]]:
         """The columns of what is kept of a shard; a cell of which no caption is kept is None."""
@@ -194,10 +192,8 @@ def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, An
         if folder.exists() and any(folder.iterdir()) and not (folder / STATE_FOLDER).exists():
             raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
         meta = make_meta(options.data, options.seed, command_of("python -m training.curate", options))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False), encoding="utf-8")
-        scratch.replace(path)
+        with whole_file(path) as scratch:
+            scratch.write_text(json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False), encoding="utf-8")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         begun_with, meta = state["key"], state["meta"]

@@ -1,7 +1,6 @@
 """A cut vocabulary: its tokenizer, and the ids of its pieces in the source."""
 
 import json
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from training.files import scratch_folder
 from training.vocabulary.pipeline import digest, read_pipeline, unbounded, write
 
 IDS_FILE = "vocabulary.safetensors"
@@ -106,11 +106,6 @@ class Vocabulary:
         keeps its other files.
         """
         folder = Path(folder)
-        scratch = folder.with_name(f"{folder.name}.tmp")
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
-        write(self.tokenizer, read_pipeline(self.tokenizer), scratch)
-        save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
         meta: dict[str, Any] = {
             "source": self.source,
             "source_digest": self.source_digest,
@@ -119,15 +114,17 @@ class Vocabulary:
             "corpus": self.corpus,
             "counts": self.counts,
         }
-        (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        if not folder.exists():
-            scratch.rename(folder)
-            return
-        # whoever finds the description finds a whole cut: it goes first and comes last
-        (folder / META_FILE).unlink(missing_ok=True)
-        for file in sorted(scratch.iterdir(), key=lambda file: file.name == META_FILE):
-            file.replace(folder / file.name)
-        scratch.rmdir()
+        with scratch_folder(folder.with_name(f"{folder.name}.tmp")) as scratch:
+            write(self.tokenizer, read_pipeline(self.tokenizer), scratch)
+            save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
+            (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            if not folder.exists():
+                scratch.rename(folder)
+                return
+            # whoever finds the description finds a whole cut: it goes first and comes last
+            (folder / META_FILE).unlink(missing_ok=True)
+            for file in sorted(scratch.iterdir(), key=lambda file: file.name == META_FILE):
+                file.replace(folder / file.name)
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:
