@@ -1,19 +1,16 @@
 """Tiny models of the true classes, and recipes around them. Everything random is seeded by the caller's recipe."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AltCLIPConfig,
     AltCLIPModel,
     AltCLIPProcessor,
     CLIPImageProcessor,
     PreTrainedTokenizerBase,
-    XLMRobertaTokenizer,
 )
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
@@ -109,18 +106,6 @@ def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
 
 def make_image_processor(size: int = IMAGE_SIZE) -> CLIPImageProcessor:
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
-
-
-def train_unigram(texts: list[str], size: int) -> XLMRobertaTokenizer:
-    """A tokenizer of XLM-R's own class, fitted to these texts."""
-    tokenizer = Tokenizer(models.Unigram())
-    tokenizer.normalizer = normalizers.NFKC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=size, special_tokens=special, unk_token="<unk>", show_progress=False)
-    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
-    pieces = json.loads(tokenizer.to_str())["model"]["vocab"]
-    return XLMRobertaTokenizer(vocab=[*map(tuple, pieces), ("<mask>", 0.0)], model_max_length=512)
 
 
 def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:

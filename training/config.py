@@ -8,6 +8,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 RECIPE_FILE = "recipe.yaml"
+CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)

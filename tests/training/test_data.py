@@ -8,7 +8,6 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
 
-from tests.tiny import train_unigram
 from training.config import DataConfig
 from training.data import (
     CaptionTokens,
@@ -19,6 +18,7 @@ from training.data import (
     load_source,
     make_loader,
 )
+from training.demo.multilingual import train_unigram
 from training.vocabulary import cut_vocabulary
 
 

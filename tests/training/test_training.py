@@ -22,11 +22,11 @@ from tests.tiny import (
     recipe_fields,
     save_altclip,
     student_config,
-    train_unigram,
 )
 from training import align, checkpoint, distill
 from training.checkpoint import list_checkpoints
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
+from training.demo.multilingual import train_unigram
 from training.loop import learning_rate_at
 from training.students import build_student
 from training.teachers import TOWERS, Teacher, weights_fingerprint

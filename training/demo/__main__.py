@@ -18,20 +18,16 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.cards import count_parameters, write_card
 from training.checkpoint import Artefact
-from training.config import AlignRecipe, DistillRecipe, parse_recipe
-from training.data import load_source
+from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
-from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
+from training.demo.corpus import ATTRIBUTION
+from training.demo.held_out import LANGUAGES, HeldOut
 from training.inputs import open_teacher
 from training.loop import LOG_FILE
 from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import build_student
-from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import Encoded, ZeroShotModel, encode, score
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-TEST_SETS = ("unseen_combination", "unseen_style")
-LANGUAGES = ("en", "zh")
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"
 CROSS_MODEL_FILE = "cross_model.json"
@@ -70,9 +66,7 @@ class Demo:
 
     def __init__(self, options: DemoOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
-        self.corpus = build_corpus(DEFAULT_CACHE, every=options.every)
-        self.class_names = ClassNames.read(self.corpus / "class_names.json")
-        self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
+        self.held_out = HeldOut.open(options.every)
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
         self.teacher: Encoded | None = None
@@ -88,11 +82,10 @@ class Demo:
             self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
         shutil.rmtree(self.output_dir / CACHE_FOLDER, ignore_errors=True)
         meta = make_meta(
-            data=f"{self.corpus.name}; {ATTRIBUTION}",
             seed=self.options.seeds[0],
             command=command_of("python -m training.demo", self.options),
             seconds=round(time.perf_counter() - began),
-            test_pictures={name: len(rows) for name, rows in self.sets.items()},
+            **self.held_out.meta(),
         )
         results = Results(meta, self.rows)
         self._finish(results)
@@ -112,10 +105,8 @@ class Demo:
         if self.options.max_steps is not None:
             distill_recipe = replace(distill_recipe, max_steps=self.options.max_steps)
             align_recipe = replace(align_recipe, max_steps=self.options.max_steps)
-        if self.options.every != 1:
-            data = replace(distill_recipe.data, train=str(self.corpus / "train.parquet"))
-            distill_recipe, align_recipe = replace(distill_recipe, data=data), replace(align_recipe, data=data)
-        return distill_recipe, align_recipe
+        data = self.held_out.training_data(distill_recipe.data)
+        return replace(distill_recipe, data=data), replace(align_recipe, data=data)
 
     def _configs(self, name: str) -> list[str]:
         files = [CONFIGS / name, *([CONFIGS / "longer" / name] if self.options.full else [])]
@@ -167,16 +158,18 @@ class Demo:
     def _measure(self, folder: str, name: str, stage: str | None, seed: int | None) -> Encoded:
         """Accuracy of one model, alone and with the teacher as its other half; size and speed."""
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
-        encoded = encode(model, self.sets, self.class_names, LANGUAGES)
-        self.rows += score(encoded, encoded, self.sets, self.class_names, stage=stage, seed=seed)
+        encoded = encode(model, self.held_out.sets, self.held_out.class_names, LANGUAGES)
+        self.rows += score(encoded, encoded, self.held_out.sets, self.held_out.class_names, stage=stage, seed=seed)
         if stage in ("distilled", "aligned") and self.teacher is not None:
             for seen, read in ((encoded, self.teacher), (self.teacher, encoded)):
-                self.cross_rows += score(seen, read, self.sets, self.class_names, stage=stage, seed=seed)
+                self.cross_rows += score(
+                    seen, read, self.held_out.sets, self.held_out.class_names, stage=stage, seed=seed
+                )
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
         print(report.one_line(self.rows, name, stage, seed))
-        for metric, value in (size | report.measure_speed(model, self.sets["unseen_style"])).items():
+        for metric, value in (size | report.measure_speed(model, self.held_out.sets["unseen_style"])).items():
             self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
         return encoded
 
@@ -193,12 +186,15 @@ class Demo:
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
         report.plot_curves(results, logs, self.output_dir / "curves.png")
         report.plot_contact_sheet(
-            ZeroShotModel.from_pretrained(model), self.sets, self.class_names, self.output_dir / "contact_sheet.png"
+            ZeroShotModel.from_pretrained(model),
+            self.held_out.sets,
+            self.held_out.class_names,
+            self.output_dir / "contact_sheet.png",
         )
 
     def _save_example(self, folder: Path):
         """A picture that was never trained on, for those who want to try the folder."""
-        rows = self.sets["unseen_style"]
+        rows = self.held_out.sets["unseen_style"]
         labels = list(rows["label"])
         rows[labels.index(EXAMPLE) if EXAMPLE in labels else 0]["image"].save(folder / "example.png")
 

@@ -18,18 +18,12 @@ import transformers
 from jsonargparse import ArgumentParser
 
 from training import align, distill
-from training.config import AlignRecipe, DistillRecipe, parse_recipe
-from training.data import load_source
-from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
+from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
+from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
 from training.results import Results, Row, command_of, make_meta
-from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import Encoded, ZeroShotModel, encode, evaluate, score
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-LANGUAGES = ("en", "zh")
-TEST_SETS = ("unseen_combination", "unseen_style")
-COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
 NAME = "ablation"
 
 
@@ -104,9 +98,7 @@ class Ablation:
 
     def __init__(self, options: AblationOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
-        self.corpus = build_corpus(DEFAULT_CACHE, every=options.every)
-        self.class_names = ClassNames.read(self.corpus / "class_names.json")
-        self.sets = {name: load_source(str(self.corpus / f"{name}.parquet")) for name in TEST_SETS}
+        self.held_out = HeldOut.open(options.every)
         self.measured: dict[str, list[Row]] = {}
         self.teacher: Encoded | None = None
 
@@ -129,13 +121,12 @@ class Ablation:
                 shares = ", ".join(f"{100 * row.value:.0f}" for row in found if row.metric == "top5")
                 print(f"seed {seed}, {label}: top-5 {shares} %", flush=True)
         meta = make_meta(
-            data=f"{self.corpus.name}; {ATTRIBUTION}",
             seed=None,
             command=command_of("python -m training.demo.ablation", self.options),
             seeds=self.options.seeds,
             steps=self.options.steps,
             seconds=round(time.perf_counter() - began),
-            test_pictures={name: len(pictures) for name, pictures in self.sets.items()},
+            **self.held_out.meta(),
         )
         shutil.rmtree(self.output_dir, ignore_errors=True)
         return Results(meta, rows)
@@ -169,9 +160,7 @@ class Ablation:
 
     def _demo_distill(self) -> DistillRecipe:
         recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
-        if self.options.every == 1:
-            return recipe
-        return replace(recipe, data=replace(recipe.data, train=str(self.corpus / "train.parquet")))
+        return replace(recipe, data=self.held_out.training_data(recipe.data))
 
     def _multilingual(self, vocabulary: str | None) -> dict[str, Any]:
         """The teacher with a multilingual vocabulary, and a student that reads all of it or a cut."""
@@ -201,13 +190,13 @@ class Ablation:
             align.run(align_recipe)
         student = ZeroShotModel.from_pretrained((align_recipe or distil_recipe).output_dir)
         if distil_recipe is None or distil_recipe.tower == "both":
-            return evaluate(student, self.sets, self.class_names, LANGUAGES, seed=seed)
+            return evaluate(student, self.held_out.sets, self.held_out.class_names, LANGUAGES, seed=seed)
         # a text tower alone reads for the teacher, which sees
         if self.teacher is None:
             model = ZeroShotModel.from_pretrained(distil_recipe.teacher)
-            self.teacher = encode(model, self.sets, self.class_names, [])
-        read = encode(student, {}, self.class_names, LANGUAGES)
-        return score(self.teacher, read, self.sets, self.class_names, seed=seed)
+            self.teacher = encode(model, self.held_out.sets, self.held_out.class_names, [])
+        read = encode(student, {}, self.held_out.class_names, LANGUAGES)
+        return score(self.teacher, read, self.held_out.sets, self.held_out.class_names, seed=seed)
 
 
 def spread(results: Results, arm: Arm, set_name: str, language: str) -> tuple[float, float]:

@@ -12,6 +12,7 @@ import hashlib
 import shutil
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -30,6 +31,17 @@ ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
 VOCABULARY_SIZE = 3000
+TEXT_CONFIG: dict[str, Any] = {
+    "model_type": "xlm-roberta",
+    "hidden_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "intermediate_size": 1024,
+    "max_position_embeddings": 66,
+    "type_vocab_size": 1,
+    "hidden_dropout_prob": 0.1,
+    "attention_probs_dropout_prob": 0.0,
+}
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
@@ -91,17 +103,7 @@ def build_untrained_teacher(folder: Path):
     tokenizer.save_pretrained(scratch)
     config = StudentConfig(
         vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
-        text_config={
-            "model_type": "xlm-roberta",
-            "hidden_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-            "max_position_embeddings": 66,
-            "type_vocab_size": 1,
-            "hidden_dropout_prob": 0.1,
-            "attention_probs_dropout_prob": 0.0,
-        },
+        text_config=TEXT_CONFIG,
         tokenizer=str(scratch),
         image_size=96,
         image_mean=[0.5, 0.5, 0.5],

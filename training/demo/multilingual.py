@@ -17,6 +17,7 @@ from transformers import XLMRobertaTokenizer
 from training import distill
 from training.config import DistillRecipe, StudentConfig
 from training.demo.corpus import read_concepts
+from training.demo.make_teacher import TEXT_CONFIG
 from training.vocabulary import cut_vocabulary
 
 LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
@@ -38,18 +39,23 @@ def training_names() -> dict[str, list[str]]:
     return names
 
 
-def train_tokenizer(names: dict[str, list[str]]) -> XLMRobertaTokenizer:
-    """A Unigram tokenizer of XLM-R's class and layout, fitted to names by language."""
+def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer:
+    """A Unigram tokenizer of XLM-R's class and layout.
+
+    Args:
+        texts: what it is fitted to.
+        vocabulary_size: pieces in all, as far as the texts give so many.
+    """
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     trainer = trainers.UnigramTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
         unk_token="<unk>",
         show_progress=False,
     )
-    tokenizer.train_from_iterator([name for part in names.values() for name in part], trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
     return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)
 
@@ -63,22 +69,12 @@ def make_multilingual_teacher(recipe: DistillRecipe, folder: Path, max_steps: in
         max_steps: of its text tower.
     """
     names = training_names()
-    tokenizer = train_tokenizer(names)
+    tokenizer = train_unigram([name for part in names.values() for name in part], VOCABULARY_SIZE)
     tokenizer.save_pretrained(folder / "tokenizer")
     student = StudentConfig(
         vision_init="teacher",
         text_init="random",
-        text_config={
-            "model_type": "xlm-roberta",
-            "hidden_size": 256,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
-            "intermediate_size": 1024,
-            "max_position_embeddings": 66,
-            "type_vocab_size": 1,
-            "hidden_dropout_prob": 0.0,
-            "attention_probs_dropout_prob": 0.0,
-        },
+        text_config=TEXT_CONFIG | {"hidden_dropout_prob": 0.0},
         tokenizer=str(folder / "tokenizer"),
     )
     distill.run(

@@ -1,9 +1,6 @@
 """What the demo shows: speed, a table, learning curves, and a contact sheet of pictures never seen."""
 
 import json
-import statistics
-import time
-from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,7 +9,9 @@ from datasets import Dataset, Image
 
 from training.data import open_picture
 from training.demo.corpus import ATTRIBUTION
+from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
 from training.results import Results, Row
+from training.timing import median_ms
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import ZeroShotModel, class_embeddings
 
@@ -23,8 +22,6 @@ STAGES = (
     ("student", "distilled"),
     ("student", "aligned"),
 )
-COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
-SETS = ("unseen_combination", "unseen_style")
 TEXT = "woman farmer: medium-dark skin tone"
 
 
@@ -34,20 +31,9 @@ def measure_speed(model: ZeroShotModel, rows: Dataset, repeats: int = 15) -> dic
     picture = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
     tokens = model.processor.tokenizer([TEXT], return_tensors="pt")
     return {
-        "ms_per_picture": _median_ms(lambda: model.model.get_image_features(pixel_values=picture), repeats),
-        "ms_per_text": _median_ms(lambda: model.model.get_text_features(**tokens), repeats),
+        "ms_per_picture": median_ms(lambda: model.model.get_image_features(pixel_values=picture), repeats),
+        "ms_per_text": median_ms(lambda: model.model.get_text_features(**tokens), repeats),
     }
-
-
-def _median_ms(call: Callable[[], object], repeats: int) -> float:
-    for _ in range(3):
-        call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - began))
-    return round(statistics.median(times), 2)
 
 
 def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -> str:
@@ -59,13 +45,12 @@ def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -
 
 def summary(results: Results) -> str:
     """The table of the demo: a row a model and stage, the mean over seeds."""
-    sets, languages = SETS, ("en", "zh")
-    columns = [(name, language, metric) for name in sets for language in languages for metric in ("top1", "top5")]
+    columns = [(name, language, metric) for name in TEST_SETS for language in LANGUAGES for metric in ("top1", "top5")]
     lines = [
         f"{'':22}"
-        + "".join(f"{name:>24}" for name in sets)
+        + "".join(f"{name:>24}" for name in TEST_SETS)
         + f"{'parameters':>14}{'bytes':>13}{'ms/picture':>12}{'ms/text':>9}",
-        f"{'top-1 / top-5 in %':22}" + "".join(f"{language:>12}" for _ in sets for language in languages),
+        f"{'top-1 / top-5 in %':22}" + "".join(f"{language:>12}" for _ in TEST_SETS for language in LANGUAGES),
     ]
     for model, stage in STAGES:
         if results.mean(model=model, stage=stage, metric="top1") is None:
@@ -97,10 +82,10 @@ def cross_model(results: Results) -> str:
     """The table of student and teacher as each other's half, the mean over seeds: whether their embeddings can be
     compared. An index that one of them made can be searched with the other.
     """
-    columns = [(name, g, m) for name in SETS for g in COLOURS for m in ("top1", "top5")]
+    columns = [(name, g, m) for name in TEST_SETS for g in LANGUAGES for m in ("top1", "top5")]
     lines = [
-        f"{'':40}" + "".join(f"{name:>24}" for name in SETS),
-        f"{'top-1 / top-5 in %':40}" + "".join(f"{language:>12}" for _ in SETS for language in COLOURS),
+        f"{'':40}" + "".join(f"{name:>24}" for name in TEST_SETS),
+        f"{'top-1 / top-5 in %':40}" + "".join(f"{language:>12}" for _ in TEST_SETS for language in LANGUAGES),
     ]
     for seen, read in (("student", "teacher"), ("teacher", "student")):
         for stage in ("distilled", "aligned"):

@@ -1,7 +1,5 @@
 """How large and how fast each size is, beside its rivals. Random weights serve: both depend on the shapes alone."""
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +12,10 @@ from training.config import StudentConfig
 from training.students.build import RANDOM, tower_config
 from training.students.rivals import RIVALS, DualEncoder, split
 from training.students.sizes import SIZES, load_size
+from training.timing import median_ms
 
 NUM_TOKENS = 16
+REPEATS = 11
 BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 
 
@@ -118,7 +118,7 @@ def _time(encoder: DualEncoder, threads: int) -> tuple[float, float]:
     ids = torch.arange(100, 100 + NUM_TOKENS).unsqueeze(0)  # (1, L), none of them special
     image_tower, text_tower = encoder.image_tower.eval(), encoder.text_tower.eval()
     with _threads(threads):
-        return _median_ms(lambda: image_tower(picture)), _median_ms(lambda: text_tower(ids))
+        return median_ms(lambda: image_tower(picture), REPEATS), median_ms(lambda: text_tower(ids), REPEATS)
 
 
 @contextmanager
@@ -129,17 +129,6 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _median_ms(call: Callable[[], object], warm_up: int = 3, repeats: int = 11) -> float:
-    for _ in range(warm_up):
-        call()
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - began))
-    return round(statistics.median(times), 2)
 
 
 def header() -> str:

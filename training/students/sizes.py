@@ -1,14 +1,13 @@
 """The sizes that students come in: recipes of a StudentConfig, and no code."""
 
-from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.config import StudentConfig
+from training.config import CONFIGS, StudentConfig
 
-FOLDER = Path(__file__).parents[1] / "configs" / "students"
+FOLDER = CONFIGS / "students"
 SIZES = ("tiny", "small", "base")
 
 

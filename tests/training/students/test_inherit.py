@@ -3,14 +3,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AltCLIPModel,
     BertModel,
     CLIPVisionModel,
-    PreTrainedTokenizerFast,
     ViTModel,
     XLMRobertaModel,
+    XLMRobertaTokenizer,
 )
 
 from modeling_dcclip import DCCLIPModel
@@ -26,6 +25,7 @@ from tests.tiny import (
     make_config,
     make_model,
 )
+from training.demo.multilingual import train_unigram
 from training.students import (
     Inheritance,
     SourceTower,
@@ -268,15 +268,9 @@ def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
 
 
 @pytest.fixture(scope="module")
-def unigram(train_rows) -> PreTrainedTokenizerFast:
+def unigram(train_rows) -> XLMRobertaTokenizer:
     """A tokenizer of XLM-R's kind."""
-    backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    trainer = trainers.UnigramTrainer(vocab_size=500, special_tokens=special, unk_token="<unk>", show_progress=False)
-    backend.train_from_iterator([*train_rows["en"], *train_rows["zh"]], trainer)
-    names = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-    return PreTrainedTokenizerFast(tokenizer_object=backend, **names)
+    return train_unigram([*train_rows["en"], *train_rows["zh"]], 500)
 
 
 def test_a_cut_vocabulary_takes_the_rows_that_it_was_cut_from(unigram, texts, tmp_path):
