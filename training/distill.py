@@ -26,16 +26,18 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     student, processor = build_student(recipe.student, list(recipe.data.caption_columns), teacher, recipe.seed)
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()
-    tokens = caption_tokens(
-        processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
-    )
+    tokens = None  # pictures alone need none, and a large vocabulary takes long to compare
+    if "text" in recipe.towers:
+        tokens = caption_tokens(
+            processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
+        )
     maps = recipe.target == "feature_map"
     needs = Needs(
         towers=recipe.towers,
         grid=tuple(student.config.vision_grid) if maps else None,
-        token_maps=maps and tokens.have_maps,
+        token_maps=maps and tokens is not None and tokens.have_maps,
     )
-    if maps and "text" in recipe.towers and not tokens.have_maps:
+    if maps and tokens is not None and not tokens.have_maps:
         logger.warning(
             "The teacher reads other tokens than the student, so the text tower learns pooled targets only. A "
             "vocabulary cut from the teacher's (python -m training.vocabulary) would keep the maps."
@@ -45,7 +47,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         student,
         processor,
         teacher,
-        tokens if "text" in recipe.towers else None,
+        tokens,
         needs,
         accelerator,
         pictures="vision" in recipe.towers,

@@ -93,7 +93,7 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     """
     bank = F.normalize(bank.float(), dim=-1)
     ours, theirs = (logit_scale * F.normalize(x.float(), dim=-1) @ bank.T for x in (student, teacher))
-    return F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="batchmean", log_target=True)
+    return _divergence(ours, theirs)
 
 
 def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int, rows: Tensor | None = None) -> Tensor:

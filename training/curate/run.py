@@ -29,7 +29,7 @@ from training.curate.facts import Facts
 from training.curate.options import CurateOptions
 from training.curate.report import Report, write_report
 from training.curate.similarity import Scorer
-from training.data import load_source, usable_captions
+from training.data import load_source, require_columns, sample_rows, usable_captions
 from training.data.pictures import encoded_bytes
 from training.files import whole_file
 from training.results import command_of, make_meta
@@ -92,8 +92,8 @@ class Source:
     def fingerprint(self) -> str:
         """A digest of how many rows there are and of their content; of more than 1024, evenly spaced ones."""
         digest = hashlib.blake2b(str(len(self.rows)).encode(), digest_size=8)
-        for row in np.unique(np.linspace(0, len(self.rows) - 1, FINGERPRINT_ROWS).astype(int)):
-            cells = self.rows[int(row)]
+        for row in sample_rows(len(self.rows), FINGERPRINT_ROWS):
+            cells = self.rows[row]
             digest.update(encoded_bytes(cells[self.options.image_column]))
             captions = [cells[column] for column in self.options.caption_columns.values()]
             digest.update(json.dumps(captions, ensure_ascii=True, default=str).encode())
@@ -167,15 +167,9 @@ class Source:
 def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bool = False) -> Dataset:
     """The named columns of a source, with undecoded pictures; the first is that of the pictures."""
     rows = load_source(name, subset=None if is_excluded else options.subset)
-    if any("." in column for column in columns):
-        rows = rows.flatten()  # a field of a nested column becomes a column
-    for column in columns:
-        if column not in rows.column_names:
-            remedy = "exclude_column" if is_excluded else "image_column or caption_columns"
-            raise ValueError(
-                f"{'exclude' if is_excluded else 'data'}: {name!r} has no column {column!r}, only {rows.column_names}."
-                f" Name the right one as {remedy}."
-            )
+    field = "exclude" if is_excluded else "data"
+    option = "exclude_column" if is_excluded else "image_column or caption_columns"
+    rows = require_columns(rows, columns, name, f"Name the right one as {option}.", field)
     return undecoded(rows.select_columns(columns), columns[0])
 
 

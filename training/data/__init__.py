@@ -20,7 +20,7 @@ from training.data.captions import CaptionTokens, tokenize, usable_captions
 from training.data.dataset import PairDataset
 from training.data.pictures import decode_picture, open_picture, to_rgb
 from training.data.skips import SkipError, SkipReport
-from training.data.sources import load_source
+from training.data.sources import load_source, require_columns, sample_rows
 
 __all__ = [
     "CaptionTokens",
@@ -32,6 +32,8 @@ __all__ = [
     "load_source",
     "make_loader",
     "open_picture",
+    "require_columns",
+    "sample_rows",
     "to_rgb",
     "tokenize",
     "usable_captions",

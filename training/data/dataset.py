@@ -12,6 +12,7 @@ from training.config import DataConfig
 from training.data.captions import CaptionTokens, usable_captions
 from training.data.pictures import decode_picture, encoded_bytes
 from training.data.skips import SkipReport
+from training.data.sources import require_columns, sample_rows
 
 FINGERPRINT_ROWS = 16384  # more rows than these are sampled
 TOKENIZED_AT_ONCE = 8192
@@ -34,14 +35,7 @@ class PairDataset(torch.utils.data.Dataset):
     def __init__(self, rows: Dataset, config: DataConfig, tokens: CaptionTokens | None, picture_size: int | None):
         wanted = [config.image_column] if picture_size is not None else []
         wanted += config.caption_columns.values() if tokens is not None else []
-        if any("." in name for name in wanted):
-            rows = rows.flatten()  # a field of a nested column becomes a column
-        for name in wanted:
-            if name not in rows.column_names:
-                raise ValueError(
-                    f"data: {config.train!r} has no column {name!r}, only {rows.column_names}. Name the right one "
-                    "under data."
-                )
+        rows = require_columns(rows, wanted, config.train, "Name the right one under data.")
         self.config, self.tokens, self.picture_size, self.num_rows = config, tokens, picture_size, len(rows)
         self.languages = list(config.caption_columns)
         self.skipped = SkipReport(len(rows), config.max_skip_share)
@@ -142,8 +136,8 @@ class PairDataset(torch.utils.data.Dataset):
         spaced ones. It is the same wherever the data lie.
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
-        for row in np.unique(np.linspace(0, len(self) - 1, FINGERPRINT_ROWS).astype(int)):
-            digest.update(encoded_bytes(self.pictures[int(row)][self.config.image_column]))
+        for row in sample_rows(len(self), FINGERPRINT_ROWS):
+            digest.update(encoded_bytes(self.pictures[row][self.config.image_column]))
         return digest.hexdigest()
 
     def caption_fingerprint(self) -> str:

@@ -1,8 +1,10 @@
 """Rows from wherever they lie."""
 
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
 
@@ -36,3 +38,30 @@ def load_source(source: str, split: str = "train", subset: str | None = None) ->
             raise ValueError(f"data: {source!r} has no split {split!r}, only {sorted(rows)}.")
         return rows[split]
     return rows
+
+
+def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data") -> Dataset:
+    """The rows, with a column of their own for each field of a nested column, such as `translation.en`.
+
+    Args:
+        rows: as they were loaded.
+        columns: that must be there.
+        source: their name, for the message.
+        remedy: how to name the right column, for the message.
+        field: of the recipe or the options, for the message.
+
+    Raises:
+        ValueError: a column is missing.
+    """
+    columns = list(columns)
+    if any("." in name for name in columns):
+        rows = rows.flatten()
+    for name in columns:
+        if name not in rows.column_names:
+            raise ValueError(f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}")
+    return rows
+
+
+def sample_rows(num_rows: int, most: int) -> list[int]:
+    """All row numbers, or of more than `most`, evenly spaced ones from the first to the last."""
+    return np.unique(np.linspace(0, num_rows - 1, most).astype(int)).tolist()
