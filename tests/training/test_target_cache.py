@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from tests.tiny import VIT, XLM_ROBERTA, make_model
-from training import target_cache
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokens, PairDataset, load_source
-from training.target_cache import TargetCacheError, build_target_cache, cached_bank
+from training.target_cache import TargetCacheError, build, build_target_cache, cached_bank, shards
 from training.targets import LiveTargets, Needs, encode_bank, resample_map
 from training.teachers import TOWERS, Teacher
 from training.transforms import Augment
@@ -94,8 +93,8 @@ def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, da
 def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):
     views = augmented(batch)
     whole = (cache[1].pictures(views, batch), cache[1].texts(batch))
-    monkeypatch.setattr(target_cache, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
-    monkeypatch.setattr(target_cache, "CAPTIONS_PER_SHARD", 9)
+    monkeypatch.setattr(build, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
+    monkeypatch.setattr(shards, "CAPTIONS_PER_SHARD", 9)
     sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
     assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
     for found, expected in zip((sharded.pictures(views, batch), sharded.texts(batch)), whole, strict=True):
@@ -177,7 +176,7 @@ def test_views_drawn_by_another_augmentation_are_refused(cache, vit_teacher, dat
 
 
 def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, dataset, tmp_path, monkeypatch):
-    save_file = target_cache.save_file
+    save_file = shards.save_file
     written = []
 
     def save_until_full(tensors, path, metadata):
@@ -187,7 +186,7 @@ def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, 
         written.append(path)
         save_file(tensors, path, metadata)
 
-    monkeypatch.setattr(target_cache, "save_file", save_until_full)
+    monkeypatch.setattr(shards, "save_file", save_until_full)
     with pytest.raises(OSError, match="What was written before is kept: make room"):
         build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
     assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["view-000-00000.safetensors"]

@@ -1,40 +1,33 @@
-"""Teacher targets that are computed once and stored, so that stage 1 trains without the teacher in memory.
-
-    README.md                    what the folder holds, for whoever it is shared with
-    pictures.json                the key: everything that the numbers under pictures/ depend on
-    pictures/view-000-00000.safetensors
-                                 of some rows: feature_map on the student's grid, embedding, and the random draws that
-                                 made the view; fp16, float32
-    captions.json, captions/00000.safetensors
-                                 of some captions, in alphabetical order: token states end to end, where each starts,
-                                 embedding; fp16
-    bank-*.safetensors           the embeddings of a bank of texts; float32
-
-A view is a pure function of (seed, row, number), so the student sees the very picture that the teacher saw. Every
-shard carries a digest of its content. An interrupted run goes on at the first shard that is missing.
-"""
+"""Computes what a cache is to hold, and goes on where it was interrupted."""
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import PairDataset, tokenize
-from training.files import whole_file
+from training.target_cache.cached import CachedTargets
+from training.target_cache.shards import (
+    TargetCacheError,
+    batches,
+    caption_file,
+    claim,
+    open_shard,
+    read_meta,
+    save,
+    split_captions,
+    view_file,
+)
 from training.targets import Needs, encode_bank, resample_map
-from training.teachers import Targets, Teacher
+from training.teachers import Teacher
 from training.transforms import Augment, Normalize
 
 SHARD_BYTES = 256 * 2**20
-CAPTIONS_PER_SHARD = 16384
 README = """# Teacher targets
 
 Targets of the teacher `{teacher}`, in fp16, made by DC-CLIP.
@@ -50,75 +43,6 @@ and number of views; the teacher's towers are then not loaded. A folder that hol
 refused. The pictures themselves are not in it. The numbers derive from the teacher's weights and from the data: the
 licences of both apply.
 """
-
-
-class TargetCacheError(ValueError):
-    """The cache is damaged, or holds something else than what this run needs."""
-
-
-class CachedTargets:
-    """Reads the targets that `build_target_cache` wrote.
-
-    Args:
-        folder: the cache.
-        needs: what is asked for.
-        device: of the batches.
-
-    Raises:
-        TargetCacheError: a shard is damaged.
-    """
-
-    def __init__(self, folder: Path, needs: Needs, device: torch.device | str = "cpu"):
-        self.needs, self.device, self.num_views = needs, torch.device(device), 1
-        # memory-mapped: only what a batch asks for stays in memory
-        if "vision" in needs.towers:
-            meta = _read_meta(folder / "pictures.json")
-            self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
-            shards = range(-(-meta["num_rows"] // self.rows_per_shard))
-            self.views = [[_open(_view_file(folder, view, n)) for n in shards] for view in range(self.num_views)]
-        if "text" in needs.towers:
-            meta = _read_meta(folder / "captions.json")
-            shards = range(-(-meta["num_captions"] // CAPTIONS_PER_SHARD))
-            self.captions = [_open(_caption_file(folder, number)) for number in shards]
-
-    def check_views(self, augment: Augment):
-        """Compare the stored draws with those that this run makes.
-
-        Raises:
-            TargetCacheError: they differ, so that the student would see other pictures than the teacher saw.
-        """
-        for view, shards in enumerate(self.views):
-            for number, shard in enumerate(shards):
-                stored = shard["draws"]
-                rows = torch.arange(len(stored)) + number * self.rows_per_shard
-                made = augment.draws(rows, torch.full_like(rows, view))
-                decoded = stored.any(1)
-                if not torch.equal(stored[decoded], made[decoded]):
-                    raise TargetCacheError(
-                        "teacher_cache: its views were drawn by another version of the augmentation. Name another "
-                        "folder, or remove this one."
-                    )
-
-    def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the batch's (row, view) pairs."""
-        keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
-        shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
-        embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
-        if self.needs.grid is None:
-            return Targets(None, embedding)
-        maps = torch.stack([shard["feature_map"][row] for shard, row in shards])
-        return Targets(resample_map(maps.to(self.device).float(), self.needs.grid), embedding)
-
-    def texts(self, batch: dict[str, Any]) -> Targets:
-        """Targets of the batch's captions; token states are padded with zeros."""
-        keys = [divmod(number, CAPTIONS_PER_SHARD) for number in batch["caption_ids"].tolist()]
-        shards = [(self.captions[shard], number) for shard, number in keys]
-        embedding = torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
-        if not self.needs.token_maps:
-            return Targets(None, embedding)
-        states = [shard["states"][shard["start"][n] : shard["start"][n + 1]] for shard, n in shards]
-        maps = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)  # (T, L, D)
-        return Targets(maps.to(self.device).float(), embedding)
 
 
 def build_target_cache(
@@ -173,8 +97,8 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     key = hashlib.blake2b("\n".join([teacher.revision, *texts]).encode(), digest_size=8).hexdigest()
     path = Path(folder) / f"bank-{key}.safetensors"
     if not path.exists():
-        _save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
-    return _open(path)["embedding"].to(device)
+        save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
+    return open_shard(path)["embedding"].to(device)
 
 
 def _cache_pictures(
@@ -202,13 +126,13 @@ def _cache_pictures(
         key["grid"] = list(needs.grid)
         numbers = teacher.vision_width * needs.grid[0] * needs.grid[1]
     rows_per_shard = max(1, SHARD_BYTES // (2 * (numbers + teacher.projection_dim)))
-    meta = _claim(folder / "pictures.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
+    meta = claim(folder / "pictures.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
         for view in range(num_views)
         for number, start in enumerate(range(0, len(dataset), meta["rows_per_shard"]))
     ]
-    missing = [shard for shard in shards if not _view_file(folder, *shard[:2]).exists()]
+    missing = [shard for shard in shards if not view_file(folder, *shard[:2]).exists()]
     if not missing:
         return
     teacher = teacher.with_towers(("vision",)).to(device)
@@ -216,7 +140,7 @@ def _cache_pictures(
     with tqdm(total=sum(len(rows) for _, _, rows in missing), desc="teacher targets", unit="view") as progress:
         for view, number, rows in missing:
             tensors: dict[str, Tensor] = {}
-            for chunk in _batches(rows, batch_size):
+            for chunk in batches(rows, batch_size):
                 _encode_views(tensors, chunk, rows, teacher, dataset, augment, normalize, needs, view, device)
                 progress.update(len(chunk))
             if not tensors:
@@ -224,7 +148,7 @@ def _cache_pictures(
                     f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.train!r} decodes,"
                     " so there is nothing to store. Mend the data."
                 )
-            _save(tensors, _view_file(folder, view, number))
+            save(tensors, view_file(folder, view, number))
 
 
 def _encode_views(
@@ -276,16 +200,16 @@ def _cache_captions(
         unaligned = "\n".join(sorted(tokens.unaligned)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
     texts = list(dataset.caption_ids)
-    _claim(folder / "captions.json", key, {"num_captions": len(texts)})
-    shards = list(enumerate(_batches(texts, CAPTIONS_PER_SHARD)))
-    missing = [shard for shard in shards if not _caption_file(folder, shard[0]).exists()]
+    claim(folder / "captions.json", key, {"num_captions": len(texts)})
+    shards = list(enumerate(split_captions(texts)))
+    missing = [shard for shard in shards if not caption_file(folder, shard[0]).exists()]
     if not missing:
         return
     teacher = teacher.with_towers(("text",)).to(device)
     with tqdm(total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption") as progress:
         for number, part in missing:
             states, lengths, embeddings = [], [], []
-            for chunk in _batches(part, batch_size):
+            for chunk in batches(part, batch_size):
                 encoded = tokenize(tokens.teacher, chunk, tokens.max_text_length)
                 targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
                 embeddings.append(targets.embedding.half().cpu())
@@ -300,91 +224,12 @@ def _cache_captions(
             if needs.token_maps:
                 start = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
                 tensors |= {"states": torch.cat(states), "start": start}
-            _save(tensors, _caption_file(folder, number))
-
-
-def _claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
-    """Write the key of a new cache, or compare it with the one that is there; it may hold more than is asked for."""
-    if not path.exists():
-        with whole_file(path) as scratch:
-            scratch.write_text(json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False), encoding="utf-8")
-    meta = _read_meta(path)
-    for name, value in key.items():
-        if meta["key"].get(name) != value:
-            raise TargetCacheError(
-                f"teacher_cache: {path.parent} holds targets for {name}={meta['key'].get(name)!r}, this run has "
-                f"{name}={value!r}. Name another folder, or remove this one."
-            )
-    return meta
-
-
-def _read_meta(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TargetCacheError(f"teacher_cache: {path} is damaged ({error}). Remove {path.parent}.") from error
-
-
-def _view_file(folder: Path, view: int, number: int) -> Path:
-    return folder / "pictures" / f"view-{view:03d}-{number:05d}.safetensors"
-
-
-def _caption_file(folder: Path, number: int) -> Path:
-    return folder / "captions" / f"{number:05d}.safetensors"
-
-
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _save(tensors: dict[str, Tensor], path: Path):
-    """Write a shard whole or not at all."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TargetCacheError(
-                f"teacher_cache: the teacher's {name} is not finite in {tensor.dtype}. Train without a cache, or with "
-                "teacher_dtype float32."
-            )
-    try:
-        with whole_file(path) as scratch:
-            save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
-    except (OSError, SafetensorError) as error:
-        raise OSError(
-            f"teacher_cache: cannot write {path} ({error}). What was written before is kept: make room, and run the "
-            "same command again."
-        ) from error
-
-
-def _open(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard.
-
-    Raises:
-        TargetCacheError: it is missing or damaged.
-    """
-    remedy = "Remove this file, and the same command makes it anew."
-    try:
-        with safe_open(path, "pt") as file:
-            expected = (file.metadata() or {}).get("blake2b")
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise TargetCacheError(f"teacher_cache: {path} cannot be read ({error}). {remedy}") from error
-    if _digest(tensors) != expected:
-        raise TargetCacheError(f"teacher_cache: {path} is damaged: its content has another digest. {remedy}")
-    return tensors
-
-
-def _batches(items: Sequence, size: int) -> Iterator[Sequence]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
+            save(tensors, caption_file(folder, number))
 
 
 def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
-    pictures = _read_meta(folder / "pictures.json") if (folder / "pictures.json").exists() else {"key": {}}
-    captions = _read_meta(folder / "captions.json") if (folder / "captions.json").exists() else {}
+    pictures = read_meta(folder / "pictures.json") if (folder / "pictures.json").exists() else {"key": {}}
+    captions = read_meta(folder / "captions.json") if (folder / "captions.json").exists() else {}
     grid = pictures["key"].get("grid")
     text = README.format(
         teacher=teacher.name,
