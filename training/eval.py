@@ -11,7 +11,8 @@ from jsonargparse import ArgumentError, ArgumentParser
 from training.data import load_source
 from training.results import Results, make_meta
 from training.zero_shot.class_names import ClassNames
-from training.zero_shot.classify import ZeroShotModel, encode, evaluate, score
+from training.zero_shot.classify import encode, evaluate, score
+from training.zero_shot.models import ZeroShotModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,8 @@ from training.inputs import open_teacher
 from training.loop import LOG_FILE
 from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import build_student
-from training.zero_shot.classify import Encoded, ZeroShotModel, encode, score
+from training.zero_shot.classify import Encoded, encode, score
+from training.zero_shot.models import ZeroShotModel
 
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"

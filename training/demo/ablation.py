@@ -22,7 +22,8 @@ from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
 from training.results import Results, Row, command_of, make_meta
-from training.zero_shot.classify import Encoded, ZeroShotModel, encode, evaluate, score
+from training.zero_shot.classify import Encoded, encode, evaluate, score
+from training.zero_shot.models import ZeroShotModel
 
 NAME = "ablation"
 

@@ -13,7 +13,8 @@ from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
 from training.results import Results, Row
 from training.timing import median_ms
 from training.zero_shot.class_names import ClassNames
-from training.zero_shot.classify import ZeroShotModel, class_embeddings
+from training.zero_shot.classify import class_embeddings
+from training.zero_shot.models import ZeroShotModel
 
 STAGES = (
     ("teacher", None),

@@ -1,105 +1,17 @@
-"""Zero-shot classification with any model that has `get_image_features` and `get_text_features`."""
+"""Zero-shot classification with any model that has image and text features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Image
-from PIL import Image as PILImage
+from datasets import Dataset
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
-from training.data import open_picture
 from training.metrics import top_k_accuracy, wilson_interval
 from training.results import Row
 from training.zero_shot.class_names import ClassNames
-
-
-@dataclass(frozen=True)
-class ZeroShotModel:
-    """A model with the processor that prepares its input.
-
-    Args:
-        model: in eval mode.
-        processor: its own.
-        name: shown in results.
-    """
-
-    model: PreTrainedModel
-    processor: ProcessorMixin
-    name: str
-
-    @classmethod
-    def from_pretrained(cls, name: str | Path) -> "ZeroShotModel":
-        """Load from a folder or the Hub.
-
-        Raises:
-            ValueError: it is not there, or has no text or image tower.
-        """
-        try:
-            model, processor = (
-                AutoModel.from_pretrained(name, dtype=torch.float32),
-                AutoProcessor.from_pretrained(name),
-            )
-        except OSError as error:
-            raise ValueError(f"model: {str(name)!r} is neither a model folder nor on the Hub. ({error})") from error
-        for method in ("get_image_features", "get_text_features"):
-            if not hasattr(model, method):
-                raise ValueError(
-                    f"model: {str(name)!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
-                )
-        return cls(model.eval(), processor, str(name))
-
-    @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """(N, D) float32, L2-normalised, in order. Texts of like length are encoded together, which saves padding."""
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        embeddings: list[Tensor] = [torch.empty(0)] * len(texts)
-        for numbers in tqdm(list(_chunks(order, batch_size)), desc="class names", unit="batch", leave=False):
-            tokens = self.processor.tokenizer(
-                [texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt"
-            )
-            features = self.model.get_text_features(**tokens.to(self.model.device)).pooler_output
-            for number, embedding in zip(numbers, F.normalize(features.float(), dim=-1).cpu(), strict=True):
-                embeddings[number] = embedding
-        return torch.stack(embeddings)
-
-    @torch.inference_mode()
-    def encode_pictures(self, rows: Dataset, column: str = "image", batch_size: int = 64) -> Tensor:
-        """(N, D) float32, L2-normalised.
-
-        Raises:
-            ValueError: a picture does not decode.
-        """
-        pictures = rows.select_columns([column]).cast_column(column, Image(decode=False))
-        embeddings = []
-        with tqdm(total=len(rows), desc="pictures", unit="picture", leave=False) as progress:
-            for numbers in _chunks(range(len(rows)), batch_size):
-                images = [_open(pictures[number][column], number) for number in numbers]
-                pixels = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-                features = self.model.get_image_features(pixel_values=pixels.to(self.model.device)).pooler_output
-                embeddings.append(F.normalize(features.float(), dim=-1).cpu())
-                progress.update(len(numbers))
-        return torch.cat(embeddings)
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
-
-
-def _open(cell: dict, row: int) -> PILImage.Image:
-    try:
-        return open_picture(cell)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
-            "row."
-        ) from error
+from training.zero_shot.models import ZeroShotModel
 
 
 def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:

@@ -10,7 +10,8 @@ from transformers import BertConfig, BertModel
 from training.data import load_source
 from training.metrics import wilson_interval
 from training.zero_shot.class_names import ClassNames
-from training.zero_shot.classify import ZeroShotModel, class_embeddings, encode, evaluate, score
+from training.zero_shot.classify import class_embeddings, encode, evaluate, score
+from training.zero_shot.models import ZeroShotModel
 
 
 @pytest.fixture(scope="module")
