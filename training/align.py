@@ -17,6 +17,7 @@ from training.students import build_student, load_student
 from training.targets import Needs
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher
+from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)
 
@@ -34,6 +35,7 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
             f"{student.config.projection_dim}: an anchor cannot compare them. Take the teacher of stage 1, or none."
         )
+    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
     inputs = open_inputs(recipe, student, processor, teacher, tokens, Needs(TOWERS), accelerator)
     task = AlignTask(
@@ -52,7 +54,8 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             "losses and gradients are not those of the whole batch. With freeze_batch_norm: true they are.",
             num_parts,
         )
-    return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 2: align")
+    artefact = Artefact(student, processor, recipe)
+    return train(task, inputs.dataset, artefact, accelerator, "stage 2: align", evaluate=evaluate)
 
 
 def _open_student(

@@ -3,14 +3,14 @@
 output_dir/
     config.json, model.safetensors, *.py, tokenizer, processor, README.md, recipe.yaml    the finished model
     log.jsonl
+    best/                   the same files of the best student so far, where the run is evaluated on a schedule
     checkpoint-000500/      the same files, and
         training_state/state.json, tensors.safetensors
 """
 
 import json
 import re
-import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -21,10 +21,26 @@ from transformers import PreTrainedTokenizerBase
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
-from training.files import scratch_folder
+from training.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
 
 STATE_FOLDER = "training_state"
+BEST_FOLDER = "best"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Args:
+        step: optimizer steps done.
+        best: the best value of `best_metric` so far; None before the first evaluation.
+        best_step: steps done when it was measured.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -58,24 +74,40 @@ def forget_last_call(tokenizer: PreTrainedTokenizerBase):
         tokenizer.init_kwargs.pop(option, None)
 
 
-def save_checkpoint(artefact: Artefact, step: int, task: nn.Module, optimizer: torch.optim.Optimizer):
+def save_checkpoint(artefact: Artefact, progress: Progress, task: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
     """Write `checkpoint-STEP` beside the others, rename it into place, and remove the oldest.
 
     Args:
         artefact: the model as it is now.
-        step: optimizer steps done.
+        progress: how far the run is.
         task: its parameters outside the student (adapters) belong to the state.
         optimizer: AdamW.
+
+    Returns:
+        The folder.
     """
     output_dir = Path(artefact.recipe.output_dir)
-    folder = output_dir / f"checkpoint-{step:06d}"
+    folder = output_dir / f"checkpoint-{progress.step:06d}"
     with scratch_folder(output_dir / f".{folder.name}.tmp") as scratch:
         artefact.save(scratch)
-        _save_state(scratch / STATE_FOLDER, step, task, optimizer)
-        shutil.rmtree(folder, ignore_errors=True)
-        scratch.rename(folder)
+        _save_state(scratch / STATE_FOLDER, progress, task, optimizer)
+        put_folder(scratch, folder)
     for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
-        shutil.rmtree(old)
+        remove_folder(old)
+    return folder
+
+
+def save_best(artefact: Artefact) -> Path:
+    """Write the model to `output_dir/best`, in the place of the one that was best before.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(artefact.recipe.output_dir) / BEST_FOLDER
+    with scratch_folder(folder.with_name(".best.tmp")) as scratch:
+        artefact.save(scratch)
+        put_folder(scratch, folder)
+    return folder
 
 
 def save_final(artefact: Artefact):
@@ -83,8 +115,10 @@ def save_final(artefact: Artefact):
     output_dir = Path(artefact.recipe.output_dir)
     with scratch_folder(output_dir / ".model.tmp") as scratch:
         artefact.save(scratch)
+        sync(scratch)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
+        sync(output_dir)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -93,7 +127,7 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
 
 
-def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Load the last checkpoint of `output_dir` into student, adapters and optimizer.
 
     Args:
@@ -102,14 +136,15 @@ def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optim
         optimizer: over the task's parameters.
 
     Returns:
-        Steps done; 0 where there is no checkpoint.
+        How far the run is; at its beginning where there is no checkpoint.
 
     Raises:
         ValueError: the checkpoint is of another recipe (other parameters).
     """
+    settle_folder(Path(output_dir) / BEST_FOLDER)
     checkpoints = list_checkpoints(output_dir)
     if not checkpoints:
-        return 0
+        return Progress()
     folder = checkpoints[-1]
     tensors = load_file(folder / STATE_FOLDER / "tensors.safetensors")
     state = json.loads((folder / STATE_FOLDER / "state.json").read_text(encoding="utf-8"))
@@ -125,14 +160,14 @@ def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optim
             f"against {len(names)}). Resume with the recipe saved there, or name another output_dir."
         )
     _load_optimizer(optimizer, task, tensors)
-    return state["step"]
+    return Progress(**state["progress"])
 
 
 def _trainable_names(task: nn.Module) -> list[str]:
     return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
 
 
-def _save_state(folder: Path, step: int, task: nn.Module, optimizer: torch.optim.Optimizer):
+def _save_state(folder: Path, progress: Progress, task: nn.Module, optimizer: torch.optim.Optimizer):
     """The student lies beside this folder; here go adapters and the optimizer's moments, by parameter name."""
     tensors = {f"task/{name}": tensor for name, tensor in task.state_dict().items() if not name.startswith("student.")}
     for name, parameter in task.named_parameters():
@@ -142,7 +177,7 @@ def _save_state(folder: Path, step: int, task: nn.Module, optimizer: torch.optim
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors"
     )
-    state = {"step": step, "parameters": _trainable_names(task)}
+    state = {"progress": asdict(progress), "parameters": _trainable_names(task)}
     (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
 

@@ -104,6 +104,29 @@ class StudentConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """A labelled set that judges a run on its way, as `training/eval.py` judges models.
+
+    Args:
+        data: a parquet file, a folder, a Hub id or `module:function`; None judges by nothing.
+        class_names: JSON list of {language: name}, one entry a class, or the id of one of ELEVATER's sets.
+        languages: of the candidates (ISO 639-1 codes).
+        split: of the data, where there are several.
+        image_column: column of the pictures.
+        label_column: column of the label's name.
+        label_language: language in which the data name their labels.
+    """
+
+    data: str | None = None
+    class_names: str | None = None
+    languages: list[str] = field(default_factory=lambda: ["en", "zh"])
+    split: str = "test"
+    image_column: str = "image"
+    label_column: str = "label"
+    label_language: str = "en"
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
     """What both stages share.
 
@@ -127,6 +150,10 @@ class TrainingRecipe:
         save_every: steps between checkpoints; 0 saves at the end alone.
         keep_checkpoints: older ones are removed.
         resume: go on from the last checkpoint in `output_dir`, if there is one.
+        eval: a labelled set that judges the student.
+        eval_every: steps between evaluations, and one after the last step; 0 never evaluates.
+        best_metric: the student that is best by it is kept in `output_dir/best`: `top1` or `top5`, the mean over
+            languages, or of one of them, such as `top1_zh`.
         teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
             without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
         teacher_views: cached views a picture.
@@ -152,6 +179,9 @@ class TrainingRecipe:
     save_every: int = 0
     keep_checkpoints: int = 2
     resume: bool = False
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval_every: int = 0
+    best_metric: str = "top1"
     teacher_cache: str | None = None
     teacher_views: int = 4
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -274,11 +304,14 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
         ("batch_size", 1),
         ("log_every", 1),
         ("save_every", 0),
+        ("eval_every", 0),
         ("keep_checkpoints", 1),
         ("chunk_size", 0),
     ):
         if (value := getattr(recipe, name, least)) < least:  # chunks are stage 2's alone
             parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
+    if recipe.eval_every and not (recipe.eval.data and recipe.eval.class_names):
+        parser.exit(2, "recipe: eval_every needs a labelled set; name one under eval.data and eval.class_names.\n")
     if not recipe.data.caption_columns:
         parser.exit(
             2,

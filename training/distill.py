@@ -15,6 +15,7 @@ from training.students import build_student
 from training.target_cache import cached_bank
 from training.targets import Needs
 from training.tasks import DistillTask
+from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)
 
@@ -26,6 +27,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     student, processor = build_student(recipe.student, list(recipe.data.caption_columns), teacher, recipe.seed)
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()
+    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
     tokens = None  # pictures alone need none, and a large vocabulary takes long to compare
     if "text" in recipe.towers:
         tokens = caption_tokens(
@@ -67,7 +69,8 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         bank=bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
-    return train(task, inputs.dataset, Artefact(student, processor, recipe), accelerator, "stage 1: distil")
+    artefact = Artefact(student, processor, recipe)
+    return train(task, inputs.dataset, artefact, accelerator, "stage 1: distil", evaluate=evaluate)
 
 
 def main(argv: list[str] | None = None):

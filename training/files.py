@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all."""
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,3 +37,59 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def put_folder(scratch: Path, folder: Path):
+    """Rename a finished folder into place, once the disk has all of it. What was there before makes way whole: at any
+    moment the old folder or the new one is there; the old one perhaps beside its place, where `settle_folder` finds
+    it.
+
+    Args:
+        scratch: beside `folder`.
+        folder: where it goes.
+    """
+    sync(scratch)
+    old = _beside(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    scratch.rename(folder)
+    sync(folder.parent, deep=False)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def settle_folder(folder: Path):
+    """End what `put_folder` or `remove_folder` was killed in."""
+    old = _beside(folder)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def remove_folder(folder: Path):
+    """Remove a folder: it is not there from one moment to the next, however long its files take."""
+    old = _beside(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    folder.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def sync(path: Path, deep: bool = True):
+    """Wait until the disk has a file or folder, so that no loss of power leaves a name without its content.
+
+    Args:
+        path: of it.
+        deep: of a folder, with all that is in it.
+    """
+    if deep and path.is_dir():
+        for inner in path.iterdir():
+            sync(inner)
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

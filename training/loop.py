@@ -3,8 +3,8 @@
 import json
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from accelerate.utils import DistributedDataParallelKwargs, gather_object
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_dcclip import DCCLIPModel
 from training import checkpoint
-from training.checkpoint import Artefact
+from training.checkpoint import Artefact, Progress
 from training.config import TrainingRecipe
 from training.data import KeyedBatches, PairDataset, make_loader
 from training.gather import cached_pass, whole_pass
@@ -23,6 +24,9 @@ from training.tasks import Task
 from training.transforms import keyed_uniform
 
 LOG_FILE = "log.jsonl"
+
+Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # a model in eval mode -> metrics, of which more is better
+OnSave = Callable[[Path], None]  # a folder that has just been finished
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def train(
     artefact: Artefact,
     accelerator: Accelerator,
     description: str,
+    evaluate: Evaluate | None = None,
+    on_save: OnSave | None = None,
 ) -> TrainingResult:
     """Train to the recipe's last step and leave the finished Hub folder in `output_dir`.
 
@@ -86,9 +92,14 @@ def train(
         artefact: what a checkpoint consists of.
         accelerator: of this process.
         description: shown before the progress bar.
+        evaluate: measures the student, every `eval_every` steps and after the last; the best student by
+            `best_metric` is kept in `output_dir/best`. It runs on the main process.
+        on_save: told of every finished folder, each checkpoint and at the end `output_dir` itself. It runs on the main
+            process, and the others wait.
 
     Raises:
-        ValueError: `output_dir` holds checkpoints, and the recipe does not resume.
+        ValueError: `output_dir` holds checkpoints, and the recipe does not resume; or `evaluate` does not measure
+            `best_metric`.
         FloatingPointError: the loss is no longer finite; the message names step and rows.
     """
     recipe = artefact.recipe
@@ -100,7 +111,8 @@ def train(
     output_dir.mkdir(parents=True, exist_ok=True)
     task.to(accelerator.device, memory_format=torch.channels_last)
     optimizer = make_optimizer(task, recipe)
-    start = checkpoint.resume(output_dir, task, optimizer) if recipe.resume else 0
+    progress = checkpoint.resume(output_dir, task, optimizer) if recipe.resume else Progress()
+    start = progress.step
     model, optimizer = accelerator.prepare(task, optimizer)
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator.is_main_process)
     task.train()
@@ -109,11 +121,20 @@ def train(
             losses = _step(model, task, batch, optimizer, accelerator, step, recipe)
             task.after_step()
             log.step(step, len(batch["rows"]) * accelerator.num_processes, losses)
-            if recipe.save_every and (step + 1) % recipe.save_every == 0 and accelerator.is_main_process:
-                checkpoint.save_checkpoint(artefact, step + 1, task, optimizer)
+            progress = replace(progress, step=step + 1)
+            if not accelerator.is_main_process:
+                continue
+            if evaluate is not None and _is_due(step + 1, recipe.eval_every, recipe):
+                progress = _evaluate(evaluate, task, artefact, progress, log)
+            if recipe.save_every and (step + 1) % recipe.save_every == 0:
+                folder = checkpoint.save_checkpoint(artefact, progress, task, optimizer)
+                if on_save is not None:
+                    on_save(folder)
     if accelerator.is_main_process:
         task.eval()
         checkpoint.save_final(artefact)
+        if on_save is not None:
+            on_save(output_dir)
     for row, cause in gather_object(list(dataset.skipped.causes.items())):  # what the other processes met
         dataset.skipped.add(row, cause)
     result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
@@ -121,6 +142,29 @@ def train(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
     return result
+
+
+def _is_due(step: int, every: int, recipe: TrainingRecipe) -> bool:
+    return every > 0 and (step % every == 0 or step == recipe.max_steps)
+
+
+def _evaluate(evaluate: Evaluate, task: Task, artefact: Artefact, progress: Progress, log: "Log") -> Progress:
+    """Measure the student, say so in the log, and keep it if none was better."""
+    name = artefact.recipe.best_metric
+    task.eval()
+    metrics = evaluate(task.student)
+    task.train()
+    if name not in metrics:
+        raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Name one of these.")
+    is_best = progress.best is None or metrics[name] > progress.best
+    log.write(
+        {"event": "evaluated", "step": progress.step, "best": is_best}
+        | {key: round(value, 5) for key, value in metrics.items()}
+    )
+    if not is_best:
+        return progress
+    checkpoint.save_best(artefact)
+    return replace(progress, best=metrics[name], best_step=progress.step)
 
 
 def _batches(

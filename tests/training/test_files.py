@@ -1,6 +1,6 @@
 import pytest
 
-from training.files import scratch_folder, whole_file
+from training.files import put_folder, remove_folder, scratch_folder, settle_folder, whole_file
 
 
 def test_a_file_becomes_what_it_is_called_at_the_end(tmp_path):
@@ -32,3 +32,30 @@ def test_a_scratch_folder_begins_empty_and_leaves_nothing(tmp_path):
         (scratch / "whole").touch()
         scratch.rename(tmp_path / "finished")
     assert [path.name for path in tmp_path.rglob("*")] == ["finished", "whole"]
+
+
+def test_a_folder_that_is_put_takes_the_place_of_the_old_one(tmp_path):
+    for content in ("first", "second"):
+        (tmp_path / "scratch").mkdir()
+        (tmp_path / "scratch" / "file").write_text(content, encoding="utf-8")
+        put_folder(tmp_path / "scratch", tmp_path / "best")
+        assert (tmp_path / "best/file").read_text(encoding="utf-8") == content
+        assert [path.name for path in tmp_path.iterdir()] == ["best"]
+
+
+@pytest.mark.parametrize("is_new_there", [False, True])
+def test_a_put_that_was_killed_is_ended(tmp_path, is_new_there):
+    (tmp_path / ".best.old").mkdir()
+    (tmp_path / ".best.old/old").touch()
+    if is_new_there:
+        (tmp_path / "best").mkdir()
+    settle_folder(tmp_path / "best")
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
+    assert (tmp_path / "best/old").exists() is not is_new_there
+
+
+def test_a_removed_folder_is_gone_before_its_files_are(tmp_path, monkeypatch):
+    (tmp_path / "old").mkdir()
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)  # killed before the first file is removed
+    remove_folder(tmp_path / "old")
+    assert not (tmp_path / "old").exists()

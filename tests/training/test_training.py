@@ -412,10 +412,10 @@ def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(distill_recipe, monkeypatch):
     save_state = checkpoint._save_state
 
-    def save_until_full(folder, step, task, optimizer):
-        if step == 4:
+    def save_until_full(folder, progress, task, optimizer):
+        if progress.step == 4:
             raise OSError(28, "No space left on device")
-        save_state(folder, step, task, optimizer)
+        save_state(folder, progress, task, optimizer)
 
     monkeypatch.setattr(checkpoint, "_save_state", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)

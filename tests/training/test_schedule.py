@@ -1,0 +1,105 @@
+"""What the loop does beside its steps: evaluation on a schedule, the best student, word of each finished folder."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from accelerate.state import AcceleratorState
+from transformers import AutoModel, AutoProcessor
+
+from tests.tiny import recipe_fields, student_config
+from training import distill, loop
+from training.config import DistillRecipe, EvalConfig
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def recipe(tmp_path, corpus, teacher_folder) -> DistillRecipe:
+    """Four steps, evaluated after each second."""
+    fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=4, eval_every=2)
+    labelled = EvalConfig(data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"))
+    return DistillRecipe(teacher=str(teacher_folder), student=student_config(), eval=labelled, **fields)
+
+
+def read_log(recipe: DistillRecipe) -> list[dict]:
+    lines = (Path(recipe.output_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def run_with(recipe: DistillRecipe, monkeypatch, **callables):
+    """The run with callables of the test's own in the place of the script's."""
+    train = loop.train
+    monkeypatch.setattr(distill, "train", lambda *arguments, **keywords: train(*arguments, **keywords | callables))
+    try:
+        distill.run(recipe)
+    finally:
+        monkeypatch.undo()
+
+
+def test_a_labelled_set_judges_the_run_and_the_best_student_is_a_finished_folder(recipe):
+    distill.run(recipe)
+    evaluated = [line for line in read_log(recipe) if line.get("event") == "evaluated"]
+    assert [line["step"] for line in evaluated] == [2, 4] and evaluated[0]["best"]
+    for line in evaluated:
+        assert line["top1"] == pytest.approx((line["top1_en"] + line["top1_zh"]) / 2, abs=1e-4)
+        assert 0 <= line["top1"] <= line["top5"] <= 1
+    best = Path(recipe.output_dir) / "best"
+    assert AutoModel.from_pretrained(best) and AutoProcessor.from_pretrained(best)
+    assert (best / "README.md").exists()
+
+
+@pytest.mark.parametrize(("values", "kept"), [([0.1, 0.3, 0.2, 0.3], 2), ([0.5, 0.4, 0.3, 0.6], 4)])
+def test_the_best_student_is_kept_and_a_resumed_run_remembers_it(recipe, tmp_path, monkeypatch, values, kept):
+    recipe = replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9)
+    steps = iter(values)
+    run_with(recipe, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
+    folder = Path(recipe.output_dir)
+    best = (folder / "best/model.safetensors").read_bytes()
+    assert best == (folder / f"checkpoint-{kept:06d}/model.safetensors").read_bytes()
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copytree(folder / "checkpoint-000002", again / "checkpoint-000002")
+    shutil.copytree(folder / "checkpoint-000002", again / ".best.old")  # killed while the best made way
+    steps = iter(values[2:])
+    resumed = replace(recipe, output_dir=str(again), resume=True)
+    run_with(resumed, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
+    assert (again / "best/model.safetensors").read_bytes() == best or kept == 1
+    flags = [line["best"] for line in read_log(resumed) if line.get("event") == "evaluated"]
+    assert flags == [line["best"] for line in read_log(recipe) if line.get("event") == "evaluated"][2:]
+
+
+def test_evaluation_leaves_the_training_as_it_is(recipe, tmp_path):
+    distill.run(recipe)
+    distill.run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))
+    assert (tmp_path / "plain/model.safetensors").read_bytes() == (
+        Path(recipe.output_dir) / "model.safetensors"
+    ).read_bytes()
+    assert not (tmp_path / "plain/best").exists()
+
+
+def test_every_finished_folder_is_told(recipe, monkeypatch):
+    told: list[str] = []
+
+    def on_save(folder: Path):
+        assert (folder / "model.safetensors").exists() and (folder / "README.md").exists()
+        told.append(folder.name)
+
+    run_with(replace(recipe, save_every=2, eval_every=0), monkeypatch, on_save=on_save)
+    assert told == ["checkpoint-000002", "checkpoint-000004", "run"]
+
+
+def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):
+    with pytest.raises(ValueError, match=r"best_metric: 'top1_fr' is not measured, only top1, top1_en, top1_zh, top5"):
+        distill.run(replace(recipe, best_metric="top1_fr"))
+    assert not Path(recipe.output_dir).exists()
+
+
+def test_an_evaluation_without_the_metric_is_refused(recipe, monkeypatch):
+    with pytest.raises(ValueError, match=r"best_metric: 'top1' is not measured, only \['recall'\]"):
+        run_with(recipe, monkeypatch, evaluate=lambda model: {"recall": 0.5})

@@ -1,0 +1,59 @@
+"""Evaluation in the course of a run, as the callable that the loop takes."""
+
+import statistics
+from collections.abc import Callable
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import EvalConfig
+from training.data import load_source
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import ZeroShotModel, evaluate
+
+KS = (1, 5)
+
+
+def make_evaluate(
+    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor
+) -> Callable[[DCCLIPModel], dict[str, float]] | None:
+    """Open the labelled set, before the run rather than at its first evaluation.
+
+    Args:
+        config: which set, and what its classes are called.
+        best_metric: must be among what is measured.
+        processor: the student's.
+
+    Returns:
+        A function from a model in eval mode to top-1 and top-5 by name: `top1_zh` in one language, `top1` the mean
+        over languages. None where the config names no set.
+
+    Raises:
+        ValueError: the set, its class names or a language is not there, or `best_metric` is not measured.
+    """
+    if config.data is None or config.class_names is None:
+        return None
+    class_names = ClassNames.read(config.class_names, config.label_language)
+    for language in config.languages:
+        class_names.in_language(language)
+    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in config.languages))]
+    if best_metric not in measured:
+        raise ValueError(
+            f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
+        )
+    sets = {"eval": load_source(config.data, config.split)}
+
+    def measure(model: DCCLIPModel) -> dict[str, float]:
+        rows = evaluate(
+            ZeroShotModel(model, processor, "student"),
+            sets,
+            class_names,
+            config.languages,
+            label_column=config.label_column,
+            image_column=config.image_column,
+            ks=KS,
+        )
+        metrics = {f"{row.metric}_{row.language}": row.value for row in rows}
+        for name in dict.fromkeys(row.metric for row in rows):
+            metrics[name] = statistics.fmean(row.value for row in rows if row.metric == name)
+        return metrics
+
+    return measure
