@@ -1,6 +1,7 @@
 """Which choice is worth what: the demo's student, trained as long with one thing changed, over several seeds.
 
     python -m training.demo.ablation --seeds 0 1 2
+    python -m training.demo.ablation --study targets --steps 160 --seeds 0 1
 
 Every arm starts from the demo's recipes, shortened alike. The arms that leave a stage out train as many steps in the
 other one, so that nobody has seen more pictures. All share one cache of teacher targets.
@@ -24,8 +25,6 @@ from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multiling
 from training.results import Results, Row, command_of, make_meta
 from training.zero_shot.classify import Encoded, encode, evaluate, score
 from training.zero_shot.models import ZeroShotModel
-
-NAME = "ablation"
 
 
 @dataclass(frozen=True)
@@ -52,10 +51,13 @@ def _wide(recipe: DistillRecipe) -> dict[str, Any]:
     return {"text_config": recipe.student.text_config | {"hidden_size": 256, "num_attention_heads": 4}}
 
 
+TARGETS: dict[str, dict[str, Any]] = {
+    "feature map": {},
+    "embedding": {"target": "embedding"},
+    "logits": {"target": "logits"},
+}
 ARMS: tuple[Arm, ...] = (
-    Arm("target", "feature map", {}),
-    Arm("target", "embedding", {"target": "embedding"}),
-    Arm("target", "logits", {"target": "logits"}),
+    *(Arm("target", option, changes) for option, changes in TARGETS.items()),
     Arm("whitening", "on", {}),
     Arm("whitening", "off", {"whiten": False}),
     Arm("text adapter, equal widths", "on", {"student": _wide, "tower": "text"}),
@@ -69,6 +71,13 @@ ARMS: tuple[Arm, ...] = (
     Arm("stages", "2 alone", {}, "2"),
     Arm("stages", "1 and 2", {}, "1+2"),
 )
+# whether maps catch up: with more steps, with less weight beside the embedding, and after stage 2
+TARGET_ARMS: tuple[Arm, ...] = (
+    *(Arm("stage 1", option, changes) for option, changes in TARGETS.items()),
+    Arm("stage 1", "feature map, a tenth of the weight", {"map_weight": 0.1}),
+    *(Arm("stages 1 and 2", option, changes, "1+2") for option, changes in TARGETS.items()),
+)
+STUDIES = {"ablation": ARMS, "targets": TARGET_ARMS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +86,15 @@ class AblationOptions:
 
     Args:
         seeds: training seeds of every arm.
+        study: `ablation` changes one thing at a time; `targets` asks longer what of the teacher is best learnt.
         steps: optimizer steps of every arm, both stages together.
         every: keep each `every`-th concept of the corpus only (for a quick try).
         output_dir: the runs, removed as soon as they are measured.
-        results_dir: where ablation.json and ablation.png go.
+        results_dir: where the study's results and plot go, such as ablation.json and ablation.png.
     """
 
     seeds: list[int]
+    study: Literal["ablation", "targets"] = "ablation"
     steps: int = 80
     every: int = 1
     output_dir: str = "runs/ablation"
@@ -99,6 +110,7 @@ class Ablation:
 
     def __init__(self, options: AblationOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
+        self.arms = STUDIES[options.study]
         self.held_out = HeldOut.open(options.every)
         self.measured: dict[str, list[Row]] = {}
         self.teacher: Encoded | None = None
@@ -108,7 +120,7 @@ class Ablation:
         began, rows = time.perf_counter(), []
         self._make_multilingual_teacher()
         for seed in self.options.seeds:
-            for arm in ARMS:
+            for arm in self.arms:
                 distil_recipe, align_recipe = self._recipes(arm, seed)
                 name = repr((distil_recipe, align_recipe))
                 if name not in self.measured:
@@ -177,7 +189,7 @@ class Ablation:
         }
 
     def _make_multilingual_teacher(self):
-        if any(arm.vocabulary for arm in ARMS):
+        if any(arm.vocabulary for arm in self.arms):
             folder = self.output_dir / "multilingual"
             shutil.rmtree(folder, ignore_errors=True)
             make_multilingual_teacher(self._demo_distill(), folder, max_steps=4 * self.options.steps)
@@ -200,9 +212,15 @@ class Ablation:
         return score(self.teacher, read, self.held_out.sets, self.held_out.class_names, seed=seed)
 
 
-def spread(results: Results, arm: Arm, set_name: str, language: str) -> tuple[float, float]:
+def arms_of(results: Results) -> list[tuple[str, str]]:
+    """Question and option of every arm, in the order in which they were run."""
+    labels = dict.fromkeys(row.model for row in results.rows)
+    return [(question, option) for question, _, option in (label.partition(": ") for label in labels)]
+
+
+def spread(results: Results, arm: tuple[str, str], set_name: str, language: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds of an arm's top-5, in percent."""
-    values = results.values(model=f"{arm.question}: {arm.option}", set=set_name, language=language, metric="top5")
+    values = results.values(model=": ".join(arm), set=set_name, language=language, metric="top5")
     return 100 * statistics.fmean(values), 100 * statistics.pstdev(values)
 
 
@@ -213,10 +231,10 @@ def table(results: Results) -> str:
         "| | | " + " | ".join(f"{name.replace('_', ' ')} {language}" for name, language in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
-    for arm in ARMS:
+    for arm in arms_of(results):
         cells = [spread(results, arm, *column) for column in columns]
         values = " | ".join(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in cells)
-        lines.append(f"| {arm.question} | {arm.option} | {values} |")
+        lines.append(f"| {arm[0]} | {arm[1]} | {values} |")
     return "\n".join(lines)
 
 
@@ -224,18 +242,19 @@ def plot(results: Results, path: Path):
     """Top-5 of every arm, grouped by question, a panel a set; dots are means, bars one standard deviation."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 5.5), layout="constrained")
+    arms = arms_of(results)
+    questions = list(dict.fromkeys(question for question, _ in arms))
+    heights = [number + 0.8 * questions.index(question) for number, (question, _) in enumerate(arms)]
+    figure = Figure(figsize=(12, 1.5 + 0.22 * max(heights)), layout="constrained")
     axes = figure.subplots(1, len(TEST_SETS), sharey=True)
-    questions = list(dict.fromkeys(arm.question for arm in ARMS))
-    heights = [number + 0.8 * questions.index(arm.question) for number, arm in enumerate(ARMS)]
     for axis, set_name in zip(axes, TEST_SETS, strict=True):
         for offset, (language, colour) in zip((-0.13, 0.13), COLOURS.items(), strict=True):
-            means, deviations = zip(*(spread(results, arm, set_name, language) for arm in ARMS), strict=True)
+            means, deviations = zip(*(spread(results, arm, set_name, language) for arm in arms), strict=True)
             axis.errorbar(
                 means, [y + offset for y in heights], xerr=deviations, fmt="o", color=colour, ms=5, label=language
             )
         axis.set(title=f"{set_name.replace('_', ' ')}, top-5 in %", ylim=(max(heights) + 1, -1))
-        axis.set_yticks(heights, [f"{arm.question}: {arm.option}" for arm in ARMS])
+        axis.set_yticks(heights, [": ".join(arm) for arm in arms])
         axis.grid(axis="y", alpha=0.2)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(frameon=False)
@@ -256,8 +275,8 @@ def main(argv: list[str] | None = None):
     datasets.disable_progress_bars()
     results = Ablation(options).run()
     folder = Path(options.results_dir)
-    path = results.write(folder, f"{NAME}.json")
-    plot(results, folder / f"{NAME}.png")
+    path = results.write(folder, f"{options.study}.json")
+    plot(results, folder / f"{options.study}.png")
     print(f"\n{table(results)}\n\n{path}")
 
 
