@@ -8,23 +8,20 @@ other one, so that nobody has seen more pictures. All share one cache of teacher
 """
 
 import shutil
-import statistics
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import datasets
-import transformers
-from jsonargparse import ArgumentParser
-
-from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
-from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
+from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
+from training.demo.held_out import LANGUAGES, HeldOut
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
-from training.results import Results, Row, command_of, make_meta
+from training.results import Results, Row
 from training.zero_shot.classify import Encoded, encode, evaluate, score
 from training.zero_shot.models import ZeroShotModel
+
+MODULE = "training.demo.ablation"
 
 
 @dataclass(frozen=True)
@@ -81,24 +78,17 @@ STUDIES = {"ablation": ARMS, "targets": TARGET_ARMS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblationOptions:
+class AblationOptions(ComparisonOptions):
     """What to run.
 
     Args:
-        seeds: training seeds of every arm.
         study: `ablation` changes one thing at a time; `targets` asks longer what of the teacher is best learnt.
         steps: optimizer steps of every arm, both stages together.
-        every: keep each `every`-th concept of the corpus only (for a quick try).
-        output_dir: the runs, removed as soon as they are measured.
-        results_dir: where the study's results and plot go, such as ablation.json and ablation.png.
     """
 
-    seeds: list[int]
     study: Literal["ablation", "targets"] = "ablation"
     steps: int = 80
-    every: int = 1
     output_dir: str = "runs/ablation"
-    results_dir: str = "model_cards/results"
 
 
 class Ablation:
@@ -131,18 +121,8 @@ class Ablation:
                     for row in self.measured[name]
                 ]
                 rows += found
-                shares = ", ".join(f"{100 * row.value:.0f}" for row in found if row.metric == "top5")
-                print(f"seed {seed}, {label}: top-5 {shares} %", flush=True)
-        meta = make_meta(
-            seed=None,
-            command=command_of("python -m training.demo.ablation", self.options),
-            seeds=self.options.seeds,
-            steps=self.options.steps,
-            seconds=round(time.perf_counter() - began),
-            **self.held_out.meta(),
-        )
-        shutil.rmtree(self.output_dir, ignore_errors=True)
-        return Results(meta, rows)
+                say(seed, label, found)
+        return collect(self.options, MODULE, rows, self.held_out, began, steps=self.options.steps)
 
     def _recipes(self, arm: Arm, seed: int) -> tuple[DistillRecipe | None, AlignRecipe | None]:
         distil_recipe = self._demo_distill()
@@ -195,13 +175,8 @@ class Ablation:
             make_multilingual_teacher(self._demo_distill(), folder, max_steps=4 * self.options.steps)
 
     def _train(self, distil_recipe: DistillRecipe | None, align_recipe: AlignRecipe | None, seed: int) -> list[Row]:
-        for name in ("distilled", "aligned"):
-            shutil.rmtree(self.output_dir / name, ignore_errors=True)
-        if distil_recipe is not None:
-            distill.run(distil_recipe)
-        if align_recipe is not None:
-            align.run(align_recipe)
-        student = ZeroShotModel.from_pretrained((align_recipe or distil_recipe).output_dir)
+        folders = [self.output_dir / name for name in ("distilled", "aligned")]
+        student = train_stages(distil_recipe, align_recipe, folders)
         if distil_recipe is None or distil_recipe.tower == "both":
             return evaluate(student, self.held_out.sets, self.held_out.class_names, LANGUAGES, seed=seed)
         # a text tower alone reads for the teacher, which sees
@@ -212,72 +187,11 @@ class Ablation:
         return score(self.teacher, read, self.held_out.sets, self.held_out.class_names, seed=seed)
 
 
-def arms_of(results: Results) -> list[tuple[str, str]]:
-    """Question and option of every arm, in the order in which they were run."""
-    labels = dict.fromkeys(row.model for row in results.rows)
-    return [(question, option) for question, _, option in (label.partition(": ") for label in labels)]
-
-
-def spread(results: Results, arm: tuple[str, str], set_name: str, language: str) -> tuple[float, float]:
-    """Mean and standard deviation over seeds of an arm's top-5, in percent."""
-    values = results.values(model=": ".join(arm), set=set_name, language=language, metric="top5")
-    return 100 * statistics.fmean(values), 100 * statistics.pstdev(values)
-
-
-def table(results: Results) -> str:
-    """Markdown: a row an arm, top-5 in percent, mean and standard deviation over seeds."""
-    columns = [(name, language) for name in TEST_SETS for language in LANGUAGES]
-    lines = [
-        "| | | " + " | ".join(f"{name.replace('_', ' ')} {language}" for name, language in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
-    for arm in arms_of(results):
-        cells = [spread(results, arm, *column) for column in columns]
-        values = " | ".join(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in cells)
-        lines.append(f"| {arm[0]} | {arm[1]} | {values} |")
-    return "\n".join(lines)
-
-
-def plot(results: Results, path: Path):
-    """Top-5 of every arm, grouped by question, a panel a set; dots are means, bars one standard deviation."""
-    from matplotlib.figure import Figure
-
-    arms = arms_of(results)
-    questions = list(dict.fromkeys(question for question, _ in arms))
-    heights = [number + 0.8 * questions.index(question) for number, (question, _) in enumerate(arms)]
-    figure = Figure(figsize=(12, 1.5 + 0.22 * max(heights)), layout="constrained")
-    axes = figure.subplots(1, len(TEST_SETS), sharey=True)
-    for axis, set_name in zip(axes, TEST_SETS, strict=True):
-        for offset, (language, colour) in zip((-0.13, 0.13), COLOURS.items(), strict=True):
-            means, deviations = zip(*(spread(results, arm, set_name, language) for arm in arms), strict=True)
-            axis.errorbar(
-                means, [y + offset for y in heights], xerr=deviations, fmt="o", color=colour, ms=5, label=language
-            )
-        axis.set(title=f"{set_name.replace('_', ' ')}, top-5 in %", ylim=(max(heights) + 1, -1))
-        axis.set_yticks(heights, [": ".join(arm) for arm in arms])
-        axis.grid(axis="y", alpha=0.2)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(frameon=False)
-    count = len(results.meta["seeds"])
-    figure.suptitle(
-        f"{results.meta['steps']} steps an arm, mean and standard deviation over {count} seeds", fontsize=10
-    )
-    figure.savefig(path, dpi=120)
-
-
 def main(argv: list[str] | None = None):
     """Parse, run, write, print the table."""
-    parser = ArgumentParser(prog="python -m training.demo.ablation", allow_abbrev=False)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of every arm")
-    parser.add_class_arguments(AblationOptions, skip={"seeds"})
-    options = AblationOptions(**vars(parser.parse_args(argv)))
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    options = parse_options(AblationOptions, MODULE, argv)
     results = Ablation(options).run()
-    folder = Path(options.results_dir)
-    path = results.write(folder, f"{options.study}.json")
-    plot(results, folder / f"{options.study}.png")
-    print(f"\n{table(results)}\n\n{path}")
+    print_and_plot(results, options, options.study)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import EvalConfig
 from training.data import load_source
 from training.zero_shot.class_names import ClassNames
-from training.zero_shot.classify import ZeroShotModel, evaluate
+from training.zero_shot.classify import evaluate
+from training.zero_shot.models import ZeroShotModel
 
 KS = (1, 5)
 

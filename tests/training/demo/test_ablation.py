@@ -4,6 +4,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 from training.demo import ablation
+from training.demo.arms import table
 from training.results import Results
 
 ARMS = {
@@ -48,7 +49,7 @@ def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(fo
 
 def test_meta_holds_the_command_and_the_steps(folder):
     meta = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))["meta"]
-    assert meta["command"] == "python -m training.demo.ablation --seeds 0 1 --steps 3 --every 40"
+    assert meta["command"] == "python -m training.demo.ablation --seeds 0 1 --every 40 --steps 3"
     assert meta["steps"] == 3 and meta["seeds"] == [0, 1]
 
 
@@ -61,7 +62,7 @@ def test_table_gives_mean_and_deviation_over_seeds(folder):
     wanted = {"model": "target: feature map", "set": "unseen_style", "language": "zh", "metric": "top5"}
     first, second = results.values(**wanted)
     mean, deviation = 50 * (first + second), 50 * abs(first - second)
-    (line,) = [line for line in ablation.table(results).splitlines() if "feature map" in line]
+    (line,) = [line for line in table(results).splitlines() if "feature map" in line]
     assert line.endswith(f"{mean:.1f} ± {deviation:.1f} |")
 
 

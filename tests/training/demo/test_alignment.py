@@ -1,0 +1,55 @@
+import json
+
+import pytest
+from accelerate.state import AcceleratorState
+
+from training.demo import alignment
+from training.results import Results
+
+LABELS = ("no stage 1: InfoNCE", "stage 1: alone", "stage 1: InfoNCE, text-text")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A thinned corpus, three steps a stage, and one arm of every kind."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = tmp_path_factory.mktemp("alignment")
+    steps = ["--distil_steps", "3", "--align_steps", "2", "--every", "40", "--seeds", "0", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alignment, "ARMS", tuple(arm for arm in alignment.ARMS if arm.label in LABELS))
+        alignment.main([*steps, "--output_dir", str(folder / "runs"), "--results_dir", str(folder)])
+    return folder
+
+
+def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(folder):
+    results = Results.read(folder / "alignment.json")
+    found = {(row.model, row.set, row.language, row.seed) for row in results.rows if row.metric == "top5"}
+    sets = ("unseen_combination", "unseen_style")
+    assert found == {
+        (label, name, language, seed)
+        for label in LABELS
+        for name in sets
+        for language in ("en", "zh")
+        for seed in (0, 1)
+    }
+    assert {row.stage for row in results.rows if row.model == "stage 1: alone"} == {"distilled"}
+
+
+def test_meta_holds_the_command_the_plot_is_there_and_the_runs_are_gone(folder):
+    meta = json.loads((folder / "alignment.json").read_text(encoding="utf-8"))["meta"]
+    assert meta["command"].startswith("python -m training.demo.alignment --seeds 0 1")
+    assert meta["steps"] == "3 + 2"
+    assert (folder / "alignment.png").stat().st_size > 10_000 and not (folder / "runs").exists()
+
+
+def test_arms_differ_in_their_terms_alone_and_none_has_seen_more_pictures():
+    run = alignment.Alignment(alignment.AlignmentOptions(seeds=[0], every=40))
+    distil_recipe = run._distil(0)
+    recipes = {arm.label: run._align(arm, distil_recipe) for arm in alignment.ARMS if arm.changes is not None}
+    alone = recipes.pop("no stage 1: InfoNCE")
+    assert alone.student is None and alone.max_steps == 240 and alone.anchor_weight == 0
+    weights = ("anchor_weight", "affinity_weight", "interactive_weight", "text_text_weight")
+    terms = {label: tuple(getattr(recipe, name) for name in weights) for label, recipe in recipes.items()}
+    assert terms["stage 1: InfoNCE"] == (0, 0, 0, 0) and terms["stage 1: InfoNCE, affinity"] == (0, 1, 0, 0)
+    for recipe in recipes.values():
+        assert recipe.max_steps == 80 and recipe.student == distil_recipe.output_dir
