@@ -46,7 +46,7 @@ class Budget:
     threads: int | None = None
 
 
-def student_encoder(config: StudentConfig) -> DualEncoder:
+def student_model(config: StudentConfig) -> DCCLIPModel:
     """A student from its config alone, with random weights.
 
     Args:
@@ -60,7 +60,7 @@ def student_encoder(config: StudentConfig) -> DualEncoder:
             f"student.image_size is {config.image_size}, student.projection_dim is {config.projection_dim}: without "
             "a teacher both must be given."
         )
-    model = DCCLIPModel(
+    return DCCLIPModel(
         DCCLIPConfig(
             vision_config=tower_config(config, "vision"),
             text_config=tower_config(config, "text"),
@@ -71,7 +71,11 @@ def student_encoder(config: StudentConfig) -> DualEncoder:
             max_text_length=config.max_text_length,
         )
     )
-    return split(model, config.image_size)
+
+
+def student_encoder(config: StudentConfig) -> DualEncoder:
+    """The two halves of such a student; see `student_model`."""
+    return split(student_model(config), config.image_size)
 
 
 def _size(name: str) -> Callable[[], DualEncoder]:

@@ -16,11 +16,13 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModelWithProjection,
+    MetaClip2Config,
+    MetaClip2Model,
 )
 
 from modeling_dcclip import DCCLIPModel
 
-Model = AltCLIPModel | ChineseCLIPModel | CLIPModel | DCCLIPModel
+Model = AltCLIPModel | ChineseCLIPModel | CLIPModel | DCCLIPModel | MetaClip2Model
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class DualEncoder:
 
     Args:
         image_tower: (B, 3, S, S) float pixels to (B, D), the projection included.
-        text_tower: (B, L) int64 token ids to (B, D), the projection included.
+        text_tower: (B, L) int64 token ids and, where texts are padded, a (B, L) mask to (B, D), the projection
+            included.
         image_size: S, in pixels.
     """
 
@@ -66,9 +69,9 @@ class TextTower(nn.Module):
         self.text_model, self.text_projection = model.text_model, model.text_projection
         self._encode = model.get_text_features
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """(B, L) to (B, D)."""
-        return self._encode(input_ids=input_ids).pooler_output
+        return self._encode(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
 
 class _BertTower(nn.Module):
@@ -79,8 +82,8 @@ class _BertTower(nn.Module):
         self.bert = BertModel(config, add_pooling_layer=False)
         self.projection = nn.Linear(config.hidden_size, projection_dim, bias=False)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.projection(self.bert(input_ids).last_hidden_state[:, 0])
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.projection(self.bert(input_ids, attention_mask).last_hidden_state[:, 0])
 
 
 class _CLIPTextTower(nn.Module):
@@ -88,8 +91,8 @@ class _CLIPTextTower(nn.Module):
         super().__init__()
         self.model = CLIPTextModelWithProjection(config)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        return self.model(input_ids).text_embeds
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        return self.model(input_ids, attention_mask).text_embeds
 
 
 def split(model: Model, image_size: int) -> DualEncoder:
@@ -157,10 +160,60 @@ def mobileclip_s0() -> DualEncoder:
     return DualEncoder(image_tower, _CLIPTextTower(text), 256)
 
 
+def mobileclip2_s0() -> DualEncoder:
+    """MobileCLIP2-S0: FastViT MCi0, folded as for inference, and a text transformer of twelve layers.
+
+    Its attention is not causal, which is neither in the number of parameters nor in the time.
+
+    Source: src/open_clip/model_configs/MobileCLIP2-S0.json of mlfoundations/open_clip at bd7336c.
+    """
+    text = CLIPTextConfig(hidden_size=512, num_hidden_layers=12, num_attention_heads=8, intermediate_size=2048)
+    image_tower = timm.create_model("fastvit_mci0", num_classes=512, inference_mode=True)
+    return DualEncoder(image_tower, _CLIPTextTower(text), 256)
+
+
+def _tinyclip(patch_size: int) -> DualEncoder:
+    tower = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8}
+    vision = tower | {"num_hidden_layers": 12, "patch_size": patch_size}
+    text = tower | {"num_hidden_layers": 6}
+    return split(CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=512)), 224)
+
+
+def tinyclip_39m_16() -> DualEncoder:
+    """TinyCLIP ViT-39M/16 Text-19M, which counts no embedding tables.
+
+    Source: TinyCLIP/src/open_clip/model_configs/TinyCLIP-ViT-39M-16-Text-19M.json of microsoft/Cream at 2bb193b.
+    """
+    return _tinyclip(16)
+
+
+def tinyclip_40m_32() -> DualEncoder:
+    """TinyCLIP ViT-40M/32 Text-19M, which counts no embedding tables.
+
+    Source: TinyCLIP/src/open_clip/model_configs/TinyCLIP-40M.json of microsoft/Cream at f3a5fd8.
+    """
+    return _tinyclip(32)
+
+
+def metaclip2_s_16() -> DualEncoder:
+    """MetaCLIP 2 worldwide S/16: two towers of width 384, and XLM-V's vocabulary of 901,629 pieces.
+
+    Source: src/mini_clip/model_configs/ViT-S-16-worldwide.json of facebookresearch/MetaCLIP at e9bb1fa.
+    """
+    tower = {"hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 6, "projection_dim": 384}
+    special = {"vocab_size": 901_629, "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+    config = MetaClip2Config(vision_config=tower | {"patch_size": 16}, text_config=tower | special, projection_dim=384)
+    return split(MetaClip2Model(config), 224)
+
+
 RIVALS: dict[str, Callable[[], DualEncoder]] = {
     "altclip": altclip,
     "clip-vit-b-32": clip_vit_b_32,
     "chinese-clip-vit-b-16": chinese_clip_vit_b_16,
     "chinese-clip-rn50": chinese_clip_rn50,
     "mobileclip-s0": mobileclip_s0,
+    "mobileclip2-s0": mobileclip2_s0,
+    "tinyclip-39m-16": tinyclip_39m_16,
+    "tinyclip-40m-32": tinyclip_40m_32,
+    "metaclip2-s-16": metaclip2_s_16,
 }

@@ -35,6 +35,7 @@ def test_each_size_respects_its_limit(name, limit):
         ("chinese-clip-vit-b-16", None, 188),
         ("chinese-clip-rn50", 38, 39),
         ("mobileclip-s0", 11.4, 42.4),
+        ("mobileclip2-s0", 11.4, 63.4),
     ],
 )
 def test_rivals_are_as_large_as_published(name, image, text):
