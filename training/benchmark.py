@@ -222,15 +222,14 @@ class Benchmark:
         self.add("tiny", f"peak_over_allowed_{tower}", peak / allowed)
 
 
-# the script itself in a fresh process, which then says how large it became; Linux keeps this program's high-water mark
-# in that file, while getrusage also counts what its parent was
+# the script itself in a fresh process, which then says how large it became
 PEAK = """
-import re, runpy, sys
-from pathlib import Path
+import runpy, sys
+from training.timing import peak_bytes
 script, recipe = sys.argv[1:]
 sys.argv = [script, "--config", recipe]
 runpy.run_path(script, run_name="__main__")
-print(1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]))
+print(peak_bytes())
 """
 
 
