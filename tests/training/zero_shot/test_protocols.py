@@ -1,0 +1,63 @@
+"""The tables of sets and protocols say what ELEVATER has."""
+
+import pytest
+
+from tests.training.zero_shot.test_class_names import COUNTS
+from training.zero_shot.class_names import SETS as NAMED
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.protocols import (
+    CN_CLIP_TEN,
+    ELEVATER,
+    IMAGENET,
+    METRICS,
+    PROTOCOLS,
+    SETS,
+    find_protocol,
+    find_sets,
+)
+from training.zero_shot.published import PUBLISHED
+
+
+def test_the_twenty_sets_are_those_that_have_names_and_add_up():
+    assert set(ELEVATER) == set(NAMED)
+    assert {name: eval_set.num_classes for name, eval_set in ELEVATER.items()} == COUNTS
+    assert sum(eval_set.num_pictures for eval_set in ELEVATER.values()) == 192_677
+    assert {eval_set.metric for eval_set in ELEVATER.values()} == set(METRICS)
+
+
+@pytest.mark.parametrize("name", ELEVATER)
+def test_aliases_lead_to_classes(name):
+    assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
+
+
+def test_only_kitti_is_squashed_but_by_the_script_of_chinese_clip():
+    for protocol in (PROTOCOLS["elevater-en"], PROTOCOLS["elevater-zh"]):
+        assert [name for name in SETS if protocol.squashes(SETS[name])] == ["kitti-distance"]
+        assert protocol.metric_of(SETS["voc-2007-classification"]) == "11_point_map"
+        assert protocol.metric_of(SETS["hateful-memes"]) == "roc_auc"
+    compatible = PROTOCOLS["cn-clip-compat"]
+    assert all(
+        compatible.squashes(eval_set) and compatible.metric_of(eval_set) == "top1" for eval_set in SETS.values()
+    )
+
+
+def test_selections_are_sets_in_the_order_of_the_table():
+    assert find_sets(["all"]) == [*ELEVATER, IMAGENET]
+    assert find_sets(["cn-clip-10"]) == [name for name in ELEVATER if name in CN_CLIP_TEN]
+    assert find_sets(["mnist", "cifar-10", "mnist", "imagenet"]) == ["cifar-10", "mnist", IMAGENET]
+
+
+def test_published_rows_are_of_these_sets_and_keep_their_mean():
+    rows = {row.model: row for row in PUBLISHED}
+    assert all(set(row.values) <= set(SETS) and row.source for row in PUBLISHED)
+    means = {"CN-CLIP RN50 (77 M)": 41.5, "CN-CLIP ViT-B/16 (188 M)": 54.5}  # as published
+    for model, mean in means.items():
+        ten = [rows[model].values[name] for name in CN_CLIP_TEN]
+        assert sum(ten) / len(ten) == pytest.approx(mean, abs=0.06)
+
+
+def test_unknown_protocols_and_sets_are_refused_with_those_there_are():
+    with pytest.raises(ValueError, match=r"protocol: there is no 'elevater-fr', only elevater-en, elevater-zh"):
+        find_protocol("elevater-fr")
+    with pytest.raises(ValueError, match=r"sets: there is no 'cifar10'\. Give all, .*cifar-10"):
+        find_sets(["cifar10"])

@@ -1,0 +1,189 @@
+"""What is measured, and how: ELEVATER's twenty sets, ImageNet-1k beside them, and the protocols.
+
+Source: the toolkit of ELEVATER (Li et al., arXiv 2204.08790) for classes, test sizes, metrics and KITTI's squashed
+pictures; the script `cn_clip/eval/zeroshot_evaluation.py` of Chinese-CLIP 1.6.0 for `cn-clip-compat`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+METRICS = {
+    "top1": "accuracy",
+    "mean_per_class": "mean per class",
+    "11_point_map": "11-point mAP",
+    "roc_auc": "ROC AUC",
+}
+
+
+@dataclass(frozen=True)
+class EvalSet:
+    """One test set.
+
+    Args:
+        num_classes: in the protocol.
+        num_pictures: in the protocol's test split.
+        metric: a key of `METRICS`.
+        hub: data set on the Hub that is read where the user names no other; its test split may be another one, which
+            the result says.
+        split: of it.
+        clip_benchmark: the set's name in the package `clip-benchmark`, where its English templates are ELEVATER's.
+        cn_clip: group of templates in the package `cn-clip`.
+        squashed: pictures are resized to the model's square without a crop.
+        several_labels: a picture can show several classes.
+        aliases: how common copies of the set call a class, to the protocol's English name.
+    """
+
+    num_classes: int
+    num_pictures: int
+    metric: str
+    hub: str
+    split: str = "test"
+    clip_benchmark: str | None = None
+    cn_clip: str = "openai_templates"
+    squashed: bool = False
+    several_labels: bool = False
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+_WDS = "clip-benchmark/wds_"
+
+ELEVATER = {
+    "caltech-101": EvalSet(
+        102, 6084, "mean_per_class", f"{_WDS}vtab-caltech101", "test", "caltech101", "caltech101_templates",
+        aliases={
+            "BACKGROUND_Google": "background", "background_google": "background", "car_side": "side of a car",
+            "cougar_body": "body of a cougar cat", "cougar_face": "face of a cougar cat",
+            "crocodile_head": "head of a  crocodile", "flamingo_head": "head of a flamingo",
+            "Faces_easy": "centered face", "Faces": "off-center face",
+        },
+    ),
+    "cifar-10": EvalSet(10, 10000, "top1", f"{_WDS}vtab-cifar10", "test", "cifar10"),
+    "cifar-100": EvalSet(100, 10000, "top1", f"{_WDS}vtab-cifar100", "test", "cifar100", "cifar100_templates"),
+    "country211": EvalSet(211, 21100, "top1", f"{_WDS}country211", "test", "country211", "country211_templates"),
+    "dtd": EvalSet(47, 1880, "top1", f"{_WDS}vtab-dtd", "test", "dtd", "dtd_templates"),
+    "eurosat_clip": EvalSet(
+        10, 5000, "top1", f"{_WDS}vtab-eurosat", "test", "eurosat", "eurosat_templates",
+        aliases={
+            "AnnualCrop": "annual crop land", "Forest": "forest", "HerbaceousVegetation": "brushland or shrubland",
+            "Highway": "highway or road", "Industrial": "industrial buildings or commercial buildings",
+            "Pasture": "pasture land", "PermanentCrop": "permanent crop land",
+            "Residential": "residential buildings or homes or apartments", "River": "river", "SeaLake": "lake or sea",
+        },
+    ),
+    "fer-2013": EvalSet(
+        7, 3589, "top1", f"{_WDS}fer2013", "test", "fer2013", "fer_templates",
+        aliases={
+            "anger": "angry", "disgust": "disgusted", "fear": "fearful", "happiness": "happy", "smiling": "happy",
+            "bored": "neutral", "sadness": "sad", "depressed": "sad", "surprise": "surprised",
+            "shocked": "surprised", "spooked": "surprised",
+        },
+    ),
+    "fgvc-aircraft-2013b-variants102": EvalSet(
+        100, 3333, "mean_per_class", f"{_WDS}fgvc_aircraft", "test", "fgvc_aircraft", "aircraft_templates"
+    ),
+    "food-101": EvalSet(101, 25250, "top1", "ethz/food101", "validation", "food101", "food_templates"),
+    "gtsrb": EvalSet(43, 12630, "top1", f"{_WDS}gtsrb", "test", "gtsrb"),
+    "hateful-memes": EvalSet(
+        2, 500, "roc_auc", "Multimodal-Fatima/Hatefulmemes_validation", "validation", None, "hatefulmemes_templates",
+        aliases={"not-hateful": "meme", "hateful": "hatespeech meme"},
+    ),
+    "kitti-distance": EvalSet(
+        4, 711, "top1", f"{_WDS}vtab-kitti_closest_vehicle_distance", "test", "kitti_closest_vehicle_distance",
+        "kitti_templates", squashed=True,
+    ),
+    "mnist": EvalSet(10, 10000, "top1", f"{_WDS}mnist", "test", "mnist"),
+    "oxford-flower-102": EvalSet(
+        102, 6149, "mean_per_class", f"{_WDS}vtab-flowers", "test", "flowers", "flower_templates"
+    ),
+    "oxford-iiit-pets": EvalSet(37, 3669, "mean_per_class", f"{_WDS}vtab-pets", "test", "pets", "pet_templates"),
+    "patch-camelyon": EvalSet(2, 32768, "top1", f"{_WDS}vtab-pcam", "test", None, "patch_templates"),
+    "rendered-sst2": EvalSet(2, 1821, "top1", f"{_WDS}renderedsst2", "test", "renderedsst2"),
+    "resisc45_clip": EvalSet(45, 25200, "top1", f"{_WDS}vtab-resisc45", "test", None, "eurosat_templates"),
+    "stanford-cars": EvalSet(196, 8041, "top1", f"{_WDS}cars", "test", "cars", "cars_templates"),
+    "voc-2007-classification": EvalSet(
+        20, 4952, "11_point_map", f"{_WDS}voc2007_multilabel", "test", "voc2007_multilabel", several_labels=True
+    ),
+}  # fmt: skip
+IMAGENET = "imagenet-1k"
+SETS = ELEVATER | {IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")}
+
+# the ten sets of which Chinese-CLIP publishes numbers with Chinese prompts
+CN_CLIP_TEN = (
+    "cifar-10", "cifar-100", "dtd", "eurosat_clip", "fer-2013", "fgvc-aircraft-2013b-variants102", "kitti-distance",
+    "mnist", "patch-camelyon", "voc-2007-classification",
+)  # fmt: skip
+SELECTIONS: dict[str, tuple[str, ...]] = {
+    "all": tuple(SETS),
+    "elevater": tuple(ELEVATER),
+    "cn-clip-10": CN_CLIP_TEN,
+    "imagenet": (IMAGENET,),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a set is measured.
+
+    Args:
+        name: stands beside every number.
+        language: of class names and templates.
+        squashed: every picture is squashed; otherwise the short side is resized and the centre cropped, but for sets
+            that say otherwise.
+        top1: accuracy on every set; otherwise the set's own metric.
+        script_templates: the choice of templates of Chinese-CLIP's script, which has its own for six sets only.
+    """
+
+    name: str
+    language: str
+    squashed: bool = False
+    top1: bool = False
+    script_templates: bool = False
+
+    def metric_of(self, eval_set: EvalSet) -> str:
+        """The metric that the table shows."""
+        return "top1" if self.top1 else eval_set.metric
+
+    def squashes(self, eval_set: EvalSet) -> bool:
+        """Whether pictures are squashed."""
+        return self.squashed or eval_set.squashed
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("elevater-en", "en"),
+        Protocol("elevater-zh", "zh"),
+        Protocol("cn-clip-compat", "zh", squashed=True, top1=True, script_templates=True),
+    )
+}
+CLASS_NAMES = "class-names"  # the user's own classes, sets and languages
+
+
+def find_protocol(name: str) -> Protocol:
+    """A protocol by name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(
+            f"protocol: there is no {name!r}, only {', '.join(PROTOCOLS)}. For sets and classes of your own give "
+            "--class_names instead."
+        )
+    return PROTOCOLS[name]
+
+
+def find_sets(names: Sequence[str]) -> list[str]:
+    """Ids of sets, in the order of the table, from ids and names of selections.
+
+    Raises:
+        ValueError: neither.
+    """
+    found: set[str] = set()
+    for name in names:
+        if name not in SETS and name not in SELECTIONS:
+            raise ValueError(
+                f"sets: there is no {name!r}. Give {', '.join(SELECTIONS)}, or sets by name: {', '.join(SETS)}."
+            )
+        found |= set(SELECTIONS.get(name, (name,)))
+    return [name for name in SETS if name in found]

@@ -1,0 +1,93 @@
+"""The sentences around a class name. They come from the installed packages where those are there, else they are ours:
+`templates/en.json` and `templates/zh.json`, written for this project.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP, file_of, read_json, read_python
+from training.zero_shot.protocols import IMAGENET, SETS, Protocol
+
+OURS = "ours"
+SOURCES = ("auto", OURS)
+# sets for which Chinese-CLIP's script takes templates of their own; all others share one list
+_SCRIPT_GROUPS = {
+    "fgvc-aircraft-2013b-variants102", "food-101", "oxford-flower-102", "eurosat_clip", "resisc45_clip", "country211"
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Templates:
+    """Sentences, each with one `{}`.
+
+    Args:
+        lines: the sentences.
+        source: whose they are, for the result.
+    """
+
+    lines: tuple[str, ...]
+    source: str
+
+
+def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templates:
+    """The templates of a set.
+
+    Args:
+        name: id of the set.
+        protocol: says the language.
+        source: `auto` takes them from a package where it is installed and has ELEVATER's own, else from us; `ours`;
+            or a JSON file of {language: [templates]} for all sets.
+
+    Raises:
+        ValueError: the file is not there, or has none in this language.
+    """
+    if source not in SOURCES:
+        return read_templates(source, protocol.language)
+    if source == "auto" and (found := _from_clip_benchmark(name, protocol) or _from_cn_clip(name, protocol)):
+        return found
+    path = Path(__file__).parent / "templates" / f"{protocol.language}.json"
+    return Templates(tuple(json.loads(path.read_text(encoding="utf-8"))[name]), OURS)
+
+
+def read_templates(path: str, language: str) -> Templates:
+    """Templates from a JSON file of {language: [templates]}.
+
+    Raises:
+        ValueError: it cannot be read, has none in the language, or one of them has not exactly one `{}`.
+    """
+    try:
+        lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
+        lines[0].format("")
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"templates: cannot read templates in {language!r} from {path!r} ({error!r}). Give {', '.join(SOURCES)}, "
+            'or a JSON file of {"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
+        ) from error
+    for line in lines:
+        if line.count("{}") != 1 or line.count("{") != 1:
+            raise ValueError(f"templates: {line!r} in {path!r} needs exactly one {{}}, where the class name goes.")
+    return Templates(tuple(lines), path)
+
+
+def _from_clip_benchmark(name: str, protocol: Protocol) -> Templates | None:
+    """English; in Chinese the package has ImageNet's alone, which are those of `cn-clip`."""
+    path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
+    if path is None or protocol.language != "en":
+        return None
+    lines = read_json(path).get(SETS[name].clip_benchmark or "")
+    return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
+
+
+def _from_cn_clip(name: str, protocol: Protocol) -> Templates | None:
+    """Chinese."""
+    file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
+    if protocol.script_templates and name not in _SCRIPT_GROUPS:
+        group = "openai_templates"
+    elif name == IMAGENET:
+        file, group = "eval/imagenet_zeroshot_templates.py", "openai_imagenet_template"
+    path = file_of(CN_CLIP, file)
+    if path is None or protocol.language != "zh":
+        return None
+    lines = read_python(path).get(group)
+    return Templates(tuple(lines), f"{CN_CLIP} ({group})") if lines else None
