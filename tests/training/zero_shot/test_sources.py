@@ -1,0 +1,197 @@
+"""Test sets are read from wherever they lie, and compared with the protocol."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features
+
+from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.places import MissingDataError, Source
+from training.zero_shot.protocols import SETS
+from training.zero_shot.sources import open_set
+
+NAMES = ClassNames.read("cifar-10")
+VOC_NAMES = ClassNames.read("voc-2007-classification")
+EXPECTED = [name for name, codes in CIFAR_10.items() for _ in codes]
+NUM = len(EXPECTED)
+
+
+def open_cifar(place, **fields):
+    return open_set("cifar-10", Source(str(place), **fields), NAMES, SETS["cifar-10"])
+
+
+def names_of(labelled) -> list[str]:
+    return [NAMES.names["en"][number] for number in labelled.labels.tolist()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_folders(tmp_path_factory.mktemp("cifar"), CIFAR_10)
+
+
+def write_tar(path, samples: list[dict[str, bytes]]):
+    """Shards as `clip-benchmark` has them on the Hub."""
+    path.parent.mkdir(parents=True)
+    with tarfile.open(path, "w") as archive:
+        for number, sample in enumerate(samples):
+            for ending, content in sample.items():
+                info = tarfile.TarInfo(f"s{number:07d}.{ending}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+
+
+def test_a_folder_a_class(folder):
+    labelled = open_cifar(folder)
+    assert names_of(labelled) == sorted(EXPECTED) and labelled.rows.column_names == ["image"]
+    assert labelled.differs == [f"{NUM} pictures, the protocol's test has 10,000"]
+    assert (labelled.source, labelled.split, labelled.revision) == (str(folder), None, None)
+
+
+def test_of_several_splits_in_a_folder_the_named_one_is_taken(tmp_path):
+    write_folders(tmp_path / "train", {"cat": ["1f408"]})
+    write_folders(tmp_path / "val", {"dog": ["1f415", "1f436"]})
+    assert names_of(open_cifar(tmp_path, split="val")) == ["dog", "dog"]
+
+
+def test_parquet_with_names_in_any_column(tmp_path):
+    rows = rows_of(CIFAR_10).add_column("number", list(range(NUM)))
+    named = rows.rename_columns({"label": "english", "image": "photo"})
+    path = write_parquet(tmp_path / "rows.parquet", named)
+    assert names_of(open_cifar(path, label_column="english", image_column="photo")) == EXPECTED
+
+
+def test_numbers_without_names_are_passed_over_for_a_column_with_names(tmp_path):
+    rows = rows_of(CIFAR_10).rename_column("label", "en").add_column("label", [NUM - n for n in range(NUM)])
+    assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
+
+
+def test_numbers_in_another_order_go_by_their_names(tmp_path):
+    order = sorted(CIFAR_10, reverse=True)
+    rows = rows_of(CIFAR_10)
+    features = Features({"image": rows.features["image"], "label": ClassLabel(names=order)})
+    path = write_parquet(tmp_path / "rows.parquet", rows.cast(features))
+    assert names_of(open_cifar(path)) == EXPECTED
+    bare = rows.map(lambda row: {"label": order.index(row["label"])})
+    bare = write_parquet(tmp_path / "bare.parquet", bare)
+    listed = tmp_path / "names.txt"
+    listed.write_text("\n".join(order), encoding="utf-8")
+    assert names_of(open_cifar(bare, label_names=str(listed))) == EXPECTED
+    with pytest.raises(ValueError, match=r"label: cifar-10 \(.*bare\.parquet\): label \d has no name"):
+        open_cifar(bare)
+
+
+def test_a_copy_of_a_hub_data_set_brings_its_list_of_names(tmp_path):
+    order = sorted(CIFAR_10, reverse=True)
+    samples = [
+        {"png": drawing(code).read_bytes(), "cls": str(order.index(name)).encode()}
+        for name, codes in CIFAR_10.items()
+        for code in codes
+    ]
+    write_tar(tmp_path / "test" / "0.tar", samples)
+    (tmp_path / "classnames.txt").write_text("\n".join(order), encoding="utf-8")
+    labelled = open_cifar(tmp_path)
+    assert names_of(labelled) == EXPECTED and labelled.split == "test"
+
+
+def test_several_labels_a_picture(tmp_path):
+    rows = [{"image": {"bytes": drawing(code).read_bytes()}, "label": ["person", name]} for name, code in VOC.items()]
+    path = write_parquet(tmp_path / "voc.parquet", rows)
+    labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
+    assert labelled.labels.shape == (len(VOC), 20)
+    for row, name in zip(labelled.labels, VOC, strict=True):
+        shown = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
+        assert shown == {"person", name}
+    assert "no picture of 7 of 20 classes" in labelled.differs[1]
+
+
+def test_flags_a_class_as_arrays_in_shards(tmp_path):
+    order = list(VOC)
+    samples = []
+    for name, code in VOC.items():
+        buffer = io.BytesIO()
+        np.save(buffer, np.array([int(name == other) for other in order]))
+        samples.append({"png": drawing(code).read_bytes(), "npy": buffer.getvalue()})
+    write_tar(tmp_path / "test" / "0.tar", samples)
+    (tmp_path / "classnames.txt").write_text("\n".join(order), encoding="utf-8")
+    labelled = open_set("voc-2007-classification", Source(str(tmp_path)), VOC_NAMES, SETS["voc-2007-classification"])
+    found = [VOC_NAMES.names["en"][number] for number in labelled.labels.argmax(1).tolist()]
+    assert found == order and (labelled.labels.sum(1) == 1).all()
+
+
+def test_one_label_a_picture_where_there_should_be_several_is_told(tmp_path):
+    path = write_parquet(tmp_path / "voc.parquet", rows_of({name: [code] for name, code in VOC.items()}))
+    labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
+    assert "one label a picture, the protocol has several" in labelled.differs
+
+
+def test_classes_that_are_listed_but_not_the_protocols_are_told(tmp_path):
+    rows = rows_of(CIFAR_10)
+    features = Features({"image": rows.features["image"], "label": ClassLabel(names=[*CIFAR_10, "submarine"])})
+    labelled = open_cifar(write_parquet(tmp_path / "rows.parquet", rows.cast(features)))
+    assert labelled.differs[-1] == "lists classes that the protocol has not, such as 'submarine'"
+
+
+def test_the_key_of_the_pictures_is_their_content(folder, tmp_path):
+    first = open_cifar(folder)
+    rows = rows_of({name: sorted(CIFAR_10[name]) for name in sorted(CIFAR_10)})
+    moved = open_cifar(write_parquet(tmp_path / "moved.parquet", rows))
+    turned = open_cifar(write_parquet(tmp_path / "turned.parquet", rows.select(range(NUM - 1, -1, -1))))
+    assert first.digest == moved.digest != turned.digest
+
+
+def test_a_set_of_ones_own_has_nothing_to_differ_from(folder):
+    labelled = open_set("mine", Source(str(folder)), NAMES)
+    assert labelled.name == "mine" and labelled.differs == []
+
+
+# bad input
+
+
+def load_nothing() -> Dataset:
+    """A source without rows."""
+    return rows_of({})
+
+
+def test_a_set_that_the_hub_does_not_give_is_missing_and_says_why():
+    with pytest.raises(MissingDataError, match=r"its place|offline"):
+        open_cifar("hub")
+
+
+def test_a_source_that_the_user_named_is_an_error():
+    with pytest.raises(ValueError, match=r"data: cifar-10: there is no '/nowhere/at/all'"):
+        open_cifar("/nowhere/at/all")
+    with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
+        open_cifar("owner/name")
+
+
+def test_a_label_outside_the_class_list_is_refused_with_set_file_and_name(tmp_path):
+    write_folders(tmp_path / "data", {"cat": ["1f408"], "submarine": ["1f6a2"]})
+    with pytest.raises(ValueError, match=r"label: cifar-10 \(.*data\): 'submarine' is not among the 10 classes"):
+        open_cifar(tmp_path / "data")
+
+
+def test_empty_folders_are_refused_by_name(tmp_path):
+    with pytest.raises(ValueError, match=r"data: cifar-10: folder .* is empty"):
+        open_cifar(tmp_path)
+    write_folders(tmp_path, {"cat": ["1f408"]})
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(ValueError, match=r"data: cifar-10: folder '.*dog' has no pictures"):
+        open_cifar(tmp_path)
+
+
+def test_missing_columns_and_rows_are_refused(tmp_path):
+    rows = rows_of(CIFAR_10)
+    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'of images', .*--image_column"):
+        open_cifar(write_parquet(tmp_path / "a.parquet", rows.remove_columns("image")))
+    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
+        open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")
+    with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no pictures"):
+        open_cifar("tests.training.zero_shot.test_sources:load_nothing")
+
+
+def test_a_list_of_names_that_is_not_there_is_refused(folder):
+    with pytest.raises(ValueError, match=r"label_names: cifar-10: cannot read 'nowhere\.txt'"):
+        open_cifar(folder, label_names="nowhere.txt")
