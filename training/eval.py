@@ -1,93 +1,54 @@
-"""Zero-shot classification of models on a labelled set, in a named language; writes `results.json`.
+"""Zero-shot classification after ELEVATER, in English and in Chinese, or of labelled sets of your own.
 
-python training/eval.py --model runs/demo/model --data unseen=TEST.parquet --class_names NAMES.json --language zh
+python training/eval.py --model runs/demo/model --protocol elevater-en elevater-zh --data cifar-10=CIFAR.parquet
+--output_dir out
+python training/eval.py --model runs/demo/model --class_names NAMES.json --data unseen=TEST.parquet --language zh
 --output_dir out
 """
 
-from dataclasses import dataclass
-
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.data import load_source
-from training.results import Results, make_meta
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.classify import encode, evaluate, score
-from training.zero_shot.models import ZeroShotModel
+from training.results import Results
+from training.zero_shot.cache import EmbeddingCache, find_processes
+from training.zero_shot.options import EvalOptions
+from training.zero_shot.report import write_report
+from training.zero_shot.run import Runner
+
+LISTS = ("model", "data", "protocol", "sets", "language", "label_names")
+FLAGS = ("published", "per_class", "confusion")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalOptions:
-    """What to measure.
-
-    Args:
-        model: folder or Hub id of a model with image and text features; several are a list.
-        data: labelled sets, NAME=SOURCE; SOURCE is a parquet file, a folder, a Hub id or `module:function`.
-        class_names: JSON list of {language: name}, one entry a class, or the id of one of ELEVATER's sets, such as
-            cifar-100.
-        language: languages of the candidates (ISO 639-1 codes); en and zh where none is given.
-        output_dir: where results.json goes.
-        split: of the data, where there are several.
-        image_column: column of the pictures.
-        label_column: column of the label's name.
-        label_language: language in which the data name their labels.
-        stage: written to the rows.
-        seed: of the model's training, written to the rows.
-        text_model: folder or Hub id of another model that reads the candidates, such as the teacher of the one that
-            sees the pictures: whether their embeddings can be compared.
-    """
-
-    model: list[str]
-    data: list[str]
-    class_names: str
-    output_dir: str
-    language: list[str]
-    split: str = "test"
-    image_column: str = "image"
-    label_column: str = "label"
-    label_language: str = "en"
-    stage: str | None = None
-    seed: int | None = None
-    text_model: str | None = None
-
-
-def main(argv: list[str] | None = None) -> Results:
-    """Parse, measure, write, print the table."""
+def make_parser() -> ArgumentParser:
+    """The command line: the fields of `EvalOptions`."""
     parser = ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", action="config", help="options in YAML")
-    for name in ("model", "data", "language"):  # several values, or the option several times
+    for name in LISTS:  # several values, or the option several times
         parser.add_argument(f"--{name}", nargs="+", action="extend", type=str, default=[])
-    parser.add_class_arguments(EvalOptions, skip={"model", "data", "language"})
+    for name in FLAGS:
+        parser.add_argument(f"--{name}", action="store_true")
+    parser.add_class_arguments(EvalOptions, skip={*LISTS, *FLAGS})
+    return parser
+
+
+def main(argv: list[str] | None = None) -> Results | None:
+    """Parse, measure, write, print the table; None in all processes but the first."""
+    parser = make_parser()
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
-    except ArgumentError as error:
+        values.pop("config")
+        options = EvalOptions(**values)
+        exams = options.exams()
+        sets, missing = options.open_sets(exams)
+        state = find_processes()
+        cache = EmbeddingCache(options.cache_folder, state)
+        runner = Runner(exams, sets, cache, options.stage, options.seed, options.keeps_details)
+        outcome = runner.run(options.model, options.text_model)
+    except (ArgumentError, ValueError) as error:
         parser.exit(2, f"eval: {error}\n")
-    values.pop("config")
-    values["language"] = values["language"] or ["en", "zh"]  # a default that is extended could not be replaced
-    for name in ("model", "data"):
-        if not values[name]:
-            parser.exit(2, f"eval: --{name} is missing. See --help.\n")
-    options = EvalOptions(**values)
-    class_names = ClassNames.read(options.class_names, options.label_language)
-    sets = {}
-    for entry in options.data:
-        name, _, source = entry.rpartition("=")
-        sets[name or source] = load_source(source, options.split)
-    results = Results(make_meta(data=" ".join(options.data), seed=options.seed, class_names=options.class_names))
-    fields = {"label_column": options.label_column, "stage": options.stage, "seed": options.seed}
-    reader = None
-    if options.text_model is not None:
-        reader = encode(ZeroShotModel.from_pretrained(options.text_model), {}, class_names, options.language)
-    for name in options.model:
-        model = ZeroShotModel.from_pretrained(name)
-        if reader is None:
-            results.rows += evaluate(
-                model, sets, class_names, options.language, image_column=options.image_column, **fields
-            )
-        else:
-            seen = encode(model, sets, class_names, [], options.image_column)
-            results.rows += score(seen, reader, sets, class_names, **fields)
-    path = results.write(options.output_dir)
-    print(f"{results.table()}\n\n{path}")
+    if not state.is_main_process:
+        return None
+    results, text = write_report(options, exams, sets, missing, outcome)
+    print(text)
     return results
 
 

@@ -13,6 +13,8 @@ from training.results import Row
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.models import ZeroShotModel
 
+TEXTS_AT_ONCE = 8192  # their embeddings are in memory together
+
 
 def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
     """One embedding a class: fill every template, encode, normalise, mean, normalise again.
@@ -27,8 +29,15 @@ def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequ
 
     Source: ELEVATER (arXiv 2204.08790), as CLIP (arXiv 2103.00020) ensembles prompts.
     """
-    embeddings = torch.stack([model.encode_texts([template.format(name) for name in names]) for template in templates])
-    return F.normalize(embeddings.mean(0), dim=-1)
+    at_once = max(1, TEXTS_AT_ONCE // len(templates))
+    parts = []
+    for start in range(0, len(names), at_once):
+        part = names[start : start + at_once]
+        embeddings = model.encode_texts([template.format(name) for name in part for template in templates])
+        parts.append(
+            embeddings.unflatten(0, (len(part), len(templates))).mean(1)
+        )  # (classes, templates, D) -> (classes, D)
+    return F.normalize(torch.cat(parts), dim=-1)
 
 
 PROTOCOL = "class-names"  # the plain names, no sentence around them

@@ -1,0 +1,84 @@
+"""What was encoded once is not encoded again, and nothing stale is found."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.training.zero_shot.drawings import CIFAR_10, rows_of, write_parquet
+from training.zero_shot.cache import EmbeddingCache, Encoder, find_processes
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import class_embeddings
+from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.places import Source
+from training.zero_shot.sources import LabelledSet, open_set
+from training.zero_shot.templates import Templates
+
+TEMPLATES = Templates(("a photo of a {}.", "{}"), "ours")
+
+
+@pytest.fixture(scope="module")
+def model(teacher_folder) -> ZeroShotModel:
+    return ZeroShotModel.from_pretrained(teacher_folder)
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> LabelledSet:
+    path = write_parquet(tmp_path_factory.mktemp("set") / "rows.parquet", rows_of(CIFAR_10))
+    return open_set("cifar-10", Source(str(path)), ClassNames.read("cifar-10"))
+
+
+@pytest.fixture
+def encoder(model, tmp_path) -> Encoder:
+    return Encoder(model, EmbeddingCache(tmp_path, find_processes()))
+
+
+def files(folder, kind: str) -> list:
+    return sorted((folder / kind).glob("*"))
+
+
+def test_pictures_and_classes_are_found_again_without_the_model(encoder, model, labelled, tmp_path):
+    pictures = encoder.pictures(labelled, False)
+    classes = encoder.classes(["cat", "dog"], TEMPLATES)
+    torch.testing.assert_close(pictures, model.encode_pictures(labelled.rows))
+    torch.testing.assert_close(classes, class_embeddings(model, ["cat", "dog"], TEMPLATES.lines))
+    encoder.release()
+    assert torch.equal(encoder.pictures(labelled, False), pictures)
+    assert torch.equal(encoder.classes(["cat", "dog"], TEMPLATES), classes)
+    with pytest.raises(ValueError, match=r"cache: .* is gone"):
+        encoder.classes(["cat", "cow"], TEMPLATES)
+
+
+def test_everything_that_decides_a_number_is_in_its_key(encoder, labelled, tmp_path):
+    encoder.pictures(labelled, False)
+    encoder.pictures(labelled, True)
+    encoder.pictures(replace(labelled, rows=labelled.rows.select(range(4))), False)
+    assert len(files(tmp_path, "pictures")) == 3
+    encoder.classes(["cat", "dog"], TEMPLATES)
+    encoder.classes(["dog", "cat"], TEMPLATES)
+    encoder.classes(["cat", "dog"], Templates(TEMPLATES.lines[:1], "ours"))
+    encoder.classes(["cat", "dog"], replace(TEMPLATES, source="elsewhere"))  # the same sentences
+    assert len(files(tmp_path, "classes")) == 3
+
+
+def test_another_model_finds_nothing_of_the_first(encoder, altclip_folder, labelled, tmp_path):
+    encoder.pictures(labelled, False)
+    other = Encoder(ZeroShotModel.from_pretrained(altclip_folder), encoder.cache)
+    assert not torch.equal(other.pictures(labelled, False), encoder.pictures(labelled, False))
+
+
+def test_a_damaged_file_is_computed_anew_and_mended(encoder, labelled, tmp_path):
+    pictures = encoder.pictures(labelled, False)
+    (path,) = files(tmp_path, "pictures")
+    path.write_bytes(path.read_bytes()[:50])
+    assert torch.equal(encoder.pictures(labelled, False), pictures)
+    assert path.stat().st_size > 50 and files(tmp_path, "pictures") == [path]
+
+
+def test_a_picture_that_does_not_decode_is_told_with_its_set_and_leaves_no_file(encoder, labelled, tmp_path):
+    rows = labelled.rows.to_list()
+    rows[3]["image"]["bytes"] = rows[3]["image"]["bytes"][:40]
+    damaged = replace(labelled, rows=type(labelled.rows).from_list(rows, features=labelled.rows.features))
+    with pytest.raises(ValueError, match=r"data: cifar-10 \(.*rows\.parquet\), from row 0: .*row 3"):
+        encoder.pictures(damaged, False)
+    assert not files(tmp_path, "pictures")

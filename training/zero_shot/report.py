@@ -1,0 +1,58 @@
+"""The files of a result."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.files import whole_file
+from training.results import Results, make_meta
+from training.zero_shot.details import draw_confusion, draw_languages, write_class_tables
+from training.zero_shot.exams import Exam
+from training.zero_shot.options import EvalOptions
+from training.zero_shot.run import Outcome
+from training.zero_shot.sources import LabelledSet
+from training.zero_shot.table import describe, exams_table, published_sources, results_table, scores
+
+TABLE_FILE, LANGUAGES_FILE = "table.md", "languages.png"
+
+
+def write_report(
+    options: EvalOptions,
+    exams: Sequence[Exam],
+    sets: dict[str, LabelledSet],
+    missing: dict[str, str],
+    outcome: Outcome,
+) -> tuple[Results, str]:
+    """Write results.json, table.md, languages.png, and on demand tables of classes and pictures of confusion.
+
+    Args:
+        options: what was asked.
+        exams: in detail.
+        sets: the test sets that could be had, by id.
+        missing: why the others could not.
+        outcome: what came out.
+
+    Returns:
+        The results, and what is shown: the tables and the files.
+    """
+    folder = Path(options.output_dir)
+    meta = make_meta(
+        data=" ".join(options.data) or "hub",
+        seed=options.seed,
+        models=outcome.models,
+        exams=[describe(exam, sets, missing) for exam in exams],
+    )
+    results = Results(meta, outcome.rows + scores(outcome.rows, exams, sets))
+    parts = [results_table(results.rows, exams, sets, options.published)]
+    if options.published:
+        parts += [f"published: {line}" for line in published_sources(exams)]
+    text = "\n\n".join([*parts, exams_table(exams, sets, missing)])
+    paths = [results.write(folder), folder / TABLE_FILE]
+    with whole_file(folder / TABLE_FILE) as scratch:
+        scratch.write_text(f"{text}\n", encoding="utf-8")
+    drawn = draw_languages(results.rows, exams, folder / LANGUAGES_FILE)
+    paths += [drawn] if drawn else []
+    if options.per_class:
+        paths += write_class_tables(outcome.details, folder)
+    if options.confusion:
+        paths += draw_confusion(outcome.details, folder)
+    return results, "\n\n".join([text, "\n".join(map(str, paths))])

@@ -1,0 +1,153 @@
+"""All models through all exams."""
+
+import gc
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from training.results import Row
+from training.zero_shot.cache import EmbeddingCache, Encoder
+from training.zero_shot.exams import Exam
+from training.zero_shot.measure import Measured, agreement, measure
+from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.sources import LabelledSet
+
+AGREEMENT = "agreement"
+
+
+@dataclass
+class Outcome:
+    """What came out.
+
+    Args:
+        rows: the numbers.
+        models: name, revision and fingerprint of each model.
+        details: by model and exam, where the caller wants more than numbers.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    models: list[dict[str, str | None]] = field(default_factory=list)
+    details: list[tuple[str, Exam, Measured]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Takes models through exams.
+
+    Sets are taken one after the other and kept in the cache, so that a run that was stopped goes on where it was.
+
+    Args:
+        exams: what is asked, set by set.
+        sets: the test sets that could be had, by id.
+        cache: where embeddings are kept.
+        stage: written to the rows.
+        seed: written to the rows.
+        keep_details: whether to keep what tables of classes and confusion need.
+    """
+
+    exams: Sequence[Exam]
+    sets: dict[str, LabelledSet]
+    cache: EmbeddingCache
+    stage: str | None = None
+    seed: int | None = None
+    keep_details: bool = False
+
+    def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
+        """Measure.
+
+        Args:
+            models: folders or Hub ids, as `ZeroShotModel.from_pretrained` takes them.
+            text_model: another one that reads for each of them, and sees for each of them.
+
+        Returns:
+            Everything in the first process; the others return no rows.
+
+        Raises:
+            ValueError: a model, picture or label cannot be used, or two models do not embed in one space.
+        """
+        outcome = Outcome()
+        other = None
+        if text_model is not None:
+            other = self._encode(text_model, outcome)
+            other.release()
+        for name in models:
+            encoder = self._encode(name, outcome)
+            outcome.rows += self._measure(encoder, encoder, outcome)
+            if other is not None:
+                outcome.rows += self._measure(encoder, other, outcome)
+                outcome.rows += self._measure(other, encoder, outcome)
+            encoder.release()
+            del encoder
+            gc.collect()  # before the next one is loaded: two large models need not fit
+        return outcome
+
+    def _encode(self, name: str, outcome: Outcome) -> Encoder:
+        """Load a model and let it encode all there is."""
+        model = ZeroShotModel.from_pretrained(name)
+        model.model.to(self.cache.state.device)
+        encoder = Encoder(model, self.cache)
+        outcome.models.append(
+            {"name": name, "revision": getattr(model, "revision", None), "fingerprint": encoder.fingerprint}
+        )
+        for exam in self._possible():
+            encoder.pictures(self.sets[exam.set], exam.squashed)
+            encoder.classes(exam.candidates, exam.templates)
+        return encoder
+
+    def _possible(self) -> Iterator[Exam]:
+        return (exam for exam in self.exams if exam.set in self.sets)
+
+    def _measure(self, seer: Encoder, reader: Encoder, outcome: Outcome) -> list[Row]:
+        name = seer.name if seer is reader else f"{seer.name} pictures, {reader.name} texts"
+        rows: list[Row] = []
+        measured: dict[tuple[str, ...], Measured] = {}
+        for exam in self._possible():
+            pictures = seer.pictures(self.sets[exam.set], exam.squashed)
+            classes = reader.classes(exam.candidates, exam.templates)
+            if pictures is None or classes is None:
+                continue  # the first process measures
+            if pictures.shape[1] != classes.shape[1]:
+                raise ValueError(
+                    f"text_model: {reader.name!r} embeds in {classes.shape[1]} dimensions, {seer.name!r} in "
+                    f"{pictures.shape[1]}: they cannot be compared. Name a model of the same space, such as its "
+                    "teacher."
+                )
+            try:
+                found = measure(pictures, classes, self.sets[exam.set].labels, exam.metric)
+            except ValueError as error:
+                raise ValueError(f"data: {exam.set}: {error}") from error
+            measured[exam.key] = found
+            rows += self._rows(name, exam, found)
+            if self.keep_details:
+                outcome.details.append((name, exam, found))
+        return rows + self._over_languages(name, rows, measured)
+
+    def _rows(self, name: str, exam: Exam, found: Measured) -> list[Row]:
+        return [
+            Row(name, self.stage, exam.set, exam.protocol, exam.language, metric, value, self.seed,
+                found.intervals.get(metric))
+            for metric, value in found.values.items()
+        ]  # fmt: skip
+
+    def _over_languages(self, name: str, rows: list[Row], measured: dict[tuple[str, ...], Measured]) -> list[Row]:
+        """The mean over languages, and how often the answers agree, where a set was measured in several."""
+        derived = []
+        for set_name, exams in languages_of(self._possible()).items():
+            languages = ", ".join(exam.language for exam in exams)
+            protocol = ", ".join(dict.fromkeys(exam.protocol for exam in exams))
+            found = [measured[exam.key] for exam in exams if exam.key in measured]
+            if not found:
+                continue  # the first process measures
+            mean = statistics.fmean(one.values[exams[0].metric] for one in found)
+            same = agreement([one.answers for one in found])
+            for metric, value in ((exams[0].metric, mean), (AGREEMENT, same)):
+                derived.append(Row(name, self.stage, set_name, protocol, languages, metric, value, self.seed))
+        return derived
+
+
+def languages_of(exams: Iterable[Exam]) -> dict[str, list[Exam]]:
+    """By set, the exams that differ in their language alone, where there are two or more."""
+    groups: dict[tuple[str, str], list[Exam]] = {}
+    for exam in exams:
+        groups.setdefault((exam.set, exam.protocol.removesuffix(f"-{exam.language}")), []).append(exam)
+    return {name: group for (name, _), group in groups.items() if len(group) > 1}

@@ -1,0 +1,172 @@
+"""Results as Markdown: a row a model, a column a set, and what every column was measured on."""
+
+from collections.abc import Iterable, Sequence
+
+from training.results import Row
+from training.zero_shot.exams import Exam
+from training.zero_shot.protocols import CLASS_NAMES, ELEVATER, METRICS
+from training.zero_shot.published import PUBLISHED, Published
+from training.zero_shot.run import AGREEMENT
+from training.zero_shot.sources import LabelledSet
+
+SCORE = "elevater_score"
+MISSING = "missing data"
+
+
+def scores(rows: Sequence[Row], exams: Sequence[Exam], sets: dict[str, LabelledSet]) -> list[Row]:
+    """The ELEVATER score of every model and protocol: the plain mean of the twenty sets, each as the protocol has it.
+
+    With a set missing, or another test split than the protocol's, there is none.
+    """
+    found = []
+    for protocol, language in _protocols(exams):
+        wanted = {exam.set: exam.metric for exam in exams if exam.protocol == protocol and exam.set in ELEVATER}
+        whole = [name for name in wanted if name in sets and not sets[name].differs]
+        if len(whole) < len(ELEVATER) or not protocol.startswith("elevater-"):
+            continue
+        for model in _models(rows):
+            values = [_value(rows, model, protocol, language, name, wanted[name]) for name in whole]
+            mean = sum(value for value in values if value is not None) / len(values)
+            found.append(Row(model, None, None, protocol, language, SCORE, mean))
+    return found
+
+
+def results_table(
+    rows: Sequence[Row], exams: Sequence[Exam], sets: dict[str, LabelledSet], published: bool = False
+) -> str:
+    """One row a model and protocol, one column a set, in percent.
+
+    Args:
+        rows: of a result.
+        exams: what was asked.
+        sets: the test sets that could be had.
+        published: whether to add the rows that others published.
+    """
+    columns = list(dict.fromkeys(exam.set for exam in exams))
+    protocols = _protocols(exams)
+    metrics = {exam.set: exam.metric for exam in exams}
+    with_score = any(protocol.startswith("elevater-") for protocol, _ in protocols)
+    lines = [["model", "protocol", *columns, *(["ELEVATER score"] if with_score else [])]]
+    lines.append(["---"] * len(lines[0]))
+    for model in _models(rows):
+        for protocol, language in protocols:
+            metrics = {exam.set: exam.metric for exam in exams if exam.protocol == protocol}
+            cells = [_cell(rows, model, protocol, language, name, metrics, sets) for name in columns]
+            score = [_score_cell(rows, model, protocol, language, metrics, sets)] if with_score else []
+            lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells, *score])
+        for title, metric in (("mean over languages", None), ("same answer in all languages", AGREEMENT)):
+            cells = [_over_languages(rows, model, name, metric or metrics.get(name)) for name in columns]
+            if any(cells):
+                lines.append([model, title, *cells, *([""] if with_score else [])])
+    if published:
+        lines += [_published_line(row, columns, with_score) for row in _published(columns, protocols)]
+    return _markdown(lines)
+
+
+def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: dict[str, str]) -> str:
+    """What every column of the results was measured on, how it differs from the protocol, and which are missing."""
+    lines = [["set", "protocol", "metric", "pictures", "source", "revision", "names", "templates", "differs"]]
+    lines.append(["---"] * len(lines[0]))
+    for exam in (exam for exam in exams if exam.set in sets):
+        fields = describe(exam, sets, missing)
+        templates = f"{fields['templates']}, {fields['num_templates']}"
+        place = " ".join(filter(None, (fields["source"], fields["split"])))
+        cells = [exam.set, exam.title, METRICS[exam.metric], f"{fields['pictures']:,}", place]
+        lines.append([*cells, fields["revision"], fields["names"], templates, "; ".join(fields["differs"])])
+    reasons: dict[str, list[str]] = {}
+    for name, reason in missing.items():
+        reasons.setdefault(reason, []).append(name)
+    notes = [f"{MISSING}: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
+    return "\n\n".join([_markdown(lines), *notes])
+
+
+def describe(exam: Exam, sets: dict[str, LabelledSet], missing: dict[str, str]) -> dict:
+    """What stands beside a result: protocol, names, templates, source, test size, revision, and how it differs."""
+    found = sets.get(exam.set)
+    return {
+        "set": exam.set,
+        "protocol": exam.protocol,
+        "language": exam.language,
+        "metric": exam.metric,
+        "classes": len(exam.candidates),
+        "names": exam.names_source,
+        "templates": exam.templates.source,
+        "num_templates": len(exam.templates.lines),
+        "pictures_are": "squashed" if exam.squashed else "cropped",
+        "source": found and found.source,
+        "split": found and found.split,
+        "revision": found and (found.revision or found.digest),
+        "pictures": found and len(found.rows),
+        "differs": found.differs if found else [],
+        "missing": missing.get(exam.set),
+    }
+
+
+def published_sources(exams: Sequence[Exam]) -> list[str]:
+    """Where the published rows are from, a line each."""
+    rows = _published([exam.set for exam in exams], _protocols(exams))
+    models: dict[str, list[str]] = {}
+    for row in rows:
+        models.setdefault(row.source, []).append(row.model)
+    return [f"{source}: {', '.join(names)}" for source, names in models.items()]
+
+
+def _published(columns: Iterable[str], protocols: Iterable[tuple[str, str]]) -> list[Published]:
+    languages, wanted = {language for _, language in protocols}, set(columns)
+    return [row for row in PUBLISHED if row.language in languages and wanted & set(row.values)]
+
+
+def _published_line(row: Published, columns: Sequence[str], with_score: bool) -> list[str]:
+    cells = [f"{row.values[name]:.1f}" if name in row.values else "" for name in columns]
+    protocol = f"published, {row.language}, {row.protocol or 'its own'}"
+    return [row.model, protocol, *cells, *(["not published"] if with_score else [])]
+
+
+def _protocols(exams: Iterable[Exam]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((exam.protocol, exam.language) for exam in exams))
+
+
+def _models(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row.model for row in rows))
+
+
+def _value(rows: Iterable[Row], model: str, protocol: str, language: str, name: str, metric: str) -> float | None:
+    wanted = (model, name, protocol, language, metric)
+    return next((r.value for r in rows if (r.model, r.set, r.protocol, r.language, r.metric) == wanted), None)
+
+
+def _cell(
+    rows: Sequence[Row], model: str, protocol: str, language: str, name: str, metrics: dict[str, str],
+    sets: dict[str, LabelledSet],
+) -> str:  # fmt: skip
+    if name not in metrics:
+        return ""
+    if name not in sets:
+        return MISSING
+    shown = [metrics[name], *(["top5"] if protocol == CLASS_NAMES else [])]
+    values = [_value(rows, model, protocol, language, name, metric) for metric in shown]
+    return " / ".join(f"{100 * value:.1f}" for value in values if value is not None)
+
+
+def _score_cell(
+    rows: Sequence[Row], model: str, protocol: str, language: str, metrics: dict[str, str],
+    sets: dict[str, LabelledSet],
+) -> str:  # fmt: skip
+    if not protocol.startswith("elevater-"):
+        return ""
+    score = next((r.value for r in rows if (r.model, r.protocol, r.metric) == (model, protocol, SCORE)), None)
+    if score is not None:
+        return f"{100 * score:.1f}"
+    there = [name for name in metrics if name in ELEVATER and name in sets]
+    differ = sum(bool(sets[name].differs) for name in there)
+    return f"{len(there)} of {len(ELEVATER)}" + (f", {differ} differ" if differ else "")
+
+
+def _over_languages(rows: Iterable[Row], model: str, name: str, metric: str | None) -> str:
+    wanted = (model, name, metric)
+    values = [r.value for r in rows if (r.model, r.set, r.metric) == wanted and r.language and ", " in r.language]
+    return f"{100 * values[0]:.1f}" if values else ""
+
+
+def _markdown(lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
