@@ -15,6 +15,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPProcessor,
+    MetaClip2Config,
+    MetaClip2Model,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     Siglip2Config,
@@ -67,7 +69,7 @@ TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "siglip", "siglip2", *T
 
 
 def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
-    """One of `TEACHERS`, in eval mode; its last token id ends a text.
+    """One of `TEACHERS`, or `metaclip_2`, in eval mode; its last token id ends a text.
 
     Args:
         kind: a family, or two towers of one.
@@ -88,6 +90,8 @@ def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTra
         model = ChineseCLIPModel(ChineseCLIPConfig(**sizes, **joint))
     elif kind == "clip":
         model = CLIPModel(CLIPConfig(**sizes, **joint))
+    elif kind == "metaclip_2":
+        model = MetaClip2Model(MetaClip2Config(**sizes, **joint))
     elif kind == "dcclip":
         model = make_model(WHOLE_MOBILENET, vocabulary=vocabulary, seed=7, teacher_license="apache-2.0")
     elif kind in ("siglip", "siglip2"):
@@ -121,7 +125,7 @@ def _leave_no_identity(model: PreTrainedModel) -> PreTrainedModel:
 def save_teacher(
     kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """A checkpoint of one of `TEACHERS`, with its processor."""
+    """A checkpoint of one of `TEACHERS`, or `metaclip_2`, with its processor."""
     model: Any = make_teacher_model(kind, len(tokenizer))
     model.to(dtype).save_pretrained(folder)
     processors: dict[str, Any] = {
@@ -129,6 +133,7 @@ def save_teacher(
         "chinese_clip": ChineseCLIPProcessor,
         "clip": CLIPProcessor,
         "dcclip": DCCLIPProcessor,
+        "metaclip_2": CLIPProcessor,
         "siglip": SiglipProcessor,
         "siglip2": Siglip2Processor,
     }

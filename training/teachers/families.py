@@ -113,7 +113,8 @@ def _texts(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Targ
     return Targets(outputs.last_hidden_state, outputs.pooler_output)
 
 
-def _num_positions(config: PreTrainedConfig) -> int:
+def num_positions(config: PreTrainedConfig) -> int:
+    """How many tokens the text tower has positions for; a very large number where positions are relative."""
     text = config.text_config
     positions = getattr(text, "max_position_embeddings", VERY_LARGE_INTEGER)  # absent where positions are relative
     return positions - text.pad_token_id - 1 if text.model_type in ROBERTA_LIKE else positions
@@ -152,7 +153,7 @@ class Family:
     text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
     projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
     image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
-    max_text_length: Callable[[PreTrainedConfig], int] = _num_positions
+    max_text_length: Callable[[PreTrainedConfig], int] = num_positions
     license: Callable[[PreTrainedConfig], str | None] = lambda config: None
 
 

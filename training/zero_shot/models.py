@@ -1,102 +1,204 @@
-"""Any model that has image and text features, with its own way to prepare pictures and texts."""
+"""Any model on the Hub that has image and text features, with its own way to prepare pictures and texts."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Image
-from PIL import Image as PILImage
+from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedModel
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
-from training.data import open_picture
-from training.teachers import weights_fingerprint
-from training.transforms import Normalize
+from training.teachers import FAMILIES, weights_fingerprint
+from training.teachers.lineage import find_commit
+from training.zero_shot.pictures import PicturePreparation, prepared_batches
+from training.zero_shot.texts import TextPreparation, text_preparation
+
+log = logging.getLogger(__name__)
+
+PREPARATION = 1  # raised when the same model and source come to see or read something else than before
 
 
 @dataclass(frozen=True)
 class ZeroShotModel:
-    """A model with the processor that prepares its input.
+    """A model with all that prepares its input.
 
     Args:
-        model: in eval mode.
-        processor: its own.
+        model: with `get_image_features` and `get_text_features`, in eval mode.
+        processor: with its `tokenizer` and `image_processor`.
         name: shown in results.
+        revision: commit of a Hub id; None for a folder.
     """
 
     model: PreTrainedModel
-    processor: ProcessorMixin
+    processor: Any
     name: str
+    revision: str | None = None
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, revision: str | None = None) -> "ZeroShotModel":
+    def from_pretrained(
+        cls, name: str | Path, revision: str | None = None, trust_remote_code: bool = False
+    ) -> "ZeroShotModel":
         """Load from a folder or the Hub.
 
         Args:
-            name: folder or Hub id.
+            name: folder or Hub id; `ID@REVISION` names the revision too.
             revision: branch, tag or commit of a Hub id. Default: the newest.
+            trust_remote_code: run code that comes with the model; from the Hub, only at a revision that is named.
 
         Raises:
-            ValueError: it is not there, or has no text or image tower.
+            ValueError: it is not there, has no text or image tower, brings code that is not trusted or not pinned, or
+                does not say how its input is prepared.
         """
-        fields = {"revision": revision} if revision else {}
+        name = str(name)
+        if not Path(name).is_dir() and revision is None and "@" in name:
+            name, _, revision = name.rpartition("@")
+        if trust_remote_code and revision is None and not Path(name).is_dir():
+            raise ValueError(
+                f"trust_remote_code: the code of {name!r} can change from day to day. Read it, and name the revision "
+                f"that was read: {name}@COMMIT."
+            )
         try:
-            model = AutoModel.from_pretrained(name, dtype=torch.float32, **fields)
-            processor = AutoProcessor.from_pretrained(name, **fields)
+            commit = find_commit(name, revision)
+            fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
+            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
+            processor = _load_processor(name, **fields)
         except OSError as error:
-            raise ValueError(f"model: {str(name)!r} is neither a model folder nor on the Hub. ({error})") from error
+            raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
+        except ValueError as error:
+            if "trust_remote_code" not in str(error):
+                raise ValueError(f"model: {name!r} cannot be loaded ({error}).") from error
+            raise ValueError(
+                f"model: {name!r} brings code of its own. Read it, then give --trust_remote_code; from the Hub, with "
+                f"the revision that was read, {name}@COMMIT."
+            ) from error
         for method in ("get_image_features", "get_text_features"):
             if not hasattr(model, method):
                 raise ValueError(
-                    f"model: {str(name)!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
+                    f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
-        return cls(model.eval(), processor, str(name))
+        if missing := sorted(set(report["missing_keys"]) & {key for key, _ in model.named_parameters()}):
+            raise ValueError(
+                f"model: {name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}: "
+                "they would be random. Name a finished checkpoint of the whole model."
+            )
+        loaded = cls(model.eval(), processor, name, commit)
+        loaded.describe()  # whatever does not say how its input is prepared is refused now
+        return loaded
+
+    def to(self, device: torch.device | str) -> "ZeroShotModel":
+        """Move the weights."""
+        self.model.to(device)
+        return self
 
     @cached_property
+    def texts(self) -> TextPreparation:
+        """How texts become tokens."""
+        return text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
+
+    @cached_property
+    def pictures(self) -> PicturePreparation:
+        """How pictures become pixel values."""
+        return PicturePreparation.of(self.model.config, self.processor.image_processor, self.name)
+
+    @property
     def image_size(self) -> int:
         """Edge of the square picture that the model reads, in pixels."""
-        image_processor = self.processor.image_processor
-        size = getattr(image_processor, "crop_size", None) or image_processor.size
-        return size.get("height") or size["shortest_edge"]
+        return self.pictures.image_size
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells one state of weights and preparation from another: a key for what is stored of this model."""
-        parts = [weights_fingerprint(self.model), self.model.config.to_json_string()]
-        parts.append(self.processor.image_processor.to_json_string())
-        parts.append(json.dumps(self.processor.tokenizer.get_vocab(), sort_keys=True))
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+        """Tells one state of weights and preparation from another, wherever it lies: a key for what is stored."""
+        facts = {
+            "preparation": PREPARATION,
+            "config": _without_place(self.model.config.to_dict()),
+            "weights": weights_fingerprint(self.model),
+            "tokenizer": _tokenizer_state(self.processor.tokenizer),
+            "image_processor": _without_place(self.processor.image_processor.to_dict()),
+            "texts": self.texts.describe(),
+            "pictures": self.pictures.describe(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """How pictures and texts are prepared, for `results.json`."""
+        return {
+            "family": self.model.config.model_type,
+            "revision": self.revision,
+            "texts": self.texts.describe(),
+            "pictures": self.pictures.describe(),
+        }
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What the model reads of these texts, by `get_text_features`' names of it."""
+        return self.texts.tokenize(self.processor.tokenizer, texts)[0]
+
+    def count_cut(self, texts: Sequence[str]) -> int:
+        """How many of these texts are longer than the model reads; `encode_texts` cuts them and logs their number."""
+        return sum(
+            self.texts.tokenize(self.processor.tokenizer, texts[start : start + 1024])[1]
+            for start in range(0, len(texts), 1024)
+        )
 
     @torch.inference_mode()
+    def embed_texts(self, tokens: dict[str, Tensor]) -> Tensor:
+        """(T, D) float32, L2-normalised, of what `tokenize` returns."""
+        on_device = {name: value.to(self.model.device) for name, value in tokens.items()}
+        return self._normalized(self.model.get_text_features(**on_device), "text")
+
+    @torch.inference_mode()
+    def embed_pictures(self, pixel_values: Tensor) -> Tensor:
+        """(B, D) float32, L2-normalised, of (B, 3, S, S) float pictures in the model's statistics."""
+        pixel_values = pixel_values.to(self.model.device)
+        if self.model.config.model_type == "siglip2":  # reads patches, with their grid beside them
+            return self._normalized(FAMILIES["siglip2"].pictures(self.model, pixel_values).embedding, "picture")
+        return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "picture")
+
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """(N, D) float32, L2-normalised, in order. Texts of like length are encoded together, which saves padding."""
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        embeddings: list[Tensor] = [torch.empty(0)] * len(texts)
-        for numbers in tqdm(list(_chunks(order, batch_size)), desc="texts", unit="batch", leave=False):
-            tokens = self.processor.tokenizer(
-                [texts[n] for n in numbers], padding=True, truncation=True, return_tensors="pt"
-            )
-            features = self.model.get_text_features(**tokens.to(self.model.device)).pooler_output
-            for number, embedding in zip(numbers, F.normalize(features.float(), dim=-1).cpu(), strict=True):
-                embeddings[number] = embedding
-        return torch.stack(embeddings)
+        """(N, D) float32, L2-normalised, in order, on the CPU.
 
-    @torch.inference_mode()
+        Texts of like length are encoded together, which saves padding. Those longer than the model reads are cut; how
+        many is logged (see `count_cut`).
+
+        Args:
+            texts: at least one.
+            batch_size: texts at a time.
+        """
+        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
+        embeddings, num_cut = torch.empty(0), 0
+        for start in tqdm(range(0, len(order), batch_size), desc="texts", unit="batch", leave=False):
+            numbers = order[start : start + batch_size]
+            tokens, cut = self.texts.tokenize(self.processor.tokenizer, [texts[n] for n in numbers])
+            batch = self.embed_texts(tokens).cpu()
+            embeddings = batch.new_empty(len(texts), batch.shape[1]) if start == 0 else embeddings
+            embeddings[numbers] = batch
+            num_cut += cut
+        if num_cut:
+            log.warning(
+                "%s: %d of %d texts are longer than %d tokens and were cut",
+                self.name,
+                num_cut,
+                len(texts),
+                self.texts.max_length,
+            )
+        return embeddings
+
     def encode_pictures(
         self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool = False
     ) -> Tensor:
-        """(N, D) float32, L2-normalised.
+        """(N, D) float32, L2-normalised, in order, on the CPU. Other threads decode and resize meanwhile.
 
         Args:
-            rows: with a column of pictures.
+            rows: at least one, with a column of pictures.
             column: its name.
             batch_size: pictures at a time.
             squash: resize to the model's square without a crop, instead of the short side and a crop of the centre.
@@ -104,40 +206,44 @@ class ZeroShotModel:
         Raises:
             ValueError: a picture does not decode.
         """
-        pictures = rows.select_columns([column]).cast_column(column, Image(decode=False))
-        normalize = Normalize.from_processor(self.processor.image_processor, self.image_size)
-        embeddings = []
+        embeddings, done = torch.empty(0), 0
         with tqdm(total=len(rows), desc="pictures", unit="picture", leave=False) as progress:
-            for numbers in _chunks(range(len(rows)), batch_size):
-                pixels = [_fit(_open(pictures[n][column], n), self.image_size, squash) for n in numbers]
-                batch = normalize(torch.stack(pixels).to(self.model.device))
-                features = self.model.get_image_features(pixel_values=batch).pooler_output
-                embeddings.append(F.normalize(features.float(), dim=-1).cpu())
-                progress.update(len(numbers))
-        return torch.cat(embeddings)
+            for pictures in prepared_batches(rows, column, batch_size, lambda image: self.pictures.fit(image, squash)):
+                batch = self.embed_pictures(self.pictures.normalize(pictures.to(self.model.device))).cpu()
+                embeddings = batch.new_empty(len(rows), batch.shape[1]) if done == 0 else embeddings
+                embeddings[done : done + len(batch)] = batch
+                done += len(batch)
+                progress.update(len(batch))
+        return embeddings
+
+    def _normalized(self, output: Any, what: str) -> Tensor:
+        """The pooled embedding in what a model returned: an output object, or with some remote code a tensor."""
+        features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
+        if not isinstance(features, Tensor) or features.ndim != 2:
+            shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
+            raise ValueError(f"model: {self.name!r} gives no embedding of a {what}, (B, D), but {shape}.")
+        return F.normalize(features.float(), dim=-1)
 
 
-def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])
+def _load_processor(name: str, **fields: Any) -> Any:
+    """A model's processor, or its tokenizer and its image processor where it has none that knows both."""
+    processor = AutoProcessor.from_pretrained(name, **fields)
+    if hasattr(processor, "tokenizer") and hasattr(processor, "image_processor"):
+        return processor
+    return SimpleNamespace(
+        tokenizer=AutoTokenizer.from_pretrained(name, **fields),
+        image_processor=AutoImageProcessor.from_pretrained(name, **fields),
+    )
 
 
-def _open(cell: dict, row: int) -> PILImage.Image:
-    try:
-        return open_picture(cell)
-    except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
-            "row."
-        ) from error
+def _without_place(fields: dict[str, Any]) -> dict[str, Any]:
+    """Without what says where and by whom it was written."""
+    return {key: value for key, value in fields.items() if key not in ("_name_or_path", "transformers_version")}
 
 
-def _fit(image: PILImage.Image, size: int, squash: bool) -> Tensor:
-    """(3, size, size) uint8: squashed, or the short side resized and the centre cropped; bicubic."""
-    scale = size / min(image.size)
-    wanted = (size, size) if squash else tuple(max(size, round(edge * scale)) for edge in image.size)
-    if wanted != image.size:
-        image = image.resize(wanted, PILImage.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def _tokenizer_state(tokenizer: Any) -> Any:
+    """All that decides a text's tokens, without what the last call left behind."""
+    if not tokenizer.is_fast:
+        return [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {key: value for key, value in state.items() if key not in ("truncation", "padding")}

@@ -5,7 +5,6 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
-from transformers import BertConfig, BertModel
 
 from training.data import load_source
 from training.metrics import wilson_interval
@@ -190,19 +189,6 @@ def test_class_list_of_another_form_is_refused_with_its_path(write, content):
 def test_class_list_without_the_language_of_the_labels_is_refused(write):
     with pytest.raises(ValueError, match=r"no names in 'zh', the language of the labels"):
         ClassNames.read(write([{"en": "frog"}]), "zh")
-
-
-def test_model_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"model: .* is neither a model folder nor on the Hub"):
-        ZeroShotModel.from_pretrained(tmp_path / "nowhere")
-
-
-def test_model_without_two_towers_is_refused(tmp_path, processor):
-    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
-    BertModel(config).save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"BertModel.* has no get_image_features"):
-        ZeroShotModel.from_pretrained(tmp_path)
 
 
 def test_teachers_of_other_families_are_measured_alike(altclip_folder, unseen_rows, class_names):

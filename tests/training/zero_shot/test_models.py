@@ -1,0 +1,331 @@
+import copy
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from safetensors.torch import save_file
+from tokenizers import normalizers
+from tokenizers.processors import TemplateProcessing
+from torchvision import transforms
+from transformers import (
+    AutoModel,
+    BertConfig,
+    BertModel,
+    ChineseCLIPModel,
+    CLIPModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    Siglip2Tokenizer,
+)
+
+from tests.tiny import IMAGE_SIZE
+from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
+from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.texts import FAMILIES, GEMMA_TOKEN
+
+KINDS = [*TEACHERS, "metaclip_2", "siglip2_fixed"]
+NUM_POSITIONS = 40
+TEXTS = ["A red Frog, jumping!", "青蛙", "owl"]
+CLEANED = {
+    "siglip": ["a red frog jumping", "青蛙", "owl"],
+    "siglip2": ["a red frog, jumping!", "青蛙", "owl"],
+    "siglip2_fixed": ["a red frog, jumping!", "青蛙", "owl"],
+}
+
+
+@pytest.fixture(scope="module")
+def ended_tokenizer(tokenizer) -> PreTrainedTokenizerBase:
+    """The tokenizer, with the highest of all ids at the end of a text, where CLIP takes its embedding."""
+    ended = copy.deepcopy(tokenizer)
+    ended.add_special_tokens({"eos_token": "<end>"})
+    special = [(token, ended.convert_tokens_to_ids(token)) for token in ("<s>", "<end>")]
+    ended.backend_tokenizer.post_processor = TemplateProcessing("<s> $A <end>", special_tokens=special)
+    return ended
+
+
+@pytest.fixture(scope="module")
+def gemma_tokenizer() -> PreTrainedTokenizerBase:
+    """SigLIP 2's own kind, of single letters; it alone does not lower-case, as where the checkpoint says `siglip`."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", GEMMA_TOKEN]
+    letters = sorted(set("▁ARFabcdefghijklmnopqrstuvwxyz,.!青蛙"))
+    vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+    tokenizer = Siglip2Tokenizer(vocab=vocabulary, merges=[], add_bos_token=False, add_eos_token=True)
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    names = {f"{name}_token": f"<{name}>" for name in ("pad", "eos", "bos", "unk", "mask")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **names)
+
+
+@pytest.fixture(scope="module")
+def tokenizers(ended_tokenizer, gemma_tokenizer) -> dict[str, PreTrainedTokenizerBase]:
+    """The one of each family."""
+    return {kind: gemma_tokenizer if kind.startswith("siglip2") else ended_tokenizer for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory, tokenizers) -> dict[str, Path]:
+    """A checkpoint of every family. Tests must not write into it."""
+    classes = {"siglip2_fixed": "siglip"}  # SigLIP 2 of fixed size has SigLIP's class
+    return {
+        kind: save_teacher(classes.get(kind, kind), tmp_path_factory.mktemp(kind), tokenizers[kind]) for kind in KINDS
+    }
+
+
+@pytest.fixture(scope="module")
+def wide_rows(pictures) -> Dataset:
+    """Pictures of other shapes than the models', as photographs are."""
+    images = [image.resize((97 + 9 * number, 80)) for number, image in enumerate(pictures[:3])]
+    return Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+
+
+def read_by_hand(kind: str, folder: Path, tokenizer, texts: list[str]) -> torch.Tensor:
+    """Each text alone, in the family's own tokens, through the family's own class."""
+    model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+    embeddings = []
+    for text in CLEANED.get(kind, texts):
+        ids = tokenizer(text).input_ids
+        if kind in CLEANED:
+            ids += [tokenizer.pad_token_id] * (NUM_POSITIONS - len(ids))
+        with torch.no_grad():
+            embeddings.append(model.get_text_features(input_ids=torch.tensor([ids])).pooler_output)
+    return F.normalize(torch.cat(embeddings), dim=1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_texts_are_read_as_their_family_reads_them(kind, folders, tokenizers):
+    found = ZeroShotModel.from_pretrained(folders[kind]).encode_texts(TEXTS)
+    torch.testing.assert_close(found, read_by_hand(kind, folders[kind], tokenizers[kind], TEXTS), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [*sorted(FAMILIES), "siglip2_fixed"])
+def test_every_preparation_makes_a_difference_that_a_test_would_see(kind, folders, tokenizers):
+    model = ZeroShotModel.from_pretrained(folders[kind])
+    assert model.describe()["texts"]["stated_by"] == "training/zero_shot/texts.py"
+    found = model.encode_texts(TEXTS[:1])
+    ids = tokenizers[kind](TEXTS[0], return_tensors="pt").input_ids
+    with torch.no_grad():
+        plain = F.normalize(model.model.get_text_features(input_ids=ids).pooler_output, dim=1)
+    assert torch.allclose(found, plain, atol=1e-4) == (kind not in CLEANED)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "siglip2"])
+def test_pictures_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, folders, wide_rows):
+    model = ZeroShotModel.from_pretrained(folders[kind])
+    own = model.processor.image_processor
+    prepare = transforms.Compose(
+        [
+            transforms.Resize(IMAGE_SIZE, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(IMAGE_SIZE),
+            transforms.ToTensor(),
+            transforms.Normalize(own.image_mean, own.image_std),
+        ]
+    )
+    pixels = torch.stack([prepare(row["image"]) for row in wide_rows])
+    with torch.no_grad():
+        expected = F.normalize(model.model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
+    torch.testing.assert_close(model.encode_pictures(wide_rows), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_naflex_pictures_are_seen_as_by_its_own_processor(folders, pictures):
+    model = ZeroShotModel.from_pretrained(folders["siglip2"])
+    images = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in pictures[:2]]
+    rows = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+    with torch.no_grad():
+        inputs = model.processor.image_processor(images, return_tensors="pt")
+        expected = F.normalize(model.model.get_image_features(**inputs).pooler_output, dim=1)
+    torch.testing.assert_close(model.encode_pictures(rows), expected, rtol=1e-3, atol=1e-4)
+    assert model.image_size == IMAGE_SIZE
+
+
+def test_squashed_pictures_are_not_cropped(folders, wide_rows):
+    model = ZeroShotModel.from_pretrained(folders["clip"])
+    images = [row["image"].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for row in wide_rows]
+    square = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
+    squashed = model.encode_pictures(wide_rows, squash=True)
+    torch.testing.assert_close(squashed, model.encode_pictures(square))
+    assert not torch.allclose(squashed, model.encode_pictures(wide_rows), atol=1e-3)
+
+
+def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
+    model = ZeroShotModel.from_pretrained(folders["clip"])
+    texts = ["owl", "owl " * 60, "owl " * 90]
+    with caplog.at_level(logging.WARNING):
+        found = model.encode_texts(texts, batch_size=2)
+    assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text
+    assert model.count_cut(texts) == 2 and model.count_cut(["owl"]) == 0
+    torch.testing.assert_close(found[1], found[2])
+    assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_a_text_that_just_fits_is_not_counted(folders, ended_tokenizer):
+    model = ZeroShotModel.from_pretrained(folders["chinese_clip"])
+    texts = ["owl " * n + "o " * m for n in range(20) for m in range(3)]
+    exact = next(text for text in texts if len(ended_tokenizer(text).input_ids) == model.texts.max_length)
+    assert model.count_cut([exact]) == 0 and model.count_cut([exact + "owl"]) == 1
+
+
+# the key of what is stored
+
+
+def test_fingerprint_is_that_of_the_content_and_not_of_the_place(folders, tmp_path):
+    first = ZeroShotModel.from_pretrained(folders["clip"])
+    before = first.fingerprint
+    first.encode_texts(["owl", "snow owl"])
+    shutil.copytree(folders["clip"], tmp_path / "copy")
+    copy = ZeroShotModel.from_pretrained(tmp_path / "copy")
+    copy.encode_texts(["owl", "a much longer text than that"])
+    assert copy.fingerprint == before
+
+
+@pytest.mark.parametrize("change", ["weights", "tokenizer", "image statistics", "activation"])
+def test_fingerprint_tells_what_changes_the_embeddings(change, folders, tmp_path, other_tokenizer):
+    shutil.copytree(folders["chinese_clip"], tmp_path / "other")
+    if change == "weights":
+        model = ChineseCLIPModel.from_pretrained(tmp_path / "other")
+        with torch.no_grad():
+            model.text_projection.weight[0, 0] += 1
+        model.save_pretrained(tmp_path / "other")
+    elif change == "tokenizer":
+        other_tokenizer.save_pretrained(tmp_path / "other")
+    elif change == "image statistics":
+        edit(tmp_path / "other/processor_config.json", lambda c: c["image_processor"].update(image_mean=[0.1] * 3))
+    else:
+        edit(tmp_path / "other/config.json", lambda c: c["text_config"].update(hidden_act="relu"))
+    fingerprints = {
+        ZeroShotModel.from_pretrained(path).fingerprint for path in (folders["chinese_clip"], tmp_path / "other")
+    }
+    assert len(fingerprints) == 2
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")
+
+
+# remote code
+
+REMOTE = """
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+
+class OwnConfig(PreTrainedConfig):
+    model_type = "own_dual_encoder"
+
+    def __init__(self, vocabulary=600, width=8, **fields):
+        self.vocabulary, self.width = vocabulary, width
+        super().__init__(**fields)
+
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.words, self.colours = nn.Embedding(config.vocabulary, config.width), nn.Linear(3, config.width)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def get_text_features(self, input_ids, attention_mask):
+        return (self.words(input_ids) * attention_mask[:, :, None]).sum(1)
+
+    def get_image_features(self, pixel_values):
+        return self.colours(pixel_values.mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def remote_folder(tmp_path, tokenizer, processor) -> Path:
+    """A model whose code lies beside its weights, whose features are tensors, and that has no processor class."""
+    tokenizer.save_pretrained(tmp_path)
+    processor.image_processor.save_pretrained(tmp_path)
+    (tmp_path / "modeling_own.py").write_text(REMOTE, encoding="utf-8")
+    auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    fields = {"model_type": "own_dual_encoder", "auto_map": auto_map, "vocabulary": len(tokenizer), "width": 8}
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    torch.manual_seed(0)
+    weights = {"words.weight": torch.randn(len(tokenizer), 8)}
+    weights |= {"colours.weight": torch.randn(8, 3), "colours.bias": torch.randn(8)}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    edit(tmp_path / "tokenizer_config.json", lambda config: config.update(model_max_length=16))
+    return tmp_path
+
+
+def test_remote_code_runs_only_when_it_is_trusted(remote_folder):
+    with pytest.raises(ValueError, match=r"brings code of its own. Read it, then give --trust_remote_code"):
+        ZeroShotModel.from_pretrained(remote_folder)
+
+
+def test_features_may_be_tensors_and_what_is_declared_is_said(remote_folder, tokenizer, wide_rows):
+    model = ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
+    words = model.model.words.weight
+    expected = torch.stack([words[tokenizer(text).input_ids].sum(0) for text in TEXTS]).detach()
+    torch.testing.assert_close(model.encode_texts(TEXTS), F.normalize(expected, dim=1))
+    assert model.encode_pictures(wide_rows).shape == (3, 8)
+    told = model.describe()
+    assert told["texts"]["max_length"] == 16 and told["texts"]["stated_by"].startswith("the model's own config")
+
+
+def test_family_that_states_no_length_is_refused(remote_folder):
+    edit(remote_folder / "tokenizer_config.json", lambda config: config.pop("model_max_length"))
+    with pytest.raises(ValueError, match=r"family 'own_dual_encoder', and neither .*texts.py nor its config nor"):
+        ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
+
+
+def test_remote_code_from_the_hub_needs_a_revision():
+    with pytest.raises(ValueError, match=r"name the revision that was read: someone/model@COMMIT"):
+        ZeroShotModel.from_pretrained("someone/model", trust_remote_code=True)
+
+
+# bad input
+
+
+def test_model_whose_end_token_is_not_the_tokenizers_is_refused(folders, tmp_path):
+    shutil.copytree(folders["metaclip_2"], tmp_path / "other")
+    edit(tmp_path / "other/config.json", lambda config: config["text_config"].update(eos_token_id=7))
+    with pytest.raises(ValueError, match=r"texts that end with token 7, which its tokenizer does not write"):
+        ZeroShotModel.from_pretrained(tmp_path / "other")
+
+
+def test_weights_that_would_be_random_are_refused(folders, tmp_path):
+    shutil.copytree(folders["clip"], tmp_path / "half")
+    model = CLIPModel.from_pretrained(folders["clip"])
+    weights = {name: value for name, value in model.state_dict().items() if name != "text_projection.weight"}
+    model.save_pretrained(tmp_path / "half", state_dict=weights)
+    with pytest.raises(ValueError, match=r"lacks 1 weights of a CLIPModel, such as 'text_projection.weight'"):
+        ZeroShotModel.from_pretrained(tmp_path / "half")
+
+
+def test_model_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"model: .* is neither a model folder nor on the Hub"):
+        ZeroShotModel.from_pretrained(tmp_path / "nowhere")
+
+
+def test_model_without_two_towers_is_refused(tmp_path, processor):
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
+    BertModel(config).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"BertModel.* has no get_image_features"):
+        ZeroShotModel.from_pretrained(tmp_path)
+
+
+def test_tiny_models_are_of_the_true_classes(tokenizer):
+    names = {kind: type(make_teacher_model(kind, len(tokenizer))).__name__ for kind in sorted(FAMILIES)}
+    assert names == {
+        "altclip": "AltCLIPModel",
+        "chinese_clip": "ChineseCLIPModel",
+        "clip": "CLIPModel",
+        "metaclip_2": "MetaClip2Model",
+        "siglip": "SiglipModel",
+        "siglip2": "Siglip2Model",
+    }

@@ -1,0 +1,141 @@
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
+from PIL import Image
+from torchvision import transforms
+from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
+
+from training.data import load_source
+from training.zero_shot.pictures import AHEAD, AT_ONCE, PicturePreparation, prepared_batches
+
+
+@pytest.fixture(scope="module")
+def rows(corpus) -> Dataset:
+    return load_source(str(corpus / "train.parquet"))
+
+
+def shrink(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image.resize((8, 8))))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
+def test_pictures_are_fitted_to_the_pixel_as_torchvision_does(size):
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    reference = transforms.Compose(
+        [transforms.Resize(32, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(32)]
+    )
+    fitted = PicturePreparation(32, torch.nn.Identity(), "").fit(image)
+    assert np.array_equal(fitted.numpy(), np.array(reference(image)))
+
+
+@pytest.mark.parametrize(
+    ("processor", "stated"),
+    [
+        (CLIPImageProcessor(size={"shortest_edge": 9}, crop_size={"height": 8, "width": 8}), "the model's statistics"),
+        (EfficientNetImageProcessor(size={"height": 8, "width": 8}), "the model's own EfficientNetImageProcessor"),
+    ],
+)
+def test_whatever_a_processor_does_to_a_picture_of_the_right_size_is_done(processor, stated):
+    prepared = PicturePreparation.of(CLIPConfig(), processor, "model")
+    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    expected = processor(list(pictures), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(prepared.normalize(pictures), expected)
+    assert prepared.image_size == 8 and prepared.describe()["stated_by"].startswith(stated)
+
+
+def test_processor_without_statistics_is_called_itself():
+    class Own:
+        size = 16
+
+        def __call__(self, images, return_tensors):
+            assert all(image.size == (16, 16) for image in images)
+            return {"pixel_values": torch.stack([torch.from_numpy(np.array(image)) for image in images])}
+
+    prepared = PicturePreparation.of(CLIPConfig(), Own(), "model")
+    picture = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
+    assert prepared.normalize(picture[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
+    assert prepared.describe()["stated_by"] == "the model's own Own"
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [({"height": 8, "width": 16}, "of 16 x 8 pixels; only squares"), (None, "says how large a picture it reads")],
+)
+def test_input_that_is_no_square_or_not_stated_is_refused(size, message):
+    config = SimpleNamespace(model_type="own")
+    with pytest.raises(ValueError, match=message):
+        PicturePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
+def test_batches_come_in_order_and_whole(rows, batch_size):
+    found = list(prepared_batches(rows, "image", batch_size, shrink))
+    assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
+    expected = torch.stack([shrink(row["image"].convert("RGB")) for row in rows.select(range(5))])
+    assert torch.equal(torch.cat(found)[:5], expected.permute(0, 3, 1, 2)) and sum(map(len, found)) == len(rows)
+
+
+def test_no_more_pictures_are_prepared_than_are_soon_used(rows):
+    prepared, lock = [0], threading.Lock()
+
+    def count(image: Image.Image) -> torch.Tensor:
+        with lock:
+            prepared[0] += 1
+        return shrink(image)
+
+    used = 0
+    for batch in prepared_batches(rows, "image", AT_ONCE, count):
+        used += len(batch)
+        assert prepared[0] <= used + AHEAD * AT_ONCE
+    assert prepared[0] == used == len(rows)
+
+
+def test_whoever_stops_early_stops_the_threads(rows):
+    before = threading.active_count()
+    next(batches := prepared_batches(rows, "image", 8, shrink))
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_row_without_a_picture_is_named():
+    rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
+    with pytest.raises(ValueError, match=r"image: row 1 has no picture"):
+        list(prepared_batches(rows, "image", 2, shrink))
+
+
+PEAK = """
+import re
+from pathlib import Path
+import torch
+from datasets import concatenate_datasets
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+from types import SimpleNamespace
+from training.data import load_source
+from training.zero_shot.models import ZeroShotModel
+
+tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+config = CLIPConfig(vision_config=tower | {"patch_size": 112}, text_config=tower, projection_dim=16)
+model = ZeroShotModel(CLIPModel(config).eval(), SimpleNamespace(image_processor=CLIPImageProcessor()), "tiny")
+rows = load_source(SOURCE)
+
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+for count in (100, 1000):
+    repeated = concatenate_datasets([rows] * (count // len(rows) + 1)).select(range(count))
+    model.encode_pictures(repeated, batch_size=32)
+    print(peak())
+"""
+
+
+def test_peak_memory_does_not_grow_with_the_number_of_pictures(corpus, run_python):
+    script = PEAK.replace("SOURCE", repr(str(corpus / "train.parquet")))
+    few, many = map(float, run_python("-c", script).stdout.split())
+    assert many - few < 45  # MiB; 900 pictures of 224 pixels would be 129 decoded, and 517 prepared
