@@ -124,18 +124,27 @@ def altclip() -> DualEncoder:
     return split(AltCLIPModel(altclip_config()), 224)
 
 
-def clip_vit_b_32() -> DualEncoder:
+def clip_vit_b_32_config() -> CLIPConfig:
     """CLIP ViT-B/32. Source: config.json of openai/clip-vit-base-patch32, which are transformers' defaults."""
-    return split(CLIPModel(CLIPConfig(vision_config={}, text_config={}, projection_dim=512)), 224)
+    return CLIPConfig(vision_config={}, text_config={}, projection_dim=512)
 
 
-def chinese_clip_vit_b_16() -> DualEncoder:
+def clip_vit_b_32() -> DualEncoder:
+    """CLIP ViT-B/32; see `clip_vit_b_32_config`."""
+    return split(CLIPModel(clip_vit_b_32_config()), 224)
+
+
+def chinese_clip_vit_b_16_config() -> ChineseCLIPConfig:
     """Chinese-CLIP ViT-B/16.
 
     Source: cn_clip/clip/model_configs/ViT-B-16.json and RoBERTa-wwm-ext-base-chinese.json of OFA-Sys/Chinese-CLIP.
     """
-    vision, text = {"patch_size": 16}, {"vocab_size": 21128}
-    return split(ChineseCLIPModel(ChineseCLIPConfig(vision_config=vision, text_config=text, projection_dim=512)), 224)
+    return ChineseCLIPConfig(vision_config={"patch_size": 16}, text_config={"vocab_size": 21128}, projection_dim=512)
+
+
+def chinese_clip_vit_b_16() -> DualEncoder:
+    """Chinese-CLIP ViT-B/16; see `chinese_clip_vit_b_16_config`."""
+    return split(ChineseCLIPModel(chinese_clip_vit_b_16_config()), 224)
 
 
 def chinese_clip_rn50() -> DualEncoder:
