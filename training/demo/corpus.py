@@ -24,10 +24,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm.auto import tqdm
 
-ATTRIBUTION = (
-    "Drawings: OpenMoji (openmoji.org), CC-BY-SA 4.0; Twemoji, copyright Twitter, Inc. and other contributors, "
-    "CC-BY 4.0. Names: Unicode CLDR through the `emoji` package."
-)
+CREDITS = {
+    "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
+    "twemoji": "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
+}
+ATTRIBUTION = f"Drawings: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
 LICENSES = {"openmoji": "cc-by-sa-4.0", "twemoji": "cc-by-4.0"}
 STYLES = ("openmoji", "twemoji")
 SPLITS = ("train", "unseen_combination", "unseen_style")
@@ -185,3 +186,25 @@ def load_train():
     from training.data import load_source
 
     return load_source(str(build_corpus(DEFAULT_CACHE) / "train.parquet"))
+
+
+def load_drawings(style: str = "twemoji"):
+    """Every concept drawn once, in code point order, to search among: `training.demo.corpus:load_drawings`.
+
+    Args:
+        style: one of `STYLES`.
+
+    Returns:
+        Rows as in all splits; the description says whose drawings they are.
+    """
+    from datasets import concatenate_datasets
+
+    from training.data import load_source
+
+    corpus = build_corpus(DEFAULT_CACHE)
+    rows = concatenate_datasets([load_source(str(corpus / f"{split}.parquet")) for split in SPLITS])
+    drawn = [row for row, name in enumerate(rows["style"]) if name == style]
+    groups = list(rows["group"])
+    rows = rows.select(sorted(drawn, key=groups.__getitem__))
+    rows.info.description = f"Drawings: {CREDITS[style]}. Names: Unicode CLDR."
+    return rows

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import ROOT
 from training.data import load_source
-from training.demo.corpus import SPLITS, STYLES, build_corpus, read_concepts
+from training.demo.corpus import SPLITS, STYLES, build_corpus, load_drawings, read_concepts
 
 
 @pytest.fixture(scope="module")
@@ -104,3 +104,12 @@ def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
         assert process.returncode == 0, errors
     (folder,) = tmp_path.iterdir()
     assert {file.name for file in folder.iterdir()} == {*(f"{split}.parquet" for split in SPLITS), "class_names.json"}
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_the_drawings_of_a_style_are_every_concept_once_with_their_credit(corpus, splits, monkeypatch, style):
+    monkeypatch.setattr("training.demo.corpus.build_corpus", lambda _: corpus)
+    rows = load_drawings(style)
+    assert rows["group"] == sorted({group for split in splits.values() for group in split["group"]})
+    assert set(rows["style"]) == {style}
+    assert style in rows.info.description.lower() and "CC-BY" in rows.info.description
