@@ -1,0 +1,102 @@
+"""A real browser. Tests that need one are skipped where it is not installed."""
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+QUIET = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
+PATIENCE_S = 90
+
+
+@contextmanager
+def open_browser() -> Iterator:
+    """Chromium without a window, steered by playwright; a page that asks any other host than this one fails."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Visit:
+    """One page in a window of its own.
+
+    Args:
+        browser: of `open_browser`.
+        address: of the page.
+        width: of the window, in pixels.
+    """
+
+    def __init__(self, browser, address: str, width: int = 1120):
+        self.page = browser.new_page(viewport={"width": width, "height": 800})
+        self.page.set_default_timeout(1000 * PATIENCE_S)
+        self.requests: list[str] = []
+        self.errors: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda entry: self.errors.append(entry.text) if entry.type == "error" else None)
+        self.address = address
+        self.page.goto(address)
+
+    def foreign(self) -> list[str]:
+        """What was asked of another host."""
+        return [url for url in self.requests if not url.startswith((self.address, "data:", "blob:"))]
+
+    def overflows(self) -> bool:
+        """Whether the page is wider than the window."""
+        return self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@contextmanager
+def serving(arguments: list[str], port: int, cwd: Path, environment: dict[str, str]) -> Iterator[str]:
+    """A Python process that serves a page; its address, once it answers."""
+    log = cwd / "server.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, *arguments], cwd=cwd, env=environment, stdout=output, stderr=subprocess.STDOUT
+        )
+        address = f"http://127.0.0.1:{port}/"
+        try:
+            until = time.monotonic() + PATIENCE_S
+            while not _answers(address):
+                assert process.poll() is None and time.monotonic() < until, log.read_text()
+                time.sleep(0.1)
+            yield address
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(address, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False

@@ -1,0 +1,60 @@
+"""A tiny model in its folder, pictures to search, and the Space's own modules."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.browser import open_browser
+from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
+
+SPACE = ROOT / "model_cards" / "space"
+
+
+@pytest.fixture(scope="package")
+def model():
+    return make_model(CUT_EFFICIENTNET)
+
+
+@pytest.fixture(scope="package")
+def model_folder(model, processor, pictures, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("space") / "tiny"
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    pictures[0].save(folder / "example.png")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def picture_folder(pictures, texts, tmp_path_factory) -> Path:
+    """Drawings named as they are called, and a file that is none."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for picture, text in zip(pictures, texts, strict=True):
+        picture.save(folder / f"{text.replace('/', ' ')}.png")
+    (folder / "broken.png").write_bytes(b"no picture")
+    return folder
+
+
+@pytest.fixture(scope="package")
+def space() -> Iterator[ModuleType]:
+    """`model_cards/space/pictures.py`, which a Space imports from its own folder."""
+    sys.path.insert(0, str(SPACE))
+    yield importlib.import_module("pictures")
+    sys.path.remove(str(SPACE))
+    for name in ("app", "encoder", "pictures"):
+        sys.modules.pop(name, None)
+
+
+@pytest.fixture(scope="package")
+def app(space) -> ModuleType:
+    pytest.importorskip("gradio", reason='pip install -e ".[space]"')
+    return importlib.import_module("app")
+
+
+@pytest.fixture(scope="package")
+def browser():
+    with open_browser() as browser:
+        yield browser

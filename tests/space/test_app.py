@@ -1,0 +1,128 @@
+"""The Space as its visitors use it: a process without our package, and a real browser."""
+
+import os
+import re
+from collections.abc import Iterator
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.browser import Visit, free_port, serving
+from tests.space.conftest import SPACE
+from tests.tiny import ROOT
+
+LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
+# as on a Space, where neither `training` nor `modeling_dcclip` is installed
+STRANGER = """
+import importlib.util, runpy, sys
+from pathlib import Path
+root, app = sys.argv[1:3]
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(root)]
+sys.meta_path[:] = [f for f in sys.meta_path if "editable" not in f"{getattr(f, '__module__', '')}{f!r}".lower()]
+assert importlib.util.find_spec("modeling_dcclip") is None and importlib.util.find_spec("training") is None
+sys.path.insert(0, str(Path(app).parent))
+sys.argv[:] = sys.argv[2:]
+runpy.run_path(app, run_name="__main__")
+"""
+
+
+@pytest.fixture(scope="module")
+def address(app, browser, model_folder, picture_folder, tmp_path_factory):
+    cwd, port = tmp_path_factory.mktemp("app"), free_port()
+    arguments = ["-c", STRANGER, str(ROOT), str(SPACE / "app.py"), "--model", str(model_folder)]
+    arguments += ["--pictures", str(picture_folder), "--port", str(port)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with serving(arguments, port, cwd, environment | {"DCCLIP_CACHE": str(cwd / "cache")}) as address:
+        yield address
+
+
+def test_labels_are_split_at_every_comma_and_line(app):
+    assert app.parse_labels(" 狐狸，狗、cat; a dog；\n\n狗,") == ["狐狸", "狗", "cat", "a dog"]
+
+
+def test_what_cannot_be_answered_is_said(app, space, model_folder, pictures):
+    demo = app.Demo(space.Encoder(str(model_folder)), None)
+    assert "Drop a picture" in demo.label(None, "fox", "{}")
+    assert "Type some labels" in demo.label(pictures[0], " ,， ", "{}")
+    assert "101 labels" in demo.label(pictures[0], ",".join(map(str, range(101))), "{}")
+    assert "has no {}" in demo.label(pictures[0], "fox", "a picture")
+    assert "no pictures" in demo.search("fox")
+
+
+def test_a_label_cannot_write_html(app):
+    assert "<script>" not in app.draw_bars([("<script>", 1.0)], 1)
+
+
+def test_the_template_is_put_around_each_label(app, space, model_folder, model, processor, pictures):
+    found = dict(space.Encoder(str(model_folder)).label(pictures[0], LABELS, "一张{}的图片"))
+    texts = [f"一张{label}的图片" for label in LABELS]
+    with torch.inference_mode():
+        outputs = model(**processor(images=pictures[0], text=texts, return_tensors="pt"))
+    expected = dict(zip(LABELS, outputs.logits_per_image[0].softmax(0).tolist(), strict=True))
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.fixture
+def visit(browser, address) -> Iterator[Visit]:
+    """The page, once the example that comes with the model is answered."""
+    visit = Visit(browser, address)
+    visit.page.wait_for_selector("#answer .bars li")
+    yield visit
+    assert not visit.foreign()
+    visit.page.close()
+
+
+def test_a_visitor_uploads_a_picture_types_chinese_and_reads_the_answer(visit, model, processor, picture_folder):
+    page, file = visit.page, sorted(picture_folder.glob("*.png"))[-1]
+    page.fill("#labels textarea", "，".join(LABELS))
+    page.click("#picture button[aria-label='Remove Image']")
+    page.wait_for_selector("#answer .note:has-text('Drop a picture')")
+    page.set_input_files("#picture input[type=file]", str(file))
+    page.wait_for_selector("#answer .bars li")
+    with torch.inference_mode():
+        outputs = model(**processor(images=Image.open(file).convert("RGB"), text=LABELS, return_tensors="pt"))
+    shares = outputs.logits_per_image[0].softmax(0).tolist()
+    expected = sorted(zip(LABELS, shares, strict=True), key=lambda pair: -pair[1])
+    rows = page.locator("#answer .bars li").all()
+    found = [(row.locator(".name").inner_text(), row.locator(".share").inner_text()) for row in rows]
+    assert found == [(label, f"{share:.1%}") for label, share in expected]
+    assert re.match(r"\d+ ms · 1 picture, 4 labels", page.inner_text("#answer .note"))
+
+
+def test_a_visitor_searches_in_both_languages(visit):
+    visit.page.get_by_role("tab").nth(1).click()
+    for query in ("绿色的青蛙", "green frog"):
+        visit.page.fill("#query textarea, #query input", "")
+        visit.page.wait_for_selector("#found .note:has-text('Type what')")
+        visit.page.fill("#query textarea, #query input", query)
+        visit.page.wait_for_selector("#found .hits li")
+        assert visit.page.locator("#found .hits li").count() == 8
+        assert visit.page.locator("#found img").first.evaluate("image => image.decode().then(() => image.width)")
+        assert "the nearest 8 of 8 pictures" in visit.page.inner_text("#found .note")
+
+
+def test_it_fits_a_phone(browser, address):
+    visit = Visit(browser, address, width=390)
+    visit.page.wait_for_selector("#answer .bars li")
+    assert not visit.overflows()
+    assert visit.page.get_by_role("tab").count() == 2  # none is hidden in a menu
+    visit.page.close()
+
+
+def test_a_model_that_is_not_there_ends_with_the_next_step(app, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["app.py", "--model", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as stopped:
+        app.main()
+    assert stopped.value.code == 2
+    assert "space: model: " in capsys.readouterr().err
+
+
+def test_readme_is_a_space_card_whose_files_are_there():
+    front = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
+    assert front["sdk"] == "gradio" and (SPACE / front["app_file"]).is_file()
+    requirements = (SPACE / "requirements.txt").read_text(encoding="utf-8")
+    assert {"torch", "torchvision", "transformers", "timm", "safetensors"} <= set(
+        re.findall(r"^[a-z_]+", requirements, re.M)
+    )
