@@ -1,0 +1,107 @@
+"""What is put beside the page, and what is refused; no browser."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from training.web.__main__ import main
+from training.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
+
+
+@pytest.fixture
+def libraries(tmp_path) -> Path:
+    """Stand-ins for what npm brings."""
+    for source in LIBRARIES.values():
+        path = tmp_path / "node_modules" / source
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"library")
+    return tmp_path / "node_modules"
+
+
+@pytest.fixture
+def folder(teacher_folder, tmp_path) -> Path:
+    """A model folder with stand-ins for the exported towers."""
+    folder = tmp_path / "model"
+    shutil.copytree(teacher_folder, folder)
+    (folder / "onnx").mkdir()
+    (folder / "onnx" / "vision_model.onnx").write_bytes(b"vision")
+    for suffix in SUFFIXES.values():
+        (folder / "onnx" / f"text_model{suffix}.onnx").write_bytes(b"text" + suffix.encode())
+    return folder
+
+
+def test_the_folder_holds_page_libraries_model_and_pictures(folder, libraries, corpus, train_rows, tmp_path):
+    output = tmp_path / "site"
+    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)
+    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)  # again, in place of the first
+    assert (output / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
+    assert {path.name for path in (output / "vendor").iterdir()} == set(LIBRARIES)
+    assert {path.name for path in (output / "model/onnx").iterdir()} == {
+        "vision_model.onnx",
+        "text_model_quantized.onnx",
+    }
+    assert not (output / "model" / "model.safetensors").exists()  # the browser has no use for it
+    site = json.loads((output / "site.json").read_text())
+    assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}
+    with safe_open(output / "pictures" / "index.safetensors", framework="pt") as index:
+        embeddings, titles = index.get_tensor("embeddings"), json.loads(index.metadata()["titles"])
+    assert embeddings.dtype == torch.float16
+    torch.testing.assert_close(embeddings.float().norm(dim=-1), torch.ones(len(train_rows)), rtol=0, atol=1e-3)
+    assert titles[3] == {"en": train_rows[3]["en"], "zh": train_rows[3]["zh"]}
+    assert len(list((output / "pictures").glob("*.webp"))) == len(train_rows)
+
+
+def test_every_file_of_the_page_is_taken_along_and_every_module_it_imports():
+    beside = {path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".html")}
+    assert beside == set(PAGE_FILES)
+    for name in beside:
+        for module in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
+            assert module in beside
+    assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(LIBRARIES)
+
+
+def run(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*arguments, "--no_serve"])
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("onnx/vision_model.onnx", "training/export.py"), ("tokenizer.json", "finished model folder")],
+)
+def test_a_model_that_lacks_something_is_refused(folder, libraries, tmp_path, capsys, missing, said):
+    (folder / missing).unlink()
+    message = run(
+        capsys, "--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(tmp_path / "site")
+    )
+    assert message.startswith("web: model: ") and said in message
+    assert not (tmp_path / "site").exists()
+
+
+def test_missing_libraries_are_told_with_the_command_that_brings_them(folder, tmp_path, capsys):
+    message = run(capsys, "--model", str(folder), "--node_modules", str(tmp_path / "none"))
+    assert "npm install --ignore-scripts --prefix model_cards/web" in message
+
+
+def test_a_folder_with_other_files_is_not_overwritten(folder, libraries, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    message = run(
+        capsys, "--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(tmp_path / "mine")
+    )
+    assert "output_dir" in message
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+
+
+def test_no_page_is_left_behind_where_the_pictures_cannot_be_read(folder, libraries, tmp_path, capsys):
+    output = tmp_path / "site"
+    arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
+    assert "data: cannot load" in run(capsys, *arguments, "--pictures", str(tmp_path / "none.parquet"))
+    assert not output.exists() and not list(tmp_path.glob(".site*"))

@@ -1,0 +1,174 @@
+"""The page in a real browser against the same model in Python."""
+
+import base64
+import os
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from tests.browser import Visit
+from training.data.pictures import to_rgb
+
+LABELS = ["红苹果", "绿色的青蛙", "red apple", "keycap", "狗"]
+# full width, combining marks, no-break space, old forms, emoji: what normalisers and splitters disagree about
+ODD = [
+    "ＡＢＣ　１２３",
+    "cafe\u0301 naïve",
+    "a\u00a0b  c",
+    "㈱﹝①～",
+    "👨 家庭",
+    "it's 3.5€!",
+    " 空\t格 \n",
+    "x" * 300,
+]
+TEXTS = LABELS + ODD
+ENCODE = """async (pictures) => {
+  const { Encoder } = await import("./encoder.js");
+  const encoder = await Encoder.load(await (await fetch("site.json")).json());
+  const answers = [];
+  for (const picture of pictures) {
+    const blob = await (await fetch(`data:image/png;base64,${picture}`)).blob();
+    answers.push(Array.from(await encoder.encodePicture(blob)));
+  }
+  return answers;
+}"""
+TOKENS = """async (texts) => {
+  const { AutoTokenizer } = await import("@huggingface/transformers");
+  await import("./encoder.js");
+  const tokenizer = await AutoTokenizer.from_pretrained("model");
+  return texts.map((text) => Array.from(tokenizer([text], { truncation: true }).input_ids.data, Number));
+}"""
+
+
+def encode(model, processor, pictures: list[Image.Image], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    with torch.inference_mode():
+        seen = [
+            model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
+            for picture in pictures
+        ]
+        read = model.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
+    return F.normalize(torch.cat(seen), dim=-1), F.normalize(read, dim=-1)
+
+
+def read_bars(visit: Visit) -> dict[str, float]:
+    rows = visit.page.locator("#answer li").all()
+    return {
+        row.locator(".name").inner_text(): float(row.locator(".share").inner_text().rstrip("%")) / 100 for row in rows
+    }
+
+
+def test_a_dropped_picture_and_chinese_labels_get_the_answer_of_python(visit, model, processor, photos):
+    visit.page.fill("#labels", "，".join(LABELS))
+    before = visit.page.inner_text("#answer")
+    visit.page.set_input_files("#file", str(photos / "0.png"))
+    visit.page.wait_for_function("text => document.getElementById('answer').innerText !== text", arg=before)
+    seen, read = encode(model, processor, [Image.open(photos / "0.png")], LABELS)
+    shares = (model.logit_scale.exp() * seen @ read.T)[0].softmax(0).tolist()
+    expected = dict(sorted(zip(LABELS, shares, strict=True), key=lambda pair: -pair[1]))
+    found = read_bars(visit)
+    assert found == pytest.approx(expected, abs=5e-3)
+    assert next(iter(found)) == next(iter(expected))
+    assert "ms" in visit.page.inner_text("#answer-note")
+
+
+def test_pictures_of_every_shape_are_prepared_as_by_the_processor(visit, model, processor, photos):
+    files = sorted(photos.glob("*.png"))
+    sent = [base64.b64encode(file.read_bytes()).decode() for file in files]
+    found = F.normalize(torch.tensor(visit.page.evaluate(ENCODE, sent)), dim=-1)
+    expected, _ = encode(model, processor, [to_rgb(Image.open(file)) for file in files], LABELS)
+    cosines = (found * expected).sum(-1)
+    others = (expected @ expected.T)[~torch.eye(len(files), dtype=torch.bool)]
+    assert cosines.min() > 0.99, dict(zip([file.name for file in files], cosines.tolist(), strict=True))
+    assert others.median() < 0.99  # else any two pictures would pass
+
+
+def test_texts_become_the_ids_of_python(visit, processor):
+    texts = [*TEXTS, "👨\u200d👩"]
+    expected = [processor.tokenizer(text, truncation=True)["input_ids"] for text in texts]
+    assert visit.page.evaluate(TOKENS, texts) == expected
+
+
+def test_texts_become_the_ids_of_python_with_a_tokenizer_like_xlm_r(visit, xlm_r_tokenizer):
+    """Its `Precompiled` normaliser is a table of SentencePiece's, which the library in the browser does not read but
+    imitates. They differ in the zero-width joiner, which newer tables keep and the imitation takes for a space.
+    """
+    expected = [xlm_r_tokenizer.encode(text).ids for text in TEXTS]
+    body = xlm_r_tokenizer.to_str()
+    visit.page.route(
+        "**/model/tokenizer.json", lambda route: route.fulfill(body=body, content_type="application/json")
+    )
+    assert visit.page.evaluate(TOKENS, TEXTS) == expected
+
+
+@pytest.mark.parametrize("query", ["红苹果", "green frog"])
+def test_search_ranks_as_python_does(visit, model, processor, train_rows, query):
+    visit.page.click("#tab-search")
+    visit.page.fill("#query", query)
+    seen, read = encode(model, processor, list(train_rows["image"]), [query])
+    scores = (seen @ read[0]).numpy()
+    best = int(np.argmax(scores))
+    visit.page.wait_for_function(
+        "number => document.querySelector('#found li')?.dataset.number === number", arg=str(best)
+    )
+    numbers = [int(tile.get_attribute("data-number")) for tile in visit.page.locator("#found li").all()]
+    # half precision may swap what is as good as equal
+    np.testing.assert_allclose(scores[numbers], np.sort(scores)[::-1][: len(numbers)], atol=1e-3)
+    language = "zh" if query == "红苹果" else "en"
+    assert visit.page.locator("#found li").first.inner_text() == train_rows[best][language]
+    assert visit.page.locator("#found li img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+
+
+def test_first_answer_comes_within_three_seconds_then_each_picture_within_a_tenth(browser, address):
+    for _ in range(3):  # whatever else runs on the machine: the best of three
+        visit = Visit(browser, address)
+        visit.page.wait_for_selector("body[data-ready-ms]")
+        ready_ms = float(visit.page.get_attribute("body", "data-ready-ms"))
+        visit.page.wait_for_selector("#found li", state="attached")
+        picture_ms = min(_picture_ms(visit) for _ in range(5))
+        visit.page.close()
+        if ready_ms < 3000 and picture_ms < 100:
+            return
+    if os.getloadavg()[0] > os.cpu_count():
+        pytest.skip("the machine is busy with something else")
+    assert ready_ms < 3000
+    assert picture_ms < 100
+
+
+def _picture_ms(visit: Visit) -> float:
+    with urllib.request.urlopen(f"{visit.address}example.png") as response:
+        example = response.read()
+    visit.page.evaluate("document.getElementById('answer-note').textContent = ''")
+    visit.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": example})
+    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('ms')")
+    return float(visit.page.inner_text("#answer-note b").removesuffix(" ms"))
+
+
+def test_what_is_no_picture_is_said_to_be_none(visit, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    visit.page.set_input_files("#file", str(tmp_path / "a.png"))
+    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('not a picture')")
+    assert visit.page.locator("#answer li").count() == 0
+
+
+def test_it_fits_a_phone(browser, address):
+    visit = Visit(browser, address, width=390)
+    visit.page.wait_for_selector("#answer li")
+    assert not visit.overflows()
+    visit.page.click("#tab-search")
+    visit.page.wait_for_selector("#found li")
+    assert not visit.overflows()
+    visit.page.close()
+
+
+def test_a_page_without_its_model_says_what_is_missing(browser, address):
+    page = browser.new_page()
+    page.route("**/model/tokenizer.json", lambda route: route.fulfill(status=404))
+    page.goto(address)
+    page.wait_for_selector(".status.error")
+    assert "tokenizer.json" in page.inner_text("#status")
+    page.close()
