@@ -26,7 +26,7 @@ def run(recipe: AlignRecipe) -> TrainingResult:
     """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = make_accelerator(recipe)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
-    languages = list(recipe.data.caption_columns)
+    languages = recipe.data.languages
     student, processor = _open_student(recipe, languages, teacher)
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()

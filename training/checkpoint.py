@@ -10,8 +10,9 @@ output_dir/
 
 import json
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -36,11 +37,13 @@ class Progress:
         step: optimizer steps done.
         best: the best value of `best_metric` so far; None before the first evaluation.
         best_step: steps done when it was measured.
+        data: where each process's loader is, as JSON.
     """
 
     step: int = 0
     best: float | None = None
     best_step: int | None = None
+    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

@@ -12,27 +12,90 @@ CONFIGS = Path(__file__).parent / "configs"
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """One source of a mixture. What it does not say is as `data` says.
+
+    Args:
+        train: as in `data`.
+        subset: as in `data`.
+        split: as in `data`.
+        image_column: as in `data`.
+        caption_columns: as in `data`; a source may have fewer languages than another.
+        weight: its share of the samples is its weight over the sum of all.
+    """
+
+    train: list[str] | str
+    subset: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    caption_columns: dict[str, str] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where pictures and captions come from.
 
     Args:
-        train: Hub id, image folder, parquet file or glob, or `module:function` that returns a `datasets.Dataset`.
+        train: Hub id; folder that `datasets` understands, such as an image folder with metadata; parquet files or tar
+            shards (webdataset layout), each a path, a glob, a URL such as `hf://datasets/ID/FILE`, or a list of these;
+            or `module:function` that returns a `datasets.Dataset` or `IterableDataset`.
         subset: which configuration of a Hub data set, where it has several.
-        image_column: column of the pictures.
+        split: which split, where there are several.
+        image_column: column of the pictures; in tar shards the file's extension, such as `jpg`.
         caption_columns: column of the captions for each language (ISO 639-1 code); a cell is a string or a list of
-            strings. A field of a nested column is written `translation.en`.
+            strings. A field of a nested column is written `translation.en`; in tar shards a column is the file's
+            extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
+        sources: a mixture, in the place of `train`, such as an English and a Chinese source with columns of their own.
+        batches: `mixed` draws every sample from all sources; in `one_source` and `one_language` all samples of a step,
+            on all processes, are of one source, or of one source with its captions in one language.
+        streaming: read the data in the order of their shards, at any size and without a copy of them; otherwise they
+            are stored and shuffled whole.
+        shuffle_buffer: samples that a stream is shuffled within, in each decoding process and source.
+        skip_wrong_script: leave out captions without one letter of their language's script.
         max_skip_share: largest share (0..1) of samples that may be skipped before the run stops.
-        in_memory: keep every picture, decoded and resized, in memory after its first use.
-        workers: processes that decode pictures; 0 decodes in the training process.
+        in_memory: keep every picture, decoded and resized, in memory after its first use; not for streams.
+        workers: processes that decode pictures; 0 decodes in the training process. A stream's order depends on it.
     """
 
-    train: str
+    train: list[str] | str | None = None
     subset: str | None = None
+    split: str = "train"
     image_column: str = "image"
     caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
+    sources: list[SourceConfig] = field(default_factory=list)
+    batches: Literal["mixed", "one_source", "one_language"] = "mixed"
+    streaming: bool = False
+    shuffle_buffer: int = 1024
+    skip_wrong_script: bool = True
     max_skip_share: float = 0.01
     in_memory: bool = False
     workers: int = 0
+
+    @property
+    def mixture(self) -> list[SourceConfig]:
+        """All sources, each with everything filled in; one alone where `train` names it."""
+        return [
+            SourceConfig(
+                train=source.train,
+                subset=source.subset or self.subset,
+                split=source.split or self.split,
+                image_column=source.image_column or self.image_column,
+                caption_columns=source.caption_columns or self.caption_columns,
+                weight=source.weight,
+            )
+            for source in (self.sources if self.train is None else [SourceConfig(train=self.train)])
+        ]
+
+    @property
+    def languages(self) -> list[str]:
+        """Of all sources' captions, in the order in which they are named."""
+        return list(dict.fromkeys(language for source in self.mixture for language in source.caption_columns or {}))
+
+    @property
+    def name(self) -> str:
+        """All sources in a few words, for messages."""
+        return ", ".join(source.train if isinstance(source.train, str) else source.train[0] for source in self.mixture)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,11 +375,26 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
             parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
     if recipe.eval_every and not (recipe.eval.data and recipe.eval.class_names):
         parser.exit(2, "recipe: eval_every needs a labelled set; name one under eval.data and eval.class_names.\n")
-    if not recipe.data.caption_columns:
-        parser.exit(
-            2,
-            "recipe: data.caption_columns is empty; name a column for at least one language, such as {en: caption}.\n",
+    if problem := _problem_of(recipe.data):
+        parser.exit(2, f"recipe: {problem}\n")
+
+
+def _problem_of(data: DataConfig) -> str | None:
+    """What the data cannot be, in words."""
+    if (data.train is None) == (not data.sources):
+        return "data needs either train, for one source, or sources, for a mixture."
+    if {} in (data.caption_columns, *(source.caption_columns for source in data.sources)):
+        return "data.caption_columns is empty; name a column for at least one language, such as {en: caption}."
+    if wrong := [source.weight for source in data.sources if not source.weight > 0]:
+        return f"data.sources: a weight must be above 0, got {wrong[0]}. Leave the source out instead."
+    if data.workers < 0 or data.shuffle_buffer < 1:
+        return (
+            "data.workers must be at least 0 and data.shuffle_buffer at least 1, got "
+            f"{data.workers} and {data.shuffle_buffer}."
         )
+    if data.streaming and data.in_memory:
+        return "data.in_memory keeps every picture, and a stream has too many. Set one of the two to false."
+    return None
 
 
 def save_recipe(recipe: TrainingRecipe, folder: str | Path):

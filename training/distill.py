@@ -24,7 +24,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     """Build teacher, student, data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = make_accelerator(recipe)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
-    student, processor = build_student(recipe.student, list(recipe.data.caption_columns), teacher, recipe.seed)
+    student, processor = build_student(recipe.student, recipe.data.languages, teacher, recipe.seed)
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()
     evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)

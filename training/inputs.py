@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import TrainingRecipe
-from training.data import CaptionTokens, PairDataset, load_source
+from training.config import DataConfig, TrainingRecipe
+from training.data import CaptionTokens, PairDataset, Pairs, PairStream, load_source
 from training.target_cache import build_target_cache
 from training.targets import LiveTargets, Needs, TargetSource
 from training.teachers import Teacher, same_tokens
@@ -28,7 +28,7 @@ class Inputs:
         targets: the teacher's answers; None without a teacher.
     """
 
-    dataset: PairDataset
+    dataset: Pairs
     augment: Augment
     normalize: Normalize
     targets: TargetSource | None
@@ -83,19 +83,23 @@ def open_inputs(
         needs: what is asked of the teacher.
         accelerator: of this process.
         pictures: whether pictures are wanted.
+
+    Raises:
+        ValueError: the data are a stream, and a cache is asked for.
     """
-    dataset = PairDataset(
-        load_source(recipe.data.train, subset=recipe.data.subset),
-        recipe.data,
-        tokens,
-        picture_size=max(student.config.image_size, teacher.image_size if teacher else 0) if pictures else None,
-    )
+    size = max(student.config.image_size, teacher.image_size if teacher else 0) if pictures else None
+    dataset = open_pairs(recipe.data, tokens, size)
+    if isinstance(dataset, PairStream) and recipe.teacher_cache is not None:
+        raise ValueError(
+            f"teacher_cache: {recipe.teacher_cache!r} would hold a target for every row, and a stream has no rows to "
+            "come back to. Take the live teacher (no teacher_cache), or read the data whole (data.streaming: false)."
+        )
     # stored views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     targets: TargetSource | None = None
     if teacher is not None and recipe.teacher_cache is None:
         targets = LiveTargets(teacher.with_towers(needs.towers).to(accelerator.device), needs)
-    elif teacher is not None:
+    elif teacher is not None and isinstance(dataset, PairDataset):
         with accelerator.main_process_first():
             targets = build_target_cache(
                 recipe.teacher_cache,
@@ -110,7 +114,21 @@ def open_inputs(
     return Inputs(dataset, augment, normalize, targets)
 
 
-def open_bank(text_bank: str | None, dataset: PairDataset) -> list[str]:
+def open_pairs(data: DataConfig, tokens: CaptionTokens | None, picture_size: int | None) -> Pairs:
+    """The data as a recipe describes them, whole or as a stream.
+
+    Args:
+        data: the sources.
+        tokens: makes token ids; None leaves captions out.
+        picture_size: edge of the decoded pictures; None leaves pictures out.
+    """
+    if data.streaming:
+        return PairStream(data, tokens, picture_size)
+    rows = [load_source(source.train, source.split or data.split, source.subset) for source in data.mixture]
+    return PairDataset(rows, data, tokens, picture_size)
+
+
+def open_bank(text_bank: str | None, dataset: Pairs) -> list[str]:
     """The texts that pictures are compared with where logits are the target.
 
     Args:
@@ -121,10 +139,10 @@ def open_bank(text_bank: str | None, dataset: PairDataset) -> list[str]:
         ValueError: the file is not there or has fewer than two texts, or there is neither a file nor a caption.
     """
     if text_bank is None:
-        if not dataset.caption_ids:
+        if isinstance(dataset, PairStream) or not dataset.caption_ids:
             raise ValueError(
-                "text_bank: target 'logits' compares with texts, and this run reads no captions. Name a text file, "
-                "one text a line."
+                "text_bank: target 'logits' compares with texts, and this run reads no captions, or a stream of which "
+                "they are not known yet. Name a text file, one text a line."
             )
         return list(dataset.caption_ids)
     try:

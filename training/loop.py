@@ -18,7 +18,7 @@ from modeling_dcclip import DCCLIPModel
 from training import checkpoint
 from training.checkpoint import Artefact, Progress
 from training.config import TrainingRecipe
-from training.data import KeyedBatches, PairDataset, make_loader
+from training.data import Loader, Order, Pairs, make_loader
 from training.gather import cached_pass, whole_pass
 from training.tasks import Task
 from training.transforms import keyed_uniform
@@ -77,7 +77,7 @@ def make_optimizer(task: Task, recipe: TrainingRecipe) -> torch.optim.AdamW:
 
 def train(
     task: Task,
-    dataset: PairDataset,
+    dataset: Pairs,
     artefact: Artefact,
     accelerator: Accelerator,
     description: str,
@@ -116,17 +116,21 @@ def train(
     model, optimizer = accelerator.prepare(task, optimizer)
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator.is_main_process)
     task.train()
+    loader = _make_loader(task, dataset, recipe, accelerator, progress)
     with log:
-        for step, batch in _batches(task, dataset, recipe, accelerator, start):
+        for step, batch in _batches(loader, recipe, accelerator, start):
             losses = _step(model, task, batch, optimizer, accelerator, step, recipe)
             task.after_step()
             log.step(step, len(batch["rows"]) * accelerator.num_processes, losses)
             progress = replace(progress, step=step + 1)
+            saves = recipe.save_every > 0 and (step + 1) % recipe.save_every == 0
+            if saves:
+                progress = replace(progress, data=gather_object([loader.state()]))
             if not accelerator.is_main_process:
                 continue
             if evaluate is not None and _is_due(step + 1, recipe.eval_every, recipe):
                 progress = _evaluate(evaluate, task, artefact, progress, log)
-            if recipe.save_every and (step + 1) % recipe.save_every == 0:
+            if saves:
                 folder = checkpoint.save_checkpoint(artefact, progress, task, optimizer)
                 if on_save is not None:
                     on_save(folder)
@@ -135,8 +139,7 @@ def train(
         checkpoint.save_final(artefact)
         if on_save is not None:
             on_save(output_dir)
-    for row, cause in gather_object(list(dataset.skipped.causes.items())):  # what the other processes met
-        dataset.skipped.add(row, cause)
+    dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # what the other processes met
     result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
     log.write(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
@@ -167,23 +170,27 @@ def _evaluate(evaluate: Evaluate, task: Task, artefact: Artefact, progress: Prog
     return replace(progress, best=metrics[name], best_step=progress.step)
 
 
-def _batches(
-    task: Task, dataset: PairDataset, recipe: TrainingRecipe, accelerator: Accelerator, start: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Steps and their batches, on the device; torch's own randomness (dropout) is keyed to the step."""
-    batches = KeyedBatches(
-        rows=dataset.usable_rows,
+def _make_loader(
+    task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
+) -> Loader:
+    """This process's part of the batches that are still to come."""
+    order = Order(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         num_views=task.num_views,
-        start=start,
+        start=progress.step,
         stop=recipe.max_steps,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
-    for step, batch in enumerate(make_loader(dataset, batches), start=start):
-        for row, cause in batch.pop("skipped"):
-            dataset.skipped.add(row, cause)
+    return make_loader(dataset, order, progress.data)
+
+
+def _batches(
+    loader: Loader, recipe: TrainingRecipe, accelerator: Accelerator, start: int
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """Steps and their batches, on the device; torch's own randomness (dropout) is keyed to the step."""
+    for step, batch in enumerate(loader, start=start):
         torch.manual_seed(int(keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0] * 2**53))
         yield step, {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 

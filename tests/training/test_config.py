@@ -1,10 +1,11 @@
+import json
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.tiny import ROOT
-from training.config import AlignRecipe, DistillRecipe, parse_recipe, save_recipe
+from training.config import AlignRecipe, DistillRecipe, SourceConfig, parse_recipe, save_recipe
 
 FOLDER = ROOT / "training/configs"
 CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students")
@@ -144,6 +145,44 @@ def test_value_below_its_range_is_refused(write, capsys, key, least):
 
 def test_no_caption_column_is_refused(write, capsys):
     assert "data.caption_columns" in refusal(capsys, write(data={"train": "x", "caption_columns": {}}))
+
+
+def test_a_mixture_is_read_from_yaml_and_from_the_command_line(write, tmp_path):
+    sources = [
+        {"train": ["a.tar", "b.tar"], "caption_columns": {"en": "txt"}, "weight": 2},
+        {"train": "zh.parquet", "caption_columns": {"zh": "caption"}, "image_column": "jpg"},
+    ]
+    expected = [
+        SourceConfig(
+            train=["a.tar", "b.tar"], split="train", image_column="image", caption_columns={"en": "txt"}, weight=2
+        ),
+        SourceConfig(train="zh.parquet", split="train", image_column="jpg", caption_columns={"zh": "caption"}),
+    ]
+    from_yaml = parse_recipe(DistillRecipe, write(data={"sources": sources}))
+    typed = parse_recipe(DistillRecipe, [*write(data={"train": None}), "--data.sources", json.dumps(sources)])
+    for recipe in (from_yaml, typed):
+        assert recipe.data.mixture == expected and recipe.data.languages == ["en", "zh"]
+    save_recipe(typed, tmp_path)
+    assert parse_recipe(DistillRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == typed
+    one = parse_recipe(DistillRecipe, write(data={"train": "x"}))
+    assert [source.train for source in one.data.mixture] == ["x"] and one.data.languages == ["en", "zh"]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        ({"train": None}, "either train, for one source, or sources"),
+        ({"train": "x", "sources": [{"train": "y"}]}, "either train, for one source, or sources"),
+        ({"sources": [{"train": "y", "weight": 0}]}, "a weight must be above 0, got 0"),
+        ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns is empty"),
+        ({"train": "x", "shuffle_buffer": 0}, "shuffle_buffer at least 1, got 0 and 0"),
+        ({"train": "x", "workers": -1}, "workers must be at least 0"),
+        ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory keeps every picture"),
+        ({"train": "x", "batches": "by_colour"}, "batches"),
+    ],
+)
+def test_data_that_cannot_be_are_refused(write, capsys, data, problem):
+    assert problem in refusal(capsys, write(data=data))
 
 
 @pytest.mark.parametrize("missing", ["output_dir", "teacher", "data"])

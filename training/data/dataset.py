@@ -1,6 +1,7 @@
 """Decoded pictures with tokenized captions, or either alone."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,22 +9,24 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 
-from training.config import DataConfig
+from training.config import DataConfig, SourceConfig
 from training.data.captions import CaptionTokens, usable_captions
 from training.data.pictures import decode_picture, encoded_bytes
+from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import SkipReport
 from training.data.sources import require_columns, sample_rows
+from training.data.turns import Group, make_groups
 
 FINGERPRINT_ROWS = 16384  # more rows than these are sampled
 TOKENIZED_AT_ONCE = 8192
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Decoded pictures with tokenized captions.
+    """Decoded pictures with tokenized captions, from one source or a mixture, whose rows are counted through.
 
     Args:
-        rows: the source.
-        config: its columns and limits.
+        rows: the source, or those of a mixture in their order.
+        config: their columns and limits.
         tokens: makes token ids; None leaves the captions out, and their columns need not be there.
         picture_size: edge S of the decoded pictures, in pixels; None leaves the pictures out, likewise.
 
@@ -32,24 +35,35 @@ class PairDataset(torch.utils.data.Dataset):
         SkipError: too many rows have no usable caption.
     """
 
-    def __init__(self, rows: Dataset, config: DataConfig, tokens: CaptionTokens | None, picture_size: int | None):
-        wanted = [config.image_column] if picture_size is not None else []
-        wanted += config.caption_columns.values() if tokens is not None else []
-        rows = require_columns(rows, wanted, config.train, "Name the right one under data.")
-        self.config, self.tokens, self.picture_size, self.num_rows = config, tokens, picture_size, len(rows)
-        self.languages = list(config.caption_columns)
-        self.skipped = SkipReport(len(rows), config.max_skip_share)
-        if picture_size is not None:
-            column = rows.select_columns([config.image_column])
-            self.pictures = column.cast_column(config.image_column, Image(decode=False))
-        self.captions = self._check_captions(rows) if tokens is not None else {}
+    def __init__(
+        self,
+        rows: Dataset | Sequence[Dataset],
+        config: DataConfig,
+        tokens: CaptionTokens | None,
+        picture_size: int | None,
+    ):
+        self.config, self.tokens, self.picture_size = config, tokens, picture_size
+        self.languages = config.languages
+        tables = [
+            self._select(table, source)
+            for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
+        ]
+        self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each
+        self.skipped = SkipReport(len(self), config.max_skip_share)
+        self.captions: dict[int, dict[str, list[str]]] = {}
+        self.pictures: list[tuple[Dataset, str]] = []
+        for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
+            if picture_size is not None:
+                column = source.image_column or config.image_column
+                self.pictures.append((table.select_columns([column]).cast_column(column, Image(decode=False)), column))
+            if tokens is not None:
+                self._check_captions(table, source.caption_columns or {}, start)
         self.caption_ids = {text: number for number, text in enumerate(sorted(self._all_texts()))}
         if tokens is not None and self.caption_ids:
             self._count_lengths(tokens)
-        self.usable_rows = np.array([row for row in range(len(rows)) if row not in self.skipped.causes])
-        if not len(self.usable_rows):
-            raise ValueError(f"data: {config.train!r} has no usable row ({self.skipped}).")
-        kept, edge = (len(rows), picture_size) if config.in_memory and picture_size is not None else (0, 0)
+        self.skipped.num_known = len(self.skipped.causes)
+        self.groups = [self._with_rows(group) for group in make_groups(config)]
+        kept, edge = (len(self), picture_size) if config.in_memory and picture_size is not None else (0, 0)
         # taken page by page as pictures come
         self._memory = torch.empty(kept, 3, edge, edge, dtype=torch.uint8)
         self._in_memory = torch.zeros(kept, dtype=torch.bool)
@@ -57,38 +71,55 @@ class PairDataset(torch.utils.data.Dataset):
             self._memory.share_memory_()
             self._in_memory.share_memory_()
 
+    def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
+        """The rows, if they have the columns that are wanted."""
+        wanted = [source.image_column or self.config.image_column] if self.picture_size is not None else []
+        wanted += (source.caption_columns or {}).values() if self.tokens is not None else []
+        return require_columns(rows, wanted, str(source.train), "Name the right one under data.")
+
+    def _with_rows(self, group: Group) -> Group:
+        """A group with its usable rows."""
+        rows = range(*self.starts[group.source : group.source + 2].tolist())
+        usable = [row for row in rows if row not in self.skipped.causes]
+        if self.tokens is not None:
+            usable = [row for row in usable if not self.captions[row].keys().isdisjoint(group.languages)]
+        if not usable:
+            name, languages = self.config.mixture[group.source].train, " or ".join(group.languages)
+            raise ValueError(f"data: {name!r} has no usable row with a caption in {languages} ({self.skipped}).")
+        return group._replace(rows=np.array(usable))
+
     def _all_texts(self) -> set[str]:
         return {text for captions in self.captions.values() for texts in captions.values() for text in texts}
 
-    def _check_captions(self, rows: Dataset) -> dict[int, dict[str, list[str]]]:
-        """Captions of every row by language; what is unusable is counted, and a row without any is skipped."""
-        columns = {language: rows[column][:] for language, column in self.config.caption_columns.items()}
-        captions: dict[int, dict[str, list[str]]] = {}
-        for row in range(len(rows)):
-            captions[row], causes = {}, []
-            for language, column in columns.items():
-                texts, lost = usable_captions(column[row])
+    def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
+        """Captions of every row of a source by language; what is unusable is counted, and a row without any is
+        skipped.
+        """
+        cells = {language: rows[column][:] for language, column in columns.items()}
+        script_of = {language: language if self.config.skip_wrong_script else None for language in columns}
+        for number in range(len(rows)):
+            found: dict[str, list[str]] = {}
+            causes = []
+            for language, column in cells.items():
+                texts, lost = usable_captions(column[number], script_of[language])
                 causes += lost
                 self.skipped.captions.update(f"{cause} ({language})" for cause in lost)
                 if texts:
-                    captions[row][language] = texts
-            if not captions[row]:
-                self.skipped.add(row, causes[0])
-        return captions
+                    found[language] = texts
+            self.captions[start + number] = found
+            if not found:
+                self.skipped.add(start + number, causes[0])
 
     def _count_lengths(self, tokens: CaptionTokens):
         texts = list(self.caption_ids)
-        num_cut = 0
-        for start in range(0, len(texts), TOKENIZED_AT_ONCE):
-            ids = tokens.tokenizer(texts[start : start + TOKENIZED_AT_ONCE]).input_ids
-            num_cut += sum(len(row) > tokens.max_text_length for row in ids)
-        if num_cut:
+        parts = range(0, len(texts), TOKENIZED_AT_ONCE)
+        if num_cut := sum(tokens.count_cut(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
             self.skipped.captions[f"cut to {tokens.max_text_length} tokens"] = num_cut
         if num_unaligned := tokens.find_unaligned(self.caption_ids):
             self.skipped.captions["read in other pieces than the teacher's, pooled target only"] = num_unaligned
 
     def __len__(self) -> int:
-        return self.num_rows
+        return int(self.starts[-1])
 
     def __getitem__(self, row: int) -> Tensor | str | None:
         """The picture (3, S, S) uint8, or the reason why there is none; None where no pictures are wanted."""
@@ -96,40 +127,34 @@ class PairDataset(torch.utils.data.Dataset):
             return None
         if self.config.in_memory and self._in_memory[row]:
             return self._memory[row]
-        picture = decode_picture(self.pictures[row][self.config.image_column], self.picture_size)
+        picture = decode_picture(self._cell(row), self.picture_size)
         if self.config.in_memory and isinstance(picture, Tensor):
             self._memory[row] = picture
             self._in_memory[row] = True
         return picture
 
-    def collate(self, samples: list[tuple[int, int, Tensor | str | None]]) -> dict[str, Any]:
-        """Batch (row, view, picture) triples; pictures that did not decode are left to the caller under `skipped`."""
-        kept = [sample for sample in samples if not isinstance(sample[2], str)]
-        batch: dict[str, Any] = {
-            "skipped": [(row, picture) for row, _, picture in samples if isinstance(picture, str)]
-        }
-        if not kept:
-            return batch
-        batch["rows"] = torch.tensor([row for row, _, _ in kept])
-        batch["views"] = torch.tensor([view for _, view, _ in kept])
-        if self.picture_size is not None:
-            batch["pictures"] = torch.stack([picture for _, _, picture in kept])
-        if self.tokens is not None:
-            batch |= self._captions_of([(row, view) for row, view, _ in kept], self.tokens)
-        return batch
+    def _cell(self, row: int) -> dict[str, Any]:
+        """The encoded picture of a row."""
+        source = int(np.searchsorted(self.starts, row, side="right")) - 1
+        table, column = self.pictures[source]
+        return table[int(row - self.starts[source])][column]
 
-    def _captions_of(self, keys: list[tuple[int, int]], tokens: CaptionTokens) -> dict[str, Tensor]:
-        texts, owners, languages = [], [], []
-        for owner, (row, view) in enumerate(keys):
-            for language, choices in self.captions[row].items():
-                texts.append(choices[view % len(choices)])  # several captions take turns
-                owners.append(owner)
-                languages.append(self.languages.index(language))
-        return tokens(texts) | {
-            "owner": torch.tensor(owners),
-            "language": torch.tensor(languages),
-            "caption_ids": torch.tensor([self.caption_ids[text] for text in texts]),
-        }
+    def collate(
+        self, samples: Sequence[tuple[int, int, Tensor | str | None]], languages: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """The batch dict; pictures that did not decode are left to the caller under `skipped`.
+
+        Args:
+            samples: (row, view, picture or the reason why there is none).
+            languages: to take captions in; None takes all.
+        """
+        kept = [
+            Sample(row, view, picture, take_turns(self.captions.get(row, {}), view, languages or self.languages))
+            for row, view, picture in samples
+            if not isinstance(picture, str)
+        ]
+        batch = make_batch(kept, self.languages, self.tokens, self.caption_ids.__getitem__) if kept else {}
+        return batch | {"skipped": [(row, picture) for row, _, picture in samples if isinstance(picture, str)]}
 
     def picture_fingerprint(self) -> str:
         """A digest of how many pictures there are and of their encoded bytes; of more than `FINGERPRINT_ROWS`, evenly
@@ -137,7 +162,7 @@ class PairDataset(torch.utils.data.Dataset):
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
         for row in sample_rows(len(self), FINGERPRINT_ROWS):
-            digest.update(encoded_bytes(self.pictures[row][self.config.image_column]))
+            digest.update(encoded_bytes(self._cell(row)))
         return digest.hexdigest()
 
     def caption_fingerprint(self) -> str:

@@ -1,12 +1,22 @@
 """From an encoded picture to pixels."""
 
+import warnings
 from io import BytesIO
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import torch
 from PIL import Image as PILImage
+from PIL import ImageOps
 from torch import Tensor
+
+ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held
+REDUCING_GAP = 2  # a JPEG may be decoded at a half or less, if twice the wanted size is left; as in Pillow's thumbnail
+
+
+class DecompressionBomb(ValueError):
+    """A picture has more pixels than Pillow thinks wise."""
 
 
 def decode_picture(cell: dict | None, size: int) -> Tensor | str:
@@ -22,20 +32,24 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return "no picture"
     try:
-        image = open_picture(cell)
-    except PILImage.DecompressionBombError:
+        image = open_picture(cell, size)
+    except DecompressionBomb:
         return "decompression bomb"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
         return "picture does not decode"
+    return torch.from_numpy(np.array(_fit(image, size))).permute(2, 0, 1).contiguous()
+
+
+def _fit(image: PILImage.Image, size: int) -> PILImage.Image:
+    """Resize the short side and crop the centre, in one step: nothing is computed to be thrown away."""
     scale = size / min(image.size)
-    if scale != 1:
-        image = image.resize(
-            (max(size, round(image.width * scale)), max(size, round(image.height * scale))),
-            PILImage.Resampling.BICUBIC,
-        )
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    image = image.crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    width, height = max(size, round(image.width * scale)), max(size, round(image.height * scale))
+    left, top = (width - size) // 2, (height - size) // 2
+    if scale == 1:
+        return image.crop((left, top, left + size, top + size))
+    across, down = image.width / width, image.height / height
+    right, bottom = min(image.width, (left + size) * across), min(image.height, (top + size) * down)
+    return image.resize((size, size), PILImage.Resampling.BICUBIC, (left * across, top * down, right, bottom))
 
 
 def encoded_bytes(cell: dict | None) -> bytes:
@@ -48,9 +62,33 @@ def encoded_bytes(cell: dict | None) -> bytes:
     return Path(path).read_bytes() if path and Path(path).exists() else b""
 
 
-def open_picture(cell: dict) -> PILImage.Image:
-    """The RGB picture in a cell `{"bytes": ..., "path": ...}`; what Pillow raises on damaged files passes through."""
-    with PILImage.open(BytesIO(cell["bytes"]) if cell.get("bytes") is not None else cell["path"]) as image:
+def open_picture(cell: dict, size: int | None = None) -> PILImage.Image:
+    """The RGB picture in a cell `{"bytes": ..., "path": ...}`, turned as the camera was held.
+
+    Args:
+        cell: its path may be a URL that `fsspec` opens.
+        size: the short side that it will be resized to; a large JPEG is then decoded smaller.
+
+    Raises:
+        DecompressionBomb: it has too many pixels.
+        OSError, ValueError, SyntaxError: what Pillow raises on damaged files.
+    """
+    encoded = cell.get("bytes")
+    if encoded is None and "://" in cell["path"]:
+        with fsspec.open(cell["path"], "rb") as file:
+            encoded = file.read()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PILImage.DecompressionBombWarning)
+            image = PILImage.open(BytesIO(encoded) if encoded is not None else cell["path"])
+    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
+        raise DecompressionBomb(str(error)) from error
+    with image:
+        if size is not None and image.format == "JPEG":
+            scale = REDUCING_GAP * size / min(image.size)
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        if image.getexif().get(ORIENTATION, 1) != 1:
+            return to_rgb(ImageOps.exif_transpose(image))
         return to_rgb(image)
 
 

@@ -145,7 +145,7 @@ def _cache_pictures(
                 progress.update(len(chunk))
             if not tensors:
                 raise TargetCacheError(
-                    f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.train!r} decodes,"
+                    f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.name!r} decodes,"
                     " so there is nothing to store. Mend the data."
                 )
             save(tensors, view_file(folder, view, number))
@@ -235,7 +235,7 @@ def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
         teacher=teacher.name,
         revision=teacher.revision,
         license=teacher.license or "unknown",
-        data=dataset.config.train,
+        data=dataset.config.name,
         num_views=pictures["key"].get("num_views", 0),
         num_rows=pictures.get("num_rows", 0),
         grid=f"{grid[0]} x {grid[1]}" if grid else "none (embeddings only)",

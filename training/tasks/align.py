@@ -110,13 +110,16 @@ class AlignTask(Task):
         positive = positives(pairs["owner"], pairs["caption_ids"], len(unit["image"]), pairs["rows"])
         losses: dict[str, Tensor] = {}
         total: Any = 0
+        num_read = 0
         for number, language in enumerate(self.languages):
             chosen = pairs["language"] == number
+            num_read += int(chosen.any())
             texts = {name: value[chosen] if name.endswith("text") else value for name, value in unit.items()}
             for name, (weight, value) in self._pair_terms(outputs, texts, positive[:, chosen]).items():
                 losses[f"{name}_{language}"] = value
                 total = total + weight * weights[language] * value
-        total = total / sum(weights.values())
+        # with all languages in the batch their weighted mean; a batch of some of them weighs as much, at their weights
+        total = total / (sum(weights.values()) * max(1, num_read) / len(self.languages))
         if recipe.text_text_weight:
             losses["text_text"] = self._between_languages(outputs, unit["text"], positive, pairs["language"])
             total = total + recipe.text_text_weight * losses["text_text"]

@@ -4,6 +4,20 @@ import unicodedata
 from functools import cache
 
 OURS = frozenset({"Latin", "Han"})
+# of the letters that a sentence cannot do without
+SCRIPTS_OF = {
+    **dict.fromkeys(("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"), frozenset({"Latin"})),
+    "ar": frozenset({"Arabic"}),
+    "el": frozenset({"Greek"}),
+    "he": frozenset({"Hebrew"}),
+    "hi": frozenset({"Devanagari"}),
+    "ja": frozenset({"Han", "Hiragana", "Katakana"}),
+    "ko": frozenset({"Hangul"}),
+    "ru": frozenset({"Cyrillic"}),
+    "th": frozenset({"Thai"}),
+    "uk": frozenset({"Cyrillic"}),
+    "zh": frozenset({"Han"}),
+}
 
 
 @cache
@@ -30,3 +44,21 @@ def is_punctuation(piece: str) -> bool:
 def is_ours(piece: str) -> bool:
     """Whether all letters of a piece are Latin or Chinese."""
     return all(script_of(character) in OURS for character in piece if script_of(character))
+
+
+def is_written_in(text: str, language: str) -> bool:
+    """Whether a text has a letter of its language's script, or no letter at all (digits and emoji are of no script).
+
+    Args:
+        text: any.
+        language: ISO 639-1 code; of a language that is not in `SCRIPTS_OF` nothing is asked.
+    """
+    wanted = SCRIPTS_OF.get(language)
+    if wanted is None:
+        return True
+    has_letters = False
+    for character in text:
+        if (script := script_of(character)) in wanted:
+            return True
+        has_letters = has_letters or script is not None
+    return not has_letters

@@ -122,7 +122,7 @@ def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer
         assert rows[row]["image"].tobytes() == source[original]["image"].tobytes()
     assert load_source(str(folder))["en"][:] == rows["en"][:]  # the folder itself is a data set too
     config = DataConfig(train=str(folder / "data"), max_skip_share=0.0)
-    assert len(PairDataset(rows, config, None, 64).usable_rows) == 5
+    assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     assert "| picture too small | min_edge 64 | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
     assert report.content["meta"]["command"].startswith("python -m training.curate --data")

@@ -11,7 +11,9 @@ from tokenizers.decoders import ByteLevel
 from training.config import DataConfig
 from training.data import (
     CaptionTokens,
+    Group,
     KeyedBatches,
+    Order,
     PairDataset,
     SkipError,
     decode_picture,
@@ -57,9 +59,14 @@ def spell(tokenizer, input_ids: torch.Tensor) -> list[str]:
     return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
 
 
-def key_batches(rows, **fields) -> KeyedBatches:
-    defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4}
-    return KeyedBatches(rows=np.asarray(rows), **defaults | fields)
+def order(**fields) -> Order:
+    return Order(**{"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4} | fields)
+
+
+def key_batches(rows, **fields) -> list[list[tuple[int, int]]]:
+    """Row and view of every sample of one source's batches."""
+    group = Group(source=0, languages=("en", "zh"), weight=1.0, rows=np.asarray(rows))
+    return [[(key.row, key.view) for key in batch] for batch in KeyedBatches([group], order(**fields))]
 
 
 # sources
@@ -111,14 +118,14 @@ def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
 def test_row_without_a_caption_is_skipped_and_counted(dataset, pictures, captions, cause):
     rows = make_rows([cell(picture) for picture in pictures[:3]], en=captions)
     built = dataset(rows, ("en",), max_skip_share=0.5)
-    assert built.usable_rows.tolist() == [0, 2]
+    assert built.groups[0].rows.tolist() == [0, 2]
     assert list(built.skipped.causes) == [1] and built.skipped.causes[1] == cause
 
 
 def test_caption_lost_in_one_language_is_counted_and_the_other_still_used(dataset, pictures):
     rows = make_rows([cell(picture) for picture in pictures[:3]], en=["frog", "fox", "cat"], zh=["青蛙", None, " "])
     built = dataset(rows, ("en", "zh"))
-    assert built.usable_rows.tolist() == [0, 1, 2] and not built.skipped.causes
+    assert built.groups[0].rows.tolist() == [0, 1, 2] and not built.skipped.causes
     assert built.skipped.captions == {"no caption (zh)": 1, "empty caption (zh)": 1}
     assert "no caption (zh): 1" in str(built.skipped)
 
@@ -133,7 +140,7 @@ def test_a_row_needs_a_caption_in_one_language_only(dataset, pictures):
     cells = [cell(picture) for picture in pictures[:3]]
     rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])
     built = dataset(rows)
-    assert built.usable_rows.tolist() == [0, 1, 2]
+    assert built.groups[0].rows.tolist() == [0, 1, 2]
     batch = built.collate([(row, 0, built[row]) for row in range(3)])
     assert batch["owner"].tolist() == [0, 0, 1, 2]
     assert batch["language"].tolist() == [0, 1, 0, 1]
@@ -291,16 +298,17 @@ def test_a_damaged_picture_is_replaced_by_the_next_one_so_that_batches_stay_full
     cells = [cell(picture) for picture in pictures[:4]]
     cells[1] = {"bytes": b"broken", "path": None}
     built = dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
-    for batch in make_loader(built, key_batches(built.usable_rows, batch_size=1, stop=4)):
-        assert len(batch["pictures"]) == 1 and batch["rows"].item() != 1
-        if batch["skipped"]:
-            assert batch["skipped"] == [(1, "picture does not decode")] and batch["rows"].item() == 2
+    loader = make_loader(built, order(batch_size=1, stop=4))
+    rows = [batch["rows"].item() for batch in loader]
+    assert sorted(rows) == [0, 2, 2, 3]
+    assert loader.skipped.causes == {1: "picture does not decode"}
+    assert loader.state() == {"causes": [[1, "picture does not decode"]]}
 
 
 def test_data_without_one_picture_that_decodes_are_refused(dataset):
     built = dataset(make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",))
     with pytest.raises(ValueError, match="no picture of 'tiny' decodes"):
-        list(make_loader(built, key_batches(built.usable_rows, batch_size=1, stop=1)))
+        list(make_loader(built, order(batch_size=1, stop=1)))
 
 
 def test_memory_gives_the_same_pictures(dataset):
@@ -355,8 +363,8 @@ def test_worker_processes_give_the_same_batches(dataset):
     loaded = []
     for workers in (0, 2):
         built = dataset(workers=workers)
-        loaded.append(list(make_loader(built, key_batches(built.usable_rows, stop=3))))
+        loaded.append(list(make_loader(built, order(stop=3))))
     for ours, theirs in zip(*loaded, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ours:
-            assert ours[name] == theirs[name] if name == "skipped" else torch.equal(ours[name], theirs[name]), name
+            assert torch.equal(ours[name], theirs[name]), name

@@ -1,0 +1,65 @@
+"""Real tar shards in webdataset's layout, and what a test reads out of batches."""
+
+import json
+import tarfile
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+
+
+def encoded(picture: PILImage.Image, kind: str = "PNG") -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def read_samples(rows: Dataset, stop: int) -> list[dict[str, bytes]]:
+    """The first rows of the corpus as the files of a tar shard: `png`, `en.txt`, `zh.txt` and a JSON of both."""
+    rows = rows.select(range(stop)).cast_column("image", Image(decode=False))
+    return [
+        {
+            "png": row["image"]["bytes"],
+            "en.txt": row["en"].encode(),
+            "zh.txt": row["zh"].encode(),
+            "json": json.dumps({"en": row["en"], "zh": [row["zh"]]}).encode(),
+        }
+        for row in rows
+    ]
+
+
+def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], num_shards: int) -> str:
+    """Write them, evenly divided; their glob."""
+    folder.mkdir(parents=True, exist_ok=True)
+    size = -(-len(samples) // num_shards)
+    for number in range(num_shards):
+        with tarfile.open(folder / f"{number:04d}.tar", "w") as tar:
+            for index, sample in enumerate(samples[number * size : (number + 1) * size]):
+                for extension, content in sample.items():
+                    member = tarfile.TarInfo(f"{index:05d}.{extension}")
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+    return str(folder / "*.tar")
+
+
+def assert_equal(ours: list[dict[str, torch.Tensor]], theirs: list[dict[str, torch.Tensor]]):
+    """Batches are the same to the bit."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name]), name
+
+
+def keys_of(batches: list[dict[str, torch.Tensor]]) -> list[tuple[int, int]]:
+    """Row and view of every sample."""
+    return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True)]
+
+
+def texts_of(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:
+    """Its captions without spaces, as the tokenizer gives them back."""
+    return [text.replace(" ", "") for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]

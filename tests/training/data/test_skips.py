@@ -1,0 +1,137 @@
+"""What cannot be used is skipped, counted by cause, and stops a run when it is too much: looked up and streamed."""
+
+import json
+import zlib
+from struct import pack
+
+import pytest
+from PIL import Image as PILImage
+
+from tests.training.data.shards import encoded, read_samples, write_shards
+from training.config import DataConfig
+from training.data import CaptionTokens, Order, SkipError, decode_picture, make_loader
+from training.data.skips import LEAST_SEEN, StreamSkips
+from training.inputs import open_pairs
+from training.vocabulary.scripts import is_written_in
+
+MODES = pytest.mark.parametrize("streaming", [False, True])
+
+
+def claim_size(width: int, height: int) -> bytes:
+    """A PNG of a few bytes that says it is as large as this."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return pack(">I", len(content)) + kind + content + pack(">I", zlib.crc32(kind + content))
+
+    header = pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def load(train_rows, tokenizer, tmp_path):
+    """All samples of eight, of which some are changed, as one batch of what is left; and what was skipped."""
+
+    def build(changes: dict[int, dict[str, bytes]], streaming: bool, num_skipped: int, **fields):
+        samples = read_samples(train_rows, 8)
+        for number, change in changes.items():
+            samples[number] |= change
+        source = write_shards(tmp_path / "shards", samples, 1)
+        columns = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
+        config = DataConfig(**{"train": source, "streaming": streaming, "max_skip_share": 0.9} | columns | fields)
+        pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
+        (batch,) = make_loader(pairs, Order(8 - num_skipped, 0, 0, 0, 1))
+        if streaming:  # the last samples of an epoch may be bad ones, which nobody has asked for yet
+            list(make_loader(pairs, Order(8 - num_skipped, 0, 0, 0, 2)))
+        return batch, pairs.skipped
+
+    return build
+
+
+@MODES
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        ({"png": b"broken"}, "picture does not decode"),
+        ({"png": claim_size(30_000, 30_000)}, "decompression bomb"),
+        ({"png": claim_size(10_000, 10_000)}, "decompression bomb"),
+        ({"en.txt": b" ", "zh.txt": b""}, "empty caption"),
+        ({"en.txt": "青蛙".encode(), "zh.txt": b"frog"}, "caption in the wrong script"),
+    ],
+    ids=["broken", "bomb", "warning", "empty", "script"],
+)
+def test_every_cause_is_counted_and_the_batch_is_full(load, streaming, change, cause):
+    batch, skipped = load({3: change}, streaming, num_skipped=1)
+    assert len(batch["rows"]) == 7 and (streaming or 3 not in batch["rows"].tolist())
+    assert f"{cause}: " in str(skipped)
+
+
+@MODES
+def test_a_caption_in_the_wrong_script_leaves_the_other(load, streaming):
+    change = {2: {"zh.txt": b"a frog"}, 4: {"en.txt": b"2020", "zh.txt": "2020 ！".encode()}}
+    batch, skipped = load(change, streaming, num_skipped=0)
+    assert len(batch["rows"]) == 8 and len(batch["owner"]) == 15
+    assert skipped.captions["caption in the wrong script (zh)"] >= 1 and not skipped.captions.keys() - {
+        "caption in the wrong script (zh)"
+    }
+    batch, skipped = load(change, streaming, num_skipped=0, skip_wrong_script=False)
+    assert len(batch["owner"]) == 16 and not skipped.captions
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("a frog", "en", True),
+        ("青蛙", "en", False),
+        ("frog 青蛙", "zh", True),
+        ("ｆｒｏｇ", "en", True),
+        ("ｆｒｏｇ", "zh", False),
+        ("лягушка", "en", False),
+        ("лягушка", "ru", True),
+        ("かえる", "ja", True),
+        ("12:30 ✓", "zh", True),
+        ("frog", "tlh", True),
+    ],
+)
+def test_scripts_of_languages(text, language, expected):
+    assert is_written_in(text, language) is expected
+
+
+def test_a_bomb_of_the_warning_level_is_refused_in_a_picture_of_any_kind():
+    limit = PILImage.MAX_IMAGE_PIXELS
+    assert limit < 10_000**2 < 2 * limit < 30_000**2
+    assert decode_picture({"bytes": claim_size(10_000, 10_000), "path": None}, 64) == "decompression bomb"
+    assert decode_picture({"bytes": encoded(PILImage.new("RGB", (64, 64))), "path": None}, 64).shape == (3, 64, 64)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_too_many_skips_stop_a_stream_with_cause_share_and_place(train_rows, tokenizer, tmp_path, workers):
+    samples = read_samples(train_rows, 50)
+    for number in range(5):
+        samples[number]["png"] = b"broken"
+    source = write_shards(tmp_path, samples, 2)
+    fields = {"image_column": "png", "caption_columns": {"en": "en.txt"}, "workers": workers}
+
+    def read(share: float) -> StreamSkips:
+        config = DataConfig(train=source, streaming=True, max_skip_share=share, **fields)
+        pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
+        list(make_loader(pairs, Order(10, 0, 0, 0, 45)))
+        return pairs.skipped
+
+    with pytest.raises(SkipError, match=r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of"):
+        read(0.05)
+    skipped = read(0.2)
+    assert skipped.seen - skipped.samples["picture does not decode"] == 450
+    # nine epochs; in the last, no one asks for what comes after the last good sample
+    assert 45 <= skipped.samples["picture does not decode"] <= 50 and f"(of {skipped.seen} seen)" in str(skipped)
+
+
+def test_skips_are_counted_over_a_stop_and_over_processes():
+    reports = [StreamSkips(0.5) for _ in range(2)]
+    for number, report in enumerate(reports):
+        for _ in range(number + 1):
+            report.seen += 1
+            report.add(number, "no picture", "here")
+    total = StreamSkips(0.5)
+    total.merge([json.loads(json.dumps(report.state())) for report in reports])
+    assert (total.seen, total.samples) == (3, {"no picture": 3})
+    assert LEAST_SEEN > 3  # all were skipped, and three samples say nothing yet

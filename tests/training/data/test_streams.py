@@ -1,0 +1,210 @@
+"""Streams: real tar shards, parquet and HTTP; who reads what, and how it goes on."""
+
+import gzip
+import json
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, IterableDataset
+from PIL import Image as PILImage
+
+from tests.training.data.shards import assert_equal, encoded, keys_of, read_samples, texts_of, write_shards
+from training.config import DataConfig
+from training.data import CaptionTokens, Loader, Order, PairStream, load_source, make_loader, open_stream
+from training.data.captions import caption_id
+
+NUM = 48  # samples, in three shards of 16
+COLUMNS = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
+
+
+@pytest.fixture(scope="module")
+def samples(train_rows) -> list[dict[str, bytes]]:
+    return read_samples(train_rows, NUM)
+
+
+@pytest.fixture(scope="module")
+def shards(samples, tmp_path_factory) -> str:
+    return write_shards(tmp_path_factory.mktemp("shards"), samples, 3)
+
+
+@pytest.fixture
+def open_loader(shards, tokenizer):
+    def build(states=(), **fields) -> Loader:
+        order = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
+        order = Order(**{name: fields.pop(name, value) for name, value in order.items()}, **fields.pop("process", {}))
+        config = DataConfig(**{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields)
+        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), order, states)
+
+    return build
+
+
+def first_texts(rows: IterableDataset, column: str = "en.txt") -> list[str]:
+    return [row[column] for row in rows.decode(False).take(3)]
+
+
+# sources
+
+
+def test_tar_shards_are_a_source_by_glob_list_range_and_folder(shards, samples):
+    folder, expected = Path(shards).parent, [sample["en.txt"].decode() for sample in samples]
+    files = [str(folder / f"{number:04d}.tar") for number in range(3)]
+    for source in (shards, files, str(folder / "{0000..0002}.tar"), str(folder)):
+        rows = open_stream(source)
+        assert rows.num_shards == 3 and first_texts(rows) == expected[:3]
+    assert load_source(files)["en.txt"] == expected
+    assert load_source(files[1:])["en.txt"] == expected[16:]
+
+
+def test_remote_shards_are_read_over_http(shards, samples):
+    handler = partial(SimpleHTTPRequestHandler, directory=str(Path(shards).parent))
+    handler.log_message = lambda *arguments: None
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rows = open_stream([f"http://127.0.0.1:{server.server_port}/{number:04d}.tar" for number in range(2)])
+        assert first_texts(rows) == [sample["en.txt"].decode() for sample in samples[:3]]
+        server.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "folder", "function", "json"])
+def test_every_kind_of_stream_holds_what_its_source_holds(kind, train_rows, samples, tmp_path, tokenizer, shards):
+    rows = train_rows.select(range(20))
+    fields = {"caption_columns": {"en": "en", "zh": "zh"}}
+    if kind == "parquet":
+        for number in range(2):
+            rows.shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
+        fields["train"] = [str(tmp_path / f"{number}.parquet") for number in range(2)]
+    elif kind == "folder":
+        for number, sample in enumerate(samples[:20]):
+            (tmp_path / f"{number:02d}.png").write_bytes(sample["png"])
+        lines = [
+            json.dumps({"file_name": f"{number:02d}.png", "en": row["en"], "zh": row["zh"]})
+            for number, row in enumerate(rows.select_columns(["en", "zh"]))
+        ]
+        (tmp_path / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        fields["train"] = str(tmp_path)
+    elif kind == "function":
+        fields["train"] = "tests.training.data.test_streams:stream_of_two"
+        rows = Dataset.from_dict({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]})
+    else:
+        rows = train_rows.select(range(NUM))
+        fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
+    pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokens(tokenizer, 32), 64)
+    order = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
+    (batch,) = make_loader(pairs, order)
+    expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
+    assert sorted(batch["caption_ids"].tolist()) == sorted(map(caption_id, expected))
+    assert batch["pictures"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
+    assert sorted(texts_of(batch, tokenizer)) == sorted(
+        text.replace(" ", "")
+        for text in tokenizer.batch_decode(tokenizer(expected).input_ids, skip_special_tokens=True)
+    )
+
+
+def stream_of_two() -> IterableDataset:
+    """A source as recipes name one, which is a stream by itself and knows no features."""
+
+    def generate():
+        picture = encoded(PILImage.new("RGB", (64, 64), "red"))
+        for en, zh in (("frog", "青蛙"), ("cat", "猫")):
+            yield {"image": {"bytes": picture, "path": None}, "en": en, "zh": zh}
+
+    return IterableDataset.from_generator(generate)
+
+
+# order and position
+
+
+def test_an_epoch_has_every_sample_once_and_the_next_has_them_in_another_order(open_loader):
+    keys = keys_of(list(open_loader(stop=12)))
+    first, second = ([row for row, view in keys if view == epoch] for epoch in (0, 1))
+    assert len(first) == len(second) == NUM and set(first) == set(second) and len(set(first)) == NUM
+    assert first != second and first != sorted(first)
+    assert keys_of(list(open_loader(seed=1))) != keys[:NUM]
+
+
+def test_a_row_number_names_shard_and_place(open_loader, samples, tokenizer):
+    (batch,) = open_loader(stop=1)
+    for row, text in zip(batch["rows"].tolist(), batch["caption_ids"].tolist()[::2], strict=True):
+        assert text == caption_id(samples[16 * (row >> 32) + row % 2**32]["en.txt"].decode())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batches", ["mixed", "one_language"])
+def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(open_loader, workers, batches):
+    loader = open_loader(workers=workers, batches=batches, stop=9)
+    whole, states = [], []
+    for batch in loader:
+        whole.append(batch)
+        states.append(json.loads(json.dumps(loader.state())))
+    for start in (1, 4, 7):
+        resumed = open_loader([states[start - 1]], workers=workers, batches=batches, start=start, stop=9)
+        assert_equal(list(resumed), whole[start:])
+        assert resumed.state() == states[-1]
+
+
+def test_a_resumed_stream_decodes_nothing_that_was_passed(open_loader, monkeypatch):
+    loader = open_loader()
+    batches = iter(loader)
+    for _ in range(5):
+        next(batches)
+    state = loader.state()
+    decoded = []
+    monkeypatch.setattr(
+        "training.data.pair_stream.decode_picture",
+        lambda cell, size: decoded.append(cell) or torch.zeros(3, size, size, dtype=torch.uint8),
+    )
+    assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
+
+
+@pytest.mark.parametrize(("num_processes", "workers"), [(2, 0), (3, 0), (2, 2), (5, 0)])
+def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loader, num_processes, workers):
+    """Also where there are more lanes than shards, or a number that does not divide them."""
+    parts = [
+        keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
+        for process in ({"rank": rank, "num_processes": num_processes} for rank in range(num_processes))
+    ]
+    keys = [key for part in parts for key in part]
+    assert len(set(keys)) == len(keys)
+    assert {row for row, _ in keys} == {row for row, _ in keys_of(list(open_loader()))}
+
+
+def test_a_stream_goes_on_with_as_many_processes_and_workers_as_before_alone(open_loader):
+    loader = open_loader(stop=1)
+    list(loader)
+    state = loader.state()
+    with pytest.raises(ValueError, match=r"among 1 processes with 1 .* now among 2 with 1\. Resume with as many"):
+        open_loader([state], start=1, process={"num_processes": 2})
+    with pytest.raises(ValueError, match=r"now among 1 with 2"):
+        open_loader([state], start=1, workers=2)
+
+
+# what cannot be
+
+
+@pytest.mark.parametrize("changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}])
+def test_a_missing_column_is_refused_by_name(open_loader, changes):
+    (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
+    with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
+        open_loader(**changes)
+
+
+def test_a_shard_that_breaks_off_is_named(samples, tmp_path, open_loader):
+    write_shards(tmp_path, samples, 2)
+    packed = gzip.compress((tmp_path / "0001.tar").read_bytes())
+    (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(ValueError, match=r"shard 1 of .* cannot be read on"):
+        list(open_loader(train=[str(tmp_path / "0000.tar"), str(tmp_path / "0001.tar.gz")]))
+
+
+def test_a_mixed_list_is_refused(shards):
+    with pytest.raises(ValueError, match="a list must be of parquet files alone, or of tar shards alone"):
+        load_source([shards, "pairs.parquet"])
+
+
+def test_a_stream_is_refused_where_rows_are_read_whole():
+    with pytest.raises(ValueError, match=r"IterableDataset.*data\.streaming: true"):
+        load_source("tests.training.data.test_streams:stream_of_two")

@@ -1,0 +1,167 @@
+"""Decoded pictures with tokenized captions from streams, batch by batch, on any number of processes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import fsspec.asyn
+import torch
+from torch import Tensor
+
+from training.config import DataConfig
+from training.data.captions import CaptionTokens, caption_id, usable_captions
+from training.data.pictures import decode_picture
+from training.data.samples import Sample, make_batch, take_turns
+from training.data.skips import StreamSkips
+from training.data.sources import open_stream
+from training.data.stream import Place, Raw, Shards, ShuffledLane, get_cell
+from training.data.turns import Group, Order, Turns, make_groups
+
+
+class PairStream:
+    """Decoded pictures with tokenized captions, from one stream or a mixture. It knows no row numbers and no length:
+    what was seen of it is one pass after another.
+
+    Args:
+        config: the sources, their columns and limits.
+        tokens: makes token ids; None leaves the captions out, and their columns need not be there.
+        picture_size: edge S of the decoded pictures, in pixels; None leaves the pictures out, likewise.
+
+    Raises:
+        ValueError: there is no such source, it is empty, or a column is missing.
+    """
+
+    def __init__(self, config: DataConfig, tokens: CaptionTokens | None, picture_size: int | None):
+        self.config, self.tokens, self.picture_size = config, tokens, picture_size
+        self.languages, self.columns = (
+            config.languages,
+            [dict(source.caption_columns or {}) for source in config.mixture],
+        )
+        self.skipped = StreamSkips(config.max_skip_share)
+        self.image_columns = [source.image_column or config.image_column for source in config.mixture]
+        self.shards = [
+            Shards(
+                open_stream(source.train, source.split or config.split, source.subset),
+                number,
+                str(source.train),
+                self.image_columns[number] if picture_size is not None else None,
+                self.columns[number].values() if tokens is not None else (),
+            )
+            for number, source in enumerate(config.mixture)
+        ]
+        self.groups = make_groups(config)
+
+    def sample(self, raw: Raw, group: Group, skipped: StreamSkips) -> Sample | None:
+        """One sample, or None where it had to be skipped, which is counted."""
+        skipped.seen += 1
+        captions: dict[str, list[str]] = {}
+        causes = []
+        if self.tokens is not None:
+            for language in group.languages:
+                cell = get_cell(raw.cells, self.columns[group.source][language])
+                texts, lost = usable_captions(cell, language if self.config.skip_wrong_script else None)
+                skipped.captions.update(f"{cause} ({language})" for cause in lost)
+                causes += lost
+                if texts:
+                    captions[language] = texts
+        picture: Tensor | str | None = None
+        if captions or self.tokens is None:
+            if self.picture_size is not None:
+                picture = decode_picture(raw.cells[self.image_columns[group.source]], self.picture_size)
+            if not isinstance(picture, str):
+                return Sample(raw.row, raw.epoch, picture, take_turns(captions, raw.epoch, group.languages))
+            causes = [picture]
+        skipped.add(raw.row, causes[0], self.shards[group.source].name)
+        return None
+
+    def collate(self, samples: Sequence[Sample], skipped: StreamSkips) -> dict[str, Tensor]:
+        """The batch dict; captions that are longer than the tower reads are counted."""
+        batch = make_batch(samples, self.languages, self.tokens, caption_id)
+        if self.tokens is not None:
+            full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
+            texts = [text for sample in samples for text in sample.captions.values()]
+            if cut := self.tokens.count_cut([text for text, is_full in zip(texts, full, strict=True) if is_full]):
+                skipped.captions[f"cut to {self.tokens.max_text_length} tokens"] += cut
+        return batch
+
+
+class Lane:
+    """What one decoding process of one training process makes of a stream: every n-th of its batches.
+
+    Args:
+        pairs: the data.
+        order: of the training process; `num_lanes` of its lanes take turns, step by step.
+        number: of this lane in its training process.
+        num_lanes: of these.
+        state: as `state` gave it; None begins at the beginning.
+    """
+
+    def __init__(self, pairs: PairStream, order: Order, number: int, num_lanes: int, state: dict[str, Any] | None):
+        self.pairs, self.order, self.num_lanes = pairs, order, num_lanes
+        lane = order.rank * num_lanes + number
+        places = [Place(**place) for place in state["places"]] if state else [Place() for _ in pairs.groups]
+        self.skipped = StreamSkips(pairs.config.max_skip_share)
+        if state:
+            self.skipped.merge([state["skipped"]])
+        self.homogeneous = pairs.config.batches != "mixed"
+        weights = [group.weight for group in pairs.groups]
+        # all processes agree on the group of a whole batch; within one, each lane takes its own turns
+        self.turns = Turns(weights, (order.seed,) if self.homogeneous else (order.seed, lane))
+        total = order.num_processes * num_lanes
+        self.streams = [
+            ShuffledLane(
+                pairs.shards[group.source], (order.seed, number), lane, total, pairs.config.shuffle_buffer, place
+            )
+            for number, (group, place) in enumerate(zip(pairs.groups, places, strict=True))
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Where it is, as JSON."""
+        return {"places": [asdict(stream.place) for stream in self.streams], "skipped": self.skipped.state()}
+
+    def batch(self, step: int) -> dict[str, Any]:
+        """The batch of a step of this lane; they must be asked for in order."""
+        size, samples = self.order.batch_size, []
+        first = step // self.num_lanes * size
+        for place in range(first, first + size):
+            number, _ = self.turns(step if self.homogeneous else place)
+            samples.append(self._next(number))
+        return self.pairs.collate(samples, self.skipped)
+
+    def _next(self, number: int) -> Sample:
+        """The next usable sample of a group."""
+        group, stream, first = self.pairs.groups[number], self.streams[number], None
+        while True:
+            raw = next(stream)
+            first = raw.epoch if first is None else first
+            if raw.epoch > first + 1:
+                raise ValueError(
+                    f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped})."
+                )
+            if (sample := self.pairs.sample(raw, group, self.skipped)) is not None:
+                return sample
+
+
+class LaneBatches(torch.utils.data.IterableDataset):
+    """The batches of one training process, as a DataLoader wants them: each worker gives every n-th.
+
+    Args:
+        pairs: the data.
+        order: of the training process.
+        num_lanes: decoding processes, at least 1.
+        states: of the lanes; empty at the beginning.
+    """
+
+    def __init__(self, pairs: PairStream, order: Order, num_lanes: int, states: Sequence[dict[str, Any]]):
+        super().__init__()
+        self.pairs, self.order, self.num_lanes, self.states = pairs, order, num_lanes, states
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            fsspec.asyn.reset_lock()  # a lock that was held when this process was forked would be held for ever
+        first = self.order.start + (info.id if info is not None else 0)
+        number = first % self.num_lanes
+        lane = Lane(self.pairs, self.order, number, self.num_lanes, self.states[number] if self.states else None)
+        for step in range(first, self.order.stop, self.num_lanes):
+            yield lane.batch(step) | {"lane": number, "state": lane.state()}
