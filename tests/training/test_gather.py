@@ -407,7 +407,7 @@ def test_a_chunked_run_with_sigmoid_and_dropout_goes_on_to_the_bit(tmp_path, cor
 def test_statistics_that_follow_the_parts_of_a_batch_are_warned_of(
     tmp_path, corpus, processor, caplog, monkeypatch, fields, warned
 ):
-    monkeypatch.setattr(align, "train", lambda *arguments: None)  # what is said before the first step
+    monkeypatch.setattr(align, "train", lambda *arguments, **options: None)  # what is said before the first step
     recipe = save_student(tmp_path, processor, MOBILENET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
     with caplog.at_level(logging.WARNING):
         align.run(replace(recipe, **fields))
