@@ -1,0 +1,152 @@
+import json
+import sys
+import tarfile
+from io import BytesIO
+
+import pytest
+import torch
+import torch.nn.functional as F
+from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from training.data import load_source
+from training.metrics import mean_per_class_accuracy, top_k_accuracy
+from training.zero_shot.class_names import ClassNames
+from training.zero_shot.classify import class_embeddings
+from training.zero_shot.clip_benchmark_model import load_dcclip, main, register
+from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.retrieval import PairSet, measure
+
+# the peer's own, about classes that are never predicted and shards that are not shuffled
+pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]
+
+TEMPLATES = {"en": ["{c}", "a drawing of {c}."], "zh": ["{c}", "一幅{c}的画。"]}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def registered():
+    register()
+
+
+@pytest.fixture(scope="module")
+def rows(corpus) -> Dataset:
+    return load_source(str(corpus / "unseen_style.parquet"))
+
+
+@pytest.fixture(scope="module")
+def class_names(corpus) -> ClassNames:
+    return ClassNames.read(corpus / "class_names.json")
+
+
+class Features(torch.nn.Module):
+    """Features as they are, through the interface of the peer: a text is the number of its class."""
+
+    def __init__(self, classes: torch.Tensor):
+        super().__init__()
+        self.classes = classes
+
+    def encode_image(self, pictures: torch.Tensor) -> torch.Tensor:
+        return pictures
+
+    def encode_text(self, numbers: torch.Tensor) -> torch.Tensor:
+        return self.classes[numbers]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
+    generator = torch.Generator().manual_seed(seed)
+    pictures, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (300, 12))
+    labels = torch.randint(12, (300,), generator=generator) // (1 + seed)  # later seeds lack classes
+    data = [(picture, int(label)) for picture, label in zip(pictures, labels, strict=True)]
+    loader = DataLoader(Classes(data, [str(number) for number in range(12)]), batch_size=32)
+
+    def tokenizer(texts: list[str]) -> torch.Tensor:
+        return torch.tensor([int(text) for text in texts])
+
+    peer = zeroshot_classification.evaluate(
+        Features(classes), loader, tokenizer, loader.dataset.classes, ["{c}"], "cpu", amp=False
+    )
+    scores = 100 * pictures @ classes.T
+    assert peer["acc1"] == top_k_accuracy(scores, labels, 1) and peer["acc5"] == top_k_accuracy(scores, labels, 5)
+    if len(labels.unique()) == 12:  # where a class has no sample, ours cannot predict it, as in ELEVATER's toolkit
+        assert peer["mean_per_class_recall"] == pytest.approx(mean_per_class_accuracy(scores, labels), abs=1e-12)
+    present = labels.unique()
+    own = torch.stack([(scores.argmax(1)[labels == label] == label).double().mean() for label in present])
+    assert peer["mean_per_class_recall"] == pytest.approx(own.mean().item(), abs=1e-12)
+
+
+class Classes(torch.utils.data.Dataset):
+    """Samples whose classes have names, as the peer asks for."""
+
+    def __init__(self, samples: list, classes: list[str]):
+        self.samples, self.classes = samples, classes
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, number: int):
+        return self.samples[number]
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_classification_inside_the_peer_gives_our_numbers(language, teacher_folder, rows, class_names):
+    names, labels = class_names.in_language(language), class_names.label_ids(rows["label"])
+    model, transform, tokenizer = load_dcclip(model_name=str(teacher_folder), pretrained="", cache_dir=None)
+    samples = [(transform(row["image"]), int(label)) for row, label in zip(rows, labels, strict=True)]
+    loader = DataLoader(Classes(samples, names), batch_size=7)
+    peer = zeroshot_classification.evaluate(model, loader, tokenizer, names, TEMPLATES[language], "cpu", amp=False)
+    ours = ZeroShotModel.from_pretrained(teacher_folder)
+    templates = [template.replace("{c}", "{}") for template in TEMPLATES[language]]
+    scores = ours.encode_pictures(rows) @ class_embeddings(ours, names, templates).T
+    assert (peer["acc1"], peer["acc5"]) == (top_k_accuracy(scores, labels, 1), top_k_accuracy(scores, labels, 5))
+
+
+def test_retrieval_inside_the_peer_gives_our_numbers(teacher_folder, rows):
+    rows = rows.select(sorted({text: number for number, text in enumerate(rows["en"])}.values()))
+    model, transform, tokenizer = load_dcclip(model_name=str(teacher_folder))
+    samples = [(transform(row["image"]), [row["en"]]) for row in rows]
+    loader = DataLoader(
+        samples, batch_size=5, collate_fn=lambda batch: (torch.stack([p for p, _ in batch]), [t for _, t in batch])
+    )
+    peer = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 3])
+    found, _ = measure(ZeroShotModel.from_pretrained(teacher_folder), PairSet.of(rows, "s", {"en": "en"}), ks=(1, 3))
+    ours = {row.metric: row.value for row in found}
+    for k in (1, 3):
+        assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(ours[f"text_to_image_R@{k}"])
+        assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(ours[f"image_to_text_R@{k}"])
+
+
+def stack_pictures(batch: list) -> tuple[torch.Tensor, list[list[str]]]:
+    return torch.stack([picture for picture, _ in batch]), [texts for _, texts in batch]
+
+
+def test_the_peers_own_command_runs_with_our_model(teacher_folder, rows, class_names, tmp_path, monkeypatch):
+    names = class_names.in_language("zh")
+    write_shards(tmp_path / "data", rows, class_names.label_ids(rows["label"]).tolist(), names, TEMPLATES["zh"])
+    arguments = ["eval", "--model_type", "dcclip", "--model", str(teacher_folder), "--pretrained", "local", "--no_amp"]
+    arguments += ["--dataset", "wds/drawings", "--dataset_root", str(tmp_path / "data"), "--num_workers", "0"]
+    arguments += ["--quiet", "--task", "zeroshot_classification", "--output", str(tmp_path / "peer.json")]
+    monkeypatch.setattr(sys, "argv", ["clip_benchmark_model", *arguments])
+    main()
+    peer = json.loads((tmp_path / "peer.json").read_text(encoding="utf-8"))["metrics"]
+    ours = ZeroShotModel.from_pretrained(teacher_folder)
+    templates = [template.replace("{c}", "{}") for template in TEMPLATES["zh"]]
+    scores = ours.encode_pictures(rows) @ class_embeddings(ours, names, templates).T
+    assert peer["acc5"] == top_k_accuracy(scores, class_names.label_ids(rows["label"]), 5)
+
+
+def write_shards(folder, rows, labels: list[int], names: list[str], templates: list[str]) -> None:
+    """The peer's own file form: a tar of pictures and labels, with names and templates beside it."""
+    (folder / "test").mkdir(parents=True)
+    (folder / "test/nshards.txt").write_text("1")
+    (folder / "classnames.txt").write_text("\n".join(names), encoding="utf-8")
+    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates), encoding="utf-8")
+    with tarfile.open(folder / "test/0.tar", "w") as tar:
+        for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
+            picture = BytesIO()
+            row["image"].convert("RGB").save(picture, "PNG")
+            for ending, content in (("png", picture.getvalue()), ("cls", str(label).encode())):
+                entry = tarfile.TarInfo(f"{number:06}.{ending}")
+                entry.size = len(content)
+                tar.addfile(entry, BytesIO(content))

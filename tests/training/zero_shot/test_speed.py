@@ -1,0 +1,46 @@
+import json
+from functools import partial
+
+import pytest
+import torch
+from transformers import AutoModel, CLIPConfig, CLIPImageProcessor
+
+from training.zero_shot.speed import RANDOM, main
+
+
+def test_speed_of_a_model_is_compared_with_its_bare_forward_pass(corpus, teacher_folder, tmp_path, capsys):
+    results = main(
+        [
+            *("--data", str(corpus / "train.parquet"), "--model", json.dumps([str(teacher_folder)])),
+            *("--pictures", "24", "--batch_size", "8", "--repeats", "2", "--output_dir", str(tmp_path)),
+        ]
+    )
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    rates = {row["metric"]: row["value"] for row in written["rows"]}
+    assert set(rates) == {"bare_pictures_per_s", "pictures_per_s", "share_of_bare"}
+    assert all(value > 0 for value in rates.values()) and results.meta["pictures"] == 24
+    assert "% of the bare forward pass" in capsys.readouterr().out
+
+
+def test_a_model_of_random_weights_needs_no_folder(corpus, monkeypatch):
+    tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    config = CLIPConfig(vision_config=tower | {"image_size": 32}, text_config=tower, projection_dim=16)
+    processor = partial(CLIPImageProcessor, size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    monkeypatch.setitem(RANDOM, "clip-vit-b-32", (lambda: config, processor))
+    results = main(
+        [
+            *("--data", str(corpus / "train.parquet"), "--pictures", "8", "--repeats", "1"),
+            *("--model", '["clip-vit-b-32"]'),
+        ]
+    )
+    assert {row.model for row in results.rows} == {"clip-vit-b-32"}
+
+
+@pytest.mark.parametrize("name", RANDOM)
+def test_models_of_random_weights_have_their_published_size(name):
+    config, image_processor = RANDOM[name]
+    with torch.device("meta"):
+        model = AutoModel.from_config(config())
+    published = {"clip-vit-b-32": 151.3e6, "chinese-clip-vit-b-16": 188e6}
+    assert model.num_parameters() == pytest.approx(published[name], rel=0.005)
+    assert image_processor().crop_size["height"] == config().vision_config.image_size == 224
