@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.captions import CaptionTokens, caption_id, usable_captions
-from training.data.pictures import decode_picture
+from training.data.pictures import decode_picture, picture_cell
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import StreamSkips
 from training.data.sources import open_stream
@@ -67,7 +67,7 @@ class PairStream:
         picture: Tensor | str | None = None
         if captions or self.tokens is None:
             if self.picture_size is not None:
-                picture = decode_picture(raw.cells[self.image_columns[group.source]], self.picture_size)
+                picture = decode_picture(picture_cell(raw.cells[self.image_columns[group.source]]), self.picture_size)
             if not isinstance(picture, str):
                 return Sample(raw.row, raw.epoch, picture, take_turns(captions, raw.epoch, group.languages))
             causes = [picture]

@@ -3,6 +3,7 @@
 import warnings
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -50,6 +51,15 @@ def _fit(image: PILImage.Image, size: int) -> PILImage.Image:
     across, down = image.width / width, image.height / height
     right, bottom = min(image.width, (left + size) * across), min(image.height, (top + size) * down)
     return image.resize((size, size), PILImage.Resampling.BICUBIC, (left * across, top * down, right, bottom))
+
+
+def picture_cell(cell: Any) -> dict | None:
+    """A cell `{"bytes": ..., "path": ...}` from a column that may hold the file's bytes or its path alone."""
+    if isinstance(cell, bytes):
+        return {"bytes": cell, "path": None}
+    if isinstance(cell, str):
+        return {"bytes": None, "path": cell}
+    return cell if isinstance(cell, dict) else None
 
 
 def encoded_bytes(cell: dict | None) -> bytes:

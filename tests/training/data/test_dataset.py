@@ -1,3 +1,4 @@
+import unicodedata
 from collections import Counter
 from io import BytesIO
 
@@ -19,7 +20,9 @@ from training.data import (
     decode_picture,
     load_source,
     make_loader,
+    open_picture,
 )
+from training.data.pictures import picture_cell
 from training.demo.multilingual import train_unigram
 from training.vocabulary import cut_vocabulary
 
@@ -190,6 +193,20 @@ def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
     assert np.array_equal(batch["pictures"][0].permute(1, 2, 0).numpy(), np.array(expected))
 
 
+@pytest.mark.parametrize(
+    "text", ["Ｒｅｄ　ＡＰＰＬＥ", "ﬁre engine №５", "e\u0301clair", "ｶﾞｰﾄﾞ　红苹果！", "  Red Apple "]
+)
+def test_training_and_the_pipelines_processor_read_a_text_alike(tokenizer, processor, pictures, text):
+    """Unicode form, width, case and blanks are the tokenizer's own: whoever calls it gets the same ids."""
+    rows = make_rows([cell(pictures[0])], en=[text])
+    config = DataConfig(train="tiny", caption_columns={"en": "en"}, skip_wrong_script=False)
+    built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), 64)
+    trained = built.collate([(0, 0, built[0])])["input_ids"]
+    assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
+    plain = unicodedata.normalize("NFKC", text).lower().strip()
+    assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
+
+
 def test_texts_beyond_the_limit_are_cut_and_keep_their_end_token(train_rows, tokenizer):
     built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 6), 64)
     batch = built.collate([(row, 0, built[row]) for row in range(10)])
@@ -272,6 +289,47 @@ def test_pictures_that_are_not_square_are_cropped_to_their_centre(size):
     decoded = decode_picture(cell(picture), 64).float()
     assert decoded.shape == (3, 64, 64)
     assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
+
+
+@pytest.mark.parametrize("size", [(97, 64), (150, 211), (64, 64), (40, 50), (333, 64)])
+def test_a_picture_is_what_resizing_and_then_cropping_makes_of_it(pictures, size):
+    picture = pictures[0].resize(size)
+    scale = 64 / min(size)
+    width, height = (max(64, round(edge * scale)) for edge in size)
+    left, top = (width - 64) // 2, (height - 64) // 2
+    resized = picture.resize((width, height), PILImage.Resampling.BICUBIC)
+    expected = np.array(resized.crop((left, top, left + 64, top + 64))).astype(int)
+    decoded = decode_picture(cell(picture), 64).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_a_picture_is_turned_as_the_camera_was_held():
+    upright = PILImage.new("RGB", (64, 64), "red")
+    upright.paste((0, 0, 255), (0, 0, 64, 32))  # blue above
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # to be turned clockwise to stand upright
+    buffer = BytesIO()
+    upright.transpose(PILImage.Transpose.ROTATE_90).save(buffer, "JPEG", exif=exif)
+    decoded = decode_picture({"bytes": buffer.getvalue(), "path": None}, 64)
+    assert decoded[2, :28].min() > 200 and decoded[0, 36:].min() > 200
+
+
+def test_a_large_photograph_is_decoded_small_and_looks_the_same(pictures):
+    large = pictures[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
+    jpeg = cell(large, "JPEG")
+    assert open_picture(jpeg, 64).size == (256, 192) and open_picture(jpeg).size == (1024, 768)
+    small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
+    difference = decode_picture(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
+    assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
+
+
+def test_a_column_may_hold_the_bytes_or_the_path_alone(pictures, tmp_path):
+    whole = cell(pictures[0])
+    (tmp_path / "a.png").write_bytes(whole["bytes"])
+    expected = decode_picture(whole, 64)
+    assert torch.equal(decode_picture(picture_cell(whole["bytes"]), 64), expected)
+    assert torch.equal(decode_picture(picture_cell(str(tmp_path / "a.png")), 64), expected)
+    assert decode_picture(picture_cell(3), 64) == "no picture"
 
 
 def test_damaged_and_missing_pictures_give_their_reason(pictures, tmp_path):

@@ -1,0 +1,31 @@
+import pytest
+
+from training.benchmarks.loading import LoadingBenchmark, LoadingOptions, student_config
+from training.results import Results
+
+
+def test_streams_are_compared_with_pillow_and_with_ready_tensors(corpus, tmp_path):
+    options = LoadingOptions(
+        data=str(corpus / "train.parquet"),
+        num_pictures=8,
+        num_shards=2,
+        batch_size=4,
+        steps=1,
+        rounds=1,
+        students=("demo",),
+        output_dir=str(tmp_path),
+    )
+    LoadingBenchmark(options).run()
+    rows = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
+    for kind in ("tar", "parquet"):
+        expected = rows[f"{kind}_pictures_per_s"] / rows["pillow_pictures_per_s"]
+        assert rows[f"{kind}_over_pillow"] == pytest.approx(expected, rel=1e-2)
+    expected = rows["streamed_pictures_per_s"] / rows["ready_pictures_per_s"]
+    assert rows["streamed_over_ready"] == pytest.approx(expected, rel=1e-2)
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_students_are_of_the_sizes_that_are_named():
+    assert (student_config("tiny").image_size, student_config("demo").image_size) == (224, 64)
+    with pytest.raises(ValueError, match="no student size 'huge'"):
+        student_config("huge")

@@ -1,0 +1,256 @@
+"""What the data cost: streamed tar shards and parquet against plain Pillow, and against tensors that are ready.
+
+    python -m training.benchmarks.loading --data pairs.parquet --output_dir runs/loading
+
+The same pictures lie as tar shards, as a parquet file and as plain files. The loaders' rates are of the whole batch,
+the captions' tokens included; plain Pillow opens each file, converts it (transparent ones on white), resizes, crops
+and makes a tensor, on one core as they do. The steps are stage 2's: forward, backward and optimizer, on batches that
+wait in a list and on such as come from the stream. Each ratio is the median over rounds in which both take turns.
+"""
+
+import shutil
+import statistics
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Image
+from jsonargparse import ArgumentParser
+from PIL import Image as PILImage
+from torch import Tensor
+
+from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
+from training.data import CaptionTokens, Order, load_source, make_loader, to_rgb
+from training.data.pictures import encoded_bytes
+from training.inputs import open_pairs
+from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.students import build_student, load_size
+from training.tasks import AlignTask
+from training.transforms import Augment, Normalize
+
+LANGUAGES = ["en", "zh"]
+MINI_TEACHER = Path(__file__).parents[1] / "demo" / "mini_teacher"
+STUDENTS = ("tiny", "demo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """What to measure.
+
+    Args:
+        data: pictures with the columns `image`, `en` and `zh`, as in a recipe's `data.train`.
+        num_pictures: of these, of a round.
+        num_shards: that they lie in.
+        batch_size: of all measurements.
+        steps: of stage 2 in a round.
+        rounds: of which the median counts.
+        workers: decoding processes of the streams, as in a recipe.
+        students: sizes to train: `tiny` at 224 pixels, and the demo's.
+        output_dir: results.json, and the pictures, which are removed at the end.
+    """
+
+    data: str = "training.demo.corpus:load_train"
+    num_pictures: int = 1024
+    num_shards: int = 4
+    batch_size: int = 32
+    steps: int = 4
+    rounds: int = 5
+    workers: int = 0
+    students: tuple[str, ...] = STUDENTS
+    output_dir: str = "runs/loading"
+
+
+class LoadingBenchmark:
+    """One run: it collects rows while it goes.
+
+    Args:
+        options: what to measure.
+    """
+
+    def __init__(self, options: LoadingOptions):
+        self.options, self.folder = options, Path(options.output_dir)
+        self.scratch = self.folder / "pictures"
+        self.rows: list[Row] = []
+
+    def run(self) -> Results:
+        """Everything, in one go."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.extension = write_pictures(self.options, self.scratch)
+        for name in self.options.students:
+            config = student_config(name)
+            self.compare_decoding(name, config)
+            self.compare_steps(name, config)
+        meta = make_meta(
+            data=self.options.data,
+            seed=0,
+            command=command_of("python -m training.benchmarks.loading", self.options),
+            threads=torch.get_num_threads(),
+        )
+        results = Results(meta, self.rows)
+        results.write(self.folder)
+        shutil.rmtree(self.scratch)
+        return results
+
+    def add(self, model: str, metric: str, value: float):
+        """Keep and print one number."""
+        self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
+        print(f"{model}: {metric} {value:.4g}", flush=True)
+
+    def data(self, kind: str) -> DataConfig:
+        """The same pictures as tar shards or as parquet, as streams."""
+        if kind == "parquet":
+            return DataConfig(train=str(self.scratch / "pairs.parquet"), streaming=True, skip_wrong_script=False)
+        return DataConfig(
+            train=str(self.scratch / "*.tar"),
+            image_column=self.extension,
+            caption_columns={language: f"{language}.txt" for language in LANGUAGES},
+            streaming=True,
+            skip_wrong_script=False,
+            shuffle_buffer=256,
+            workers=self.options.workers,
+        )
+
+    def batches(self, kind: str, config: StudentConfig, steps: int) -> Iterator[dict[str, Tensor]]:
+        """Batches of the stream for this student."""
+        _, processor = build_student(config, LANGUAGES)
+        tokens = CaptionTokens(processor.tokenizer, config.max_text_length)
+        pairs = open_pairs(self.data(kind), tokens, config.image_size)
+        return iter(make_loader(pairs, Order(self.options.batch_size, 0, 0, 0, steps)))
+
+    def compare_decoding(self, name: str, config: StudentConfig):
+        """Pictures a second of the loader alone, and of plain Pillow on the same files."""
+        files = sorted((self.scratch / "files").iterdir())
+        num_batches = len(files) // self.options.batch_size
+        files = files[: num_batches * self.options.batch_size]
+        rates: dict[str, list[float]] = {"pillow": [], "tar": [], "parquet": []}
+        for _ in range(self.options.rounds):
+            rates["pillow"].append(rate(lambda: [plain(file, config.image_size or 0) for file in files], len(files)))
+            for kind in ("tar", "parquet"):
+                stream = self.batches(kind, config, 2 * num_batches)
+                next(stream)  # the buffer is filled once in a run
+                rates[kind].append(rate(lambda: list(islice(stream, num_batches)), len(files)))  # noqa: B023
+        for kind, values in rates.items():
+            self.add(name, f"{kind}_pictures_per_s", statistics.median(values))
+        for kind in ("tar", "parquet"):
+            pairs = zip(rates[kind], rates["pillow"], strict=True)
+            self.add(name, f"{kind}_over_pillow", statistics.median(ours / theirs for ours, theirs in pairs))
+
+    def compare_steps(self, name: str, config: StudentConfig):
+        """Pictures a second of stage 2 on the stream, and on the same batches in a list."""
+        options = self.options
+        step = make_step(config)
+        streamed, ready, num = [], [], options.steps * options.batch_size
+        stream = self.batches("tar", config, 1 + options.steps * options.rounds)
+        step(next(stream))  # what is built once, such as kernels, does not count, and the buffer is filled
+        kept = list(islice(self.batches("tar", config, options.steps), options.steps))
+        for _ in range(options.rounds):
+            ready.append(rate(lambda: train_on(kept, step), num))
+            streamed.append(rate(lambda: train_on(islice(stream, options.steps), step), num))
+        self.add(name, "ready_pictures_per_s", statistics.median(ready))
+        self.add(name, "streamed_pictures_per_s", statistics.median(streamed))
+        pairs = zip(streamed, ready, strict=True)
+        self.add(name, "streamed_over_ready", statistics.median(ours / theirs for ours, theirs in pairs))
+
+
+def student_config(name: str) -> StudentConfig:
+    """A student with random weights and the mini teacher's tokenizer: what is fetched costs no time in training.
+
+    Raises:
+        ValueError: there is no such student.
+    """
+    random = {"vision_init": "random", "text_init": "random", "tokenizer": str(MINI_TEACHER)}
+    if name == "demo":
+        recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
+        assert recipe.new_student is not None
+        fields = vars(recipe.new_student) | random
+        return StudentConfig(**fields | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "projection_dim": 256})
+    return load_size(name, **random)
+
+
+def write_pictures(options: LoadingOptions, folder: Path) -> str:
+    """The first pictures and captions as tar shards in webdataset's layout, as parquet and as plain files; the
+    pictures' extension.
+    """
+    rows = load_source(options.data)
+    rows = rows.select(range(min(len(rows), options.num_pictures))).cast_column("image", Image(decode=False))
+    (folder / "files").mkdir(parents=True)
+    rows.to_parquet(folder / "pairs.parquet")
+    with PILImage.open(BytesIO(encoded_bytes(rows[0]["image"]))) as first:
+        extension = {"JPEG": "jpg"}.get(first.format, str(first.format).lower())
+    size = -(-len(rows) // options.num_shards)
+    for shard in range(options.num_shards):
+        with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
+            for number in range(shard * size, min(len(rows), (shard + 1) * size)):
+                row = rows[number]
+                picture = encoded_bytes(row["image"])
+                (folder / "files" / f"{number:06d}.{extension}").write_bytes(picture)
+                captions = {f"{language}.txt": str(row[language]).encode() for language in LANGUAGES}
+                for name, content in ({extension: picture} | captions).items():
+                    member = tarfile.TarInfo(f"{number:06d}.{name}")
+                    member.size = len(content)
+                    tar.addfile(member, BytesIO(content))
+    return extension
+
+
+def plain(path: Path, size: int) -> Tensor:
+    """What anybody writes first: open, convert, resize the short side, crop the centre, make a tensor."""
+    with PILImage.open(path) as image:
+        image = to_rgb(image)
+    scale = size / min(image.size)
+    image = image.resize(
+        (max(size, round(image.width * scale)), max(size, round(image.height * scale))), PILImage.Resampling.BICUBIC
+    )
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def make_step(config: StudentConfig) -> Callable[[dict[str, Tensor]], Any]:
+    """One optimizer step of stage 2 without a teacher."""
+    student, processor = build_student(config, LANGUAGES)
+    normalize = Normalize.from_processor(processor.image_processor, student.config.image_size)
+    recipe = AlignRecipe(output_dir="", data=DataConfig(train=""))
+    task = AlignTask(student, Augment(AugmentConfig(), 0), normalize, None, recipe, LANGUAGES)
+    task.to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(task.parameters())
+
+    def step(batch: dict[str, Tensor]):
+        optimizer.zero_grad()
+        task(batch)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(task.parameters(), 3.0)
+        optimizer.step()
+
+    return step
+
+
+def train_on(batches: Iterable[dict[str, Tensor]], step: Callable[[dict[str, Tensor]], Any]):
+    """A step a batch."""
+    for batch in batches:
+        step(batch)
+
+
+def rate(call: Callable[[], Any], num_pictures: int) -> float:
+    """Pictures a second of one call."""
+    began = time.perf_counter()
+    call()
+    return num_pictures / (time.perf_counter() - began)
+
+
+def main(argv: list[str] | None = None):
+    """Parse, measure, write."""
+    parser = ArgumentParser(prog="python -m training.benchmarks.loading", allow_abbrev=False)
+    parser.add_class_arguments(LoadingOptions)
+    options = LoadingOptions(**vars(parser.parse_args(argv)))
+    LoadingBenchmark(options).run()
+    print(Path(options.output_dir) / RESULTS_FILE)
+
+
+if __name__ == "__main__":
+    main()
