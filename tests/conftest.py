@@ -29,7 +29,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from tests.tiny import ROOT, WHOLE_MOBILENET, make_image_processor, make_model, save_altclip
+from tests.tiny import MOBILENET, ROOT, WHOLE_MOBILENET, make_image_processor, make_model, save_altclip
 from training.data import load_source
 from training.demo.corpus import build_corpus
 from training.demo.make_teacher import train_tokenizer
@@ -133,3 +133,22 @@ def run_python():
         return process
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student's folder with its exported towers in all formats. Tests must not write into it."""
+    from training import export
+    from training.edge import verdict
+
+    folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
+    make_model(MOBILENET, seed=3).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
+    with pytest.MonkeyPatch.context() as patch:
+        # towers this small and random gain no time from int8, and answer by chance
+        patch.setattr(verdict, "TOLERANCE", {})
+        patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
+        patch.setattr(verdict, "LEAST_SAVED", -1.0)
+        export.main([str(folder), "--output_dir", str(output_dir), "--variants", "fp32", "fp16", "int8", "q4", *data])
+    return output_dir

@@ -10,6 +10,7 @@ output_dir/
 
 import json
 import re
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+import modeling_dcclip
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
@@ -26,6 +28,8 @@ from training.files import put_folder, remove_folder, scratch_folder, settle_fol
 
 STATE_FOLDER = "training_state"
 BEST_FOLDER = "best"
+# files of the package that go into every folder beside the remote code, which transformers copies itself
+TRAVELLING_FILES = ("runtime_dcclip.py",)
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 
 
@@ -66,7 +70,14 @@ class Artefact:
         forget_last_call(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
         save_recipe(self.recipe, folder)
+        copy_travelling_files(folder)
         write_card(folder)
+
+
+def copy_travelling_files(folder: Path):
+    """Put `TRAVELLING_FILES` into a folder."""
+    for name in TRAVELLING_FILES:
+        shutil.copyfile(Path(modeling_dcclip.__file__).with_name(name), folder / name)
 
 
 def forget_last_call(tokenizer: PreTrainedTokenizerBase):

@@ -36,3 +36,23 @@ def peak_bytes() -> int:
     """
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+
+
+def interleaved_ms(calls: dict[str, Callable[[], object]], repeats: int = 51) -> dict[str, list[float]]:
+    """Milliseconds of several calls, in turns, so that whatever else the machine does slows all of them alike.
+
+    Args:
+        calls: by name.
+        repeats: rounds, after a few that do not count.
+
+    Returns:
+        For each name its times, in the order of the rounds: those of one position belong together.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for turn in range(WARM_UP + repeats):
+        for name, call in calls.items():
+            began = time.perf_counter()
+            call()
+            if turn >= WARM_UP:
+                times[name].append(1000 * (time.perf_counter() - began))
+    return times

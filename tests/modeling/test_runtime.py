@@ -1,0 +1,205 @@
+"""The runtime that travels in an exported folder, beside the package it replaces."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, ViTImageProcessor
+
+from modeling_dcclip import DCCLIPModel
+from modeling_dcclip.runtime_dcclip import Preparation, Runtime
+
+LABELS = ["red apple", "green frog", "红苹果", "青蛙"]
+SQUARE = {"height": 48, "width": 48}
+PROCESSORS = {
+    "crop": CLIPImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}),
+    "crop of less": CLIPImageProcessor(size={"shortest_edge": 72}, crop_size=SQUARE),
+    "squash": ViTImageProcessor(size=SQUARE, resample=3, do_convert_rgb=True),
+    "bilinear": ViTImageProcessor(size=SQUARE, resample=2, do_convert_rgb=True),
+}
+STRANGER = """
+import sys, time
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {"torch", "torchvision", "transformers", "modeling_dcclip", "training"}:
+            raise ImportError(f"{name} is not here")
+sys.meta_path.insert(0, Absent())
+sys.path.insert(0, sys.argv[1])
+began = time.process_time()
+from runtime_dcclip import Runtime
+runtime = Runtime(threads=1)
+runtime.encode_texts(["fox"])
+runtime.encode_pictures([sys.argv[2]])
+print(time.process_time() - began)
+"""
+
+
+@pytest.fixture(scope="module")
+def runtime(exported) -> Runtime:
+    return Runtime(exported, threads=1)
+
+
+@pytest.fixture
+def alone(exported, tmp_path):
+    """The runtime with the files of one format alone."""
+
+    def keep(suffix: str) -> Runtime:
+        folder = tmp_path / f"folder{suffix}"
+        (folder / "onnx").mkdir(parents=True)
+        for path in exported.iterdir():
+            if path.name not in ("onnx", "results.json"):
+                (folder / path.name).symlink_to(path)
+        for name in (f"vision_model{suffix}.onnx", f"text_model{suffix}.onnx"):
+            (folder / "onnx" / name).symlink_to(exported / "onnx" / name)
+        return Runtime(folder, threads=1)
+
+    return keep
+
+
+@pytest.fixture
+def full(alone) -> Runtime:
+    return alone("")
+
+
+@pytest.fixture(scope="module")
+def odd_pictures(pictures) -> list[Image.Image]:
+    """Real drawings in odd sizes and modes: transparent, grey, on a palette, smaller than the model reads."""
+    sizes = [(64, 64), (61, 97), (331, 90), (500, 375), (33, 20), (72, 300), (64, 65)]
+    grown = [picture.resize(size) for picture, size in zip(pictures, sizes, strict=False)]
+    alpha = grown[3].convert("L")
+    transparent = grown[3].copy()
+    transparent.putalpha(alpha)
+    palette = grown[1].quantize(16)
+    palette.info["transparency"] = 3
+    return [*grown, transparent, grown[2].convert("L"), palette, grown[4].convert("LA"), grown[5].convert("CMYK")]
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_pictures_are_prepared_as_by_the_stock_processor(odd_pictures, name):
+    prepare = Preparation(PROCESSORS[name].to_dict())
+    for picture in odd_pictures:
+        expected = PROCESSORS[name]([picture], return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(prepare(picture), expected, atol=1e-5, err_msg=f"{picture.size} {picture.mode}")
+
+
+def test_transparent_is_white(runtime):
+    clear = Image.new("RGBA", (90, 70), (0, 0, 0, 0))
+    white = Image.new("RGB", (90, 70), "white")
+    np.testing.assert_array_equal(runtime.preparation(clear), runtime.preparation(white))
+
+
+def test_a_file_is_turned_as_its_camera_says(runtime, pictures, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be seen turned by 90 degrees
+    pictures[0].save(tmp_path / "turned.png", exif=exif)
+    upright = pictures[0].transpose(Image.Transpose.ROTATE_270)
+    np.testing.assert_array_equal(runtime.preparation(tmp_path / "turned.png"), runtime.preparation(upright))
+
+
+def test_runtime_is_the_package(full, exported, processor, pictures, texts):
+    model = DCCLIPModel.from_pretrained(exported).eval()
+    inputs = processor(images=pictures, text=texts, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    np.testing.assert_allclose(full.encode_pictures(pictures), outputs.image_embeds.numpy(), atol=1e-4)
+    np.testing.assert_allclose(full.encode_texts(texts), outputs.text_embeds.numpy(), atol=1e-4)
+    shares = outputs.logits_per_image[0].softmax(-1)
+    answers = full.zero_shot(pictures[0], texts)
+    assert [label for label, _ in answers] == [texts[number] for number in shares.argsort(descending=True).tolist()]
+    assert dict(answers) == pytest.approx(dict(zip(texts, shares.tolist(), strict=True)), abs=1e-4)
+
+
+@pytest.mark.parametrize("suffix", ["_fp16", "_quantized", "_q4"])
+def test_small_files_answer_nearly_the_same(alone, full, texts, suffix):
+    small = alone(suffix)
+    assert small.file("text").name == f"text_model{suffix}.onnx"
+    cosines = (small.encode_texts(texts) * full.encode_texts(texts)).sum(1)
+    assert cosines.min() > 0.8 and not np.array_equal(small.encode_texts(texts), full.encode_texts(texts))
+
+
+def test_order_and_batch_do_not_matter(full, texts):
+    many = texts * 9  # more than a batch
+    together = full.encode_texts(many)
+    for number in (0, 5, 40, len(many) - 1):
+        np.testing.assert_allclose(together[number], full.encode_texts([many[number]])[0], atol=1e-5)
+    assert full.encode_texts([]).shape == (0, together.shape[1])
+
+
+def test_search_finds_the_picture_itself_first(full, pictures):
+    index = full.encode_pictures(pictures)
+    for row, embedding in enumerate(index):
+        found = full.search(embedding, index, k=3)
+        assert len(found) == 3 and index[found[0][0]] == pytest.approx(index[row])
+    by_picture, by_text = full.search(pictures[2], index, k=1), full.search("红苹果", index)
+    assert by_picture[0][1] == pytest.approx(1, abs=1e-4)
+    cosines = index @ full.encode_texts(["红苹果"])[0]
+    assert [row for row, _ in by_text] == np.argsort(-cosines, kind="stable").tolist()
+
+
+def test_a_text_that_is_too_long_is_refused_or_cut(full):
+    with pytest.raises(ValueError, match=r"tokens, this model reads at most 32.*truncate=True"):
+        full.encode_texts(["红苹果" * 30])
+    assert full.encode_texts(["红苹果" * 30], truncate=True).shape[0] == 1
+    with pytest.raises(ValueError, match="list of strings"):
+        full.encode_texts("fox")
+
+
+def test_a_machine_that_lacks_a_kernel_takes_the_next_file(full, texts):
+    expected = full.encode_texts(texts)
+    (full.folder / "onnx" / "text_model_quantized.onnx").write_bytes(b"not for this machine")
+    again = Runtime(full.folder, threads=1)
+    with pytest.warns(UserWarning, match=r"runs text_model.onnx in place of text_model_quantized.onnx"):
+        np.testing.assert_array_equal(again.encode_texts(texts), expected)
+    (full.folder / "onnx" / "text_model.onnx").unlink()
+    with pytest.raises(ValueError, match=r"can run no text tower.*fp32"):
+        Runtime(full.folder).encode_texts(texts)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "preprocessor_config.json", "tokenizer.json", "onnx"])
+def test_a_missing_file_is_named(full, missing):
+    (full.folder / missing).rename(full.folder / "elsewhere")
+    with pytest.raises(ValueError, match=missing):
+        Runtime(full.folder).encode_texts(["fox"])
+
+
+def test_an_unknown_preparation_is_refused():
+    config = PROCESSORS["crop"].to_dict()
+    with pytest.raises(ValueError, match="do_pad"):
+        Preparation(config | {"do_pad": True})
+    with pytest.raises(ValueError, match="resample 1"):
+        Preparation(config | {"resample": 1})
+
+
+def test_it_loads_fast_where_there_is_no_torch(exported, pictures, tmp_path, run_python):
+    pictures[0].save(tmp_path / "picture.png")
+    seconds = []
+    for _ in range(3):  # the least is the least disturbed by whatever else runs
+        run = run_python("-I", "-c", STRANGER, str(exported), str(tmp_path / "picture.png"))
+        seconds.append(float(run.stdout))
+        if seconds[-1] < 0.6:
+            return
+    raise AssertionError(f"import, load and first answers took {seconds} s")
+
+
+def test_it_is_a_script_too(exported, runtime, pictures, tmp_path):
+    picture = tmp_path / "picture.png"
+    pictures[0].save(picture)
+    command = [sys.executable, str(exported / "runtime_dcclip.py"), str(picture), "--labels", *LABELS]
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=True)
+    name, *answers = run.stdout.strip().split("\t")
+    assert name == str(picture)
+    assert answers == [f"{label} {share:.3f}" for label, share in runtime.zero_shot(picture, LABELS)]
+    command[2] = str(tmp_path / "none.png")
+    run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
+    assert run.returncode == 1 and "none.png" in run.stderr and "Traceback" not in run.stderr
+
+
+def test_best_of_the_results_is_taken(exported, runtime):
+    best = json.loads((exported / "results.json").read_text(encoding="utf-8"))["meta"]["export"]["best"]
+    assert {tower: runtime.file(tower) for tower in best} == {tower: exported / name for tower, name in best.items()}

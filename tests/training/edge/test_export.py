@@ -1,0 +1,144 @@
+import json
+import shutil
+from pathlib import Path
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from training import export
+from training.edge import export as library
+from training.edge import verdict
+from training.edge.sessions import open_session
+from training.results import Results
+
+
+@pytest.fixture
+def labelled(corpus) -> list[str]:
+    return ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
+
+
+@pytest.fixture
+def fails(capsys):
+    """Run the script and return what it says on its way out."""
+
+    def run(*arguments) -> str:
+        with pytest.raises(SystemExit) as exit_info:
+            export.main(list(map(str, arguments)))
+        assert exit_info.value.code == 2
+        return capsys.readouterr().err
+
+    return run
+
+
+@pytest.fixture
+def traced(exported, monkeypatch):
+    """Graphs that were traced before, as tracing takes longest."""
+    monkeypatch.setattr(library, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_output_is_a_complete_hub_folder(exported):
+    names = {path.name for path in exported.iterdir()}
+    assert {"config.json", "model.safetensors", "modeling_dcclip.py", "runtime_dcclip.py"} <= names
+    assert {"tokenizer.json", "preprocessor_config.json", "results.json", "onnx"} <= names
+    assert not [name for name in names if name.startswith(".")]
+
+
+def test_results_hold_a_verdict_for_every_file(exported):
+    results = Results.read(exported / "results.json")
+    verdicts = results.meta["export"]["verdicts"]
+    assert {entry["file"] for entry in verdicts} == {f"onnx/{path.name}" for path in (exported / "onnx").iterdir()}
+    for entry in verdicts:
+        assert set(entry["lost_points"]) == {"en", "zh"}
+        assert entry["bytes"] == (exported / entry["file"]).stat().st_size
+        for language, share in entry["top1"].items():
+            assert results.values(model=entry["file"], language=language, metric="top1") == [share]
+    assert set(results.meta["export"]["best"]) == {"vision", "text"}
+
+
+def test_refused_is_not_written_and_said(exported, traced, labelled, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    before = files(folder)
+
+    def ruin(source, tower, variant, path, pictures):
+        model = onnx.load(source)
+        for tensor in model.graph.initializer:
+            if tensor.data_type == TensorProto.FLOAT:
+                tensor.raw_data = b"\xff" * len(tensor.raw_data)  # not a number
+        onnx.save(model, path)
+
+    monkeypatch.setattr(library, "make_variant", ruin)
+    arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
+    with pytest.raises(SystemExit) as exit_info:
+        export.main([str(folder), *arguments])
+    assert exit_info.value.code == 1
+    said = capsys.readouterr()
+    assert "text_model_quantized.onnx: not written" in said.out and "not finite" in said.out
+    after = files(folder)
+    assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # an earlier one would be a false friend
+    assert {name for name in after if after[name] != before[name]} == {"results.json"}
+    results = Results.read(folder / "results.json").meta["export"]
+    (refused,) = [entry for entry in results["verdicts"] if not entry["kept"]]
+    assert refused["file"] == "onnx/text_model_quantized.onnx" and "not finite" in refused["reasons"][0]
+    assert len(results["verdicts"]) == 12  # those of the other files are still there
+    assert results["best"]["text"] != refused["file"]
+
+
+def test_an_interrupted_export_leaves_the_folder_as_it_was(exported, traced, labelled, tmp_path, monkeypatch):
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    before = files(folder)
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library, "make_variant", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labelled])
+    assert files(folder) == before
+
+
+def test_a_folder_without_a_processor_is_refused(exported, tmp_path, fails):
+    shutil.copytree(exported, tmp_path / "folder", ignore=shutil.ignore_patterns("preprocessor_config.json", "onnx"))
+    message = fails(tmp_path / "folder", "--output_dir", tmp_path / "out")
+    assert "preprocessor_config.json" in message and "save_pretrained" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_labelled_set_without_a_language_is_refused(exported, corpus, tmp_path, fails):
+    names = json.loads((corpus / "class_names.json").read_text(encoding="utf-8"))
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps([{"en": entry["en"]} for entry in names]), encoding="utf-8")
+    data = ["--data", corpus / "unseen_style.parquet", "--class_names", path]
+    message = fails(exported, "--output_dir", tmp_path / "out", *data)
+    assert "none in 'zh'" in message and "class_names" in message
+
+
+def test_data_need_class_names_and_class_names_need_data(exported, labelled, tmp_path, fails):
+    assert "needs class_names" in fails(exported, "--output_dir", tmp_path / "out", *labelled[:2])
+    assert "without data" in fails(exported, "--output_dir", tmp_path / "out", *labelled[2:])
+
+
+def test_a_machine_without_a_kernel_is_told_so(tmp_path):
+    # valid, but ONNX Runtime has no kernel of this operator for whole numbers of 16 bits on any CPU
+    values = [helper.make_tensor_value_info(name, TensorProto.INT16, [2]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "vision_model_quantized.onnx")
+    with pytest.raises(ValueError, match=r"vision_model_quantized.onnx: ONNX Runtime .* has no kernel.*Relu"):
+        open_session(tmp_path / "vision_model_quantized.onnx")
+
+
+def test_best_is_the_fastest_and_of_equals_the_smallest():
+    def entry(file, bytes, ms_share, kept=True):
+        return {"file": file, "tower": "text", "kept": kept, "bytes": bytes, "ms_share": ms_share}
+
+    verdicts = [entry("fp32", 4, 1.0), entry("fp16", 2, 1.02), entry("int8", 1, 0.5), entry("q4", 1, 0.4, kept=False)]
+    assert library._best(verdicts) == {"text": "int8"}
+    assert library._best(verdicts[:2]) == {"text": "fp16"}
+    assert verdict.TOLERANCE["fp16"] > 0.02

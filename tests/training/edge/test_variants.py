@@ -1,0 +1,43 @@
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from training.edge.variants import file_name
+
+CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95, "q4": 0.8}
+SUFFIXES = ("", "_fp16", "_quantized", "_q4")
+KINDS = {16: {"FLOAT16"}, 8: {"INT8", "UINT8"}, 4: {"INT4", "UINT4", "UINT8"}}
+
+
+def session(exported, tower, variant):
+    return onnxruntime.InferenceSession(exported / "onnx" / file_name(tower, variant))
+
+
+def test_names_are_those_that_transformers_js_asks_for(exported):
+    names = {f"{tower}{suffix}.onnx" for tower in ("vision_model", "text_model", "model") for suffix in SUFFIXES}
+    assert {path.name for path in (exported / "onnx").iterdir()} == names
+
+
+@pytest.mark.parametrize("variant", CLOSE)
+def test_embeddings_stay_near_and_of_unit_length(exported, inputs, variant):
+    feeds = {name: values.numpy() for name, values in inputs.items()}
+    for tower, names in (("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
+        ours = {name: feeds[name] for name in names}
+        full, small = (session(exported, tower, kind).run(None, ours)[0] for kind in ("fp32", variant))
+        np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
+        assert (full * small).sum(1).min() > CLOSE[variant]
+
+
+@pytest.mark.parametrize(("variant", "bits"), [("fp16", 16), ("int8", 8), ("q4", 4)])
+def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
+    model = onnx.load(exported / "onnx" / file_name("text", variant))
+    tables = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 600 * 16]  # 600 tokens
+    assert tables
+    assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tables} <= KINDS[bits]
+
+
+@pytest.mark.parametrize("variant", ["fp16", "int8"])
+def test_convolutions_store_few_bits_too(exported, variant):
+    full, small = ((exported / "onnx" / file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
+    assert small / full < {"fp16": 0.6, "int8": 0.45}[variant]

@@ -1,0 +1,278 @@
+"""All of an export in order, and the folder that it leaves."""
+
+import importlib.metadata
+import itertools
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm.auto import tqdm
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.checkpoint import copy_travelling_files
+from training.edge.gate import REFERENCE, Gate, refuse
+from training.edge.graphs import TOWERS, join, trace
+from training.edge.labelled import Labelled
+from training.edge.variants import VARIANTS, file_name, make_variant
+from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
+from training.files import scratch_folder
+from training.results import RESULTS_FILE, Results, Row, make_meta
+from training.students import load_student
+from training.teachers import weights_fingerprint
+from training.zero_shot.models import ZeroShotModel
+
+ONNX_FOLDER = "onnx"
+SCRATCH = ".export.tmp"
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# of a folder that is exported to another one: what a training run leaves beside its model
+NOT_OF_THE_REPO = ("checkpoint-*", "log.jsonl", "training_state", ONNX_FOLDER, "__pycache__", ".*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and what to judge it by.
+
+    Args:
+        folder: of a trained model.
+        output_dir: where the complete Hub folder goes; the same folder will do.
+        towers: one tower alone, or both.
+        variants: number formats: fp32, fp16, int8, q4 (4 bits).
+        data: labelled set for the gate: a parquet file, a folder, a Hub id or `module:function`. Default: the embedded
+            corpus.
+        class_names: of `data`: a JSON list of {language: name}, one entry a class, with English and Chinese names, or
+            the id of one of ELEVATER's sets, such as cifar-100.
+        split: of `data`, where there are several.
+        image_column: column of the pictures.
+        label_column: column of the label's name.
+        label_language: language in which the data name their labels.
+        threads: of ONNX Runtime in timings, within one operator.
+    """
+
+    folder: str
+    output_dir: str
+    towers: Literal["vision", "text", "both"] = "both"
+    variants: list[Literal["fp32", "fp16", "int8", "q4"]] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
+    data: str | None = None
+    class_names: str | None = None
+    split: str = "test"
+    image_column: str = "image"
+    label_column: str = "label"
+    label_language: str = "en"
+    threads: int = 1
+
+
+def export(options: ExportOptions) -> list[Verdict]:
+    """Trace, quantise, judge, and write what passes.
+
+    Args:
+        options: see there.
+
+    Returns:
+        A verdict for each file that was asked for, those not written too.
+
+    Raises:
+        ValueError: the folder is not a complete model, a tower cannot be traced, or the labelled set will not do.
+    """
+    student, processor = _open(options.folder)
+    labelled = _labelled(options)
+    output_dir = Path(options.output_dir)
+    with scratch_folder(output_dir / SCRATCH) as scratch:
+        run = _Run(options, student, processor, labelled, scratch)
+        with tqdm(total=run.num_steps, desc="export", unit="step") as progress:
+            for step in run.steps():
+                progress.set_postfix_str(step)
+                progress.update()
+        _place(run, Path(options.folder), output_dir)
+    return run.verdicts
+
+
+class _Run:
+    """One export, in a scratch folder."""
+
+    def __init__(
+        self,
+        options: ExportOptions,
+        student: DCCLIPModel,
+        processor: DCCLIPProcessor,
+        labelled: Labelled,
+        scratch: Path,
+    ):
+        self.options, self.student, self.scratch = options, student, scratch
+        self.model = ZeroShotModel(student, processor, options.folder)
+        self.labelled, self.weights = labelled, weights_fingerprint(student)
+        self.towers = TOWERS if options.towers == "both" else (options.towers,)
+        # fp32 is what others are made from and compared with, wanted or not
+        self.variants = [variant for variant in VARIANTS if variant == "fp32" or variant in options.variants]
+        self.verdicts: list[Verdict] = []
+        self.rows: list[Row] = []
+        self.kept: dict[tuple[str, str], Path] = {}
+
+    @property
+    def num_steps(self) -> int:
+        """How many things `steps` does."""
+        return 1 + len(self.towers) * (1 + len(self.variants)) + (len(self.variants) if len(self.towers) == 2 else 0)
+
+    def steps(self) -> Iterator[str]:
+        """Do one thing after another, and say which is done."""
+        gate = Gate(self.model, self.labelled, self.options.threads)
+        self.rows += gate.rows()
+        yield "PyTorch asked"
+        for tower in self.towers:
+            fp32 = self.scratch / file_name(tower, "fp32")
+            trace(self.student, tower, fp32)
+            yield f"{fp32.name} traced"
+            for variant in self.variants:
+                path = self.scratch / file_name(tower, variant)
+                if variant != "fp32":
+                    pictures = self.labelled.calibration_pictures(self.model.processor)
+                    make_variant(fp32, tower, variant, path, pictures)
+                self._note(path, tower, variant, *gate.judge(tower, variant, path, fp32))
+                yield f"{path.name} judged"
+        if len(self.towers) == 2:
+            yield from self._join(gate)
+
+    def _join(self, gate: Gate) -> Iterator[str]:
+        """Files of both towers: of each the variant asked for or, where that was refused, a larger one; the same for
+        the image tower where both together lose too much.
+        """
+        whole = self.scratch / file_name("both", "fp32")
+        join(*(self.scratch / file_name(tower, "fp32") for tower in TOWERS), whole)
+        for variant in self.variants:
+            path = self.scratch / file_name("both", variant)
+            verdict, rows = refuse("both", variant, path, f"No tower of it passed as {variant}."), []
+            for parts in self._pairs(variant):
+                files = {tower: self.scratch / file_name(tower, part) for tower, part in parts.items()}
+                if variant != "fp32":
+                    join(files["vision"], files["text"], path)
+                verdict, rows = gate.judge_joined(variant, path, whole, files, parts)
+                if verdict.kept:
+                    break
+            self._note(path, "both", variant, verdict, rows)
+            yield f"{path.name} judged"
+
+    def _pairs(self, variant: str) -> list[dict[str, str]]:
+        """The variants of both towers that a file of both can be made of, the smallest first."""
+        passed = {
+            tower: [name for name in dict.fromkeys((variant, "fp16", "fp32")) if (tower, name) in self.kept]
+            for tower in TOWERS
+        }
+        return [
+            {"vision": vision, "text": text}
+            for text in passed["text"][:1]
+            for vision in passed["vision"]
+            if variant in (vision, text)
+        ]
+
+    def _note(self, path: Path, tower: str, variant: str, verdict: Verdict, rows: list[Row]):
+        if verdict.kept:
+            self.kept[tower, variant] = path
+        if variant in self.options.variants:
+            self.verdicts.append(verdict)
+            self.rows += rows
+
+
+def _open(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+    """A student with its processor.
+
+    Raises:
+        ValueError: one of them is not there.
+    """
+    needed = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
+    if not Path(folder).is_dir():
+        raise ValueError(f"folder: {folder!r} is not a folder. Name one that training/align.py left.")
+    for name in needed:
+        if not (Path(folder) / name).exists():
+            raise ValueError(
+                f"folder: {folder!r} has no {name}, so that nothing could run what is exported. Save model and "
+                "processor there with save_pretrained."
+            )
+    student, processor = load_student(folder)
+    return student.eval(), processor
+
+
+def _labelled(options: ExportOptions) -> Labelled:
+    if options.data is None:
+        if options.class_names is not None:
+            raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
+        return Labelled.embedded()
+    if options.class_names is None:
+        raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
+    return Labelled.read(
+        options.data,
+        options.class_names,
+        options.split,
+        options.image_column,
+        options.label_column,
+        options.label_language,
+    )
+
+
+def _place(run: _Run, folder: Path, output_dir: Path):
+    """Move what was made into the output folder, each file whole, and the numbers last."""
+    earlier = _earlier(output_dir, run.weights)
+    if folder.resolve() != output_dir.resolve():
+        staged = run.scratch / "repo"
+        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*NOT_OF_THE_REPO, output_dir.name))
+        _replace(staged.iterdir(), output_dir)
+    copy_travelling_files(output_dir)
+    _replace(
+        (run.scratch / Path(verdict.file).name for verdict in run.verdicts if verdict.kept), output_dir / ONNX_FOLDER
+    )
+    results = _merge_results(run, earlier, output_dir)
+    written = {verdict["file"] for verdict in results.meta["export"]["verdicts"] if verdict["kept"]}
+    for tower, variant in itertools.product((*TOWERS, "both"), VARIANTS):
+        # of an earlier export, and refused now or of other weights
+        if (file := f"{ONNX_FOLDER}/{file_name(tower, variant)}") not in written:
+            (output_dir / file).unlink(missing_ok=True)
+    results.write(output_dir)
+
+
+def _replace(files: Iterable[Path], folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.is_dir():
+            _replace(file.iterdir(), folder / file.name)
+        else:
+            file.replace(folder / file.name)
+
+
+def _earlier(output_dir: Path, weights: str) -> Results:
+    """Results of an earlier export of the same weights into this folder; empty where there are none."""
+    path = output_dir / RESULTS_FILE
+    if path.exists():
+        results = Results.read(path)
+        if results.meta.get("export", {}).get("weights") == weights:
+            return results
+    return Results({"export": {"verdicts": []}})
+
+
+def _merge_results(run: _Run, earlier: Results, output_dir: Path) -> Results:
+    """The folder's results, with those of this export, and of an earlier one's other files."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    made = make_meta(
+        run.labelled.source, None, weights=run.weights, allowed_points=ALLOWED_POINTS, tolerance=TOLERANCE
+    )
+    made["versions"] |= versions
+    path = output_dir / RESULTS_FILE
+    results = Results.read(path) if path.exists() else Results(made)
+    new = {verdict.file for verdict in run.verdicts}
+    old = [verdict for verdict in earlier.meta["export"]["verdicts"] if verdict["file"] not in new]
+    verdicts = old + [asdict(verdict) for verdict in run.verdicts]
+    rows = [row for row in results.rows if row.model != REFERENCE and not row.model.startswith(f"{ONNX_FOLDER}/")]
+    rows += [row for row in earlier.rows if row.model in {verdict["file"] for verdict in old}]
+    meta = results.meta | {"export": made | {"verdicts": verdicts, "best": _best(verdicts)}}
+    return Results(meta, rows + run.rows)
+
+
+def _best(verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    """The file of each tower that a CPU should take: the fastest and, of those that are as fast, the smallest."""
+    best = {}
+    for tower in TOWERS:
+        kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]
+        if kept:
+            least = min(verdict["ms_share"] for verdict in kept)
+            fast = [verdict for verdict in kept if verdict["ms_share"] <= least * (1 + max(TOLERANCE.values()))]
+            best[tower] = min(fast, key=lambda verdict: verdict["bytes"])["file"]
+    return best

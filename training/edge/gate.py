@@ -1,0 +1,164 @@
+"""Puts every variant beside PyTorch, on the same pictures and captions."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+
+from training.edge.graphs import INPUTS, OUTPUTS
+from training.edge.labelled import LANGUAGES, Labelled
+from training.edge.sessions import OnnxTowers, open_session
+from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
+from training.results import Row
+from training.timing import interleaved_ms
+from training.zero_shot.classify import Encoded, encode, score
+from training.zero_shot.models import ZeroShotModel
+
+JOINED_DIFFERENCE = 1e-4
+REFERENCE = "PyTorch"
+MEASURES = ("bytes", "ms", "ms_share", "largest_difference", "mean_cosine")
+
+
+class Gate:
+    """Asks PyTorch once, and then every variant.
+
+    Args:
+        student: in PyTorch.
+        labelled: pictures and names.
+        threads: of ONNX Runtime, within one operator.
+    """
+
+    def __init__(self, student: ZeroShotModel, labelled: Labelled, threads: int = 1):
+        self.student, self.labelled, self.threads = student, labelled, threads
+        self.reference = self._encode(student, labelled.sets, LANGUAGES)
+        self.encoded: dict[Path, Encoded] = {}
+        self.picture, self.captions = self._picture(), [self._caption(language) for language in LANGUAGES]
+
+    def rows(self) -> list[Row]:
+        """PyTorch's own accuracy."""
+        return self._score(self.reference, self.reference, REFERENCE)
+
+    def judge(self, tower: str, variant: str, path: Path, fp32: Path) -> tuple[Verdict, list[Row]]:
+        """Judge a file of one tower.
+
+        Args:
+            tower: `vision` or `text`.
+            variant: one of `VARIANTS`.
+            path: the file.
+            fp32: its fp32 graph.
+        """
+        try:
+            towers = OnnxTowers(self.student.model.config, **{tower: path}, threads=self.threads)
+        except ValueError as error:
+            return refuse(tower, variant, path, str(error)), []
+        sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
+        model = ZeroShotModel(towers, self.student.processor, path.name)
+        encoded = self.encoded[path] = self._encode(model, sets, languages)
+        seen, read = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
+        return self._verdict(tower, variant, path, fp32, seen, read)
+
+    def judge_joined(
+        self, variant: str, path: Path, fp32: Path, parts: dict[str, Path], variants: dict[str, str]
+    ) -> tuple[Verdict, list[Row]]:
+        """Judge a file of both towers, whose parts were judged before.
+
+        Args:
+            variant: one of `VARIANTS`.
+            path: the file.
+            fp32: the joined fp32 graph.
+            parts: the file of each tower that went into it.
+            variants: the variant of each.
+        """
+        try:
+            session = open_session(path, self.threads)
+        except ValueError as error:
+            return refuse("both", variant, path, str(error)), []
+        for tower, name in OUTPUTS.items():
+            (together,) = session.run([name], self._feeds("both")[0])
+            (alone,) = open_session(parts[tower], self.threads).run(None, self._feeds(tower)[0])
+            if not abs(together - alone).max() <= JOINED_DIFFERENCE:
+                return refuse("both", variant, path, f"Its {name} are not those of its {tower} tower alone."), []
+        seen, read = (self.encoded[parts[tower]] for tower in OUTPUTS)
+        verdict, rows = self._verdict("both", variant, path, fp32, seen, read)
+        return replace(verdict, parts=variants), rows
+
+    def _verdict(
+        self, tower: str, variant: str, path: Path, fp32: Path, seen: Encoded, read: Encoded
+    ) -> tuple[Verdict, list[Row]]:
+        difference, cosine = closeness(tower, seen, read, self.reference)
+        if not math.isfinite(cosine):
+            return refuse(tower, variant, path, f"Embeddings of {path.name} are not finite."), []
+        ms, ms_share = self._time(tower, path, fp32)
+        size = path.stat().st_size
+        verdict = Verdict(
+            file=f"onnx/{path.name}",
+            tower=tower,
+            variant=variant,
+            kept=True,
+            reasons=[],
+            bytes=size,
+            bytes_share=size / fp32.stat().st_size,
+            largest_difference=difference,
+            mean_cosine=cosine,
+            ms=ms,
+            ms_share=ms_share,
+            **asdict(count_losses(seen, read, self.reference, self.labelled)),
+        )
+        reasons = reasons_against(verdict)
+        rows = self._score(seen, read, verdict.file)
+        rows += [Row(verdict.file, None, None, None, None, name, getattr(verdict, name)) for name in MEASURES]
+        return replace(verdict, kept=not reasons, reasons=reasons), rows
+
+    def _encode(self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]) -> Encoded:
+        return encode(model, sets, self.labelled.class_names, languages, self.labelled.image_column)
+
+    def _score(self, seen: Encoded, read: Encoded, name: str) -> list[Row]:
+        labelled = self.labelled
+        rows = score(seen, read, labelled.sets, labelled.class_names, labelled.label_column)
+        return [replace(row, model=name) for row in rows]
+
+    def _picture(self) -> dict[str, np.ndarray]:
+        """A real picture, as a session takes it."""
+        return {"pixel_values": next(self.labelled.calibration_pictures(self.student.processor))}
+
+    def _caption(self, language: str) -> dict[str, np.ndarray]:
+        """The caption of median length, as a session takes it."""
+        names = self.labelled.class_names.in_language(language)
+        lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)["length"]
+        median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
+        tokens = self.student.tokenize([names[median]])
+        return {name: tokens[name].numpy() for name in INPUTS["text"]}
+
+    def _feeds(self, tower: str) -> list[dict[str, np.ndarray]]:
+        """What a graph is timed on."""
+        if tower == "vision":
+            return [self.picture]
+        return self.captions if tower == "text" else [self.picture | caption for caption in self.captions]
+
+    def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
+        """Median milliseconds at batch 1, and the median of the ratios to fp32."""
+        sessions = {name: open_session(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
+        feeds = self._feeds(tower)
+        calls = {
+            name: (lambda session=session: [session.run(None, feed) for feed in feeds])
+            for name, session in sessions.items()
+        }
+        times = interleaved_ms(calls)
+        ratios = [variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)]
+        return statistics.median(times["variant"]) / len(feeds), statistics.median(ratios)
+
+
+def refuse(tower: str, variant: str, path: Path, reason: str) -> Verdict:
+    """A verdict on what could not be asked.
+
+    Args:
+        tower: `vision`, `text` or `both`.
+        variant: one of `VARIANTS`.
+        path: the file.
+        reason: a sentence.
+    """
+    return Verdict(f"onnx/{path.name}", tower, variant, False, [reason])

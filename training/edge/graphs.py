@@ -1,0 +1,170 @@
+"""Towers as ONNX graphs, in the names that transformers.js reads."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from modeling_dcclip import DCCLIPModel
+from training.edge.quiet import quiet
+
+TOWERS = ("vision", "text")
+INPUTS = {"vision": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
+OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
+# the newest that ONNX Runtime Web and ORT 1.16 still read; newer ones fold attention into one node that they lack
+OPSET = 20
+
+
+class VisionGraph(nn.Module):
+    """Pictures to embeddings of unit length."""
+
+    def __init__(self, student: DCCLIPModel):
+        super().__init__()
+        self.student = student
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, D)."""
+        return nn.functional.normalize(self.student.get_image_features(pixel_values).pooler_output, dim=-1)
+
+
+class TextGraph(nn.Module):
+    """Texts to embeddings of unit length."""
+
+    def __init__(self, student: DCCLIPModel):
+        super().__init__()
+        self.student = student
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(B, L) and (B, L) to (B, D)."""
+        features = self.student.get_text_features(input_ids, attention_mask).pooler_output
+        return nn.functional.normalize(features, dim=-1)
+
+
+def trace(student: DCCLIPModel, tower: str, path: Path):
+    """Write one tower as a graph that takes any number of pictures, or of texts of any length it can read.
+
+    Args:
+        student: on the CPU, in eval mode and float32.
+        tower: one of `TOWERS`.
+        path: of the file.
+
+    Raises:
+        ValueError: the tower cannot be traced.
+    """
+    graph, example, shapes = _vision(student) if tower == "vision" else _text(student)
+    try:
+        with quiet():
+            torch.onnx.export(
+                graph.eval(),
+                example,
+                path,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=INPUTS[tower],
+                output_names=[OUTPUTS[tower]],
+                dynamic_shapes=shapes,
+                external_data=False,
+                verbose=False,
+            )
+    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
+        config = getattr(student.config, f"{tower}_config")
+        name = getattr(config, "architecture", config.model_type)
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise ValueError(
+            f"towers: the {tower} tower {name!r} cannot be traced to ONNX ({reason}). Export the other tower alone "
+            f"with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
+        ) from error
+    _finish(path, student)
+
+
+def _vision(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
+    size = student.config.image_size
+    return VisionGraph(student), (torch.zeros(2, 3, size, size),), {"pixel_values": {0: Dim("image_batch_size")}}
+
+
+def _text(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
+    config = student.config
+    length = min(7, config.max_text_length)
+    # an example of one text, or without padding, would be taken for the rule
+    input_ids = torch.full((2, length), (config.text_config.pad_token_id or 0) + 1)
+    attention_mask = torch.ones_like(input_ids)
+    if config.text_config.pad_token_id is not None:
+        input_ids[1, length // 2 + 1 :] = config.text_config.pad_token_id
+        attention_mask[1, length // 2 + 1 :] = 0
+    free = {0: Dim("text_batch_size"), 1: Dim("sequence_length", max=config.max_text_length)}
+    return TextGraph(student), (input_ids, attention_mask), dict.fromkeys(INPUTS["text"], free)
+
+
+def _finish(path: Path, student: DCCLIPModel):
+    """Remove the exporter's notes, which name source files of the machine and are a tenth of a small graph; add the
+    logit scale, by which whoever runs the towers alone makes probabilities of cosines.
+    """
+    model = onnx.load(path)
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        part.ClearField("metadata_props")
+    for node in model.graph.node:
+        node.ClearField("doc_string")
+    helper.set_model_props(model, {"logit_scale": repr(student.logit_scale.exp().item())})
+    onnx.save(model, path)
+
+
+def join(vision: Path, text: Path, path: Path):
+    """Both towers in one graph that also compares every picture with every text.
+
+    Args:
+        vision: the image tower's file, of any variant.
+        text: the text tower's.
+        path: of the file. Outputs: `logits_per_image` (images, texts), `logits_per_text`, `text_embeds`,
+            `image_embeds`.
+    """
+    seen, read = (
+        onnx.compose.add_prefix(onnx.load(file), f"{tower}/")
+        for tower, file in zip(TOWERS, (vision, text), strict=True)
+    )
+    properties = {entry.key: entry.value for entry in read.metadata_props}
+    kept = {f"{tower}/{name}": name for tower in TOWERS for name in (*INPUTS[tower], OUTPUTS[tower])}
+    for model in (seen, read):
+        _rename(model.graph, kept)
+    opsets: dict[str, int] = {}
+    for entry in (*seen.opset_import, *read.opset_import):
+        opsets[entry.domain] = max(entry.version, opsets.get(entry.domain, 0))
+    nodes = [
+        *seen.graph.node,
+        *read.graph.node,
+        helper.make_node("Transpose", ["image_embeds"], ["image_embeds_t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["text_embeds", "image_embeds_t"], ["cosines"]),
+        helper.make_node("Mul", ["cosines", "logit_scale"], ["logits_per_text"]),
+        helper.make_node("Transpose", ["logits_per_text"], ["logits_per_image"], perm=[1, 0]),
+    ]
+    scale = numpy_helper.from_array(np.float32(properties["logit_scale"]), "logit_scale")
+    outputs = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{rows}_batch_size", f"{columns}_batch_size"])
+        for name, rows, columns in (("logits_per_image", "image", "text"), ("logits_per_text", "text", "image"))
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "dcclip",
+        [*read.graph.input, *seen.graph.input],
+        [*outputs, *read.graph.output, *seen.graph.output],
+        [*seen.graph.initializer, *read.graph.initializer, scale],
+        value_info=[*seen.graph.value_info, *read.graph.value_info],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()])
+    helper.set_model_props(model, properties)
+    model.ir_version = max(seen.ir_version, read.ir_version)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]):
+    """Give inputs and outputs of the graph the names that readers expect."""
+    for value in (*graph.input, *graph.output):
+        value.name = names.get(value.name, value.name)
+    for node in graph.node:
+        for listed in (node.input, node.output):
+            for position, name in enumerate(listed):
+                listed[position] = names.get(name, name)

@@ -1,0 +1,147 @@
+"""The same graph in fewer bytes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from training.edge.quiet import quiet
+
+# names as transformers.js completes them; `q8`, its default, is `_quantized`
+SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"}
+VARIANTS = tuple(SUFFIXES)
+BLOCK = 32
+# convolutions at the input that stay in single precision: a stem of few channels and the one after it cost next to no
+# time, and rounding there reaches everything behind
+STEM = 2
+
+
+def file_name(tower: str, variant: str) -> str:
+    """Of a tower, or of `both`, such as `text_model_quantized.onnx`."""
+    return f"{'model' if tower == 'both' else f'{tower}_model'}{SUFFIXES[variant]}.onnx"
+
+
+def make_variant(source: Path, tower: str, variant: str, path: Path, pictures: Iterable[np.ndarray]):
+    """Write a variant of a traced tower.
+
+    Args:
+        source: the fp32 graph.
+        tower: `vision` or `text`.
+        variant: one of `VARIANTS` but fp32.
+        path: of the file.
+        pictures: prepared real pictures (1, 3, S, S), by which the image tower's int8 ranges are set.
+    """
+    with quiet():
+        if variant == "fp16":
+            to_fp16(source, path)
+        elif variant == "q4":
+            to_q4(source, path)
+        elif tower == "text":
+            to_dynamic_int8(source, path)
+        else:
+            to_static_int8(source, path, pictures)
+    model = onnx.load(path)
+    helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
+    onnx.save(model, path)
+
+
+def to_fp16(source: Path, path: Path):
+    """Store weights in half precision and compute in single: half the bytes, and the speed of fp32 everywhere.
+
+    A CPU has no half-precision kernels for most operators, and casts at each of them would make the graph slower;
+    these casts are of constants, which a session folds once when it loads.
+    """
+    model = onnx.load(source)
+    graph, casts = model.graph, []
+    for tensor in [tensor for tensor in graph.initializer if _is_large_float(tensor)]:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        name = tensor.name
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
+        gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
+        users = [node for node in graph.node if name in node.input]
+        if len(gathers) == len(users):  # a table: only the rows that are read are cast
+            for node in gathers:
+                node.input[0], rows = f"{name}_fp16", node.output[0]
+                node.output[0] = f"{rows}_fp16"
+                position = list(graph.node).index(node)
+                graph.node.insert(position + 1, _to_float(f"{rows}_fp16", rows))
+        else:
+            casts.append(_to_float(f"{name}_fp16", name))
+    for cast in reversed(casts):
+        graph.node.insert(0, cast)
+    _forget_shapes(model, path)
+
+
+def _is_large_float(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= BLOCK
+
+
+def _to_float(source: str, target: str) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], f"{target}_cast", to=TensorProto.FLOAT)
+
+
+def to_dynamic_int8(source: Path, path: Path):
+    """Weights, the token table included, in int8; activations as they come, by their own range."""
+    quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
+
+
+class _Pictures(CalibrationDataReader):
+    def __init__(self, pictures: Iterable[np.ndarray]):
+        self.pictures = iter(pictures)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        picture = next(self.pictures, None)
+        return None if picture is None else {"pixel_values": picture}
+
+
+def to_static_int8(source: Path, path: Path, pictures: Iterable[np.ndarray]):
+    """Weights in int8 a channel, activations in ranges that were seen on real pictures.
+
+    Ranges that are taken anew for each picture, as for text, make convolutions several times slower than fp32.
+    """
+    stem = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"][:STEM]
+    quantize_static(
+        source,
+        path,
+        _Pictures(pictures),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        nodes_to_exclude=stem,
+    )
+
+
+def to_q4(source: Path, path: Path):
+    """Weights of matrix products and tables in 4 bits, a scale for each block of 32."""
+    from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
+
+    config = DefaultWeightOnlyQuantConfig(
+        block_size=BLOCK,
+        is_symmetric=True,
+        accuracy_level=4,
+        op_types_to_quantize=("MatMul", "Gather"),
+        quant_axes=(("MatMul", 0), ("Gather", 1)),
+    )
+    quantizer = MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a row of zeros, such as the padding token's, has no scale
+        quantizer.process()
+    onnx.save(quantizer.model.model, path)
+
+
+def _forget_shapes(model: onnx.ModelProto, path: Path):
+    """Intermediate shapes and types as they were traced no longer hold."""
+    del model.graph.value_info[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, path)

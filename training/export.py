@@ -1,0 +1,40 @@
+"""Export a trained model for devices: ONNX graphs in several number formats, each behind a gate in both languages.
+
+python training/export.py runs/demo/model --output_dir runs/demo/edge
+python training/export.py FOLDER --output_dir D --data TEST.parquet --class_names NAMES.json
+"""
+
+import sys
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from training.edge.export import ExportOptions, export
+
+
+def main(argv: list[str] | None = None):
+    """Parse, export, say what was written and what was not."""
+    parser = ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False)
+    parser.add_class_arguments(ExportOptions, skip={"folder", "variants"})
+    parser.add_argument("folder", type=str, help="of a trained model")
+    parser.add_argument(
+        "--variants",
+        nargs="+",
+        choices=["fp32", "fp16", "int8", "q4"],
+        default=["fp32", "fp16", "int8"],
+        help="number formats",
+    )
+    try:
+        options = ExportOptions(**vars(parser.parse_args(argv)))
+        verdicts = export(options)
+    except (ArgumentError, ValueError) as error:
+        parser.exit(2, f"export: {error}\n")
+    print("\n".join(verdict.line() for verdict in verdicts))
+    print(f"\n{options.output_dir}")
+    lacking = {verdict.tower for verdict in verdicts} - {verdict.tower for verdict in verdicts if verdict.kept}
+    if lacking:
+        print(f"export: no variant of {', '.join(sorted(lacking))} passed.", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
