@@ -100,20 +100,24 @@ def own_exams(
         class_names: the classes.
         names_source: where these are from.
         languages: of the candidates.
-        templates: JSON file of {language: [templates]}; None for the plain names.
+        templates: JSON file, as `read_templates` takes it; None for the plain names.
 
     Raises:
         ValueError: there are no names or templates in a language.
     """
     for language in languages:
         class_names.in_language(language)
-    sentences = {
-        language: read_templates(templates, language) if templates else Templates(("{}",), "none")
-        for language in languages
-    }
+    plain = Templates(("{}",), "none")
     source = names_source if names_source in SETS else Path(names_source).name
     return [
-        Exam(name, CLASS_NAMES, language, class_names, source, sentences[language])
+        Exam(
+            name,
+            CLASS_NAMES,
+            language,
+            class_names,
+            source,
+            read_templates(templates, language, name) if templates else plain,
+        )
         for name in sets
         for language in languages
     ]

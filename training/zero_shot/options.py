@@ -12,7 +12,7 @@ from training.zero_shot.imagenet import NOT_HERE, imagenet_is_here
 from training.zero_shot.places import HUB, MissingDataError, Source
 from training.zero_shot.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, find_protocol, find_sets
 from training.zero_shot.sources import LabelledSet, open_set
-from training.zero_shot.templates import SOURCES
+from training.zero_shot.templates import OURS, SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,12 @@ class EvalOptions:
             cifar-100.
         language: with `class_names`: languages of the candidates (ISO 639-1 codes); en and zh where none is given.
         templates: auto (from the packages clip-benchmark and cn-clip where they are installed, else ours), ours, or a
-            JSON file of {language: [templates]}; with `class_names`, auto is the plain name.
+            JSON file of {language: [templates]} or {language: {set: [templates]}}; with `class_names`, auto is the
+            plain name.
         imagenet_zh: ImageNet's Chinese names: clip-benchmark, cn-clip, or a file with a name a line.
         text_model: folder or Hub id of another model that reads for each model, and sees for it, such as the teacher:
             whether their embeddings can be compared.
-        split: of the data, where there are several.
+        split: of the data, where there are several; default: test, or what the set's own place on the Hub calls it.
         image_column: column of the pictures; default: the first of the usual names.
         label_column: column of the labels; default: the first of the usual names that has names of classes.
         label_names: SET=FILE, the names of numbered labels, one a line; several are a list.
@@ -59,7 +60,7 @@ class EvalOptions:
     templates: str = "auto"
     imagenet_zh: str = "clip-benchmark"
     text_model: str | None = None
-    split: str = "test"
+    split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     label_names: list[str] = field(default_factory=list)
@@ -80,6 +81,11 @@ class EvalOptions:
             )
         if self.class_names and (self.sets or not self.data):
             raise ValueError("data: with --class_names, the sets are those that --data NAME=SOURCE names.")
+        if self.class_names and (self.published or self.templates == OURS):
+            raise ValueError(
+                "class_names: our templates and what others published are of ELEVATER's sets. Give --protocol, or "
+                "leave --published and --templates ours out."
+            )
         if self.protocol and self.language:
             raise ValueError(
                 f"language: a protocol has its own; {self.language} goes with --class_names. Choose the protocol: "
@@ -151,7 +157,7 @@ class EvalOptions:
         names = sorted(class_names, key=lambda name: name not in sources)
         for name in tqdm(names, desc="test sets", unit="set", leave=False):
             facts = None if CLASS_NAMES in {exam.protocol for exam in exams} else SETS[name]
-            source = sources.get(name, Source(HUB, self.split))
+            source = sources.get(name, Source(HUB))
             try:
                 sets[name] = open_set(name, source, class_names[name], facts)
             except MissingDataError as error:

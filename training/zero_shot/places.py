@@ -27,13 +27,13 @@ class Source:
     Args:
         place: a parquet file or glob, a folder with a folder a class, a Hub id with or without `@revision`,
             `module:function`, or `hub` for the set's own place there.
-        split: where there are several.
+        split: where there are several; default: of the set's own place on the Hub the one that it says, else test.
         image_column, label_column: default: the first of the usual ones that is there.
         label_names: file with the names of numbered labels, one a line.
     """
 
     place: str
-    split: str = "test"
+    split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
     label_names: str | None = None
@@ -78,24 +78,26 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> Found:
             reason = " ".join(str(error.__cause__ or error).split()).replace(eval_set.hub, "its place")
             raise MissingDataError(reason[:200]) from error
     path = Path(source.place).expanduser()
+    own_place = eval_set is not None and source.place.partition("@")[0] == eval_set.hub
+    split = source.split or (eval_set.split if eval_set and own_place else "test")
     if path.is_dir():
-        return _read_folder(name, path, source, listed)
+        return _read_folder(name, path, split, listed)
     if path.exists() or source.place.endswith(".parquet") or ":" in source.place:
-        return Found(load_source(source.place, source.split), source.place, listed=listed)
+        return Found(load_source(source.place, split), source.place, listed=listed)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.place):
         raise ValueError(f"data: {name}: there is no {source.place!r}. Give a folder, a parquet file or a Hub id.")
-    return read_hub(source.place, source.split, listed)
+    return read_hub(source.place, split, listed)
 
 
-def _read_folder(name: str, path: Path, source: Source, listed: list[str] | None) -> Found:
+def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) -> Found:
     """A folder with a folder a class, or a copy of a data set from the Hub."""
     if not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar")):
-        within = path / source.split
-        return Found(read_class_folders(name, within if within.is_dir() else path), source.place)
+        within = path / split
+        return Found(read_class_folders(name, within if within.is_dir() else path), str(path))
     names = path / NAMES_FILE
     if listed is None and names.exists():
         listed = read_names(name, names)
-    return Found(load_source(str(path), source.split), source.place, source.split, listed=listed)
+    return Found(load_source(str(path), split), str(path), split, listed=listed)
 
 
 def read_names(name: str, path: Path) -> list[str]:

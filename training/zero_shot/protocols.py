@@ -51,10 +51,11 @@ ELEVATER = {
     "caltech-101": EvalSet(
         102, 6084, "mean_per_class", f"{_WDS}vtab-caltech101", "test", "caltech101", "caltech101_templates",
         aliases={
-            "BACKGROUND_Google": "background", "background_google": "background", "car_side": "side of a car",
+            "BACKGROUND_Google": "background", "airplanes": "airplane", "car_side": "side of a car",
             "cougar_body": "body of a cougar cat", "cougar_face": "face of a cougar cat",
             "crocodile_head": "head of a  crocodile", "flamingo_head": "head of a flamingo",
-            "Faces_easy": "centered face", "Faces": "off-center face",
+            "Faces_easy": "centered face", "Faces": "off-center face", "Leopards": "leopard",
+            "Motorbikes": "motorbike", "snoopy": "snoopy (cartoon beagle)", "yin_yang": "yin and yang symbol",
         },
     ),
     "cifar-10": EvalSet(10, 10000, "top1", f"{_WDS}vtab-cifar10", "test", "cifar10"),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from training.results import Row
 from training.zero_shot.exams import Exam
+from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP
 from training.zero_shot.protocols import CLASS_NAMES, ELEVATER, METRICS
 from training.zero_shot.published import PUBLISHED, Published
 from training.zero_shot.run import AGREEMENT
@@ -97,9 +98,17 @@ def describe(exam: Exam, sets: dict[str, LabelledSet], missing: dict[str, str]) 
         "split": found and found.split,
         "revision": found and (found.revision or found.digest),
         "pictures": found and len(found.rows),
-        "differs": found.differs if found else [],
+        "differs": [*found.differs, *_other_templates(exam)] if found else [],
         "missing": missing.get(exam.set),
     }
+
+
+def _other_templates(exam: Exam) -> list[str]:
+    """Whether a protocol with sentences of its own had to do with ours."""
+    owners = {"elevater-en": "ELEVATER's", "cn-clip-compat": "Chinese-CLIP's"}
+    if exam.protocol not in owners or exam.templates.source.startswith((CLIP_BENCHMARK, CN_CLIP)):
+        return []
+    return [f"templates are not {owners[exam.protocol]}"]
 
 
 def published_sources(exams: Sequence[Exam]) -> list[str]:

@@ -37,32 +37,34 @@ def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templat
         name: id of the set.
         protocol: says the language.
         source: `auto` takes them from a package where it is installed and has ELEVATER's own, else from us; `ours`;
-            or a JSON file of {language: [templates]} for all sets.
+            or a JSON file of {language: [templates]}, or {language: {set: [templates]}}.
 
     Raises:
         ValueError: the file is not there, or has none in this language.
     """
     if source not in SOURCES:
-        return read_templates(source, protocol.language)
+        return read_templates(source, protocol.language, name)
     if source == "auto" and (found := _from_clip_benchmark(name, protocol) or _from_cn_clip(name, protocol)):
         return found
     path = Path(__file__).parent / "templates" / f"{protocol.language}.json"
     return Templates(tuple(json.loads(path.read_text(encoding="utf-8"))[name]), OURS)
 
 
-def read_templates(path: str, language: str) -> Templates:
-    """Templates from a JSON file of {language: [templates]}.
+def read_templates(path: str, language: str, name: str) -> Templates:
+    """Templates from a JSON file of {language: [templates]}, or {language: {set: [templates]}}.
 
     Raises:
-        ValueError: it cannot be read, has none in the language, or one of them has not exactly one `{}`.
+        ValueError: it cannot be read, has none for the language and set, or one of them has not exactly one `{}`.
     """
     try:
         lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
+        lines = lines[name] if isinstance(lines, dict) else lines
         lines[0].format("")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"templates: cannot read templates in {language!r} from {path!r} ({error!r}). Give {', '.join(SOURCES)}, "
-            'or a JSON file of {"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
+            f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). Give "
+            f"{', '.join(SOURCES)}, or a JSON file of "
+            '{"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
         ) from error
     for line in lines:
         if line.count("{}") != 1 or line.count("{") != 1:

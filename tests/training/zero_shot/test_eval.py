@@ -73,6 +73,7 @@ def test_every_result_says_what_it_was_measured_on(evaluated, data):
     assert (exam["metric"], exam["num_templates"], exam["classes"]) == ("top1", 2, 10)
     assert exam["templates"].endswith("templates.json")
     assert "ours" in exam["names"] and exam["differs"] == [f"{NUM} pictures, the protocol's test has 10,000"]
+    assert exams["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
     assert exams["mnist", "elevater-en"]["missing"] and not exam["missing"]
     assert [set(model) for model in written["meta"]["models"]] == [{"name", "revision", "fingerprint"}] * 2
 
@@ -184,16 +185,21 @@ def test_several_processes_share_the_pictures_and_write_the_same(evaluated, argu
         (["--protocol", "elevater-en", "--data", "dtd=x", "dtd=y"], "data: dtd is given twice"),
         (["--protocol", "elevater-en", "--label_names", "dtd=x"], "label_names: ['dtd'] are not among"),
         (["--protocol", "elevater-en", "--language", "zh"], "language: a protocol has its own"),
-        (["--protocol", "elevater-en", "--sets", "mnist"], "data: none of the sets can be had"),
+        (["--protocol", "elevater-en", "--sets", "mnist", "--templates", "ours"], "data: none of the sets can be had"),
         (["--protocol", "elevater-en", "--class_names", "cifar-10"], "protocol: give either"),
         ([], "protocol: give either"),
         (["--class_names", "cifar-10"], "data: with --class_names"),
+        (["--class_names", "cifar-10", "--data", "x=y", "--templates", "ours"], "class_names: our templates"),
+        (
+            ["--class_names", "cifar-10", "--data", "x=y", "--templates", "z.json"],
+            "templates: cannot read templates of x",
+        ),
         (["--class_names", "cifar-10", "--data", "x=y", "--language", "fr"], "no names in 'fr'"),
         (["--class_names", "nowhere.json", "--data", "x=y"], "class_names: cannot read 'nowhere.json'"),
     ],
 )
 def test_wrong_options_end_with_their_name_and_the_choices(arguments, message, capsys, tmp_path):
-    arguments = ["--model", "m", *arguments, "--templates", "ours", "--output_dir", str(tmp_path / "out")]
+    arguments = ["--model", "m", *arguments, "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as exit_info:
         eval_script.main(arguments)
     assert exit_info.value.code == 2 and message in capsys.readouterr().err

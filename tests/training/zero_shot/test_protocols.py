@@ -5,6 +5,7 @@ import pytest
 from tests.training.zero_shot.test_class_names import COUNTS
 from training.zero_shot.class_names import SETS as NAMED
 from training.zero_shot.class_names import ClassNames
+from training.zero_shot.labels import ClassLookup
 from training.zero_shot.protocols import (
     CN_CLIP_TEN,
     ELEVATER,
@@ -28,6 +29,12 @@ def test_the_twenty_sets_are_those_that_have_names_and_add_up():
 @pytest.mark.parametrize("name", ELEVATER)
 def test_aliases_lead_to_classes(name):
     assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
+
+
+def test_folders_of_caltech_have_their_classes():
+    lookup = ClassLookup(ClassNames.read("caltech-101"), ELEVATER["caltech-101"].aliases, "")
+    folders = ["BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "cougar_face", "yin_yang", "water_lilly"]
+    assert len({lookup.find(name) for name in folders}) == len(folders)
 
 
 def test_only_kitti_is_squashed_but_by_the_script_of_chinese_clip():

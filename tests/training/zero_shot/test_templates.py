@@ -75,8 +75,12 @@ def test_a_file_of_templates_serves_all_sets(tmp_path):
     path = tmp_path / "templates.json"
     path.write_text(json.dumps({"zh": ["画着{}"]}), encoding="utf-8")
     assert templates_of("mnist", ZH, str(path)).lines == ("画着{}",)
-    with pytest.raises(ValueError, match=r"templates: cannot read templates in 'en' from .*templates\.json"):
+    with pytest.raises(ValueError, match=r"templates: cannot read templates of mnist in 'en' from .*templates\.json"):
         templates_of("mnist", EN, str(path))
+    path.write_text(json.dumps({"en": {"mnist": ["digit {}"]}}), encoding="utf-8")
+    assert templates_of("mnist", EN, str(path)).lines == ("digit {}",)
+    with pytest.raises(ValueError, match=r"templates: cannot read templates of dtd in 'en'"):
+        templates_of("dtd", EN, str(path))
 
 
 @pytest.mark.parametrize("content", ['{"zh": ["没有"]}', '{"zh": ["{}和{}"]}', '{"zh": ["{name}{}"]}'])
