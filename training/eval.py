@@ -15,7 +15,7 @@ from training.zero_shot.report import write_report
 from training.zero_shot.run import Runner
 
 LISTS = ("model", "data", "protocol", "sets", "language", "label_names")
-FLAGS = ("published", "per_class", "confusion")
+FLAGS = ("published", "per_class", "confusion", "trust_remote_code")
 
 
 def make_parser() -> ArgumentParser:
@@ -41,7 +41,9 @@ def main(argv: list[str] | None = None) -> Results | None:
         sets, missing = options.open_sets(exams)
         state = find_processes()
         cache = EmbeddingCache(options.cache_folder, state)
-        runner = Runner(exams, sets, cache, options.stage, options.seed, options.keeps_details)
+        runner = Runner(
+            exams, sets, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details
+        )
         outcome = runner.run(options.model, options.text_model)
     except (ArgumentError, ValueError) as error:
         parser.exit(2, f"eval: {error}\n")

@@ -95,10 +95,11 @@ class Encoder:
     Args:
         model: on the device where it is to run.
         cache: the folder.
+        name: shown in results; default: the model's own.
     """
 
-    def __init__(self, model: ZeroShotModel, cache: EmbeddingCache):
-        self.name = model.name
+    def __init__(self, model: ZeroShotModel, cache: EmbeddingCache, name: str | None = None):
+        self.name = name or model.name
         self.fingerprint = model.fingerprint
         self.cache = cache
         self._model: ZeroShotModel | None = model

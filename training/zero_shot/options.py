@@ -21,7 +21,8 @@ class EvalOptions:
     of your own.
 
     Args:
-        model: folder or Hub id of a model with image and text features; several are a list.
+        model: folder or Hub id, with or without `@revision`, of a model with image and text features; several are a
+            list.
         output_dir: where results.json, table.md and pictures go.
         protocol: elevater-en, elevater-zh, cn-clip-compat; several are a list.
         data: SET=SOURCE, several are a list. SOURCE is a folder with a folder a class, a parquet file, a Hub id with
@@ -46,6 +47,7 @@ class EvalOptions:
         published: print what others published beside.
         per_class: write tables of every class.
         confusion: draw which classes are taken for which.
+        trust_remote_code: run code that comes with a model; one on the Hub is then named ID@COMMIT.
         stage: written to the rows.
         seed: of the model's training, written to the rows.
     """
@@ -69,6 +71,7 @@ class EvalOptions:
     published: bool = False
     per_class: bool = False
     confusion: bool = False
+    trust_remote_code: bool = False
     stage: str | None = None
     seed: int | None = None
 

@@ -4,6 +4,7 @@ import gc
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from training.results import Row
 from training.zero_shot.cache import EmbeddingCache, Encoder
@@ -21,12 +22,12 @@ class Outcome:
 
     Args:
         rows: the numbers.
-        models: name, revision and fingerprint of each model.
+        models: name, revision and fingerprint of each model, and how it reads and sees.
         details: by model and exam, where the caller wants more than numbers.
     """
 
     rows: list[Row] = field(default_factory=list)
-    models: list[dict[str, str | None]] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
     details: list[tuple[str, Exam, Measured]] = field(default_factory=list)
 
 
@@ -42,6 +43,7 @@ class Runner:
         cache: where embeddings are kept.
         stage: written to the rows.
         seed: written to the rows.
+        trust_remote_code: run code that comes with a model.
         keep_details: whether to keep what tables of classes and confusion need.
     """
 
@@ -50,6 +52,7 @@ class Runner:
     cache: EmbeddingCache
     stage: str | None = None
     seed: int | None = None
+    trust_remote_code: bool = False
     keep_details: bool = False
 
     def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
@@ -83,12 +86,9 @@ class Runner:
 
     def _encode(self, name: str, outcome: Outcome) -> Encoder:
         """Load a model and let it encode all there is."""
-        model = ZeroShotModel.from_pretrained(name)
-        model.model.to(self.cache.state.device)
-        encoder = Encoder(model, self.cache)
-        outcome.models.append(
-            {"name": name, "revision": getattr(model, "revision", None), "fingerprint": encoder.fingerprint}
-        )
+        model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+        encoder = Encoder(model.to(self.cache.state.device), self.cache, name)
+        outcome.models.append({"name": name, "fingerprint": encoder.fingerprint} | model.describe())
         for exam in self._possible():
             encoder.pictures(self.sets[exam.set], exam.squashed)
             encoder.classes(exam.candidates, exam.templates)
