@@ -1,18 +1,19 @@
 """Rows of a test set from wherever they lie: image folders, parquet, the Hub."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value, load_dataset
-from huggingface_hub import constants, get_session, hf_hub_download
+from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
 from training.data import load_source
 from training.zero_shot.protocols import EvalSet
 
 HUB = "hub"
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+SHARDS = "/wds_"  # how clip-benchmark calls its data sets of shards
 NAMES_FILE = "classnames.txt"  # where data sets of clip-benchmark list what their numbers mean
 
 
@@ -91,13 +92,17 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> Found:
 
 def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) -> Found:
     """A folder with a folder a class, or a copy of a data set from the Hub."""
-    if not any(path.rglob("*.parquet")) and not any(path.rglob("*.tar")):
-        within = path / split
-        return Found(read_class_folders(name, within if within.is_dir() else path), str(path))
     names = path / NAMES_FILE
     if listed is None and names.exists():
         listed = read_names(name, names)
-    return Found(load_source(str(path), split), str(path), split, listed=listed)
+    within = path / split if (path / split).is_dir() else path
+    if shards := sorted(map(str, within.glob("*.tar"))):
+        # said, as `datasets` would take a data set of one shard for text: a file that counts the shards lies beside it
+        rows = load_dataset("webdataset", data_files=shards, split="train")
+        return Found(rows, str(path), split, listed=listed)
+    if any(path.rglob("*.parquet")):
+        return Found(load_source(str(path), split), str(path), split, listed=listed)
+    return Found(read_class_folders(name, within), str(path))
 
 
 def read_names(name: str, path: Path) -> list[str]:
@@ -147,6 +152,8 @@ def read_hub(place: str, split: str, listed: list[str] | None = None) -> Found:
     try:
         if not constants.HF_HUB_OFFLINE and (error := _unreachable(constants.ENDPOINT)):
             raise error
+        if SHARDS in repository:
+            return _read_shards(repository, split, revision or None, listed)
         rows = load_dataset(repository, split=split, revision=revision or None)
     except Exception as error:  # `datasets` raises many kinds; to a user they all mean that it cannot be had
         raise ValueError(
@@ -160,6 +167,14 @@ def read_hub(place: str, split: str, listed: list[str] | None = None) -> Found:
         except OSError:  # most have none, as their features hold the names
             listed = None
     return Found(rows, place, split, _commit(rows), listed)
+
+
+def _read_shards(repository: str, split: str, revision: str | None, listed: list[str] | None) -> Found:
+    """A split of a data set of shards, downloaded as it is."""
+    patterns = [f"{split}/*.tar", NAMES_FILE]
+    folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    found = _read_folder(repository, folder, split, listed)
+    return replace(found, place=repository, revision=folder.name)  # snapshots/COMMIT
 
 
 @cache

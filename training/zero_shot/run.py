@@ -120,7 +120,7 @@ class Runner:
             rows += self._rows(name, exam, found)
             if self.keep_details:
                 outcome.details.append((name, exam, found))
-        return rows + self._over_languages(name, rows, measured)
+        return rows + self._over_languages(name, measured)
 
     def _rows(self, name: str, exam: Exam, found: Measured) -> list[Row]:
         return [
@@ -129,7 +129,7 @@ class Runner:
             for metric, value in found.values.items()
         ]  # fmt: skip
 
-    def _over_languages(self, name: str, rows: list[Row], measured: dict[tuple[str, ...], Measured]) -> list[Row]:
+    def _over_languages(self, name: str, measured: dict[tuple[str, ...], Measured]) -> list[Row]:
         """The mean over languages, and how often the answers agree, where a set was measured in several."""
         derived = []
         for set_name, exams in languages_of(self._possible()).items():

@@ -33,8 +33,9 @@ def folder(tmp_path_factory):
 
 
 def write_tar(path, samples: list[dict[str, bytes]]):
-    """Shards as `clip-benchmark` has them on the Hub."""
+    """A shard and the number of shards, as `clip-benchmark` has them on the Hub."""
     path.parent.mkdir(parents=True)
+    (path.parent / "nshards.txt").write_text("1\n")
     with tarfile.open(path, "w") as archive:
         for number, sample in enumerate(samples):
             for ending, content in sample.items():
@@ -94,6 +95,20 @@ def test_a_copy_of_a_hub_data_set_brings_its_list_of_names(tmp_path):
     (tmp_path / "classnames.txt").write_text("\n".join(order), encoding="utf-8")
     labelled = open_cifar(tmp_path)
     assert names_of(labelled) == EXPECTED and labelled.split == "test"
+
+
+def test_the_sets_own_place_on_the_hub_is_read_with_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # as a download leaves it
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "datasets--clip-benchmark--wds_vtab-cifar10"
+    snapshot = repository / "snapshots" / commit
+    write_tar(snapshot / "test" / "0.tar", [{"png": drawing("1f438").read_bytes(), "cls": b"1"}])
+    (snapshot / "classnames.txt").write_text("truck\nfrog\n", encoding="utf-8")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    labelled = open_cifar("hub")
+    assert names_of(labelled) == ["frog"] and (labelled.split, labelled.revision) == ("test", commit)
+    assert labelled.source == SETS["cifar-10"].hub
 
 
 def test_several_labels_a_picture(tmp_path):
