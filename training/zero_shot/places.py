@@ -26,8 +26,8 @@ class Source:
     """Where a set lies.
 
     Args:
-        place: a parquet file or glob, a folder with a folder a class, a Hub id with or without `@revision`,
-            `module:function`, or `hub` for the set's own place there.
+        place: a parquet file, tar shards, a glob of either, a folder with a folder a class, a Hub id with or without
+            `@revision`, `module:function`, or `hub` for the set's own place there.
         split: where there are several; default: of the set's own place on the Hub the one that it says, else test.
         image_column, label_column: default: the first of the usual ones that is there.
         label_names: file with the names of numbered labels, one a line.
@@ -83,7 +83,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> Found:
     split = source.split or (eval_set.split if eval_set and own_place else "test")
     if path.is_dir():
         return _read_folder(name, path, split, listed)
-    if path.exists() or source.place.endswith(".parquet") or ":" in source.place:
+    if path.exists() or source.place.endswith((".parquet", ".tar")) or ":" in source.place:
         return Found(load_source(source.place, split), source.place, listed=listed)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.place):
         raise ValueError(f"data: {name}: there is no {source.place!r}. Give a folder, a parquet file or a Hub id.")
