@@ -171,7 +171,7 @@ def load_nothing() -> Dataset:
 
 
 def test_a_set_that_the_hub_does_not_give_is_missing_and_says_why():
-    with pytest.raises(MissingDataError, match=r"its place|offline"):
+    with pytest.raises(MissingDataError, match=r"cached snapshot folder"):
         open_cifar("hub")
 
 
