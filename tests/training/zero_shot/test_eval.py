@@ -163,7 +163,7 @@ def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
 
 
 def test_several_processes_share_the_pictures_and_write_the_same(evaluated, arguments, run_python, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29561"]
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run_python(*launch, "training/eval.py", *arguments, "--output_dir", str(tmp_path))
     together = Results.read(tmp_path / "results.json").rows
     alone = [row for row in evaluated[0].rows if row.model == together[0].model]
