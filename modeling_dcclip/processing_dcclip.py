@@ -17,20 +17,20 @@ class DCCLIPProcessor(ProcessorMixin):
     def __init__(self, image_processor=None, tokenizer=None):
         super().__init__(image_processor, tokenizer)
 
-    def __call__(self, images=None, text=None, padding: bool | str = True, **kwargs):
+    def __call__(self, images=None, text=None, **kwargs):
         """Prepare a picture or a list of them, a text or a list of them, or both.
 
         Args:
             images: PIL pictures, arrays or tensors.
             text: strings.
-            padding: as in any transformers tokenizer.
-            kwargs: `return_tensors`, `truncation`, `max_length` and the like.
+            kwargs: `return_tensors`, `padding` (default: True), `truncation`, `max_length` and the like; those of the
+                tokenizer may also stand in a dict `text_kwargs`.
 
         Returns:
             A `BatchFeature` with `pixel_values`, and `input_ids` and `attention_mask`, as far as asked for.
         """
-        if text is not None:
-            kwargs["padding"] = padding
+        if text is not None and "padding" not in kwargs.get("text_kwargs", {}):
+            kwargs.setdefault("padding", True)
         return super().__call__(images=images, text=text, **kwargs)
 
     def save_pretrained(self, save_directory, *args, **kwargs):

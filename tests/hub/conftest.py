@@ -1,0 +1,41 @@
+"""A Hub on localhost, and a finished folder to publish."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.hub.local_hub import LocalHub
+from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
+from training.checkpoint import Artefact
+from training.config import DistillRecipe
+
+TOKEN = "hf_" + "nobodyever" * 3
+
+
+@pytest.fixture
+def hub():
+    with LocalHub(TOKEN) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, processor) -> Path:
+    """As a stage leaves it, with what must never go up beside it. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
+    fields = recipe_fields(folder, "/data/some/pictures", teacher="some/teacher", student=student_config())
+    model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")
+    Artefact(model, processor, DistillRecipe(**fields)).save(folder)
+    for name in (
+        "log.jsonl",
+        "checkpoint-000002/model.safetensors",
+        "training_state/tensors.safetensors",
+        ".cache/huggingface/token",
+        "__pycache__/modeling_dcclip.pyc",
+        "optimizer.pt",
+        "private.png",
+        "onnx/model.onnx",
+        "onnx/notes.txt",
+    ):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"0123456789")
+    return folder

@@ -1,0 +1,173 @@
+"""Inference Endpoints over HTTP, as their own server asks the handler: JSON or bytes in, JSON out, errors as 4xx."""
+
+import base64
+import importlib.util
+import io
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import InferenceClient
+from PIL import Image
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+
+EN = ["red apple", "green frog"]
+ZH = ["红苹果", "青蛙", "按键"]
+
+
+@pytest.fixture(scope="module")
+def handler(finished):
+    """The folder's own handler.py, imported from its file as the endpoints' server does."""
+    spec = importlib.util.spec_from_file_location("handler", finished / "handler.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.EndpointHandler(str(finished))
+
+
+@pytest.fixture(scope="module")
+def url(handler):
+    class Server(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            try:
+                is_picture = self.headers["Content-Type"].startswith("image/")
+                status, answer = 200, handler({"inputs": body} if is_picture else json.loads(body))
+            except Exception as error:
+                status, answer = getattr(error, "status_code", 500), {"error": str(error)}
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def png(pictures) -> bytes:
+    file = io.BytesIO()
+    pictures[0].save(file, "PNG")
+    return file.getvalue()
+
+
+def post(url: str, payload, kind: str = "application/json"):
+    data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    try:
+        with urlopen(Request(url, data, {"Content-Type": kind})) as answer:
+            return answer.status, json.load(answer)
+    except HTTPError as error:
+        return error.code, json.load(error)
+
+
+@pytest.fixture(scope="module")
+def expected(finished, pictures) -> dict[str, dict[str, float]]:
+    """Shares by the package's own model."""
+    model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
+    shares = {}
+    for language, labels in {"en": EN, "zh": ZH}.items():
+        with torch.no_grad():
+            logits = model(**processor(images=pictures[0], text=labels, return_tensors="pt")).logits_per_image[0]
+        shares[language] = dict(zip(labels, logits.softmax(0).tolist(), strict=True))
+    return shares
+
+
+def requests(picture: bytes) -> dict[str, tuple[dict, str]]:
+    text = base64.b64encode(picture).decode()
+    return {
+        "widget": ({"inputs": text, "parameters": {"candidate_labels": ZH}}, "zh"),
+        "labels in one string": ({"inputs": text, "parameters": {"candidate_labels": "red apple, green frog"}}, "en"),
+        "Chinese commas": ({"inputs": text, "parameters": {"candidate_labels": "红苹果，青蛙、按键"}}, "zh"),
+        "data address": ({"inputs": "data:image/png;base64," + text, "candidate_labels": EN}, "en"),
+        "picture in a dict": ({"inputs": {"image": text, "candidate_labels": ZH}}, "zh"),
+        "older widget": ({"image": text, "parameters": {"candidate_labels": "red apple,green frog"}}, "en"),
+        "template": ({"inputs": text, "parameters": {"candidate_labels": EN, "hypothesis_template": "{}"}}, "en"),
+    }
+
+
+@pytest.mark.parametrize("name", requests(b""))
+def test_answers_in_the_widgets_shape(url, png, expected, name):
+    payload, language = requests(png)[name]
+    status, answers = post(url, payload)
+    assert status == 200
+    assert [set(answer) for answer in answers] == [{"label", "score"}] * len(expected[language])
+    assert {answer["label"]: answer["score"] for answer in answers} == pytest.approx(expected[language], abs=1e-5)
+    assert [a["score"] for a in answers] == sorted((a["score"] for a in answers), reverse=True)
+
+
+def test_the_hubs_own_client_reads_the_answer(url, png, expected, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    answers = InferenceClient(model=url).zero_shot_image_classification(png, ZH)
+    assert {answer.label: answer.score for answer in answers} == pytest.approx(expected["zh"], abs=1e-5)
+
+
+def test_a_template_changes_what_is_read(url, png):
+    payload = {"inputs": base64.b64encode(png).decode(), "candidate_labels": EN}
+    plain, sentence = (post(url, payload | {"parameters": more})[1] for more in ({}, {"hypothesis_template": "a {}."}))
+    assert {a["label"] for a in plain} == {a["label"] for a in sentence} == set(EN) and plain != sentence
+
+
+def test_a_transparent_picture_is_put_on_white(handler, pictures):
+    clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    white, black = (Image.new("RGB", (64, 64), colour) for colour in ("white", "black"))
+    answers = [handler({"inputs": picture, "candidate_labels": EN}) for picture in (clear, white, black)]
+    assert answers[0] == answers[1] != answers[2]
+
+
+BAD = {
+    "no object": ([], "JSON object"),
+    "no picture": ({"parameters": {"candidate_labels": EN}}, "inputs is missing"),
+    "not base64": ({"inputs": "%%%", "candidate_labels": EN}, "not base64"),
+    "an address": ({"inputs": "https://example.org/a.png", "candidate_labels": EN}, "fetches nothing"),
+    "no picture behind base64": ({"inputs": base64.b64encode(b"text").decode(), "candidate_labels": EN}, "no picture"),
+    "no labels": ({"inputs": "PNG"}, "candidate_labels is missing"),
+    "empty labels": ({"inputs": "PNG", "candidate_labels": " , "}, "0 labels"),
+    "labels of numbers": ({"inputs": "PNG", "candidate_labels": [1]}, "list of strings"),
+    "too many labels": ({"inputs": "PNG", "candidate_labels": [str(n) for n in range(1001)]}, "1001 labels"),
+    "a label too long": ({"inputs": "PNG", "candidate_labels": ["frog " * 99]}, "at most 32"),
+    "template without a place": (
+        {"inputs": "PNG", "candidate_labels": EN, "parameters": {"hypothesis_template": "a photo"}},
+        "hypothesis_template",
+    ),
+    "parameters of another kind": ({"inputs": "PNG", "parameters": "x"}, "parameters is of type str"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_payloads_get_400_and_a_reason(url, png, name):
+    payload, reason = BAD[name]
+    if isinstance(payload, dict) and payload.get("inputs") == "PNG":
+        payload = payload | {"inputs": base64.b64encode(png).decode()}
+    status, answer = post(url, payload)
+    assert status == 400 and reason in answer["error"]
+
+
+def test_a_picture_cut_off_is_named_so(url, png):
+    payload = {"inputs": base64.b64encode(png[: len(png) // 2]).decode(), "candidate_labels": EN}
+    status, answer = post(url, payload)
+    assert status == 400 and "damaged" in answer["error"]
+
+
+def test_a_picture_with_too_many_pixels_is_not_decoded(url):
+    file = io.BytesIO()
+    Image.new("1", (10_000, 5_000)).save(file, "PNG")
+    status, answer = post(url, {"inputs": base64.b64encode(file.getvalue()).decode(), "candidate_labels": EN})
+    assert status == 413 and "10000 x 5000" in answer["error"]
+
+
+def test_raw_bytes_without_labels_say_what_is_missing(url, png):
+    status, answer = post(url, png, "image/png")
+    assert status == 400 and "candidate_labels is missing" in answer["error"]
