@@ -16,11 +16,11 @@ import transformers
 from jsonargparse import ArgumentParser
 
 from training import align, distill
-from training.cards import count_parameters, write_card
+from training.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
+from training.cards.example import answer_example
 from training.checkpoint import Artefact
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
-from training.demo.corpus import ATTRIBUTION
 from training.demo.held_out import LANGUAGES, HeldOut
 from training.inputs import open_teacher
 from training.loop import LOG_FILE
@@ -175,15 +175,16 @@ class Demo:
         return encoded
 
     def _finish(self, results: Results):
-        """The Hub folder, the results, the pictures, the table."""
+        """The Hub folder, the results, the pictures, the card."""
         model = self.output_dir / "model"
         shutil.rmtree(model, ignore_errors=True)
         shutil.copytree(self.output_dir / "aligned", model, ignore=shutil.ignore_patterns("checkpoint-*", LOG_FILE))
+        shutil.copy(CARDS / "demo.yaml", model / CARD_FILE)
+        details = CardDetails.read(model / CARD_FILE)
+        self._save_example(model)
+        results.meta["example"] = answer_example(model, str(details.picture), details.labels)
         results.write(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
-        shutil.copy(self.output_dir / RESULTS_FILE, model)
-        write_card(model, results, title="dcclip-demo", attribution=ATTRIBUTION)
-        self._save_example(model)
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
         report.plot_curves(results, logs, self.output_dir / "curves.png")
         report.plot_contact_sheet(
@@ -192,6 +193,9 @@ class Demo:
             self.held_out.class_names,
             self.output_dir / "contact_sheet.png",
         )
+        for name in (RESULTS_FILE, CROSS_MODEL_FILE, *details.plots):
+            shutil.copy(self.output_dir / name, model)
+        write_card(model, results, details)
 
     def _save_example(self, folder: Path):
         """A picture that was never trained on, for those who want to try the folder."""

@@ -1,0 +1,19 @@
+"""Model cards: one template, filled in from what a folder, its results and its recipe say."""
+
+from training.cards.card import find_details, refresh_card, render_card, write_card
+from training.cards.details import CARD_FILE, CARDS, CardDetails
+from training.cards.facts import ModelFacts, count_parameters
+from training.cards.notice import write_notice
+
+__all__ = [
+    "CARDS",
+    "CARD_FILE",
+    "CardDetails",
+    "ModelFacts",
+    "count_parameters",
+    "find_details",
+    "refresh_card",
+    "render_card",
+    "write_card",
+    "write_notice",
+]

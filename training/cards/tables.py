@@ -1,0 +1,92 @@
+"""The tables of a card, in Markdown, from results alone."""
+
+import statistics
+
+from training.cards.metadata import is_final
+from training.results import Results, Row
+from training.zero_shot.class_names import SETS
+
+
+def accuracy_table(results: Results) -> str | None:
+    """Every model and stage that was measured beside this one, by set, language and metric, in percent."""
+    ours = Results(results.meta, [row for row in results.rows if row.set not in SETS])
+    return ours.table() if any(row.language is not None for row in ours.rows) else None
+
+
+def elevater_table(results: Results) -> str | None:
+    """ELEVATER's sets in both languages, and their mean; a set that was not measured has no row and does not count.
+
+    Returns:
+        The table; None where none of the twenty was measured.
+    """
+    rows = [row for row in results.rows if row.set in SETS and row.language and is_final(row.model, row.stage)]
+    if not rows:
+        return None
+    languages = sorted({row.language for row in rows if row.language})
+    lines = [["set", "metric", "protocol", *languages], ["---"] * (3 + len(languages))]
+    for name, metric, protocol in sorted({(row.set or "", row.metric, row.protocol or "") for row in rows}):
+        cells = [_percent(rows, name, metric, language) for language in languages]
+        lines.append([name, metric.replace("_", " "), protocol, *cells])
+    means = [_mean_of_sets(rows, language) for language in languages]
+    counts = [len({row.set for row in rows if row.language == language}) for language in languages]
+    lines.append([f"**mean over {_range(counts)} of {len(SETS)}**", "", "", *means])
+    return _markdown(lines)
+
+
+def _range(counts: list[int]) -> str:
+    return str(counts[0]) if len(set(counts)) == 1 else " / ".join(map(str, counts))
+
+
+def _percent(rows: list[Row], name: str, metric: str, language: str) -> str:
+    values = [row.value for row in rows if (row.set, row.metric, row.language) == (name, metric, language)]
+    return f"{100 * statistics.fmean(values):.1f}" if values else ""
+
+
+def _mean_of_sets(rows: list[Row], language: str) -> str:
+    by_set: dict[str, list[float]] = {}
+    for row in rows:
+        if row.language == language:
+            by_set.setdefault(row.set or "", []).append(row.value)
+    return f"{100 * statistics.fmean(statistics.fmean(values) for values in by_set.values()):.1f}" if by_set else ""
+
+
+def protocols(results: Results) -> list[str]:
+    """How the numbers of the accuracy table were measured."""
+    return sorted({row.protocol for row in results.rows if row.language and row.protocol and row.set not in SETS})
+
+
+def size_table(results: Results, name: str | None = None) -> str | None:
+    """Size and speed: a row a model (or number format, or thread count), a column a metric.
+
+    Args:
+        results: of a device budget, or of a run that measured size and speed too.
+        name: of one model in them; default: the teacher, and this model after its last stage.
+
+    Returns:
+        The table; None where the results say nothing about this model.
+    """
+    rows = [row for row in results.rows if row.language is None and row.set is None]
+    if name is None:
+        rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
+    else:
+        rows = [row for row in rows if row.model == name]
+    if not rows:
+        return None
+    metrics = list(dict.fromkeys(row.metric for row in rows))
+    lines = [["model", *(metric.replace("_", " ") for metric in metrics)], ["---", *["---:"] * len(metrics)]]
+    for model, stage, protocol in dict.fromkeys((row.model, row.stage, row.protocol) for row in rows):
+        values = [
+            results.mean(model=model, stage=stage, protocol=protocol, set=None, language=None, metric=metric)
+            for metric in metrics
+        ]
+        title = ", ".join(filter(None, (model, stage, protocol))).replace("_", " ")
+        lines.append([title, *("" if value is None else _number(value) for value in values)])
+    return _markdown(lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
+
+
+def _markdown(lines: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
