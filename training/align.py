@@ -4,6 +4,7 @@ accelerate launch training/align.py --config training/configs/demo_align.yaml
 """
 
 import math
+import sys
 from pathlib import Path
 
 from accelerate.logging import get_logger
@@ -11,6 +12,7 @@ from accelerate.logging import get_logger
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.checkpoint import Artefact
 from training.config import AlignRecipe, parse_recipe
+from training.hub import PublishError, open_push
 from training.inputs import caption_tokens, open_inputs, open_teacher
 from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student, load_student
@@ -25,6 +27,7 @@ logger = get_logger(__name__)
 def run(recipe: AlignRecipe) -> TrainingResult:
     """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = make_accelerator(recipe)
+    push = open_push(recipe, accelerator.is_main_process)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
     languages = recipe.data.languages
     student, processor = _open_student(recipe, languages, teacher)
@@ -55,7 +58,18 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             num_parts,
         )
     artefact = Artefact(student, processor, recipe)
-    return train(task, inputs.dataset, artefact, accelerator, "stage 2: align", evaluate=evaluate)
+    result = train(
+        task,
+        inputs.dataset,
+        artefact,
+        accelerator,
+        "stage 2: align",
+        evaluate=evaluate,
+        on_save=push and push.on_save,
+    )
+    if push is not None:
+        push.finish()
+    return result
 
 
 def _open_student(
@@ -72,7 +86,10 @@ def _open_student(
 
 def main(argv: list[str] | None = None):
     """Parse and run."""
-    run(parse_recipe(AlignRecipe, argv, "training/align.py"))
+    try:
+        run(parse_recipe(AlignRecipe, argv, "training/align.py"))
+    except PublishError as error:  # the run itself is complete
+        sys.exit(f"align: {error}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ output_dir/
 
 import json
 import re
-import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,14 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-import modeling_dcclip
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
 from training.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
+from training.hub import complete_folder, write_self_check
 
 STATE_FOLDER = "training_state"
 BEST_FOLDER = "best"
-# files of the package that go into every folder beside the remote code, which transformers copies itself
-TRAVELLING_FILES = ("runtime_dcclip.py",)
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 
 
@@ -65,19 +62,16 @@ class Artefact:
     recipe: TrainingRecipe
 
     def save(self, folder: Path):
-        """Write weights, config, remote code, processor, tokenizer, recipe and card."""
+        """Write weights, config, remote code, processor, tokenizer, recipe, card, licences, and what the model answers
+        now to a fixed picture and fixed texts.
+        """
         self.student.save_pretrained(folder)
         forget_last_call(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
         save_recipe(self.recipe, folder)
-        copy_travelling_files(folder)
+        complete_folder(folder)
+        write_self_check(self.student, self.processor, folder)
         write_card(folder)
-
-
-def copy_travelling_files(folder: Path):
-    """Put `TRAVELLING_FILES` into a folder."""
-    for name in TRAVELLING_FILES:
-        shutil.copyfile(Path(modeling_dcclip.__file__).with_name(name), folder / name)
 
 
 def forget_last_call(tokenizer: PreTrainedTokenizerBase):

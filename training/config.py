@@ -9,6 +9,11 @@ from jsonargparse import ArgumentError, ArgumentParser
 
 RECIPE_FILE = "recipe.yaml"
 CONFIGS = Path(__file__).parent / "configs"
+FLAGS = {
+    "resume": "go on from the last checkpoint",
+    "push_to_hub": "publish the finished folder",
+    "hub_private_repo": "a new repo is private",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +222,11 @@ class TrainingRecipe:
         eval_every: steps between evaluations, and one after the last step; 0 never evaluates.
         best_metric: the student that is best by it is kept in `output_dir/best`: `top1` or `top5`, the mean over
             languages, or of one of them, such as `top1_zh`.
+        push_to_hub: publish the finished folder, as `training/publish.py` does.
+        hub_model_id: NAMESPACE/NAME on the Hub.
+        hub_private_repo: a new repo is private.
+        hub_strategy: `end` publishes the finished model; `every_save` also uploads each checkpoint, without its
+            training state. Training waits for the upload.
         teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
             without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
         teacher_views: cached views a picture.
@@ -245,6 +255,10 @@ class TrainingRecipe:
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0
     best_metric: str = "top1"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    hub_strategy: Literal["end", "every_save"] = "end"
     teacher_cache: str | None = None
     teacher_views: int = 4
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -346,11 +360,9 @@ def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog
         prog=prog, description=(recipe_class.__doc__ or "").partition("\n")[0], allow_abbrev=False, exit_on_error=False
     )
     parser.add_argument("--config", action="config", help="recipe in YAML")
-    parser.add_class_arguments(recipe_class, skip={"resume"}, sub_configs=True)
-    # as a bare flag too: `--resume`
-    parser.add_argument(
-        "--resume", nargs="?", const=True, default=False, type=bool, help="go on from the last checkpoint"
-    )
+    parser.add_class_arguments(recipe_class, skip=set(FLAGS), sub_configs=True)
+    for name, meaning in FLAGS.items():  # as a bare flag too: `--resume`
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=meaning)
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
@@ -375,6 +387,8 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
             parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
     if recipe.eval_every and not (recipe.eval.data and recipe.eval.class_names):
         parser.exit(2, "recipe: eval_every needs a labelled set; name one under eval.data and eval.class_names.\n")
+    if recipe.push_to_hub and not recipe.hub_model_id:
+        parser.exit(2, "recipe: push_to_hub needs a place; name it as hub_model_id: NAMESPACE/NAME.\n")
     if problem := _problem_of(recipe.data):
         parser.exit(2, f"recipe: {problem}\n")
 

@@ -4,11 +4,13 @@ accelerate launch training/distill.py --config training/configs/demo_distill.yam
 """
 
 import math
+import sys
 
 from accelerate.logging import get_logger
 
 from training.checkpoint import Artefact
 from training.config import DistillRecipe, parse_recipe
+from training.hub import PublishError, open_push
 from training.inputs import caption_tokens, open_bank, open_inputs, open_teacher
 from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student
@@ -23,6 +25,7 @@ logger = get_logger(__name__)
 def run(recipe: DistillRecipe) -> TrainingResult:
     """Build teacher, student, data and task; train; leave a finished Hub folder in `output_dir`."""
     accelerator = make_accelerator(recipe)
+    push = open_push(recipe, accelerator.is_main_process)
     teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
     student, processor = build_student(recipe.student, recipe.data.languages, teacher, recipe.seed)
     if recipe.gradient_checkpointing:
@@ -70,12 +73,26 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         logit_scale=math.exp(teacher.logit_scale),
     )
     artefact = Artefact(student, processor, recipe)
-    return train(task, inputs.dataset, artefact, accelerator, "stage 1: distil", evaluate=evaluate)
+    result = train(
+        task,
+        inputs.dataset,
+        artefact,
+        accelerator,
+        "stage 1: distil",
+        evaluate=evaluate,
+        on_save=push and push.on_save,
+    )
+    if push is not None:
+        push.finish()
+    return result
 
 
 def main(argv: list[str] | None = None):
     """Parse and run."""
-    run(parse_recipe(DistillRecipe, argv, "training/distill.py"))
+    try:
+        run(parse_recipe(DistillRecipe, argv, "training/distill.py"))
+    except PublishError as error:  # the run itself is complete
+        sys.exit(f"distill: {error}")
 
 
 if __name__ == "__main__":

@@ -465,7 +465,7 @@ def test_the_final_folder_equals_the_last_checkpoint(kept_run):
 
 def test_nothing_on_disk_is_a_pickle_or_half_written(kept_run):
     files = [path for path in kept_run[1].rglob("*") if path.is_file()]
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}
     assert not [path for path in kept_run[1].rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
 
 

@@ -46,7 +46,7 @@ def render_card(
         revision: that the examples pin; default: the details' one.
     """
     title = details.name or title or "DC-CLIP"
-    sources = list(dict.fromkeys(recipe["data"]["train"] for recipe in recipes.values()))
+    sources = list(dict.fromkeys(source for recipe in recipes.values() for source in _sources(recipe)))
     size = budget and size_table(budget, details.size or title)
     card = ModelCard.from_template(
         front_matter(facts, details, results, title, sources, repo_id),
@@ -72,6 +72,13 @@ def render_card(
         terms=weights_terms(details.teacher or facts.teacher, facts.teacher_license),
     )
     return card.content.rstrip() + "\n"
+
+
+def _sources(recipe: dict[str, Any]) -> list[str]:
+    """Where a recipe's data come from: one source, its shards, or a mixture."""
+    data = recipe["data"]
+    named = [data.get("train"), *(source["train"] for source in data.get("sources") or [])]
+    return [name for train in named if train for name in (train if isinstance(train, list) else [train])]
 
 
 def _as_code(labels: list[str]) -> str:

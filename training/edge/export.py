@@ -11,13 +11,13 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.checkpoint import copy_travelling_files
 from training.edge.gate import REFERENCE, Gate, refuse
 from training.edge.graphs import TOWERS, join, trace
 from training.edge.labelled import Labelled
 from training.edge.variants import VARIANTS, file_name, make_variant
 from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
 from training.files import scratch_folder
+from training.hub import complete_folder
 from training.results import RESULTS_FILE, Results, Row, make_meta
 from training.students import load_student
 from training.teachers import weights_fingerprint
@@ -216,7 +216,7 @@ def _place(run: _Run, folder: Path, output_dir: Path):
         staged = run.scratch / "repo"
         shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*NOT_OF_THE_REPO, output_dir.name))
         _replace(staged.iterdir(), output_dir)
-    copy_travelling_files(output_dir)
+    complete_folder(output_dir)
     _replace(
         (run.scratch / Path(verdict.file).name for verdict in run.verdicts if verdict.kept), output_dir / ONNX_FOLDER
     )

@@ -1,0 +1,366 @@
+"""From a finished folder to a Hub on localhost and back, in processes of their own."""
+
+import json
+import os
+import pickletools
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import HfApi, ModelCard
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from tests.hub.conftest import TOKEN
+from tests.hub.local_hub import Fault
+from tests.tiny import MOBILENET, ROOT, make_model
+from training import publish
+from training.hub import (
+    FolderError,
+    PublishError,
+    Target,
+    check_folder,
+    list_contents,
+    upload,
+    write_self_check,
+)
+from training.hub.commit import ATTEMPTS
+from training.hub.push import Push
+
+REPO = "me/dcclip-tiny"
+WEIGHTS = r"^/lfs/"
+PULL = """
+import json, sys
+sys.meta_path.insert(0, type("Absent", (), {"find_spec": lambda self, name, path=None, target=None: exec(
+    "raise ModuleNotFoundError(name)") if name.partition(".")[0] in ("modeling_dcclip", "training") else None})())
+import importlib.util
+from pathlib import Path
+
+import torch
+from huggingface_hub import snapshot_download
+from PIL import Image
+from transformers import AutoModel, AutoProcessor, pipeline
+
+repo, revision, picture, labels = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+torch.set_num_threads(1)
+model = AutoModel.from_pretrained(repo, revision=revision, trust_remote_code=True).eval()
+processor = AutoProcessor.from_pretrained(repo, revision=revision, trust_remote_code=True)
+texts = labels["en"] + labels["zh"]
+with torch.no_grad():
+    inputs = processor(images=Image.open(picture).convert("RGB"), text=texts, return_tensors="pt")
+    logits = model(**inputs).logits_per_image[0].tolist()
+classify = pipeline("zero-shot-image-classification", model=repo, revision=revision, trust_remote_code=True)
+answers = classify(picture, candidate_labels=labels["zh"], hypothesis_template="{}")
+folder = snapshot_download(repo, revision=revision)
+spec = importlib.util.spec_from_file_location("handler", f"{folder}/handler.py")
+handler = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(handler)
+request = {"inputs": Path(picture).read_bytes(), "parameters": {"candidate_labels": "，".join(labels["zh"])}}
+served = handler.EndpointHandler(folder)(request)
+assert [(a["label"], round(a["score"], 4)) for a in answers] == [(a["label"], round(a["score"], 4)) for a in served]
+print("FOUND " + json.dumps({"logits": logits, "answers": answers, "module": type(model).__module__}))
+"""
+LABELS = {"en": ["red apple", "green frog"], "zh": ["红苹果", "青蛙", "按键"]}
+
+
+@pytest.fixture
+def folder(finished, tmp_path) -> Path:
+    """A copy to write into."""
+    return Path(shutil.copytree(finished, tmp_path / "dcclip-tiny"))
+
+
+@pytest.fixture
+def api(hub, monkeypatch):
+    """This process talks to the local Hub, with its token, without waiting between attempts."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    with_endpoint = partial(HfApi, endpoint=hub.url, token=TOKEN)
+    monkeypatch.setattr("training.hub.commit.HfApi", with_endpoint)
+    return with_endpoint()
+
+
+def target(**fields) -> Target:
+    return Target(**({"repo_id": REPO} | fields))
+
+
+# what goes up
+
+
+def test_only_what_is_on_the_list_goes_up(folder):
+    names = {content.path for content in list_contents(folder)}
+    assert {"model.safetensors", "config.json", "handler.py", "preprocessor_config.json", "README.md"} <= names
+    assert {"LICENSE", "NOTICE.md", "requirements.txt", "self_check.json", "modules.json", "onnx/model.onnx"} <= names
+    refused = ("log", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes")
+    assert not [name for name in names if any(part in name for part in refused)]
+
+
+def test_a_picture_goes_along_where_the_card_shows_it(folder):
+    (folder / "README.md").write_text("![x](private.png)", encoding="utf-8")
+    assert "private.png" in {content.path for content in list_contents(folder)}
+
+
+def test_paths_of_this_machine_stay_here(folder):
+    recipe = next(content for content in list_contents(folder) if content.path == "recipe.yaml")
+    assert "/data/some" in recipe.file.read_text(encoding="utf-8")
+    assert "/data/some" not in recipe.text and "train: pictures" in recipe.text and "some/teacher" in recipe.text
+    assert recipe.size == len(recipe.text.encode())
+
+
+def test_an_incomplete_folder_is_refused_by_what_is_missing(folder):
+    (folder / "preprocessor_config.json").unlink()
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
+        list_contents(folder)
+
+
+def test_a_token_in_a_file_stops_everything(folder):
+    (folder / "README.md").write_text(f"my token is {TOKEN}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md holds what looks like an access token"):
+        list_contents(folder)
+
+
+def test_licence_note_names_the_teachers_terms_and_passes_them_on(folder):
+    note = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    assert "BAAI/AltCLIP" in note and "creativeml-openrail-m" in note and "pass on" in note
+    assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
+
+
+# the check before
+
+
+def test_a_damaged_weight_is_found_before_anything_is_sent(folder):
+    model = DCCLIPModel.from_pretrained(folder)
+    with torch.no_grad():
+        model.visual_projection.weight[:4] *= -1
+    model.save_pretrained(folder)
+    with pytest.raises(FolderError, match="answers otherwise than when it was trained"):
+        check_folder(folder)
+
+
+def test_self_check_leaves_every_layer_in_the_mode_it_was_in(processor, tmp_path):
+    model = make_model(MOBILENET).train()
+    frozen = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    frozen.eval()
+    write_self_check(model, processor, tmp_path)
+    assert model.training and not frozen.training
+    content = json.loads((tmp_path / "self_check.json").read_text(encoding="utf-8"))
+    assert len(content["text_embeds"]) == 6 and len(content["image_embeds"]) == 1
+
+
+# the upload, in this process
+
+
+def test_second_upload_sends_no_weights_and_makes_no_commit(api, hub, folder):
+    first = upload(folder, target())
+    sent = hub.sent("PUT", WEIGHTS)
+    assert sent > (folder / "model.safetensors").stat().st_size
+    again = upload(folder, target())
+    assert hub.sent("PUT", WEIGHTS) == sent
+    assert first.changed and not again.changed and again.commit == first.commit
+    assert len(hub.repos[REPO].commits) == 2  # the empty repo's, and one for all files
+
+
+def test_each_file_is_sent_once(api, hub, folder):
+    upload(folder, target())
+    puts = [path for method, path, _ in hub.requests if method == "PUT"]
+    assert len(puts) == len(set(puts)) == 2  # weights and onnx
+
+
+def test_what_the_folder_has_no_more_is_removed_and_what_is_not_ours_stays(api, hub, folder):
+    upload(folder, target())
+    repo = hub.repos[REPO]
+    repo.commit("main", "by hand", repo.head().files | {"paper.pdf": b"%PDF"})
+    (folder / "onnx/model.onnx").unlink()
+    upload(folder, target())
+    files = repo.head().files
+    assert "onnx/model.onnx" not in files and "paper.pdf" in files and ".gitattributes" in files
+
+
+def test_branch_and_tag(api, hub, folder):
+    done = upload(folder, target(revision="next", tag="v1"))
+    repo = hub.repos[REPO]
+    assert repo.branches["next"] == repo.tags["v1"] == done.commit != repo.branches["main"]
+    assert upload(folder, target(revision="next", tag="v1")).commit == done.commit  # a repetition is no conflict
+    (folder / "requirements.txt").write_text("torch\n", encoding="utf-8")
+    with pytest.raises(PublishError, match="tag v1 stands on commit"):
+        upload(folder, target(revision="next", tag="v1"))
+    assert repo.tags["v1"] == done.commit
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault("POST", "repos/create", status=503, times=2),
+        Fault("POST", "/commit/", status=502),
+        Fault("POST", "/commit/"),
+        Fault("POST", "/commit/", late=True),
+        Fault("PUT", "/lfs/", status=500),
+        Fault("PUT", "/lfs/"),
+        Fault("POST", "objects/batch", status=504),
+        Fault("GET", "/tree/"),
+    ],
+    ids=lambda fault: (
+        f"{fault.method}{fault.path.replace('/', '-')}-{fault.status or ('late' if fault.late else 'cut')}"
+    ),
+)
+def test_a_passing_fault_is_outlived(api, hub, folder, fault):
+    hub.faults.append(fault)
+    upload(folder, target())
+    assert fault.times == 0, "the fault never struck"
+    assert hub.repos[REPO].head().files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert len(hub.repos[REPO].commits) == 2  # not twice, where the answer alone was lost
+
+
+def test_a_lasting_fault_names_the_command_and_the_next_try_sends_the_rest(api, hub, folder, caplog):
+    fault = Fault("POST", "/commit/", status=503, times=ATTEMPTS)
+    hub.faults.append(fault)
+    with pytest.raises(PublishError) as caught:
+        upload(folder, target(private=True, tag="v1"))
+    assert f"training/publish.py {folder} --repo_id {REPO} --private --tag v1" in str(caught.value)
+    assert TOKEN not in str(caught.value) + caplog.text
+    sent = hub.sent("PUT", WEIGHTS)
+    upload(folder, target(private=True, tag="v1"))
+    assert hub.sent("PUT", WEIGHTS) == sent > 0
+
+
+def test_what_will_not_pass_is_not_tried_again(api, hub, folder):
+    hub.faults.append(Fault("POST", "repos/create", status=403, times=9))
+    with pytest.raises(PublishError, match="403"):
+        upload(folder, target())
+    assert hub.faults[0].times == 8
+
+
+def test_a_public_repo_is_no_private_one(api, hub, folder):
+    upload(folder, target())
+    with pytest.raises(PublishError, match="is public"):
+        upload(folder, target(private=True))
+
+
+def test_a_checkpoint_whose_upload_fails_does_not_stop_the_run(api, hub, folder, caplog):
+    push = Push(target(), folder, every_save=True)
+    hub.faults.append(Fault("POST", "/commit/", status=400))
+    push.on_save(folder.parent / folder.name / ".." / folder.name)
+    assert "Training goes on" in caplog.text
+    push.on_save(folder.parent / folder.name / ".." / folder.name)
+    assert "model.safetensors" in hub.repos[REPO].head().files
+    push.on_save(folder)  # the finished folder is published once training is over
+    assert len(hub.repos[REPO].commits) == 2
+
+
+# the whole way, as a user goes it
+
+
+def test_training_publishes_and_a_stranger_gets_the_same_logits(
+    hub, corpus, teacher_folder, pictures, tmp_path, run_python
+):
+    """Train -> publish a private repo -> a fresh process with empty caches and a token -> the same to 1e-6."""
+    output_dir, picture = tmp_path / "run", tmp_path / "picture.png"
+    pictures[0].save(picture)
+    recipe = tmp_path / "recipe.yaml"
+    content = {
+        "teacher": str(teacher_folder),
+        "output_dir": str(output_dir),
+        "data": {"train": str(corpus / "train.parquet")},
+        "student": {
+            "vision_config": {"model_type": "timm_wrapper", "architecture": "mobilenetv4_conv_small_050",
+                              "model_args": {"features_only": True, "out_indices": [4]}},
+            "text_config": {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+                            "intermediate_size": 64},
+            "max_text_length": 32,
+        },
+        "batch_size": 8, "max_steps": 2, "save_every": 1,
+        "push_to_hub": True, "hub_model_id": REPO, "hub_private_repo": True, "hub_strategy": "every_save",
+    }  # fmt: skip
+    recipe.write_text(json.dumps(content), encoding="utf-8")
+    trainer = run_python("training/distill.py", "--config", str(recipe), **hub.environment(tmp_path / "push", TOKEN))
+    repo = hub.repos[REPO]
+    assert repo.private and len(repo.commits) >= 3  # a checkpoint, and the end
+    assert {commit.title for commit in repo.commits} >= {
+        "Training in progress, checkpoint-000001",
+        "Publish the model",
+    }
+    files = repo.head().files
+    assert files["model.safetensors"] == (output_dir / "model.safetensors").read_bytes()
+    assert not [path for path in files if "training_state" in path or path.endswith((".pt", ".bin", ".pkl"))]
+    assert not [path for path, data in files.items() if TOKEN.encode() in data]
+    assert TOKEN not in trainer.stdout + trainer.stderr
+    assert TOKEN not in "".join(p.read_text(errors="ignore") for p in output_dir.rglob("*") if p.is_file())
+
+    script = tmp_path / "pull.py"
+    script.write_text(PULL, encoding="utf-8")
+    commit = repo.branches["main"]
+    arguments = [str(script), REPO, commit, str(picture), json.dumps(LABELS)]
+    hub.faults.append(Fault("GET", r"resolve/.*/model\.safetensors$", cut_after=1000))
+    pulled = run_python("-I", *arguments, **hub.environment(tmp_path / "pull", TOKEN))
+    found = json.loads(pulled.stdout.partition("FOUND ")[2])
+    assert hub.faults[0].times == 0 and found["module"].startswith("transformers_modules.")
+    processor = DCCLIPProcessor.from_pretrained(output_dir)
+    inputs = processor(images=pictures[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
+    with torch.no_grad():
+        wanted = DCCLIPModel.from_pretrained(output_dir).eval()(**inputs).logits_per_image[0]
+    torch.testing.assert_close(torch.tensor(found["logits"]), wanted, rtol=0, atol=1e-6)
+    shares = dict(zip(LABELS["zh"], wanted[2:].softmax(0).tolist(), strict=True))
+    assert {answer["label"]: answer["score"] for answer in found["answers"]} == pytest.approx(shares, abs=1e-5)
+
+
+def hf(hub, home: Path, token: str | None, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "huggingface_hub.cli.hf", *arguments]
+    environment = os.environ | hub.environment(home, token)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_command_line_publishes_and_hf_downloads_a_private_repo_with_its_token_only(
+    api, hub, folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("training.hub.push.check_folder", lambda folder: 0.0)  # the real one runs in the tests above
+    results = {"meta": {"command": "python /home/somebody/eval.py", "seed": 0, "date": "2026-01-01"}, "rows": []}
+    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    hub.faults.append(Fault("POST", "/commit/", status=503))
+    publish.main([str(folder), "--repo_id", REPO, "--private", "--tag", "v1"])
+    printed = capsys.readouterr()
+    assert "model.safetensors" in printed.out and 'revision="v1"' in printed.out
+    assert TOKEN not in printed.out + printed.err
+    files = hub.repos[REPO].head().files
+    assert b"/home/somebody" not in b"".join(files.values())
+    assert f'model="{REPO}", revision="v1"' in ModelCard(files["README.md"].decode()).text
+
+    down = tmp_path / "down"
+    refused = hf(hub, tmp_path / "stranger", None, "download", REPO, "--local-dir", str(down))
+    assert refused.returncode and not (down / "model.safetensors").exists()
+    hub.faults.append(Fault("GET", r"resolve/.*/model\.safetensors$", cut_after=1000))
+    pulled = hf(hub, tmp_path / "friend", TOKEN, "download", REPO, "--revision", "v1", "--local-dir", str(down))
+    assert pulled.returncode == 0, pulled.stderr
+    for path, data in files.items():
+        assert (down / path).read_bytes() == data
+
+
+def test_no_file_is_a_pickle(folder):
+    for content in list_contents(folder):
+        data = content.file.read_bytes()
+        with pytest.raises(Exception):  # noqa: B017 (whatever a reader of pickles says of what is none)
+            list(pickletools.genops(data))
+        assert not data.startswith(b"PK"), content.path  # nor is there a zip of torch.save
+
+
+def test_dry_run_lists_bytes_and_asks_no_hub(folder, capsys, monkeypatch):
+    monkeypatch.setattr(publish, "check_folder", lambda folder: 0.0)
+    monkeypatch.setattr(publish, "upload", lambda *arguments: pytest.fail("a dry run must send nothing"))
+    before = (folder / "README.md").read_bytes()
+    publish.main([str(folder), "--repo_id", REPO, "--dry_run"])
+    lines = capsys.readouterr().out
+    size = (folder / "model.safetensors").stat().st_size
+    assert f"{size:,}  model.safetensors" in lines and "would go to me/dcclip-tiny" in lines
+    assert (folder / "README.md").read_bytes() == before
+
+
+def test_card_goes_up_alone(api, hub, folder, monkeypatch):
+    """`ModelCard.push_to_hub`, for whoever mends a card by hand."""
+    upload(folder, target())
+    card = ModelCard.load(folder / "README.md")
+    api.upload_file(path_or_fileobj=card.content.encode() + b"\nmore\n", path_in_repo="README.md", repo_id=REPO)
+    assert hub.repos[REPO].head().files["README.md"].endswith(b"more\n")
+    assert str(ROOT) not in card.content

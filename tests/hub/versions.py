@@ -1,0 +1,79 @@
+"""Does a published folder load, and answer the same, under every version of transformers that we declare?
+
+python -m tests.hub.versions                     the lowest declared, some between, and the newest that pip brings
+python -m tests.hub.versions 5.10.4 5.24.0       these
+python -m tests.hub.versions --folder runs/demo/model
+
+Each version gets an environment of its own, which takes from this one whatever that version does not ask for in another
+version. Needs a package index. Ends with 1 if one failed.
+"""
+
+import argparse
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.demo.make_teacher import TEACHER_FOLDER
+from training.hub import FolderError, check_folder, complete_folder, write_self_check
+
+VERSIONS = ("5.4.0", "5.10.4", "5.16.1", "5.20.2", version("transformers"))
+SHARED = ("transformers", "huggingface_hub", "tokenizers", "torch")
+
+
+def make_environment(folder: Path, transformers: str) -> Path:
+    """A virtual environment with this transformers; returns its interpreter."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    place = next(folder.glob("lib/python*/site-packages"))
+    ours = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
+    (place / "shared.pth").write_text("\n".join(ours) + "\n", encoding="utf-8")
+    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-warn-script-location"]
+    subprocess.run([*install, f"transformers=={transformers}"], check=True)
+    return python
+
+
+def installed(python: Path) -> dict[str, str]:
+    """What an environment really has."""
+    code = f"from importlib.metadata import version; print(*[version(n) for n in {SHARED}])"
+    run = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
+    return dict(zip(SHARED, run.stdout.split(), strict=True))
+
+
+def mini_teacher(folder: Path) -> Path:
+    """The demo's teacher, as a folder that could be published."""
+    model = DCCLIPModel.from_pretrained(TEACHER_FOLDER).float()
+    processor = DCCLIPProcessor.from_pretrained(TEACHER_FOLDER)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    complete_folder(folder)
+    write_self_check(model, processor, folder)
+    return folder
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Try each version, print a line for each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.hub.versions", description=__doc__.splitlines()[0])
+    parser.add_argument("versions", nargs="*", default=VERSIONS, help=f"default: {' '.join(VERSIONS)}")
+    parser.add_argument("--folder", help="a finished Hub folder; default: the demo's teacher")
+    options = parser.parse_args(argv)
+    failed = 0
+    print("".join(f"{name:>18}" for name in SHARED) + "   largest difference", flush=True)
+    for transformers in options.versions:
+        with tempfile.TemporaryDirectory(prefix="dcclip-versions-") as home:
+            folder = Path(options.folder).resolve() if options.folder else mini_teacher(Path(home) / "model")
+            python = make_environment(Path(home) / "environment", transformers)
+            line = "".join(f"{value:>18}" for value in installed(python).values())
+            try:
+                print(f"{line}   {check_folder(folder, str(python)):.1e}", flush=True)
+            except FolderError as error:
+                failed += 1
+                print(f"{line}   FAILED\n{error}", flush=True)
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a finished model answers to a fixed picture and fixed texts, stored beside its weights, so that any copy of the
+folder, on any machine, can be compared with the model that was trained.
+"""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.files import whole_file
+
+SELF_CHECK_FILE = "self_check.json"
+TEXTS = {
+    "en": ["a house under the sun", "a red apple", "two dogs in the snow"],
+    "zh": ["太阳下的房子", "一个红苹果", "雪地里的两只狗"],
+}
+# of L2-normalised embeddings: wide enough for another device's arithmetic, far below another weight or another text
+TOLERANCE = 1e-3
+
+
+def draw_picture() -> bytes:
+    """A house under the sun, as PNG; it is stored too, since another version of Pillow may draw it otherwise."""
+    image = Image.linear_gradient("L").resize((96, 96))
+    image = Image.merge("RGB", [image.point(lambda v: 90 + v // 2), image.point(lambda v: 160 + v // 4), image])
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((66, 8, 86, 28), fill=(255, 214, 64))
+    draw.rectangle((0, 72, 96, 96), fill=(86, 150, 64))
+    draw.rectangle((24, 48, 60, 80), fill=(214, 160, 110))
+    draw.polygon([(18, 50), (42, 26), (66, 50)], fill=(168, 52, 44))
+    draw.rectangle((36, 60, 48, 80), fill=(96, 62, 40))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+@torch.no_grad()
+def write_self_check(student: DCCLIPModel, processor: DCCLIPProcessor, folder: str | Path):
+    """Write `self_check.json`: the texts, the picture, and the model's L2-normalised embeddings of them.
+
+    Args:
+        student: the model as it is in memory, on any device; its mode is left as it was.
+        processor: its processor.
+        folder: where its weights lie.
+    """
+    png = draw_picture()
+    texts = [text for language in TEXTS.values() for text in language]
+    limits: dict[str, Any] = {"truncation": True, "max_length": student.config.max_text_length}
+    inputs = processor(images=Image.open(io.BytesIO(png)), text=texts, return_tensors="pt", **limits)
+    inputs = inputs.to(student.device)
+    modes = [(module, module.training) for module in student.modules()]  # a stage may keep BatchNorm as it is
+    student.eval()
+    text_embeds = student.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+    image_embeds = student.get_image_features(inputs["pixel_values"].to(student.dtype)).pooler_output
+    for module, training in modes:
+        module.training = training
+    content = {
+        "texts": TEXTS,
+        "picture": base64.b64encode(png).decode(),
+        "text_embeds": _plain(text_embeds),
+        "image_embeds": _plain(image_embeds),
+        "tolerance": TOLERANCE,
+    }
+    with whole_file(Path(folder) / SELF_CHECK_FILE) as scratch:
+        scratch.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _plain(embeds: Tensor) -> list[list[float]]:
+    """(N, D) unit vectors as lists, to the sixth digit."""
+    rows = nn.functional.normalize(embeds.float(), dim=-1).cpu().tolist()
+    return [[round(value, 6) for value in row] for row in rows]
