@@ -62,9 +62,8 @@ def finished(folder: Path) -> tuple[bytes, str]:
     return (folder / "model.safetensors").read_bytes(), json.loads(log[-1])["skipped"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_run_on_a_mixture_of_streams_equals_an_unbroken_one(recipe, tmp_path, workers):
-    recipe = replace(recipe, data=replace(recipe.data, workers=workers, batches="one_source"))
+def test_a_resumed_run_on_a_mixture_of_streams_equals_an_unbroken_one(recipe, tmp_path):
+    recipe = replace(recipe, data=replace(recipe.data, workers=2, batches="one_source"))
     align.run(recipe)
     shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "broken/checkpoint-000002")
     align.run(replace(recipe, output_dir=str(tmp_path / "broken"), resume=True))
