@@ -1,21 +1,13 @@
 import pytest
 
-from training.benchmarks.loading import LoadingBenchmark, LoadingOptions, student_config
+from training.benchmarks.loading import main, student_config
 from training.results import Results
 
 
 def test_streams_are_compared_with_pillow_and_with_ready_tensors(corpus, tmp_path):
-    options = LoadingOptions(
-        data=str(corpus / "train.parquet"),
-        num_pictures=8,
-        num_shards=2,
-        batch_size=4,
-        steps=1,
-        rounds=1,
-        students=("demo",),
-        output_dir=str(tmp_path),
-    )
-    LoadingBenchmark(options).run()
+    fields = {"data": corpus / "train.parquet", "num_pictures": 8, "num_shards": 2, "batch_size": 4, "steps": 1}
+    fields |= {"rounds": 1, "students": "demo", "output_dir": tmp_path}
+    main([word for name, value in fields.items() for word in (f"--{name}", str(value))])
     rows = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
     for kind in ("tar", "parquet"):
         expected = rows[f"{kind}_pictures_per_s"] / rows["pillow_pictures_per_s"]
