@@ -1,6 +1,5 @@
 """A real browser. Tests that need one are skipped where it is not installed."""
 
-import shutil
 import socket
 import subprocess
 import sys
@@ -8,35 +7,25 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-QUIET = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
+from training.web import chromium
+
 PATIENCE_S = 90
 
 
 @contextmanager
 def open_browser() -> Iterator:
-    """Chromium without a window, steered by playwright; a page that asks any other host than this one fails."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on the path (Debian: apt-get install chromium)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+    """Chromium without a window; the test is skipped where it is missing."""
+    with ExitStack() as stack:
         try:
-            yield browser
-        finally:
-            browser.close()
+            browser = stack.enter_context(chromium.open_browser())
+        except ValueError as error:
+            pytest.skip(str(error))
+        yield browser
 
 
 class Visit:

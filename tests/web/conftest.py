@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers.convert_slow_tokenizer import import_protobuf
 
 from tests.browser import Visit, free_port, open_browser, serving
-from tests.tiny import CUT_EFFICIENTNET, MAX_TEXT_LENGTH, ROOT, make_model
+from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 from training.web.assemble import LIBRARIES, NODE_MODULES
 
 
@@ -53,7 +53,6 @@ def xlm_r_tokenizer(train_rows) -> Tokenizer:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    tokenizer.enable_truncation(MAX_TEXT_LENGTH)
     return tokenizer
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from training.web import measure
 from training.web.__main__ import main
 from training.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
 
@@ -105,3 +106,17 @@ def test_no_page_is_left_behind_where_the_pictures_cannot_be_read(folder, librar
     arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
     assert "data: cannot load" in run(capsys, *arguments, "--pictures", str(tmp_path / "none.parquet"))
     assert not output.exists() and not list(tmp_path.glob(".site*"))
+
+
+def test_the_page_names_the_model_as_its_card_does(folder, libraries):
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
+    assert Site(folder, "", libraries)._title() == "dcclip-demo"
+    (folder / "README.md").unlink()
+    assert Site(folder, "", libraries)._title() == folder.name
+
+
+def test_only_a_finished_page_is_measured(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        measure.main(["--site", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "measure: site: " in capsys.readouterr().err

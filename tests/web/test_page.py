@@ -88,7 +88,7 @@ def test_pictures_of_every_shape_are_prepared_as_by_the_processor(visit, model, 
 
 
 def test_texts_become_the_ids_of_python(visit, processor):
-    texts = [*TEXTS, "👨\u200d👩"]
+    texts = [*TEXTS, "👨\u200d👩", "x" * 300]
     expected = [processor.tokenizer(text, truncation=True)["input_ids"] for text in texts]
     assert visit.page.evaluate(TOKENS, texts) == expected
 

@@ -1,6 +1,7 @@
 """Page, libraries, exported model and pictures in one folder."""
 
 import json
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,12 @@ class Site:
             f"`python training/export.py {self.model} --output_dir DIR`, then name DIR."
         )
 
+    def _title(self) -> str:
+        """What the card calls the model; without a card, the folder's name."""
+        card = self.model / "README.md"
+        found = re.search(r"^# (.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+        return found.group(1) if found else self.model.resolve().name
+
     def _copy_model(self, folder: Path) -> dict:
         """Copy what the page reads; return what the page must know of it."""
         (folder / "onnx").mkdir(parents=True)
@@ -106,7 +113,7 @@ class Site:
         with safe_open(self.model / "model.safetensors", framework="pt") as weights:
             logit_scale = weights.get_tensor("logit_scale")
         return {
-            "name": self.model.resolve().name,
+            "name": self._title(),
             "bytes": sum(path.stat().st_size for path in (folder / "onnx").iterdir()),
             "dtypes": dtypes,
             "logit_scale": float(torch.exp(logit_scale.float())),
