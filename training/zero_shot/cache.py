@@ -15,6 +15,7 @@ from torch import Tensor
 from training.files import whole_file
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.pairs import PairSet
 from training.zero_shot.sources import LabelledSet
 from training.zero_shot.templates import Templates
 
@@ -108,7 +109,7 @@ class Encoder:
         """Let go of the model: from now on there is what was encoded before."""
         self._model = None
 
-    def pictures(self, labelled: LabelledSet, squashed: bool) -> Tensor | None:
+    def pictures(self, labelled: LabelledSet | PairSet, squashed: bool = False) -> Tensor | None:
         """(N, D) L2-normalised; None in all processes but the first.
 
         Raises:
@@ -134,6 +135,14 @@ class Encoder:
 
         key = [self.fingerprint, *names, "", *templates.lines]
         return self.cache.get("classes", key, len(names), compute)
+
+    def texts(self, texts: list[str]) -> Tensor | None:
+        """(texts, D) L2-normalised; None in all processes but the first."""
+
+        def compute(start: int, stop: int) -> Tensor:
+            return self._loaded().encode_texts(texts[start:stop])
+
+        return self.cache.get("texts", [self.fingerprint, *texts], len(texts), compute)
 
     def _loaded(self) -> ZeroShotModel:
         if self._model is None:

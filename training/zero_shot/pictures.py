@@ -1,5 +1,6 @@
 """Pictures as a protocol wants them, at a model's size and in its statistics, prepared beside the forward pass."""
 
+import hashlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from training.data import open_picture
+from training.data.pictures import encoded_bytes
 from training.teachers import FAMILIES
 from training.transforms import Normalize
 
@@ -103,6 +105,21 @@ class PicturePreparation:
         if isinstance(self.normalize, Normalize):
             described |= {"mean": list(self.normalize.mean), "std": list(self.normalize.std)}
         return described
+
+
+def digest_pictures(rows: Dataset, column: str = "image") -> str:
+    """Of all encoded pictures in their order: the key for what is stored of them.
+
+    Args:
+        rows: with a column of undecoded pictures.
+        column: its name.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for batch in rows.iter(256):
+        for cell in batch[column]:
+            content = encoded_bytes(cell)
+            digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
 
 
 def prepared_batches(

@@ -1,120 +1,17 @@
 """Retrieval: which caption belongs to a picture and which picture to a caption, in every language of a source."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
-from datasets import Dataset, Image
 from torch import Tensor
 
-from training.data import require_columns, usable_captions
-from training.data.pictures import encoded_bytes
-from training.metrics import wilson_interval
-from training.metrics.retrieval import right_ranks
+from training.metrics import right_ranks, wilson_interval
 from training.results import Row
-from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.pairs import PairSet
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
 AT_ONCE = 2**24  # similarities held at a time: 64 MiB
-
-
-@dataclass(frozen=True)
-class PairSet:
-    """Pictures with the captions that are right for them.
-
-    A picture that stands in several rows, as where a source has a row a caption, is one picture with several right
-    captions. Equal captions of several pictures stay several candidates, as the field counts them, and each is right
-    for all of these pictures: nobody could tell them apart.
-
-    Args:
-        name: shown in results.
-        source: where it came from, shown in results.
-        split: of the source.
-        pictures: a row a picture.
-        image_column: of the pictures.
-        captions: by language, in the order of the rows.
-        pairs: by language, (P, 2) int64, the right (picture, caption) pairs.
-    """
-
-    name: str
-    source: str
-    split: str
-    pictures: Dataset
-    image_column: str
-    captions: dict[str, list[str]]
-    pairs: dict[str, Tensor]
-
-    @classmethod
-    def of(
-        cls,
-        rows: Dataset,
-        name: str,
-        caption_columns: dict[str, str],
-        image_column: str = "image",
-        source: str = "",
-        split: str = "test",
-    ) -> "PairSet":
-        """Find out which captions belong to which picture.
-
-        Args:
-            rows: with a column of pictures, and one of captions a language; a cell is a caption or a list of them.
-            name: shown in results.
-            caption_columns: language to column.
-            image_column: of the pictures.
-            source: where the rows came from, shown in results.
-            split: of the source, shown in results.
-
-        Raises:
-            ValueError: a column is missing, or a language has no caption at all.
-        """
-        wanted = [image_column, *caption_columns.values()]
-        rows = require_columns(rows, wanted, name, "Name the right ones: --image_column, --caption_columns.")
-        first_rows, pictures_of_rows = _distinct_pictures(rows, image_column)
-        captions, pairs = {}, {}
-        for language, column in caption_columns.items():
-            found = [
-                (picture, text)
-                for picture, cell in zip(pictures_of_rows, rows[column], strict=True)
-                for text in usable_captions(cell)[0]
-            ]
-            found = list(dict.fromkeys(found))  # a caption given twice for a picture is one
-            if not found:
-                raise ValueError(f"retrieval: {name!r} has no {language} caption in column {column!r}.")
-            captions[language] = [text for _, text in found]
-            right = _pictures_by_caption(found)
-            pairs[language] = torch.tensor(
-                [(picture, number) for number, (_, text) in enumerate(found) for picture in right[text]]
-            )
-        return cls(name, source, split, rows.select(first_rows), image_column, captions, pairs)
-
-    def describe(self) -> dict[str, Any]:
-        """What was searched, for `results.json`."""
-        captions = {language: len(texts) for language, texts in self.captions.items()}
-        return {"source": self.source, "split": self.split, "pictures": len(self.pictures), "captions": captions}
-
-
-def _distinct_pictures(rows: Dataset, column: str) -> tuple[list[int], list[int]]:
-    """The first row of every picture, and for each row the number of its picture. Equal files are one picture."""
-    cells = rows.select_columns([column]).cast_column(column, Image(decode=False))
-    numbers: dict[bytes, int] = {}
-    first_rows, pictures = [], []
-    for row, cell in enumerate(cells):
-        digest = hashlib.blake2b(encoded_bytes(cell[column]), digest_size=16).digest()
-        if digest not in numbers:
-            numbers[digest] = len(numbers)
-            first_rows.append(row)
-        pictures.append(numbers[digest])
-    return first_rows, pictures
-
-
-def _pictures_by_caption(found: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
-    pictures: dict[str, list[int]] = {}
-    for picture, text in found:
-        pictures.setdefault(text, []).append(picture)
-    return pictures
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, at_once: int = AT_ONCE) -> Tensor:
@@ -144,51 +41,59 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, at_once: int = AT_
     return torch.cat(found)
 
 
-def measure(
-    model: ZeroShotModel,
+def score(
     pair_set: PairSet,
-    text_model: ZeroShotModel | None = None,
+    language: str,
+    seen: Tensor,
+    read: Tensor,
+    model: str,
     ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
-) -> tuple[list[Row], dict[str, Any]]:
-    """Recall at k both ways, in every language of a source.
+) -> list[Row]:
+    """Recall at k both ways, in one language of a source.
 
     Args:
-        model: sees the pictures.
         pair_set: what is searched.
-        text_model: reads the captions, where that is another one, to see whether the two share a space.
+        language: of its captions.
+        seen: (pictures, D), L2-normalised.
+        read: (captions, D), L2-normalised.
+        model: written to the rows.
         ks: which recalls; those beyond the number of candidates are left out.
         stage: written to the rows.
         seed: written to the rows.
 
     Returns:
-        The rows, `image_to_text_R@k` and `text_to_image_R@k`; and what `results.json` says of the captions: the
-        longest text that was read, in tokens, and how many captions were cut to it, by language.
-
-    Raises:
-        ValueError: a picture does not decode, or the two models' embeddings differ in width.
+        `image_to_text_R@k` and `text_to_image_R@k`.
     """
-    reader = text_model or model
-    name = f"{model.name} pictures, {reader.name} texts" if text_model else model.name
-    seen = model.encode_pictures(pair_set.pictures, pair_set.image_column)
-    rows, cut = [], {}
-    for language, captions in pair_set.captions.items():
-        read = reader.encode_texts(captions)
-        if seen.shape[1] != read.shape[1]:
-            raise ValueError(
-                f"text_model: {reader.name!r} embeds in {read.shape[1]} dimensions, {model.name!r} in "
-                f"{seen.shape[1]}: they cannot be compared. Name a model of the same space, such as its teacher."
-            )
-        cut[language] = reader.count_cut(captions)
-        pairs = pair_set.pairs[language]
-        ways = {
-            "image_to_text": (ranks(seen, read, pairs), len(read)),
-            "text_to_image": (ranks(read, seen, pairs.flip(1)), len(seen)),
-        }
-        for way, (found, num_candidates) in ways.items():
-            for k in (k for k in ks if k <= num_candidates):
-                share = int((found < k).sum()) / len(found)
-                interval = wilson_interval(share, len(found))
-                rows.append(Row(name, stage, pair_set.name, PROTOCOL, language, f"{way}_R@{k}", share, seed, interval))
-    return rows, {"max_text_length": reader.texts.max_length, "captions_cut": cut}
+    pairs, rows = pair_set.pairs[language], []
+    ways = {
+        "image_to_text": (ranks(seen, read, pairs), len(read)),
+        "text_to_image": (ranks(read, seen, pairs.flip(1)), len(seen)),
+    }
+    for way, (found, num_candidates) in ways.items():
+        for k in (k for k in ks if k <= num_candidates):
+            share = int((found < k).sum()) / len(found)
+            interval = wilson_interval(share, len(found))
+            rows.append(Row(model, stage, pair_set.name, PROTOCOL, language, f"{way}_R@{k}", share, seed, interval))
+    return rows
+
+
+def retrieval_table(rows: Sequence[Row], pair_sets: Sequence[PairSet]) -> str:
+    """A row a model, set and language, in percent, as Markdown; then what was searched."""
+    found = [row for row in rows if row.protocol == PROTOCOL]
+    metrics = list(dict.fromkeys(row.metric for row in found))
+    header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
+    lines = [header, ["---"] * len(header)]
+    for key in dict.fromkeys((row.model, row.set, row.language) for row in found):
+        values = {row.metric: row.value for row in found if (row.model, row.set, row.language) == key}
+        cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
+        lines.append([*map(str, key), *cells])
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n\n".join([table, *(_in_words(pair_set) for pair_set in pair_sets)])
+
+
+def _in_words(pair_set: PairSet) -> str:
+    counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in pair_set.captions.items())
+    place = " ".join(filter(None, (pair_set.source, pair_set.split)))
+    return f"{pair_set.name}: {place}, {len(pair_set.rows):,} pictures, {counts}"

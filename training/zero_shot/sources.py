@@ -1,6 +1,5 @@
 """Labelled pictures of a test set, compared with what the protocol says of the set."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,9 +8,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Image, List
 from torch import Tensor
 
-from training.data.pictures import encoded_bytes
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.labels import ClassLookup, class_ids
+from training.zero_shot.pictures import digest_pictures
 from training.zero_shot.places import Source, read_source
 from training.zero_shot.protocols import EvalSet
 
@@ -44,12 +43,7 @@ class LabelledSet:
     @cached_property
     def digest(self) -> str:
         """Of all encoded pictures in their order: the key for what is stored of them."""
-        digest = hashlib.blake2b(digest_size=16)
-        for batch in self.rows.iter(256):
-            for cell in batch["image"]:
-                content = encoded_bytes(cell)
-                digest.update(len(content).to_bytes(8, "little") + content)
-        return digest.hexdigest()
+        return digest_pictures(self.rows)
 
 
 def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None) -> LabelledSet:

@@ -16,7 +16,8 @@ from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.clip_benchmark_model import load_dcclip, main, register
 from training.zero_shot.models import ZeroShotModel
-from training.zero_shot.retrieval import PairSet, measure
+from training.zero_shot.pairs import make_pairs
+from training.zero_shot.retrieval import score
 
 # the peer's own, about classes that are never predicted and shards that are not shuffled
 pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]
@@ -110,8 +111,9 @@ def test_retrieval_inside_the_peer_gives_our_numbers(teacher_folder, rows):
         samples, batch_size=5, collate_fn=lambda batch: (torch.stack([p for p, _ in batch]), [t for _, t in batch])
     )
     peer = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 3])
-    found, _ = measure(ZeroShotModel.from_pretrained(teacher_folder), PairSet.of(rows, "s", {"en": "en"}), ks=(1, 3))
-    ours = {row.metric: row.value for row in found}
+    zero_shot, pair_set = model.zero_shot, make_pairs("drawings", rows, {"en": "en"}, "image", "")
+    seen, read = zero_shot.encode_pictures(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
+    ours = {row.metric: row.value for row in score(pair_set, "en", seen, read, "model", ks=(1, 3))}
     for k in (1, 3):
         assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(ours[f"text_to_image_R@{k}"])
         assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(ours[f"image_to_text_R@{k}"])

@@ -4,10 +4,10 @@ import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from training.data import load_source
 from training.metrics import right_ranks, wilson_interval
 from training.zero_shot.models import ZeroShotModel
-from training.zero_shot.retrieval import PairSet, measure, ranks
+from training.zero_shot.pairs import PairSet, make_pairs, open_pairs
+from training.zero_shot.retrieval import ranks, retrieval_table, score
 
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})
 
@@ -26,7 +26,7 @@ def rows(pictures) -> Dataset:
 
 @pytest.fixture(scope="module")
 def pair_set(rows) -> PairSet:
-    return PairSet.of(rows, "toy", {"en": "en", "zh": "zh"}, source="toy.parquet", split="test")
+    return make_pairs("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
 
 
 def test_captions_belong_to_their_pictures(pair_set):
@@ -40,19 +40,22 @@ def test_captions_belong_to_their_pictures(pair_set):
         [1, 1],
         [3, 2],
     ]
-    told = {"source": "toy.parquet", "split": "test", "pictures": 4, "captions": {"en": 7, "zh": 3}}
-    assert pair_set.describe() == told
+    told = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": pair_set.digest}
+    assert pair_set.describe() == told | {"pictures": 4, "captions": {"en": 7, "zh": 3}}
 
 
 def test_a_row_a_caption_is_one_picture_with_several(rows, pair_set):
     flat = [{"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]]
-    found = PairSet.of(Dataset.from_list(flat, features=FEATURES), "toy", {"en": "en", "zh": "zh"})
-    assert len(found.pictures) == 4 and found.captions == pair_set.captions
+    found = make_pairs("toy", Dataset.from_list(flat, features=FEATURES), {"en": "en", "zh": "zh"}, "image", "toy")
+    assert len(found.rows) == 4 and found.captions == pair_set.captions
     assert all(torch.equal(found.pairs[language], pair_set.pairs[language]) for language in ("en", "zh"))
 
 
 def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
-    found, told = measure(model, pair_set, ks=(1, 2, 5), stage="aligned", seed=3)
+    seen, found = model.encode_pictures(pair_set.rows), []
+    for language, captions in pair_set.captions.items():
+        read = model.encode_texts(captions)
+        found += score(pair_set, language, seen, read, model.name, ks=(1, 2, 5), stage="aligned", seed=3)
     values = {(row.language, row.metric): row for row in found}
     for language in ("en", "zh"):
         captions = pair_set.captions[language]
@@ -72,7 +75,10 @@ def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
     assert ("en", "image_to_text_R@5") in values and ("en", "text_to_image_R@5") not in values
     row = found[0]
     assert (row.model, row.stage, row.set, row.protocol, row.seed) == (model.name, "aligned", "toy", "retrieval", 3)
-    assert told == {"max_text_length": 32, "captions_cut": {"en": 0, "zh": 0}}
+    table = retrieval_table(found, [pair_set])
+    shown = " | ".join(f"{100 * row.value:.1f}" for row in found if row.language == "zh")
+    assert f"| {model.name} | toy | zh | {shown}" in table
+    assert "toy: toy.parquet test, 4 pictures, 7 en captions, 3 zh captions" in table
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 100, 10**6])
@@ -90,31 +96,40 @@ def test_queries_without_an_answer_are_not_asked():
     assert found.tolist() == [3, 0]  # of query 1, all others stand before or beside; query 3 finds its own
 
 
-def test_one_model_can_see_and_another_read(model, pair_set, altclip_folder):
-    other = ZeroShotModel.from_pretrained(altclip_folder)
-    crossed, told = measure(model, pair_set, text_model=other)
-    assert crossed[0].model == f"{model.name} pictures, {other.name} texts"
-    assert told["max_text_length"] == other.texts.max_length
-
-
-def test_embedded_corpus_is_searched_in_both_languages(model, corpus):
-    rows = load_source(str(corpus / "unseen_style.parquet"))
-    found, _ = measure(model, PairSet.of(rows, "unseen_style", {"en": "en", "zh": "zh"}))
-    by_metric = {(row.language, row.metric): row.value for row in found}
-    for language in ("en", "zh"):
-        for way in ("image_to_text", "text_to_image"):
-            values = [by_metric[language, f"{way}_R@{k}"] for k in (1, 5) if (language, f"{way}_R@{k}") in by_metric]
-            assert values == sorted(values)
+def test_source_is_opened_with_its_own_columns(corpus):
+    place = str(corpus / "unseen_style.parquet")
+    usual = open_pairs("drawings", place)
+    named = open_pairs("drawings", place, caption_columns={"en": "label"})
+    assert set(usual.captions) == {"en", "zh"} and set(named.captions) == {"en"}
+    assert usual.digest == named.digest and len(usual.rows) == len(usual.captions["zh"])
+    assert (usual.source, usual.split) == (place, None)
 
 
 # bad input
 
 
-def test_missing_column_is_refused(rows):
-    with pytest.raises(ValueError, match=r"'toy' has no column 'fr'.*--caption_columns"):
-        PairSet.of(rows, "toy", {"fr": "fr"})
+def test_missing_column_is_refused_with_those_that_are_there(corpus):
+    place = str(corpus / "unseen_style.parquet")
+    with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'fr', only \["):
+        open_pairs("drawings", place, caption_columns={"fr": "fr"})
+    with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'photo'"):
+        open_pairs("drawings", place, image_column="photo")
+
+
+def test_source_without_usual_captions_is_refused():
+    with pytest.raises(ValueError, match=r"none of the columns \('en', 'zh'\), only .*--caption_columns.zh COLUMN"):
+        open_pairs("toy", "tests.training.zero_shot.test_retrieval:without_captions")
+
+
+def without_captions() -> Dataset:
+    return Dataset.from_dict({"image": ["a.png"], "text": ["frog"]})
 
 
 def test_language_without_captions_is_refused(rows):
-    with pytest.raises(ValueError, match=r"retrieval: 'toy' has no zh caption in column 'zh'"):
-        PairSet.of(rows.select([2]), "toy", {"zh": "zh"})
+    with pytest.raises(ValueError, match=r"retrieval: toy has no zh caption in column 'zh'"):
+        make_pairs("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")
+
+
+def test_source_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="nowhere"):
+        open_pairs("toy", str(tmp_path / "nowhere.parquet"))
