@@ -4,6 +4,7 @@ python training/eval.py --model runs/demo/model --protocol elevater-en elevater-
 --output_dir out
 python training/eval.py --model runs/demo/model --class_names NAMES.json --data unseen=TEST.parquet --language zh
 --output_dir out
+python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet --output_dir out
 """
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -14,7 +15,7 @@ from training.zero_shot.options import EvalOptions
 from training.zero_shot.report import write_report
 from training.zero_shot.run import Runner
 
-LISTS = ("model", "data", "protocol", "sets", "language", "label_names")
+LISTS = ("model", "data", "protocol", "sets", "language", "label_names", "retrieval")
 FLAGS = ("published", "per_class", "confusion", "trust_remote_code")
 
 
@@ -38,18 +39,26 @@ def main(argv: list[str] | None = None) -> Results | None:
         values.pop("config")
         options = EvalOptions(**values)
         exams = options.exams()
+        pair_sets = options.pair_sets()
         sets, missing = options.open_sets(exams)
         state = find_processes()
         cache = EmbeddingCache(options.cache_folder, state)
         runner = Runner(
-            exams, sets, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details
+            exams,
+            sets,
+            cache,
+            options.stage,
+            options.seed,
+            options.trust_remote_code,
+            options.keeps_details,
+            pair_sets,
         )
         outcome = runner.run(options.model, options.text_model)
     except (ArgumentError, ValueError) as error:
         parser.exit(2, f"eval: {error}\n")
     if not state.is_main_process:
         return None
-    results, text = write_report(options, exams, sets, missing, outcome)
+    results, text = write_report(options, exams, sets, missing, outcome, pair_sets)
     print(text)
     return results
 

@@ -144,6 +144,7 @@ class ZeroShotModel:
 
     def count_cut(self, texts: Sequence[str]) -> int:
         """How many of these texts are longer than the model reads; `encode_texts` cuts them and logs their number."""
+        texts = [text for text in texts if self.texts.may_be_cut(text)]
         return sum(
             self.texts.tokenize(self.processor.tokenizer, texts[start : start + 1024])[1]
             for start in range(0, len(texts), 1024)

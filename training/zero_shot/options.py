@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.exams import Exam, own_exams, protocol_exams
 from training.zero_shot.imagenet import NOT_HERE, imagenet_is_here
+from training.zero_shot.pairs import PairSet, open_pairs
 from training.zero_shot.places import HUB, MissingDataError, Source
 from training.zero_shot.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, find_protocol, find_sets
 from training.zero_shot.sources import LabelledSet, open_set
@@ -18,7 +19,7 @@ from training.zero_shot.templates import OURS, SOURCES
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to measure. Either `protocol` names a way to measure ELEVATER's sets, or `class_names` the classes of sets
-    of your own.
+    of your own; and `retrieval`, with either or alone, pictures with captions.
 
     Args:
         model: folder or Hub id, with or without `@revision`, of a model with image and text features; several are a
@@ -38,8 +39,13 @@ class EvalOptions:
         imagenet_zh: ImageNet's Chinese names: clip-benchmark, cn-clip, or a file with a name a line.
         text_model: folder or Hub id of another model that reads for each model, and sees for it, such as the teacher:
             whether their embeddings can be compared.
+        retrieval: NAME=SOURCE, several are a list: pictures with captions, each searched for by the other. SOURCE is
+            a parquet file, a folder that `datasets` understands, a Hub id with or without `@revision`, or
+            `module:function`.
+        caption_columns: with `retrieval`: language to column, as in --caption_columns.zh COLUMN, whose cells are a
+            caption or a list of them; default: those of `en` and `zh` that are there.
         split: of the data, where there are several; default: test, or what the set's own place on the Hub calls it.
-        image_column: column of the pictures; default: the first of the usual names.
+        image_column: column of the pictures; default: the first of the usual names, `image` with `retrieval`.
         label_column: column of the labels; default: the first of the usual names that has names of classes.
         label_names: SET=FILE, the names of numbered labels, one a line; several are a list.
         label_language: with `class_names`: language in which the data name their labels.
@@ -62,6 +68,8 @@ class EvalOptions:
     templates: str = "auto"
     imagenet_zh: str = "clip-benchmark"
     text_model: str | None = None
+    retrieval: list[str] = field(default_factory=list)
+    caption_columns: dict[str, str] | None = None
     split: str | None = None
     image_column: str | None = None
     label_column: str | None = None
@@ -78,10 +86,20 @@ class EvalOptions:
     def __post_init__(self):
         if not self.model:
             raise ValueError("model: none is given. Name a folder or a Hub id with --model.")
-        if bool(self.protocol) == bool(self.class_names):
+        classifies = bool(self.protocol) + bool(self.class_names)
+        if classifies == 2 or not (classifies or self.retrieval):
             raise ValueError(
-                f"protocol: give either --protocol ({', '.join(PROTOCOLS)}), or --class_names for sets of your own."
+                f"protocol: give either --protocol ({', '.join(PROTOCOLS)}), or --class_names for sets of your own, "
+                "or --retrieval alone."
             )
+        of_labels = ("data", "sets", "language", "label_column", "label_names", "published", "per_class", "confusion")
+        if not classifies and (given := [name for name in of_labels if getattr(self, name)]):
+            raise ValueError(
+                f"{given[0]}: goes with labelled sets, and --retrieval alone has none. Give --protocol or "
+                "--class_names too."
+            )
+        if self.caption_columns and not self.retrieval:
+            raise ValueError("caption_columns: these are of --retrieval NAME=SOURCE, of which there is none.")
         if self.class_names and (self.sets or not self.data):
             raise ValueError("data: with --class_names, the sets are those that --data NAME=SOURCE names.")
         if self.class_names and (self.published or self.templates == OURS):
@@ -105,10 +123,12 @@ class EvalOptions:
             protocols = [find_protocol(name) for name in dict.fromkeys(self.protocol)]
             sets = self.sets or ["all" if imagenet_is_here() else "elevater"]
             return protocol_exams(protocols, find_sets(sets), self.templates, self.imagenet_zh)
-        class_names = ClassNames.read(self.class_names or "", self.label_language)
+        if not self.class_names:
+            return []
+        class_names = ClassNames.read(self.class_names, self.label_language)
         languages = list(dict.fromkeys(self.language or ["en", "zh"]))
         templates = None if self.templates in SOURCES else self.templates
-        return own_exams(list(self.sources()), class_names, self.class_names or "", languages, templates)
+        return own_exams(list(self.sources()), class_names, self.class_names, languages, templates)
 
     def sources(self) -> dict[str, Source]:
         """Where the named sets lie.
@@ -150,6 +170,8 @@ class EvalOptions:
         Raises:
             ValueError: a source of the user cannot be read, or its labels are not the protocol's.
         """
+        if not exams:
+            return {}, {}
         sources = self.sources()
         class_names = {exam.set: exam.class_names for exam in exams}
         if strangers := [name for name in sources if name not in class_names]:
@@ -168,6 +190,21 @@ class EvalOptions:
         if not sets:
             raise ValueError(f"data: none of the sets can be had. {missing}. Name one with --data SET=SOURCE.")
         return sets, missing
+
+    def pair_sets(self) -> list[PairSet]:
+        """Pictures with captions, to search.
+
+        Raises:
+            ValueError: a source cannot be read, or a name is given twice.
+        """
+        found: dict[str, PairSet] = {}
+        for entry in self.retrieval:
+            name, _, place = entry.rpartition("=")
+            name = name or place
+            if name in found or not place:
+                raise ValueError(f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE.")
+            found[name] = open_pairs(name, place, self.split, self.image_column, self.caption_columns)
+        return list(found.values())
 
     @property
     def keeps_details(self) -> bool:

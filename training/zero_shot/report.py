@@ -8,6 +8,8 @@ from training.results import Results, make_meta
 from training.zero_shot.details import draw_confusion, draw_languages, write_class_tables
 from training.zero_shot.exams import Exam
 from training.zero_shot.options import EvalOptions
+from training.zero_shot.pairs import PairSet
+from training.zero_shot.retrieval import retrieval_table
 from training.zero_shot.run import Outcome
 from training.zero_shot.sources import LabelledSet
 from training.zero_shot.table import describe, exams_table, published_sources, results_table, scores
@@ -21,6 +23,7 @@ def write_report(
     sets: dict[str, LabelledSet],
     missing: dict[str, str],
     outcome: Outcome,
+    pair_sets: Sequence[PairSet] = (),
 ) -> tuple[Results, str]:
     """Write results.json, table.md, languages.png, and on demand tables of classes and pictures of confusion.
 
@@ -30,22 +33,26 @@ def write_report(
         sets: the test sets that could be had, by id.
         missing: why the others could not.
         outcome: what came out.
+        pair_sets: what was searched.
 
     Returns:
         The results, and what is shown: the tables and the files.
     """
     folder = Path(options.output_dir)
     meta = make_meta(
-        data=" ".join(options.data) or "hub",
+        data=" ".join([*options.data, *options.retrieval]) or "hub",
         seed=options.seed,
         models=outcome.models,
         exams=[describe(exam, sets, missing) for exam in exams],
+        retrieval=[pairs.describe() for pairs in pair_sets],
     )
     results = Results(meta, outcome.rows + scores(outcome.rows, exams, sets))
-    parts = [results_table(results.rows, exams, sets, options.published)]
+    parts = [results_table(results.rows, exams, sets, options.published)] if exams else []
     if options.published:
         parts += [f"published: {line}" for line in published_sources(exams)]
-    text = "\n\n".join([*parts, exams_table(exams, sets, missing)])
+    parts += [exams_table(exams, sets, missing)] if exams else []
+    parts += [retrieval_table(results.rows, pair_sets)] if pair_sets else []
+    text = "\n\n".join(parts)
     paths = [results.write(folder), folder / TABLE_FILE]
     with whole_file(folder / TABLE_FILE) as scratch:
         scratch.write_text(f"{text}\n", encoding="utf-8")

@@ -6,11 +6,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from training.results import Row
 from training.zero_shot.cache import EmbeddingCache, Encoder
 from training.zero_shot.exams import Exam
 from training.zero_shot.measure import Measured, agreement, measure
 from training.zero_shot.models import ZeroShotModel
+from training.zero_shot.pairs import PairSet
+from training.zero_shot.retrieval import score
 from training.zero_shot.sources import LabelledSet
 
 AGREEMENT = "agreement"
@@ -22,7 +26,7 @@ class Outcome:
 
     Args:
         rows: the numbers.
-        models: name, revision and fingerprint of each model, and how it reads and sees.
+        models: name, revision and fingerprint of each model, how it reads and sees, and which texts it cuts.
         details: by model and exam, where the caller wants more than numbers.
     """
 
@@ -45,6 +49,7 @@ class Runner:
         seed: written to the rows.
         trust_remote_code: run code that comes with a model.
         keep_details: whether to keep what tables of classes and confusion need.
+        pair_sets: pictures with captions, to search.
     """
 
     exams: Sequence[Exam]
@@ -54,6 +59,7 @@ class Runner:
     seed: int | None = None
     trust_remote_code: bool = False
     keep_details: bool = False
+    pair_sets: Sequence[PairSet] = ()
 
     def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
         """Measure.
@@ -88,11 +94,27 @@ class Runner:
         """Load a model and let it encode all there is."""
         model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
         encoder = Encoder(model.to(self.cache.state.device), self.cache, name)
-        outcome.models.append({"name": name, "fingerprint": encoder.fingerprint} | model.describe())
+        told = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
+        outcome.models.append(told | {"texts_cut": self._count_cut(model)})
         for exam in self._possible():
             encoder.pictures(self.sets[exam.set], exam.squashed)
             encoder.classes(exam.candidates, exam.templates)
+        for pairs in self.pair_sets:
+            encoder.pictures(pairs)
+            for texts in pairs.captions.values():
+                encoder.texts(texts)
         return encoder
+
+    def _count_cut(self, model: ZeroShotModel) -> dict[str, int]:
+        """How many of a set's texts are longer than the model reads, where any is."""
+        counts = {}
+        for exam in self._possible():
+            texts = [line.format(name) for name in exam.candidates for line in exam.templates.lines]
+            counts[f"{exam.set}, {exam.title}"] = model.count_cut(texts)
+        for pairs in self.pair_sets:
+            for language, captions in pairs.captions.items():
+                counts[f"{pairs.name}, {language}"] = model.count_cut(captions)
+        return {name: count for name, count in counts.items() if count}
 
     def _possible(self) -> Iterator[Exam]:
         return (exam for exam in self.exams if exam.set in self.sets)
@@ -106,12 +128,7 @@ class Runner:
             classes = reader.classes(exam.candidates, exam.templates)
             if pictures is None or classes is None:
                 continue  # the first process measures
-            if pictures.shape[1] != classes.shape[1]:
-                raise ValueError(
-                    f"text_model: {reader.name!r} embeds in {classes.shape[1]} dimensions, {seer.name!r} in "
-                    f"{pictures.shape[1]}: they cannot be compared. Name a model of the same space, such as its "
-                    "teacher."
-                )
+            _require_one_space(seer, pictures, reader, classes)
             try:
                 found = measure(pictures, classes, self.sets[exam.set].labels, exam.metric)
             except ValueError as error:
@@ -120,7 +137,19 @@ class Runner:
             rows += self._rows(name, exam, found)
             if self.keep_details:
                 outcome.details.append((name, exam, found))
-        return rows + self._over_languages(name, measured)
+        return rows + self._over_languages(name, measured) + self._search(name, seer, reader)
+
+    def _search(self, name: str, seer: Encoder, reader: Encoder) -> list[Row]:
+        """Retrieval, both ways, in every language."""
+        rows: list[Row] = []
+        for pairs in self.pair_sets:
+            for language, captions in pairs.captions.items():
+                seen, read = seer.pictures(pairs), reader.texts(captions)
+                if seen is None or read is None:
+                    continue  # the first process measures
+                _require_one_space(seer, seen, reader, read)
+                rows += score(pairs, language, seen, read, name, stage=self.stage, seed=self.seed)
+        return rows
 
     def _rows(self, name: str, exam: Exam, found: Measured) -> list[Row]:
         return [
@@ -143,6 +172,14 @@ class Runner:
             for metric, value in ((exams[0].metric, mean), (AGREEMENT, same)):
                 derived.append(Row(name, self.stage, set_name, protocol, languages, metric, value, self.seed))
         return derived
+
+
+def _require_one_space(seer: Encoder, seen: Tensor, reader: Encoder, read: Tensor):
+    if seen.shape[1] != read.shape[1]:
+        raise ValueError(
+            f"text_model: {reader.name!r} embeds in {read.shape[1]} dimensions, {seer.name!r} in {seen.shape[1]}: "
+            "they cannot be compared. Name a model of the same space, such as its teacher."
+        )
 
 
 def languages_of(exams: Iterable[Exam]) -> dict[str, list[Exam]]:

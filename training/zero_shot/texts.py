@@ -6,6 +6,7 @@ and results say so; where they declare no length, the model is refused.
 
 import re
 import string
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from training.teachers.families import num_positions
 
+SPECIALS = 4  # more tokens than these nobody puts around a text
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -66,6 +68,10 @@ class TextPreparation:
         whole = tokenizer([texts[row] for row in full], verbose=False).input_ids if full else []
         cut = sum(len(ids) > self.max_length for ids in whole)
         return {name: tokens[name] for name in ("input_ids", *["attention_mask"] * self.mask)}, cut
+
+    def may_be_cut(self, text: str) -> bool:
+        """Whether a text is long enough to ask the tokenizer: no token is shorter than a byte of normalised text."""
+        return len(unicodedata.normalize("NFKC", text).lower().encode()) + SPECIALS > self.max_length
 
     def describe(self) -> dict[str, Any]:
         """The same for `results.json`."""

@@ -1,9 +1,12 @@
+import json
+
 import pytest
 import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
+from training import eval as eval_script
 from training.metrics import right_ranks, wilson_interval
 from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.pairs import PairSet, make_pairs, open_pairs
@@ -76,8 +79,9 @@ def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
     row = found[0]
     assert (row.model, row.stage, row.set, row.protocol, row.seed) == (model.name, "aligned", "toy", "retrieval", 3)
     table = retrieval_table(found, [pair_set])
-    shown = " | ".join(f"{100 * row.value:.1f}" for row in found if row.language == "zh")
-    assert f"| {model.name} | toy | zh | {shown}" in table
+    cells = [f"{100 * row.value:.1f}" for row in found if row.language == "zh"]
+    cells.insert(2, "")  # there are but three Chinese captions
+    assert f"| {model.name} | toy | zh | {' | '.join(cells)} |" in table
     assert "toy: toy.parquet test, 4 pictures, 7 en captions, 3 zh captions" in table
 
 
@@ -105,7 +109,50 @@ def test_source_is_opened_with_its_own_columns(corpus):
     assert (usual.source, usual.split) == (place, None)
 
 
+def test_command_searches_alone_and_says_what_it_searched(corpus, teacher_folder, altclip_folder, tmp_path, capsys):
+    place = str(corpus / "unseen_style.parquet")
+    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
+    first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
+    names = {str(teacher_folder), f"{teacher_folder} pictures, {altclip_folder} texts"}
+    assert {row.model for row in first.rows} == names | {f"{altclip_folder} pictures, {teacher_folder} texts"}
+    written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
+    assert written["retrieval"] == [open_pairs("drawings", place).describe()]
+    assert {told["name"]: told["texts"]["max_length"] for told in written["models"]}[str(teacher_folder)] == 32
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
+    again = eval_script.main(arguments)
+    assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
+
+
+def test_captions_that_are_cut_are_counted_in_the_result(pictures, teacher_folder, tmp_path):
+    rows = Dataset.from_dict(
+        {"image": pictures[:2], "caption": ["frog " * 40, "cat"]},
+        features=Features({"image": ImageFeature(), "caption": Value("string")}),
+    )
+    rows.to_parquet(tmp_path / "pairs.parquet")
+    arguments = ["--model", str(teacher_folder), "--retrieval", f"pairs={tmp_path / 'pairs.parquet'}"]
+    results = eval_script.main([*arguments, "--caption_columns.en", "caption", "--output_dir", str(tmp_path)])
+    assert results.meta["models"][0]["texts_cut"] == {"pairs, en": 1}
+
+
 # bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--retrieval alone"),
+        (["--retrieval", "a=x.parquet", "--data", "b=y.parquet"], "data: goes with labelled sets"),
+        (["--retrieval", "a=x.parquet", "--per_class"], "per_class: goes with labelled sets"),
+        (["--class_names", "mnist", "--data", "b=y.parquet", "--caption_columns.en", "text"], "there is none"),
+        (["--retrieval", "a="], "names no source"),
+        (["--retrieval", "a=NOWHERE.parquet"], "NOWHERE"),
+    ],
+)
+def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        eval_script.main(["--model", "m", "--output_dir", str(tmp_path), *arguments])
+    assert message in capsys.readouterr().err
 
 
 def test_missing_column_is_refused_with_those_that_are_there(corpus):
