@@ -1,5 +1,7 @@
 """From a finished folder to a Hub on localhost and back, in processes of their own."""
 
+import base64
+import io
 import json
 import os
 import pickletools
@@ -13,6 +15,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.hub.conftest import TOKEN
@@ -132,12 +135,47 @@ def test_licence_note_names_the_teachers_terms_and_passes_them_on(folder):
 # the check before
 
 
-def test_a_damaged_weight_is_found_before_anything_is_sent(folder):
+def answers_of(folder: Path, python: str) -> dict:
+    """What stranger.py answers, by the package and in this process; it runs as it is in the test of the whole way."""
+    stored = json.loads((folder / "self_check.json").read_text(encoding="utf-8"))
+    picture = Image.open(io.BytesIO(base64.b64decode(stored["picture"])))
+    model, processor = DCCLIPModel.from_pretrained(folder).eval(), DCCLIPProcessor.from_pretrained(folder)
+    texts = [text for language in stored["texts"].values() for text in language]
+    with torch.no_grad():
+        outputs = model(**processor(images=picture, text=texts, truncation=True, max_length=32, return_tensors="pt"))
+    logits = dict(zip(texts, outputs.logits_per_image[0].tolist(), strict=True))
+    answers = {}
+    for language, labels in stored["texts"].items():
+        shares = torch.tensor([logits[label] for label in labels]).softmax(0).tolist()
+        answers[language] = [{"label": label, "score": share} for label, share in zip(labels, shares, strict=True)]
+    return {
+        "text_embeds": outputs.text_embeds.tolist(),
+        "image_embeds": outputs.image_embeds.tolist(),
+        "logits": list(logits.values()),
+        "answers": answers,
+    }
+
+
+def test_a_damaged_weight_is_found(folder, monkeypatch):
+    monkeypatch.setattr("training.hub.check._ask_stranger", answers_of)
+    assert check_folder(folder) < 1e-5
     model = DCCLIPModel.from_pretrained(folder)
     with torch.no_grad():
         model.visual_projection.weight[:4] *= -1
     model.save_pretrained(folder)
     with pytest.raises(FolderError, match="answers otherwise than when it was trained"):
+        check_folder(folder)
+
+
+def test_a_pipeline_that_reads_otherwise_than_the_model_is_found(folder, monkeypatch):
+    def other_tokenizer(folder: Path, python: str) -> dict:
+        found = answers_of(folder, python)
+        zh = found["answers"]["zh"]
+        zh[0]["label"], zh[1]["label"] = zh[1]["label"], zh[0]["label"]
+        return found
+
+    monkeypatch.setattr("training.hub.check._ask_stranger", other_tokenizer)
+    with pytest.raises(FolderError, match="its tokenizer or its image processor"):
         check_folder(folder)
 
 
