@@ -4,19 +4,20 @@ output_dir/
     config.json, model.safetensors, *.py, tokenizer, processor, README.md, recipe.yaml    the finished model
     log.jsonl
     best/                   the same files of the best student so far, where the run is evaluated on a schedule
+    tracking/               what trackers such as tensorboard write, where the recipe names one
     checkpoint-000500/      the same files, and
-        training_state/state.json, tensors.safetensors
+        training_state/state.json, tensors.safetensors      (and DeepSpeed's own shards, where it holds the optimizer)
 """
 
-import json
 import re
-from dataclasses import asdict, dataclass, field
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -24,27 +25,11 @@ from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
 from training.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
 from training.hub import complete_folder, write_self_check
+from training.state import SHARDS_FOLDER, STATE_FOLDER, Progress, TrainingState
 
-STATE_FOLDER = "training_state"
 BEST_FOLDER = "best"
+TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run has come.
-
-    Args:
-        step: optimizer steps done.
-        best: the best value of `best_metric` so far; None before the first evaluation.
-        best_step: steps done when it was measured.
-        data: where each process's loader is, as JSON.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_step: int | None = None
-    data: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -73,6 +58,18 @@ class Artefact:
         write_self_check(self.student, self.processor, folder)
         write_card(folder)
 
+    def with_weights(self, weights: dict[str, Tensor] | None) -> "Artefact":
+        """The same with a copy of the student.
+
+        Args:
+            weights: the copy's, by the names of the student's parameters; None leaves the student itself.
+        """
+        if weights is None:
+            return self
+        student = type(self.student)(self.student.config)
+        student.load_state_dict(weights)
+        return replace(self, student=student.to(self.student.device).eval())
+
 
 def forget_last_call(tokenizer: PreTrainedTokenizerBase):
     """Fast tokenizers remember padding, truncation and loading options of their last use; a saved one should not."""
@@ -82,23 +79,32 @@ def forget_last_call(tokenizer: PreTrainedTokenizerBase):
         tokenizer.init_kwargs.pop(option, None)
 
 
-def save_checkpoint(artefact: Artefact, progress: Progress, task: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Write `checkpoint-STEP` beside the others, rename it into place, and remove the oldest.
+def save_checkpoint(artefact: Artefact, progress: Progress, state: TrainingState) -> Path:
+    """Write `checkpoint-STEP` beside the others, rename it into place, and remove the oldest. Every process calls it,
+    because shards must be gathered; the main one writes.
 
     Args:
         artefact: the model as it is now.
         progress: how far the run is.
-        task: its parameters outside the student (adapters) belong to the state.
-        optimizer: AdamW.
+        state: all else that a resumed run needs.
 
     Returns:
         The folder.
+
+    Raises:
+        OSError: it could not be written, as on a full disk; what was saved before is untouched.
     """
     output_dir = Path(artefact.recipe.output_dir)
     folder = output_dir / f"checkpoint-{progress.step:06d}"
-    with scratch_folder(output_dir / f".{folder.name}.tmp") as scratch:
-        artefact.save(scratch)
-        _save_state(scratch / STATE_FOLDER, progress, task, optimizer)
+    weights, tensors = state.exported_weights(), state.tensors()
+    shards = state.save_shards(output_dir / ".shards.tmp")
+    if not state.accelerator.is_main_process:
+        return folder
+    with _whole(output_dir, f".{folder.name}.tmp") as scratch:
+        artefact.with_weights(weights).save(scratch)
+        state.save(scratch / STATE_FOLDER, progress, tensors)
+        if shards is not None:
+            shards.rename(scratch / STATE_FOLDER / SHARDS_FOLDER)
         put_folder(scratch, folder)
     for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
         remove_folder(old)
@@ -111,22 +117,34 @@ def save_best(artefact: Artefact) -> Path:
     Returns:
         The folder.
     """
-    folder = Path(artefact.recipe.output_dir) / BEST_FOLDER
-    with scratch_folder(folder.with_name(".best.tmp")) as scratch:
+    output_dir = Path(artefact.recipe.output_dir)
+    with _whole(output_dir, f".{BEST_FOLDER}.tmp") as scratch:
         artefact.save(scratch)
-        put_folder(scratch, folder)
-    return folder
+        put_folder(scratch, output_dir / BEST_FOLDER)
+    return output_dir / BEST_FOLDER
 
 
 def save_final(artefact: Artefact):
     """Write the finished model to `output_dir` itself; every file is replaced whole."""
     output_dir = Path(artefact.recipe.output_dir)
-    with scratch_folder(output_dir / ".model.tmp") as scratch:
+    with _whole(output_dir, ".model.tmp") as scratch:
         artefact.save(scratch)
         sync(scratch)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
-        sync(output_dir)
+        sync(output_dir, deep=False)
+
+
+@contextmanager
+def _whole(output_dir: Path, name: str) -> Iterator[Path]:
+    """A scratch folder, and what to do if it cannot be written."""
+    try:
+        with scratch_folder(output_dir / name) as scratch:
+            yield scratch
+    except (OSError, SafetensorError) as error:
+        found = list_checkpoints(output_dir)
+        remedy = f"go on with --resume from {found[-1].name}" if found else "start again"
+        raise OSError(f"output_dir: cannot save to {output_dir} ({error}). Make room, and {remedy}.") from error
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
@@ -135,72 +153,15 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
     return sorted(folders, key=lambda path: int(path.name.split("-")[1]))
 
 
-def resume(output_dir: str | Path, task: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Load the last checkpoint of `output_dir` into student, adapters and optimizer.
-
-    Args:
-        output_dir: of the run.
-        task: as it was built for the first step.
-        optimizer: over the task's parameters.
-
-    Returns:
-        How far the run is; at its beginning where there is no checkpoint.
-
-    Raises:
-        ValueError: the checkpoint is of another recipe (other parameters).
-    """
-    settle_folder(Path(output_dir) / BEST_FOLDER)
-    checkpoints = list_checkpoints(output_dir)
-    if not checkpoints:
-        return Progress()
-    folder = checkpoints[-1]
-    tensors = load_file(folder / STATE_FOLDER / "tensors.safetensors")
-    state = json.loads((folder / STATE_FOLDER / "state.json").read_text(encoding="utf-8"))
-    # through the class: transformers stores some towers under other names than they have in memory
-    saved = type(task.student).from_pretrained(folder, dtype=torch.float32)
-    task.student.load_state_dict(saved.state_dict())
-    outside = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
-    unmatched = task.load_state_dict(outside, strict=False).unexpected_keys
-    names = _trainable_names(task)
-    if unmatched or sorted(names) != sorted(state["parameters"]):
-        raise ValueError(
-            f"resume: {folder} was trained with other parameters than this recipe has ({len(state['parameters'])} "
-            f"against {len(names)}). Resume with the recipe saved there, or name another output_dir."
-        )
-    _load_optimizer(optimizer, task, tensors)
-    return Progress(**state["progress"])
+def last_checkpoint(output_dir: str | Path) -> Path | None:
+    """The one to go on from; None where there is none."""
+    found = list_checkpoints(output_dir)
+    return found[-1] if found else None
 
 
-def _trainable_names(task: nn.Module) -> list[str]:
-    return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
-
-
-def _save_state(folder: Path, progress: Progress, task: nn.Module, optimizer: torch.optim.Optimizer):
-    """The student lies beside this folder; here go adapters and the optimizer's moments, by parameter name."""
-    tensors = {f"task/{name}": tensor for name, tensor in task.state_dict().items() if not name.startswith("student.")}
-    for name, parameter in task.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}/{name}"] = value
-    folder.mkdir(parents=True)
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, folder / "tensors.safetensors"
-    )
-    state = {"progress": asdict(progress), "parameters": _trainable_names(task)}
-    (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-
-
-def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: dict[str, torch.Tensor]):
-    """Put moments and counts back; torch's `load_state_dict` wants them by position."""
-    names = {parameter: name for name, parameter in task.named_parameters()}
-    state: dict[int, dict[str, torch.Tensor]] = {}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    for position, parameter in enumerate(parameters):
-        suffix = f"/{names[parameter]}"
-        state[position] = {
-            key.removesuffix(suffix): value
-            for key, value in tensors.items()
-            if key.endswith(suffix) and key != f"task{suffix}"
-        }
-    optimizer.load_state_dict(
-        optimizer.state_dict() | {"state": {position: moments for position, moments in state.items() if moments}}
-    )
+def settle(output_dir: Path):
+    """Make the folder, and end what an earlier run was killed in."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    settle_folder(output_dir / BEST_FOLDER)
+    for rest in (*output_dir.glob(".*.tmp"), *output_dir.glob(".checkpoint-*.old")):
+        shutil.rmtree(rest, ignore_errors=True)

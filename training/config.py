@@ -204,7 +204,9 @@ class TrainingRecipe:
         augment: random views.
         seed: everything random follows from it, the step and the process.
         max_steps: optimizer steps in all.
-        batch_size: pictures a step and process.
+        batch_size: pictures a batch and process.
+        accumulate_steps: batches a step, of which the loss is the mean. Pairs are compared within a batch only; what
+            makes the batch itself larger in stage 2 is `chunk_size`.
         learning_rate: peak of the schedule.
         weight_decay: for matrices; vectors and scalars have none.
         betas: of AdamW.
@@ -213,8 +215,12 @@ class TrainingRecipe:
         max_grad_norm: gradients are clipped to this norm.
         mixed_precision: as in Accelerate.
         gradient_checkpointing: trade time for memory in the student's towers.
+        torch_compile: compile the student's towers; the first steps take minutes, the others less time.
+        ema_decay: the exported student is the moving average of its weights, of which this share is kept each step,
+            such as 0.999; 0 exports the weights themselves.
         freeze: prefixes of parameter names that do not learn, such as `vision_model.timm_model.blocks.0`.
         log_every: steps between lines of `log.jsonl`.
+        trackers: what else is told, through Accelerate: `tensorboard` writes to `output_dir/tracking`.
         save_every: steps between checkpoints; 0 saves at the end alone.
         keep_checkpoints: older ones are removed.
         resume: go on from the last checkpoint in `output_dir`, if there is one.
@@ -239,6 +245,7 @@ class TrainingRecipe:
     seed: int = 0
     max_steps: int = 1000
     batch_size: int = 128
+    accumulate_steps: int = 1
     learning_rate: float = 1e-3
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.999)
@@ -247,8 +254,11 @@ class TrainingRecipe:
     max_grad_norm: float = 3.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     gradient_checkpointing: bool = False
+    torch_compile: bool = False
+    ema_decay: float = 0.0
     freeze: list[str] = field(default_factory=list)
     log_every: int = 10
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
     save_every: int = 0
     keep_checkpoints: int = 2
     resume: bool = False
@@ -377,6 +387,7 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
     for name, least in (
         ("max_steps", 1),
         ("batch_size", 1),
+        ("accumulate_steps", 1),
         ("log_every", 1),
         ("save_every", 0),
         ("eval_every", 0),
@@ -385,6 +396,8 @@ def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
     ):
         if (value := getattr(recipe, name, least)) < least:  # chunks are stage 2's alone
             parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
+    if not 0 <= recipe.ema_decay < 1:
+        parser.exit(2, f"recipe: ema_decay must be at least 0 and less than 1, got {recipe.ema_decay}.\n")
     if recipe.eval_every and not (recipe.eval.data and recipe.eval.class_names):
         parser.exit(2, "recipe: eval_every needs a labelled set; name one under eval.data and eval.class_names.\n")
     if recipe.push_to_hub and not recipe.hub_model_id:

@@ -6,8 +6,8 @@ the gradients of one process with the whole batch, up to rounding. What cannot b
 whose statistics are a part's own.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -110,7 +110,28 @@ def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Tensor
     return chunks
 
 
-def whole_pass(model: nn.Module, task: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> Pass:
+@contextmanager
+def exchanging(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
+    """A forward and backward pass, of which a step has several: the processes exchange gradients in the last alone.
+    One within another is the last only if both are.
+
+    Args:
+        accelerator: of this process; DeepSpeed also steps in the last pass.
+        model: the task as the Accelerator wraps it.
+        is_last: of its step.
+    """
+    outer = accelerator.sync_gradients
+    accelerator.sync_gradients = is_last and outer
+    try:
+        with nullcontext() if accelerator.sync_gradients else accelerator.no_sync(model):
+            yield
+    finally:
+        accelerator.sync_gradients = outer
+
+
+def whole_pass(
+    model: nn.Module, task: nn.Module, batch: dict[str, Any], accelerator: Accelerator, share: float = 1.0
+) -> Pass:
     """Forward and backward of a whole batch at once.
 
     Args:
@@ -118,16 +139,19 @@ def whole_pass(model: nn.Module, task: nn.Module, batch: dict[str, Any], acceler
         task: unused; the task itself.
         batch: on the device.
         accelerator: of this process.
+        share: of this batch in the loss of its step.
 
     Returns:
         Losses by name, and what makes their gradients.
     """
     with accelerator.autocast():
         losses = model(batch)
-    return losses, lambda: accelerator.backward(losses["loss"])
+    return losses, lambda: accelerator.backward(share * losses["loss"])
 
 
-def cached_pass(model: nn.Module, task: Splittable, batch: dict[str, Any], accelerator: Accelerator) -> Pass:
+def cached_pass(
+    model: nn.Module, task: Splittable, batch: dict[str, Any], accelerator: Accelerator, share: float = 1.0
+) -> Pass:
     """Forward and backward of a whole batch, with the activations of one chunk in memory at a time.
 
     The chunks are encoded without a graph; the loss of all embeddings gives their gradients; the chunks are encoded
@@ -139,6 +163,7 @@ def cached_pass(model: nn.Module, task: Splittable, batch: dict[str, Any], accel
         task: the task itself.
         batch: on the device.
         accelerator: of this process.
+        share: of this batch in the loss of its step.
 
     Returns:
         Losses by name, and what makes their gradients.
@@ -167,12 +192,13 @@ def cached_pass(model: nn.Module, task: Splittable, batch: dict[str, Any], accel
     def backward():
         last = len(chunks) - 1
         for number, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True)):
-            with nullcontext() if number == last else accelerator.no_sync(model):
+            with exchanging(accelerator, model, number == last):
                 torch.manual_seed(seed)
                 with accelerator.autocast():
                     again = model(chunk, encode_only=True)
                 # its gradient is the loss's own, by the chain rule
-                accelerator.backward(sum((value * shares[name][number]).sum() for name, value in again.items()))
+                loss = sum((value * shares[name][number]).sum() for name, value in again.items())
+                accelerator.backward(share * loss)
 
     return {name: value.detach() for name, value in losses.items()}, backward
 

@@ -1,29 +1,31 @@
-"""The one training loop: step, log, save, resume. It knows optimizer and Accelerator, and no loss by name."""
+"""The one training loop: step, evaluate, save, resume. It knows optimizer and Accelerator, and no loss by name."""
 
-import json
-import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel
 from training import checkpoint
-from training.checkpoint import Artefact, Progress
+from training.checkpoint import Artefact
+from training.clusters import adapt_to_cluster, load_on_every_process, memory_format
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
-from training.gather import cached_pass, whole_pass
+from training.gather import cached_pass, exchanging, whole_pass
+from training.optimizer import Average, learning_rate_at, make_optimizer
+from training.run_log import LOG_FILE, Log, require_trackers
+from training.state import Progress, TrainingState, load_weights
 from training.tasks import Task
 from training.transforms import keyed_uniform
 
-LOG_FILE = "log.jsonl"
+# processes wait for the main one while it saves, evaluates or uploads
+PATIENCE = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # a model in eval mode -> metrics, of which more is better
 OnSave = Callable[[Path], None]  # a folder that has just been finished
@@ -49,30 +51,22 @@ class TrainingResult:
 def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
     """The Accelerator of a stage. A backbone may bring layers behind its map, which no loss reaches; several
     processes must not wait for their gradients.
+
+    Raises:
+        ValueError: a tracker of the recipe is not installed.
     """
+    require_trackers(recipe.trackers)
+    load_on_every_process()
     return Accelerator(
         mixed_precision=recipe.mixed_precision,
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        log_with=list(recipe.trackers) or None,
+        project_dir=str(Path(recipe.output_dir) / checkpoint.TRACKING_FOLDER),
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            InitProcessGroupKwargs(timeout=PATIENCE),
+        ],
     )
-
-
-def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Linear warm-up, then cosine to zero or constant; a pure function of the step."""
-    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
-    if recipe.schedule == "constant":
-        return recipe.learning_rate * warmup
-    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * step / recipe.max_steps)) / 2
-
-
-def make_optimizer(task: Task, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW; matrices and kernels decay, while biases, norms and the logit scale do not."""
-    parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
 def train(
@@ -108,37 +102,29 @@ def train(
         raise ValueError(
             f"output_dir: {output_dir} holds {found[-1].name} of another run. Give --resume, or another folder."
         )
-    output_dir.mkdir(parents=True, exist_ok=True)
-    task.to(accelerator.device, memory_format=torch.channels_last)
-    optimizer = make_optimizer(task, recipe)
-    progress = checkpoint.resume(output_dir, task, optimizer) if recipe.resume else Progress()
-    start = progress.step
-    model, optimizer = accelerator.prepare(task, optimizer)
-    log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator.is_main_process)
-    task.train()
-    loader = _make_loader(task, dataset, recipe, accelerator, progress)
-    with log:
-        for step, batch in _batches(loader, recipe, accelerator, start):
-            losses = _step(model, task, batch, optimizer, accelerator, step, recipe)
-            task.after_step()
-            log.step(step, len(batch["rows"]) * accelerator.num_processes, losses)
-            progress = replace(progress, step=step + 1)
-            saves = recipe.save_every > 0 and (step + 1) % recipe.save_every == 0
-            if saves:
-                progress = replace(progress, data=gather_object([loader.state()]))
-            if not accelerator.is_main_process:
-                continue
-            if evaluate is not None and _is_due(step + 1, recipe.eval_every, recipe):
-                progress = _evaluate(evaluate, task, artefact, progress, log)
-            if saves:
-                folder = checkpoint.save_checkpoint(artefact, progress, task, optimizer)
-                if on_save is not None:
-                    on_save(folder)
     if accelerator.is_main_process:
-        task.eval()
-        checkpoint.save_final(artefact)
-        if on_save is not None:
-            on_save(output_dir)
+        checkpoint.settle(output_dir)
+    accelerator.wait_for_everyone()
+    run = _Run(task, artefact, accelerator, evaluate, on_save)
+    start = run.progress.step
+    log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
+    task.train()
+    loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
+    with log:
+        for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
+            step, part = divmod(number, recipe.accumulate_steps)
+            losses = run.learn(batch, step, part)
+            log.num_pictures += len(batch["rows"]) * accelerator.num_processes
+            batch.clear()  # before the next one is made: pixels are what a large batch costs
+            if part + 1 < recipe.accumulate_steps:
+                continue
+            run.step(step)
+            log.step(step, losses)
+            if evaluate is not None and recipe.eval_every and _is_due(step + 1, recipe.eval_every, recipe):
+                run.evaluate(log)
+            if recipe.save_every and (step + 1) % recipe.save_every == 0:
+                run.save(loader)
+    run.finish()
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # what the other processes met
     result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
     log.write(
@@ -148,38 +134,19 @@ def train(
 
 
 def _is_due(step: int, every: int, recipe: TrainingRecipe) -> bool:
-    return every > 0 and (step % every == 0 or step == recipe.max_steps)
-
-
-def _evaluate(evaluate: Evaluate, task: Task, artefact: Artefact, progress: Progress, log: "Log") -> Progress:
-    """Measure the student, say so in the log, and keep it if none was better."""
-    name = artefact.recipe.best_metric
-    task.eval()
-    metrics = evaluate(task.student)
-    task.train()
-    if name not in metrics:
-        raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Name one of these.")
-    is_best = progress.best is None or metrics[name] > progress.best
-    log.write(
-        {"event": "evaluated", "step": progress.step, "best": is_best}
-        | {key: round(value, 5) for key, value in metrics.items()}
-    )
-    if not is_best:
-        return progress
-    checkpoint.save_best(artefact)
-    return replace(progress, best=metrics[name], best_step=progress.step)
+    return step % every == 0 or step == recipe.max_steps
 
 
 def _make_loader(
     task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
 ) -> Loader:
-    """This process's part of the batches that are still to come."""
+    """This process's part of the batches that are still to come; a step takes `accumulate_steps` of them."""
     order = Order(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         num_views=task.num_views,
-        start=progress.step,
-        stop=recipe.max_steps,
+        start=progress.step * recipe.accumulate_steps,
+        stop=recipe.max_steps * recipe.accumulate_steps,
         rank=accelerator.process_index,
         num_processes=accelerator.num_processes,
     )
@@ -189,86 +156,113 @@ def _make_loader(
 def _batches(
     loader: Loader, recipe: TrainingRecipe, accelerator: Accelerator, start: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Steps and their batches, on the device; torch's own randomness (dropout) is keyed to the step."""
-    for step, batch in enumerate(loader, start=start):
-        torch.manual_seed(int(keyed_uniform(recipe.seed, step, accelerator.process_index, num=1)[0, 0] * 2**53))
-        yield step, {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+    """Numbers of batches and the batches, on the device; torch's own randomness (dropout) is keyed to the number."""
+    for number, batch in enumerate(loader, start=start):
+        torch.manual_seed(int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53))
+        moved = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        batch.clear()
+        yield number, moved
 
 
-def _step(
-    model: torch.nn.Module,
-    task: Task,
-    batch: dict[str, Any],
-    optimizer,
-    accelerator: Accelerator,
-    step: int,
-    recipe: TrainingRecipe,
-) -> dict[str, Tensor]:
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(step, recipe)
-    optimizer.zero_grad()
-    forward = cached_pass if 0 < task.chunk_size < len(batch["rows"]) else whole_pass
-    losses, backward = forward(model, task, batch, accelerator)
-    if not torch.isfinite(losses["loss"]):
-        values = {name: value.item() for name, value in losses.items()}
-        raise FloatingPointError(
-            f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
-            "learning_rate, or look at these rows. The last checkpoint is untouched."
-        )
-    backward()
-    accelerator.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.max_grad_norm)
-    optimizer.step()
-    return losses
-
-
-class Log:
-    """A progress bar, and one JSON object a line. A resumed run drops the lines of steps that it does again.
+class _Run:
+    """All that moves while a run goes on: weights, optimizer, average, progress.
 
     Args:
-        path: the file.
-        description: shown before the bar.
-        recipe: how often a line is written, and for how many steps.
-        start: steps done before.
-        is_main: only the main process writes.
+        task, artefact, accelerator, evaluate, on_save: as `train` takes them.
     """
 
-    def __init__(self, path: Path, description: str, recipe: TrainingRecipe, start: int, is_main: bool):
-        self.path, self.recipe, self.is_main = path, recipe, is_main
-        self.num_pictures, self.began, self.seconds = 0, time.perf_counter(), 0.0
-        self.progress = tqdm(
-            total=recipe.max_steps, initial=start, desc=description, unit="step", disable=not is_main, mininterval=1.0
-        )
-        if is_main:
-            lines = path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= start]
-            path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self.write({"event": "resumed" if start else "started", "step": start})
+    def __init__(
+        self,
+        task: Task,
+        artefact: Artefact,
+        accelerator: Accelerator,
+        evaluate: Evaluate | None,
+        on_save: OnSave | None,
+    ):
+        self.task, self.artefact, self.accelerator = task, artefact, accelerator
+        self.measure, self.on_save, self.recipe = evaluate, on_save, artefact.recipe
+        folder = checkpoint.last_checkpoint(self.recipe.output_dir) if self.recipe.resume else None
+        if folder is not None:
+            load_weights(folder, task)
+        task.to(accelerator.device, memory_format=memory_format(accelerator))
+        if self.recipe.torch_compile:
+            for tower in (task.student.vision_model, task.student.text_model):
+                tower.compile()
+        adapt_to_cluster(accelerator, task, self.recipe)
+        self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
+        average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
+        self.state = TrainingState(task, self.optimizer, average, accelerator)
+        self.progress = self.state.load(folder) if folder is not None else Progress()
+        self.losses: dict[str, Tensor] = {}
 
-    def __enter__(self) -> "Log":
-        return self
+    def learn(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
+        """Add the gradients of part number `part` of a step; the losses are the mean over the parts until now."""
+        parts = self.recipe.accumulate_steps
+        if part == 0:
+            self.optimizer.zero_grad()
+        forward = cached_pass if 0 < self.task.chunk_size < len(batch["rows"]) else whole_pass
+        with exchanging(self.accelerator, self.model, part + 1 == parts):
+            losses, backward = forward(self.model, self.task, batch, self.accelerator, 1 / parts)
+            if not torch.isfinite(losses["loss"]):
+                values = {name: value.item() for name, value in losses.items()}
+                raise FloatingPointError(
+                    f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
+                    "learning_rate, or look at these rows. The last checkpoint is untouched."
+                )
+            if part + 1 == parts:  # DeepSpeed steps within the last backward pass
+                for group in self.optimizer.param_groups:
+                    group["lr"] = learning_rate_at(step, self.recipe)
+            backward()
+        before = self.losses if part else {}
+        self.losses = {
+            name: (before.get(name, 0) * part + value.detach()) / (part + 1) for name, value in losses.items()
+        }
+        return self.losses
 
-    def __exit__(self, *exception):
-        self.seconds = time.perf_counter() - self.began
-        self.progress.close()
+    def step(self, step: int):
+        """One optimizer step, with the gradients of all parts."""
+        self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
+        self.optimizer.step()
+        self.task.after_step()
+        if self.state.average is not None:
+            self.state.average.update(self.task.student, step)
+        self.progress = replace(self.progress, step=step + 1)
 
-    @property
-    def rate(self) -> float:
-        """Pictures a second since the start of this run."""
-        return self.num_pictures / max(self.seconds or time.perf_counter() - self.began, 1e-9)
+    def evaluate(self, log: Log):
+        """Measure the student that would be exported, say so in the log, and keep it if none was better."""
+        exported = self._exported()
+        if exported is None or self.measure is None:
+            return
+        name = self.recipe.best_metric
+        metrics = self.measure(exported.student.eval())
+        self.task.train()
+        if name not in metrics:
+            raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Name one of these.")
+        is_best = self.progress.best is None or metrics[name] > self.progress.best
+        log.evaluated(self.progress.step, metrics, is_best)
+        if is_best:
+            checkpoint.save_best(exported)
+            self.progress = replace(self.progress, best=metrics[name], best_step=self.progress.step)
 
-    def step(self, step: int, num_pictures: int, losses: dict[str, Tensor]):
-        """Count one step, and write its losses if it is its turn."""
-        self.num_pictures += num_pictures
-        done = step + 1
-        if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
-            values = {name: round(value.item(), 5) for name, value in losses.items()}
-            rates = {"learning_rate": learning_rate_at(step, self.recipe), "pictures_per_s": round(self.rate, 1)}
-            self.write({"step": done} | rates | values)
-            self.progress.set_postfix_str(f"loss {values['loss']:.4f}, {self.rate:.0f} pictures/s", refresh=False)
-        self.progress.update()
+    def _exported(self) -> Artefact | None:
+        """What would be the finished model now; None where another process is the main one."""
+        weights = self.state.exported_weights()
+        return self.artefact.with_weights(weights) if self.accelerator.is_main_process else None
 
-    def write(self, entry: dict[str, Any]):
-        """Append one line."""
-        if self.is_main:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False) + "\n")
+    def save(self, loader: Loader):
+        """A checkpoint, and where each process's loader is."""
+        self.progress = replace(self.progress, data=gather_object([loader.state()]))
+        folder = checkpoint.save_checkpoint(self.artefact, self.progress, self.state)
+        self._tell(folder)
+
+    def finish(self):
+        """The finished model."""
+        exported = self._exported()
+        if exported is not None:
+            self.task.eval()
+            checkpoint.save_final(exported)
+        self._tell(Path(self.recipe.output_dir))
+
+    def _tell(self, folder: Path):
+        if self.on_save is not None and self.accelerator.is_main_process:
+            self.on_save(folder)

@@ -23,11 +23,12 @@ from tests.tiny import (
     save_altclip,
     student_config,
 )
-from training import align, checkpoint, distill
+from training import align, distill
 from training.checkpoint import list_checkpoints
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.demo.multilingual import train_unigram
-from training.loop import learning_rate_at
+from training.optimizer import learning_rate_at
+from training.state import TrainingState
 from training.students import build_student
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 from training.vocabulary import cut_vocabulary
@@ -351,7 +352,7 @@ def test_damaged_pictures_are_skipped_counted_and_reported(distill_recipe, train
 # checkpoints
 
 
-def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path):
+def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, capfd):
     recipe, whole = kept_run
     assert recipe.student.text_config["hidden_dropout_prob"] > 0
     broken = tmp_path / "broken"
@@ -360,13 +361,14 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path):
     shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
     (broken / ".checkpoint-000004.tmp").mkdir()
     lines = (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    (broken / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]), encoding="utf-8")
+    (broken / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]) + lines[4][:9], encoding="utf-8")
     run(replace(recipe, output_dir=str(broken), resume=True))
     for name in ("model.safetensors", "checkpoint-000004/training_state/tensors.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
     assert losses(broken) == losses(whole)
     assert [line["step"] for line in read_log(broken) if "loss" in line] == [1, 2, 3, 4, 5, 6]
     assert {"event": "resumed", "step": 2}.items() <= read_log(broken)[3].items()
+    assert "resumed at step 2" in capfd.readouterr().out
 
 
 def test_a_tower_that_is_stored_under_other_names_resumes(distill_recipe):
@@ -410,16 +412,16 @@ def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
 
 
 def test_a_full_disk_leaves_the_checkpoints_that_are_there(distill_recipe, monkeypatch):
-    save_state = checkpoint._save_state
+    save = TrainingState.save
 
-    def save_until_full(folder, progress, task, optimizer):
+    def save_until_full(state, folder, progress, tensors):
         if progress.step == 4:
             raise OSError(28, "No space left on device")
-        save_state(folder, progress, task, optimizer)
+        save(state, folder, progress, tensors)
 
-    monkeypatch.setattr(checkpoint, "_save_state", save_until_full)
+    monkeypatch.setattr(TrainingState, "save", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"cannot save to .*No space left.* go on with --resume from checkpoint-000002"):
         run(recipe)
     folder = Path(recipe.output_dir)
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-000002", "log.jsonl"]

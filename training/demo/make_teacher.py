@@ -24,7 +24,7 @@ from training import align
 from training.checkpoint import forget_last_call
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.demo.corpus import load_train
-from training.loop import LOG_FILE
+from training.run_log import LOG_FILE
 from training.students import build_student
 
 ARCHITECTURE = "tf_efficientnet_lite0"

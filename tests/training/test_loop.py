@@ -1,0 +1,238 @@
+"""Accumulation, averages, precision, compilation, trackers: options of the loop that both stages share."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedDataParallelKwargs
+from safetensors.torch import load_file
+
+from tests.tiny import RESNET, VIT, XLM_ROBERTA, make_model, recipe_fields
+from training import align
+from training.config import AlignRecipe, parse_recipe
+from training.gather import cached_pass, exchanging, whole_pass
+from training.loop import make_accelerator
+from training.optimizer import Average, make_optimizer
+from training.run_log import require_trackers
+from training.state import Progress, TrainingState
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def recipe(tmp_path, corpus, processor) -> AlignRecipe:
+    """Stage 2 of a student with dropout, without a teacher."""
+    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
+    processor.save_pretrained(tmp_path / "student")
+    fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=3, keep_checkpoints=9)
+    return AlignRecipe(student=str(tmp_path / "student"), **fields)
+
+
+def run(recipe: AlignRecipe) -> list[dict]:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    align.run(recipe)
+    lines = (Path(recipe.output_dir) / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    return [line for line in map(json.loads, lines) if "loss" in line]
+
+
+def weights(recipe: AlignRecipe, folder: str = "") -> dict[str, torch.Tensor]:
+    return load_file(Path(recipe.output_dir) / folder / "model.safetensors")
+
+
+def resumed(recipe: AlignRecipe, tmp_path: Path, step: int = 1) -> tuple[AlignRecipe, list[dict]]:
+    """The run again, from one of its checkpoints."""
+    again = tmp_path / "again"
+    again.mkdir()
+    name = f"checkpoint-{step:06d}"
+    (Path(recipe.output_dir) / name).rename(again / name)
+    recipe = replace(recipe, output_dir=str(again), resume=True)
+    return recipe, run(recipe)
+
+
+# accumulation
+
+
+class Quadratic(torch.nn.Module):
+    """A task whose gradient is known by hand: the mean over pictures of (w x)^2 / 2 has gradient w mean(x^2)."""
+
+    chunk_size = 0
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.tensor([2.0]))
+
+    def forward(self, batch, encode_only=False):
+        outputs = {"image": (self.weight * batch["rows"].float())[:, None]}
+        return outputs if encode_only else self.compare(outputs, batch)
+
+    def answers(self, batch):
+        return {}
+
+    def compare(self, outputs, batch):
+        return {"loss": (outputs["image"] ** 2).mean() / 2}
+
+
+def accumulated(chunk_size: int, rows: list[list[int]]) -> float:
+    task = Quadratic()
+    task.chunk_size = chunk_size
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[DistributedDataParallelKwargs()])
+    model = accelerator.prepare(task)
+    for part, numbers in enumerate(rows):
+        batch = {"rows": torch.tensor(numbers), "owner": torch.arange(len(numbers))}
+        with exchanging(accelerator, model, part + 1 == len(rows)):
+            forward = cached_pass if chunk_size else whole_pass
+            forward(model, task, batch, accelerator, 1 / len(rows))[1]()
+    assert accelerator.sync_gradients
+    return task.weight.grad.item()
+
+
+@pytest.mark.parametrize("chunk_size", [0, 2])
+def test_accumulated_gradients_are_the_mean_over_the_batches(chunk_size):
+    assert accumulated(chunk_size, [[1, 2, 3], [4, 5, 6]]) == pytest.approx(2 * (1 + 4 + 9 + 16 + 25 + 36) / 6)
+
+
+@pytest.mark.parametrize("chunk_size", [0, 2])
+def test_accumulated_gradients_are_exchanged_once_over_processes(chunk_size):
+    def work():
+        torch.set_num_threads(1)
+        rank = Accelerator(cpu=True).process_index
+        found = accumulated(chunk_size, [[1 + rank, 2, 3], [4, 5, 6 + rank]])
+        assert found == pytest.approx(2 * (1 + 4 + 9 + 16 + 25 + 36 + 4 + 4 + 9 + 16 + 25 + 49) / 12)
+
+    debug_launcher(work)
+
+
+def test_an_accumulated_step_takes_the_batches_of_two_steps_and_goes_on_to_the_bit(recipe, tmp_path):
+    single = run(replace(recipe, max_steps=2, learning_rate=0.0, output_dir=str(tmp_path / "single")))
+    recipe = replace(recipe, accumulate_steps=2, save_every=1)
+    whole = run(recipe)
+    # nothing is learnt before the first step, so its loss is the mean of two
+    assert whole[0]["loss"] == pytest.approx((single[0]["loss"] + single[1]["loss"]) / 2, abs=1e-4)
+    assert [line["step"] for line in whole] == [1, 2, 3]
+    before = weights(recipe)
+    again, log = resumed(recipe, tmp_path)
+    assert [line["loss"] for line in log] == [line["loss"] for line in whole[1:]]
+    assert all(torch.equal(before[name], tensor) for name, tensor in weights(again).items())
+
+
+# the average
+
+
+def test_an_average_follows_the_weights_slowly():
+    student = torch.nn.Linear(1, 1, bias=False)
+    average = Average(student, 0.9)
+    expected = student.weight.item()
+    for step in range(100):
+        with torch.no_grad():
+            student.weight.add_(1.0)
+        average.update(student, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * student.weight.item()
+    assert average.tensors["weight"].item() == pytest.approx(expected, rel=1e-5)
+    assert average.tensors["weight"] < student.weight
+
+
+def test_the_average_is_exported_and_goes_on_to_the_bit_beside_the_weights(recipe, tmp_path):
+    plain = replace(recipe, output_dir=str(tmp_path / "plain"))
+    run(plain)
+    recipe = replace(recipe, ema_decay=0.5, save_every=1)
+    whole = run(recipe)
+    # the weights learn as without an average; what is exported is another
+    state = load_file(Path(recipe.output_dir) / "checkpoint-000003/training_state/tensors.safetensors")
+    for name, tensor in weights(plain).items():
+        if f"task/student.{name}" in state:
+            assert torch.equal(state[f"task/student.{name}"], tensor), name
+    exported = weights(recipe)
+    assert not torch.equal(exported["logit_scale"], weights(plain)["logit_scale"])
+    again, log = resumed(recipe, tmp_path)
+    assert [line["loss"] for line in log] == [line["loss"] for line in whole[1:]]
+    assert all(torch.equal(exported[name], tensor) for name, tensor in weights(again).items())
+
+
+def test_evaluation_sees_the_average(recipe, monkeypatch):
+    seen = []
+
+    def evaluate(model) -> dict[str, float]:
+        assert not model.training
+        seen.append(model.logit_scale.item())
+        return {"top1": 0.5}
+
+    monkeypatch.setattr(align, "make_evaluate", lambda *arguments: evaluate)
+    recipe = replace(recipe, ema_decay=0.5, eval_every=3)
+    run(recipe)
+    assert seen == [weights(recipe)["logit_scale"].item()]
+
+
+def test_a_decay_out_of_range_is_refused(recipe, capsys):
+    arguments = ["--output_dir", "x", "--data.train", "y", "--ema_decay", "1.5"]
+    with pytest.raises(SystemExit):
+        parse_recipe(AlignRecipe, arguments)
+    assert "ema_decay must be at least 0 and less than 1, got 1.5" in capsys.readouterr().err
+
+
+# precision
+
+
+def test_the_scale_of_fp16_comes_back(recipe, tmp_path):
+    task = torch.nn.Linear(2, 2)
+    found = []
+    for _ in range(2):
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what fp16 brings along
+        found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator))
+    first, second = found
+    first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
+    first.accelerator.scaler.scale(torch.ones(1))
+    first.save(tmp_path / "checkpoint/training_state", Progress(step=5), first.tensors())
+    assert second.load(tmp_path / "checkpoint") == Progress(step=5)
+    assert second.accelerator.scaler.get_scale() == 64.0
+
+
+# compilation
+
+
+def test_compiled_towers_learn_what_others_learn(recipe, tmp_path, monkeypatch):
+    make_model(VIT, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")  # quicker to trace
+    recipe = replace(recipe, max_steps=1)
+    compiled = []
+    compile_module = torch.nn.Module.compile
+
+    def trace_only(module):  # all but the kernels, which take minutes to build
+        compiled.append(type(module).__name__)
+        compile_module(module, backend="eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", trace_only)
+    plain, other = run(recipe), run(replace(recipe, torch_compile=True, output_dir=str(tmp_path / "compiled")))
+    assert len(compiled) == 2
+    for line, expected in zip(other, plain, strict=True):
+        assert line["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+    assert weights(recipe).keys() == load_file(tmp_path / "compiled/model.safetensors").keys()
+
+
+# trackers
+
+
+def test_a_tracker_is_told_what_the_log_is(recipe, monkeypatch):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.setattr(align, "make_evaluate", lambda *arguments: lambda model: {"top1": 0.25})
+    recipe = replace(recipe, trackers=["tensorboard"], eval_every=3)
+    log = run(recipe)
+    (file,) = (Path(recipe.output_dir) / "tracking").rglob("events.out.tfevents.*.0")
+    accumulator = events.EventAccumulator(str(file)).Reload()
+    assert [event.value for event in accumulator.Scalars("loss")] == pytest.approx([line["loss"] for line in log])
+    assert [(event.step, event.value) for event in accumulator.Scalars("eval/top1")] == [(3, 0.25)]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(recipe, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"trackers: 'wandb' is not installed\. pip install wandb"):
+        require_trackers(["wandb"])
+    monkeypatch.undo()
+    assert make_accelerator(recipe).log_with == []

@@ -1,0 +1,51 @@
+"""What many devices ask for beyond what `accelerate config` says; the config files and their page lie beside."""
+
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+
+from training.config import TrainingRecipe
+
+CONFIG_FILES = tuple(sorted(Path(__file__).parent.glob("*.yaml")))
+
+
+def load_on_every_process():
+    """Where nobody says otherwise, transformers under FSDP loads weights on the first process alone, and accelerate
+    sends them around when it wraps the model. A student is cut, compared and resumed before that, on every process.
+    """
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
+
+
+def memory_format(accelerator: Accelerator) -> torch.memory_format:
+    """Channels last, which convolutions are fastest in; FSDP cannot cut such weights."""
+    is_fsdp = accelerator.distributed_type == DistributedType.FSDP
+    return torch.contiguous_format if is_fsdp else torch.channels_last
+
+
+def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: TrainingRecipe):
+    """Tell FSDP and DeepSpeed what they need to know of a task, before they wrap it. Without them, nothing is done.
+
+    Args:
+        accelerator: of this process.
+        task: on the device, with its weights.
+        recipe: batch size and largest gradient, which DeepSpeed handles itself.
+
+    Raises:
+        ValueError: a variant that is not supported.
+    """
+    if accelerator.distributed_type == DistributedType.FSDP:
+        if not accelerator.is_fsdp2:
+            raise ValueError("fsdp_version: 1 is not supported; set it to 2, as in training/clusters/fsdp.yaml.")
+        plugin = accelerator.state.fsdp_plugin
+        # a scalar cannot be cut, and needs no exchange: every process computes the whole loss, and so its gradient
+        plugin.ignored_modules = [nn.ParameterList(p for p in task.parameters() if p.ndim == 0)]
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin
+        if plugin.zero_stage == 3:
+            raise ValueError("zero_stage: 3 is not supported, it cuts the student itself; set it to 2 or less.")
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size
+        plugin.deepspeed_config["gradient_clipping"] = recipe.max_grad_norm
