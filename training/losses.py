@@ -1,9 +1,13 @@
 """Losses: tensors in, scalar out. They know no model, no file and no process."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+MOST_PAIRS = 2**22  # similarities held at once, 16 MiB in float32
 SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
 
 
@@ -92,8 +96,8 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     Source: Hinton et al., arXiv 1503.02531, with the bank as classes.
     """
     bank = F.normalize(bank.float(), dim=-1)
-    ours, theirs = (logit_scale * F.normalize(x.float(), dim=-1) @ bank.T for x in (student, teacher))
-    return _divergence(ours, theirs)
+    ours, theirs = (logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher))
+    return _divergence((ours, bank), (theirs, bank))
 
 
 def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int, rows: Tensor | None = None) -> Tensor:
@@ -150,8 +154,8 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
     """
-    logits = logit_scale * image_embeds.float() @ text_embeds.float().T
-    return (_cross_entropy(logits, positive) + _cross_entropy(logits.T, positive.T)) / 2
+    image, text = logit_scale * image_embeds.float(), text_embeds.float()
+    return (_cross_entropy(image, text, positive) + _cross_entropy(logit_scale * text, image_embeds, positive.T)) / 2
 
 
 def sigmoid_loss(
@@ -177,9 +181,13 @@ def sigmoid_loss(
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
-    logits = logit_scale * image_embeds.float() @ text_embeds.float().T + logit_bias
-    signs = 2 * positive.to(logits.dtype) - 1
-    return -F.logsigmoid(signs * logits).sum() / max(1, len(text_embeds))
+    image, text = logit_scale * image_embeds.float(), text_embeds.float()
+
+    def value(rows: slice) -> Tensor:
+        logits = image[rows] @ text.T + logit_bias
+        return -F.logsigmoid(torch.where(positive[rows], logits, -logits)).sum()
+
+    return _sum_over_rows(value, *positive.shape) / max(1, len(text))
 
 
 def affinity_loss(
@@ -206,9 +214,12 @@ def affinity_loss(
 
     Source: Wu et al., TinyCLIP, ICCV 2023, arXiv 2309.12314 (affinity mimicking).
     """
-    ours = logit_scale * student[0].float() @ student[1].float().T
-    theirs = teacher_logit_scale * teacher[0].float() @ teacher[1].float().T
-    return (_divergence(ours, theirs) + _divergence(ours.T, theirs.T)) / 2
+    total = torch.zeros((), device=student[0].device)
+    for first, second in ((0, 1), (1, 0)):
+        ours = logit_scale * student[first].float(), student[second].float()
+        theirs = teacher_logit_scale * teacher[first].float(), teacher[second].float()
+        total = total + _divergence(ours, theirs) / 2
+    return total
 
 
 def interactive_loss(
@@ -233,21 +244,41 @@ def interactive_loss(
 
     Source: Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732 (ICL); several positives as in `info_nce`.
     """
-    from_image = logit_scale * student[0].float() @ teacher[1].float().T
-    from_text = logit_scale * student[1].float() @ teacher[0].float().T
-    return (_cross_entropy(from_image, positive) + _cross_entropy(from_text, positive.T)) / 2
+    from_image = _cross_entropy(logit_scale * student[0].float(), teacher[1], positive)
+    return (from_image + _cross_entropy(logit_scale * student[1].float(), teacher[0], positive.T)) / 2
 
 
-def _cross_entropy(logits: Tensor, positive: Tensor) -> Tensor:
-    counts = positive.sum(1)
-    per_row = -(logits.log_softmax(1) * positive).sum(1) / counts.clamp_min(1)
-    return per_row.sum() / (counts > 0).sum().clamp_min(1)
+def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
+    """Mean over the rows with a positive, of the similarities of (N, D), scaled, to (M, D)."""
+    second, counts = second.float(), positive.sum(1)
+
+    def value(rows: slice) -> Tensor:
+        logits = first[rows] @ second.T
+        return (-(logits.log_softmax(1) * positive[rows]).sum(1) / counts[rows].clamp_min(1)).sum()
+
+    return _sum_over_rows(value, *positive.shape) / (counts > 0).sum().clamp_min(1)
 
 
-def _divergence(ours: Tensor, theirs: Tensor) -> Tensor:
-    """Mean over rows, of which there may be none."""
-    total = F.kl_div(ours.log_softmax(1), theirs.log_softmax(1), reduction="sum", log_target=True)
-    return total / max(1, len(ours))
+def _divergence(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
+    """Mean over rows, of which there may be none, of the similarities of (N, D), scaled, to (M, D)."""
+
+    def value(rows: slice) -> Tensor:
+        found, wanted = ((first[rows] @ second.T).log_softmax(1) for first, second in (ours, theirs))
+        return F.kl_div(found, wanted, reduction="sum", log_target=True)
+
+    return _sum_over_rows(value, len(ours[0]), len(ours[1])) / max(1, len(ours[0]))
+
+
+def _sum_over_rows(value: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
+    """Sum of what `value` gives for parts of the rows of a matrix of similarities. A large matrix never stands in
+    memory: its parts are computed one at a time, and again for their gradients.
+    """
+    size = max(1, MOST_PAIRS // max(1, num_columns))
+    if num_rows <= size:
+        return value(slice(None))
+    parts = [slice(start, start + size) for start in range(0, num_rows, size)]
+    values = [checkpoint(value, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
+    return torch.stack(values).sum()
 
 
 def clamp_logit_scale(logit_scale: Tensor, maximum: float):

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from training import losses
 from training.losses import (
     affinity_loss,
     bank_loss,
@@ -252,3 +253,39 @@ def test_a_batch_without_captions_of_a_language_gives_zero_and_not_nan(draw):
     assert sigmoid_loss(image, text, scale, torch.tensor(0.0), positive).item() == 0
     assert affinity_loss((image, text), (image, text), scale, 2.0).item() == 0
     assert interactive_loss((image, text), (image, text), scale, positive).item() == 0
+
+
+# large batches
+
+LARGE_LOSSES = {
+    "info_nce": lambda student, teacher, scale, positive: info_nce(*student, scale, positive),
+    "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(*student, scale, scale - 9.0, positive),
+    "affinity": lambda student, teacher, scale, positive: affinity_loss(student, teacher, scale, 8.0),
+    "interactive": interactive_loss,
+    "bank": lambda student, teacher, scale, positive: bank_loss(student[0], teacher[0], student[1], 9.0),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_LOSSES)
+def test_a_large_matrix_is_never_whole_and_gives_the_same_loss_and_gradients(draw, monkeypatch, name):
+    positive = draw(7, 10) > 0.5
+    student, teacher = ([F.normalize(draw(n, 6), dim=-1) for n in (7, 10)] for _ in range(2))
+    found, most = [], []
+    for limit in (2**22, 25):
+        monkeypatch.setattr(losses, "MOST_PAIRS", limit)
+        leaves = [tensor.clone().requires_grad_() for tensor in student]
+        scale = torch.tensor(10.0, requires_grad=True)
+        kept: list[torch.Tensor] = []
+
+        def keep(tensor: torch.Tensor, kept=kept) -> torch.Tensor:
+            kept.append(tensor)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = LARGE_LOSSES[name](tuple(leaves), tuple(teacher), scale, positive)
+        gradients = torch.autograd.grad(loss, [*leaves, scale], allow_unused=True, materialize_grads=True)
+        found.append((loss, *gradients))
+        most.append(max(tensor.numel() for tensor in kept))
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
+    assert most[0] == 70 and most[1] < 70  # what waits for the backward pass: embeddings, and no matrix
