@@ -34,8 +34,21 @@ def peak_bytes() -> int:
     Raises:
         OSError: not on Linux.
     """
+    return _status_bytes("VmHWM")
+
+
+def resident_bytes() -> int:
+    """The memory that this program holds now.
+
+    Raises:
+        OSError: not on Linux.
+    """
+    return _status_bytes("VmRSS")
+
+
+def _status_bytes(field: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])
+    return 1024 * int(re.findall(rf"{field}:\s+(\d+)", status)[0])
 
 
 def interleaved_ms(calls: dict[str, Callable[[], object]], repeats: int = 51) -> dict[str, list[float]]:

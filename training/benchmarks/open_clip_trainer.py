@@ -1,0 +1,92 @@
+"""The rate of open_clip's own trainer, from encoded pictures to the optimizer's step."""
+
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader
+
+from training.data import load_source, open_picture
+
+CONTEXT_LENGTH = 64
+
+
+class _Pairs(torch.utils.data.Dataset):
+    """Pictures and English captions, prepared as open_clip prepares its own."""
+
+    def __init__(self, rows: Dataset, transform, tokenizer):
+        self.captions = rows["en"]
+        self.pictures = rows.with_format("arrow")["image"]
+        self.transform, self.tokenizer = transform, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
+        picture = open_picture(self.pictures[row].as_py())
+        return self.transform(picture), self.tokenizer([self.captions[row]])[0]
+
+
+def open_clip_rate(
+    student: Path, backbone: str, pictures: Path, image_size: int, batch_size: int, steps: int
+) -> float:
+    """Pictures a second of `open_clip_train`'s loop over a model with the student's towers.
+
+    Args:
+        student: folder with the student's tokenizer and, under `text`, the config of its text tower.
+        backbone: timm's name of its image tower.
+        pictures: a parquet file with the columns `image` and `en`.
+        image_size: edge in pixels.
+        batch_size: pictures a step.
+        steps: to run.
+
+    Raises:
+        ImportError: open_clip is not installed.
+    """
+    from open_clip import ClipLoss, CustomTextCLIP, image_transform
+    from open_clip.tokenizer import HFTokenizer
+    from open_clip_train.scheduler import cosine_lr
+    from open_clip_train.train import train_one_epoch
+
+    torch.manual_seed(0)
+    model = CustomTextCLIP(
+        embed_dim=256,
+        vision_cfg={"timm_model_name": backbone, "image_size": image_size},
+        text_cfg={
+            "hf_model_name": str(student / "text"),
+            "hf_model_pretrained": False,
+            "hf_proj_type": "linear",
+            "hf_pooler_type": "mean_pooler",
+        },
+        output_dict=True,
+    )
+    rows = load_source(str(pictures))
+    tokenizer = HFTokenizer(str(student), context_length=CONTEXT_LENGTH)
+    pairs = _Pairs(rows, image_transform(image_size, is_train=True), tokenizer)
+    numbers = [number % len(pairs) for number in range(steps * batch_size)]
+    loader = DataLoader(torch.utils.data.Subset(pairs, numbers), batch_size)
+    loader.num_batches, loader.num_samples = steps, len(numbers)  # type: ignore[attr-defined]
+    data = {"train": SimpleNamespace(dataloader=loader, set_epoch=lambda epoch: None)}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    arguments = SimpleNamespace(
+        device="cpu",
+        precision="fp32",
+        distill=False,
+        accum_freq=1,
+        skip_scheduler=False,
+        horovod=False,
+        grad_clip_norm=3.0,
+        log_every_n_steps=math.inf,
+        rank=0,
+        local_rank=0,
+        log_local=False,
+        world_size=1,
+        batch_size=batch_size,
+        wandb=False,
+    )
+    began = time.perf_counter()
+    train_one_epoch(model, data, ClipLoss(), 0, optimizer, None, cosine_lr(optimizer, 1e-3, 0, steps), None, arguments)
+    return len(numbers) / (time.perf_counter() - began)
