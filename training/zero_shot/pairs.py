@@ -104,7 +104,13 @@ def open_pairs(
 
 
 def make_pairs(
-    name: str, rows: Dataset, caption_columns: dict[str, str], image_column: str, *origin: str | None
+    name: str,
+    rows: Dataset,
+    caption_columns: dict[str, str],
+    image_column: str,
+    source: str,
+    split: str | None = None,
+    revision: str | None = None,
 ) -> PairSet:
     """Find out which captions belong to which picture.
 
@@ -113,7 +119,9 @@ def make_pairs(
         rows: with the columns.
         caption_columns: language to column.
         image_column: of the pictures.
-        origin: source, split and revision.
+        source: where the rows are from.
+        split: of it; None where it has none.
+        revision: commit of a data set on the Hub.
 
     Raises:
         ValueError: a language has no caption at all.
@@ -136,7 +144,7 @@ def make_pairs(
         pairs[language] = torch.tensor(
             [(picture, number) for number, (_, text) in enumerate(found) for picture in right[text]]
         )
-    return PairSet(name, pictures.select(first_rows), captions, pairs, *origin)
+    return PairSet(name, pictures.select(first_rows), captions, pairs, source, split, revision)
 
 
 def _distinct_pictures(rows: Dataset) -> tuple[list[int], list[int]]:

@@ -91,7 +91,7 @@ class PicturePreparation:
         Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, to the pixel.
         """
         size, short = self.image_size, min(image.size)
-        wanted = (size, size) if squash else tuple(int(size * edge / short) for edge in image.size)
+        wanted = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
         if wanted != image.size:
             image = image.resize(wanted, PILImage.Resampling.BICUBIC)
         left, top = (round((edge - size) / 2) for edge in image.size)
