@@ -1,6 +1,7 @@
 """Towers as ONNX graphs, in the names that transformers.js reads."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -57,19 +58,7 @@ def trace(student: DCCLIPModel, tower: str, path: Path):
     """
     graph, example, shapes = _vision(student) if tower == "vision" else _text(student)
     try:
-        with quiet():
-            torch.onnx.export(
-                graph.eval(),
-                example,
-                path,
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=INPUTS[tower],
-                output_names=[OUTPUTS[tower]],
-                dynamic_shapes=shapes,
-                external_data=False,
-                verbose=False,
-            )
+        write_graph(graph, tower, example, shapes, path)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
         config = getattr(student.config, f"{tower}_config")
         name = getattr(config, "architecture", config.model_type)
@@ -79,6 +68,39 @@ def trace(student: DCCLIPModel, tower: str, path: Path):
             f"with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
         ) from error
     _finish(path, student)
+
+
+def write_graph(
+    graph: nn.Module,
+    tower: str,
+    example: tuple[Tensor, ...],
+    shapes: dict[str, Any] | tuple[Any, ...],
+    path: Path,
+    external_data: bool = False,
+):
+    """Write a module as a graph, be it a student's tower or another.
+
+    Args:
+        graph: pictures, or ids and mask, to embeddings; on the CPU, in float32.
+        tower: one of `TOWERS`, for the names of inputs and output.
+        example: what it is traced with; a batch of one would be taken for the rule.
+        shapes: which of its dimensions are free, as `torch.export` takes them.
+        path: of the file.
+        external_data: weights in a file of their own beside it, as a graph of more than 2 GiB needs.
+    """
+    with quiet():
+        torch.onnx.export(
+            graph.eval(),
+            example,
+            path,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=INPUTS[tower],
+            output_names=[OUTPUTS[tower]],
+            dynamic_shapes=shapes,
+            external_data=external_data,
+            verbose=False,
+        )
 
 
 def _vision(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
