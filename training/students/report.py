@@ -75,7 +75,8 @@ def student_model(config: StudentConfig) -> DCCLIPModel:
 
 def student_encoder(config: StudentConfig) -> DualEncoder:
     """The two halves of such a student; see `student_model`."""
-    return split(student_model(config), config.image_size)
+    model = student_model(config)
+    return split(model, model.config.image_size)
 
 
 def _size(name: str) -> Callable[[], DualEncoder]:
