@@ -50,11 +50,12 @@ class Stage2Options:
 
     Args:
         data: pictures and captions, as in a recipe's `data.train`.
-        image_size: edge of the pictures in pixels.
+        image_size: edge of the pictures in pixels, in the comparison of rates.
         batch_size: of the comparison of rates.
         steps: of each run of it.
         rounds: runs of each trainer, in turn.
         memory_batches: batch sizes of the measurement of memory; the last is compared with the first.
+        memory_image_size: of that measurement; with smaller pictures, what is not of a chunk weighs more.
         chunk_size: of that measurement.
         memory_steps: of that measurement.
         output_dir: results.json and the runs, which are removed at the end.
@@ -66,6 +67,7 @@ class Stage2Options:
     steps: int = 6
     rounds: int = 3
     memory_batches: tuple[int, ...] = (256, 4096)
+    memory_image_size: int = 96
     chunk_size: int = 64
     memory_steps: int = 2
     output_dir: str = "runs/stage2"
@@ -89,8 +91,9 @@ class Stage2Benchmark:
         rows = load_source(self.options.data)
         most = min(len(rows), max(self.options.memory_batches))
         rows.select(range(most)).to_parquet(self.pictures)
-        self.save_student()
+        self.save_student(self.options.image_size)
         self.compare_rates()
+        self.save_student(self.options.memory_image_size)
         self.compare_memory()
         meta = make_meta(
             data=self.options.data,
@@ -107,13 +110,13 @@ class Stage2Benchmark:
         self.pictures.unlink()
         return results
 
-    def save_student(self):
+    def save_student(self, image_size: int):
         """A student of random weights, and the config of its text tower for open_clip."""
         config = StudentConfig(
             vision_config={"model_type": "timm_wrapper", "architecture": BACKBONE},
             text_config=TEXT,
             tokenizer=str(TOKENIZER),
-            image_size=self.options.image_size,
+            image_size=image_size,
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
             max_text_length=64,
@@ -169,7 +172,7 @@ class Stage2Benchmark:
                 max_steps=self.options.memory_steps,
             )
             loaded, peak = self.peak_of(recipe)
-            pixels = batch_size * 3 * self.options.image_size**2
+            pixels = batch_size * 3 * self.options.memory_image_size**2
             matrix = 2 * 4 * batch_size**2
             above.append(peak - loaded - pixels - matrix)
             name = f"batch {batch_size}, chunk {self.options.chunk_size}"

@@ -6,7 +6,7 @@ from training.benchmarks import stage2
 from training.results import Results
 
 OPTIONS = ["--image_size", "64", "--batch_size", "4", "--steps", "1", "--rounds", "1"]
-MEMORY = ["--memory_batches", "[8,16]", "--chunk_size", "4", "--memory_steps", "1"]
+MEMORY = ["--memory_batches", "[8,16]", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]
 
 
 @pytest.fixture
@@ -44,5 +44,5 @@ def test_open_clip_trains_the_same_towers(tmp_path, corpus):
     options = stage2.Stage2Options(image_size=64, memory_batches=(8,), output_dir=str(tmp_path))
     benchmark = stage2.Stage2Benchmark(options)
     benchmark.pictures = corpus / "train.parquet"
-    benchmark.save_student()
+    benchmark.save_student(64)
     assert stage2.open_clip_rate(tmp_path / "student", stage2.BACKBONE, benchmark.pictures, 64, 4, 2) > 0
