@@ -245,8 +245,8 @@ class Preparation:
             )
         factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale") else 1.0
         normalises = config.get("do_normalize")
-        self.mean = np.float32(config["image_mean"] if normalises else [0, 0, 0]) / np.float32(factor)
-        self.std = np.float32(config["image_std"] if normalises else [1, 1, 1]) / np.float32(factor)
+        mean, std = (config["image_mean"], config["image_std"]) if normalises else ([0, 0, 0], [1, 1, 1])
+        self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
 
     def __call__(self, picture: Picture) -> np.ndarray:
         """(3, height, width) float32."""
@@ -256,7 +256,7 @@ class Preparation:
         rows, columns = self._window(new_height, new_width)
         pixels = _resize(pixels, 2, new_width, columns, self.filter)
         pixels = _resize(pixels, 1, new_height, rows, self.filter)
-        return (pixels - self.mean[:, None, None]) / self.std[:, None, None]
+        return (pixels - self.mean) / self.std
 
     def _new_size(self, height: int, width: int) -> tuple[int, int]:
         if self.size is None:

@@ -3,7 +3,7 @@
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 WARM_UP = 3
@@ -51,7 +51,7 @@ def _status_bytes(field: str) -> int:
     return 1024 * int(re.findall(rf"{field}:\s+(\d+)", status)[0])
 
 
-def interleaved_ms(calls: dict[str, Callable[[], object]], repeats: int = 51) -> dict[str, list[float]]:
+def interleaved_ms(calls: Mapping[str, Callable[[], object]], repeats: int = 51) -> dict[str, list[float]]:
     """Milliseconds of several calls, in turns, so that whatever else the machine does slows all of them alike.
 
     Args:

@@ -138,10 +138,11 @@ class _Run:
         the image tower where both together lose too much.
         """
         whole = self.scratch / file_name("both", "fp32")
-        join(*(self.scratch / file_name(tower, "fp32") for tower in TOWERS), whole)
+        join(self.scratch / file_name("vision", "fp32"), self.scratch / file_name("text", "fp32"), whole)
         for variant in self.variants:
             path = self.scratch / file_name("both", variant)
-            verdict, rows = refuse("both", variant, path, f"No tower of it passed as {variant}."), []
+            verdict = refuse("both", variant, path, f"No tower of it passed as {variant}.")
+            rows: list[Row] = []
             for parts in self._pairs(variant):
                 files = {tower: self.scratch / file_name(tower, part) for tower, part in parts.items()}
                 if variant != "fp32":

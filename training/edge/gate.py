@@ -4,10 +4,14 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from datasets import Dataset
+from onnxruntime import InferenceSession
+from transformers import PreTrainedModel
 
 from training.edge.graphs import INPUTS, OUTPUTS
 from training.edge.labelled import LANGUAGES, Labelled
@@ -29,7 +33,7 @@ class Gate:
     Args:
         student: in PyTorch.
         labelled: pictures and names.
-        threads: of ONNX Runtime, within one operator.
+        threads: of ONNX Runtime in timings, within one operator.
     """
 
     def __init__(self, student: ZeroShotModel, labelled: Labelled, threads: int = 1):
@@ -52,11 +56,11 @@ class Gate:
             fp32: its fp32 graph.
         """
         try:
-            towers = OnnxTowers(self.student.model.config, **{tower: path}, threads=self.threads)
+            towers = OnnxTowers(self.student.model.config, **{tower: path})
         except ValueError as error:
             return refuse(tower, variant, path, str(error)), []
         sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
-        model = ZeroShotModel(towers, self.student.processor, path.name)
+        model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
         encoded = self.encoded[path] = self._encode(model, sets, languages)
         seen, read = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
         return self._verdict(tower, variant, path, fp32, seen, read)
@@ -74,12 +78,12 @@ class Gate:
             variants: the variant of each.
         """
         try:
-            session = open_session(path, self.threads)
+            session = open_session(path)
         except ValueError as error:
             return refuse("both", variant, path, str(error)), []
         for tower, name in OUTPUTS.items():
             (together,) = session.run([name], self._feeds("both")[0])
-            (alone,) = open_session(parts[tower], self.threads).run(None, self._feeds(tower)[0])
+            (alone,) = open_session(parts[tower]).run(None, self._feeds(tower)[0])
             if not abs(together - alone).max() <= JOINED_DIFFERENCE:
                 return refuse("both", variant, path, f"Its {name} are not those of its {tower} tower alone."), []
         seen, read = (self.encoded[parts[tower]] for tower in OUTPUTS)
@@ -143,13 +147,15 @@ class Gate:
         """Median milliseconds at batch 1, and the median of the ratios to fp32."""
         sessions = {name: open_session(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
         feeds = self._feeds(tower)
-        calls = {
-            name: (lambda session=session: [session.run(None, feed) for feed in feeds])
-            for name, session in sessions.items()
-        }
+        calls = {name: partial(_run, session, feeds) for name, session in sessions.items()}
         times = interleaved_ms(calls)
         ratios = [variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)]
         return statistics.median(times["variant"]) / len(feeds), statistics.median(ratios)
+
+
+def _run(session: InferenceSession, feeds: list[dict[str, np.ndarray]]):
+    for feed in feeds:
+        session.run(None, feed)
 
 
 def refuse(tower: str, variant: str, path: Path, reason: str) -> Verdict:

@@ -110,13 +110,11 @@ def _vision(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
 
 def _text(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
     config = student.config
-    length = min(7, config.max_text_length)
+    length, pad = min(7, config.max_text_length), getattr(config.text_config, "pad_token_id", None) or 0
     # an example of one text, or without padding, would be taken for the rule
-    input_ids = torch.full((2, length), (config.text_config.pad_token_id or 0) + 1)
+    input_ids = torch.full((2, length), pad + 1)
     attention_mask = torch.ones_like(input_ids)
-    if config.text_config.pad_token_id is not None:
-        input_ids[1, length // 2 + 1 :] = config.text_config.pad_token_id
-        attention_mask[1, length // 2 + 1 :] = 0
+    input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = pad, 0
     free = {0: Dim("text_batch_size"), 1: Dim("sequence_length", max=config.max_text_length)}
     return TextGraph(student), (input_ids, attention_mask), dict.fromkeys(INPUTS["text"], free)
 
@@ -162,7 +160,7 @@ def join(vision: Path, text: Path, path: Path):
         helper.make_node("Mul", ["cosines", "logit_scale"], ["logits_per_text"]),
         helper.make_node("Transpose", ["logits_per_text"], ["logits_per_image"], perm=[1, 0]),
     ]
-    scale = numpy_helper.from_array(np.float32(properties["logit_scale"]), "logit_scale")
+    scale = numpy_helper.from_array(np.array(properties["logit_scale"], np.float32), "logit_scale")
     outputs = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{rows}_batch_size", f"{columns}_batch_size"])
         for name, rows, columns in (("logits_per_image", "image", "text"), ("logits_per_text", "text", "image"))

@@ -10,12 +10,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 
-def open_session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
     """Open a graph on the CPU.
 
     Args:
         path: of the file.
-        threads: within one operator.
+        threads: within one operator; 0 takes all cores.
 
     Raises:
         ValueError: this machine cannot run it, such as for want of an int8 kernel.
@@ -39,17 +39,14 @@ class OnnxTowers:
         config: the model's, by which texts and pictures are prepared.
         vision: the image tower's graph, if it is wanted.
         text: the text tower's.
-        threads: within one operator.
     """
 
     device = torch.device("cpu")
 
-    def __init__(
-        self, config: PreTrainedConfig, vision: Path | None = None, text: Path | None = None, threads: int = 1
-    ):
+    def __init__(self, config: PreTrainedConfig, vision: Path | None = None, text: Path | None = None):
         self.config = config
-        self.vision = open_session(vision, threads) if vision else None
-        self.text = open_session(text, threads) if text else None
+        self.vision = open_session(vision) if vision else None
+        self.text = open_session(text) if text else None
 
     def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
         """As `DCCLIPModel.get_image_features`, but of unit length."""

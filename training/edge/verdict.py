@@ -21,7 +21,7 @@ NUM_WORST = 3
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of one file.
+    """What the gate says of one file. Its numbers are 0 where it could not be asked.
 
     Args:
         file: such as `onnx/text_model_quantized.onnx`.
@@ -46,15 +46,15 @@ class Verdict:
     variant: str
     kept: bool
     reasons: list[str]
-    bytes: int | None = None
-    bytes_share: float | None = None
-    largest_difference: float | None = None
-    mean_cosine: float | None = None
+    bytes: int = 0
+    bytes_share: float = 0.0
+    largest_difference: float = 0.0
+    mean_cosine: float = 0.0
     top1: dict[str, float] = field(default_factory=dict)
     lost_points: dict[str, float] = field(default_factory=dict)
     worst_classes: dict[str, list[str]] = field(default_factory=dict)
-    ms: float | None = None
-    ms_share: float | None = None
+    ms: float = 0.0
+    ms_share: float = 0.0
     parts: dict[str, str] | None = None
 
     def line(self) -> str:
