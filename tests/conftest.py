@@ -29,7 +29,18 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from tests.tiny import MOBILENET, ROOT, WHOLE_MOBILENET, make_image_processor, make_model, save_altclip
+from tests.tiny import (
+    MOBILENET,
+    ROOT,
+    WHOLE_MOBILENET,
+    make_image_processor,
+    make_model,
+    recipe_fields,
+    save_altclip,
+    student_config,
+)
+from training.checkpoint import Artefact
+from training.config import DistillRecipe
 from training.data import load_source
 from training.demo.corpus import build_corpus
 from training.demo.make_teacher import train_tokenizer
@@ -142,8 +153,8 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
     from training.edge import verdict
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
-    make_model(MOBILENET, seed=3).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    recipe = DistillRecipe(**recipe_fields(folder, "some/pictures", teacher="some/teacher", student=student_config()))
+    Artefact(make_model(MOBILENET, seed=3), processor, recipe).save(folder)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance

@@ -11,7 +11,7 @@ from training.cards.details import CARD_FILE, CARDS, CardDetails
 from training.cards.facts import ModelFacts
 from training.cards.metadata import front_matter
 from training.cards.notice import weights_terms
-from training.cards.tables import accuracy_table, elevater_table, protocols, size_table
+from training.cards.tables import accuracy_table, elevater_table, export_table, protocols, size_table
 from training.config import RECIPE_FILE
 from training.files import whole_file
 from training.results import RESULTS_FILE, Results
@@ -66,6 +66,7 @@ def render_card(
         accuracy=results and accuracy_table(results),
         protocols=results and ", ".join(protocols(results)),
         elevater=results and elevater_table(results),
+        exports=results and export_table(results),
         example=results.meta.get("example") if results else None,
         size=size or (results and size_table(results)),
         size_meta=budget.meta if budget and size else results and results.meta,

@@ -1,6 +1,7 @@
 """The tables of a card, in Markdown, from results alone."""
 
 import statistics
+from typing import Any
 
 from training.cards.metadata import is_final
 from training.results import Results, Row
@@ -8,8 +9,12 @@ from training.zero_shot.class_names import SETS
 
 
 def accuracy_table(results: Results) -> str | None:
-    """Every model and stage that was measured beside this one, by set, language and metric, in percent."""
-    ours = Results(results.meta, [row for row in results.rows if row.set not in SETS])
+    """Every model and stage that was measured beside this one, by set, language and metric, in percent; exported files
+    have a table of their own.
+    """
+    exported = {entry["file"] for entry in _verdicts(results)} | {"PyTorch"}
+    rows = [row for row in results.rows if row.set not in SETS and row.model not in exported]
+    ours = Results(results.meta, rows)
     return ours.table() if any(row.language is not None for row in ours.rows) else None
 
 
@@ -82,6 +87,31 @@ def size_table(results: Results, name: str | None = None) -> str | None:
         title = ", ".join(filter(None, (model, stage, protocol))).replace("_", " ")
         lines.append([title, *("" if value is None else _number(value) for value in values)])
     return _markdown(lines)
+
+
+def export_table(results: Results) -> str | None:
+    """Exported files and what the gate said of each: a row a file, those that were refused too.
+
+    Returns:
+        The table; None where nothing was exported.
+    """
+    verdicts = _verdicts(results)
+    if not verdicts:
+        return None
+    languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
+    header = ["file", "MB", "ms", "cosine with PyTorch", *(f"top-1 lost, {language}" for language in languages), ""]
+    lines = [header, ["---", *["---:"] * (3 + len(languages)), "---"]]
+    for entry in verdicts:
+        cells = ["", "", "", *[""] * len(languages)]
+        if entry["bytes"]:
+            cells = [f"{entry['bytes'] / 1e6:.2f}", f"{entry['ms']:.2f}", f"{entry['mean_cosine']:.5f}"]
+            cells += [f"{entry['lost_points'][language]:+.2f}" for language in languages]
+        lines.append([f"`{entry['file']}`", *cells, "" if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"])
+    return _markdown(lines)
+
+
+def _verdicts(results: Results) -> list[dict[str, Any]]:
+    return results.meta.get("export", {}).get("verdicts", [])
 
 
 def _number(value: float) -> str:

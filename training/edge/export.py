@@ -11,6 +11,8 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.cards import refresh_card
+from training.config import RECIPE_FILE
 from training.edge.gate import REFERENCE, Gate, refuse
 from training.edge.graphs import TOWERS, join, trace
 from training.edge.labelled import Labelled
@@ -211,16 +213,15 @@ def _labelled(options: ExportOptions) -> Labelled:
 
 
 def _place(run: _Run, folder: Path, output_dir: Path):
-    """Move what was made into the output folder, each file whole, and the numbers last."""
+    """Move what was made into the output folder, each file whole; then the numbers, and the card that shows them."""
     earlier = _earlier(output_dir, run.weights)
     if folder.resolve() != output_dir.resolve():
         staged = run.scratch / "repo"
         shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*NOT_OF_THE_REPO, output_dir.name))
         _replace(staged.iterdir(), output_dir)
     complete_folder(output_dir)
-    _replace(
-        (run.scratch / Path(verdict.file).name for verdict in run.verdicts if verdict.kept), output_dir / ONNX_FOLDER
-    )
+    kept = [run.scratch / Path(verdict.file).name for verdict in run.verdicts if verdict.kept]
+    _replace(kept, output_dir / ONNX_FOLDER)
     results = _merge_results(run, earlier, output_dir)
     written = {verdict["file"] for verdict in results.meta["export"]["verdicts"] if verdict["kept"]}
     for tower, variant in itertools.product((*TOWERS, "both"), VARIANTS):
@@ -228,6 +229,8 @@ def _place(run: _Run, folder: Path, output_dir: Path):
         if (file := f"{ONNX_FOLDER}/{file_name(tower, variant)}") not in written:
             (output_dir / file).unlink(missing_ok=True)
     results.write(output_dir)
+    if (output_dir / RECIPE_FILE).exists():
+        refresh_card(output_dir)
 
 
 def _replace(files: Iterable[Path], folder: Path):

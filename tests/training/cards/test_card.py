@@ -100,6 +100,19 @@ def test_size_and_speed_come_from_the_device_budget(folder):
     assert "Command: `python -m training.budget`" in text and "rival" not in text
 
 
+def test_exported_files_have_a_table_of_their_own(folder):
+    kept = {"file": "onnx/a.onnx", "kept": True, "reasons": [], "bytes": 4_000_000, "ms": 1.25, "mean_cosine": 0.99}
+    kept["lost_points"] = {"en": -0.5, "zh": 0.75}
+    refused = kept | {"file": "onnx/b.onnx", "kept": False, "reasons": ["It loses 2.00 points in zh."], "bytes": 0}
+    export = {"verdicts": [kept, refused], "command": "python export.py", "data": "set"}
+    row = Row("onnx/a.onnx", None, "set", "class-names", "zh", "top1", 0.5)
+    write_card(folder, Results({"command": "python measure.py", "export": export}, [row]))
+    text = ModelCard.load(folder / "README.md").text
+    assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in text
+    assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in text
+    assert "Not evaluated yet." in text  # what an export lost is no result of the model
+
+
 def test_languages_stay_apart_in_the_front_matter(folder):
     rows = [
         Row("student", "aligned", "a_set", "class-names", lang, "top1", value)

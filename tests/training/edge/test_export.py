@@ -10,6 +10,7 @@ from training import export
 from training.edge import export as library
 from training.edge import verdict
 from training.edge.sessions import open_session
+from training.hub import list_contents
 from training.results import Results
 
 
@@ -46,6 +47,10 @@ def test_the_output_is_a_complete_hub_folder(exported):
     assert {"config.json", "model.safetensors", "modeling_dcclip.py", "runtime_dcclip.py"} <= names
     assert {"tokenizer.json", "preprocessor_config.json", "results.json", "onnx"} <= names
     assert not [name for name in names if name.startswith(".")]
+    assert not [
+        content for content in list_contents(exported) if content.path.startswith("onnx/") and not content.size
+    ]
+    assert "| `onnx/text_model_quantized.onnx` |" in (exported / "README.md").read_text(encoding="utf-8")
 
 
 def test_results_hold_a_verdict_for_every_file(exported):
@@ -81,7 +86,8 @@ def test_refused_is_not_written_and_said(exported, traced, labelled, tmp_path, c
     assert "text_model_quantized.onnx: not written" in said.out and "not finite" in said.out
     after = files(folder)
     assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # an earlier one would be a false friend
-    assert {name for name in after if after[name] != before[name]} == {"results.json"}
+    assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
+    assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
     results = Results.read(folder / "results.json").meta["export"]
     (refused,) = [entry for entry in results["verdicts"] if not entry["kept"]]
     assert refused["file"] == "onnx/text_model_quantized.onnx" and "not finite" in refused["reasons"][0]
