@@ -21,6 +21,10 @@ from training.edge.quiet import quiet
 SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"}
 VARIANTS = tuple(SUFFIXES)
 BLOCK = 32
+# what half precision may change in an output channel, relative to it: twice its rounding. Folded batch norms leave
+# depthwise convolutions with channels so small that half precision has few bits for them
+HALF_LOSS = 2.0**-10
+FEW = 4  # channels that a filter sees
 # convolutions at the input that stay in single precision: a stem of few channels and the one after it cost next to no
 # time, and rounding there reaches everything behind
 STEM = 2
@@ -64,8 +68,10 @@ def to_fp16(source: Path, path: Path):
     model = onnx.load(source)
     graph, casts = model.graph, []
     for tensor in [tensor for tensor in graph.initializer if _is_large_float(tensor)]:
-        half = numpy_helper.to_array(tensor).astype(np.float16)
-        name = tensor.name
+        single = numpy_helper.to_array(tensor)
+        half, name = single.astype(np.float16), tensor.name
+        if single.ndim == 4 and single.shape[1] <= FEW and _largest_loss(single, half) > HALF_LOSS:
+            continue  # depthwise, or at the input: a few bytes, and single channels count
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
         gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
         users = [node for node in graph.node if name in node.input]
@@ -84,6 +90,12 @@ def to_fp16(source: Path, path: Path):
 
 def _is_large_float(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= BLOCK
+
+
+def _largest_loss(single: np.ndarray, half: np.ndarray) -> float:
+    """The largest relative error of a convolution's output channel."""
+    difference, length = (np.linalg.norm(each.reshape(len(each), -1), axis=1) for each in (half - single, single))
+    return float((difference / np.maximum(length, np.finfo(np.float32).tiny)).max())
 
 
 def _to_float(source: str, target: str) -> onnx.NodeProto:

@@ -3,7 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from training.edge.variants import file_name
+from training.edge.variants import file_name, to_fp16
 
 CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95, "q4": 0.8}
 SUFFIXES = ("", "_fp16", "_quantized", "_q4")
@@ -41,3 +41,19 @@ def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
 def test_convolutions_store_few_bits_too(exported, variant):
     full, small = ((exported / "onnx" / file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
     assert small / full < {"fp16": 0.6, "int8": 0.45}[variant]
+
+
+def test_channels_that_half_precision_cannot_hold_stay_single(exported, tmp_path):
+    full = exported / "onnx" / file_name("vision", "fp32")
+    model = onnx.load(full)
+    depthwise = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1)
+    weights = onnx.numpy_helper.to_array(depthwise).copy()
+    weights[0] *= 1e-6
+    depthwise.CopyFrom(onnx.numpy_helper.from_array(weights, depthwise.name))
+    onnx.save(model, tmp_path / "faint.onnx")
+    kinds = []
+    for source in (full, tmp_path / "faint.onnx"):
+        to_fp16(source, tmp_path / "half.onnx")
+        stored = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "half.onnx").graph.initializer}
+        kinds.append(stored.get(depthwise.name, stored.get(f"{depthwise.name}_fp16")))
+    assert kinds == [onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT]
