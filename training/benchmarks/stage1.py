@@ -1,7 +1,7 @@
 """What stage 1 costs with a full-size AltCLIP: the rate from cached targets against the live teacher, what the loop
 adds to a bare one, and the memory of one tower.
 
-python -m training.benchmark --output_dir runs/benchmark
+python -m training.benchmarks.stage1 --output_dir runs/benchmark
 
 The teacher has AltCLIP's true config and random weights, which cost as much as the real ones; nothing is downloaded.
 """
@@ -31,7 +31,7 @@ from training.students import SIZES, build_student, load_size, load_tokenizer
 from training.students.rivals import altclip_config
 from training.teachers import Teacher
 
-TOKENIZER = Path(__file__).parent / "demo" / "mini_teacher"
+TOKENIZER = Path(__file__).parents[1] / "demo" / "mini_teacher"
 IMAGE_SIZE = 224
 
 
@@ -96,7 +96,7 @@ class Benchmark:
         meta = make_meta(
             data=self.options.data,
             seed=0,
-            command=command_of("python -m training.benchmark", self.options),
+            command=command_of("python -m training.benchmarks.stage1", self.options),
             threads=torch.get_num_threads(),
             teacher="AltCLIP of the true config, random weights",
         )
@@ -235,7 +235,7 @@ print(peak_bytes())
 
 def main(argv: list[str] | None = None):
     """Parse, measure, write."""
-    parser = ArgumentParser(prog="python -m training.benchmark", allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m training.benchmarks.stage1", allow_abbrev=False)
     parser.add_class_arguments(BenchmarkOptions)
     options = BenchmarkOptions(**vars(parser.parse_args(argv)))
     Benchmark(options).run()

@@ -1,8 +1,8 @@
 import pytest
 from transformers import AltCLIPConfig
 
-from training import benchmark
-from training.benchmark import BenchmarkOptions
+from training.benchmarks import stage1
+from training.benchmarks.stage1 import Benchmark, BenchmarkOptions
 from training.results import Results
 
 
@@ -16,8 +16,8 @@ def small(monkeypatch):
         text_config=text | {"vocab_size": 3000, "project_dim": 64},
         projection_dim=768,
     )
-    monkeypatch.setattr(benchmark, "altclip_config", lambda: config)
-    monkeypatch.setattr(benchmark, "SIZES", ("tiny",))
+    monkeypatch.setattr(stage1, "altclip_config", lambda: config)
+    monkeypatch.setattr(stage1, "SIZES", ("tiny",))
 
 
 def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
@@ -30,7 +30,7 @@ def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
         memory_batch_size=2,
         output_dir=str(tmp_path),
     )
-    benchmark.Benchmark(options).run()
+    Benchmark(options).run()
     rows = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
     assert rows["cached_over_live"] == pytest.approx(
         rows["cached_pictures_per_s"] / rows["live_pictures_per_s"], rel=1e-2
