@@ -124,7 +124,8 @@ def _dual_encoder_image_size(config: PreTrainedConfig) -> int | None:
     return getattr(config.vision_config, "image_size", None)
 
 
-def _naflex_image_size(config: PreTrainedConfig) -> int:
+def naflex_image_size(config: PreTrainedConfig) -> int:
+    """Edge in pixels of the square that has as many patches as SigLIP 2 reads of a picture of any shape."""
     return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
 
 
@@ -183,7 +184,7 @@ FAMILIES = {
         _naflex_pictures,
         fixed_length=True,
         projection_dim=attrgetter("text_config.projection_size"),
-        image_size=_naflex_image_size,
+        image_size=naflex_image_size,
     ),
     "vision-text-dual-encoder": Family(
         VisionTextDualEncoderModel, _dual_encoder_pictures, image_size=_dual_encoder_image_size

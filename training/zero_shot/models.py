@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
 from training.teachers import FAMILIES, weights_fingerprint
@@ -39,7 +39,7 @@ class ZeroShotModel:
         revision: commit of a Hub id; None for a folder.
     """
 
-    model: PreTrainedModel
+    model: Any  # remote code has no class in common
     processor: Any
     name: str
     revision: str | None = None

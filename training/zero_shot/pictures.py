@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from training.data import open_picture
 from training.data.pictures import encoded_bytes
-from training.teachers import FAMILIES
+from training.teachers.families import naflex_image_size
 from training.transforms import Normalize
 
 AHEAD = 2  # batches that are being prepared while one is encoded
@@ -178,7 +178,7 @@ def _open(cell: dict | None, row: int) -> PILImage.Image:
 
 def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:
     if config.model_type == "siglip2":  # takes any shape of so many patches; as a square, it is
-        return FAMILIES["siglip2"].image_size(config)
+        return naflex_image_size(config)
     crops = getattr(image_processor, "do_center_crop", False)
     stated = getattr(image_processor, "crop_size" if crops else "size", None)
     if stated is None or isinstance(stated, int):
