@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.demo import report
+from training.demo import arms, report
 from training.demo.__main__ import EXAMPLE
 from training.demo.corpus import _render, read_concepts
 from training.demo.make_teacher import TEACHER_FOLDER
@@ -64,3 +64,10 @@ def test_table_is_that_of_the_committed_results():
 def test_cross_model_table_is_that_of_the_committed_results():
     ((path, table),) = re.findall(r"<!-- cross-model: (\S+) -->\n```\n(.*?)\n```", README, re.S)
     assert table == report.cross_model(Results.read(ROOT / path))
+
+
+def test_tables_of_arms_are_those_of_the_committed_results():
+    found = re.findall(r"<!-- arms: (\S+) -->\n(.*?)\n<!-- end of results -->", README, re.S)
+    assert found
+    for path, table in found:
+        assert table == arms.table(Results.read(ROOT / path))
