@@ -4,8 +4,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from training.web import chromium
+from training.web.measure import answers
 
 PATIENCE_S = 90
 
@@ -74,18 +73,10 @@ def serving(arguments: list[str], port: int, cwd: Path, environment: dict[str, s
         address = f"http://127.0.0.1:{port}/"
         try:
             until = time.monotonic() + PATIENCE_S
-            while not _answers(address):
+            while not answers(address):
                 assert process.poll() is None and time.monotonic() < until, log.read_text()
                 time.sleep(0.1)
             yield address
         finally:
             process.terminate()
             process.wait()
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5):
-            return True
-    except (urllib.error.URLError, OSError):
-        return False

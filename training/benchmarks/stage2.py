@@ -24,23 +24,14 @@ from training import align
 from training.benchmarks.open_clip_trainer import open_clip_rate
 from training.config import AlignRecipe, AugmentConfig, DataConfig, StudentConfig, save_recipe
 from training.data import load_source
+from training.demo.make_teacher import TEXT_CONFIG
 from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.students import build_student
 
 TOKENIZER = Path(__file__).parents[1] / "demo" / "mini_teacher"
 # one whose pooled width is that of its map, which open_clip expects
 BACKBONE = "tf_efficientnet_lite0"
-TEXT = {
-    "model_type": "xlm-roberta",
-    "hidden_size": 256,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 1024,
-    "max_position_embeddings": 66,
-    "type_vocab_size": 1,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-}
+TEXT = TEXT_CONFIG | {"hidden_dropout_prob": 0.0}
 MIB = 2**20
 
 

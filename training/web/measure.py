@@ -79,7 +79,7 @@ def serving_space(model: str) -> Iterator[str]:
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     address, until = f"http://127.0.0.1:{port}/", time.monotonic() + PATIENCE_S
     try:
-        while not _answers(address):
+        while not answers(address):
             if process.poll() is not None or time.monotonic() > until:
                 raise ValueError(f"model: the Space does not start with {model!r}; its message stands above.")
             time.sleep(0.2)
@@ -89,7 +89,8 @@ def serving_space(model: str) -> Iterator[str]:
         process.wait()
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether anything is served there yet."""
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True
