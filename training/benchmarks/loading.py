@@ -27,17 +27,18 @@ from jsonargparse import ArgumentParser
 from PIL import Image as PILImage
 from torch import Tensor
 
+from training.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
 from training.data import CaptionTokens, Order, load_source, make_loader, to_rgb
 from training.data.pictures import encoded_bytes
 from training.inputs import open_pairs
-from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.results import RESULTS_FILE, Results
 from training.students import build_student, load_size
 from training.tasks import AlignTask
 from training.transforms import Augment, Normalize
 
 LANGUAGES = ["en", "zh"]
-MINI_TEACHER = Path(__file__).parents[1] / "demo" / "mini_teacher"
+MODULE = "training.benchmarks.loading"
 STUDENTS = ("tiny", "demo")
 
 
@@ -68,17 +69,16 @@ class LoadingOptions:
     output_dir: str = "runs/loading"
 
 
-class LoadingBenchmark:
-    """One run: it collects rows while it goes.
+class LoadingBenchmark(Benchmark):
+    """One run.
 
     Args:
         options: what to measure.
     """
 
     def __init__(self, options: LoadingOptions):
-        self.options, self.folder = options, Path(options.output_dir)
+        super().__init__(MODULE, options)
         self.scratch = self.folder / "pictures"
-        self.rows: list[Row] = []
 
     def run(self) -> Results:
         """Everything, in one go."""
@@ -88,21 +88,9 @@ class LoadingBenchmark:
             config = student_config(name)
             self.compare_decoding(name, config)
             self.compare_steps(name, config)
-        meta = make_meta(
-            data=self.options.data,
-            seed=0,
-            command=command_of("python -m training.benchmarks.loading", self.options),
-            threads=torch.get_num_threads(),
-        )
-        results = Results(meta, self.rows)
-        results.write(self.folder)
+        results = self.write()
         shutil.rmtree(self.scratch)
         return results
-
-    def add(self, model: str, metric: str, value: float):
-        """Keep and print one number."""
-        self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
-        print(f"{model}: {metric} {value:.4g}", flush=True)
 
     def data(self, kind: str) -> DataConfig:
         """The same pictures as tar shards or as parquet, as streams."""
@@ -167,7 +155,7 @@ def student_config(name: str) -> StudentConfig:
     Raises:
         ValueError: there is no such student.
     """
-    random = {"vision_init": "random", "text_init": "random", "tokenizer": str(MINI_TEACHER)}
+    random = {"vision_init": "random", "text_init": "random", "tokenizer": TOKENIZER}
     if name == "demo":
         recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
         assert recipe.new_student is not None
@@ -247,7 +235,7 @@ def rate(call: Callable[[], Any], num_pictures: int) -> float:
 
 def main(argv: list[str] | None = None):
     """Parse, measure, write."""
-    parser = ArgumentParser(prog="python -m training.benchmarks.loading", allow_abbrev=False)
+    parser = ArgumentParser(prog=f"python -m {MODULE}", allow_abbrev=False)
     parser.add_class_arguments(LoadingOptions, skip={"students"})
     parser.add_argument("--students", nargs="+", choices=STUDENTS, default=list(STUDENTS), help="sizes to train")
     options = LoadingOptions(**vars(parser.parse_args(argv)))

@@ -6,11 +6,8 @@ python -m training.benchmarks.stage1 --output_dir runs/benchmark
 The teacher has AltCLIP's true config and random weights, which cost as much as the real ones; nothing is downloaded.
 """
 
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +20,22 @@ from transformers import AltCLIPModel, AltCLIPProcessor, CLIPImageProcessor
 
 from modeling_dcclip import DCCLIPModel
 from training import distill
-from training.config import DataConfig, DistillRecipe, StudentConfig, save_recipe
+from training.benchmarks.benchmark import TOKENIZER, Benchmark
+from training.benchmarks.peak import peak_of
+from training.config import DataConfig, DistillRecipe, StudentConfig
 from training.data import load_source
 from training.losses import embedding_loss, feature_map_loss
-from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.results import RESULTS_FILE, Results
 from training.students import SIZES, build_student, load_size, load_tokenizer
 from training.students.rivals import altclip_config
 from training.teachers import Teacher
 
-TOKENIZER = Path(__file__).parents[1] / "demo" / "mini_teacher"
+MODULE = "training.benchmarks.stage1"
 IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions:
+class Stage1Options:
     """What to measure.
 
     Args:
@@ -69,20 +68,19 @@ def make_teacher(folder: Path):
         image_mean=mean,
         image_std=std,
     )
-    AltCLIPProcessor(image_processor, load_tokenizer(str(TOKENIZER))).save_pretrained(folder)
+    AltCLIPProcessor(image_processor, load_tokenizer(TOKENIZER)).save_pretrained(folder)
 
 
-class Benchmark:
-    """One run: it collects rows while it goes.
+class Stage1Benchmark(Benchmark):
+    """One run.
 
     Args:
         options: what to measure.
     """
 
-    def __init__(self, options: BenchmarkOptions):
-        self.options, self.output_dir = options, Path(options.output_dir)
-        self.teacher = self.output_dir / "teacher"
-        self.rows: list[Row] = []
+    def __init__(self, options: Stage1Options):
+        super().__init__(MODULE, options)
+        self.teacher = self.folder / "teacher"
 
     def run(self) -> Results:
         """Everything, in one go, so that rates are of one machine in one state."""
@@ -93,25 +91,17 @@ class Benchmark:
         self.compare_loop()
         for tower in ("vision", "text"):
             self.measure_memory(tower)
-        meta = make_meta(
-            data=self.options.data,
-            seed=0,
-            command=command_of("python -m training.benchmarks.stage1", self.options),
-            threads=torch.get_num_threads(),
-            teacher="AltCLIP of the true config, random weights",
-        )
-        results = Results(meta, self.rows)
-        results.write(self.output_dir)
+        results = self.write(teacher="AltCLIP of the true config, random weights")
         shutil.rmtree(self.teacher)
         return results
 
     def student(self, size: str) -> StudentConfig:
         """A size with random weights and the teacher's small tokenizer: what is fetched costs no time in training."""
-        return load_size(size, vision_init="random", text_init="random", tokenizer=str(TOKENIZER))
+        return load_size(size, vision_init="random", text_init="random", tokenizer=TOKENIZER)
 
     def recipe(self, size: str, name: str, **fields) -> DistillRecipe:
         """Stage 1 of one tower."""
-        folder = self.output_dir / name
+        folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
         data = DataConfig(train=fields.pop("train", self.options.data), in_memory=True)
         return DistillRecipe(
@@ -127,11 +117,6 @@ class Benchmark:
         AcceleratorState._reset_state(reset_partial_state=True)
         return distill.run(recipe).pictures_per_s
 
-    def add(self, model: str, metric: str, value: float):
-        """Keep and print one number."""
-        self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
-        print(f"{model}: {metric} {value:.4g}", flush=True)
-
     def compare_cache(self, size: str):
         """The same epoch with the live teacher and from its stored targets."""
         options = self.options
@@ -141,7 +126,7 @@ class Benchmark:
             "train": self.some_pictures(),
         }
         live = self.train(self.recipe(size, "live", **fields))
-        cache = str(self.output_dir / f"targets-{size}")
+        cache = str(self.folder / f"targets-{size}")
         cached_recipe = self.recipe(size, "cached", teacher_cache=cache, **fields)
         cached = self.train(cached_recipe)
         self.add(size, "live_pictures_per_s", live)
@@ -150,7 +135,7 @@ class Benchmark:
 
     def some_pictures(self) -> str:
         """A parquet file with the first pictures of the data; its path."""
-        path = self.output_dir / "pictures.parquet"
+        path = self.folder / "pictures.parquet"
         if not path.exists():
             load_source(self.options.data).select(range(self.options.num_pictures)).to_parquet(path)
         return str(path)
@@ -161,7 +146,7 @@ class Benchmark:
         fields = {
             "batch_size": options.loop_batch_size,
             "max_steps": options.loop_steps,
-            "teacher_cache": str(self.output_dir / "targets-loop"),
+            "teacher_cache": str(self.folder / "targets-loop"),
             "train": self.some_pictures(),
         }
         self.train(self.recipe("tiny", "loop", **fields | {"max_steps": 1}))  # fills the cache
@@ -204,16 +189,7 @@ class Benchmark:
         recipe = self.recipe(
             "tiny", f"memory-{tower}", tower=tower, batch_size=self.options.memory_batch_size, max_steps=2
         )
-        Path(recipe.output_dir).mkdir(parents=True)
-        save_recipe(recipe, recipe.output_dir)
-        script = Path(distill.__file__)
-        child = subprocess.run(
-            [sys.executable, "-c", PEAK, str(script), f"{recipe.output_dir}/recipe.yaml"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        peak = json.loads(child.stdout.splitlines()[-1])
+        _, peak = peak_of("distill", recipe)
         teacher = Teacher.from_pretrained(str(self.teacher), towers=(tower,))
         student: DCCLIPModel = build_student(recipe.student, ["en", "zh"], teacher)[0]
         allowed = 4 * teacher.model.num_parameters() + 4 * 4 * student.num_parameters() + 1.5e9
@@ -222,23 +198,12 @@ class Benchmark:
         self.add("tiny", f"peak_over_allowed_{tower}", peak / allowed)
 
 
-# the script itself in a fresh process, which then says how large it became
-PEAK = """
-import runpy, sys
-from training.timing import peak_bytes
-script, recipe = sys.argv[1:]
-sys.argv = [script, "--config", recipe]
-runpy.run_path(script, run_name="__main__")
-print(peak_bytes())
-"""
-
-
 def main(argv: list[str] | None = None):
     """Parse, measure, write."""
-    parser = ArgumentParser(prog="python -m training.benchmarks.stage1", allow_abbrev=False)
-    parser.add_class_arguments(BenchmarkOptions)
-    options = BenchmarkOptions(**vars(parser.parse_args(argv)))
-    Benchmark(options).run()
+    parser = ArgumentParser(prog=f"python -m {MODULE}", allow_abbrev=False)
+    parser.add_class_arguments(Stage1Options)
+    options = Stage1Options(**vars(parser.parse_args(argv)))
+    Stage1Benchmark(options).run()
     print(Path(options.output_dir) / RESULTS_FILE)
 
 

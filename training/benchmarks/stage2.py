@@ -8,27 +8,25 @@ The memory is the peak of a fresh process with the loaded model, the batch's own
 similarities a language taken off; the total stands beside it. Needs the extra `bench`.
 """
 
-import json
 import shutil
 import statistics
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from accelerate.state import AcceleratorState
 from jsonargparse import ArgumentParser
 
 from training import align
+from training.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.benchmarks.open_clip_trainer import open_clip_rate
-from training.config import AlignRecipe, AugmentConfig, DataConfig, StudentConfig, save_recipe
+from training.benchmarks.peak import peak_of
+from training.config import AlignRecipe, AugmentConfig, DataConfig, StudentConfig
 from training.data import load_source
 from training.demo.make_teacher import TEXT_CONFIG
-from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.results import RESULTS_FILE, Results
 from training.students import build_student
 
-TOKENIZER = Path(__file__).parents[1] / "demo" / "mini_teacher"
+MODULE = "training.benchmarks.stage2"
 # one whose pooled width is that of its map, which open_clip expects
 BACKBONE = "tf_efficientnet_lite0"
 TEXT = TEXT_CONFIG | {"hidden_dropout_prob": 0.0}
@@ -64,16 +62,15 @@ class Stage2Options:
     output_dir: str = "runs/stage2"
 
 
-class Stage2Benchmark:
-    """One run: it collects rows while it goes.
+class Stage2Benchmark(Benchmark):
+    """One run.
 
     Args:
         options: what to measure.
     """
 
     def __init__(self, options: Stage2Options):
-        self.options, self.folder = options, Path(options.output_dir)
-        self.rows: list[Row] = []
+        super().__init__(MODULE, options)
 
     def run(self) -> Results:
         """Everything, in one go."""
@@ -86,16 +83,10 @@ class Stage2Benchmark:
         self.compare_rates()
         self.save_student(self.options.memory_image_size)
         self.compare_memory()
-        meta = make_meta(
-            data=self.options.data,
-            seed=0,
-            command=command_of("python -m training.benchmarks.stage2", self.options),
-            threads=torch.get_num_threads(),
+        results = self.write(
             towers=f"{BACKBONE} at {self.options.image_size} px, {TEXT['model_type']} {TEXT['hidden_size']} x "
             f"{TEXT['num_hidden_layers']}",
         )
-        results = Results(meta, self.rows)
-        results.write(self.folder)
         for scratch in ("student", "aligned", "memory"):
             shutil.rmtree(self.folder / scratch, ignore_errors=True)
         self.pictures.unlink()
@@ -106,7 +97,7 @@ class Stage2Benchmark:
         config = StudentConfig(
             vision_config={"model_type": "timm_wrapper", "architecture": BACKBONE},
             text_config=TEXT,
-            tokenizer=str(TOKENIZER),
+            tokenizer=TOKENIZER,
             image_size=image_size,
             image_mean=[0.5] * 3,
             image_std=[0.5] * 3,
@@ -162,7 +153,7 @@ class Stage2Benchmark:
                 chunk_size=self.options.chunk_size,
                 max_steps=self.options.memory_steps,
             )
-            loaded, peak = self.peak_of(recipe)
+            loaded, peak = peak_of("align", recipe)
             pixels = batch_size * 3 * self.options.memory_image_size**2
             matrix = 2 * 4 * batch_size**2
             above.append(peak - loaded - pixels - matrix)
@@ -177,30 +168,10 @@ class Stage2Benchmark:
                 self.add(name, f"{metric}_mib", value / MIB)
         self.add("gradient caching", "memory_growth", above[-1] / above[0])
 
-    def peak_of(self, recipe: AlignRecipe) -> tuple[int, int]:
-        """Bytes of a process that runs a recipe: with the model loaded, and at most."""
-        Path(recipe.output_dir).mkdir(parents=True)
-        save_recipe(recipe, recipe.output_dir)
-        child = subprocess.run(
-            [sys.executable, "-m", "training.benchmarks.peak", f"{recipe.output_dir}/recipe.yaml"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if child.returncode:
-            raise RuntimeError(f"The run of {recipe.output_dir}/recipe.yaml failed:\n{child.stderr[-3000:]}")
-        loaded, peak = json.loads(child.stdout.splitlines()[-1])
-        return loaded, peak
-
-    def add(self, model: str, metric: str, value: float):
-        """Keep and print one number."""
-        self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
-        print(f"{model}: {metric} {value:.4g}", flush=True)
-
 
 def main(argv: list[str] | None = None):
     """Parse, measure, write."""
-    parser = ArgumentParser(prog="python -m training.benchmarks.stage2", allow_abbrev=False)
+    parser = ArgumentParser(prog=f"python -m {MODULE}", allow_abbrev=False)
     parser.add_class_arguments(Stage2Options)
     options = Stage2Options(**vars(parser.parse_args(argv)))
     Stage2Benchmark(options).run()

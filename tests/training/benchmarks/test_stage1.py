@@ -2,7 +2,7 @@ import pytest
 from transformers import AltCLIPConfig
 
 from training.benchmarks import stage1
-from training.benchmarks.stage1 import Benchmark, BenchmarkOptions
+from training.benchmarks.stage1 import Stage1Benchmark, Stage1Options
 from training.results import Results
 
 
@@ -21,7 +21,7 @@ def small(monkeypatch):
 
 
 def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
-    options = BenchmarkOptions(
+    options = Stage1Options(
         data=str(corpus / "train.parquet"),
         num_pictures=4,
         batch_size=2,
@@ -30,7 +30,7 @@ def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
         memory_batch_size=2,
         output_dir=str(tmp_path),
     )
-    Benchmark(options).run()
+    Stage1Benchmark(options).run()
     rows = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
     assert rows["cached_over_live"] == pytest.approx(
         rows["cached_pictures_per_s"] / rows["live_pictures_per_s"], rel=1e-2
