@@ -32,15 +32,9 @@ def graph_path(folder: Path, tower: str, backend: str) -> Path:
 
 
 def _open_graphs(backend: str, folder: Path, threads: int) -> Towers:
-    import onnxruntime
+    from training.edge.sessions import open_session
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # errors; it warns of every constant that it folds
-    image, text = (
-        onnxruntime.InferenceSession(graph_path(folder, tower, backend), options, providers=["CPUExecutionProvider"])
-        for tower in ("vision", "text")
-    )
+    image, text = (open_session(graph_path(folder, tower, backend), threads) for tower in ("vision", "text"))
     return (
         lambda pixel_values: image.run(None, {"pixel_values": pixel_values}),
         lambda input_ids, attention_mask: text.run(None, {"input_ids": input_ids, "attention_mask": attention_mask}),

@@ -15,7 +15,8 @@ from transformers import PreTrainedModel
 
 from training.edge.graphs import INPUTS, OUTPUTS
 from training.edge.labelled import LANGUAGES, Labelled
-from training.edge.sessions import OnnxTowers, open_session
+from training.edge.onnx_towers import OnnxTowers
+from training.edge.sessions import open_session
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.results import Row
 from training.timing import interleaved_ms
