@@ -6,7 +6,7 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +100,12 @@ class Results:
                     *("" if value is None else f"{100 * value:.1f}" for value in values),
                 ]
             )
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return markdown_table(lines)
+
+
+def markdown_table(lines: Iterable[Sequence[str]]) -> str:
+    """Cells as a Markdown table: the header, the rule under it such as `---` or `---:`, and the rows."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _unique(items: Iterable) -> list:

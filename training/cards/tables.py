@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 
 from training.cards.metadata import is_final
-from training.results import Results, Row
+from training.results import Results, Row, markdown_table
 from training.zero_shot.class_names import SETS
 
 
@@ -35,7 +35,7 @@ def elevater_table(results: Results) -> str | None:
     means = [_mean_of_sets(rows, language) for language in languages]
     counts = [len({row.set for row in rows if row.language == language}) for language in languages]
     lines.append([f"**mean over {_range(counts)} of {len(SETS)}**", "", "", *means])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _range(counts: list[int]) -> str:
@@ -86,7 +86,7 @@ def size_table(results: Results, name: str | None = None) -> str | None:
         ]
         title = ", ".join(filter(None, (model, stage, protocol))).replace("_", " ")
         lines.append([title, *("" if value is None else _number(value) for value in values)])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def export_table(results: Results) -> str | None:
@@ -107,7 +107,7 @@ def export_table(results: Results) -> str | None:
             cells = [f"{entry['bytes'] / 1e6:.2f}", f"{entry['ms']:.2f}", f"{entry['mean_cosine']:.5f}"]
             cells += [f"{entry['lost_points'][language]:+.2f}" for language in languages]
         lines.append([f"`{entry['file']}`", *cells, "" if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"])
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def _verdicts(results: Results) -> list[dict[str, Any]]:
@@ -116,7 +116,3 @@ def _verdicts(results: Results) -> list[dict[str, Any]]:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
-
-
-def _markdown(lines: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -12,6 +12,7 @@ from training.curate.decide import Decisions, ReadText
 from training.curate.facts import CaptionFacts
 from training.curate.options import CurateOptions
 from training.files import whole_file
+from training.results import markdown_table
 
 REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -47,7 +48,7 @@ class Report:
                 shown = ", ".join(f"{name} {_plain(value)}" for name, value in thresholds.items())
                 lines.append([cause, shown, *(f"{count:,}" for count in counts)])
         lines.append(["out", "", *(f"**{column['out']:,}**" for column in columns.values())])
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return markdown_table(lines)
 
     def markdown(self) -> str:
         """The table, what else was counted, and the samples."""

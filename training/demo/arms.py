@@ -15,7 +15,7 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
-from training.results import Results, Row, command_of, make_meta
+from training.results import Results, Row, command_of, make_meta, markdown_table
 from training.zero_shot.models import ZeroShotModel
 
 
@@ -116,15 +116,12 @@ def spread(results: Results, arm: tuple[str, str], set_name: str, language: str)
 def table(results: Results) -> str:
     """Markdown: a row an arm, top-5 in percent, mean and standard deviation over seeds."""
     columns = [(name, language) for name in TEST_SETS for language in LANGUAGES]
-    lines = [
-        "| | | " + " | ".join(f"{name.replace('_', ' ')} {language}" for name, language in columns) + " |",
-        "|---|---|" + "---|" * len(columns),
-    ]
+    header = ["", "", *(f"{name.replace('_', ' ')} {language}" for name, language in columns)]
+    lines = [header, ["---"] * len(header)]
     for arm in arms_of(results):
         cells = [spread(results, arm, *column) for column in columns]
-        values = " | ".join(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in cells)
-        lines.append(f"| {arm[0]} | {arm[1]} | {values} |")
-    return "\n".join(lines)
+        lines.append([*arm, *(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in cells)])
+    return markdown_table(lines)
 
 
 def plot(results: Results, path: Path):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from training.files import whole_file
-from training.results import Row
+from training.results import Row, markdown_table
 from training.zero_shot.exams import Exam
 from training.zero_shot.measure import Measured
 from training.zero_shot.run import languages_of
@@ -31,7 +31,7 @@ def class_table(exam: Exam, measured: Measured) -> str:
             others[number] = 0
             cells.append(exam.keys[int(others.argmax())] if others.sum() else "")
         lines.append(cells)
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines)
 
 
 def write_class_tables(details: Sequence[tuple[str, Exam, Measured]], folder: Path) -> list[Path]:

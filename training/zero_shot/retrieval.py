@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.metrics import right_ranks, wilson_interval
-from training.results import Row
+from training.results import Row, markdown_table
 from training.zero_shot.pairs import PairSet
 
 PROTOCOL = "retrieval"
@@ -89,8 +89,7 @@ def retrieval_table(rows: Sequence[Row], pair_sets: Sequence[PairSet]) -> str:
         values = {row.metric: row.value for row in found if (row.model, row.set, row.language) == key}
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
         lines.append([*map(str, key), *cells])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return "\n\n".join([table, *(_in_words(pair_set) for pair_set in pair_sets)])
+    return "\n\n".join([markdown_table(lines), *(_in_words(pair_set) for pair_set in pair_sets)])
 
 
 def _in_words(pair_set: PairSet) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from training.results import Row
+from training.results import Row, markdown_table
 from training.zero_shot.exams import Exam
 from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP
 from training.zero_shot.protocols import CLASS_NAMES, ELEVATER, METRICS
@@ -61,7 +61,7 @@ def results_table(
                 lines.append([model, title, *cells, *([""] if with_score else [])])
     if published:
         lines += [_published_line(row, columns, with_score) for row in _published(columns, protocols)]
-    return _markdown(lines)
+    return markdown_table(lines)
 
 
 def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: dict[str, str]) -> str:
@@ -78,7 +78,7 @@ def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: di
     for name, reason in missing.items():
         reasons.setdefault(reason, []).append(name)
     notes = [f"{MISSING}: {', '.join(names)} ({reason})" for reason, names in reasons.items()]
-    return "\n\n".join([_markdown(lines), *notes])
+    return "\n\n".join([markdown_table(lines), *notes])
 
 
 def describe(exam: Exam, sets: dict[str, LabelledSet], missing: dict[str, str]) -> dict:
@@ -175,7 +175,3 @@ def _over_languages(rows: Iterable[Row], model: str, name: str, metric: str | No
     wanted = (model, name, metric)
     values = [r.value for r in rows if (r.model, r.set, r.metric) == wanted and r.language and ", " in r.language]
     return f"{100 * values[0]:.1f}" if values else ""
-
-
-def _markdown(lines: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
