@@ -1,6 +1,5 @@
 """A real browser. Tests that need one are skipped where it is not installed."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -54,12 +53,6 @@ class Visit:
     def overflows(self) -> bool:
         """Whether the page is wider than the window."""
         return self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextmanager

@@ -10,9 +10,10 @@ from sentencepiece import SentencePieceTrainer
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers.convert_slow_tokenizer import import_protobuf
 
-from tests.browser import Visit, free_port, open_browser, serving
+from tests.browser import Visit, open_browser, serving
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 from training.web.assemble import LIBRARIES, NODE_MODULES
+from training.web.measure import free_port
 
 
 @pytest.fixture(scope="package")

@@ -29,7 +29,6 @@ CREDITS = {
     "twemoji": "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
 }
 ATTRIBUTION = f"Drawings: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
-LICENSES = {"openmoji": "cc-by-sa-4.0", "twemoji": "cc-by-4.0"}
 STYLES = ("openmoji", "twemoji")
 SPLITS = ("train", "unseen_combination", "unseen_style")
 HELD_OUT_SHARE = 0.15

@@ -72,9 +72,7 @@ def serving_space(model: str) -> Iterator[str]:
     Raises:
         ValueError: it ends, or needs too long.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     arguments = [sys.executable, str(SPACE), "--model", model, "--port", str(port)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     address, until = f"http://127.0.0.1:{port}/", time.monotonic() + PATIENCE_S
@@ -87,6 +85,13 @@ def serving_space(model: str) -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def answers(address: str) -> bool:
