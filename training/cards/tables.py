@@ -6,6 +6,7 @@ from typing import Any
 from training.cards.metadata import is_final
 from training.results import Results, Row, markdown_table
 from training.zero_shot.class_names import SETS
+from training.zero_shot.protocols import ELEVATER, METRICS
 
 
 def accuracy_table(results: Results) -> str | None:
@@ -19,19 +20,26 @@ def accuracy_table(results: Results) -> str | None:
 
 
 def elevater_table(results: Results) -> str | None:
-    """ELEVATER's sets in both languages, and their mean; a set that was not measured has no row and does not count.
+    """ELEVATER's sets in both languages, each by its own metric, and their mean; a set that was not measured has no
+    row and does not count.
 
     Returns:
         The table; None where none of the twenty was measured.
     """
-    rows = [row for row in results.rows if row.set in SETS and row.language and is_final(row.model, row.stage)]
+    rows = [
+        row
+        for row in results.rows
+        # what stands for several languages at once is another table's
+        if row.set in ELEVATER and row.metric == ELEVATER[row.set].metric and row.language and "," not in row.language
+        if is_final(row.model, row.stage)
+    ]
     if not rows:
         return None
     languages = sorted({row.language for row in rows if row.language})
     lines = [["set", "metric", "protocol", *languages], ["---"] * (3 + len(languages))]
     for name, metric, protocol in sorted({(row.set or "", row.metric, row.protocol or "") for row in rows}):
         cells = [_percent(rows, name, metric, language) for language in languages]
-        lines.append([name, metric.replace("_", " "), protocol, *cells])
+        lines.append([name, METRICS[metric], protocol, *cells])
     means = [_mean_of_sets(rows, language) for language in languages]
     counts = [len({row.set for row in rows if row.language == language}) for language in languages]
     lines.append([f"**mean over {_range(counts)} of {len(SETS)}**", "", "", *means])
