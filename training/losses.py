@@ -121,16 +121,17 @@ def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int, rows: Tenso
     return table[pictures][:, captions]
 
 
-def text_positives(positive: Tensor) -> Tensor:
-    """Which captions say the same: those that are right for one and the same picture, whatever their language.
+def text_positives(first: Tensor, second: Tensor) -> Tensor:
+    """Which captions say the same: those that are right for one and the same picture.
 
     Args:
-        positive: (B, T) bool, as `positives` gives them.
+        first: (B, T) bool, as `positives` gives them, of the captions in one language.
+        second: (B, U) bool, of those in another.
 
     Returns:
-        (T, T) bool.
+        (T, U) bool.
     """
-    return positive.T.float() @ positive.float() > 0
+    return first.T.float() @ second.float() > 0
 
 
 def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor) -> Tensor:

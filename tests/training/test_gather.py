@@ -427,3 +427,9 @@ def test_a_term_between_languages_with_one_language_is_refused(recipe):
     data = replace(recipe.data, caption_columns={"en": "en"})
     with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.caption_columns has \['en'\] alone"):
         run(replace(recipe, data=data, language_weights={"en": 1.0}))
+
+
+def test_a_term_between_languages_in_batches_of_one_is_refused(recipe):
+    data = replace(recipe.data, batches="one_language")
+    with pytest.raises(ValueError, match="data.batches is 'one_language', and a source has at most 2"):
+        run(replace(recipe, data=data))

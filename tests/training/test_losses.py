@@ -180,10 +180,11 @@ def test_a_picture_that_stands_in_the_batch_twice_owns_the_captions_of_both():
 
 
 def test_captions_say_the_same_if_one_picture_has_both():
-    # en, zh of picture 0; en, zh of picture 1; the English captions are equal, the Chinese ones are not
-    positive = positives(torch.tensor([0, 0, 1, 1]), torch.tensor([5, 6, 5, 7]), 2)
-    expected = [[1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1]]
-    assert text_positives(positive).int().tolist() == expected
+    # en, zh of three pictures; the English captions of the first two are equal, the Chinese ones are not
+    positive = positives(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([5, 6, 5, 7, 8, 9]), 3)
+    english, chinese = positive[:, ::2], positive[:, 1::2]
+    assert text_positives(english, chinese).int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]
+    assert text_positives(chinese, chinese).int().tolist() == torch.eye(3).int().tolist()
 
 
 def unit(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:

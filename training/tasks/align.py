@@ -153,11 +153,11 @@ class AlignTask(Task):
         self, outputs: dict[str, Tensor], text: Tensor, positive: Tensor, language: Tensor
     ) -> Tensor:
         """Mean over the pairs of languages of InfoNCE between their captions."""
-        same = text_positives(positive)
         values = []
         for pair in combinations(range(len(self.languages)), 2):
             first, second = (language == number for number in pair)
-            values.append(info_nce(text[first], text[second], outputs["logit_scale"], same[first][:, second]))
+            same = text_positives(positive[:, first], positive[:, second])
+            values.append(info_nce(text[first], text[second], outputs["logit_scale"], same))
         return torch.stack(values).mean()
 
     def after_step(self):
@@ -175,6 +175,14 @@ def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool)
         raise ValueError(
             f"text_text_weight is {recipe.text_text_weight}, but data.caption_columns has {languages} alone, and the "
             "term compares languages. Name another column, or set it to 0."
+        )
+    is_read_twice = any(len(source.caption_columns or {}) > 1 for source in recipe.data.mixture)
+    if recipe.text_text_weight and (recipe.data.batches == "one_language" or not is_read_twice):
+        raise ValueError(
+            f"text_text_weight is {recipe.text_text_weight}, but no batch has one picture's captions in two languages: "
+            f"data.batches is {recipe.data.batches!r}, and a source has at most "
+            f"{max(len(source.caption_columns or {}) for source in recipe.data.mixture)}. Take data.batches: mixed and "
+            "a source with both languages, or set it to 0."
         )
     for name in ("affinity_weight", "interactive_weight", "anchor_weight"):
         if getattr(recipe, name) and not has_teacher:
