@@ -148,7 +148,6 @@ class Demo:
             anchor_weight=0.0,
             contrastive_weight=1.0,
             freeze=[],
-            freeze_batch_norm=False,
             learning_rate=distill_recipe.learning_rate,
             max_steps=distill_recipe.max_steps + align_recipe.max_steps,
             output_dir=str(folder / "no_teacher"),

@@ -1,7 +1,6 @@
 """Which choice is worth what: the demo's student, trained as long with one thing changed, over several seeds.
 
     python -m training.demo.ablation --seeds 0 1 2
-    python -m training.demo.ablation --study targets --steps 160 --seeds 0 1
 
 Every arm starts from the demo's recipes, shortened alike. The arms that leave a stage out train as many steps in the
 other one, so that nobody has seen more pictures. All share one cache of teacher targets.
@@ -21,6 +20,7 @@ from training.results import Results, Row
 from training.zero_shot.classify import Encoded, encode, evaluate, score
 from training.zero_shot.models import ZeroShotModel
 
+NAME = "ablation"
 MODULE = "training.demo.ablation"
 
 
@@ -48,13 +48,11 @@ def _wide(recipe: DistillRecipe) -> dict[str, Any]:
     return {"text_config": recipe.student.text_config | {"hidden_size": 256, "num_attention_heads": 4}}
 
 
-TARGETS: dict[str, dict[str, Any]] = {
-    "feature map": {},
-    "embedding": {"target": "embedding"},
-    "logits": {"target": "logits"},
-}
 ARMS: tuple[Arm, ...] = (
-    *(Arm("target", option, changes) for option, changes in TARGETS.items()),
+    Arm("target", "feature map", {}),
+    Arm("target", "feature map, ten times the weight", {"map_weight": 1.0}),
+    Arm("target", "embedding", {"target": "embedding"}),
+    Arm("target", "logits", {"target": "logits"}),
     Arm("whitening", "on", {}),
     Arm("whitening", "off", {"whiten": False}),
     Arm("text adapter, equal widths", "on", {"student": _wide, "tower": "text"}),
@@ -68,13 +66,6 @@ ARMS: tuple[Arm, ...] = (
     Arm("stages", "2 alone", {}, "2"),
     Arm("stages", "1 and 2", {}, "1+2"),
 )
-# whether maps catch up: with more steps, with less weight beside the embedding, and after stage 2
-TARGET_ARMS: tuple[Arm, ...] = (
-    *(Arm("stage 1", option, changes) for option, changes in TARGETS.items()),
-    Arm("stage 1", "feature map, a tenth of the weight", {"map_weight": 0.1}),
-    *(Arm("stages 1 and 2", option, changes, "1+2") for option, changes in TARGETS.items()),
-)
-STUDIES = {"ablation": ARMS, "targets": TARGET_ARMS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +73,9 @@ class AblationOptions(ComparisonOptions):
     """What to run.
 
     Args:
-        study: `ablation` changes one thing at a time; `targets` asks longer what of the teacher is best learnt.
         steps: optimizer steps of every arm, both stages together.
     """
 
-    study: Literal["ablation", "targets"] = "ablation"
     steps: int = 80
     output_dir: str = "runs/ablation"
 
@@ -100,7 +89,6 @@ class Ablation:
 
     def __init__(self, options: AblationOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
-        self.arms = STUDIES[options.study]
         self.held_out = HeldOut.open(options.every)
         self.measured: dict[str, list[Row]] = {}
         self.teacher: Encoded | None = None
@@ -110,7 +98,7 @@ class Ablation:
         began, rows = time.perf_counter(), []
         self._make_multilingual_teacher()
         for seed in self.options.seeds:
-            for arm in self.arms:
+            for arm in ARMS:
                 distil_recipe, align_recipe = self._recipes(arm, seed)
                 name = repr((distil_recipe, align_recipe))
                 if name not in self.measured:
@@ -169,7 +157,7 @@ class Ablation:
         }
 
     def _make_multilingual_teacher(self):
-        if any(arm.vocabulary for arm in self.arms):
+        if any(arm.vocabulary for arm in ARMS):
             folder = self.output_dir / "multilingual"
             shutil.rmtree(folder, ignore_errors=True)
             make_multilingual_teacher(self._demo_distill(), folder, max_steps=4 * self.options.steps)
@@ -191,7 +179,7 @@ def main(argv: list[str] | None = None):
     """Parse, run, write, print the table."""
     options = parse_options(AblationOptions, MODULE, argv)
     results = Ablation(options).run()
-    print_and_plot(results, options, options.study)
+    print_and_plot(results, options, NAME)
 
 
 if __name__ == "__main__":

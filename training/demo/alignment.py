@@ -137,7 +137,6 @@ class Alignment:
             student=distil_recipe.output_dir if arm.after_stage_1 else None,
             max_steps=steps,
             learning_rate=rate,
-            freeze_batch_norm=arm.after_stage_1,
             warmup_steps=min(recipe.warmup_steps, steps // 6),
             output_dir=str(self.output_dir / "aligned"),
         )
