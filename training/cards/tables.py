@@ -4,7 +4,7 @@ import statistics
 from typing import Any
 
 from training.cards.metadata import is_final
-from training.results import Results, Row, markdown_table
+from training.results import Results, markdown_table
 from training.zero_shot.class_names import SETS
 from training.zero_shot.protocols import ELEVATER, METRICS
 
@@ -35,32 +35,21 @@ def elevater_table(results: Results) -> str | None:
     ]
     if not rows:
         return None
-    languages = sorted({row.language for row in rows if row.language})
-    lines = [["set", "metric", "protocol", *languages], ["---"] * (3 + len(languages))]
-    for name, metric, protocol in sorted({(row.set or "", row.metric, row.protocol or "") for row in rows}):
-        cells = [_percent(rows, name, metric, language) for language in languages]
-        lines.append([name, METRICS[metric], protocol, *cells])
-    means = [_mean_of_sets(rows, language) for language in languages]
-    counts = [len({row.set for row in rows if row.language == language}) for language in languages]
-    lines.append([f"**mean over {_range(counts)} of {len(SETS)}**", "", "", *means])
+    ours = Results(results.meta, rows)
+    columns = sorted({(row.language or "", row.protocol or "") for row in rows})
+    lines = [["model", "set", "metric", *(f"{language} ({protocol})" for language, protocol in columns)]]
+    lines.append(["---"] * 3 + ["---:"] * len(columns))
+    for model in dict.fromkeys(row.model for row in rows):
+        found: list[list[float]] = [[] for _ in columns]
+        for name in sorted({row.set or "" for row in rows if row.model == model}):
+            means = [ours.mean(model=model, set=name, language=language, protocol=how) for language, how in columns]
+            cells = ["" if mean is None else f"{100 * mean:.1f}" for mean in means]
+            lines.append([model, name, METRICS[ELEVATER[name].metric], *cells])
+            for values, mean in zip(found, means, strict=True):
+                values += [] if mean is None else [mean]
+        means_of_sets = [f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "" for values in found]
+        lines.append([model, f"**mean (sets of {len(ELEVATER)})**", "", *means_of_sets])
     return markdown_table(lines)
-
-
-def _range(counts: list[int]) -> str:
-    return str(counts[0]) if len(set(counts)) == 1 else " / ".join(map(str, counts))
-
-
-def _percent(rows: list[Row], name: str, metric: str, language: str) -> str:
-    values = [row.value for row in rows if (row.set, row.metric, row.language) == (name, metric, language)]
-    return f"{100 * statistics.fmean(values):.1f}" if values else ""
-
-
-def _mean_of_sets(rows: list[Row], language: str) -> str:
-    by_set: dict[str, list[float]] = {}
-    for row in rows:
-        if row.language == language:
-            by_set.setdefault(row.set or "", []).append(row.value)
-    return f"{100 * statistics.fmean(statistics.fmean(values) for values in by_set.values()):.1f}" if by_set else ""
 
 
 def protocols(results: Results) -> list[str]:

@@ -176,13 +176,12 @@ def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool)
             f"text_text_weight is {recipe.text_text_weight}, but data.caption_columns has {languages} alone, and the "
             "term compares languages. Name another column, or set it to 0."
         )
-    is_read_twice = any(len(source.caption_columns or {}) > 1 for source in recipe.data.mixture)
-    if recipe.text_text_weight and (recipe.data.batches == "one_language" or not is_read_twice):
+    most_languages = max(len(source.caption_columns or {}) for source in recipe.data.mixture)
+    if recipe.text_text_weight and (recipe.data.batches == "one_language" or most_languages < 2):
         raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but no batch has one picture's captions in two languages: "
-            f"data.batches is {recipe.data.batches!r}, and a source has at most "
-            f"{max(len(source.caption_columns or {}) for source in recipe.data.mixture)}. Take data.batches: mixed and "
-            "a source with both languages, or set it to 0."
+            f"text_text_weight is {recipe.text_text_weight}, but no batch has a picture's captions in two languages: "
+            f"data.batches is {recipe.data.batches!r}, and no source has more than {most_languages}. Take "
+            "data.batches: mixed and a source with both languages, or set it to 0."
         )
     for name in ("affinity_weight", "interactive_weight", "anchor_weight"):
         if getattr(recipe, name) and not has_teacher:

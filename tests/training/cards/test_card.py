@@ -88,8 +88,23 @@ def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
     ]
     write_card(folder, Results({"command": "elevater"}, rows))
     text = ModelCard.load(folder / "README.md").text
-    assert "| dtd | accuracy | templates | 70.0 | 50.0 |" in text
-    assert "| **mean over 2 of 20** |  |  | 60.0 | 40.0 |" in text
+    assert "| model | set | metric | en (templates) | zh (templates) |" in text
+    assert "| student | dtd | accuracy | 70.0 | 50.0 |" in text
+    assert "| student | **mean (sets of 20)** |  | 60.0 (2) | 40.0 (2) |" in text
+
+
+def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds(folder):
+    rows = [
+        Row("ours", None, "mnist", "elevater-zh", "zh", "top1", value, seed) for seed, value in enumerate((0.5, 0.6))
+    ]
+    rows += [Row("ours", None, "mnist", "cn-clip-compat", "zh", "top1", 0.4)]
+    rows += [Row("rival", None, name, "elevater-zh", "zh", "top1", 0.9) for name in ("mnist", "dtd")]
+    write_card(folder, Results({"command": "elevater"}, rows))
+    text = ModelCard.load(folder / "README.md").text
+    assert "| model | set | metric | zh (cn-clip-compat) | zh (elevater-zh) |" in text
+    assert "| ours | mnist | accuracy | 40.0 | 55.0 |" in text
+    assert "| ours | **mean (sets of 20)** |  | 40.0 (1) | 55.0 (1) |" in text
+    assert "| rival | **mean (sets of 20)** |  |  | 90.0 (2) |" in text
 
 
 def test_size_and_speed_come_from_the_device_budget(folder):
