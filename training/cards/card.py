@@ -11,7 +11,7 @@ from training.cards.details import CARD_FILE, CARDS, CardDetails
 from training.cards.facts import ModelFacts
 from training.cards.metadata import front_matter
 from training.cards.notice import weights_terms
-from training.cards.tables import accuracy_table, elevater_table, export_table, protocols, size_table
+from training.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
 from training.config import RECIPE_FILE
 from training.files import whole_file
 from training.results import RESULTS_FILE, Results
@@ -47,7 +47,7 @@ def render_card(
     """
     title = details.name or title or "DC-CLIP"
     sources = list(dict.fromkeys(source for recipe in recipes.values() for source in _sources(recipe)))
-    size = budget and size_table(budget, details.size or title)
+    size = budget and budget_table(budget, details.size or title)
     card = ModelCard.from_template(
         front_matter(facts, details, results, title, sources, repo_id),
         template_path=str(TEMPLATE),

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from training.budget.report import REFERENCE, read_pairs
 from training.cards.metadata import is_final
 from training.results import Results, markdown_table
 from training.zero_shot.class_names import SETS
@@ -57,32 +58,57 @@ def protocols(results: Results) -> list[str]:
     return sorted({row.protocol for row in results.rows if row.language and row.protocol and row.set not in SETS})
 
 
-def size_table(results: Results, name: str | None = None) -> str | None:
-    """Size and speed: a row a model (or number format, or thread count), a column a metric.
+def size_table(results: Results) -> str | None:
+    """Size and speed: a row a model, a column a metric; the teacher, and this model after its last stage.
 
     Args:
-        results: of a device budget, or of a run that measured size and speed too.
-        name: of one model in them; default: the teacher, and this model after its last stage.
+        results: of a run that measured size and speed too.
 
     Returns:
-        The table; None where the results say nothing about this model.
+        The table; None where it did not.
     """
     rows = [row for row in results.rows if row.language is None and row.set is None]
-    if name is None:
-        rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
-    else:
-        rows = [row for row in rows if row.model == name]
+    rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
     if not rows:
         return None
     metrics = list(dict.fromkeys(row.metric for row in rows))
     lines = [["model", *(metric.replace("_", " ") for metric in metrics)], ["---", *["---:"] * len(metrics)]]
-    for model, stage, protocol in dict.fromkeys((row.model, row.stage, row.protocol) for row in rows):
-        values = [
-            results.mean(model=model, stage=stage, protocol=protocol, set=None, language=None, metric=metric)
-            for metric in metrics
-        ]
-        title = ", ".join(filter(None, (model, stage, protocol))).replace("_", " ")
+    for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
+        values = [results.mean(model=model, stage=stage, set=None, language=None, metric=metric) for metric in metrics]
+        title = ", ".join(filter(None, (model, stage)))
         lines.append([title, *("" if value is None else _number(value) for value in values)])
+    return markdown_table(lines)
+
+
+def budget_table(results: Results, name: str) -> str | None:
+    """Size and speed of one model at batch 1: a row a backend and number of threads; how many times as fast a pair is
+    as with the paper's teacher behind the same backend.
+
+    Args:
+        results: of a device budget.
+        name: of the model in it.
+
+    Returns:
+        The table; None where the budget does not have it.
+    """
+    pairs = [pair for pair in read_pairs(results) if pair.model == name]
+    if not pairs:
+        return None
+    header = ["backend", "threads", "MB", "start, s", "peak, MiB", "a picture, ms", "a text, ms", f"x {REFERENCE}"]
+    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+    for pair in pairs:
+        protocol = f"{pair.backend}, threads {pair.threads}"
+        form = pair.backend if pair.backend.startswith("onnx") else "pytorch"
+        measures = {("bytes", form): 1e6, ("cold_start_s", protocol): 1, ("peak_bytes", f"{protocol}, batch 1"): 2**20}
+        cells = []
+        for (metric, how), unit in measures.items():
+            value = results.mean(model=name, metric=metric, protocol=how)
+            cells.append("" if value is None else _number(value / unit))
+        faster = results.mean(
+            model=name, metric="times_as_fast", protocol=f"{protocol}, batch 1, against {pair.backend}"
+        )
+        speed = [_number(pair.ms_picture), _number(pair.ms_text), "" if faster is None else f"{faster:.1f}"]
+        lines.append([pair.backend, str(pair.threads), *cells, *speed])
     return markdown_table(lines)
 
 

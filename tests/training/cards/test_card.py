@@ -108,17 +108,24 @@ def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds
 
 
 def test_size_and_speed_come_from_the_device_budget(folder):
-    budget = Results(
-        {"command": "python -m training.budget"},
-        [
-            Row("tiny", None, None, "int8, 1 thread", None, "ms_per_picture_p50", 9.5),
-            Row("tiny", None, None, "int8, 1 thread", None, "bytes", 13_000_000),
-            Row("rival", None, None, "fp32", None, "bytes", 5),
-        ],
-    )
+    batch = "onnx-int8, threads 1, batch 1"
+    rows = [
+        Row("tiny", None, None, None, None, "parameters", 13_000_000),
+        Row("tiny", None, None, "onnx-int8", None, "bytes", 13_960_000),
+        Row("tiny", None, None, "pytorch", None, "bytes", 52_000_000),
+        Row("tiny", None, None, "onnx-int8, threads 1", None, "cold_start_s", 0.5),
+        Row("tiny", None, None, batch, None, "peak_bytes", 92 * 2**20),
+        Row("tiny", None, None, batch, None, "ms_per_picture_p50", 9.5),
+        Row("tiny", None, None, batch.replace("batch 1", "batch 8"), None, "ms_per_picture_p50", 7.5),
+        Row("tiny", None, None, batch, "en", "ms_per_text_p50", 1.0),
+        Row("tiny", None, None, batch, "zh", "ms_per_text_p50", 2.0),
+        Row("tiny", None, None, f"{batch}, against onnx-int8", None, "times_as_fast", 40.26),
+        Row("rival", None, None, "onnx-int8", None, "bytes", 5),
+    ]
+    budget = Results({"command": "python -m training.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
-    assert "| model | ms per picture p50 | bytes |" in text
-    assert "| tiny, int8, 1 thread | 9.50 | 13,000,000 |" in text
+    assert "| backend | threads | MB | start, s | peak, MiB | a picture, ms | a text, ms | x altclip |" in text
+    assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
     assert "Command: `python -m training.budget`" in text and "rival" not in text
 
 
