@@ -72,7 +72,7 @@ class AlignmentOptions(ComparisonOptions):
         align_steps: of stage 2, in every arm.
     """
 
-    distil_steps: int = 160
+    distil_steps: int = 240
     align_steps: int = 80
     output_dir: str = "runs/alignment"
 
