@@ -1,16 +1,21 @@
 """Rows from wherever they lie, whole or as a stream of shards."""
 
 import importlib
+import logging
 import re
 from collections.abc import Iterable
+from glob import glob
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
 
+logger = logging.getLogger(__name__)
+
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 STREAM_SHARDS = 64  # of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+TAR_END = bytes(1024)  # two blocks of zeros close a tar file
 
 
 def load_source(source: str | list[str], split: str = "train", subset: str | None = None) -> Dataset:
@@ -72,6 +77,7 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
         files = [name if "://" in name else str(Path(name).expanduser()) for name in _numbered(names)]
+        _warn_of_cut_shards(files)
         return load_dataset(builder, data_files=files, split="train", streaming=streaming)
     if len(names) != 1:
         raise ValueError("a list must be of parquet files alone, or of tar shards alone")
@@ -81,6 +87,16 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
         module, function = name.split(":")
         return getattr(importlib.import_module(module), function)()
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
+
+
+def _warn_of_cut_shards(files: list[str]):
+    """A tar file that was cut between two of its members reads as one that ends there; only its missing end tells."""
+    for pattern in files:
+        for path in map(Path, glob(pattern) if pattern.endswith(".tar") and "://" not in pattern else ()):
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - len(TAR_END)))
+                if file.read() != TAR_END:
+                    logger.warning("data: %s has no end mark. It may have been cut: fetch or write it again.", path)
 
 
 def _suffix(name: str) -> str:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import tarfile
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -198,6 +199,18 @@ def test_a_shard_that_breaks_off_is_named(samples, tmp_path, open_loader):
     (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
     with pytest.raises(ValueError, match=r"shard 1 of .* cannot be read on"):
         list(open_loader(train=[str(tmp_path / "0000.tar"), str(tmp_path / "0001.tar.gz")]))
+
+
+@pytest.mark.parametrize("where", ["in a header", "between samples"])
+def test_a_shard_that_was_cut_where_no_reader_notices_is_warned_of_by_name(where, samples, tmp_path, caplog):
+    write_shards(tmp_path, samples[:4], 2)
+    whole, cut = (tmp_path / f"{number:04d}.tar" for number in range(2))
+    with tarfile.open(cut) as tar:
+        last = tar.getmembers()[len(samples[0])]  # the second sample's first file
+    cut.write_bytes(cut.read_bytes()[: last.offset + (200 if where == "in a header" else 0)])
+    assert len(load_source(str(tmp_path / "*.tar"))) == 3
+    told = [record.getMessage() for record in caplog.records if "has no end mark" in record.getMessage()]
+    assert len(told) == 1 and str(cut) in told[0] and str(whole) not in told[0]
 
 
 def test_a_mixed_list_is_refused(shards):
