@@ -13,10 +13,11 @@ from tqdm.auto import tqdm
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards import refresh_card
 from training.config import RECIPE_FILE
-from training.edge.gate import REFERENCE, Gate, refuse
-from training.edge.graphs import TOWERS, join, trace
+from training.edge.formats import FORMATS, ONNX
+from training.edge.gate import REFERENCE, Gate
+from training.edge.graphs import join
 from training.edge.labelled import Labelled
-from training.edge.variants import VARIANTS, file_name, make_variant
+from training.edge.towers import TOWERS
 from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
 from training.files import scratch_folder
 from training.hub import complete_folder
@@ -25,11 +26,9 @@ from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.zero_shot.models import ZeroShotModel
 
-ONNX_FOLDER = "onnx"
 SCRATCH = ".export.tmp"
-PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 # of a folder that is exported to another one: what a training run leaves beside its model
-NOT_OF_THE_REPO = ("checkpoint-*", "log.jsonl", "training_state", ONNX_FOLDER, "__pycache__", ".*")
+NOT_OF_THE_REPO = ("checkpoint-*", "log.jsonl", "training_state", *FORMATS, "__pycache__", ".*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +48,13 @@ class ExportOptions:
         image_column: column of the pictures.
         label_column: column of the label's name.
         label_language: language in which the data name their labels.
-        threads: of ONNX Runtime in timings, within one operator.
+        threads: in timings, within one operator.
     """
 
     folder: str
     output_dir: str
     towers: Literal["vision", "text", "both"] = "both"
-    variants: list[Literal["fp32", "fp16", "int8", "q4"]] = field(default_factory=lambda: ["fp32", "fp16", "int8"])
+    variants: list[Literal["fp32", "fp16", "int8", "q4"]] = field(default_factory=lambda: list(ONNX.usual))
     data: str | None = None
     class_names: str | None = None
     split: str = "test"
@@ -105,8 +104,10 @@ class _Run:
         self.model = ZeroShotModel(student, processor, options.folder)
         self.labelled, self.weights = labelled, weights_fingerprint(student)
         self.towers = TOWERS if options.towers == "both" else (options.towers,)
+        self.form, self.wanted = ONNX, options.variants
         # fp32 is what others are made from and compared with, wanted or not
-        self.variants = [variant for variant in VARIANTS if variant == "fp32" or variant in options.variants]
+        self.variants = [variant for variant in self.form.suffixes if variant == "fp32" or variant in self.wanted]
+        self.joins = self.form.joins and len(self.towers) == 2
         self.verdicts: list[Verdict] = []
         self.rows: list[Row] = []
         self.kept: dict[tuple[str, str], Path] = {}
@@ -114,39 +115,37 @@ class _Run:
     @property
     def num_steps(self) -> int:
         """How many things `steps` does."""
-        return 1 + len(self.towers) * (1 + len(self.variants)) + (len(self.variants) if len(self.towers) == 2 else 0)
+        return 1 + (len(self.towers) + self.joins) * len(self.variants)
 
     def steps(self) -> Iterator[str]:
         """Do one thing after another, and say which is done."""
-        gate = Gate(self.model, self.labelled, self.options.threads)
+        gate = Gate(self.model, self.labelled, self.form, self.options.threads)
         self.rows += gate.rows()
         yield "PyTorch asked"
         for tower in self.towers:
-            fp32 = self.scratch / file_name(tower, "fp32")
-            trace(self.student, tower, fp32)
-            yield f"{fp32.name} traced"
             for variant in self.variants:
-                path = self.scratch / file_name(tower, variant)
-                if variant != "fp32":
-                    pictures = self.labelled.calibration_pictures(self.model.processor)
-                    make_variant(fp32, tower, variant, path, pictures)
-                self._note(path, tower, variant, *gate.judge(tower, variant, path, fp32))
+                path, pictures = self._path(tower, variant), self.labelled.calibration_pictures(self.model.processor)
+                self.form.write(self.student, tower, variant, path, pictures)
+                self._note(path, tower, variant, *gate.judge(tower, variant, path, self._path(tower, "fp32")))
                 yield f"{path.name} judged"
-        if len(self.towers) == 2:
+        if self.joins:
             yield from self._join(gate)
+
+    def _path(self, tower: str, variant: str) -> Path:
+        return self.scratch / self.form.file_name(tower, variant)
 
     def _join(self, gate: Gate) -> Iterator[str]:
         """Files of both towers: of each the variant asked for or, where that was refused, a larger one; the same for
         the image tower where both together lose too much.
         """
-        whole = self.scratch / file_name("both", "fp32")
-        join(self.scratch / file_name("vision", "fp32"), self.scratch / file_name("text", "fp32"), whole)
+        whole = self._path("both", "fp32")
+        join(self._path("vision", "fp32"), self._path("text", "fp32"), whole)
         for variant in self.variants:
-            path = self.scratch / file_name("both", variant)
-            verdict = refuse("both", variant, path, f"No tower of it passed as {variant}.")
+            path = self._path("both", variant)
+            verdict = gate.refuse("both", variant, path, f"No tower of it passed as {variant}.")
             rows: list[Row] = []
             for parts in self._pairs(variant):
-                files = {tower: self.scratch / file_name(tower, part) for tower, part in parts.items()}
+                files = {tower: self._path(tower, part) for tower, part in parts.items()}
                 if variant != "fp32":
                     join(files["vision"], files["text"], path)
                 verdict, rows = gate.judge_joined(variant, path, whole, files, parts)
@@ -171,7 +170,7 @@ class _Run:
     def _note(self, path: Path, tower: str, variant: str, verdict: Verdict, rows: list[Row]):
         if verdict.kept:
             self.kept[tower, variant] = path
-        if variant in self.options.variants:
+        if variant in self.wanted:
             self.verdicts.append(verdict)
             self.rows += rows
 
@@ -221,13 +220,15 @@ def _place(run: _Run, folder: Path, output_dir: Path):
         _replace(staged.iterdir(), output_dir)
     complete_folder(output_dir)
     kept = [run.scratch / Path(verdict.file).name for verdict in run.verdicts if verdict.kept]
-    _replace(kept, output_dir / ONNX_FOLDER)
+    _replace(kept, output_dir / run.form.name)
     results = _merge_results(run, earlier, output_dir)
     written = {verdict["file"] for verdict in results.meta["export"]["verdicts"] if verdict["kept"]}
-    for tower, variant in itertools.product((*TOWERS, "both"), VARIANTS):
-        # of an earlier export, and refused now or of other weights
-        if (file := f"{ONNX_FOLDER}/{file_name(tower, variant)}") not in written:
-            (output_dir / file).unlink(missing_ok=True)
+    for form in FORMATS.values():
+        for tower, variant in itertools.product((*TOWERS, "both"), form.suffixes):
+            # of an earlier export, and refused now or of other weights
+            path = output_dir / form.name / form.file_name(tower, variant)
+            if form.file(path) not in written:
+                path.unlink(missing_ok=True)
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         refresh_card(output_dir)
@@ -254,24 +255,33 @@ def _earlier(output_dir: Path, weights: str) -> Results:
 
 def _merge_results(run: _Run, earlier: Results, output_dir: Path) -> Results:
     """The folder's results, with those of this export, and of an earlier one's other files."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     made = make_meta(
         run.labelled.source, None, weights=run.weights, allowed_points=ALLOWED_POINTS, tolerance=TOLERANCE
     )
-    made["versions"] |= versions
+    before = earlier.meta["export"]
+    versions = {name: importlib.metadata.version(name) for name in run.form.packages}
+    made["versions"] = before.get("versions", {}) | made["versions"] | versions
+    made["commands"] = before.get("commands", {}) | {run.form.name: made.pop("command")}
     path = output_dir / RESULTS_FILE
     results = Results.read(path) if path.exists() else Results(made)
     new = {verdict.file for verdict in run.verdicts}
-    old = [verdict for verdict in earlier.meta["export"]["verdicts"] if verdict["file"] not in new]
+    old = [verdict for verdict in before["verdicts"] if verdict["file"] not in new]
     verdicts = old + [asdict(verdict) for verdict in run.verdicts]
-    rows = [row for row in results.rows if row.model != REFERENCE and not row.model.startswith(f"{ONNX_FOLDER}/")]
+    rows = [row for row in results.rows if row.model != REFERENCE and not _is_exported(row.model)]
     rows += [row for row in earlier.rows if row.model in {verdict["file"] for verdict in old}]
-    meta = results.meta | {"export": made | {"verdicts": verdicts, "best": _best(verdicts)}}
+    best = _best([verdict for verdict in verdicts if ONNX.owns(verdict["file"])])
+    meta = results.meta | {"export": made | {"verdicts": verdicts, "best": best}}
     return Results(meta, rows + run.rows)
 
 
+def _is_exported(name: str) -> bool:
+    return any(form.owns(name) for form in FORMATS.values())
+
+
 def _best(verdicts: list[dict[str, Any]]) -> dict[str, str]:
-    """The file of each tower that a CPU should take: the fastest and, of those that are as fast, the smallest."""
+    """The file of each tower that the runtime in the folder should take: the fastest and, of those that are as fast,
+    the smallest.
+    """
     best = {}
     for tower in TOWERS:
         kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]

@@ -10,13 +10,13 @@ from typing import cast
 
 import numpy as np
 from datasets import Dataset
-from onnxruntime import InferenceSession
 from transformers import PreTrainedModel
 
-from training.edge.graphs import INPUTS, OUTPUTS
+from training.edge.exported_towers import ExportedTowers, Runner
+from training.edge.formats import Format
 from training.edge.labelled import LANGUAGES, Labelled
-from training.edge.onnx_towers import OnnxTowers
 from training.edge.sessions import open_session
+from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.results import Row
 from training.timing import interleaved_ms
@@ -29,16 +29,17 @@ MEASURES = ("bytes", "ms", "ms_share", "largest_difference", "mean_cosine")
 
 
 class Gate:
-    """Asks PyTorch once, and then every variant.
+    """Asks PyTorch once, and then every variant in the runtime of its format.
 
     Args:
         student: in PyTorch.
         labelled: pictures and names.
-        threads: of ONNX Runtime in timings, within one operator.
+        form: of the files.
+        threads: in timings, within one operator.
     """
 
-    def __init__(self, student: ZeroShotModel, labelled: Labelled, threads: int = 1):
-        self.student, self.labelled, self.threads = student, labelled, threads
+    def __init__(self, student: ZeroShotModel, labelled: Labelled, form: Format, threads: int = 1):
+        self.student, self.labelled, self.form, self.threads = student, labelled, form, threads
         self.reference = self._encode(student, labelled.sets, LANGUAGES)
         self.encoded: dict[Path, Encoded] = {}
         self.picture, self.captions = self._picture(), [self._caption(language) for language in LANGUAGES]
@@ -52,27 +53,24 @@ class Gate:
 
         Args:
             tower: `vision` or `text`.
-            variant: one of `VARIANTS`.
+            variant: number format.
             path: the file.
-            fp32: its fp32 graph.
+            fp32: the same tower's in fp32.
         """
         try:
-            towers = OnnxTowers(self.student.model.config, **{tower: path})
+            encoded = self.encoded[path] = self._encode_file(tower, path)
         except ValueError as error:
-            return refuse(tower, variant, path, str(error)), []
-        sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
-        model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
-        encoded = self.encoded[path] = self._encode(model, sets, languages)
+            return self.refuse(tower, variant, path, str(error)), []
         seen, read = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
         return self._verdict(tower, variant, path, fp32, seen, read)
 
     def judge_joined(
         self, variant: str, path: Path, fp32: Path, parts: dict[str, Path], variants: dict[str, str]
     ) -> tuple[Verdict, list[Row]]:
-        """Judge a file of both towers, whose parts were judged before.
+        """Judge an ONNX file of both towers, whose parts were judged before.
 
         Args:
-            variant: one of `VARIANTS`.
+            variant: number format.
             path: the file.
             fp32: the joined fp32 graph.
             parts: the file of each tower that went into it.
@@ -81,12 +79,13 @@ class Gate:
         try:
             session = open_session(path)
         except ValueError as error:
-            return refuse("both", variant, path, str(error)), []
+            return self.refuse("both", variant, path, str(error)), []
         for tower, name in OUTPUTS.items():
             (together,) = session.run([name], self._feeds("both")[0])
             (alone,) = open_session(parts[tower]).run(None, self._feeds(tower)[0])
             if not abs(together - alone).max() <= JOINED_DIFFERENCE:
-                return refuse("both", variant, path, f"Its {name} are not those of its {tower} tower alone."), []
+                reason = f"Its {name} are not those of its {tower} tower alone."
+                return self.refuse("both", variant, path, reason), []
         seen, read = (self.encoded[parts[tower]] for tower in OUTPUTS)
         verdict, rows = self._verdict("both", variant, path, fp32, seen, read)
         return replace(verdict, parts=variants), rows
@@ -96,11 +95,11 @@ class Gate:
     ) -> tuple[Verdict, list[Row]]:
         difference, cosine = closeness(tower, seen, read, self.reference)
         if not math.isfinite(cosine):
-            return refuse(tower, variant, path, f"Embeddings of {path.name} are not finite."), []
+            return self.refuse(tower, variant, path, f"Embeddings of {path.name} are not finite."), []
         ms, ms_share = self._time(tower, path, fp32)
         size = path.stat().st_size
         verdict = Verdict(
-            file=f"onnx/{path.name}",
+            file=self.form.file(path),
             tower=tower,
             variant=variant,
             kept=True,
@@ -118,6 +117,24 @@ class Gate:
         rows += [Row(verdict.file, None, None, None, None, name, getattr(verdict, name)) for name in MEASURES]
         return replace(verdict, kept=not reasons, reasons=reasons), rows
 
+    def refuse(self, tower: str, variant: str, path: Path, reason: str) -> Verdict:
+        """A verdict on what could not be asked.
+
+        Args:
+            tower: `vision`, `text` or `both`.
+            variant: number format.
+            path: the file.
+            reason: a sentence.
+        """
+        return Verdict(self.form.file(path), tower, variant, False, [reason])
+
+    def _encode_file(self, tower: str, path: Path) -> Encoded:
+        """What a file makes of the pictures or the names; it is closed again before it is timed."""
+        towers = ExportedTowers(self.student.model.config, **{tower: self.form.open(path, 0)})
+        sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
+        model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
+        return self._encode(model, sets, languages)
+
     def _encode(self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]) -> Encoded:
         return encode(model, sets, self.labelled.class_names, languages, self.labelled.image_column)
 
@@ -127,11 +144,11 @@ class Gate:
         return [replace(row, model=name) for row in rows]
 
     def _picture(self) -> dict[str, np.ndarray]:
-        """A real picture, as a session takes it."""
+        """A real picture, as a file takes it."""
         return {"pixel_values": next(self.labelled.calibration_pictures(self.student.processor))}
 
     def _caption(self, language: str) -> dict[str, np.ndarray]:
-        """The caption of median length, as a session takes it."""
+        """The caption of median length, as a file takes it."""
         names = self.labelled.class_names.in_language(language)
         lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)["length"]
         median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
@@ -139,33 +156,21 @@ class Gate:
         return {name: tokens[name].numpy() for name in INPUTS["text"]}
 
     def _feeds(self, tower: str) -> list[dict[str, np.ndarray]]:
-        """What a graph is timed on."""
+        """What a file is timed on."""
         if tower == "vision":
             return [self.picture]
         return self.captions if tower == "text" else [self.picture | caption for caption in self.captions]
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median milliseconds at batch 1, and the median of the ratios to fp32."""
-        sessions = {name: open_session(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
+        runners = {name: self.form.open(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
         feeds = self._feeds(tower)
-        calls = {name: partial(_run, session, feeds) for name, session in sessions.items()}
+        calls = {name: partial(_run, runner, feeds) for name, runner in runners.items()}
         times = interleaved_ms(calls)
         ratios = [variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)]
         return statistics.median(times["variant"]) / len(feeds), statistics.median(ratios)
 
 
-def _run(session: InferenceSession, feeds: list[dict[str, np.ndarray]]):
+def _run(runner: Runner, feeds: list[dict[str, np.ndarray]]):
     for feed in feeds:
-        session.run(None, feed)
-
-
-def refuse(tower: str, variant: str, path: Path, reason: str) -> Verdict:
-    """A verdict on what could not be asked.
-
-    Args:
-        tower: `vision`, `text` or `both`.
-        variant: one of `VARIANTS`.
-        path: the file.
-        reason: a sentence.
-    """
-    return Verdict(f"onnx/{path.name}", tower, variant, False, [reason])
+        runner(feed)

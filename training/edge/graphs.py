@@ -8,41 +8,13 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.export import Dim
 
 from modeling_dcclip import DCCLIPModel
 from training.edge.quiet import quiet
+from training.edge.towers import INPUTS, OUTPUTS, TOWERS, describe_tower, traceable
 
-TOWERS = ("vision", "text")
-INPUTS = {"vision": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
-OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
 # the newest that ONNX Runtime Web and ORT 1.16 still read; newer ones fold attention into one node that they lack
 OPSET = 20
-
-
-class VisionGraph(nn.Module):
-    """Pictures to embeddings of unit length."""
-
-    def __init__(self, student: DCCLIPModel):
-        super().__init__()
-        self.student = student
-
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, D)."""
-        return nn.functional.normalize(self.student.get_image_features(pixel_values).pooler_output, dim=-1)
-
-
-class TextGraph(nn.Module):
-    """Texts to embeddings of unit length."""
-
-    def __init__(self, student: DCCLIPModel):
-        super().__init__()
-        self.student = student
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(B, L) and (B, L) to (B, D)."""
-        features = self.student.get_text_features(input_ids, attention_mask).pooler_output
-        return nn.functional.normalize(features, dim=-1)
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):
@@ -56,16 +28,14 @@ def trace(student: DCCLIPModel, tower: str, path: Path):
     Raises:
         ValueError: the tower cannot be traced.
     """
-    graph, example, shapes = _vision(student) if tower == "vision" else _text(student)
+    graph, example, shapes = traceable(student, tower)
     try:
         write_graph(graph, tower, example, shapes, path)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
-        config = getattr(student.config, f"{tower}_config")
-        name = getattr(config, "architecture", config.model_type)
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
-            f"towers: the {tower} tower {name!r} cannot be traced to ONNX ({reason}). Export the other tower alone "
-            f"with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
+            f"towers: the {describe_tower(student, tower)} cannot be traced to ONNX ({reason}). Export the other "
+            f"tower alone with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
         ) from error
     _finish(path, student)
 
@@ -101,22 +71,6 @@ def write_graph(
             external_data=external_data,
             verbose=False,
         )
-
-
-def _vision(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
-    size = student.config.image_size
-    return VisionGraph(student), (torch.zeros(2, 3, size, size),), {"pixel_values": {0: Dim("image_batch_size")}}
-
-
-def _text(student: DCCLIPModel) -> tuple[nn.Module, tuple[Tensor, ...], dict]:
-    config = student.config
-    length, pad = min(7, config.max_text_length), getattr(config.text_config, "pad_token_id", None) or 0
-    # an example of one text, or without padding, would be taken for the rule
-    input_ids = torch.full((2, length), pad + 1)
-    attention_mask = torch.ones_like(input_ids)
-    input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = pad, 0
-    free = {0: Dim("text_batch_size"), 1: Dim("sequence_length", max=config.max_text_length)}
-    return TextGraph(student), (input_ids, attention_mask), dict.fromkeys(INPUTS["text"], free)
 
 
 def _finish(path: Path, student: DCCLIPModel):

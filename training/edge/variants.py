@@ -17,9 +17,6 @@ from onnxruntime.quantization import (
 
 from training.edge.quiet import quiet
 
-# names as transformers.js completes them; `q8`, its default, is `_quantized`
-SUFFIXES = {"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"}
-VARIANTS = tuple(SUFFIXES)
 BLOCK = 32
 # what half precision may change in an output channel, relative to it: twice its rounding. Folded batch norms leave
 # depthwise convolutions with channels so small that half precision has few bits for them
@@ -30,18 +27,13 @@ FEW = 4  # channels that a filter sees
 STEM = 2
 
 
-def file_name(tower: str, variant: str) -> str:
-    """Of a tower, or of `both`, such as `text_model_quantized.onnx`."""
-    return f"{'model' if tower == 'both' else f'{tower}_model'}{SUFFIXES[variant]}.onnx"
-
-
 def make_variant(source: Path, tower: str, variant: str, path: Path, pictures: Iterable[np.ndarray]):
     """Write a variant of a traced tower.
 
     Args:
         source: the fp32 graph.
         tower: `vision` or `text`.
-        variant: one of `VARIANTS` but fp32.
+        variant: `fp16`, `int8` or `q4`.
         path: of the file.
         pictures: prepared real pictures (1, 3, S, S), by which the image tower's int8 ranges are set.
     """

@@ -26,7 +26,7 @@ class Verdict:
     Args:
         file: such as `onnx/text_model_quantized.onnx`.
         tower: `vision`, `text` or `both`.
-        variant: one of `VARIANTS`.
+        variant: number format: fp32, fp16, int8 or q4.
         kept: whether it is written.
         reasons: why not.
         bytes: of the file.

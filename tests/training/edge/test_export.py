@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from training import export
 from training.edge import export as library
-from training.edge import verdict
+from training.edge import formats, verdict
 from training.edge.sessions import open_session
 from training.hub import list_contents
 from training.results import Results
@@ -35,7 +35,7 @@ def fails(capsys):
 @pytest.fixture
 def traced(exported, monkeypatch):
     """Graphs that were traced before, as tracing takes longest."""
-    monkeypatch.setattr(library, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
+    monkeypatch.setattr(formats, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def test_refused_is_not_written_and_said(exported, traced, labelled, tmp_path, c
                 tensor.raw_data = b"\xff" * len(tensor.raw_data)  # not a number
         onnx.save(model, path)
 
-    monkeypatch.setattr(library, "make_variant", ruin)
+    monkeypatch.setattr(formats, "make_variant", ruin)
     arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
     with pytest.raises(SystemExit) as exit_info:
         export.main([str(folder), *arguments])
@@ -103,7 +103,7 @@ def test_an_interrupted_export_leaves_the_folder_as_it_was(exported, traced, lab
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(library, "make_variant", interrupt)
+    monkeypatch.setattr(formats, "make_variant", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labelled])
     assert files(folder) == before

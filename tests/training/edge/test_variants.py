@@ -3,7 +3,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from training.edge.variants import file_name, to_fp16
+from training.edge.formats import ONNX
+from training.edge.variants import to_fp16
 
 CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95, "q4": 0.8}
 SUFFIXES = ("", "_fp16", "_quantized", "_q4")
@@ -11,7 +12,7 @@ KINDS = {16: {"FLOAT16"}, 8: {"INT8", "UINT8"}, 4: {"INT4", "UINT4", "UINT8"}}
 
 
 def session(exported, tower, variant):
-    return onnxruntime.InferenceSession(exported / "onnx" / file_name(tower, variant))
+    return onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
 
 
 def test_names_are_those_that_transformers_js_asks_for(exported):
@@ -31,7 +32,7 @@ def test_embeddings_stay_near_and_of_unit_length(exported, inputs, variant):
 
 @pytest.mark.parametrize(("variant", "bits"), [("fp16", 16), ("int8", 8), ("q4", 4)])
 def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
-    model = onnx.load(exported / "onnx" / file_name("text", variant))
+    model = onnx.load(exported / "onnx" / ONNX.file_name("text", variant))
     tables = [tensor for tensor in model.graph.initializer if np.prod(tensor.dims) >= 600 * 16]  # 600 tokens
     assert tables
     assert {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in tables} <= KINDS[bits]
@@ -39,12 +40,12 @@ def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
 
 @pytest.mark.parametrize("variant", ["fp16", "int8"])
 def test_convolutions_store_few_bits_too(exported, variant):
-    full, small = ((exported / "onnx" / file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
+    full, small = ((exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
     assert small / full < {"fp16": 0.6, "int8": 0.45}[variant]
 
 
 def test_channels_that_half_precision_cannot_hold_stay_single(exported, tmp_path):
-    full = exported / "onnx" / file_name("vision", "fp32")
+    full = exported / "onnx" / ONNX.file_name("vision", "fp32")
     model = onnx.load(full)
     depthwise = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1)
     weights = onnx.numpy_helper.to_array(depthwise).copy()
