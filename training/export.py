@@ -1,6 +1,7 @@
-"""Export a trained model for devices: ONNX graphs in several number formats, each behind a gate in both languages.
+"""Export a trained model for devices: ONNX or ExecuTorch, in several number formats, each behind a bilingual gate.
 
 python training/export.py runs/demo/model --output_dir runs/demo/edge
+python training/export.py runs/demo/model --output_dir runs/demo/edge --format executorch
 python training/export.py FOLDER --output_dir D --data TEST.parquet --class_names NAMES.json
 """
 
@@ -20,8 +21,7 @@ def main(argv: list[str] | None = None):
         "--variants",
         nargs="+",
         choices=["fp32", "fp16", "int8", "q4"],
-        default=["fp32", "fp16", "int8"],
-        help="number formats",
+        help="number formats; ExecuTorch has fp32 and int8 (default: all of the format but q4)",
     )
     try:
         options = ExportOptions(**vars(parser.parse_args(argv)))

@@ -35,6 +35,7 @@ def finished(tmp_path_factory, processor) -> Path:
         "private.png",
         "onnx/model.onnx",
         "onnx/notes.txt",
+        "executorch/text_model.pte",
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(b"0123456789")

@@ -98,6 +98,7 @@ def test_only_what_is_on_the_list_goes_up(folder):
     names = {content.path for content in list_contents(folder)}
     assert {"model.safetensors", "config.json", "handler.py", "preprocessor_config.json", "README.md"} <= names
     assert {"LICENSE", "NOTICE.md", "requirements.txt", "self_check.json", "modules.json", "onnx/model.onnx"} <= names
+    assert "executorch/text_model.pte" in names
     refused = ("log", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes")
     assert not [name for name in names if any(part in name for part in refused)]
 

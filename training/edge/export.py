@@ -4,7 +4,7 @@ import importlib.metadata
 import itertools
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +38,10 @@ class ExportOptions:
     Args:
         folder: of a trained model.
         output_dir: where the complete Hub folder goes; the same folder will do.
+        format: onnx, for ONNX Runtime and transformers.js, or executorch, for native apps.
         towers: one tower alone, or both.
-        variants: number formats: fp32, fp16, int8, q4 (4 bits).
+        variants: number formats: fp32, fp16, int8, q4 (4 bits); ExecuTorch has fp32 and int8. Default: all of the
+            format but q4.
         data: labelled set for the gate: a parquet file, a folder, a Hub id or `module:function`. Default: the embedded
             corpus.
         class_names: of `data`: a JSON list of {language: name}, one entry a class, with English and Chinese names, or
@@ -53,8 +55,9 @@ class ExportOptions:
 
     folder: str
     output_dir: str
+    format: Literal["onnx", "executorch"] = "onnx"
     towers: Literal["vision", "text", "both"] = "both"
-    variants: list[Literal["fp32", "fp16", "int8", "q4"]] = field(default_factory=lambda: list(ONNX.usual))
+    variants: list[Literal["fp32", "fp16", "int8", "q4"]] | None = None
     data: str | None = None
     class_names: str | None = None
     split: str = "test"
@@ -74,8 +77,10 @@ def export(options: ExportOptions) -> list[Verdict]:
         A verdict for each file that was asked for, those not written too.
 
     Raises:
-        ValueError: the folder is not a complete model, a tower cannot be traced, or the labelled set will not do.
+        ValueError: the folder is not a complete model, the format lacks a variant or is not installed, a tower cannot
+            be traced, or the labelled set will not do.
     """
+    FORMATS[options.format].check(options.variants or ())
     student, processor = _open(options.folder)
     labelled = _labelled(options)
     output_dir = Path(options.output_dir)
@@ -104,7 +109,8 @@ class _Run:
         self.model = ZeroShotModel(student, processor, options.folder)
         self.labelled, self.weights = labelled, weights_fingerprint(student)
         self.towers = TOWERS if options.towers == "both" else (options.towers,)
-        self.form, self.wanted = ONNX, options.variants
+        self.form = FORMATS[options.format]
+        self.wanted = options.variants or self.form.usual
         # fp32 is what others are made from and compared with, wanted or not
         self.variants = [variant for variant in self.form.suffixes if variant == "fp32" or variant in self.wanted]
         self.joins = self.form.joins and len(self.towers) == 2

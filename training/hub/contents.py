@@ -41,6 +41,7 @@ OPTIONAL = (
     "onnx/*.onnx",
     "onnx/*.onnx_data",
     "onnx/*.json",
+    "executorch/*.pte",
 )
 # these go along where the card shows them
 PICTURES = ("*.png", "*.jpg")

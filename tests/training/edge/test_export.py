@@ -1,5 +1,6 @@
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import onnx
@@ -128,6 +129,21 @@ def test_a_labelled_set_without_a_language_is_refused(exported, corpus, tmp_path
 def test_data_need_class_names_and_class_names_need_data(exported, labelled, tmp_path, fails):
     assert "needs class_names" in fails(exported, "--output_dir", tmp_path / "out", *labelled[:2])
     assert "without data" in fails(exported, "--output_dir", tmp_path / "out", *labelled[2:])
+
+
+@pytest.mark.parametrize("variant", ["fp16", "q4"])
+def test_a_number_format_that_a_format_lacks_is_named(exported, tmp_path, fails, variant):
+    message = fails(
+        exported, "--output_dir", tmp_path / "out", "--format", "executorch", "--variants", "fp32", variant
+    )
+    assert f"variants: {variant} " in message and "--format executorch" in message and "fp32, int8" in message
+
+
+def test_a_format_that_is_not_installed_says_what_to_install(exported, tmp_path, fails, monkeypatch):
+    monkeypatch.setitem(sys.modules, "executorch", None)
+    message = fails(exported, "--output_dir", tmp_path / "out", "--format", "executorch")
+    assert "needs executorch" in message and 'pip install -e ".[mobile]"' in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_machine_without_a_kernel_is_told_so(tmp_path):
