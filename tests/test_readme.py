@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.cards.tables import export_table
 from training.demo import arms, report
 from training.demo.__main__ import EXAMPLE
 from training.demo.corpus import _render, read_concepts
@@ -71,3 +72,8 @@ def test_tables_of_arms_are_those_of_the_committed_results():
     assert found
     for path, table in found:
         assert table == arms.table(Results.read(ROOT / path))
+
+
+def test_export_table_is_that_of_the_committed_results():
+    ((path, table),) = re.findall(r"<!-- export: (\S+) -->\n(.*?)\n<!-- end of results -->", README, re.S)
+    assert table == export_table(Results.read(ROOT / path))
