@@ -63,7 +63,7 @@ class LoadingOptions:
     num_shards: int = 4
     batch_size: int = 32
     steps: int = 4
-    rounds: int = 5
+    rounds: int = 15
     workers: int = 0
     students: list[str] = field(default_factory=lambda: list(STUDENTS))
     output_dir: str = "runs/loading"
