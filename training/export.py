@@ -9,7 +9,12 @@ import sys
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.edge.export import ExportOptions, export
+try:
+    from training.edge.export import ExportOptions, export
+except ModuleNotFoundError as error:
+    if error.name not in ("onnx", "onnxruntime"):
+        raise
+    sys.exit(f'export: {error.name} is not installed. Install what exports need: pip install -e ".[edge]"')
 
 
 def main(argv: list[str] | None = None):

@@ -256,28 +256,37 @@ def _earlier(output_dir: Path, weights: str) -> Results:
         results = Results.read(path)
         if results.meta.get("export", {}).get("weights") == weights:
             return results
-    return Results({"export": {"verdicts": []}})
+    return Results({"export": {"runs": [], "verdicts": []}})
 
 
 def _merge_results(run: _Run, earlier: Results, output_dir: Path) -> Results:
-    """The folder's results, with those of this export, and of an earlier one's other files."""
-    made = make_meta(
-        run.labelled.source, None, weights=run.weights, allowed_points=ALLOWED_POINTS, tolerance=TOLERANCE
-    )
+    """The folder's results, with those of this export, and of earlier ones' other files: each export keeps what made
+    it, as long as a file of it is there.
+    """
+    new = [verdict.file for verdict in run.verdicts]
+    made = make_meta(run.labelled.source, None, files=new)
+    made["versions"] |= {name: importlib.metadata.version(name) for name in run.form.packages}
     before = earlier.meta["export"]
-    versions = {name: importlib.metadata.version(name) for name in run.form.packages}
-    made["versions"] = before.get("versions", {}) | made["versions"] | versions
-    made["commands"] = before.get("commands", {}) | {run.form.name: made.pop("command")}
-    path = output_dir / RESULTS_FILE
-    results = Results.read(path) if path.exists() else Results(made)
-    new = {verdict.file for verdict in run.verdicts}
+    runs = [each | {"files": [file for file in each["files"] if file not in new]} for each in before["runs"]]
+    runs = [each for each in runs if each["files"]]
     old = [verdict for verdict in before["verdicts"] if verdict["file"] not in new]
     verdicts = old + [asdict(verdict) for verdict in run.verdicts]
+    # what the old files were compared with stays, unless it is of the same set
+    known = {verdict["file"] for verdict in old} | ({REFERENCE} if old else set())
+    sets = {row.set for row in run.rows}
+    path = output_dir / RESULTS_FILE
+    results = Results.read(path) if path.exists() else Results(made)
     rows = [row for row in results.rows if row.model != REFERENCE and not _is_exported(row.model)]
-    rows += [row for row in earlier.rows if row.model in {verdict["file"] for verdict in old}]
-    best = _best([verdict for verdict in verdicts if ONNX.owns(verdict["file"])])
-    meta = results.meta | {"export": made | {"verdicts": verdicts, "best": best}}
-    return Results(meta, rows + run.rows)
+    rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
+    export = {
+        "weights": run.weights,
+        "allowed_points": ALLOWED_POINTS,
+        "tolerance": TOLERANCE,
+        "runs": [*runs, made],
+        "verdicts": verdicts,
+        "best": _best([verdict for verdict in verdicts if ONNX.owns(verdict["file"])]),
+    }
+    return Results(results.meta | {"export": export}, rows + run.rows)
 
 
 def _is_exported(name: str) -> bool:

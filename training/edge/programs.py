@@ -49,10 +49,10 @@ def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: 
             ).to_executorch()
     except Exception as error:  # exporter, quantiser and backend share no base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        others = ", or fp32 alone with --variants fp32" if variant != "fp32" else ""
         raise ValueError(
             f"towers: the {describe_tower(student, tower)} cannot be an ExecuTorch program in {variant} ({reason}). "
-            f"Export the other tower alone with --towers {'text' if tower == 'vision' else 'vision'}, or other number "
-            "formats with --variants."
+            f"Export the other tower alone with --towers {'text' if tower == 'vision' else 'vision'}{others}."
         ) from error
     with path.open("wb") as file:
         program.write_to_file(file)

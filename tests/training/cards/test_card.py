@@ -133,12 +133,14 @@ def test_exported_files_have_a_table_of_their_own(folder):
     kept = {"file": "onnx/a.onnx", "kept": True, "reasons": [], "bytes": 4_000_000, "ms": 1.25, "mean_cosine": 0.99}
     kept["lost_points"] = {"en": -0.5, "zh": 0.75}
     refused = kept | {"file": "onnx/b.onnx", "kept": False, "reasons": ["It loses 2.00 points in zh."], "bytes": 0}
-    export = {"verdicts": [kept, refused], "commands": {"onnx": "python export.py"}, "data": "set"}
+    runs = [{"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set", "files": []}]
+    export = {"verdicts": [kept, refused], "runs": runs}
     row = Row("onnx/a.onnx", None, "set", "class-names", "zh", "top1", 0.5)
     write_card(folder, Results({"command": "python measure.py", "export": export}, [row]))
     text = ModelCard.load(folder / "README.md").text
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in text
     assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in text
+    assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in text
     assert "Not evaluated yet." in text  # what an export lost is no result of the model
 
 

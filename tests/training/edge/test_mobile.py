@@ -150,8 +150,9 @@ def test_results_and_card_hold_both_formats(exported):
         assert entry["kept"] and entry["bytes"] == (exported / entry["file"]).stat().st_size
         for language in ("en", "zh"):
             assert results.values(model=entry["file"], language=language, metric="top1") == [entry["top1"][language]]
-    assert set(results.meta["export"]["commands"]) == {"onnx", "executorch"}
-    assert {"onnx", "executorch"} < set(results.meta["export"]["versions"])
+    onnx, executorch = results.meta["export"]["runs"]
+    assert onnx["files"] == ["onnx/text_model.onnx"] and "onnxruntime" in onnx["versions"]
+    assert set(executorch["files"]) == names and "executorch" in executorch["versions"]
     assert results.meta["export"]["best"] == {"text": "onnx/text_model.onnx"}  # what runs without an app
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
