@@ -59,6 +59,26 @@ def derived_rows(results: Results) -> list[Row]:
     return rows
 
 
+def read_costs(results: Results, model: str, backend: str, threads: int) -> dict[str, float | None]:
+    """What one model behind one backend takes beside its time: `MB`, `start_s`, `peak_MiB`, and `times_as_fast`, of
+    a pair over the reference's behind the same backend. None stands for what could not be measured.
+    """
+    protocol = f"{backend}, threads {threads}"
+    batch = f"{protocol}, batch 1"
+    form = backend if backend.startswith("onnx") else "pytorch"
+    sources = {
+        "MB": ("bytes", form, 1e6),
+        "start_s": ("cold_start_s", protocol, 1),
+        "peak_MiB": ("peak_bytes", batch, 2**20),
+        "times_as_fast": ("times_as_fast", f"{batch}, against {backend}", 1),
+    }
+    costs = {}
+    for name, (metric, how, unit) in sources.items():
+        value = results.mean(model=model, metric=metric, protocol=how)
+        costs[name] = None if value is None else value / unit
+    return costs
+
+
 def table(results: Results, options: BudgetOptions) -> str:
     """A block a number of threads, a line a model and backend."""
     lines = []
@@ -81,22 +101,22 @@ def header() -> str:
 
 def line(results: Results, model: str, backend: str, threads: int) -> str:
     """One model behind one backend; a dash where it could not be measured."""
-    protocol = f"{backend}, threads {threads}"
-    batch = f"{protocol}, batch 1"
-    form = backend if backend.startswith("onnx") else "pytorch"
+    costs = read_costs(results, model, backend, threads)
 
-    def one(metric: str, scale: float, form: str, digits: int = 1, language: str | None = None) -> str:
-        value = results.mean(model=model, metric=metric, protocol=form, language=language)
-        return "-" if value is None else f"{value / scale:.{digits}f}"
+    def one(name: str, digits: int = 1) -> str:
+        value = costs[name]
+        return "-" if value is None else f"{value:.{digits}f}"
 
     def time(what: str, language: str | None) -> str:
-        values = [one(f"ms_per_{what}_{share}", 1, batch, language=language) for share in ("p50", "p95")]
-        return "-" if "-" in values else f"{values[0]} ({values[1]})"
+        protocol = f"{backend}, threads {threads}, batch 1"
+        values = [
+            results.mean(model=model, metric=f"ms_per_{what}_{share}", protocol=protocol, language=language)
+            for share in ("p50", "p95")
+        ]
+        return "-" if None in values else f"{values[0]:.1f} ({values[1]:.1f})"
 
     parameters = f"{(results.mean(model=model, metric='parameters') or 0) / 1e6:.1f} M"
     return (
-        f"{model:24}{backend:>11}{parameters:>12}{one('bytes', 1e6, form):>9}{one('cold_start_s', 1, protocol):>9}"
-        f"{one('peak_bytes', 2**20, batch, 0):>10}{time('picture', None):>18}"
-        f"{time('text', 'en'):>18}{time('text', 'zh'):>18}"
-        f"{one('times_as_fast', 1, f'{batch}, against {backend}'):>11}"
+        f"{model:24}{backend:>11}{parameters:>12}{one('MB'):>9}{one('start_s'):>9}{one('peak_MiB', 0):>10}"
+        f"{time('picture', None):>18}{time('text', 'en'):>18}{time('text', 'zh'):>18}{one('times_as_fast'):>11}"
     )

@@ -3,7 +3,7 @@
 import statistics
 from typing import Any
 
-from training.budget.report import REFERENCE, read_pairs
+from training.budget.report import REFERENCE, read_costs, read_pairs
 from training.cards.metadata import is_final
 from training.results import Results, markdown_table
 from training.zero_shot.class_names import SETS
@@ -97,16 +97,9 @@ def budget_table(results: Results, name: str) -> str | None:
     header = ["backend", "threads", "MB", "start, s", "peak, MiB", "a picture, ms", "a text, ms", f"x {REFERENCE}"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for pair in pairs:
-        protocol = f"{pair.backend}, threads {pair.threads}"
-        form = pair.backend if pair.backend.startswith("onnx") else "pytorch"
-        measures = {("bytes", form): 1e6, ("cold_start_s", protocol): 1, ("peak_bytes", f"{protocol}, batch 1"): 2**20}
-        cells = []
-        for (metric, how), unit in measures.items():
-            value = results.mean(model=name, metric=metric, protocol=how)
-            cells.append("" if value is None else _number(value / unit))
-        faster = results.mean(
-            model=name, metric="times_as_fast", protocol=f"{protocol}, batch 1, against {pair.backend}"
-        )
+        costs = read_costs(results, name, pair.backend, pair.threads)
+        faster = costs.pop("times_as_fast")
+        cells = ["" if value is None else _number(value) for value in costs.values()]
         speed = [_number(pair.ms_picture), _number(pair.ms_text), "" if faster is None else f"{faster:.1f}"]
         lines.append([pair.backend, str(pair.threads), *cells, *speed])
     return markdown_table(lines)
