@@ -2,8 +2,9 @@
 
     python -m training.demo.alignment --seeds 0 1 2
 
-All arms of a seed go on from one distilled student; the arm without stage 1 trains as many steps as both stages of the
-others, so that nobody has seen more pictures. All share one cache of teacher targets.
+All arms of a seed go on from one distilled student, which is an arm of its own; the arms of one stage train as many
+steps as both stages of the others, so that nobody has seen more pictures. All share one cache of teacher targets. Each
+student is also asked with the teacher's reading of the names, which tells whether the two still share a space.
 """
 
 import shutil
@@ -16,7 +17,8 @@ from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.held_out import LANGUAGES, HeldOut
 from training.results import Results, Row
-from training.zero_shot.classify import evaluate
+from training.zero_shot.classify import encode, score
+from training.zero_shot.models import ZeroShotModel
 
 NAME = "alignment"
 MODULE = "training.demo.alignment"
@@ -36,13 +38,13 @@ class Arm:
         start: what it goes on from.
         terms: its name beside that.
         changes: to the recipe of stage 2; None measures the distilled student as it is.
-        after_stage_1: whether it goes on from the distilled student, or from where stage 1 began.
+        only: the one stage that it has, `distil` or `align`, from where stage 1 begins and for the steps of both.
     """
 
     start: str
     terms: str
     changes: dict[str, Any] | None = field(default_factory=dict)
-    after_stage_1: bool = True
+    only: str | None = None
 
     @property
     def label(self) -> str:
@@ -51,8 +53,9 @@ class Arm:
 
 
 ARMS: tuple[Arm, ...] = (
-    Arm("no stage 1", "InfoNCE", after_stage_1=False),
-    Arm("stage 1", "alone", None),
+    Arm("no stage 1", "InfoNCE", only="align"),
+    Arm("no stage 2", "stage 1 for as long", only="distil"),
+    Arm("stage 1", "as it is", None),
     Arm("stage 1", "InfoNCE"),
     Arm("stage 1", "sigmoid", {"loss": "sigmoid"}),
     Arm("stage 1", "InfoNCE, anchor", ANCHOR),
@@ -87,37 +90,47 @@ class Alignment:
     def __init__(self, options: AlignmentOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
         self.held_out = HeldOut.open(options.every)
+        teacher = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")]).teacher
+        model = ZeroShotModel.from_pretrained(teacher)
+        self.teacher = encode(model, self.held_out.sets, self.held_out.class_names, LANGUAGES)
 
     def run(self) -> Results:
         """Train and measure."""
         began, rows = time.perf_counter(), []
         shutil.rmtree(self.output_dir / "targets", ignore_errors=True)
         for seed in self.options.seeds:
-            distil_recipe = self._distil(seed)
+            distil_recipe = self._distil(seed, self.options.distil_steps)
             distilled = train_stages(distil_recipe, None, [Path(distil_recipe.output_dir)])
             for arm in ARMS:
                 student, stage = distilled, "distilled"
-                if arm.changes is not None:
+                if arm.only == "distil":
+                    longer = self._distil(seed, self.options.distil_steps + self.options.align_steps)
+                    longer = replace(longer, output_dir=str(self.output_dir / "distilled_longer"))
+                    student = train_stages(longer, None, [Path(longer.output_dir)])
+                elif arm.changes is not None:
                     recipe = self._align(arm, distil_recipe)
                     student, stage = train_stages(None, recipe, [Path(recipe.output_dir)]), "aligned"
-                found = evaluate(student, self.held_out.sets, self.held_out.class_names, LANGUAGES, seed=seed)
-                rows += (found := self._labelled(found, arm, stage))
+                rows += (found := self._measure(student, arm, stage, seed))
                 say(seed, arm.label, found)
         steps = f"{self.options.distil_steps} + {self.options.align_steps}"
         return collect(self.options, MODULE, rows, self.held_out, began, steps=steps)
 
-    def _labelled(self, rows: list[Row], arm: Arm, stage: str) -> list[Row]:
-        return [replace(row, model=arm.label, stage=stage) for row in rows]
+    def _measure(self, student: ZeroShotModel, arm: Arm, stage: str, seed: int) -> list[Row]:
+        sets, names = self.held_out.sets, self.held_out.class_names
+        encoded = encode(student, sets, names, LANGUAGES)
+        alone, crossed = (score(encoded, texts, sets, names, seed=seed) for texts in (encoded, self.teacher))
+        crossed = [replace(row, metric=f"{row.metric}_teacher_reads") for row in crossed]
+        return [replace(row, model=arm.label, stage=stage) for row in alone + crossed]
 
-    def _distil(self, seed: int) -> DistillRecipe:
+    def _distil(self, seed: int, steps: int) -> DistillRecipe:
         recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
         return replace(
             recipe,
             seed=seed,
             data=self.held_out.training_data(recipe.data),
             teacher_cache=str(self.output_dir / "targets"),
-            max_steps=self.options.distil_steps,
-            warmup_steps=min(recipe.warmup_steps, self.options.distil_steps // 6),
+            max_steps=steps,
+            warmup_steps=min(recipe.warmup_steps, steps // 6),
             output_dir=str(self.output_dir / "distilled"),
         )
 
@@ -125,7 +138,7 @@ class Alignment:
         """The demo's stage 2 with the arm's terms alone; without stage 1, at the rate and length of both stages."""
         recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
         steps, rate = self.options.align_steps, recipe.learning_rate
-        if not arm.after_stage_1:
+        if arm.only:
             steps, rate = steps + distil_recipe.max_steps, distil_recipe.learning_rate
         alone = {"contrastive_weight": 1.0, "anchor_weight": 0.0, "affinity_weight": 0.0, "interactive_weight": 0.0}
         return replace(
@@ -134,7 +147,7 @@ class Alignment:
             seed=distil_recipe.seed,
             data=distil_recipe.data,
             teacher_cache=distil_recipe.teacher_cache,
-            student=distil_recipe.output_dir if arm.after_stage_1 else None,
+            student=distil_recipe.output_dir if not arm.only else None,
             max_steps=steps,
             learning_rate=rate,
             warmup_steps=min(recipe.warmup_steps, steps // 6),
