@@ -91,12 +91,12 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
 
 def _warn_of_cut_shards(files: list[str]):
     """A tar file that was cut between two of its members reads as one that ends there; only its missing end tells."""
-    for pattern in files:
-        for path in map(Path, glob(pattern) if pattern.endswith(".tar") and "://" not in pattern else ()):
-            with path.open("rb") as file:
-                file.seek(max(0, path.stat().st_size - len(TAR_END)))
-                if file.read() != TAR_END:
-                    logger.warning("data: %s has no end mark. It may have been cut: fetch or write it again.", path)
+    plain = [name for name in files if name.lower().endswith(".tar") and "://" not in name]
+    for path in (Path(found) for name in plain for found in glob(name, recursive=True)):
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(TAR_END)))
+            if file.read() != TAR_END:
+                logger.warning("data: %s has no end mark. It may have been cut: fetch or write it again.", path)
 
 
 def _suffix(name: str) -> str:

@@ -176,12 +176,15 @@ def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool)
             f"text_text_weight is {recipe.text_text_weight}, but data.caption_columns has {languages} alone, and the "
             "term compares languages. Name another column, or set it to 0."
         )
-    most_languages = max(len(source.caption_columns or {}) for source in recipe.data.mixture)
-    if recipe.text_text_weight and (recipe.data.batches == "one_language" or most_languages < 2):
+    if recipe.text_text_weight and recipe.data.batches == "one_language":
         raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but no batch has a picture's captions in two languages: "
-            f"data.batches is {recipe.data.batches!r}, and no source has more than {most_languages}. Take "
-            "data.batches: mixed and a source with both languages, or set it to 0."
+            f"text_text_weight is {recipe.text_text_weight}, but data.batches is 'one_language', and the term compares "
+            "a picture's captions in two. Take data.batches: mixed or one_source, or set it to 0."
+        )
+    if recipe.text_text_weight and all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
+        raise ValueError(
+            f"text_text_weight is {recipe.text_text_weight}, but no source under data.sources has captions in two "
+            "languages, and the term compares those of one picture. Name one that has, or set it to 0."
         )
     for name in ("affinity_weight", "interactive_weight", "anchor_weight"):
         if getattr(recipe, name) and not has_teacher:
