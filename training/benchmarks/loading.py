@@ -94,16 +94,15 @@ class LoadingBenchmark(Benchmark):
 
     def data(self, kind: str) -> DataConfig:
         """The same pictures as tar shards or as parquet, as streams."""
-        if kind == "parquet":
-            return DataConfig(train=str(self.scratch / "pairs.parquet"), streaming=True, skip_wrong_script=False)
+        fields: dict[str, Any] = {"train": str(self.scratch / "pairs.parquet")}
+        if kind == "tar":
+            fields = {
+                "train": str(self.scratch / "*.tar"),
+                "image_column": self.extension,
+                "caption_columns": {language: f"{language}.txt" for language in LANGUAGES},
+            }
         return DataConfig(
-            train=str(self.scratch / "*.tar"),
-            image_column=self.extension,
-            caption_columns={language: f"{language}.txt" for language in LANGUAGES},
-            streaming=True,
-            skip_wrong_script=False,
-            shuffle_buffer=256,
-            workers=self.options.workers,
+            **fields, streaming=True, skip_wrong_script=False, shuffle_buffer=256, workers=self.options.workers
         )
 
     def batches(self, kind: str, config: StudentConfig, steps: int) -> Iterator[dict[str, Tensor]]:

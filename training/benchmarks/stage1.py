@@ -1,7 +1,7 @@
 """What stage 1 costs with a full-size AltCLIP: the rate from cached targets against the live teacher, what the loop
 adds to a bare one, and the memory of one tower.
 
-python -m training.benchmarks.stage1 --output_dir runs/benchmark
+python -m training.benchmarks.stage1 --output_dir runs/stage1
 
 The teacher has AltCLIP's true config and random weights, which cost as much as the real ones; nothing is downloaded.
 """
@@ -54,7 +54,7 @@ class Stage1Options:
     loop_batch_size: int = 64
     loop_steps: int = 4
     memory_batch_size: int = 32
-    output_dir: str = "runs/benchmark"
+    output_dir: str = "runs/stage1"
 
 
 def make_teacher(folder: Path):
@@ -142,7 +142,7 @@ class Stage1Benchmark(Benchmark):
 
     def compare_loop(self):
         """Stage 1 of `tiny` from cached targets against a bare loop over the same tower and ready tensors."""
-        options, ratios = self.options, []
+        options, rates = self.options, []
         fields = {
             "batch_size": options.loop_batch_size,
             "max_steps": options.loop_steps,
@@ -151,12 +151,11 @@ class Stage1Benchmark(Benchmark):
         }
         self.train(self.recipe("tiny", "loop", **fields | {"max_steps": 1}))  # fills the cache
         for _ in range(3):
-            bare = self.bare_rate()
-            ours = self.train(self.recipe("tiny", "loop", **fields))
-            ratios.append(ours / bare)
+            rates.append((self.bare_rate(), self.train(self.recipe("tiny", "loop", **fields))))
+        bare, ours = (statistics.median(values) for values in zip(*rates, strict=True))
         self.add("tiny", "bare_pictures_per_s", bare)
         self.add("tiny", "loop_pictures_per_s", ours)
-        self.add("tiny", "loop_over_bare", statistics.median(ratios))
+        self.add("tiny", "loop_over_bare", statistics.median(loop / alone for alone, loop in rates))
 
     def bare_rate(self) -> float:
         """Pictures a second of forward, backward and optimizer step, with everything ready in memory."""
