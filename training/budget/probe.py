@@ -62,14 +62,20 @@ class Probe:
     def time(
         self, what: str, size: int, language: str | None, call: Callable, arguments: Iterable[tuple]
     ) -> list[dict]:
-        """Milliseconds a picture or a text: median and 95th percentile over calls, with the arguments in turn."""
+        """Milliseconds a picture or a text: median and 95th percentile over calls, with the arguments in turn. The
+        first call never counts, since a compiler may still be at work in it.
+        """
         turn, times, began = cycle(arguments), [], time.perf_counter()
-        for number in range(WARM_UP + self.repeats):
+        for _ in range(WARM_UP):
+            call(*next(turn))
+            if time.perf_counter() - began > self.seconds:
+                break
+        began = time.perf_counter()
+        while len(times) < self.repeats:
             given, before = next(turn), time.perf_counter()
             call(*given)
             after = time.perf_counter()
-            if number >= WARM_UP or after - began > self.seconds:
-                times.append(1000 * (after - before) / size)
+            times.append(1000 * (after - before) / size)
             if len(times) >= FEWEST and after - began > self.seconds:
                 break
         *_, p95 = statistics.quantiles(times, n=20, method="inclusive")
