@@ -431,5 +431,5 @@ def test_a_term_between_languages_with_one_language_is_refused(recipe):
 
 def test_a_term_between_languages_in_batches_of_one_is_refused(recipe):
     data = replace(recipe.data, batches="one_language")
-    with pytest.raises(ValueError, match="text_text_weight is 0.5, but data.batches is 'one_language'"):
+    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.batches is 'one_language'"):
         run(replace(recipe, data=data))

@@ -29,8 +29,8 @@ class Format:
         joins: whether both towers also come in one file.
         write: (student, tower, number format, file, prepared real pictures (1, 3, S, S)), which writes the file; fp32
             is written first and lies beside it. Raises ValueError where the tower cannot be written so.
-        open: (file, threads within one operator, 0 for what the runtime takes of itself), which opens it for the CPU. Raises ValueError
-            where this machine cannot run it.
+        open: (file, threads within one operator, 0 for what the runtime takes of itself), which opens it for the CPU.
+            Raises ValueError where this machine cannot run it.
     """
 
     name: str

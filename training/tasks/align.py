@@ -178,8 +178,8 @@ def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool)
         )
     if recipe.text_text_weight and recipe.data.batches == "one_language":
         raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but data.batches is 'one_language', and the term compares "
-            "a picture's captions in two. Take data.batches: mixed or one_source, or set it to 0."
+            f"text_text_weight is {recipe.text_text_weight}, but data.batches is 'one_language', and the term "
+            "compares a picture's captions in two. Take data.batches: mixed or one_source, or set it to 0."
         )
     if recipe.text_text_weight and all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
         raise ValueError(
