@@ -65,7 +65,8 @@ class Probe:
         """Milliseconds a picture or a text: median and 95th percentile over calls, with the arguments in turn. The
         first call never counts, since a compiler may still be at work in it.
         """
-        turn, times, began = cycle(arguments), [], time.perf_counter()
+        times: list[float] = []
+        turn, began = cycle(arguments), time.perf_counter()
         for _ in range(WARM_UP):
             call(*next(turn))
             if time.perf_counter() - began > self.seconds:
