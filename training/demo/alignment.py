@@ -10,6 +10,7 @@ student is also asked with the teacher's reading of the names, which tells wheth
 import shutil
 import time
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.held_out import LANGUAGES, HeldOut
 from training.results import Results, Row
-from training.zero_shot.classify import encode, score
+from training.zero_shot.classify import Encoded, encode, score
 from training.zero_shot.models import ZeroShotModel
 
 NAME = "alignment"
@@ -90,39 +91,43 @@ class Alignment:
     def __init__(self, options: AlignmentOptions):
         self.options, self.output_dir = options, Path(options.output_dir)
         self.held_out = HeldOut.open(options.every)
-        teacher = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")]).teacher
-        model = ZeroShotModel.from_pretrained(teacher)
-        self.teacher = encode(model, self.held_out.sets, self.held_out.class_names, LANGUAGES)
+        self.all_steps = options.distil_steps + options.align_steps
 
     def run(self) -> Results:
         """Train and measure."""
         began, rows = time.perf_counter(), []
         shutil.rmtree(self.output_dir / "targets", ignore_errors=True)
         for seed in self.options.seeds:
-            distil_recipe = self._distil(seed, self.options.distil_steps)
+            distil_recipe = self._distil(seed, self.options.distil_steps, "distilled")
             distilled = train_stages(distil_recipe, None, [Path(distil_recipe.output_dir)])
             for arm in ARMS:
                 student, stage = distilled, "distilled"
                 if arm.only == "distil":
-                    longer = self._distil(seed, self.options.distil_steps + self.options.align_steps)
-                    longer = replace(longer, output_dir=str(self.output_dir / "distilled_longer"))
+                    longer = self._distil(seed, self.all_steps, "distilled_longer")
                     student = train_stages(longer, None, [Path(longer.output_dir)])
                 elif arm.changes is not None:
                     recipe = self._align(arm, distil_recipe)
                     student, stage = train_stages(None, recipe, [Path(recipe.output_dir)]), "aligned"
-                rows += (found := self._measure(student, arm, stage, seed))
+                found = [replace(row, model=arm.label, stage=stage) for row in self._measure(student, seed)]
+                rows += found
                 say(seed, arm.label, found)
         steps = f"{self.options.distil_steps} + {self.options.align_steps}"
         return collect(self.options, MODULE, rows, self.held_out, began, steps=steps)
 
-    def _measure(self, student: ZeroShotModel, arm: Arm, stage: str, seed: int) -> list[Row]:
+    @cached_property
+    def teacher(self) -> Encoded:
+        """The names as the teacher reads them."""
+        model = ZeroShotModel.from_pretrained(self._distil(0, 1, "distilled").teacher)
+        return encode(model, {}, self.held_out.class_names, LANGUAGES)
+
+    def _measure(self, student: ZeroShotModel, seed: int) -> list[Row]:
+        """Accuracy with its own reading of the names, and with the teacher's."""
         sets, names = self.held_out.sets, self.held_out.class_names
         encoded = encode(student, sets, names, LANGUAGES)
         alone, crossed = (score(encoded, texts, sets, names, seed=seed) for texts in (encoded, self.teacher))
-        crossed = [replace(row, metric=f"{row.metric}_teacher_reads") for row in crossed]
-        return [replace(row, model=arm.label, stage=stage) for row in alone + crossed]
+        return alone + [replace(row, metric=f"{row.metric}_teacher_reads") for row in crossed]
 
-    def _distil(self, seed: int, steps: int) -> DistillRecipe:
+    def _distil(self, seed: int, steps: int, folder: str) -> DistillRecipe:
         recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
         return replace(
             recipe,
@@ -131,7 +136,7 @@ class Alignment:
             teacher_cache=str(self.output_dir / "targets"),
             max_steps=steps,
             warmup_steps=min(recipe.warmup_steps, steps // 6),
-            output_dir=str(self.output_dir / "distilled"),
+            output_dir=str(self.output_dir / folder),
         )
 
     def _align(self, arm: Arm, distil_recipe: DistillRecipe) -> AlignRecipe:
@@ -139,7 +144,7 @@ class Alignment:
         recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
         steps, rate = self.options.align_steps, recipe.learning_rate
         if arm.only:
-            steps, rate = steps + distil_recipe.max_steps, distil_recipe.learning_rate
+            steps, rate = self.all_steps, distil_recipe.learning_rate
         alone = {"contrastive_weight": 1.0, "anchor_weight": 0.0, "affinity_weight": 0.0, "interactive_weight": 0.0}
         return replace(
             recipe,

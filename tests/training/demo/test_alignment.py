@@ -41,14 +41,13 @@ def test_meta_holds_the_command_the_plot_is_there_and_the_runs_are_gone(folder):
 
 def test_arms_differ_in_their_terms_alone_and_none_has_seen_more_pictures():
     run = alignment.Alignment(alignment.AlignmentOptions(seeds=[0], every=40))
-    distil_recipe = run._distil(0, run.options.distil_steps)
+    distil_recipe = run._distil(0, run.options.distil_steps, "distilled")
     in_stage_2 = [arm for arm in alignment.ARMS if arm.changes is not None and arm.only != "distil"]
     recipes = {arm.label: run._align(arm, distil_recipe) for arm in in_stage_2}
     alone = recipes.pop("no stage 1: InfoNCE")
-    both = run.options.distil_steps + run.options.align_steps
-    assert alone.student is None and alone.max_steps == both and alone.anchor_weight == 0
+    assert alone.student is None and alone.max_steps == 320 and alone.anchor_weight == 0
     weights = ("anchor_weight", "affinity_weight", "interactive_weight", "text_text_weight")
     terms = {label: tuple(getattr(recipe, name) for name in weights) for label, recipe in recipes.items()}
     assert terms["stage 1: InfoNCE"] == (0, 0, 0, 0) and terms["stage 1: InfoNCE, affinity"] == (0, 1, 0, 0)
     for recipe in recipes.values():
-        assert recipe.max_steps == run.options.align_steps and recipe.student == distil_recipe.output_dir
+        assert recipe.max_steps == 80 and recipe.student == distil_recipe.output_dir
