@@ -9,6 +9,11 @@ from training.results import Results, Row
 REFERENCE = "altclip"
 
 
+def protocol_of(backend: str, threads: int, batch_size: int | None = None) -> str:
+    """How a number was measured, as its row says it."""
+    return f"{backend}, threads {threads}" + (f", batch {batch_size}" if batch_size else "")
+
+
 @dataclass(frozen=True)
 class Pair:
     """One model behind one backend at batch 1: a picture and a text, the mean over languages.
@@ -49,7 +54,7 @@ def derived_rows(results: Results) -> list[Row]:
     """Milliseconds a pair, and over the reference: within a backend, and the best graph over its fp32 graph."""
     pairs, rows = read_pairs(results), []
     for pair in pairs:
-        protocol = f"{pair.backend}, threads {pair.threads}, batch 1"
+        protocol = protocol_of(pair.backend, pair.threads, 1)
         rows.append(Row(pair.model, None, None, protocol, None, "ms_per_pair", round(pair.ms, 3)))
         against = [p for p in pairs if (p.model, p.threads) == (REFERENCE, pair.threads)]
         for other in against:
@@ -63,12 +68,11 @@ def read_costs(results: Results, model: str, backend: str, threads: int) -> dict
     """What one model behind one backend takes beside its time: `MB`, `start_s`, `peak_MiB`, and `times_as_fast`, of
     a pair over the reference's behind the same backend. None stands for what could not be measured.
     """
-    protocol = f"{backend}, threads {threads}"
-    batch = f"{protocol}, batch 1"
+    batch = protocol_of(backend, threads, 1)
     form = backend if backend.startswith("onnx") else "pytorch"
     sources = {
         "MB": ("bytes", form, 1e6),
-        "start_s": ("cold_start_s", protocol, 1),
+        "start_s": ("cold_start_s", protocol_of(backend, threads), 1),
         "peak_MiB": ("peak_bytes", batch, 2**20),
         "times_as_fast": ("times_as_fast", f"{batch}, against {backend}", 1),
     }
@@ -108,7 +112,7 @@ def line(results: Results, model: str, backend: str, threads: int) -> str:
         return "-" if value is None else f"{value:.{digits}f}"
 
     def time(what: str, language: str | None) -> str:
-        protocol = f"{backend}, threads {threads}, batch 1"
+        protocol = protocol_of(backend, threads, 1)
         values = [
             results.mean(model=model, metric=f"ms_per_{what}_{share}", protocol=protocol, language=language)
             for share in ("p50", "p95")

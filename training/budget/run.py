@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from training.budget.options import BudgetOptions
 from training.budget.prepare import FACTS
+from training.budget.report import protocol_of
 from training.files import whole_file
 from training.results import Row
 
@@ -88,7 +89,7 @@ class Run:
             self.keep(folder / "measured-facts.json", key, facts)
         rows = list(size_rows(subject.name, facts))
         for (backend, threads), values in measured.items():
-            progress.set_description(f"{subject.name}: {backend}, threads {threads}")
+            progress.set_description(f"{subject.name}: {protocol_of(backend, threads)}")
             if values is None:
                 values = self.probe(subject, folder, facts, backend, threads)
                 if values:
@@ -143,7 +144,7 @@ class Run:
         try:
             return json.loads(run_module("training.budget.probe", json.dumps(spec), threads=threads))
         except RuntimeError as error:  # the others are measured all the same
-            self.failures[f"{subject.name}, {backend}, threads {threads}"] = str(error)
+            self.failures[f"{subject.name}, {protocol_of(backend, threads)}"] = str(error)
             return []
 
 
@@ -173,6 +174,5 @@ def size_rows(name: str, facts: dict[str, Any]) -> Iterator[Row]:
 
 def probe_row(name: str, backend: str, threads: int, found: dict[str, Any]) -> Row:
     """One number of a probe."""
-    batch = f", batch {found['batch_size']}" if "batch_size" in found else ""
-    protocol = f"{backend}, threads {threads}{batch}"
+    protocol = protocol_of(backend, threads, found.get("batch_size"))
     return Row(name, None, None, protocol, found.get("language"), found["metric"], found["value"])
