@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny import IMAGE_SIZE, MOBILENET, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
-from training.config import AlignRecipe, AugmentConfig, DataConfig
+from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
 from training.data import CaptionTokens, PairDataset
 from training.gather import cached_pass, gather, split_batch, whole_pass
 from training.targets import LiveTargets, Needs
@@ -432,4 +432,11 @@ def test_a_term_between_languages_with_one_language_is_refused(recipe):
 def test_a_term_between_languages_in_batches_of_one_is_refused(recipe):
     data = replace(recipe.data, batches="one_language")
     with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.batches is 'one_language'"):
+        run(replace(recipe, data=data))
+
+
+def test_a_term_between_languages_of_sources_that_have_one_each_is_refused(recipe):
+    sources = [SourceConfig(train=recipe.data.train, caption_columns={name: name}) for name in ("en", "zh")]
+    data = replace(recipe.data, train=None, sources=sources)
+    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but no source under data\.sources"):
         run(replace(recipe, data=data))
