@@ -5,8 +5,10 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 WARM_UP = 3
+Key = TypeVar("Key")
 
 
 def median_ms(call: Callable[[], object], repeats: int = 15) -> float:
@@ -51,7 +53,7 @@ def _status_bytes(field: str) -> int:
     return 1024 * int(re.findall(rf"{field}:\s+(\d+)", status)[0])
 
 
-def interleaved_ms(calls: Mapping[str, Callable[[], object]], repeats: int = 51) -> dict[str, list[float]]:
+def interleaved_ms(calls: Mapping[Key, Callable[[], object]], repeats: int = 51) -> dict[Key, list[float]]:
     """Milliseconds of several calls, in turns, so that whatever else the machine does slows all of them alike.
 
     Args:
@@ -61,7 +63,7 @@ def interleaved_ms(calls: Mapping[str, Callable[[], object]], repeats: int = 51)
     Returns:
         For each name its times, in the order of the rounds: those of one position belong together.
     """
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[Key, list[float]] = {name: [] for name in calls}
     for turn in range(WARM_UP + repeats):
         for name, call in calls.items():
             began = time.perf_counter()

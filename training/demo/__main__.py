@@ -71,6 +71,7 @@ class Demo:
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
         self.teacher: Encoded | None = None
+        self.folders: dict[tuple[str, str | None, int | None], str] = {}
 
     def run(self) -> Results:
         """Everything, for every seed; the first seed's student is the one that is kept."""
@@ -82,6 +83,7 @@ class Demo:
             folder = self.output_dir if seed == self.options.seeds[0] else self.output_dir / f"seed-{seed}"
             self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
         shutil.rmtree(self.output_dir / CACHE_FOLDER, ignore_errors=True)
+        self._time()
         meta = make_meta(
             seed=self.options.seeds[0],
             command=command_of("python -m training.demo", self.options),
@@ -156,7 +158,8 @@ class Demo:
         self._measure(recipe.output_dir, "student", "no_teacher", recipe.seed)
 
     def _measure(self, folder: str, name: str, stage: str | None, seed: int | None) -> Encoded:
-        """Accuracy of one model, alone and with the teacher as its other half; size and speed."""
+        """Accuracy of one model, alone and with the teacher as its other half; and its size."""
+        self.folders[name, stage, seed] = folder
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
         encoded = encode(model, self.held_out.sets, self.held_out.class_names, LANGUAGES)
         self.rows += score(encoded, encoded, self.held_out.sets, self.held_out.class_names, stage=stage, seed=seed)
@@ -169,9 +172,16 @@ class Demo:
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
         print(report.one_line(self.rows, name, stage, seed))
-        for metric, value in (size | report.measure_speed(model, self.held_out.sets["unseen_style"])).items():
+        for metric, value in size.items():
             self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
         return encoded
+
+    def _time(self):
+        """Speed of all models that were measured."""
+        models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.folders.items()}
+        speeds = report.measure_speed(models, self.held_out.sets["unseen_style"])
+        for ((name, stage, seed), metric), value in speeds.items():
+            self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
 
     def _finish(self, results: Results):
         """The Hub folder, the results, the pictures, the card."""

@@ -1,6 +1,9 @@
 """What the demo shows: speed, a table, learning curves, and a contact sheet of pictures never seen."""
 
 import json
+import statistics
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from training.data import open_picture
 from training.demo.corpus import ATTRIBUTION
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
 from training.results import Results, Row
-from training.timing import median_ms
+from training.timing import Key, interleaved_ms
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.models import ZeroShotModel
@@ -27,14 +30,17 @@ TEXT = "woman farmer: medium-dark skin tone"
 
 
 @torch.inference_mode()
-def measure_speed(model: ZeroShotModel, rows: Dataset, repeats: int = 15) -> dict[str, float]:
-    """Median milliseconds for one prepared picture and for one text, at batch 1."""
-    picture = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
-    tokens = model.processor.tokenizer([TEXT], return_tensors="pt")
-    return {
-        "ms_per_picture": median_ms(lambda: model.model.get_image_features(pixel_values=picture), repeats),
-        "ms_per_text": median_ms(lambda: model.model.get_text_features(**tokens), repeats),
-    }
+def measure_speed(models: Mapping[Key, ZeroShotModel], rows: Dataset) -> dict[tuple[Key, str], float]:
+    """Median milliseconds of each model for one prepared picture and for one text, at batch 1; the models take turns,
+    so that a busy machine is busy for all of them.
+    """
+    calls: dict[tuple[Key, str], Callable[[], object]] = {}
+    for key, model in models.items():
+        picture = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
+        tokens = model.processor.tokenizer([TEXT], return_tensors="pt")
+        calls[key, "ms_per_picture"] = partial(model.model.get_image_features, pixel_values=picture)
+        calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
+    return {name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()}
 
 
 def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -> str:
