@@ -29,14 +29,15 @@ class Benchmark:
         self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
         print(f"{model}: {metric} {value:.4g}", flush=True)
 
-    def write(self, **more: Any) -> Results:
+    def write(self, data: str | None = None, **more: Any) -> Results:
         """Write results.json with what made the numbers.
 
         Args:
+            data: where the pictures came from, if the options do not say it.
             more: for the meta.
         """
         meta = make_meta(
-            data=self.options.data,
+            data=data or self.options.data,
             seed=0,
             command=command_of(f"python -m {self.module}", self.options),
             threads=torch.get_num_threads(),

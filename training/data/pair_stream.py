@@ -60,8 +60,9 @@ class PairStream:
             for language in group.languages:
                 cell = get_cell(raw.cells, self.columns[group.source][language])
                 texts, lost = usable_captions(cell, language if self.config.skip_wrong_script else None)
-                skipped.captions.update(f"{cause} ({language})" for cause in lost)
-                causes += lost
+                if lost:
+                    skipped.captions.update(f"{cause} ({language})" for cause in lost)
+                    causes += lost
                 if texts:
                     captions[language] = texts
         picture: Tensor | str | None = None

@@ -107,5 +107,7 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
     if image.mode in ("RGB", "L"):
         return image.convert("RGB")
     image = image.convert("RGBA")
+    if image.getchannel("A").getextrema() == (255, 255):  # nothing shines through, and the canvas takes longest
+        return image.convert("RGB")
     canvas = PILImage.new("RGBA", image.size, "white")
     return PILImage.alpha_composite(canvas, image).convert("RGB")
