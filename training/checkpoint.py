@@ -6,7 +6,7 @@ output_dir/
     best/                   the same files of the best student so far, where the run is evaluated on a schedule
     tracking/               what trackers such as tensorboard write, where the recipe names one
     checkpoint-000500/      the same files, and
-        training_state/state.json, tensors.safetensors      (and DeepSpeed's own shards, where it holds the optimizer)
+        training_state/state.json, tensors.safetensors
 """
 
 import re
@@ -25,7 +25,7 @@ from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
 from training.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
 from training.hub import complete_folder, write_self_check
-from training.state import SHARDS_FOLDER, STATE_FOLDER, Progress, TrainingState
+from training.state import STATE_FOLDER, Progress, TrainingState
 
 BEST_FOLDER = "best"
 TRACKING_FOLDER = "tracking"
@@ -97,14 +97,11 @@ def save_checkpoint(artefact: Artefact, progress: Progress, state: TrainingState
     output_dir = Path(artefact.recipe.output_dir)
     folder = output_dir / f"checkpoint-{progress.step:06d}"
     weights, tensors = state.exported_weights(), state.tensors()
-    shards = state.save_shards(output_dir / ".shards.tmp")
     if not state.accelerator.is_main_process:
         return folder
     with _whole(output_dir, f".{folder.name}.tmp") as scratch:
         artefact.with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
-        if shards is not None:
-            shards.rename(scratch / STATE_FOLDER / SHARDS_FOLDER)
         put_folder(scratch, folder)
     for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
         remove_folder(old)

@@ -213,7 +213,7 @@ class TrainingRecipe:
         warmup_steps: linear warm-up.
         schedule: after the warm-up.
         max_grad_norm: gradients are clipped to this norm.
-        mixed_precision: as in Accelerate.
+        mixed_precision: as in Accelerate; None is what `accelerate launch` or its config file says.
         gradient_checkpointing: trade time for memory in the student's towers.
         torch_compile: compile the student's towers; the first steps take minutes, the others less time.
         ema_decay: the exported student is the moving average of its weights, of which this share is kept each step,
@@ -252,7 +252,7 @@ class TrainingRecipe:
     warmup_steps: int = 50
     schedule: Literal["cosine", "constant"] = "cosine"
     max_grad_norm: float = 3.0
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
     gradient_checkpointing: bool = False
     torch_compile: bool = False
     ema_decay: float = 0.0

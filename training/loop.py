@@ -15,6 +15,7 @@ from modeling_dcclip import DCCLIPModel
 from training import checkpoint
 from training.checkpoint import Artefact
 from training.clusters import adapt_to_cluster, load_on_every_process, memory_format
+from training.clusters.zero import hold_scalars
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
 from training.gather import cached_pass, exchanging, whole_pass
@@ -224,6 +225,7 @@ class _Run:
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.task.after_step()
+        hold_scalars(self.optimizer, self.task)
         if self.state.average is not None:
             self.state.average.update(self.task.student, step)
         self.progress = replace(self.progress, step=step + 1)

@@ -10,15 +10,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from training.clusters.zero import load_moments, parted, whole_moments
 from training.optimizer import Average
 
 STATE_FOLDER = "training_state"
-SHARDS_FOLDER = "deepspeed"
 
 
 @dataclass(frozen=True)
@@ -60,11 +59,6 @@ class TrainingState:
         """Whether each process holds a part of every parameter (FSDP)."""
         return any(isinstance(parameter, DTensor) for parameter in self.task.parameters())
 
-    @property
-    def has_own_shards(self) -> bool:
-        """Whether the optimizer is DeepSpeed's, which saves and loads it itself."""
-        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
-
     def exported_weights(self) -> dict[str, Tensor] | None:
         """The weights of the finished model, by the names in memory; None where they are the student's as it stands.
         Every process calls it, because shards must be gathered.
@@ -76,21 +70,23 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """What `save` writes. Every process calls it, because shards must be gathered."""
-        if not self.accelerator.is_main_process and not self.is_sharded:
+        zero = parted(self.optimizer)
+        if not self.accelerator.is_main_process and not self.is_sharded and zero is None:
             return {}
         tensors = {
             f"task/{name}": _whole(tensor)
             for name, tensor in self.task.state_dict().items()
             if self.average is not None or not name.startswith("student.")
         }
-        if not self.has_own_shards:
-            for name, parameter in self.task.named_parameters():
-                for key, value in self.optimizer.state.get(parameter, {}).items():
-                    tensors[f"{key}/{name}"] = _whole(value)
+        if zero is not None:
+            return tensors | whole_moments(zero, self.task)
+        for name, parameter in self.task.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"{key}/{name}"] = _whole(value)
         return tensors
 
     def save(self, folder: Path, progress: Progress, tensors: dict[str, Tensor]):
-        """Write all but the exported model, and but DeepSpeed's shards, to a new folder."""
+        """Write all but the exported model to a new folder."""
         folder.mkdir(parents=True)
         save_file(tensors, folder / "tensors.safetensors")
         scaler = self.accelerator.scaler
@@ -101,19 +97,11 @@ class TrainingState:
         }
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
-    def save_shards(self, folder: Path) -> Path | None:
-        """Let DeepSpeed write what it holds, every process its part; None without it."""
-        if not self.has_own_shards:
-            return None
-        self.accelerator.save_state(str(folder))
-        self.accelerator.wait_for_everyone()
-        return folder
-
     def load(self, checkpoint: Path) -> Progress:
         """Put back what `save` wrote; the weights come before, through `load_weights`."""
         state, tensors = _read(checkpoint)
-        if self.has_own_shards:
-            self.accelerator.load_state(str(checkpoint / STATE_FOLDER / SHARDS_FOLDER))
+        if (zero := parted(self.optimizer)) is not None:
+            load_moments(zero, self.task, tensors)
         else:
             _load_optimizer(self.optimizer, self.task, tensors)
         if self.average is not None:

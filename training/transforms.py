@@ -61,8 +61,12 @@ class Augment:
             views: (B,) int64, the number of the view.
 
         Returns:
-            (B, 3, S, S) float32 in 0..255.
+            (B, 3, S, S) float32 in 0..255, under autocast too: half precision would round 0..255 to whole numbers.
         """
+        with torch.autocast(pictures.device.type, enabled=False):
+            return self._view(pictures, picture_ids, views)
+
+    def _view(self, pictures: Tensor, picture_ids: Tensor, views: Tensor) -> Tensor:
         draws = self.draws(picture_ids, views).to(pictures.device)
         # sampling pads with zero, so colours count from the background
         warped = self._warp(pictures.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])

@@ -1,10 +1,11 @@
-"""The config files for many devices, as accelerate itself reads them; FSDP on two processes of one CPU."""
+"""The config files for many devices, as accelerate itself reads them; FSDP and DeepSpeed, two processes of a CPU."""
 
 import json
 import os
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,34 +43,55 @@ def test_every_config_file_stands_on_its_page():
     assert len(CONFIG_FILES) == 5 and all(f"`{path.name}`" in page for path in CONFIG_FILES)
 
 
-FSDP = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # as accelerate has it where nobody says otherwise
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+# what `accelerate launch` tells its processes
+ENVIRONMENTS = {
+    "ddp": {},
+    "fsdp": {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # as accelerate has it where nobody says otherwise
+        "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+    },
+    "deepspeed": {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": "2",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+        "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    },
 }
+# accelerate offers both to GPUs alone, and takes a CPU's processes for these where it is told so
+TYPES = {"fsdp": DistributedType.MULTI_GPU, "deepspeed": DistributedType.DEEPSPEED}
+TOLERANCES = {"no": 1e-4, "bf16": 5e-4}
 
 
 @pytest.fixture
 def recipe(tmp_path, corpus, processor) -> AlignRecipe:
-    """Three steps of stage 2 in chunks, with an average and an evaluation, saved after each."""
+    """Three steps of stage 2, each of two batches in chunks, with an average and a scale at its limit, saved after
+    each.
+    """
     make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
     fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=3, save_every=1)
-    return AlignRecipe(student=str(tmp_path / "student"), chunk_size=3, keep_checkpoints=9, ema_decay=0.5, **fields)
+    fields |= {"accumulate_steps": 2, "chunk_size": 3, "ema_decay": 0.5}
+    fields |= {"max_logit_scale": 14.0, "learning_rate": 1e-2, "warmup_steps": 1}
+    return AlignRecipe(student=str(tmp_path / "student"), keep_checkpoints=9, **fields)
 
 
-def run(recipe: AlignRecipe, is_sharded: bool):
+def run(recipe: AlignRecipe, cluster: str):
     """On two processes."""
 
     def work():
         torch.set_num_threads(1)
-        if is_sharded:
-            os.environ |= FSDP
-            PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU  # FSDP is offered to GPUs alone
-        assert make_accelerator(recipe).is_fsdp2 is is_sharded
+        if cluster in TYPES:
+            PartialState(cpu=True).distributed_type = TYPES[cluster]
+            os.environ |= ENVIRONMENTS[cluster] | {"ACCELERATE_USE_CPU": "false"}
+        accelerator = make_accelerator(recipe)
+        assert accelerator.is_fsdp2 is (cluster == "fsdp") and accelerator.num_processes == 2
+        assert (accelerator.distributed_type == DistributedType.DEEPSPEED) is (cluster == "deepspeed")
         align.run(recipe)
 
     AcceleratorState._reset_state(reset_partial_state=True)
@@ -81,22 +103,63 @@ def losses(recipe: AlignRecipe) -> list[float]:
     return [line["loss"] for line in map(json.loads, lines) if "loss" in line]
 
 
-def test_sharded_weights_learn_are_saved_whole_and_go_on_to_the_bit(recipe, tmp_path):
-    plain, broken = (replace(recipe, output_dir=str(tmp_path / name)) for name in ("plain", "broken"))
-    run(plain, False)
-    run(recipe, True)
-    assert losses(recipe) == pytest.approx(losses(plain), abs=1e-4)
-    for name in ("model.safetensors", "checkpoint-000003/training_state/tensors.safetensors"):
-        found, expected = (load_file(Path(folder.output_dir) / name) for folder in (recipe, plain))
-        assert found.keys() == expected.keys()
-        for key, tensor in expected.items():
-            torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=1e-4)
-    Path(broken.output_dir).mkdir()
-    shutil.copytree(Path(recipe.output_dir) / "checkpoint-000002", Path(broken.output_dir) / "checkpoint-000002")
-    run(replace(broken, resume=True), True)
-    assert losses(broken) == losses(recipe)[2:]
-    endings = [(Path(r.output_dir) / "model.safetensors").read_bytes() for r in (recipe, broken)]
-    assert endings[0] == endings[1]
+@pytest.fixture(scope="module")
+def plain_folder(tmp_path_factory) -> Path:
+    """Of the runs without parts, one a precision."""
+    return tmp_path_factory.mktemp("plain")
+
+
+def require(cluster: str):
+    if cluster == "deepspeed":
+        pytest.importorskip("deepspeed", reason="extra `deepspeed`")
+
+
+def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
+    folder = Path(recipe.output_dir)
+    return load_file(folder / "model.safetensors") | load_file(folder / STATE)
+
+
+STATE = "checkpoint-000003/training_state/tensors.safetensors"
+
+
+@pytest.mark.parametrize("cluster", TYPES)
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_parts_learn_what_the_whole_learns_and_are_saved_whole(recipe, plain_folder, cluster, precision):
+    require(cluster)
+    plain = replace(recipe, mixed_precision=precision, output_dir=str(plain_folder / precision))
+    if not Path(plain.output_dir).exists():
+        run(plain, "ddp")
+    recipe = replace(recipe, mixed_precision=precision)
+    run(recipe, cluster)
+    assert losses(recipe) == pytest.approx(losses(plain), abs=TOLERANCES[precision])
+    found, expected = weights_and_state(recipe), weights_and_state(plain)
+    assert found.keys() >= expected.keys()
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=TOLERANCES[precision])
+    for key in found.keys() - expected.keys():  # the moments of what no loss reaches
+        assert key.startswith(("exp_avg", "step/")) and (key.startswith("step/") or not found[key].any())
+    files = [path for path in Path(recipe.output_dir).rglob("*") if path.is_file()]
+    assert not [path for path in files if path.suffix in (".pkl", ".pt", ".pth", ".bin")]
+
+
+@pytest.mark.parametrize("cluster", TYPES)
+def test_parts_go_on_to_the_bit_and_so_does_another_cluster_nearly(recipe, tmp_path, cluster):
+    require(cluster)
+    run(recipe, cluster)
+    last = Path(recipe.output_dir) / "checkpoint-000002"
+    endings = []
+    for name in (cluster, "ddp"):
+        broken = replace(recipe, output_dir=str(tmp_path / f"broken-{name}"), resume=True)
+        shutil.copytree(last, Path(broken.output_dir) / last.name)
+        run(broken, name)
+        assert losses(broken) == pytest.approx(losses(recipe)[2:], abs=0 if name == cluster else 1e-4)
+        endings.append(broken)
+    same, other = endings
+    found = [(Path(r.output_dir) / "model.safetensors").read_bytes() for r in (recipe, same)]
+    assert found[0] == found[1]
+    expected = load_file(Path(recipe.output_dir) / "model.safetensors")
+    for key, tensor in load_file(Path(other.output_dir) / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_not_supported_is_refused(recipe):
@@ -106,3 +169,30 @@ def test_what_is_not_supported_is_refused(recipe):
 
     with pytest.raises(ValueError, match=r"fsdp_version: 1 is not supported; set it to 2"):
         adapt_to_cluster(Cluster(), torch.nn.Linear(1, 1), recipe)
+
+
+@pytest.mark.parametrize(
+    ("stage", "precision", "message"),
+    [
+        (3, "no", r"zero_stage: 3 is not supported; set it to 2"),
+        (0, "no", r"zero_stage: 0 is not supported; set it to 2"),
+        (2, "fp16", r"mixed_precision: fp16 is not supported with DeepSpeed; take bf16"),
+    ],
+)
+def test_what_deepspeed_cannot_do_here_is_refused(recipe, stage, precision, message):
+    plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={})
+    cluster = SimpleNamespace(
+        distributed_type=DistributedType.DEEPSPEED,
+        mixed_precision=precision,
+        state=SimpleNamespace(deepspeed_plugin=plugin),
+    )
+    with pytest.raises(ValueError, match=message):
+        adapt_to_cluster(cluster, torch.nn.Linear(1, 1), recipe)
+
+
+def test_a_recipe_that_says_nothing_takes_the_precision_of_the_launch(recipe, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    for asked, given in ((None, "bf16"), ("no", "no")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert make_accelerator(replace(recipe, mixed_precision=asked)).mixed_precision == given
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -288,8 +288,9 @@ def test_gradient_checkpointing_changes_memory_and_not_the_result(distill_recipe
         torch.testing.assert_close(lean[name], tensor, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_trains(distill_recipe):
-    folder = run(distill_recipe(mixed_precision="bf16"))
+@pytest.mark.parametrize("cache", [None, "targets"])
+def test_bf16_trains(distill_recipe, tmp_path, cache):
+    folder = run(distill_recipe(mixed_precision="bf16", teacher_cache=cache and str(tmp_path / cache)))
     assert all(math.isfinite(value) for value in losses(folder))
     assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
 

@@ -104,6 +104,13 @@ def test_a_certain_flip_is_the_mirror_image(batch):
     torch.testing.assert_close(views, batch.float().flip(3), rtol=0, atol=1e-2)
 
 
+def test_autocast_rounds_nothing(batch):
+    augment = Augment(STRONG, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = augment(batch, IDS, VIEWS)
+    assert found.dtype == torch.float32 and torch.equal(found, augment(batch, IDS, VIEWS))
+
+
 def test_a_warp_uncovers_the_background(batch):
     views = Augment(replace(NOTHING, shift=0.5, background=17), 0)(batch, IDS, VIEWS)
     edges = torch.stack([views[:, :, 0], views[:, :, -1], views[:, :, :, 0], views[:, :, :, -1]])

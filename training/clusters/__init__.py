@@ -29,6 +29,9 @@ def memory_format(accelerator: Accelerator) -> torch.memory_format:
 def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: TrainingRecipe):
     """Tell FSDP and DeepSpeed what they need to know of a task, before they wrap it. Without them, nothing is done.
 
+    Both would cast all weights where precision is mixed, and BatchNorm's statistics not. Under autocast, as without
+    them, weights and sums stay in float32.
+
     Args:
         accelerator: of this process.
         task: on the device, with its weights.
@@ -43,9 +46,19 @@ def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: Training
         plugin = accelerator.state.fsdp_plugin
         # a scalar cannot be cut, and needs no exchange: every process computes the whole loss, and so its gradient
         plugin.ignored_modules = [nn.ParameterList(p for p in task.parameters() if p.ndim == 0)]
+        plugin.mixed_precision_policy = None
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         plugin = accelerator.state.deepspeed_plugin
-        if plugin.zero_stage == 3:
-            raise ValueError("zero_stage: 3 is not supported, it cuts the student itself; set it to 2 or less.")
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.batch_size
-        plugin.deepspeed_config["gradient_clipping"] = recipe.max_grad_norm
+        if plugin.zero_stage not in (1, 2):
+            raise ValueError(
+                f"zero_stage: {plugin.zero_stage} is not supported; set it to 2, as in "
+                "training/clusters/deepspeed_zero2.yaml (3 cuts the student itself, and 0 is what ddp.yaml does)."
+            )
+        if accelerator.mixed_precision == "fp16":
+            raise ValueError("mixed_precision: fp16 is not supported with DeepSpeed; take bf16.")
+        config = plugin.deepspeed_config
+        config["train_micro_batch_size_per_gpu"] = recipe.batch_size
+        config["gradient_clipping"] = recipe.max_grad_norm
+        if accelerator.mixed_precision == "bf16":
+            config["bf16"] = {"enabled": False}
+            config["torch_autocast"] = {"enabled": True, "dtype": "bfloat16", "lower_precision_safe_modules": []}

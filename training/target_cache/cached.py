@@ -63,6 +63,8 @@ class CachedTargets:
                         "folder, or remove this one."
                     )
 
+    # autocast does not stack what is stored in another half precision than its own
+    @torch.autocast("cpu", enabled=False)
     def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the batch's (row, view) pairs."""
         keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
@@ -73,6 +75,7 @@ class CachedTargets:
         maps = torch.stack([shard["feature_map"][row] for shard, row in shards])
         return Targets(resample_map(maps.to(self.device).float(), self.needs.grid), embedding)
 
+    @torch.autocast("cpu", enabled=False)
     def texts(self, batch: dict[str, Any]) -> Targets:
         """Targets of the batch's captions; token states are padded with zeros."""
         keys = [caption_place(number) for number in batch["caption_ids"].tolist()]
