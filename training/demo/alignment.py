@@ -9,12 +9,14 @@ student is also asked with the teacher's reading of the names, which tells wheth
 
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
+from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
+from training.data import load_source
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.held_out import LANGUAGES, HeldOut
 from training.results import Results, Row
@@ -40,12 +42,14 @@ class Arm:
         terms: its name beside that.
         changes: to the recipe of stage 2; None measures the distilled student as it is.
         only: the one stage that it has, `distil` or `align`, from where stage 1 begins and for the steps of both.
+        pairs_of: stage 2 has the pairs of each `pairs_of`-th concept alone; stage 1, which needs no pairs, has it all.
     """
 
     start: str
     terms: str
     changes: dict[str, Any] | None = field(default_factory=dict)
     only: str | None = None
+    pairs_of: int = 1
 
     @property
     def label(self) -> str:
@@ -86,21 +90,23 @@ class Alignment:
 
     Args:
         options: what to run.
+        arms: of the comparison.
+        module: its command.
     """
 
-    def __init__(self, options: AlignmentOptions):
-        self.options, self.output_dir = options, Path(options.output_dir)
+    def __init__(self, options: AlignmentOptions, arms: Sequence[Arm], module: str):
+        self.options, self.arms, self.module, self.output_dir = options, arms, module, Path(options.output_dir)
         self.held_out = HeldOut.open(options.every)
         self.all_steps = options.distil_steps + options.align_steps
 
     def run(self) -> Results:
         """Train and measure."""
         began, rows = time.perf_counter(), []
-        shutil.rmtree(self.output_dir / "targets", ignore_errors=True)
+        shutil.rmtree(self.output_dir, ignore_errors=True)
         for seed in self.options.seeds:
             distil_recipe = self._distil(seed, self.options.distil_steps, "distilled")
             distilled = train_stages(distil_recipe, None, [Path(distil_recipe.output_dir)])
-            for arm in ARMS:
+            for arm in self.arms:
                 student, stage = distilled, "distilled"
                 if arm.only == "distil":
                     longer = self._distil(seed, self.all_steps, "distilled_longer")
@@ -112,7 +118,7 @@ class Alignment:
                 rows += found
                 say(seed, arm.label, found)
         steps = f"{self.options.distil_steps} + {self.options.align_steps}"
-        return collect(self.options, MODULE, rows, self.held_out, began, steps=steps)
+        return collect(self.options, self.module, rows, self.held_out, began, steps=steps)
 
     @cached_property
     def teacher(self) -> Encoded:
@@ -145,13 +151,16 @@ class Alignment:
         steps, rate = self.options.align_steps, recipe.learning_rate
         if arm.only:
             steps, rate = self.all_steps, distil_recipe.learning_rate
+        data, cache = distil_recipe.data, distil_recipe.teacher_cache
+        if arm.pairs_of > 1:
+            data, cache = replace(data, train=self._pairs(data, arm.pairs_of)), f"{cache}-{arm.pairs_of}"
         alone = {"contrastive_weight": 1.0, "anchor_weight": 0.0, "affinity_weight": 0.0, "interactive_weight": 0.0}
         return replace(
             recipe,
             **alone | {"text_text_weight": 0.0} | (arm.changes or {}),
             seed=distil_recipe.seed,
-            data=distil_recipe.data,
-            teacher_cache=distil_recipe.teacher_cache,
+            data=data,
+            teacher_cache=cache,
             student=distil_recipe.output_dir if not arm.only else None,
             max_steps=steps,
             learning_rate=rate,
@@ -159,11 +168,23 @@ class Alignment:
             output_dir=str(self.output_dir / "aligned"),
         )
 
+    def _pairs(self, data: DataConfig, every: int) -> str:
+        """A parquet file with the pairs of each `every`-th concept."""
+        path = self.output_dir / f"pairs-{every}.parquet"
+        if not path.exists():
+            assert data.train is not None
+            rows = load_source(data.train)
+            groups = rows["group"][:]
+            kept = set(list(dict.fromkeys(groups))[::every])
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows.select([number for number, group in enumerate(groups) if group in kept]).to_parquet(path)
+        return str(path)
+
 
 def main(argv: list[str] | None = None):
     """Parse, run, write, print the table."""
     options = parse_options(AlignmentOptions, MODULE, argv)
-    print_and_plot(Alignment(options).run(), options, NAME)
+    print_and_plot(Alignment(options, ARMS, MODULE).run(), options, NAME)
 
 
 if __name__ == "__main__":

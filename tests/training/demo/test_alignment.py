@@ -40,7 +40,7 @@ def test_meta_holds_the_command_the_plot_is_there_and_the_runs_are_gone(folder):
 
 
 def test_arms_differ_in_their_terms_alone_and_none_has_seen_more_pictures():
-    run = alignment.Alignment(alignment.AlignmentOptions(seeds=[0], every=40))
+    run = alignment.Alignment(alignment.AlignmentOptions(seeds=[0], every=40), alignment.ARMS, alignment.MODULE)
     distil_recipe = run._distil(0, run.options.distil_steps, "distilled")
     in_stage_2 = [arm for arm in alignment.ARMS if arm.changes is not None and arm.only != "distil"]
     recipes = {arm.label: run._align(arm, distil_recipe) for arm in in_stage_2}
