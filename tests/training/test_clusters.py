@@ -3,9 +3,12 @@
 import json
 import os
 import shutil
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +23,10 @@ from safetensors.torch import load_file
 from tests.tiny import RESNET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.clusters import CONFIG_FILES, adapt_to_cluster
-from training.config import AlignRecipe
+from training.config import RECIPE_FILE, AlignRecipe, save_recipe
 from training.loop import make_accelerator
+
+CLUSTERS = Path(CONFIG_FILES[0]).parent
 
 
 def options_of_launch() -> set[str]:
@@ -39,7 +44,7 @@ def test_a_config_file_has_no_key_that_accelerate_does_not_know(path):
 
 
 def test_every_config_file_stands_on_its_page():
-    page = (Path(CONFIG_FILES[0]).parent / "README.md").read_text(encoding="utf-8")
+    page = (CLUSTERS / "README.md").read_text(encoding="utf-8")
     assert len(CONFIG_FILES) == 5 and all(f"`{path.name}`" in page for path in CONFIG_FILES)
 
 
@@ -160,6 +165,29 @@ def test_parts_go_on_to_the_bit_and_so_does_another_cluster_nearly(recipe, tmp_p
     expected = load_file(Path(recipe.output_dir) / "model.safetensors")
     for key, tensor in load_file(Path(other.output_dir) / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
+
+
+def test_two_machines_end_with_the_bytes_of_two_processes(recipe, tmp_path, run_python):
+    recipe = replace(recipe, mixed_precision="no")
+    nodes, processes = (replace(recipe, output_dir=str(tmp_path / name)) for name in ("nodes", "processes"))
+
+    def launch(recipe: AlignRecipe, config: str, **options: Any):
+        Path(recipe.output_dir).mkdir(exist_ok=True)
+        save_recipe(recipe, recipe.output_dir)
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        script = ["training/align.py", "--config", str(Path(recipe.output_dir) / RECIPE_FILE)]
+        arguments = ["--config_file", str(CLUSTERS / config), *words, *script]
+        run_python("-m", "accelerate.commands.launch", *arguments, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        two = {"num_machines": 2, "num_processes": 2, "main_process_ip": "127.0.0.1"}
+        two |= {"main_process_port": free.getsockname()[1]}
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda rank: launch(nodes, "ddp_4_nodes.yaml", **two, machine_rank=rank), range(2)))
+    launch(processes, "ddp_cpu.yaml")
+    endings = [(Path(r.output_dir) / "model.safetensors").read_bytes() for r in (nodes, processes)]
+    assert endings[0] == endings[1] and losses(nodes) == losses(processes)
 
 
 def test_what_is_not_supported_is_refused(recipe):
