@@ -71,6 +71,7 @@ ENVIRONMENTS = {
 # accelerate offers both to GPUs alone, and takes a CPU's processes for these where it is told so
 TYPES = {"fsdp": DistributedType.MULTI_GPU, "deepspeed": DistributedType.DEEPSPEED}
 TOLERANCES = {"no": 1e-4, "bf16": 5e-4}
+STATE = "checkpoint-000003/training_state/tensors.safetensors"
 
 
 @pytest.fixture
@@ -122,9 +123,6 @@ def require(cluster: str):
 def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
     folder = Path(recipe.output_dir)
     return load_file(folder / "model.safetensors") | load_file(folder / STATE)
-
-
-STATE = "checkpoint-000003/training_state/tensors.safetensors"
 
 
 @pytest.mark.parametrize("cluster", TYPES)
