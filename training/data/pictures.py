@@ -28,7 +28,8 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
         size: edge in pixels.
 
     Returns:
-        (3, size, size) uint8, or the reason why the picture cannot be used.
+        (3, size, size) uint8, channels last in memory as Pillow has them, or the reason why the picture cannot be
+        used.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return "no picture"
@@ -38,7 +39,7 @@ def decode_picture(cell: dict | None, size: int) -> Tensor | str:
         return "decompression bomb"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
         return "picture does not decode"
-    return torch.from_numpy(np.array(_fit(image, size))).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(np.array(_fit(image, size))).permute(2, 0, 1)
 
 
 def _fit(image: PILImage.Image, size: int) -> PILImage.Image:
@@ -106,7 +107,8 @@ def to_rgb(image: PILImage.Image) -> PILImage.Image:
     """Any mode to RGB; transparent pictures on white, which is how they are drawn to be seen."""
     if image.mode in ("RGB", "L"):
         return image.convert("RGB")
-    image = image.convert("RGBA")
+    if image.mode != "RGBA":  # a copy otherwise
+        image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):  # nothing shines through, and the canvas takes longest
         return image.convert("RGB")
     canvas = PILImage.new("RGBA", image.size, "white")
