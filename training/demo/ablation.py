@@ -6,7 +6,6 @@ Every arm starts from the demo's recipes, shortened alike. The arms that leave a
 other one, so that nobody has seen more pictures. All share one cache of teacher targets.
 """
 
-import shutil
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,6 +40,11 @@ class Arm:
     distil: dict[str, Any]
     stages: str = "1"
     vocabulary: Literal["full", "cut"] | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in the results."""
+        return f"{self.question}: {self.option}"
 
 
 def _wide(recipe: DistillRecipe) -> dict[str, Any]:
@@ -103,13 +107,12 @@ class Ablation:
                 name = repr((distil_recipe, align_recipe))
                 if name not in self.measured:
                     self.measured[name] = self._train(distil_recipe, align_recipe, seed)
-                label = f"{arm.question}: {arm.option}"
                 found = [
-                    replace(row, model=label, stage="distilled" if arm.stages == "1" else "aligned")
+                    replace(row, model=arm.label, stage="distilled" if arm.stages == "1" else "aligned")
                     for row in self.measured[name]
                 ]
                 rows += found
-                say(seed, label, found)
+                say(seed, arm.label, found)
         return collect(self.options, MODULE, rows, self.held_out, began, steps=self.options.steps)
 
     def _recipes(self, arm: Arm, seed: int) -> tuple[DistillRecipe | None, AlignRecipe | None]:
@@ -159,7 +162,6 @@ class Ablation:
     def _make_multilingual_teacher(self):
         if any(arm.vocabulary for arm in ARMS):
             folder = self.output_dir / "multilingual"
-            shutil.rmtree(folder, ignore_errors=True)
             make_multilingual_teacher(self._demo_distill(), folder, max_steps=4 * self.options.steps)
 
     def _train(self, distil_recipe: DistillRecipe | None, align_recipe: AlignRecipe | None, seed: int) -> list[Row]:

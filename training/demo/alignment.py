@@ -7,7 +7,6 @@ steps as both stages of the others, so that nobody has seen more pictures. All s
 student is also asked with the teacher's reading of the names, which tells whether the two still share a space.
 """
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -102,7 +101,6 @@ class Alignment:
     def run(self) -> Results:
         """Train and measure."""
         began, rows = time.perf_counter(), []
-        shutil.rmtree(self.output_dir, ignore_errors=True)
         for seed in self.options.seeds:
             distil_recipe = self._distil(seed, self.options.distil_steps, "distilled")
             distilled = train_stages(distil_recipe, None, [Path(distil_recipe.output_dir)])

@@ -26,7 +26,7 @@ class ComparisonOptions:
     Args:
         seeds: training seeds of every arm.
         every: keep each `every`-th concept of the corpus only (for a quick try).
-        output_dir: the runs, removed as soon as they are measured.
+        output_dir: a new folder for the runs, removed at the end.
         results_dir: where the numbers and their plot go.
     """
 
@@ -45,6 +45,9 @@ def parse_options(options_class: type[Options], module: str, argv: list[str] | N
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of every arm")
     parser.add_class_arguments(options_class, skip={"seeds"})
     options = options_class(**vars(parser.parse_args(argv)))
+    folder = Path(options.output_dir)
+    if folder.exists() and any(folder.iterdir()):  # its files may be anybody's
+        parser.error(f"output_dir: {options.output_dir!r} is not empty, and it is removed at the end. Name a new one.")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     return options

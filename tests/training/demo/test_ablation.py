@@ -1,37 +1,27 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
+from tests.training.demo.comparison import compare
 from training.demo import ablation
 from training.demo.arms import table
 from training.results import Results
 
-ARMS = {
-    ("target", "feature map"),
-    ("text adapter, equal widths", "off"),
-    ("text vocabulary", "cut to 3000"),
-    ("stages", "2 alone"),
-    ("stages", "1 and 2"),
+LABELS = {
+    "target: feature map",
+    "text adapter, equal widths: off",
+    "text vocabulary: cut to 3000",
+    "stages: 2 alone",
+    "stages: 1 and 2",
 }
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, module_patch):
-    """A thinned corpus, three steps an arm, and one arm of every kind."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+def folder(tmp_path_factory):
+    """Three steps an arm, and one arm of every kind."""
     folder = tmp_path_factory.mktemp("ablation")
-    arms = tuple(arm for arm in ablation.ARMS if (arm.question, arm.option) in ARMS)
-    module_patch.setattr(ablation, "ARMS", arms)
-    options = ["--every", "40", "--steps", "3", "--seeds", "0", "1"]
-    ablation.main([*options, "--output_dir", str(folder / "runs"), "--results_dir", str(folder)])
+    compare(ablation, LABELS, folder, "--steps", "3", "--seeds", "0", "1")
     return folder
-
-
-@pytest.fixture(scope="module")
-def module_patch():
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
 
 
 def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(folder):
@@ -39,8 +29,8 @@ def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(fo
     found = {(row.model, row.set, row.language, row.seed) for row in results.rows if row.metric == "top5"}
     sets = ("unseen_combination", "unseen_style")
     assert found == {
-        (f"{question}: {option}", name, language, seed)
-        for question, option in ARMS
+        (label, name, language, seed)
+        for label in LABELS
         for name in sets
         for language in ("en", "zh")
         for seed in (0, 1)

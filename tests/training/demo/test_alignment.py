@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
+from tests.training.demo.comparison import compare
 from training.demo import alignment
 from training.results import Results
 
@@ -11,13 +11,9 @@ LABELS = ("no stage 1: InfoNCE", "no stage 2: stage 1 for as long", "stage 1: as
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A thinned corpus, three steps a stage, and one arm of every kind."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """Three and two steps, and one arm of every kind."""
     folder = tmp_path_factory.mktemp("alignment")
-    steps = ["--distil_steps", "3", "--align_steps", "2", "--every", "40", "--seeds", "0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alignment, "ARMS", tuple(arm for arm in alignment.ARMS if arm.label in LABELS))
-        alignment.main([*steps, "--output_dir", str(folder / "runs"), "--results_dir", str(folder)])
+    compare(alignment, LABELS, folder, "--distil_steps", "3", "--align_steps", "2", "--seeds", "0")
     return folder
 
 

@@ -1,8 +1,8 @@
 import json
 
 import pytest
-from accelerate.state import AcceleratorState
 
+from tests.training.demo.comparison import compare
 from training.data import load_source
 from training.demo import pairs
 from training.demo.alignment import Alignment
@@ -13,13 +13,9 @@ LABELS = ("a quarter of the pairs: InfoNCE alone", "a quarter of the pairs: stag
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A thinned corpus and two steps a stage."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+    """Two steps a stage."""
     folder = tmp_path_factory.mktemp("pairs")
-    steps = ["--distil_steps", "2", "--align_steps", "2", "--every", "40", "--seeds", "0"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pairs, "ARMS", tuple(arm for arm in pairs.ARMS if arm.label in LABELS))
-        pairs.main([*steps, "--output_dir", str(folder / "runs"), "--results_dir", str(folder)])
+    compare(pairs, LABELS, folder, "--distil_steps", "2", "--align_steps", "2", "--seeds", "0")
     return folder
 
 
