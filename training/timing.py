@@ -1,9 +1,10 @@
-"""How long a call takes, and how large a process became."""
+"""How long a call takes, on how many threads, and how large a process became."""
 
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +27,19 @@ def median_ms(call: Callable[[], object], repeats: int = 15) -> float:
         call()
         times.append(1000 * (time.perf_counter() - began))
     return round(statistics.median(times), 2)
+
+
+@contextmanager
+def on_threads(count: int) -> Iterator[None]:
+    """Let torch, and what asks it for their number, work on `count` threads meanwhile."""
+    import torch  # not above: programs without it, whose memory is measured, read this file
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def peak_bytes() -> int:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data import decode_picture, tokenize
+from training.data import decode_pictures, tokenize
 from training.teachers import Teacher
 from training.transforms import Normalize
 
@@ -34,7 +34,7 @@ class Scorer:
         """(N, D) float32, L2-normalised, of pictures that decode."""
         embeddings = [torch.empty(0, self.teacher.projection_dim)]
         for start in range(0, len(cells), self.batch_size):
-            chunk = [decode_picture(cell, self.teacher.image_size) for cell in cells[start : start + self.batch_size]]
+            chunk = decode_pictures(cells[start : start + self.batch_size], self.teacher.image_size)
             pictures = torch.stack([picture for picture in chunk if isinstance(picture, Tensor)])
             targets = self.teacher.encode_pictures(self.normalize(pictures.to(self.device)))
             embeddings.append(self._unit(targets.embedding))

@@ -19,7 +19,7 @@ from training.data.captions import CaptionTokens, tokenize, usable_captions
 from training.data.dataset import PairDataset
 from training.data.loader import Loader, Pairs, make_loader
 from training.data.pair_stream import PairStream
-from training.data.pictures import decode_picture, open_picture, to_rgb
+from training.data.pictures import decode_picture, decode_pictures, open_picture, to_rgb
 from training.data.skips import SkipError, SkipReport
 from training.data.sources import load_source, open_stream, require_columns, sample_rows
 from training.data.turns import Group, Key, KeyedBatches, Order
@@ -37,6 +37,7 @@ __all__ = [
     "SkipError",
     "SkipReport",
     "decode_picture",
+    "decode_pictures",
     "load_source",
     "make_loader",
     "open_picture",

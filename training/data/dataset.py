@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.captions import CaptionTokens, usable_captions
-from training.data.pictures import decode_picture, encoded_bytes
+from training.data.pictures import decode_pictures, encoded_bytes
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import SkipReport
 from training.data.sources import require_columns, sample_rows
@@ -123,15 +123,22 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> Tensor | str | None:
         """The picture (3, S, S) uint8, or the reason why there is none; None where no pictures are wanted."""
+        return self.look_up([row])[0]
+
+    def look_up(self, rows: Sequence[int]) -> list[Tensor | str | None]:
+        """The same of many rows, in order."""
         if self.picture_size is None:
-            return None
-        if self.config.in_memory and self._in_memory[row]:
-            return self._memory[row]
-        picture = decode_picture(self._cell(row), self.picture_size)
-        if self.config.in_memory and isinstance(picture, Tensor):
-            self._memory[row] = picture
-            self._in_memory[row] = True
-        return picture
+            return [None] * len(rows)
+        absent = [row for row in dict.fromkeys(rows) if not (self.config.in_memory and self._in_memory[row])]
+        decoded = dict(
+            zip(absent, decode_pictures([self._cell(row) for row in absent], self.picture_size), strict=True)
+        )
+        if self.config.in_memory:
+            for row, picture in decoded.items():
+                if isinstance(picture, Tensor):
+                    self._memory[row] = picture
+                    self._in_memory[row] = True
+        return [decoded[row] if row in decoded else self._memory[row] for row in rows]
 
     def _cell(self, row: int) -> dict[str, Any]:
         """The encoded picture of a row."""

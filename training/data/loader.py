@@ -129,7 +129,7 @@ def _data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any
 
 
 class _Rows(torch.utils.data.Dataset):
-    """What a DataLoader worker does: look up a key, or the next row of its group whose picture decodes.
+    """What a DataLoader worker does: look up keys, or the next row of the group whose picture decodes.
 
     Batches are always full, so that every process has a batch at every step.
     """
@@ -137,17 +137,22 @@ class _Rows(torch.utils.data.Dataset):
     def __init__(self, pairs: PairDataset):
         self.pairs = pairs
 
-    def __getitem__(self, key: Key) -> list[tuple[Key, Tensor | str | None]]:
-        """All tries: the last one is usable, those before say why they are not."""
+    def __getitems__(self, keys: Sequence[Key]) -> list[list[tuple[Key, Tensor | str | None]]]:
+        """All tries of each key: the last one is usable, those before say why they are not."""
+        pictures = self.pairs.look_up([key.row for key in keys])
+        return [self._tries(key, picture) for key, picture in zip(keys, pictures, strict=True)]
+
+    def _tries(self, key: Key, picture: Tensor | str | None) -> list[tuple[Key, Tensor | str | None]]:
         rows = self.pairs.groups[key.group].rows
-        first = int(np.searchsorted(rows, key.row))
-        tries: list[tuple[Key, Tensor | str | None]] = []
-        for position in range(first, first + len(rows)):
-            row = int(rows[position % len(rows)])
-            tries.append((key._replace(row=row), self.pairs[row]))
+        first, tries = int(np.searchsorted(rows, key.row)), [(key, picture)]
+        for position in range(first + 1, first + len(rows)):
             if not isinstance(tries[-1][1], str):
                 return tries
-        raise ValueError(f"data: no picture of {self.pairs.config.name!r} decodes ({tries[0][1]}). Mend the data.")
+            row = int(rows[position % len(rows)])
+            tries.append((key._replace(row=row), self.pairs[row]))
+        if isinstance(tries[-1][1], str):
+            raise ValueError(f"data: no picture of {self.pairs.config.name!r} decodes ({tries[0][1]}). Mend the data.")
+        return tries
 
     def collate(self, samples: list[list[tuple[Key, Tensor | str | None]]]) -> dict[str, Any]:
         is_one_group = self.pairs.config.batches != "mixed"

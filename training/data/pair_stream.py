@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.captions import CaptionTokens, caption_id, usable_captions
-from training.data.pictures import decode_picture, picture_cell
+from training.data.pictures import decode_pictures, picture_cell
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import StreamSkips
 from training.data.sources import open_stream
@@ -51,29 +51,41 @@ class PairStream:
         ]
         self.groups = make_groups(config)
 
-    def sample(self, raw: Raw, group: Group, skipped: StreamSkips) -> Sample | None:
-        """One sample, or None where it had to be skipped, which is counted."""
-        skipped.seen += 1
+    def samples(self, raws: Sequence[tuple[Raw, Group]], skipped: StreamSkips) -> list[Sample | None]:
+        """One sample each, in order, or None where it had to be skipped, which is counted."""
+        read = [self._captions(raw, group) for raw, group in raws]
+        pictures: dict[int, Tensor | str] = {}
+        if self.picture_size is not None:
+            wanted = [number for number, (captions, _) in enumerate(read) if captions or self.tokens is None]
+            columns = [self.image_columns[group.source] for _, group in raws]
+            cells = [picture_cell(raws[number][0].cells[columns[number]]) for number in wanted]
+            pictures = dict(zip(wanted, decode_pictures(cells, self.picture_size), strict=True))
+        samples: list[Sample | None] = []
+        for number, ((raw, group), (captions, lost)) in enumerate(zip(raws, read, strict=True)):
+            skipped.seen += 1
+            skipped.captions.update(f"{cause} ({language})" for language, cause in lost)
+            picture = pictures.get(number)
+            if isinstance(picture, str) or (self.tokens is not None and not captions):
+                cause = picture if isinstance(picture, str) else lost[0][1]
+                skipped.add(raw.row, cause, self.shards[group.source].name)
+                samples.append(None)
+            else:
+                turn = take_turns(captions, raw.epoch, group.languages)
+                samples.append(Sample(raw.row, raw.epoch, picture, turn))
+        return samples
+
+    def _captions(self, raw: Raw, group: Group) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+        """Usable captions by language, and the language and cause of those that are not."""
         captions: dict[str, list[str]] = {}
-        causes = []
+        lost: list[tuple[str, str]] = []
         if self.tokens is not None:
             for language in group.languages:
                 cell = get_cell(raw.cells, self.columns[group.source][language])
-                texts, lost = usable_captions(cell, language if self.config.skip_wrong_script else None)
-                if lost:
-                    skipped.captions.update(f"{cause} ({language})" for cause in lost)
-                    causes += lost
+                texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
+                lost += [(language, cause) for cause in causes]
                 if texts:
                     captions[language] = texts
-        picture: Tensor | str | None = None
-        if captions or self.tokens is None:
-            if self.picture_size is not None:
-                picture = decode_picture(picture_cell(raw.cells[self.image_columns[group.source]]), self.picture_size)
-            if not isinstance(picture, str):
-                return Sample(raw.row, raw.epoch, picture, take_turns(captions, raw.epoch, group.languages))
-            causes = [picture]
-        skipped.add(raw.row, causes[0], self.shards[group.source].name)
-        return None
+        return captions, lost
 
     def collate(self, samples: Sequence[Sample], skipped: StreamSkips) -> dict[str, Tensor]:
         """The batch dict; captions that are longer than the tower reads are counted."""
@@ -122,25 +134,29 @@ class Lane:
 
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of a step of this lane; they must be asked for in order."""
-        size, samples = self.order.batch_size, []
+        size = self.order.batch_size
         first = step // self.num_lanes * size
-        for place in range(first, first + size):
-            number, _ = self.turns(step if self.homogeneous else place)
-            samples.append(self._next(number))
-        return self.pairs.collate(samples, self.skipped)
+        numbers = [self.turns(step if self.homogeneous else place)[0] for place in range(first, first + size)]
+        return self.pairs.collate(self._samples(numbers), self.skipped)
 
-    def _next(self, number: int) -> Sample:
-        """The next usable sample of a group."""
-        group, stream, first = self.pairs.groups[number], self.streams[number], None
-        while True:
-            raw = next(stream)
-            first = raw.epoch if first is None else first
-            if raw.epoch > first + 1:
-                raise ValueError(
-                    f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped})."
-                )
-            if (sample := self.pairs.sample(raw, group, self.skipped)) is not None:
-                return sample
+    def _samples(self, numbers: Sequence[int]) -> list[Sample]:
+        """The next usable sample of each of these groups, which may be named more than once."""
+        samples: dict[int, Sample] = {}
+        first: dict[int, int] = {}  # epoch in which a place was tried first
+        while left := [place for place in range(len(numbers)) if place not in samples]:
+            raws = [self._raw(numbers[place], first.get(place)) for place in left]
+            for place, (raw, _), sample in zip(left, raws, self.pairs.samples(raws, self.skipped), strict=True):
+                first.setdefault(place, raw.epoch)
+                if sample is not None:
+                    samples[place] = sample
+        return [samples[place] for place in range(len(numbers))]
+
+    def _raw(self, number: int, first: int | None) -> tuple[Raw, Group]:
+        """The next row of a group, unless nothing was usable since a whole epoch."""
+        group, raw = self.pairs.groups[number], next(self.streams[number])
+        if first is not None and raw.epoch > first + 1:
+            raise ValueError(f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped}).")
+        return raw, group
 
 
 class LaneBatches(torch.utils.data.IterableDataset):

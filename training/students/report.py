@@ -1,7 +1,6 @@
 """How large and how fast each size is, beside its rivals. Random weights serve: both depend on the shapes alone."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +11,7 @@ from training.config import StudentConfig
 from training.students.build import RANDOM, tower_config
 from training.students.rivals import RIVALS, DualEncoder, split
 from training.students.sizes import SIZES, load_size
-from training.timing import median_ms
+from training.timing import median_ms, on_threads
 
 NUM_TOKENS = 16
 REPEATS = 11
@@ -122,18 +121,8 @@ def _time(encoder: DualEncoder, threads: int) -> tuple[float, float]:
     picture = torch.rand(1, 3, encoder.image_size, encoder.image_size)
     ids = torch.arange(100, 100 + NUM_TOKENS).unsqueeze(0)  # (1, L), none of them special
     image_tower, text_tower = encoder.image_tower.eval(), encoder.text_tower.eval()
-    with _threads(threads):
+    with on_threads(threads):
         return median_ms(lambda: image_tower(picture), REPEATS), median_ms(lambda: text_tower(ids), REPEATS)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def header() -> str:

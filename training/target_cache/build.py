@@ -164,7 +164,8 @@ def _encode_views(
     device: torch.device | str,
 ):
     """Put the targets of some rows of a shard into its tensors; rows that do not decode stay zero."""
-    samples = [(row, picture) for row in chunk if isinstance(picture := dataset[row], Tensor)]
+    looked_up = zip(chunk, dataset.look_up(chunk), strict=True)
+    samples = [(row, picture) for row, picture in looked_up if isinstance(picture, Tensor)]
     if not samples:
         return
     ids = torch.tensor([row for row, _ in samples])

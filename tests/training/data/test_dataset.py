@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
+from transformers import CLIPImageProcessor
 
 from training.config import DataConfig
 from training.data import (
@@ -291,7 +292,7 @@ def test_pictures_that_are_not_square_are_cropped_to_their_centre(size):
     assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
 
 
-@pytest.mark.parametrize("size", [(97, 64), (150, 211), (64, 64), (40, 50), (333, 64)])
+@pytest.mark.parametrize("size", [(97, 64), (150, 211), (64, 64), (40, 50), (333, 64), (100, 1000)])
 def test_a_picture_is_what_resizing_and_then_cropping_makes_of_it(pictures, size):
     picture = pictures[0].resize(size)
     scale = 64 / min(size)
@@ -301,6 +302,22 @@ def test_a_picture_is_what_resizing_and_then_cropping_makes_of_it(pictures, size
     expected = np.array(resized.crop((left, top, left + 64, top + 64))).astype(int)
     decoded = decode_picture(cell(picture), 64).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(decoded - expected).max() <= 1
+
+
+def test_a_long_strip_costs_no_more_than_a_short_one():
+    strip = PILImage.new("RGB", (4_000_000, 2), "red")
+    strip.paste((0, 0, 255), (1_999_990, 0, 2_000_010, 2))
+    decoded = decode_picture(cell(strip), 224)  # resized as a whole it would be 300 GB
+    assert decoded.shape == (3, 224, 224) and decoded[2].min() == 255 and decoded[0].max() == 0
+
+
+def test_a_picture_is_what_the_image_processor_makes_of_it(pictures):
+    picture = pictures[0].convert("RGB").resize((150, 211))
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_rescale=False, do_normalize=False
+    )
+    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(decode_picture(cell(picture), 64), expected.to(torch.uint8))
 
 
 def test_a_picture_is_turned_as_the_camera_was_held():

@@ -155,8 +155,8 @@ def test_a_resumed_stream_decodes_nothing_that_was_passed(open_loader, monkeypat
     state = loader.state()
     decoded = []
     monkeypatch.setattr(
-        "training.data.pair_stream.decode_picture",
-        lambda cell, size: decoded.append(cell) or torch.zeros(3, size, size, dtype=torch.uint8),
+        "training.data.pair_stream.decode_pictures",
+        lambda cells, size: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
     )
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
 
