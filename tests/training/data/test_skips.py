@@ -5,13 +5,16 @@ import zlib
 from struct import pack
 
 import pytest
+import torch
+from datasets import Image
 from PIL import Image as PILImage
 
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training.config import DataConfig
-from training.data import CaptionTokens, Order, SkipError, decode_picture, make_loader
+from training.data import CaptionTokens, Order, SkipError, decode_picture, decode_pictures, make_loader
 from training.data.skips import LEAST_SEEN, StreamSkips
 from training.inputs import open_pairs
+from training.timing import on_threads
 from training.vocabulary.scripts import is_written_in
 
 MODES = pytest.mark.parametrize("streaming", [False, True])
@@ -101,6 +104,18 @@ def test_a_bomb_of_the_warning_level_is_refused_in_a_picture_of_any_kind():
     assert limit < 10_000**2 < 2 * limit < 30_000**2
     assert decode_picture({"bytes": claim_size(10_000, 10_000), "path": None}, 64) == "decompression bomb"
     assert decode_picture({"bytes": encoded(PILImage.new("RGB", (64, 64))), "path": None}, 64).shape == (3, 64, 64)
+
+
+def test_pictures_decoded_on_threads_are_those_decoded_one_by_one(train_rows):
+    good = train_rows.cast_column("image", Image(decode=False))["image"][:8]
+    bomb = {"bytes": claim_size(10_000, 10_000), "path": None}
+    cells = [*good[:4], bomb, {"bytes": b"broken", "path": None}, None, bomb, *good[4:]]
+    with on_threads(4):
+        found = decode_pictures(cells, 224)
+    for cell, picture in zip(cells, found, strict=True):
+        expected = decode_picture(cell, 224)
+        assert picture == expected if isinstance(expected, str) else torch.equal(picture, expected)
+    assert found[4:8] == ["decompression bomb", "picture does not decode", "no picture", "decompression bomb"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
