@@ -71,6 +71,8 @@ ENVIRONMENTS = {
 # accelerate offers both to GPUs alone, and takes a CPU's processes for these where it is told so
 TYPES = {"fsdp": DistributedType.MULTI_GPU, "deepspeed": DistributedType.DEEPSPEED}
 TOLERANCES = {"no": 1e-4, "bf16": 5e-4}
+# share of elements that may differ: of a gradient that is nothing but rounding AdamW makes a whole step, either way
+STRAYS = {"no": 0.0, "bf16": 0.01}
 STATE = "checkpoint-000003/training_state/tensors.safetensors"
 
 
@@ -138,7 +140,10 @@ def test_parts_learn_what_the_whole_learns_and_are_saved_whole(recipe, plain_fol
     found, expected = weights_and_state(recipe), weights_and_state(plain)
     assert found.keys() >= expected.keys()
     for key, tensor in expected.items():
-        torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=TOLERANCES[precision])
+        if precision == "bf16" and key.endswith("key.bias"):  # softmax does not see it: its gradient is all rounding
+            continue
+        off = ~torch.isclose(found[key], tensor, rtol=1e-3, atol=TOLERANCES[precision])
+        assert off.float().mean() <= STRAYS[precision], key
     for key in found.keys() - expected.keys():  # the moments of what no loss reaches
         assert key.startswith(("exp_avg", "step/")) and (key.startswith("step/") or not found[key].any())
     files = [path for path in Path(recipe.output_dir).rglob("*") if path.is_file()]

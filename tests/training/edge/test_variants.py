@@ -6,7 +6,8 @@ import pytest
 from training.edge.formats import ONNX
 from training.edge.variants import to_fp16
 
-CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.95, "q4": 0.8}
+# int8: where an x86 CPU lacks VNNI, ONNX Runtime adds pairs of products in 16 bits, which overflow now and then
+CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.9, "q4": 0.8}
 SUFFIXES = ("", "_fp16", "_quantized", "_q4")
 KINDS = {16: {"FLOAT16"}, 8: {"INT8", "UINT8"}, 4: {"INT4", "UINT4", "UINT8"}}
 
