@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -11,7 +12,6 @@ LABELS = {
     "target: feature map",
     "text adapter, equal widths: off",
     "text vocabulary: cut to 3000",
-    "stages: 2 alone",
     "stages: 1 and 2",
 }
 
@@ -20,27 +20,21 @@ LABELS = {
 def folder(tmp_path_factory):
     """Three steps an arm, and one arm of every kind."""
     folder = tmp_path_factory.mktemp("ablation")
-    compare(ablation, LABELS, folder, "--steps", "3", "--seeds", "0", "1")
+    compare(ablation, LABELS, folder, "--steps", "3", "--seeds", "0")
     return folder
 
 
-def test_every_arm_is_measured_with_every_seed_on_every_set_in_both_languages(folder):
+def test_every_arm_is_measured_on_every_set_in_both_languages(folder):
     results = Results.read(folder / "ablation.json")
     found = {(row.model, row.set, row.language, row.seed) for row in results.rows if row.metric == "top5"}
     sets = ("unseen_combination", "unseen_style")
-    assert found == {
-        (label, name, language, seed)
-        for label in LABELS
-        for name in sets
-        for language in ("en", "zh")
-        for seed in (0, 1)
-    }
+    assert found == {(label, name, language, 0) for label in LABELS for name in sets for language in ("en", "zh")}
 
 
 def test_meta_holds_the_command_and_the_steps(folder):
     meta = json.loads((folder / "ablation.json").read_text(encoding="utf-8"))["meta"]
-    assert meta["command"] == "python -m training.demo.ablation --seeds 0 1 --every 40 --steps 3"
-    assert meta["steps"] == 3 and meta["seeds"] == [0, 1]
+    assert meta["command"] == "python -m training.demo.ablation --seeds 0 --every 40 --steps 3"
+    assert meta["steps"] == 3 and meta["seeds"] == [0]
 
 
 def test_plot_is_there_and_the_runs_are_gone(folder):
@@ -50,10 +44,10 @@ def test_plot_is_there_and_the_runs_are_gone(folder):
 def test_table_gives_mean_and_deviation_over_seeds(folder):
     results = Results.read(folder / "ablation.json")
     wanted = {"model": "target: feature map", "set": "unseen_style", "language": "zh", "metric": "top5"}
-    first, second = results.values(**wanted)
-    mean, deviation = 50 * (first + second), 50 * abs(first - second)
+    (first,) = results.values(**wanted)
+    results.rows.extend([replace(row, seed=1, value=row.value + 0.1) for row in results.rows])
     (line,) = [line for line in table(results).splitlines() if "| feature map |" in line]
-    assert line.endswith(f"{mean:.1f} ± {deviation:.1f} |")
+    assert line.endswith(f"{100 * (first + 0.05):.1f} ± 5.0 |")
 
 
 def test_all_arms_train_as_many_steps():
