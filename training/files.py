@@ -39,6 +39,11 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def holds_files(folder: Path) -> bool:
+    """Whether there is anything in a folder, which itself need not be there."""
+    return folder.exists() and any(folder.iterdir())
+
+
 def put_folder(scratch: Path, folder: Path):
     """Rename a finished folder into place, once the disk has all of it. What was there before makes way whole: at any
     moment the old folder or the new one is there; the old one perhaps beside its place, where `settle_folder` finds

@@ -31,7 +31,7 @@ from training.curate.report import Report, write_report
 from training.curate.similarity import Scorer
 from training.data import load_source, require_columns, sample_rows, usable_captions
 from training.data.pictures import encoded_bytes
-from training.files import whole_file
+from training.files import holds_files, whole_file
 from training.results import command_of, make_meta
 from training.teachers import Teacher
 
@@ -183,7 +183,7 @@ def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, An
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
     path = folder / STATE_FOLDER / "run.json"
     if not path.exists():
-        if folder.exists() and any(folder.iterdir()) and not (folder / STATE_FOLDER).exists():
+        if holds_files(folder) and not (folder / STATE_FOLDER).exists():
             raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
         meta = make_meta(options.data, options.seed, command_of("python -m training.curate", options))
         with whole_file(path) as scratch:

@@ -15,6 +15,7 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
+from training.files import holds_files
 from training.results import Results, Row, command_of, make_meta, markdown_table
 from training.zero_shot.models import ZeroShotModel
 
@@ -45,8 +46,7 @@ def parse_options(options_class: type[Options], module: str, argv: list[str] | N
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="training seeds of every arm")
     parser.add_class_arguments(options_class, skip={"seeds"})
     options = options_class(**vars(parser.parse_args(argv)))
-    folder = Path(options.output_dir)
-    if folder.exists() and any(folder.iterdir()):  # its files may be anybody's
+    if holds_files(Path(options.output_dir)):  # its files may be anybody's
         parser.error(f"output_dir: {options.output_dir!r} is not empty, and it is removed at the end. Name a new one.")
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from training.files import scratch_folder
+from training.files import holds_files, scratch_folder
 from training.web.pictures import write_pictures
 from training.zero_shot.models import ZeroShotModel
 
@@ -81,7 +81,7 @@ class Site:
                 )
         for tower in TOWERS:
             self._dtype(tower)
-        if output_dir.exists() and any(output_dir.iterdir()) and not (output_dir / "site.json").is_file():
+        if holds_files(output_dir) and not (output_dir / "site.json").is_file():
             raise ValueError(
                 f"output_dir: {str(output_dir)!r} holds other files, which would be lost. Name a new folder."
             )
