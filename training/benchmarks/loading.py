@@ -44,7 +44,7 @@ from training.transforms import Augment, Normalize
 
 LANGUAGES = ["en", "zh"]
 MODULE = "training.benchmarks.loading"
-PREFETCHED = 2  # batches that a decoding process is ahead, as DataLoader has it
+PREFETCHED = 2  # batches that each decoding process is ahead, as DataLoader has it
 STUDENTS = {"tiny": 256, "demo": 96}  # and the edge in pixels at which the embedded corpus is drawn for them
 
 
@@ -146,13 +146,14 @@ class LoadingBenchmark(Benchmark):
         options = self.options
         step, num = make_step(config), options.steps * options.batch_size
         ready = list(self.batches("tar", config, options.steps))
-        streamed = self.batches("tar", config, options.rounds * (PREFETCHED + options.steps), options.workers)
+        ahead = max(1, PREFETCHED * options.workers)
+        streamed = self.batches("tar", config, options.rounds * (ahead + options.steps), options.workers)
         rates: dict[str, list[float]] = {"ready": [], "streamed": []}
         for _ in range(options.rounds):
             # what is built once, such as kernels, does not count, and nothing is decoded beside
             train_on(ready[:1], step)
             rates["ready"].append(rate(lambda: train_on(ready, step), num))
-            train_on(islice(streamed, PREFETCHED), step)  # what was decoded before
+            train_on(islice(streamed, ahead), step)  # what was decoded before
             rates["streamed"].append(rate(lambda: train_on(islice(streamed, options.steps), step), num))
         for kind, values in rates.items():
             self.add(name, f"{kind}_pictures_per_s", statistics.median(values))
