@@ -57,8 +57,7 @@ class PairStream:
         pictures: dict[int, Tensor | str] = {}
         if self.picture_size is not None:
             wanted = [number for number, (captions, _) in enumerate(read) if captions or self.tokens is None]
-            columns = [self.image_columns[group.source] for _, group in raws]
-            cells = [picture_cell(raws[number][0].cells[columns[number]]) for number in wanted]
+            cells = [self._picture_cell(*raws[number]) for number in wanted]
             pictures = dict(zip(wanted, decode_pictures(cells, self.picture_size), strict=True))
         samples: list[Sample | None] = []
         for number, ((raw, group), (captions, lost)) in enumerate(zip(raws, read, strict=True)):
@@ -73,6 +72,9 @@ class PairStream:
                 turn = take_turns(captions, raw.epoch, group.languages)
                 samples.append(Sample(raw.row, raw.epoch, picture, turn))
         return samples
+
+    def _picture_cell(self, raw: Raw, group: Group) -> dict[str, Any] | None:
+        return picture_cell(raw.cells[self.image_columns[group.source]])
 
     def _captions(self, raw: Raw, group: Group) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
         """Usable captions by language, and the language and cause of those that are not."""
