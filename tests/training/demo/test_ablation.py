@@ -6,12 +6,13 @@ import pytest
 from tests.training.demo.comparison import compare
 from training.demo import ablation
 from training.demo.arms import table
-from training.results import Results
+from training.results import Results, Row
 
 LABELS = {
     "target: feature map",
     "text adapter, equal widths: off",
     "text vocabulary: cut to 3000",
+    "stages: 2 alone",
     "stages: 1 and 2",
 }
 
@@ -48,6 +49,20 @@ def test_table_gives_mean_and_deviation_over_seeds(folder):
     results.rows.extend([replace(row, seed=1, value=row.value + 0.1) for row in results.rows])
     (line,) = [line for line in table(results).splitlines() if "| feature map |" in line]
     assert line.endswith(f"{100 * (first + 0.05):.1f} ± 5.0 |")
+
+
+def test_every_arm_is_trained_with_every_seed(tmp_path, monkeypatch):
+    """What is trained with a seed is told by its recipes."""
+    run = ablation.Ablation(ablation.AblationOptions(seeds=[0, 1], every=40, output_dir=str(tmp_path / "runs")))
+    monkeypatch.setattr(run, "_make_multilingual_teacher", lambda: None)
+
+    def train(distil_recipe, align_recipe, seed):
+        assert {recipe.seed for recipe in (distil_recipe, align_recipe) if recipe is not None} == {seed}
+        return [Row("", None, None, None, None, "top5", 0.5, seed)]
+
+    monkeypatch.setattr(run, "_train", train)
+    found = {(row.model, row.seed) for row in run.run().rows}
+    assert found == {(arm.label, seed) for arm in ablation.ARMS for seed in (0, 1)}
 
 
 def test_all_arms_train_as_many_steps():
