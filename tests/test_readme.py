@@ -13,7 +13,7 @@ from training.demo import arms, report
 from training.demo.__main__ import EXAMPLE
 from training.demo.corpus import _render, read_concepts
 from training.demo.make_teacher import TEACHER_FOLDER
-from training.results import Results
+from training.utils.results import Results
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.results import Results
+from training.utils.results import Results
 from training.zero_shot.cache import EmbeddingCache, find_processes
 from training.zero_shot.options import EvalOptions
 from training.zero_shot.report import write_report

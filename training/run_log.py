@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
-from training.files import whole_file
 from training.optimizer import learning_rate_at
+from training.utils.files import whole_file
 
 LOG_FILE = "log.jsonl"
 PROJECT = "dcclip"

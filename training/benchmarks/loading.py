@@ -36,11 +36,11 @@ from training.data import CaptionTokens, Order, load_source, make_loader
 from training.data.pictures import encoded_bytes
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.inputs import open_pairs
-from training.results import RESULTS_FILE, Results
 from training.students import build_student, load_size
 from training.tasks import AlignTask
-from training.timing import on_threads
 from training.transforms import Augment, Normalize
+from training.utils.results import RESULTS_FILE, Results
+from training.utils.timing import on_threads
 
 LANGUAGES = ["en", "zh"]
 MODULE = "training.benchmarks.loading"

@@ -12,7 +12,7 @@ from typing import Any
 
 from training import align, distill, loop
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe, save_recipe
-from training.timing import peak_bytes, resident_bytes
+from training.utils.timing import peak_bytes, resident_bytes
 
 STAGES: dict[str, tuple[ModuleType, type[TrainingRecipe]]] = {
     "distill": (distill, DistillRecipe),

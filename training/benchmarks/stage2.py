@@ -23,8 +23,8 @@ from training.benchmarks.peak import peak_of
 from training.config import AlignRecipe, AugmentConfig, DataConfig, StudentConfig
 from training.data import load_source
 from training.demo.make_teacher import TEXT_CONFIG
-from training.results import RESULTS_FILE, Results
 from training.students import build_student
+from training.utils.results import RESULTS_FILE, Results
 
 MODULE = "training.benchmarks.stage2"
 # one whose pooled width is that of its map, which open_clip expects

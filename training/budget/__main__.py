@@ -16,9 +16,9 @@ from training.budget.plot import plot
 from training.budget.report import derived_rows, table
 from training.budget.run import Run, subjects
 from training.budget.texts import TEMPLATES
-from training.files import whole_file
-from training.results import RESULTS_FILE, Results, command_of, make_meta
 from training.students import SIZES
+from training.utils.files import whole_file
+from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
 
 LISTS: dict[str, tuple[type, list, dict, str]] = {
     "models": (str, list(NAMES), {"choices": NAMES}, "sizes and rivals, with random weights"),

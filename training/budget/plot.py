@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 from training.budget.labels import Point, label
 from training.budget.report import read_pairs
-from training.results import Results
+from training.utils.results import Results
 
 OURS, THEIRS = "#d6452a", "#7a8794"
 

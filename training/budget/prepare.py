@@ -14,8 +14,8 @@ from torch import nn
 from training.budget.inputs import Inputs
 from training.budget.models import WEIGHTS, bytes_in, load_weights, save_weights, tokenizer_of
 from training.budget.texts import token_ids
-from training.files import whole_file
 from training.students.rivals import DualEncoder
+from training.utils.files import whole_file
 
 FACTS = "facts.json"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from training.budget.backends import open_towers
 from training.budget.inputs import Inputs
-from training.timing import WARM_UP, peak_bytes
+from training.utils.timing import WARM_UP, peak_bytes
 
 FEWEST = 3
 

@@ -4,7 +4,7 @@ import statistics
 from dataclasses import dataclass
 
 from training.budget.options import BudgetOptions
-from training.results import Results, Row
+from training.utils.results import Results, Row
 
 REFERENCE = "altclip"
 

@@ -16,8 +16,8 @@ from tqdm.auto import tqdm
 from training.budget.options import BudgetOptions
 from training.budget.prepare import FACTS
 from training.budget.report import protocol_of
-from training.files import whole_file
-from training.results import Row
+from training.utils.files import whole_file
+from training.utils.results import Row
 
 PARTS = ".parts"
 PYTORCH = ("eager", "compiled")

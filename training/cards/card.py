@@ -13,8 +13,8 @@ from training.cards.metadata import front_matter
 from training.cards.notice import weights_terms
 from training.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
 from training.config import RECIPE_FILE
-from training.files import whole_file
-from training.results import RESULTS_FILE, Results
+from training.utils.files import whole_file
+from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
 # a card without this line belongs to whoever took it out, and is left alone

@@ -7,7 +7,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from training.cards.details import CardDetails
 from training.cards.facts import ModelFacts
-from training.results import Results
+from training.utils.results import Results
 
 TASK = "zero-shot-image-classification"
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.files import whole_file
+from training.utils.files import whole_file
 
 NOTICE_FILE = "NOTICE.md"
 # where the full text of a licence stands that restricts use, and so must reach every recipient

@@ -8,9 +8,9 @@ from training.cards.details import CARDS, CardDetails
 from training.cards.facts import ModelFacts
 from training.config import CONFIGS, StudentConfig
 from training.inputs import open_teacher
-from training.results import RESULTS_FILE, Results
 from training.students.report import student_encoder
 from training.students.sizes import load_size
+from training.utils.results import RESULTS_FILE, Results
 
 ROOT = CARDS.parents[1]
 BUDGET = ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE

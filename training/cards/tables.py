@@ -5,7 +5,7 @@ from typing import Any
 
 from training.budget.report import REFERENCE, read_costs, read_pairs
 from training.cards.metadata import is_final
-from training.results import Results, markdown_table
+from training.utils.results import Results, markdown_table
 from training.zero_shot.class_names import SETS
 from training.zero_shot.protocols import ELEVATER, METRICS
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from training.curate.causes import CODES, KEPT
-from training.files import whole_file
+from training.utils.files import whole_file
 
 
 @dataclass

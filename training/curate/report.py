@@ -11,8 +11,8 @@ from training.curate.causes import CAUSES, CODES, KEPT
 from training.curate.decide import Decisions, ReadText
 from training.curate.facts import CaptionFacts
 from training.curate.options import CurateOptions
-from training.files import whole_file
-from training.results import markdown_table
+from training.utils.files import whole_file
+from training.utils.results import markdown_table
 
 REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -107,7 +107,7 @@ def write_report(
         decisions: with all causes filled in.
         excluded: hashes by source.
         options: thresholds.
-        meta: what made the numbers, as `training.results.make_meta` gives it.
+        meta: what made the numbers, as `training.utils.results.make_meta` gives it.
         read_text: gives a caption's text.
     """
     facts = decisions.facts

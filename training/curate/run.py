@@ -31,9 +31,9 @@ from training.curate.report import Report, write_report
 from training.curate.similarity import Scorer
 from training.data import load_source, require_columns, sample_rows, usable_captions
 from training.data.pictures import encoded_bytes
-from training.files import holds_files, whole_file
-from training.results import command_of, make_meta
 from training.teachers import Teacher
+from training.utils.files import holds_files, whole_file
+from training.utils.results import command_of, make_meta
 
 STATE_FOLDER = "state"
 FINGERPRINT_ROWS = 1024  # more rows than these are sampled

@@ -23,9 +23,9 @@ from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
 from training.demo.held_out import LANGUAGES, HeldOut
 from training.inputs import open_teacher
-from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.run_log import LOG_FILE
 from training.students import build_student
+from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.zero_shot.classify import Encoded, encode, score
 from training.zero_shot.models import ZeroShotModel
 

@@ -18,7 +18,7 @@ from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, par
 from training.data import load_source
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.held_out import LANGUAGES, HeldOut
-from training.results import Results, Row
+from training.utils.results import Results, Row
 from training.zero_shot.classify import Encoded, encode, score
 from training.zero_shot.models import ZeroShotModel
 

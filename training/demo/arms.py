@@ -15,8 +15,8 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
-from training.files import holds_files
-from training.results import Results, Row, command_of, make_meta, markdown_table
+from training.utils.files import holds_files
+from training.utils.results import Results, Row, command_of, make_meta, markdown_table
 from training.zero_shot.models import ZeroShotModel
 
 

@@ -13,8 +13,8 @@ from datasets import Dataset, Image
 from training.data import open_picture
 from training.demo.corpus import ATTRIBUTION
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
-from training.results import Results, Row
-from training.timing import Key, interleaved_ms
+from training.utils.results import Results, Row
+from training.utils.timing import Key, interleaved_ms
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.models import ZeroShotModel

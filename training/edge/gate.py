@@ -18,8 +18,8 @@ from training.edge.labelled import LANGUAGES, Labelled
 from training.edge.sessions import open_session
 from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
-from training.results import Row
-from training.timing import interleaved_ms
+from training.utils.results import Row
+from training.utils.timing import interleaved_ms
 from training.zero_shot.classify import Encoded, encode, score
 from training.zero_shot.models import ZeroShotModel
 

@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from training.cards.notice import write_notice
-from training.files import whole_file
 from training.hub.self_check import SELF_CHECK_FILE
+from training.utils.files import whole_file
 
 ROOT = Path(__file__).parents[2]
 # the package's files that its folders carry; __init__ registers classes in-process and stays behind

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.files import whole_file
+from training.utils.files import whole_file
 
 SELF_CHECK_FILE = "self_check.json"
 TEXTS = {

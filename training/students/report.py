@@ -11,7 +11,7 @@ from training.config import StudentConfig
 from training.students.build import RANDOM, tower_config
 from training.students.rivals import RIVALS, DualEncoder, split
 from training.students.sizes import SIZES, load_size
-from training.timing import median_ms, on_threads
+from training.utils.timing import median_ms, on_threads
 
 NUM_TOKENS = 16
 REPEATS = 11

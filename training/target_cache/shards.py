@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.files import whole_file
+from training.utils.files import whole_file
 
 CAPTIONS_PER_SHARD = 16384
 

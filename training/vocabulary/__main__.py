@@ -12,8 +12,8 @@ from pathlib import Path
 import datasets
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.results import RESULTS_FILE, Results, command_of, make_meta
 from training.students.tokens import load_tokenizer
+from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
 from training.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
 from training.vocabulary.coverage import Coverage, coverage
 from training.vocabulary.cut import PieceCounts, count_pieces, cut_counted

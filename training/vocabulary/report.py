@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.results import Results, Row
+from training.utils.results import Results, Row
 from training.vocabulary.coverage import Coverage, table_mib
 
 COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")

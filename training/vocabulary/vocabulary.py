@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.files import scratch_folder
+from training.utils.files import scratch_folder
 from training.vocabulary.pipeline import digest, read_pipeline, unbounded, write
 
 IDS_FILE = "vocabulary.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from training.files import holds_files, scratch_folder
+from training.utils.files import holds_files, scratch_folder
 from training.web.pictures import write_pictures
 from training.zero_shot.models import ZeroShotModel
 

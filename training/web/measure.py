@@ -25,7 +25,7 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
-from training.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.web.assemble import EXAMPLE
 from training.web.chromium import open_browser
 from training.web.serve import serve

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.files import whole_file
+from training.utils.files import whole_file
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.pairs import PairSet

@@ -9,7 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from training.metrics import top_k_accuracy, wilson_interval
-from training.results import Row
+from training.utils.results import Row
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.models import ZeroShotModel
 

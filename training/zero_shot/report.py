@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.files import whole_file
-from training.results import Results, make_meta
+from training.utils.files import whole_file
+from training.utils.results import Results, make_meta
 from training.zero_shot.details import draw_confusion, draw_languages, write_class_tables
 from training.zero_shot.exams import Exam
 from training.zero_shot.options import EvalOptions

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from training.metrics import right_ranks, wilson_interval
-from training.results import Row, markdown_table
+from training.utils.results import Row, markdown_table
 from training.zero_shot.pairs import PairSet
 
 PROTOCOL = "retrieval"

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from training.results import Row
+from training.utils.results import Row
 from training.zero_shot.cache import EmbeddingCache, Encoder
 from training.zero_shot.exams import Exam
 from training.zero_shot.measure import Measured, agreement, measure

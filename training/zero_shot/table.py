@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from training.results import Row, markdown_table
+from training.utils.results import Row, markdown_table
 from training.zero_shot.exams import Exam
 from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP
 from training.zero_shot.protocols import CLASS_NAMES, ELEVATER, METRICS

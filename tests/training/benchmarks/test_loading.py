@@ -1,7 +1,7 @@
 import pytest
 
 from training.benchmarks.loading import main, student_config
-from training.results import Results
+from training.utils.results import Results
 
 
 def test_streams_are_compared_with_pillow_and_with_ready_tensors(corpus, tmp_path):

@@ -3,7 +3,7 @@ from transformers import AltCLIPConfig
 
 from training.benchmarks import stage1
 from training.benchmarks.stage1 import Stage1Benchmark, Stage1Options
-from training.results import Results
+from training.utils.results import Results
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from training.benchmarks import stage2
-from training.results import Results
+from training.utils.results import Results
 
 OPTIONS = ["--image_size", "64", "--batch_size", "4", "--steps", "1", "--rounds", "1"]
 MEMORY = ["--memory_batches", "[8,16]", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]

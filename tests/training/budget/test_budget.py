@@ -17,8 +17,8 @@ from training.budget.prepare import FACTS, prepare
 from training.budget.probe import Probe
 from training.budget.run import Run, run_module
 from training.budget.texts import NUM_TEXTS, sample_texts, token_ids
-from training.results import Results
 from training.students.rivals import split
+from training.utils.results import Results
 
 GRAPHS = ["onnx-fp32", "onnx-int8"]
 

@@ -3,7 +3,7 @@ from matplotlib.figure import Figure
 
 from training.budget.labels import Point, label, words_box
 from training.budget.plot import plot
-from training.results import Results, Row
+from training.utils.results import Results, Row
 
 # milliseconds a pair and millions of parameters as they lie for the true sizes and rivals
 PLACES = {

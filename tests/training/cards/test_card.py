@@ -10,7 +10,7 @@ from training.cards import CARDS, CardDetails, ModelFacts, count_parameters, ref
 from training.cards.published import list_published, render_published
 from training.checkpoint import Artefact
 from training.config import DistillRecipe
-from training.results import Results, Row
+from training.utils.results import Results, Row
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 from tests.training.demo.comparison import compare
 from training.demo import ablation
 from training.demo.arms import table
-from training.results import Results, Row
+from training.utils.results import Results, Row
 
 LABELS = {
     "target: feature map",

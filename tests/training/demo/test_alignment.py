@@ -4,7 +4,7 @@ import pytest
 
 from tests.training.demo.comparison import compare
 from training.demo import alignment
-from training.results import Results
+from training.utils.results import Results
 
 LABELS = ("no stage 1: InfoNCE", "no stage 2: stage 1 for as long", "stage 1: as it is", "stage 1: InfoNCE, text-text")
 

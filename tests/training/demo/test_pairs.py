@@ -6,7 +6,7 @@ from tests.training.demo.comparison import compare
 from training.data import load_source
 from training.demo import pairs
 from training.demo.alignment import Alignment
-from training.results import Results
+from training.utils.results import Results
 
 LABELS = ("a quarter of the pairs: InfoNCE alone", "a quarter of the pairs: stage 1, InfoNCE and anchor")
 

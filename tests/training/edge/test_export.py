@@ -12,7 +12,7 @@ from training.edge import export as library
 from training.edge import formats, verdict
 from training.edge.sessions import open_session
 from training.hub import list_contents
-from training.results import Results
+from training.utils.results import Results
 
 
 @pytest.fixture

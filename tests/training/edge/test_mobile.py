@@ -19,8 +19,8 @@ from training.edge.programs import MAX_BATCH, open_program
 from training.edge.quiet import quiet
 from training.edge.towers import traceable
 from training.edge.variants import STEM
-from training.results import Results
 from training.teachers import weights_fingerprint
+from training.utils.results import Results
 
 pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
 with quiet():  # it warns of its own interfaces

@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
-from training.results import Results, Row
+from training.utils.results import Results, Row
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.protocols import ELEVATER, PROTOCOLS

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from training.results import Results, Row, command_of, make_meta
+from training.utils.results import Results, Row, command_of, make_meta
 
 ROWS = [
     Row("teacher", None, "unseen_style", "class-names", "zh", "top1", 0.5, None, (0.4, 0.6)),

@@ -1,6 +1,6 @@
 import pytest
 
-from training.files import put_folder, remove_folder, scratch_folder, settle_folder, whole_file
+from training.utils.files import put_folder, remove_folder, scratch_folder, settle_folder, whole_file
 
 
 def test_a_file_becomes_what_it_is_called_at_the_end(tmp_path):

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.files import whole_file
+from training.utils.files import whole_file
 
 RESULTS_FILE = "results.json"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
