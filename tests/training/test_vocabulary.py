@@ -14,10 +14,10 @@ from emoji.unicode_codes import EMOJI_DATA, load_from_json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
+from training.text.writing_systems import is_ideograph, script_of
 from training.vocabulary import Vocabulary, coverage, cut_vocabulary, table_mib
 from training.vocabulary.__main__ import main
 from training.vocabulary.corpus import hold_out, read_corpus
-from training.vocabulary.scripts import is_ideograph, script_of
 
 SIZE = 3000
 
@@ -305,7 +305,7 @@ def test_interrupted_save_leaves_nothing_that_looks_whole(vocabulary, tmp_path, 
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("training.vocabulary.vocabulary.save_file", fail)
+    monkeypatch.setattr("training.text.vocabulary.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         vocabulary.save(tmp_path / "cut")
     assert not (tmp_path / "cut").exists()

@@ -5,7 +5,7 @@ from collections import Counter
 from functools import cache
 from itertools import groupby
 
-from training.vocabulary.scripts import script_of
+from training.text.writing_systems import script_of
 
 # written without spaces: each letter counts as a word
 UNSPACED = frozenset({"Han", "Hiragana", "Katakana"})

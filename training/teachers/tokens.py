@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from training.vocabulary.pipeline import digest, read_pipeline
+from training.text.pipeline import digest, read_pipeline
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:

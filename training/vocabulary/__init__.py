@@ -7,9 +7,9 @@ as before, only under new ids: a teacher's ids are one lookup away, and a studen
     python -m training.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000 --output_dir cut
 """
 
+from training.text.vocabulary import Vocabulary
 from training.vocabulary.coverage import Coverage, coverage, table_mib
 from training.vocabulary.cut import PieceCounts, count_pieces, cut_counted, cut_vocabulary
-from training.vocabulary.vocabulary import Vocabulary
 
 __all__ = [
     "Coverage",

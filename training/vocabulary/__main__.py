@@ -13,13 +13,13 @@ import datasets
 from jsonargparse import ArgumentError, ArgumentParser
 
 from training.students.tokens import load_tokenizer
+from training.text.pipeline import read_unigram
+from training.text.vocabulary import Vocabulary
 from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
 from training.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
 from training.vocabulary.coverage import Coverage, coverage
 from training.vocabulary.cut import PieceCounts, count_pieces, cut_counted
-from training.vocabulary.pipeline import read_unigram
 from training.vocabulary.report import plot_curve, rows_of, source_rows, table
-from training.vocabulary.vocabulary import Vocabulary
 
 CURVE_FILE = "curve.png"
 LISTS = ("corpus", "held_out", "curve")

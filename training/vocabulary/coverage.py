@@ -9,8 +9,8 @@ from tokenizers import Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.vocabulary.pipeline import read_pipeline, unbounded
-from training.vocabulary.vocabulary import Vocabulary, chunks
+from training.text.pipeline import read_pipeline, unbounded
+from training.text.vocabulary import Vocabulary, chunks
 
 
 @dataclass(frozen=True)

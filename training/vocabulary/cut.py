@@ -11,9 +11,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.vocabulary.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, unbounded
-from training.vocabulary.scripts import OURS, is_ideograph, is_ours, is_punctuation, script_of
-from training.vocabulary.vocabulary import Vocabulary, chunks
+from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, unbounded
+from training.text.vocabulary import Vocabulary, chunks
+from training.text.writing_systems import OURS, is_ideograph, is_ours, is_punctuation, script_of
 
 METASPACE = "▁"
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]

@@ -14,8 +14,8 @@ from training.config import DataConfig
 from training.data import CaptionTokens, Order, SkipError, decode_picture, decode_pictures, make_loader
 from training.data.skips import LEAST_SEEN, StreamSkips
 from training.inputs import open_pairs
+from training.text.writing_systems import is_written_in
 from training.utils.timing import on_threads
-from training.vocabulary.scripts import is_written_in
 
 MODES = pytest.mark.parametrize("streaming", [False, True])
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from training.text.pipeline import digest, read_pipeline, unbounded, write
 from training.utils.files import scratch_folder
-from training.vocabulary.pipeline import digest, read_pipeline, unbounded, write
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"
