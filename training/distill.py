@@ -45,7 +45,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     if maps and tokens is not None and not tokens.have_maps:
         logger.warning(
             "The teacher reads other tokens than the student, so the text tower learns pooled targets only. A "
-            "vocabulary cut from the teacher's (python -m training.vocabulary) would keep the maps."
+            "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the maps."
         )
     inputs = open_inputs(
         recipe,

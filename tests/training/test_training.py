@@ -28,10 +28,10 @@ from training.checkpoint import list_checkpoints
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.demo.multilingual import train_unigram
 from training.optimizer import learning_rate_at
+from training.prepare.vocabulary import cut_vocabulary
 from training.state import TrainingState
 from training.students import build_student
 from training.teachers import TOWERS, Teacher, weights_fingerprint
-from training.vocabulary import cut_vocabulary
 
 
 def run(recipe: TrainingRecipe) -> Path:

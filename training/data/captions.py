@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from training.prepare.vocabulary import Vocabulary
 from training.text.pipeline import unbounded
 from training.text.writing_systems import is_written_in
-from training.vocabulary import Vocabulary
 
 
 def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], list[str]]:

@@ -18,7 +18,7 @@ from training import distill
 from training.config import DistillRecipe, StudentConfig
 from training.demo.corpus import read_concepts
 from training.demo.make_teacher import TEXT_CONFIG
-from training.vocabulary import cut_vocabulary
+from training.prepare.vocabulary import cut_vocabulary
 
 LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
 VOCABULARY_SIZE = 12000

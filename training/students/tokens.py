@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from training.prepare.vocabulary import Vocabulary
 from training.teachers import same_tokens
-from training.vocabulary import Vocabulary
 
 
 def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTokenizerBase:

@@ -142,7 +142,7 @@ class Vocabulary:
         if not cls.is_in(folder):
             raise ValueError(
                 f"vocabulary: {str(folder)!r} has no {META_FILE} and {IDS_FILE}. Make one with `python -m "
-                "training.vocabulary`."
+                "training.prepare.vocabulary`."
             )
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         ids = load_file(folder / IDS_FILE)

@@ -25,7 +25,7 @@ from training.data import (
 )
 from training.data.pictures import picture_cell
 from training.demo.multilingual import train_unigram
-from training.vocabulary import cut_vocabulary
+from training.prepare.vocabulary import cut_vocabulary
 
 
 def cell(picture: PILImage.Image, kind: str = "PNG") -> dict:

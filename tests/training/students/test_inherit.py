@@ -26,6 +26,7 @@ from tests.tiny import (
     make_model,
 )
 from training.demo.multilingual import train_unigram
+from training.prepare.vocabulary import cut_vocabulary
 from training.students import (
     Inheritance,
     SourceTower,
@@ -36,7 +37,6 @@ from training.students import (
     open_source,
 )
 from training.teachers import Teacher
-from training.vocabulary import cut_vocabulary
 
 # four times as deep, twice as wide, with more heads of the same width
 LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}

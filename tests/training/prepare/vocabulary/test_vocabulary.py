@@ -14,10 +14,10 @@ from emoji.unicode_codes import EMOJI_DATA, load_from_json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
+from training.prepare.vocabulary import Vocabulary, coverage, cut_vocabulary, table_mib
+from training.prepare.vocabulary.__main__ import main
+from training.prepare.vocabulary.corpus import hold_out, read_corpus
 from training.text.writing_systems import is_ideograph, script_of
-from training.vocabulary import Vocabulary, coverage, cut_vocabulary, table_mib
-from training.vocabulary.__main__ import main
-from training.vocabulary.corpus import hold_out, read_corpus
 
 SIZE = 3000
 
@@ -441,7 +441,7 @@ def workplace(xlmr, names, tmp_path_factory) -> Path:
 def test_command_writes_a_vocabulary(workplace, xlmr, run_python):
     corpus, output = f"{workplace}/names.parquet", workplace / "cut"
     arguments = ("--tokenizer", f"{workplace}/source", "--corpus", corpus, "--size", str(SIZE))
-    run = run_python("-m", "training.vocabulary", *arguments, "--output_dir", str(output))
+    run = run_python("-m", "training.prepare.vocabulary", *arguments, "--output_dir", str(output))
     assert "same pieces" in run.stdout and "MiB saved" in run.stdout and "sentences/s" in run.stderr
     vocabulary = Vocabulary.load(output)
     assert len(vocabulary) == SIZE and vocabulary.is_cut_of(xlmr) and vocabulary.corpus == "names.parquet"
@@ -455,7 +455,7 @@ def test_command_makes_a_curve(workplace, capsys):
     assert {path.name for path in output.iterdir()} == {"results.json", "curve.png"}
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert results["meta"]["data"] == "names.parquet; CLDR"
-    assert results["meta"]["command"].startswith("python -m training.vocabulary --tokenizer")
+    assert results["meta"]["command"].startswith("python -m training.prepare.vocabulary --tokenizer")
     values = {(row["model"], row["language"], row["metric"]): row["value"] for row in results["rows"]}
     assert values["2500 pieces", "en", "same_pieces"] <= values["3000 pieces", "en", "same_pieces"] <= 1
     assert values["3000 pieces", "en", "lost_characters"] == 0

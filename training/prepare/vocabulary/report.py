@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from training.prepare.vocabulary.coverage import Coverage, table_mib
 from training.utils.results import Results, Row
-from training.vocabulary.coverage import Coverage, table_mib
 
 COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")
 SHARES = ("same_pieces", "lost_characters", "unknown_characters", "unknown_pieces")

@@ -1,7 +1,7 @@
 """Cut a tokenizer to English and Chinese, and say what that costs on held-out sentences.
 
-python -m training.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --size 32000 --output_dir runs/cut
-python -m training.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --curve 8000 16000 32000 --output_dir
+python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --size 32000 --output_dir runs/cut
+python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --curve 8000 16000 32000 --output_dir
 runs/curve
 """
 
@@ -12,14 +12,14 @@ from pathlib import Path
 import datasets
 from jsonargparse import ArgumentError, ArgumentParser
 
+from training.prepare.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
+from training.prepare.vocabulary.coverage import Coverage, coverage
+from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted
+from training.prepare.vocabulary.report import plot_curve, rows_of, source_rows, table
 from training.students.tokens import load_tokenizer
 from training.text.pipeline import read_unigram
 from training.text.vocabulary import Vocabulary
 from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
-from training.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
-from training.vocabulary.coverage import Coverage, coverage
-from training.vocabulary.cut import PieceCounts, count_pieces, cut_counted
-from training.vocabulary.report import plot_curve, rows_of, source_rows, table
 
 CURVE_FILE = "curve.png"
 LISTS = ("corpus", "held_out", "curve")
@@ -116,7 +116,7 @@ class Run:
         meta = make_meta(
             data="; ".join(filter(None, (self.corpus_name, self.options.attribution))),
             seed=self.options.seed,
-            command=command_of("python -m training.vocabulary", self.options),
+            command=command_of("python -m training.prepare.vocabulary", self.options),
             held_out=held_out,
             tokenizer=self.options.tokenizer,
             sentences=self.counts.sentences,
@@ -130,7 +130,7 @@ class Run:
 def main(argv: list[str] | None = None):
     """Parse, count, cut, print the table, write."""
     parser = ArgumentParser(
-        prog="python -m training.vocabulary",
+        prog="python -m training.prepare.vocabulary",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
         exit_on_error=False,

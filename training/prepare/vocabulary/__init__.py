@@ -4,12 +4,12 @@ In a small text tower the vocabulary is the memory: 250,002 pieces of 384 number
 of that width 21 M. A cut keeps scores and order, so that a text whose pieces are all kept is read in the same pieces
 as before, only under new ids: a teacher's ids are one lookup away, and a student can learn its token states.
 
-    python -m training.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000 --output_dir cut
+    python -m training.prepare.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000 --output_dir cut
 """
 
+from training.prepare.vocabulary.coverage import Coverage, coverage, table_mib
+from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted, cut_vocabulary
 from training.text.vocabulary import Vocabulary
-from training.vocabulary.coverage import Coverage, coverage, table_mib
-from training.vocabulary.cut import PieceCounts, count_pieces, cut_counted, cut_vocabulary
 
 __all__ = [
     "Coverage",
