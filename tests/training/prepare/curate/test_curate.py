@@ -13,12 +13,12 @@ from PIL import Image as PILImage
 
 from tests.tiny_teachers import save_teacher
 from training.config import DataConfig
-from training.curate import CurateOptions, curate, run
-from training.curate.__main__ import main
-from training.curate.facts import Facts
-from training.curate.near import hamming_distance
-from training.curate.pictures import perceptual_hash
 from training.data import PairDataset, load_source
+from training.prepare.curate import CurateOptions, curate, run
+from training.prepare.curate.__main__ import main
+from training.prepare.curate.facts import Facts
+from training.prepare.curate.near import hamming_distance
+from training.prepare.curate.pictures import perceptual_hash
 
 from .test_pictures import cell
 
@@ -125,7 +125,7 @@ def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer
     assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     assert "| picture too small | min_edge 64 | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
-    assert report.content["meta"]["command"].startswith("python -m training.curate --data")
+    assert report.content["meta"]["command"].startswith("python -m training.prepare.curate --data")
 
 
 def test_image_folder_is_embedded(drawings, tmp_path):
@@ -399,7 +399,7 @@ def test_run_that_keeps_nothing_says_so_and_leaves_the_report(damaged, tmp_path)
 
 
 def test_command_runs_in_a_process_of_its_own(damaged, tmp_path, run_python):
-    command = ["-m", "training.curate", "--data", damaged, "--output_dir", str(tmp_path / "out")]
+    command = ["-m", "training.prepare.curate", "--data", damaged, "--output_dir", str(tmp_path / "out")]
     output = run_python(*command, "--min_words", '{"en": 3}', "--max_aspect_ratio", "null")
     assert "| blank picture | min_contrast 4.0 | 1 | 1 | 1 |" in output.stdout
     options = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["options"]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from training.curate.near import (
+from training.prepare.curate.near import (
     MinHash,
     hamming_bands,
     hamming_distance,

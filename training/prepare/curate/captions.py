@@ -5,8 +5,8 @@ import unicodedata
 from collections.abc import Iterator
 from itertools import groupby
 
-from training.curate.languages import KANA_OR_HANGUL, LanguageIdentifier, script_shares, words_of
-from training.curate.options import CurateOptions
+from training.prepare.curate.languages import KANA_OR_HANGUL, LanguageIdentifier, script_shares, words_of
+from training.prepare.curate.options import CurateOptions
 
 TOP_LEVEL = "com|net|org|info|edu|gov|cn|io|uk|jp|tw|hk"  # none that is a word: "like it.Me too"
 URL = re.compile(

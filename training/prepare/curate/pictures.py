@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageStat
 
-from training.curate.options import CurateOptions
 from training.data.pictures import encoded_bytes, to_rgb
+from training.prepare.curate.options import CurateOptions
 
 HASH_EDGE = 8
 GREY_EDGE = 32

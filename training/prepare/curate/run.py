@@ -23,14 +23,14 @@ from datasets import Dataset, Features, Image, List, Value
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from training.curate.decide import decide
-from training.curate.examine import Examiner, picture_hashes, undecoded
-from training.curate.facts import Facts
-from training.curate.options import CurateOptions
-from training.curate.report import Report, write_report
-from training.curate.similarity import Scorer
 from training.data import load_source, require_columns, sample_rows, usable_captions
 from training.data.pictures import encoded_bytes
+from training.prepare.curate.decide import decide
+from training.prepare.curate.examine import Examiner, picture_hashes, undecoded
+from training.prepare.curate.facts import Facts
+from training.prepare.curate.options import CurateOptions
+from training.prepare.curate.report import Report, write_report
+from training.prepare.curate.similarity import Scorer
 from training.teachers import Teacher
 from training.utils.files import holds_files, whole_file
 from training.utils.results import command_of, make_meta
@@ -185,7 +185,7 @@ def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, An
     if not path.exists():
         if holds_files(folder) and not (folder / STATE_FOLDER).exists():
             raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
-        meta = make_meta(options.data, options.seed, command_of("python -m training.curate", options))
+        meta = make_meta(options.data, options.seed, command_of("python -m training.prepare.curate", options))
         with whole_file(path) as scratch:
             scratch.write_text(json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False), encoding="utf-8")
     try:

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from training.curate import CurateOptions
-from training.curate.near import hamming_distance
-from training.curate.pictures import colours, examine_picture, perceptual_hash
+from training.prepare.curate import CurateOptions
+from training.prepare.curate.near import hamming_distance
+from training.prepare.curate.pictures import colours, examine_picture, perceptual_hash
 
 OFF = CurateOptions(data="x", output_dir="y", min_edge=None, max_aspect_ratio=None, min_contrast=None)
 

@@ -7,15 +7,15 @@ import numpy as np
 import torch
 from datasets import Dataset, Image
 
-from training.curate.captions import CaptionFilter
-from training.curate.causes import CODES, KEPT
-from training.curate.facts import CaptionFacts, Facts
-from training.curate.languages import LanguageIdentifier, is_traditional
-from training.curate.near import CAPTION_BANDS, MinHash, normalise, text_identity
-from training.curate.options import CurateOptions
-from training.curate.pictures import NUM_COLOURS, examine_picture
-from training.curate.similarity import Scorer
 from training.data import usable_captions
+from training.prepare.curate.captions import CaptionFilter
+from training.prepare.curate.causes import CODES, KEPT
+from training.prepare.curate.facts import CaptionFacts, Facts
+from training.prepare.curate.languages import LanguageIdentifier, is_traditional
+from training.prepare.curate.near import CAPTION_BANDS, MinHash, normalise, text_identity
+from training.prepare.curate.options import CurateOptions
+from training.prepare.curate.pictures import NUM_COLOURS, examine_picture
+from training.prepare.curate.similarity import Scorer
 
 DECODED_AT_ONCE = 256
 SHINGLES = {"Han": 2}  # characters; other scripts 3

@@ -17,7 +17,7 @@ The paper (arXiv 2404.11249) asks for such a set. How its own was made could not
 ours.
 """
 
-from training.curate.options import CurateOptions
-from training.curate.run import curate
+from training.prepare.curate.options import CurateOptions
+from training.prepare.curate.run import curate
 
 __all__ = ["CurateOptions", "curate"]

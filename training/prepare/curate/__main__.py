@@ -1,7 +1,7 @@
 """From raw pairs to a high-quality Chinese and English image-text set.
 
-python -m training.curate --data pairs.parquet --output_dir runs/curated
-python -m training.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet --teacher BAAI/AltCLIP
+python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated
+python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet --teacher BAAI/AltCLIP
 --drop_share '{"en": 0.3, "zh": 0.3}' --max_language_ratio 1.5
 """
 
@@ -9,14 +9,17 @@ import datasets
 import transformers
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.curate.options import CurateOptions
-from training.curate.run import curate
+from training.prepare.curate.options import CurateOptions
+from training.prepare.curate.run import curate
 
 
 def main(argv: list[str] | None = None):
     """Parse, curate, print the table."""
     parser = ArgumentParser(
-        prog="python -m training.curate", description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False
+        prog="python -m training.prepare.curate",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_argument("--exclude", nargs="+", type=str, default=[], help="sources whose pictures must not be in it")
     parser.add_class_arguments(CurateOptions, skip={"exclude"})

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.curate.examine import shingle_size
-from training.curate.facts import CaptionFacts, Facts
-from training.curate.near import hamming_bands, hamming_distance, jaccard, match_earlier, normalise, shingles
-from training.curate.options import CurateOptions
+from training.prepare.curate.examine import shingle_size
+from training.prepare.curate.facts import CaptionFacts, Facts
+from training.prepare.curate.near import hamming_bands, hamming_distance, jaccard, match_earlier, normalise, shingles
+from training.prepare.curate.options import CurateOptions
 from training.transforms import keyed_uniform
 
 ReadText = Callable[[str, int, int], str]  # language, row, number in its cell

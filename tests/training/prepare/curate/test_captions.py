@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.curate import CurateOptions
-from training.curate.captions import CaptionFilter
-from training.curate.languages import LanguageIdentifier, is_traditional, words_of
+from training.prepare.curate import CurateOptions
+from training.prepare.curate.captions import CaptionFilter
+from training.prepare.curate.languages import LanguageIdentifier, is_traditional, words_of
 
 OFF = CurateOptions(
     data="x", output_dir="y", min_characters=None, max_characters=None, min_words={}, max_words={}, keep_urls=True,

@@ -8,7 +8,7 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from training.curate.causes import CODES, KEPT
+from training.prepare.curate.causes import CODES, KEPT
 from training.utils.files import whole_file
 
 

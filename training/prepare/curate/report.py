@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from training.curate.causes import CAUSES, CODES, KEPT
-from training.curate.decide import Decisions, ReadText
-from training.curate.facts import CaptionFacts
-from training.curate.options import CurateOptions
+from training.prepare.curate.causes import CAUSES, CODES, KEPT
+from training.prepare.curate.decide import Decisions, ReadText
+from training.prepare.curate.facts import CaptionFacts
+from training.prepare.curate.options import CurateOptions
 from training.utils.files import whole_file
 from training.utils.results import markdown_table
 
