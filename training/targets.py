@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data import tokenize
+from training.data.transforms import Normalize
 from training.teachers import Targets, Teacher
-from training.transforms import Normalize
 
 MAX_BANK = 4096  # texts in a bank
 

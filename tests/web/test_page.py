@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from tests.browser import Visit
-from training.data.pictures import to_rgb
+from training.data.images import to_rgb
 
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "keycap", "狗"]
 # full width, combining marks, no-break space, old forms, emoji: what normalisers and splitters disagree about

@@ -33,12 +33,12 @@ from torch import Tensor
 from training.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
 from training.data import CaptionTokens, Order, load_source, make_loader
-from training.data.pictures import encoded_bytes
+from training.data.images import encoded_bytes
+from training.data.transforms import Augment, Normalize
 from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.inputs import open_pairs
 from training.students import build_student, load_size
 from training.tasks import AlignTask
-from training.transforms import Augment, Normalize
 from training.utils.results import RESULTS_FILE, Results
 from training.utils.timing import on_threads
 

@@ -17,9 +17,9 @@ A batch is one dict; a run that needs captions alone has no pictures in it, and 
 
 from training.data.captions import CaptionTokens, tokenize, usable_captions
 from training.data.dataset import PairDataset
+from training.data.images import decode_picture, decode_pictures, open_picture, to_rgb
 from training.data.loader import Loader, Pairs, make_loader
 from training.data.pair_stream import PairStream
-from training.data.pictures import decode_picture, decode_pictures, open_picture, to_rgb
 from training.data.skips import SkipError, SkipReport
 from training.data.sources import load_source, open_stream, require_columns, sample_rows
 from training.data.turns import Group, Key, KeyedBatches, Order

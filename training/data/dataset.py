@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.captions import CaptionTokens, usable_captions
-from training.data.pictures import decode_pictures, encoded_bytes
+from training.data.images import decode_pictures, encoded_bytes
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import SkipReport
 from training.data.sources import require_columns, sample_rows

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.captions import CaptionTokens, caption_id, usable_captions
-from training.data.pictures import decode_pictures, picture_cell
+from training.data.images import decode_pictures, picture_cell
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import StreamSkips
 from training.data.sources import open_stream

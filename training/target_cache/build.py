@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import PairDataset, tokenize
+from training.data.transforms import Augment, Normalize
 from training.target_cache.cached import CachedTargets
 from training.target_cache.shards import (
     TargetCacheError,
@@ -25,7 +26,6 @@ from training.target_cache.shards import (
 )
 from training.targets import Needs, encode_bank, resample_map
 from training.teachers import Teacher
-from training.transforms import Augment, Normalize
 
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.data.transforms import Augment
 from training.target_cache.shards import (
     TargetCacheError,
     caption_file,
@@ -17,7 +18,6 @@ from training.target_cache.shards import (
 )
 from training.targets import Needs, resample_map
 from training.teachers import Targets
-from training.transforms import Augment
 
 
 class CachedTargets:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
+from training.data.transforms import Augment, Normalize
 from training.gather import gather, gather_pairs
 from training.losses import (
     SIGMOID_BIAS,
@@ -22,7 +23,6 @@ from training.losses import (
 )
 from training.targets import TargetSource
 from training.tasks.task import Task
-from training.transforms import Augment, Normalize
 
 
 class AlignTask(Task):

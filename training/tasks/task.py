@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
+from training.data.transforms import Augment, Normalize
 from training.targets import TargetSource
-from training.transforms import Augment, Normalize
 
 TEXT_CHUNK = 64  # texts encoded at once
 

@@ -13,7 +13,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from training.data import load_source, require_columns, usable_captions
-from training.data.pictures import encoded_bytes
+from training.data.images import encoded_bytes
 from training.zero_shot.pictures import digest_pictures
 from training.zero_shot.places import Found, read_hub
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from training.data import open_picture
-from training.data.pictures import encoded_bytes
+from training.data.images import encoded_bytes
+from training.data.transforms import Normalize
 from training.teachers.families import naflex_image_size
-from training.transforms import Normalize
 
 AHEAD = 2  # batches that are being prepared while one is encoded
 AT_ONCE = 8  # pictures a thread prepares before it looks for more

@@ -23,7 +23,7 @@ from training.data import (
     make_loader,
     open_picture,
 )
-from training.data.pictures import picture_cell
+from training.data.images import picture_cell
 from training.demo.multilingual import train_unigram
 from training.prepare.vocabulary import cut_vocabulary
 

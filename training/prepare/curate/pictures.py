@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageStat
 
-from training.data.pictures import encoded_bytes, to_rgb
+from training.data.images import encoded_bytes, to_rgb
 from training.prepare.curate.options import CurateOptions
 
 HASH_EDGE = 8

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
 from training.data import load_source, require_columns, sample_rows, usable_captions
-from training.data.pictures import encoded_bytes
+from training.data.images import encoded_bytes
 from training.prepare.curate.decide import decide
 from training.prepare.curate.examine import Examiner, picture_hashes, undecoded
 from training.prepare.curate.facts import Facts

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data import decode_pictures, tokenize
+from training.data.transforms import Normalize
 from training.teachers import Teacher
-from training.transforms import Normalize
 
 
 class Scorer:
