@@ -41,8 +41,8 @@ from tests.tiny import (
 )
 from training.checkpoint import Artefact
 from training.config import DistillRecipe
+from training.corpus.emoji import build_corpus
 from training.data import load_source
-from training.demo.corpus import build_corpus
 from training.demo.make_teacher import train_tokenizer
 from training.teachers import Teacher
 

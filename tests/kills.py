@@ -28,8 +28,8 @@ from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.shards import read_samples, write_shards
 from training.checkpoint import last_checkpoint
+from training.corpus.emoji import build_corpus
 from training.data import load_source
-from training.demo.corpus import build_corpus
 from training.demo.make_teacher import train_tokenizer
 
 POLL_S = 0.002

@@ -9,9 +9,9 @@ import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.cards.tables import export_table
+from training.corpus.emoji import _render, read_concepts
 from training.demo import arms, report
 from training.demo.__main__ import EXAMPLE
-from training.demo.corpus import _render, read_concepts
 from training.demo.make_teacher import TEACHER_FOLDER
 from training.utils.results import Results
 

@@ -18,7 +18,7 @@ from encoder import Encoder, on_white
 from pictures import Hit, Index, open_pictures
 from PIL import Image
 
-EMOJI = "training.demo.corpus:load_drawings"
+EMOJI = "training.corpus.emoji:load_drawings"
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
 SEPARATORS = re.compile(r"[,，、;；\n]")
@@ -187,7 +187,7 @@ def default_pictures() -> str | None:
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
-        import training.demo.corpus  # noqa: F401
+        import training.corpus.emoji  # noqa: F401
     except ImportError:
         return None
     return EMOJI

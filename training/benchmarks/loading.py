@@ -32,10 +32,10 @@ from torch import Tensor
 
 from training.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
+from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.data import CaptionTokens, Order, load_source, make_loader
 from training.data.images import encoded_bytes
 from training.data.transforms import Augment, Normalize
-from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.inputs import open_pairs
 from training.students import build_student, load_size
 from training.tasks import AlignTask

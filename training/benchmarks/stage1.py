@@ -48,7 +48,7 @@ class Stage1Options:
         output_dir: results.json, and the teacher, which is removed at the end.
     """
 
-    data: str = "training.demo.corpus:load_train"
+    data: str = "training.corpus.emoji:load_train"
     num_pictures: int = 16
     batch_size: int = 8
     loop_batch_size: int = 64

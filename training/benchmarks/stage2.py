@@ -50,7 +50,7 @@ class Stage2Options:
         output_dir: results.json and the runs, which are removed at the end.
     """
 
-    data: str = "training.demo.corpus:load_train"
+    data: str = "training.corpus.emoji:load_train"
     image_size: int = 224
     batch_size: int = 64
     steps: int = 6

@@ -7,8 +7,8 @@ from typing import Any
 from datasets import Dataset
 
 from training.config import DataConfig
+from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.data import load_source
-from training.demo.corpus import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.zero_shot.class_names import ClassNames
 
 TEST_SETS = ("unseen_combination", "unseen_style")

@@ -16,7 +16,7 @@ from transformers import XLMRobertaTokenizer
 
 from training import distill
 from training.config import DistillRecipe, StudentConfig
-from training.demo.corpus import read_concepts
+from training.corpus.emoji import read_concepts
 from training.demo.make_teacher import TEXT_CONFIG
 from training.prepare.vocabulary import cut_vocabulary
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from datasets import Dataset, Image
 
+from training.corpus.emoji import ATTRIBUTION
 from training.data import open_picture
-from training.demo.corpus import ATTRIBUTION
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
 from training.utils.results import Results, Row
 from training.utils.timing import Key, interleaved_ms

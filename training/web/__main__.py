@@ -27,7 +27,7 @@ class WebOptions:
     """
 
     model: str
-    pictures: str = "training.demo.corpus:load_drawings"
+    pictures: str = "training.corpus.emoji:load_drawings"
     output_dir: str = "runs/web"
     node_modules: str = str(NODE_MODULES)
     port: int = 8000

@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from tests.tiny import ROOT
+from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_drawings, read_concepts
 from training.data import load_source
-from training.demo.corpus import SPLITS, STYLES, build_corpus, load_drawings, read_concepts
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_a_corpus_that_is_there_is_not_built_again(corpus):
 
 
 def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
-    code = "import sys; from training.demo.corpus import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
+    code = "import sys; from training.corpus.emoji import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -108,7 +108,7 @@ def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
 
 @pytest.mark.parametrize("style", STYLES)
 def test_the_drawings_of_a_style_are_every_concept_once_with_their_credit(corpus, splits, monkeypatch, style):
-    monkeypatch.setattr("training.demo.corpus.build_corpus", lambda _: corpus)
+    monkeypatch.setattr("training.corpus.emoji.build_corpus", lambda _: corpus)
     rows = load_drawings(style)
     assert rows["group"] == sorted({group for split in splits.values() for group in split["group"]})
     assert set(rows["style"]) == {style}

@@ -181,14 +181,14 @@ DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
 
 
 def load_train():
-    """The training split, as recipes name it: `training.demo.corpus:load_train`."""
+    """The training split, as recipes name it: `training.corpus.emoji:load_train`."""
     from training.data import load_source
 
     return load_source(str(build_corpus(DEFAULT_CACHE) / "train.parquet"))
 
 
 def load_drawings(style: str = "twemoji"):
-    """Every concept drawn once, in code point order, to search among: `training.demo.corpus:load_drawings`.
+    """Every concept drawn once, in code point order, to search among: `training.corpus.emoji:load_drawings`.
 
     Args:
         style: one of `STYLES`.
