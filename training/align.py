@@ -16,9 +16,9 @@ from training.hub import PublishError, open_push
 from training.inputs import caption_tokens, open_inputs, open_teacher
 from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student, load_student
-from training.targets import Needs
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher
+from training.teachers.targets import Needs
 from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)

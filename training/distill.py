@@ -14,9 +14,9 @@ from training.hub import PublishError, open_push
 from training.inputs import caption_tokens, open_bank, open_inputs, open_teacher
 from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student
-from training.target_cache import cached_bank
-from training.targets import Needs
 from training.tasks import DistillTask
+from training.teachers.cache import cached_bank
+from training.teachers.targets import Needs
 from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)

@@ -12,9 +12,9 @@ from training.config import DataConfig, TrainingRecipe
 from training.data import CaptionTokens, PairDataset, Pairs, PairStream, load_source
 from training.data.transforms import Augment, Normalize
 from training.prepare.vocabulary import Vocabulary
-from training.target_cache import build_target_cache
-from training.targets import LiveTargets, Needs, TargetSource
 from training.teachers import Teacher, same_tokens
+from training.teachers.cache import build_target_cache
+from training.teachers.targets import LiveTargets, Needs, TargetSource
 
 
 @dataclass(frozen=True)

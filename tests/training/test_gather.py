@@ -21,9 +21,9 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
 from training.data import CaptionTokens, PairDataset
 from training.data.transforms import Augment, Normalize
 from training.gather import cached_pass, gather, split_batch, whole_pass
-from training.targets import LiveTargets, Needs
 from training.tasks import AlignTask
 from training.teachers import TOWERS
+from training.teachers.targets import LiveTargets, Needs
 
 BATCH, CHUNK = 64, 16
 NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -21,8 +21,8 @@ from training.losses import (
     sigmoid_loss,
     text_positives,
 )
-from training.targets import TargetSource
 from training.tasks.task import Task
+from training.teachers.targets import TargetSource
 
 
 class AlignTask(Task):

@@ -8,8 +8,8 @@ from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.transforms import Augment, Normalize
 from training.losses import bank_loss, embedding_loss, feature_map_loss
-from training.targets import TargetSource
 from training.tasks.task import Task
+from training.teachers.targets import TargetSource
 
 
 class DistillTask(Task):

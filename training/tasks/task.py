@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.data.transforms import Augment, Normalize
-from training.targets import TargetSource
+from training.teachers.targets import TargetSource
 
 TEXT_CHUNK = 64  # texts encoded at once
 

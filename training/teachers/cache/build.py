@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 
 from training.data import PairDataset, tokenize
 from training.data.transforms import Augment, Normalize
-from training.target_cache.cached import CachedTargets
-from training.target_cache.shards import (
+from training.teachers import Teacher
+from training.teachers.cache.cached import CachedTargets
+from training.teachers.cache.shards import (
     TargetCacheError,
     batches,
     caption_file,
@@ -24,8 +25,7 @@ from training.target_cache.shards import (
     split_captions,
     view_file,
 )
-from training.targets import Needs, encode_bank, resample_map
-from training.teachers import Teacher
+from training.teachers.targets import Needs, encode_bank, resample_map
 
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets

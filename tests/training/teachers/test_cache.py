@@ -7,9 +7,9 @@ from tests.tiny import VIT, XLM_ROBERTA, make_model
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokens, PairDataset, load_source
 from training.data.transforms import Augment
-from training.target_cache import TargetCacheError, build, build_target_cache, cached_bank, shards
-from training.targets import LiveTargets, Needs, encode_bank, resample_map
 from training.teachers import TOWERS, Teacher
+from training.teachers.cache import TargetCacheError, build, build_target_cache, cached_bank, shards
+from training.teachers.targets import LiveTargets, Needs, encode_bank, resample_map
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
 NEEDS = Needs(TOWERS, grid=(4, 4), token_maps=True)

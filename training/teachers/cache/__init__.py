@@ -14,8 +14,8 @@ A view is a pure function of (seed, row, number), so the student sees the very p
 shard carries a digest of its content. An interrupted run goes on at the first shard that is missing.
 """
 
-from training.target_cache.build import build_target_cache, cached_bank
-from training.target_cache.cached import CachedTargets
-from training.target_cache.shards import TargetCacheError
+from training.teachers.cache.build import build_target_cache, cached_bank
+from training.teachers.cache.cached import CachedTargets
+from training.teachers.cache.shards import TargetCacheError
 
 __all__ = ["CachedTargets", "TargetCacheError", "build_target_cache", "cached_bank"]

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from training.data.transforms import Augment
-from training.target_cache.shards import (
+from training.teachers import Targets
+from training.teachers.cache.shards import (
     TargetCacheError,
     caption_file,
     caption_place,
@@ -16,8 +17,7 @@ from training.target_cache.shards import (
     split_captions,
     view_file,
 )
-from training.targets import Needs, resample_map
-from training.teachers import Targets
+from training.teachers.targets import Needs, resample_map
 
 
 class CachedTargets:
