@@ -19,11 +19,11 @@ from training.clusters.zero import hold_scalars
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
 from training.data.transforms import keyed_uniform
-from training.gather import cached_pass, exchanging, whole_pass
 from training.optimizer import Average, learning_rate_at, make_optimizer
 from training.run_log import LOG_FILE, Log, require_trackers
 from training.state import Progress, TrainingState, load_weights
 from training.tasks import Task
+from training.tasks.gather import cached_pass, exchanging, whole_pass
 
 # processes wait for the main one while it saves, evaluates or uploads
 PATIENCE = timedelta(hours=3)

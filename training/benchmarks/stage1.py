@@ -24,9 +24,9 @@ from training.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.benchmarks.peak import peak_of
 from training.config import DataConfig, DistillRecipe, StudentConfig
 from training.data import load_source
-from training.losses import embedding_loss, feature_map_loss
 from training.students import SIZES, build_student, load_size, load_tokenizer
 from training.students.rivals import altclip_config
+from training.tasks.losses import embedding_loss, feature_map_loss
 from training.teachers import Teacher
 from training.utils.results import RESULTS_FILE, Results
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.transforms import Augment, Normalize
-from training.gather import gather, gather_pairs
-from training.losses import (
+from training.tasks.gather import gather, gather_pairs
+from training.tasks.losses import (
     SIGMOID_BIAS,
     affinity_loss,
     clamp_logit_scale,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.transforms import Augment, Normalize
-from training.losses import bank_loss, embedding_loss, feature_map_loss
+from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training import losses
-from training.losses import (
+from training.tasks import losses
+from training.tasks.losses import (
     affinity_loss,
     bank_loss,
     clamp_logit_scale,
