@@ -39,11 +39,11 @@ from tests.tiny import (
     save_altclip,
     student_config,
 )
-from training.checkpoint import Artefact
 from training.config import DistillRecipe
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
+from training.engine.checkpoint import Artefact
 from training.teachers import Teacher
 
 torch.set_num_threads(1)  # tiny models gain nothing from more

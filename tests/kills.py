@@ -27,10 +27,10 @@ from transformers import PreTrainedTokenizerBase
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.shards import read_samples, write_shards
-from training.checkpoint import last_checkpoint
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
+from training.engine.checkpoint import last_checkpoint
 
 POLL_S = 0.002
 HALF = ".checkpoint-*.tmp"

@@ -10,11 +10,11 @@ from pathlib import Path
 from accelerate.logging import get_logger
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.checkpoint import Artefact
 from training.config import AlignRecipe, parse_recipe
+from training.engine.checkpoint import Artefact
+from training.engine.inputs import caption_tokens, open_inputs, open_teacher
+from training.engine.loop import TrainingResult, make_accelerator, train
 from training.hub import PublishError, open_push
-from training.inputs import caption_tokens, open_inputs, open_teacher
-from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student, load_student
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher

@@ -8,11 +8,11 @@ import sys
 
 from accelerate.logging import get_logger
 
-from training.checkpoint import Artefact
 from training.config import DistillRecipe, parse_recipe
+from training.engine.checkpoint import Artefact
+from training.engine.inputs import caption_tokens, open_bank, open_inputs, open_teacher
+from training.engine.loop import TrainingResult, make_accelerator, train
 from training.hub import PublishError, open_push
-from training.inputs import caption_tokens, open_bank, open_inputs, open_teacher
-from training.loop import TrainingResult, make_accelerator, train
 from training.students import build_student
 from training.tasks import DistillTask
 from training.teachers.cache import cached_bank

@@ -6,8 +6,8 @@ import pytest
 
 from tests.hub.local_hub import LocalHub
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
-from training.checkpoint import Artefact
 from training.config import DistillRecipe
+from training.engine.checkpoint import Artefact
 
 TOKEN = "hf_" + "nobodyever" * 3
 

@@ -36,7 +36,7 @@ from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.data import CaptionTokens, Order, load_source, make_loader
 from training.data.images import encoded_bytes
 from training.data.transforms import Augment, Normalize
-from training.inputs import open_pairs
+from training.engine.inputs import open_pairs
 from training.students import build_student, load_size
 from training.tasks import AlignTask
 from training.utils.results import RESULTS_FILE, Results

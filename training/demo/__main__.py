@@ -18,12 +18,12 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.cards.example import answer_example
-from training.checkpoint import Artefact
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
 from training.demo.held_out import LANGUAGES, HeldOut
-from training.inputs import open_teacher
-from training.run_log import LOG_FILE
+from training.engine.checkpoint import Artefact
+from training.engine.inputs import open_teacher
+from training.engine.log import LOG_FILE
 from training.students import build_student
 from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.zero_shot.classify import Encoded, encode, score

@@ -21,10 +21,10 @@ from transformers import PreTrainedTokenizerFast
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
-from training.checkpoint import forget_last_call
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.corpus.emoji import load_train
-from training.run_log import LOG_FILE
+from training.engine.checkpoint import forget_last_call
+from training.engine.log import LOG_FILE
 from training.students import build_student
 
 ARCHITECTURE = "tf_efficientnet_lite0"

@@ -8,8 +8,8 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
 from training.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
 from training.cards.published import list_published, render_published
-from training.checkpoint import Artefact
 from training.config import DistillRecipe
+from training.engine.checkpoint import Artefact
 from training.utils.results import Results, Row
 
 

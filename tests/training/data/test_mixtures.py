@@ -10,7 +10,7 @@ from tests.training.data.shards import assert_equal, keys_of
 from training.config import DataConfig, SourceConfig
 from training.data import CaptionTokens, Group, KeyedBatches, Order, Pairs, make_loader
 from training.data.turns import CYCLE, Turns
-from training.inputs import open_pairs
+from training.engine.inputs import open_pairs
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.training.data.shards import encoded, read_samples, write_shards
 from training.config import DataConfig
 from training.data import CaptionTokens, Order, SkipError, decode_picture, decode_pictures, make_loader
 from training.data.skips import LEAST_SEEN, StreamSkips
-from training.inputs import open_pairs
+from training.engine.inputs import open_pairs
 from training.text.writing_systems import is_written_in
 from training.utils.timing import on_threads
 

@@ -12,13 +12,13 @@ from torch.export import Dim
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import CUT_EFFICIENTNET, XLM_ROBERTA, make_model, recipe_fields, student_config
 from training import export
-from training.checkpoint import Artefact
 from training.config import DistillRecipe
 from training.edge import formats, verdict
 from training.edge.programs import MAX_BATCH, open_program
 from training.edge.quiet import quiet
 from training.edge.towers import traceable
 from training.edge.variants import STEM
+from training.engine.checkpoint import Artefact
 from training.teachers import weights_fingerprint
 from training.utils.results import Results
 

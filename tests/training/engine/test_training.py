@@ -24,12 +24,12 @@ from tests.tiny import (
     student_config,
 )
 from training import align, distill
-from training.checkpoint import list_checkpoints
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.demo.multilingual import train_unigram
-from training.optimizer import learning_rate_at
+from training.engine.checkpoint import list_checkpoints
+from training.engine.optimizer import learning_rate_at
+from training.engine.state import TrainingState
 from training.prepare.vocabulary import cut_vocabulary
-from training.state import TrainingState
 from training.students import build_student
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 

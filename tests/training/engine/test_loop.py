@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from tests.tiny import RESNET, VIT, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.config import AlignRecipe, parse_recipe
-from training.loop import make_accelerator
-from training.optimizer import Average, make_optimizer
-from training.run_log import require_trackers
-from training.state import Progress, TrainingState
+from training.engine.log import require_trackers
+from training.engine.loop import make_accelerator
+from training.engine.optimizer import Average, make_optimizer
+from training.engine.state import Progress, TrainingState
 from training.tasks.gather import cached_pass, exchanging, whole_pass
 
 

@@ -12,16 +12,16 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
-from training import checkpoint
-from training.checkpoint import Artefact
 from training.clusters import adapt_to_cluster, load_on_every_process, memory_format
 from training.clusters.zero import hold_scalars
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
 from training.data.transforms import keyed_uniform
-from training.optimizer import Average, learning_rate_at, make_optimizer
-from training.run_log import LOG_FILE, Log, require_trackers
-from training.state import Progress, TrainingState, load_weights
+from training.engine import checkpoint
+from training.engine.checkpoint import Artefact
+from training.engine.log import LOG_FILE, Log, require_trackers
+from training.engine.optimizer import Average, learning_rate_at, make_optimizer
+from training.engine.state import Progress, TrainingState, load_weights
 from training.tasks import Task
 from training.tasks.gather import cached_pass, exchanging, whole_pass
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from training.clusters.zero import load_moments, parted, whole_moments
-from training.optimizer import Average
+from training.engine.optimizer import Average
 
 STATE_FOLDER = "training_state"
 

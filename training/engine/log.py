@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
-from training.optimizer import learning_rate_at
+from training.engine.optimizer import learning_rate_at
 from training.utils.files import whole_file
 
 LOG_FILE = "log.jsonl"
