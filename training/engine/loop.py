@@ -12,13 +12,13 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
-from training.clusters import adapt_to_cluster, load_on_every_process, memory_format
-from training.clusters.zero import hold_scalars
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
 from training.data.transforms import keyed_uniform
 from training.engine import checkpoint
 from training.engine.checkpoint import Artefact
+from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
+from training.engine.distributed.zero import hold_scalars
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.clusters.zero import load_moments, parted, whole_moments
+from training.engine.distributed.zero import load_moments, parted, whole_moments
 from training.engine.optimizer import Average
 
 STATE_FOLDER = "training_state"

@@ -42,7 +42,9 @@ def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: Training
     """
     if accelerator.distributed_type == DistributedType.FSDP:
         if not accelerator.is_fsdp2:
-            raise ValueError("fsdp_version: 1 is not supported; set it to 2, as in training/clusters/fsdp.yaml.")
+            raise ValueError(
+                "fsdp_version: 1 is not supported; set it to 2, as in training/engine/distributed/fsdp.yaml."
+            )
         plugin = accelerator.state.fsdp_plugin
         # a scalar cannot be cut, and needs no exchange: every process computes the whole loss, and so its gradient
         plugin.ignored_modules = [nn.ParameterList(p for p in task.parameters() if p.ndim == 0)]
@@ -52,7 +54,7 @@ def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: Training
         if plugin.zero_stage not in (1, 2):
             raise ValueError(
                 f"zero_stage: {plugin.zero_stage} is not supported; set it to 2, as in "
-                "training/clusters/deepspeed_zero2.yaml (3 cuts the student itself, and 0 is what ddp.yaml does)."
+                "training/engine/distributed/deepspeed_zero2.yaml (3 cuts the student itself, and 0 is what ddp.yaml does)."
             )
         if accelerator.mixed_precision == "fp16":
             raise ValueError("mixed_precision: fp16 is not supported with DeepSpeed; take bf16.")

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 
 from tests.tiny import RESNET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
-from training.clusters import CONFIG_FILES, adapt_to_cluster
 from training.config import RECIPE_FILE, AlignRecipe, save_recipe
+from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
 from training.web.measure import free_port
 
