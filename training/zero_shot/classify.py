@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 
-from training.metrics import top_k_accuracy, wilson_interval
+from training.evaluation.metrics import top_k_accuracy, wilson_interval
 from training.utils.results import Row
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.models import ZeroShotModel

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.metrics import (
+from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
     roc_auc,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.metrics import right_ranks, wilson_interval
+from training.evaluation.metrics import right_ranks, wilson_interval
 from training.utils.results import Row, markdown_table
 from training.zero_shot.pairs import PairSet
 
@@ -26,7 +26,7 @@ def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, at_once: int = AT_
     Returns:
         (A,) int64, A the queries that have a right candidate, in order; the others are not asked.
 
-    Relations: `training.metrics.right_ranks`, in parts.
+    Relations: `training.evaluation.metrics.right_ranks`, in parts.
     """
     pairs = pairs[pairs[:, 0].argsort(stable=True)]
     asked, counts = pairs[:, 0].unique_consecutive(return_counts=True)

@@ -7,7 +7,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from training.data import load_source
-from training.metrics import wilson_interval
+from training.evaluation.metrics import wilson_interval
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings, encode, evaluate, score
 from training.zero_shot.models import ZeroShotModel

@@ -11,7 +11,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from training.data import load_source
-from training.metrics import mean_per_class_accuracy, top_k_accuracy
+from training.evaluation.metrics import mean_per_class_accuracy, top_k_accuracy
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
 from training.zero_shot.clip_benchmark_model import load_dcclip, main, register

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from training.metrics import eleven_point_map, mean_per_class_accuracy, roc_auc, top_k_accuracy
+from training.evaluation.metrics import eleven_point_map, mean_per_class_accuracy, roc_auc, top_k_accuracy
 from training.zero_shot.measure import agreement, measure
 
 

@@ -6,7 +6,7 @@ A tie is two equal scores. Everything is exact in the precision of the scores, h
 import torch
 from torch import Tensor
 
-from training.metrics.inputs import check_k, check_labels, check_scores, parts, rows_of_a_part
+from training.evaluation.metrics.inputs import check_k, check_labels, check_scores, parts, rows_of_a_part
 
 
 def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:

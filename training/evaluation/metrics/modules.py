@@ -13,9 +13,14 @@ import torch
 from datasets import Features, List, Value
 from torch import Tensor
 
-from training.metrics.classification import eleven_point_map, mean_per_class_accuracy, roc_auc, top_k_accuracy
-from training.metrics.inputs import check_k, check_scores
-from training.metrics.retrieval import right_ranks
+from training.evaluation.metrics.classification import (
+    eleven_point_map,
+    mean_per_class_accuracy,
+    roc_auc,
+    top_k_accuracy,
+)
+from training.evaluation.metrics.inputs import check_k, check_scores
+from training.evaluation.metrics.retrieval import right_ranks
 
 _ELEVATER = "https://arxiv.org/abs/2204.08790"
 

@@ -8,7 +8,7 @@ import torch
 import vision_evaluation.evaluators as official
 from torch import Tensor
 
-from training.metrics import (
+from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
     recall_at_k,
@@ -17,7 +17,7 @@ from training.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from training.metrics.modules import Accuracy, ElevenPointMAP, MeanPerClass, Recall, RocAuc
+from training.evaluation.metrics.modules import Accuracy, ElevenPointMAP, MeanPerClass, Recall, RocAuc
 
 
 def report(evaluator, scores: Tensor, targets: Tensor) -> float:
@@ -187,7 +187,7 @@ def test_a_matrix_in_many_parts_gives_what_it_gives_whole(monkeypatch):
 
     whole = results()
     for size in (1, 20):  # one row a part; three rows, and two in the last
-        monkeypatch.setattr("training.metrics.inputs.PART", size)
+        monkeypatch.setattr("training.evaluation.metrics.inputs.PART", size)
         assert results() == whole
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.metrics.inputs import check_k, check_range, check_scores, parts, rows_of_a_part
+from training.evaluation.metrics.inputs import check_k, check_range, check_scores, parts, rows_of_a_part
 
 
 def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
