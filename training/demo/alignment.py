@@ -18,9 +18,9 @@ from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, par
 from training.data import load_source
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.held_out import LANGUAGES, HeldOut
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.results import Results, Row
 from training.zero_shot.classify import Encoded, encode, score
-from training.zero_shot.models import ZeroShotModel
 
 NAME = "alignment"
 MODULE = "training.demo.alignment"

@@ -15,9 +15,9 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.files import holds_files
 from training.utils.results import Results, Row, command_of, make_meta, markdown_table
-from training.zero_shot.models import ZeroShotModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,11 +13,11 @@ from datasets import Dataset, Image
 from training.corpus.emoji import ATTRIBUTION
 from training.data import open_picture
 from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.results import Results, Row
 from training.utils.timing import Key, interleaved_ms
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.models import ZeroShotModel
 
 STAGES = (
     ("teacher", None),

@@ -19,12 +19,12 @@ from training.edge.graphs import join
 from training.edge.labelled import Labelled
 from training.edge.towers import TOWERS
 from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.hub import complete_folder
 from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
-from training.zero_shot.models import ZeroShotModel
 
 SCRATCH = ".export.tmp"
 # of a folder that is exported to another one: what a training run leaves beside its model

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from training.data import load_source, open_picture
 from training.data.sources import require_columns
-from training.zero_shot.models import ZeroShotModel
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 INDEX_FILE = "index.safetensors"
 EDGE = 192  # of the largest picture that a page shows, in pixels

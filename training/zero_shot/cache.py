@@ -12,9 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.files import whole_file
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.pairs import PairSet
 from training.zero_shot.sources import LabelledSet
 from training.zero_shot.templates import Templates

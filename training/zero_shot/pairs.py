@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.data import load_source, require_columns, usable_captions
 from training.data.images import encoded_bytes
-from training.zero_shot.pictures import digest_pictures
+from training.evaluation.models.image_loading import digest_pictures
 from training.zero_shot.places import Found, read_hub
 
 LANGUAGES = ("en", "zh")

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import EvalConfig
 from training.data import load_source
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import evaluate
-from training.zero_shot.models import ZeroShotModel
 
 KS = (1, 5)
 

@@ -8,9 +8,9 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Image, List
 from torch import Tensor
 
+from training.evaluation.models.image_loading import digest_pictures
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.labels import ClassLookup, class_ids
-from training.zero_shot.pictures import digest_pictures
 from training.zero_shot.places import Source, read_source
 from training.zero_shot.protocols import EvalSet
 

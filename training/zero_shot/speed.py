@@ -14,10 +14,10 @@ from torch import Tensor
 from transformers import AutoModel, ChineseCLIPImageProcessor, CLIPImageProcessor
 
 from training.data import load_source
+from training.evaluation.models.image_loading import prepared_batches
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.students.rivals import chinese_clip_vit_b_16_config, clip_vit_b_32_config
 from training.utils.results import Results, Row, command_of, make_meta
-from training.zero_shot.models import ZeroShotModel
-from training.zero_shot.pictures import prepared_batches
 
 RANDOM = {
     "clip-vit-b-32": (clip_vit_b_32_config, CLIPImageProcessor),

@@ -8,9 +8,9 @@ from PIL import Image
 
 from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.results import Results, Row
 from training.zero_shot.class_names import ClassNames
-from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.protocols import ELEVATER, PROTOCOLS
 
 PROTOCOL = ["--protocol", "elevater-en", "elevater-zh"]

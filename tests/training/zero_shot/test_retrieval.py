@@ -8,7 +8,7 @@ from datasets import Image as ImageFeature
 
 from training import eval as eval_script
 from training.evaluation.metrics import right_ranks, wilson_interval
-from training.zero_shot.models import ZeroShotModel
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.zero_shot.pairs import PairSet, make_pairs, open_pairs
 from training.zero_shot.retrieval import ranks, retrieval_table, score
 

@@ -50,7 +50,7 @@ class TextPreparation:
     mask: bool = True
     clean: Callable[[str], str] | None = None
     end: Callable[[PreTrainedConfig, PreTrainedTokenizerBase], int | None] | None = None
-    stated: str = "training/zero_shot/texts.py"
+    stated: str = "training/evaluation/models/text_preparation.py"
 
     def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
         """What the model reads, `input_ids` and, if it is told, `attention_mask`, (T, L) int64; how many were cut."""
@@ -137,7 +137,7 @@ def text_preparation(
         prepared = TextPreparation(length, fill=fill, stated="the model's own config, tokenizer and processor")
     else:
         raise ValueError(
-            f"model: {name!r} is of the family {family!r}, and neither training/zero_shot/texts.py nor its config nor "
+            f"model: {name!r} is of the family {family!r}, and neither training/evaluation/models/text_preparation.py nor its config nor "
             "its tokenizer says how long a text may be. Describe the family there, in a row of FAMILIES."
         )
     if prepared.end:

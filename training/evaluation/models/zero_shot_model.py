@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
+from training.evaluation.models.image_loading import PicturePreparation, prepared_batches
+from training.evaluation.models.text_preparation import TextPreparation, text_preparation
 from training.teachers import FAMILIES, weights_fingerprint
 from training.teachers.lineage import find_commit
-from training.zero_shot.pictures import PicturePreparation, prepared_batches
-from training.zero_shot.texts import TextPreparation, text_preparation
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.zero_shot.pictures import AHEAD, AT_ONCE, PicturePreparation, prepared_batches
+from training.evaluation.models.image_loading import AHEAD, AT_ONCE, PicturePreparation, prepared_batches
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +118,7 @@ from datasets import concatenate_datasets
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 from types import SimpleNamespace
 from training.data import load_source
-from training.zero_shot.models import ZeroShotModel
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
 config = CLIPConfig(vision_config=tower | {"patch_size": 112}, text_config=tower, projection_dim=16)

@@ -27,8 +27,8 @@ from transformers import (
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
-from training.zero_shot.models import ZeroShotModel
-from training.zero_shot.texts import FAMILIES, GEMMA_TOKEN
+from training.evaluation.models.text_preparation import FAMILIES, GEMMA_TOKEN
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 KINDS = [*TEACHERS, "metaclip_2", "siglip2_fixed"]
 NUM_POSITIONS = 40
@@ -106,7 +106,7 @@ def test_texts_are_read_as_their_family_reads_them(kind, folders, tokenizers):
 @pytest.mark.parametrize("kind", [*sorted(FAMILIES), "siglip2_fixed"])
 def test_every_preparation_makes_a_difference_that_a_test_would_see(kind, folders, tokenizers):
     model = ZeroShotModel.from_pretrained(folders[kind])
-    assert model.describe()["texts"]["stated_by"] == "training/zero_shot/texts.py"
+    assert model.describe()["texts"]["stated_by"] == "training/evaluation/models/text_preparation.py"
     found = model.encode_texts(TEXTS[:1])
     ids = tokenizers[kind](TEXTS[0], return_tensors="pt").input_ids
     with torch.no_grad():

@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader
 
 from training.data import load_source
 from training.evaluation.metrics import mean_per_class_accuracy, top_k_accuracy
+from training.evaluation.models.clip_benchmark import load_dcclip, main, register
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.clip_benchmark_model import load_dcclip, main, register
-from training.zero_shot.models import ZeroShotModel
 from training.zero_shot.pairs import make_pairs
 from training.zero_shot.retrieval import score
 

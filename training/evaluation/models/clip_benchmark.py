@@ -2,7 +2,7 @@
 
 `--model` names a folder or Hub id; all other options are those of `clip_benchmark`:
 
-python -m training.zero_shot.clip_benchmark_model eval --model_type dcclip --model runs/demo/model --pretrained local
+python -m training.evaluation.models.clip_benchmark eval --model_type dcclip --model runs/demo/model --pretrained local
     --dataset cifar10 --dataset_root DIR --language en --no_amp --output cifar10.json
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from training.data import to_rgb
-from training.zero_shot.models import ZeroShotModel
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 MODEL_TYPE = "dcclip"
 
