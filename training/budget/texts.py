@@ -3,7 +3,7 @@
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from training.zero_shot.class_names import SETS, ClassNames
+from training.evaluation.sets.class_names import SETS, ClassNames
 
 TEMPLATES = {"en": "a photo of a {}.", "zh": "一张{}的照片。"}
 NUM_TEXTS = 32

@@ -5,9 +5,9 @@ from typing import Any
 
 from training.budget.report import REFERENCE, read_costs, read_pairs
 from training.cards.metadata import is_final
+from training.evaluation.sets.class_names import SETS
+from training.evaluation.sets.protocols import ELEVATER, METRICS
 from training.utils.results import Results, markdown_table
-from training.zero_shot.class_names import SETS
-from training.zero_shot.protocols import ELEVATER, METRICS
 
 
 def accuracy_table(results: Results) -> str | None:

@@ -20,11 +20,11 @@ from training.cards import CARD_FILE, CARDS, CardDetails, count_parameters, writ
 from training.cards.example import answer_example
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
-from training.demo.held_out import LANGUAGES, HeldOut
 from training.engine.checkpoint import Artefact
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.students import build_student
 from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
 from training.zero_shot.classify import Encoded, encode, score

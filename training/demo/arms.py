@@ -14,8 +14,8 @@ from jsonargparse import ArgumentParser
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
-from training.demo.held_out import COLOURS, LANGUAGES, TEST_SETS, HeldOut
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.embedded import COLOURS, LANGUAGES, TEST_SETS, HeldOut
 from training.utils.files import holds_files
 from training.utils.results import Results, Row, command_of, make_meta, markdown_table
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from training.data import load_source, open_picture, require_columns, sample_rows
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 
 LANGUAGES = ("en", "zh")
 NUM_CALIBRATION = 128
@@ -51,7 +51,7 @@ class Labelled:
     @classmethod
     def embedded(cls) -> "Labelled":
         """The embedded corpus: pictures held out of all training, among the names of all concepts."""
-        from training.demo.held_out import HeldOut  # only here, so that other data need no drawings
+        from training.evaluation.sets.embedded import HeldOut  # only here, so that other data need no drawings
 
         held_out = HeldOut.open()
         train = load_source(str(held_out.corpus / "train.parquet"))

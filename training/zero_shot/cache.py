@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.labelled_sets import LabelledSet
+from training.evaluation.sets.pairs import PairSet
+from training.evaluation.sets.templates import Templates
 from training.utils.files import whole_file
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.pairs import PairSet
-from training.zero_shot.sources import LabelledSet
-from training.zero_shot.templates import Templates
 
 VERSION = 1  # raised when the same key would stand for other numbers
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from training.evaluation.metrics import top_k_accuracy, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.class_names import ClassNames
 from training.utils.results import Row
-from training.zero_shot.class_names import ClassNames
 
 TEXTS_AT_ONCE = 8192  # their embeddings are in memory together
 

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.evaluation.sets.eval_tasks import Exam
 from training.utils.files import whole_file
 from training.utils.results import Row, markdown_table
-from training.zero_shot.exams import Exam
 from training.zero_shot.measure import Measured
 from training.zero_shot.run import languages_of
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.exams import Exam, own_exams, protocol_exams
-from training.zero_shot.imagenet import NOT_HERE, imagenet_is_here
-from training.zero_shot.pairs import PairSet, open_pairs
-from training.zero_shot.places import HUB, MissingDataError, Source
-from training.zero_shot.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, find_protocol, find_sets
-from training.zero_shot.sources import LabelledSet, open_set
-from training.zero_shot.templates import OURS, SOURCES
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.eval_tasks import Exam, own_exams, protocol_exams
+from training.evaluation.sets.imagenet import NOT_HERE, imagenet_is_here
+from training.evaluation.sets.labelled_sets import LabelledSet, open_set
+from training.evaluation.sets.locations import HUB, MissingDataError, Source
+from training.evaluation.sets.pairs import PairSet, open_pairs
+from training.evaluation.sets.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, find_protocol, find_sets
+from training.evaluation.sets.templates import OURS, SOURCES
 
 
 @dataclass(frozen=True, kw_only=True)

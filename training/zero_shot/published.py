@@ -5,7 +5,7 @@ Sets are measured by the publisher's own protocol; ImageNet by its own class nam
 
 from dataclasses import dataclass
 
-from training.zero_shot.protocols import CN_CLIP_TEN, IMAGENET
+from training.evaluation.sets.protocols import CN_CLIP_TEN, IMAGENET
 
 
 @dataclass(frozen=True)

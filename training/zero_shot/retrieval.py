@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from training.evaluation.metrics import right_ranks, wilson_interval
+from training.evaluation.sets.pairs import PairSet
 from training.utils.results import Row, markdown_table
-from training.zero_shot.pairs import PairSet
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)

@@ -7,7 +7,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import EvalConfig
 from training.data import load_source
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 from training.zero_shot.classify import evaluate
 
 KS = (1, 5)

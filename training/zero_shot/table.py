@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
+from training.evaluation.sets.eval_tasks import Exam
+from training.evaluation.sets.labelled_sets import LabelledSet
+from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP
+from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS
 from training.utils.results import Row, markdown_table
-from training.zero_shot.exams import Exam
-from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP
-from training.zero_shot.protocols import CLASS_NAMES, ELEVATER, METRICS
 from training.zero_shot.published import PUBLISHED, Published
 from training.zero_shot.run import AGREEMENT
-from training.zero_shot.sources import LabelledSet
 
 SCORE = "elevater_score"
 MISSING = "missing data"

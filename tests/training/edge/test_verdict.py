@@ -6,7 +6,7 @@ from datasets import Dataset
 
 from training.edge.labelled import Labelled
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 from training.zero_shot.classify import Encoded
 
 NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})

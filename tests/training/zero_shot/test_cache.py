@@ -7,12 +7,12 @@ import torch
 
 from tests.training.zero_shot.drawings import CIFAR_10, rows_of, write_parquet
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import LabelledSet, open_set
+from training.evaluation.sets.locations import Source
+from training.evaluation.sets.templates import Templates
 from training.zero_shot.cache import EmbeddingCache, Encoder, find_processes
-from training.zero_shot.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.places import Source
-from training.zero_shot.sources import LabelledSet, open_set
-from training.zero_shot.templates import Templates
 
 TEMPLATES = Templates(("a photo of a {}.", "{}"), "ours")
 

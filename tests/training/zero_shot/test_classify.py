@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from training.data import load_source
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 from training.zero_shot.classify import class_embeddings, encode, evaluate, score
 
 

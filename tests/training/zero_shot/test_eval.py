@@ -9,9 +9,9 @@ from PIL import Image
 from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.protocols import ELEVATER, PROTOCOLS
 from training.utils.results import Results, Row
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.protocols import ELEVATER, PROTOCOLS
 
 PROTOCOL = ["--protocol", "elevater-en", "elevater-zh"]
 SETS = ["--sets", "cifar-10", "voc-2007-classification", "mnist"]
@@ -142,8 +142,8 @@ def test_two_models_read_and_see_for_each_other(arguments, teacher_folder, altcl
 
 
 def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
-    from training.zero_shot.exams import protocol_exams
-    from training.zero_shot.sources import LabelledSet
+    from training.evaluation.sets.eval_tasks import protocol_exams
+    from training.evaluation.sets.labelled_sets import LabelledSet
     from training.zero_shot.table import results_table, scores
 
     exams = protocol_exams([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")

@@ -9,7 +9,7 @@ from datasets import Image as ImageFeature
 from training import eval as eval_script
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.zero_shot.pairs import PairSet, make_pairs, open_pairs
+from training.evaluation.sets.pairs import PairSet, make_pairs, open_pairs
 from training.zero_shot.retrieval import ranks, retrieval_table, score
 
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})

@@ -14,9 +14,9 @@ from training.data import load_source
 from training.evaluation.metrics import mean_per_class_accuracy, top_k_accuracy
 from training.evaluation.models.clip_benchmark import load_dcclip, main, register
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.pairs import make_pairs
 from training.zero_shot.classify import class_embeddings
-from training.zero_shot.pairs import make_pairs
 from training.zero_shot.retrieval import score
 
 # the peer's own, about classes that are never predicted and shards that are not shuffled

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 
 
 def plain(name: str) -> str:

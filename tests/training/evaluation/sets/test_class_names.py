@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from training.zero_shot.class_names import NAMES, SETS, ClassNames
+from training.evaluation.sets.class_names import NAMES, SETS, ClassNames
 
 # classes of ELEVATER's sets (Li et al., arXiv 2204.08790)
 COUNTS = {

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP, file_of, read_json, read_python
-from training.zero_shot.protocols import IMAGENET, SETS, Protocol
+from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP, file_of, read_json, read_python
+from training.evaluation.sets.protocols import IMAGENET, SETS, Protocol
 
 OURS = "ours"
 SOURCES = ("auto", OURS)

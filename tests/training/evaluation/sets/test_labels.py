@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.labels import ClassLookup, class_ids, plain
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labels import ClassLookup, class_ids, plain
 
 NAMES = ClassNames(
     {"en": ["head of a  crocodile", "crème brûlée", "palm tree", "7"], "zh": ["鳄鱼头", "焦糖布丁", "棕榈树", "七"]}

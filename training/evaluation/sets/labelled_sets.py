@@ -9,10 +9,10 @@ from datasets import ClassLabel, Dataset, Image, List
 from torch import Tensor
 
 from training.evaluation.models.image_loading import digest_pictures
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.labels import ClassLookup, class_ids
-from training.zero_shot.places import Source, read_source
-from training.zero_shot.protocols import EvalSet
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labels import ClassLookup, class_ids
+from training.evaluation.sets.locations import Source, read_source
+from training.evaluation.sets.protocols import EvalSet
 
 IMAGE_COLUMNS = ("image", "img", "picture", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")

@@ -9,7 +9,7 @@ from datasets import Dataset
 from training.config import DataConfig
 from training.corpus.emoji import ATTRIBUTION, DEFAULT_CACHE, build_corpus
 from training.data import load_source
-from training.zero_shot.class_names import ClassNames
+from training.evaluation.sets.class_names import ClassNames
 
 TEST_SETS = ("unseen_combination", "unseen_style")
 LANGUAGES = ("en", "zh")

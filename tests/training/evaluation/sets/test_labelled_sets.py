@@ -8,10 +8,10 @@ import pytest
 from datasets import ClassLabel, Dataset, Features
 
 from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.places import MissingDataError, Source
-from training.zero_shot.protocols import SETS
-from training.zero_shot.sources import open_set
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import open_set
+from training.evaluation.sets.locations import MissingDataError, Source
+from training.evaluation.sets.protocols import SETS
 
 NAMES = ClassNames.read("cifar-10")
 VOC_NAMES = ClassNames.read("voc-2007-classification")
@@ -204,7 +204,7 @@ def test_missing_columns_and_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
         open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")
     with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no pictures"):
-        open_cifar("tests.training.zero_shot.test_sources:load_nothing")
+        open_cifar("tests.training.evaluation.sets.test_labelled_sets:load_nothing")
 
 
 def test_a_list_of_names_that_is_not_there_is_refused(folder):

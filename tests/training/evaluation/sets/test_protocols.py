@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.training.zero_shot.test_class_names import COUNTS
-from training.zero_shot.class_names import SETS as NAMED
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.labels import ClassLookup
-from training.zero_shot.protocols import (
+from tests.training.evaluation.sets.test_class_names import COUNTS
+from training.evaluation.sets.class_names import SETS as NAMED
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labels import ClassLookup
+from training.evaluation.sets.protocols import (
     CN_CLIP_TEN,
     ELEVATER,
     IMAGENET,

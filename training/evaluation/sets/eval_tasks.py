@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.imagenet import imagenet_names
-from training.zero_shot.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, Protocol
-from training.zero_shot.templates import OURS, Templates, read_templates, templates_of
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.imagenet import imagenet_names
+from training.evaluation.sets.protocols import CLASS_NAMES, IMAGENET, PROTOCOLS, SETS, Protocol
+from training.evaluation.sets.templates import OURS, Templates, read_templates, templates_of
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
 from training.data import load_source
-from training.zero_shot.protocols import EvalSet
+from training.evaluation.sets.protocols import EvalSet
 
 HUB = "hub"
 PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}

@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from training.zero_shot.imagenet import imagenet_names
-from training.zero_shot.packages import file_of
-from training.zero_shot.protocols import IMAGENET, PROTOCOLS, SETS
-from training.zero_shot.templates import templates_of
+from training.evaluation.sets.imagenet import imagenet_names
+from training.evaluation.sets.packages import file_of
+from training.evaluation.sets.protocols import IMAGENET, PROTOCOLS, SETS
+from training.evaluation.sets.templates import templates_of
 
 EN, ZH, COMPATIBLE = (PROTOCOLS[name] for name in ("elevater-en", "elevater-zh", "cn-clip-compat"))
 
@@ -106,7 +106,7 @@ def test_both_chinese_lists_of_imagenet_can_be_chosen(packages, tmp_path):
 
 
 def test_without_the_package_imagenet_says_what_to_install(monkeypatch):
-    monkeypatch.setattr("training.zero_shot.imagenet.file_of", lambda package, name: None)
+    monkeypatch.setattr("training.evaluation.sets.imagenet.file_of", lambda package, name: None)
     with pytest.raises(ValueError, match=r"imagenet-1k: .*pip install --no-deps clip-benchmark"):
         imagenet_names()
 

@@ -7,8 +7,8 @@ offers for download.
 
 from pathlib import Path
 
-from training.zero_shot.class_names import ClassNames
-from training.zero_shot.packages import CLIP_BENCHMARK, CN_CLIP, TIMM, file_of, read_json, read_python
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP, TIMM, file_of, read_json, read_python
 
 _SET = "imagenet1k"
 _ENGLISH = "datasets/en_classnames.json"

@@ -15,7 +15,7 @@ from torch import Tensor
 from training.data import load_source, require_columns, usable_captions
 from training.data.images import encoded_bytes
 from training.evaluation.models.image_loading import digest_pictures
-from training.zero_shot.places import Found, read_hub
+from training.evaluation.sets.locations import Found, read_hub
 
 LANGUAGES = ("en", "zh")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
