@@ -142,9 +142,9 @@ def test_two_models_read_and_see_for_each_other(arguments, teacher_folder, altcl
 
 
 def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
+    from training.evaluation.report.table import results_table, scores
     from training.evaluation.sets.eval_tasks import protocol_exams
     from training.evaluation.sets.labelled_sets import LabelledSet
-    from training.zero_shot.table import results_table, scores
 
     exams = protocol_exams([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     whole = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.training.evaluation.sets.test_class_names import COUNTS
+from training.evaluation.report.published import PUBLISHED
 from training.evaluation.sets.class_names import SETS as NAMED
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labels import ClassLookup
@@ -16,7 +17,6 @@ from training.evaluation.sets.protocols import (
     find_protocol,
     find_sets,
 )
-from training.zero_shot.published import PUBLISHED
 
 
 def test_the_twenty_sets_are_those_that_have_names_and_add_up():
