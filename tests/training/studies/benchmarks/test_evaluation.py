@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModel, CLIPConfig, CLIPImageProcessor
 
-from training.zero_shot.speed import RANDOM, main
+from training.studies.benchmarks.evaluation import RANDOM, main
 
 
 def test_speed_of_a_model_is_compared_with_its_bare_forward_pass(corpus, teacher_folder, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """How much of a model's bare speed is left when pictures are decoded and prepared for it.
 
-python -m training.zero_shot.speed --data pictures.parquet
+python -m training.studies.benchmarks.evaluation --data pictures.parquet
 """
 
 import time
@@ -87,12 +87,12 @@ def _bare(model: ZeroShotModel, pixel_values: Tensor) -> Tensor:
 
 def main(argv: list[str] | None = None) -> Results:
     """Parse, time, print, and write where asked to."""
-    parser = ArgumentParser(prog="python -m training.zero_shot.speed", allow_abbrev=False)
+    parser = ArgumentParser(prog="python -m training.studies.benchmarks.evaluation", allow_abbrev=False)
     parser.add_class_arguments(SpeedOptions)
     options = SpeedOptions(**vars(parser.parse_args(argv)))
     rows = load_source(options.data, options.split)
     rows = rows.select(range(min(options.pictures, len(rows))))
-    command = command_of("python -m training.zero_shot.speed", options)
+    command = command_of("python -m training.studies.benchmarks.evaluation", options)
     results = Results(make_meta(options.data, None, command, pictures=len(rows), threads=torch.get_num_threads()))
     for name in options.model:
         model = open_model(name)
