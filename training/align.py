@@ -14,12 +14,12 @@ from training.config import AlignRecipe, parse_recipe
 from training.engine.checkpoint import Artefact
 from training.engine.inputs import caption_tokens, open_inputs, open_teacher
 from training.engine.loop import TrainingResult, make_accelerator, train
+from training.evaluation.scheduled import make_evaluate
 from training.hub import PublishError, open_push
 from training.students import build_student, load_student
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import Needs
-from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)
 

@@ -12,12 +12,12 @@ from training.config import DistillRecipe, parse_recipe
 from training.engine.checkpoint import Artefact
 from training.engine.inputs import caption_tokens, open_bank, open_inputs, open_teacher
 from training.engine.loop import TrainingResult, make_accelerator, train
+from training.evaluation.scheduled import make_evaluate
 from training.hub import PublishError, open_push
 from training.students import build_student
 from training.tasks import DistillTask
 from training.teachers.cache import cached_bank
 from training.teachers.targets import Needs
-from training.zero_shot.scheduled import make_evaluate
 
 logger = get_logger(__name__)
 

@@ -9,11 +9,11 @@ python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from training.evaluation.embedding_cache import EmbeddingCache, find_processes
+from training.evaluation.options import EvalOptions
 from training.evaluation.report.files import write_report
+from training.evaluation.run import Runner
 from training.utils.results import Results
-from training.zero_shot.cache import EmbeddingCache, find_processes
-from training.zero_shot.options import EvalOptions
-from training.zero_shot.run import Runner
 
 LISTS = ("model", "data", "protocol", "sets", "language", "label_names", "retrieval")
 FLAGS = ("published", "per_class", "confusion", "trust_remote_code")

@@ -23,11 +23,11 @@ from training.demo import report
 from training.engine.checkpoint import Artefact
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
+from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.students import build_student
 from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
-from training.zero_shot.classify import Encoded, encode, score
 
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"

@@ -14,10 +14,10 @@ from typing import Any, Literal
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
 from training.demo.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
+from training.evaluation.classify import Encoded, encode, evaluate, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.utils.results import Results, Row
-from training.zero_shot.classify import Encoded, encode, evaluate, score
 
 NAME = "ablation"
 MODULE = "training.demo.ablation"

@@ -17,10 +17,10 @@ from typing import Any
 from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.data import load_source
 from training.demo.arms import ComparisonOptions, collect, parse_options, print_and_plot, say, train_stages
+from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.utils.results import Results, Row
-from training.zero_shot.classify import Encoded, encode, score
 
 NAME = "alignment"
 MODULE = "training.demo.alignment"

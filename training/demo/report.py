@@ -12,12 +12,12 @@ from datasets import Dataset, Image
 
 from training.corpus.emoji import ATTRIBUTION
 from training.data import open_picture
+from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.embedded import COLOURS, LANGUAGES, TEST_SETS
 from training.utils.results import Results, Row
 from training.utils.timing import Key, interleaved_ms
-from training.zero_shot.classify import class_embeddings
 
 STAGES = (
     ("teacher", None),

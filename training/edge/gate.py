@@ -18,10 +18,10 @@ from training.edge.labelled import LANGUAGES, Labelled
 from training.edge.sessions import open_session
 from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
+from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 from training.utils.timing import interleaved_ms
-from training.zero_shot.classify import Encoded, encode, score
 
 JOINED_DIFFERENCE = 1e-4
 REFERENCE = "PyTorch"

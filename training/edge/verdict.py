@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from training.edge.labelled import LANGUAGES, Labelled
-from training.zero_shot.classify import Encoded
+from training.evaluation.classify import Encoded
 
 # points of top-1 that may be lost, in each language
 ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}

@@ -6,8 +6,8 @@ from datasets import Dataset
 
 from training.edge.labelled import Labelled
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
+from training.evaluation.classify import Encoded
 from training.evaluation.sets.class_names import ClassNames
-from training.zero_shot.classify import Encoded
 
 NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
 EYE = torch.eye(3)

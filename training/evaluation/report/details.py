@@ -4,11 +4,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.evaluation.measure import Measured
+from training.evaluation.run import languages_of
 from training.evaluation.sets.eval_tasks import Exam
 from training.utils.files import whole_file
 from training.utils.results import Row, markdown_table
-from training.zero_shot.measure import Measured
-from training.zero_shot.run import languages_of
 
 MOST_TICKS = 60  # class names that can still be read along an edge
 

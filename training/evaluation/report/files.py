@@ -3,16 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.evaluation.options import EvalOptions
 from training.evaluation.report.details import draw_confusion, draw_languages, write_class_tables
 from training.evaluation.report.table import describe, exams_table, published_sources, results_table, scores
+from training.evaluation.retrieval import retrieval_table
+from training.evaluation.run import Outcome
 from training.evaluation.sets.eval_tasks import Exam
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
 from training.utils.files import whole_file
 from training.utils.results import Results, make_meta
-from training.zero_shot.options import EvalOptions
-from training.zero_shot.retrieval import retrieval_table
-from training.zero_shot.run import Outcome
 
 TABLE_FILE, LANGUAGES_FILE = "table.md", "languages.png"
 

@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from training.evaluation.report.published import PUBLISHED, Published
+from training.evaluation.run import AGREEMENT
 from training.evaluation.sets.eval_tasks import Exam
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP
 from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS
 from training.utils.results import Row, markdown_table
-from training.zero_shot.run import AGREEMENT
 
 SCORE = "elevater_score"
 MISSING = "missing data"

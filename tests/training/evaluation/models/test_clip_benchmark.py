@@ -11,13 +11,13 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from training.data import load_source
+from training.evaluation.classify import class_embeddings
 from training.evaluation.metrics import mean_per_class_accuracy, top_k_accuracy
 from training.evaluation.models.clip_benchmark import load_dcclip, main, register
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.retrieval import score
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.pairs import make_pairs
-from training.zero_shot.classify import class_embeddings
-from training.zero_shot.retrieval import score
 
 # the peer's own, about classes that are never predicted and shards that are not shuffled
 pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]

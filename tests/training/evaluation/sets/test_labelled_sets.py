@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features
 
-from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
+from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import open_set
 from training.evaluation.sets.locations import MissingDataError, Source

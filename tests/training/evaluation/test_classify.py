@@ -7,10 +7,10 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from training.data import load_source
+from training.evaluation.classify import class_embeddings, encode, evaluate, score
 from training.evaluation.metrics import wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
-from training.zero_shot.classify import class_embeddings, encode, evaluate, score
 
 
 @pytest.fixture(scope="module")

@@ -12,12 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
 from training.evaluation.sets.templates import Templates
 from training.utils.files import whole_file
-from training.zero_shot.classify import class_embeddings
 
 VERSION = 1  # raised when the same key would stand for other numbers
 

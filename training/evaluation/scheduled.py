@@ -6,9 +6,9 @@ from collections.abc import Callable
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import EvalConfig
 from training.data import load_source
+from training.evaluation.classify import evaluate
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
-from training.zero_shot.classify import evaluate
 
 KS = (1, 5)
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from training.evaluation.measure import agreement, measure
 from training.evaluation.metrics import eleven_point_map, mean_per_class_accuracy, roc_auc, top_k_accuracy
-from training.zero_shot.measure import agreement, measure
 
 
 @pytest.fixture

@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.training.zero_shot.drawings import CIFAR_10, rows_of, write_parquet
+from tests.training.evaluation.drawings import CIFAR_10, rows_of, write_parquet
+from training.evaluation.classify import class_embeddings
+from training.evaluation.embedding_cache import EmbeddingCache, Encoder, find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
 from training.evaluation.sets.locations import Source
 from training.evaluation.sets.templates import Templates
-from training.zero_shot.cache import EmbeddingCache, Encoder, find_processes
-from training.zero_shot.classify import class_embeddings
 
 TEMPLATES = Templates(("a photo of a {}.", "{}"), "ours")
 

@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor
 
+from training.evaluation.embedding_cache import EmbeddingCache, Encoder
+from training.evaluation.measure import Measured, agreement, measure
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.retrieval import score
 from training.evaluation.sets.eval_tasks import Exam
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
 from training.utils.results import Row
-from training.zero_shot.cache import EmbeddingCache, Encoder
-from training.zero_shot.measure import Measured, agreement, measure
-from training.zero_shot.retrieval import score
 
 AGREEMENT = "agreement"
 

@@ -9,8 +9,8 @@ from datasets import Image as ImageFeature
 from training import eval as eval_script
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.retrieval import ranks, retrieval_table, score
 from training.evaluation.sets.pairs import PairSet, make_pairs, open_pairs
-from training.zero_shot.retrieval import ranks, retrieval_table, score
 
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})
 
@@ -165,7 +165,7 @@ def test_missing_column_is_refused_with_those_that_are_there(corpus):
 
 def test_source_without_usual_captions_is_refused():
     with pytest.raises(ValueError, match=r"none of the columns \('en', 'zh'\), only .*--caption_columns.zh COLUMN"):
-        open_pairs("toy", "tests.training.zero_shot.test_retrieval:without_captions")
+        open_pairs("toy", "tests.training.evaluation.test_retrieval:without_captions")
 
 
 def without_captions() -> Dataset:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.training.zero_shot.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
+from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames

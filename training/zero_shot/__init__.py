@@ -1,1 +1,0 @@
-"""Zero-shot classification in several languages."""
