@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.cards.tables import export_table
 from training.corpus.emoji import _render, read_concepts
 from training.demo import arms, report
 from training.demo.__main__ import EXAMPLE
 from training.demo.make_teacher import TEACHER_FOLDER
+from training.hub.cards.tables import export_table
 from training.utils.results import Results
 
 ROOT = Path(__file__).parents[1]

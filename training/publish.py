@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.cards import find_details
 from training.hub import Published, PublishError, Target, check_folder, list_contents, prepare, upload
+from training.hub.cards import find_details
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,8 +16,6 @@ import transformers
 from jsonargparse import ArgumentParser
 
 from training import align, distill
-from training.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
-from training.cards.example import answer_example
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
 from training.engine.checkpoint import Artefact
@@ -26,6 +24,8 @@ from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import LANGUAGES, HeldOut
+from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
+from training.hub.cards.example import answer_example
 from training.students import build_student
 from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.cards import refresh_card
 from training.config import RECIPE_FILE
 from training.edge.formats import FORMATS, ONNX
 from training.edge.gate import REFERENCE, Gate
@@ -21,6 +20,7 @@ from training.edge.towers import TOWERS
 from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.hub import complete_folder
+from training.hub.cards import refresh_card
 from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder

@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.cards import write_card
 from training.config import TrainingRecipe, save_recipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
 from training.hub import complete_folder, write_self_check
+from training.hub.cards import write_card
 from training.utils.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
 
 BEST_FOLDER = "best"

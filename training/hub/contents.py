@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from training.cards.notice import write_notice
+from training.hub.cards.notice import write_notice
 from training.hub.self_check import SELF_CHECK_FILE
 from training.utils.files import whole_file
 

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from training.cards import refresh_card
 from training.config import TrainingRecipe
+from training.hub.cards import refresh_card
 from training.hub.check import check_folder
 from training.hub.commit import Published, PublishError, Target, open_repo, upload
 

@@ -6,10 +6,10 @@ from huggingface_hub import ModelCard
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
-from training.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
-from training.cards.published import list_published, render_published
 from training.config import DistillRecipe
 from training.engine.checkpoint import Artefact
+from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
+from training.hub.cards.published import list_published, render_published
 from training.utils.results import Results, Row
 
 
@@ -205,7 +205,9 @@ def render_committed(name: str) -> str:
 
 @pytest.mark.parametrize("name", list_published())
 def test_committed_cards_are_what_their_results_give(name):
-    assert (CARDS / f"{name}.md").read_text(encoding="utf-8") == render_committed(name), "run python -m training.cards"
+    assert (CARDS / f"{name}.md").read_text(encoding="utf-8") == render_committed(name), (
+        "run python -m training.hub.cards"
+    )
 
 
 def test_cards_of_sizes_say_that_they_are_recipes():

@@ -1,17 +1,17 @@
 """Render the committed cards of the published sizes from their results.
 
-python -m training.cards            all of them
-python -m training.cards demo       one
+python -m training.hub.cards            all of them
+python -m training.hub.cards demo       one
 """
 
 import argparse
 
-from training.cards.published import list_published, write_published
+from training.hub.cards.published import list_published, write_published
 
 
 def main(argv: list[str] | None = None):
     """Parse, render, name the files."""
-    parser = argparse.ArgumentParser(prog="python -m training.cards", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m training.hub.cards", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(list_published())}; default: all")
     names = parser.parse_args(argv).names or list_published()
     if unknown := sorted(set(names) - set(list_published())):

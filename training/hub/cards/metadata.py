@@ -5,8 +5,8 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from training.cards.details import CardDetails
-from training.cards.facts import ModelFacts
+from training.hub.cards.details import CardDetails
+from training.hub.cards.facts import ModelFacts
 from training.utils.results import Results
 
 TASK = "zero-shot-image-classification"

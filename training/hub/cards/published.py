@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from training.cards.card import read_recipe, render_card
-from training.cards.details import CARDS, CardDetails
-from training.cards.facts import ModelFacts
 from training.config import CONFIGS, StudentConfig
 from training.engine.inputs import open_teacher
+from training.hub.cards.card import read_recipe, render_card
+from training.hub.cards.details import CARDS, CardDetails
+from training.hub.cards.facts import ModelFacts
 from training.students.report import student_encoder
 from training.students.sizes import load_size
 from training.utils.results import RESULTS_FILE, Results

@@ -7,20 +7,18 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from training.cards.details import CARD_FILE, CARDS, CardDetails
-from training.cards.facts import ModelFacts
-from training.cards.metadata import front_matter
-from training.cards.notice import weights_terms
-from training.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
 from training.config import RECIPE_FILE
+from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
+from training.hub.cards.facts import ModelFacts
+from training.hub.cards.metadata import front_matter
+from training.hub.cards.notice import weights_terms
+from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
 from training.utils.files import whole_file
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
 # a card without this line belongs to whoever took it out, and is left alone
-MARK = (
-    "<!-- made by training/cards; without this line the card is yours, and is not made anew when it is published -->"
-)
+MARK = "<!-- made by training/hub/cards; without this line the card is yours, and is not made anew when it is published -->"
 
 
 def render_card(
