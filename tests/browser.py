@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from training.web import chromium
-from training.web.measure import answers
+from training.edge.web import chromium
+from training.edge.web.measure import answers
 
 PATIENCE_S = 90
 

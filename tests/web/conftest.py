@@ -12,8 +12,8 @@ from transformers.convert_slow_tokenizer import import_protobuf
 
 from tests.browser import Visit, open_browser, serving
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
-from training.web.assemble import LIBRARIES, NODE_MODULES
-from training.web.measure import free_port
+from training.edge.web.assemble import LIBRARIES, NODE_MODULES
+from training.edge.web.measure import free_port
 
 
 @pytest.fixture(scope="package")
@@ -90,7 +90,7 @@ def photos(pictures, tmp_path_factory) -> Path:
 @pytest.fixture(scope="package")
 def address(exported, node_modules, corpus, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("web"), free_port()
-    arguments = ["-m", "training.web", "--model", str(exported), "--pictures", str(corpus / "train.parquet")]
+    arguments = ["-m", "training.edge.web", "--model", str(exported), "--pictures", str(corpus / "train.parquet")]
     arguments += ["--output_dir", str(cwd / "site"), "--port", str(port)]
     with serving(arguments, port, cwd, os.environ | {"PYTHONPATH": str(ROOT)}) as address:
         yield address

@@ -1,6 +1,6 @@
 """How quickly the page and the Space answer in a real browser, and what they look like.
 
-python -m training.web.measure --site runs/web --model runs/demo/model --output_dir model_cards/results/pages
+python -m training.edge.web.measure --site runs/web --model runs/demo/model --output_dir model_cards/results/pages
 
 It writes results.json, page.png and space.png.
 """
@@ -25,10 +25,10 @@ from typing import Any
 from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
+from training.edge.web.assemble import EXAMPLE
+from training.edge.web.chromium import open_browser
+from training.edge.web.serve import serve
 from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
-from training.web.assemble import EXAMPLE
-from training.web.chromium import open_browser
-from training.web.serve import serve
 
 SPACE = Path(__file__).parents[2] / "model_cards" / "space" / "app.py"
 OPENINGS, ANSWERS = 5, 20
@@ -48,7 +48,7 @@ class MeasureOptions:
     """What to look at.
 
     Args:
-        site: folder that `python -m training.web` wrote.
+        site: folder that `python -m training.edge.web` wrote.
         model: folder for the Space.
         output_dir: results.json and the pictures of both.
     """
@@ -180,7 +180,7 @@ def measure(options: MeasureOptions) -> Results:
     if not (site / EXAMPLE).is_file():
         raise ValueError(
             f"site: {options.site!r} has no {EXAMPLE}, with which the page begins. Name a folder that "
-            "`python -m training.web` made of a model with one, such as the demo's."
+            "`python -m training.edge.web` made of a model with one, such as the demo's."
         )
     found: dict[str, dict[str, float]] = {}
     with open_browser() as browser:
@@ -199,7 +199,7 @@ def measure(options: MeasureOptions) -> Results:
     meta = make_meta(
         data=f"{OPENINGS} openings, {ANSWERS} answers, medians",
         seed=None,
-        command=command_of("python -m training.web.measure", options),
+        command=command_of("python -m training.edge.web.measure", options),
         browser=f"Chromium {version}",
         cores=os.cpu_count(),
     )
@@ -211,7 +211,7 @@ def measure(options: MeasureOptions) -> Results:
 def main(argv: list[str] | None = None):
     """Parse, measure, print."""
     parser = ArgumentParser(
-        prog="python -m training.web.measure",
+        prog="python -m training.edge.web.measure",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
         exit_on_error=False,

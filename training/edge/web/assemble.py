@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from training.edge.web.pictures import write_pictures
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.files import holds_files, scratch_folder
-from training.web.pictures import write_pictures
 
 PAGE = Path(__file__).parents[2] / "model_cards" / "web"
 NODE_MODULES = PAGE / "node_modules"

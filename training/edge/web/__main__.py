@@ -1,7 +1,7 @@
 """Put an exported model into a page that labels and searches pictures in the browser, and serve it.
 
-python -m training.web --model runs/demo/edge                         http://localhost:8000/
-python -m training.web --model runs/demo/edge --pictures MY_PICTURES --output_dir site --no_serve
+python -m training.edge.web --model runs/demo/edge                         http://localhost:8000/
+python -m training.edge.web --model runs/demo/edge --pictures MY_PICTURES --output_dir site --no_serve
 """
 
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from pathlib import Path
 import datasets
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.web.assemble import NODE_MODULES, Site
-from training.web.serve import serve
+from training.edge.web.assemble import NODE_MODULES, Site
+from training.edge.web.serve import serve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,10 @@ class WebOptions:
 def main(argv: list[str] | None = None):
     """Parse, assemble, serve."""
     parser = ArgumentParser(
-        prog="python -m training.web", description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False
+        prog="python -m training.edge.web",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        exit_on_error=False,
     )
     parser.add_class_arguments(WebOptions)
     parser.add_argument("--no_serve", action="store_true", help="only write the folder")
