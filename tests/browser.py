@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from training.edge.web import chromium
-from training.edge.web.measure import answers
+from training.studies.benchmarks.pages import answers
 
 PATIENCE_S = 90
 

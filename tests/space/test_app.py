@@ -12,7 +12,7 @@ from PIL import Image
 from tests.browser import Visit, serving
 from tests.space.conftest import SPACE
 from tests.tiny import ROOT
-from training.edge.web.measure import free_port
+from training.studies.benchmarks.pages import free_port
 
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
 # as on a Space, where neither `training` nor `modeling_dcclip` is installed

@@ -13,7 +13,7 @@ from transformers.convert_slow_tokenizer import import_protobuf
 from tests.browser import Visit, open_browser, serving
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 from training.edge.web.assemble import LIBRARIES, NODE_MODULES
-from training.edge.web.measure import free_port
+from training.studies.benchmarks.pages import free_port
 
 
 @pytest.fixture(scope="package")

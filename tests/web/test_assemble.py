@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training.edge.web import measure
 from training.edge.web.__main__ import main
 from training.edge.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
+from training.studies.benchmarks import pages as measure
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from torch import nn
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
 from training.config import StudentConfig
 from training.students.build import RANDOM, tower_config
-from training.students.rivals import RIVALS, DualEncoder, split
 from training.students.sizes import SIZES, load_size
+from training.studies.budget.baselines import RIVALS, DualEncoder, split
 from training.utils.timing import median_ms, on_threads
 
 NUM_TOKENS = 16

@@ -24,8 +24,8 @@ from training.data import (
     open_picture,
 )
 from training.data.images import picture_cell
-from training.demo.multilingual import train_unigram
 from training.prepare.vocabulary import cut_vocabulary
+from training.studies.ablations.multilingual import train_unigram
 
 
 def cell(picture: PILImage.Image, kind: str = "PNG") -> dict:

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 from tests.tiny import RESNET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe, save_recipe
-from training.edge.web.measure import free_port
 from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
+from training.studies.benchmarks.pages import free_port
 
 CLUSTERS = Path(CONFIG_FILES[0]).parent
 

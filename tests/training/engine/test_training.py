@@ -25,12 +25,12 @@ from tests.tiny import (
 )
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
-from training.demo.multilingual import train_unigram
 from training.engine.checkpoint import list_checkpoints
 from training.engine.optimizer import learning_rate_at
 from training.engine.state import TrainingState
 from training.prepare.vocabulary import cut_vocabulary
 from training.students import build_student
+from training.studies.ablations.multilingual import train_unigram
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 
 

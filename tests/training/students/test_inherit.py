@@ -25,7 +25,6 @@ from tests.tiny import (
     make_config,
     make_model,
 )
-from training.demo.multilingual import train_unigram
 from training.prepare.vocabulary import cut_vocabulary
 from training.students import (
     Inheritance,
@@ -36,6 +35,7 @@ from training.students import (
     match_tokens,
     open_source,
 )
+from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
 
 # four times as deep, twice as wide, with more heads of the same width

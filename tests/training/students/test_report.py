@@ -8,7 +8,7 @@ from torch import nn
 from training.students import SIZES, load_size
 from training.students.__main__ import main
 from training.students.report import MODELS, Budget, header, measure, row, student_encoder
-from training.students.rivals import RIVALS, DualEncoder
+from training.studies.budget.baselines import RIVALS, DualEncoder
 
 MILLION = 1_000_000
 

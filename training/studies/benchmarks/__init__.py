@@ -1,0 +1,1 @@
+"""What training costs, each measure a command of its own."""

@@ -16,7 +16,7 @@ from transformers import AutoModel, ChineseCLIPImageProcessor, CLIPImageProcesso
 from training.data import load_source
 from training.evaluation.models.image_loading import prepared_batches
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.students.rivals import chinese_clip_vit_b_16_config, clip_vit_b_32_config
+from training.studies.budget.baselines import chinese_clip_vit_b_16_config, clip_vit_b_32_config
 from training.utils.results import Results, Row, command_of, make_meta
 
 RANDOM = {

@@ -122,11 +122,11 @@ def test_size_and_speed_come_from_the_device_budget(folder):
         Row("tiny", None, None, f"{batch}, against onnx-int8", None, "times_as_fast", 40.26),
         Row("rival", None, None, "onnx-int8", None, "bytes", 5),
     ]
-    budget = Results({"command": "python -m training.budget"}, rows)
+    budget = Results({"command": "python -m training.studies.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
     assert "| backend | threads | MB | start, s | peak, MiB | a picture, ms | a text, ms | x altclip |" in text
     assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
-    assert "Command: `python -m training.budget`" in text and "rival" not in text
+    assert "Command: `python -m training.studies.budget`" in text and "rival" not in text
 
 
 def test_exported_files_have_a_table_of_their_own(folder):

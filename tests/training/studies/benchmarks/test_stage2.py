@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from training.studies.benchmarks import stage2
+from training.utils.results import Results
+
+OPTIONS = ["--image_size", "64", "--batch_size", "4", "--steps", "1", "--rounds", "1"]
+MEMORY = ["--memory_batches", "[8,16]", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]
+
+
+@pytest.fixture
+def measure(corpus, tmp_path):
+    def run() -> dict[tuple[str, str], float]:
+        data = ["--data", str(corpus / "train.parquet"), "--output_dir", str(tmp_path / "stage2")]
+        stage2.main([*OPTIONS, *MEMORY, *data])
+        rows = Results.read(tmp_path / "stage2/results.json").rows
+        assert [path.name for path in (tmp_path / "stage2").iterdir()] == ["results.json"]
+        return {(row.model, row.metric): row.value for row in rows}
+
+    return run
+
+
+def test_memory_is_taken_apart_and_its_growth_is_a_ratio(measure, monkeypatch, tmp_path):
+    monkeypatch.setattr(stage2, "open_clip_rate", lambda *arguments: 10.0)
+    found = measure()
+    above = []
+    for batch in (8, 16):
+        parts = {name: found[f"batch {batch}, chunk 4", f"{name}_mib"] for name in ("loaded", "total", "above")}
+        pixels = found[f"batch {batch}, chunk 4", "pixels_mib"]
+        matrix = found[f"batch {batch}, chunk 4", "similarities_mib"]
+        assert pixels == pytest.approx(batch * 3 * 64 * 64 / 2**20, abs=1e-3) and matrix >= 0
+        assert parts["above"] == pytest.approx(parts["total"] - parts["loaded"] - pixels - matrix, abs=0.1)
+        assert 200 < parts["loaded"] < parts["total"] < 4000  # torch alone takes more than the lower bound
+        above.append(parts["above"])
+    assert found["gradient caching", "memory_growth"] == pytest.approx(above[1] / above[0], rel=1e-2)
+    assert found["ours", "rate_over_open_clip"] == pytest.approx(found["ours", "pictures_per_s"] / 10.0, rel=1e-2)
+    meta = json.loads((tmp_path / "stage2/results.json").read_text(encoding="utf-8"))["meta"]
+    assert meta["command"].startswith("python -m training.studies.benchmarks.stage2 --data ")
+
+
+def test_open_clip_trains_the_same_towers(tmp_path, corpus):
+    pytest.importorskip("open_clip_train", reason="the extra `bench` is not installed")
+    options = stage2.Stage2Options(image_size=64, memory_batches=(8,), output_dir=str(tmp_path))
+    benchmark = stage2.Stage2Benchmark(options)
+    benchmark.pictures = corpus / "train.parquet"
+    benchmark.save_student(64)
+    assert stage2.open_clip_rate(tmp_path / "student", stage2.BACKBONE, benchmark.pictures, 64, 4, 2) > 0

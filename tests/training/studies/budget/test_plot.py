@@ -1,0 +1,40 @@
+import pytest
+from matplotlib.figure import Figure
+
+from training.studies.budget.labels import Point, label, words_box
+from training.studies.budget.plot import plot
+from training.utils.results import Results, Row
+
+# milliseconds a pair and millions of parameters as they lie for the true sizes and rivals
+PLACES = {
+    "tiny": (10, 13), "small": (30, 31), "base": (60, 45), "altclip": (2200, 864), "clip-vit-b-32": (130, 151),
+    "chinese-clip-vit-b-16": (250, 188), "chinese-clip-rn50": (120, 77), "mobileclip-s0": (70, 54),
+    "mobileclip2-s0": (90, 75), "tinyclip-39m-16": (110, 83), "tinyclip-40m-32": (60, 84), "metaclip2-s-16": (90, 390),
+}  # fmt: skip
+
+
+def test_names_cover_neither_each_other_nor_a_point():
+    figure = Figure(figsize=(9, 5.6), layout="constrained")
+    axis = figure.subplots()
+    axis.loglog(*zip(*PLACES.values(), strict=True), "o")
+    axis.margins(0.12)
+    label(figure, axis, [Point(name, *place, "black") for name, place in PLACES.items()], list(PLACES.values()))
+    boxes = [words_box(text) for text in axis.texts]
+    assert {text.get_text() for text in axis.texts} == set(PLACES)
+    assert not any(box.overlaps(other) for box in boxes for other in boxes if box is not other)
+    assert not any(box.contains(*axis.transData.transform(place)) for box in boxes for place in PLACES.values())
+
+
+@pytest.mark.parametrize("quality", [None, {"name": "top-1", "values": {"tiny": 0.4, "altclip": 0.7}}])
+def test_plot_is_a_picture_of_every_model(quality, tmp_path):
+    rows = []
+    for name, (ms, parameters) in PLACES.items():
+        rows.append(Row(name, None, None, None, None, "parameters", parameters * 1e6))
+        for backend, factor in (("eager", 1.5), ("onnx-fp32", 1.0), ("onnx-int8", 0.8)):
+            protocol = f"{backend}, threads 2, batch 1"
+            rows.append(Row(name, None, None, protocol, None, "ms_per_picture_p50", ms * factor * 0.7))
+            rows += [
+                Row(name, None, None, protocol, language, "ms_per_text_p50", ms * 0.3) for language in ("en", "zh")
+            ]
+    plot(Results({}, rows), {"tiny", "small", "base"}, quality, tmp_path / "budget.png")
+    assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")

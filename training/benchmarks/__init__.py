@@ -1,1 +1,0 @@
-"""What training costs, each measure a command of its own."""
