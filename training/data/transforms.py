@@ -7,42 +7,14 @@ is why this is not torchvision's v2, whose random parameters come from one globa
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import AugmentConfig
+from training.utils.rng import keyed_uniform
 
 NUM_DRAWS = 20
-
-
-def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) that are a pure function of their keys.
-
-    Args:
-        seed: any integer.
-        keys: integers or integer arrays of shape (B,).
-        num: how many numbers a row.
-
-    Returns:
-        (B, num) float64.
-
-    Source: SplitMix64 (Steele et al., OOPSLA 2014), used as a hash.
-    """
-    state = np.array(np.uint64(seed & (2**64 - 1)))
-    for key in keys:
-        state = _mix(state + np.asarray(key).astype(np.uint64))
-    state = np.atleast_1d(state)[:, None] + np.arange(1, num + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    return (_mix(state) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        value = (np.asarray(value) + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return value ^ (value >> np.uint64(31))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
-from training.data.transforms import keyed_uniform
 from training.engine import checkpoint
 from training.engine.checkpoint import Artefact
 from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
@@ -24,6 +23,7 @@ from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.tasks import Task
 from training.tasks.gather import cached_pass, exchanging, whole_pass
+from training.utils.rng import keyed_uniform
 
 # processes wait for the main one while it saves, evaluates or uploads
 PATIENCE = timedelta(hours=3)

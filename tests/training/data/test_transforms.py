@@ -7,7 +7,8 @@ import torch
 from tests.tiny import make_image_processor
 from training.config import AugmentConfig
 from training.data import decode_picture
-from training.data.transforms import Augment, Normalize, keyed_uniform
+from training.data.transforms import Augment, Normalize
+from training.utils.rng import keyed_uniform
 
 STRONG = AugmentConfig(zoom=0.4, rotate=20, stretch=0.4, shift=0.1, flip=0.5, saturation=1.0, tint=0.1, blur=0.5)
 NOTHING = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)

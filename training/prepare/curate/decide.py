@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from training.data.transforms import keyed_uniform
 from training.prepare.curate.examine import shingle_size
 from training.prepare.curate.facts import CaptionFacts, Facts
 from training.prepare.curate.near import hamming_bands, hamming_distance, jaccard, match_earlier, normalise, shingles
 from training.prepare.curate.options import CurateOptions
+from training.utils.rng import keyed_uniform
 
 ReadText = Callable[[str, int, int], str]  # language, row, number in its cell
 
