@@ -27,7 +27,8 @@ from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.hub.cards.example import answer_example
 from training.students import build_student
-from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"

@@ -2,12 +2,11 @@
 
 import importlib.metadata
 import json
-import shlex
 import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -129,24 +128,6 @@ def make_meta(data: str, seed: int | None, command: str | None = None, **more: A
         "data": data,
         "date": datetime.now(UTC).date().isoformat(),
     } | more
-
-
-def command_of(program: str, options: Any) -> str:
-    """The command line that gives these options: those that differ from their defaults, but not where results go.
-
-    Args:
-        program: such as `python -m training.demo`.
-        options: a dataclass whose fields are the program's options; those without a default are always written.
-    """
-    parts = program.split()
-    for option in fields(options):
-        value = getattr(options, option.name)
-        default = option.default if option.default_factory is MISSING else option.default_factory()
-        if value == default or option.name.endswith("_dir"):
-            continue
-        values = value if isinstance(value, list) else [] if value is True else [value]
-        parts += [f"--{option.name}", *map(str, values)]
-    return shlex.join(parts)
 
 
 def _commit() -> str | None:

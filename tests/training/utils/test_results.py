@@ -3,7 +3,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from training.utils.results import Results, Row, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import Results, Row, make_meta
 
 ROWS = [
     Row("teacher", None, "unseen_style", "class-names", "zh", "top1", 0.5, None, (0.4, 0.6)),

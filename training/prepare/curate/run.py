@@ -32,8 +32,9 @@ from training.prepare.curate.options import CurateOptions
 from training.prepare.curate.report import Report, write_report
 from training.prepare.curate.similarity import Scorer
 from training.teachers import Teacher
+from training.utils.cli import command_of
 from training.utils.files import holds_files, whole_file
-from training.utils.results import command_of, make_meta
+from training.utils.results import make_meta
 
 STATE_FOLDER = "state"
 FINGERPRINT_ROWS = 1024  # more rows than these are sampled

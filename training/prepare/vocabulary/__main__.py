@@ -19,7 +19,8 @@ from training.prepare.vocabulary.report import plot_curve, rows_of, source_rows,
 from training.students.tokens import load_tokenizer
 from training.text.pipeline import read_unigram
 from training.text.vocabulary import Vocabulary
-from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import RESULTS_FILE, Results, make_meta
 
 CURVE_FILE = "curve.png"
 LISTS = ("corpus", "held_out", "curve")

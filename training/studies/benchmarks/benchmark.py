@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from training.demo.make_teacher import TEACHER_FOLDER
-from training.utils.results import Results, Row, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import Results, Row, make_meta
 
 # real text in both languages, and nothing that has to be fetched
 TOKENIZER = str(TEACHER_FOLDER)

@@ -17,7 +17,8 @@ from training.data import load_source
 from training.evaluation.models.image_loading import prepared_batches
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.studies.budget.baselines import chinese_clip_vit_b_16_config, clip_vit_b_32_config
-from training.utils.results import Results, Row, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import Results, Row, make_meta
 
 RANDOM = {
     "clip-vit-b-32": (clip_vit_b_32_config, CLIPImageProcessor),

@@ -28,7 +28,8 @@ from PIL import Image
 from training.edge.web.assemble import EXAMPLE
 from training.edge.web.chromium import open_browser
 from training.edge.web.serve import serve
-from training.utils.results import RESULTS_FILE, Results, Row, command_of, make_meta
+from training.utils.cli import command_of
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 SPACE = Path(__file__).parents[2] / "model_cards" / "space" / "app.py"
 OPENINGS, ANSWERS = 5, 20

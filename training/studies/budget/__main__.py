@@ -17,8 +17,9 @@ from training.studies.budget.plot import plot
 from training.studies.budget.report import derived_rows, table
 from training.studies.budget.run import Run, subjects
 from training.studies.budget.texts import TEMPLATES
+from training.utils.cli import command_of
 from training.utils.files import whole_file
-from training.utils.results import RESULTS_FILE, Results, command_of, make_meta
+from training.utils.results import RESULTS_FILE, Results, make_meta
 
 LISTS: dict[str, tuple[type, list, dict, str]] = {
     "models": (str, list(NAMES), {"choices": NAMES}, "sizes and rivals, with random weights"),
