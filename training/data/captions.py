@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from training.prepare.vocabulary import Vocabulary
 from training.text.pipeline import unbounded
+from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
 
 

@@ -11,10 +11,11 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import DataConfig, TrainingRecipe
 from training.data import CaptionTokens, PairDataset, Pairs, PairStream, load_source
 from training.data.transforms import Augment, Normalize
-from training.prepare.vocabulary import Vocabulary
-from training.teachers import Teacher, same_tokens
+from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
 from training.teachers.targets import LiveTargets, Needs, TargetSource
+from training.text.tokenizers import same_tokens
+from training.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from training.students.build import build_student, load_student
 from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
 from training.students.sizes import SIZES, load_size
 from training.students.sources import SourceTower, open_source
-from training.students.tokens import load_tokenizer, match_tokens
 
 __all__ = [
     "SIZES",
@@ -15,7 +14,5 @@ __all__ = [
     "inherit_weights",
     "load_size",
     "load_student",
-    "load_tokenizer",
-    "match_tokens",
     "open_source",
 ]

@@ -13,8 +13,8 @@ from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import open_source, source_config
-from training.students.tokens import load_tokenizer, match_tokens
 from training.teachers import TOWERS, Teacher
+from training.text.tokenizers import load_tokenizer, match_tokens
 
 RANDOM = "random"
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from training.students.tokens import load_tokenizer
 from training.teachers import Teacher
+from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
 PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}

@@ -3,6 +3,5 @@
 from training.teachers.families import FAMILIES, TOWERS, Family, Targets
 from training.teachers.lineage import weights_fingerprint
 from training.teachers.teacher import Teacher
-from training.teachers.tokens import same_tokens
 
-__all__ = ["FAMILIES", "TOWERS", "Family", "Targets", "Teacher", "same_tokens", "weights_fingerprint"]
+__all__ = ["FAMILIES", "TOWERS", "Family", "Targets", "Teacher", "weights_fingerprint"]

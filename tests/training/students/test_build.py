@@ -16,9 +16,10 @@ from tests.tiny import (
     student_config,
 )
 from training.config import DistillRecipe, StudentConfig, parse_recipe
-from training.students import SIZES, build_student, evenly_spaced, load_size, load_student, load_tokenizer
+from training.students import SIZES, build_student, evenly_spaced, load_size, load_student
 from training.students.sizes import FOLDER
 from training.teachers import Teacher
+from training.text.tokenizers import load_tokenizer
 
 LANGUAGES = ["en", "zh"]
 

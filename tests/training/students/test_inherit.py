@@ -26,17 +26,10 @@ from tests.tiny import (
     make_model,
 )
 from training.prepare.vocabulary import cut_vocabulary
-from training.students import (
-    Inheritance,
-    SourceTower,
-    evenly_spaced,
-    inherit_weights,
-    load_tokenizer,
-    match_tokens,
-    open_source,
-)
+from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
+from training.text.tokenizers import load_tokenizer, match_tokens
 
 # four times as deep, twice as wide, with more heads of the same width
 LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}

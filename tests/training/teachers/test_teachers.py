@@ -16,8 +16,9 @@ from transformers import AltCLIPModel, AutoModel, BertConfig, BertModel, ByT5Tok
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import IMAGE_SIZE, PROJECTION_DIM
 from tests.tiny_teachers import NUM_POSITIONS, PATCH_SIZE, TEACHERS, make_teacher_model, save_teacher
-from training.teachers import FAMILIES, TOWERS, Teacher, same_tokens, weights_fingerprint
+from training.teachers import FAMILIES, TOWERS, Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
+from training.text.tokenizers import same_tokens
 
 GRID = IMAGE_SIZE // PATCH_SIZE
 LENGTHS = (9, 4, 6)

@@ -9,12 +9,10 @@ as before, only under new ids: a teacher's ids are one lookup away, and a studen
 
 from training.prepare.vocabulary.coverage import Coverage, coverage, table_mib
 from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted, cut_vocabulary
-from training.text.vocabulary import Vocabulary
 
 __all__ = [
     "Coverage",
     "PieceCounts",
-    "Vocabulary",
     "count_pieces",
     "coverage",
     "cut_counted",

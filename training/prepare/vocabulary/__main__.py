@@ -16,8 +16,8 @@ from training.prepare.vocabulary.corpus import Corpus, hold_out, read_corpus, sp
 from training.prepare.vocabulary.coverage import Coverage, coverage
 from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted
 from training.prepare.vocabulary.report import plot_curve, rows_of, source_rows, table
-from training.students.tokens import load_tokenizer
 from training.text.pipeline import read_unigram
+from training.text.tokenizers import load_tokenizer
 from training.text.vocabulary import Vocabulary
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, make_meta

@@ -22,12 +22,13 @@ from modeling_dcclip import DCCLIPModel
 from training import distill
 from training.config import DataConfig, DistillRecipe, StudentConfig
 from training.data import load_source
-from training.students import SIZES, build_student, load_size, load_tokenizer
+from training.students import SIZES, build_student, load_size
 from training.studies.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.studies.benchmarks.peak import peak_of
 from training.studies.budget.baselines import altclip_config
 from training.tasks.losses import embedding_loss, feature_map_loss
 from training.teachers import Teacher
+from training.text.tokenizers import load_tokenizer
 from training.utils.results import RESULTS_FILE, Results
 
 MODULE = "training.studies.benchmarks.stage1"

@@ -8,9 +8,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
-from training.students import SIZES, load_size, load_tokenizer
+from training.students import SIZES, load_size
 from training.students.report import student_model
 from training.studies.budget.baselines import RIVALS, DualEncoder, split
+from training.text.tokenizers import load_tokenizer
 
 NAMES = (*SIZES, *RIVALS)
 WEIGHTS = "weights"

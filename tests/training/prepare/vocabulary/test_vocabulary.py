@@ -14,9 +14,10 @@ from emoji.unicode_codes import EMOJI_DATA, load_from_json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
-from training.prepare.vocabulary import Vocabulary, coverage, cut_vocabulary, table_mib
+from training.prepare.vocabulary import coverage, cut_vocabulary, table_mib
 from training.prepare.vocabulary.__main__ import main
 from training.prepare.vocabulary.corpus import hold_out, read_corpus
+from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_ideograph, script_of
 
 SIZE = 3000

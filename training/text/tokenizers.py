@@ -1,11 +1,11 @@
-"""The tokenizers of students, and which of their tokens another vocabulary has too."""
+"""Load tokenizers, compare them, and map the tokens of one to another."""
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.prepare.vocabulary import Vocabulary
-from training.teachers import same_tokens
+from training.text.pipeline import digest, read_pipeline
+from training.text.vocabulary import Vocabulary
 
 
 def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTokenizerBase:
@@ -29,6 +29,16 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer beside its weights.")
     return tokenizer
+
+
+def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give the same ids for every text: their whole pipelines are compared.
+
+    A tokenizer without a `tokenizer.json` cannot be compared, and is only the same as itself.
+    """
+    if first is second:
+        return True
+    return first.is_fast and second.is_fast and digest(read_pipeline(first)) == digest(read_pipeline(second))
 
 
 def match_tokens(
