@@ -43,7 +43,7 @@ from training.config import DistillRecipe
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
-from training.engine.checkpoint import Artefact
+from training.hub.hub_model import HubModel
 from training.teachers import Teacher
 
 torch.set_num_threads(1)  # tiny models gain nothing from more
@@ -154,7 +154,7 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
     recipe = DistillRecipe(**recipe_fields(folder, "some/pictures", teacher="some/teacher", student=student_config()))
-    Artefact(make_model(MOBILENET, seed=3), processor, recipe).save(folder)
+    HubModel(make_model(MOBILENET, seed=3), processor, recipe).save(folder)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance

@@ -11,11 +11,11 @@ from accelerate.logging import get_logger
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, parse_recipe
-from training.engine.checkpoint import Artefact
 from training.engine.inputs import caption_tokens, open_inputs, open_teacher
 from training.engine.loop import TrainingResult, make_accelerator, train
 from training.evaluation.scheduled import make_evaluate
 from training.hub import PublishError, open_push
+from training.hub.hub_model import HubModel
 from training.students import build_student, load_student
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher
@@ -57,11 +57,11 @@ def run(recipe: AlignRecipe) -> TrainingResult:
             "losses and gradients are not those of the whole batch. With freeze_batch_norm: true they are.",
             num_parts,
         )
-    artefact = Artefact(student, processor, recipe)
+    hub_model = HubModel(student, processor, recipe)
     result = train(
         task,
         inputs.dataset,
-        artefact,
+        hub_model,
         accelerator,
         "stage 2: align",
         evaluate=evaluate,

@@ -9,11 +9,11 @@ import sys
 from accelerate.logging import get_logger
 
 from training.config import DistillRecipe, parse_recipe
-from training.engine.checkpoint import Artefact
 from training.engine.inputs import caption_tokens, open_bank, open_inputs, open_teacher
 from training.engine.loop import TrainingResult, make_accelerator, train
 from training.evaluation.scheduled import make_evaluate
 from training.hub import PublishError, open_push
+from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.tasks import DistillTask
 from training.teachers.cache import cached_bank
@@ -72,11 +72,11 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         bank=bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
-    artefact = Artefact(student, processor, recipe)
+    hub_model = HubModel(student, processor, recipe)
     result = train(
         task,
         inputs.dataset,
-        artefact,
+        hub_model,
         accelerator,
         "stage 1: distil",
         evaluate=evaluate,

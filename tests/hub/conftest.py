@@ -7,7 +7,7 @@ import pytest
 from tests.hub.local_hub import LocalHub
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
-from training.engine.checkpoint import Artefact
+from training.hub.hub_model import HubModel
 
 TOKEN = "hf_" + "nobodyever" * 3
 
@@ -24,7 +24,7 @@ def finished(tmp_path_factory, processor) -> Path:
     folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
     fields = recipe_fields(folder, "/data/some/pictures", teacher="some/teacher", student=student_config())
     model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")
-    Artefact(model, processor, DistillRecipe(**fields)).save(folder)
+    HubModel(model, processor, DistillRecipe(**fields)).save(folder)
     for name in (
         "log.jsonl",
         "checkpoint-000002/model.safetensors",

@@ -18,7 +18,6 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.demo import report
-from training.engine.checkpoint import Artefact
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
@@ -26,6 +25,7 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import LANGUAGES, HeldOut
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.hub.cards.example import answer_example
+from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
@@ -132,7 +132,7 @@ class Demo:
             teacher,
             distill_recipe.seed,
         )
-        Artefact(*untrained, distill_recipe).save(folder / "untrained")
+        HubModel(*untrained, distill_recipe).save(folder / "untrained")
         self._measure(str(folder / "untrained"), "student", "untrained", distill_recipe.seed)
         distill.run(distill_recipe)
         self._measure(distill_recipe.output_dir, "student", "distilled", distill_recipe.seed)

@@ -23,9 +23,9 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.corpus.emoji import load_train
-from training.engine.checkpoint import forget_last_call
 from training.engine.log import LOG_FILE
 from training.students import build_student
+from training.text.tokenizers import forget_last_call
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

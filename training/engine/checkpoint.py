@@ -13,18 +13,15 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import TrainingRecipe, save_recipe
+from modeling_dcclip import DCCLIPModel
+from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.hub import complete_folder, write_self_check
-from training.hub.cards import write_card
 from training.utils.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
 
 BEST_FOLDER = "best"
@@ -32,59 +29,30 @@ TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 
 
-@dataclass(frozen=True)
-class Artefact:
-    """All that makes a folder a finished Hub repo.
+class FinishedModel(Protocol):
+    """The model of a run: it writes itself to a folder, complete as a Hub repo."""
 
-    Args:
-        student: the model.
-        processor: its processor.
-        recipe: saved beside the weights.
-    """
+    @property
+    def student(self) -> DCCLIPModel:
+        """The model."""
 
-    student: DCCLIPModel
-    processor: DCCLIPProcessor
-    recipe: TrainingRecipe
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """The recipe of the run."""
 
     def save(self, folder: Path):
-        """Write weights, config, remote code, processor, tokenizer, recipe, card, licences, and what the model answers
-        now to a fixed picture and fixed texts.
-        """
-        self.student.save_pretrained(folder)
-        forget_last_call(self.processor.tokenizer)
-        self.processor.save_pretrained(folder)
-        save_recipe(self.recipe, folder)
-        complete_folder(folder)
-        write_self_check(self.student, self.processor, folder)
-        write_card(folder)
+        """Write every file of the repo."""
 
-    def with_weights(self, weights: dict[str, Tensor] | None) -> "Artefact":
-        """The same with a copy of the student.
-
-        Args:
-            weights: the copy's, by the names of the student's parameters; None leaves the student itself.
-        """
-        if weights is None:
-            return self
-        student = type(self.student)(self.student.config)
-        student.load_state_dict(weights)
-        return replace(self, student=student.to(self.student.device).eval())
+    def with_weights(self, weights: dict[str, Tensor] | None) -> "FinishedModel":
+        """A copy with other weights; None returns the model itself."""
 
 
-def forget_last_call(tokenizer: PreTrainedTokenizerBase):
-    """Fast tokenizers remember padding, truncation and loading options of their last use; a saved one should not."""
-    tokenizer.backend_tokenizer.no_padding()
-    tokenizer.backend_tokenizer.no_truncation()
-    for option in ("max_length", "padding_side", "is_local", "local_files_only"):
-        tokenizer.init_kwargs.pop(option, None)
-
-
-def save_checkpoint(artefact: Artefact, progress: Progress, state: TrainingState) -> Path:
+def save_checkpoint(model: FinishedModel, progress: Progress, state: TrainingState) -> Path:
     """Write `checkpoint-STEP` beside the others, rename it into place, and remove the oldest. Every process calls it,
     because shards must be gathered; the main one writes.
 
     Args:
-        artefact: the model as it is now.
+        model: the model as it is now.
         progress: how far the run is.
         state: all else that a resumed run needs.
 
@@ -94,38 +62,38 @@ def save_checkpoint(artefact: Artefact, progress: Progress, state: TrainingState
     Raises:
         OSError: it could not be written, as on a full disk; what was saved before is untouched.
     """
-    output_dir = Path(artefact.recipe.output_dir)
+    output_dir = Path(model.recipe.output_dir)
     folder = output_dir / f"checkpoint-{progress.step:06d}"
     weights, tensors = state.exported_weights(), state.tensors()
     if not state.accelerator.is_main_process:
         return folder
     with _whole(output_dir, f".{folder.name}.tmp") as scratch:
-        artefact.with_weights(weights).save(scratch)
+        model.with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
         put_folder(scratch, folder)
-    for old in list_checkpoints(output_dir)[: -artefact.recipe.keep_checkpoints]:
+    for old in list_checkpoints(output_dir)[: -model.recipe.keep_checkpoints]:
         remove_folder(old)
     return folder
 
 
-def save_best(artefact: Artefact) -> Path:
+def save_best(model: FinishedModel) -> Path:
     """Write the model to `output_dir/best`, in the place of the one that was best before.
 
     Returns:
         The folder.
     """
-    output_dir = Path(artefact.recipe.output_dir)
+    output_dir = Path(model.recipe.output_dir)
     with _whole(output_dir, f".{BEST_FOLDER}.tmp") as scratch:
-        artefact.save(scratch)
+        model.save(scratch)
         put_folder(scratch, output_dir / BEST_FOLDER)
     return output_dir / BEST_FOLDER
 
 
-def save_final(artefact: Artefact):
+def save_final(model: FinishedModel):
     """Write the finished model to `output_dir` itself; every file is replaced whole."""
-    output_dir = Path(artefact.recipe.output_dir)
+    output_dir = Path(model.recipe.output_dir)
     with _whole(output_dir, ".model.tmp") as scratch:
-        artefact.save(scratch)
+        model.save(scratch)
         sync(scratch)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)

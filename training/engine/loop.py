@@ -15,7 +15,7 @@ from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
 from training.engine import checkpoint
-from training.engine.checkpoint import Artefact
+from training.engine.checkpoint import FinishedModel
 from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
 from training.engine.distributed.zero import hold_scalars
 from training.engine.log import LOG_FILE, Log, require_trackers
@@ -73,7 +73,7 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
 def train(
     task: Task,
     dataset: Pairs,
-    artefact: Artefact,
+    finished: FinishedModel,
     accelerator: Accelerator,
     description: str,
     evaluate: Evaluate | None = None,
@@ -84,7 +84,7 @@ def train(
     Args:
         task: what is learnt.
         dataset: from what.
-        artefact: what a checkpoint consists of.
+        finished: what a checkpoint consists of.
         accelerator: of this process.
         description: shown before the progress bar.
         evaluate: measures the student, every `eval_every` steps and after the last; the best student by
@@ -97,7 +97,7 @@ def train(
             `best_metric`.
         FloatingPointError: the loss is no longer finite; the message names step and rows.
     """
-    recipe = artefact.recipe
+    recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
     if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
         raise ValueError(
@@ -106,7 +106,7 @@ def train(
     if accelerator.is_main_process:
         checkpoint.settle(output_dir)
     accelerator.wait_for_everyone()
-    run = _Run(task, artefact, accelerator, evaluate, on_save)
+    run = _Run(task, finished, accelerator, evaluate, on_save)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
@@ -169,19 +169,19 @@ class _Run:
     """All that moves while a run goes on: weights, optimizer, average, progress.
 
     Args:
-        task, artefact, accelerator, evaluate, on_save: as `train` takes them.
+        task, finished, accelerator, evaluate, on_save: as `train` takes them.
     """
 
     def __init__(
         self,
         task: Task,
-        artefact: Artefact,
+        finished: FinishedModel,
         accelerator: Accelerator,
         evaluate: Evaluate | None,
         on_save: OnSave | None,
     ):
-        self.task, self.artefact, self.accelerator = task, artefact, accelerator
-        self.measure, self.on_save, self.recipe = evaluate, on_save, artefact.recipe
+        self.task, self.finished, self.accelerator = task, finished, accelerator
+        self.measure, self.on_save, self.recipe = evaluate, on_save, finished.recipe
         folder = checkpoint.last_checkpoint(self.recipe.output_dir) if self.recipe.resume else None
         if folder is not None:
             load_weights(folder, task)
@@ -246,15 +246,15 @@ class _Run:
             checkpoint.save_best(exported)
             self.progress = replace(self.progress, best=metrics[name], best_step=self.progress.step)
 
-    def _exported(self) -> Artefact | None:
+    def _exported(self) -> FinishedModel | None:
         """What would be the finished model now; None where another process is the main one."""
         weights = self.state.exported_weights()
-        return self.artefact.with_weights(weights) if self.accelerator.is_main_process else None
+        return self.finished.with_weights(weights) if self.accelerator.is_main_process else None
 
     def save(self, loader: Loader):
         """A checkpoint, and where each process's loader is."""
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
-        folder = checkpoint.save_checkpoint(self.artefact, self.progress, self.state)
+        folder = checkpoint.save_checkpoint(self.finished, self.progress, self.state)
         self._tell(folder)
 
     def finish(self):

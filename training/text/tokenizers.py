@@ -65,3 +65,11 @@ def match_tokens(
     for piece, token in tokenizer.get_vocab().items():
         matched[token] = ids.get(piece, -1)
     return matched
+
+
+def forget_last_call(tokenizer: PreTrainedTokenizerBase):
+    """Fast tokenizers remember padding, truncation and loading options of their last use; a saved one should not."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+    for option in ("max_length", "padding_side", "is_local", "local_files_only"):
+        tokenizer.init_kwargs.pop(option, None)

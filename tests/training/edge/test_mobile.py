@@ -18,7 +18,7 @@ from training.edge.programs import MAX_BATCH, open_program
 from training.edge.quiet import quiet
 from training.edge.towers import traceable
 from training.edge.variants import STEM
-from training.engine.checkpoint import Artefact
+from training.hub.hub_model import HubModel
 from training.teachers import weights_fingerprint
 from training.utils.results import Results
 
@@ -41,7 +41,7 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all programs. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("mobile")
     recipe = DistillRecipe(**recipe_fields(folder, "some/pictures", teacher="some/teacher", student=student_config()))
-    Artefact(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
+    HubModel(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
     arguments = [str(folder), "--output_dir", str(folder), *labelled]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance

@@ -7,9 +7,9 @@ from huggingface_hub import ModelCard
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
-from training.engine.checkpoint import Artefact
 from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
 from training.hub.cards.published import list_published, render_published
+from training.hub.hub_model import HubModel
 from training.utils.results import Results, Row
 
 
@@ -17,7 +17,7 @@ from training.utils.results import Results, Row
 def folder(tmp_path, processor):
     fields = recipe_fields(tmp_path / "dcclip-tiny", "some/pictures", teacher="some/teacher", student=student_config())
     model = make_model(MOBILENET, teacher="some/teacher", teacher_license="creativeml-openrail-m")
-    Artefact(model, processor, DistillRecipe(**fields)).save(tmp_path)
+    HubModel(model, processor, DistillRecipe(**fields)).save(tmp_path)
     return tmp_path
 
 

@@ -1,0 +1,52 @@
+"""A model, its processor and its recipe, written together as a finished Hub repo."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import TrainingRecipe, save_recipe
+from training.hub.cards import write_card
+from training.hub.contents import complete_folder
+from training.hub.self_check import write_self_check
+from training.text.tokenizers import forget_last_call
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """All that makes a folder a finished Hub repo.
+
+    Args:
+        student: the model.
+        processor: its processor.
+        recipe: saved beside the weights.
+    """
+
+    student: DCCLIPModel
+    processor: DCCLIPProcessor
+    recipe: TrainingRecipe
+
+    def save(self, folder: Path):
+        """Write weights, config, remote code, processor, tokenizer, recipe, card, licences, and what the model answers
+        now to a fixed picture and fixed texts.
+        """
+        self.student.save_pretrained(folder)
+        forget_last_call(self.processor.tokenizer)
+        self.processor.save_pretrained(folder)
+        save_recipe(self.recipe, folder)
+        complete_folder(folder)
+        write_self_check(self.student, self.processor, folder)
+        write_card(folder)
+
+    def with_weights(self, weights: dict[str, Tensor] | None) -> "HubModel":
+        """The same with a copy of the student.
+
+        Args:
+            weights: the copy's, by the names of the student's parameters; None leaves the student itself.
+        """
+        if weights is None:
+            return self
+        student = type(self.student)(self.student.config)
+        student.load_state_dict(weights)
+        return replace(self, student=student.to(self.student.device).eval())
