@@ -180,11 +180,21 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
 DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
 
 
+def open_split(corpus: Path, split: str):
+    """One split of a rendered corpus as a `datasets.Dataset`.
+
+    Args:
+        corpus: folder that `build_corpus` returned.
+        split: one of `SPLITS`.
+    """
+    from datasets import load_dataset
+
+    return load_dataset("parquet", data_files=[str(corpus / f"{split}.parquet")], split="train")
+
+
 def load_train():
     """The training split, as recipes name it: `training.corpus.emoji:load_train`."""
-    from training.data import load_source
-
-    return load_source(str(build_corpus(DEFAULT_CACHE) / "train.parquet"))
+    return open_split(build_corpus(DEFAULT_CACHE), "train")
 
 
 def load_drawings(style: str = "twemoji"):
@@ -198,10 +208,8 @@ def load_drawings(style: str = "twemoji"):
     """
     from datasets import concatenate_datasets
 
-    from training.data import load_source
-
     corpus = build_corpus(DEFAULT_CACHE)
-    rows = concatenate_datasets([load_source(str(corpus / f"{split}.parquet")) for split in SPLITS])
+    rows = concatenate_datasets([open_split(corpus, split) for split in SPLITS])
     drawn = [row for row, name in enumerate(rows["style"]) if name == style]
     groups = list(rows["group"])
     rows = rows.select(sorted(drawn, key=groups.__getitem__))
