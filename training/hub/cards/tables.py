@@ -5,8 +5,8 @@ from typing import Any
 
 from training.evaluation.sets.class_names import SETS
 from training.evaluation.sets.protocols import ELEVATER, METRICS
+from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
 from training.hub.cards.metadata import is_final
-from training.studies.budget.report import REFERENCE, read_costs, read_pairs
 from training.utils.results import Results, markdown_table
 
 

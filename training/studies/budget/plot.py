@@ -4,8 +4,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from training.hub.cards.device_budget import read_pairs
 from training.studies.budget.labels import Point, label
-from training.studies.budget.report import read_pairs
 from training.utils.results import Results
 
 OURS, THEIRS = "#d6452a", "#7a8794"

@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from training.hub.cards.device_budget import protocol_of
 from training.studies.budget.options import BudgetOptions
 from training.studies.budget.prepare import FACTS
-from training.studies.budget.report import protocol_of
 from training.utils.files import whole_file
 from training.utils.results import Row
 
