@@ -183,3 +183,30 @@ def load_student(name: str | Path | None) -> tuple[DCCLIPModel, DCCLIPProcessor]
             "makes them."
         )
     return DCCLIPModel.from_pretrained(name, dtype=torch.float32), DCCLIPProcessor.from_pretrained(name)
+
+
+def student_model(config: StudentConfig) -> DCCLIPModel:
+    """A student from its config alone, with random weights.
+
+    Args:
+        config: with its towers, vocabulary, image size and projection width spelt out.
+
+    Raises:
+        ValueError: one of these is left to a teacher.
+    """
+    if config.image_size is None or config.projection_dim is None:
+        raise ValueError(
+            f"student.image_size is {config.image_size}, student.projection_dim is {config.projection_dim}: without "
+            "a teacher both must be given."
+        )
+    return DCCLIPModel(
+        DCCLIPConfig(
+            vision_config=tower_config(config, "vision"),
+            text_config=tower_config(config, "text"),
+            projection_dim=config.projection_dim,
+            vision_pooling=config.vision_pooling,
+            text_pooling=config.text_pooling,
+            image_size=config.image_size,
+            max_text_length=config.max_text_length,
+        )
+    )

@@ -8,7 +8,7 @@ from training.engine.inputs import open_teacher
 from training.hub.cards.card import read_recipe, render_card
 from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
-from training.students.report import student_encoder
+from training.students.build import student_model
 from training.students.sizes import load_size
 from training.utils.results import RESULTS_FILE, Results
 
@@ -44,8 +44,8 @@ def _facts_of_size(details: CardDetails) -> ModelFacts:
 
     student = load_size(str(details.size), vision_init="random", text_init="random")
     with torch.device("meta"):
-        encoder = student_encoder(student)
-    parameters = sum(p.numel() for tower in (encoder.image_tower, encoder.text_tower) for p in tower.parameters())
+        model = student_model(student)
+    parameters = sum(p.numel() for name, p in model.named_parameters() if name != "logit_scale")
     return ModelFacts(
         parameters=parameters,
         bytes=None,

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
 from training.students import SIZES, load_size
-from training.students.report import student_model
+from training.students.build import student_model
 from training.studies.budget.baselines import RIVALS, DualEncoder, split
 from training.text.tokenizers import load_tokenizer
 
