@@ -1,4 +1,4 @@
-"""What each model costs on this machine: bytes, cold start, memory, milliseconds; ours and rivals in one run.
+"""What each model costs on this machine: bytes, cold start, memory, milliseconds; ours and baselines in one run.
 
     options.py    what to measure
     models.py     the models by name, and any folder

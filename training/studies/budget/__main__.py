@@ -1,6 +1,6 @@
-"""What each size costs on this machine beside its rivals: bytes, cold start, memory, milliseconds, in one run.
+"""What each size costs on this machine beside its baselines: bytes, cold start, memory, milliseconds, in one run.
 
-python -m training.studies.budget                                     every size and rival, every backend
+python -m training.studies.budget                                     every size and baseline, every backend
 python -m training.studies.budget --models tiny clip-vit-b-32 --repeats 3 --output_dir runs/budget
 python -m training.studies.budget --models altclip --model runs/mine/aligned --output_dir runs/budget
 """
@@ -22,7 +22,7 @@ from training.utils.files import whole_file
 from training.utils.results import RESULTS_FILE, Results, make_meta
 
 LISTS: dict[str, tuple[type, list, dict, str]] = {
-    "models": (str, list(NAMES), {"choices": NAMES}, "sizes and rivals, with random weights"),
+    "models": (str, list(NAMES), {"choices": NAMES}, "sizes and baselines, with random weights"),
     "model": (str, [], {}, "folders of finished students, measured too"),
     "backends": (
         str,
@@ -53,7 +53,7 @@ def parse(argv: list[str] | None, parser: ArgumentParser) -> tuple[BudgetOptions
     for folder in options.model:
         check_folder(folder)
     if not subjects(options):
-        raise ValueError("models: there is nothing to measure. Name a size or a rival, or a folder with --model.")
+        raise ValueError("models: there is nothing to measure. Name a size or a baseline, or a folder with --model.")
     return options, read_quality(options.quality)
 
 

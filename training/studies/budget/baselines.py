@@ -215,7 +215,7 @@ def metaclip2_s_16() -> DualEncoder:
     return split(MetaClip2Model(config), 224)
 
 
-RIVALS: dict[str, Callable[[], DualEncoder]] = {
+BASELINES: dict[str, Callable[[], DualEncoder]] = {
     "altclip": altclip,
     "clip-vit-b-32": clip_vit_b_32,
     "chinese-clip-vit-b-16": chinese_clip_vit_b_16,

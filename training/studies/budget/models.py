@@ -1,4 +1,4 @@
-"""The models by name: sizes and rivals with random weights, and any folder of a finished student."""
+"""The models by name: sizes and baselines with random weights, and any folder of a finished student."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
 from training.students import SIZES, load_size
 from training.students.build import student_model
-from training.studies.budget.baselines import RIVALS, DualEncoder, split
+from training.studies.budget.baselines import BASELINES, DualEncoder, split
 from training.text.tokenizers import load_tokenizer
 
-NAMES = (*SIZES, *RIVALS)
+NAMES = (*SIZES, *BASELINES)
 WEIGHTS = "weights"
 # where there is no tokenizer to load: its pieces are few, so that texts come out rather longer than by a model's own
 STAND_IN = Path(__file__).parents[1] / "demo" / "mini_teacher"
@@ -21,18 +21,18 @@ STAND_IN_LENGTH = 64
 
 
 def save_weights(name: str, folder: Path) -> DualEncoder:
-    """Build a size or a rival with random weights, and save it as its users would have it.
+    """Build a size or a baseline with random weights, and save it as its users would have it.
 
     Args:
         name: one of `NAMES`.
-        folder: gets `weights`, a finished folder of ours or the tensors of a rival's two towers.
+        folder: gets `weights`, a finished folder of ours or the tensors of a baseline's two towers.
     """
     torch.manual_seed(0)
     if name in SIZES:
         model = student_model(load_size(name, vision_init="random", text_init="random"))
         model.save_pretrained(folder / WEIGHTS)
         return split(model, model.config.image_size)
-    encoder = RIVALS[name]()
+    encoder = BASELINES[name]()
     (folder / WEIGHTS).mkdir(parents=True)
     for tower, module in (("image", encoder.image_tower), ("text", encoder.text_tower)):
         save_file(module.state_dict(), folder / WEIGHTS / f"{tower}.safetensors")
@@ -43,14 +43,14 @@ def load_weights(name: str, weights: Path) -> DualEncoder:
     """Load a model from its files alone, without making it up first.
 
     Args:
-        name: of the rival, where the folder is none of ours.
+        name: of the baseline, where the folder is none of ours.
         weights: what `save_weights` left, or the folder of a finished student.
     """
     if (weights / "config.json").exists():
         model = DCCLIPModel.from_pretrained(weights, dtype=torch.float32)
         return split(model, model.config.image_size)
     with init_empty_weights(include_buffers=False):
-        encoder = RIVALS[name]()
+        encoder = BASELINES[name]()
     for tower, module in (("image", encoder.image_tower), ("text", encoder.text_tower)):
         module.load_state_dict(load_file(weights / f"{tower}.safetensors"), assign=True)
     return encoder
@@ -70,7 +70,7 @@ def check_folder(folder: str):
         ) from error
     if model_type != DCCLIPConfig.model_type:
         raise ValueError(
-            f"model: {folder!r} is of the family {model_type!r}. Give a folder of a 'dcclip' model; the rivals are "
+            f"model: {folder!r} is of the family {model_type!r}. Give a folder of a 'dcclip' model; the baselines are "
             "named with --models."
         )
 

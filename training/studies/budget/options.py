@@ -13,7 +13,7 @@ class BudgetOptions:
     """What to measure.
 
     Args:
-        models: names of sizes and rivals.
+        models: names of sizes and baselines.
         model: folders of finished students, measured too, each by its folder's name.
         backends: PyTorch eager or compiled, ONNX Runtime in fp32 or int8.
         threads: CPU threads; each count gets a process of its own.

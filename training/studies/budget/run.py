@@ -28,7 +28,7 @@ class Subject:
     """A model that is measured.
 
     Args:
-        name: of a size or a rival, or a folder's.
+        name: of a size or a baseline, or a folder's.
         model: the folder of a finished student; None for random weights.
     """
 

@@ -98,13 +98,13 @@ def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds
         Row("ours", None, "mnist", "elevater-zh", "zh", "top1", value, seed) for seed, value in enumerate((0.5, 0.6))
     ]
     rows += [Row("ours", None, "mnist", "cn-clip-compat", "zh", "top1", 0.4)]
-    rows += [Row("rival", None, name, "elevater-zh", "zh", "top1", 0.9) for name in ("mnist", "dtd")]
+    rows += [Row("baseline", None, name, "elevater-zh", "zh", "top1", 0.9) for name in ("mnist", "dtd")]
     write_card(folder, Results({"command": "elevater"}, rows))
     text = ModelCard.load(folder / "README.md").text
     assert "| model | set | metric | zh (cn-clip-compat) | zh (elevater-zh) |" in text
     assert "| ours | mnist | accuracy | 40.0 | 55.0 |" in text
     assert "| ours | **mean (sets of 20)** |  | 40.0 (1) | 55.0 (1) |" in text
-    assert "| rival | **mean (sets of 20)** |  |  | 90.0 (2) |" in text
+    assert "| baseline | **mean (sets of 20)** |  |  | 90.0 (2) |" in text
 
 
 def test_size_and_speed_come_from_the_device_budget(folder):
@@ -120,13 +120,13 @@ def test_size_and_speed_come_from_the_device_budget(folder):
         Row("tiny", None, None, batch, "en", "ms_per_text_p50", 1.0),
         Row("tiny", None, None, batch, "zh", "ms_per_text_p50", 2.0),
         Row("tiny", None, None, f"{batch}, against onnx-int8", None, "times_as_fast", 40.26),
-        Row("rival", None, None, "onnx-int8", None, "bytes", 5),
+        Row("baseline", None, None, "onnx-int8", None, "bytes", 5),
     ]
     budget = Results({"command": "python -m training.studies.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
     assert "| backend | threads | MB | start, s | peak, MiB | a picture, ms | a text, ms | x altclip |" in text
     assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
-    assert "Command: `python -m training.studies.budget`" in text and "rival" not in text
+    assert "Command: `python -m training.studies.budget`" in text and "baseline" not in text
 
 
 def test_exported_files_have_a_table_of_their_own(folder):

@@ -4,7 +4,7 @@ from torch import nn
 
 from training.students import load_size
 from training.students.build import student_model
-from training.studies.budget.baselines import RIVALS, DualEncoder, split
+from training.studies.budget.baselines import BASELINES, DualEncoder, split
 
 MILLION = 1_000_000
 
@@ -15,8 +15,8 @@ def count(tower: nn.Module) -> int:
 
 def build_without_memory(name: str) -> DualEncoder:
     with torch.device("meta"):
-        if name in RIVALS:
-            return RIVALS[name]()
+        if name in BASELINES:
+            return BASELINES[name]()
         model = student_model(load_size(name, vision_init="random", text_init="random"))
         return split(model, model.config.image_size)
 

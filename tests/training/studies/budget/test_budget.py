@@ -108,7 +108,7 @@ def test_a_rival_comes_back_from_its_files(monkeypatch, tmp_path):
         vision_config=tower | {"image_size": 32, "patch_size": 16},
         text_config=tower | special,
     )
-    monkeypatch.setitem(models.RIVALS, "pocket", lambda: split(CLIPModel(config), 32))
+    monkeypatch.setitem(models.BASELINES, "pocket", lambda: split(CLIPModel(config), 32))
     saved, loaded = save_weights("pocket", tmp_path), load_weights("pocket", tmp_path / "weights")
     picture, ids = torch.rand(1, 3, 32, 32), torch.tensor([[5, 6, 7]])
     torch.testing.assert_close(saved.image_tower.eval()(picture), loaded.image_tower.eval()(picture))

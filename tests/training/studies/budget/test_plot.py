@@ -5,7 +5,7 @@ from training.studies.budget.labels import Point, label, words_box
 from training.studies.budget.plot import plot
 from training.utils.results import Results, Row
 
-# milliseconds a pair and millions of parameters as they lie for the true sizes and rivals
+# milliseconds a pair and millions of parameters as they lie for the true sizes and baselines
 PLACES = {
     "tiny": (10, 13), "small": (30, 31), "base": (60, 45), "altclip": (2200, 864), "clip-vit-b-32": (130, 151),
     "chinese-clip-vit-b-16": (250, 188), "chinese-clip-rn50": (120, 77), "mobileclip-s0": (70, 54),
