@@ -22,7 +22,7 @@ from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.tasks import Task
-from training.tasks.gather import cached_pass, exchanging, whole_pass
+from training.tasks.grad_cache import cached_pass, sync_on_last, whole_pass
 from training.utils.rng import keyed_uniform
 
 # processes wait for the main one while it saves, evaluates or uploads
@@ -202,7 +202,7 @@ class _Run:
         if part == 0:
             self.optimizer.zero_grad()
         forward = cached_pass if 0 < self.task.chunk_size < len(batch["rows"]) else whole_pass
-        with exchanging(self.accelerator, self.model, part + 1 == parts):
+        with sync_on_last(self.accelerator, self.model, part + 1 == parts):
             losses, backward = forward(self.model, self.task, batch, self.accelerator, 1 / parts)
             if not torch.isfinite(losses["loss"]):
                 values = {name: value.item() for name, value in losses.items()}

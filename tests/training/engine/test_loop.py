@@ -18,7 +18,7 @@ from training.engine.log import require_trackers
 from training.engine.loop import make_accelerator
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState
-from training.tasks.gather import cached_pass, exchanging, whole_pass
+from training.tasks.grad_cache import cached_pass, sync_on_last, whole_pass
 
 
 @pytest.fixture(autouse=True)
@@ -86,7 +86,7 @@ def accumulated(chunk_size: int, rows: list[list[int]]) -> float:
     model = accelerator.prepare(task)
     for part, numbers in enumerate(rows):
         batch = {"rows": torch.tensor(numbers), "owner": torch.arange(len(numbers))}
-        with exchanging(accelerator, model, part + 1 == len(rows)):
+        with sync_on_last(accelerator, model, part + 1 == len(rows)):
             forward = cached_pass if chunk_size else whole_pass
             forward(model, task, batch, accelerator, 1 / len(rows))[1]()
     assert accelerator.sync_gradients
