@@ -32,7 +32,7 @@ class BadRequest(ValueError):
 
 
 class EndpointHandler:
-    """Zero-shot labels for a picture, in Chinese and English. Inference Endpoints find this class by its name.
+    """Zero-shot labels for an image, in Chinese and English. Inference Endpoints find this class by its name.
 
     Args:
         path: the repo's folder. Only its own code is run.
@@ -48,8 +48,8 @@ class EndpointHandler:
         """Answer one request.
 
         Args:
-            data: `inputs` is the picture: base64, with or without `data:image/...;base64,` before it, bytes, a PIL
-                picture, or a dict with one of them under `image` (and perhaps `candidate_labels`). The labels are
+            data: `inputs` is the image: base64, with or without `data:image/...;base64,` before it, bytes, a PIL
+                image, or a dict with one of them under `image` (and perhaps `candidate_labels`). The labels are
                 `parameters.candidate_labels` or `candidate_labels`: a list, or one string with commas.
                 `parameters.hypothesis_template` is a sentence with `{}` in the place of the label; default: the label
                 alone, which suits both languages.
@@ -60,8 +60,8 @@ class EndpointHandler:
         Raises:
             BadRequest: a field is missing, of a wrong type, empty, or too large.
         """
-        picture, labels, template = read_request(data)
-        inputs = self.processor(images=picture, text=[template.replace("{}", label) for label in labels])
+        image, labels, template = read_request(data)
+        inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
             raise BadRequest(
@@ -75,7 +75,7 @@ class EndpointHandler:
 
 
 def read_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
-    """Picture, labels and template of a request; see [`EndpointHandler.__call__`]."""
+    """Image, labels and template of a request; see [`EndpointHandler.__call__`]."""
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
     inputs = data.get("inputs", data.get("image"))
@@ -88,34 +88,34 @@ def read_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
         inputs = inputs.get("image", inputs.get("inputs"))
     labels = next((place["candidate_labels"] for place in places if place.get("candidate_labels") is not None), None)
     template = next((place["hypothesis_template"] for place in places if place.get("hypothesis_template")), None)
-    return _read_picture(inputs), _read_labels(labels), _read_template(template)
+    return _read_image(inputs), _read_labels(labels), _read_template(template)
 
 
-def _read_picture(value: Any) -> Image.Image:
+def _read_image(value: Any) -> Image.Image:
     if isinstance(value, str):
         if value.startswith(("http://", "https://")):
-            raise BadRequest("inputs is a URL; this endpoint fetches nothing. Send the picture itself as base64.")
+            raise BadRequest("inputs is a URL; this endpoint fetches nothing. Send the image itself as base64.")
         try:
             value = base64.b64decode("".join(DATA_URL.sub("", value).split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise BadRequest(f"inputs is not base64 ({error}). Send a picture as base64.") from error
+            raise BadRequest(f"inputs is not base64 ({error}). Send an image as base64.") from error
     if isinstance(value, (bytes, bytearray)):
         try:
             value = Image.open(io.BytesIO(value))
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-            raise BadRequest(f"inputs is no picture that can be read ({type(error).__name__}).") from error
+            raise BadRequest(f"inputs is no image that can be read ({type(error).__name__}).") from error
     if not isinstance(value, Image.Image):
         kind = "missing" if value is None else f"of type {type(value).__name__}"
-        raise BadRequest(f"inputs is {kind}; send a picture as base64.")
+        raise BadRequest(f"inputs is {kind}; send an image as base64.")
     if value.width * value.height > MAX_PIXELS:
         raise BadRequest(f"inputs has {value.width} x {value.height} pixels, at most {MAX_PIXELS:,} are read.", 413)
     try:
-        if value.mode not in ("RGB", "L"):  # transparent pictures on white, as in training
+        if value.mode not in ("RGB", "L"):  # transparent images on white, as in training
             value = value.convert("RGBA")
             value = Image.alpha_composite(Image.new("RGBA", value.size, "white"), value)
         return value.convert("RGB")
     except (OSError, SyntaxError, ValueError) as error:  # cut off, or damaged behind its header
-        raise BadRequest(f"inputs is a damaged picture ({error}).") from error
+        raise BadRequest(f"inputs is a damaged image ({error}).") from error
 
 
 def _read_labels(value: Any) -> list[str]:

@@ -113,7 +113,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
-        """Encode pictures.
+        """Encode images.
 
         Args:
             pixel_values: (B, 3, image_size, image_size) float, as the image processor makes them.
@@ -221,7 +221,7 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         return self.get_image_features(pixel_values, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """None: pictures are not looked up in a table."""
+        """None: images are not looked up in a table."""
         return None
 
 
@@ -274,14 +274,14 @@ class DCCLIPModel(_VisionTower, _TextTower):
         return_loss: bool | None = None,
         **kwargs,
     ) -> DCCLIPOutput:
-        """Compare every picture with every text.
+        """Compare every image with every text.
 
         Args:
             input_ids: (texts, L) int64.
             pixel_values: (images, 3, image_size, image_size) float.
             attention_mask: (texts, L).
             position_ids: (texts, L).
-            return_loss: also compute InfoNCE; text i must then belong to picture i.
+            return_loss: also compute InfoNCE; text i must then belong to image i.
             kwargs: handed to both towers.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
@@ -342,7 +342,7 @@ def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Ten
 
 @torch.no_grad()
 def _read_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
-    """Run the tower once on an empty picture and store what its map looks like.
+    """Run the tower once on an empty image and store what its map looks like.
 
     Raises:
         ValueError: the tower gives no spatial map.

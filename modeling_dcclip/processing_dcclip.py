@@ -4,7 +4,7 @@ from transformers import ProcessorMixin
 
 
 class DCCLIPProcessor(ProcessorMixin):
-    """Prepares pictures and texts.
+    """Prepares images and texts.
 
     All text preparation (Unicode form, case, special tokens) lives in the tokenizer's own `tokenizer.json`, so that
     the pipeline, a browser and training agree; this class adds only padding to the longest text of a batch.
@@ -18,10 +18,10 @@ class DCCLIPProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     def __call__(self, images=None, text=None, **kwargs):
-        """Prepare a picture or a list of them, a text or a list of them, or both.
+        """Prepare an image or a list of them, a text or a list of them, or both.
 
         Args:
-            images: PIL pictures, arrays or tensors.
+            images: PIL images, arrays or tensors.
             text: strings.
             kwargs: `return_tensors`, `padding` (default: True), `truncation`, `max_length` and the like; those of the
                 tokenizer may also stand in a dict `text_kwargs`.

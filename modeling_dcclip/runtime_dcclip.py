@@ -1,11 +1,11 @@
 """DC-CLIP without PyTorch: needs numpy, onnxruntime, tokenizers and Pillow, and the folder that it lies in.
 
-python runtime_dcclip.py picture.png --labels 狐狸 狗 猫
+python runtime_dcclip.py image.png --labels 狐狸 狗 猫
 
 from runtime_dcclip import Runtime
 runtime = Runtime()
-runtime.zero_shot("picture.png", ["fox", "狗"])        # [("fox", 0.98), ("狗", 0.02)]
-index = runtime.encode_pictures(paths)                 # (N, D), unit length
+runtime.zero_shot("image.png", ["fox", "狗"])        # [("fox", 0.98), ("狗", 0.02)]
+index = runtime.encode_images(paths)                 # (N, D), unit length
 runtime.search("红苹果", index, k=5)                    # [(17, 0.41), ...]
 """
 
@@ -21,7 +21,7 @@ import onnxruntime
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-Picture = str | Path | Image.Image
+ImageInput = str | Path | Image.Image
 
 # of the files that are there, which to take where results.json does not say
 PREFERENCE = ("_quantized", "_fp16", "", "_q4")
@@ -38,7 +38,7 @@ class Runtime:
         threads: within one operator. Default: all cores.
 
     Raises:
-        ValueError: a file is missing, or asks for a preparation of pictures that is not known here.
+        ValueError: a file is missing, or asks for a preparation of images that is not known here.
     """
 
     def __init__(self, folder: str | Path | None = None, threads: int | None = None):
@@ -51,19 +51,19 @@ class Runtime:
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
 
-    def encode_pictures(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """Encode files or Pillow pictures.
+    def encode_images(self, images: Sequence[ImageInput]) -> np.ndarray:
+        """Encode files or Pillow images.
 
         Args:
-            pictures: paths, or pictures of any size and mode; transparent ones are put on white.
+            images: paths, or images of any size and mode; transparent ones are put on white.
 
         Returns:
             (N, D) float32, of unit length.
         """
         session = self._session("vision")
         batches = [
-            session.run(None, {"pixel_values": np.stack([self.preparation(picture) for picture in batch])})[0]
-            for batch in _batches(pictures)
+            session.run(None, {"pixel_values": np.stack([self.preparation(image) for image in batch])})[0]
+            for batch in _batches(images)
         ]
         return _stack(batches, session)
 
@@ -92,12 +92,12 @@ class Runtime:
         return embeddings
 
     def zero_shot(
-        self, picture: Picture, labels: Sequence[str], template: str = "{}", truncate: bool = False
+        self, image: ImageInput, labels: Sequence[str], template: str = "{}", truncate: bool = False
     ) -> list[tuple[str, float]]:
-        """Which of these labels a picture deserves.
+        """Which of these labels an image deserves.
 
         Args:
-            picture: a path or a Pillow picture.
+            image: a path or a Pillow image.
             labels: at least one, in either language or both.
             template: a sentence around each label, with one `{}`.
             truncate: as in `encode_texts`.
@@ -108,17 +108,17 @@ class Runtime:
         if not labels:
             raise ValueError("labels: none given. Name at least one.")
         texts = self.encode_texts([template.replace("{}", label) for label in labels], truncate)
-        logits = self.logit_scale * (texts @ self.encode_pictures([picture])[0])
+        logits = self.logit_scale * (texts @ self.encode_images([image])[0])
         shares = np.exp(logits - logits.max())
         shares /= shares.sum()
         return [(labels[number], float(shares[number])) for number in np.argsort(-shares, kind="stable")]
 
-    def search(self, query: Picture | np.ndarray, index: np.ndarray, k: int = 10) -> list[tuple[int, float]]:
+    def search(self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10) -> list[tuple[int, float]]:
         """The nearest rows of an index.
 
         Args:
-            query: a text; a `Path` or a Pillow picture; or an embedding (D,).
-            index: (N, D) of unit length, as `encode_pictures` and `encode_texts` return them.
+            query: a text; a `Path` or a Pillow image; or an embedding (D,).
+            index: (N, D) of unit length, as `encode_images` and `encode_texts` return them.
             k: how many at most.
 
         Returns:
@@ -127,7 +127,7 @@ class Runtime:
         if isinstance(query, str):
             (query,) = self.encode_texts([query])
         elif not isinstance(query, np.ndarray):
-            (query,) = self.encode_pictures([query])
+            (query,) = self.encode_images([query])
         cosines = index @ query
         return [(int(row), float(cosines[row])) for row in np.argsort(-cosines, kind="stable")[:k]]
 
@@ -221,7 +221,7 @@ class Runtime:
 
 
 class Preparation:
-    """A picture as the model's image processor prepares it.
+    """An image as the model's image processor prepares it.
 
     Args:
         config: preprocessor_config.json of a transformers image processor that resizes, crops the centre, rescales and
@@ -248,9 +248,9 @@ class Preparation:
         mean, std = (config["image_mean"], config["image_std"]) if normalises else ([0, 0, 0], [1, 1, 1])
         self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
 
-    def __call__(self, picture: Picture) -> np.ndarray:
+    def __call__(self, image: ImageInput) -> np.ndarray:
         """(3, height, width) float32."""
-        pixels = np.ascontiguousarray(np.asarray(open_rgb(picture)).transpose(2, 0, 1))  # (3, H, W)
+        pixels = np.ascontiguousarray(np.asarray(open_rgb(image)).transpose(2, 0, 1))  # (3, H, W)
         height, width = pixels.shape[1:]
         new_height, new_width = self._new_size(height, width)
         rows, columns = self._window(new_height, new_width)
@@ -272,7 +272,7 @@ class Preparation:
             return slice(0, height), slice(0, width)
         if self.crop["height"] > height or self.crop["width"] > width:
             raise ValueError(
-                f"preprocessor_config.json: crop_size {self.crop} is larger than the resized picture, {height} x "
+                f"preprocessor_config.json: crop_size {self.crop} is larger than the resized image, {height} x "
                 f"{width}."
             )
         top, left = (height - self.crop["height"]) // 2, (width - self.crop["width"]) // 2
@@ -282,16 +282,16 @@ class Preparation:
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
-def open_rgb(picture: Picture) -> Image.Image:
-    """Any picture as RGB: turned as its camera says if it is a file, and on white where it is transparent."""
-    if not isinstance(picture, Image.Image):
-        with Image.open(picture) as file:
-            picture = ImageOps.exif_transpose(file)
-    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+def open_rgb(image: ImageInput) -> Image.Image:
+    """Any image as RGB: turned as its camera says if it is a file, and on white where it is transparent."""
+    if not isinstance(image, Image.Image):
+        with Image.open(image) as file:
+            image = ImageOps.exif_transpose(file)
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
 
 
 def _bicubic(distance: np.ndarray) -> np.ndarray:
@@ -309,7 +309,7 @@ SUPPORT = {_bicubic: 2.0, _bilinear: 1.0}
 
 
 def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, weigh) -> np.ndarray:
-    """Resize one axis, to the very numbers that torchvision gives for 8-bit pictures.
+    """Resize one axis, to the very numbers that torchvision gives for 8-bit images.
 
     Pillow's own resize differs from it by one step of 255 in a few pixels, as its weights have more bits.
 
@@ -370,18 +370,18 @@ def _stack(batches: list[np.ndarray], session: onnxruntime.InferenceSession) -> 
 
 
 def main(argv: list[str] | None = None):
-    """Label pictures."""
-    parser = argparse.ArgumentParser(description="Label pictures in Chinese or English, without PyTorch.")
-    parser.add_argument("pictures", nargs="+", help="files")
+    """Label images."""
+    parser = argparse.ArgumentParser(description="Label images in Chinese or English, without PyTorch.")
+    parser.add_argument("images", nargs="+", help="files")
     parser.add_argument("--labels", nargs="+", required=True, help="in either language")
     parser.add_argument("--template", default="{}", help="a sentence around each label, such as 一张{}的照片")
     parser.add_argument("--folder", help="of the exported model; default: where this file lies")
     options = parser.parse_args(argv)
     try:
         runtime = Runtime(options.folder)
-        for picture in options.pictures:
-            answers = runtime.zero_shot(picture, options.labels, options.template)
-            print("\t".join([picture, *(f"{label} {share:.3f}" for label, share in answers)]))
+        for image in options.images:
+            answers = runtime.zero_shot(image, options.labels, options.template)
+            print("\t".join([image, *(f"{label} {share:.3f}" for label, share in answers)]))
     except (ValueError, OSError) as error:
         sys.exit(f"{parser.prog}: {error}")
 

@@ -102,8 +102,8 @@ def teacher(teacher_folder: Path) -> Teacher:
 
 
 @pytest.fixture(scope="session")
-def pictures(train_rows: Dataset) -> list:
-    """Eight real drawings, as PIL pictures."""
+def images(train_rows: Dataset) -> list:
+    """Eight real drawings, as PIL images."""
     return [train_rows[row]["image"].convert("RGB") for row in range(0, 80, 10)]
 
 
@@ -114,9 +114,9 @@ def texts(train_rows: Dataset) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def inputs(processor: DCCLIPProcessor, pictures: list, texts: list[str]) -> dict[str, torch.Tensor]:
-    """Eight pictures with their names, prepared and padded."""
-    return dict(processor(images=pictures, text=texts, return_tensors="pt"))
+def inputs(processor: DCCLIPProcessor, images: list, texts: list[str]) -> dict[str, torch.Tensor]:
+    """Eight images with their names, prepared and padded."""
+    return dict(processor(images=images, text=texts, return_tensors="pt"))
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +153,7 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
     from training.edge import verdict
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/pictures", teacher="some/teacher", student=student_config()))
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     HubModel(make_model(MOBILENET, seed=3), processor, recipe).save(folder)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:

@@ -88,17 +88,17 @@ def make_model(vision: dict = VIT, text: dict = XLM_ROBERTA, seed: int = 0, **fi
 @torch.no_grad()
 def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
     """Let BatchNorm see a batch, as after training: with its first statistics a deep random tower answers the same to
-    every picture, and nobody would notice that the statistics got lost.
+    every image, and nobody would notice that the statistics got lost.
     """
     norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     if norms:
         size = (model.config.image_size, model.config.image_size)
         patches = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(1))
-        pictures = torch.nn.functional.interpolate(4 * patches - 2, size, mode="bicubic")
+        images = torch.nn.functional.interpolate(4 * patches - 2, size, mode="bicubic")
         momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 1.0
-        model.vision_model.train()(pixel_values=pictures)
+        model.vision_model.train()(pixel_values=images)
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return model.eval()

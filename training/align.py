@@ -1,4 +1,4 @@
-"""Stage 2: align a student's two towers on pictures with captions in several languages.
+"""Stage 2: align a student's two towers on images with captions in several languages.
 
 accelerate launch training/align.py --config training/configs/demo_align.yaml
 """

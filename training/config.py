@@ -39,7 +39,7 @@ class SourceConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where pictures and captions come from.
+    """Where images and captions come from.
 
     Args:
         train: Hub id; folder that `datasets` understands, such as an image folder with metadata; parquet files or tar
@@ -47,7 +47,7 @@ class DataConfig:
             or `module:function` that returns a `datasets.Dataset` or `IterableDataset`.
         subset: which configuration of a Hub data set, where it has several.
         split: which split, where there are several.
-        image_column: column of the pictures; in tar shards the file's extension, such as `jpg`.
+        image_column: column of the images; in tar shards the file's extension, such as `jpg`.
         caption_columns: column of the captions for each language (ISO 639-1 code); a cell is a string or a list of
             strings. A field of a nested column is written `translation.en`; in tar shards a column is the file's
             extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
@@ -59,8 +59,8 @@ class DataConfig:
         shuffle_buffer: samples that a stream is shuffled within, in each decoding process and source.
         skip_wrong_script: leave out captions without one letter of their language's script.
         max_skip_share: largest share (0..1) of samples that may be skipped before the run stops.
-        in_memory: keep every picture, decoded and resized, in memory after its first use; not for streams.
-        workers: processes that decode pictures; 0 decodes in the training process. A stream's order depends on it.
+        in_memory: keep every image, decoded and resized, in memory after its first use; not for streams.
+        workers: processes that decode images; 0 decodes in the training process. A stream's order depends on it.
     """
 
     train: list[str] | str | None = None
@@ -105,7 +105,7 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Random views of a picture: one affine warp and one colour change, all drawn from ranges around "none".
+    """Random views of an image: one affine warp and one colour change, all drawn from ranges around "none".
 
     Args:
         zoom: log2 range of the zoom; 0.25 is up to 19 % larger or smaller.
@@ -180,7 +180,7 @@ class EvalConfig:
         class_names: JSON list of {language: name}, one entry a class, or the id of one of ELEVATER's sets.
         languages: of the candidates (ISO 639-1 codes).
         split: of the data, where there are several.
-        image_column: column of the pictures.
+        image_column: column of the images.
         label_column: column of the label's name.
         label_language: language in which the data name their labels.
     """
@@ -200,11 +200,11 @@ class TrainingRecipe:
 
     Args:
         output_dir: where the finished Hub folder, the checkpoints and the log go.
-        data: pictures and captions.
+        data: images and captions.
         augment: random views.
         seed: everything random follows from it, the step and the process.
         max_steps: optimizer steps in all.
-        batch_size: pictures a batch and process.
+        batch_size: images a batch and process.
         accumulate_steps: batches a step, of which the loss is the mean. Pairs are compared within a batch only; what
             makes the batch itself larger in stage 2 is `chunk_size`.
         learning_rate: peak of the schedule.
@@ -233,9 +233,9 @@ class TrainingRecipe:
         hub_private_repo: a new repo is private.
         hub_strategy: `end` publishes the finished model; `every_save` also uploads each checkpoint, without its
             training state. Training waits for the upload.
-        teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each picture;
+        teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each image;
             without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
-        teacher_views: cached views a picture.
+        teacher_views: cached views an image.
         teacher_dtype: precision of the teacher's weights and activations.
     """
 
@@ -281,7 +281,7 @@ class DistillRecipe(TrainingRecipe):
     Args:
         teacher: Hub id or folder of the teacher.
         student: the student to build.
-        tower: which towers learn. `vision` needs pictures only, `text` captions only.
+        tower: which towers learn. `vision` needs images only, `text` captions only.
         target: what of the teacher is learnt. `feature_map` is its whitened map, and its embedding, which fits the
             student's projections; `embedding` is the embedding alone; `logits` are its similarities to a bank of
             texts.
@@ -314,24 +314,24 @@ class DistillRecipe(TrainingRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignRecipe(TrainingRecipe):
-    """Stage 2: both towers learn, together, which caption belongs to which picture.
+    """Stage 2: both towers learn, together, which caption belongs to which image.
 
     Args:
         student: folder or Hub id of a DC-CLIP model, as stage 1 leaves it.
         new_student: built, with a warning, where there is no `student` yet.
         teacher: Hub id or folder of the teacher to stay close to; None trains without one.
-        loss: what tells right pairs of picture and caption from wrong ones. `infonce` picks the right one out of the
+        loss: what tells right pairs of image and caption from wrong ones. `infonce` picks the right one out of the
             batch, `sigmoid` judges every pair by itself.
-        language_weights: weight of each language in all terms between pictures and captions.
+        language_weights: weight of each language in all terms between images and captions.
         contrastive_weight: weight of `loss`.
-        text_text_weight: weight of InfoNCE between the captions of one picture in different languages.
-        affinity_weight: weight of the divergence between the teacher's and the student's similarities of pictures and
+        text_text_weight: weight of InfoNCE between the captions of one image in different languages.
+        affinity_weight: weight of the divergence between the teacher's and the student's similarities of images and
             captions.
-        interactive_weight: weight of InfoNCE between the student's pictures and the teacher's captions, and the other
+        interactive_weight: weight of InfoNCE between the student's images and the teacher's captions, and the other
             way round.
         anchor_weight: weight of the cosine distance to the teacher's embeddings.
-        chunk_size: pictures that the student holds the activations of at once. Losses and gradients are those of the
-            whole batch (gradient caching), memory is that of a chunk, and every picture is encoded twice. 0 takes the
+        chunk_size: images that the student holds the activations of at once. Losses and gradients are those of the
+            whole batch (gradient caching), memory is that of a chunk, and every image is encoded twice. 0 takes the
             whole batch.
         max_logit_scale: the learnt factor on cosines is clamped to 1..this.
         freeze_batch_norm: keep the running statistics of BatchNorm as they are.
@@ -420,7 +420,7 @@ def _problem_of(data: DataConfig) -> str | None:
             f"{data.workers} and {data.shuffle_buffer}."
         )
     if data.streaming and data.in_memory:
-        return "data.in_memory keeps every picture, and a stream has too many. Set one of the two to false."
+        return "data.in_memory keeps every image, and a stream has too many. Set one of the two to false."
     return None
 
 

@@ -31,7 +31,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
     if recipe.gradient_checkpointing:
         student.activation_checkpointing_enable()
     evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
-    tokens = None  # pictures alone need none, and a large vocabulary takes long to compare
+    tokens = None  # images alone need none, and a large vocabulary takes long to compare
     if "text" in recipe.towers:
         tokens = caption_tokens(
             processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
@@ -55,7 +55,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         tokens,
         needs,
         accelerator,
-        pictures="vision" in recipe.towers,
+        images="vision" in recipe.towers,
     )
     bank = None
     if recipe.target == "logits":

@@ -1,4 +1,4 @@
-"""Label a picture, and search pictures, in Chinese or English.
+"""Label an image, and search images, in Chinese or English.
 
 python model_cards/space/app.py --model runs/demo/model
 """
@@ -15,7 +15,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 from encoder import Encoder, on_white
-from pictures import Hit, Index, open_pictures
+from images import Hit, Index, open_images
 from PIL import Image
 
 EMOJI = "training.corpus.emoji:load_drawings"
@@ -34,7 +34,7 @@ LABEL_IDEAS = [
 QUERY_IDEAS = [["红色的心"], ["birthday cake"], ["下雨"], ["a person running"]]
 TEMPLATES = [
     ("label alone · 只用标签", "{}"),
-    ("a picture of {}", "a picture of {}"),
+    ("an image of {}", "an image of {}"),
     ("一张{}的图片", "一张{}的图片"),
 ]
 
@@ -58,11 +58,11 @@ def draw_bars(shares: list[tuple[str, float]], milliseconds: float) -> str:
         for rank, (label, share) in enumerate(shares)
     )
     labels = "1 label" if len(shares) == 1 else f"{len(shares)} labels"
-    return f'<ol class="bars">{rows}</ol><p class="note"><b>{milliseconds:.0f} ms</b> · 1 picture, {labels}</p>'
+    return f'<ol class="bars">{rows}</ol><p class="note"><b>{milliseconds:.0f} ms</b> · 1 image, {labels}</p>'
 
 
 def draw_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> str:
-    """Pictures that were found, titled in the language of the query where they have a name in it."""
+    """Images that were found, titled in the language of the query where they have a name in it."""
     language = "zh" if CHINESE.search(query) else "en"
     tiles = []
     for hit in hits:
@@ -71,7 +71,7 @@ def draw_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> s
         tiles.append(f'<li title="cosine {hit.score:.3f}"><img src="{source}" alt="{title}"><span>{title}</span></li>')
     return (
         f'<ol class="hits">{"".join(tiles)}</ol>'
-        f'<p class="note"><b>{milliseconds:.0f} ms</b> · the nearest {len(hits)} of {total:,} pictures</p>'
+        f'<p class="note"><b>{milliseconds:.0f} ms</b> · the nearest {len(hits)} of {total:,} images</p>'
     )
 
 
@@ -80,18 +80,18 @@ class Demo:
 
     Args:
         encoder: the model.
-        index: of the pictures to search; None where there are none.
+        index: of the images to search; None where there are none.
     """
 
     def __init__(self, encoder: Encoder, index: Index | None):
         self.encoder, self.index = encoder, index
         encoder.label(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call allocates; nobody should wait for it
 
-    def label(self, picture: Image.Image | None, labels: str, template: str) -> str:
+    def label(self, image: Image.Image | None, labels: str, template: str) -> str:
         """The first tab's answer, in HTML."""
         names = parse_labels(labels or "")
-        if picture is None:
-            return note("Drop a picture on the left. · 请先放一张图片。")
+        if image is None:
+            return note("Drop an image on the left. · 请先放一张图片。")
         if not names:
             return note("Type some labels, separated by commas. · 请输入标签，用逗号分隔。")
         if len(names) > MAX_LABELS:
@@ -100,13 +100,13 @@ class Demo:
         if "{}" not in template:
             return note(f"The sentence {template!r} has no {{}} where the label goes.")
         began = time.perf_counter()
-        shares = self.encoder.label(on_white(picture), names, template)
+        shares = self.encoder.label(on_white(image), names, template)
         return draw_bars(shares, 1000 * (time.perf_counter() - began))
 
     def search(self, query: str) -> str:
         """The second tab's answer, in HTML."""
         if self.index is None:
-            return note("This Space has no pictures to search.")
+            return note("This Space has no images to search.")
         if not (query := (query or "").strip()):
             return note("Type what you are looking for. · 请输入要找的内容。")
         began = time.perf_counter()
@@ -119,14 +119,14 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
     live = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="DC-CLIP", analytics_enabled=False) as page:
         gr.HTML(
-            "<header><h1>DC-CLIP</h1><p>A small model that sees pictures and reads Chinese and English. "
+            "<header><h1>DC-CLIP</h1><p>A small model that sees images and reads Chinese and English. "
             f"小模型，看图，读中文和英文。</p><code>{html.escape(demo.encoder.name)}</code></header>",
             padding=False,
         )
         with gr.Tab("Label · 标注"):
             with gr.Row(equal_height=False):
                 with gr.Column():
-                    picture = gr.Image(
+                    image = gr.Image(
                         str(example) if example else None,
                         type="pil",
                         image_mode=None,
@@ -134,8 +134,8 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
                         show_label=False,
                         buttons=[],
                         height=300,
-                        elem_id="picture",
-                        placeholder="Drop a picture here, or click · 放一张图片",
+                        elem_id="image",
+                        placeholder="Drop an image here, or click · 放一张图片",
                     )
                     template = gr.Dropdown(
                         TEMPLATES,
@@ -150,7 +150,7 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
                     )
                     answer = gr.HTML(elem_id="answer", padding=False)
                     gr.Examples(LABEL_IDEAS, labels, label="Try · 试试")
-            inputs = [picture, labels, template]
+            inputs = [image, labels, template]
             gr.on([page.load, *(part.change for part in inputs)], demo.label, inputs, answer, **live)
         with gr.Tab("Search · 搜图"):
             query = gr.Textbox(
@@ -182,8 +182,8 @@ THEME = gr.themes.Base(
 )
 
 
-def default_pictures() -> str | None:
-    """The pictures beside this file, as on a Space; the embedded emoji where the project is installed; else none."""
+def default_images() -> str | None:
+    """The images beside this file, as on a Space; the embedded emoji where the project is installed; else none."""
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
@@ -207,16 +207,16 @@ def main():
         help="commit of a Hub id, whose code is run (default: the variable DCCLIP_REVISION)",
     )
     parser.add_argument(
-        "--pictures",
-        default=os.environ.get("DCCLIP_PICTURES") or default_pictures(),
-        help="what to search: a folder, or module:function (default: the variable DCCLIP_PICTURES, else the folder "
+        "--images",
+        default=os.environ.get("DCCLIP_IMAGES") or default_images(),
+        help="what to search: a folder, or module:function (default: the variable DCCLIP_IMAGES, else the folder "
         "`examples` beside this file, else the embedded emoji)",
     )
     parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
     options = parser.parse_args()
     try:
         encoder = Encoder(options.model, options.revision)
-        index = Index.open(encoder, open_pictures(options.pictures)) if options.pictures else None
+        index = Index.open(encoder, open_images(options.images)) if options.images else None
     except ValueError as error:
         parser.exit(2, f"space: {error}\n")
     example = Path(options.model) / "example.png"

@@ -14,7 +14,7 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Encoder:
-    """Pictures and texts in, embeddings and shares out.
+    """Images and texts in, embeddings and shares out.
 
     Args:
         name: folder or Hub id.
@@ -44,9 +44,9 @@ class Encoder:
         )
 
     @torch.inference_mode()
-    def encode_pictures(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """(N, D) float32, L2-normalised."""
-        pixels = self.processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
+        pixels = self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     @torch.inference_mode()
@@ -55,11 +55,11 @@ class Encoder:
         tokens = self.processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
 
-    def label(self, picture: Image.Image, labels: Sequence[str], template: str = "{}") -> list[tuple[str, float]]:
-        """Which of the labels fits a picture.
+    def label(self, image: Image.Image, labels: Sequence[str], template: str = "{}") -> list[tuple[str, float]]:
+        """Which of the labels fits an image.
 
         Args:
-            picture: RGB.
+            image: RGB.
             labels: in any language the model reads, at least one.
             template: a sentence with `{}` where the label goes.
 
@@ -67,15 +67,15 @@ class Encoder:
             Labels with their shares (0..1, of sum 1), the best first.
         """
         texts = self.encode_texts([template.replace("{}", label) for label in labels])
-        scores = (self.encode_pictures([picture]) @ texts.T)[0]
+        scores = (self.encode_images([image]) @ texts.T)[0]
         shares = (self.model.logit_scale.detach().exp() * scores).softmax(0).tolist()
         return sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])
 
 
-def on_white(picture: Image.Image) -> Image.Image:
-    """Any mode to RGB, transparent pictures on white, as in training."""
-    if not picture.has_transparency_data:
-        return picture.convert("RGB")
-    picture = picture.convert("RGBA")
-    white = Image.new("RGBA", picture.size, "white")
-    return Image.alpha_composite(white, picture).convert("RGB")
+def on_white(image: Image.Image) -> Image.Image:
+    """Any mode to RGB, transparent images on white, as in training."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")

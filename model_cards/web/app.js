@@ -1,12 +1,12 @@
 // The page: what is dropped, pasted or typed goes to the model; answers become bars and tiles.
 
 import { Encoder } from "./encoder.js";
-import { PictureIndex } from "./search.js";
+import { ImageIndex } from "./search.js";
 
 const HITS = 24;
 const MAX_LABELS = 100;
 const at = (id) => document.getElementById(id);
-const state = { encoder: null, index: null, picture: null, pictureMs: 0 };
+const state = { encoder: null, index: null, image: null, imageMs: 0 };
 
 /** The labels of a text, each once; commas and semicolons of either width separate, as do line ends. */
 export function parseLabels(text) {
@@ -53,8 +53,8 @@ function latest(work) {
 const answer = latest(async () => {
   if (!state.encoder) return;
   const labels = parseLabels(at("labels").value);
-  const refusal = !state.picture
-    ? "Drop a picture. · 请先放一张图片。"
+  const refusal = !state.image
+    ? "Drop an image. · 请先放一张图片。"
     : !labels.length
       ? "Type some labels, separated by commas. · 请输入标签，用逗号分隔。"
       : labels.length > MAX_LABELS
@@ -65,7 +65,7 @@ const answer = latest(async () => {
     return say("answer-note", "", refusal);
   }
   const began = performance.now();
-  const shares = await state.encoder.label(state.picture, labels);
+  const shares = await state.encoder.label(state.image, labels);
   const textMs = performance.now() - began;
   at("answer").replaceChildren(...shares.map(({ label, share }) => {
     const row = element("li");
@@ -76,7 +76,7 @@ const answer = latest(async () => {
     row.append(element("span", "name", label), element("span", "share", `${(100 * share).toFixed(1)}%`), track);
     return row;
   }));
-  say("answer-note", `${state.pictureMs.toFixed(0)} ms`, ` for the picture, ${textMs.toFixed(0)} ms for the labels`);
+  say("answer-note", `${state.imageMs.toFixed(0)} ms`, ` for the image, ${textMs.toFixed(0)} ms for the labels`);
 });
 
 const search = latest(async () => {
@@ -102,24 +102,24 @@ const search = latest(async () => {
     tile.append(image, element("span", "", image.alt));
     return tile;
   }));
-  say("found-note", `${ms.toFixed(0)} ms`, ` · the nearest ${hits.length} of ${state.index.count.toLocaleString("en")} pictures`);
+  say("found-note", `${ms.toFixed(0)} ms`, ` · the nearest ${hits.length} of ${state.index.count.toLocaleString("en")} images`);
 });
 
 async function see(blob) {
-  const image = at("picture");
+  const image = at("image");
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
   image.hidden = false;
   const began = performance.now();
   try {
-    state.picture = await state.encoder.encodePicture(blob);
+    state.image = await state.encoder.encodeImage(blob);
   } catch (error) {
-    state.picture = null;
+    state.image = null;
     image.hidden = true;
     at("answer").replaceChildren();
-    return say("answer-note", "", `This file is not a picture that the browser can open. (${error.message})`);
+    return say("answer-note", "", `This file is not an image that the browser can open. (${error.message})`);
   }
-  state.pictureMs = performance.now() - began;
+  state.imageMs = performance.now() - began;
   await answer();
 }
 
@@ -136,8 +136,8 @@ function listen() {
   const file = at("file");
   const drop = at("drop");
   const take = (files) => {
-    const picture = [...files].find((entry) => entry.type.startsWith("image/"));
-    if (picture && state.encoder) see(picture);
+    const image = [...files].find((entry) => entry.type.startsWith("image/"));
+    if (image && state.encoder) see(image);
   };
   file.addEventListener("change", () => take(file.files));
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
@@ -177,7 +177,7 @@ async function start() {
   listen();
   const site = await (await fetchOk("site.json")).json();
   at("status").textContent = `Loading ${site.name}, ${(site.bytes / 1e6).toFixed(1)} MB …`;
-  const index = PictureIndex.load("pictures/index.safetensors"); // meanwhile; the first answer does not wait for it
+  const index = ImageIndex.load("images/index.safetensors"); // meanwhile; the first answer does not wait for it
   index.catch(() => {}); // is awaited below, after the model
   state.encoder = await Encoder.load(site);
   if (site.example) await see(await (await fetchOk(site.example)).blob());

@@ -1,4 +1,4 @@
-// The model: pictures and texts in, embeddings out. Everything lies beside the page; nothing comes from elsewhere.
+// The model: images and texts in, embeddings out. Everything lies beside the page; nothing comes from elsewhere.
 
 import {
   AutoImageProcessor,
@@ -7,7 +7,7 @@ import {
   CLIPVisionModelWithProjection,
   env,
 } from "@huggingface/transformers";
-import { decodePicture } from "./resize.js";
+import { decodeImage } from "./resize.js";
 
 const FOLDER = "model";
 env.allowRemoteModels = false;
@@ -32,10 +32,10 @@ export class Encoder {
     return encoder;
   }
 
-  /** The L2-normalised embedding of a picture (Blob). */
-  async encodePicture(blob) {
+  /** The L2-normalised embedding of an image (Blob). */
+  async encodeImage(blob) {
     const edge = this.processor.crop_size?.height ?? this.processor.size.shortest_edge ?? this.processor.size.height;
-    const { pixel_values } = await this.processor(await decodePicture(blob, edge));
+    const { pixel_values } = await this.processor(await decodeImage(blob, edge));
     const { image_embeds } = await this.visionModel({ pixel_values });
     return image_embeds.data;
   }
@@ -52,9 +52,9 @@ export class Encoder {
     return texts.map((text) => this.texts.get(text));
   }
 
-  /** Labels with their shares (0..1, of sum 1), the best first, for the embedding of a picture. */
-  async label(picture, labels) {
-    const scores = (await this.encodeTexts(labels)).map((text) => this.logitScale * dot(picture, text));
+  /** Labels with their shares (0..1, of sum 1), the best first, for the embedding of an image. */
+  async label(image, labels) {
+    const scores = (await this.encodeTexts(labels)).map((text) => this.logitScale * dot(image, text));
     const most = Math.max(...scores);
     const powers = scores.map((score) => Math.exp(score - most));
     const sum = powers.reduce((a, b) => a + b, 0);

@@ -1,4 +1,4 @@
-// Pictures as the model's processor prepares them in Python. A canvas shrinks with another filter and crops between
+// Images as the model's processor prepares them in Python. A canvas shrinks with another filter and crops between
 // pixels, which moves embeddings; so resizing and cropping are done here, and the rest is left to the library.
 
 import { RawImage } from "@huggingface/transformers";
@@ -32,7 +32,7 @@ function makeWindows(source, target, { support, weight }) {
 
 // Resize along one axis; `step` is the distance of neighbours along it, `line` that of neighbours across.
 function resizeAxis(data, windows, { lines, lineStep, step, outLineStep, outStep, channels }) {
-  const out = new Uint8ClampedArray(lines * windows.length * channels); // rounds and clamps, as uint8 pictures do
+  const out = new Uint8ClampedArray(lines * windows.length * channels); // rounds and clamps, as uint8 images do
   for (let line = 0; line < lines; line++) {
     windows.forEach(({ start, weights }, index) => {
       const from = line * lineStep + start * step;
@@ -47,7 +47,7 @@ function resizeAxis(data, windows, { lines, lineStep, step, outLineStep, outStep
   return out;
 }
 
-/** An RGB picture that resizes and crops as Pillow and torchvision do. */
+/** An RGB image that resizes and crops as Pillow and torchvision do. */
 export class ExactImage extends RawImage {
   async resize(width, height, { resample = 2 } = {}) {
     if (width === this.width && height === this.height) return this;
@@ -67,7 +67,7 @@ export class ExactImage extends RawImage {
 
   async center_crop(width, height) {
     if (width > this.width || height > this.height) {
-      throw new Error(`preprocessor_config.json: a crop of ${width} x ${height} is larger than the resized picture.`);
+      throw new Error(`preprocessor_config.json: a crop of ${width} x ${height} is larger than the resized image.`);
     }
     const left = Math.floor((this.width - width) / 2);
     const top = Math.floor((this.height - height) / 2);
@@ -81,7 +81,7 @@ export class ExactImage extends RawImage {
 }
 
 /** Decode a file (Blob) to RGB on white, as in training; the browser first shrinks what is far larger than needed. */
-export async function decodePicture(blob, edge) {
+export async function decodeImage(blob, edge) {
   const whole = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const shrink = Math.floor(Math.min(whole.width, whole.height) / (4 * edge));
   const [width, height] = [whole.width, whole.height].map((side) => Math.round(side / Math.max(1, shrink)));

@@ -1,4 +1,4 @@
-// The pictures to search: their embeddings, made in Python, in one safetensors file.
+// The images to search: their embeddings, made in Python, in one safetensors file.
 
 import { dot } from "./encoder.js";
 
@@ -16,8 +16,8 @@ function halfTable() {
   return table;
 }
 
-export class PictureIndex {
-  /** Read `pictures/index.safetensors`: a length, a JSON header, and numbers of half precision. */
+export class ImageIndex {
+  /** Read `images/index.safetensors`: a length, a JSON header, and numbers of half precision. */
   static async load(url) {
     const response = await fetch(url);
     if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -27,7 +27,7 @@ export class PictureIndex {
     const { shape, data_offsets } = header.embeddings;
     const table = halfTable();
     const halves = new Uint16Array(buffer.slice(8 + headerBytes + data_offsets[0], 8 + headerBytes + data_offsets[1]));
-    const index = new PictureIndex();
+    const index = new ImageIndex();
     [index.count, index.width] = shape;
     index.embeddings = Float32Array.from(halves, (bits) => table[bits]);
     index.titles = JSON.parse(header.__metadata__.titles);
@@ -35,7 +35,7 @@ export class PictureIndex {
     return index;
   }
 
-  /** The pictures nearest to an embedding: their numbers and cosines, the nearest first. */
+  /** The images nearest to an embedding: their numbers and cosines, the nearest first. */
   search(query, count) {
     const scores = Float32Array.from({ length: this.count }, (_, number) =>
       dot(query, this.embeddings.subarray(number * this.width, (number + 1) * this.width)));
@@ -43,12 +43,12 @@ export class PictureIndex {
     return order.map((number) => ({ number, score: scores[number] }));
   }
 
-  /** The address of a picture beside the page. */
+  /** The address of an image beside the page. */
   source(number) {
-    return `pictures/${String(number).padStart(5, "0")}.webp`;
+    return `images/${String(number).padStart(5, "0")}.webp`;
   }
 
-  /** A picture's name in a language where it has one. */
+  /** An image's name in a language where it has one. */
   title(number, language) {
     const names = this.titles[number];
     return names[language] ?? Object.values(names)[0];

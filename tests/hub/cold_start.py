@@ -3,7 +3,7 @@
 python -m tests.hub.cold_start
 python -m tests.hub.cold_start --folder runs/demo/model --repeats 9
 
-Each start is a process of its own with empty caches: import, load, one picture with ten labels. The two take turns, so
+Each start is a process of its own with empty caches: import, load, one image with ten labels. The two take turns, so
 that whatever else runs slows both. Ends with 1 if ours takes more than 1.3 times as long.
 """
 
@@ -19,14 +19,14 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.hub.versions import mini_teacher
-from training.hub.self_check import draw_picture
+from training.hub.self_check import draw_image
 
 LIMIT = 1.3
 ANSWER = """
 import sys
 from transformers import pipeline
 classify = pipeline("zero-shot-image-classification", model=sys.argv[1], trust_remote_code=sys.argv[3] == "ours")
-answers = classify(sys.argv[2], candidate_labels=[f"picture {n}" for n in range(10)])
+answers = classify(sys.argv[2], candidate_labels=[f"image {n}" for n in range(10)])
 assert len(answers) == 10
 """
 
@@ -60,13 +60,13 @@ def save_clip(folder: Path, like: Path) -> Path:
     return folder
 
 
-def start(folder: Path, picture: Path, whose: str) -> float:
+def start(folder: Path, image: Path, whose: str) -> float:
     """Seconds from nothing to the first answer."""
     with tempfile.TemporaryDirectory(prefix="dcclip-start-") as home:
         environment = {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1", "PATH": ""}
         began = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-I", "-c", ANSWER, str(folder), str(picture), whose],
+            [sys.executable, "-I", "-c", ANSWER, str(folder), str(image), whose],
             env=environment,
             check=True,
             capture_output=True,
@@ -83,12 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="dcclip-cold-") as home:
         ours = Path(options.folder).resolve() if options.folder else mini_teacher(Path(home) / "ours")
         folders = {"ours": ours, "clip": save_clip(Path(home) / "clip", ours)}
-        picture = Path(home) / "picture.png"
-        picture.write_bytes(draw_picture())
+        image = Path(home) / "image.png"
+        image.write_bytes(draw_image())
         seconds: dict[str, list[float]] = {name: [] for name in folders}
         for _ in range(options.repeats):
             for name, folder in folders.items():
-                seconds[name].append(start(folder, picture, name))
+                seconds[name].append(start(folder, image, name))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratio = medians["ours"] / medians["clip"]
     print(f"ours {medians['ours']:.2f} s, CLIP {medians['clip']:.2f} s, ratio {ratio:.2f} (at most {LIMIT})")

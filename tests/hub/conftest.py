@@ -22,7 +22,7 @@ def hub():
 def finished(tmp_path_factory, processor) -> Path:
     """As a stage leaves it, with what must never go up beside it. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
-    fields = recipe_fields(folder, "/data/some/pictures", teacher="some/teacher", student=student_config())
+    fields = recipe_fields(folder, "/data/some/images", teacher="some/teacher", student=student_config())
     model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")
     HubModel(model, processor, DistillRecipe(**fields)).save(folder)
     for name in (

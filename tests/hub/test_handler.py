@@ -36,8 +36,8 @@ def url(handler):
         def do_POST(self):
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
-                is_picture = self.headers["Content-Type"].startswith("image/")
-                status, answer = 200, handler({"inputs": body} if is_picture else json.loads(body))
+                is_image = self.headers["Content-Type"].startswith("image/")
+                status, answer = 200, handler({"inputs": body} if is_image else json.loads(body))
             except Exception as error:
                 status, answer = getattr(error, "status_code", 500), {"error": str(error)}
             data = json.dumps(answer).encode()
@@ -58,9 +58,9 @@ def url(handler):
 
 
 @pytest.fixture(scope="module")
-def png(pictures) -> bytes:
+def png(images) -> bytes:
     file = io.BytesIO()
-    pictures[0].save(file, "PNG")
+    images[0].save(file, "PNG")
     return file.getvalue()
 
 
@@ -74,25 +74,25 @@ def post(url: str, payload, kind: str = "application/json"):
 
 
 @pytest.fixture(scope="module")
-def expected(finished, pictures) -> dict[str, dict[str, float]]:
+def expected(finished, images) -> dict[str, dict[str, float]]:
     """Shares by the package's own model."""
     model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
     shares = {}
     for language, labels in {"en": EN, "zh": ZH}.items():
         with torch.no_grad():
-            logits = model(**processor(images=pictures[0], text=labels, return_tensors="pt")).logits_per_image[0]
+            logits = model(**processor(images=images[0], text=labels, return_tensors="pt")).logits_per_image[0]
         shares[language] = dict(zip(labels, logits.softmax(0).tolist(), strict=True))
     return shares
 
 
-def requests(picture: bytes) -> dict[str, tuple[dict, str]]:
-    text = base64.b64encode(picture).decode()
+def requests(image: bytes) -> dict[str, tuple[dict, str]]:
+    text = base64.b64encode(image).decode()
     return {
         "widget": ({"inputs": text, "parameters": {"candidate_labels": ZH}}, "zh"),
         "labels in one string": ({"inputs": text, "parameters": {"candidate_labels": "red apple, green frog"}}, "en"),
         "Chinese commas": ({"inputs": text, "parameters": {"candidate_labels": "红苹果，青蛙、按键"}}, "zh"),
         "data address": ({"inputs": "data:image/png;base64," + text, "candidate_labels": EN}, "en"),
-        "picture in a dict": ({"inputs": {"image": text, "candidate_labels": ZH}}, "zh"),
+        "image in a dict": ({"inputs": {"image": text, "candidate_labels": ZH}}, "zh"),
         "older widget": ({"image": text, "parameters": {"candidate_labels": "red apple,green frog"}}, "en"),
         "template": ({"inputs": text, "parameters": {"candidate_labels": EN, "hypothesis_template": "{}"}}, "en"),
     }
@@ -120,19 +120,19 @@ def test_a_template_changes_what_is_read(url, png):
     assert {a["label"] for a in plain} == {a["label"] for a in sentence} == set(EN) and plain != sentence
 
 
-def test_a_transparent_picture_is_put_on_white(handler, pictures):
+def test_a_transparent_image_is_put_on_white(handler, images):
     clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     white, black = (Image.new("RGB", (64, 64), colour) for colour in ("white", "black"))
-    answers = [handler({"inputs": picture, "candidate_labels": EN}) for picture in (clear, white, black)]
+    answers = [handler({"inputs": image, "candidate_labels": EN}) for image in (clear, white, black)]
     assert answers[0] == answers[1] != answers[2]
 
 
 BAD = {
     "no object": ([], "JSON object"),
-    "no picture": ({"parameters": {"candidate_labels": EN}}, "inputs is missing"),
+    "no image": ({"parameters": {"candidate_labels": EN}}, "inputs is missing"),
     "not base64": ({"inputs": "%%%", "candidate_labels": EN}, "not base64"),
     "an address": ({"inputs": "https://example.org/a.png", "candidate_labels": EN}, "fetches nothing"),
-    "no picture behind base64": ({"inputs": base64.b64encode(b"text").decode(), "candidate_labels": EN}, "no picture"),
+    "no image behind base64": ({"inputs": base64.b64encode(b"text").decode(), "candidate_labels": EN}, "no image"),
     "no labels": ({"inputs": "PNG"}, "candidate_labels is missing"),
     "empty labels": ({"inputs": "PNG", "candidate_labels": " , "}, "0 labels"),
     "labels of numbers": ({"inputs": "PNG", "candidate_labels": [1]}, "list of strings"),
@@ -155,13 +155,13 @@ def test_bad_payloads_get_400_and_a_reason(url, png, name):
     assert status == 400 and reason in answer["error"]
 
 
-def test_a_picture_cut_off_is_named_so(url, png):
+def test_a_image_cut_off_is_named_so(url, png):
     payload = {"inputs": base64.b64encode(png[: len(png) // 2]).decode(), "candidate_labels": EN}
     status, answer = post(url, payload)
     assert status == 400 and "damaged" in answer["error"]
 
 
-def test_a_picture_with_too_many_pixels_is_not_decoded(url):
+def test_a_image_with_too_many_pixels_is_not_decoded(url):
     file = io.BytesIO()
     Image.new("1", (10_000, 5_000)).save(file, "PNG")
     status, answer = post(url, {"inputs": base64.b64encode(file.getvalue()).decode(), "candidate_labels": EN})

@@ -48,21 +48,21 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, pipeline
 
-repo, revision, picture, labels = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
+repo, revision, image, labels = sys.argv[1], sys.argv[2], sys.argv[3], json.loads(sys.argv[4])
 torch.set_num_threads(1)
 model = AutoModel.from_pretrained(repo, revision=revision, trust_remote_code=True).eval()
 processor = AutoProcessor.from_pretrained(repo, revision=revision, trust_remote_code=True)
 texts = labels["en"] + labels["zh"]
 with torch.no_grad():
-    inputs = processor(images=Image.open(picture).convert("RGB"), text=texts, return_tensors="pt")
+    inputs = processor(images=Image.open(image).convert("RGB"), text=texts, return_tensors="pt")
     logits = model(**inputs).logits_per_image[0].tolist()
 classify = pipeline("zero-shot-image-classification", model=repo, revision=revision, trust_remote_code=True)
-answers = classify(picture, candidate_labels=labels["zh"], hypothesis_template="{}")
+answers = classify(image, candidate_labels=labels["zh"], hypothesis_template="{}")
 folder = snapshot_download(repo, revision=revision)
 spec = importlib.util.spec_from_file_location("handler", f"{folder}/handler.py")
 handler = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(handler)
-request = {"inputs": Path(picture).read_bytes(), "parameters": {"candidate_labels": "，".join(labels["zh"])}}
+request = {"inputs": Path(image).read_bytes(), "parameters": {"candidate_labels": "，".join(labels["zh"])}}
 served = handler.EndpointHandler(folder)(request)
 assert [(a["label"], round(a["score"], 4)) for a in answers] == [(a["label"], round(a["score"], 4)) for a in served]
 print("FOUND " + json.dumps({"logits": logits, "answers": answers, "module": type(model).__module__}))
@@ -103,7 +103,7 @@ def test_only_what_is_on_the_list_goes_up(folder):
     assert not [name for name in names if any(part in name for part in refused)]
 
 
-def test_a_picture_goes_along_where_the_card_shows_it(folder):
+def test_a_image_goes_along_where_the_card_shows_it(folder):
     (folder / "README.md").write_text("![x](private.png)", encoding="utf-8")
     assert "private.png" in {content.path for content in list_contents(folder)}
 
@@ -111,7 +111,7 @@ def test_a_picture_goes_along_where_the_card_shows_it(folder):
 def test_paths_of_this_machine_stay_here(folder):
     recipe = next(content for content in list_contents(folder) if content.path == "recipe.yaml")
     assert "/data/some" in recipe.file.read_text(encoding="utf-8")
-    assert "/data/some" not in recipe.text and "train: pictures" in recipe.text and "some/teacher" in recipe.text
+    assert "/data/some" not in recipe.text and "train: images" in recipe.text and "some/teacher" in recipe.text
     assert recipe.size == len(recipe.text.encode())
 
 
@@ -139,11 +139,11 @@ def test_licence_note_names_the_teachers_terms_and_passes_them_on(folder):
 def answers_of(folder: Path, python: str) -> dict:
     """What stranger.py answers, by the package and in this process; it runs as it is in the test of the whole way."""
     stored = json.loads((folder / "self_check.json").read_text(encoding="utf-8"))
-    picture = Image.open(io.BytesIO(base64.b64decode(stored["picture"])))
+    image = Image.open(io.BytesIO(base64.b64decode(stored["image"])))
     model, processor = DCCLIPModel.from_pretrained(folder).eval(), DCCLIPProcessor.from_pretrained(folder)
     texts = [text for language in stored["texts"].values() for text in language]
     with torch.no_grad():
-        outputs = model(**processor(images=picture, text=texts, truncation=True, max_length=32, return_tensors="pt"))
+        outputs = model(**processor(images=image, text=texts, truncation=True, max_length=32, return_tensors="pt"))
     logits = dict(zip(texts, outputs.logits_per_image[0].tolist(), strict=True))
     answers = {}
     for language, labels in stored["texts"].items():
@@ -294,11 +294,11 @@ def test_a_checkpoint_whose_upload_fails_does_not_stop_the_run(api, hub, folder,
 
 
 def test_training_publishes_and_a_stranger_gets_the_same_logits(
-    hub, corpus, teacher_folder, pictures, tmp_path, run_python
+    hub, corpus, teacher_folder, images, tmp_path, run_python
 ):
     """Train -> publish a private repo -> a fresh process with empty caches and a token -> the same to 1e-6."""
-    output_dir, picture = tmp_path / "run", tmp_path / "picture.png"
-    pictures[0].save(picture)
+    output_dir, image = tmp_path / "run", tmp_path / "image.png"
+    images[0].save(image)
     recipe = tmp_path / "recipe.yaml"
     content = {
         "teacher": str(teacher_folder),
@@ -332,13 +332,13 @@ def test_training_publishes_and_a_stranger_gets_the_same_logits(
     script = tmp_path / "pull.py"
     script.write_text(PULL, encoding="utf-8")
     commit = repo.branches["main"]
-    arguments = [str(script), REPO, commit, str(picture), json.dumps(LABELS)]
+    arguments = [str(script), REPO, commit, str(image), json.dumps(LABELS)]
     hub.faults.append(Fault("GET", r"resolve/.*/model\.safetensors$", cut_after=1000))
     pulled = run_python("-I", *arguments, **hub.environment(tmp_path / "pull", TOKEN))
     found = json.loads(pulled.stdout.partition("FOUND ")[2])
     assert hub.faults[0].times == 0 and found["module"].startswith("transformers_modules.")
     processor = DCCLIPProcessor.from_pretrained(output_dir)
-    inputs = processor(images=pictures[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
+    inputs = processor(images=images[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
     with torch.no_grad():
         wanted = DCCLIPModel.from_pretrained(output_dir).eval()(**inputs).logits_per_image[0]
     torch.testing.assert_close(torch.tensor(found["logits"]), wanted, rtol=0, atol=1e-6)

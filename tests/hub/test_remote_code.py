@@ -12,7 +12,7 @@ LABELS = {"en": ["red apple", "green frog", "keycap"], "zh": ["红苹果", "青�
 STRANGER = """
 import importlib.util, json, sys
 from pathlib import Path
-root, folder, again, picture = sys.argv[1:5]
+root, folder, again, image = sys.argv[1:5]
 labels = json.loads(sys.argv[5])
 # an editable install would put the package back on the path
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(root)]
@@ -26,7 +26,7 @@ from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 torch.set_num_threads(1)
 found = {}
-image = Image.open(picture).convert("RGB")
+image = Image.open(image).convert("RGB")
 texts = labels["en"] + labels["zh"]
 
 
@@ -47,8 +47,8 @@ processor.save_pretrained(again)
 _, _, found["logits_again"] = look(again)
 classify = pipeline("zero-shot-image-classification", model=again, trust_remote_code=True)
 for language, candidates in labels.items():
-    found[f"pipeline_{language}"] = classify(picture, candidate_labels=candidates, hypothesis_template="{}")
-found["pipeline_template"] = classify(picture, candidate_labels=labels["en"])
+    found[f"pipeline_{language}"] = classify(image, candidate_labels=candidates, hypothesis_template="{}")
+found["pipeline_template"] = classify(image, candidate_labels=labels["en"])
 print("FOUND " + json.dumps(found))
 """
 
@@ -62,20 +62,20 @@ def saved(tmp_path_factory, processor):
 
 
 @pytest.fixture(scope="module")
-def found(saved, pictures, run_python) -> dict:
+def found(saved, images, run_python) -> dict:
     home = saved.parent
-    pictures[0].save(home / "picture.png")
+    images[0].save(home / "image.png")
     (home / "stranger.py").write_text(STRANGER, encoding="utf-8")
-    arguments = [str(ROOT), str(saved), str(home / "again"), str(home / "picture.png"), json.dumps(LABELS)]
+    arguments = [str(ROOT), str(saved), str(home / "again"), str(home / "image.png"), json.dumps(LABELS)]
     environment = {"HF_HOME": str(home / "hf"), "HF_MODULES_CACHE": str(home / "modules"), "PYTHONPATH": ""}
     output = run_python("-I", str(home / "stranger.py"), *arguments, **environment).stdout
     return json.loads(output.partition("FOUND ")[2])
 
 
 @pytest.fixture(scope="module")
-def expected(saved, processor, pictures) -> torch.Tensor:
+def expected(saved, processor, images) -> torch.Tensor:
     """The same in this process, with the package."""
-    inputs = processor(images=pictures[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
+    inputs = processor(images=images[0], text=LABELS["en"] + LABELS["zh"], return_tensors="pt")
     with torch.no_grad():
         return DCCLIPModel.from_pretrained(saved).eval()(**inputs).logits_per_image
 

@@ -1,4 +1,4 @@
-"""sentence-transformers reads a published folder as one encoder of pictures and of texts in both languages."""
+"""sentence-transformers reads a published folder as one encoder of images and of texts in both languages."""
 
 import pytest
 import torch
@@ -17,17 +17,17 @@ def encoder(finished):
     return SentenceTransformer(str(finished), trust_remote_code=True, device="cpu")
 
 
-def test_texts_and_pictures_have_the_models_own_embeddings(encoder, finished, pictures):
+def test_texts_and_images_have_the_models_own_embeddings(encoder, finished, images):
     model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
-    inputs = processor(images=pictures[0], text=TEXTS, truncation=True, max_length=32, return_tensors="pt")
+    inputs = processor(images=images[0], text=TEXTS, truncation=True, max_length=32, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
     texts = torch.tensor(encoder.encode(TEXTS, normalize_embeddings=True))
-    picture = torch.tensor(encoder.encode([pictures[0]], normalize_embeddings=True))
+    image = torch.tensor(encoder.encode([images[0]], normalize_embeddings=True))
     torch.testing.assert_close(texts, outputs.text_embeds, rtol=0, atol=1e-5)
-    torch.testing.assert_close(picture, outputs.image_embeds, rtol=0, atol=1e-5)
+    torch.testing.assert_close(image, outputs.image_embeds, rtol=0, atol=1e-5)
 
 
-def test_similarity_of_a_picture_and_labels_in_both_languages(encoder, pictures):
-    scores = encoder.similarity(encoder.encode([pictures[0]]), encoder.encode(TEXTS[:2]))
+def test_similarity_of_a_image_and_labels_in_both_languages(encoder, images):
+    scores = encoder.similarity(encoder.encode([images[0]]), encoder.encode(TEXTS[:2]))
     assert scores.shape == (1, 2) and scores.abs().max() <= 1 + 1e-5

@@ -51,7 +51,7 @@ def test_cls_pooling_of_a_tower_without_cls_is_refused():
 
 
 def test_vision_tower_without_a_spatial_map_is_refused():
-    # one patch covers the whole picture: CLS and a single patch are no map
+    # one patch covers the whole image: CLS and a single patch are no map
     with pytest.raises(ValueError, match=r"vision_config: 'vit' gives no spatial map"):
         DCCLIPModel(make_config(VIT | {"patch_size": 64}))
 

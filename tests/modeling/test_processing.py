@@ -3,10 +3,10 @@ import torch
 from modeling_dcclip import DCCLIPProcessor
 
 
-def test_pictures_and_texts_are_prepared_together_and_apart(processor, pictures, texts):
-    both = processor(images=pictures, text=texts, return_tensors="pt")
+def test_images_and_texts_are_prepared_together_and_apart(processor, images, texts):
+    both = processor(images=images, text=texts, return_tensors="pt")
     assert set(both) == {"pixel_values", "input_ids", "attention_mask"}
-    assert torch.equal(both["pixel_values"], processor(images=pictures, return_tensors="pt")["pixel_values"])
+    assert torch.equal(both["pixel_values"], processor(images=images, return_tensors="pt")["pixel_values"])
     assert torch.equal(both["input_ids"], processor(text=texts, return_tensors="pt")["input_ids"])
 
 
@@ -23,10 +23,10 @@ def test_full_width_and_case_are_folded_by_the_tokenizer_alone(processor):
     assert plain == wide
 
 
-def test_saved_is_loaded(processor, pictures, texts, tmp_path):
+def test_saved_is_loaded(processor, images, texts, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = DCCLIPProcessor.from_pretrained(tmp_path)
-    ours, theirs = (p(images=pictures, text=texts, return_tensors="pt") for p in (processor, loaded))
+    ours, theirs = (p(images=images, text=texts, return_tensors="pt") for p in (processor, loaded))
     for name, tensor in ours.items():
         assert torch.equal(theirs[name], tensor)
 

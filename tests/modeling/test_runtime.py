@@ -34,7 +34,7 @@ began = time.process_time()
 from runtime_dcclip import Runtime
 runtime = Runtime(threads=1)
 runtime.encode_texts(["fox"])
-runtime.encode_pictures([sys.argv[2]])
+runtime.encode_images([sys.argv[2]])
 print(time.process_time() - began)
 """
 
@@ -67,10 +67,10 @@ def full(alone) -> Runtime:
 
 
 @pytest.fixture(scope="module")
-def odd_pictures(pictures) -> list[Image.Image]:
+def odd_images(images) -> list[Image.Image]:
     """Real drawings in odd sizes and modes: transparent, grey, on a palette, smaller than the model reads."""
     sizes = [(64, 64), (61, 97), (331, 90), (500, 375), (33, 20), (72, 300), (64, 65)]
-    grown = [picture.resize(size) for picture, size in zip(pictures, sizes, strict=False)]
+    grown = [image.resize(size) for image, size in zip(images, sizes, strict=False)]
     alpha = grown[3].convert("L")
     transparent = grown[3].copy()
     transparent.putalpha(alpha)
@@ -80,11 +80,11 @@ def odd_pictures(pictures) -> list[Image.Image]:
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_pictures_are_prepared_as_by_the_stock_processor(odd_pictures, name):
+def test_images_are_prepared_as_by_the_stock_processor(odd_images, name):
     prepare = Preparation(PROCESSORS[name].to_dict())
-    for picture in odd_pictures:
-        expected = PROCESSORS[name]([picture], return_tensors="np")["pixel_values"][0]
-        np.testing.assert_allclose(prepare(picture), expected, atol=1e-5, err_msg=f"{picture.size} {picture.mode}")
+    for image in odd_images:
+        expected = PROCESSORS[name]([image], return_tensors="np")["pixel_values"][0]
+        np.testing.assert_allclose(prepare(image), expected, atol=1e-5, err_msg=f"{image.size} {image.mode}")
 
 
 def test_transparent_is_white(runtime):
@@ -93,23 +93,23 @@ def test_transparent_is_white(runtime):
     np.testing.assert_array_equal(runtime.preparation(clear), runtime.preparation(white))
 
 
-def test_a_file_is_turned_as_its_camera_says(runtime, pictures, tmp_path):
+def test_a_file_is_turned_as_its_camera_says(runtime, images, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be seen turned by 90 degrees
-    pictures[0].save(tmp_path / "turned.png", exif=exif)
-    upright = pictures[0].transpose(Image.Transpose.ROTATE_270)
+    images[0].save(tmp_path / "turned.png", exif=exif)
+    upright = images[0].transpose(Image.Transpose.ROTATE_270)
     np.testing.assert_array_equal(runtime.preparation(tmp_path / "turned.png"), runtime.preparation(upright))
 
 
-def test_runtime_is_the_package(full, exported, processor, pictures, texts):
+def test_runtime_is_the_package(full, exported, processor, images, texts):
     model = DCCLIPModel.from_pretrained(exported).eval()
-    inputs = processor(images=pictures, text=texts, return_tensors="pt")
+    inputs = processor(images=images, text=texts, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
-    np.testing.assert_allclose(full.encode_pictures(pictures), outputs.image_embeds.numpy(), atol=1e-4)
+    np.testing.assert_allclose(full.encode_images(images), outputs.image_embeds.numpy(), atol=1e-4)
     np.testing.assert_allclose(full.encode_texts(texts), outputs.text_embeds.numpy(), atol=1e-4)
     shares = outputs.logits_per_image[0].softmax(-1)
-    answers = full.zero_shot(pictures[0], texts)
+    answers = full.zero_shot(images[0], texts)
     assert [label for label, _ in answers] == [texts[number] for number in shares.argsort(descending=True).tolist()]
     assert dict(answers) == pytest.approx(dict(zip(texts, shares.tolist(), strict=True)), abs=1e-4)
 
@@ -130,13 +130,13 @@ def test_order_and_batch_do_not_matter(full, texts):
     assert full.encode_texts([]).shape == (0, together.shape[1])
 
 
-def test_search_finds_the_picture_itself_first(full, pictures):
-    index = full.encode_pictures(pictures)
+def test_search_finds_the_image_itself_first(full, images):
+    index = full.encode_images(images)
     for row, embedding in enumerate(index):
         found = full.search(embedding, index, k=3)
         assert len(found) == 3 and index[found[0][0]] == pytest.approx(index[row])
-    by_picture, by_text = full.search(pictures[2], index, k=1), full.search("红苹果", index)
-    assert by_picture[0][1] == pytest.approx(1, abs=1e-4)
+    by_image, by_text = full.search(images[2], index, k=1), full.search("红苹果", index)
+    assert by_image[0][1] == pytest.approx(1, abs=1e-4)
     cosines = index @ full.encode_texts(["红苹果"])[0]
     assert [row for row, _ in by_text] == np.argsort(-cosines, kind="stable").tolist()
 
@@ -175,26 +175,26 @@ def test_an_unknown_preparation_is_refused():
         Preparation(config | {"resample": 1})
 
 
-def test_it_loads_fast_where_there_is_no_torch(exported, pictures, tmp_path, run_python):
-    pictures[0].save(tmp_path / "picture.png")
+def test_it_loads_fast_where_there_is_no_torch(exported, images, tmp_path, run_python):
+    images[0].save(tmp_path / "image.png")
     seconds = []
     for _ in range(3):  # the least is the least disturbed by whatever else runs
-        run = run_python("-I", "-c", STRANGER, str(exported), str(tmp_path / "picture.png"))
+        run = run_python("-I", "-c", STRANGER, str(exported), str(tmp_path / "image.png"))
         seconds.append(float(run.stdout))
         if seconds[-1] < 0.6:
             return
     raise AssertionError(f"import, load and first answers took {seconds} s")
 
 
-def test_it_is_a_script_too(exported, runtime, pictures, tmp_path):
-    picture = tmp_path / "picture.png"
-    pictures[0].save(picture)
-    command = [sys.executable, str(exported / "runtime_dcclip.py"), str(picture), "--labels", *LABELS]
+def test_it_is_a_script_too(exported, runtime, images, tmp_path):
+    image = tmp_path / "image.png"
+    images[0].save(image)
+    command = [sys.executable, str(exported / "runtime_dcclip.py"), str(image), "--labels", *LABELS]
     environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
     run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=True)
     name, *answers = run.stdout.strip().split("\t")
-    assert name == str(picture)
-    assert answers == [f"{label} {share:.3f}" for label, share in runtime.zero_shot(picture, LABELS)]
+    assert name == str(image)
+    assert answers == [f"{label} {share:.3f}" for label, share in runtime.zero_shot(image, LABELS)]
     command[2] = str(tmp_path / "none.png")
     run = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment, check=False)
     assert run.returncode == 1 and "none.png" in run.stderr and "Traceback" not in run.stderr

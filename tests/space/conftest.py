@@ -1,4 +1,4 @@
-"""A tiny model in its folder, pictures to search, and the Space's own modules."""
+"""A tiny model in its folder, images to search, and the Space's own modules."""
 
 import importlib
 import sys
@@ -20,31 +20,31 @@ def model():
 
 
 @pytest.fixture(scope="package")
-def model_folder(model, processor, pictures, tmp_path_factory) -> Path:
+def model_folder(model, processor, images, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("space") / "tiny"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
-    pictures[0].save(folder / "example.png")
+    images[0].save(folder / "example.png")
     return folder
 
 
 @pytest.fixture(scope="package")
-def picture_folder(pictures, texts, tmp_path_factory) -> Path:
+def image_folder(images, texts, tmp_path_factory) -> Path:
     """Drawings named as they are called, and a file that is none."""
-    folder = tmp_path_factory.mktemp("pictures")
-    for picture, text in zip(pictures, texts, strict=True):
-        picture.save(folder / f"{text.replace('/', ' ')}.png")
-    (folder / "broken.png").write_bytes(b"no picture")
+    folder = tmp_path_factory.mktemp("images")
+    for image, text in zip(images, texts, strict=True):
+        image.save(folder / f"{text.replace('/', ' ')}.png")
+    (folder / "broken.png").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="package")
 def space() -> Iterator[ModuleType]:
-    """`model_cards/space/pictures.py`, which a Space imports from its own folder."""
+    """`model_cards/space/images.py`, which a Space imports from its own folder."""
     sys.path.insert(0, str(SPACE))
-    yield importlib.import_module("pictures")
+    yield importlib.import_module("images")
     sys.path.remove(str(SPACE))
-    for name in ("app", "encoder", "pictures"):
+    for name in ("app", "encoder", "images"):
         sys.modules.pop(name, None)
 
 

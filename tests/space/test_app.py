@@ -30,10 +30,10 @@ runpy.run_path(app, run_name="__main__")
 
 
 @pytest.fixture(scope="module")
-def address(app, browser, model_folder, picture_folder, tmp_path_factory):
+def address(app, browser, model_folder, image_folder, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("app"), free_port()
     arguments = ["-c", STRANGER, str(ROOT), str(SPACE / "app.py"), "--model", str(model_folder)]
-    arguments += ["--pictures", str(picture_folder), "--port", str(port)]
+    arguments += ["--images", str(image_folder), "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with serving(arguments, port, cwd, environment | {"DCCLIP_CACHE": str(cwd / "cache")}) as address:
         yield address
@@ -43,24 +43,24 @@ def test_labels_are_split_at_every_comma_and_line(app):
     assert app.parse_labels(" 狐狸，狗、cat; a dog；\n\n狗,") == ["狐狸", "狗", "cat", "a dog"]
 
 
-def test_what_cannot_be_answered_is_said(app, space, model_folder, pictures):
+def test_what_cannot_be_answered_is_said(app, space, model_folder, images):
     demo = app.Demo(space.Encoder(str(model_folder)), None)
-    assert "Drop a picture" in demo.label(None, "fox", "{}")
-    assert "Type some labels" in demo.label(pictures[0], " ,， ", "{}")
-    assert "101 labels" in demo.label(pictures[0], ",".join(map(str, range(101))), "{}")
-    assert "has no {}" in demo.label(pictures[0], "fox", "a picture")
-    assert "no pictures" in demo.search("fox")
+    assert "Drop an image" in demo.label(None, "fox", "{}")
+    assert "Type some labels" in demo.label(images[0], " ,， ", "{}")
+    assert "101 labels" in demo.label(images[0], ",".join(map(str, range(101))), "{}")
+    assert "has no {}" in demo.label(images[0], "fox", "an image")
+    assert "no images" in demo.search("fox")
 
 
 def test_a_label_cannot_write_html(app):
     assert "<script>" not in app.draw_bars([("<script>", 1.0)], 1)
 
 
-def test_the_template_is_put_around_each_label(app, space, model_folder, model, processor, pictures):
-    found = dict(space.Encoder(str(model_folder)).label(pictures[0], LABELS, "一张{}的图片"))
+def test_the_template_is_put_around_each_label(app, space, model_folder, model, processor, images):
+    found = dict(space.Encoder(str(model_folder)).label(images[0], LABELS, "一张{}的图片"))
     texts = [f"一张{label}的图片" for label in LABELS]
     with torch.inference_mode():
-        outputs = model(**processor(images=pictures[0], text=texts, return_tensors="pt"))
+        outputs = model(**processor(images=images[0], text=texts, return_tensors="pt"))
     expected = dict(zip(LABELS, outputs.logits_per_image[0].softmax(0).tolist(), strict=True))
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -75,12 +75,12 @@ def visit(browser, address) -> Iterator[Visit]:
     visit.page.close()
 
 
-def test_a_visitor_uploads_a_picture_types_chinese_and_reads_the_answer(visit, model, processor, picture_folder):
-    page, file = visit.page, sorted(picture_folder.glob("*.png"))[-1]
+def test_a_visitor_uploads_a_image_types_chinese_and_reads_the_answer(visit, model, processor, image_folder):
+    page, file = visit.page, sorted(image_folder.glob("*.png"))[-1]
     page.fill("#labels textarea", "，".join(LABELS))
-    page.click("#picture button[aria-label='Remove Image']")
-    page.wait_for_selector("#answer .note:has-text('Drop a picture')")
-    page.set_input_files("#picture input[type=file]", str(file))
+    page.click("#image button[aria-label='Remove Image']")
+    page.wait_for_selector("#answer .note:has-text('Drop an image')")
+    page.set_input_files("#image input[type=file]", str(file))
     page.wait_for_selector("#answer .bars li")
     with torch.inference_mode():
         outputs = model(**processor(images=Image.open(file).convert("RGB"), text=LABELS, return_tensors="pt"))
@@ -89,7 +89,7 @@ def test_a_visitor_uploads_a_picture_types_chinese_and_reads_the_answer(visit, m
     rows = page.locator("#answer .bars li").all()
     found = [(row.locator(".name").inner_text(), row.locator(".share").inner_text()) for row in rows]
     assert found == [(label, f"{share:.1%}") for label, share in expected]
-    assert re.match(r"\d+ ms · 1 picture, 4 labels", page.inner_text("#answer .note"))
+    assert re.match(r"\d+ ms · 1 image, 4 labels", page.inner_text("#answer .note"))
 
 
 def test_a_visitor_searches_in_both_languages(visit):
@@ -101,7 +101,7 @@ def test_a_visitor_searches_in_both_languages(visit):
         visit.page.wait_for_selector("#found .hits li")
         assert visit.page.locator("#found .hits li").count() == 8
         assert visit.page.locator("#found img").first.evaluate("image => image.decode().then(() => image.width)")
-        assert "the nearest 8 of 8 pictures" in visit.page.inner_text("#found .note")
+        assert "the nearest 8 of 8 images" in visit.page.inner_text("#found .note")
 
 
 def test_it_fits_a_phone(browser, address):

@@ -177,7 +177,7 @@ def test_a_mixture_is_read_from_yaml_and_from_the_command_line(write, tmp_path):
         ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns is empty"),
         ({"train": "x", "shuffle_buffer": 0}, "shuffle_buffer at least 1, got 0 and 0"),
         ({"train": "x", "workers": -1}, "workers must be at least 0"),
-        ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory keeps every picture"),
+        ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory keeps every image"),
         ({"train": "x", "batches": "by_colour"}, "batches"),
     ],
 )

@@ -105,7 +105,7 @@ def test_another_model_can_read_for_the_one_that_sees(aligned, teacher_folder, c
     arguments = ["--data", f"unseen={corpus / 'unseen_style.parquet'}", "--language", "en"]
     arguments += ["--class_names", str(corpus / "class_names.json"), "--output_dir", str(tmp_path)]
     results = eval_script.main([*arguments, "--model", str(aligned), "--text_model", str(teacher_folder)])
-    crossed = {f"{aligned} pictures, {teacher_folder} texts", f"{teacher_folder} pictures, {aligned} texts"}
+    crossed = {f"{aligned} images, {teacher_folder} texts", f"{teacher_folder} images, {aligned} texts"}
     assert {row.model for row in results.rows} == {str(aligned)} | crossed
 
 

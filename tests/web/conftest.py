@@ -58,7 +58,7 @@ def xlm_r_tokenizer(train_rows) -> Tokenizer:
 
 
 @pytest.fixture(scope="package")
-def exported(model, processor, pictures, tmp_path_factory) -> Path:
+def exported(model, processor, images, tmp_path_factory) -> Path:
     """As `training/export.py` leaves a folder, without its gate."""
     graphs = pytest.importorskip("training.edge.graphs", reason='pip install -e ".[edge]"')
     folder = tmp_path_factory.mktemp("exported") / "tiny"
@@ -67,21 +67,21 @@ def exported(model, processor, pictures, tmp_path_factory) -> Path:
     processor.save_pretrained(folder)
     for tower in ("vision", "text"):
         graphs.trace(model, tower, folder / "onnx" / f"{tower}_model.onnx")
-    pictures[0].save(folder / "example.png")
+    images[0].save(folder / "example.png")
     return folder
 
 
 @pytest.fixture(scope="package")
-def photos(pictures, tmp_path_factory) -> Path:
-    """Pictures of other shapes than the model reads: wide, high, large, small, transparent."""
+def photos(images, tmp_path_factory) -> Path:
+    """Images of other shapes than the model reads: wide, high, large, small, transparent."""
     folder = tmp_path_factory.mktemp("photos")
-    for number, (picture, size) in enumerate(
-        zip(pictures, [(150, 100), (77, 131), (900, 640), (64, 64), (40, 50)], strict=False)
+    for number, (image, size) in enumerate(
+        zip(images, [(150, 100), (77, 131), (900, 640), (64, 64), (40, 50)], strict=False)
     ):
-        picture.resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.png")
+        image.resize(size, Image.Resampling.LANCZOS).save(folder / f"{number}.png")
     shape = Image.new("L", (64, 64), 0)
     shape.paste(255, (10, 10, 50, 50))
-    transparent = pictures[1].convert("RGBA")
+    transparent = images[1].convert("RGBA")
     transparent.putalpha(shape)
     transparent.save(folder / "5.png")
     return folder
@@ -90,7 +90,7 @@ def photos(pictures, tmp_path_factory) -> Path:
 @pytest.fixture(scope="package")
 def address(exported, node_modules, corpus, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("web"), free_port()
-    arguments = ["-m", "training.edge.web", "--model", str(exported), "--pictures", str(corpus / "train.parquet")]
+    arguments = ["-m", "training.edge.web", "--model", str(exported), "--images", str(corpus / "train.parquet")]
     arguments += ["--output_dir", str(cwd / "site"), "--port", str(port)]
     with serving(arguments, port, cwd, os.environ | {"PYTHONPATH": str(ROOT)}) as address:
         yield address
@@ -104,7 +104,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address) -> Visit:
-    """The page, once its model and its pictures are there."""
+    """The page, once its model and its images are there."""
     visit = Visit(browser, address)
     visit.page.wait_for_selector("body[data-ready-ms]")
     visit.page.wait_for_selector("#found li", state="attached")

@@ -36,7 +36,7 @@ def folder(teacher_folder, tmp_path) -> Path:
     return folder
 
 
-def test_the_folder_holds_page_libraries_model_and_pictures(folder, libraries, corpus, train_rows, tmp_path):
+def test_the_folder_holds_page_libraries_model_and_images(folder, libraries, corpus, train_rows, tmp_path):
     output = tmp_path / "site"
     Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)
     Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)  # again, in place of the first
@@ -49,12 +49,12 @@ def test_the_folder_holds_page_libraries_model_and_pictures(folder, libraries, c
     assert not (output / "model" / "model.safetensors").exists()  # the browser has no use for it
     site = json.loads((output / "site.json").read_text())
     assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}
-    with safe_open(output / "pictures" / "index.safetensors", framework="pt") as index:
+    with safe_open(output / "images" / "index.safetensors", framework="pt") as index:
         embeddings, titles = index.get_tensor("embeddings"), json.loads(index.metadata()["titles"])
     assert embeddings.dtype == torch.float16
     torch.testing.assert_close(embeddings.float().norm(dim=-1), torch.ones(len(train_rows)), rtol=0, atol=1e-3)
     assert titles[3] == {"en": train_rows[3]["en"], "zh": train_rows[3]["zh"]}
-    assert len(list((output / "pictures").glob("*.webp"))) == len(train_rows)
+    assert len(list((output / "images").glob("*.webp"))) == len(train_rows)
 
 
 def test_every_file_of_the_page_is_taken_along_and_every_module_it_imports():
@@ -101,10 +101,10 @@ def test_a_folder_with_other_files_is_not_overwritten(folder, libraries, tmp_pat
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_no_page_is_left_behind_where_the_pictures_cannot_be_read(folder, libraries, tmp_path, capsys):
+def test_no_page_is_left_behind_where_the_images_cannot_be_read(folder, libraries, tmp_path, capsys):
     output = tmp_path / "site"
     arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
-    assert "data: cannot load" in run(capsys, *arguments, "--pictures", str(tmp_path / "none.parquet"))
+    assert "data: cannot load" in run(capsys, *arguments, "--images", str(tmp_path / "none.parquet"))
     assert not output.exists() and not list(tmp_path.glob(".site*"))
 
 

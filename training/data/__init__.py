@@ -1,10 +1,10 @@
-"""From a source of pictures and captions to batches.
+"""From a source of images and captions to batches.
 
-A batch is one dict; a run that needs captions alone has no pictures in it, and the other way round:
+A batch is one dict; a run that needs captions alone has no images in it, and the other way round:
 
     rows            (B,) int64, row of each sample in all data; in a stream a number made of source, shard and place
-    views           (B,) int64, number of the random view to take of each picture
-    pictures        (B, 3, S, S) uint8, decoded, short side resized to S, centre-cropped
+    views           (B,) int64, number of the random view to take of each image
+    images        (B, 3, S, S) uint8, decoded, short side resized to S, centre-cropped
     input_ids       (T, L) int64, the captions of these rows in all languages, student tokens
     attention_mask  (T, L) int64
     owner           (T,) int64, which sample of the batch a caption belongs to
@@ -17,7 +17,7 @@ A batch is one dict; a run that needs captions alone has no pictures in it, and 
 
 from training.data.captions import CaptionTokens, tokenize, usable_captions
 from training.data.dataset import PairDataset
-from training.data.images import decode_picture, decode_pictures, open_picture, to_rgb
+from training.data.images import decode_image, decode_images, open_image, to_rgb
 from training.data.loader import Loader, Pairs, make_loader
 from training.data.pair_stream import PairStream
 from training.data.skips import SkipError, SkipReport
@@ -36,11 +36,11 @@ __all__ = [
     "Pairs",
     "SkipError",
     "SkipReport",
-    "decode_picture",
-    "decode_pictures",
+    "decode_image",
+    "decode_images",
     "load_source",
     "make_loader",
-    "open_picture",
+    "open_image",
     "open_stream",
     "require_columns",
     "sample_rows",

@@ -1,4 +1,4 @@
-"""Decoded pictures with tokenized captions, or either alone."""
+"""Decoded images with tokenized captions, or either alone."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.captions import CaptionTokens, usable_captions
-from training.data.images import decode_pictures, encoded_bytes
+from training.data.images import decode_images, encoded_bytes
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import SkipReport
 from training.data.sources import require_columns, sample_rows
@@ -22,13 +22,13 @@ TOKENIZED_AT_ONCE = 8192
 
 
 class PairDataset(torch.utils.data.Dataset):
-    """Decoded pictures with tokenized captions, from one source or a mixture, whose rows are counted through.
+    """Decoded images with tokenized captions, from one source or a mixture, whose rows are counted through.
 
     Args:
         rows: the source, or those of a mixture in their order.
         config: their columns and limits.
         tokens: makes token ids; None leaves the captions out, and their columns need not be there.
-        picture_size: edge S of the decoded pictures, in pixels; None leaves the pictures out, likewise.
+        image_size: edge S of the decoded images, in pixels; None leaves the images out, likewise.
 
     Raises:
         ValueError: a column is missing.
@@ -40,9 +40,9 @@ class PairDataset(torch.utils.data.Dataset):
         rows: Dataset | Sequence[Dataset],
         config: DataConfig,
         tokens: CaptionTokens | None,
-        picture_size: int | None,
+        image_size: int | None,
     ):
-        self.config, self.tokens, self.picture_size = config, tokens, picture_size
+        self.config, self.tokens, self.image_size = config, tokens, image_size
         self.languages = config.languages
         tables = [
             self._select(table, source)
@@ -51,11 +51,11 @@ class PairDataset(torch.utils.data.Dataset):
         self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each
         self.skipped = SkipReport(len(self), config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
-        self.pictures: list[tuple[Dataset, str]] = []
+        self.images: list[tuple[Dataset, str]] = []
         for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
-            if picture_size is not None:
+            if image_size is not None:
                 column = source.image_column or config.image_column
-                self.pictures.append((table.select_columns([column]).cast_column(column, Image(decode=False)), column))
+                self.images.append((table.select_columns([column]).cast_column(column, Image(decode=False)), column))
             if tokens is not None:
                 self._check_captions(table, source.caption_columns or {}, start)
         self.caption_ids = {text: number for number, text in enumerate(sorted(self._all_texts()))}
@@ -63,8 +63,8 @@ class PairDataset(torch.utils.data.Dataset):
             self._count_lengths(tokens)
         self.skipped.num_known = len(self.skipped.causes)
         self.groups = [self._with_rows(group) for group in make_groups(config)]
-        kept, edge = (len(self), picture_size) if config.in_memory and picture_size is not None else (0, 0)
-        # taken page by page as pictures come
+        kept, edge = (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
+        # taken page by page as images come
         self._memory = torch.empty(kept, 3, edge, edge, dtype=torch.uint8)
         self._in_memory = torch.zeros(kept, dtype=torch.bool)
         if config.workers:  # every decoding process fills and reads the same memory, which takes all of it at once
@@ -73,7 +73,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
         """The rows, if they have the columns that are wanted."""
-        wanted = [source.image_column or self.config.image_column] if self.picture_size is not None else []
+        wanted = [source.image_column or self.config.image_column] if self.image_size is not None else []
         wanted += (source.caption_columns or {}).values() if self.tokens is not None else []
         return require_columns(rows, wanted, str(source.train), "Name the right one under data.")
 
@@ -122,49 +122,47 @@ class PairDataset(torch.utils.data.Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, row: int) -> Tensor | str | None:
-        """The picture (3, S, S) uint8, or the reason why there is none; None where no pictures are wanted."""
+        """The image (3, S, S) uint8, or the reason why there is none; None where no images are wanted."""
         return self.look_up([row])[0]
 
     def look_up(self, rows: Sequence[int]) -> list[Tensor | str | None]:
         """The same of many rows, in order."""
-        if self.picture_size is None:
+        if self.image_size is None:
             return [None] * len(rows)
         absent = [row for row in dict.fromkeys(rows) if not (self.config.in_memory and self._in_memory[row])]
-        decoded = dict(
-            zip(absent, decode_pictures([self._cell(row) for row in absent], self.picture_size), strict=True)
-        )
+        decoded = dict(zip(absent, decode_images([self._cell(row) for row in absent], self.image_size), strict=True))
         if self.config.in_memory:
-            for row, picture in decoded.items():
-                if isinstance(picture, Tensor):
-                    self._memory[row] = picture
+            for row, image in decoded.items():
+                if isinstance(image, Tensor):
+                    self._memory[row] = image
                     self._in_memory[row] = True
         return [decoded[row] if row in decoded else self._memory[row] for row in rows]
 
     def _cell(self, row: int) -> dict[str, Any]:
-        """The encoded picture of a row."""
+        """The encoded image of a row."""
         source = int(np.searchsorted(self.starts, row, side="right")) - 1
-        table, column = self.pictures[source]
+        table, column = self.images[source]
         return table[int(row - self.starts[source])][column]
 
     def collate(
         self, samples: Sequence[tuple[int, int, Tensor | str | None]], languages: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """The batch dict; pictures that did not decode are left to the caller under `skipped`.
+        """The batch dict; images that did not decode are left to the caller under `skipped`.
 
         Args:
-            samples: (row, view, picture or the reason why there is none).
+            samples: (row, view, image or the reason why there is none).
             languages: to take captions in; None takes all.
         """
         kept = [
-            Sample(row, view, picture, take_turns(self.captions.get(row, {}), view, languages or self.languages))
-            for row, view, picture in samples
-            if not isinstance(picture, str)
+            Sample(row, view, image, take_turns(self.captions.get(row, {}), view, languages or self.languages))
+            for row, view, image in samples
+            if not isinstance(image, str)
         ]
         batch = make_batch(kept, self.languages, self.tokens, self.caption_ids.__getitem__) if kept else {}
-        return batch | {"skipped": [(row, picture) for row, _, picture in samples if isinstance(picture, str)]}
+        return batch | {"skipped": [(row, image) for row, _, image in samples if isinstance(image, str)]}
 
-    def picture_fingerprint(self) -> str:
-        """A digest of how many pictures there are and of their encoded bytes; of more than `FINGERPRINT_ROWS`, evenly
+    def image_fingerprint(self) -> str:
+        """A digest of how many images there are and of their encoded bytes; of more than `FINGERPRINT_ROWS`, evenly
         spaced ones. It is the same wherever the data lie.
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)

@@ -1,4 +1,4 @@
-"""From an encoded picture to pixels."""
+"""From an encoded image to pixels."""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,46 +17,46 @@ from torch import Tensor
 
 ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held
 REDUCING_GAP = 2  # a JPEG may be decoded at a half or less, if twice the wanted size is left; as in Pillow's thumbnail
-THREADED_FROM = 128  # pixels; what smaller pictures take is mostly Python, in which threads wait for each other
+THREADED_FROM = 128  # pixels; what smaller images take is mostly Python, in which threads wait for each other
 MOST_ELONGATED = 4  # the ends of a longer strip are cut off before it is resized, which would be most of the work
 
 
 class DecompressionBomb(ValueError):
-    """A picture has more pixels than Pillow thinks wise."""
+    """An image has more pixels than Pillow thinks wise."""
 
 
-def decode_picture(cell: dict | None, size: int) -> Tensor | str:
+def decode_image(cell: dict | None, size: int) -> Tensor | str:
     """Decode, resize the short side to `size` (bicubic), centre-crop.
 
     Args:
-        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded pictures.
+        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded images.
         size: edge in pixels.
 
     Returns:
-        (3, size, size) uint8, or the reason why the picture cannot be used.
+        (3, size, size) uint8, or the reason why the image cannot be used.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        return "no picture"
+        return "no image"
     try:
-        image = open_picture(cell, size)
+        image = open_image(cell, size)
     except DecompressionBomb:
         return "decompression bomb"
     except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
-        return "picture does not decode"
+        return "image does not decode"
     return _fit(image, size)
 
 
-def decode_pictures(cells: Sequence[dict | None], size: int) -> list[Tensor | str]:
+def decode_images(cells: Sequence[dict | None], size: int) -> list[Tensor | str]:
     """The same of many, in order; large ones on as many threads as torch has, which is one in a decoding process."""
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
-        return [decode_picture(cell, size) for cell in cells]
+        return [decode_image(cell, size) for cell in cells]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(decode_picture, cells, repeat(size)))
+        return list(pool.map(decode_image, cells, repeat(size)))
 
 
 def _fit(image: PILImage.Image, size: int) -> Tensor:
-    """Resize the short side of an RGB picture and crop the centre. torch resizes three times as fast as Pillow, and
+    """Resize the short side of an RGB image and crop the centre. torch resizes three times as fast as Pillow, and
     just as transformers' image processors do.
     """
     across, down = (min(edge, MOST_ELONGATED * min(image.size)) for edge in image.size)
@@ -71,7 +71,7 @@ def _fit(image: PILImage.Image, size: int) -> Tensor:
     return pixels[:, top : top + size, left : left + size]
 
 
-def picture_cell(cell: Any) -> dict | None:
+def image_cell(cell: Any) -> dict | None:
     """A cell `{"bytes": ..., "path": ...}` from a column that may hold the file's bytes or its path alone."""
     if isinstance(cell, bytes):
         return {"bytes": cell, "path": None}
@@ -90,8 +90,8 @@ def encoded_bytes(cell: dict | None) -> bytes:
     return Path(path).read_bytes() if path and Path(path).exists() else b""
 
 
-def open_picture(cell: dict, size: int | None = None) -> PILImage.Image:
-    """The RGB picture in a cell `{"bytes": ..., "path": ...}`, turned as the camera was held.
+def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
+    """The RGB image in a cell `{"bytes": ..., "path": ...}`, turned as the camera was held.
 
     Args:
         cell: its path may be a URL that `fsspec` opens.
@@ -122,7 +122,7 @@ def open_picture(cell: dict, size: int | None = None) -> PILImage.Image:
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
-    """Any mode to RGB; transparent pictures on white, which is how they are drawn to be seen."""
+    """Any mode to RGB; transparent images on white, which is how they are drawn to be seen."""
     if image.mode in ("RGB", "L"):
         return image.convert("RGB")
     if image.mode != "RGBA":  # a copy otherwise

@@ -129,7 +129,7 @@ def _data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any
 
 
 class _Rows(torch.utils.data.Dataset):
-    """What a DataLoader worker does: look up keys, or the next row of the group whose picture decodes.
+    """What a DataLoader worker does: look up keys, or the next row of the group whose image decodes.
 
     Batches are always full, so that every process has a batch at every step.
     """
@@ -139,23 +139,23 @@ class _Rows(torch.utils.data.Dataset):
 
     def __getitems__(self, keys: Sequence[Key]) -> list[list[tuple[Key, Tensor | str | None]]]:
         """All tries of each key: the last one is usable, those before say why they are not."""
-        pictures = self.pairs.look_up([key.row for key in keys])
-        return [self._tries(key, picture) for key, picture in zip(keys, pictures, strict=True)]
+        images = self.pairs.look_up([key.row for key in keys])
+        return [self._tries(key, image) for key, image in zip(keys, images, strict=True)]
 
-    def _tries(self, key: Key, picture: Tensor | str | None) -> list[tuple[Key, Tensor | str | None]]:
+    def _tries(self, key: Key, image: Tensor | str | None) -> list[tuple[Key, Tensor | str | None]]:
         rows = self.pairs.groups[key.group].rows
-        first, tries = int(np.searchsorted(rows, key.row)), [(key, picture)]
+        first, tries = int(np.searchsorted(rows, key.row)), [(key, image)]
         for position in range(first + 1, first + len(rows)):
             if not isinstance(tries[-1][1], str):
                 return tries
             row = int(rows[position % len(rows)])
             tries.append((key._replace(row=row), self.pairs[row]))
         if isinstance(tries[-1][1], str):
-            raise ValueError(f"data: no picture of {self.pairs.config.name!r} decodes ({tries[0][1]}). Mend the data.")
+            raise ValueError(f"data: no image of {self.pairs.config.name!r} decodes ({tries[0][1]}). Mend the data.")
         return tries
 
     def collate(self, samples: list[list[tuple[Key, Tensor | str | None]]]) -> dict[str, Any]:
         is_one_group = self.pairs.config.batches != "mixed"
         languages = self.pairs.groups[samples[0][0][0].group].languages if is_one_group else None
-        tries = [(key.row, key.view, picture) for sample in samples for key, picture in sample]
+        tries = [(key.row, key.view, image) for sample in samples for key, image in sample]
         return self.pairs.collate(tries, languages)

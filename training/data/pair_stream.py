@@ -1,4 +1,4 @@
-"""Decoded pictures with tokenized captions from streams, batch by batch, on any number of processes."""
+"""Decoded images with tokenized captions from streams, batch by batch, on any number of processes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.captions import CaptionTokens, caption_id, usable_captions
-from training.data.images import decode_pictures, picture_cell
+from training.data.images import decode_images, image_cell
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import StreamSkips
 from training.data.sources import open_stream
@@ -19,20 +19,20 @@ from training.data.turns import Group, Order, Turns, make_groups
 
 
 class PairStream:
-    """Decoded pictures with tokenized captions, from one stream or a mixture. It knows no row numbers and no length:
+    """Decoded images with tokenized captions, from one stream or a mixture. It knows no row numbers and no length:
     what was seen of it is one pass after another.
 
     Args:
         config: the sources, their columns and limits.
         tokens: makes token ids; None leaves the captions out, and their columns need not be there.
-        picture_size: edge S of the decoded pictures, in pixels; None leaves the pictures out, likewise.
+        image_size: edge S of the decoded images, in pixels; None leaves the images out, likewise.
 
     Raises:
         ValueError: there is no such source, it is empty, or a column is missing.
     """
 
-    def __init__(self, config: DataConfig, tokens: CaptionTokens | None, picture_size: int | None):
-        self.config, self.tokens, self.picture_size = config, tokens, picture_size
+    def __init__(self, config: DataConfig, tokens: CaptionTokens | None, image_size: int | None):
+        self.config, self.tokens, self.image_size = config, tokens, image_size
         self.languages, self.columns = (
             config.languages,
             [dict(source.caption_columns or {}) for source in config.mixture],
@@ -44,7 +44,7 @@ class PairStream:
                 open_stream(source.train, source.split or config.split, source.subset),
                 number,
                 str(source.train),
-                self.image_columns[number] if picture_size is not None else None,
+                self.image_columns[number] if image_size is not None else None,
                 self.columns[number].values() if tokens is not None else (),
             )
             for number, source in enumerate(config.mixture)
@@ -54,27 +54,27 @@ class PairStream:
     def samples(self, raws: Sequence[tuple[Raw, Group]], skipped: StreamSkips) -> list[Sample | None]:
         """One sample each, in order, or None where it had to be skipped, which is counted."""
         read = [self._captions(raw, group) for raw, group in raws]
-        pictures: dict[int, Tensor | str] = {}
-        if self.picture_size is not None:
+        images: dict[int, Tensor | str] = {}
+        if self.image_size is not None:
             wanted = [number for number, (captions, _) in enumerate(read) if captions or self.tokens is None]
-            cells = [self._picture_cell(*raws[number]) for number in wanted]
-            pictures = dict(zip(wanted, decode_pictures(cells, self.picture_size), strict=True))
+            cells = [self._image_cell(*raws[number]) for number in wanted]
+            images = dict(zip(wanted, decode_images(cells, self.image_size), strict=True))
         samples: list[Sample | None] = []
         for number, ((raw, group), (captions, lost)) in enumerate(zip(raws, read, strict=True)):
             skipped.seen += 1
             skipped.captions.update(f"{cause} ({language})" for language, cause in lost)
-            picture = pictures.get(number)
-            if isinstance(picture, str) or (self.tokens is not None and not captions):
-                cause = picture if isinstance(picture, str) else lost[0][1]
+            image = images.get(number)
+            if isinstance(image, str) or (self.tokens is not None and not captions):
+                cause = image if isinstance(image, str) else lost[0][1]
                 skipped.add(raw.row, cause, self.shards[group.source].name)
                 samples.append(None)
             else:
                 turn = take_turns(captions, raw.epoch, group.languages)
-                samples.append(Sample(raw.row, raw.epoch, picture, turn))
+                samples.append(Sample(raw.row, raw.epoch, image, turn))
         return samples
 
-    def _picture_cell(self, raw: Raw, group: Group) -> dict[str, Any] | None:
-        return picture_cell(raw.cells[self.image_columns[group.source]])
+    def _image_cell(self, raw: Raw, group: Group) -> dict[str, Any] | None:
+        return image_cell(raw.cells[self.image_columns[group.source]])
 
     def _captions(self, raw: Raw, group: Group) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
         """Usable captions by language, and the language and cause of those that are not."""

@@ -1,4 +1,4 @@
-"""One picture with its captions, and many as a batch."""
+"""One image with its captions, and many as a batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ class Sample:
 
     Args:
         row: number of the row in the data.
-        view: number of the random view to take of the picture.
-        picture: (3, S, S) uint8; None where no pictures are wanted.
+        view: number of the random view to take of the image.
+        image: (3, S, S) uint8; None where no images are wanted.
         captions: one usable caption of each language there is; nothing where none are wanted.
     """
 
     row: int
     view: int
-    picture: Tensor | None
+    image: Tensor | None
     captions: dict[str, str]
 
 
@@ -44,9 +44,9 @@ def make_batch(
         "rows": torch.tensor([sample.row for sample in samples]),
         "views": torch.tensor([sample.view for sample in samples]),
     }
-    pictures = [sample.picture for sample in samples if sample.picture is not None]
-    if pictures:
-        batch["pictures"] = torch.stack(pictures)
+    images = [sample.image for sample in samples if sample.image is not None]
+    if images:
+        batch["images"] = torch.stack(images)
     if tokens is None:
         return batch
     captions = [

@@ -26,7 +26,7 @@ class Raw(NamedTuple):
         epoch: of this source and lane.
         unit: how many units the lane has read before.
         number: of it in the unit.
-        cells: its columns; the picture is not decoded.
+        cells: its columns; the image is not decoded.
     """
 
     row: int
@@ -60,7 +60,7 @@ class Shards:
         rows: the stream.
         number: of the source.
         name: of the source, for messages.
-        image_column: its pictures are left encoded; None where no pictures are wanted.
+        image_column: its images are left encoded; None where no images are wanted.
         captions: columns of captions, such as `json.caption`.
 
     Raises:
@@ -83,7 +83,7 @@ class Shards:
         if rows.column_names is not None:
             rows = rows.select_columns(list(dict.fromkeys(_stored(first, column) for column in wanted)))
             # cells as they are stored, which is all we want: to check and copy every one of them takes as long as
-            # decoding a small picture
+            # decoding a small image
             rows.info.features = None
         self.rows = rows
 

@@ -1,7 +1,7 @@
-"""Random views of pictures, a batch at a time, and the normalisation that a model's image processor asks for.
+"""Random views of images, a batch at a time, and the normalisation that a model's image processor asks for.
 
-Every random number is a hash of (seed, picture, view): a view is the same in any batch, worker, process or run. That
-is why this is not torchvision's v2, whose random parameters come from one global stream, a picture at a time.
+Every random number is a hash of (seed, image, view): a view is the same in any batch, worker, process or run. That
+is why this is not torchvision's v2, whose random parameters come from one global stream, an image at a time.
 """
 
 import math
@@ -19,37 +19,37 @@ NUM_DRAWS = 20
 
 @dataclass(frozen=True)
 class Augment:
-    """Makes view number `view` of each picture of a batch."""
+    """Makes view number `view` of each image of a batch."""
 
     config: AugmentConfig
     seed: int
 
-    def __call__(self, pictures: Tensor, picture_ids: Tensor, views: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, image_ids: Tensor, views: Tensor) -> Tensor:
         """Warp and recolour.
 
         Args:
-            pictures: (B, 3, S, S) uint8.
-            picture_ids: (B,) int64, the key of each picture.
+            images: (B, 3, S, S) uint8.
+            image_ids: (B,) int64, the key of each image.
             views: (B,) int64, the number of the view.
 
         Returns:
             (B, 3, S, S) float32 in 0..255, under autocast too: half precision would round 0..255 to whole numbers.
         """
-        with torch.autocast(pictures.device.type, enabled=False):
-            return self._view(pictures, picture_ids, views)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._view(images, image_ids, views)
 
-    def _view(self, pictures: Tensor, picture_ids: Tensor, views: Tensor) -> Tensor:
-        draws = self.draws(picture_ids, views).to(pictures.device)
+    def _view(self, images: Tensor, image_ids: Tensor, views: Tensor) -> Tensor:
+        draws = self.draws(image_ids, views).to(images.device)
         # sampling pads with zero, so colours count from the background
-        warped = self._warp(pictures.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
+        warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
         return self._blur(self._recolour(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
 
-    def draws(self, picture_ids: Tensor, views: Tensor) -> Tensor:
+    def draws(self, image_ids: Tensor, views: Tensor) -> Tensor:
         """The random numbers (B, NUM_DRAWS) in 0..1 that make these views."""
-        uniform = keyed_uniform(self.seed, picture_ids.cpu().numpy(), views.cpu().numpy(), num=NUM_DRAWS)
+        uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), views.cpu().numpy(), num=NUM_DRAWS)
         return torch.from_numpy(uniform).float()
 
-    def _warp(self, pictures: Tensor, draws: Tensor) -> Tensor:
+    def _warp(self, images: Tensor, draws: Tensor) -> Tensor:
         config, (zoom, rotate, stretch, right, down, flip) = self.config, draws.T
         scale = torch.exp2(-config.zoom * _signed(zoom))
         aspect = torch.exp2(config.stretch * _signed(stretch) / 2)
@@ -61,31 +61,31 @@ class Augment:
             torch.stack([cosine * aspect * mirror, -sine / aspect, shift * _signed(right)], 1),
             torch.stack([sine * aspect * mirror, cosine / aspect, shift * _signed(down)], 1),
         ]
-        grid = F.affine_grid(torch.stack(rows, 1), list(pictures.shape), align_corners=False)
-        return F.grid_sample(pictures, grid, align_corners=False)
+        grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, align_corners=False)
 
-    def _recolour(self, pictures: Tensor, draws: Tensor) -> Tensor:
+    def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
         """Saturation, tint, contrast and brightness: each is affine in the channels, so all are one product."""
         config = self.config
         contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws[:, :3].T)
         factor = torch.exp2(config.saturation * saturation)
-        identity = torch.eye(3, device=pictures.device)
+        identity = torch.eye(3, device=images.device)
         matrix = factor * identity + (1 - factor) / 3
         if config.tint:
             offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(1, (3, 3))  # uniform, of unit variance
             matrix = (identity + config.tint * offsets) @ matrix
         factor = torch.exp2(config.contrast * contrast)
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
-        flat = pictures.flatten(2)  # (B, 3, H * W)
-        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, pictures.shape[2:])
+        flat = images.flatten(2)  # (B, 3, H * W)
+        return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
 
-    def _blur(self, pictures: Tensor, draws: Tensor) -> Tensor:
+    def _blur(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen = draws[:, 3] < self.config.blur
         if chosen.any():
-            sharp = pictures[chosen]
+            sharp = images[chosen]
             blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
-            pictures[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
-        return pictures
+            images[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
+        return images
 
 
 def _signed(draw: Tensor) -> Tensor:
@@ -111,16 +111,16 @@ class Normalize:
         """Read mean and standard deviation from a transformers image processor."""
         return cls(image_size, tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, S, S) in 0..255, uint8 or float, to (B, 3, image_size, image_size) float32."""
-        if pictures.shape[-1] != self.image_size:
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) in 0..255, uint8 or float, to (B, 3, image_size, image_size) float32."""
+        if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
-            pictures = F.interpolate(
-                pictures.float(), size, mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 255)
-        pictures = pictures.to(torch.float32, copy=True, memory_format=torch.channels_last)
-        mean, std = (torch.tensor(values, device=pictures.device) * 255 for values in (self.mean, self.std))
+            images = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(
+                0, 255
+            )
+        images = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
+        mean, std = (torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std))
         # a row of pixels is one vector, colours side by side: three colours alone would be too short to be quick
-        rows = pictures.permute(0, 2, 3, 1).flatten(2)  # (B, S, S * 3)
+        rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, S, S * 3)
         torch.addcmul((-mean / std).repeat(self.image_size), rows, (1 / std).repeat(self.image_size), out=rows)
-        return pictures
+        return images

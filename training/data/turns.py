@@ -17,7 +17,7 @@ class Order:
     """Which part of which steps a process takes. A run that starts at step n goes on as if it had never stopped.
 
     Args:
-        batch_size: pictures a step and process.
+        batch_size: images a step and process.
         seed: of the shuffling.
         num_views: views that take turns, epoch by epoch; 0 makes a new view each epoch.
         start, stop: steps to yield.

@@ -1,6 +1,6 @@
-"""The whole way in one command: corpus, teacher, student, stage 1, stage 2, evaluation, pictures.
+"""The whole way in one command: corpus, teacher, student, stage 1, stage 2, evaluation, images.
 
-python -m training.demo                      runs/demo/model (a Hub folder), results.json and two pictures, in minutes
+python -m training.demo                      runs/demo/model (a Hub folder), results.json and two images, in minutes
 python -m training.demo --full               the same with longer recipes
 python -m training.demo --compare            also the same student trained as long without a teacher
 python -m training.demo --teacher BAAI/AltCLIP
@@ -142,7 +142,7 @@ class Demo:
             self._train_without_teacher(distill_recipe, align_recipe, folder)
 
     def _train_without_teacher(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
-        """The same towers from random weights, the same pictures a step, as many steps as both stages together."""
+        """The same towers from random weights, the same images a step, as many steps as both stages together."""
         recipe = replace(
             align_recipe,
             student=str(folder / "untrained"),
@@ -185,14 +185,14 @@ class Demo:
             self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
 
     def _finish(self, results: Results):
-        """The Hub folder, the results, the pictures, the card."""
+        """The Hub folder, the results, the images, the card."""
         model = self.output_dir / "model"
         shutil.rmtree(model, ignore_errors=True)
         shutil.copytree(self.output_dir / "aligned", model, ignore=shutil.ignore_patterns("checkpoint-*", LOG_FILE))
         shutil.copy(CARDS / "demo.yaml", model / CARD_FILE)
         details = CardDetails.read(model / CARD_FILE)
         self._save_example(model)
-        results.meta["example"] = answer_example(model, str(details.picture), details.labels)
+        results.meta["example"] = answer_example(model, str(details.image), details.labels)
         results.write(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
@@ -208,7 +208,7 @@ class Demo:
         write_card(model, results, details)
 
     def _save_example(self, folder: Path):
-        """A picture that was never trained on, for those who want to try the folder."""
+        """An image that was never trained on, for those who want to try the folder."""
         rows = self.held_out.sets["unseen_style"]
         labels = list(rows["label"])
         rows[labels.index(EXAMPLE) if EXAMPLE in labels else 0]["image"].save(folder / "example.png")

@@ -1,4 +1,4 @@
-"""What the demo shows: speed, a table, learning curves, and a contact sheet of pictures never seen."""
+"""What the demo shows: speed, a table, learning curves, and a contact sheet of images never seen."""
 
 import json
 import statistics
@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset, Image
 
 from training.corpus.emoji import ATTRIBUTION
-from training.data import open_picture
+from training.data import open_image
 from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
@@ -31,14 +31,14 @@ TEXT = "woman farmer: medium-dark skin tone"
 
 @torch.inference_mode()
 def measure_speed(models: Mapping[Key, ZeroShotModel], rows: Dataset) -> dict[tuple[Key, str], float]:
-    """Median milliseconds of each model for one prepared picture and for one text, at batch 1; the models take turns,
+    """Median milliseconds of each model for one prepared image and for one text, at batch 1; the models take turns,
     so that a busy machine is busy for all of them.
     """
     calls: dict[tuple[Key, str], Callable[[], object]] = {}
     for key, model in models.items():
-        picture = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
+        image = model.processor.image_processor([rows[0]["image"]], return_tensors="pt")["pixel_values"]
         tokens = model.processor.tokenizer([TEXT], return_tensors="pt")
-        calls[key, "ms_per_picture"] = partial(model.model.get_image_features, pixel_values=picture)
+        calls[key, "ms_per_image"] = partial(model.model.get_image_features, pixel_values=image)
         calls[key, "ms_per_text"] = partial(model.model.get_text_features, **tokens)
     return {name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()}
 
@@ -56,7 +56,7 @@ def summary(results: Results) -> str:
     lines = [
         f"{'':22}"
         + "".join(f"{name:>24}" for name in TEST_SETS)
-        + f"{'parameters':>14}{'bytes':>13}{'ms/picture':>12}{'ms/text':>9}",
+        + f"{'parameters':>14}{'bytes':>13}{'ms/image':>12}{'ms/text':>9}",
         f"{'top-1 / top-5 in %':22}" + "".join(f"{language:>12}" for _ in TEST_SETS for language in LANGUAGES),
     ]
     for model, stage in STAGES:
@@ -70,13 +70,13 @@ def summary(results: Results) -> str:
         )
         size = {
             m: results.mean(model=model, stage=stage, metric=m)
-            for m in ("parameters", "bytes", "ms_per_picture", "ms_per_text")
+            for m in ("parameters", "bytes", "ms_per_image", "ms_per_text")
         }
         cells += f"{size['parameters']:>14,.0f}{size['bytes'] or 0:>13,.0f}"
-        cells += f"{size['ms_per_picture']:>12.1f}{size['ms_per_text']:>9.1f}"
+        cells += f"{size['ms_per_image']:>12.1f}{size['ms_per_text']:>9.1f}"
         name = ", ".join(filter(None, (model, stage))).replace("_", " ")
         lines.append(f"{name:22}{cells}")
-    counts = ", ".join(f"{name}: {count} pictures" for name, count in results.meta["test_pictures"].items())
+    counts = ", ".join(f"{name}: {count} images" for name, count in results.meta["test_images"].items())
     return "\n".join(
         [
             *lines,
@@ -96,7 +96,7 @@ def cross_model(results: Results) -> str:
     ]
     for seen, read in (("student", "teacher"), ("teacher", "student")):
         for stage in ("distilled", "aligned"):
-            model = f"{seen} pictures, {read} texts"
+            model = f"{seen} images, {read} texts"
             shares = [100 * results.mean(model=model, stage=stage, set=s, language=g, metric=m) for s, g, m in columns]
             cells = [f"{top1:.0f} / {top5:.0f}" for top1, top5 in zip(shares[::2], shares[1::2], strict=True)]
             lines.append(f"{f'{seen} sees, {read} reads, {stage}':40}" + "".join(f"{cell:>12}" for cell in cells))
@@ -116,9 +116,7 @@ def plot_curves(results: Results, logs: dict[str, Path], path: Path):
     axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
     for axis, (stage, log) in zip(axes[:2], logs.items(), strict=True):
         lines = _read_log(log)
-        for name in (
-            key for key in lines[0] if key not in ("time", "step", "learning_rate", "pictures_per_s", "loss")
-        ):
+        for name in (key for key in lines[0] if key not in ("time", "step", "learning_rate", "images_per_s", "loss")):
             axis.plot(
                 [line["step"] for line in lines], [line[name] for line in lines], label=name.replace("_", " "), lw=1.4
             )
@@ -161,7 +159,7 @@ def plot_curves(results: Results, logs: dict[str, Path], path: Path):
 def plot_contact_sheet(
     model: ZeroShotModel, sets: dict[str, Dataset], class_names: ClassNames, path: Path, columns: int = 6
 ):
-    """Pictures never seen, with the student's top three names in both languages; a right one is green."""
+    """Images never seen, with the student's top three names in both languages; a right one is green."""
     from matplotlib.figure import Figure
 
     rows_per_set = 2
@@ -184,15 +182,15 @@ def plot_contact_sheet(
         count = min(per_set, len(rows))
         step = (len(rows) // count - 1) | 1  # an odd step meets both drawing styles
         chosen = rows.select(range(0, count * step, step))
-        scores = {language: model.encode_pictures(chosen) @ table.T for language, table in classes.items()}
+        scores = {language: model.encode_images(chosen) @ table.T for language, table in classes.items()}
         pngs = chosen.cast_column("image", Image(decode=False))
         labels = class_names.label_ids(chosen["label"])
         for number in range(count):
             row, column = divmod(number, columns)
             place = 2 * (set_number * rows_per_set + row)
-            picture, answers = (figure.add_subplot(grid[place + below, column]) for below in (0, 1))
-            picture.imshow(open_picture(pngs[number]["image"]))
-            for axis in (picture, answers):
+            image, answers = (figure.add_subplot(grid[place + below, column]) for below in (0, 1))
+            image.imshow(open_image(pngs[number]["image"]))
+            for axis in (image, answers):
                 axis.axis("off")
             lines = [f"never seen: {name.removeprefix('unseen_')}"]
             colours = ["#999999"]
@@ -204,7 +202,7 @@ def plot_contact_sheet(
                 height = 1 - 0.125 * line - (0.04 if line > 3 else 0)
                 answers.text(0.5, height, text, ha="center", va="top", fontsize=8, color=colour, family=family)
     figure.suptitle(
-        "Pictures never seen in training, the student's first three names in English and Chinese; green is right"
+        "Images never seen in training, the student's first three names in English and Chinese; green is right"
     )
     figure.text(0.5, 0.008, ATTRIBUTION.replace("`", ""), ha="center", fontsize=7, color="grey")
     figure.savefig(path, dpi=110)

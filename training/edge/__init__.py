@@ -9,6 +9,6 @@ program_int8.py     the same in int8
 formats.py          ONNX and ExecuTorch behind one interface
 exported_towers.py  files of either in the place of a model
 gate.py             what a variant may lose against PyTorch, in each language, and the verdict
-labelled.py         the pictures, names and captions that the gate asks with
+labelled.py         the images, names and captions that the gate asks with
 export.py           all of it in order, and the folder that it leaves
 """

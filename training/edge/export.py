@@ -47,7 +47,7 @@ class ExportOptions:
         class_names: of `data`: a JSON list of {language: name}, one entry a class, with English and Chinese names, or
             the id of one of ELEVATER's sets, such as cifar-100.
         split: of `data`, where there are several.
-        image_column: column of the pictures.
+        image_column: column of the images.
         label_column: column of the label's name.
         label_language: language in which the data name their labels.
         threads: in timings, within one operator.
@@ -130,8 +130,8 @@ class _Run:
         yield "PyTorch asked"
         for tower in self.towers:
             for variant in self.variants:
-                path, pictures = self._path(tower, variant), self.labelled.calibration_pictures(self.model.processor)
-                self.form.write(self.student, tower, variant, path, pictures)
+                path, images = self._path(tower, variant), self.labelled.calibration_images(self.model.processor)
+                self.form.write(self.student, tower, variant, path, images)
                 self._note(path, tower, variant, *gate.judge(tower, variant, path, self._path(tower, "fp32")))
                 yield f"{path.name} judged"
         if self.joins:

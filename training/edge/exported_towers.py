@@ -18,7 +18,7 @@ class ExportedTowers:
     """One or two exported towers, with the methods that zero-shot asks of a model.
 
     Args:
-        config: the model's, by which texts and pictures are prepared.
+        config: the model's, by which texts and images are prepared.
         runners: by tower; one that is never asked may be missing.
     """
 

@@ -27,7 +27,7 @@ class Format:
         extra: of this package, which installs what it needs.
         packages: these.
         joins: whether both towers also come in one file.
-        write: (student, tower, number format, file, prepared real pictures (1, 3, S, S)), which writes the file; fp32
+        write: (student, tower, number format, file, prepared real images (1, 3, S, S)), which writes the file; fp32
             is written first and lies beside it. Raises ValueError where the tower cannot be written so.
         open: (file, threads within one operator, 0 for what the runtime takes of itself), which opens it for the CPU.
             Raises ValueError where this machine cannot run it.
@@ -76,11 +76,11 @@ class Format:
             )
 
 
-def _write_graph(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: Iterable[np.ndarray]):
+def _write_graph(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
     if variant == "fp32":
         trace(student, tower, path)
     else:
-        make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, pictures)
+        make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
 
 
 def _open_graph(path: Path, threads: int) -> Runner:

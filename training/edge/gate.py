@@ -1,4 +1,4 @@
-"""Puts every variant beside PyTorch, on the same pictures and captions."""
+"""Puts every variant beside PyTorch, on the same images and captions."""
 
 import math
 import statistics
@@ -33,7 +33,7 @@ class Gate:
 
     Args:
         student: in PyTorch.
-        labelled: pictures and names.
+        labelled: images and names.
         form: of the files.
         threads: in timings, within one operator.
     """
@@ -42,7 +42,7 @@ class Gate:
         self.student, self.labelled, self.form, self.threads = student, labelled, form, threads
         self.reference = self._encode(student, labelled.sets, LANGUAGES)
         self.encoded: dict[Path, Encoded] = {}
-        self.picture, self.captions = self._picture(), [self._caption(language) for language in LANGUAGES]
+        self.image, self.captions = self._image(), [self._caption(language) for language in LANGUAGES]
 
     def rows(self) -> list[Row]:
         """PyTorch's own accuracy."""
@@ -129,7 +129,7 @@ class Gate:
         return Verdict(self.form.file(path), tower, variant, False, [reason])
 
     def _encode_file(self, tower: str, path: Path) -> Encoded:
-        """What a file makes of the pictures or the names; it is closed again before it is timed."""
+        """What a file makes of the images or the names; it is closed again before it is timed."""
         towers = ExportedTowers(self.student.model.config, **{tower: self.form.open(path, 0)})
         sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
         model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
@@ -143,9 +143,9 @@ class Gate:
         rows = score(seen, read, labelled.sets, labelled.class_names, labelled.label_column)
         return [replace(row, model=name) for row in rows]
 
-    def _picture(self) -> dict[str, np.ndarray]:
-        """A real picture, as a file takes it."""
-        return {"pixel_values": next(self.labelled.calibration_pictures(self.student.processor))}
+    def _image(self) -> dict[str, np.ndarray]:
+        """A real image, as a file takes it."""
+        return {"pixel_values": next(self.labelled.calibration_images(self.student.processor))}
 
     def _caption(self, language: str) -> dict[str, np.ndarray]:
         """The caption of median length, as a file takes it."""
@@ -158,8 +158,8 @@ class Gate:
     def _feeds(self, tower: str) -> list[dict[str, np.ndarray]]:
         """What a file is timed on."""
         if tower == "vision":
-            return [self.picture]
-        return self.captions if tower == "text" else [self.picture | caption for caption in self.captions]
+            return [self.image]
+        return self.captions if tower == "text" else [self.image | caption for caption in self.captions]
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
         """Median milliseconds at batch 1, and the median of the ratios to fp32."""

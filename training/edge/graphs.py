@@ -18,7 +18,7 @@ OPSET = 20
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):
-    """Write one tower as a graph that takes any number of pictures, or of texts of any length it can read.
+    """Write one tower as a graph that takes any number of images, or of texts of any length it can read.
 
     Args:
         student: on the CPU, in eval mode and float32.
@@ -51,7 +51,7 @@ def write_graph(
     """Write a module as a graph, be it a student's tower or another.
 
     Args:
-        graph: pictures, or ids and mask, to embeddings; on the CPU, in float32.
+        graph: images, or ids and mask, to embeddings; on the CPU, in float32.
         tower: one of `TOWERS`, for the names of inputs and output.
         example: what it is traced with; a batch of one would be taken for the rule.
         shapes: which of its dimensions are free, as `torch.export` takes them.
@@ -87,7 +87,7 @@ def _finish(path: Path, student: DCCLIPModel):
 
 
 def join(vision: Path, text: Path, path: Path):
-    """Both towers in one graph that also compares every picture with every text.
+    """Both towers in one graph that also compares every image with every text.
 
     Args:
         vision: the image tower's file, of any variant.

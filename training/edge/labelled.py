@@ -1,4 +1,4 @@
-"""What the gate asks with: labelled pictures, and the names of their classes in both languages."""
+"""What the gate asks with: labelled images, and the names of their classes in both languages."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.data import load_source, open_picture, require_columns, sample_rows
+from training.data import load_source, open_image, require_columns, sample_rows
 from training.evaluation.sets.class_names import ClassNames
 
 LANGUAGES = ("en", "zh")
@@ -21,10 +21,10 @@ class Labelled:
     """Labelled sets.
 
     Args:
-        sets: pictures with labels by name.
+        sets: images with labels by name.
         class_names: the candidates, in both languages.
-        calibration: pictures by which int8 ranges are set.
-        image_column: column of the pictures.
+        calibration: images by which int8 ranges are set.
+        image_column: column of the images.
         label_column: column of the label's name.
         source: what results say of the data.
     """
@@ -50,7 +50,7 @@ class Labelled:
 
     @classmethod
     def embedded(cls) -> "Labelled":
-        """The embedded corpus: pictures held out of all training, among the names of all concepts."""
+        """The embedded corpus: images held out of all training, among the names of all concepts."""
         from training.evaluation.sets.embedded import HeldOut  # only here, so that other data need no drawings
 
         held_out = HeldOut.open()
@@ -61,18 +61,18 @@ class Labelled:
     def read(
         cls, source: str, class_names: str, split: str, image_column: str, label_column: str, label_language: str
     ) -> "Labelled":
-        """A labelled set of one's own; its own pictures, without their labels, also set the int8 ranges."""
+        """A labelled set of one's own; its own images, without their labels, also set the int8 ranges."""
         rows = load_source(source, split)
         names = ClassNames.read(class_names, label_language)
         return cls({Path(source).stem: rows}, names, rows, image_column, label_column, source)
 
     def label_ids(self, name: str) -> Tensor:
-        """The class numbers (N,) of a set's pictures."""
+        """The class numbers (N,) of a set's images."""
         return self.class_names.label_ids(self.sets[name][self.label_column])
 
-    def calibration_pictures(self, processor: ProcessorMixin) -> Iterator[np.ndarray]:
+    def calibration_images(self, processor: ProcessorMixin) -> Iterator[np.ndarray]:
         """A hundred or so, prepared, (1, 3, S, S) float32, evenly spaced over the set."""
         rows = self.calibration.select(sample_rows(len(self.calibration), NUM_CALIBRATION))
         for row in rows.cast_column(self.image_column, Image(decode=False)):
-            picture = open_picture(row[self.image_column])
-            yield processor.image_processor([picture], return_tensors="np")["pixel_values"]
+            image = open_image(row[self.image_column])
+            yield processor.image_processor([image], return_tensors="np")["pixel_values"]

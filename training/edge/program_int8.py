@@ -27,9 +27,9 @@ def to_int8(
     tower: str,
     example: tuple[Tensor, ...],
     shapes: dict[str, Any],
-    pictures: Iterable[np.ndarray],
+    images: Iterable[np.ndarray],
 ) -> nn.Module:
-    """Weights in int8 a channel. The image tower's activations are in ranges that were seen on real pictures, the text
+    """Weights in int8 a channel. The image tower's activations are in ranges that were seen on real images, the text
     tower's by their own range, as they come; its tables are in int8 a row.
 
     Args:
@@ -37,7 +37,7 @@ def to_int8(
         tower: `vision` or `text`.
         example: what it is traced with.
         shapes: which of its dimensions are free.
-        pictures: prepared real pictures (1, 3, S, S).
+        images: prepared real images (1, 3, S, S).
 
     Returns:
         A module of the same inputs and output.
@@ -50,7 +50,7 @@ def to_int8(
     graph = torch.export.export(module, example, dynamic_shapes=shapes).module()
     prepared = prepare_pt2e(graph, _Quantizer().set_global(config))
     # the text tower runs once too, so that ranges of its weights are seen
-    for inputs in [example] if dynamic else ((torch.from_numpy(picture),) for picture in pictures):
+    for inputs in [example] if dynamic else ((torch.from_numpy(image),) for image in images):
         prepared(*inputs)
     return convert_pt2e(prepared)
 

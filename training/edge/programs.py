@@ -17,8 +17,8 @@ from training.edge.towers import describe_tower, traceable
 MAX_BATCH = 8  # a program plans its memory for the largest input when it is made
 
 
-def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: Iterable[np.ndarray]):
-    """Write one tower as a program that takes up to `MAX_BATCH` pictures, or texts of any length it can read.
+def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+    """Write one tower as a program that takes up to `MAX_BATCH` images, or texts of any length it can read.
 
     Its method `forward` gives embeddings of unit length, `logit_scale` the factor on their cosines.
 
@@ -27,7 +27,7 @@ def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: 
         tower: `vision` or `text`.
         variant: `fp32` or `int8`.
         path: of the file.
-        pictures: prepared real pictures (1, 3, S, S), by which the image tower's int8 ranges are set.
+        images: prepared real images (1, 3, S, S), by which the image tower's int8 ranges are set.
 
     Raises:
         ValueError: the tower cannot be written so.
@@ -41,7 +41,7 @@ def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: 
             if variant == "int8":
                 from training.edge.program_int8 import to_int8
 
-                module = to_int8(module, tower, example, shapes, pictures)
+                module = to_int8(module, tower, example, shapes, images)
             program = to_edge_transform_and_lower(
                 torch.export.export(module, example, dynamic_shapes=shapes),
                 partitioner=[XnnpackPartitioner()],
@@ -59,7 +59,7 @@ def lower(student: DCCLIPModel, tower: str, variant: str, path: Path, pictures: 
 
 
 def open_program(path: Path, threads: int = 0) -> Runner:
-    """Open a program on the CPU, for any number of pictures or texts: they go through in batches that it takes.
+    """Open a program on the CPU, for any number of images or texts: they go through in batches that it takes.
 
     Args:
         path: of the file.

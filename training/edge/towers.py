@@ -16,7 +16,7 @@ Traceable = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]
 
 
 class VisionTower(nn.Module):
-    """Pictures to embeddings of unit length."""
+    """Images to embeddings of unit length."""
 
     def __init__(self, student: DCCLIPModel):
         super().__init__()
@@ -41,7 +41,7 @@ class TextTower(nn.Module):
 
 
 def traceable(student: DCCLIPModel, tower: str, max_batch: int | None = None) -> Traceable:
-    """One tower, ready to be traced for any number of pictures, or of texts of any length that it can read.
+    """One tower, ready to be traced for any number of images, or of texts of any length that it can read.
 
     Args:
         student: on the CPU, in eval mode and float32.

@@ -27,7 +27,7 @@ FEW = 4  # channels that a filter sees
 STEM = 2
 
 
-def make_variant(source: Path, tower: str, variant: str, path: Path, pictures: Iterable[np.ndarray]):
+def make_variant(source: Path, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
     """Write a variant of a traced tower.
 
     Args:
@@ -35,7 +35,7 @@ def make_variant(source: Path, tower: str, variant: str, path: Path, pictures: I
         tower: `vision` or `text`.
         variant: `fp16`, `int8` or `q4`.
         path: of the file.
-        pictures: prepared real pictures (1, 3, S, S), by which the image tower's int8 ranges are set.
+        images: prepared real images (1, 3, S, S), by which the image tower's int8 ranges are set.
     """
     with quiet():
         if variant == "fp16":
@@ -45,7 +45,7 @@ def make_variant(source: Path, tower: str, variant: str, path: Path, pictures: I
         elif tower == "text":
             to_dynamic_int8(source, path)
         else:
-            to_static_int8(source, path, pictures)
+            to_static_int8(source, path, images)
     model = onnx.load(path)
     helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
     onnx.save(model, path)
@@ -99,25 +99,25 @@ def to_dynamic_int8(source: Path, path: Path):
     quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
 
 
-class _Pictures(CalibrationDataReader):
-    def __init__(self, pictures: Iterable[np.ndarray]):
-        self.pictures = iter(pictures)
+class _Images(CalibrationDataReader):
+    def __init__(self, images: Iterable[np.ndarray]):
+        self.images = iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        picture = next(self.pictures, None)
-        return None if picture is None else {"pixel_values": picture}
+        image = next(self.images, None)
+        return None if image is None else {"pixel_values": image}
 
 
-def to_static_int8(source: Path, path: Path, pictures: Iterable[np.ndarray]):
-    """Weights in int8 a channel, activations in ranges that were seen on real pictures.
+def to_static_int8(source: Path, path: Path, images: Iterable[np.ndarray]):
+    """Weights in int8 a channel, activations in ranges that were seen on real images.
 
-    Ranges that are taken anew for each picture, as for text, make convolutions several times slower than fp32.
+    Ranges that are taken anew for each image, as for text, make convolutions several times slower than fp32.
     """
     stem = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"][:STEM]
     quantize_static(
         source,
         path,
-        _Pictures(pictures),
+        _Images(images),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -33,10 +33,10 @@ class Verdict:
         bytes_share: of those of fp32.
         largest_difference: of any number of any embedding, against PyTorch.
         mean_cosine: with PyTorch's embeddings.
-        top1: share of all labelled pictures by language, the other tower being PyTorch's where it is not in the file.
+        top1: share of all labelled images by language, the other tower being PyTorch's where it is not in the file.
         lost_points: by which that is less than PyTorch's, in percentage points; a gain is negative.
-        worst_classes: by language, those that lost most pictures.
-        ms: median at batch 1: a picture, a text (mean of both languages), or both.
+        worst_classes: by language, those that lost most images.
+        ms: median at batch 1: an image, a text (mean of both languages), or both.
         ms_share: median of the ratios to fp32, run in turns.
         parts: of a file of both towers, the variant of each.
     """
@@ -97,17 +97,17 @@ def reasons_against(verdict: Verdict) -> list[str]:
 
 
 def closeness(tower: str, seen: Encoded, read: Encoded, reference: Encoded) -> tuple[float, float]:
-    """Largest difference and mean cosine, over all pictures, all captions, or both.
+    """Largest difference and mean cosine, over all images, all captions, or both.
 
     Args:
         tower: `vision`, `text` or `both`.
-        seen: whose pictures are asked about.
+        seen: whose images are asked about.
         read: whose captions are asked about.
         reference: PyTorch's.
     """
     pairs = []
     if tower != "text":
-        pairs += [(seen.pictures[name], theirs) for name, theirs in reference.pictures.items()]
+        pairs += [(seen.images[name], theirs) for name, theirs in reference.images.items()]
     if tower != "vision":
         pairs += [(read.classes[language], theirs) for language, theirs in reference.classes.items()]
     ours, theirs = (torch.cat(column) for column in zip(*pairs, strict=True))  # (N, D)
@@ -116,7 +116,7 @@ def closeness(tower: str, seen: Encoded, read: Encoded, reference: Encoded) -> t
 
 @dataclass(frozen=True)
 class Losses:
-    """Fields of [`Verdict`]: top-1, lost points and worst classes by language, over the pictures of all sets together.
+    """Fields of [`Verdict`]: top-1, lost points and worst classes by language, over the images of all sets together.
 
     Args:
         top1: see there.
@@ -133,7 +133,7 @@ def count_losses(seen: Encoded, read: Encoded, reference: Encoded, labelled: Lab
     """Compare a variant's answers with PyTorch's.
 
     Args:
-        seen: whose picture embeddings are asked.
+        seen: whose image embeddings are asked.
         read: whose class embeddings are asked.
         reference: PyTorch's of both.
         labelled: the true answers.
@@ -153,6 +153,6 @@ def count_losses(seen: Encoded, read: Encoded, reference: Encoded, labelled: Lab
 
 
 def _right(seen: Encoded, read: Encoded, labels: Tensor, language: str) -> Tensor:
-    """(N,) bool: whether a picture's own class comes first."""
-    answers = [(pictures @ read.classes[language].T).argmax(1) for pictures in seen.pictures.values()]
+    """(N,) bool: whether an image's own class comes first."""
+    answers = [(images @ read.classes[language].T).argmax(1) for images in seen.images.values()]
     return torch.cat(answers) == labels

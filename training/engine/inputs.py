@@ -1,4 +1,4 @@
-"""What both stages learn from, built from a recipe: pictures with captions, their views, and the teacher's targets."""
+"""What both stages learn from, built from a recipe: images with captions, their views, and the teacher's targets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ class Inputs:
     """All that a task and the loop need beside the student.
 
     Args:
-        dataset: decoded pictures and tokenized captions.
-        augment: random views of the pictures.
+        dataset: decoded images and tokenized captions.
+        augment: random views of the images.
         normalize: the student's own statistics.
         targets: the teacher's answers; None without a teacher.
     """
@@ -71,7 +71,7 @@ def open_inputs(
     tokens: CaptionTokens | None,
     needs: Needs,
     accelerator: Accelerator,
-    pictures: bool = True,
+    images: bool = True,
 ) -> Inputs:
     """Open the data, and the teacher's targets: cached where the recipe names a folder, live otherwise.
 
@@ -83,12 +83,12 @@ def open_inputs(
         tokens: makes token ids; None leaves captions out.
         needs: what is asked of the teacher.
         accelerator: of this process.
-        pictures: whether pictures are wanted.
+        images: whether images are wanted.
 
     Raises:
         ValueError: the data are a stream, and a cache is asked for.
     """
-    size = max(student.config.image_size, teacher.image_size if teacher else 0) if pictures else None
+    size = max(student.config.image_size, teacher.image_size if teacher else 0) if images else None
     dataset = open_pairs(recipe.data, tokens, size)
     if isinstance(dataset, PairStream) and recipe.teacher_cache is not None:
         raise ValueError(
@@ -115,22 +115,22 @@ def open_inputs(
     return Inputs(dataset, augment, normalize, targets)
 
 
-def open_pairs(data: DataConfig, tokens: CaptionTokens | None, picture_size: int | None) -> Pairs:
+def open_pairs(data: DataConfig, tokens: CaptionTokens | None, image_size: int | None) -> Pairs:
     """The data as a recipe describes them, whole or as a stream.
 
     Args:
         data: the sources.
         tokens: makes token ids; None leaves captions out.
-        picture_size: edge of the decoded pictures; None leaves pictures out.
+        image_size: edge of the decoded images; None leaves images out.
     """
     if data.streaming:
-        return PairStream(data, tokens, picture_size)
+        return PairStream(data, tokens, image_size)
     rows = [load_source(source.train, source.split or data.split, source.subset) for source in data.mixture]
-    return PairDataset(rows, data, tokens, picture_size)
+    return PairDataset(rows, data, tokens, image_size)
 
 
 def open_bank(text_bank: str | None, dataset: Pairs) -> list[str]:
-    """The texts that pictures are compared with where logits are the target.
+    """The texts that images are compared with where logits are the target.
 
     Args:
         text_bank: a text file, one text a line; None takes the captions of the data.

@@ -35,7 +35,7 @@ class Log:
     def __init__(self, path: Path, description: str, recipe: TrainingRecipe, start: int, accelerator: Accelerator):
         self.path, self.recipe, self.accelerator = path, recipe, accelerator
         self.is_main = accelerator.is_main_process
-        self.num_pictures, self.began, self.seconds = 0, time.perf_counter(), 0.0
+        self.num_images, self.began, self.seconds = 0, time.perf_counter(), 0.0
         if recipe.trackers:
             accelerator.init_trackers(PROJECT, config=_flat(asdict(recipe)))
         self.progress = tqdm(
@@ -65,18 +65,18 @@ class Log:
 
     @property
     def rate(self) -> float:
-        """Pictures a second since the start of this run."""
-        return self.num_pictures / max(self.seconds or time.perf_counter() - self.began, 1e-9)
+        """Images a second since the start of this run."""
+        return self.num_images / max(self.seconds or time.perf_counter() - self.began, 1e-9)
 
     def step(self, step: int, losses: dict[str, Tensor]):
         """Count one step, and write its losses if it is its turn."""
         done = step + 1
         if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
             values = {name: round(value.item(), 5) for name, value in losses.items()}
-            rates = {"learning_rate": learning_rate_at(step, self.recipe), "pictures_per_s": round(self.rate, 1)}
+            rates = {"learning_rate": learning_rate_at(step, self.recipe), "images_per_s": round(self.rate, 1)}
             self.write({"step": done} | rates | values)
             self.track(rates | values, done)
-            self.progress.set_postfix_str(f"loss {values['loss']:.4f}, {self.rate:.0f} pictures/s", refresh=False)
+            self.progress.set_postfix_str(f"loss {values['loss']:.4f}, {self.rate:.0f} images/s", refresh=False)
         self.progress.update()
 
     def evaluated(self, step: int, metrics: dict[str, float], is_best: bool):

@@ -39,13 +39,13 @@ class TrainingResult:
     Args:
         steps: optimizer steps done in all.
         seconds: wall time of this run's steps.
-        pictures_per_s: over this run.
+        images_per_s: over this run.
         skipped: samples left out, by cause, in words.
     """
 
     steps: int
     seconds: float
-    pictures_per_s: float
+    images_per_s: float
     skipped: str
 
 
@@ -115,7 +115,7 @@ def train(
         for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
             step, part = divmod(number, recipe.accumulate_steps)
             losses = run.learn(batch, step, part)
-            log.num_pictures += len(batch["rows"]) * accelerator.num_processes
+            log.num_images += len(batch["rows"]) * accelerator.num_processes
             batch.clear()  # before the next one is made: pixels are what a large batch costs
             if part + 1 < recipe.accumulate_steps:
                 continue

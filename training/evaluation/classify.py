@@ -49,12 +49,12 @@ class Encoded:
 
     Args:
         name: the model's.
-        pictures: (N, D) by set, L2-normalised.
+        images: (N, D) by set, L2-normalised.
         classes: (classes, D) by language, L2-normalised.
     """
 
     name: str
-    pictures: dict[str, Tensor]
+    images: dict[str, Tensor]
     classes: dict[str, Tensor]
 
 
@@ -69,23 +69,23 @@ def encode(
 
     Args:
         model: the encoder.
-        sets: labelled pictures by name.
+        sets: labelled images by name.
         class_names: the candidates, the same for every set.
         languages: of the candidates.
-        image_column: column of the pictures.
+        image_column: column of the images.
 
     Raises:
-        ValueError: a column or language is missing, or a picture does not decode.
+        ValueError: a column or language is missing, or an image does not decode.
     """
     for name, rows in sets.items():
         _require(rows, image_column, name)
     classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
-    pictures = {name: model.encode_pictures(rows, image_column) for name, rows in sets.items()}
-    return Encoded(model.name, pictures, classes)
+    images = {name: model.encode_images(rows, image_column) for name, rows in sets.items()}
+    return Encoded(model.name, images, classes)
 
 
 def score(
-    pictures: Encoded,
+    images: Encoded,
     texts: Encoded,
     sets: dict[str, Dataset],
     class_names: ClassNames,
@@ -97,9 +97,9 @@ def score(
     """Top-k accuracy on every set, in every language.
 
     Args:
-        pictures: of the model that sees.
-        texts: of the model that reads; another one than `pictures` where it is asked whether the two can be compared.
-        sets: labelled pictures by name.
+        images: of the model that sees.
+        texts: of the model that reads; another one than `images` where it is asked whether the two can be compared.
+        sets: labelled images by name.
         class_names: the candidates.
         label_column: column of the label's name.
         ks: which top-k; those beyond the number of classes are left out.
@@ -110,16 +110,16 @@ def score(
         ValueError: the label column is missing, a label is not in the list, or the models' embeddings differ in
         width.
     """
-    name = pictures.name if texts is pictures else f"{pictures.name} pictures, {texts.name} texts"
+    name = images.name if texts is images else f"{images.name} images, {texts.name} texts"
     table = []
     for set_name, rows in sets.items():
         _require(rows, label_column, set_name)
         labels = class_names.label_ids(rows[label_column])
         for language, classes in texts.classes.items():
-            seen = pictures.pictures[set_name]
+            seen = images.images[set_name]
             if seen.shape[1] != classes.shape[1]:
                 raise ValueError(
-                    f"text_model: {texts.name!r} embeds in {classes.shape[1]} dimensions, {pictures.name!r} in "
+                    f"text_model: {texts.name!r} embeds in {classes.shape[1]} dimensions, {images.name!r} in "
                     f"{seen.shape[1]}: they cannot be compared. Name a model of the same space, such as its teacher."
                 )
             scores = seen @ classes.T

@@ -1,4 +1,4 @@
-"""What a model makes of pictures and class names, computed once, by one process or several, and kept by content."""
+"""What a model makes of images and class names, computed once, by one process or several, and kept by content."""
 
 import hashlib
 import json
@@ -109,23 +109,23 @@ class Encoder:
         """Let go of the model: from now on there is what was encoded before."""
         self._model = None
 
-    def pictures(self, labelled: LabelledSet | PairSet, squashed: bool = False) -> Tensor | None:
+    def images(self, labelled: LabelledSet | PairSet, squashed: bool = False) -> Tensor | None:
         """(N, D) L2-normalised; None in all processes but the first.
 
         Raises:
-            ValueError: a picture does not decode.
+            ValueError: an image does not decode.
         """
 
         def compute(start: int, stop: int) -> Tensor:
             rows = labelled.rows.select(range(start, stop))
             try:
-                return self._loaded().encode_pictures(rows, "image", squash=squashed)
+                return self._loaded().encode_images(rows, "image", squash=squashed)
             except ValueError as error:
                 raise ValueError(f"data: {labelled.name} ({labelled.source}), from row {start}: {error}") from error
 
         digest = labelled.digest if self.cache.state.is_main_process else ""
         key = [self.fingerprint, digest, "squashed" if squashed else "cropped"]
-        return self.cache.get("pictures", key, len(labelled.rows), compute)
+        return self.cache.get("images", key, len(labelled.rows), compute)
 
     def classes(self, names: list[str], templates: Templates) -> Tensor | None:
         """(classes, D) L2-normalised; None in all processes but the first."""

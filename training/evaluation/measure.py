@@ -14,7 +14,7 @@ from training.evaluation.metrics import (
     wilson_interval,
 )
 
-SHARES: tuple[str, ...] = ("top1", "top5")  # of pictures, so that an interval can be given
+SHARES: tuple[str, ...] = ("top1", "top5")  # of images, so that an interval can be given
 SCALE = 100.0  # ELEVATER's, whatever the model learnt
 
 
@@ -24,10 +24,10 @@ class Measured:
 
     Args:
         values: share by metric.
-        intervals: 95 % interval of those that are shares of pictures.
-        answers: (N,) the class that each picture got.
-        per_class: (C,) recall, or average precision where pictures show several classes; NaN without a picture.
-        confusion: (C, C) pictures by own class and by answer; None where pictures show several classes.
+        intervals: 95 % interval of those that are shares of images.
+        answers: (N,) the class that each image got.
+        per_class: (C,) recall, or average precision where images show several classes; NaN without an image.
+        confusion: (C, C) images by own class and by answer; None where images show several classes.
     """
 
     values: dict[str, float]
@@ -37,15 +37,15 @@ class Measured:
     confusion: Tensor | None
 
 
-def measure(pictures: Tensor, classes: Tensor, labels: Tensor, metric: str) -> Measured:
-    """Score pictures against classes.
+def measure(images: Tensor, classes: Tensor, labels: Tensor, metric: str) -> Measured:
+    """Score images against classes.
 
     Ranks are taken from the similarities themselves: in their softmax the lower ones all become 0 and tie.
 
     Args:
-        pictures: (N, D) L2-normalised.
+        images: (N, D) L2-normalised.
         classes: (C, D) L2-normalised.
-        labels: (N,) class numbers, or (N, C) with 1 where a class is in a picture.
+        labels: (N,) class numbers, or (N, C) with 1 where a class is in an image.
         metric: the one that has to be there.
 
     Raises:
@@ -54,12 +54,12 @@ def measure(pictures: Tensor, classes: Tensor, labels: Tensor, metric: str) -> M
     Source: ELEVATER (arXiv 2204.08790): softmax over the classes of 100 times the similarity, also for VOC's several
         labels.
     """
-    similarities = pictures @ classes.T  # (N, C)
+    similarities = images @ classes.T  # (N, C)
     answers = similarities.argmax(1)
     num_classes = len(classes)
     targets = labels if labels.ndim == 2 else torch.nn.functional.one_hot(labels, num_classes).to(torch.int8)
     if labels.ndim == 2:
-        # a picture is right if the answer is one of its classes
+        # an image is right if the answer is one of its classes
         values = {"top1": targets.gather(1, answers[:, None]).double().mean().item()}
     else:
         values = {f"top{k}": top_k_accuracy(similarities, labels, k) for k in (1, 5) if k <= num_classes}
@@ -87,6 +87,6 @@ def _average_precisions(chances: Tensor, targets: Tensor) -> Tensor:
 
 
 def agreement(answers: Sequence[Tensor]) -> float:
-    """Share of pictures that got the same class in all languages."""
+    """Share of images that got the same class in all languages."""
     same = torch.stack([other == answers[0] for other in answers[1:]]).all(0)
     return same.double().mean().item()

@@ -19,12 +19,12 @@ from training.evaluation.sets.templates import OURS, SOURCES
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to measure. Either `protocol` names a way to measure ELEVATER's sets, or `class_names` the classes of sets
-    of your own; and `retrieval`, with either or alone, pictures with captions.
+    of your own; and `retrieval`, with either or alone, images with captions.
 
     Args:
         model: folder or Hub id, with or without `@revision`, of a model with image and text features; several are a
             list.
-        output_dir: where results.json, table.md and pictures go.
+        output_dir: where results.json, table.md and images go.
         protocol: elevater-en, elevater-zh, cn-clip-compat; several are a list.
         data: SET=SOURCE, several are a list. SOURCE is a folder with a folder a class, a parquet file, a Hub id with
             or without `@revision`, or `module:function`. A set of the protocol that is not named is read from its own
@@ -39,13 +39,13 @@ class EvalOptions:
         imagenet_zh: ImageNet's Chinese names: clip-benchmark, cn-clip, or a file with a name a line.
         text_model: folder or Hub id of another model that reads for each model, and sees for it, such as the teacher:
             whether their embeddings can be compared.
-        retrieval: NAME=SOURCE, several are a list: pictures with captions, each searched for by the other. SOURCE is
+        retrieval: NAME=SOURCE, several are a list: images with captions, each searched for by the other. SOURCE is
             a parquet file, a folder that `datasets` understands, a Hub id with or without `@revision`, or
             `module:function`.
         caption_columns: with `retrieval`: language to column, as in --caption_columns.zh COLUMN, whose cells are a
             caption or a list of them; default: those of `en` and `zh` that are there.
         split: of the data, where there are several; default: test, or what the set's own place on the Hub calls it.
-        image_column: column of the pictures; default: the first of the usual names, `image` with `retrieval`.
+        image_column: column of the images; default: the first of the usual names, `image` with `retrieval`.
         label_column: column of the labels; default: the first of the usual names that has names of classes.
         label_names: SET=FILE, the names of numbered labels, one a line; several are a list.
         label_language: with `class_names`: language in which the data name their labels.
@@ -192,7 +192,7 @@ class EvalOptions:
         return sets, missing
 
     def pair_sets(self) -> list[PairSet]:
-        """Pictures with captions, to search.
+        """Images with captions, to search.
 
         Raises:
             ValueError: a source cannot be read, or a name is given twice.

@@ -1,4 +1,4 @@
-"""Retrieval: which caption belongs to a picture and which picture to a caption, in every language of a source."""
+"""Retrieval: which caption belongs to an image and which image to a caption, in every language of a source."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def score(
     Args:
         pair_set: what is searched.
         language: of its captions.
-        seen: (pictures, D), L2-normalised.
+        seen: (images, D), L2-normalised.
         read: (captions, D), L2-normalised.
         model: written to the rows.
         ks: which recalls; those beyond the number of candidates are left out.
@@ -95,4 +95,4 @@ def retrieval_table(rows: Sequence[Row], pair_sets: Sequence[PairSet]) -> str:
 def _in_words(pair_set: PairSet) -> str:
     counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in pair_set.captions.items())
     place = " ".join(filter(None, (pair_set.source, pair_set.split)))
-    return f"{pair_set.name}: {place}, {len(pair_set.rows):,} pictures, {counts}"
+    return f"{pair_set.name}: {place}, {len(pair_set.rows):,} images, {counts}"

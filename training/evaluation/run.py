@@ -49,7 +49,7 @@ class Runner:
         seed: written to the rows.
         trust_remote_code: run code that comes with a model.
         keep_details: whether to keep what tables of classes and confusion need.
-        pair_sets: pictures with captions, to search.
+        pair_sets: images with captions, to search.
     """
 
     exams: Sequence[Exam]
@@ -72,7 +72,7 @@ class Runner:
             Everything in the first process; the others return no rows.
 
         Raises:
-            ValueError: a model, picture or label cannot be used, or two models do not embed in one space.
+            ValueError: a model, image or label cannot be used, or two models do not embed in one space.
         """
         outcome = Outcome()
         other = None
@@ -97,10 +97,10 @@ class Runner:
         told = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
         outcome.models.append(told | {"texts_cut": self._count_cut(model)})
         for exam in self._possible():
-            encoder.pictures(self.sets[exam.set], exam.squashed)
+            encoder.images(self.sets[exam.set], exam.squashed)
             encoder.classes(exam.candidates, exam.templates)
         for pairs in self.pair_sets:
-            encoder.pictures(pairs)
+            encoder.images(pairs)
             for texts in pairs.captions.values():
                 encoder.texts(texts)
         return encoder
@@ -120,17 +120,17 @@ class Runner:
         return (exam for exam in self.exams if exam.set in self.sets)
 
     def _measure(self, seer: Encoder, reader: Encoder, outcome: Outcome) -> list[Row]:
-        name = seer.name if seer is reader else f"{seer.name} pictures, {reader.name} texts"
+        name = seer.name if seer is reader else f"{seer.name} images, {reader.name} texts"
         rows: list[Row] = []
         measured: dict[tuple[str, ...], Measured] = {}
         for exam in self._possible():
-            pictures = seer.pictures(self.sets[exam.set], exam.squashed)
+            images = seer.images(self.sets[exam.set], exam.squashed)
             classes = reader.classes(exam.candidates, exam.templates)
-            if pictures is None or classes is None:
+            if images is None or classes is None:
                 continue  # the first process measures
-            _require_one_space(seer, pictures, reader, classes)
+            _require_one_space(seer, images, reader, classes)
             try:
-                found = measure(pictures, classes, self.sets[exam.set].labels, exam.metric)
+                found = measure(images, classes, self.sets[exam.set].labels, exam.metric)
             except ValueError as error:
                 raise ValueError(f"data: {exam.set}: {error}") from error
             measured[exam.key] = found
@@ -144,7 +144,7 @@ class Runner:
         rows: list[Row] = []
         for pairs in self.pair_sets:
             for language, captions in pairs.captions.items():
-                seen, read = seer.pictures(pairs), reader.texts(captions)
+                seen, read = seer.images(pairs), reader.texts(captions)
                 if seen is None or read is None:
                     continue  # the first process measures
                 _require_one_space(seer, seen, reader, read)

@@ -44,7 +44,7 @@ OPTIONAL = (
     "executorch/*.pte",
 )
 # these go along where the card shows them
-PICTURES = ("*.png", "*.jpg")
+IMAGES = ("*.png", "*.jpg")
 # written by our scripts, and so perhaps with a path of the machine that they ran on
 WITH_PATHS = ("config.json", "recipe.yaml", "results.json", "cross_model.json")
 LOCAL_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.@+-]+)+/([\w.@+-]+)")
@@ -86,11 +86,11 @@ def may_go(path: str, card: str = "") -> bool:
 
     Args:
         path: in the folder, with forward slashes.
-        card: text of README.md; a picture goes along if it is shown there.
+        card: text of README.md; an image goes along if it is shown there.
     """
     depth = path.count("/")
     named = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
-    return named or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in PICTURES))
+    return named or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in IMAGES))
 
 
 def list_contents(folder: str | Path) -> list[Content]:

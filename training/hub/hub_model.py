@@ -29,7 +29,7 @@ class HubModel:
 
     def save(self, folder: Path):
         """Write weights, config, remote code, processor, tokenizer, recipe, card, licences, and what the model answers
-        now to a fixed picture and fixed texts.
+        now to a fixed image and fixed texts.
         """
         self.student.save_pretrained(folder)
         forget_last_call(self.processor.tokenizer)

@@ -1,4 +1,4 @@
-"""What a finished model answers to a fixed picture and fixed texts, stored beside its weights, so that any copy of the
+"""What a finished model answers to a fixed image and fixed texts, stored beside its weights, so that any copy of the
 folder, on any machine, can be compared with the model that was trained.
 """
 
@@ -24,7 +24,7 @@ TEXTS = {
 TOLERANCE = 1e-3
 
 
-def draw_picture() -> bytes:
+def draw_image() -> bytes:
     """A house under the sun, as PNG; it is stored too, since another version of Pillow may draw it otherwise."""
     image = Image.linear_gradient("L").resize((96, 96))
     image = Image.merge("RGB", [image.point(lambda v: 90 + v // 2), image.point(lambda v: 160 + v // 4), image])
@@ -41,14 +41,14 @@ def draw_picture() -> bytes:
 
 @torch.no_grad()
 def write_self_check(student: DCCLIPModel, processor: DCCLIPProcessor, folder: str | Path):
-    """Write `self_check.json`: the texts, the picture, and the model's L2-normalised embeddings of them.
+    """Write `self_check.json`: the texts, the image, and the model's L2-normalised embeddings of them.
 
     Args:
         student: the model as it is in memory, on any device; its mode is left as it was.
         processor: its processor.
         folder: where its weights lie.
     """
-    png = draw_picture()
+    png = draw_image()
     texts = [text for language in TEXTS.values() for text in language]
     limits: dict[str, Any] = {"truncation": True, "max_length": student.config.max_text_length}
     inputs = processor(images=Image.open(io.BytesIO(png)), text=texts, return_tensors="pt", **limits)
@@ -61,7 +61,7 @@ def write_self_check(student: DCCLIPModel, processor: DCCLIPProcessor, folder: s
         module.training = training
     content = {
         "texts": TEXTS,
-        "picture": base64.b64encode(png).decode(),
+        "image": base64.b64encode(png).decode(),
         "text_embeds": _plain(text_embeds),
         "image_embeds": _plain(image_embeds),
         "tolerance": TOLERANCE,

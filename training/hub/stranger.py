@@ -27,16 +27,16 @@ def main(folder: str):
     from transformers import AutoModel, AutoProcessor, pipeline
 
     wanted = json.loads(Path(folder, "self_check.json").read_text(encoding="utf-8"))
-    picture = Image.open(io.BytesIO(base64.b64decode(wanted["picture"])))
+    image = Image.open(io.BytesIO(base64.b64decode(wanted["image"])))
     texts = [text for language in wanted["texts"].values() for text in language]
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     limit = {"truncation": True, "max_length": model.config.max_text_length}
     with torch.no_grad():
-        outputs = model(**processor(images=picture, text=texts, return_tensors="pt", **limit))
+        outputs = model(**processor(images=image, text=texts, return_tensors="pt", **limit))
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True, dtype=torch.float32)
     answers = {
-        language: classify(picture, candidate_labels=labels, hypothesis_template="{}")
+        language: classify(image, candidate_labels=labels, hypothesis_template="{}")
         for language, labels in wanted["texts"].items()
     }
     found = {

@@ -217,7 +217,7 @@ class _Cutter:
         return self._take_rows(tensor, target, rows.clamp_min(-1))
 
     def _resample_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        """The patch grid of another picture or patch size; the tokens before it stay as they are."""
+        """The patch grid of another image or patch size; the tokens before it stay as they are."""
         cut = self._cut_columns(tensor, target)
         if cut is None or cut.shape == target.shape:
             return cut

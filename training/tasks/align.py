@@ -26,7 +26,7 @@ from training.teachers.targets import TargetSource
 
 
 class AlignTask(Task):
-    """Stage 2: pictures and captions find each other, a term for each language, and an anchor holds the student to
+    """Stage 2: images and captions find each other, a term for each language, and an anchor holds the student to
     the teacher's embeddings. Terms between languages and further terms of the teacher are there where they are
     weighted.
 
@@ -85,11 +85,11 @@ class AlignTask(Task):
 
         Args:
             batch: on the device.
-            views: the augmented pictures, where they are at hand.
+            views: the augmented images, where they are at hand.
         """
         if self.targets is None:
             return {}
-        image = self.targets.pictures(self.views(batch) if views is None else views, batch).embedding
+        image = self.targets.images(self.views(batch) if views is None else views, batch).embedding
         return {"teacher_image": image.float(), "teacher_text": self.targets.texts(batch).embedding.float()}
 
     def compare(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -132,7 +132,7 @@ class AlignTask(Task):
     def _pair_terms(
         self, outputs: dict[str, Tensor], unit: dict[str, Tensor], positive: Tensor
     ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each term between the pictures and the captions of one language."""
+        """Weight and value of each term between the images and the captions of one language."""
         recipe, scale = self.recipe, outputs["logit_scale"]
         student = unit["image"], unit["text"]
         if recipe.loss == "sigmoid":
@@ -179,12 +179,12 @@ def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool)
     if recipe.text_text_weight and recipe.data.batches == "one_language":
         raise ValueError(
             f"text_text_weight is {recipe.text_text_weight}, but data.batches is 'one_language', and the term "
-            "compares a picture's captions in two. Take data.batches: mixed or one_source, or set it to 0."
+            "compares an image's captions in two. Take data.batches: mixed or one_source, or set it to 0."
         )
     if recipe.text_text_weight and all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
         raise ValueError(
             f"text_text_weight is {recipe.text_text_weight}, but no source under data.sources has captions in two "
-            "languages, and the term compares those of one picture. Name one that has, or set it to 0."
+            "languages, and the term compares those of one image. Name one that has, or set it to 0."
         )
     for name in ("affinity_weight", "interactive_weight", "anchor_weight"):
         if getattr(recipe, name) and not has_teacher:

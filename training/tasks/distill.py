@@ -27,7 +27,7 @@ class DistillTask(Task):
         normalize: the student's own statistics.
         targets: the teacher's answers.
         recipe: towers, target and weights.
-        vision_width: channels of the teacher's picture map.
+        vision_width: channels of the teacher's image map.
         text_width: width of the teacher's token states; None where its tokens are others than the student's, so that
             only pooled targets exist.
         bank: (N, D) teacher embeddings of texts, for the target `logits`.
@@ -83,7 +83,7 @@ class DistillTask(Task):
 
     def _vision(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         views = self.views(batch)
-        targets = self.targets.pictures(views, batch)
+        targets = self.targets.images(views, batch)
         outputs = self.student.get_image_features(self.normalize(views))
         losses = self._pooled("vision", outputs.pooler_output, targets.embedding)
         if self.vision_adapter is not None:

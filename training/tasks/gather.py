@@ -1,6 +1,6 @@
 """Exact large batches: all processes' samples in one loss, and gradient caching in chunks on each.
 
-A contrastive loss compares every picture with every caption, so a batch in parts is not the same as the batch. Here
+A contrastive loss compares every image with every caption, so a batch in parts is not the same as the batch. Here
 the parts are towers' passes alone, and the loss sees everything: n processes, or n chunks, or both, give the loss and
 the gradients of one process with the whole batch, up to rounding. What cannot be split is BatchNorm in train mode,
 whose statistics are a part's own.
@@ -61,7 +61,7 @@ def _sizes(tensor: Tensor) -> list[int]:
 
 
 def gather_pairs(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The fields of all processes' batches that decide which pairs are right; `owner` counts through all pictures."""
+    """The fields of all processes' batches that decide which pairs are right; `owner` counts through all images."""
     fields = {name: batch[name] for name in PAIR_FIELDS}
     if dist.is_initialized() and dist.get_world_size() > 1:
         fields["owner"] = fields["owner"] + sum(_sizes(batch["rows"])[: dist.get_rank()])

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-PICTURE_FIELDS = ("rows", "views", "pictures")  # of a batch; all others are about its captions
+IMAGE_FIELDS = ("rows", "views", "images")  # of a batch; all others are about its captions
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 
@@ -29,20 +29,20 @@ class Splittable(Protocol):
 
 
 def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Tensor]]:
-    """Batches of `chunk_size` pictures or fewer, each with its own captions.
+    """Batches of `chunk_size` images or fewer, each with its own captions.
 
     Args:
         batch: as the data make it.
         chunk_size: at least 1.
 
     Raises:
-        ValueError: captions do not stand in the order of their pictures.
+        ValueError: captions do not stand in the order of their images.
     """
-    owner, num_pictures = batch["owner"], len(batch["rows"])
+    owner, num_images = batch["owner"], len(batch["rows"])
     if (owner.diff() < 0).any():
-        raise ValueError(f"owner: captions must stand in the order of their pictures, got {owner.tolist()}.")
-    counts = [int(part.sum()) for part in owner.bincount(minlength=num_pictures).split(chunk_size)]
-    pieces = {name: value.split(chunk_size if name in PICTURE_FIELDS else counts) for name, value in batch.items()}
+        raise ValueError(f"owner: captions must stand in the order of their images, got {owner.tolist()}.")
+    counts = [int(part.sum()) for part in owner.bincount(minlength=num_images).split(chunk_size)]
+    pieces = {name: value.split(chunk_size if name in IMAGE_FIELDS else counts) for name, value in batch.items()}
     chunks = [{name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))]
     for number, chunk in enumerate(chunks):
         chunk["owner"] = chunk["owner"] - number * chunk_size

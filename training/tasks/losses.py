@@ -89,7 +89,7 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     Returns:
         Scalar, the mean over samples.
 
-    Requirements: a bank that is rich enough to tell the samples apart; pictures alone suffice for the batch.
+    Requirements: a bank that is rich enough to tell the samples apart; images alone suffice for the batch.
 
     Relations: the classic distillation of logits, which `feature_map_loss` competes with.
 
@@ -100,29 +100,29 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     return _divergence((ours, bank), (theirs, bank))
 
 
-def positives(owner: Tensor, caption_ids: Tensor, num_pictures: int, rows: Tensor | None = None) -> Tensor:
-    """Which captions are right for which picture: its own, and every equal one.
+def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None) -> Tensor:
+    """Which captions are right for which image: its own, and every equal one.
 
     Args:
-        owner: (T,) picture of the batch that each caption belongs to.
+        owner: (T,) image of the batch that each caption belongs to.
         caption_ids: (T,) equal for equal captions.
-        num_pictures: B.
-        rows: (B,) equal for equal pictures, which share their captions; None where no two are equal.
+        num_images: B.
+        rows: (B,) equal for equal images, which share their captions; None where no two are equal.
 
     Returns:
         (B, T) bool.
     """
-    pictures = torch.arange(num_pictures, device=owner.device)
+    images = torch.arange(num_images, device=owner.device)
     if rows is not None:
-        pictures = rows.unique(return_inverse=True)[1]
+        images = rows.unique(return_inverse=True)[1]
     captions = caption_ids.unique(return_inverse=True)[1]
-    table = torch.zeros(num_pictures, len(captions), dtype=torch.bool, device=owner.device)
-    table[pictures[owner], captions] = True  # by number of the picture and of the caption, each counted once
-    return table[pictures][:, captions]
+    table = torch.zeros(num_images, len(captions), dtype=torch.bool, device=owner.device)
+    table[images[owner], captions] = True  # by number of the image and of the caption, each counted once
+    return table[images][:, captions]
 
 
 def text_positives(first: Tensor, second: Tensor) -> Tensor:
-    """Which captions say the same: those that are right for one and the same picture.
+    """Which captions say the same: those that are right for one and the same image.
 
     Args:
         first: (B, T) bool, as `positives` gives them, of the captions in one language.
@@ -146,11 +146,11 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
     Returns:
         Scalar. Rows or columns without a positive do not count.
 
-    Requirements: batches as large as memory allows; every other picture's caption is a negative.
+    Requirements: batches as large as memory allows; every other image's caption is a negative.
 
-    Relations: `sigmoid_loss` judges each pair by itself. With captions in the place of pictures, and `text_positives`,
+    Relations: `sigmoid_loss` judges each pair by itself. With captions in the place of images, and `text_positives`,
         it draws the languages of a text tower together (`text_text_weight`); that is off by default, because captions
-        of one picture meet at the picture already, and pays where the pairs are few and the languages unequal.
+        of one image meet at the image already, and pays where the pairs are few and the languages unequal.
 
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
@@ -162,7 +162,7 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
 def sigmoid_loss(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor, positive: Tensor
 ) -> Tensor:
-    """Every pair of picture and caption as a yes-or-no question of its own.
+    """Every pair of image and caption as a yes-or-no question of its own.
 
     Args:
         image_embeds: (B, D), L2-normalised.
@@ -194,13 +194,13 @@ def sigmoid_loss(
 def affinity_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, teacher_logit_scale: float
 ) -> Tensor:
-    """Affinity mimicking: the student likens pictures and captions as the teacher does.
+    """Affinity mimicking: the student likens images and captions as the teacher does.
 
-    The mean of two Kullback-Leibler divergences from the teacher's to the student's similarities: of each picture to
-    all captions, and of each caption to all pictures.
+    The mean of two Kullback-Leibler divergences from the teacher's to the student's similarities: of each image to
+    all captions, and of each caption to all images.
 
     Args:
-        student: its pictures (B, D) and captions (T, D), L2-normalised.
+        student: its images (B, D) and captions (T, D), L2-normalised.
         teacher: likewise; its width may be another.
         logit_scale: scalar, the student's factor on cosines.
         teacher_logit_scale: the teacher's.
@@ -226,11 +226,11 @@ def affinity_loss(
 def interactive_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, positive: Tensor
 ) -> Tensor:
-    """Interactive contrastive learning: the student's pictures find the teacher's captions, and its captions the
-    teacher's pictures.
+    """Interactive contrastive learning: the student's images find the teacher's captions, and its captions the
+    teacher's images.
 
     Args:
-        student: its pictures (B, D) and captions (T, D), L2-normalised.
+        student: its images (B, D) and captions (T, D), L2-normalised.
         teacher: likewise, of the same width.
         logit_scale: scalar, the student's factor on cosines.
         positive: (B, T) bool; any number a row.

@@ -1,4 +1,4 @@
-"""What both stages share: the student, how its pictures are made, what of it learns."""
+"""What both stages share: the student, how its images are made, what of it learns."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ TEXT_CHUNK = 64  # texts encoded at once
 
 
 class Task(nn.Module):
-    """What both stages share: the student and how its pictures are made.
+    """What both stages share: the student and how its images are made.
 
     Args:
         student: the model that learns.
@@ -27,7 +27,7 @@ class Task(nn.Module):
         ValueError: no parameter starts with one of `frozen`.
     """
 
-    chunk_size = 0  # pictures encoded at once, for tasks that can be split; 0 for the whole batch
+    chunk_size = 0  # images encoded at once, for tasks that can be split; 0 for the whole batch
 
     def __init__(
         self,
@@ -75,12 +75,12 @@ class Task(nn.Module):
 
     @property
     def num_views(self) -> int:
-        """How many views of a picture take turns; 0 for ever new ones."""
+        """How many views of an image take turns; 0 for ever new ones."""
         return self.targets.num_views if self.targets is not None else 0
 
     def views(self, batch: dict[str, Any]) -> Tensor:
-        """The augmented pictures of a batch, (B, 3, S, S) in 0..255."""
-        return self.augment(batch["pictures"], batch["rows"], batch["views"])
+        """The augmented images of a batch, (B, 3, S, S) in 0..255."""
+        return self.augment(batch["images"], batch["rows"], batch["views"])
 
     def encode_texts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Encode the captions, those of like length together: they differ much, and padding costs as much as text.

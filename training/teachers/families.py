@@ -51,7 +51,7 @@ class Targets:
     """What a student learns from.
 
     Args:
-        feature_map: after the tower's own final norm: (B, D, H, W) for pictures, without CLS and other prefix tokens;
+        feature_map: after the tower's own final norm: (B, D, H, W) for images, without CLS and other prefix tokens;
             (B, L, D) for texts. A source of targets leaves it out where it is not asked for.
         embedding: (B, projection_dim), what the family compares, not normalised.
     """
@@ -60,17 +60,17 @@ class Targets:
     embedding: Tensor
 
 
-def _clip_pictures(model: Any, pixel_values: Tensor) -> Targets:
+def _clip_images(model: Any, pixel_values: Tensor) -> Targets:
     outputs = model.get_image_features(pixel_values)
     return Targets(_patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state)), outputs.pooler_output)
 
 
-def _siglip_pictures(model: Any, pixel_values: Tensor) -> Targets:
+def _siglip_images(model: Any, pixel_values: Tensor) -> Targets:
     outputs = model.get_image_features(pixel_values)
     return Targets(_patch_map(outputs.last_hidden_state), outputs.pooler_output)
 
 
-def _naflex_pictures(model: Any, pixel_values: Tensor) -> Targets:
+def _naflex_images(model: Any, pixel_values: Tensor) -> Targets:
     edge = model.config.vision_config.patch_size
     patches = pixel_values.unfold(2, edge, edge).unfold(3, edge, edge)  # (B, 3, H, W, edge, edge)
     grid = patches.shape[2:4]
@@ -82,9 +82,9 @@ def _naflex_pictures(model: Any, pixel_values: Tensor) -> Targets:
     return Targets(_patch_map(outputs.last_hidden_state), outputs.pooler_output)
 
 
-def _dual_encoder_pictures(model: Any, pixel_values: Tensor) -> Targets:
+def _dual_encoder_images(model: Any, pixel_values: Tensor) -> Targets:
     if isinstance(model.vision_model, NORM_AFTER_POOLING):
-        return _clip_pictures(model, pixel_values)
+        return _clip_images(model, pixel_values)
     outputs = model.get_image_features(pixel_values)
     hidden, width = outputs.last_hidden_state, model.config.vision_config.hidden_size
     feature_map = hidden if hidden.ndim == 4 else _patch_map(hidden)
@@ -96,13 +96,13 @@ def _dual_encoder_pictures(model: Any, pixel_values: Tensor) -> Targets:
     return Targets(feature_map, outputs.pooler_output)
 
 
-def _dcclip_pictures(model: Any, pixel_values: Tensor) -> Targets:
+def _dcclip_images(model: Any, pixel_values: Tensor) -> Targets:
     outputs = model.get_image_features(pixel_values)
     return Targets(outputs.feature_map, outputs.pooler_output)
 
 
 def _patch_map(tokens: Tensor) -> Tensor:
-    """The map (B, D, H, W) of (B, N, D) tokens of a square picture: prefix tokens are what its square leaves over."""
+    """The map (B, D, H, W) of (B, N, D) tokens of a square image: prefix tokens are what its square leaves over."""
     edge = math.isqrt(tokens.shape[1])
     return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))
 
@@ -125,7 +125,7 @@ def _dual_encoder_image_size(config: PreTrainedConfig) -> int | None:
 
 
 def naflex_image_size(config: PreTrainedConfig) -> int:
-    """Edge in pixels of the square that has as many patches as SigLIP 2 reads of a picture of any shape."""
+    """Edge in pixels of the square that has as many patches as SigLIP 2 reads of an image of any shape."""
     return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
 
 
@@ -135,19 +135,19 @@ class Family:
 
     Args:
         model: the class of the whole dual encoder, with `get_image_features` and `get_text_features`.
-        pictures: (model, pixel values (B, 3, S, S)) to targets.
+        images: (model, pixel values (B, 3, S, S)) to targets.
         texts: (model, input ids (B, L), attention mask (B, L) or None) to targets.
         fixed_length: texts are padded to the longest that it reads, and the padding is attended.
-        vision_width: config to D of the picture map.
+        vision_width: config to D of the image map.
         text_width: config to D of the token states.
         projection_dim: config to the width of the embeddings.
-        image_size: config to the edge of the square picture in pixels; None where the image processor tells.
+        image_size: config to the edge of the square image in pixels; None where the image processor tells.
         max_text_length: config to the longest text in tokens, specials included.
         license: config to what the family's weights are licensed under, if that is known.
     """
 
     model: type[PreTrainedModel]
-    pictures: Callable[[Any, Tensor], Targets]
+    images: Callable[[Any, Tensor], Targets]
     texts: Callable[[Any, Tensor, Tensor | None], Targets] = _texts
     fixed_length: bool = False
     vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
@@ -161,15 +161,15 @@ class Family:
 FAMILIES = {
     "altclip": Family(
         AltCLIPModel,
-        _clip_pictures,
+        _clip_images,
         text_width=attrgetter("text_config.project_dim"),
         license=lambda config: "creativeml-openrail-m",
     ),
-    "chinese_clip": Family(ChineseCLIPModel, _clip_pictures),
-    "clip": Family(CLIPModel, _clip_pictures),
+    "chinese_clip": Family(ChineseCLIPModel, _clip_images),
+    "clip": Family(CLIPModel, _clip_images),
     "dcclip": Family(
         DCCLIPModel,
-        _dcclip_pictures,
+        _dcclip_images,
         vision_width=attrgetter("vision_width"),
         text_width=attrgetter("text_width"),
         image_size=attrgetter("image_size"),
@@ -177,17 +177,17 @@ FAMILIES = {
         license=attrgetter("teacher_license"),
     ),
     "siglip": Family(
-        SiglipModel, _siglip_pictures, fixed_length=True, projection_dim=attrgetter("text_config.projection_size")
+        SiglipModel, _siglip_images, fixed_length=True, projection_dim=attrgetter("text_config.projection_size")
     ),
     "siglip2": Family(
         Siglip2Model,
-        _naflex_pictures,
+        _naflex_images,
         fixed_length=True,
         projection_dim=attrgetter("text_config.projection_size"),
         image_size=naflex_image_size,
     ),
     "vision-text-dual-encoder": Family(
-        VisionTextDualEncoderModel, _dual_encoder_pictures, image_size=_dual_encoder_image_size
+        VisionTextDualEncoderModel, _dual_encoder_images, image_size=_dual_encoder_image_size
     ),
 }
 

@@ -35,8 +35,8 @@ class TargetSource(Protocol):
 
     num_views: int
 
-    def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the augmented pictures (B, 3, S, S) in 0..255."""
+    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+        """Targets of the augmented images (B, 3, S, S) in 0..255."""
 
     def texts(self, batch: dict[str, Any]) -> Targets:
         """Targets of the captions; the map is on the teacher's own tokens."""
@@ -63,9 +63,9 @@ class LiveTargets:
         self.teacher, self.needs = teacher, needs
         self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
-    def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the augmented pictures (B, 3, S, S) in 0..255."""
-        targets = self.teacher.encode_pictures(self.normalize(views))
+    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+        """Targets of the augmented images (B, 3, S, S) in 0..255."""
+        targets = self.teacher.encode_images(self.normalize(views))
         if self.needs.grid is None:
             return Targets(None, targets.embedding)
         return Targets(resample_map(targets.feature_map, self.needs.grid), targets.embedding)

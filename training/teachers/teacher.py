@@ -28,9 +28,9 @@ class Teacher:
     Attributes:
         towers: those loaded, in the order of `TOWERS`.
         projection_dim: width of the embeddings.
-        vision_width: channels of the picture map.
+        vision_width: channels of the image map.
         text_width: width of a token state.
-        image_size: edge of the square picture in pixels.
+        image_size: edge of the square image in pixels.
         max_text_length: the longest text in tokens that both model and tokenizer allow.
 
     Raises:
@@ -144,14 +144,14 @@ class Teacher:
         return digest_folder(self.name) if self._is_checkpoint else weights_fingerprint(self.model)
 
     @torch.no_grad()
-    def encode_pictures(self, pixel_values: Tensor) -> Targets:
-        """Targets for (B, 3, S, S) pictures, prepared with this teacher's statistics.
+    def encode_images(self, pixel_values: Tensor) -> Targets:
+        """Targets for (B, 3, S, S) images, prepared with this teacher's statistics.
 
         Raises:
             ValueError: the vision tower is not loaded.
         """
         self._need("vision")
-        return self.family.pictures(self.model.eval(), pixel_values.to(self.model.dtype))
+        return self.family.images(self.model.eval(), pixel_values.to(self.model.dtype))
 
     @torch.no_grad()
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Targets:

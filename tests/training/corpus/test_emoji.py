@@ -79,11 +79,11 @@ def test_every_row_is_drawn_and_named_once(splits, corpus):
     assert all(row["label"] == row["en"] for row in rows)
 
 
-def test_pictures_are_square_pngs_and_not_blank(splits):
+def test_images_are_square_pngs_and_not_blank(splits):
     for split in splits.values():
-        for picture in split["image"]:
-            assert picture.format == "PNG" and picture.size == (64, 64)
-            low, high = zip(*picture.convert("RGB").getextrema(), strict=True)
+        for image in split["image"]:
+            assert image.format == "PNG" and image.size == (64, 64)
+            low, high = zip(*image.convert("RGB").getextrema(), strict=True)
             assert min(low) < 230 < max(high)
 
 

@@ -12,9 +12,9 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 
-def encoded(picture: PILImage.Image, kind: str = "PNG") -> bytes:
+def encoded(image: PILImage.Image, kind: str = "PNG") -> bytes:
     buffer = BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return buffer.getvalue()
 
 

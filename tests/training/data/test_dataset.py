@@ -18,19 +18,19 @@ from training.data import (
     Order,
     PairDataset,
     SkipError,
-    decode_picture,
+    decode_image,
     load_source,
     make_loader,
-    open_picture,
+    open_image,
 )
-from training.data.images import picture_cell
+from training.data.images import image_cell
 from training.prepare.vocabulary import cut_vocabulary
 from training.studies.ablations.multilingual import train_unigram
 
 
-def cell(picture: PILImage.Image, kind: str = "PNG") -> dict:
+def cell(image: PILImage.Image, kind: str = "PNG") -> dict:
     buffer = BytesIO()
-    picture.save(buffer, kind)
+    image.save(buffer, kind)
     return {"bytes": buffer.getvalue(), "path": None}
 
 
@@ -76,7 +76,7 @@ def key_batches(rows, **fields) -> list[list[tuple[int, int]]]:
 # sources
 
 
-def test_parquet_source_holds_pictures_and_both_names(train_rows):
+def test_parquet_source_holds_images_and_both_names(train_rows):
     assert {"image", "en", "zh"} <= set(train_rows.column_names) and len(train_rows) > 100
 
 
@@ -88,12 +88,12 @@ def test_function_source_is_called():
     assert load_source("tests.tiny:load_tiny_rows")["zh"] == ["红苹果", "青蛙"]
 
 
-def test_image_folder_with_metadata_is_a_source(tmp_path, pictures):
+def test_image_folder_with_metadata_is_a_source(tmp_path, images):
     for number in range(3):
-        pictures[number].save(tmp_path / f"{number}.png")
+        images[number].save(tmp_path / f"{number}.png")
     (tmp_path / "metadata.csv").write_text("file_name,en,zh\n0.png,a,甲\n1.png,b,乙\n2.png,c,丙\n", encoding="utf-8")
     rows = load_source(str(tmp_path))
-    assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == pictures[0].size
+    assert sorted(rows["zh"]) == sorted("甲乙丙") and rows[0]["image"].size == images[0].size
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_source_that_is_not_there_is_refused_by_name(source):
     assert source in str(error.value)
 
 
-@pytest.mark.parametrize("changes", [{"image_column": "picture"}, {"caption_columns": {"en": "english"}}])
+@pytest.mark.parametrize("changes", [{"image_column": "image"}, {"caption_columns": {"en": "english"}}])
 def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
     missing = changes.get("image_column") or changes["caption_columns"]["en"]
     with pytest.raises(ValueError, match=f"no column '{missing}'"):
@@ -119,29 +119,29 @@ def test_missing_column_is_refused_by_name(train_rows, tokenizer, changes):
     ("captions", "cause"),
     [(["frog", None, "cat"], "no caption"), (["frog", " ", "cat"], "empty caption")],
 )
-def test_row_without_a_caption_is_skipped_and_counted(dataset, pictures, captions, cause):
-    rows = make_rows([cell(picture) for picture in pictures[:3]], en=captions)
+def test_row_without_a_caption_is_skipped_and_counted(dataset, images, captions, cause):
+    rows = make_rows([cell(image) for image in images[:3]], en=captions)
     built = dataset(rows, ("en",), max_skip_share=0.5)
     assert built.groups[0].rows.tolist() == [0, 2]
     assert list(built.skipped.causes) == [1] and built.skipped.causes[1] == cause
 
 
-def test_caption_lost_in_one_language_is_counted_and_the_other_still_used(dataset, pictures):
-    rows = make_rows([cell(picture) for picture in pictures[:3]], en=["frog", "fox", "cat"], zh=["青蛙", None, " "])
+def test_caption_lost_in_one_language_is_counted_and_the_other_still_used(dataset, images):
+    rows = make_rows([cell(image) for image in images[:3]], en=["frog", "fox", "cat"], zh=["青蛙", None, " "])
     built = dataset(rows, ("en", "zh"))
     assert built.groups[0].rows.tolist() == [0, 1, 2] and not built.skipped.causes
     assert built.skipped.captions == {"no caption (zh)": 1, "empty caption (zh)": 1}
     assert "no caption (zh): 1" in str(built.skipped)
 
 
-def test_captions_that_are_numbers_are_skipped_and_counted(dataset, pictures):
-    rows = make_rows([cell(picture) for picture in pictures[:3]], en=[1, 2, 3]).add_column("zh", ["甲", "乙", ""])
+def test_captions_that_are_numbers_are_skipped_and_counted(dataset, images):
+    rows = make_rows([cell(image) for image in images[:3]], en=[1, 2, 3]).add_column("zh", ["甲", "乙", ""])
     with pytest.raises(SkipError, match=r"caption is not a string: 3"):
         dataset(rows, ("en",), max_skip_share=0.9)
 
 
-def test_a_row_needs_a_caption_in_one_language_only(dataset, pictures):
-    cells = [cell(picture) for picture in pictures[:3]]
+def test_a_row_needs_a_caption_in_one_language_only(dataset, images):
+    cells = [cell(image) for image in images[:3]]
     rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])
     built = dataset(rows)
     assert built.groups[0].rows.tolist() == [0, 1, 2]
@@ -150,20 +150,20 @@ def test_a_row_needs_a_caption_in_one_language_only(dataset, pictures):
     assert batch["language"].tolist() == [0, 1, 0, 1]
 
 
-def test_too_many_skips_stop_the_run_with_cause_and_limit(dataset, pictures):
-    rows = make_rows([cell(picture) for picture in pictures[:4]], en=["frog", "", "", "cat"])
+def test_too_many_skips_stop_the_run_with_cause_and_limit(dataset, images):
+    rows = make_rows([cell(image) for image in images[:4]], en=["frog", "", "", "cat"])
     with pytest.raises(SkipError, match=r"2 of 4 samples.*empty caption: 2.*max_skip_share=0.3"):
         dataset(rows, ("en",), max_skip_share=0.3)
 
 
-def test_data_without_any_usable_row_are_refused(dataset, pictures):
-    rows = make_rows([cell(pictures[0])], en=[""])
+def test_data_without_any_usable_row_are_refused(dataset, images):
+    rows = make_rows([cell(images[0])], en=[""])
     with pytest.raises(ValueError, match="no usable row"):
         dataset(rows, ("en",), max_skip_share=1.0)
 
 
-def test_several_captions_of_a_row_take_turns(dataset, tokenizer, pictures):
-    rows = make_rows([cell(pictures[0])], en=[["a frog", "green frog", "frog face"]])
+def test_several_captions_of_a_row_take_turns(dataset, tokenizer, images):
+    rows = make_rows([cell(images[0])], en=[["a frog", "green frog", "frog face"]])
     built = dataset(rows, ("en",))
     read = []
     for view in range(6):
@@ -191,15 +191,15 @@ def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
     assert batch["rows"].tolist() == [5, 40] and batch["views"].tolist() == [3, 3]
     white = PILImage.new("RGBA", (64, 64), "white")
     expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert("RGB")
-    assert np.array_equal(batch["pictures"][0].permute(1, 2, 0).numpy(), np.array(expected))
+    assert np.array_equal(batch["images"][0].permute(1, 2, 0).numpy(), np.array(expected))
 
 
 @pytest.mark.parametrize(
     "text", ["Ｒｅｄ　ＡＰＰＬＥ", "ﬁre engine №５", "e\u0301clair", "ｶﾞｰﾄﾞ　红苹果！", "  Red Apple "]
 )
-def test_training_and_the_pipelines_processor_read_a_text_alike(tokenizer, processor, pictures, text):
+def test_training_and_the_pipelines_processor_read_a_text_alike(tokenizer, processor, images, text):
     """Unicode form, width, case and blanks are the tokenizer's own: whoever calls it gets the same ids."""
-    rows = make_rows([cell(pictures[0])], en=[text])
+    rows = make_rows([cell(images[0])], en=[text])
     config = DataConfig(train="tiny", caption_columns={"en": "en"}, skip_wrong_script=False)
     built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), 64)
     trained = built.collate([(0, 0, built[0])])["input_ids"]
@@ -256,137 +256,137 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
     assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
 
 
-def test_without_captions_or_pictures_a_batch_has_neither(train_rows, tokenizer):
+def test_without_captions_or_images_a_batch_has_neither(train_rows, tokenizer):
     config = DataConfig(train="tiny")
     seen = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
-    assert set(seen.collate([(5, 0, seen[5])])) == {"skipped", "rows", "views", "pictures"}
+    assert set(seen.collate([(5, 0, seen[5])])) == {"skipped", "rows", "views", "images"}
     read = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokens(tokenizer, 32), None)
-    assert "pictures" not in read.collate([(5, 0, read[5])]) and read[5] is None
+    assert "images" not in read.collate([(5, 0, read[5])]) and read[5] is None
 
 
-# pictures
+# images
 
 
-def test_transparent_pictures_lie_on_white():
-    picture = PILImage.new("RGBA", (64, 64), (200, 0, 0, 0))
-    picture.paste((200, 0, 0, 255), (0, 0, 32, 64))
-    decoded = decode_picture(cell(picture), 64)
+def test_transparent_images_lie_on_white():
+    image = PILImage.new("RGBA", (64, 64), (200, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (0, 0, 32, 64))
+    decoded = decode_image(cell(image), 64)
     assert decoded[:, 5, 5].tolist() == [200, 0, 0] and decoded[:, 5, 60].tolist() == [255, 255, 255]
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "LA", "CMYK", "1", "I;16"])
-def test_every_colour_mode_becomes_rgb(pictures, mode):
-    picture = pictures[0].convert("L").convert("I").convert("I;16") if mode == "I;16" else pictures[0].convert(mode)
-    decoded = decode_picture(cell(picture, "TIFF"), 64)
+def test_every_colour_mode_becomes_rgb(images, mode):
+    image = images[0].convert("L").convert("I").convert("I;16") if mode == "I;16" else images[0].convert(mode)
+    decoded = decode_image(cell(image, "TIFF"), 64)
     assert isinstance(decoded, torch.Tensor) and decoded.shape == (3, 64, 64) and decoded.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("size", [(128, 64), (64, 128), (300, 100)])
-def test_pictures_that_are_not_square_are_cropped_to_their_centre(size):
+def test_images_that_are_not_square_are_cropped_to_their_centre(size):
     width, height = size
-    picture = PILImage.new("RGB", size, "red")
+    image = PILImage.new("RGB", size, "red")
     edge = min(size)
-    picture.paste((0, 0, 255), ((width - edge) // 2, (height - edge) // 2, (width + edge) // 2, (height + edge) // 2))
-    decoded = decode_picture(cell(picture), 64).float()
+    image.paste((0, 0, 255), ((width - edge) // 2, (height - edge) // 2, (width + edge) // 2, (height + edge) // 2))
+    decoded = decode_image(cell(image), 64).float()
     assert decoded.shape == (3, 64, 64)
     assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
 
 
 @pytest.mark.parametrize("size", [(97, 64), (150, 211), (64, 64), (40, 50), (333, 64), (100, 1000)])
-def test_a_picture_is_what_resizing_and_then_cropping_makes_of_it(pictures, size):
-    picture = pictures[0].resize(size)
+def test_a_image_is_what_resizing_and_then_cropping_makes_of_it(images, size):
+    image = images[0].resize(size)
     scale = 64 / min(size)
     width, height = (max(64, round(edge * scale)) for edge in size)
     left, top = (width - 64) // 2, (height - 64) // 2
-    resized = picture.resize((width, height), PILImage.Resampling.BICUBIC)
+    resized = image.resize((width, height), PILImage.Resampling.BICUBIC)
     expected = np.array(resized.crop((left, top, left + 64, top + 64))).astype(int)
-    decoded = decode_picture(cell(picture), 64).permute(1, 2, 0).numpy().astype(int)
+    decoded = decode_image(cell(image), 64).permute(1, 2, 0).numpy().astype(int)
     assert np.abs(decoded - expected).max() <= 1
 
 
 def test_a_long_strip_costs_no_more_than_a_short_one():
     strip = PILImage.new("RGB", (4_000_000, 2), "red")
     strip.paste((0, 0, 255), (1_999_990, 0, 2_000_010, 2))
-    decoded = decode_picture(cell(strip), 224)  # resized as a whole it would be 300 GB
+    decoded = decode_image(cell(strip), 224)  # resized as a whole it would be 300 GB
     assert decoded.shape == (3, 224, 224) and decoded[2].min() == 255 and decoded[0].max() == 0
 
 
-def test_a_picture_is_what_the_image_processor_makes_of_it(pictures):
-    picture = pictures[0].convert("RGB").resize((150, 211))
+def test_a_image_is_what_the_image_processor_makes_of_it(images):
+    image = images[0].convert("RGB").resize((150, 211))
     processor = CLIPImageProcessor(
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_rescale=False, do_normalize=False
     )
-    expected = processor(picture, return_tensors="pt")["pixel_values"][0]
-    assert torch.equal(decode_picture(cell(picture), 64), expected.to(torch.uint8))
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(decode_image(cell(image), 64), expected.to(torch.uint8))
 
 
-def test_a_picture_is_turned_as_the_camera_was_held():
+def test_a_image_is_turned_as_the_camera_was_held():
     upright = PILImage.new("RGB", (64, 64), "red")
     upright.paste((0, 0, 255), (0, 0, 64, 32))  # blue above
     exif = PILImage.Exif()
     exif[0x0112] = 6  # to be turned clockwise to stand upright
     buffer = BytesIO()
     upright.transpose(PILImage.Transpose.ROTATE_90).save(buffer, "JPEG", exif=exif)
-    decoded = decode_picture({"bytes": buffer.getvalue(), "path": None}, 64)
+    decoded = decode_image({"bytes": buffer.getvalue(), "path": None}, 64)
     assert decoded[2, :28].min() > 200 and decoded[0, 36:].min() > 200
 
 
-def test_a_large_photograph_is_decoded_small_and_looks_the_same(pictures):
-    large = pictures[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
+def test_a_large_photograph_is_decoded_small_and_looks_the_same(images):
+    large = images[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
     jpeg = cell(large, "JPEG")
-    assert open_picture(jpeg, 64).size == (256, 192) and open_picture(jpeg).size == (1024, 768)
+    assert open_image(jpeg, 64).size == (256, 192) and open_image(jpeg).size == (1024, 768)
     small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
-    difference = decode_picture(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
+    difference = decode_image(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
 
 
-def test_a_column_may_hold_the_bytes_or_the_path_alone(pictures, tmp_path):
-    whole = cell(pictures[0])
+def test_a_column_may_hold_the_bytes_or_the_path_alone(images, tmp_path):
+    whole = cell(images[0])
     (tmp_path / "a.png").write_bytes(whole["bytes"])
-    expected = decode_picture(whole, 64)
-    assert torch.equal(decode_picture(picture_cell(whole["bytes"]), 64), expected)
-    assert torch.equal(decode_picture(picture_cell(str(tmp_path / "a.png")), 64), expected)
-    assert decode_picture(picture_cell(3), 64) == "no picture"
+    expected = decode_image(whole, 64)
+    assert torch.equal(decode_image(image_cell(whole["bytes"]), 64), expected)
+    assert torch.equal(decode_image(image_cell(str(tmp_path / "a.png")), 64), expected)
+    assert decode_image(image_cell(3), 64) == "no image"
 
 
-def test_damaged_and_missing_pictures_give_their_reason(pictures, tmp_path):
-    whole = cell(pictures[0])["bytes"]
-    assert decode_picture({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "picture does not decode"
-    assert decode_picture({"bytes": b"no picture at all", "path": None}, 64) == "picture does not decode"
-    assert decode_picture({"bytes": b"", "path": None}, 64) == "picture does not decode"
-    assert decode_picture({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "picture does not decode"
-    assert decode_picture(None, 64) == "no picture"
-    assert decode_picture({"bytes": None, "path": None}, 64) == "no picture"
+def test_damaged_and_missing_images_give_their_reason(images, tmp_path):
+    whole = cell(images[0])["bytes"]
+    assert decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": b"no image at all", "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": b"", "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "image does not decode"
+    assert decode_image(None, 64) == "no image"
+    assert decode_image({"bytes": None, "path": None}, 64) == "no image"
 
 
-def test_damaged_pictures_leave_the_batch_and_are_named(dataset, pictures):
-    cells = [cell(picture) for picture in pictures[:3]]
+def test_damaged_images_leave_the_batch_and_are_named(dataset, images):
+    cells = [cell(image) for image in images[:3]]
     cells[1] = {"bytes": b"broken", "path": None}
     built = dataset(make_rows(cells, en=["frog", "cat", "dog"]), ("en",), max_skip_share=0.5)
     batch = built.collate([(row, 0, built[row]) for row in range(3)])
-    assert batch["skipped"] == [(1, "picture does not decode")]
+    assert batch["skipped"] == [(1, "image does not decode")]
     assert batch["rows"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
-    assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "picture does not decode")]}
+    assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "image does not decode")]}
 
 
-def test_a_damaged_picture_is_replaced_by_the_next_one_so_that_batches_stay_full(dataset, pictures):
-    cells = [cell(picture) for picture in pictures[:4]]
+def test_a_damaged_image_is_replaced_by_the_next_one_so_that_batches_stay_full(dataset, images):
+    cells = [cell(image) for image in images[:4]]
     cells[1] = {"bytes": b"broken", "path": None}
     built = dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
     loader = make_loader(built, order(batch_size=1, stop=4))
     rows = [batch["rows"].item() for batch in loader]
     assert sorted(rows) == [0, 2, 2, 3]
-    assert loader.skipped.causes == {1: "picture does not decode"}
-    assert loader.state() == {"causes": [[1, "picture does not decode"]]}
+    assert loader.skipped.causes == {1: "image does not decode"}
+    assert loader.state() == {"causes": [[1, "image does not decode"]]}
 
 
-def test_data_without_one_picture_that_decodes_are_refused(dataset):
+def test_data_without_one_image_that_decodes_are_refused(dataset):
     built = dataset(make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",))
-    with pytest.raises(ValueError, match="no picture of 'tiny' decodes"):
+    with pytest.raises(ValueError, match="no image of 'tiny' decodes"):
         list(make_loader(built, order(batch_size=1, stop=1)))
 
 
-def test_memory_gives_the_same_pictures(dataset):
+def test_memory_gives_the_same_images(dataset):
     kept, fresh = dataset(in_memory=True), dataset()
     for _ in range(2):
         assert torch.equal(kept[7], fresh[7])

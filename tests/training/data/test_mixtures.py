@@ -66,7 +66,7 @@ def test_sources_are_mixed_by_weight_with_columns_of_their_own(load, streaming):
     batches = load(stop=40, streaming=streaming)
     english = [is_ours for batch in batches for is_ours in is_english(batch)]
     assert len(english) == 320 and sum(english) == pytest.approx(240, abs=25)
-    assert all(batch["owner"].tolist() == list(range(8)) for batch in batches)  # one caption a picture
+    assert all(batch["owner"].tolist() == list(range(8)) for batch in batches)  # one caption an image
     assert sum(len(set(is_english(batch))) == 2 for batch in batches) > 25
     rows = Counter(row for row, _ in keys_of(batches))
     assert len(rows) == 40

@@ -40,7 +40,7 @@ def fresh_accelerator():
 
 @pytest.fixture
 def mixture(train_rows, tmp_path) -> DataConfig:
-    """Two streams with columns of their own, and a picture in each that does not decode."""
+    """Two streams with columns of their own, and an image in each that does not decode."""
     sources = []
     for number, language in enumerate(("en", "zh")):
         samples = read_samples(train_rows, 24)
@@ -68,7 +68,7 @@ def test_a_resumed_run_on_a_mixture_of_streams_equals_an_unbroken_one(recipe, tm
     shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "broken/checkpoint-000002")
     align.run(replace(recipe, output_dir=str(tmp_path / "broken"), resume=True))
     assert finished(tmp_path / "broken") == finished(tmp_path / "whole")
-    assert "picture does not decode" in finished(tmp_path / "whole")[1]
+    assert "image does not decode" in finished(tmp_path / "whole")[1]
 
 
 def test_on_two_processes_too(recipe, tmp_path, run_python):

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training.config import DataConfig
-from training.data import CaptionTokens, Order, SkipError, decode_picture, decode_pictures, make_loader
+from training.data import CaptionTokens, Order, SkipError, decode_image, decode_images, make_loader
 from training.data.skips import LEAST_SEEN, StreamSkips
 from training.engine.inputs import open_pairs
 from training.text.writing_systems import is_written_in
@@ -54,7 +54,7 @@ def load(train_rows, tokenizer, tmp_path):
 @pytest.mark.parametrize(
     ("change", "cause"),
     [
-        ({"png": b"broken"}, "picture does not decode"),
+        ({"png": b"broken"}, "image does not decode"),
         ({"png": claim_size(30_000, 30_000)}, "decompression bomb"),
         ({"png": claim_size(10_000, 10_000)}, "decompression bomb"),
         ({"en.txt": b" ", "zh.txt": b""}, "empty caption"),
@@ -99,23 +99,23 @@ def test_scripts_of_languages(text, language, expected):
     assert is_written_in(text, language) is expected
 
 
-def test_a_bomb_of_the_warning_level_is_refused_in_a_picture_of_any_kind():
+def test_a_bomb_of_the_warning_level_is_refused_in_a_image_of_any_kind():
     limit = PILImage.MAX_IMAGE_PIXELS
     assert limit < 10_000**2 < 2 * limit < 30_000**2
-    assert decode_picture({"bytes": claim_size(10_000, 10_000), "path": None}, 64) == "decompression bomb"
-    assert decode_picture({"bytes": encoded(PILImage.new("RGB", (64, 64))), "path": None}, 64).shape == (3, 64, 64)
+    assert decode_image({"bytes": claim_size(10_000, 10_000), "path": None}, 64) == "decompression bomb"
+    assert decode_image({"bytes": encoded(PILImage.new("RGB", (64, 64))), "path": None}, 64).shape == (3, 64, 64)
 
 
-def test_pictures_decoded_on_threads_are_those_decoded_one_by_one(train_rows):
+def test_images_decoded_on_threads_are_those_decoded_one_by_one(train_rows):
     good = train_rows.cast_column("image", Image(decode=False))["image"][:8]
     bomb = {"bytes": claim_size(10_000, 10_000), "path": None}
     cells = [*good[:4], bomb, {"bytes": b"broken", "path": None}, None, bomb, *good[4:]]
     with on_threads(4):
-        found = decode_pictures(cells, 224)
-    for cell, picture in zip(cells, found, strict=True):
-        expected = decode_picture(cell, 224)
-        assert picture == expected if isinstance(expected, str) else torch.equal(picture, expected)
-    assert found[4:8] == ["decompression bomb", "picture does not decode", "no picture", "decompression bomb"]
+        found = decode_images(cells, 224)
+    for cell, image in zip(cells, found, strict=True):
+        expected = decode_image(cell, 224)
+        assert image == expected if isinstance(expected, str) else torch.equal(image, expected)
+    assert found[4:8] == ["decompression bomb", "image does not decode", "no image", "decompression bomb"]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -135,9 +135,9 @@ def test_too_many_skips_stop_a_stream_with_cause_share_and_place(train_rows, tok
     with pytest.raises(SkipError, match=r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of"):
         read(0.05)
     skipped = read(0.2)
-    assert skipped.seen - skipped.samples["picture does not decode"] == 450
+    assert skipped.seen - skipped.samples["image does not decode"] == 450
     # nine epochs; in the last, no one asks for what comes after the last good sample
-    assert 45 <= skipped.samples["picture does not decode"] <= 50 and f"(of {skipped.seen} seen)" in str(skipped)
+    assert 45 <= skipped.samples["image does not decode"] <= 50 and f"(of {skipped.seen} seen)" in str(skipped)
 
 
 def test_skips_are_counted_over_a_stop_and_over_processes():
@@ -145,8 +145,8 @@ def test_skips_are_counted_over_a_stop_and_over_processes():
     for number, report in enumerate(reports):
         for _ in range(number + 1):
             report.seen += 1
-            report.add(number, "no picture", "here")
+            report.add(number, "no image", "here")
     total = StreamSkips(0.5)
     total.merge([json.loads(json.dumps(report.state())) for report in reports])
-    assert (total.seen, total.samples) == (3, {"no picture": 3})
+    assert (total.seen, total.samples) == (3, {"no image": 3})
     assert LEAST_SEEN > 3  # all were skipped, and three samples say nothing yet

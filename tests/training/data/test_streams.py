@@ -98,7 +98,7 @@ def test_every_kind_of_stream_holds_what_its_source_holds(kind, train_rows, samp
     (batch,) = make_loader(pairs, order)
     expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(caption_id, expected))
-    assert batch["pictures"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
+    assert batch["images"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
     assert sorted(texts_of(batch, tokenizer)) == sorted(
         text.replace(" ", "")
         for text in tokenizer.batch_decode(tokenizer(expected).input_ids, skip_special_tokens=True)
@@ -109,9 +109,9 @@ def stream_of_two() -> IterableDataset:
     """A source as recipes name one, which is a stream by itself and knows no features."""
 
     def generate():
-        picture = encoded(PILImage.new("RGB", (64, 64), "red"))
+        image = encoded(PILImage.new("RGB", (64, 64), "red"))
         for en, zh in (("frog", "青蛙"), ("cat", "猫")):
-            yield {"image": {"bytes": picture, "path": None}, "en": en, "zh": zh}
+            yield {"image": {"bytes": image, "path": None}, "en": en, "zh": zh}
 
     return IterableDataset.from_generator(generate)
 
@@ -155,7 +155,7 @@ def test_a_resumed_stream_decodes_nothing_that_was_passed(open_loader, monkeypat
     state = loader.state()
     decoded = []
     monkeypatch.setattr(
-        "training.data.pair_stream.decode_pictures",
+        "training.data.pair_stream.decode_images",
         lambda cells, size: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
     )
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8

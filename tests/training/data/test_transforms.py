@@ -6,7 +6,7 @@ import torch
 
 from tests.tiny import make_image_processor
 from training.config import AugmentConfig
-from training.data import decode_picture
+from training.data import decode_image
 from training.data.transforms import Augment, Normalize
 from training.utils.rng import keyed_uniform
 
@@ -19,7 +19,7 @@ def batch(train_rows) -> torch.Tensor:
     from datasets import Image
 
     cells = train_rows.cast_column("image", Image(decode=False))
-    return torch.stack([decode_picture(cells[row]["image"], 64) for row in range(0, 80, 10)])
+    return torch.stack([decode_image(cells[row]["image"], 64) for row in range(0, 80, 10)])
 
 
 IDS = torch.arange(0, 80, 10)
@@ -65,16 +65,16 @@ def test_a_view_is_the_same_in_any_batch(batch):
         torch.testing.assert_close(alone, together[number : number + 1])
 
 
-def test_views_differ_by_number_picture_and_seed(batch):
-    def view(seed: int, picture_id: int, number: int) -> torch.Tensor:
-        return Augment(STRONG, seed)(batch[:1], torch.tensor([picture_id]), torch.tensor([number]))
+def test_views_differ_by_number_image_and_seed(batch):
+    def view(seed: int, image_id: int, number: int) -> torch.Tensor:
+        return Augment(STRONG, seed)(batch[:1], torch.tensor([image_id]), torch.tensor([number]))
 
     first = view(1, 5, 0)
     for other in (view(2, 5, 0), view(1, 6, 0), view(1, 5, 1)):
         assert (other - first).abs().mean() > 1
 
 
-def test_ranges_of_zero_leave_the_picture_as_it_is(batch):
+def test_ranges_of_zero_leave_the_image_as_it_is(batch):
     torch.testing.assert_close(Augment(NOTHING, 0)(batch, IDS, VIEWS), batch.float(), rtol=0, atol=1e-2)
 
 
@@ -115,20 +115,20 @@ def test_autocast_rounds_nothing(batch):
 def test_a_warp_uncovers_the_background(batch):
     views = Augment(replace(NOTHING, shift=0.5, background=17), 0)(batch, IDS, VIEWS)
     edges = torch.stack([views[:, :, 0], views[:, :, -1], views[:, :, :, 0], views[:, :, :, -1]])
-    # two of the four sides are uncovered in every picture
+    # two of the four sides are uncovered in every image
     assert ((edges - 17).abs().amax((2, 3)) < 0.5).sum(0).ge(2).all()
 
 
-def test_normalise_equals_the_image_processor_at_its_size(batch, pictures):
+def test_normalise_equals_the_image_processor_at_its_size(batch, images):
     processor = make_image_processor()
-    expected = processor(pictures, return_tensors="pt")["pixel_values"]
+    expected = processor(images, return_tensors="pt")["pixel_values"]
     ours = Normalize.from_processor(processor, 64)(batch)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
-def test_normalise_resizes_close_to_the_image_processor(batch, pictures):
+def test_normalise_resizes_close_to_the_image_processor(batch, images):
     processor = make_image_processor(48)
-    expected = processor(pictures, return_tensors="pt")["pixel_values"]
+    expected = processor(images, return_tensors="pt")["pixel_values"]
     ours = Normalize.from_processor(processor, 48)(batch)
     assert ours.shape == expected.shape
     assert (ours - expected).abs().mean() < 0.02  # the processor rounds to whole pixel values in between

@@ -53,7 +53,7 @@ def test_rows_hold_every_stage_set_language_and_metric(demo):
             for language in ("en", "zh"):
                 assert {(model, stage, name, language, metric) for metric in ("top1", "top5")} <= found
         assert {
-            (model, stage, None, None, metric) for metric in ("parameters", "bytes", "ms_per_picture", "ms_per_text")
+            (model, stage, None, None, metric) for metric in ("parameters", "bytes", "ms_per_image", "ms_per_text")
         } <= found
     assert {"command", "commit", "seed", "versions", "data"} <= set(results["meta"])
 
@@ -61,7 +61,7 @@ def test_rows_hold_every_stage_set_language_and_metric(demo):
 def test_student_and_teacher_are_measured_as_each_others_half(demo):
     content = json.loads((demo[0] / "cross_model.json").read_text(encoding="utf-8"))
     found = {(row["model"], row["stage"]) for row in content["rows"]}
-    halves = ("student pictures, teacher texts", "teacher pictures, student texts")
+    halves = ("student images, teacher texts", "teacher images, student texts")
     assert found == {(model, stage) for model in halves for stage in ("distilled", "aligned")}
 
 
@@ -71,7 +71,7 @@ def test_student_has_at_most_a_sixth_of_the_teacher(demo):
     assert 6 * parameters["student"] <= parameters["teacher"]
 
 
-def test_leaves_a_hub_folder_the_pictures_and_a_card_with_results(demo):
+def test_leaves_a_hub_folder_the_images_and_a_card_with_results(demo):
     folder, results = demo
     for name in (
         "config.json",
@@ -85,8 +85,8 @@ def test_leaves_a_hub_folder_the_pictures_and_a_card_with_results(demo):
         assert (folder / "model" / name).is_file(), name
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
-    for picture in ("curves.png", "contact_sheet.png"):
-        assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+    for image in ("curves.png", "contact_sheet.png"):
+        assert (folder / image).read_bytes().startswith(b"\x89PNG")
     assert "teacher" in results["printed"] and "aligned" in results["printed"]
 
 

@@ -71,7 +71,7 @@ def test_refused_is_not_written_and_said(exported, traced, labelled, tmp_path, c
     shutil.copytree(exported, folder)
     before = files(folder)
 
-    def ruin(source, tower, variant, path, pictures):
+    def ruin(source, tower, variant, path, images):
         model = onnx.load(source)
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT:

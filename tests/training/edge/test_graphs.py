@@ -37,7 +37,7 @@ def test_texts_of_any_number_and_length(student, sessions, batch_size, length):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_pictures_of_any_number(student, sessions, inputs, batch_size):
+def test_images_of_any_number(student, sessions, inputs, batch_size):
     pixel_values = inputs["pixel_values"][:batch_size]
     with torch.no_grad():
         expected = F.normalize(student.get_image_features(pixel_values).pooler_output, dim=-1)

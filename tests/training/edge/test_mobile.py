@@ -40,7 +40,7 @@ def labelled(corpus) -> list[str]:
 def exported(processor, labelled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all programs. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("mobile")
-    recipe = DistillRecipe(**recipe_fields(folder, "some/pictures", teacher="some/teacher", student=student_config()))
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     HubModel(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
     arguments = [str(folder), "--output_dir", str(folder), *labelled]
     with pytest.MonkeyPatch.context() as patch:
@@ -57,7 +57,7 @@ def copied(exported, tmp_path, monkeypatch) -> Path:
     """A folder to write into; what is exported once more is what was exported before."""
     for form in formats.FORMATS.values():
 
-        def copy(_, tower, variant, path, pictures, form=form):
+        def copy(_, tower, variant, path, images, form=form):
             shutil.copy(exported / form.name / path.name, path)
 
         monkeypatch.setitem(formats.FORMATS, form.name, replace(form, write=copy))
@@ -92,7 +92,7 @@ def test_texts_of_any_number_and_length(exported, student, batch_size, length):
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
-def test_pictures_of_any_number(exported, student, inputs, batch_size):
+def test_images_of_any_number(exported, student, inputs, batch_size):
     pixel_values = inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]
     found = run(exported, "vision", "fp32", pixel_values=pixel_values)
     np.testing.assert_allclose(found, expected(student, pixel_values=pixel_values), atol=1e-4)
@@ -126,10 +126,10 @@ def test_int8_ranges_end_where_a_clamp_cuts_off():
     convolutions = [nn.Conv2d(3, 3, 1) for _ in range(STEM + 1)]
     convolutions[-1].bias.data = torch.tensor([-1000.0, 3.0, 3.0])  # the first channel is always 0 after the clamp
     module = nn.Sequential(*convolutions, nn.ReLU6()).eval()
-    pictures = torch.randn(2, 3, 8, 8)
-    quantised = to_int8(module, "vision", (pictures,), ({0: Dim("batch_size")},), [pictures.numpy()])
+    images = torch.randn(2, 3, 8, 8)
+    quantised = to_int8(module, "vision", (images,), ({0: Dim("batch_size")},), [images.numpy()])
     with torch.no_grad():
-        torch.testing.assert_close(quantised(pictures), module(pictures), atol=6 / 127, rtol=0)
+        torch.testing.assert_close(quantised(images), module(images), atol=6 / 127, rtol=0)
 
 
 def test_a_student_stays_as_it_is(student, inputs):

@@ -11,7 +11,7 @@ from training.evaluation.sets.class_names import ClassNames
 
 NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
 EYE = torch.eye(3)
-# four pictures that PyTorch knows, in both languages
+# four images that PyTorch knows, in both languages
 REFERENCE = Encoded("PyTorch", {"a": EYE[[0, 0, 1]], "b": EYE[[2]]}, {"en": EYE, "zh": EYE})
 GOOD = Verdict(
     "onnx/text_model_quantized.onnx",
@@ -46,7 +46,7 @@ def test_a_loss_in_one_language_is_counted_there_and_its_classes_are_named(label
 
 
 def test_a_gain_is_a_negative_loss(labelled):
-    blind = replace(REFERENCE, pictures={"a": EYE[[1, 1, 1]], "b": EYE[[2]]})
+    blind = replace(REFERENCE, images={"a": EYE[[1, 1, 1]], "b": EYE[[2]]})
     assert count_losses(REFERENCE, REFERENCE, blind, labelled).lost_points == {"en": -50.0, "zh": -50.0}
 
 

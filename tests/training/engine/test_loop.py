@@ -60,7 +60,7 @@ def resumed(recipe: AlignRecipe, tmp_path: Path, step: int = 1) -> tuple[AlignRe
 
 
 class Quadratic(torch.nn.Module):
-    """A task whose gradient is known by hand: the mean over pictures of (w x)^2 / 2 has gradient w mean(x^2)."""
+    """A task whose gradient is known by hand: the mean over images of (w x)^2 / 2 has gradient w mean(x^2)."""
 
     chunk_size = 0
 

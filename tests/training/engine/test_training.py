@@ -218,9 +218,9 @@ def test_pooled_targets_are_learnt_for_ablation(distill_recipe, target):
         assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
 
 
-def test_logits_need_pictures_and_a_bank_of_texts_only(distill_recipe, train_rows, tmp_path, texts):
-    train_rows.select_columns(["image"]).to_parquet(tmp_path / "pictures.parquet")
-    fields = {"target": "logits", "tower": "vision", "data": DataConfig(train=str(tmp_path / "pictures.parquet"))}
+def test_logits_need_images_and_a_bank_of_texts_only(distill_recipe, train_rows, tmp_path, texts):
+    train_rows.select_columns(["image"]).to_parquet(tmp_path / "images.parquet")
+    fields = {"target": "logits", "tower": "vision", "data": DataConfig(train=str(tmp_path / "images.parquet"))}
     with pytest.raises(ValueError, match="text_bank: target 'logits' compares with texts"):
         run(distill_recipe(**fields))
     (tmp_path / "bank.txt").write_text("\n".join(texts), encoding="utf-8")
@@ -339,14 +339,14 @@ def test_checkpoints_of_another_run_are_not_mixed_with_a_new_one(kept_run):
     assert (whole / "log.jsonl").read_bytes() == before
 
 
-def test_damaged_pictures_are_skipped_counted_and_reported(distill_recipe, train_rows, tmp_path):
+def test_damaged_images_are_skipped_counted_and_reported(distill_recipe, train_rows, tmp_path):
     rows = train_rows.select(range(16)).cast_column("image", Image(decode=False)).to_list()
     rows[3]["image"]["bytes"] = b"broken"
     rows[5]["en"] = rows[5]["zh"] = ""
     Dataset.from_list(rows).cast_column("image", Image()).to_parquet(tmp_path / "damaged.parquet")
     data = DataConfig(train=str(tmp_path / "damaged.parquet"), max_skip_share=0.2)
     result = distill.run(distill_recipe(data=data, max_steps=6, batch_size=8))
-    assert "picture does not decode: 1" in result.skipped and "caption: 1" in result.skipped
+    assert "image does not decode: 1" in result.skipped and "caption: 1" in result.skipped
     assert read_log(tmp_path / "distilled")[-1]["skipped"] == result.skipped
 
 
@@ -482,7 +482,7 @@ def test_the_log_has_a_line_a_step_between_start_and_finish(kept_run):
     log = read_log(kept_run[1])
     assert (log[0]["event"], log[-1]["event"]) == ("started", "finished")
     assert [line["step"] for line in log[1:-1]] == [1, 2, 3, 4, 5, 6]
-    assert {"loss", "learning_rate", "pictures_per_s", "vision_map", "text_map"} <= set(log[1])
+    assert {"loss", "learning_rate", "images_per_s", "vision_map", "text_map"} <= set(log[1])
     assert log[-1]["skipped"] == "none skipped"
 
 

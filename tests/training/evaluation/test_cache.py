@@ -37,23 +37,23 @@ def files(folder, kind: str) -> list:
     return sorted((folder / kind).glob("*"))
 
 
-def test_pictures_and_classes_are_found_again_without_the_model(encoder, model, labelled, tmp_path):
-    pictures = encoder.pictures(labelled, False)
+def test_images_and_classes_are_found_again_without_the_model(encoder, model, labelled, tmp_path):
+    images = encoder.images(labelled, False)
     classes = encoder.classes(["cat", "dog"], TEMPLATES)
-    torch.testing.assert_close(pictures, model.encode_pictures(labelled.rows))
+    torch.testing.assert_close(images, model.encode_images(labelled.rows))
     torch.testing.assert_close(classes, class_embeddings(model, ["cat", "dog"], TEMPLATES.lines))
     encoder.release()
-    assert torch.equal(encoder.pictures(labelled, False), pictures)
+    assert torch.equal(encoder.images(labelled, False), images)
     assert torch.equal(encoder.classes(["cat", "dog"], TEMPLATES), classes)
     with pytest.raises(ValueError, match=r"cache: .* is gone"):
         encoder.classes(["cat", "cow"], TEMPLATES)
 
 
 def test_everything_that_decides_a_number_is_in_its_key(encoder, labelled, tmp_path):
-    encoder.pictures(labelled, False)
-    encoder.pictures(labelled, True)
-    encoder.pictures(replace(labelled, rows=labelled.rows.select(range(4))), False)
-    assert len(files(tmp_path, "pictures")) == 3
+    encoder.images(labelled, False)
+    encoder.images(labelled, True)
+    encoder.images(replace(labelled, rows=labelled.rows.select(range(4))), False)
+    assert len(files(tmp_path, "images")) == 3
     encoder.classes(["cat", "dog"], TEMPLATES)
     encoder.classes(["dog", "cat"], TEMPLATES)
     encoder.classes(["cat", "dog"], Templates(TEMPLATES.lines[:1], "ours"))
@@ -62,23 +62,23 @@ def test_everything_that_decides_a_number_is_in_its_key(encoder, labelled, tmp_p
 
 
 def test_another_model_finds_nothing_of_the_first(encoder, altclip_folder, labelled, tmp_path):
-    encoder.pictures(labelled, False)
+    encoder.images(labelled, False)
     other = Encoder(ZeroShotModel.from_pretrained(altclip_folder), encoder.cache)
-    assert not torch.equal(other.pictures(labelled, False), encoder.pictures(labelled, False))
+    assert not torch.equal(other.images(labelled, False), encoder.images(labelled, False))
 
 
 def test_a_damaged_file_is_computed_anew_and_mended(encoder, labelled, tmp_path):
-    pictures = encoder.pictures(labelled, False)
-    (path,) = files(tmp_path, "pictures")
+    images = encoder.images(labelled, False)
+    (path,) = files(tmp_path, "images")
     path.write_bytes(path.read_bytes()[:50])
-    assert torch.equal(encoder.pictures(labelled, False), pictures)
-    assert path.stat().st_size > 50 and files(tmp_path, "pictures") == [path]
+    assert torch.equal(encoder.images(labelled, False), images)
+    assert path.stat().st_size > 50 and files(tmp_path, "images") == [path]
 
 
-def test_a_picture_that_does_not_decode_is_told_with_its_set_and_leaves_no_file(encoder, labelled, tmp_path):
+def test_a_image_that_does_not_decode_is_told_with_its_set_and_leaves_no_file(encoder, labelled, tmp_path):
     rows = labelled.rows.to_list()
     rows[3]["image"]["bytes"] = rows[3]["image"]["bytes"][:40]
     damaged = replace(labelled, rows=type(labelled.rows).from_list(rows, features=labelled.rows.features))
     with pytest.raises(ValueError, match=r"data: cifar-10 \(.*rows\.parquet\), from row 0: .*row 3"):
-        encoder.pictures(damaged, False)
-    assert not files(tmp_path, "pictures")
+        encoder.images(damaged, False)
+    assert not files(tmp_path, "images")

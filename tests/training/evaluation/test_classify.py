@@ -39,7 +39,7 @@ def write(tmp_path):
 
 
 def ranks(model, rows, class_names, language) -> list[int]:
-    """How many names every picture's own name is behind, by hand."""
+    """How many names every image's own name is behind, by hand."""
     with torch.no_grad():
         names = class_names.names[language]
         tokens = model.processor(text=names, return_tensors="pt")
@@ -75,9 +75,9 @@ def test_one_model_can_see_and_another_read(model, unseen_rows, class_names):
     first, same, away = (encode(m, sets, class_names, ["en"]) for m in (model, other, turned))
     own = [row.value for row in score(first, first, sets, class_names)]
     crossed = score(first, same, sets, class_names)
-    assert [row.value for row in crossed] == own and crossed[0].model == f"{model.name} pictures, other texts"
+    assert [row.value for row in crossed] == own and crossed[0].model == f"{model.name} images, other texts"
     assert [row.value for row in score(away, away, sets, class_names)] == pytest.approx(own)
-    seen = first.pictures["set"]
+    seen = first.images["set"]
     assert not torch.allclose(seen @ away.classes["en"].T, seen @ first.classes["en"].T)
 
 
@@ -89,7 +89,7 @@ def test_models_of_other_widths_cannot_be_compared(model, unseen_rows, class_nam
         score(first, narrow, sets, class_names)
 
 
-def test_order_of_classes_and_pictures_does_not_matter(model, unseen_rows, class_names):
+def test_order_of_classes_and_images_does_not_matter(model, unseen_rows, class_names):
     behind = ranks(model, unseen_rows, class_names, "zh")
     ks = [sorted(behind)[len(behind) // 2] + 1]
     straight = evaluate(model, {"set": unseen_rows}, class_names, ["zh"], ks=ks)
@@ -120,8 +120,8 @@ def test_embeddings_come_in_the_order_of_the_texts_and_do_not_depend_on_the_batc
     torch.testing.assert_close(together.norm(dim=1), torch.ones(len(texts)))
 
 
-def test_picture_embeddings_do_not_depend_on_the_batch(model, unseen_rows):
-    together, alone = model.encode_pictures(unseen_rows), model.encode_pictures(unseen_rows, batch_size=1)
+def test_image_embeddings_do_not_depend_on_the_batch(model, unseen_rows):
+    together, alone = model.encode_images(unseen_rows), model.encode_images(unseen_rows, batch_size=1)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -133,13 +133,13 @@ def test_several_templates_are_averaged(model):
     torch.testing.assert_close(found, expected)
 
 
-def test_transparent_pictures_are_seen_as_in_training(model):
+def test_transparent_images_are_seen_as_in_training(model):
     clear = PILImage.new("RGBA", (64, 64), (0, 0, 0, 0))
     clear.paste((200, 0, 0, 255), (16, 16, 48, 48))
     white = PILImage.new("RGB", (64, 64), "white")
     white.paste((200, 0, 0), (16, 16, 48, 48))
     rows = Dataset.from_dict({"image": [clear, white]}, features=Features({"image": Image()}))
-    found = model.encode_pictures(rows)
+    found = model.encode_images(rows)
     torch.testing.assert_close(found[0], found[1])
 
 
@@ -162,7 +162,7 @@ def test_missing_column_is_refused(model, unseen_rows, class_names, column):
         evaluate(model, {"set": unseen_rows.remove_columns(column)}, class_names, ["en"])
 
 
-def test_damaged_test_picture_is_refused_and_not_left_out(model, unseen_rows, class_names):
+def test_damaged_test_image_is_refused_and_not_left_out(model, unseen_rows, class_names):
     rows = unseen_rows.cast_column("image", Image(decode=False)).to_list()
     rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][:40]
     damaged = Dataset.from_list(rows).cast_column("image", Image())

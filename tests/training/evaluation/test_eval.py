@@ -56,7 +56,7 @@ def test_numbers_are_those_of_the_model_the_names_and_the_templates(evaluated, t
         names, protocol = ClassNames.read("cifar-10"), PROTOCOLS[f"elevater-{language}"]
         texts = [line.format(name) for name in names.names[language] for line in TEMPLATES[language]]
         classes = model.encode_texts(texts).unflatten(0, (10, -1)).mean(1)
-        answers = (model.encode_pictures(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T).argmax(1)
+        answers = (model.encode_images(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T).argmax(1)
         right = (answers == names.label_ids(rows["label"])).double().mean().item()
         wanted = {"model": str(teacher_folder), "set": "cifar-10", "protocol": protocol.name, "language": language}
         assert results.values(**wanted, metric="top1") == [right]
@@ -69,10 +69,10 @@ def test_every_result_says_what_it_was_measured_on(evaluated, data):
     exams = {(exam["set"], exam["protocol"]): exam for exam in written["meta"]["exams"]}
     assert len(exams) == 6
     exam = exams["cifar-10", "elevater-zh"]
-    assert exam["source"] in data[1] and len(exam["revision"]) == 32 and exam["pictures"] == NUM
+    assert exam["source"] in data[1] and len(exam["revision"]) == 32 and exam["images"] == NUM
     assert (exam["metric"], exam["num_templates"], exam["classes"]) == ("top1", 2, 10)
     assert exam["templates"].endswith("templates.json")
-    assert "ours" in exam["names"] and exam["differs"] == [f"{NUM} pictures, the protocol's test has 10,000"]
+    assert "ours" in exam["names"] and exam["differs"] == [f"{NUM} images, the protocol's test has 10,000"]
     assert exams["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
     assert exams["mnist", "elevater-en"]["missing"] and not exam["missing"]
     assert all({"name", "revision", "fingerprint", "texts"} <= set(model) for model in written["meta"]["models"])
@@ -97,21 +97,21 @@ def test_the_table_has_a_row_a_model_and_a_column_a_set_and_no_score(evaluated, 
     assert not [row for row in results.rows if row.metric == "elevater_score"]
 
 
-def test_pictures_and_tables_of_classes_are_written_on_demand(evaluated):
+def test_images_and_tables_of_classes_are_written_on_demand(evaluated):
     _, folder = evaluated
     tables, drawn = sorted((folder / "per_class").glob("*.md")), sorted((folder / "confusion").glob("*.png"))
-    assert len(tables) == 8 and len(drawn) == 4  # several labels a picture have no confusion
+    assert len(tables) == 8 and len(drawn) == 4  # several labels an image have no confusion
     (text,) = (
         p.read_text(encoding="utf-8") for p in tables if "cifar-10_elevater-zh" in p.name and "altclip" in p.name
     )
     assert "| airplane | 飞机 | 2 |" in text
     for path in (*drawn, folder / "languages.png"):
-        with Image.open(path) as picture:
-            assert len(picture.convert("L").getcolors()) > 20
+        with Image.open(path) as image:
+            assert len(image.convert("L").getcolors()) > 20
 
 
 def test_a_killed_run_goes_on_with_the_sets_that_are_not_done(arguments, tmp_path, monkeypatch):
-    encoded, encode = [], ZeroShotModel.encode_pictures
+    encoded, encode = [], ZeroShotModel.encode_images
 
     def encode_one(self, rows, *rest, **fields):
         if len(encoded) == 1 and not (tmp_path / "go").exists():
@@ -119,7 +119,7 @@ def test_a_killed_run_goes_on_with_the_sets_that_are_not_done(arguments, tmp_pat
         encoded.append(len(rows))
         return encode(self, rows, *rest, **fields)
 
-    monkeypatch.setattr(ZeroShotModel, "encode_pictures", encode_one)
+    monkeypatch.setattr(ZeroShotModel, "encode_images", encode_one)
     with pytest.raises(KeyboardInterrupt):
         eval_script.main([*arguments, "--output_dir", str(tmp_path)])
     (tmp_path / "go").touch()
@@ -133,8 +133,8 @@ def test_two_models_read_and_see_for_each_other(arguments, teacher_folder, altcl
     more = ["--text_model", str(altclip_folder), "--output_dir", str(tmp_path)]
     results = eval_script.main([*arguments, *more])
     seen_by = [
-        f"{teacher_folder} pictures, {altclip_folder} texts",
-        f"{altclip_folder} pictures, {teacher_folder} texts",
+        f"{teacher_folder} images, {altclip_folder} texts",
+        f"{altclip_folder} images, {teacher_folder} texts",
     ]
     assert list(dict.fromkeys(row.model for row in results.rows)) == [str(teacher_folder), *seen_by]
     for model in seen_by:
@@ -156,13 +156,13 @@ def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
     assert results_table([*rows, score], exams, whole).endswith("| 47.5 |")
     for sets in (
         {name: found for name, found in whole.items() if name != "dtd"},
-        whole | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 pictures"])},
+        whole | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 images"])},
     ):
         assert not scores(rows, exams, sets)
     assert results_table(rows, exams, {}).endswith("| 0 of 20 |")
 
 
-def test_several_processes_share_the_pictures_and_write_the_same(evaluated, arguments, run_python, tmp_path):
+def test_several_processes_share_the_images_and_write_the_same(evaluated, arguments, run_python, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run_python(*launch, "training/eval.py", *arguments, "--output_dir", str(tmp_path))
     together = Results.read(tmp_path / "results.json").rows

@@ -21,10 +21,10 @@ def model(teacher_folder) -> ZeroShotModel:
 
 
 @pytest.fixture(scope="module")
-def rows(pictures) -> Dataset:
-    """Four pictures with several English captions, one of which two pictures share, and one Chinese or none."""
+def rows(images) -> Dataset:
+    """Four images with several English captions, one of which two images share, and one Chinese or none."""
     en = [["frog", "a green frog"], ["cat", " cat "], ["owl", "bird"], ["duck", "bird"]]
-    return Dataset.from_dict({"image": pictures[:4], "en": en, "zh": ["青蛙", "猫", None, "鸭"]}, features=FEATURES)
+    return Dataset.from_dict({"image": images[:4], "en": en, "zh": ["青蛙", "猫", None, "鸭"]}, features=FEATURES)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def pair_set(rows) -> PairSet:
     return make_pairs("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
 
 
-def test_captions_belong_to_their_pictures(pair_set):
+def test_captions_belong_to_their_images(pair_set):
     assert pair_set.captions["en"] == ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
     pairs = {tuple(pair) for pair in pair_set.pairs["en"].tolist()}
     shared = {(2, 4), (2, 6), (3, 4), (3, 6)}
@@ -44,10 +44,10 @@ def test_captions_belong_to_their_pictures(pair_set):
         [3, 2],
     ]
     told = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": pair_set.digest}
-    assert pair_set.describe() == told | {"pictures": 4, "captions": {"en": 7, "zh": 3}}
+    assert pair_set.describe() == told | {"images": 4, "captions": {"en": 7, "zh": 3}}
 
 
-def test_a_row_a_caption_is_one_picture_with_several(rows, pair_set):
+def test_a_row_a_caption_is_one_image_with_several(rows, pair_set):
     flat = [{"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]]
     found = make_pairs("toy", Dataset.from_list(flat, features=FEATURES), {"en": "en", "zh": "zh"}, "image", "toy")
     assert len(found.rows) == 4 and found.captions == pair_set.captions
@@ -55,14 +55,14 @@ def test_a_row_a_caption_is_one_picture_with_several(rows, pair_set):
 
 
 def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
-    seen, found = model.encode_pictures(pair_set.rows), []
+    seen, found = model.encode_images(pair_set.rows), []
     for language, captions in pair_set.captions.items():
         read = model.encode_texts(captions)
         found += score(pair_set, language, seen, read, model.name, ks=(1, 2, 5), stage="aligned", seed=3)
     values = {(row.language, row.metric): row for row in found}
     for language in ("en", "zh"):
         captions = pair_set.captions[language]
-        scores = model.encode_pictures(rows) @ model.encode_texts(captions).T
+        scores = model.encode_images(rows) @ model.encode_texts(captions).T
         own = [[row["en"] if language == "en" else [row["zh"]]][0] for row in rows]
         asked = [number for number in range(4) if own[number] != [None]]
         for k in (1, 2):
@@ -82,7 +82,7 @@ def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
     cells = [f"{100 * row.value:.1f}" for row in found if row.language == "zh"]
     cells.insert(2, "")  # there are but three Chinese captions
     assert f"| {model.name} | toy | zh | {' | '.join(cells)} |" in table
-    assert "toy: toy.parquet test, 4 pictures, 7 en captions, 3 zh captions" in table
+    assert "toy: toy.parquet test, 4 images, 7 en captions, 3 zh captions" in table
 
 
 @pytest.mark.parametrize("at_once", [1, 20, 100, 10**6])
@@ -113,8 +113,8 @@ def test_command_searches_alone_and_says_what_it_searched(corpus, teacher_folder
     place = str(corpus / "unseen_style.parquet")
     arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
     first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
-    names = {str(teacher_folder), f"{teacher_folder} pictures, {altclip_folder} texts"}
-    assert {row.model for row in first.rows} == names | {f"{altclip_folder} pictures, {teacher_folder} texts"}
+    names = {str(teacher_folder), f"{teacher_folder} images, {altclip_folder} texts"}
+    assert {row.model for row in first.rows} == names | {f"{altclip_folder} images, {teacher_folder} texts"}
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
     assert written["retrieval"] == [open_pairs("drawings", place).describe()]
     assert {told["name"]: told["texts"]["max_length"] for told in written["models"]}[str(teacher_folder)] == 32
@@ -124,9 +124,9 @@ def test_command_searches_alone_and_says_what_it_searched(corpus, teacher_folder
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
 
 
-def test_captions_that_are_cut_are_counted_in_the_result(pictures, teacher_folder, tmp_path):
+def test_captions_that_are_cut_are_counted_in_the_result(images, teacher_folder, tmp_path):
     rows = Dataset.from_dict(
-        {"image": pictures[:2], "caption": ["frog " * 40, "cat"]},
+        {"image": images[:2], "caption": ["frog " * 40, "cat"]},
         features=Features({"image": ImageFeature(), "caption": Value("string")}),
     )
     rows.to_parquet(tmp_path / "pairs.parquet")

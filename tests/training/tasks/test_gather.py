@@ -42,7 +42,7 @@ def fresh_accelerator():
 
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    """Real pictures; some have a Chinese caption alone or two English ones in turn, some a caption of another."""
+    """Real images; some have a Chinese caption alone or two English ones in turn, some a caption of another."""
     rows = train_rows.select(range(BATCH))
     english: list[list[str]] = [[text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])]
     for row in range(40, 60, 3):
@@ -288,7 +288,7 @@ def test_a_split_batch_is_the_batch(dataset, keys):
 
 def test_captions_in_disorder_are_refused(dataset, keys):
     batch = collate(dataset, keys)
-    with pytest.raises(ValueError, match="owner: captions must stand in the order of their pictures"):
+    with pytest.raises(ValueError, match="owner: captions must stand in the order of their images"):
         split_batch(batch | {"owner": batch["owner"].flip(0)}, CHUNK)
 
 
@@ -352,7 +352,7 @@ def run(recipe: AlignRecipe) -> list[dict]:
 
 
 def names_of_losses(line: dict) -> set[str]:
-    return set(line) - {"time", "step", "learning_rate", "pictures_per_s"}
+    return set(line) - {"time", "step", "learning_rate", "images_per_s"}
 
 
 def test_runs_in_chunks_and_on_two_processes_log_what_one_process_does(recipe, tmp_path):

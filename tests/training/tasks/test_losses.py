@@ -118,7 +118,7 @@ def test_embedding_loss_goes_from_zero_to_two(draw):
 
 
 def test_positives_are_own_captions_and_equal_ones():
-    # pictures 0 and 2 are two drawings of one thing; picture 1 has two captions, picture 3 none
+    # images 0 and 2 are two drawings of one thing; image 1 has two captions, image 3 none
     owner = torch.tensor([0, 1, 1, 2])
     caption_ids = torch.tensor([5, 6, 7, 5])
     expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
@@ -171,16 +171,16 @@ def test_logit_scale_is_kept_between_one_and_its_maximum(before, after):
     assert scale.item() == pytest.approx(after, rel=1e-5)
 
 
-def test_a_picture_that_stands_in_the_batch_twice_owns_the_captions_of_both():
-    # pictures 0 and 2 are one row, met with two of its captions; picture 1 is another
+def test_a_image_that_stands_in_the_batch_twice_owns_the_captions_of_both():
+    # images 0 and 2 are one row, met with two of its captions; image 1 is another
     owner, caption_ids, rows = torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]), torch.tensor([40, 41, 40])
     expected = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert positives(owner, caption_ids, 3, rows).int().tolist() == expected
     assert positives(owner, caption_ids, 3).int().tolist() == torch.eye(3).int().tolist()
 
 
-def test_captions_say_the_same_if_one_picture_has_both():
-    # en, zh of three pictures; the English captions of the first two are equal, the Chinese ones are not
+def test_captions_say_the_same_if_one_image_has_both():
+    # en, zh of three images; the English captions of the first two are equal, the Chinese ones are not
     positive = positives(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([5, 6, 5, 7, 8, 9]), 3)
     english, chinese = positive[:, ::2], positive[:, 1::2]
     assert text_positives(english, chinese).int().tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 1]]

@@ -40,15 +40,15 @@ def batch(dataset) -> dict:
 
 
 def augmented(batch: dict) -> torch.Tensor:
-    return AUGMENT(batch["pictures"], batch["rows"], batch["views"])
+    return AUGMENT(batch["images"], batch["rows"], batch["views"])
 
 
-def test_cached_pictures_equal_live_ones(cache, vit_teacher, batch):
+def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
     views = augmented(batch)
-    live, cached = LiveTargets(vit_teacher, NEEDS).pictures(views, batch), cache[1].pictures(views, batch)
+    live, cached = LiveTargets(vit_teacher, NEEDS).images(views, batch), cache[1].images(views, batch)
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(cached, name), getattr(live, name), rtol=2e-3, atol=2e-3)
-    other_views = cache[1].pictures(views, batch | {"views": 1 - batch["views"]})
+    other_views = cache[1].images(views, batch | {"views": 1 - batch["views"]})
     assert (other_views.feature_map - live.feature_map).abs().mean() > 0.02  # the tolerance would not hide a mix-up
 
 
@@ -81,7 +81,7 @@ def test_a_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder
 def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, dataset):
     folder, _ = cache
     content = read_all(folder)
-    first, second = sorted((folder / "pictures").iterdir())
+    first, second = sorted((folder / "images").iterdir())
     second.unlink()
     (folder / "captions/00000.safetensors").unlink()
     kept = first.stat().st_mtime_ns
@@ -92,18 +92,18 @@ def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, da
 
 def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):
     views = augmented(batch)
-    whole = (cache[1].pictures(views, batch), cache[1].texts(batch))
+    whole = (cache[1].images(views, batch), cache[1].texts(batch))
     monkeypatch.setattr(build, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
     monkeypatch.setattr(shards, "CAPTIONS_PER_SHARD", 9)
     sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
     assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
-    for found, expected in zip((sharded.pictures(views, batch), sharded.texts(batch)), whole, strict=True):
+    for found, expected in zip((sharded.images(views, batch), sharded.texts(batch)), whole, strict=True):
         torch.testing.assert_close(found.feature_map, expected.feature_map, rtol=4e-3, atol=4e-3)
         torch.testing.assert_close(found.embedding, expected.embedding, rtol=4e-3, atol=4e-3)
 
 
 @pytest.mark.parametrize(
-    "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "pictures", "max_text_length"]
+    "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "images", "max_text_length"]
 )
 def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache, vit_teacher, dataset, train_rows):
     teacher, augment, needs, num_views = vit_teacher, AUGMENT, NEEDS, NUM_VIEWS
@@ -122,7 +122,7 @@ def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache,
     elif field == "captions":
         rows = rows.remove_columns("en").add_column("en", [f"{text}!" for text in rows["en"]])
         dataset = PairDataset(rows, dataset.config, dataset.tokens, 64)
-    elif field == "pictures":
+    elif field == "images":
         dataset = PairDataset(train_rows.select(range(1, 41)), dataset.config, dataset.tokens, 64)
     else:
         dataset = PairDataset(rows, dataset.config, CaptionTokens(dataset.tokens.tokenizer, 31), 64)
@@ -142,7 +142,7 @@ def test_the_same_data_elsewhere_fit_the_cache(cache, vit_teacher, train_rows, d
 
 def test_a_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
     pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, Needs(TOWERS), NUM_VIEWS)
-    assert pooled.pictures(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
+    assert pooled.images(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
     assert torch.equal(pooled.texts(batch).embedding, cache[1].texts(batch).embedding)
 
 
@@ -155,7 +155,7 @@ def test_a_cache_without_maps_is_refused_where_maps_are_needed(vit_teacher, data
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
 def test_a_damaged_shard_is_refused_by_name(damage, vit_teacher, dataset, tmp_path):
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
-    shard = tmp_path / "pictures/view-000-00000.safetensors"
+    shard = tmp_path / "images/view-000-00000.safetensors"
     content = bytearray(shard.read_bytes())
     if damage == "cut":
         content = content[:-100]
@@ -189,14 +189,14 @@ def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, 
     monkeypatch.setattr(shards, "save_file", save_until_full)
     with pytest.raises(OSError, match="What was written before is kept: make room"):
         build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
-    assert [file.name for file in (tmp_path / "pictures").iterdir()] == ["view-000-00000.safetensors"]
+    assert [file.name for file in (tmp_path / "images").iterdir()] == ["view-000-00000.safetensors"]
     monkeypatch.undo()
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
 
 
 def test_the_folder_says_what_it_holds(cache):
     text = (cache[0] / "README.md").read_text(encoding="utf-8")
-    assert "`tiny-vit`" in text and "2 views each of 40 pictures" in text and "grid of 4 x 4" in text
+    assert "`tiny-vit`" in text and "2 views each of 40 images" in text and "grid of 4 x 4" in text
 
 
 def test_a_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
@@ -227,7 +227,7 @@ def test_resampling_to_half_keeps_the_mean_and_a_flat_map():
 def test_a_coarse_teacher_map_is_stored_coarse_and_given_on_the_student_grid(dataset, vit_teacher, batch, tmp_path):
     cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, replace(NEEDS, grid=(8, 8)), 2)
     assert cached.views[0][0]["feature_map"].shape[2:] == (4, 4)
-    live = LiveTargets(vit_teacher, replace(NEEDS, grid=(8, 8))).pictures(augmented(batch), batch)
+    live = LiveTargets(vit_teacher, replace(NEEDS, grid=(8, 8))).images(augmented(batch), batch)
     assert live.feature_map.shape[2:] == (8, 8)
-    found = cached.pictures(augmented(batch), batch).feature_map
+    found = cached.images(augmented(batch), batch).feature_map
     torch.testing.assert_close(found, live.feature_map, rtol=2e-3, atol=2e-3)

@@ -88,73 +88,73 @@ def padded(input_ids: Tensor, tokenizer) -> Tensor:
     return F.pad(input_ids, (0, NUM_POSITIONS - input_ids.shape[1]), value=tokenizer.pad_token_id)
 
 
-# pictures
+# images
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "clip", "dual_clip_roberta"])
-def test_clip_picture_map_has_passed_the_norm_that_only_the_pooled_token_passes(kind, teachers, pixel_values):
+def test_clip_image_map_has_passed_the_norm_that_only_the_pooled_token_passes(kind, teachers, pixel_values):
     model = teachers[kind].model
     tower = model.vision_model
     hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(tower.embeddings(pixel_values))).last_hidden_state
     torch.testing.assert_close(tower(pixel_values=pixel_values).last_hidden_state, hidden)  # the trap: before the norm
     hidden = normed(hidden, tower.post_layernorm)
-    targets = teachers[kind].encode_pictures(pixel_values)
+    targets = teachers[kind].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden[:, 1:])
     torch.testing.assert_close(targets.embedding, hidden[:, 0] @ model.visual_projection.weight.T)
 
 
 @torch.no_grad()
-def test_siglip_picture_map_has_no_cls_token_and_its_embedding_is_the_attention_pool(teachers, pixel_values):
+def test_siglip_image_map_has_no_cls_token_and_its_embedding_is_the_attention_pool(teachers, pixel_values):
     tower = teachers["siglip"].model.vision_model
     hidden = normed(
         tower.encoder(inputs_embeds=tower.embeddings(pixel_values)).last_hidden_state, tower.post_layernorm
     )
-    targets = teachers["siglip"].encode_pictures(pixel_values)
+    targets = teachers["siglip"].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden)
     torch.testing.assert_close(targets.embedding, tower.head(hidden))
 
 
 @torch.no_grad()
-def test_siglip2_picture_is_cut_into_patches(teachers, pixel_values):
+def test_siglip2_image_is_cut_into_patches(teachers, pixel_values):
     tower = teachers["siglip2"].model.vision_model
     positions = tower.embeddings.position_embedding.weight  # of this very grid, so nothing is resampled
     embedded = (
         patchify(pixel_values) @ tower.embeddings.patch_embedding.weight.T + tower.embeddings.patch_embedding.bias
     )
     hidden = normed(tower.encoder(inputs_embeds=embedded + positions).last_hidden_state, tower.post_layernorm)
-    targets = teachers["siglip2"].encode_pictures(pixel_values)
+    targets = teachers["siglip2"].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden)
     torch.testing.assert_close(targets.embedding, tower.head(hidden))
 
 
 @torch.no_grad()
-def test_siglip2_picture_gives_what_its_own_image_processor_gives(teachers, pictures):
+def test_siglip2_image_gives_what_its_own_image_processor_gives(teachers, images):
     processor = teachers["siglip2"].image_processor
     assert isinstance(processor, Siglip2ImageProcessor)
-    picture = pictures[0].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
-    expected = teachers["siglip2"].model.get_image_features(**processor(picture, return_tensors="pt"))
-    pixels = torch.from_numpy(np.array(picture))[None] / 255  # (1, S, S, 3)
+    image = images[0].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+    expected = teachers["siglip2"].model.get_image_features(**processor(image, return_tensors="pt"))
+    pixels = torch.from_numpy(np.array(image))[None] / 255  # (1, S, S, 3)
     pixels = (pixels - torch.tensor(processor.image_mean)) / torch.tensor(processor.image_std)
-    targets = teachers["siglip2"].encode_pictures(pixels.permute(0, 3, 1, 2))
+    targets = teachers["siglip2"].encode_images(pixels.permute(0, 3, 1, 2))
     torch.testing.assert_close(targets.embedding, expected.pooler_output, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-def test_dual_encoder_picture_map_of_a_vit_is_after_its_norm(teachers, pixel_values):
+def test_dual_encoder_image_map_of_a_vit_is_after_its_norm(teachers, pixel_values):
     model = teachers["dual_vit_bert"].model
     outputs = model.vision_model(pixel_values, output_hidden_states=True)
     norm = model.vision_model.layernorm
-    targets = teachers["dual_vit_bert"].encode_pictures(pixel_values)
+    targets = teachers["dual_vit_bert"].encode_images(pixel_values)
     assert_map(targets.feature_map, normed(outputs.hidden_states[-1], norm)[:, 1:])
     torch.testing.assert_close(targets.embedding, outputs.pooler_output @ model.visual_projection.weight.T)
 
 
 @torch.no_grad()
-def test_dual_encoder_picture_map_of_a_convolutional_tower_is_its_own(teachers, pixel_values):
+def test_dual_encoder_image_map_of_a_convolutional_tower_is_its_own(teachers, pixel_values):
     model = teachers["dual_convnext_bert"].model
     outputs = model.vision_model(pixel_values)
-    targets = teachers["dual_convnext_bert"].encode_pictures(pixel_values)
+    targets = teachers["dual_convnext_bert"].encode_images(pixel_values)
     assert targets.feature_map.shape == (2, 24, 2, 2)
     assert torch.equal(targets.feature_map, outputs.last_hidden_state)
     torch.testing.assert_close(targets.embedding, outputs.pooler_output @ model.visual_projection.weight.T)
@@ -164,7 +164,7 @@ def test_dual_encoder_whose_tower_widens_after_its_map_is_refused(teachers, toke
     model = make_teacher_model("dual_convnext_bert", 600)
     model.config.vision_config.hidden_size = 25
     with pytest.raises(ValueError, match=r"'convnext'\) pools 25 channels, but its map of shape \(2, 24, 2, 2\)"):
-        Teacher(model, tokenizer, teachers["clip"].image_processor, "x").encode_pictures(pixel_values)
+        Teacher(model, tokenizer, teachers["clip"].image_processor, "x").encode_images(pixel_values)
 
 
 # texts
@@ -243,10 +243,10 @@ def test_dcclip_targets_are_its_own_outputs(teacher, teacher_folder, inputs):
     model = DCCLIPModel.from_pretrained(teacher_folder).eval()
     tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     image, text = model.get_image_features(inputs["pixel_values"]), model.get_text_features(**tokens)
-    pictures, texts = teacher.encode_pictures(inputs["pixel_values"]), teacher.encode_texts(**tokens)
+    images, texts = teacher.encode_images(inputs["pixel_values"]), teacher.encode_texts(**tokens)
     # a teacher's memory is laid out for convolutions, which sum in another order
-    torch.testing.assert_close(pictures.feature_map, image.feature_map, rtol=1e-4, atol=1e-3)
-    torch.testing.assert_close(pictures.embedding, image.pooler_output, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(images.feature_map, image.feature_map, rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(images.embedding, image.pooler_output, rtol=1e-4, atol=1e-3)
     assert torch.equal(texts.feature_map, text.last_hidden_state)
     assert torch.equal(texts.embedding, text.pooler_output)
 
@@ -260,14 +260,14 @@ def test_embeddings_are_those_that_the_family_compares_itself(
     kind, folders, teachers, tokens, tokenizer, pixel_values
 ):
     model = AutoModel.from_pretrained(folders[kind]).eval()
-    texts, pictures = tokens, {"pixel_values": pixel_values}
+    texts, images = tokens, {"pixel_values": pixel_values}
     if kind in ("siglip", "siglip2"):
         texts = {"input_ids": padded(tokens["input_ids"], tokenizer)}
     if kind == "siglip2":
         shapes, mask = torch.tensor([[GRID, GRID]] * 2), torch.ones(2, GRID * GRID, dtype=torch.int64)
-        pictures = {"pixel_values": patchify(pixel_values), "pixel_attention_mask": mask, "spatial_shapes": shapes}
-    output = model(**texts, **pictures)
-    image, text = teachers[kind].encode_pictures(pixel_values), teachers[kind].encode_texts(**tokens)
+        images = {"pixel_values": patchify(pixel_values), "pixel_attention_mask": mask, "spatial_shapes": shapes}
+    output = model(**texts, **images)
+    image, text = teachers[kind].encode_images(pixel_values), teachers[kind].encode_texts(**tokens)
     torch.testing.assert_close(F.normalize(image.embedding, dim=1), output.image_embeds, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(F.normalize(text.embedding, dim=1), output.text_embeds, rtol=1e-4, atol=1e-5)
     assert teachers[kind].logit_scale == pytest.approx(model.logit_scale.item())
@@ -291,10 +291,10 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
 @pytest.mark.parametrize("kind", TEACHERS)
 def test_widths_announced_are_those_delivered(kind, teachers, tokens, pixel_values):
     teacher = teachers[kind]
-    pictures, texts = teacher.encode_pictures(pixel_values), teacher.encode_texts(**tokens)
-    assert pictures.feature_map.shape[1] == teacher.vision_width
+    images, texts = teacher.encode_images(pixel_values), teacher.encode_texts(**tokens)
+    assert images.feature_map.shape[1] == teacher.vision_width
     assert texts.feature_map.shape == (3, max(LENGTHS), teacher.text_width)
-    assert pictures.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
+    assert images.embedding.shape[1] == texts.embedding.shape[1] == teacher.projection_dim
     assert teacher.projection_dim == (24 if "siglip" in kind else PROJECTION_DIM)
     assert teacher.image_size == IMAGE_SIZE
 
@@ -346,7 +346,7 @@ def test_a_tower_alone_is_that_of_the_whole_teacher(kind, towers, folders, teach
         assert getattr(part, field) == getattr(teachers[kind], field)
     for tower in TOWERS:
         encode = {
-            "vision": lambda teacher: teacher.encode_pictures(pixel_values),
+            "vision": lambda teacher: teacher.encode_images(pixel_values),
             "text": lambda teacher: teacher.encode_texts(**tokens),
         }[tower]
         if tower in towers:
@@ -461,9 +461,9 @@ def test_half_precision_checkpoint_is_loaded_as_asked(kind, tokenizer, teachers,
     assert {parameter.dtype for parameter in single.model.parameters()} == {torch.float32}
     half = Teacher.from_pretrained(str(folder), ("vision",), dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in half.model.parameters()} == {torch.bfloat16}
-    exact = teachers[kind].encode_pictures(pixel_values).embedding
-    torch.testing.assert_close(single.encode_pictures(pixel_values).embedding, exact, rtol=0.02, atol=0.02)
-    rough = half.encode_pictures(pixel_values).embedding
+    exact = teachers[kind].encode_images(pixel_values).embedding
+    torch.testing.assert_close(single.encode_images(pixel_values).embedding, exact, rtol=0.02, atol=0.02)
+    rough = half.encode_images(pixel_values).embedding
     assert rough.dtype == torch.bfloat16
     assert F.cosine_similarity(rough.float(), exact).min() > 0.99
 
@@ -473,13 +473,13 @@ def test_a_teacher_is_frozen_and_stays_in_eval(kind, folders, tokens, pixel_valu
     teacher = Teacher.from_pretrained(str(folders[kind]))
     assert not [name for name, p in teacher.model.named_parameters() if p.requires_grad]
     before = weights_fingerprint(teacher.model)
-    expected = teacher.encode_pictures(pixel_values).embedding, teacher.encode_texts(**tokens).embedding
+    expected = teacher.encode_images(pixel_values).embedding, teacher.encode_texts(**tokens).embedding
     teacher.model.train()  # whoever does this by mistake changes nothing
-    pictures = teacher.encode_pictures(pixel_values).embedding
+    images = teacher.encode_images(pixel_values).embedding
     teacher.model.train()
     texts = teacher.encode_texts(**tokens).embedding
-    assert not pictures.requires_grad
-    assert torch.equal(pictures, expected[0])
+    assert not images.requires_grad
+    assert torch.equal(images, expected[0])
     assert torch.equal(texts, expected[1])
     assert weights_fingerprint(teacher.model) == before
 
@@ -586,7 +586,7 @@ def test_altclip_of_the_fixtures_is_the_whole_model(altclip_folder, inputs):
     model = AltCLIPModel.from_pretrained(altclip_folder).eval()
     teacher = Teacher.from_pretrained(str(altclip_folder))
     assert weights_fingerprint(teacher.model) == weights_fingerprint(model)
-    assert teacher.encode_pictures(inputs["pixel_values"]).feature_map.shape == (8, 24, GRID, GRID)
+    assert teacher.encode_images(inputs["pixel_values"]).feature_map.shape == (8, 24, GRID, GRID)
 
 
 def test_same_tokens_compares_whole_pipelines(tokenizer, other_tokenizer, teacher):

@@ -1,7 +1,7 @@
-"""Put an exported model into a page that labels and searches pictures in the browser, and serve it.
+"""Put an exported model into a page that labels and searches images in the browser, and serve it.
 
 python -m training.edge.web --model runs/demo/edge                         http://localhost:8000/
-python -m training.edge.web --model runs/demo/edge --pictures MY_PICTURES --output_dir site --no_serve
+python -m training.edge.web --model runs/demo/edge --images MY_IMAGES --output_dir site --no_serve
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ class WebOptions:
 
     Args:
         model: folder with `onnx/`, as `training/export.py` leaves it.
-        pictures: what can be searched: a folder of pictures, a parquet file, a Hub id, or `module:function`.
+        images: what can be searched: a folder of images, a parquet file, a Hub id, or `module:function`.
         output_dir: the finished page, which can be put on any web server.
         node_modules: where npm put the libraries.
         port: on localhost; 0 takes a free one.
     """
 
     model: str
-    pictures: str = "training.corpus.emoji:load_drawings"
+    images: str = "training.corpus.emoji:load_drawings"
     output_dir: str = "runs/web"
     node_modules: str = str(NODE_MODULES)
     port: int = 8000
@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None):
         only_write = values.pop("no_serve")
         options = WebOptions(**values)
         folder = Path(options.output_dir)
-        Site(Path(options.model), options.pictures, Path(options.node_modules)).assemble(folder)
+        Site(Path(options.model), options.images, Path(options.node_modules)).assemble(folder)
         print(f"{folder}: a finished page")
         if not only_write:
             serve(folder, options.port, lambda address: print(f"{address}   (Ctrl-C ends)", flush=True))

@@ -1,4 +1,4 @@
-"""Page, libraries, exported model and pictures in one folder."""
+"""Page, libraries, exported model and images in one folder."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from training.edge.web.pictures import write_pictures
+from training.edge.web.images import write_images
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.files import holds_files, scratch_folder
 
@@ -35,12 +35,12 @@ class Site:
 
     Args:
         model: folder with `onnx/`, as `training/export.py` leaves it.
-        pictures: what can be searched, as `load_source` takes it.
+        images: what can be searched, as `load_source` takes it.
         node_modules: where npm put the libraries.
     """
 
     model: Path
-    pictures: str
+    images: str
     node_modules: Path = NODE_MODULES
 
     def assemble(self, output_dir: Path):
@@ -60,7 +60,7 @@ class Site:
             if (self.model / EXAMPLE).is_file():
                 shutil.copy(self.model / EXAMPLE, scratch)
                 site["example"] = EXAMPLE
-            write_pictures(ZeroShotModel.from_pretrained(self.model), self.pictures, scratch / "pictures")
+            write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
             # last: a folder with it is a whole one
             (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
             shutil.rmtree(output_dir, ignore_errors=True)

@@ -30,8 +30,8 @@ class BenchmarkModel(nn.Module):
         self.zero_shot, self.network = model, model.model
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) float pictures to (B, D), L2-normalised."""
-        return self.zero_shot.embed_pictures(pixel_values).clone()  # its caller is no inference mode
+        """(B, 3, S, S) float images to (B, D), L2-normalised."""
+        return self.zero_shot.embed_images(pixel_values).clone()  # its caller is no inference mode
 
     def encode_text(self, tokens: BatchEncoding) -> Tensor:
         """What the tokenizer returns to (T, D), L2-normalised."""
@@ -41,7 +41,7 @@ class BenchmarkModel(nn.Module):
 def load_dcclip(
     model_name: str, pretrained: str = "", cache_dir: str | None = None, device: str | torch.device = "cpu"
 ) -> tuple:
-    """A model, its transform of a picture and its tokenizer, as `clip_benchmark.models.load_clip` returns them.
+    """A model, its transform of an image and its tokenizer, as `clip_benchmark.models.load_clip` returns them.
 
     Args:
         model_name: folder or Hub id, `ID@REVISION` to pin one.
@@ -54,8 +54,8 @@ def load_dcclip(
     model = ZeroShotModel.from_pretrained(model_name).to(device)
 
     def transform(image: Image.Image) -> Tensor:
-        picture = model.pictures.fit(to_rgb(image)).permute(2, 0, 1)
-        return model.pictures.normalize(picture[None])[0]
+        pixels = model.images.fit(to_rgb(image)).permute(2, 0, 1)
+        return model.images.normalize(pixels[None])[0]
 
     return BenchmarkModel(model), transform, lambda texts: BatchEncoding(model.tokenize(texts))
 

@@ -1,4 +1,4 @@
-"""Pictures as a protocol wants them, at a model's size and in its statistics, prepared beside the forward pass."""
+"""Images as a protocol wants them, at a model's size and in its statistics, prepared beside the forward pass."""
 
 import hashlib
 import os
@@ -15,29 +15,29 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from training.data import open_picture
+from training.data import open_image
 from training.data.images import encoded_bytes
 from training.data.transforms import Normalize
 from training.teachers.families import naflex_image_size
 
 AHEAD = 2  # batches that are being prepared while one is encoded
-AT_ONCE = 8  # pictures a thread prepares before it looks for more
+AT_ONCE = 8  # images a thread prepares before it looks for more
 
 
 @dataclass(frozen=True)
 class _Own:
-    """An image processor, called on pictures that have the right size already."""
+    """An image processor, called on images that have the right size already."""
 
     image_processor: Any
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        images = [PILImage.fromarray(picture) for picture in pictures.permute(0, 2, 3, 1).cpu().numpy()]
+    def __call__(self, pixels: Tensor) -> Tensor:
+        images = [PILImage.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
         stay = {field: False for field in ("do_resize", "do_center_crop") if hasattr(self.image_processor, field)}
-        return self.image_processor(images, return_tensors="pt", **stay)["pixel_values"].to(pictures.device)
+        return self.image_processor(images, return_tensors="pt", **stay)["pixel_values"].to(pixels.device)
 
 
 @dataclass(frozen=True)
-class PicturePreparation:
+class ImagePreparation:
     """The last steps before a model sees.
 
     Args:
@@ -51,12 +51,12 @@ class PicturePreparation:
     stated: str
 
     @classmethod
-    def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "PicturePreparation":
+    def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
         """Read a model's own size and statistics.
 
-        The image processor itself is asked whether its statistics are all that it does to a picture of the right
+        The image processor itself is asked whether its statistics are all that it does to an image of the right
         size. Where they are not, or where it states none, as some that come with remote code, it prepares every
-        picture.
+        image.
 
         Args:
             config: the model's.
@@ -79,7 +79,7 @@ class PicturePreparation:
         return cls(size, own, f"the model's own {type(image_processor).__name__}")
 
     def fit(self, image: PILImage.Image, squash: bool = False) -> Tensor:
-        """A picture as the protocol wants it, bicubic.
+        """An image as the protocol wants it, bicubic.
 
         Args:
             image: RGB.
@@ -107,11 +107,11 @@ class PicturePreparation:
         return described
 
 
-def digest_pictures(rows: Dataset, column: str = "image") -> str:
-    """Of all encoded pictures in their order: the key for what is stored of them.
+def digest_images(rows: Dataset, column: str = "image") -> str:
+    """Of all encoded images in their order: the key for what is stored of them.
 
     Args:
-        rows: with a column of undecoded pictures.
+        rows: with a column of undecoded images.
         column: its name.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -125,24 +125,24 @@ def digest_pictures(rows: Dataset, column: str = "image") -> str:
 def prepared_batches(
     rows: Dataset, column: str, batch_size: int, prepare: Callable[[PILImage.Image], Tensor]
 ) -> Iterator[Tensor]:
-    """Batches of prepared pictures, in order. Threads prepare the next ones while the caller works on one; however
+    """Batches of prepared images, in order. Threads prepare the next ones while the caller works on one; however
     many rows there are, no more than `AHEAD` + 1 batches are held.
 
     Yields (B, 3, S, S) uint8, channels last in memory.
 
     Args:
-        rows: with a column of pictures.
+        rows: with a column of images.
         column: its name.
-        batch_size: pictures a batch; the last may have fewer.
-        prepare: an RGB picture to (S, S, 3) uint8.
+        batch_size: images a batch; the last may have fewer.
+        prepare: an RGB image to (S, S, 3) uint8.
 
     Raises:
-        ValueError: a picture does not decode; its row is named.
+        ValueError: an image does not decode; its row is named.
     """
-    pictures = rows.select_columns([column]).cast_column(column, Image(decode=False))
+    images = rows.select_columns([column]).cast_column(column, Image(decode=False))
 
     def prepare_rows(numbers: Sequence[int]) -> list[Tensor]:
-        cells = pictures[list(numbers)][column]
+        cells = images[list(numbers)][column]
         return [prepare(_open(cell, number)) for cell, number in zip(cells, numbers, strict=True)]
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
@@ -156,19 +156,19 @@ def prepared_batches(
                 yield _stack(ahead.popleft())
         while ahead:
             yield _stack(ahead.popleft())
-    finally:  # whoever stops early, or finds a damaged picture, does not wait for the rest
+    finally:  # whoever stops early, or finds a damaged image, does not wait for the rest
         pool.shutdown(cancel_futures=True)
 
 
 def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
-    return torch.stack([picture for part in parts for picture in part.result()]).permute(0, 3, 1, 2)
+    return torch.stack([image for part in parts for image in part.result()]).permute(0, 3, 1, 2)
 
 
 def _open(cell: dict | None, row: int) -> PILImage.Image:
     if cell is None:
-        raise ValueError(f"image: row {row} has no picture. A test set is never thinned silently: mend or remove it.")
+        raise ValueError(f"image: row {row} has no image. A test set is never thinned silently: mend or remove it.")
     try:
-        return open_picture(cell)
+        return open_image(cell)
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(
             f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
@@ -187,10 +187,10 @@ def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> in
         height, width = stated.get("height"), stated.get("width")
         size = stated.get("shortest_edge") if height is None else height
         if height != width:
-            raise ValueError(f"model: {name!r} reads pictures of {width} x {height} pixels; only squares are known.")
+            raise ValueError(f"model: {name!r} reads images of {width} x {height} pixels; only squares are known.")
     if not isinstance(size, int):
         raise ValueError(
             f"model: neither the image processor of {name!r} ({type(image_processor).__name__}) nor its config "
-            f"(vision_config.image_size) says how large a picture it reads; got {size!r}."
+            f"(vision_config.image_size) says how large an image it reads; got {size!r}."
         )
     return size

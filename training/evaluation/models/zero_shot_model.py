@@ -1,4 +1,4 @@
-"""Any model on the Hub that has image and text features, with its own way to prepare pictures and texts."""
+"""Any model on the Hub that has image and text features, with its own way to prepare images and texts."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
-from training.evaluation.models.image_loading import PicturePreparation, prepared_batches
+from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
 from training.evaluation.models.text_preparation import TextPreparation, text_preparation
 from training.teachers import FAMILIES, weights_fingerprint
 from training.teachers.lineage import find_commit
@@ -106,14 +106,14 @@ class ZeroShotModel:
         return text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
 
     @cached_property
-    def pictures(self) -> PicturePreparation:
-        """How pictures become pixel values."""
-        return PicturePreparation.of(self.model.config, self.processor.image_processor, self.name)
+    def images(self) -> ImagePreparation:
+        """How images become pixel values."""
+        return ImagePreparation.of(self.model.config, self.processor.image_processor, self.name)
 
     @property
     def image_size(self) -> int:
-        """Edge of the square picture that the model reads, in pixels."""
-        return self.pictures.image_size
+        """Edge of the square image that the model reads, in pixels."""
+        return self.images.image_size
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,17 +125,17 @@ class ZeroShotModel:
             "tokenizer": _tokenizer_state(self.processor.tokenizer),
             "image_processor": _without_place(self.processor.image_processor.to_dict()),
             "texts": self.texts.describe(),
-            "pictures": self.pictures.describe(),
+            "images": self.images.describe(),
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
-        """How pictures and texts are prepared, for `results.json`."""
+        """How images and texts are prepared, for `results.json`."""
         return {
             "family": self.model.config.model_type,
             "revision": self.revision,
             "texts": self.texts.describe(),
-            "pictures": self.pictures.describe(),
+            "images": self.images.describe(),
         }
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -157,12 +157,12 @@ class ZeroShotModel:
         return self._normalized(self.model.get_text_features(**on_device), "text")
 
     @torch.inference_mode()
-    def embed_pictures(self, pixel_values: Tensor) -> Tensor:
-        """(B, D) float32, L2-normalised, of (B, 3, S, S) float pictures in the model's statistics."""
+    def embed_images(self, pixel_values: Tensor) -> Tensor:
+        """(B, D) float32, L2-normalised, of (B, 3, S, S) float images in the model's statistics."""
         pixel_values = pixel_values.to(self.model.device)
         if self.model.config.model_type == "siglip2":  # reads patches, with their grid beside them
-            return self._normalized(FAMILIES["siglip2"].pictures(self.model, pixel_values).embedding, "picture")
-        return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "picture")
+            return self._normalized(FAMILIES["siglip2"].images(self.model, pixel_values).embedding, "image")
+        return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "image")
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """(N, D) float32, L2-normalised, in order, on the CPU.
@@ -193,24 +193,24 @@ class ZeroShotModel:
             )
         return embeddings
 
-    def encode_pictures(
+    def encode_images(
         self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool = False
     ) -> Tensor:
         """(N, D) float32, L2-normalised, in order, on the CPU. Other threads decode and resize meanwhile.
 
         Args:
-            rows: at least one, with a column of pictures.
+            rows: at least one, with a column of images.
             column: its name.
-            batch_size: pictures at a time.
+            batch_size: images at a time.
             squash: resize to the model's square without a crop, instead of the short side and a crop of the centre.
 
         Raises:
-            ValueError: a picture does not decode.
+            ValueError: an image does not decode.
         """
         embeddings, done = torch.empty(0), 0
-        with tqdm(total=len(rows), desc="pictures", unit="picture", leave=False) as progress:
-            for pictures in prepared_batches(rows, column, batch_size, lambda image: self.pictures.fit(image, squash)):
-                batch = self.embed_pictures(self.pictures.normalize(pictures.to(self.model.device))).cpu()
+        with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
+            for images in prepared_batches(rows, column, batch_size, lambda image: self.images.fit(image, squash)):
+                batch = self.embed_images(self.images.normalize(images.to(self.model.device))).cpu()
                 embeddings = batch.new_empty(len(rows), batch.shape[1]) if done == 0 else embeddings
                 embeddings[done : done + len(batch)] = batch
                 done += len(batch)

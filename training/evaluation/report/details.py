@@ -1,4 +1,4 @@
-"""On demand: tables of classes, pictures of confusion, and the languages side by side."""
+"""On demand: tables of classes, images of confusion, and the languages side by side."""
 
 import re
 from collections.abc import Sequence
@@ -14,18 +14,18 @@ MOST_TICKS = 60  # class names that can still be read along an edge
 
 
 def class_table(exam: Exam, measured: Measured) -> str:
-    """Recall of every class in percent, and what it is taken for most, as Markdown; average precision where pictures
+    """Recall of every class in percent, and what it is taken for most, as Markdown; average precision where images
     show several classes.
     """
     single = measured.confusion is not None
-    header = ["class", "name", "pictures", "recall", "most often taken for"] if single else ["class", "name", "AP"]
+    header = ["class", "name", "images", "recall", "most often taken for"] if single else ["class", "name", "AP"]
     lines = [header, ["---"] * len(header)]
     for number, (key, name) in enumerate(zip(exam.keys, exam.candidates, strict=True)):
         value = measured.per_class[number].item()
         cells = [key, name]
         if measured.confusion is not None:
             cells.append(str(int(measured.confusion[number].sum())))
-        cells.append("" if value != value else f"{100 * value:.1f}")  # NaN: no picture
+        cells.append("" if value != value else f"{100 * value:.1f}")  # NaN: no image
         if measured.confusion is not None:
             others = measured.confusion[number].clone()
             others[number] = 0
@@ -47,8 +47,8 @@ def write_class_tables(details: Sequence[tuple[str, Exam, Measured]], folder: Pa
 
 
 def draw_confusion(details: Sequence[tuple[str, Exam, Measured]], folder: Path) -> list[Path]:
-    """One picture a model and exam, in `folder/confusion`: the share of each class's pictures by answer. A set whose
-    pictures show several classes has none.
+    """One image a model and exam, in `folder/confusion`: the share of each class's images by answer. A set whose
+    images show several classes has none.
     """
     from matplotlib.figure import Figure
 
@@ -65,7 +65,7 @@ def draw_confusion(details: Sequence[tuple[str, Exam, Measured]], folder: Path) 
         if len(shares) <= MOST_TICKS:
             axis.set_xticks(range(len(shares)), exam.keys, rotation=90, fontsize=7)
             axis.set_yticks(range(len(shares)), exam.keys, fontsize=7)
-        figure.colorbar(image, ax=axis, label="share of the class's pictures")
+        figure.colorbar(image, ax=axis, label="share of the class's images")
         paths.append(_save(figure, folder / "confusion" / f"{_file_name(model, exam)}.png"))
     return paths
 

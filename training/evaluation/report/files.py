@@ -25,7 +25,7 @@ def write_report(
     outcome: Outcome,
     pair_sets: Sequence[PairSet] = (),
 ) -> tuple[Results, str]:
-    """Write results.json, table.md, languages.png, and on demand tables of classes and pictures of confusion.
+    """Write results.json, table.md, languages.png, and on demand tables of classes and images of confusion.
 
     Args:
         options: what was asked.

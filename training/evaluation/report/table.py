@@ -66,13 +66,13 @@ def results_table(
 
 def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: dict[str, str]) -> str:
     """What every column of the results was measured on, how it differs from the protocol, and which are missing."""
-    lines = [["set", "protocol", "metric", "pictures", "source", "revision", "names", "templates", "differs"]]
+    lines = [["set", "protocol", "metric", "images", "source", "revision", "names", "templates", "differs"]]
     lines.append(["---"] * len(lines[0]))
     for exam in (exam for exam in exams if exam.set in sets):
         fields = describe(exam, sets, missing)
         templates = f"{fields['templates']}, {fields['num_templates']}"
         place = " ".join(filter(None, (fields["source"], fields["split"])))
-        cells = [exam.set, exam.title, METRICS[exam.metric], f"{fields['pictures']:,}", place]
+        cells = [exam.set, exam.title, METRICS[exam.metric], f"{fields['images']:,}", place]
         lines.append([*cells, fields["revision"], fields["names"], templates, "; ".join(fields["differs"])])
     reasons: dict[str, list[str]] = {}
     for name, reason in missing.items():
@@ -93,11 +93,11 @@ def describe(exam: Exam, sets: dict[str, LabelledSet], missing: dict[str, str]) 
         "names": exam.names_source,
         "templates": exam.templates.source,
         "num_templates": len(exam.templates.lines),
-        "pictures_are": "squashed" if exam.squashed else "cropped",
+        "images_are": "squashed" if exam.squashed else "cropped",
         "source": found and found.source,
         "split": found and found.split,
         "revision": found and (found.revision or found.digest),
-        "pictures": found and len(found.rows),
+        "images": found and len(found.rows),
         "differs": [*found.differs, *_other_templates(exam)] if found else [],
         "missing": missing.get(exam.set),
     }

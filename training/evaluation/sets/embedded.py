@@ -1,4 +1,4 @@
-"""What demo and ablation are judged by: pictures held out of all training, and the names of all concepts."""
+"""What demo and ablation are judged by: images held out of all training, and the names of all concepts."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ class HeldOut:
         corpus: folder of the rendered corpus.
         every: only each `every`-th concept is in it.
         class_names: the candidates, all names of the corpus.
-        sets: labelled pictures by name.
+        sets: labelled images by name.
     """
 
     corpus: Path
@@ -47,5 +47,5 @@ class HeldOut:
         """What results say of the data."""
         return {
             "data": f"{self.corpus.name}; {ATTRIBUTION}",
-            "test_pictures": {name: len(rows) for name, rows in self.sets.items()},
+            "test_images": {name: len(rows) for name, rows in self.sets.items()},
         }

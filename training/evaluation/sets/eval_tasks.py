@@ -21,7 +21,7 @@ class Exam:
         names_source: where the candidates' names are from.
         templates: the sentences around them.
         metric: the one that the table shows.
-        squashed: whether pictures are squashed.
+        squashed: whether images are squashed.
     """
 
     set: str

@@ -1,4 +1,4 @@
-"""Labelled pictures of a test set, compared with what the protocol says of the set."""
+"""Labelled images of a test set, compared with what the protocol says of the set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Image, List
 from torch import Tensor
 
-from training.evaluation.models.image_loading import digest_pictures
+from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labels import ClassLookup, class_ids
 from training.evaluation.sets.locations import Source, read_source
 from training.evaluation.sets.protocols import EvalSet
 
-IMAGE_COLUMNS = ("image", "img", "picture", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
+IMAGE_COLUMNS = ("image", "img", "image", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")
 
 
@@ -25,7 +25,7 @@ class LabelledSet:
     Args:
         name: its id.
         rows: with a column `image`, undecoded.
-        labels: (N,) class numbers, or (N, C) int8 where pictures show several classes.
+        labels: (N,) class numbers, or (N, C) int8 where images show several classes.
         source: where it is from.
         split: of it; None where it has none.
         revision: commit of a data set on the Hub; None elsewhere, where `digest` tells copies apart.
@@ -42,8 +42,8 @@ class LabelledSet:
 
     @cached_property
     def digest(self) -> str:
-        """Of all encoded pictures in their order: the key for what is stored of them."""
-        return digest_pictures(self.rows)
+        """Of all encoded images in their order: the key for what is stored of them."""
+        return digest_images(self.rows)
 
 
 def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalSet | None = None) -> LabelledSet:
@@ -62,14 +62,14 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     found = read_source(name, source, eval_set)
     rows, where = found.rows, f"{name} ({found.place})"
     if not len(rows):
-        raise ValueError(f"data: {where} has no pictures. Give a folder with a folder a class, or a parquet file.")
+        raise ValueError(f"data: {where} has no images. Give a folder with a folder a class, or a parquet file.")
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, where)
     image = _column(rows, source.image_column, IMAGE_COLUMNS, where, "image")
     labels, listed = _labels(rows, source.label_column, lookup, found.listed, where)
-    pictures = rows.select_columns([image]).cast_column(image, Image(decode=False))
-    pictures = pictures if image == "image" else pictures.rename_column(image, "image")
+    images = rows.select_columns([image]).cast_column(image, Image(decode=False))
+    images = images if image == "image" else images.rename_column(image, "image")
     differs = compare(labels, lookup, listed, class_names, eval_set) if eval_set else []
-    return LabelledSet(name, pictures, labels, found.place, found.split, found.revision, differs)
+    return LabelledSet(name, images, labels, found.place, found.split, found.revision, differs)
 
 
 def _column(rows: Dataset, wanted: str | None, usual: Sequence[str], where: str, kind: str) -> str:
@@ -121,13 +121,13 @@ def compare(
 ) -> list[str]:
     """How a copy differs from the protocol's set, in words; empty where it does not."""
     differs = []
-    if len(labels) != eval_set.num_pictures:
-        differs.append(f"{len(labels):,} pictures, the protocol's test has {eval_set.num_pictures:,}")
+    if len(labels) != eval_set.num_images:
+        differs.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
     if eval_set.several_labels and labels.ndim == 1:
-        differs.append("one label a picture, the protocol has several")
+        differs.append("one label an image, the protocol has several")
     counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=lookup.count)
     if absent := [class_names.names[class_names.key][number] for number in (counts == 0).nonzero()[:, 0].tolist()]:
-        differs.append(f"no picture of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")
+        differs.append(f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")
     strangers = [name for name in lookup.find_listed(listed or []) if isinstance(name, str)]
     if strangers:
         differs.append(f"lists classes that the protocol has not, such as {strangers[0]!r}")

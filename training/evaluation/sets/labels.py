@@ -76,13 +76,13 @@ def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] |
     """Classes of all rows.
 
     Args:
-        cells: a name or a number each, or a list of these where a picture shows several classes, or a list of a 0 or
+        cells: a name or a number each, or a list of these where an image shows several classes, or a list of a 0 or
             1 for each listed class.
         lookup: the protocol's classes.
         listed: what the numbers mean; None where the data do not say.
 
     Returns:
-        (N,) int64, or (N, C) int8 with 1 where a class is in the picture.
+        (N,) int64, or (N, C) int8 with 1 where a class is in the image.
 
     Raises:
         ValueError: a label is not in the class list, or numbers have no names.

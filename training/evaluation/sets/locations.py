@@ -12,7 +12,7 @@ from training.data import load_source
 from training.evaluation.sets.protocols import EvalSet
 
 HUB = "hub"
-PICTURE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 SHARDS = "/wds_"  # how clip-benchmark calls its data sets of shards
 NAMES_FILE = "classnames.txt"  # where data sets of clip-benchmark list what their numbers mean
 
@@ -121,14 +121,14 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """Rows of an image folder: one folder a class, named after it.
 
     Raises:
-        ValueError: there are no folders in it, or one of them has no pictures.
+        ValueError: there are no folders in it, or one of them has no images.
     """
     paths: list[str] = []
     labels: list[str] = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = sorted(str(path) for path in class_folder.rglob("*") if path.suffix.lower() in PICTURE_ENDINGS)
+        found = sorted(str(path) for path in class_folder.rglob("*") if path.suffix.lower() in IMAGE_ENDINGS)
         if not found:
-            raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no pictures. Fill or remove it.")
+            raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
         paths += found
         labels += [class_folder.name] * len(found)
     if not paths:

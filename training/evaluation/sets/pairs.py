@@ -1,4 +1,4 @@
-"""Pictures with the captions that are right for them, from any source."""
+"""Images with the captions that are right for them, from any source."""
 
 import hashlib
 import re
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from training.data import load_source, require_columns, usable_captions
 from training.data.images import encoded_bytes
-from training.evaluation.models.image_loading import digest_pictures
+from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.locations import Found, read_hub
 
 LANGUAGES = ("en", "zh")
@@ -23,17 +23,17 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
 
 @dataclass(frozen=True)
 class PairSet:
-    """Pictures with the captions that are right for them.
+    """Images with the captions that are right for them.
 
-    A picture that stands in several rows, as where a source has a row a caption, is one picture with several right
-    captions. Equal captions of several pictures stay several candidates, as the field counts them, and each is right
-    for all of these pictures: nobody could tell them apart.
+    An image that stands in several rows, as where a source has a row a caption, is one image with several right
+    captions. Equal captions of several images stay several candidates, as the field counts them, and each is right
+    for all of these images: nobody could tell them apart.
 
     Args:
         name: shown in results.
-        rows: a row a picture, undecoded, in the column `image`.
+        rows: a row an image, undecoded, in the column `image`.
         captions: by language, in the order of the rows.
-        pairs: by language, (P, 2) int64, the right (picture, caption) pairs.
+        pairs: by language, (P, 2) int64, the right (image, caption) pairs.
         source: where it is from.
         split: of it; None where it has none.
         revision: commit of a data set on the Hub; None elsewhere, where `digest` tells copies apart.
@@ -49,8 +49,8 @@ class PairSet:
 
     @cached_property
     def digest(self) -> str:
-        """Of all encoded pictures in their order: the key for what is stored of them."""
-        return digest_pictures(self.rows)
+        """Of all encoded images in their order: the key for what is stored of them."""
+        return digest_images(self.rows)
 
     def describe(self) -> dict[str, Any]:
         """What was searched, for `results.json`."""
@@ -59,7 +59,7 @@ class PairSet:
             "source": self.source,
             "split": self.split,
             "revision": self.revision or self.digest,
-            "pictures": len(self.rows),
+            "images": len(self.rows),
             "captions": {language: len(texts) for language, texts in self.captions.items()},
         }
 
@@ -71,7 +71,7 @@ def open_pairs(
     image_column: str | None = None,
     caption_columns: dict[str, str] | None = None,
 ) -> PairSet:
-    """Load pictures and captions from wherever they lie.
+    """Load images and captions from wherever they lie.
 
     Args:
         name: shown in results.
@@ -112,13 +112,13 @@ def make_pairs(
     split: str | None = None,
     revision: str | None = None,
 ) -> PairSet:
-    """Find out which captions belong to which picture.
+    """Find out which captions belong to which image.
 
     Args:
         name: shown in results.
         rows: with the columns.
         caption_columns: language to column.
-        image_column: of the pictures.
+        image_column: of the images.
         source: where the rows are from.
         split: of it; None where it has none.
         revision: commit of a data set on the Hub.
@@ -126,42 +126,42 @@ def make_pairs(
     Raises:
         ValueError: a language has no caption at all.
     """
-    pictures = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
-    pictures = pictures if image_column == "image" else pictures.rename_column(image_column, "image")
-    first_rows, pictures_of_rows = _distinct_pictures(pictures)
+    images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    images = images if image_column == "image" else images.rename_column(image_column, "image")
+    first_rows, images_of_rows = _distinct_images(images)
     captions, pairs = {}, {}
     for language, column in caption_columns.items():
         found = [
-            (picture, text)
-            for picture, cell in zip(pictures_of_rows, rows[column], strict=True)
+            (image, text)
+            for image, cell in zip(images_of_rows, rows[column], strict=True)
             for text in usable_captions(cell)[0]
         ]
-        found = list(dict.fromkeys(found))  # a caption given twice for a picture is one
+        found = list(dict.fromkeys(found))  # a caption given twice for an image is one
         if not found:
             raise ValueError(f"retrieval: {name} has no {language} caption in column {column!r}. Name another one.")
         captions[language] = [text for _, text in found]
-        right = _pictures_by_caption(found)
+        right = _images_by_caption(found)
         pairs[language] = torch.tensor(
-            [(picture, number) for number, (_, text) in enumerate(found) for picture in right[text]]
+            [(image, number) for number, (_, text) in enumerate(found) for image in right[text]]
         )
-    return PairSet(name, pictures.select(first_rows), captions, pairs, source, split, revision)
+    return PairSet(name, images.select(first_rows), captions, pairs, source, split, revision)
 
 
-def _distinct_pictures(rows: Dataset) -> tuple[list[int], list[int]]:
-    """The first row of every picture, and for each row the number of its picture. Equal files are one picture."""
+def _distinct_images(rows: Dataset) -> tuple[list[int], list[int]]:
+    """The first row of every image, and for each row the number of its image. Equal files are one image."""
     numbers: dict[bytes, int] = {}
-    first_rows, pictures = [], []
+    first_rows, images = [], []
     for row, cell in enumerate(rows):
         digest = hashlib.blake2b(encoded_bytes(cell["image"]), digest_size=16).digest()
         if digest not in numbers:
             numbers[digest] = len(numbers)
             first_rows.append(row)
-        pictures.append(numbers[digest])
-    return first_rows, pictures
+        images.append(numbers[digest])
+    return first_rows, images
 
 
-def _pictures_by_caption(found: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
-    pictures: dict[str, list[int]] = {}
-    for picture, text in found:
-        pictures.setdefault(text, []).append(picture)
-    return pictures
+def _images_by_caption(found: Sequence[tuple[int, str]]) -> dict[str, list[int]]:
+    images: dict[str, list[int]] = {}
+    for image, text in found:
+        images.setdefault(text, []).append(image)
+    return images

@@ -1,7 +1,7 @@
 """What is measured, and how: ELEVATER's twenty sets, ImageNet-1k beside them, and the protocols.
 
 Source: the toolkit of ELEVATER (Li et al., arXiv 2204.08790) for classes, test sizes, metrics and KITTI's squashed
-pictures; the script `cn_clip/eval/zeroshot_evaluation.py` of Chinese-CLIP 1.6.0 for `cn-clip-compat`.
+images; the script `cn_clip/eval/zeroshot_evaluation.py` of Chinese-CLIP 1.6.0 for `cn-clip-compat`.
 """
 
 from collections.abc import Sequence
@@ -21,20 +21,20 @@ class EvalSet:
 
     Args:
         num_classes: in the protocol.
-        num_pictures: in the protocol's test split.
+        num_images: in the protocol's test split.
         metric: a key of `METRICS`.
         hub: data set on the Hub that is read where the user names no other; its test split may be another one, which
             the result says.
         split: of it.
         clip_benchmark: the set's name in the package `clip-benchmark`, where its English templates are ELEVATER's.
         cn_clip: group of templates in the package `cn-clip`.
-        squashed: pictures are resized to the model's square without a crop.
-        several_labels: a picture can show several classes.
+        squashed: images are resized to the model's square without a crop.
+        several_labels: an image can show several classes.
         aliases: how common copies of the set call a class, to the protocol's English name.
     """
 
     num_classes: int
-    num_pictures: int
+    num_images: int
     metric: str
     hub: str
     split: str = "test"
@@ -128,7 +128,7 @@ class Protocol:
     Args:
         name: stands beside every number.
         language: of class names and templates.
-        squashed: every picture is squashed; otherwise the short side is resized and the centre cropped, but for sets
+        squashed: every image is squashed; otherwise the short side is resized and the centre cropped, but for sets
             that say otherwise.
         top1: accuracy on every set; otherwise the set's own metric.
         script_templates: the choice of templates of Chinese-CLIP's script, which has its own for six sets only.
@@ -145,7 +145,7 @@ class Protocol:
         return "top1" if self.top1 else eval_set.metric
 
     def squashes(self, eval_set: EvalSet) -> bool:
-        """Whether pictures are squashed."""
+        """Whether images are squashed."""
         return self.squashed or eval_set.squashed
 
 

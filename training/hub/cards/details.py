@@ -27,9 +27,9 @@ class CardDetails:
         base_model: Hub ids of what its weights started from, beside the teacher.
         datasets: Hub ids of what it was trained on, beside those in the recipe.
         data: what it was trained on, and whose that is, in Markdown.
-        picture: of the examples: a file of the repo, or an address.
+        image: of the examples: a file of the repo, or an address.
         labels: candidates of the examples by language (ISO 639-1 code).
-        plots: pictures of its folder that the card shows under its results.
+        plots: images of its folder that the card shows under its results.
         limits: what it cannot do, a sentence or two each.
     """
 
@@ -45,7 +45,7 @@ class CardDetails:
     base_model: list[str] = field(default_factory=list)
     datasets: list[str] = field(default_factory=list)
     data: str | None = None
-    picture: str | None = None
+    image: str | None = None
     labels: dict[str, list[str]] = field(
         default_factory=lambda: {"en": ["red apple", "green apple"], "zh": ["红苹果", "绿苹果"]}
     )

@@ -15,33 +15,33 @@ def protocol_of(backend: str, threads: int, batch_size: int | None = None) -> st
 
 @dataclass(frozen=True)
 class Pair:
-    """One model behind one backend at batch 1: a picture and a text, the mean over languages.
+    """One model behind one backend at batch 1: an image and a text, the mean over languages.
 
     Args:
         model: its name.
         backend: one of `options.BACKENDS`.
         threads: of the CPU.
-        ms_picture: median milliseconds.
+        ms_image: median milliseconds.
         ms_text: likewise.
     """
 
     model: str
     backend: str
     threads: int
-    ms_picture: float
+    ms_image: float
     ms_text: float
 
     @property
     def ms(self) -> float:
         """Of both."""
-        return self.ms_picture + self.ms_text
+        return self.ms_image + self.ms_text
 
 
 def read_pairs(results: Results) -> list[Pair]:
     """Every model, backend and number of threads that was measured at batch 1."""
     pairs = []
     for row in results.rows:
-        backend, threads, batch = (row.protocol or "").split(", ") if row.metric == "ms_per_picture_p50" else ("",) * 3
+        backend, threads, batch = (row.protocol or "").split(", ") if row.metric == "ms_per_image_p50" else ("",) * 3
         if batch == "batch 1":
             texts = results.values(model=row.model, metric="ms_per_text_p50", protocol=row.protocol)
             if texts:

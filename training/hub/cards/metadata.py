@@ -39,7 +39,7 @@ def front_matter(
     datasets = [name for name in (*details.datasets, *sources) if is_hub_id(name)]
     evaluated = eval_results(results)
     more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
-    if details.picture is not None:
+    if details.image is not None:
         more["widget"] = widget(details, repo_id)
     return ModelCardData(
         language=list(facts.languages),
@@ -62,16 +62,16 @@ def is_hub_id(name: str) -> bool:
 
 
 def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, str]]:
-    """One example a language, as `@huggingface/tasks` types a picture with candidate labels: `src`, and all labels in
+    """One example a language, as `@huggingface/tasks` types an image with candidate labels: `src`, and all labels in
     one string with commas.
     """
     titles = {"en": "English", "zh": "中文"}
-    picture = str(details.picture)
-    if repo_id is not None and not picture.startswith("https://"):
-        picture = f"https://huggingface.co/{repo_id}/resolve/main/{picture}"
+    image = str(details.image)
+    if repo_id is not None and not image.startswith("https://"):
+        image = f"https://huggingface.co/{repo_id}/resolve/main/{image}"
     return [
         {
-            "src": picture,
+            "src": image,
             "candidate_labels": ", ".join(labels),
             "example_title": f"{titles.get(language, language)}: {labels[0]}",
         }

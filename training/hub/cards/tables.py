@@ -94,13 +94,13 @@ def budget_table(results: Results, name: str) -> str | None:
     pairs = [pair for pair in read_pairs(results) if pair.model == name]
     if not pairs:
         return None
-    header = ["backend", "threads", "MB", "start, s", "peak, MiB", "a picture, ms", "a text, ms", f"x {REFERENCE}"]
+    header = ["backend", "threads", "MB", "start, s", "peak, MiB", "an image, ms", "a text, ms", f"x {REFERENCE}"]
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for pair in pairs:
         costs = read_costs(results, name, pair.backend, pair.threads)
         faster = costs.pop("times_as_fast")
         cells = ["" if value is None else _number(value) for value in costs.values()]
-        speed = [_number(pair.ms_picture), _number(pair.ms_text), "" if faster is None else f"{faster:.1f}"]
+        speed = [_number(pair.ms_image), _number(pair.ms_text), "" if faster is None else f"{faster:.1f}"]
         lines.append([pair.backend, str(pair.threads), *cells, *speed])
     return markdown_table(lines)
 

@@ -2,11 +2,11 @@
 
     options.py      what to read and where each filter draws its line
     causes.py       why a row or a caption is dropped, in the order in which that is decided
-    pictures.py     one picture: what is wrong with it, its perceptual hash and colours
+    images.py     one image: what is wrong with it, its perceptual hash and colours
     languages.py    one text: its words by script, traditional Chinese, the language that a library names
     captions.py     one caption: what is wrong with it
     near.py         near-duplicates without comparing all pairs
-    similarity.py   cosines between pictures and captions by a teacher
+    similarity.py   cosines between images and captions by a teacher
     facts.py        what is known of rows and captions, as compact arrays, a file a shard
     examine.py      pass 1: shard by shard, what a row tells by itself
     decide.py       pass 2: what depends on other rows

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None):
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--exclude", nargs="+", type=str, default=[], help="sources whose pictures must not be in it")
+    parser.add_argument("--exclude", nargs="+", type=str, default=[], help="sources whose images must not be in it")
     parser.add_class_arguments(CurateOptions, skip={"exclude"})
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()

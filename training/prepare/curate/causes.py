@@ -5,13 +5,13 @@ Each cause has the options that draw its line; those without one cannot be switc
 
 KEPT = "kept"
 
-PICTURE_CAUSES: dict[str, tuple[str, ...]] = {
-    "no picture": (),
+IMAGE_CAUSES: dict[str, tuple[str, ...]] = {
+    "no image": (),
     "decompression bomb": ("max_pixels",),
-    "picture does not decode": (),
-    "picture too small": ("min_edge",),
+    "image does not decode": (),
+    "image too small": ("min_edge",),
     "extreme aspect ratio": ("max_aspect_ratio",),
-    "blank picture": ("min_contrast",),
+    "blank image": ("min_contrast",),
 }
 CAPTION_CAUSES: dict[str, tuple[str, ...]] = {
     "no caption": (),
@@ -35,11 +35,11 @@ CAPTION_CAUSES: dict[str, tuple[str, ...]] = {
 GLOBAL_CAUSES: dict[str, tuple[str, ...]] = {
     "in an excluded set": ("exclude", "max_exclude_distance"),
     "low similarity": ("min_similarity", "drop_share"),
-    "boilerplate": ("max_caption_pictures",),
-    "near-duplicate picture": ("max_picture_distance", "max_colour_distance"),
+    "boilerplate": ("max_caption_images",),
+    "near-duplicate image": ("max_image_distance", "max_colour_distance"),
     "near-duplicate caption": ("max_caption_similarity",),
     "above the language ratio": ("max_language_ratio",),
     "no caption left": (),
 }
-CAUSES = {KEPT: ()} | PICTURE_CAUSES | CAPTION_CAUSES | GLOBAL_CAUSES
+CAUSES = {KEPT: ()} | IMAGE_CAUSES | CAPTION_CAUSES | GLOBAL_CAUSES
 CODES = {cause: code for code, cause in enumerate(CAUSES)}  # as stored, uint8

@@ -20,15 +20,15 @@ class Decisions:
 
     Args:
         facts: of all rows.
-        excluded_by: (N,) int64, the excluded picture that a row's is near to, -1 where there is none.
-        picture_like: (N,) int64, the earlier row that a dropped near-duplicate is like, else the row itself.
+        excluded_by: (N,) int64, the excluded image that a row's is near to, -1 where there is none.
+        image_like: (N,) int64, the earlier row that a dropped near-duplicate is like, else the row itself.
         caption_like: (T,) int64 by language, the earlier caption, likewise.
         thresholds: least cosine that stayed by language, whether given or found from a share.
     """
 
     facts: Facts
     excluded_by: np.ndarray
-    picture_like: np.ndarray
+    image_like: np.ndarray
     caption_like: dict[str, np.ndarray]
     thresholds: dict[str, float] = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text
 
     Args:
         facts: of all rows; changed in place.
-        excluded: (E,) uint64 hashes of the pictures that must not be in the set.
+        excluded: (E,) uint64 hashes of the images that must not be in the set.
         options: thresholds.
         read_text: gives a caption's text.
 
@@ -57,11 +57,11 @@ def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text
     if len(excluded):
         _exclude(decisions, excluded, options)
     _drop_unlike(decisions, options)
-    if options.max_caption_pictures is not None:
-        _drop_boilerplate(facts, options.max_caption_pictures)
+    if options.max_caption_images is not None:
+        _drop_boilerplate(facts, options.max_caption_images)
     facts.drop_bare()
-    if options.max_picture_distance is not None:
-        _drop_near_pictures(decisions, options)
+    if options.max_image_distance is not None:
+        _drop_near_images(decisions, options)
     if options.max_caption_similarity is not None:
         for language in facts.captions:
             _drop_near_captions(decisions, language, options, read_text)
@@ -102,15 +102,15 @@ def _drop_unlike(decisions: Decisions, options: CurateOptions):
 def _drop_boilerplate(facts: Facts, limit: int):
     for captions in facts.captions.values():
         kept = np.flatnonzero(captions.kept)
-        # pictures with the same hash are one picture
+        # images with the same hash are one image
         pairs = np.unique(np.stack([captions.identity[kept], facts.hash[captions.row[kept]]], 1), axis=0)
         identities, counts = np.unique(pairs[:, 0], return_counts=True)
         captions.drop(kept[np.isin(captions.identity[kept], identities[counts > limit])], "boilerplate")
 
 
-def _drop_near_pictures(decisions: Decisions, options: CurateOptions):
+def _drop_near_images(decisions: Decisions, options: CurateOptions):
     facts, rows = decisions.facts, np.flatnonzero(decisions.facts.kept)
-    hashes, colours, distance = facts.hash[rows], facts.colours[rows], options.max_picture_distance or 0
+    hashes, colours, distance = facts.hash[rows], facts.colours[rows], options.max_image_distance or 0
 
     def is_near(row: int, others: np.ndarray) -> np.ndarray:
         difference = np.abs(colours[others].astype(np.int16) - colours[row]).mean(1)
@@ -121,8 +121,8 @@ def _drop_near_pictures(decisions: Decisions, options: CurateOptions):
     looks = np.concatenate([hashes[:, None].view(np.uint8), colours], 1)
     _, identity = np.unique(looks, axis=0, return_inverse=True)
     match = match_earlier(identity, hamming_bands(hashes, distance), is_near)
-    decisions.picture_like[rows] = rows[match]
-    facts.drop(rows[match != np.arange(len(rows))], "near-duplicate picture")
+    decisions.image_like[rows] = rows[match]
+    facts.drop(rows[match != np.arange(len(rows))], "near-duplicate image")
 
 
 def _drop_near_captions(decisions: Decisions, language: str, options: CurateOptions, read_text: ReadText):

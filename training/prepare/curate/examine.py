@@ -11,10 +11,10 @@ from training.data import usable_captions
 from training.prepare.curate.captions import CaptionFilter
 from training.prepare.curate.causes import CODES, KEPT
 from training.prepare.curate.facts import CaptionFacts, Facts
+from training.prepare.curate.images import NUM_COLOURS, examine_image
 from training.prepare.curate.languages import LanguageIdentifier, is_traditional
 from training.prepare.curate.near import CAPTION_BANDS, MinHash, normalise, text_identity
 from training.prepare.curate.options import CurateOptions
-from training.prepare.curate.pictures import NUM_COLOURS, examine_picture
 from training.prepare.curate.similarity import Scorer
 
 DECODED_AT_ONCE = 256
@@ -27,16 +27,16 @@ def shingle_size(options: CurateOptions, language: str) -> int:
     return SHINGLES.get(options.scripts.get(language, ""), OTHER_SHINGLES)
 
 
-def picture_hashes(pictures: Dataset, column: str, options: CurateOptions) -> np.ndarray:
-    """(N,) uint64 perceptual hashes of all pictures, whatever their size or contrast.
+def image_hashes(images: Dataset, column: str, options: CurateOptions) -> np.ndarray:
+    """(N,) uint64 perceptual hashes of all images, whatever their size or contrast.
 
     Args:
-        pictures: the rows, with undecoded pictures.
-        column: of the pictures.
+        images: the rows, with undecoded images.
+        column: of the images.
         options: how many threads.
 
     Raises:
-        ValueError: a picture does not decode.
+        ValueError: an image does not decode.
     """
     anything = CurateOptions(
         data=options.data, output_dir=options.output_dir, max_pixels=options.max_pixels, min_edge=None,
@@ -44,25 +44,25 @@ def picture_hashes(pictures: Dataset, column: str, options: CurateOptions) -> np
     )  # fmt: skip
     with ThreadPoolExecutor(options.workers) as pool:
         found = [
-            picture
-            for start in range(0, len(pictures), DECODED_AT_ONCE)
-            for picture in pool.map(
-                lambda cell: examine_picture(cell, anything), pictures[start : start + DECODED_AT_ONCE][column]
+            image
+            for start in range(0, len(images), DECODED_AT_ONCE)
+            for image in pool.map(
+                lambda cell: examine_image(cell, anything), images[start : start + DECODED_AT_ONCE][column]
             )
         ]
-    for row, picture in enumerate(found):
-        if picture.cause is not None:
+    for row, image in enumerate(found):
+        if image.cause is not None:
             raise ValueError(
-                f"exclude: row {row} has {picture.cause!r}, so that it cannot be excluded. Mend or remove the row."
+                f"exclude: row {row} has {image.cause!r}, so that it cannot be excluded. Mend or remove the row."
             )
-    return np.array([picture.hash for picture in found], np.uint64)
+    return np.array([image.hash for image in found], np.uint64)
 
 
 class Examiner:
     """Examines shards of the source.
 
     Args:
-        rows: the source, pictures undecoded.
+        rows: the source, images undecoded.
         options: columns and thresholds.
         scorer: scores similarity; None leaves it out.
     """
@@ -78,9 +78,9 @@ class Examiner:
         }
 
     def __call__(self, rows: range) -> Facts:
-        """The facts of some rows; captions of a picture that cannot be used are not examined."""
+        """The facts of some rows; captions of an image that cannot be used are not examined."""
         shard = self.rows.select(rows)
-        facts = self._examine_pictures(shard)
+        facts = self._examine_images(shard)
         texts: dict[str, list[str]] = {}
         for language, column in self.options.caption_columns.items():
             facts.captions[language], texts[language] = self._examine_captions(shard[column][:], language, facts)
@@ -91,17 +91,17 @@ class Examiner:
             captions.row += rows.start
         return facts
 
-    def _examine_pictures(self, shard: Dataset) -> Facts:
+    def _examine_images(self, shard: Dataset) -> Facts:
         column, num_rows = self.options.image_column, len(shard)
         cause = np.full(num_rows, CODES[KEPT], np.uint8)
         hashes, thumbnails = np.zeros(num_rows, np.uint64), np.zeros((num_rows, NUM_COLOURS), np.uint8)
         with ThreadPoolExecutor(self.options.workers) as pool:
             for start in range(0, num_rows, DECODED_AT_ONCE):
                 cells = shard[start : start + DECODED_AT_ONCE][column]
-                found = pool.map(lambda cell: examine_picture(cell, self.options), cells)
-                for row, picture in enumerate(found, start):
-                    cause[row] = CODES[picture.cause or KEPT]
-                    hashes[row], thumbnails[row] = picture.hash, picture.colours
+                found = pool.map(lambda cell: examine_image(cell, self.options), cells)
+                for row, image in enumerate(found, start):
+                    cause[row] = CODES[image.cause or KEPT]
+                    hashes[row], thumbnails[row] = image.hash, image.colours
         return Facts(cause, hashes, thumbnails, {})
 
     def _examine_captions(self, cells: list[Any], language: str, facts: Facts) -> tuple[CaptionFacts, list[str]]:
@@ -138,8 +138,8 @@ class Examiner:
 
     def _score(self, scorer: Scorer, shard: Dataset, facts: Facts, texts: dict[str, list[str]]):
         kept = np.flatnonzero(facts.kept)
-        pictures = [shard[int(row)][self.options.image_column] for row in kept]
-        embeddings = scorer.encode_pictures(pictures)
+        images = [shard[int(row)][self.options.image_column] for row in kept]
+        embeddings = scorer.encode_images(images)
         for language, captions in facts.captions.items():
             scored = np.flatnonzero(captions.kept)
             beside = embeddings[torch.from_numpy(np.searchsorted(kept, captions.row[scored]))]
@@ -147,5 +147,5 @@ class Examiner:
 
 
 def undecoded(rows: Dataset, column: str) -> Dataset:
-    """The rows with their pictures as they are stored."""
+    """The rows with their images as they are stored."""
     return rows.cast_column(column, Image(decode=False))

@@ -22,7 +22,7 @@ class CaptionFacts:
         cause: (T,) uint8, code of why it is dropped.
         identity: (T,) uint64, equal for captions that are equal but for case and punctuation.
         bands: (T, 16) uint32, MinHash.
-        similarity: (T,) float32, cosine to its picture; NaN where it was not scored.
+        similarity: (T,) float32, cosine to its image; NaN where it was not scored.
         traditional: (T,) bool, traditional Chinese.
     """
 
@@ -52,7 +52,7 @@ class Facts:
 
     Args:
         cause: (N,) uint8, code of why a row is dropped.
-        hash: (N,) uint64, perceptual hash of its picture.
+        hash: (N,) uint64, perceptual hash of its image.
         colours: (N, 48) uint8, its thumbnail.
         captions: by language.
     """

@@ -14,7 +14,7 @@ SHARES = (
     "max_symbol_share",
     "min_script_share",
 )
-AT_LEAST_ONE = ("batch_size", "max_aspect_ratio", "max_caption_pictures", "max_language_ratio", "max_pixels",
+AT_LEAST_ONE = ("batch_size", "max_aspect_ratio", "max_caption_images", "max_language_ratio", "max_pixels",
                 "max_repeated_characters", "rows_per_shard", "workers")  # fmt: skip
 MAX_DISTANCE = 15  # beyond it, half of all hashes share a band with most others
 MIN_CAPTION_SIMILARITY = 0.3
@@ -28,16 +28,16 @@ class CurateOptions:
         data: Hub id, folder, parquet file or glob, or `module:function`, as `data.train` of a recipe.
         output_dir: the curated set, the report, and the state from which a killed run goes on.
         subset: which configuration of a Hub data set, where it has several.
-        image_column: column of the pictures.
+        image_column: column of the images.
         caption_columns: column of the captions for each language; a cell is a string or a list of strings.
-        exclude: sources whose pictures must not be in the set, such as evaluation sets.
-        exclude_column: column of their pictures; default: `image_column`.
-        max_exclude_distance: bits (0..15 of 64) by which a picture may differ from an excluded one and still be it.
-        min_edge: shortest side of a picture in pixels.
+        exclude: sources whose images must not be in the set, such as evaluation sets.
+        exclude_column: column of their images; default: `image_column`.
+        max_exclude_distance: bits (0..15 of 64) by which an image may differ from an excluded one and still be it.
+        min_edge: shortest side of an image in pixels.
         max_aspect_ratio: longer side over shorter side.
-        max_pixels: width times height, read before a picture is decoded.
-        min_contrast: least standard deviation of a picture's brightness, 0..127.
-        max_picture_distance: near-duplicate pictures differ by at most so many of 64 hash bits, 0..15.
+        max_pixels: width times height, read before an image is decoded.
+        min_contrast: least standard deviation of an image's brightness, 0..127.
+        max_image_distance: near-duplicate images differ by at most so many of 64 hash bits, 0..15.
         max_colour_distance: and by at most so much in the colours of a 4 x 4 thumbnail, mean of 0..255.
         scripts: Unicode script that each language is written in.
         min_script_share: least share (0..1) of a caption's words in that script; an ideograph is a word.
@@ -56,19 +56,19 @@ class CurateOptions:
         max_digit_share: share (0..1) of digits among them.
         max_repeated_characters: longest run of one character.
         max_repeated_words: largest share (0..1) of words that have occurred in the caption before.
-        max_caption_pictures: a caption of more different pictures than this is boilerplate.
+        max_caption_images: a caption of more different images than this is boilerplate.
         max_caption_similarity: captions of one language are near-duplicates from this share (0.3..1) of common
             character n-grams on (Jaccard); the first stays.
-        teacher: Hub id or folder of the model that scores how well pictures and captions fit; null does not score.
+        teacher: Hub id or folder of the model that scores how well images and captions fit; null does not score.
         teacher_dtype: precision of its weights and activations.
-        batch_size: pictures or captions that it sees at once.
-        min_similarity: least cosine of picture and caption by language.
+        batch_size: images or captions that it sees at once.
+        min_similarity: least cosine of image and caption by language.
         drop_share: share (0..1) of the captions with the least cosine to drop, by language, in place of a threshold.
         max_language_ratio: largest number of captions of any language over that of the smallest.
         seed: key of the choice which captions of a larger language stay.
         samples: dropped captions to show in the report, for each cause and language.
         rows_per_shard: rows of the source that are worked on, stored and written at a time.
-        workers: threads that decode pictures.
+        workers: threads that decode images.
     """
 
     data: str
@@ -83,7 +83,7 @@ class CurateOptions:
     max_aspect_ratio: float | None = 3.0
     max_pixels: int = PILImage.MAX_IMAGE_PIXELS or 89_478_485
     min_contrast: float | None = 4.0
-    max_picture_distance: int | None = 4
+    max_image_distance: int | None = 4
     max_colour_distance: float = 4.0
     scripts: dict[str, str] = field(default_factory=lambda: {"en": "Latin", "zh": "Han"})
     min_script_share: float | None = 0.5
@@ -100,7 +100,7 @@ class CurateOptions:
     max_digit_share: float | None = 0.3
     max_repeated_characters: int | None = 5
     max_repeated_words: float | None = 0.5
-    max_caption_pictures: int | None = 10
+    max_caption_images: int | None = 10
     max_caption_similarity: float | None = 0.9
     teacher: str | None = None
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -118,7 +118,7 @@ class CurateOptions:
             self._check(name, 0, 1)
         for name in AT_LEAST_ONE:
             self._check(name, 1, None)
-        for name in ("max_exclude_distance", "max_picture_distance"):
+        for name in ("max_exclude_distance", "max_image_distance"):
             self._check(name, 0, MAX_DISTANCE)
         self._check("max_caption_similarity", MIN_CAPTION_SIMILARITY, 1)
         for name in ("max_colour_distance", "min_characters", "max_characters", "min_contrast", "min_edge", "samples"):

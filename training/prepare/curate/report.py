@@ -54,11 +54,11 @@ class Report:
         """The table, what else was counted, and the samples."""
         meta = self.content["meta"]
         parts = [f"# Curation of {meta['data']}", f"`{meta['command']}`, commit {meta['commit']}, {meta['date']}"]
-        parts += [self.table(), "A dropped picture takes its captions along; the first cause in this order counts."]
+        parts += [self.table(), "A dropped image takes its captions along; the first cause in this order counts."]
         for language, counts in self.content["traditional"].items():
             parts.append(f"Traditional Chinese ({language}): {counts['in']:,} captions in, {counts['out']:,} out.")
         for name, counts in self.content["excluded"].items():
-            parts.append(f"Excluded {name}: {counts['hashed']:,} pictures, {counts['rows']:,} rows like them.")
+            parts.append(f"Excluded {name}: {counts['hashed']:,} images, {counts['rows']:,} rows like them.")
         for language, numbers in self.content["similarity"].items():
             quantiles = ", ".join(f"{share}: {value:.3f}" for share, value in numbers["quantiles"].items())
             parts.append(
@@ -193,8 +193,8 @@ def _sample(decisions: Decisions, language: str, index: int, cause: str, read_te
     sample: dict[str, Any] = {"row": row, "text": text_of(index)}
     if cause == "low similarity":
         sample["similarity"] = round(float(captions.similarity[index]), 6)
-    elif cause == "near-duplicate picture":
-        sample["like_row"] = int(decisions.picture_like[row])
+    elif cause == "near-duplicate image":
+        sample["like_row"] = int(decisions.image_like[row])
     elif cause == "near-duplicate caption":
         like = int(decisions.caption_like[language][index])
         sample |= {"like_row": int(captions.row[like]), "like_text": text_of(like)}
@@ -214,7 +214,7 @@ def plot_similarity(decisions: Decisions, path: Path):
         axis.hist(scored, bins=50, histtype="step", color=colour, label=f"{language}, {len(scored):,} captions")
         if language in decisions.thresholds:
             axis.axvline(decisions.thresholds[language], color=colour, ls="--", lw=1)
-    axis.set(title="similarity of pictures and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
+    axis.set(title="similarity of images and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     with whole_file(path) as scratch:

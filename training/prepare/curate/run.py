@@ -1,11 +1,11 @@
 """Both passes, resumable, and the shards of the curated set.
 
-    data/train-00000-of-00003.parquet   the curated set: pictures as they were stored, captions stripped
+    data/train-00000-of-00003.parquet   the curated set: images as they were stored, captions stripped
     report.json, report.md              what was dropped and why
     similarity.png                      cosines by language, where a teacher scored
     state/run.json                      the options that the result depends on, and what made it
     state/facts/00000.safetensors       what is known of each row of a shard
-    state/excluded/00000.safetensors    hashes of the pictures of an excluded source
+    state/excluded/00000.safetensors    hashes of the images of an excluded source
 
 Every file is written whole or not at all, and the same command goes on at the first that is missing. Memory holds one
 shard and the facts of all rows, which are about 60 bytes a row and 90 bytes a caption.
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from training.data import load_source, require_columns, sample_rows, usable_captions
 from training.data.images import encoded_bytes
 from training.prepare.curate.decide import decide
-from training.prepare.curate.examine import Examiner, picture_hashes, undecoded
+from training.prepare.curate.examine import Examiner, image_hashes, undecoded
 from training.prepare.curate.facts import Facts
 from training.prepare.curate.options import CurateOptions
 from training.prepare.curate.report import Report, write_report
@@ -77,7 +77,7 @@ class Source:
         self.rows = _load(options.data, [options.image_column, *options.caption_columns.values()], options)
         if not len(self.rows):
             raise ValueError(f"data: {options.data!r} has no rows. Name another source.")
-        self._captions = {  # alone, so that reading one does not read its picture
+        self._captions = {  # alone, so that reading one does not read its image
             language: self.rows.select_columns([column]) for language, column in options.caption_columns.items()
         }
         self.shards = [
@@ -115,14 +115,14 @@ class Source:
         return Facts.join([Facts.load(path, list(self.options.caption_columns)) for path in files])
 
     def hash_excluded(self, state: Path) -> dict[str, np.ndarray]:
-        """Hashes (E,) uint64 of the pictures of every excluded source."""
+        """Hashes (E,) uint64 of the images of every excluded source."""
         options, found = self.options, {}
         column = options.exclude_column or options.image_column
         for number, name in enumerate(options.exclude):
             path = state / "excluded" / f"{number:05d}.safetensors"
             if not path.exists():
                 rows = _load(name, [column], options, is_excluded=True)
-                hashes = picture_hashes(rows, column, options)
+                hashes = image_hashes(rows, column, options)
                 with whole_file(path) as scratch:
                     save_file({"hash": hashes}, scratch)
             found[name] = load_file(path)["hash"]
@@ -147,7 +147,7 @@ class Source:
         """The columns of what is kept of a shard; a cell of which no caption is kept is None."""
         kept = [row for row in rows if facts.kept[row]]
         place = {row: position for position, row in enumerate(kept)}
-        cells: dict[str, list[Any]] = {self.options.image_column: [self._picture(row) for row in kept]}
+        cells: dict[str, list[Any]] = {self.options.image_column: [self._image(row) for row in kept]}
         for language, column in self.options.caption_columns.items():
             captions = facts.captions[language]
             first, last = np.searchsorted(captions.row, [rows.start, rows.stop])
@@ -160,13 +160,13 @@ class Source:
             cells[column] = [(found if is_list else found[0]) if found else None for found in texts]
         return cells
 
-    def _picture(self, row: int) -> dict[str, Any]:
+    def _image(self, row: int) -> dict[str, Any]:
         cell = self.rows[row][self.options.image_column]
         return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
 
 
 def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bool = False) -> Dataset:
-    """The named columns of a source, with undecoded pictures; the first is that of the pictures."""
+    """The named columns of a source, with undecoded images; the first is that of the images."""
     rows = load_source(name, subset=None if is_excluded else options.subset)
     field = "exclude" if is_excluded else "data"
     option = "exclude_column" if is_excluded else "image_column or caption_columns"

@@ -1,4 +1,4 @@
-"""How well captions fit their pictures: cosines by a teacher of any family."""
+"""How well captions fit their images: cosines by a teacher of any family."""
 
 from collections.abc import Sequence
 
@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data import decode_pictures, tokenize
+from training.data import decode_images, tokenize
 from training.data.transforms import Normalize
 from training.teachers import Teacher
 
 
 class Scorer:
-    """Cosines between pictures and captions.
+    """Cosines between images and captions.
 
     Args:
         name: Hub id or folder of the teacher.
         dtype: of its weights.
-        batch_size: pictures or captions that it sees at once.
+        batch_size: images or captions that it sees at once.
 
     Raises:
         ValueError: there is no such teacher.
@@ -30,18 +30,18 @@ class Scorer:
         self.normalize = Normalize.from_processor(self.teacher.image_processor, self.teacher.image_size)
         self.batch_size, self.device = batch_size, device
 
-    def encode_pictures(self, cells: Sequence[dict]) -> Tensor:
-        """(N, D) float32, L2-normalised, of pictures that decode."""
+    def encode_images(self, cells: Sequence[dict]) -> Tensor:
+        """(N, D) float32, L2-normalised, of images that decode."""
         embeddings = [torch.empty(0, self.teacher.projection_dim)]
         for start in range(0, len(cells), self.batch_size):
-            chunk = decode_pictures(cells[start : start + self.batch_size], self.teacher.image_size)
-            pictures = torch.stack([picture for picture in chunk if isinstance(picture, Tensor)])
-            targets = self.teacher.encode_pictures(self.normalize(pictures.to(self.device)))
+            chunk = decode_images(cells[start : start + self.batch_size], self.teacher.image_size)
+            images = torch.stack([image for image in chunk if isinstance(image, Tensor)])
+            targets = self.teacher.encode_images(self.normalize(images.to(self.device)))
             embeddings.append(self._unit(targets.embedding))
         return torch.cat(embeddings)
 
-    def score(self, pictures: Tensor, texts: Sequence[str]) -> np.ndarray:
-        """(T,) float32 cosines in -1..1 between texts and the pictures (T, D) beside them.
+    def score(self, images: Tensor, texts: Sequence[str]) -> np.ndarray:
+        """(T,) float32 cosines in -1..1 between texts and the images (T, D) beside them.
 
         Raises:
             ValueError: the teacher's numbers are not finite.
@@ -53,7 +53,7 @@ class Scorer:
             chunk = order[start : start + self.batch_size]
             tokens = tokenize(self.teacher.tokenizer, [texts[n] for n in chunk], self.teacher.max_text_length)
             targets = self.teacher.encode_texts(*(value.to(self.device) for value in tokens.values()))
-            cosines[chunk] = (self._unit(targets.embedding) * pictures[chunk]).sum(1).numpy()
+            cosines[chunk] = (self._unit(targets.embedding) * images[chunk]).sum(1).numpy()
         if not np.isfinite(cosines).all():
             raise ValueError(f"teacher_dtype: {self.teacher.name!r} gives numbers that are not finite. Give float32.")
         return cosines

@@ -1,4 +1,4 @@
-"""The numbers of a cut as rows, as a table and as a picture."""
+"""The numbers of a cut as rows, as a table and as an image."""
 
 from pathlib import Path
 

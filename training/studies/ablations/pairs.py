@@ -2,7 +2,7 @@
 
     python -m training.studies.ablations.pairs --seeds 0 1 2
 
-Stage 1 learns from pictures and from captions, each apart, and has all of them in every arm that has it. Pairs are
+Stage 1 learns from images and from captions, each apart, and has all of them in every arm that has it. Pairs are
 what is scarce: stage 2 has all of them, or those of a quarter or a sixteenth of the concepts. All else is as in
 `training.studies.ablations.stage2`; the candidates are the names of all concepts, as ever.
 """

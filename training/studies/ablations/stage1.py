@@ -3,7 +3,7 @@
     python -m training.studies.ablations.stage1 --seeds 0 1 2
 
 Every arm starts from the demo's recipes, shortened alike. The arms that leave a stage out train as many steps in the
-other one, so that nobody has seen more pictures. All share one cache of teacher targets.
+other one, so that nobody has seen more images. All share one cache of teacher targets.
 """
 
 import time

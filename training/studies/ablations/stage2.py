@@ -3,7 +3,7 @@
     python -m training.studies.ablations.stage2 --seeds 0 1 2
 
 All arms of a seed go on from one distilled student, which is an arm of its own; the arms of one stage train as many
-steps as both stages of the others, so that nobody has seen more pictures. All share one cache of teacher targets. Each
+steps as both stages of the others, so that nobody has seen more images. All share one cache of teacher targets. Each
 student is also asked with the teacher's reading of the names, which tells whether the two still share a space.
 """
 

@@ -34,7 +34,7 @@ class Benchmark:
         """Write results.json with what made the numbers.
 
         Args:
-            data: where the pictures came from, if the options do not say it.
+            data: where the images came from, if the options do not say it.
             more: for the meta.
         """
         meta = make_meta(

@@ -1,6 +1,6 @@
-"""How much of a model's bare speed is left when pictures are decoded and prepared for it.
+"""How much of a model's bare speed is left when images are decoded and prepared for it.
 
-python -m training.studies.benchmarks.evaluation --data pictures.parquet
+python -m training.studies.benchmarks.evaluation --data images.parquet
 """
 
 import time
@@ -31,19 +31,19 @@ class SpeedOptions:
     """What to time.
 
     Args:
-        data: a parquet file, a folder, a Hub id or `module:function` with pictures.
+        data: a parquet file, a folder, a Hub id or `module:function` with images.
         model: each a full-size model of random weights, clip-vit-b-32 or chinese-clip-vit-b-16, or a folder or Hub id.
-        pictures: how many of the first ones.
-        batch_size: pictures at a time.
+        images: how many of the first ones.
+        batch_size: images at a time.
         repeats: how often each way is timed; the ways take turns, and the median is taken of the ratios.
         split: of the data, where there are several.
-        image_column: column of the pictures.
+        image_column: column of the images.
         output_dir: where results.json goes; nothing is written without it.
     """
 
     data: str
     model: list[str] = field(default_factory=lambda: list(RANDOM))
-    pictures: int = 512
+    images: int = 512
     batch_size: int = 64
     repeats: int = 3
     split: str = "test"
@@ -63,13 +63,13 @@ def open_model(name: str) -> ZeroShotModel:
 
 @torch.inference_mode()
 def time_model(model: ZeroShotModel, rows, options: SpeedOptions) -> tuple[list[float], list[float]]:
-    """Seconds of the bare forward pass over ready tensors, and of the whole way from encoded pictures, each time.
+    """Seconds of the bare forward pass over ready tensors, and of the whole way from encoded images, each time.
 
     The ready tensors are what the whole way makes; what is bare is the model alone, in the same batches.
     """
-    batches = prepared_batches(rows, options.image_column, options.batch_size, model.pictures.fit)
-    ready = [model.pictures.normalize(pictures.to(model.model.device)) for pictures in batches]
-    model.embed_pictures(ready[0])  # the first call is slower
+    batches = prepared_batches(rows, options.image_column, options.batch_size, model.images.fit)
+    ready = [model.images.normalize(images.to(model.model.device)) for images in batches]
+    model.embed_images(ready[0])  # the first call is slower
     bare, whole = [], []
     for _ in range(options.repeats):
         began = time.perf_counter()
@@ -77,13 +77,13 @@ def time_model(model: ZeroShotModel, rows, options: SpeedOptions) -> tuple[list[
             _bare(model, batch)
         bare.append(time.perf_counter() - began)
         began = time.perf_counter()
-        model.encode_pictures(rows, options.image_column, options.batch_size)
+        model.encode_images(rows, options.image_column, options.batch_size)
         whole.append(time.perf_counter() - began)
     return bare, whole
 
 
 def _bare(model: ZeroShotModel, pixel_values: Tensor) -> Tensor:
-    return model.embed_pictures(pixel_values).cpu()
+    return model.embed_images(pixel_values).cpu()
 
 
 def main(argv: list[str] | None = None) -> Results:
@@ -92,19 +92,19 @@ def main(argv: list[str] | None = None) -> Results:
     parser.add_class_arguments(SpeedOptions)
     options = SpeedOptions(**vars(parser.parse_args(argv)))
     rows = load_source(options.data, options.split)
-    rows = rows.select(range(min(options.pictures, len(rows))))
+    rows = rows.select(range(min(options.images, len(rows))))
     command = command_of("python -m training.studies.benchmarks.evaluation", options)
-    results = Results(make_meta(options.data, None, command, pictures=len(rows), threads=torch.get_num_threads()))
+    results = Results(make_meta(options.data, None, command, images=len(rows), threads=torch.get_num_threads()))
     for name in options.model:
         model = open_model(name)
         bare, whole = time_model(model, rows, options)
         ratios = sorted(b / w for b, w in zip(bare, whole, strict=True))
         ratio = ratios[len(ratios) // 2]
-        rates = {"bare_pictures_per_s": len(rows) / min(bare), "pictures_per_s": len(rows) / min(whole)}
+        rates = {"bare_images_per_s": len(rows) / min(bare), "images_per_s": len(rows) / min(whole)}
         for metric, value in (rates | {"share_of_bare": ratio}).items():
             results.rows.append(Row(name, None, None, None, None, metric, value))
         print(
-            f"{name}: {rates['pictures_per_s']:.1f} of {rates['bare_pictures_per_s']:.1f} pictures/s, "
+            f"{name}: {rates['images_per_s']:.1f} of {rates['bare_images_per_s']:.1f} images/s, "
             f"{100 * ratio:.1f} % of the bare forward pass ({', '.join(f'{100 * r:.1f}' for r in ratios)})"
         )
     if options.output_dir:

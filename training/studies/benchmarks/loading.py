@@ -2,14 +2,14 @@
 
     python -m training.studies.benchmarks.loading --output_dir runs/loading
 
-The same pictures lie as tar shards, as a parquet file and as plain files. The loaders' rates are of the whole batch,
-the captions' tokens included; plain Pillow opens each picture, converts it to RGB, resizes, crops and makes a tensor:
+The same images lie as tar shards, as a parquet file and as plain files. The loaders' rates are of the whole batch,
+the captions' tokens included; plain Pillow opens each image, converts it to RGB, resizes, crops and makes a tensor:
 from the plain files, and from the tar shards with Python's `tarfile`. All of this is on one thread. The steps are
 stage 2's: forward, backward and optimizer, on batches that wait in a list and on batches as they come from the stream,
 on all threads. Each ratio is the median over rounds in which both take turns.
 
-The embedded corpus is drawn at 256 pixels for `tiny`, as pictures are stored that train at 224, and at 96 for the
-demo's student, as the demo has it: what a sample costs beside its decoding weighs most on small pictures.
+The embedded corpus is drawn at 256 pixels for `tiny`, as images are stored that train at 224, and at 96 for the
+demo's student, as the demo has it: what a sample costs beside its decoding weighs most on small images.
 """
 
 import shutil
@@ -53,20 +53,20 @@ class LoadingOptions:
     """What to measure.
 
     Args:
-        data: pictures with the columns `image`, `en` and `zh`, as in a recipe's `data.train`; None draws the embedded
+        data: images with the columns `image`, `en` and `zh`, as in a recipe's `data.train`; None draws the embedded
             corpus at the size that fits each student.
-        num_pictures: of these, of a round.
+        num_images: of these, of a round.
         num_shards: that they lie in.
         batch_size: of all measurements.
         steps: of stage 2 in a round.
         rounds: of which the median counts.
         workers: decoding processes beside the steps, as in a recipe; 0 decodes between them.
         students: sizes to train: `tiny` at 224 pixels, and the demo's.
-        output_dir: results.json, and the pictures, which are removed at the end.
+        output_dir: results.json, and the images, which are removed at the end.
     """
 
     data: str | None = None
-    num_pictures: int = 1024
+    num_images: int = 1024
     num_shards: int = 4
     batch_size: int = 32
     steps: int = 4
@@ -85,14 +85,14 @@ class LoadingBenchmark(Benchmark):
 
     def __init__(self, options: LoadingOptions):
         super().__init__(MODULE, options)
-        self.scratch = self.folder / "pictures"
+        self.scratch = self.folder / "images"
 
     def run(self) -> Results:
         """Everything, in one go."""
         for name in self.options.students:
             config = student_config(name)
             shutil.rmtree(self.scratch, ignore_errors=True)
-            self.extension = write_pictures(self.options, name, self.scratch)
+            self.extension = write_images(self.options, name, self.scratch)
             with on_threads(1):
                 self.compare_decoding(name, config)
             self.compare_steps(name, config)
@@ -101,7 +101,7 @@ class LoadingBenchmark(Benchmark):
         return results
 
     def data(self, kind: str) -> DataConfig:
-        """The same pictures as tar shards or as parquet, as streams."""
+        """The same images as tar shards or as parquet, as streams."""
         fields: dict[str, Any] = {"train": str(self.scratch / "pairs.parquet")}
         if kind == "tar":
             fields = {
@@ -119,9 +119,9 @@ class LoadingBenchmark(Benchmark):
         return iter(make_loader(pairs, Order(self.options.batch_size, 0, 0, 0, steps)))
 
     def compare_decoding(self, name: str, config: StudentConfig):
-        """Pictures a second of the loader alone, and of plain Pillow on the same pictures."""
+        """Images a second of the loader alone, and of plain Pillow on the same images."""
         files = sorted((self.scratch / "files").iterdir())
-        num_pictures, num_batches = len(files), len(files) // self.options.batch_size
+        num_images, num_batches = len(files), len(files) // self.options.batch_size
         files = files[: num_batches * self.options.batch_size]
         shards = sorted(self.scratch.glob("*.tar"))
         size = config.image_size or 0
@@ -129,20 +129,20 @@ class LoadingBenchmark(Benchmark):
         for _ in range(self.options.rounds):
             rates["pillow"].append(rate(lambda: [plain(file, size) for file in files], len(files)))
             rates["pillow_from_tar"].append(
-                rate(lambda: [plain_tar(shard, self.extension, size) for shard in shards], num_pictures)
+                rate(lambda: [plain_tar(shard, self.extension, size) for shard in shards], num_images)
             )
             for kind in ("tar", "parquet"):
                 stream = self.batches(kind, config, 2 * num_batches)
                 next(stream)  # the buffer is filled once in a run
                 rates[kind].append(rate(lambda: list(islice(stream, num_batches)), len(files)))  # noqa: B023
         for kind, values in rates.items():
-            self.add(name, f"{kind}_pictures_per_s", statistics.median(values))
+            self.add(name, f"{kind}_images_per_s", statistics.median(values))
         for kind, peer in (("tar", "pillow"), ("tar", "pillow_from_tar"), ("parquet", "pillow")):
             pairs = zip(rates[kind], rates[peer], strict=True)
             self.add(name, f"{kind}_over_{peer}", statistics.median(ours / theirs for ours, theirs in pairs))
 
     def compare_steps(self, name: str, config: StudentConfig):
-        """Pictures a second of stage 2 on the stream, and on the same batches in a list."""
+        """Images a second of stage 2 on the stream, and on the same batches in a list."""
         options = self.options
         step, num = make_step(config), options.steps * options.batch_size
         ready = list(self.batches("tar", config, options.steps))
@@ -156,7 +156,7 @@ class LoadingBenchmark(Benchmark):
             train_on(islice(streamed, ahead), step)  # what was decoded before
             rates["streamed"].append(rate(lambda: train_on(islice(streamed, options.steps), step), num))
         for kind, values in rates.items():
-            self.add(name, f"{kind}_pictures_per_s", statistics.median(values))
+            self.add(name, f"{kind}_images_per_s", statistics.median(values))
         pairs = zip(rates["streamed"], rates["ready"], strict=True)
         self.add(name, "streamed_over_ready", statistics.median(ours / theirs for ours, theirs in pairs))
 
@@ -176,12 +176,12 @@ def student_config(name: str) -> StudentConfig:
     return load_size(name, **random)
 
 
-def write_pictures(options: LoadingOptions, student: str, folder: Path) -> str:
-    """The first pictures and captions as tar shards in webdataset's layout, as parquet and as plain files; the
-    pictures' extension.
+def write_images(options: LoadingOptions, student: str, folder: Path) -> str:
+    """The first images and captions as tar shards in webdataset's layout, as parquet and as plain files; the
+    images' extension.
     """
     rows = load_source(options.data or str(build_corpus(DEFAULT_CACHE, size=STUDENTS[student]) / "train.parquet"))
-    rows = rows.select(range(min(len(rows), options.num_pictures))).cast_column("image", Image(decode=False))
+    rows = rows.select(range(min(len(rows), options.num_images))).cast_column("image", Image(decode=False))
     (folder / "files").mkdir(parents=True)
     rows.to_parquet(folder / "pairs.parquet")
     with PILImage.open(BytesIO(encoded_bytes(rows[0]["image"]))) as first:
@@ -191,10 +191,10 @@ def write_pictures(options: LoadingOptions, student: str, folder: Path) -> str:
         with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
             for number in range(shard * size, min(len(rows), (shard + 1) * size)):
                 row = rows[number]
-                picture = encoded_bytes(row["image"])
-                (folder / "files" / f"{number:06d}.{extension}").write_bytes(picture)
+                image = encoded_bytes(row["image"])
+                (folder / "files" / f"{number:06d}.{extension}").write_bytes(image)
                 captions = {f"{language}.txt": str(row[language]).encode() for language in LANGUAGES}
-                for name, content in ({extension: picture} | captions).items():
+                for name, content in ({extension: image} | captions).items():
                     member = tarfile.TarInfo(f"{number:06d}.{name}")
                     member.size = len(content)
                     tar.addfile(member, BytesIO(content))
@@ -215,7 +215,7 @@ def plain(file: Path | IO[bytes], size: int) -> Tensor:
 
 
 def plain_tar(shard: Path, extension: str, size: int) -> list[Tensor]:
-    """The same of the pictures in a tar shard."""
+    """The same of the images in a tar shard."""
     with tarfile.open(shard) as tar:
         members = (member for member in tar if member.name.endswith(f".{extension}"))
         return [plain(file, size) for member in members if (file := tar.extractfile(member)) is not None]
@@ -245,11 +245,11 @@ def train_on(batches: Iterable[dict[str, Tensor]], step: Callable[[dict[str, Ten
         step(batch)
 
 
-def rate(call: Callable[[], Any], num_pictures: int) -> float:
-    """Pictures a second of one call."""
+def rate(call: Callable[[], Any], num_images: int) -> float:
+    """Images a second of one call."""
     began = time.perf_counter()
     call()
-    return num_pictures / (time.perf_counter() - began)
+    return num_images / (time.perf_counter() - began)
 
 
 def main(argv: list[str] | None = None):

@@ -1,4 +1,4 @@
-"""The rate of open_clip's own trainer, from encoded pictures to the optimizer's step."""
+"""The rate of open_clip's own trainer, from encoded images to the optimizer's step."""
 
 import math
 import time
@@ -9,38 +9,36 @@ import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
 
-from training.data import load_source, open_picture
+from training.data import load_source, open_image
 
 CONTEXT_LENGTH = 64
 
 
 class _Pairs(torch.utils.data.Dataset):
-    """Pictures and English captions, prepared as open_clip prepares its own."""
+    """Images and English captions, prepared as open_clip prepares its own."""
 
     def __init__(self, rows: Dataset, transform, tokenizer):
         self.captions = rows["en"]
-        self.pictures = rows.with_format("arrow")["image"]
+        self.images = rows.with_format("arrow")["image"]
         self.transform, self.tokenizer = transform, tokenizer
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        picture = open_picture(self.pictures[row].as_py())
-        return self.transform(picture), self.tokenizer([self.captions[row]])[0]
+        image = open_image(self.images[row].as_py())
+        return self.transform(image), self.tokenizer([self.captions[row]])[0]
 
 
-def open_clip_rate(
-    student: Path, backbone: str, pictures: Path, image_size: int, batch_size: int, steps: int
-) -> float:
-    """Pictures a second of `open_clip_train`'s loop over a model with the student's towers.
+def open_clip_rate(student: Path, backbone: str, images: Path, image_size: int, batch_size: int, steps: int) -> float:
+    """Images a second of `open_clip_train`'s loop over a model with the student's towers.
 
     Args:
         student: folder with the student's tokenizer and, under `text`, the config of its text tower.
         backbone: timm's name of its image tower.
-        pictures: a parquet file with the columns `image` and `en`.
+        images: a parquet file with the columns `image` and `en`.
         image_size: edge in pixels.
-        batch_size: pictures a step.
+        batch_size: images a step.
         steps: to run.
 
     Raises:
@@ -63,7 +61,7 @@ def open_clip_rate(
         },
         output_dict=True,
     )
-    rows = load_source(str(pictures))
+    rows = load_source(str(images))
     tokenizer = HFTokenizer(str(student), context_length=CONTEXT_LENGTH)
     pairs = _Pairs(rows, image_transform(image_size, is_train=True), tokenizer)
     numbers = [number % len(pairs) for number in range(steps * batch_size)]

@@ -34,7 +34,7 @@ from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 SPACE = Path(__file__).parents[2] / "model_cards" / "space" / "app.py"
 OPENINGS, ANSWERS = 5, 20
 WARM_UP = 3
-PATIENCE_S = 600  # the Space encodes its pictures before it answers
+PATIENCE_S = 600  # the Space encodes its images before it answers
 DESK, PHONE = {"width": 1060, "height": 700}, {"width": 360, "height": 700}
 # ten labels each, so that every change is answered anew
 LABELS = (
@@ -51,7 +51,7 @@ class MeasureOptions:
     Args:
         site: folder that `python -m training.edge.web` wrote.
         model: folder for the Space.
-        output_dir: results.json and the pictures of both.
+        output_dir: results.json and the images of both.
     """
 
     site: str = "runs/web"
@@ -112,9 +112,9 @@ def _open(browser: Any, address: str, viewport: dict[str, int]) -> Any:
     return page
 
 
-def measure_page(browser: Any, address: str, picture: bytes) -> dict[str, float]:
-    """Milliseconds, medians: from opening to the first answer, then for each picture."""
-    ready, pictures = [], []
+def measure_page(browser: Any, address: str, image: bytes) -> dict[str, float]:
+    """Milliseconds, medians: from opening to the first answer, then for each image."""
+    ready, images = [], []
     for _ in range(OPENINGS):
         page = _open(browser, address, DESK)
         page.wait_for_selector("body[data-ready-ms]")
@@ -124,14 +124,14 @@ def measure_page(browser: Any, address: str, picture: bytes) -> dict[str, float]
             page.context.close()
     for _ in range(WARM_UP + ANSWERS):
         page.evaluate("document.getElementById('answer-note').textContent = ''")
-        page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": picture})
+        page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": image})
         page.wait_for_function("document.getElementById('answer-note').textContent.includes('ms')")
-        pictures.append(_milliseconds(page, "#answer-note b"))
-    return {"first_answer_ms": statistics.median(ready), "picture_ms": statistics.median(pictures[WARM_UP:])}
+        images.append(_milliseconds(page, "#answer-note b"))
+    return {"first_answer_ms": statistics.median(ready), "image_ms": statistics.median(images[WARM_UP:])}
 
 
 def measure_space(browser: Any, address: str) -> dict[str, float]:
-    """Milliseconds in the server, median, for a picture with ten labels."""
+    """Milliseconds in the server, median, for an image with ten labels."""
     page = _open(browser, address, DESK)
     page.wait_for_selector("#answer .bars")
     times = []
@@ -147,7 +147,7 @@ def _milliseconds(page: Any, selector: str) -> float:
     return float(page.inner_text(selector).removesuffix(" ms"))
 
 
-def take_picture(browser: Any, address: str, path: Path):
+def take_image(browser: Any, address: str, path: Path):
     """The first tab in a window, beside the second tab on a phone."""
     shots = []
     for viewport, tab, awaited in ((DESK, 0, "#answer li >> nth=0"), (PHONE, 1, "#found li >> nth=0")):
@@ -156,7 +156,7 @@ def take_picture(browser: Any, address: str, path: Path):
         page.fill("#labels textarea, textarea#labels", SHOWN)
         page.get_by_role("tab").nth(tab).click()
         page.wait_for_selector(awaited)
-        page.wait_for_timeout(1000)  # pictures and transitions
+        page.wait_for_timeout(1000)  # images and transitions
         page.mouse.move(0, 0)
         shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         page.context.close()
@@ -187,10 +187,10 @@ def measure(options: MeasureOptions) -> Results:
     with open_browser() as browser:
         address = _serve_page(site)
         found["page"] = measure_page(browser, address, (site / EXAMPLE).read_bytes())
-        take_picture(browser, address, output_dir / "page.png")
+        take_image(browser, address, output_dir / "page.png")
         with serving_space(options.model) as address:
             found["space"] = measure_space(browser, address)
-            take_picture(browser, address, output_dir / "space.png")
+            take_image(browser, address, output_dir / "space.png")
         version = browser.version
     rows = [
         Row(name, None, None, None, None, metric, value, None)

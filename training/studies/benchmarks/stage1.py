@@ -40,8 +40,8 @@ class Stage1Options:
     """What to measure.
 
     Args:
-        data: pictures and captions, as in a recipe's `data.train`.
-        num_pictures: of an epoch.
+        data: images and captions, as in a recipe's `data.train`.
+        num_images: of an epoch.
         batch_size: of the comparison of rates.
         loop_batch_size: of the comparison with a bare loop.
         loop_steps: of that comparison.
@@ -50,7 +50,7 @@ class Stage1Options:
     """
 
     data: str = "training.corpus.emoji:load_train"
-    num_pictures: int = 16
+    num_images: int = 16
     batch_size: int = 8
     loop_batch_size: int = 64
     loop_steps: int = 4
@@ -114,31 +114,31 @@ class Stage1Benchmark(Benchmark):
         )
 
     def train(self, recipe: DistillRecipe) -> float:
-        """Run stage 1; pictures a second."""
+        """Run stage 1; images a second."""
         AcceleratorState._reset_state(reset_partial_state=True)
-        return distill.run(recipe).pictures_per_s
+        return distill.run(recipe).images_per_s
 
     def compare_cache(self, size: str):
         """The same epoch with the live teacher and from its stored targets."""
         options = self.options
         fields = {
             "batch_size": options.batch_size,
-            "max_steps": options.num_pictures // options.batch_size,
-            "train": self.some_pictures(),
+            "max_steps": options.num_images // options.batch_size,
+            "train": self.some_images(),
         }
         live = self.train(self.recipe(size, "live", **fields))
         cache = str(self.folder / f"targets-{size}")
         cached_recipe = self.recipe(size, "cached", teacher_cache=cache, **fields)
         cached = self.train(cached_recipe)
-        self.add(size, "live_pictures_per_s", live)
-        self.add(size, "cached_pictures_per_s", cached)
+        self.add(size, "live_images_per_s", live)
+        self.add(size, "cached_images_per_s", cached)
         self.add(size, "cached_over_live", cached / live)
 
-    def some_pictures(self) -> str:
-        """A parquet file with the first pictures of the data; its path."""
-        path = self.folder / "pictures.parquet"
+    def some_images(self) -> str:
+        """A parquet file with the first images of the data; its path."""
+        path = self.folder / "images.parquet"
         if not path.exists():
-            load_source(self.options.data).select(range(self.options.num_pictures)).to_parquet(path)
+            load_source(self.options.data).select(range(self.options.num_images)).to_parquet(path)
         return str(path)
 
     def compare_loop(self):
@@ -148,18 +148,18 @@ class Stage1Benchmark(Benchmark):
             "batch_size": options.loop_batch_size,
             "max_steps": options.loop_steps,
             "teacher_cache": str(self.folder / "targets-loop"),
-            "train": self.some_pictures(),
+            "train": self.some_images(),
         }
         self.train(self.recipe("tiny", "loop", **fields | {"max_steps": 1}))  # fills the cache
         for _ in range(3):
             rates.append((self.bare_rate(), self.train(self.recipe("tiny", "loop", **fields))))
         bare, ours = (statistics.median(values) for values in zip(*rates, strict=True))
-        self.add("tiny", "bare_pictures_per_s", bare)
-        self.add("tiny", "loop_pictures_per_s", ours)
+        self.add("tiny", "bare_images_per_s", bare)
+        self.add("tiny", "loop_images_per_s", ours)
         self.add("tiny", "loop_over_bare", statistics.median(loop / alone for alone, loop in rates))
 
     def bare_rate(self) -> float:
-        """Pictures a second of forward, backward and optimizer step, with everything ready in memory."""
+        """Images a second of forward, backward and optimizer step, with everything ready in memory."""
         batch_size, steps = self.options.loop_batch_size, self.options.loop_steps
         teacher = Teacher.from_pretrained(str(self.teacher), towers=())
         student, _ = build_student(self.student("tiny"), ["en", "zh"], teacher)
@@ -169,13 +169,13 @@ class Stage1Benchmark(Benchmark):
             parameter for tower in towers for parameter in tower.to(memory_format=torch.channels_last).parameters()
         ]
         optimizer = torch.optim.AdamW(parameters)
-        pictures = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).contiguous(memory_format=torch.channels_last)
         maps = torch.randn(batch_size, teacher.vision_width, *student.config.vision_grid)
         embeddings = torch.randn(batch_size, teacher.projection_dim)
         student.train()
         began = time.perf_counter()
         for _ in range(steps):
-            outputs = student.get_image_features(pictures)
+            outputs = student.get_image_features(images)
             loss = feature_map_loss(adapter(outputs.feature_map), maps)
             loss = loss + embedding_loss(outputs.pooler_output, embeddings)
             optimizer.zero_grad()

@@ -3,7 +3,7 @@
     python -m training.studies.benchmarks.stage2 --output_dir runs/stage2
 
 The rate is of one machine in one state: the same timm backbone and the same transformer, the same batch, precision and
-pictures, from encoded files to the optimizer's step, both trainers in turn; their ratio is the median over the rounds.
+images, from encoded files to the optimizer's step, both trainers in turn; their ratio is the median over the rounds.
 The memory is the peak of a fresh process with the loaded model, the batch's own uint8 pixels and one matrix of
 similarities a language taken off; the total stands beside it. Needs the extra `bench`.
 """
@@ -38,13 +38,13 @@ class Stage2Options:
     """What to measure.
 
     Args:
-        data: pictures and captions, as in a recipe's `data.train`.
-        image_size: edge of the pictures in pixels, in the comparison of rates.
+        data: images and captions, as in a recipe's `data.train`.
+        image_size: edge of the images in pixels, in the comparison of rates.
         batch_size: of the comparison of rates.
         steps: of each run of it.
         rounds: runs of each trainer, in turn.
         memory_batches: batch sizes of the measurement of memory; the last is compared with the first.
-        memory_image_size: of that measurement; with smaller pictures, what is not of a chunk weighs more.
+        memory_image_size: of that measurement; with smaller images, what is not of a chunk weighs more.
         chunk_size: of that measurement.
         memory_steps: of that measurement.
         output_dir: results.json and the runs, which are removed at the end.
@@ -75,10 +75,10 @@ class Stage2Benchmark(Benchmark):
     def run(self) -> Results:
         """Everything, in one go."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.pictures = self.folder / "pictures.parquet"
+        self.images = self.folder / "images.parquet"
         rows = load_source(self.options.data)
         most = min(len(rows), max(self.options.memory_batches))
-        rows.select(range(most)).to_parquet(self.pictures)
+        rows.select(range(most)).to_parquet(self.images)
         self.save_student(self.options.image_size)
         self.compare_rates()
         self.save_student(self.options.memory_image_size)
@@ -89,7 +89,7 @@ class Stage2Benchmark(Benchmark):
         )
         for scratch in ("student", "aligned", "memory"):
             shutil.rmtree(self.folder / scratch, ignore_errors=True)
-        self.pictures.unlink()
+        self.images.unlink()
         return results
 
     def save_student(self, image_size: int):
@@ -111,10 +111,10 @@ class Stage2Benchmark(Benchmark):
         student.config.text_config.save_pretrained(self.folder / "student" / "text")
 
     def recipe(self, name: str, languages: tuple[str, ...], **fields) -> AlignRecipe:
-        """Stage 2 of that student, from encoded pictures."""
+        """Stage 2 of that student, from encoded images."""
         folder = self.folder / name
         shutil.rmtree(folder, ignore_errors=True)
-        data = DataConfig(train=str(self.pictures), caption_columns={language: language for language in languages})
+        data = DataConfig(train=str(self.images), caption_columns={language: language for language in languages})
         return AlignRecipe(
             output_dir=str(folder),
             student=str(self.folder / "student"),
@@ -125,20 +125,20 @@ class Stage2Benchmark(Benchmark):
         )
 
     def compare_rates(self):
-        """Pictures a second, with one caption a picture, which is all that open_clip takes."""
+        """Images a second, with one caption an image, which is all that open_clip takes."""
         options, ours, theirs = self.options, [], []
         shared = {"batch_size": options.batch_size, "log_every": options.steps, "freeze_batch_norm": False}
         for number in range(options.rounds + 1):
             steps = options.steps if number else 1  # what is built once, such as kernels, does not count
             AcceleratorState._reset_state(reset_partial_state=True)
-            ours.append(align.run(self.recipe("aligned", ("en",), max_steps=steps, **shared)).pictures_per_s)
+            ours.append(align.run(self.recipe("aligned", ("en",), max_steps=steps, **shared)).images_per_s)
             theirs.append(
                 open_clip_rate(
-                    self.folder / "student", BACKBONE, self.pictures, options.image_size, options.batch_size, steps
+                    self.folder / "student", BACKBONE, self.images, options.image_size, options.batch_size, steps
                 )
             )
-        self.add("ours", "pictures_per_s", statistics.median(ours[1:]))
-        self.add("open_clip", "pictures_per_s", statistics.median(theirs[1:]))
+        self.add("ours", "images_per_s", statistics.median(ours[1:]))
+        self.add("open_clip", "images_per_s", statistics.median(theirs[1:]))
         ratios = [mine / other for mine, other in zip(ours[1:], theirs[1:], strict=True)]
         self.add("ours", "rate_over_open_clip", statistics.median(ratios))
 

@@ -2,7 +2,7 @@
 
     options.py    what to measure
     models.py     the models by name, and any folder
-    inputs.py     pictures and texts as arrays
+    inputs.py     images and texts as arrays
     texts.py      real queries in both languages, as token ids
     graphs.py     both towers of any model as ONNX, in fp32 and int8
     prepare.py    a model's weights and graphs on disk, in a process of its own

@@ -31,7 +31,7 @@ LISTS: dict[str, tuple[type, list, dict, str]] = {
         "PyTorch eager or compiled, ONNX in fp32 or int8",
     ),
     "threads": (int, list(THREADS), {}, "CPU threads; each count gets a process of its own"),
-    "batch_sizes": (int, list(BATCH_SIZES), {}, "pictures or texts a call"),
+    "batch_sizes": (int, list(BATCH_SIZES), {}, "images or texts a call"),
 }
 
 
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None):
     run = Run(options)
     rows = run.measure()
     meta = make_meta(
-        data=f"noise for pictures; class names of ELEVATER in {' and '.join(map(repr, TEMPLATES.values()))}",
+        data=f"noise for images; class names of ELEVATER in {' and '.join(map(repr, TEMPLATES.values()))}",
         seed=0,
         command=command_of("python -m training.studies.budget", options),
         weights="random, but those of --model",

@@ -1,4 +1,4 @@
-"""The same two calls behind each backend: pictures (B, 3, S, S), and ids with mask (B, L), all numpy, to embeddings.
+"""The same two calls behind each backend: images (B, 3, S, S), and ids with mask (B, L), all numpy, to embeddings.
 
 Each function imports what it needs: a process that measures ONNX Runtime never loads PyTorch.
 """

@@ -24,7 +24,7 @@ def write_graphs(encoder: DualEncoder, inputs: Inputs, max_length: int, folder: 
 
     Args:
         encoder: on the CPU, in float32.
-        inputs: of the model; its pictures set the ranges of int8.
+        inputs: of the model; its images set the ranges of int8.
         max_length: longest text in tokens.
         folder: for `onnx/*.onnx`.
         wanted: `onnx-fp32`, `onnx-int8` or both; int8 is made from fp32.
@@ -35,12 +35,12 @@ def write_graphs(encoder: DualEncoder, inputs: Inputs, max_length: int, folder: 
     (folder / "onnx").mkdir(parents=True, exist_ok=True)
     batch, length = Dim("batch_size"), Dim("sequence_length", max=max_length)
     ids, mask = (torch.from_numpy(array) for array in inputs.text_batches(next(iter(inputs.texts)), 2)[0])
-    _write(_Normalised(encoder.image_tower), "vision", (torch.from_numpy(inputs.pictures(2)),), [{0: batch}], folder)
+    _write(_Normalised(encoder.image_tower), "vision", (torch.from_numpy(inputs.images(2)),), [{0: batch}], folder)
     _write(_Normalised(encoder.text_tower), "text", (ids, mask), [{0: batch, 1: length}] * 2, folder)
     if "onnx-int8" in wanted:
         for tower in ("vision", "text"):
             fp32, int8 = (graph_path(folder, tower, backend) for backend in ("onnx-fp32", "onnx-int8"))
-            make_variant(fp32, tower, "int8", int8, _pictures(inputs))
+            make_variant(fp32, tower, "int8", int8, _images(inputs))
 
 
 class _Normalised(nn.Module):
@@ -60,5 +60,5 @@ def _write(graph: nn.Module, tower: str, example: tuple[Tensor, ...], shapes: li
     write_graph(graph, tower, example, (tuple(shapes),), path, external_data=size >= MOST_BYTES)
 
 
-def _pictures(inputs: Inputs) -> Iterator[np.ndarray]:
-    yield from np.split(inputs.pictures(NUM_CALIBRATION), NUM_CALIBRATION)
+def _images(inputs: Inputs) -> Iterator[np.ndarray]:
+    yield from np.split(inputs.images(NUM_CALIBRATION), NUM_CALIBRATION)

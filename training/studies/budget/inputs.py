@@ -12,7 +12,7 @@ FILE = "inputs.json"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Pictures and texts of one model.
+    """Images and texts of one model.
 
     Args:
         image_size: edge of its square input in pixels.
@@ -33,8 +33,8 @@ class Inputs:
         """Read what `write` wrote."""
         return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
 
-    def pictures(self, batch_size: int) -> np.ndarray:
-        """(B, 3, S, S) float32 noise, in the range of prepared pictures: what they show costs nothing."""
+    def images(self, batch_size: int) -> np.ndarray:
+        """(B, 3, S, S) float32 noise, in the range of prepared images: what they show costs nothing."""
         shape = (batch_size, 3, self.image_size, self.image_size)
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 

@@ -17,7 +17,7 @@ class BudgetOptions:
         model: folders of finished students, measured too, each by its folder's name.
         backends: PyTorch eager or compiled, ONNX Runtime in fp32 or int8.
         threads: CPU threads; each count gets a process of its own.
-        batch_sizes: pictures or texts a call.
+        batch_sizes: images or texts a call.
         repeats: calls of each kind, if they do not take too long.
         seconds: that is too long for one kind of call; at least three are made.
         quality: JSON file `{"name": "top-1 of ...", "values": {model: share}}`, the plot's vertical axis in place of

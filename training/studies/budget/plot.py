@@ -19,7 +19,7 @@ def plot(results: Results, ours: set[str], quality: dict | None, path: Path):
         results: with `derived_rows`.
         ours: the names to set off.
         quality: `{"name": ..., "values": {model: share}}`.
-        path: of the picture.
+        path: of the image.
     """
     pairs = read_pairs(results)
     threads = max(pair.threads for pair in pairs)
@@ -44,7 +44,7 @@ def plot(results: Results, ours: set[str], quality: dict | None, path: Path):
     axis.set(
         xscale="log",
         yscale="linear" if quality else "log",
-        xlabel=f"milliseconds for a picture and a text, batch 1, {threads} thread{'s' * (threads > 1)}",
+        xlabel=f"milliseconds for an image and a text, batch 1, {threads} thread{'s' * (threads > 1)}",
         ylabel=f"{quality['name']}, %" if quality else "parameters, millions",
     )
     for name, marker in (("PyTorch", "white"), ("ONNX Runtime, the faster of fp32 and int8", THEIRS)):

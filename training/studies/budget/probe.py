@@ -29,7 +29,7 @@ class Probe:
         folder: what `prepare` left.
         weights: of the model.
         threads: of the CPU.
-        batch_sizes: pictures or texts a call, ascending.
+        batch_sizes: images or texts a call, ascending.
         repeats: calls of each kind.
         seconds: after which a kind of call is repeated no more, once there are three.
         began: `time.monotonic()` when the process was started.
@@ -49,11 +49,11 @@ class Probe:
         """Load, answer once, then repeat; the memory of a batch size is read before the next larger one."""
         inputs = Inputs.read(Path(self.folder))
         image, text = open_towers(self.backend, self.name, Path(self.folder), Path(self.weights), self.threads)
-        image(inputs.pictures(1))
+        image(inputs.images(1))
         text(*inputs.text_batches(next(iter(inputs.texts)), 1)[0])
         measured = [{"metric": "cold_start_s", "value": round(time.monotonic() - self.began, 3)}]
         for size in self.batch_sizes:
-            measured += self.time("picture", size, None, image, [(inputs.pictures(size),)])
+            measured += self.time("image", size, None, image, [(inputs.images(size),)])
             for language in inputs.texts:
                 measured += self.time("text", size, language, text, inputs.text_batches(language, size))
             measured.append({"metric": "peak_bytes", "batch_size": size, "value": peak_bytes()})
@@ -62,7 +62,7 @@ class Probe:
     def time(
         self, what: str, size: int, language: str | None, call: Callable, arguments: Iterable[tuple]
     ) -> list[dict]:
-        """Milliseconds a picture or a text: median and 95th percentile over calls, with the arguments in turn. The
+        """Milliseconds an image or a text: median and 95th percentile over calls, with the arguments in turn. The
         first call never counts, since a compiler may still be at work in it.
         """
         times: list[float] = []

@@ -35,7 +35,7 @@ def header() -> str:
     """Of each block."""
     return (
         f"{'model':24}{'backend':>11}{'parameters':>12}{'MB':>9}{'start s':>9}{'peak MiB':>10}"
-        f"{'ms/picture':>18}{'ms/text en':>18}{'ms/text zh':>18}{'x altclip':>11}"
+        f"{'ms/image':>18}{'ms/text en':>18}{'ms/text zh':>18}{'x altclip':>11}"
     )
 
 
@@ -58,5 +58,5 @@ def line(results: Results, model: str, backend: str, threads: int) -> str:
     parameters = f"{(results.mean(model=model, metric='parameters') or 0) / 1e6:.1f} M"
     return (
         f"{model:24}{backend:>11}{parameters:>12}{one('MB'):>9}{one('start_s'):>9}{one('peak_MiB', 0):>10}"
-        f"{time('picture', None):>18}{time('text', 'en'):>18}{time('text', 'zh'):>18}{one('times_as_fast'):>11}"
+        f"{time('image', None):>18}{time('text', 'en'):>18}{time('text', 'zh'):>18}{one('times_as_fast'):>11}"
     )

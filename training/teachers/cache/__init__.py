@@ -1,8 +1,8 @@
 """Teacher targets that are computed once and stored, so that stage 1 trains without the teacher in memory.
 
     README.md                    what the folder holds, for whoever it is shared with
-    pictures.json                the key: everything that the numbers under pictures/ depend on
-    pictures/view-000-00000.safetensors
+    images.json                the key: everything that the numbers under images/ depend on
+    images/view-000-00000.safetensors
                                  of some rows: feature_map on the student's grid, embedding, and the random draws that
                                  made the view; fp16, float32
     captions.json, captions/00000.safetensors
@@ -10,7 +10,7 @@
                                  embedding; fp16
     bank-*.safetensors           the embeddings of a bank of texts; float32
 
-A view is a pure function of (seed, row, number), so the student sees the very picture that the teacher saw. Every
+A view is a pure function of (seed, row, number), so the student sees the very image that the teacher saw. Every
 shard carries a digest of its content. An interrupted run goes on at the first shard that is missing.
 """
 

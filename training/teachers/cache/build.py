@@ -33,14 +33,14 @@ README = """# Teacher targets
 Targets of the teacher `{teacher}`, in fp16, made by DC-CLIP.
 Revision of the teacher: `{revision}`. Licence of its weights: {license}.
 
-- `pictures/`: {num_views} views each of {num_rows} pictures of `{data}`:
+- `images/`: {num_views} views each of {num_rows} images of `{data}`:
   the teacher's feature map, on a grid of {grid}, its embedding, and the random draws that made the view (their ranges
-  stand in `pictures.json`).
+  stand in `images.json`).
 - `captions/`: token states and embeddings of {num_captions} captions.
 
 Give this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`, with the same data, augmentation
 and number of views; the teacher's towers are then not loaded. A folder that holds something else than a run needs is
-refused. The pictures themselves are not in it. The numbers derive from the teacher's weights and from the data: the
+refused. The images themselves are not in it. The numbers derive from the teacher's weights and from the data: the
 licences of both apply.
 """
 
@@ -60,11 +60,11 @@ def build_target_cache(
     Args:
         folder: of the cache; made if it is not there.
         teacher: its towers are loaded only if something is missing, one at a time.
-        dataset: pictures and captions, as far as `needs` asks for them.
+        dataset: images and captions, as far as `needs` asks for them.
         augment: makes the views.
         needs: what is asked for; a cache may hold more.
-        num_views: views a picture.
-        batch_size: pictures or texts that the teacher sees at once.
+        num_views: views an image.
+        batch_size: images or texts that the teacher sees at once.
         device: where the teacher runs, and of the batches.
 
     Raises:
@@ -73,7 +73,7 @@ def build_target_cache(
     """
     folder = Path(folder)
     if "vision" in needs.towers:
-        _cache_pictures(folder, teacher, dataset, augment, needs, num_views, batch_size, device)
+        _cache_images(folder, teacher, dataset, augment, needs, num_views, batch_size, device)
     if "text" in needs.towers:
         _cache_captions(folder, teacher, dataset, needs, batch_size, device)
     _write_readme(folder, teacher, dataset)
@@ -101,7 +101,7 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     return open_shard(path)["embedding"].to(device)
 
 
-def _cache_pictures(
+def _cache_images(
     folder: Path,
     teacher: Teacher,
     dataset: PairDataset,
@@ -111,12 +111,12 @@ def _cache_pictures(
     batch_size: int,
     device: torch.device | str,
 ):
-    """Write every shard of pictures that is not there yet."""
+    """Write every shard of images that is not there yet."""
     key: dict[str, Any] = {
         "teacher_revision": teacher.revision,
         "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
-        "pictures": dataset.picture_fingerprint(),
-        "picture_size": dataset.picture_size,
+        "images": dataset.image_fingerprint(),
+        "image_size": dataset.image_size,
         "augment": asdict(augment.config),
         "seed": augment.seed,
         "num_views": num_views,
@@ -126,7 +126,7 @@ def _cache_pictures(
         key["grid"] = list(needs.grid)
         numbers = teacher.vision_width * needs.grid[0] * needs.grid[1]
     rows_per_shard = max(1, SHARD_BYTES // (2 * (numbers + teacher.projection_dim)))
-    meta = claim(folder / "pictures.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
+    meta = claim(folder / "images.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
         for view in range(num_views)
@@ -165,13 +165,13 @@ def _encode_views(
 ):
     """Put the targets of some rows of a shard into its tensors; rows that do not decode stay zero."""
     looked_up = zip(chunk, dataset.look_up(chunk), strict=True)
-    samples = [(row, picture) for row, picture in looked_up if isinstance(picture, Tensor)]
+    samples = [(row, image) for row, image in looked_up if isinstance(image, Tensor)]
     if not samples:
         return
     ids = torch.tensor([row for row, _ in samples])
     numbers = torch.full_like(ids, view)
-    views = augment(torch.stack([picture for _, picture in samples]).to(device), ids, numbers)
-    targets = teacher.encode_pictures(normalize(views))
+    views = augment(torch.stack([image for _, image in samples]).to(device), ids, numbers)
+    targets = teacher.encode_images(normalize(views))
     found = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, numbers)}
     if needs.grid is not None:
         # never stored finer than the teacher sees
@@ -229,16 +229,16 @@ def _cache_captions(
 
 
 def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
-    pictures = read_meta(folder / "pictures.json") if (folder / "pictures.json").exists() else {"key": {}}
+    images = read_meta(folder / "images.json") if (folder / "images.json").exists() else {"key": {}}
     captions = read_meta(folder / "captions.json") if (folder / "captions.json").exists() else {}
-    grid = pictures["key"].get("grid")
+    grid = images["key"].get("grid")
     text = README.format(
         teacher=teacher.name,
         revision=teacher.revision,
         license=teacher.license or "unknown",
         data=dataset.config.name,
-        num_views=pictures["key"].get("num_views", 0),
-        num_rows=pictures.get("num_rows", 0),
+        num_views=images["key"].get("num_views", 0),
+        num_rows=images.get("num_rows", 0),
         grid=f"{grid[0]} x {grid[1]}" if grid else "none (embeddings only)",
         num_captions=captions.get("num_captions", 0),
     )

@@ -36,7 +36,7 @@ class CachedTargets:
         self.needs, self.device, self.num_views = needs, torch.device(device), 1
         # memory-mapped: only what a batch asks for stays in memory
         if "vision" in needs.towers:
-            meta = read_meta(folder / "pictures.json")
+            meta = read_meta(folder / "images.json")
             self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
             shards = range(-(-meta["num_rows"] // self.rows_per_shard))
             self.views = [[open_shard(view_file(folder, view, n)) for n in shards] for view in range(self.num_views)]
@@ -49,7 +49,7 @@ class CachedTargets:
         """Compare the stored draws with those that this run makes.
 
         Raises:
-            TargetCacheError: they differ, so that the student would see other pictures than the teacher saw.
+            TargetCacheError: they differ, so that the student would see other images than the teacher saw.
         """
         for view, shards in enumerate(self.views):
             for number, shard in enumerate(shards):
@@ -65,7 +65,7 @@ class CachedTargets:
 
     # autocast does not stack what is stored in another half precision than its own
     @torch.autocast("cpu", enabled=False)
-    def pictures(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the batch's (row, view) pairs."""
         keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
         shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]

@@ -49,7 +49,7 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 def view_file(folder: Path, view: int, number: int) -> Path:
     """Where a shard of a view lies."""
-    return folder / "pictures" / f"view-{view:03d}-{number:05d}.safetensors"
+    return folder / "images" / f"view-{view:03d}-{number:05d}.safetensors"
 
 
 def caption_file(folder: Path, number: int) -> Path:

@@ -47,8 +47,8 @@ class Features(torch.nn.Module):
         super().__init__()
         self.classes = classes
 
-    def encode_image(self, pictures: torch.Tensor) -> torch.Tensor:
-        return pictures
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        return images
 
     def encode_text(self, numbers: torch.Tensor) -> torch.Tensor:
         return self.classes[numbers]
@@ -57,9 +57,9 @@ class Features(torch.nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
     generator = torch.Generator().manual_seed(seed)
-    pictures, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (300, 12))
+    images, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (300, 12))
     labels = torch.randint(12, (300,), generator=generator) // (1 + seed)  # later seeds lack classes
-    data = [(picture, int(label)) for picture, label in zip(pictures, labels, strict=True)]
+    data = [(image, int(label)) for image, label in zip(images, labels, strict=True)]
     loader = DataLoader(Classes(data, [str(number) for number in range(12)]), batch_size=32)
 
     def tokenizer(texts: list[str]) -> torch.Tensor:
@@ -68,7 +68,7 @@ def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
     peer = zeroshot_classification.evaluate(
         Features(classes), loader, tokenizer, loader.dataset.classes, ["{c}"], "cpu", amp=False
     )
-    scores = 100 * pictures @ classes.T
+    scores = 100 * images @ classes.T
     assert peer["acc1"] == top_k_accuracy(scores, labels, 1) and peer["acc5"] == top_k_accuracy(scores, labels, 5)
     if len(labels.unique()) == 12:  # where a class has no sample, ours cannot predict it, as in ELEVATER's toolkit
         assert peer["mean_per_class_recall"] == pytest.approx(mean_per_class_accuracy(scores, labels), abs=1e-12)
@@ -99,7 +99,7 @@ def test_classification_inside_the_peer_gives_our_numbers(language, teacher_fold
     peer = zeroshot_classification.evaluate(model, loader, tokenizer, names, TEMPLATES[language], "cpu", amp=False)
     ours = ZeroShotModel.from_pretrained(teacher_folder)
     templates = [template.replace("{c}", "{}") for template in TEMPLATES[language]]
-    scores = ours.encode_pictures(rows) @ class_embeddings(ours, names, templates).T
+    scores = ours.encode_images(rows) @ class_embeddings(ours, names, templates).T
     assert (peer["acc1"], peer["acc5"]) == (top_k_accuracy(scores, labels, 1), top_k_accuracy(scores, labels, 5))
 
 
@@ -112,15 +112,15 @@ def test_retrieval_inside_the_peer_gives_our_numbers(teacher_folder, rows):
     )
     peer = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 3])
     zero_shot, pair_set = model.zero_shot, make_pairs("drawings", rows, {"en": "en"}, "image", "")
-    seen, read = zero_shot.encode_pictures(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
+    seen, read = zero_shot.encode_images(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
     ours = {row.metric: row.value for row in score(pair_set, "en", seen, read, "model", ks=(1, 3))}
     for k in (1, 3):
         assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(ours[f"text_to_image_R@{k}"])
         assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(ours[f"image_to_text_R@{k}"])
 
 
-def stack_pictures(batch: list) -> tuple[torch.Tensor, list[list[str]]]:
-    return torch.stack([picture for picture, _ in batch]), [texts for _, texts in batch]
+def stack_images(batch: list) -> tuple[torch.Tensor, list[list[str]]]:
+    return torch.stack([image for image, _ in batch]), [texts for _, texts in batch]
 
 
 def test_the_peers_own_command_runs_with_our_model(teacher_folder, rows, class_names, tmp_path, monkeypatch):
@@ -134,21 +134,21 @@ def test_the_peers_own_command_runs_with_our_model(teacher_folder, rows, class_n
     peer = json.loads((tmp_path / "peer.json").read_text(encoding="utf-8"))["metrics"]
     ours = ZeroShotModel.from_pretrained(teacher_folder)
     templates = [template.replace("{c}", "{}") for template in TEMPLATES["zh"]]
-    scores = ours.encode_pictures(rows) @ class_embeddings(ours, names, templates).T
+    scores = ours.encode_images(rows) @ class_embeddings(ours, names, templates).T
     assert peer["acc5"] == top_k_accuracy(scores, class_names.label_ids(rows["label"]), 5)
 
 
 def write_shards(folder, rows, labels: list[int], names: list[str], templates: list[str]) -> None:
-    """The peer's own file form: a tar of pictures and labels, with names and templates beside it."""
+    """The peer's own file form: a tar of images and labels, with names and templates beside it."""
     (folder / "test").mkdir(parents=True)
     (folder / "test/nshards.txt").write_text("1")
     (folder / "classnames.txt").write_text("\n".join(names), encoding="utf-8")
     (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates), encoding="utf-8")
     with tarfile.open(folder / "test/0.tar", "w") as tar:
         for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-            picture = BytesIO()
-            row["image"].convert("RGB").save(picture, "PNG")
-            for ending, content in (("png", picture.getvalue()), ("cls", str(label).encode())):
+            image = BytesIO()
+            row["image"].convert("RGB").save(image, "PNG")
+            for ending, content in (("png", image.getvalue()), ("cls", str(label).encode())):
                 entry = tarfile.TarInfo(f"{number:06}.{ending}")
                 entry.size = len(content)
                 tar.addfile(entry, BytesIO(content))

@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.evaluation.models.image_loading import AHEAD, AT_ONCE, PicturePreparation, prepared_batches
+from training.evaluation.models.image_loading import AHEAD, AT_ONCE, ImagePreparation, prepared_batches
 
 
 @pytest.fixture(scope="module")
@@ -24,13 +24,13 @@ def shrink(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
-def test_pictures_are_fitted_to_the_pixel_as_torchvision_does(size):
+def test_images_are_fitted_to_the_pixel_as_torchvision_does(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     reference = transforms.Compose(
         [transforms.Resize(32, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(32)]
     )
-    fitted = PicturePreparation(32, torch.nn.Identity(), "").fit(image)
+    fitted = ImagePreparation(32, torch.nn.Identity(), "").fit(image)
     assert np.array_equal(fitted.numpy(), np.array(reference(image)))
 
 
@@ -41,11 +41,11 @@ def test_pictures_are_fitted_to_the_pixel_as_torchvision_does(size):
         (EfficientNetImageProcessor(size={"height": 8, "width": 8}), "the model's own EfficientNetImageProcessor"),
     ],
 )
-def test_whatever_a_processor_does_to_a_picture_of_the_right_size_is_done(processor, stated):
-    prepared = PicturePreparation.of(CLIPConfig(), processor, "model")
-    pictures = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    expected = processor(list(pictures), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(prepared.normalize(pictures), expected)
+def test_whatever_a_processor_does_to_a_image_of_the_right_size_is_done(processor, stated):
+    prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
+    images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+    expected = processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(prepared.normalize(images), expected)
     assert prepared.image_size == 8 and prepared.describe()["stated_by"].startswith(stated)
 
 
@@ -57,20 +57,20 @@ def test_processor_without_statistics_is_called_itself():
             assert all(image.size == (16, 16) for image in images)
             return {"pixel_values": torch.stack([torch.from_numpy(np.array(image)) for image in images])}
 
-    prepared = PicturePreparation.of(CLIPConfig(), Own(), "model")
-    picture = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
-    assert prepared.normalize(picture[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
+    prepared = ImagePreparation.of(CLIPConfig(), Own(), "model")
+    image = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
+    assert prepared.normalize(image[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
     assert prepared.describe()["stated_by"] == "the model's own Own"
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [({"height": 8, "width": 16}, "of 16 x 8 pixels; only squares"), (None, "says how large a picture it reads")],
+    [({"height": 8, "width": 16}, "of 16 x 8 pixels; only squares"), (None, "says how large an image it reads")],
 )
 def test_input_that_is_no_square_or_not_stated_is_refused(size, message):
     config = SimpleNamespace(model_type="own")
     with pytest.raises(ValueError, match=message):
-        PicturePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
+        ImagePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
@@ -81,7 +81,7 @@ def test_batches_come_in_order_and_whole(rows, batch_size):
     assert torch.equal(torch.cat(found)[:5], expected.permute(0, 3, 1, 2)) and sum(map(len, found)) == len(rows)
 
 
-def test_no_more_pictures_are_prepared_than_are_soon_used(rows):
+def test_no_more_images_are_prepared_than_are_soon_used(rows):
     prepared, lock = [0], threading.Lock()
 
     def count(image: Image.Image) -> torch.Tensor:
@@ -104,9 +104,9 @@ def test_whoever_stops_early_stops_the_threads(rows):
     assert threading.active_count() == before
 
 
-def test_row_without_a_picture_is_named():
+def test_row_without_a_image_is_named():
     rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
-    with pytest.raises(ValueError, match=r"image: row 1 has no picture"):
+    with pytest.raises(ValueError, match=r"image: row 1 has no image"):
         list(prepared_batches(rows, "image", 2, shrink))
 
 
@@ -130,12 +130,12 @@ def peak():
 
 for count in (100, 1000):
     repeated = concatenate_datasets([rows] * (count // len(rows) + 1)).select(range(count))
-    model.encode_pictures(repeated, batch_size=32)
+    model.encode_images(repeated, batch_size=32)
     print(peak())
 """
 
 
-def test_peak_memory_does_not_grow_with_the_number_of_pictures(corpus, run_python):
+def test_peak_memory_does_not_grow_with_the_number_of_images(corpus, run_python):
     script = PEAK.replace("SOURCE", repr(str(corpus / "train.parquet")))
     few, many = map(float, run_python("-c", script).stdout.split())
-    assert many - few < 45  # MiB; 900 pictures of 224 pixels would be 129 decoded, and 517 prepared
+    assert many - few < 45  # MiB; 900 images of 224 pixels would be 129 decoded, and 517 prepared

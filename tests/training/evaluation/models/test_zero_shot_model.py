@@ -78,9 +78,9 @@ def folders(tmp_path_factory, tokenizers) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def wide_rows(pictures) -> Dataset:
-    """Pictures of other shapes than the models', as photographs are."""
-    images = [image.resize((97 + 9 * number, 80)) for number, image in enumerate(pictures[:3])]
+def wide_rows(images) -> Dataset:
+    """Images of other shapes than the models', as photographs are."""
+    images = [image.resize((97 + 9 * number, 80)) for number, image in enumerate(images[:3])]
     return Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
 
 
@@ -115,7 +115,7 @@ def test_every_preparation_makes_a_difference_that_a_test_would_see(kind, folder
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "siglip2"])
-def test_pictures_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, folders, wide_rows):
+def test_images_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, folders, wide_rows):
     model = ZeroShotModel.from_pretrained(folders[kind])
     own = model.processor.image_processor
     prepare = transforms.Compose(
@@ -129,27 +129,27 @@ def test_pictures_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, fol
     pixels = torch.stack([prepare(row["image"]) for row in wide_rows])
     with torch.no_grad():
         expected = F.normalize(model.model.get_image_features(pixel_values=pixels).pooler_output, dim=1)
-    torch.testing.assert_close(model.encode_pictures(wide_rows), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.encode_images(wide_rows), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_naflex_pictures_are_seen_as_by_its_own_processor(folders, pictures):
+def test_naflex_images_are_seen_as_by_its_own_processor(folders, images):
     model = ZeroShotModel.from_pretrained(folders["siglip2"])
-    images = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in pictures[:2]]
+    images = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in images[:2]]
     rows = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
     with torch.no_grad():
         inputs = model.processor.image_processor(images, return_tensors="pt")
         expected = F.normalize(model.model.get_image_features(**inputs).pooler_output, dim=1)
-    torch.testing.assert_close(model.encode_pictures(rows), expected, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(model.encode_images(rows), expected, rtol=1e-3, atol=1e-4)
     assert model.image_size == IMAGE_SIZE
 
 
-def test_squashed_pictures_are_not_cropped(folders, wide_rows):
+def test_squashed_images_are_not_cropped(folders, wide_rows):
     model = ZeroShotModel.from_pretrained(folders["clip"])
     images = [row["image"].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for row in wide_rows]
     square = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
-    squashed = model.encode_pictures(wide_rows, squash=True)
-    torch.testing.assert_close(squashed, model.encode_pictures(square))
-    assert not torch.allclose(squashed, model.encode_pictures(wide_rows), atol=1e-3)
+    squashed = model.encode_images(wide_rows, squash=True)
+    torch.testing.assert_close(squashed, model.encode_images(square))
+    assert not torch.allclose(squashed, model.encode_images(wide_rows), atol=1e-3)
 
 
 def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
@@ -271,7 +271,7 @@ def test_features_may_be_tensors_and_what_is_declared_is_said(remote_folder, tok
     words = model.model.words.weight
     expected = torch.stack([words[tokenizer(text).input_ids].sum(0) for text in TEXTS]).detach()
     torch.testing.assert_close(model.encode_texts(TEXTS), F.normalize(expected, dim=1))
-    assert model.encode_pictures(wide_rows).shape == (3, 8)
+    assert model.encode_images(wide_rows).shape == (3, 8)
     told = model.describe()
     assert told["texts"]["max_length"] == 16 and told["texts"]["stated_by"].startswith("the model's own config")
 

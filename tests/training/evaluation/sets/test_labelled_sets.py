@@ -47,7 +47,7 @@ def write_tar(path, samples: list[dict[str, bytes]]):
 def test_a_folder_a_class(folder):
     labelled = open_cifar(folder)
     assert names_of(labelled) == sorted(EXPECTED) and labelled.rows.column_names == ["image"]
-    assert labelled.differs == [f"{NUM} pictures, the protocol's test has 10,000"]
+    assert labelled.differs == [f"{NUM} images, the protocol's test has 10,000"]
     assert (labelled.source, labelled.split, labelled.revision) == (str(folder), None, None)
 
 
@@ -111,7 +111,7 @@ def test_the_sets_own_place_on_the_hub_is_read_with_its_commit(tmp_path, monkeyp
     assert labelled.source == SETS["cifar-10"].hub
 
 
-def test_several_labels_a_picture(tmp_path):
+def test_several_labels_a_image(tmp_path):
     rows = [{"image": {"bytes": drawing(code).read_bytes()}, "label": ["person", name]} for name, code in VOC.items()]
     path = write_parquet(tmp_path / "voc.parquet", rows)
     labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
@@ -119,7 +119,7 @@ def test_several_labels_a_picture(tmp_path):
     for row, name in zip(labelled.labels, VOC, strict=True):
         shown = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
         assert shown == {"person", name}
-    assert "no picture of 7 of 20 classes" in labelled.differs[1]
+    assert "no image of 7 of 20 classes" in labelled.differs[1]
 
 
 def test_flags_a_class_as_arrays_in_shards(tmp_path):
@@ -136,10 +136,10 @@ def test_flags_a_class_as_arrays_in_shards(tmp_path):
     assert found == order and (labelled.labels.sum(1) == 1).all()
 
 
-def test_one_label_a_picture_where_there_should_be_several_is_told(tmp_path):
+def test_one_label_a_image_where_there_should_be_several_is_told(tmp_path):
     path = write_parquet(tmp_path / "voc.parquet", rows_of({name: [code] for name, code in VOC.items()}))
     labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
-    assert "one label a picture, the protocol has several" in labelled.differs
+    assert "one label an image, the protocol has several" in labelled.differs
 
 
 def test_classes_that_are_listed_but_not_the_protocols_are_told(tmp_path):
@@ -149,7 +149,7 @@ def test_classes_that_are_listed_but_not_the_protocols_are_told(tmp_path):
     assert labelled.differs[-1] == "lists classes that the protocol has not, such as 'submarine'"
 
 
-def test_the_key_of_the_pictures_is_their_content(folder, tmp_path):
+def test_the_key_of_the_images_is_their_content(folder, tmp_path):
     first = open_cifar(folder)
     rows = rows_of({name: sorted(CIFAR_10[name]) for name in sorted(CIFAR_10)})
     moved = open_cifar(write_parquet(tmp_path / "moved.parquet", rows))
@@ -193,7 +193,7 @@ def test_empty_folders_are_refused_by_name(tmp_path):
         open_cifar(tmp_path)
     write_folders(tmp_path, {"cat": ["1f408"]})
     (tmp_path / "dog").mkdir()
-    with pytest.raises(ValueError, match=r"data: cifar-10: folder '.*dog' has no pictures"):
+    with pytest.raises(ValueError, match=r"data: cifar-10: folder '.*dog' has no images"):
         open_cifar(tmp_path)
 
 
@@ -203,7 +203,7 @@ def test_missing_columns_and_rows_are_refused(tmp_path):
         open_cifar(write_parquet(tmp_path / "a.parquet", rows.remove_columns("image")))
     with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
         open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")
-    with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no pictures"):
+    with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no images"):
         open_cifar("tests.training.evaluation.sets.test_labelled_sets:load_nothing")
 
 

@@ -22,7 +22,7 @@ from training.evaluation.sets.protocols import (
 def test_the_twenty_sets_are_those_that_have_names_and_add_up():
     assert set(ELEVATER) == set(NAMED)
     assert {name: eval_set.num_classes for name, eval_set in ELEVATER.items()} == COUNTS
-    assert sum(eval_set.num_pictures for eval_set in ELEVATER.values()) == 192_677
+    assert sum(eval_set.num_images for eval_set in ELEVATER.values()) == 192_677
     assert {eval_set.metric for eval_set in ELEVATER.values()} == set(METRICS)
 
 

@@ -15,7 +15,7 @@ from training.utils.results import Results, Row
 
 @pytest.fixture
 def folder(tmp_path, processor):
-    fields = recipe_fields(tmp_path / "dcclip-tiny", "some/pictures", teacher="some/teacher", student=student_config())
+    fields = recipe_fields(tmp_path / "dcclip-tiny", "some/images", teacher="some/teacher", student=student_config())
     model = make_model(MOBILENET, teacher="some/teacher", teacher_license="creativeml-openrail-m")
     HubModel(model, processor, DistillRecipe(**fields)).save(tmp_path)
     return tmp_path
@@ -58,7 +58,7 @@ def test_results_stand_in_the_text_and_in_the_front_matter(folder):
 
 def test_the_example_shows_what_the_model_answered(folder):
     answers = {"en": [{"label": "fox", "score": 0.98765}, {"label": "dog", "score": 0.01235}]}
-    details = CardDetails(labels={"en": ["fox", "dog"], "zh": ["狐狸"]}, picture="example.png")
+    details = CardDetails(labels={"en": ["fox", "dog"], "zh": ["狐狸"]}, image="example.png")
     write_card(folder, Results({"example": {"answers": answers}}, []), details)
     lines = ModelCard.load(folder / "README.md").text.splitlines()
     call = next(n for n, line in enumerate(lines) if 'candidate_labels=["fox", "dog"]' in line)
@@ -115,8 +115,8 @@ def test_size_and_speed_come_from_the_device_budget(folder):
         Row("tiny", None, None, "pytorch", None, "bytes", 52_000_000),
         Row("tiny", None, None, "onnx-int8, threads 1", None, "cold_start_s", 0.5),
         Row("tiny", None, None, batch, None, "peak_bytes", 92 * 2**20),
-        Row("tiny", None, None, batch, None, "ms_per_picture_p50", 9.5),
-        Row("tiny", None, None, batch.replace("batch 1", "batch 8"), None, "ms_per_picture_p50", 7.5),
+        Row("tiny", None, None, batch, None, "ms_per_image_p50", 9.5),
+        Row("tiny", None, None, batch.replace("batch 1", "batch 8"), None, "ms_per_image_p50", 7.5),
         Row("tiny", None, None, batch, "en", "ms_per_text_p50", 1.0),
         Row("tiny", None, None, batch, "zh", "ms_per_text_p50", 2.0),
         Row("tiny", None, None, f"{batch}, against onnx-int8", None, "times_as_fast", 40.26),
@@ -124,7 +124,7 @@ def test_size_and_speed_come_from_the_device_budget(folder):
     ]
     budget = Results({"command": "python -m training.studies.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
-    assert "| backend | threads | MB | start, s | peak, MiB | a picture, ms | a text, ms | x altclip |" in text
+    assert "| backend | threads | MB | start, s | peak, MiB | an image, ms | a text, ms | x altclip |" in text
     assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
     assert "Command: `python -m training.studies.budget`" in text and "baseline" not in text
 
@@ -156,7 +156,7 @@ def test_languages_stay_apart_in_the_front_matter(folder):
 
 def test_teacher_and_data_are_named(folder):
     text = ModelCard.load(folder / "README.md").text
-    assert "some/teacher" in text and "some/pictures" in text
+    assert "some/teacher" in text and "some/images" in text
 
 
 def test_the_licence_of_the_teacher_is_named_and_passed_on(folder):
@@ -172,7 +172,7 @@ def test_a_teacher_on_the_hub_is_the_base_model_and_a_local_path_is_none(folder)
     assert "/home" not in card.content and "`pairs.parquet`" in card.text
 
 
-# what `WidgetExample` of @huggingface/tasks 0.21 allows beside a picture and its labels, and of which type
+# what `WidgetExample` of @huggingface/tasks 0.21 allows beside an image and its labels, and of which type
 WIDGET_KEYS = {"src": str, "candidate_labels": str, "example_title": str, "text": str, "multi_class": bool}
 
 
@@ -191,8 +191,8 @@ def test_widget_examples_are_what_the_hub_types(name):
     assert data["pipeline_tag"] == "zero-shot-image-classification" and data["library_name"] == "transformers"
 
 
-def test_in_its_repo_the_widget_finds_the_picture(folder):
-    details = CardDetails(picture="example.png")
+def test_in_its_repo_the_widget_finds_the_image(folder):
+    details = CardDetails(image="example.png")
     write_card(folder, details=details, repo_id="me/model")
     data = ModelCard.load(folder / "README.md").data
     assert {example["src"] for example in data.widget} == {"https://huggingface.co/me/model/resolve/main/example.png"}

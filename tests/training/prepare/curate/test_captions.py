@@ -110,7 +110,7 @@ def test_missing_library_is_named(monkeypatch):
         ({"max_digit_share": 1.5}, r"max_digit_share: 1.5 is not in 0\.\.1"),
         ({"min_script_share": float("nan")}, "min_script_share: nan is not"),
         ({"rows_per_shard": 0}, "rows_per_shard: 0 is not at least 1"),
-        ({"max_picture_distance": 16}, r"max_picture_distance: 16 is not in 0\.\.15"),
+        ({"max_image_distance": 16}, r"max_image_distance: 16 is not in 0\.\.15"),
         ({"max_caption_similarity": 0.1}, r"max_caption_similarity: 0.1 is not in 0\.3\.\.1"),
         ({"min_edge": -1}, "min_edge: -1 is not at least 0"),
         ({"caption_columns": {}}, "caption_columns: empty"),

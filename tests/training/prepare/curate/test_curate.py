@@ -17,16 +17,16 @@ from training.data import PairDataset, load_source
 from training.prepare.curate import CurateOptions, curate, run
 from training.prepare.curate.__main__ import main
 from training.prepare.curate.facts import Facts
+from training.prepare.curate.images import perceptual_hash
 from training.prepare.curate.near import hamming_distance
-from training.prepare.curate.pictures import perceptual_hash
 
-from .test_pictures import cell
+from .test_images import cell
 
 OFF = {
-    "min_edge": None, "max_aspect_ratio": None, "min_contrast": None, "max_picture_distance": None, "scripts": {},
+    "min_edge": None, "max_aspect_ratio": None, "min_contrast": None, "max_image_distance": None, "scripts": {},
     "min_characters": None, "max_characters": None, "min_words": {}, "max_words": {}, "keep_urls": True,
     "keep_email_addresses": True, "keep_file_names": True, "max_symbol_share": None, "max_digit_share": None,
-    "max_repeated_characters": None, "max_repeated_words": None, "max_caption_pictures": None,
+    "max_repeated_characters": None, "max_repeated_words": None, "max_caption_images": None,
     "max_caption_similarity": None, "samples": 1000,
 }  # fmt: skip
 
@@ -35,18 +35,18 @@ OFF = {
 def drawings(train_rows) -> list[PILImage.Image]:
     """Different drawings: no two of them are near to each other."""
     kept: list[tuple[np.uint64, PILImage.Image]] = []
-    for picture in train_rows["image"]:
-        picture = picture.convert("RGB")
-        value = np.uint64(perceptual_hash(picture))
+    for image in train_rows["image"]:
+        image = image.convert("RGB")
+        value = np.uint64(perceptual_hash(image))
         if not kept or hamming_distance(value, np.array([other for other, _ in kept])).min() > 10:
-            kept.append((value, picture))
+            kept.append((value, image))
     assert len(kept) >= 40
-    return [picture for _, picture in kept]
+    return [image for _, image in kept]
 
 
-def save_rows(path: Path, pictures: list, en: list, zh: list | None = None) -> str:
+def save_rows(path: Path, images: list, en: list, zh: list | None = None) -> str:
     text = List(Value("string")) if isinstance(en[0], list) else Value("string")
-    cells = [picture if picture is None or isinstance(picture, dict) else cell(picture) for picture in pictures]
+    cells = [image if image is None or isinstance(image, dict) else cell(image) for image in images]
     columns = {"image": cells, "en": en, "zh": [None] * len(en) if zh is None else zh}
     features = Features({"image": Image(decode=False), "en": text, "zh": text})
     Dataset.from_dict(columns, features=features).cast_column("image", Image()).to_parquet(path)
@@ -88,17 +88,17 @@ def damaged(drawings, tmp_path) -> str:
 
 def save_damaged(drawings: list[PILImage.Image], folder: Path) -> str:
     """Twelve rows, most of which have one fault."""
-    pictures = drawings[:12]
-    pictures[1] = {"bytes": b"broken", "path": None}
-    pictures[2] = pictures[2].resize((40, 40))
-    pictures[3] = pictures[3].resize((64, 256))
-    pictures[4] = PILImage.new("RGB", (64, 64), "white")
-    pictures[11] = pictures[0].resize((100, 100))
+    images = drawings[:12]
+    images[1] = {"bytes": b"broken", "path": None}
+    images[2] = images[2].resize((40, 40))
+    images[3] = images[3].resize((64, 256))
+    images[4] = PILImage.new("RGB", (64, 64), "white")
+    images[11] = images[0].resize((100, 100))
     en = [f"{what} on a white ground" for what in ("a frog", "a fox", "a hat", "a bus", "a cat", "a dog", "a bee")]
     en += ["see www.frog.com", None, " ", "a fox on a white ground", "a frog again"]
     zh = [f"白色背景上的{what}" for what in ("青蛙", "狐狸", "帽子", "公共汽车", "小猫", "小狗", "蜜蜂")]
     zh += ["白色背景上的老虎", "かわいいカエル", None, "白色背景上的雪人", "白色背景上的绿蛙"]
-    return save_rows(folder / "damaged.parquet", pictures, en, zh)
+    return save_rows(folder / "damaged.parquet", images, en, zh)
 
 
 def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer):
@@ -107,10 +107,10 @@ def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer
     report = curate(options)
     assert_nothing_is_lost(report, folder)
     assert report.content["rows"]["dropped"] == {
-        "picture does not decode": 1, "picture too small": 1, "extreme aspect ratio": 1, "blank picture": 1,
-        "near-duplicate picture": 1, "no caption left": 2,
+        "image does not decode": 1, "image too small": 1, "extreme aspect ratio": 1, "blank image": 1,
+        "near-duplicate image": 1, "no caption left": 2,
     }  # fmt: skip
-    assert lost(folder, "web address") == [7] and lost(folder, "near-duplicate picture") == [11]
+    assert lost(folder, "web address") == [7] and lost(folder, "near-duplicate image") == [11]
     assert lost(folder, "empty caption") == [9] and lost(folder, "no caption", "zh") == [9]
     assert lost(folder, "kana or Hangul", "zh") == [8]
     rows = load_source(str(folder / "data"))
@@ -124,7 +124,7 @@ def test_whole_run_counts_everything_and_reads_back(damaged, tmp_path, tokenizer
     config = DataConfig(train=str(folder / "data"), max_skip_share=0.0)
     assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
     markdown = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| picture too small | min_edge 64 | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
+    assert "| image too small | min_edge 64 | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
     assert report.content["meta"]["command"].startswith("python -m training.prepare.curate --data")
 
 
@@ -153,48 +153,48 @@ def test_cell_with_several_captions_keeps_the_good_ones(drawings, tmp_path):
 
 
 @pytest.mark.parametrize(("limit", "rows"), [(3, []), (2, [0, 2, 4])])
-def test_boilerplate_is_a_caption_of_too_many_different_pictures(drawings, tmp_path, limit, rows):
-    pictures = [*drawings[:5], drawings[1], drawings[1]]
-    en = ["Buy now!", "a frog", "buy now", "a fox", "BUY NOW", "a frog", "a frog"]  # the frog is one picture
-    data = save_rows(tmp_path / "rows.parquet", pictures, en)
-    report = curate(options_for(data, tmp_path / "out", max_caption_pictures=limit))
+def test_boilerplate_is_a_caption_of_too_many_different_images(drawings, tmp_path, limit, rows):
+    images = [*drawings[:5], drawings[1], drawings[1]]
+    en = ["Buy now!", "a frog", "buy now", "a fox", "BUY NOW", "a frog", "a frog"]  # the frog is one image
+    data = save_rows(tmp_path / "rows.parquet", images, en)
+    report = curate(options_for(data, tmp_path / "out", max_caption_images=limit))
     assert lost(tmp_path / "out", "boilerplate") == rows
     assert_nothing_is_lost(report, tmp_path / "out")
 
 
-def test_near_duplicate_picture_is_dropped_within_both_distances(drawings, tmp_path):
+def test_near_duplicate_image_is_dropped_within_both_distances(drawings, tmp_path):
     copy = drawings[0].resize((80, 80))
     grey = drawings[0].convert("L").convert("RGB")
-    pictures = [drawings[0], copy, grey, drawings[1]]
-    data = save_rows(tmp_path / "rows.parquet", pictures, ["a", "b", "c", "d"])
-    curate(options_for(data, tmp_path / "near", max_picture_distance=4))
-    assert lost(tmp_path / "near", "near-duplicate picture") == [1]
-    curate(options_for(data, tmp_path / "grey", max_picture_distance=4, max_colour_distance=255.0))
-    assert lost(tmp_path / "grey", "near-duplicate picture") == [1, 2]
+    images = [drawings[0], copy, grey, drawings[1]]
+    data = save_rows(tmp_path / "rows.parquet", images, ["a", "b", "c", "d"])
+    curate(options_for(data, tmp_path / "near", max_image_distance=4))
+    assert lost(tmp_path / "near", "near-duplicate image") == [1]
+    curate(options_for(data, tmp_path / "grey", max_image_distance=4, max_colour_distance=255.0))
+    assert lost(tmp_path / "grey", "near-duplicate image") == [1, 2]
     curate(options_for(data, tmp_path / "off"))
-    assert lost(tmp_path / "off", "near-duplicate picture") == []
+    assert lost(tmp_path / "off", "near-duplicate image") == []
 
 
 def test_hamming_distance_is_the_threshold(drawings, tmp_path):
     other = drawings[0].rotate(4, fillcolor="white")
-    hashes = [np.uint64(perceptual_hash(picture)) for picture in (drawings[0], other)]
+    hashes = [np.uint64(perceptual_hash(image)) for image in (drawings[0], other)]
     apart = int(hamming_distance(hashes[0], np.array(hashes[1:]))[0])
     assert 0 < apart <= 15
     data = save_rows(tmp_path / "rows.parquet", [drawings[0], other], ["a", "b"])
     for distance, rows in ((apart, [1]), (apart - 1, [])):
         folder = tmp_path / f"out{distance}"
-        curate(options_for(data, folder, max_picture_distance=distance, max_colour_distance=255.0))
-        assert lost(folder, "near-duplicate picture") == rows
+        curate(options_for(data, folder, max_image_distance=distance, max_colour_distance=255.0))
+        assert lost(folder, "near-duplicate image") == rows
 
 
 def test_first_near_duplicate_that_has_a_caption_stays(drawings, tmp_path):
     data = save_rows(tmp_path / "rows.parquet", [drawings[0]] * 3, ["frog.jpg", "a frog", "a green frog"])
-    curate(options_for(data, tmp_path / "out", max_picture_distance=0, keep_file_names=False))
+    curate(options_for(data, tmp_path / "out", max_image_distance=0, keep_file_names=False))
     assert load_source(str(tmp_path / "out/data"))["en"][:] == ["a frog"]
-    pictures = [drawings[0], drawings[0], drawings[1]]
-    data = save_rows(tmp_path / "boilerplate.parquet", pictures, ["buy now", "a frog", "buy now"])
+    images = [drawings[0], drawings[0], drawings[1]]
+    data = save_rows(tmp_path / "boilerplate.parquet", images, ["buy now", "a frog", "buy now"])
     folder = tmp_path / "boilerplate"
-    assert_nothing_is_lost(curate(options_for(data, folder, max_picture_distance=0, max_caption_pictures=1)), folder)
+    assert_nothing_is_lost(curate(options_for(data, folder, max_image_distance=0, max_caption_images=1)), folder)
     assert load_source(str(folder / "data"))["en"][:] == ["a frog"]
 
 
@@ -214,7 +214,7 @@ def test_near_duplicate_caption_is_dropped_from_its_language_alone(drawings, tmp
         assert lost(folder, "near-duplicate caption", "zh") == rows
 
 
-def test_pictures_of_excluded_sets_are_removed(drawings, tmp_path):
+def test_images_of_excluded_sets_are_removed(drawings, tmp_path):
     data = save_rows(tmp_path / "rows.parquet", drawings[:6], list("abcdef"))
     first = save_rows(tmp_path / "first.parquet", [drawings[2].resize((32, 32)), drawings[20]], ["", ""])
     second = save_rows(tmp_path / "second.parquet", [drawings[4], drawings[21]], ["", ""])
@@ -222,7 +222,7 @@ def test_pictures_of_excluded_sets_are_removed(drawings, tmp_path):
     assert lost(tmp_path / "out", "in an excluded set") == [2, 4]
     assert report.content["excluded"] == {first: {"hashed": 2, "rows": 1}, second: {"hashed": 2, "rows": 1}}
     broken = save_rows(tmp_path / "broken.parquet", [drawings[2], {"bytes": b"broken", "path": None}], ["", ""])
-    with pytest.raises(ValueError, match="exclude: row 1 has 'picture does not decode'"):
+    with pytest.raises(ValueError, match="exclude: row 1 has 'image does not decode'"):
         curate(options_for(data, tmp_path / "other", exclude=[broken]))
 
 
@@ -255,13 +255,13 @@ def scored(drawings, tmp_path) -> str:
     return save_rows(tmp_path / "scored.parquet", drawings[:10], en, ["青蛙", *([None] * 9)])
 
 
-def slow_cosines(teacher, pictures: list, texts: list[str]) -> list[float]:
+def slow_cosines(teacher, images: list, texts: list[str]) -> list[float]:
     """One pair at a time, prepared by the teacher's own processor."""
     cosines = []
-    for picture, text in zip(pictures, texts, strict=True):
-        pixels = teacher.image_processor(picture, return_tensors="pt").pixel_values
+    for image, text in zip(images, texts, strict=True):
+        pixels = teacher.image_processor(image, return_tensors="pt").pixel_values
         tokens = teacher.tokenizer(text, return_tensors="pt")
-        seen = teacher.encode_pictures(pixels).embedding
+        seen = teacher.encode_images(pixels).embedding
         read = teacher.encode_texts(tokens.input_ids, tokens.attention_mask).embedding
         cosines.append(float((seen / seen.norm() * read / read.norm()).sum()))
     return cosines
@@ -297,7 +297,7 @@ def whole(drawings, teacher_folder, tmp_path_factory) -> CurateOptions:
     """An unbroken run of three shards, with all that a run can do."""
     folder = tmp_path_factory.mktemp("whole")
     exclude = [save_rows(folder / "exclude.parquet", drawings[5:6], [""])]
-    changes = {"rows_per_shard": 4, "min_edge": 64, "max_picture_distance": 4, "exclude": exclude, "workers": 2}
+    changes = {"rows_per_shard": 4, "min_edge": 64, "max_image_distance": 4, "exclude": exclude, "workers": 2}
     changes |= {"teacher": str(teacher_folder), "drop_share": {"en": 0.2}}
     options = options_for(save_damaged(drawings, folder), folder / "out", **changes)
     curate(options)
@@ -395,13 +395,13 @@ def test_bad_input_is_refused_by_name(damaged, tmp_path, changes, message):
 def test_run_that_keeps_nothing_says_so_and_leaves_the_report(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"data: no row of .* is left; .*report.md tells why"):
         curate(options_for(damaged, tmp_path / "out", min_edge=1000))
-    assert "picture too small" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
+    assert "image too small" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
 
 
 def test_command_runs_in_a_process_of_its_own(damaged, tmp_path, run_python):
     command = ["-m", "training.prepare.curate", "--data", damaged, "--output_dir", str(tmp_path / "out")]
     output = run_python(*command, "--min_words", '{"en": 3}', "--max_aspect_ratio", "null")
-    assert "| blank picture | min_contrast 4.0 | 1 | 1 | 1 |" in output.stdout
+    assert "| blank image | min_contrast 4.0 | 1 | 1 | 1 |" in output.stdout
     options = json.loads((tmp_path / "out/report.json").read_text(encoding="utf-8"))["options"]
     assert options["max_aspect_ratio"] is None and options["min_words"] == {"en": 3}
 
@@ -409,7 +409,7 @@ def test_command_runs_in_a_process_of_its_own(damaged, tmp_path, run_python):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--exclude", "DATA"], "curate: exclude: row 1 has 'picture does not decode'"),
+        (["--exclude", "DATA"], "curate: exclude: row 1 has 'image does not decode'"),
         (["--max_symbol_share", "2"], "curate: max_symbol_share: 2"),
         (["--min_edge", "wide"], "min_edge"),
         (["--no_such_option", "1"], "no_such_option"),

@@ -35,7 +35,7 @@ def test_meta_holds_the_command_the_plot_is_there_and_the_runs_are_gone(folder):
     assert (folder / "alignment.png").stat().st_size > 10_000 and not (folder / "runs").exists()
 
 
-def test_arms_differ_in_their_terms_alone_and_none_has_seen_more_pictures():
+def test_arms_differ_in_their_terms_alone_and_none_has_seen_more_images():
     run = alignment.Alignment(alignment.AlignmentOptions(seeds=[0], every=40), alignment.ARMS, alignment.MODULE)
     distil_recipe = run._distil(0, run.options.distil_steps, "distilled")
     in_stage_2 = [arm for arm in alignment.ARMS if arm.changes is not None and arm.only != "distil"]

@@ -12,13 +12,13 @@ def test_speed_of_a_model_is_compared_with_its_bare_forward_pass(corpus, teacher
     results = main(
         [
             *("--data", str(corpus / "train.parquet"), "--model", json.dumps([str(teacher_folder)])),
-            *("--pictures", "24", "--batch_size", "8", "--repeats", "2", "--output_dir", str(tmp_path)),
+            *("--images", "24", "--batch_size", "8", "--repeats", "2", "--output_dir", str(tmp_path)),
         ]
     )
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
     rates = {row["metric"]: row["value"] for row in written["rows"]}
-    assert set(rates) == {"bare_pictures_per_s", "pictures_per_s", "share_of_bare"}
-    assert all(value > 0 for value in rates.values()) and results.meta["pictures"] == 24
+    assert set(rates) == {"bare_images_per_s", "images_per_s", "share_of_bare"}
+    assert all(value > 0 for value in rates.values()) and results.meta["images"] == 24
     assert "% of the bare forward pass" in capsys.readouterr().out
 
 
@@ -29,7 +29,7 @@ def test_a_model_of_random_weights_needs_no_folder(corpus, monkeypatch):
     monkeypatch.setitem(RANDOM, "clip-vit-b-32", (lambda: config, processor))
     results = main(
         [
-            *("--data", str(corpus / "train.parquet"), "--pictures", "8", "--repeats", "1"),
+            *("--data", str(corpus / "train.parquet"), "--images", "8", "--repeats", "1"),
             *("--model", '["clip-vit-b-32"]'),
         ]
     )

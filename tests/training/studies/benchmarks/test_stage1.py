@@ -8,7 +8,7 @@ from training.utils.results import Results
 
 @pytest.fixture
 def small(monkeypatch):
-    """The true classes and the true picture size, but a teacher that is small enough for a test."""
+    """The true classes and the true image size, but a teacher that is small enough for a test."""
     vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     config = AltCLIPConfig(
@@ -23,7 +23,7 @@ def small(monkeypatch):
 def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
     options = Stage1Options(
         data=str(corpus / "train.parquet"),
-        num_pictures=4,
+        num_images=4,
         batch_size=2,
         loop_batch_size=2,
         loop_steps=1,
@@ -32,9 +32,7 @@ def test_rates_and_memory_are_measured_in_one_run(small, corpus, tmp_path):
     )
     Stage1Benchmark(options).run()
     rows = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
-    assert rows["cached_over_live"] == pytest.approx(
-        rows["cached_pictures_per_s"] / rows["live_pictures_per_s"], rel=1e-2
-    )
+    assert rows["cached_over_live"] == pytest.approx(rows["cached_images_per_s"] / rows["live_images_per_s"], rel=1e-2)
     assert rows["loop_over_bare"] > 0
     for tower in ("vision", "text"):
         assert 2e8 < rows[f"peak_bytes_{tower}"] < 4e9  # torch alone takes more than the lower bound

@@ -34,7 +34,7 @@ def test_memory_is_taken_apart_and_its_growth_is_a_ratio(measure, monkeypatch, t
         assert 200 < parts["loaded"] < parts["total"] < 4000  # torch alone takes more than the lower bound
         above.append(parts["above"])
     assert found["gradient caching", "memory_growth"] == pytest.approx(above[1] / above[0], rel=1e-2)
-    assert found["ours", "rate_over_open_clip"] == pytest.approx(found["ours", "pictures_per_s"] / 10.0, rel=1e-2)
+    assert found["ours", "rate_over_open_clip"] == pytest.approx(found["ours", "images_per_s"] / 10.0, rel=1e-2)
     meta = json.loads((tmp_path / "stage2/results.json").read_text(encoding="utf-8"))["meta"]
     assert meta["command"].startswith("python -m training.studies.benchmarks.stage2 --data ")
 
@@ -43,6 +43,6 @@ def test_open_clip_trains_the_same_towers(tmp_path, corpus):
     pytest.importorskip("open_clip_train", reason="the extra `bench` is not installed")
     options = stage2.Stage2Options(image_size=64, memory_batches=(8,), output_dir=str(tmp_path))
     benchmark = stage2.Stage2Benchmark(options)
-    benchmark.pictures = corpus / "train.parquet"
+    benchmark.images = corpus / "train.parquet"
     benchmark.save_student(64)
-    assert stage2.open_clip_rate(tmp_path / "student", stage2.BACKBONE, benchmark.pictures, 64, 4, 2) > 0
+    assert stage2.open_clip_rate(tmp_path / "student", stage2.BACKBONE, benchmark.images, 64, 4, 2) > 0

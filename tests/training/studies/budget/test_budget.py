@@ -49,7 +49,7 @@ def test_texts_are_real_queries_in_both_languages(tokenizer):
 def test_batches_are_padded_to_their_longest(tmp_path):
     Inputs(8, 9, {"en": [[1, 2], [3], [4, 5, 6]]}).write(tmp_path)
     inputs = Inputs.read(tmp_path)
-    assert inputs.pictures(2).shape == (2, 3, 8, 8)
+    assert inputs.images(2).shape == (2, 3, 8, 8)
     ((ids, mask),) = inputs.text_batches("en", 2)  # the third text fills no batch
     assert ids.tolist() == [[1, 2], [3, 9]] and mask.tolist() == [[1, 1], [1, 0]]
     assert [ids.shape for ids, _ in inputs.text_batches("en", 1)] == [(1, 2), (1, 1), (1, 3)]
@@ -62,7 +62,7 @@ def test_graphs_answer_as_pytorch_does(prepared, backend):
     assert not facts["failures"]
     eager, graphs = (open_towers(name, "student", prepared, Path(facts["weights"]), 1) for name in ("eager", backend))
     torch.set_grad_enabled(True)  # the backend has a process of its own, elsewhere
-    for call, given in ((0, (inputs.pictures(3),)), (1, inputs.text_batches("zh", 3)[0])):
+    for call, given in ((0, (inputs.images(3),)), (1, inputs.text_batches("zh", 3)[0])):
         wanted = torch.nn.functional.normalize(eager[call](*given).detach(), dim=-1).numpy()
         (found,) = graphs[call](*given)
         assert (wanted * found).sum(1).min() > (1 - 1e-5 if backend == "onnx-fp32" else 0.9)
@@ -75,7 +75,7 @@ def test_probe_measures_each_batch_and_language(prepared):
     assert found[0]["metric"] == "cold_start_s"
     times = {(row["metric"], row["batch_size"], row.get("language")): row["value"] for row in found[1:]}
     for size in (1, 2):
-        for what, language in (("picture", None), ("text", "en"), ("text", "zh")):
+        for what, language in (("image", None), ("text", "en"), ("text", "zh")):
             assert 0 < times[f"ms_per_{what}_p50", size, language] <= times[f"ms_per_{what}_p95", size, language]
     assert 0 < times["peak_bytes", 1, None] <= times["peak_bytes", 2, None]
 
@@ -110,8 +110,8 @@ def test_a_rival_comes_back_from_its_files(monkeypatch, tmp_path):
     )
     monkeypatch.setitem(models.BASELINES, "pocket", lambda: split(CLIPModel(config), 32))
     saved, loaded = save_weights("pocket", tmp_path), load_weights("pocket", tmp_path / "weights")
-    picture, ids = torch.rand(1, 3, 32, 32), torch.tensor([[5, 6, 7]])
-    torch.testing.assert_close(saved.image_tower.eval()(picture), loaded.image_tower.eval()(picture))
+    image, ids = torch.rand(1, 3, 32, 32), torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(saved.image_tower.eval()(image), loaded.image_tower.eval()(image))
     torch.testing.assert_close(saved.text_tower.eval()(ids), loaded.text_tower.eval()(ids))
 
 
@@ -138,7 +138,7 @@ class Machine:
             raise RuntimeError("no compiler")
         ms = {"altclip": 30.0, "tiny": 1.0}[spec["name"]] / (2 if spec["backend"] == "onnx-fp32" else 1)
         found = [{"metric": "cold_start_s", "value": 1.0}, {"metric": "peak_bytes", "batch_size": 1, "value": 2**20}]
-        for what, language in (("picture", None), ("text", "en"), ("text", "zh")):
+        for what, language in (("image", None), ("text", "en"), ("text", "zh")):
             for share in ("p50", "p95"):
                 row = {"metric": f"ms_per_{what}_{share}", "batch_size": 1, "language": language, "value": ms}
                 found.append(row)

@@ -26,13 +26,13 @@ def test_names_cover_neither_each_other_nor_a_point():
 
 
 @pytest.mark.parametrize("quality", [None, {"name": "top-1", "values": {"tiny": 0.4, "altclip": 0.7}}])
-def test_plot_is_a_picture_of_every_model(quality, tmp_path):
+def test_plot_is_a_image_of_every_model(quality, tmp_path):
     rows = []
     for name, (ms, parameters) in PLACES.items():
         rows.append(Row(name, None, None, None, None, "parameters", parameters * 1e6))
         for backend, factor in (("eager", 1.5), ("onnx-fp32", 1.0), ("onnx-int8", 0.8)):
             protocol = f"{backend}, threads 2, batch 1"
-            rows.append(Row(name, None, None, protocol, None, "ms_per_picture_p50", ms * factor * 0.7))
+            rows.append(Row(name, None, None, protocol, None, "ms_per_image_p50", ms * factor * 0.7))
             rows += [
                 Row(name, None, None, protocol, language, "ms_per_text_p50", ms * 0.3) for language in ("en", "zh")
             ]

@@ -1,4 +1,4 @@
-"""One picture: what is wrong with it, its perceptual hash and its colours."""
+"""One image: what is wrong with it, its perceptual hash and its colours."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -20,11 +20,11 @@ _COSINES = np.cos(np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE
 
 
 @dataclass(frozen=True)
-class Picture:
-    """What is known of one picture.
+class ExaminedImage:
+    """What is known of one image.
 
     Args:
-        cause: why it cannot be used, one of `PICTURE_CAUSES`; None where it can.
+        cause: why it cannot be used, one of `IMAGE_CAUSES`; None where it can.
         hash: 64 bits; 0 where it cannot be used.
         colours: (48,) uint8, a thumbnail of 4 x 4 pixels; zeros where it cannot be used.
     """
@@ -34,46 +34,46 @@ class Picture:
     colours: np.ndarray = field(default_factory=lambda: np.zeros(NUM_COLOURS, np.uint8))
 
 
-def examine_picture(cell: dict | None, options: CurateOptions) -> Picture:
-    """Look at one picture.
+def examine_image(cell: dict | None, options: CurateOptions) -> ExaminedImage:
+    """Look at one image.
 
     Args:
-        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded pictures.
+        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded images.
         options: thresholds.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-        return Picture("no picture")
+        return ExaminedImage("no image")
     try:
         with PILImage.open(BytesIO(encoded_bytes(cell))) as file:
             if file.width * file.height > options.max_pixels:
-                return Picture("decompression bomb")
+                return ExaminedImage("decompression bomb")
             image = to_rgb(file)
     except PILImage.DecompressionBombError:
-        return Picture("decompression bomb")
+        return ExaminedImage("decompression bomb")
     except MemoryError:
         raise
     except Exception:  # Pillow's readers of damaged files raise many kinds; to a user they all mean one thing
-        return Picture("picture does not decode")
+        return ExaminedImage("image does not decode")
     if cause := _fault(image, options):
-        return Picture(cause)
-    return Picture(None, perceptual_hash(image), colours(image))
+        return ExaminedImage(cause)
+    return ExaminedImage(None, perceptual_hash(image), colours(image))
 
 
 def _fault(image: PILImage.Image, options: CurateOptions) -> str | None:
     shorter, longer = sorted(image.size)
     if options.min_edge is not None and shorter < options.min_edge:
-        return "picture too small"
+        return "image too small"
     if options.max_aspect_ratio is not None and longer / shorter > options.max_aspect_ratio:
         return "extreme aspect ratio"
     if options.min_contrast is not None and ImageStat.Stat(image.convert("L")).stddev[0] < options.min_contrast:
-        return "blank picture"
+        return "blank image"
     return None
 
 
 def perceptual_hash(image: PILImage.Image) -> int:
-    """64 bits that stay nearly the same when a picture is scaled, compressed again or made a little brighter.
+    """64 bits that stay nearly the same when an image is scaled, compressed again or made a little brighter.
 
-    Each bit tells whether one of the 8 x 8 lowest frequencies of the grey picture is above their median by a margin.
+    Each bit tells whether one of the 8 x 8 lowest frequencies of the grey image is above their median by a margin.
     On flat drawings this tells more than the signs of brightness gradients (dHash), most of which are zero there.
 
     Source: pHash as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), ch. 3.2.1;

@@ -16,36 +16,36 @@ def encoder(space, model_folder):
     return space.Encoder(str(model_folder))
 
 
-def test_a_folder_is_indexed_once_without_what_does_not_decode(space, encoder, picture_folder, texts, tmp_path):
-    pictures = space.open_pictures(str(picture_folder))
-    index = space.Index.open(encoder, pictures, tmp_path)
-    assert len(pictures.titles) == len(texts) + 1 and len(index.titles) == len(texts)
+def test_a_folder_is_indexed_once_without_what_does_not_decode(space, encoder, image_folder, texts, tmp_path):
+    images = space.open_images(str(image_folder))
+    index = space.Index.open(encoder, images, tmp_path)
+    assert len(images.titles) == len(texts) + 1 and len(index.titles) == len(texts)
 
     def fail(*_):
         raise AssertionError("encoded again")
 
-    idle = SimpleNamespace(fingerprint=encoder.fingerprint, encode_pictures=fail)
-    again = space.Index.open(idle, pictures, tmp_path)
+    idle = SimpleNamespace(fingerprint=encoder.fingerprint, encode_images=fail)
+    again = space.Index.open(idle, images, tmp_path)
     assert torch.equal(again.embeddings, index.embeddings) and again.titles == index.titles
     assert [path.suffix for path in tmp_path.iterdir()] == [".safetensors"]
 
 
-def test_another_model_or_a_changed_picture_gets_another_index(space, encoder, picture_folder, pictures, tmp_path):
+def test_another_model_or_a_changed_image_gets_another_index(space, encoder, image_folder, images, tmp_path):
     changed = tmp_path / "changed"
     changed.mkdir()
-    for path in picture_folder.iterdir():
+    for path in image_folder.iterdir():
         (changed / path.name).write_bytes(path.read_bytes())
-    seen = {space.open_pictures(str(folder)).fingerprint for folder in (picture_folder, changed)}
-    pictures[1].save(next(path for path in sorted(changed.iterdir()) if path.name != "broken.png"))
-    seen.add(space.open_pictures(str(changed)).fingerprint)
+    seen = {space.open_images(str(folder)).fingerprint for folder in (image_folder, changed)}
+    images[1].save(next(path for path in sorted(changed.iterdir()) if path.name != "broken.png"))
+    seen.add(space.open_images(str(changed)).fingerprint)
     assert len(seen) == 3
 
 
-def test_search_finds_what_the_model_finds(space, encoder, model, processor, picture_folder, tmp_path):
-    index = space.Index.open(encoder, space.open_pictures(str(picture_folder)), tmp_path)
+def test_search_finds_what_the_model_finds(space, encoder, model, processor, image_folder, tmp_path):
+    index = space.Index.open(encoder, space.open_images(str(image_folder)), tmp_path)
     query = encoder.encode_texts(["红苹果"])[0]
     hits = index.search(query, 3)
-    files = sorted(path for path in picture_folder.iterdir() if path.name != "broken.png")
+    files = sorted(path for path in image_folder.iterdir() if path.name != "broken.png")
     with torch.inference_mode():
         pixels = processor(images=[Image.open(path) for path in files], return_tensors="pt")
         seen = F.normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
@@ -55,7 +55,7 @@ def test_search_finds_what_the_model_finds(space, encoder, model, processor, pic
     assert hits[0].thumbnail[8:12] == b"WEBP"
 
 
-def test_transparent_pictures_are_put_on_white(space):
+def test_transparent_images_are_put_on_white(space):
     from encoder import on_white
 
     assert on_white(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
@@ -63,17 +63,17 @@ def test_transparent_pictures_are_put_on_white(space):
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "no.such.module:function", "json:no_such_function"])
-def test_pictures_that_are_not_there_are_named(space, source):
-    with pytest.raises(ValueError, match="pictures: "):
-        space.open_pictures(source)
+def test_images_that_are_not_there_are_named(space, source):
+    with pytest.raises(ValueError, match="images: "):
+        space.open_images(source)
 
 
-def test_a_folder_without_pictures_and_one_of_broken_ones_are_named(space, encoder, tmp_path):
-    with pytest.raises(ValueError, match="has no picture"):
-        space.open_pictures(str(tmp_path))
-    (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(ValueError, match="none of the 1 pictures decodes"):
-        space.Index.open(encoder, space.open_pictures(str(tmp_path)), tmp_path / "cache")
+def test_a_folder_without_images_and_one_of_broken_ones_are_named(space, encoder, tmp_path):
+    with pytest.raises(ValueError, match="has no image"):
+        space.open_images(str(tmp_path))
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of the 1 images decodes"):
+        space.Index.open(encoder, space.open_images(str(tmp_path)), tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
 
 

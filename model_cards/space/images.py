@@ -1,4 +1,4 @@
-"""A set of pictures to search: encoded once, kept as one safetensors file."""
+"""A set of images to search: encoded once, kept as one safetensors file."""
 
 import hashlib
 import importlib
@@ -24,14 +24,14 @@ CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip")).expanduser() / "
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """Pictures that are opened one after another.
+class ImageSet:
+    """Images that are opened one after another.
 
     Args:
-        titles: one a picture: its name by language, or `{"": name}` where that is not known.
-        open: the picture of a number; None where it does not decode.
-        fingerprint: changes with the pictures.
-        credit: whose pictures they are.
+        titles: one an image: its name by language, or `{"": name}` where that is not known.
+        open: the image of a number; None where it does not decode.
+        fingerprint: changes with the images.
+        credit: whose images they are.
     """
 
     titles: list[dict[str, str]]
@@ -40,15 +40,15 @@ class PictureSet:
     credit: str = ""
 
 
-def open_pictures(source: str) -> PictureSet:
-    """Find the pictures of a folder, or those that a function returns.
+def open_images(source: str) -> ImageSet:
+    """Find the images of a folder, or those that a function returns.
 
     Args:
         source: a folder, searched with all folders in it, or `module:function` that returns `datasets` rows with a
             column `image`, and `en` and `zh` for titles.
 
     Raises:
-        ValueError: there is no such folder or function, or no picture in it.
+        ValueError: there is no such folder or function, or no image in it.
     """
     if Path(source).is_dir():
         return _of_folder(Path(source))
@@ -57,34 +57,34 @@ def open_pictures(source: str) -> PictureSet:
         rows = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"pictures: {source!r} is neither a folder nor module:function ({error}). Name a folder of pictures."
+            f"images: {source!r} is neither a folder nor module:function ({error}). Name a folder of images."
         ) from error
     titles = [{language: row[language] for language in ("en", "zh")} for row in rows.select_columns(["en", "zh"])]
-    return PictureSet(titles, lambda number: rows[number]["image"], rows._fingerprint, rows.info.description)
+    return ImageSet(titles, lambda number: rows[number]["image"], rows._fingerprint, rows.info.description)
 
 
-def _of_folder(folder: Path) -> PictureSet:
+def _of_folder(folder: Path) -> ImageSet:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"pictures: {str(folder)!r} has no picture ({', '.join(sorted(SUFFIXES))}). Name another.")
+        raise ValueError(f"images: {str(folder)!r} has no image ({', '.join(sorted(SUFFIXES))}). Name another.")
 
     def open_file(number: int) -> Image.Image | None:
         try:
-            with Image.open(files[number]) as picture:
-                return ImageOps.exif_transpose(picture.copy())
+            with Image.open(files[number]) as image:
+                return ImageOps.exif_transpose(image.copy())
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises
             return None
 
     seen = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return PictureSet([{"": path.stem} for path in files], open_file, json.dumps(seen))
+    return ImageSet([{"": path.stem} for path in files], open_file, json.dumps(seen))
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One picture that was found.
+    """One image that was found.
 
     Args:
-        title: as in `PictureSet`.
+        title: as in `ImageSet`.
         thumbnail: WebP file.
         score: cosine with the query, -1..1.
     """
@@ -96,14 +96,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Index:
-    """Embeddings and thumbnails of the pictures that decode.
+    """Embeddings and thumbnails of the images that decode.
 
     Args:
         embeddings: (N, D) float32, L2-normalised.
         thumbnails: WebP files, one after another, as bytes.
         ends: (N,) int64, where each of them ends.
-        titles: one a picture.
-        credit: whose pictures they are.
+        titles: one an image.
+        credit: whose images they are.
     """
 
     embeddings: Tensor
@@ -113,39 +113,39 @@ class Index:
     credit: str
 
     @classmethod
-    def open(cls, encoder: Encoder, pictures: PictureSet, cache: Path = CACHE) -> "Index":
-        """Read the index of these pictures by this model, or make it and keep it."""
-        key = hashlib.sha256(f"{encoder.fingerprint}\n{pictures.fingerprint}\n{THUMBNAIL_SIZE}".encode()).hexdigest()
+    def open(cls, encoder: Encoder, images: ImageSet, cache: Path = CACHE) -> "Index":
+        """Read the index of these images by this model, or make it and keep it."""
+        key = hashlib.sha256(f"{encoder.fingerprint}\n{images.fingerprint}\n{THUMBNAIL_SIZE}".encode()).hexdigest()
         path = cache / f"{key[:32]}.safetensors"
         if not path.exists():
-            cls.build(encoder, pictures).save(path)
+            cls.build(encoder, images).save(path)
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in ("embeddings", "thumbnails", "ends")}
             meta = file.metadata()
         return cls(**tensors, titles=json.loads(meta["titles"]), credit=meta["credit"])
 
     @classmethod
-    def build(cls, encoder: Encoder, pictures: PictureSet) -> "Index":
-        """Encode the pictures; those that do not decode are left out.
+    def build(cls, encoder: Encoder, images: ImageSet) -> "Index":
+        """Encode the images; those that do not decode are left out.
 
         Raises:
             ValueError: none decodes.
         """
         embeddings, thumbnails, titles = [], [], []
-        with tqdm(total=len(pictures.titles), desc="encode pictures", unit="picture") as progress:
-            for numbers in _chunks(len(pictures.titles)):
-                opened = {number: picture for number in numbers if (picture := pictures.open(number)) is not None}
-                flat = [on_white(picture) for picture in opened.values()]
+        with tqdm(total=len(images.titles), desc="encode images", unit="image") as progress:
+            for numbers in _chunks(len(images.titles)):
+                opened = {number: image for number in numbers if (image := images.open(number)) is not None}
+                flat = [on_white(image) for image in opened.values()]
                 if flat:
-                    embeddings.append(encoder.encode_pictures(flat))
+                    embeddings.append(encoder.encode_images(flat))
                 thumbnails += map(make_thumbnail, flat)
-                titles += [pictures.titles[number] for number in opened]
+                titles += [images.titles[number] for number in opened]
                 progress.update(len(numbers))
         if not titles:
-            raise ValueError(f"pictures: none of the {len(pictures.titles)} pictures decodes. Name other ones.")
+            raise ValueError(f"images: none of the {len(images.titles)} images decodes. Name other ones.")
         ends = torch.tensor([len(thumbnail) for thumbnail in thumbnails]).cumsum(0)
         data = torch.frombuffer(bytearray(b"".join(thumbnails)), dtype=torch.uint8)
-        return cls(torch.cat(embeddings), data, ends, titles, pictures.credit)
+        return cls(torch.cat(embeddings), data, ends, titles, images.credit)
 
     def save(self, path: Path):
         """Write the file, whole or not at all."""
@@ -159,7 +159,7 @@ class Index:
             scratch.unlink(missing_ok=True)
 
     def search(self, query: Tensor, count: int) -> list[Hit]:
-        """The pictures nearest to an embedding (D,), the nearest first."""
+        """The images nearest to an embedding (D,), the nearest first."""
         scores, numbers = (self.embeddings @ query).topk(min(count, len(self.titles)))
         return [
             Hit(self.titles[number], self._thumbnail(number), score)
@@ -176,10 +176,10 @@ def _chunks(count: int) -> Iterator[range]:
         yield range(start, min(start + BATCH_SIZE, count))
 
 
-def make_thumbnail(picture: Image.Image) -> bytes:
-    """A small WebP file of an RGB picture."""
-    picture = picture.copy()
-    picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+def make_thumbnail(image: Image.Image) -> bytes:
+    """A small WebP file of an RGB image."""
+    image = image.copy()
+    image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=85)
+    image.save(buffer, "WEBP", quality=85)
     return buffer.getvalue()

@@ -1,52 +1,51 @@
-"""The pictures that the page searches: small files, and their embeddings in one safetensors file."""
+"""The images that the page searches: small files, and their embeddings in one safetensors file."""
 
 import json
 from pathlib import Path
 
 from datasets import Dataset, Image
-from PIL.Image import Image as Picture
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
-from training.data import load_source, open_picture
+from training.data import load_source, open_image
 from training.data.sources import require_columns
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 INDEX_FILE = "index.safetensors"
-EDGE = 192  # of the largest picture that a page shows, in pixels
+EDGE = 192  # of the largest image that a page shows, in pixels
 LANGUAGES = ("en", "zh")
 
 
-def write_pictures(model: ZeroShotModel, source: str, folder: Path):
+def write_images(model: ZeroShotModel, source: str, folder: Path):
     """Write `00000.webp` and so on, and `index.safetensors` with `embeddings`, (N, D) float16, L2-normalised; its
-    metadata has the pictures' titles by language and whose they are.
+    metadata has the images' titles by language and whose they are.
 
     Args:
-        model: sees the pictures.
+        model: sees the images.
         source: as `load_source` takes it; a column `image`, and for the titles `en` and `zh`.
         folder: is made.
 
     Raises:
-        ValueError: there is no such source, or a picture does not decode.
+        ValueError: there is no such source, or an image does not decode.
     """
-    rows = require_columns(load_source(source), ["image"], source, "Rename yours.", "pictures")
-    embeddings = model.encode_pictures(rows)
+    rows = require_columns(load_source(source), ["image"], source, "Rename yours.", "images")
+    embeddings = model.encode_images(rows)
     folder.mkdir(parents=True)
     undecoded = rows.select_columns(["image"]).cast_column("image", Image(decode=False))
-    for number, row in enumerate(tqdm(undecoded, desc="write pictures", unit="picture", leave=False)):
-        _small(open_picture(row["image"])).save(folder / f"{number:05}.webp", quality=85)
+    for number, row in enumerate(tqdm(undecoded, desc="write images", unit="image", leave=False)):
+        _small(open_image(row["image"])).save(folder / f"{number:05}.webp", quality=85)
     metadata = {"titles": json.dumps(_titles(rows), ensure_ascii=False), "credit": rows.info.description}
     save_file({"embeddings": embeddings.half()}, folder / INDEX_FILE, metadata)
 
 
 def _titles(rows: Dataset) -> list[dict[str, str]]:
-    """A name by language of each picture; a number where there is none."""
+    """A name by language of each image; a number where there is none."""
     languages = [language for language in LANGUAGES if language in rows.column_names]
     if not languages:
-        return [{"en": f"picture {number + 1}"} for number in range(len(rows))]
+        return [{"en": f"image {number + 1}"} for number in range(len(rows))]
     return list(rows.select_columns(languages))
 
 
-def _small(picture: Picture) -> Picture:
-    picture.thumbnail((EDGE, EDGE))
-    return picture
+def _small(image: Image.Image) -> Image.Image:
+    image.thumbnail((EDGE, EDGE))
+    return image
