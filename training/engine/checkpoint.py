@@ -22,7 +22,7 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.utils.files import put_folder, remove_folder, scratch_folder, settle_folder, sync
+from training.utils.files import recover_folder, remove_folder, replace_folder, scratch_folder, sync
 
 BEST_FOLDER = "best"
 TRACKING_FOLDER = "tracking"
@@ -70,7 +70,7 @@ def save_checkpoint(model: FinishedModel, progress: Progress, state: TrainingSta
     with _whole(output_dir, f".{folder.name}.tmp") as scratch:
         model.with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
-        put_folder(scratch, folder)
+        replace_folder(scratch, folder)
     for old in list_checkpoints(output_dir)[: -model.recipe.keep_checkpoints]:
         remove_folder(old)
     return folder
@@ -85,7 +85,7 @@ def save_best(model: FinishedModel) -> Path:
     output_dir = Path(model.recipe.output_dir)
     with _whole(output_dir, f".{BEST_FOLDER}.tmp") as scratch:
         model.save(scratch)
-        put_folder(scratch, output_dir / BEST_FOLDER)
+        replace_folder(scratch, output_dir / BEST_FOLDER)
     return output_dir / BEST_FOLDER
 
 
@@ -127,6 +127,6 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 def settle(output_dir: Path):
     """Make the folder, and end what an earlier run was killed in."""
     output_dir.mkdir(parents=True, exist_ok=True)
-    settle_folder(output_dir / BEST_FOLDER)
+    recover_folder(output_dir / BEST_FOLDER)
     for rest in (*output_dir.glob(".*.tmp"), *output_dir.glob(".checkpoint-*.old")):
         shutil.rmtree(rest, ignore_errors=True)

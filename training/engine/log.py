@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
 from training.engine.optimizer import learning_rate_at
-from training.utils.files import whole_file
+from training.utils.files import write_text
 
 LOG_FILE = "log.jsonl"
 PROJECT = "dcclip"
@@ -47,8 +47,7 @@ class Log:
             mininterval=1.0,
         )
         if self.is_main:
-            with whole_file(path) as scratch:
-                scratch.write_text("".join(f"{line}\n" for line in _kept(path, start)), encoding="utf-8")
+            write_text(path, "".join(f"{line}\n" for line in _kept(path, start)))
         if start and self.is_main:
             self.progress.write(f"{description}: resumed at step {start}")
         self.write({"event": "resumed" if start else "started", "step": start})

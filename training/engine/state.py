@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from training.engine.distributed.zero import load_moments, parted, whole_moments
+from training.engine.distributed.zero import load_moments, whole_moments, zero_optimizer
 from training.engine.optimizer import Average
 
 STATE_FOLDER = "training_state"
@@ -70,7 +70,7 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """What `save` writes. Every process calls it, because shards must be gathered."""
-        zero = parted(self.optimizer)
+        zero = zero_optimizer(self.optimizer)
         if not self.accelerator.is_main_process and not self.is_sharded and zero is None:
             return {}
         tensors = {
@@ -100,7 +100,7 @@ class TrainingState:
     def load(self, checkpoint: Path) -> Progress:
         """Put back what `save` wrote; the weights come before, through `load_weights`."""
         state, tensors = _read(checkpoint)
-        if (zero := parted(self.optimizer)) is not None:
+        if (zero := zero_optimizer(self.optimizer)) is not None:
             load_moments(zero, self.task, tensors)
         else:
             _load_optimizer(self.optimizer, self.task, tensors)

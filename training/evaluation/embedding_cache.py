@@ -17,7 +17,7 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
 from training.evaluation.sets.templates import Templates
-from training.utils.files import whole_file
+from training.utils.files import atomic_write
 
 VERSION = 1  # raised when the same key would stand for other numbers
 
@@ -62,7 +62,7 @@ class EmbeddingCache:
         embeddings = self._compute(count, compute)
         if not self.state.is_main_process:
             return None
-        with whole_file(path) as scratch:
+        with atomic_write(path) as scratch:
             save_file({"embeddings": embeddings}, scratch)
         return embeddings
 

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from training.hub.cards.notice import write_notice
 from training.hub.self_check import SELF_CHECK_FILE
-from training.utils.files import whole_file
+from training.utils.files import REPO_ROOT, write_text
 
-ROOT = Path(__file__).parents[2]
 # the package's files that its folders carry; __init__ registers classes in-process and stays behind
-CODE = tuple(sorted(path.name for path in (ROOT / "modeling_dcclip").glob("*.py") if path.name != "__init__.py"))
+CODE = tuple(sorted(path.name for path in (REPO_ROOT / "modeling_dcclip").glob("*.py") if path.name != "__init__.py"))
 REQUIRED = (
     "config.json",
     "model.safetensors",
@@ -141,23 +140,18 @@ def complete_folder(folder: str | Path):
     """
     folder = Path(folder)
     for name in CODE:
-        shutil.copyfile(ROOT / "modeling_dcclip" / name, folder / name)
-    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+        shutil.copyfile(REPO_ROOT / "modeling_dcclip" / name, folder / name)
+    shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_notice(folder, config["teacher"], config["teacher_license"])
     limit = {"max_seq_length": config["max_text_length"]}
     for name, content in (("modules.json", MODULES), ("sentence_bert_config.json", FEATURES | limit)):
-        _write(folder / name, json.dumps(content, indent=1) + "\n")
-    _write(folder / "requirements.txt", "\n".join(_requirements()) + "\n")
+        write_text(folder / name, json.dumps(content, indent=1) + "\n")
+    write_text(folder / "requirements.txt", "\n".join(_requirements()) + "\n")
 
 
 def _requirements() -> list[str]:
     """What the package itself needs, as setup.cfg declares it."""
     setup = configparser.ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
     return [line for line in setup["options"]["install_requires"].splitlines() if line]
-
-
-def _write(path: Path, text: str):
-    with whole_file(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")

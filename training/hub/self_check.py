@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.utils.files import whole_file
+from training.utils.files import write_text
 
 SELF_CHECK_FILE = "self_check.json"
 TEXTS = {
@@ -66,8 +66,7 @@ def write_self_check(student: DCCLIPModel, processor: DCCLIPProcessor, folder: s
         "image_embeds": _plain(image_embeds),
         "tolerance": TOLERANCE,
     }
-    with whole_file(Path(folder) / SELF_CHECK_FILE) as scratch:
-        scratch.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(Path(folder) / SELF_CHECK_FILE, json.dumps(content, ensure_ascii=False) + "\n")
 
 
 def _plain(embeds: Tensor) -> list[list[float]]:

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writes: a file or folder is complete or absent."""
 
 import os
 import shutil
@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+REPO_ROOT = Path(__file__).parents[2]
+
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A place beside `path` to write to: it becomes `path` at the end, and vanishes if that is never reached.
 
     Args:
@@ -21,6 +23,17 @@ def whole_file(path: Path) -> Iterator[Path]:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str):
+    """Write a UTF-8 text file atomically.
+
+    Args:
+        path: of the finished file; its folder is made if it is not there.
+        text: the content.
+    """
+    with atomic_write(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -44,9 +57,9 @@ def holds_files(folder: Path) -> bool:
     return folder.exists() and any(folder.iterdir())
 
 
-def put_folder(scratch: Path, folder: Path):
+def replace_folder(scratch: Path, folder: Path):
     """Rename a finished folder into place, once the disk has all of it. What was there before makes way whole: at any
-    moment the old folder or the new one is there; the old one perhaps beside its place, where `settle_folder` finds
+    moment the old folder or the new one is there; the old one perhaps beside its place, where `recover_folder` finds
     it.
 
     Args:
@@ -63,8 +76,8 @@ def put_folder(scratch: Path, folder: Path):
     shutil.rmtree(old, ignore_errors=True)
 
 
-def settle_folder(folder: Path):
-    """End what `put_folder` or `remove_folder` was killed in."""
+def recover_folder(folder: Path):
+    """End what `replace_folder` or `remove_folder` was killed in."""
     old = _beside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from training.utils.files import whole_file
+from training.utils.files import REPO_ROOT, write_text
 
 RESULTS_FILE = "results.json"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
@@ -60,8 +60,7 @@ class Results:
         """Write `folder/results.json`, or a file of another name, whole or not at all."""
         path = Path(folder) / name
         content = {"meta": self.meta, "rows": [asdict(row) for row in self.rows]}
-        with whole_file(path) as scratch:
-            scratch.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
     @classmethod
@@ -132,10 +131,9 @@ def make_meta(data: str, seed: int | None, command: str | None = None, **more: A
 
 def _commit() -> str | None:
     """The checkout's commit, with a mark if it has uncommitted changes; None outside a checkout."""
-    root = Path(__file__).parents[1]
     try:
         run = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=True
+            ["git", "describe", "--always", "--dirty"], cwd=REPO_ROOT, capture_output=True, text=True, check=True
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -1,12 +1,11 @@
 import pytest
 
-from training.utils.files import put_folder, remove_folder, scratch_folder, settle_folder, whole_file
+from training.utils.files import atomic_write, recover_folder, remove_folder, replace_folder, scratch_folder, write_text
 
 
 def test_a_file_becomes_what_it_is_called_at_the_end(tmp_path):
     path = tmp_path / "new" / "numbers.json"
-    with whole_file(path) as scratch:
-        scratch.write_text("1", encoding="utf-8")
+    write_text(path, "1")
         assert not path.exists()
     assert path.read_text(encoding="utf-8") == "1" and list(path.parent.iterdir()) == [path]
 
@@ -14,7 +13,7 @@ def test_a_file_becomes_what_it_is_called_at_the_end(tmp_path):
 def test_a_file_that_fails_leaves_the_old_one(tmp_path):
     path = tmp_path / "numbers.json"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(OSError, match="full"), whole_file(path) as scratch:
+    with pytest.raises(OSError, match="full"), atomic_write(path) as scratch:
         scratch.write_text("half", encoding="utf-8")
         raise OSError("full")
     assert path.read_text(encoding="utf-8") == "old" and list(tmp_path.iterdir()) == [path]
@@ -38,7 +37,7 @@ def test_a_folder_that_is_put_takes_the_place_of_the_old_one(tmp_path):
     for content in ("first", "second"):
         (tmp_path / "scratch").mkdir()
         (tmp_path / "scratch" / "file").write_text(content, encoding="utf-8")
-        put_folder(tmp_path / "scratch", tmp_path / "best")
+        replace_folder(tmp_path / "scratch", tmp_path / "best")
         assert (tmp_path / "best/file").read_text(encoding="utf-8") == content
         assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
@@ -49,7 +48,7 @@ def test_a_put_that_was_killed_is_ended(tmp_path, is_new_there):
     (tmp_path / ".best.old/old").touch()
     if is_new_there:
         (tmp_path / "best").mkdir()
-    settle_folder(tmp_path / "best")
+    recover_folder(tmp_path / "best")
     assert [path.name for path in tmp_path.iterdir()] == ["best"]
     assert (tmp_path / "best/old").exists() is not is_new_there
 

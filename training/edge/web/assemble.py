@@ -11,9 +11,9 @@ from safetensors import safe_open
 
 from training.edge.web.images import write_images
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.utils.files import holds_files, scratch_folder
+from training.utils.files import REPO_ROOT, holds_files, scratch_folder
 
-PAGE = Path(__file__).parents[2] / "model_cards" / "web"
+PAGE = REPO_ROOT / "model_cards" / "web"
 NODE_MODULES = PAGE / "node_modules"
 PAGE_FILES = ("index.html", "style.css", "app.js", "encoder.js", "resize.js", "search.js")
 # what the import map of index.html names, and the kernels; the build without WebGPU is half as large and starts sooner

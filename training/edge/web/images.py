@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from datasets import Dataset, Image
+from PIL import Image as PILImage
 from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
@@ -46,6 +47,6 @@ def _titles(rows: Dataset) -> list[dict[str, str]]:
     return list(rows.select_columns(languages))
 
 
-def _small(image: Image.Image) -> Image.Image:
+def _small(image: PILImage.Image) -> PILImage.Image:
     image.thumbnail((EDGE, EDGE))
     return image

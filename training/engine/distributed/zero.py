@@ -10,7 +10,7 @@ from torch import Tensor, nn
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
 
 
-def parted(optimizer: Any) -> Any | None:
+def zero_optimizer(optimizer: Any) -> Any | None:
     """DeepSpeed's own optimizer within the one that Accelerate gives; None without DeepSpeed."""
     inner = getattr(optimizer, "optimizer", None)
     return inner if hasattr(inner, "single_partition_of_fp32_groups") else None
@@ -24,7 +24,7 @@ def hold_scalars(optimizer: Any, task: nn.Module):
         optimizer: as Accelerate gives it.
         task: whose scalars, such as the logit scale, may have been clamped.
     """
-    if parted(optimizer) is None:
+    if zero_optimizer(optimizer) is None:
         return
     from deepspeed.utils import safe_set_full_fp32_param
 
@@ -38,7 +38,7 @@ def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
     process calls it, because the parts must be gathered.
 
     Args:
-        zero: as `parted` gives it, after at least one step.
+        zero: as `zero_optimizer` gives it, after at least one step.
         task: whose parameters it moves.
     """
     from deepspeed.utils import safe_get_full_optimizer_state

@@ -7,7 +7,7 @@ from pathlib import Path
 from training.evaluation.measure import Measured
 from training.evaluation.run import languages_of
 from training.evaluation.sets.eval_tasks import Exam
-from training.utils.files import whole_file
+from training.utils.files import atomic_write
 from training.utils.results import Row, markdown_table
 
 MOST_TICKS = 60  # class names that can still be read along an edge
@@ -39,7 +39,7 @@ def write_class_tables(details: Sequence[tuple[str, Exam, Measured]], folder: Pa
     paths = []
     for model, exam, measured in details:
         path = folder / "per_class" / f"{_file_name(model, exam)}.md"
-        with whole_file(path) as scratch:
+        with atomic_write(path) as scratch:
             title = f"# {exam.set}, {exam.title}: {model}"
             scratch.write_text(f"{title}\n\n{class_table(exam, measured)}\n", encoding="utf-8")
         paths.append(path)
@@ -106,7 +106,7 @@ def _percent(rows: Sequence[Row], model: str, name: str, measured: tuple[str, st
 
 
 def _save(figure, path: Path) -> Path:
-    with whole_file(path) as scratch:
+    with atomic_write(path) as scratch:
         figure.savefig(scratch, format="png", dpi=120)
     return path
 

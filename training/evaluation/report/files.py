@@ -11,7 +11,7 @@ from training.evaluation.run import Outcome
 from training.evaluation.sets.eval_tasks import Exam
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
-from training.utils.files import whole_file
+from training.utils.files import write_text
 from training.utils.results import Results, make_meta
 
 TABLE_FILE, LANGUAGES_FILE = "table.md", "languages.png"
@@ -54,8 +54,7 @@ def write_report(
     parts += [retrieval_table(results.rows, pair_sets)] if pair_sets else []
     text = "\n\n".join(parts)
     paths = [results.write(folder), folder / TABLE_FILE]
-    with whole_file(folder / TABLE_FILE) as scratch:
-        scratch.write_text(f"{text}\n", encoding="utf-8")
+    write_text(folder / TABLE_FILE, f"{text}\n")
     drawn = draw_languages(results.rows, exams, folder / LANGUAGES_FILE)
     paths += [drawn] if drawn else []
     if options.per_class:

@@ -13,7 +13,7 @@ from training.hub.cards.facts import ModelFacts
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.notice import weights_terms
 from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
-from training.utils.files import whole_file
+from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
@@ -116,8 +116,7 @@ def write_card(
         repo_id=repo_id,
         revision=revision,
     )
-    with whole_file(folder / "README.md") as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    write_text(folder / "README.md", text)
 
 
 def find_details(folder: str | Path, card: str | None = None) -> CardDetails:

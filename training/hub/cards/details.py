@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-CARDS = Path(__file__).parents[2] / "model_cards" / "cards"
+CARDS = REPO_ROOT / "model_cards" / "cards"
 CARD_FILE = "card.yaml"
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from training.utils.files import whole_file
+from training.utils.files import write_text
 
 NOTICE_FILE = "NOTICE.md"
 # where the full text of a licence stands that restricts use, and so must reach every recipient
@@ -21,8 +21,7 @@ def write_notice(folder: str | Path, teacher: str | None, teacher_license: str |
         teacher: Hub id or folder of the model it was distilled from.
         teacher_license: identifier of the licence of the teacher's weights.
     """
-    with whole_file(Path(folder) / NOTICE_FILE) as scratch:
-        scratch.write_text(render_notice(teacher, teacher_license), encoding="utf-8")
+    write_text(Path(folder) / NOTICE_FILE, render_notice(teacher, teacher_license))
 
 
 def render_notice(teacher: str | None, teacher_license: str | None) -> str:

@@ -10,10 +10,10 @@ from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
 from training.students.build import student_model
 from training.students.sizes import load_size
+from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results
 
-ROOT = CARDS.parents[1]
-BUDGET = ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
+BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
 
 
 def list_published() -> list[str]:
@@ -32,7 +32,7 @@ def render_published(name: str) -> str:
     """
     details = CardDetails.read(CARDS / f"{name}.yaml")
     recipes = {recipe: read_recipe(CONFIGS / recipe) for recipe in details.recipes}
-    results = Results.read(ROOT / details.results / RESULTS_FILE) if details.results else None
+    results = Results.read(REPO_ROOT / details.results / RESULTS_FILE) if details.results else None
     budget = Results.read(BUDGET) if BUDGET.exists() else None
     facts = _facts_of_size(details) if details.size else _facts_of_run(recipes, results)
     return render_card(facts, details, recipes, results, budget, title=name)
@@ -64,7 +64,7 @@ def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -
         raise ValueError("card: name results, or a size.")
     recipe = next(recipe for recipe in recipes.values() if "student" in recipe and isinstance(recipe["student"], dict))
     student = StudentConfig(**recipe["student"])
-    teacher = open_teacher(str(ROOT / recipe["teacher"]), "float32")
+    teacher = open_teacher(str(REPO_ROOT / recipe["teacher"]), "float32")
     size = {m: results.mean(model="student", stage="aligned", metric=m) for m in ("parameters", "bytes")}
     return ModelFacts(
         parameters=int(size["parameters"] or 0),

@@ -9,7 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from training.prepare.curate.causes import CODES, KEPT
-from training.utils.files import whole_file
+from training.utils.files import atomic_write
 
 
 @dataclass
@@ -88,7 +88,7 @@ class Facts:
         arrays = {"cause": self.cause, "hash": self.hash, "colours": self.colours}
         for language, captions in self.captions.items():
             arrays |= {f"{language}.{item.name}": getattr(captions, item.name) for item in fields(captions)}
-        with whole_file(path) as scratch:
+        with atomic_write(path) as scratch:
             save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, scratch)
 
     @classmethod

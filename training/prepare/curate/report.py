@@ -11,7 +11,7 @@ from training.prepare.curate.causes import CAUSES, CODES, KEPT
 from training.prepare.curate.decide import Decisions, ReadText
 from training.prepare.curate.facts import CaptionFacts
 from training.prepare.curate.options import CurateOptions
-from training.utils.files import whole_file
+from training.utils.files import atomic_write
 from training.utils.results import markdown_table
 
 REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
@@ -142,7 +142,7 @@ def write_report(
 
 def _write(path: Path, text: str):
     # a caption may hold half of a surrogate pair, which no UTF-8 file can
-    with whole_file(path) as scratch:
+    with atomic_write(path) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="replace")
 
 
@@ -217,5 +217,5 @@ def plot_similarity(decisions: Decisions, path: Path):
     axis.set(title="similarity of images and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
-    with whole_file(path) as scratch:
+    with atomic_write(path) as scratch:
         figure.savefig(scratch, dpi=110, format="png")

@@ -33,7 +33,7 @@ from training.prepare.curate.report import Report, write_report
 from training.prepare.curate.similarity import Scorer
 from training.teachers import Teacher
 from training.utils.cli import command_of
-from training.utils.files import holds_files, whole_file
+from training.utils.files import atomic_write, holds_files, write_text
 from training.utils.results import make_meta
 
 STATE_FOLDER = "state"
@@ -123,7 +123,7 @@ class Source:
             if not path.exists():
                 rows = _load(name, [column], options, is_excluded=True)
                 hashes = image_hashes(rows, column, options)
-                with whole_file(path) as scratch:
+                with atomic_write(path) as scratch:
                     save_file({"hash": hashes}, scratch)
             found[name] = load_file(path)["hash"]
         return found
@@ -140,7 +140,7 @@ class Source:
             if path.exists():
                 continue
             table = pa.Table.from_pydict(self._kept_cells(rows, facts), schema=features.arrow_schema)
-            with whole_file(path) as scratch:
+            with atomic_write(path) as scratch:
                 pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
 
     def _kept_cells(self, rows: range, facts: Facts) -> dict[str, list[Any]]:
@@ -187,8 +187,7 @@ def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, An
         if holds_files(folder) and not (folder / STATE_FOLDER).exists():
             raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
         meta = make_meta(options.data, options.seed, command_of("python -m training.prepare.curate", options))
-        with whole_file(path) as scratch:
-            scratch.write_text(json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
         begun_with, meta = state["key"], state["meta"]

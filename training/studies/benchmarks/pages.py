@@ -29,9 +29,10 @@ from training.edge.web.assemble import EXAMPLE
 from training.edge.web.chromium import open_browser
 from training.edge.web.serve import serve
 from training.utils.cli import command_of
+from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
-SPACE = Path(__file__).parents[2] / "model_cards" / "space" / "app.py"
+SPACE = REPO_ROOT / "model_cards" / "space" / "app.py"
 OPENINGS, ANSWERS = 5, 20
 WARM_UP = 3
 PATIENCE_S = 600  # the Space encodes its images before it answers

@@ -18,7 +18,7 @@ from training.studies.budget.report import derived_rows, table
 from training.studies.budget.run import Run, subjects
 from training.studies.budget.texts import TEMPLATES
 from training.utils.cli import command_of
-from training.utils.files import whole_file
+from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results, make_meta
 
 LISTS: dict[str, tuple[type, list, dict, str]] = {
@@ -99,8 +99,7 @@ def main(argv: list[str] | None = None):
     results.rows += derived_rows(results)
     folder = results.write(options.output_dir).parent
     text = table(results, options)
-    with whole_file(folder / "table.txt") as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    write_text(folder / "table.txt", text)
     plot(results, {*SIZES, *(Path(name).resolve().name for name in options.model)}, quality, folder / "budget.png")
     print(text)
     for what, reason in run.failures.items():

@@ -12,11 +12,12 @@ from training.students import SIZES, load_size
 from training.students.build import student_model
 from training.studies.budget.baselines import BASELINES, DualEncoder, split
 from training.text.tokenizers import load_tokenizer
+from training.utils.files import REPO_ROOT
 
 NAMES = (*SIZES, *BASELINES)
 WEIGHTS = "weights"
 # where there is no tokenizer to load: its pieces are few, so that texts come out rather longer than by a model's own
-STAND_IN = Path(__file__).parents[1] / "demo" / "mini_teacher"
+STAND_IN = REPO_ROOT / "training" / "demo" / "mini_teacher"
 STAND_IN_LENGTH = 64
 
 

@@ -15,7 +15,7 @@ from training.studies.budget.baselines import DualEncoder
 from training.studies.budget.inputs import Inputs
 from training.studies.budget.models import WEIGHTS, bytes_in, load_weights, save_weights, tokenizer_of
 from training.studies.budget.texts import token_ids
-from training.utils.files import whole_file
+from training.utils.files import write_text
 
 FACTS = "facts.json"
 
@@ -47,8 +47,7 @@ def prepare(name: str, folder: Path, model: Path | None, graphs: list[str]):
         "failures": {},
     }
     export(encoder, inputs, max_length, folder, graphs, facts)
-    with whole_file(folder / FACTS) as scratch:
-        scratch.write_text(json.dumps(facts), encoding="utf-8")
+    write_text(folder / FACTS, json.dumps(facts))
 
 
 def export(

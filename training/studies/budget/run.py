@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from training.hub.cards.device_budget import protocol_of
 from training.studies.budget.options import BudgetOptions
 from training.studies.budget.prepare import FACTS
-from training.utils.files import whole_file
+from training.utils.files import write_text
 from training.utils.results import Row
 
 PARTS = ".parts"
@@ -110,8 +110,7 @@ class Run:
 
     def keep(self, path: Path, key: dict[str, Any], values: Any):
         """For a later run."""
-        with whole_file(path) as scratch:
-            scratch.write_text(json.dumps({"key": key, "values": values}), encoding="utf-8")
+        write_text(path, json.dumps({"key": key, "values": values}))
 
     def prepare(self, subject: Subject, folder: Path) -> dict[str, Any]:
         """Weights and graphs, made in a process of their own."""

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from training.utils.files import whole_file
+from training.utils.files import atomic_write, write_text
 
 CAPTIONS_PER_SHARD = 16384
 
@@ -23,8 +23,7 @@ class TargetCacheError(ValueError):
 def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
     """Write the key of a new cache, or compare it with the one that is there; it may hold more than is asked for."""
     if not path.exists():
-        with whole_file(path) as scratch:
-            scratch.write_text(json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_text(path, json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False))
     meta = read_meta(path)
     for name, value in key.items():
         if meta["key"].get(name) != value:
@@ -74,7 +73,7 @@ def save(tensors: dict[str, Tensor], path: Path):
                 "teacher_dtype float32."
             )
     try:
-        with whole_file(path) as scratch:
+        with atomic_write(path) as scratch:
             save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
