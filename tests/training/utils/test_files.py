@@ -1,11 +1,12 @@
 import pytest
 
-from training.utils.files import atomic_write, recover_folder, remove_folder, replace_folder, scratch_folder, write_text
+from training.utils.files import atomic_write, recover_folder, remove_folder, replace_folder, scratch_folder
 
 
 def test_a_file_becomes_what_it_is_called_at_the_end(tmp_path):
     path = tmp_path / "new" / "numbers.json"
-    write_text(path, "1")
+    with atomic_write(path) as scratch:
+        scratch.write_text("1", encoding="utf-8")
         assert not path.exists()
     assert path.read_text(encoding="utf-8") == "1" and list(path.parent.iterdir()) == [path]
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from training.utils.files import REPO_ROOT
+
 CARDS = REPO_ROOT / "model_cards" / "cards"
 CARD_FILE = "card.yaml"
 
