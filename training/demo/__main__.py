@@ -22,11 +22,12 @@ from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import LANGUAGES, HeldOut
+from training.evaluation.sets.embedded import HeldOut
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.hub.cards.example import answer_example
 from training.hub.hub_model import HubModel
 from training.students import build_student
+from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 

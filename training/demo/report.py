@@ -15,7 +15,8 @@ from training.data import open_image
 from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.embedded import COLOURS, LANGUAGES, TEST_SETS
+from training.evaluation.sets.embedded import COLOURS, TEST_SETS
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row
 from training.utils.timing import Key, interleaved_ms
 

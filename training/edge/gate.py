@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 
 from training.edge.exported_towers import ExportedTowers, Runner
 from training.edge.formats import Format
-from training.edge.labelled import LANGUAGES, Labelled
+from training.edge.labelled import Labelled
 from training.edge.sessions import open_session
 from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 from training.utils.timing import interleaved_ms
 

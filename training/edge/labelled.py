@@ -11,8 +11,8 @@ from transformers import ProcessorMixin
 
 from training.data import load_source, open_image, require_columns, sample_rows
 from training.evaluation.sets.class_names import ClassNames
+from training.text.writing_systems import LANGUAGES
 
-LANGUAGES = ("en", "zh")
 NUM_CALIBRATION = 128
 
 

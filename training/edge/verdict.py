@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.edge.labelled import LANGUAGES, Labelled
+from training.edge.labelled import Labelled
 from training.evaluation.classify import Encoded
+from training.text.writing_systems import LANGUAGES
 
 # points of top-1 that may be lost, in each language
 ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}

@@ -3,7 +3,8 @@
 import unicodedata
 from functools import cache
 
-OURS = frozenset({"Latin", "Han"})
+LANGUAGES = ("en", "zh")  # of every model of this project, as ISO 639-1 codes
+OURS = frozenset({"Latin", "Han"})  # their scripts
 # of the letters that a sentence cannot do without
 SCRIPTS_OF = {
     **dict.fromkeys(("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"), frozenset({"Latin"})),

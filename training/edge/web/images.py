@@ -11,10 +11,10 @@ from tqdm.auto import tqdm
 from training.data import load_source, open_image
 from training.data.sources import require_columns
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.text.writing_systems import LANGUAGES
 
 INDEX_FILE = "index.safetensors"
 EDGE = 192  # of the largest image that a page shows, in pixels
-LANGUAGES = ("en", "zh")
 
 
 def write_images(model: ZeroShotModel, source: str, folder: Path):

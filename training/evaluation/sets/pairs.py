@@ -16,8 +16,8 @@ from training.data import load_source, require_columns, usable_captions
 from training.data.images import encoded_bytes
 from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.locations import Found, read_hub
+from training.text.writing_systems import LANGUAGES
 
-LANGUAGES = ("en", "zh")
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
 
 

@@ -15,7 +15,8 @@ from jsonargparse import ArgumentParser
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import COLOURS, LANGUAGES, TEST_SETS, HeldOut
+from training.evaluation.sets.embedded import COLOURS, TEST_SETS, HeldOut
+from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import holds_files
 from training.utils.results import Results, Row, make_meta, markdown_table

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.evaluation.classify import Encoded, encode, evaluate, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import LANGUAGES, HeldOut
+from training.evaluation.sets.embedded import HeldOut
 from training.studies.ablations.arms import (
     ComparisonOptions,
     collect,
@@ -24,6 +24,7 @@ from training.studies.ablations.arms import (
     train_stages,
 )
 from training.studies.ablations.multilingual import CUT_SIZE, VOCABULARY_SIZE, make_multilingual_teacher
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row
 
 NAME = "ablation"

@@ -18,7 +18,7 @@ from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, par
 from training.data import load_source
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import LANGUAGES, HeldOut
+from training.evaluation.sets.embedded import HeldOut
 from training.studies.ablations.arms import (
     ComparisonOptions,
     collect,
@@ -27,6 +27,7 @@ from training.studies.ablations.arms import (
     say,
     train_stages,
 )
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row
 
 NAME = "alignment"

@@ -39,10 +39,10 @@ from training.engine.inputs import open_pairs
 from training.students import build_student, load_size
 from training.studies.benchmarks.benchmark import TOKENIZER, Benchmark
 from training.tasks import AlignTask
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import RESULTS_FILE, Results
 from training.utils.timing import on_threads
 
-LANGUAGES = ["en", "zh"]
 MODULE = "training.studies.benchmarks.loading"
 PREFETCHED = 2  # batches that each decoding process is ahead, as DataLoader has it
 STUDENTS = {"tiny": 256, "demo": 96}  # and the edge in pixels at which the embedded corpus is drawn for them
@@ -113,7 +113,7 @@ class LoadingBenchmark(Benchmark):
 
     def batches(self, kind: str, config: StudentConfig, steps: int, workers: int = 0) -> Iterator[dict[str, Tensor]]:
         """Batches of the stream for this student."""
-        _, processor = build_student(config, LANGUAGES)
+        _, processor = build_student(config, list(LANGUAGES))
         tokens = CaptionTokens(processor.tokenizer, config.max_text_length)
         pairs = open_pairs(replace(self.data(kind), workers=workers), tokens, config.image_size)
         return iter(make_loader(pairs, Order(self.options.batch_size, 0, 0, 0, steps)))
@@ -223,10 +223,10 @@ def plain_tar(shard: Path, extension: str, size: int) -> list[Tensor]:
 
 def make_step(config: StudentConfig) -> Callable[[dict[str, Tensor]], Any]:
     """One optimizer step of stage 2 without a teacher."""
-    student, processor = build_student(config, LANGUAGES)
+    student, processor = build_student(config, list(LANGUAGES))
     normalize = Normalize.from_processor(processor.image_processor, student.config.image_size)
     recipe = AlignRecipe(output_dir="", data=DataConfig(train=""))
-    task = AlignTask(student, Augment(AugmentConfig(), 0), normalize, None, recipe, LANGUAGES)
+    task = AlignTask(student, Augment(AugmentConfig(), 0), normalize, None, recipe, list(LANGUAGES))
     task.to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(task.parameters())
 

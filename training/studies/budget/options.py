@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 THREADS = (1, 2)
 BATCH_SIZES = (1, 8)
 BACKENDS = ("eager", "compiled", "onnx-fp32", "onnx-int8")
-LANGUAGES = ("en", "zh")
 
 
 @dataclass(frozen=True, kw_only=True)
