@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> Results | None:
         values = vars(parser.instantiate(parser.parse_args(argv)))
         values.pop("config")
         options = EvalOptions(**values)
-        exams = options.exams()
+        eval_tasks = options.eval_tasks()
         pair_sets = options.pair_sets()
-        sets, missing = options.open_sets(exams)
+        sets, missing = options.open_sets(eval_tasks)
         state = find_processes()
         cache = EmbeddingCache(options.cache_folder, state)
         runner = Runner(
-            exams,
+            eval_tasks,
             sets,
             cache,
             options.stage,
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> Results | None:
         parser.exit(2, f"eval: {error}\n")
     if not state.is_main_process:
         return None
-    results, text = write_report(options, exams, sets, missing, outcome, pair_sets)
+    results, text = write_report(options, eval_tasks, sets, missing, outcome, pair_sets)
     print(text)
     return results
 

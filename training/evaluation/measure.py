@@ -20,7 +20,7 @@ SCALE = 100.0  # ELEVATER's, whatever the model learnt
 
 @dataclass(frozen=True)
 class Measured:
-    """What one model reached in one exam.
+    """What one model reached in one task.
 
     Args:
         values: share by metric.

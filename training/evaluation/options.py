@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.eval_tasks import Exam, own_exams, protocol_exams
+from training.evaluation.sets.eval_tasks import EvalTask, own_exams, protocol_exams
 from training.evaluation.sets.imagenet import NOT_HERE, imagenet_is_here
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
 from training.evaluation.sets.locations import HUB, MissingDataError, Source
@@ -113,7 +113,7 @@ class EvalOptions:
                 f"{', '.join(f'{name} is {protocol.language}' for name, protocol in PROTOCOLS.items())}."
             )
 
-    def exams(self) -> list[Exam]:
+    def eval_tasks(self) -> list[EvalTask]:
         """What is asked of every model, set by set.
 
         Raises:
@@ -161,7 +161,7 @@ class EvalOptions:
                 found.append((name, place))
         return found
 
-    def open_sets(self, exams: Sequence[Exam]) -> tuple[dict[str, LabelledSet], dict[str, str]]:
+    def open_sets(self, eval_tasks: Sequence[EvalTask]) -> tuple[dict[str, LabelledSet], dict[str, str]]:
         """Load the sets; those of the user first, so that a mistake is told before anything is fetched.
 
         Returns:
@@ -170,10 +170,10 @@ class EvalOptions:
         Raises:
             ValueError: a source of the user cannot be read, or its labels are not the protocol's.
         """
-        if not exams:
+        if not eval_tasks:
             return {}, {}
         sources = self.sources()
-        class_names = {exam.set: exam.class_names for exam in exams}
+        class_names = {task.set: task.class_names for task in eval_tasks}
         if strangers := [name for name in sources if name not in class_names]:
             raise ValueError(f"data: {strangers} are not among --sets, {list(class_names)}. Add them there.")
         sets: dict[str, LabelledSet] = {}
@@ -181,7 +181,7 @@ class EvalOptions:
         missing = {IMAGENET: NOT_HERE} if without_names else {}
         names = sorted(class_names, key=lambda name: name not in sources)
         for name in tqdm(names, desc="test sets", unit="set", leave=False):
-            facts = None if CLASS_NAMES in {exam.protocol for exam in exams} else SETS[name]
+            facts = None if CLASS_NAMES in {task.protocol for task in eval_tasks} else SETS[name]
             source = sources.get(name, Source(HUB))
             try:
                 sets[name] = open_set(name, source, class_names[name], facts)

@@ -1,4 +1,4 @@
-"""All models through all exams."""
+"""All models through all eval_tasks."""
 
 import gc
 import statistics
@@ -12,7 +12,7 @@ from training.evaluation.embedding_cache import EmbeddingCache, Encoder
 from training.evaluation.measure import Measured, agreement, measure
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import score
-from training.evaluation.sets.eval_tasks import Exam
+from training.evaluation.sets.eval_tasks import EvalTask
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.pairs import PairSet
 from training.utils.results import Row
@@ -27,22 +27,22 @@ class Outcome:
     Args:
         rows: the numbers.
         models: name, revision and fingerprint of each model, how it reads and sees, and which texts it cuts.
-        details: by model and exam, where the caller wants more than numbers.
+        details: by model and task, where the caller wants more than numbers.
     """
 
     rows: list[Row] = field(default_factory=list)
     models: list[dict[str, Any]] = field(default_factory=list)
-    details: list[tuple[str, Exam, Measured]] = field(default_factory=list)
+    details: list[tuple[str, EvalTask, Measured]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Runner:
-    """Takes models through exams.
+    """Takes models through eval_tasks.
 
     Sets are taken one after the other and kept in the cache, so that a run that was stopped goes on where it was.
 
     Args:
-        exams: what is asked, set by set.
+        eval_tasks: what is asked, set by set.
         sets: the test sets that could be had, by id.
         cache: where embeddings are kept.
         stage: written to the rows.
@@ -52,7 +52,7 @@ class Runner:
         pair_sets: images with captions, to search.
     """
 
-    exams: Sequence[Exam]
+    eval_tasks: Sequence[EvalTask]
     sets: dict[str, LabelledSet]
     cache: EmbeddingCache
     stage: str | None = None
@@ -96,9 +96,9 @@ class Runner:
         encoder = Encoder(model.to(self.cache.state.device), self.cache, name)
         told = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
         outcome.models.append(told | {"texts_cut": self._count_cut(model)})
-        for exam in self._possible():
-            encoder.images(self.sets[exam.set], exam.squashed)
-            encoder.classes(exam.candidates, exam.templates)
+        for task in self._possible():
+            encoder.images(self.sets[task.set], task.squashed)
+            encoder.classes(task.candidates, task.templates)
         for pairs in self.pair_sets:
             encoder.images(pairs)
             for texts in pairs.captions.values():
@@ -108,35 +108,35 @@ class Runner:
     def _count_cut(self, model: ZeroShotModel) -> dict[str, int]:
         """How many of a set's texts are longer than the model reads, where any is."""
         counts = {}
-        for exam in self._possible():
-            texts = [line.format(name) for name in exam.candidates for line in exam.templates.lines]
-            counts[f"{exam.set}, {exam.title}"] = model.count_cut(texts)
+        for task in self._possible():
+            texts = [line.format(name) for name in task.candidates for line in task.templates.lines]
+            counts[f"{task.set}, {task.title}"] = model.count_cut(texts)
         for pairs in self.pair_sets:
             for language, captions in pairs.captions.items():
                 counts[f"{pairs.name}, {language}"] = model.count_cut(captions)
         return {name: count for name, count in counts.items() if count}
 
-    def _possible(self) -> Iterator[Exam]:
-        return (exam for exam in self.exams if exam.set in self.sets)
+    def _possible(self) -> Iterator[EvalTask]:
+        return (task for task in self.eval_tasks if task.set in self.sets)
 
     def _measure(self, seer: Encoder, reader: Encoder, outcome: Outcome) -> list[Row]:
         name = seer.name if seer is reader else f"{seer.name} images, {reader.name} texts"
         rows: list[Row] = []
         measured: dict[tuple[str, ...], Measured] = {}
-        for exam in self._possible():
-            images = seer.images(self.sets[exam.set], exam.squashed)
-            classes = reader.classes(exam.candidates, exam.templates)
+        for task in self._possible():
+            images = seer.images(self.sets[task.set], task.squashed)
+            classes = reader.classes(task.candidates, task.templates)
             if images is None or classes is None:
                 continue  # the first process measures
             _require_one_space(seer, images, reader, classes)
             try:
-                found = measure(images, classes, self.sets[exam.set].labels, exam.metric)
+                found = measure(images, classes, self.sets[task.set].labels, task.metric)
             except ValueError as error:
-                raise ValueError(f"data: {exam.set}: {error}") from error
-            measured[exam.key] = found
-            rows += self._rows(name, exam, found)
+                raise ValueError(f"data: {task.set}: {error}") from error
+            measured[task.key] = found
+            rows += self._rows(name, task, found)
             if self.keep_details:
-                outcome.details.append((name, exam, found))
+                outcome.details.append((name, task, found))
         return rows + self._over_languages(name, measured) + self._search(name, seer, reader)
 
     def _search(self, name: str, seer: Encoder, reader: Encoder) -> list[Row]:
@@ -151,9 +151,9 @@ class Runner:
                 rows += score(pairs, language, seen, read, name, stage=self.stage, seed=self.seed)
         return rows
 
-    def _rows(self, name: str, exam: Exam, found: Measured) -> list[Row]:
+    def _rows(self, name: str, task: EvalTask, found: Measured) -> list[Row]:
         return [
-            Row(name, self.stage, exam.set, exam.protocol, exam.language, metric, value, self.seed,
+            Row(name, self.stage, task.set, task.protocol, task.language, metric, value, self.seed,
                 found.intervals.get(metric))
             for metric, value in found.values.items()
         ]  # fmt: skip
@@ -161,15 +161,15 @@ class Runner:
     def _over_languages(self, name: str, measured: dict[tuple[str, ...], Measured]) -> list[Row]:
         """The mean over languages, and how often the answers agree, where a set was measured in several."""
         derived = []
-        for set_name, exams in languages_of(self._possible()).items():
-            languages = ", ".join(exam.language for exam in exams)
-            protocol = ", ".join(dict.fromkeys(exam.protocol for exam in exams))
-            found = [measured[exam.key] for exam in exams if exam.key in measured]
+        for set_name, eval_tasks in languages_of(self._possible()).items():
+            languages = ", ".join(task.language for task in eval_tasks)
+            protocol = ", ".join(dict.fromkeys(task.protocol for task in eval_tasks))
+            found = [measured[task.key] for task in eval_tasks if task.key in measured]
             if not found:
                 continue  # the first process measures
-            mean = statistics.fmean(one.values[exams[0].metric] for one in found)
+            mean = statistics.fmean(one.values[eval_tasks[0].metric] for one in found)
             same = agreement([one.answers for one in found])
-            for metric, value in ((exams[0].metric, mean), (AGREEMENT, same)):
+            for metric, value in ((eval_tasks[0].metric, mean), (AGREEMENT, same)):
                 derived.append(Row(name, self.stage, set_name, protocol, languages, metric, value, self.seed))
         return derived
 
@@ -182,9 +182,9 @@ def _require_one_space(seer: Encoder, seen: Tensor, reader: Encoder, read: Tenso
         )
 
 
-def languages_of(exams: Iterable[Exam]) -> dict[str, list[Exam]]:
-    """By set, the exams that differ in their language alone, where there are two or more."""
-    groups: dict[tuple[str, str], list[Exam]] = {}
-    for exam in exams:
-        groups.setdefault((exam.set, exam.protocol.removesuffix(f"-{exam.language}")), []).append(exam)
+def languages_of(eval_tasks: Iterable[EvalTask]) -> dict[str, list[EvalTask]]:
+    """By set, the eval_tasks that differ in their language alone, where there are two or more."""
+    groups: dict[tuple[str, str], list[EvalTask]] = {}
+    for task in eval_tasks:
+        groups.setdefault((task.set, task.protocol.removesuffix(f"-{task.language}")), []).append(task)
     return {name: group for (name, _), group in groups.items() if len(group) > 1}

@@ -66,15 +66,15 @@ def test_every_result_says_what_it_was_measured_on(evaluated, data):
     results, folder = evaluated
     written = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert len(written["rows"]) == len(results.rows)
-    exams = {(exam["set"], exam["protocol"]): exam for exam in written["meta"]["exams"]}
-    assert len(exams) == 6
-    exam = exams["cifar-10", "elevater-zh"]
-    assert exam["source"] in data[1] and len(exam["revision"]) == 32 and exam["images"] == NUM
-    assert (exam["metric"], exam["num_templates"], exam["classes"]) == ("top1", 2, 10)
-    assert exam["templates"].endswith("templates.json")
-    assert "ours" in exam["names"] and exam["differs"] == [f"{NUM} images, the protocol's test has 10,000"]
-    assert exams["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
-    assert exams["mnist", "elevater-en"]["missing"] and not exam["missing"]
+    eval_tasks = {(task["set"], task["protocol"]): task for task in written["meta"]["eval_tasks"]}
+    assert len(eval_tasks) == 6
+    task = eval_tasks["cifar-10", "elevater-zh"]
+    assert task["source"] in data[1] and len(task["revision"]) == 32 and task["images"] == NUM
+    assert (task["metric"], task["num_templates"], task["classes"]) == ("top1", 2, 10)
+    assert task["templates"].endswith("templates.json")
+    assert "ours" in task["names"] and task["differs"] == [f"{NUM} images, the protocol's test has 10,000"]
+    assert eval_tasks["cifar-10", "elevater-en"]["differs"][-1] == "templates are not ELEVATER's"
+    assert eval_tasks["mnist", "elevater-en"]["missing"] and not task["missing"]
     assert all({"name", "revision", "fingerprint", "texts"} <= set(model) for model in written["meta"]["models"])
 
 
@@ -146,20 +146,21 @@ def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
     from training.evaluation.sets.eval_tasks import protocol_exams
     from training.evaluation.sets.labelled_sets import LabelledSet
 
-    exams = protocol_exams([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
+    eval_tasks = protocol_exams([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     whole = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
     rows = [
-        Row("m", None, exam.set, exam.protocol, "zh", exam.metric, 0.05 * number) for number, exam in enumerate(exams)
+        Row("m", None, task.set, task.protocol, "zh", task.metric, 0.05 * number)
+        for number, task in enumerate(eval_tasks)
     ]
-    (score,) = scores(rows, exams, whole)
+    (score,) = scores(rows, eval_tasks, whole)
     assert score.value == pytest.approx(0.05 * 9.5) and score.protocol == "elevater-zh"
-    assert results_table([*rows, score], exams, whole).endswith("| 47.5 |")
+    assert results_table([*rows, score], eval_tasks, whole).endswith("| 47.5 |")
     for sets in (
         {name: found for name, found in whole.items() if name != "dtd"},
         whole | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 images"])},
     ):
-        assert not scores(rows, exams, sets)
-    assert results_table(rows, exams, {}).endswith("| 0 of 20 |")
+        assert not scores(rows, eval_tasks, sets)
+    assert results_table(rows, eval_tasks, {}).endswith("| 0 of 20 |")
 
 
 def test_several_processes_share_the_images_and_write_the_same(evaluated, arguments, run_python, tmp_path):

@@ -6,21 +6,21 @@ from pathlib import Path
 
 from training.evaluation.measure import Measured
 from training.evaluation.run import languages_of
-from training.evaluation.sets.eval_tasks import Exam
+from training.evaluation.sets.eval_tasks import EvalTask
 from training.utils.files import atomic_write
 from training.utils.results import Row, markdown_table
 
 MOST_TICKS = 60  # class names that can still be read along an edge
 
 
-def class_table(exam: Exam, measured: Measured) -> str:
+def class_table(task: EvalTask, measured: Measured) -> str:
     """Recall of every class in percent, and what it is taken for most, as Markdown; average precision where images
     show several classes.
     """
     single = measured.confusion is not None
     header = ["class", "name", "images", "recall", "most often taken for"] if single else ["class", "name", "AP"]
     lines = [header, ["---"] * len(header)]
-    for number, (key, name) in enumerate(zip(exam.keys, exam.candidates, strict=True)):
+    for number, (key, name) in enumerate(zip(task.keys, task.candidates, strict=True)):
         value = measured.per_class[number].item()
         cells = [key, name]
         if measured.confusion is not None:
@@ -29,31 +29,31 @@ def class_table(exam: Exam, measured: Measured) -> str:
         if measured.confusion is not None:
             others = measured.confusion[number].clone()
             others[number] = 0
-            cells.append(exam.keys[int(others.argmax())] if others.sum() else "")
+            cells.append(task.keys[int(others.argmax())] if others.sum() else "")
         lines.append(cells)
     return markdown_table(lines)
 
 
-def write_class_tables(details: Sequence[tuple[str, Exam, Measured]], folder: Path) -> list[Path]:
-    """One Markdown file a model and exam, in `folder/per_class`."""
+def write_class_tables(details: Sequence[tuple[str, EvalTask, Measured]], folder: Path) -> list[Path]:
+    """One Markdown file a model and task, in `folder/per_class`."""
     paths = []
-    for model, exam, measured in details:
-        path = folder / "per_class" / f"{_file_name(model, exam)}.md"
+    for model, task, measured in details:
+        path = folder / "per_class" / f"{_file_name(model, task)}.md"
         with atomic_write(path) as scratch:
-            title = f"# {exam.set}, {exam.title}: {model}"
-            scratch.write_text(f"{title}\n\n{class_table(exam, measured)}\n", encoding="utf-8")
+            title = f"# {task.set}, {task.title}: {model}"
+            scratch.write_text(f"{title}\n\n{class_table(task, measured)}\n", encoding="utf-8")
         paths.append(path)
     return paths
 
 
-def draw_confusion(details: Sequence[tuple[str, Exam, Measured]], folder: Path) -> list[Path]:
-    """One image a model and exam, in `folder/confusion`: the share of each class's images by answer. A set whose
+def draw_confusion(details: Sequence[tuple[str, EvalTask, Measured]], folder: Path) -> list[Path]:
+    """One image a model and task, in `folder/confusion`: the share of each class's images by answer. A set whose
     images show several classes has none.
     """
     from matplotlib.figure import Figure
 
     paths = []
-    for model, exam, measured in details:
+    for model, task, measured in details:
         if measured.confusion is None:
             continue
         shares = measured.confusion / measured.confusion.sum(1, keepdim=True).clamp(min=1)
@@ -61,22 +61,22 @@ def draw_confusion(details: Sequence[tuple[str, Exam, Measured]], folder: Path) 
         figure = Figure(figsize=(edge + 1, edge), layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-        axis.set(title=f"{exam.set}, {exam.title}\n{model}", xlabel="answer", ylabel="class")
+        axis.set(title=f"{task.set}, {task.title}\n{model}", xlabel="answer", ylabel="class")
         if len(shares) <= MOST_TICKS:
-            axis.set_xticks(range(len(shares)), exam.keys, rotation=90, fontsize=7)
-            axis.set_yticks(range(len(shares)), exam.keys, fontsize=7)
+            axis.set_xticks(range(len(shares)), task.keys, rotation=90, fontsize=7)
+            axis.set_yticks(range(len(shares)), task.keys, fontsize=7)
         figure.colorbar(image, ax=axis, label="share of the class's images")
-        paths.append(_save(figure, folder / "confusion" / f"{_file_name(model, exam)}.png"))
+        paths.append(_save(figure, folder / "confusion" / f"{_file_name(model, task)}.png"))
     return paths
 
 
-def draw_languages(rows: Sequence[Row], exams: Sequence[Exam], path: Path) -> Path | None:
+def draw_languages(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], path: Path) -> Path | None:
     """Every set's languages side by side, a panel a model; None where no set was measured in several."""
     from matplotlib.figure import Figure
 
     groups = {
-        name: {exam.language: (exam.protocol, exam.metric) for exam in group}
-        for name, group in languages_of(exams).items()
+        name: {task.language: (task.protocol, task.metric) for task in group}
+        for name, group in languages_of(eval_tasks).items()
         if any(row.set == name for row in rows)
     }
     if not groups:
@@ -111,5 +111,5 @@ def _save(figure, path: Path) -> Path:
     return path
 
 
-def _file_name(model: str, exam: Exam) -> str:
-    return re.sub(r"[^\w.-]+", "_", "_".join((model.strip("/."), *exam.key)))
+def _file_name(model: str, task: EvalTask) -> str:
+    return re.sub(r"[^\w.-]+", "_", "_".join((model.strip("/."), *task.key)))

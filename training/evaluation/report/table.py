@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from training.evaluation.report.published import PUBLISHED, Published
 from training.evaluation.run import AGREEMENT
-from training.evaluation.sets.eval_tasks import Exam
+from training.evaluation.sets.eval_tasks import EvalTask
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP
 from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS
@@ -14,14 +14,14 @@ SCORE = "elevater_score"
 MISSING = "missing data"
 
 
-def scores(rows: Sequence[Row], exams: Sequence[Exam], sets: dict[str, LabelledSet]) -> list[Row]:
+def scores(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], sets: dict[str, LabelledSet]) -> list[Row]:
     """The ELEVATER score of every model and protocol: the plain mean of the twenty sets, each as the protocol has it.
 
     With a set missing, or another test split than the protocol's, there is none.
     """
     found = []
-    for protocol, language in _protocols(exams):
-        wanted = {exam.set: exam.metric for exam in exams if exam.protocol == protocol and exam.set in ELEVATER}
+    for protocol, language in _protocols(eval_tasks):
+        wanted = {task.set: task.metric for task in eval_tasks if task.protocol == protocol and task.set in ELEVATER}
         whole = [name for name in wanted if name in sets and not sets[name].differs]
         if len(whole) < len(ELEVATER) or not protocol.startswith("elevater-"):
             continue
@@ -33,25 +33,25 @@ def scores(rows: Sequence[Row], exams: Sequence[Exam], sets: dict[str, LabelledS
 
 
 def results_table(
-    rows: Sequence[Row], exams: Sequence[Exam], sets: dict[str, LabelledSet], published: bool = False
+    rows: Sequence[Row], eval_tasks: Sequence[EvalTask], sets: dict[str, LabelledSet], published: bool = False
 ) -> str:
     """One row a model and protocol, one column a set, in percent.
 
     Args:
         rows: of a result.
-        exams: what was asked.
+        eval_tasks: what was asked.
         sets: the test sets that could be had.
         published: whether to add the rows that others published.
     """
-    columns = list(dict.fromkeys(exam.set for exam in exams))
-    protocols = _protocols(exams)
-    metrics = {exam.set: exam.metric for exam in exams}
+    columns = list(dict.fromkeys(task.set for task in eval_tasks))
+    protocols = _protocols(eval_tasks)
+    metrics = {task.set: task.metric for task in eval_tasks}
     with_score = any(protocol.startswith("elevater-") for protocol, _ in protocols)
     lines = [["model", "protocol", *columns, *(["ELEVATER score"] if with_score else [])]]
     lines.append(["---"] * len(lines[0]))
     for model in _models(rows):
         for protocol, language in protocols:
-            metrics = {exam.set: exam.metric for exam in exams if exam.protocol == protocol}
+            metrics = {task.set: task.metric for task in eval_tasks if task.protocol == protocol}
             cells = [_cell(rows, model, protocol, language, name, metrics, sets) for name in columns]
             score = [_score_cell(rows, model, protocol, language, metrics, sets)] if with_score else []
             lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells, *score])
@@ -64,15 +64,15 @@ def results_table(
     return markdown_table(lines)
 
 
-def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: dict[str, str]) -> str:
+def exams_table(eval_tasks: Sequence[EvalTask], sets: dict[str, LabelledSet], missing: dict[str, str]) -> str:
     """What every column of the results was measured on, how it differs from the protocol, and which are missing."""
     lines = [["set", "protocol", "metric", "images", "source", "revision", "names", "templates", "differs"]]
     lines.append(["---"] * len(lines[0]))
-    for exam in (exam for exam in exams if exam.set in sets):
-        fields = describe(exam, sets, missing)
+    for task in (task for task in eval_tasks if task.set in sets):
+        fields = describe(task, sets, missing)
         templates = f"{fields['templates']}, {fields['num_templates']}"
         place = " ".join(filter(None, (fields["source"], fields["split"])))
-        cells = [exam.set, exam.title, METRICS[exam.metric], f"{fields['images']:,}", place]
+        cells = [task.set, task.title, METRICS[task.metric], f"{fields['images']:,}", place]
         lines.append([*cells, fields["revision"], fields["names"], templates, "; ".join(fields["differs"])])
     reasons: dict[str, list[str]] = {}
     for name, reason in missing.items():
@@ -81,39 +81,39 @@ def exams_table(exams: Sequence[Exam], sets: dict[str, LabelledSet], missing: di
     return "\n\n".join([markdown_table(lines), *notes])
 
 
-def describe(exam: Exam, sets: dict[str, LabelledSet], missing: dict[str, str]) -> dict:
+def describe(task: EvalTask, sets: dict[str, LabelledSet], missing: dict[str, str]) -> dict:
     """What stands beside a result: protocol, names, templates, source, test size, revision, and how it differs."""
-    found = sets.get(exam.set)
+    found = sets.get(task.set)
     return {
-        "set": exam.set,
-        "protocol": exam.protocol,
-        "language": exam.language,
-        "metric": exam.metric,
-        "classes": len(exam.candidates),
-        "names": exam.names_source,
-        "templates": exam.templates.source,
-        "num_templates": len(exam.templates.lines),
-        "images_are": "squashed" if exam.squashed else "cropped",
+        "set": task.set,
+        "protocol": task.protocol,
+        "language": task.language,
+        "metric": task.metric,
+        "classes": len(task.candidates),
+        "names": task.names_source,
+        "templates": task.templates.source,
+        "num_templates": len(task.templates.lines),
+        "images_are": "squashed" if task.squashed else "cropped",
         "source": found and found.source,
         "split": found and found.split,
         "revision": found and (found.revision or found.digest),
         "images": found and len(found.rows),
-        "differs": [*found.differs, *_other_templates(exam)] if found else [],
-        "missing": missing.get(exam.set),
+        "differs": [*found.differs, *_other_templates(task)] if found else [],
+        "missing": missing.get(task.set),
     }
 
 
-def _other_templates(exam: Exam) -> list[str]:
+def _other_templates(task: EvalTask) -> list[str]:
     """Whether a protocol with sentences of its own had to do with ours."""
     owners = {"elevater-en": "ELEVATER's", "cn-clip-compat": "Chinese-CLIP's"}
-    if exam.protocol not in owners or exam.templates.source.startswith((CLIP_BENCHMARK, CN_CLIP)):
+    if task.protocol not in owners or task.templates.source.startswith((CLIP_BENCHMARK, CN_CLIP)):
         return []
-    return [f"templates are not {owners[exam.protocol]}"]
+    return [f"templates are not {owners[task.protocol]}"]
 
 
-def published_sources(exams: Sequence[Exam]) -> list[str]:
+def published_sources(eval_tasks: Sequence[EvalTask]) -> list[str]:
     """Where the published rows are from, a line each."""
-    rows = _published([exam.set for exam in exams], _protocols(exams))
+    rows = _published([task.set for task in eval_tasks], _protocols(eval_tasks))
     models: dict[str, list[str]] = {}
     for row in rows:
         models.setdefault(row.source, []).append(row.model)
@@ -131,8 +131,8 @@ def _published_line(row: Published, columns: Sequence[str], with_score: bool) ->
     return [row.model, protocol, *cells, *(["not published"] if with_score else [])]
 
 
-def _protocols(exams: Iterable[Exam]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((exam.protocol, exam.language) for exam in exams))
+def _protocols(eval_tasks: Iterable[EvalTask]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((task.protocol, task.language) for task in eval_tasks))
 
 
 def _models(rows: Iterable[Row]) -> list[str]:

@@ -1,4 +1,4 @@
-"""An exam: one set, measured by one protocol, in one language."""
+"""A task: one set, measured by one protocol, in one language."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from training.evaluation.sets.templates import OURS, Templates, read_templates, 
 
 
 @dataclass(frozen=True)
-class Exam:
+class EvalTask:
     """What is asked of a model.
 
     Args:
@@ -35,7 +35,7 @@ class Exam:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Tells it from other exams."""
+        """Tells it from other eval_tasks."""
         return self.set, self.protocol, self.language
 
     @property
@@ -45,7 +45,7 @@ class Exam:
 
     @property
     def candidates(self) -> list[str]:
-        """Names of the classes in the exam's language, in their order."""
+        """Names of the classes in the task's language, in their order."""
         return self.class_names.in_language(self.language)
 
     @property
@@ -54,7 +54,7 @@ class Exam:
         return self.class_names.names[self.class_names.key]
 
 
-def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[Exam]:
+def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
     """All sets by all protocols, set by set.
 
     Args:
@@ -66,7 +66,7 @@ def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, i
     Raises:
         ValueError: names or templates are not there.
     """
-    exams = []
+    eval_tasks = []
     for name in sets:
         if name == IMAGENET:
             chinese = any(protocol.language == "zh" for protocol in protocols)
@@ -75,8 +75,8 @@ def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, i
             class_names = ClassNames.read(name)
             sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
         for protocol in protocols:
-            exams.append(
-                Exam(
+            eval_tasks.append(
+                EvalTask(
                     name,
                     protocol.name,
                     protocol.language,
@@ -87,12 +87,12 @@ def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, i
                     protocol.squashes(SETS[name]),
                 )
             )
-    return exams
+    return eval_tasks
 
 
 def own_exams(
     sets: list[str], class_names: ClassNames, names_source: str, languages: list[str], templates: str | None
-) -> list[Exam]:
+) -> list[EvalTask]:
     """Sets of the user's own, all with the same classes.
 
     Args:
@@ -110,7 +110,7 @@ def own_exams(
     plain = Templates(("{}",), "none")
     source = names_source if names_source in SETS else Path(names_source).name
     return [
-        Exam(
+        EvalTask(
             name,
             CLASS_NAMES,
             language,
