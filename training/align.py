@@ -19,7 +19,7 @@ from training.hub.hub_model import HubModel
 from training.students import build_student, load_student
 from training.tasks import AlignTask
 from training.teachers import TOWERS, Teacher
-from training.teachers.targets import Needs
+from training.teachers.targets import TargetSpec
 
 logger = get_logger(__name__)
 
@@ -40,7 +40,7 @@ def run(recipe: AlignRecipe) -> TrainingResult:
         )
     evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
-    inputs = open_inputs(recipe, student, processor, teacher, tokens, Needs(TOWERS), accelerator)
+    inputs = open_inputs(recipe, student, processor, teacher, tokens, TargetSpec(TOWERS), accelerator)
     task = AlignTask(
         student,
         inputs.augment,

@@ -17,7 +17,7 @@ from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.tasks import DistillTask
 from training.teachers.cache import cached_bank
-from training.teachers.targets import Needs
+from training.teachers.targets import TargetSpec
 
 logger = get_logger(__name__)
 
@@ -37,7 +37,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
             processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
         )
     maps = recipe.target == "feature_map"
-    needs = Needs(
+    spec = TargetSpec(
         towers=recipe.towers,
         grid=tuple(student.config.vision_grid) if maps else None,
         token_maps=maps and tokens is not None and tokens.have_maps,
@@ -53,7 +53,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         processor,
         teacher,
         tokens,
-        needs,
+        spec,
         accelerator,
         images="vision" in recipe.towers,
     )
@@ -68,7 +68,7 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         inputs.targets,
         recipe,
         vision_width=teacher.vision_width,
-        text_width=teacher.text_width if needs.token_maps else None,
+        text_width=teacher.text_width if spec.token_maps else None,
         bank=bank,
         logit_scale=math.exp(teacher.logit_scale),
     )

@@ -5,7 +5,7 @@ python -m tests.hub.versions 5.10.4 5.24.0       these
 python -m tests.hub.versions --folder runs/demo/model
 
 Each version gets an environment of its own, which takes from this one what that version does not ask for otherwise.
-Needs a package index. Ends with 1 if one failed.
+TargetSpec a package index. Ends with 1 if one failed.
 """
 
 import argparse

@@ -13,7 +13,7 @@ from training.data import CaptionTokens, PairDataset, Pairs, PairStream, load_so
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
-from training.teachers.targets import LiveTargets, Needs, TargetSource
+from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary
 
@@ -69,7 +69,7 @@ def open_inputs(
     processor: DCCLIPProcessor,
     teacher: Teacher | None,
     tokens: CaptionTokens | None,
-    needs: Needs,
+    spec: TargetSpec,
     accelerator: Accelerator,
     images: bool = True,
 ) -> Inputs:
@@ -81,7 +81,7 @@ def open_inputs(
         processor: the student's.
         teacher: without towers; they are loaded where they must run, and not otherwise.
         tokens: makes token ids; None leaves captions out.
-        needs: what is asked of the teacher.
+        spec: what is asked of the teacher.
         accelerator: of this process.
         images: whether images are wanted.
 
@@ -99,7 +99,7 @@ def open_inputs(
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     targets: TargetSource | None = None
     if teacher is not None and recipe.teacher_cache is None:
-        targets = LiveTargets(teacher.with_towers(needs.towers).to(accelerator.device), needs)
+        targets = LiveTargets(teacher.with_towers(spec.towers).to(accelerator.device), spec)
     elif teacher is not None and isinstance(dataset, PairDataset):
         with accelerator.main_process_first():
             targets = build_target_cache(
@@ -107,7 +107,7 @@ def open_inputs(
                 teacher,
                 dataset,
                 augment,
-                needs,
+                spec,
                 recipe.teacher_views,
                 device=accelerator.device,
             )

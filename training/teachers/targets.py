@@ -16,7 +16,7 @@ MAX_BANK = 4096  # texts in a bank
 
 
 @dataclass(frozen=True)
-class Needs:
+class TargetSpec:
     """Which targets a run asks for.
 
     Args:
@@ -54,21 +54,21 @@ class LiveTargets:
 
     Args:
         teacher: on the device of the batches, with the towers that are needed.
-        needs: what is asked for.
+        spec: what is asked for.
     """
 
     num_views = 0  # every epoch makes new views
 
-    def __init__(self, teacher: Teacher, needs: Needs):
-        self.teacher, self.needs = teacher, needs
+    def __init__(self, teacher: Teacher, spec: TargetSpec):
+        self.teacher, self.spec = teacher, spec
         self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
     def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the augmented images (B, 3, S, S) in 0..255."""
         targets = self.teacher.encode_images(self.normalize(views))
-        if self.needs.grid is None:
+        if self.spec.grid is None:
             return Targets(None, targets.embedding)
-        return Targets(resample_map(targets.feature_map, self.needs.grid), targets.embedding)
+        return Targets(resample_map(targets.feature_map, self.spec.grid), targets.embedding)
 
     def texts(self, batch: dict[str, Any]) -> Targets:
         """Targets of the captions; the map is on the teacher's own tokens."""

@@ -23,7 +23,7 @@ from training.data.transforms import Augment, Normalize
 from training.tasks import AlignTask
 from training.tasks.gather import cached_pass, gather, split_batch, whole_pass
 from training.teachers import TOWERS
-from training.teachers.targets import LiveTargets, Needs
+from training.teachers.targets import LiveTargets, TargetSpec
 
 BATCH, CHUNK = 64, 16
 NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -65,7 +65,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         model = make_model(vision, text, seed=3)
         recipe = AlignRecipe(output_dir="", data=dataset.config, **fields)
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
-        targets = LiveTargets(teacher, Needs(TOWERS))
+        targets = LiveTargets(teacher, TargetSpec(TOWERS))
         augment = Augment(AugmentConfig(), 0)
         return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0).train()
 

@@ -9,10 +9,10 @@ from training.data import CaptionTokens, PairDataset, load_source
 from training.data.transforms import Augment
 from training.teachers import TOWERS, Teacher
 from training.teachers.cache import TargetCacheError, build, build_target_cache, cached_bank, shards
-from training.teachers.targets import LiveTargets, Needs, encode_bank, resample_map
+from training.teachers.targets import LiveTargets, TargetSpec, encode_bank, resample_map
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
-NEEDS = Needs(TOWERS, grid=(4, 4), token_maps=True)
+NEEDS = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
 NUM_VIEWS = 2
 
 
@@ -71,11 +71,11 @@ def test_a_finished_cache_is_opened_and_not_computed_again(cache, vit_teacher, d
 
 
 def test_a_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
-    needs = Needs(TOWERS, grid=(2, 2), token_maps=True)
-    build_target_cache(tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, needs, 1)
+    spec = TargetSpec(TOWERS, grid=(2, 2), token_maps=True)
+    build_target_cache(tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1)
     without = Teacher.from_pretrained(str(teacher_folder), towers=())
     without.with_towers = None  # whoever asks for towers fails
-    build_target_cache(tmp_path, without, dataset, AUGMENT, needs, 1)
+    build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
 
 
 def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, dataset):
@@ -106,7 +106,7 @@ def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp
     "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "images", "max_text_length"]
 )
 def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache, vit_teacher, dataset, train_rows):
-    teacher, augment, needs, num_views = vit_teacher, AUGMENT, NEEDS, NUM_VIEWS
+    teacher, augment, spec, num_views = vit_teacher, AUGMENT, NEEDS, NUM_VIEWS
     rows = train_rows.select(range(40))
     if field == "teacher_revision":
         model = make_model(VIT, vision_pooling="cls", seed=4)
@@ -128,7 +128,7 @@ def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache,
         dataset = PairDataset(rows, dataset.config, CaptionTokens(dataset.tokens.tokenizer, 31), 64)
     before = read_all(cache[0])
     with pytest.raises(TargetCacheError, match=rf"holds targets for {field}="):
-        build_target_cache(cache[0], teacher, dataset, augment, needs, num_views)
+        build_target_cache(cache[0], teacher, dataset, augment, spec, num_views)
     assert read_all(cache[0]) == before
 
 
@@ -141,13 +141,13 @@ def test_the_same_data_elsewhere_fit_the_cache(cache, vit_teacher, train_rows, d
 
 
 def test_a_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
-    pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, Needs(TOWERS), NUM_VIEWS)
+    pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), NUM_VIEWS)
     assert pooled.images(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
     assert torch.equal(pooled.texts(batch).embedding, cache[1].texts(batch).embedding)
 
 
 def test_a_cache_without_maps_is_refused_where_maps_are_needed(vit_teacher, dataset, tmp_path):
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, Needs(TOWERS), 1)
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
     with pytest.raises(TargetCacheError, match=r"holds targets for grid=None, this run has grid=\[4, 4\]"):
         build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
 

@@ -5,7 +5,7 @@
 The rate is of one machine in one state: the same timm backbone and the same transformer, the same batch, precision and
 images, from encoded files to the optimizer's step, both trainers in turn; their ratio is the median over the rounds.
 The memory is the peak of a fresh process with the loaded model, the batch's own uint8 pixels and one matrix of
-similarities a language taken off; the total stands beside it. Needs the extra `bench`.
+similarities a language taken off; the total stands beside it. TargetSpec the extra `bench`.
 """
 
 import shutil

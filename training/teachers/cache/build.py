@@ -25,7 +25,7 @@ from training.teachers.cache.shards import (
     split_captions,
     view_file,
 )
-from training.teachers.targets import Needs, encode_bank, resample_map
+from training.teachers.targets import TargetSpec, encode_bank, resample_map
 
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets
@@ -50,7 +50,7 @@ def build_target_cache(
     teacher: Teacher,
     dataset: PairDataset,
     augment: Augment,
-    needs: Needs,
+    spec: TargetSpec,
     num_views: int,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -60,9 +60,9 @@ def build_target_cache(
     Args:
         folder: of the cache; made if it is not there.
         teacher: its towers are loaded only if something is missing, one at a time.
-        dataset: images and captions, as far as `needs` asks for them.
+        dataset: images and captions, as far as `spec` asks for them.
         augment: makes the views.
-        needs: what is asked for; a cache may hold more.
+        spec: what is asked for; a cache may hold more.
         num_views: views an image.
         batch_size: images or texts that the teacher sees at once.
         device: where the teacher runs, and of the batches.
@@ -72,13 +72,13 @@ def build_target_cache(
         OSError: the disk is full; what was written stays, and the same call goes on from there.
     """
     folder = Path(folder)
-    if "vision" in needs.towers:
-        _cache_images(folder, teacher, dataset, augment, needs, num_views, batch_size, device)
-    if "text" in needs.towers:
-        _cache_captions(folder, teacher, dataset, needs, batch_size, device)
+    if "vision" in spec.towers:
+        _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
+    if "text" in spec.towers:
+        _cache_captions(folder, teacher, dataset, spec, batch_size, device)
     _write_readme(folder, teacher, dataset)
-    targets = CachedTargets(folder, needs, device)
-    if "vision" in needs.towers:
+    targets = CachedTargets(folder, spec, device)
+    if "vision" in spec.towers:
         targets.check_views(augment)
     return targets
 
@@ -106,7 +106,7 @@ def _cache_images(
     teacher: Teacher,
     dataset: PairDataset,
     augment: Augment,
-    needs: Needs,
+    spec: TargetSpec,
     num_views: int,
     batch_size: int,
     device: torch.device | str,
@@ -122,9 +122,9 @@ def _cache_images(
         "num_views": num_views,
     }
     numbers = 0
-    if needs.grid is not None:
-        key["grid"] = list(needs.grid)
-        numbers = teacher.vision_width * needs.grid[0] * needs.grid[1]
+    if spec.grid is not None:
+        key["grid"] = list(spec.grid)
+        numbers = teacher.vision_width * spec.grid[0] * spec.grid[1]
     rows_per_shard = max(1, SHARD_BYTES // (2 * (numbers + teacher.projection_dim)))
     meta = claim(folder / "images.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
     shards = [
@@ -141,7 +141,7 @@ def _cache_images(
         for view, number, rows in missing:
             tensors: dict[str, Tensor] = {}
             for chunk in batches(rows, batch_size):
-                _encode_views(tensors, chunk, rows, teacher, dataset, augment, normalize, needs, view, device)
+                _encode_views(tensors, chunk, rows, teacher, dataset, augment, normalize, spec, view, device)
                 progress.update(len(chunk))
             if not tensors:
                 raise TargetCacheError(
@@ -159,7 +159,7 @@ def _encode_views(
     dataset: PairDataset,
     augment: Augment,
     normalize: Normalize,
-    needs: Needs,
+    spec: TargetSpec,
     view: int,
     device: torch.device | str,
 ):
@@ -173,9 +173,9 @@ def _encode_views(
     views = augment(torch.stack([image for _, image in samples]).to(device), ids, numbers)
     targets = teacher.encode_images(normalize(views))
     found = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, numbers)}
-    if needs.grid is not None:
+    if spec.grid is not None:
         # never stored finer than the teacher sees
-        stored = [min(ours, theirs) for ours, theirs in zip(needs.grid, targets.feature_map.shape[-2:], strict=True)]
+        stored = [min(ours, theirs) for ours, theirs in zip(spec.grid, targets.feature_map.shape[-2:], strict=True)]
         found["feature_map"] = resample_map(targets.feature_map, stored).half().cpu()
     for name, value in found.items():
         tensors.setdefault(name, torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype))[ids - rows.start] = value
@@ -185,7 +185,7 @@ def _cache_captions(
     folder: Path,
     teacher: Teacher,
     dataset: PairDataset,
-    needs: Needs,
+    spec: TargetSpec,
     batch_size: int,
     device: torch.device | str,
 ):
@@ -197,7 +197,7 @@ def _cache_captions(
         "captions": dataset.caption_fingerprint(),
         "max_text_length": tokens.max_text_length,
     }
-    if needs.token_maps:
+    if spec.token_maps:
         unaligned = "\n".join(sorted(tokens.unaligned)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
     texts = list(dataset.caption_ids)
@@ -214,7 +214,7 @@ def _cache_captions(
                 encoded = tokenize(tokens.teacher, chunk, tokens.max_text_length)
                 targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
                 embeddings.append(targets.embedding.half().cpu())
-                if needs.token_maps:
+                if spec.token_maps:
                     aligned = torch.tensor([text not in tokens.unaligned for text in chunk])
                     mask = encoded["attention_mask"].bool() & aligned[:, None]
                     # right-padded, so that each text's states stay together
@@ -222,7 +222,7 @@ def _cache_captions(
                     lengths.append(mask.sum(1))
                 progress.update(len(chunk))
             tensors = {"embedding": torch.cat(embeddings)}
-            if needs.token_maps:
+            if spec.token_maps:
                 start = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
                 tensors |= {"states": torch.cat(states), "start": start}
             save(tensors, caption_file(folder, number))

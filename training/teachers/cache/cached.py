@@ -17,7 +17,7 @@ from training.teachers.cache.shards import (
     split_captions,
     view_file,
 )
-from training.teachers.targets import Needs, resample_map
+from training.teachers.targets import TargetSpec, resample_map
 
 
 class CachedTargets:
@@ -25,22 +25,22 @@ class CachedTargets:
 
     Args:
         folder: the cache.
-        needs: what is asked for.
+        spec: what is asked for.
         device: of the batches.
 
     Raises:
         TargetCacheError: a shard is damaged.
     """
 
-    def __init__(self, folder: Path, needs: Needs, device: torch.device | str = "cpu"):
-        self.needs, self.device, self.num_views = needs, torch.device(device), 1
+    def __init__(self, folder: Path, spec: TargetSpec, device: torch.device | str = "cpu"):
+        self.spec, self.device, self.num_views = needs, torch.device(device), 1
         # memory-mapped: only what a batch asks for stays in memory
-        if "vision" in needs.towers:
+        if "vision" in spec.towers:
             meta = read_meta(folder / "images.json")
             self.num_views, self.rows_per_shard = meta["key"]["num_views"], meta["rows_per_shard"]
             shards = range(-(-meta["num_rows"] // self.rows_per_shard))
             self.views = [[open_shard(view_file(folder, view, n)) for n in shards] for view in range(self.num_views)]
-        if "text" in needs.towers:
+        if "text" in spec.towers:
             meta = read_meta(folder / "captions.json")
             shards = range(len(split_captions(range(meta["num_captions"]))))
             self.captions = [open_shard(caption_file(folder, number)) for number in shards]
@@ -70,10 +70,10 @@ class CachedTargets:
         keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
         shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
         embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
-        if self.needs.grid is None:
+        if self.spec.grid is None:
             return Targets(None, embedding)
         maps = torch.stack([shard["feature_map"][row] for shard, row in shards])
-        return Targets(resample_map(maps.to(self.device).float(), self.needs.grid), embedding)
+        return Targets(resample_map(maps.to(self.device).float(), self.spec.grid), embedding)
 
     @torch.autocast("cpu", enabled=False)
     def texts(self, batch: dict[str, Any]) -> Targets:
@@ -81,7 +81,7 @@ class CachedTargets:
         keys = [caption_place(number) for number in batch["caption_ids"].tolist()]
         shards = [(self.captions[shard], number) for shard, number in keys]
         embedding = torch.stack([shard["embedding"][n] for shard, n in shards]).to(self.device).float()
-        if not self.needs.token_maps:
+        if not self.spec.token_maps:
             return Targets(None, embedding)
         states = [shard["states"][shard["start"][n] : shard["start"][n + 1]] for shard, n in shards]
         maps = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)  # (T, L, D)
