@@ -137,7 +137,7 @@ def test_licence_note_names_the_teachers_terms_and_passes_them_on(folder):
 
 
 def answers_of(folder: Path, python: str) -> dict:
-    """What stranger.py answers, by the package and in this process; it runs as it is in the test of the whole way."""
+    """What isolated_load.py answers, by the package and in this process; it runs as it is in the test of the whole way."""
     stored = json.loads((folder / "self_check.json").read_text(encoding="utf-8"))
     image = Image.open(io.BytesIO(base64.b64decode(stored["image"])))
     model, processor = DCCLIPModel.from_pretrained(folder).eval(), DCCLIPProcessor.from_pretrained(folder)
@@ -158,7 +158,7 @@ def answers_of(folder: Path, python: str) -> dict:
 
 
 def test_a_damaged_weight_is_found(folder, monkeypatch):
-    monkeypatch.setattr("training.hub.check._ask_stranger", answers_of)
+    monkeypatch.setattr("training.hub.check._load_isolated", answers_of)
     assert check_folder(folder) < 1e-5
     model = DCCLIPModel.from_pretrained(folder)
     with torch.no_grad():
@@ -175,7 +175,7 @@ def test_a_pipeline_that_reads_otherwise_than_the_model_is_found(folder, monkeyp
         zh[0]["label"], zh[1]["label"] = zh[1]["label"], zh[0]["label"]
         return found
 
-    monkeypatch.setattr("training.hub.check._ask_stranger", other_tokenizer)
+    monkeypatch.setattr("training.hub.check._load_isolated", other_tokenizer)
     with pytest.raises(FolderError, match="its tokenizer or its image processor"):
         check_folder(folder)
 

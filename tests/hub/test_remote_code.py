@@ -9,7 +9,7 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 
 LABELS = {"en": ["red apple", "green frog", "keycap"], "zh": ["红苹果", "青蛙", "按键"]}
-STRANGER = """
+ISOLATED_LOAD = """
 import importlib.util, json, sys
 from pathlib import Path
 root, folder, again, image = sys.argv[1:5]
@@ -65,10 +65,10 @@ def saved(tmp_path_factory, processor):
 def found(saved, images, run_python) -> dict:
     home = saved.parent
     images[0].save(home / "image.png")
-    (home / "stranger.py").write_text(STRANGER, encoding="utf-8")
+    (home / "isolated_load.py").write_text(ISOLATED_LOAD, encoding="utf-8")
     arguments = [str(ROOT), str(saved), str(home / "again"), str(home / "image.png"), json.dumps(LABELS)]
     environment = {"HF_HOME": str(home / "hf"), "HF_MODULES_CACHE": str(home / "modules"), "PYTHONPATH": ""}
-    output = run_python("-I", str(home / "stranger.py"), *arguments, **environment).stdout
+    output = run_python("-I", str(home / "isolated_load.py"), *arguments, **environment).stdout
     return json.loads(output.partition("FOUND ")[2])
 
 

@@ -22,7 +22,7 @@ PROCESSORS = {
     "squash": ViTImageProcessor(size=SQUARE, resample=3, do_convert_rgb=True),
     "bilinear": ViTImageProcessor(size=SQUARE, resample=2, do_convert_rgb=True),
 }
-STRANGER = """
+ISOLATED_LOAD = """
 import sys, time
 class Absent:
     def find_spec(self, name, path=None, target=None):
@@ -179,7 +179,7 @@ def test_it_loads_fast_where_there_is_no_torch(exported, images, tmp_path, run_p
     images[0].save(tmp_path / "image.png")
     seconds = []
     for _ in range(3):  # the least is the least disturbed by whatever else runs
-        run = run_python("-I", "-c", STRANGER, str(exported), str(tmp_path / "image.png"))
+        run = run_python("-I", "-c", ISOLATED_LOAD, str(exported), str(tmp_path / "image.png"))
         seconds.append(float(run.stdout))
         if seconds[-1] < 0.6:
             return

@@ -16,7 +16,7 @@ from training.studies.benchmarks.pages import free_port
 
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
 # as on a Space, where neither `training` nor `modeling_dcclip` is installed
-STRANGER = """
+ISOLATED_LOAD = """
 import importlib.util, runpy, sys
 from pathlib import Path
 root, app = sys.argv[1:3]
@@ -32,7 +32,7 @@ runpy.run_path(app, run_name="__main__")
 @pytest.fixture(scope="module")
 def address(app, browser, model_folder, image_folder, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("app"), free_port()
-    arguments = ["-c", STRANGER, str(ROOT), str(SPACE / "app.py"), "--model", str(model_folder)]
+    arguments = ["-c", ISOLATED_LOAD, str(ROOT), str(SPACE / "app.py"), "--model", str(model_folder)]
     arguments += ["--images", str(image_folder), "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     with serving(arguments, port, cwd, environment | {"DCCLIP_CACHE": str(cwd / "cache")}) as address:

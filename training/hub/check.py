@@ -12,7 +12,7 @@ from typing import Any
 
 from training.hub.self_check import SELF_CHECK_FILE
 
-STRANGER = Path(__file__).with_name("stranger.py")
+ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
 TIMEOUT_S = 600
 
 
@@ -40,7 +40,7 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
             f"{folder} has no {SELF_CHECK_FILE}, so nobody can tell whether it still is the model that was trained. "
             "training/distill.py and training/align.py write it."
         )
-    wanted, found = json.loads(stored.read_text(encoding="utf-8")), _ask_stranger(folder, python)
+    wanted, found = json.loads(stored.read_text(encoding="utf-8")), _load_isolated(folder, python)
     difference = max(_distance(found[name], wanted[name], name) for name in ("text_embeds", "image_embeds"))
     if difference > wanted["tolerance"]:
         raise FolderError(
@@ -52,14 +52,14 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
     return difference
 
 
-def _ask_stranger(folder: Path, python: str) -> dict[str, Any]:
+def _load_isolated(folder: Path, python: str) -> dict[str, Any]:
     """What the folder answers in a process that has neither our package, nor a network, nor a token, nor a cache."""
     with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
         hidden = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
         environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
         environment |= {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
         process = subprocess.run(
-            [python, "-I", str(STRANGER), str(folder.resolve())],
+            [python, "-I", str(ISOLATED_LOAD), str(folder.resolve())],
             cwd=home,
             env=environment,
             capture_output=True,

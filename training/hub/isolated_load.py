@@ -1,6 +1,6 @@
 """Run by [`training.hub.check`] in a process of its own: loads a folder as one who has nothing but transformers.
 
-python -I stranger.py FOLDER
+python -I isolated_load.py FOLDER
 """
 
 import base64
