@@ -14,7 +14,7 @@ from training.data.images import decode_images, image_cell
 from training.data.samples import Sample, make_batch, take_turns
 from training.data.skips import StreamSkips
 from training.data.sources import open_stream
-from training.data.stream import Place, Raw, Shards, ShuffledLane, get_cell
+from training.data.stream import Raw, Shards, ShuffledLane, StreamPosition, get_cell
 from training.data.turns import Group, Order, Turns, make_groups
 
 
@@ -114,7 +114,11 @@ class Lane:
     def __init__(self, pairs: PairStream, order: Order, number: int, num_lanes: int, state: dict[str, Any] | None):
         self.pairs, self.order, self.num_lanes = pairs, order, num_lanes
         lane = order.rank * num_lanes + number
-        places = [Place(**place) for place in state["places"]] if state else [Place() for _ in pairs.groups]
+        positions = (
+            [StreamPosition(**position) for position in state["positions"]]
+            if state
+            else [StreamPosition() for _ in pairs.groups]
+        )
         self.skipped = StreamSkips(pairs.config.max_skip_share)
         if state:
             self.skipped.merge([state["skipped"]])
@@ -125,14 +129,14 @@ class Lane:
         total = order.num_processes * num_lanes
         self.streams = [
             ShuffledLane(
-                pairs.shards[group.source], (order.seed, number), lane, total, pairs.config.shuffle_buffer, place
+                pairs.shards[group.source], (order.seed, number), lane, total, pairs.config.shuffle_buffer, position
             )
-            for number, (group, place) in enumerate(zip(pairs.groups, places, strict=True))
+            for number, (group, position) in enumerate(zip(pairs.groups, positions, strict=True))
         ]
 
     def state(self) -> dict[str, Any]:
         """Where it is, as JSON."""
-        return {"places": [asdict(stream.place) for stream in self.streams], "skipped": self.skipped.state()}
+        return {"positions": [asdict(stream.position) for stream in self.streams], "skipped": self.skipped.state()}
 
     def batch(self, step: int) -> dict[str, Any]:
         """The batch of a step of this lane; they must be asked for in order."""

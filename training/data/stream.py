@@ -37,7 +37,7 @@ class Raw(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Place:
+class StreamPosition:
     """Where a lane is in a source: what block it is giving out, and how far it has come in it.
 
     Args:
@@ -190,46 +190,52 @@ class ShuffledLane:
         lane: number of this lane among all of all processes.
         num_lanes: of these.
         size: samples in a block.
-        place: where to go on.
+        position: where to go on.
     """
 
     def __init__(
-        self, shards: Shards, key: tuple[int, ...], lane: int, num_lanes: int, size: int, place: Place | None = None
+        self,
+        shards: Shards,
+        key: tuple[int, ...],
+        lane: int,
+        num_lanes: int,
+        size: int,
+        position: StreamPosition | None = None,
     ):
-        place = place or Place()
+        position = position or StreamPosition()
         self.key, self.size = (*key, lane), size
-        self._reader = iter(LaneReader(shards, key, lane, num_lanes, place.unit, place.index))
+        self._reader = iter(LaneReader(shards, key, lane, num_lanes, position.unit, position.index))
         self._ahead = next(self._reader)  # the first sample that is in no block yet
         self._next: list[Raw] = []
         self._block: list[Raw | None] = []
         self._order = np.empty(0, np.int64)
-        self.place = place
-        if place.given:
+        self.position = position
+        if position.given:
             self._turn()
-            for _ in range(place.given):
+            for _ in range(position.given):
                 next(self)
 
     def __next__(self) -> Raw:
-        if self.place.given == len(self._block):
+        if self.position.given == len(self._block):
             self._turn()
-        position = self._order[self.place.given]
+        position = self._order[self.position.given]
         raw = self._block[position]
         assert raw is not None  # each is given once
         self._block[position] = None
         self._take()
-        self.place = replace(self.place, given=self.place.given + 1)
+        self.position = replace(self.position, given=self.position.given + 1)
         return raw
 
     def _turn(self):
         """Begin the next block."""
-        number = self.place.block + 1 if self._block else self.place.block
+        number = self.position.block + 1 if self._block else self.position.block
         while self._take():
             pass
         self._block, self._next = list(self._next), []
         self._order = np.random.default_rng((*self.key, BLOCKS, number)).permutation(len(self._block))
         first = self._block[0]
         assert first is not None
-        self.place = Place(first.unit, first.number, number, 0)
+        self.position = StreamPosition(first.unit, first.number, number, 0)
 
     def _take(self) -> bool:
         """Put one more sample into the next block; False where it is full, or its epoch is at an end."""
