@@ -3,7 +3,7 @@
 A batch is one dict; a run that needs captions alone has no images in it, and the other way round:
 
     rows            (B,) int64, row of each sample in all data; in a stream a number made of source, shard and place
-    views           (B,) int64, number of the random view to take of each image
+    view_ids        (B,) int64, number of the random view to take of each image
     images        (B, 3, S, S) uint8, decoded, short side resized to S, centre-cropped
     input_ids       (T, L) int64, the captions of these rows in all languages, student tokens
     attention_mask  (T, L) int64

@@ -42,7 +42,7 @@ def make_batch(
     """
     batch = {
         "rows": torch.tensor([sample.row for sample in samples]),
-        "views": torch.tensor([sample.view for sample in samples]),
+        "view_ids": torch.tensor([sample.view for sample in samples]),
     }
     images = [sample.image for sample in samples if sample.image is not None]
     if images:

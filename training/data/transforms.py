@@ -24,29 +24,29 @@ class Augment:
     config: AugmentConfig
     seed: int
 
-    def __call__(self, images: Tensor, image_ids: Tensor, views: Tensor) -> Tensor:
+    def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Warp and recolour.
 
         Args:
             images: (B, 3, S, S) uint8.
             image_ids: (B,) int64, the key of each image.
-            views: (B,) int64, the number of the view.
+            view_ids: (B,) int64, the number of the view.
 
         Returns:
             (B, 3, S, S) float32 in 0..255, under autocast too: half precision would round 0..255 to whole numbers.
         """
         with torch.autocast(images.device.type, enabled=False):
-            return self._view(images, image_ids, views)
+            return self._view(images, image_ids, view_ids)
 
-    def _view(self, images: Tensor, image_ids: Tensor, views: Tensor) -> Tensor:
-        draws = self.draws(image_ids, views).to(images.device)
+    def _view(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
+        draws = self.draws(image_ids, view_ids).to(images.device)
         # sampling pads with zero, so colours count from the background
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
         return self._blur(self._recolour(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
 
-    def draws(self, image_ids: Tensor, views: Tensor) -> Tensor:
+    def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """The random numbers (B, NUM_DRAWS) in 0..1 that make these views."""
-        uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), views.cpu().numpy(), num=NUM_DRAWS)
+        uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), view_ids.cpu().numpy(), num=NUM_DRAWS)
         return torch.from_numpy(uniform).float()
 
     def _warp(self, images: Tensor, draws: Tensor) -> Tensor:

@@ -72,24 +72,24 @@ class AlignTask(Task):
         embeddings `image` (B, D) and `text` (T, D), not normalised, `logit_scale` (its factor on cosines) and, for
         the sigmoid loss, `logit_bias`.
         """
-        views = self.views(batch)
-        image = self.student.get_image_features(self.normalize(views)).pooler_output
+        images = self.augmented_images(batch)
+        image = self.student.get_image_features(self.normalize(images)).pooler_output
         _, text = self.encode_texts(batch)
         outputs = {"image": image.float(), "text": text.float(), "logit_scale": self.student.logit_scale.exp()}
         if self.logit_bias is not None:
             outputs["logit_bias"] = self.logit_bias.clone()  # DDP looks behind outputs, not at them, for parameters
-        return outputs if encode_only else self.compare(outputs | self.answers(batch, views), batch)
+        return outputs if encode_only else self.compare(outputs | self.answers(batch, images), batch)
 
-    def answers(self, batch: dict[str, Any], views: Tensor | None = None) -> dict[str, Tensor]:
+    def answers(self, batch: dict[str, Any], images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's embeddings `teacher_image` (B, D) and `teacher_text` (T, D); nothing without a teacher.
 
         Args:
             batch: on the device.
-            views: the augmented images, where they are at hand.
+            images: the augmented images, where they are at hand.
         """
         if self.targets is None:
             return {}
-        image = self.targets.images(self.views(batch) if views is None else views, batch).embedding
+        image = self.targets.images(self.augmented_images(batch) if images is None else images, batch).embedding
         return {"teacher_image": image.float(), "teacher_text": self.targets.texts(batch).embedding.float()}
 
     def compare(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:

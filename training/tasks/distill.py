@@ -82,9 +82,9 @@ class DistillTask(Task):
         return losses
 
     def _vision(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        views = self.views(batch)
-        targets = self.targets.images(views, batch)
-        outputs = self.student.get_image_features(self.normalize(views))
+        images = self.augmented_images(batch)
+        targets = self.targets.images(images, batch)
+        outputs = self.student.get_image_features(self.normalize(images))
         losses = self._pooled("vision", outputs.pooler_output, targets.embedding)
         if self.vision_adapter is not None:
             losses["vision_map"] = self._map_loss(self.vision_adapter(outputs.feature_map), targets.feature_map, dim=1)

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-IMAGE_FIELDS = ("rows", "views", "images")  # of a batch; all others are about its captions
+IMAGE_FIELDS = ("rows", "view_ids", "images")  # of a batch; all others are about its captions
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 

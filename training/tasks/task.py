@@ -78,9 +78,9 @@ class Task(nn.Module):
         """How many views of an image take turns; 0 for ever new ones."""
         return self.targets.num_views if self.targets is not None else 0
 
-    def views(self, batch: dict[str, Any]) -> Tensor:
+    def augmented_images(self, batch: dict[str, Any]) -> Tensor:
         """The augmented images of a batch, (B, 3, S, S) in 0..255."""
-        return self.augment(batch["images"], batch["rows"], batch["views"])
+        return self.augment(batch["images"], batch["rows"], batch["view_ids"])
 
     def encode_texts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Encode the captions, those of like length together: they differ much, and padding costs as much as text.

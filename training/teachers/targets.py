@@ -35,7 +35,7 @@ class TargetSource(Protocol):
 
     num_views: int
 
-    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+    def images(self, images: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the augmented images (B, 3, S, S) in 0..255."""
 
     def texts(self, batch: dict[str, Any]) -> Targets:
@@ -63,9 +63,9 @@ class LiveTargets:
         self.teacher, self.spec = teacher, spec
         self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
-    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+    def images(self, images: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the augmented images (B, 3, S, S) in 0..255."""
-        targets = self.teacher.encode_images(self.normalize(views))
+        targets = self.teacher.encode_images(self.normalize(images))
         if self.spec.grid is None:
             return Targets(None, targets.embedding)
         return Targets(resample_map(targets.feature_map, self.spec.grid), targets.embedding)

@@ -57,7 +57,7 @@ def assert_equal(ours: list[dict[str, torch.Tensor]], theirs: list[dict[str, tor
 
 def keys_of(batches: list[dict[str, torch.Tensor]]) -> list[tuple[int, int]]:
     """Row and view of every sample."""
-    return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True)]
+    return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)]
 
 
 def texts_of(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:

@@ -188,7 +188,7 @@ def test_batch_holds_what_the_rows_hold(dataset, train_rows, tokenizer):
     names = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
     # the tokenizer folds case and width
     assert [text.replace(" ", "") for text in read] == [name.lower().replace(" ", "") for name in names]
-    assert batch["rows"].tolist() == [5, 40] and batch["views"].tolist() == [3, 3]
+    assert batch["rows"].tolist() == [5, 40] and batch["view_ids"].tolist() == [3, 3]
     white = PILImage.new("RGBA", (64, 64), "white")
     expected = PILImage.alpha_composite(white, train_rows[5]["image"].convert("RGBA")).convert("RGB")
     assert np.array_equal(batch["images"][0].permute(1, 2, 0).numpy(), np.array(expected))
@@ -259,7 +259,7 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
 def test_without_captions_or_images_a_batch_has_neither(train_rows, tokenizer):
     config = DataConfig(train="tiny")
     seen = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
-    assert set(seen.collate([(5, 0, seen[5])])) == {"skipped", "rows", "views", "images"}
+    assert set(seen.collate([(5, 0, seen[5])])) == {"skipped", "rows", "view_ids", "images"}
     read = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokens(tokenizer, 32), None)
     assert "images" not in read.collate([(5, 0, read[5])]) and read[5] is None
 

@@ -40,7 +40,7 @@ def batch(dataset) -> dict:
 
 
 def augmented(batch: dict) -> torch.Tensor:
-    return AUGMENT(batch["images"], batch["rows"], batch["views"])
+    return AUGMENT(batch["images"], batch["rows"], batch["view_ids"])
 
 
 def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
@@ -48,7 +48,7 @@ def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
     live, cached = LiveTargets(vit_teacher, NEEDS).images(views, batch), cache[1].images(views, batch)
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(cached, name), getattr(live, name), rtol=2e-3, atol=2e-3)
-    other_views = cache[1].images(views, batch | {"views": 1 - batch["views"]})
+    other_views = cache[1].images(views, batch | {"views": 1 - batch["view_ids"]})
     assert (other_views.feature_map - live.feature_map).abs().mean() > 0.02  # the tolerance would not hide a mix-up
 
 

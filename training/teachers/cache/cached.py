@@ -65,9 +65,9 @@ class CachedTargets:
 
     # autocast does not stack what is stored in another half precision than its own
     @torch.autocast("cpu", enabled=False)
-    def images(self, views: Tensor, batch: dict[str, Any]) -> Targets:
+    def images(self, images: Tensor, batch: dict[str, Any]) -> Targets:
         """Targets of the batch's (row, view) pairs."""
-        keys = list(zip(batch["rows"].tolist(), batch["views"].tolist(), strict=True))
+        keys = list(zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True))
         shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
         embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()
         if self.spec.grid is None:
