@@ -146,8 +146,8 @@ class StudentConfig:
         vision_init: where the image tower's weights come from: `random`, `teacher`, or the Hub id or folder of a
             pretrained tower. A source that is deeper or wider is cut: evenly spaced layers, heads and channels.
         text_init: likewise for the text tower; the embedding of each token is looked up by its piece.
-        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary cut by `python -m training.prepare.vocabulary`;
-            default: the teacher's.
+        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary cut by
+            `python -m training.prepare.vocabulary`; default: the teacher's.
         image_size: edge of the square input in pixels; default: the teacher's.
         image_mean: per-channel mean; default: the teacher's.
         image_std: per-channel standard deviation; default: the teacher's.

@@ -137,7 +137,7 @@ def test_licence_note_names_the_teachers_terms_and_passes_them_on(folder):
 
 
 def answers_of(folder: Path, python: str) -> dict:
-    """What isolated_load.py answers, by the package and in this process; it runs as it is in the test of the whole way."""
+    """What isolated_load.py prints, computed by the package in this process."""
     stored = json.loads((folder / "self_check.json").read_text(encoding="utf-8"))
     image = Image.open(io.BytesIO(base64.b64decode(stored["image"])))
     model, processor = DCCLIPModel.from_pretrained(folder).eval(), DCCLIPProcessor.from_pretrained(folder)

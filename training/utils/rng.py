@@ -1,4 +1,7 @@
-"""Random numbers keyed by (seed, keys) instead of drawn from a stream, so that a resumed run equals an unbroken one."""
+"""Random numbers keyed by (seed, keys) instead of drawn from a stream.
+
+A resumed run therefore equals an unbroken one.
+"""
 
 import numpy as np
 

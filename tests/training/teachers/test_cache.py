@@ -116,7 +116,7 @@ def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache,
     elif field == "seed":
         augment = replace(augment, seed=6)
     elif field == "grid":
-        needs = replace(needs, grid=(2, 2))
+        spec = replace(spec, grid=(2, 2))
     elif field == "num_views":
         num_views = 3
     elif field == "captions":

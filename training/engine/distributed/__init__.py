@@ -54,7 +54,8 @@ def adapt_to_cluster(accelerator: Accelerator, task: nn.Module, recipe: Training
         if plugin.zero_stage not in (1, 2):
             raise ValueError(
                 f"zero_stage: {plugin.zero_stage} is not supported; set it to 2, as in "
-                "training/engine/distributed/deepspeed_zero2.yaml (3 cuts the student itself, and 0 is what ddp.yaml does)."
+                "training/engine/distributed/deepspeed_zero2.yaml. Stage 3 shards the student itself, and stage 0 is "
+                "what ddp.yaml does."
             )
         if accelerator.mixed_precision == "fp16":
             raise ValueError("mixed_precision: fp16 is not supported with DeepSpeed; take bf16.")

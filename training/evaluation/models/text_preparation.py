@@ -137,8 +137,9 @@ def text_preparation(
         prepared = TextPreparation(length, fill=fill, stated="the model's own config, tokenizer and processor")
     else:
         raise ValueError(
-            f"model: {name!r} is of the family {family!r}, and neither training/evaluation/models/text_preparation.py nor its config nor "
-            "its tokenizer says how long a text may be. Describe the family there, in a row of FAMILIES."
+            f"model: {name!r} is of the family {family!r}, and its config and tokenizer do not say how "
+            "long a text may be. Describe the family in a row of FAMILIES in this file's module, "
+            "training/evaluation/models/text_preparation.py."
         )
     if prepared.end:
         end, ids = prepared.end(config, tokenizer), tokenizer("a").input_ids

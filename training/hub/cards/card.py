@@ -18,7 +18,7 @@ from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
 # a card without this line belongs to whoever took it out, and is left alone
-MARK = "<!-- made by training/hub/cards; without this line the card is yours, and is not made anew when it is published -->"
+MARK = "<!-- Rendered by training/hub/cards. Remove this line to keep your own edits when the model is published. -->"
 
 
 def render_card(

@@ -1,8 +1,8 @@
 """From raw pairs to a high-quality Chinese and English image-text set.
 
 python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated
-python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet --teacher BAAI/AltCLIP
---drop_share '{"en": 0.3, "zh": 0.3}' --max_language_ratio 1.5
+python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet
+--teacher BAAI/AltCLIP --drop_share '{"en": 0.3, "zh": 0.3}' --max_language_ratio 1.5
 """
 
 import datasets

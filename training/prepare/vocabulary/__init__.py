@@ -4,7 +4,7 @@ In a small text tower the vocabulary is the memory: 250,002 pieces of 384 number
 of that width 21 M. A cut keeps scores and order, so that a text whose pieces are all kept is read in the same pieces
 as before, only under new ids: a teacher's ids are one lookup away, and a student can learn its token states.
 
-    python -m training.prepare.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000 --output_dir cut
+    python -m training.prepare.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000
 """
 
 from training.prepare.vocabulary.coverage import Coverage, coverage, table_mib

@@ -1,8 +1,9 @@
 """Cut a tokenizer to English and Chinese, and say what that costs on held-out sentences.
 
-python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --size 32000 --output_dir runs/cut
-python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --curve 8000 16000 32000 --output_dir
-runs/curve
+python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --size 32000
+--output_dir runs/cut
+python -m training.prepare.vocabulary --tokenizer BAAI/AltCLIP --corpus captions.parquet --curve 8000 16000 32000
+--output_dir runs/curve
 """
 
 from dataclasses import dataclass, field

@@ -1,6 +1,7 @@
 """How quickly the page and the Space answer in a real browser, and what they look like.
 
-python -m training.studies.benchmarks.pages --site runs/web --model runs/demo/model --output_dir model_cards/results/pages
+python -m training.studies.benchmarks.pages --site runs/web --model runs/demo/model
+--output_dir model_cards/results/pages
 
 It writes results.json, page.png and space.png.
 """

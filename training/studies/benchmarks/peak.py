@@ -1,4 +1,7 @@
-"""How much memory a run of a stage takes, in a process of its own: `python -m training.studies.benchmarks.peak STAGE RECIPE`.
+"""Peak memory of a stage, measured in a process of its own.
+
+python -m training.studies.benchmarks.peak STAGE RECIPE
+
 
 Its last line is the bytes of the process with the model loaded, and at most.
 """
@@ -10,8 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from training import align, distill, loop
+from training import align, distill
 from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, TrainingRecipe, parse_recipe, save_recipe
+from training.engine import loop
 from training.utils.timing import peak_bytes, resident_bytes
 
 STAGES: dict[str, tuple[ModuleType, type[TrainingRecipe]]] = {

@@ -33,7 +33,7 @@ class CachedTargets:
     """
 
     def __init__(self, folder: Path, spec: TargetSpec, device: torch.device | str = "cpu"):
-        self.spec, self.device, self.num_views = needs, torch.device(device), 1
+        self.spec, self.device, self.num_views = spec, torch.device(device), 1
         # memory-mapped: only what a batch asks for stays in memory
         if "vision" in spec.towers:
             meta = read_meta(folder / "images.json")
