@@ -7,7 +7,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.eval_tasks import EvalTask, own_exams, protocol_exams
+from training.evaluation.sets.eval_tasks import EvalTask, own_tasks, protocol_tasks
 from training.evaluation.sets.imagenet import NOT_HERE, imagenet_is_here
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
 from training.evaluation.sets.locations import HUB, MissingDataError, Source
@@ -122,13 +122,13 @@ class EvalOptions:
         if self.protocol:
             protocols = [find_protocol(name) for name in dict.fromkeys(self.protocol)]
             sets = self.sets or ["all" if imagenet_is_here() else "elevater"]
-            return protocol_exams(protocols, find_sets(sets), self.templates, self.imagenet_zh)
+            return protocol_tasks(protocols, find_sets(sets), self.templates, self.imagenet_zh)
         if not self.class_names:
             return []
         class_names = ClassNames.read(self.class_names, self.label_language)
         languages = list(dict.fromkeys(self.language or ["en", "zh"]))
         templates = None if self.templates in SOURCES else self.templates
-        return own_exams(list(self.sources()), class_names, self.class_names, languages, templates)
+        return own_tasks(list(self.sources()), class_names, self.class_names, languages, templates)
 
     def sources(self) -> dict[str, Source]:
         """Where the named sets lie.

@@ -143,10 +143,10 @@ def test_two_models_read_and_see_for_each_other(arguments, teacher_folder, altcl
 
 def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
     from training.evaluation.report.table import results_table, scores
-    from training.evaluation.sets.eval_tasks import protocol_exams
+    from training.evaluation.sets.eval_tasks import protocol_tasks
     from training.evaluation.sets.labelled_sets import LabelledSet
 
-    eval_tasks = protocol_exams([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
+    eval_tasks = protocol_tasks([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     whole = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
     rows = [
         Row("m", None, task.set, task.protocol, "zh", task.metric, 0.05 * number)

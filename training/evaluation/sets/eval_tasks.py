@@ -54,7 +54,7 @@ class EvalTask:
         return self.class_names.names[self.class_names.key]
 
 
-def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
+def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
     """All sets by all protocols, set by set.
 
     Args:
@@ -90,7 +90,7 @@ def protocol_exams(protocols: list[Protocol], sets: list[str], templates: str, i
     return eval_tasks
 
 
-def own_exams(
+def own_tasks(
     sets: list[str], class_names: ClassNames, names_source: str, languages: list[str], templates: str | None
 ) -> list[EvalTask]:
     """Sets of the user's own, all with the same classes.
