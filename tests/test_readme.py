@@ -9,10 +9,11 @@ import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.corpus.emoji import _render, read_concepts
-from training.demo import arms, report
+from training.demo import report
 from training.demo.__main__ import EXAMPLE
 from training.demo.make_teacher import TEACHER_FOLDER
 from training.hub.cards.tables import export_table
+from training.studies.ablations import arms
 from training.utils.results import Results
 
 ROOT = Path(__file__).parents[1]

@@ -50,7 +50,7 @@ def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Tensor
 
 
 @contextmanager
-def exchanging(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
+def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
     """A forward and backward pass, of which a step has several: the processes exchange gradients in the last alone.
     One within another is the last only if both are.
 
@@ -131,7 +131,7 @@ def cached_pass(
     def backward():
         last = len(chunks) - 1
         for number, (chunk, seed) in enumerate(zip(chunks, seeds, strict=True)):
-            with exchanging(accelerator, model, number == last):
+            with sync_on_last(accelerator, model, number == last):
                 torch.manual_seed(seed)
                 with accelerator.autocast():
                     again = model(chunk, encode_only=True)

@@ -10,8 +10,9 @@ from accelerate.state import AcceleratorState
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import recipe_fields, student_config
-from training import distill, loop
+from training import distill
 from training.config import DistillRecipe, EvalConfig
+from training.engine import loop
 
 
 @pytest.fixture(autouse=True)

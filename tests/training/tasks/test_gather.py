@@ -21,7 +21,8 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
 from training.data import CaptionTokens, PairDataset
 from training.data.transforms import Augment, Normalize
 from training.tasks import AlignTask
-from training.tasks.gather import cached_pass, gather, split_batch, whole_pass
+from training.tasks.gather import gather
+from training.tasks.grad_cache import cached_pass, split_batch, whole_pass
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 
