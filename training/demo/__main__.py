@@ -175,7 +175,7 @@ class Demo:
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
         print(report.one_line(self.rows, name, stage, seed))
         for metric, value in size.items():
-            self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
+            self.rows.append(Row(model=name, stage=stage, metric=metric, value=value, seed=seed))
         return encoded
 
     def _time(self):
@@ -183,7 +183,7 @@ class Demo:
         models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.folders.items()}
         speeds = report.measure_speed(models, self.held_out.sets["unseen_style"])
         for ((name, stage, seed), metric), value in speeds.items():
-            self.rows.append(Row(name, stage, None, None, None, metric, value, seed))
+            self.rows.append(Row(model=name, stage=stage, metric=metric, value=value, seed=seed))
 
     def _finish(self, results: Results):
         """The Hub folder, the results, the images, the card."""

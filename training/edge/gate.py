@@ -115,7 +115,7 @@ class Gate:
         )
         reasons = reasons_against(verdict)
         rows = self._score(seen, read, verdict.file)
-        rows += [Row(verdict.file, None, None, None, None, name, getattr(verdict, name)) for name in MEASURES]
+        rows += [Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES]
         return replace(verdict, kept=not reasons, reasons=reasons), rows
 
     def refuse(self, tower: str, variant: str, path: Path, reason: str) -> Verdict:

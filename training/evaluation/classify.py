@@ -126,7 +126,19 @@ def score(
             for k in (k for k in ks if k <= scores.shape[1]):
                 share = top_k_accuracy(scores, labels, k)
                 interval = wilson_interval(share, len(rows))
-                table.append(Row(name, stage, set_name, PROTOCOL, language, f"top{k}", share, seed, interval))
+                table.append(
+                    Row(
+                        model=name,
+                        stage=stage,
+                        set=set_name,
+                        protocol=PROTOCOL,
+                        language=language,
+                        metric=f"top{k}",
+                        value=share,
+                        seed=seed,
+                        interval=interval,
+                    )
+                )
     return table
 
 

@@ -75,7 +75,19 @@ def score(
         for k in (k for k in ks if k <= num_candidates):
             share = int((found < k).sum()) / len(found)
             interval = wilson_interval(share, len(found))
-            rows.append(Row(model, stage, pair_set.name, PROTOCOL, language, f"{way}_R@{k}", share, seed, interval))
+            rows.append(
+                Row(
+                    model=model,
+                    stage=stage,
+                    set=pair_set.name,
+                    protocol=PROTOCOL,
+                    language=language,
+                    metric=f"{way}_R@{k}",
+                    value=share,
+                    seed=seed,
+                    interval=interval,
+                )
+            )
     return rows
 
 

@@ -153,10 +153,19 @@ class Runner:
 
     def _rows(self, name: str, task: EvalTask, found: Measured) -> list[Row]:
         return [
-            Row(name, self.stage, task.set, task.protocol, task.language, metric, value, self.seed,
-                found.intervals.get(metric))
+            Row(
+                model=name,
+                stage=self.stage,
+                set=task.set,
+                protocol=task.protocol,
+                language=task.language,
+                metric=metric,
+                value=value,
+                seed=self.seed,
+                interval=found.intervals.get(metric),
+            )
             for metric, value in found.values.items()
-        ]  # fmt: skip
+        ]
 
     def _over_languages(self, name: str, measured: dict[tuple[str, ...], Measured]) -> list[Row]:
         """The mean over languages, and how often the answers agree, where a set was measured in several."""
@@ -170,7 +179,18 @@ class Runner:
             mean = statistics.fmean(one.values[eval_tasks[0].metric] for one in found)
             same = agreement([one.answers for one in found])
             for metric, value in ((eval_tasks[0].metric, mean), (AGREEMENT, same)):
-                derived.append(Row(name, self.stage, set_name, protocol, languages, metric, value, self.seed))
+                derived.append(
+                    Row(
+                        model=name,
+                        stage=self.stage,
+                        set=set_name,
+                        protocol=protocol,
+                        language=languages,
+                        metric=metric,
+                        value=value,
+                        seed=self.seed,
+                    )
+                )
         return derived
 
 

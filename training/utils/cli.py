@@ -1,16 +1,177 @@
-"""Command lines."""
+"""Command lines: every command builds its options, types and help texts from a dataclass and its docstring."""
 
 import shlex
-from dataclasses import MISSING, fields
-from typing import Any
+import sys
+import types
+from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import MISSING, Field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+Options = TypeVar("Options")
+
+
+def parse_options(
+    options_class: type[Options],
+    argv: list[str] | None = None,
+    *,
+    prog: str,
+    description: str,
+    positional: Sequence[str] = (),
+) -> Options:
+    """Parse a command line into a dataclass.
+
+    A list takes several values after one flag, or the flag several times. A boolean that is false by default is a bare
+    flag. `--config FILE` reads options from YAML; the command line overrides it.
+
+    Args:
+        options_class: dataclass whose docstring has an `Args:` entry for every field.
+        argv: arguments; None reads those of the process.
+        prog: the command as users type it, such as `python training/eval.py`.
+        description: module docstring; its first paragraph heads the help, the rest follows the options.
+        positional: names of fields that are given without a flag, in order.
+
+    Returns:
+        An instance of `options_class`.
+
+    Raises:
+        SystemExit: with code 2 and one line on stderr, if an option is unknown, missing or invalid.
+    """
+    summary, _, examples = description.partition("\n\n")
+    parser = ArgumentParser(
+        prog=prog,
+        description=" ".join(summary.split()),
+        epilog=examples,
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file with options; the command line overrides it")
+    helps = help_texts(options_class)
+    hints = get_type_hints(options_class)
+    for option in fields(options_class):  # type: ignore[arg-type]
+        _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
+    try:
+        values = vars(parser.instantiate(parser.parse_args(argv)))
+        values.pop("config")
+        return options_class(**values)
+    except (ArgumentError, ValueError) as error:
+        exit_with_usage_error(command_name(prog), error)
+
+
+def help_texts(options_class: type) -> dict[str, str]:
+    """Help text of every field, from the `Args:` section of the class docstring and of its base classes.
+
+    Args:
+        options_class: dataclass with a Google-style docstring.
+
+    Raises:
+        TypeError: a field has no `Args:` entry.
+    """
+    helps: dict[str, str] = {}
+    for base in reversed(options_class.__mro__):
+        for entry in parse_docstring(base.__doc__ or "").params:
+            helps[entry.arg_name] = " ".join((entry.description or "").split())
+    missing = [option.name for option in fields(options_class) if option.name not in helps]
+    if missing:
+        raise TypeError(f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring.")
+    return helps
+
+
+class _Collect(Action):
+    """Values of a list option: the command line replaces the list of a YAML file, a repeated flag adds to it."""
+
+    def __init__(self, *arguments: Any, **keywords: Any):
+        super().__init__(*arguments, **keywords)
+        self.is_given = False
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None):
+        earlier = getattr(namespace, self.dest) if self.is_given else []
+        self.is_given = True
+        setattr(namespace, self.dest, [*earlier, *values])
+
+
+class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the line breaks of example commands."""
+
+
+def _add_option(parser: ArgumentParser, option: Field, hint: Any, text: str, is_positional: bool):
+    default = option.default if option.default_factory is MISSING else option.default_factory()
+    required = default is MISSING
+    name = option.name if is_positional else f"--{option.name}"
+    if hint is bool and default is False:
+        parser.add_argument(name, action="store_true", help=text)
+        return
+    keywords: dict[str, Any] = {"help": text}
+    if (item := _list_item(hint)) is None:
+        keywords |= {"type": hint} | ({} if required else {"default": default})
+    else:
+        keywords |= _item_type(item) | {"nargs": "+", "action": _Collect}
+        if not required:
+            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {' '.join(map(str, default or ['none']))})"}
+    if required and not is_positional:
+        keywords["required"] = True
+    parser.add_argument(name, **keywords)
+
+
+def _list_item(hint: Any) -> Any:
+    """The item type of `list[T]` or `list[T] | None`; None for any other type."""
+    if get_origin(hint) in (Union, types.UnionType):
+        options = [option for option in get_args(hint) if option is not type(None)]
+        return _list_item(options[0]) if len(options) == 1 else None
+    return get_args(hint)[0] if get_origin(hint) is list else None
+
+
+def _item_type(item: Any) -> dict[str, Any]:
+    if get_origin(item) is Literal:
+        return {"choices": list(get_args(item)), "type": type(get_args(item)[0])}
+    return {"type": item}
+
+
+def command_name(prog: str) -> str:
+    """The name that error messages start with: `eval` of `python training/eval.py`, `demo` of `python -m
+    training.demo`.
+    """
+    last = shlex.split(prog)[-1]
+    return Path(last).stem if last.endswith(".py") else last.rpartition(".")[2]
+
+
+def exit_with_usage_error(command: str, error: Exception | str) -> Any:
+    """Print `command: message` on stderr and exit with code 2."""
+    print(f"{command}: {error}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+@contextmanager
+def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
+    """Turn a user's mistake into one line on stderr and exit code 2.
+
+    Args:
+        command: name that the message starts with.
+        extra: the extra that installs what this command imports; a missing package is then reported with it.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if extra is None or (error.name or "").partition(".")[0] in ("training", "modeling_dcclip"):
+            raise
+        exit_with_usage_error(command, f'{error.name} is not installed. Run: pip install -e ".[{extra}]"')
+    except ValueError as error:
+        exit_with_usage_error(command, error)
 
 
 def command_of(program: str, options: Any) -> str:
-    """The command line that gives these options: those that differ from their defaults, but not where results go.
+    """The command line that gives these options, without defaults and without the folders that results go to.
 
     Args:
-        program: such as `python -m training.demo`.
-        options: a dataclass whose fields are the program's options; those without a default are always written.
+        program: the command, such as `python -m training.demo`.
+        options: dataclass instance whose fields are the options of the program; a field without default is always
+            written.
     """
     parts = program.split()
     for option in fields(options):

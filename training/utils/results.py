@@ -17,7 +17,7 @@ RESULTS_FILE = "results.json"
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
     """One number.
 
@@ -34,12 +34,12 @@ class Row:
     """
 
     model: str
-    stage: str | None
-    set: str | None
-    protocol: str | None
-    language: str | None
     metric: str
     value: float
+    stage: str | None = None
+    set: str | None = None
+    protocol: str | None = None
+    language: str | None = None
     seed: int | None = None
     interval: tuple[float, float] | None = None
 

@@ -149,7 +149,7 @@ def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
     eval_tasks = protocol_tasks([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     whole = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
     rows = [
-        Row("m", None, task.set, task.protocol, "zh", task.metric, 0.05 * number)
+        Row(model="m", set=task.set, protocol=task.protocol, language="zh", metric=task.metric, value=0.05 * number)
         for number, task in enumerate(eval_tasks)
     ]
     (score,) = scores(rows, eval_tasks, whole)

@@ -7,11 +7,49 @@ from training.utils.cli import command_of
 from training.utils.results import Results, Row, make_meta
 
 ROWS = [
-    Row("teacher", None, "unseen_style", "class-names", "zh", "top1", 0.5, None, (0.4, 0.6)),
-    Row("student", "aligned", "unseen_style", "class-names", "zh", "top1", 0.3, 0, (0.2, 0.4)),
-    Row("student", "aligned", "unseen_style", "class-names", "zh", "top1", 0.4, 1, (0.3, 0.5)),
-    Row("student", "aligned", "unseen_style", "class-names", "en", "top1", 0.35, 0, (0.2, 0.5)),
-    Row("student", "aligned", None, None, None, "parameters", 1234567, 0),
+    Row(
+        model="teacher",
+        set="unseen_style",
+        protocol="class-names",
+        language="zh",
+        metric="top1",
+        value=0.5,
+        interval=(0.4, 0.6),
+    ),
+    Row(
+        model="student",
+        stage="aligned",
+        set="unseen_style",
+        protocol="class-names",
+        language="zh",
+        metric="top1",
+        value=0.3,
+        seed=0,
+        interval=(0.2, 0.4),
+    ),
+    Row(
+        model="student",
+        stage="aligned",
+        set="unseen_style",
+        protocol="class-names",
+        language="zh",
+        metric="top1",
+        value=0.4,
+        seed=1,
+        interval=(0.3, 0.5),
+    ),
+    Row(
+        model="student",
+        stage="aligned",
+        set="unseen_style",
+        protocol="class-names",
+        language="en",
+        metric="top1",
+        value=0.35,
+        seed=0,
+        interval=(0.2, 0.5),
+    ),
+    Row(model="student", stage="aligned", metric="parameters", value=1234567, seed=0),
 ]
 
 

@@ -28,7 +28,7 @@ def scores(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], sets: dict[str, 
         for model in _models(rows):
             values = [_value(rows, model, protocol, language, name, wanted[name]) for name in whole]
             mean = sum(value for value in values if value is not None) / len(values)
-            found.append(Row(model, None, None, protocol, language, SCORE, mean))
+            found.append(Row(model=model, protocol=protocol, language=language, metric=SCORE, value=mean))
     return found
 
 

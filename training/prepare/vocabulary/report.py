@@ -13,7 +13,14 @@ COUNTS = ("pieces_per_sentence", "sentences", "characters")
 def rows_of(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
     """What was measured of a vocabulary of this size, by language, and the MiB of its table."""
     rows = [
-        Row(f"{size} pieces", None, "held_out", "as the source", language, metric, getattr(coverage, metric))
+        Row(
+            model=f"{size} pieces",
+            set="held_out",
+            protocol="as the source",
+            language=language,
+            metric=metric,
+            value=getattr(coverage, metric),
+        )
         for language, coverage in coverages.items()
         for metric in SHARES + COUNTS
     ]
@@ -23,7 +30,14 @@ def rows_of(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
 def source_rows(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
     """The same of the source itself."""
     rows = [
-        Row("source", None, "held_out", "as the source", language, metric, getattr(coverage, f"source_{metric}"))
+        Row(
+            model="source",
+            set="held_out",
+            protocol="as the source",
+            language=language,
+            metric=metric,
+            value=getattr(coverage, f"source_{metric}"),
+        )
         for language, coverage in coverages.items()
         for metric in ("unknown_characters", "unknown_pieces", "pieces_per_sentence")
     ]
@@ -31,7 +45,9 @@ def source_rows(size: int, width: int, coverages: dict[str, Coverage]) -> list[R
 
 
 def _table_row(model: str, size: int, width: int) -> Row:
-    return Row(model, None, None, f"fp32, width {width}", None, "table_mib", round(table_mib(size, width), 2))
+    return Row(
+        model=model, protocol=f"fp32, width {width}", metric="table_mib", value=round(table_mib(size, width), 2)
+    )
 
 
 def table(size: int, source_size: int, width: int, coverages: dict[str, Coverage]) -> str:

@@ -27,7 +27,7 @@ class Benchmark:
 
     def add(self, model: str, metric: str, value: float):
         """Keep and print one number."""
-        self.rows.append(Row(model, None, None, None, None, metric, round(value, 4)))
+        self.rows.append(Row(model=model, metric=metric, value=round(value, 4)))
         print(f"{model}: {metric} {value:.4g}", flush=True)
 
     def write(self, data: str | None = None, **more: Any) -> Results:

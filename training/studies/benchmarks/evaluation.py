@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> Results:
         ratio = ratios[len(ratios) // 2]
         rates = {"bare_images_per_s": len(rows) / min(bare), "images_per_s": len(rows) / min(whole)}
         for metric, value in (rates | {"share_of_bare": ratio}).items():
-            results.rows.append(Row(name, None, None, None, None, metric, value))
+            results.rows.append(Row(model=name, metric=metric, value=value))
         print(
             f"{name}: {rates['images_per_s']:.1f} of {rates['bare_images_per_s']:.1f} images/s, "
             f"{100 * ratio:.1f} % of the bare forward pass ({', '.join(f'{100 * r:.1f}' for r in ratios)})"

@@ -195,7 +195,7 @@ def measure(options: MeasureOptions) -> Results:
             take_image(browser, address, output_dir / "space.png")
         version = browser.version
     rows = [
-        Row(name, None, None, None, None, metric, value, None)
+        Row(model=name, metric=metric, value=value)
         for name, values in found.items()
         for metric, value in values.items()
     ]

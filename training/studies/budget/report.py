@@ -10,12 +10,14 @@ def derived_rows(results: Results) -> list[Row]:
     pairs, rows = read_pairs(results), []
     for pair in pairs:
         protocol = protocol_of(pair.backend, pair.threads, 1)
-        rows.append(Row(pair.model, None, None, protocol, None, "ms_per_pair", round(pair.ms, 3)))
+        rows.append(Row(model=pair.model, protocol=protocol, metric="ms_per_pair", value=round(pair.ms, 3)))
         against = [p for p in pairs if (p.model, p.threads) == (REFERENCE, pair.threads)]
         for other in against:
             if other.backend == pair.backend or (pair.backend.startswith("onnx") and other.backend == "onnx-fp32"):
                 versus = f"{protocol}, against {other.backend}"
-                rows.append(Row(pair.model, None, None, versus, None, "times_as_fast", round(other.ms / pair.ms, 2)))
+                rows.append(
+                    Row(model=pair.model, protocol=versus, metric="times_as_fast", value=round(other.ms / pair.ms, 2))
+                )
     return rows
 
 

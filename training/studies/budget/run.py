@@ -164,14 +164,16 @@ def run_module(module: str, *arguments: str, threads: int | None = None) -> str:
 def size_rows(name: str, facts: dict[str, Any]) -> Iterator[Row]:
     """What does not depend on time."""
     for metric in ("parameters", "image_parameters", "text_parameters", "embedding_parameters"):
-        yield Row(name, None, None, None, None, metric, facts[metric])
+        yield Row(model=name, metric=metric, value=facts[metric])
     for form, size in facts["bytes"].items():
-        yield Row(name, None, None, form, None, "bytes", size)
+        yield Row(model=name, protocol=form, metric="bytes", value=size)
     for language, count in facts["tokens"].items():
-        yield Row(name, None, None, None, language, "tokens_per_text", round(count, 2))
+        yield Row(model=name, language=language, metric="tokens_per_text", value=round(count, 2))
 
 
 def probe_row(name: str, backend: str, threads: int, found: dict[str, Any]) -> Row:
     """One number of a probe."""
     protocol = protocol_of(backend, threads, found.get("batch_size"))
-    return Row(name, None, None, protocol, found.get("language"), found["metric"], found["value"])
+    return Row(
+        model=name, protocol=protocol, language=found.get("language"), metric=found["metric"], value=found["value"]
+    )

@@ -43,8 +43,18 @@ def test_size_on_the_card_is_that_of_the_model(folder):
 
 
 def test_results_stand_in_the_text_and_in_the_front_matter(folder):
-    row = Row("student", "aligned", "unseen_style", "class-names", "zh", "top5", 0.4321, 0, (0.4, 0.5))
-    size = Row("student", "aligned", None, None, None, "parameters", 5)
+    row = Row(
+        model="student",
+        stage="aligned",
+        set="unseen_style",
+        protocol="class-names",
+        language="zh",
+        metric="top5",
+        value=0.4321,
+        seed=0,
+        interval=(0.4, 0.5),
+    )
+    size = Row(model="student", stage="aligned", metric="parameters", value=5)
     meta = {"command": "python measure.py", "example": {"answers": {"zh": [{"label": "狐狸", "score": 0.98765}]}}}
     write_card(folder, Results(meta, [row, size]), CardDetails(name="a-title", data="Drawn by *somebody*."))
     card = ModelCard.load(folder / "README.md")
@@ -75,16 +85,42 @@ def test_examples_pin_a_revision(folder):
 
 def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
     rows = [
-        Row("student", "aligned", name, "templates", language, metric, value)
+        Row(
+            model="student",
+            stage="aligned",
+            set=name,
+            protocol="templates",
+            language=language,
+            metric=metric,
+            value=value,
+        )
         for name, metric, values in (("mnist", "top1", (0.5, 0.3)), ("dtd", "top1", (0.7, 0.5)))
         for language, value in zip(("en", "zh"), values, strict=True)
     ]
     # what training/eval.py writes beside a set's own metric, and over languages, is no part of the mean
     rows += [
-        Row("student", "aligned", "mnist", "templates", "en", metric, 0.9) for metric in ("top5", "mean_per_class")
+        Row(
+            model="student",
+            stage="aligned",
+            set="mnist",
+            protocol="templates",
+            language="en",
+            metric=metric,
+            value=0.9,
+        )
+        for metric in ("top5", "mean_per_class")
     ]
     rows += [
-        Row("student", "aligned", "mnist", "templates", "en, zh", metric, 0.1) for metric in ("top1", "agreement")
+        Row(
+            model="student",
+            stage="aligned",
+            set="mnist",
+            protocol="templates",
+            language="en, zh",
+            metric=metric,
+            value=0.1,
+        )
+        for metric in ("top1", "agreement")
     ]
     write_card(folder, Results({"command": "elevater"}, rows))
     text = ModelCard.load(folder / "README.md").text
@@ -95,10 +131,14 @@ def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
 
 def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds(folder):
     rows = [
-        Row("ours", None, "mnist", "elevater-zh", "zh", "top1", value, seed) for seed, value in enumerate((0.5, 0.6))
+        Row(model="ours", set="mnist", protocol="elevater-zh", language="zh", metric="top1", value=value, seed=seed)
+        for seed, value in enumerate((0.5, 0.6))
     ]
-    rows += [Row("ours", None, "mnist", "cn-clip-compat", "zh", "top1", 0.4)]
-    rows += [Row("baseline", None, name, "elevater-zh", "zh", "top1", 0.9) for name in ("mnist", "dtd")]
+    rows += [Row(model="ours", set="mnist", protocol="cn-clip-compat", language="zh", metric="top1", value=0.4)]
+    rows += [
+        Row(model="baseline", set=name, protocol="elevater-zh", language="zh", metric="top1", value=0.9)
+        for name in ("mnist", "dtd")
+    ]
     write_card(folder, Results({"command": "elevater"}, rows))
     text = ModelCard.load(folder / "README.md").text
     assert "| model | set | metric | zh (cn-clip-compat) | zh (elevater-zh) |" in text
@@ -110,17 +150,17 @@ def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds
 def test_size_and_speed_come_from_the_device_budget(folder):
     batch = "onnx-int8, threads 1, batch 1"
     rows = [
-        Row("tiny", None, None, None, None, "parameters", 13_000_000),
-        Row("tiny", None, None, "onnx-int8", None, "bytes", 13_960_000),
-        Row("tiny", None, None, "pytorch", None, "bytes", 52_000_000),
-        Row("tiny", None, None, "onnx-int8, threads 1", None, "cold_start_s", 0.5),
-        Row("tiny", None, None, batch, None, "peak_bytes", 92 * 2**20),
-        Row("tiny", None, None, batch, None, "ms_per_image_p50", 9.5),
-        Row("tiny", None, None, batch.replace("batch 1", "batch 8"), None, "ms_per_image_p50", 7.5),
-        Row("tiny", None, None, batch, "en", "ms_per_text_p50", 1.0),
-        Row("tiny", None, None, batch, "zh", "ms_per_text_p50", 2.0),
-        Row("tiny", None, None, f"{batch}, against onnx-int8", None, "times_as_fast", 40.26),
-        Row("baseline", None, None, "onnx-int8", None, "bytes", 5),
+        Row(model="tiny", metric="parameters", value=13_000_000),
+        Row(model="tiny", protocol="onnx-int8", metric="bytes", value=13_960_000),
+        Row(model="tiny", protocol="pytorch", metric="bytes", value=52_000_000),
+        Row(model="tiny", protocol="onnx-int8, threads 1", metric="cold_start_s", value=0.5),
+        Row(model="tiny", protocol=batch, metric="peak_bytes", value=92 * 2**20),
+        Row(model="tiny", protocol=batch, metric="ms_per_image_p50", value=9.5),
+        Row(model="tiny", protocol=batch.replace("batch 1", "batch 8"), metric="ms_per_image_p50", value=7.5),
+        Row(model="tiny", protocol=batch, language="en", metric="ms_per_text_p50", value=1.0),
+        Row(model="tiny", protocol=batch, language="zh", metric="ms_per_text_p50", value=2.0),
+        Row(model="tiny", protocol=f"{batch}, against onnx-int8", metric="times_as_fast", value=40.26),
+        Row(model="baseline", protocol="onnx-int8", metric="bytes", value=5),
     ]
     budget = Results({"command": "python -m training.studies.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
@@ -135,7 +175,7 @@ def test_exported_files_have_a_table_of_their_own(folder):
     refused = kept | {"file": "onnx/b.onnx", "kept": False, "reasons": ["It loses 2.00 points in zh."], "bytes": 0}
     runs = [{"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set", "files": []}]
     export = {"verdicts": [kept, refused], "runs": runs}
-    row = Row("onnx/a.onnx", None, "set", "class-names", "zh", "top1", 0.5)
+    row = Row(model="onnx/a.onnx", set="set", protocol="class-names", language="zh", metric="top1", value=0.5)
     write_card(folder, Results({"command": "python measure.py", "export": export}, [row]))
     text = ModelCard.load(folder / "README.md").text
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in text
@@ -146,7 +186,15 @@ def test_exported_files_have_a_table_of_their_own(folder):
 
 def test_languages_stay_apart_in_the_front_matter(folder):
     rows = [
-        Row("student", "aligned", "a_set", "class-names", lang, "top1", value)
+        Row(
+            model="student",
+            stage="aligned",
+            set="a_set",
+            protocol="class-names",
+            language=lang,
+            metric="top1",
+            value=value,
+        )
         for lang, value in (("en", 0.1), ("zh", 0.2))
     ]
     write_card(folder, Results({}, rows))
@@ -231,7 +279,10 @@ def test_a_card_made_ones_own_is_left_alone(folder):
 
 
 def test_refreshing_adds_the_results_beside_the_model(folder):
-    Results({"command": "x"}, [Row("student", "aligned", "s", "p", "en", "top1", 0.25)]).write(folder)
+    Results(
+        {"command": "x"},
+        [Row(model="student", stage="aligned", set="s", protocol="p", language="en", metric="top1", value=0.25)],
+    ).write(folder)
     (folder / "card.yaml").write_text("name: renamed\n", encoding="utf-8")
     refresh_card(folder)
     text = ModelCard.load(folder / "README.md").text

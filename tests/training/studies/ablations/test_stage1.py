@@ -58,7 +58,7 @@ def test_every_arm_is_trained_with_every_seed(tmp_path, monkeypatch):
 
     def train(distil_recipe, align_recipe, seed):
         assert {recipe.seed for recipe in (distil_recipe, align_recipe) if recipe is not None} == {seed}
-        return [Row("", None, None, None, None, "top5", 0.5, seed)]
+        return [Row(model="", metric="top5", value=0.5, seed=seed)]
 
     monkeypatch.setattr(run, "_train", train)
     found = {(row.model, row.seed) for row in run.run().rows}

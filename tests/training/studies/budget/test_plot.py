@@ -29,12 +29,13 @@ def test_names_cover_neither_each_other_nor_a_point():
 def test_plot_is_a_image_of_every_model(quality, tmp_path):
     rows = []
     for name, (ms, parameters) in PLACES.items():
-        rows.append(Row(name, None, None, None, None, "parameters", parameters * 1e6))
+        rows.append(Row(model=name, metric="parameters", value=parameters * 1e6))
         for backend, factor in (("eager", 1.5), ("onnx-fp32", 1.0), ("onnx-int8", 0.8)):
             protocol = f"{backend}, threads 2, batch 1"
-            rows.append(Row(name, None, None, protocol, None, "ms_per_image_p50", ms * factor * 0.7))
+            rows.append(Row(model=name, protocol=protocol, metric="ms_per_image_p50", value=ms * factor * 0.7))
             rows += [
-                Row(name, None, None, protocol, language, "ms_per_text_p50", ms * 0.3) for language in ("en", "zh")
+                Row(model=name, protocol=protocol, language=language, metric="ms_per_text_p50", value=ms * 0.3)
+                for language in ("en", "zh")
             ]
     plot(Results({}, rows), {"tiny", "small", "base"}, quality, tmp_path / "budget.png")
     assert (tmp_path / "budget.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,118 @@
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pytest
+
+from training.utils.cli import command_name, parse_options, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of a command.
+
+    Args:
+        folder: Folder of the model.
+        data: Data sources, 100 % of them.
+        seeds: Seeds of the runs.
+        formats: Number formats to write.
+        layout: Folder layout.
+        columns: Column of each language.
+        dry_run: Print the plan and stop.
+    """
+
+    folder: str
+    data: list[str]
+    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    formats: list[Literal["fp32", "int8"]] | None = None
+    layout: Literal["onnx", "pte"] = "onnx"
+    columns: dict[str, str] | None = None
+    dry_run: bool = False
+
+
+def parse(*argv: str) -> Options:
+    return parse_options(
+        Options,
+        list(argv),
+        prog="python training/try.py",
+        description="Try the parser.\n\n    python training/try.py FOLDER --data A\n    --data B",
+        positional=("folder",),
+    )
+
+
+def test_defaults_come_from_the_dataclass():
+    assert parse("model", "--data", "a") == Options(folder="model", data=["a"])
+
+
+def test_lists_take_several_values_or_several_flags():
+    options = parse("model", "--data", "a", "b", "--data", "c", "--seeds", "7", "--formats", "int8")
+    assert options.data == ["a", "b", "c"] and options.seeds == [7] and options.formats == ["int8"]
+
+
+def test_flags_and_mappings():
+    options = parse("model", "--data", "a", "--dry_run", "--columns.zh", "title")
+    assert options.dry_run and options.columns == {"zh": "title"}
+
+
+def test_the_command_line_overrides_the_file(tmp_path):
+    file = tmp_path / "options.yaml"
+    file.write_text("data: [x, y]\nseeds: [5]\n", encoding="utf-8")
+    options = parse("model", "--config", str(file), "--seeds", "6")
+    assert options.data == ["x", "y"] and options.seeds == [6]
+
+
+def test_every_option_has_help_and_examples_keep_their_lines(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert stop.value.code == 0
+    for words in (
+        "Folder of the model.",
+        "Data sources, 100 % of them.",
+        "Number formats to write.",
+        "(default: 0 1)",
+    ):
+        assert words in text
+    assert "python training/try.py FOLDER --data A\n    --data B" in text
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["model"], "try: the following arguments are required: data"),
+        (["model", "--data", "a", "--unknown", "1"], "try: unrecognized arguments"),
+        (["model", "--data", "a", "--layout", "zip"], "zip"),
+        (["model", "--data", "a", "--formats", "fp8"], "invalid choice: 'fp8'"),
+        (["model", "--dat", "a"], "try: "),
+    ],
+)
+def test_mistakes_exit_with_one_message_and_code_2(argv, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(*argv)
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_option_without_help_is_refused():
+    @dataclass
+    class Silent:
+        """No entry for its field."""
+
+        field: int = 0
+
+    with pytest.raises(TypeError, match="Silent: no Args entry for field"):
+        parse_options(Silent, [], prog="x.py", description="Nothing.")
+
+
+def test_user_errors_name_the_command_and_the_missing_extra(capsys):
+    with pytest.raises(SystemExit) as stop, user_errors("export", extra="edge"):
+        import a_package_that_nobody_has  # noqa: F401
+    assert stop.value.code == 2
+    message = 'export: a_package_that_nobody_has is not installed. Run: pip install -e ".[edge]"'
+    assert capsys.readouterr().err.strip() == message
+    with pytest.raises(SystemExit), user_errors("export"):
+        raise ValueError("format: unknown.")
+    assert capsys.readouterr().err == "export: format: unknown.\n"
+
+
+def test_command_names():
+    assert command_name("python training/eval.py") == "eval"
+    assert command_name("python -m training.studies.budget") == "budget"

@@ -1,0 +1,36 @@
+"""The one batch that data, tasks and the loop share."""
+
+from typing import TypedDict
+
+from torch import Tensor
+
+
+class Batch(TypedDict, total=False):
+    """Tensors of a batch. A run on images alone has no caption fields, a run on captions alone no image fields.
+
+    Args:
+        rows: (B,) int64, row number of each sample in all data. In a stream it encodes source, shard and offset.
+        view_ids: (B,) int64, number of the random view of each image.
+        images: (B, 3, S, S) uint8, decoded; the short side is resized to S and the center is cropped.
+        input_ids: (T, L) int64, student tokens of the captions of these rows in all languages.
+        attention_mask: (T, L) int64, 1 for tokens and 0 for padding.
+        owner: (T,) int64, index in the batch of the sample that each caption belongs to.
+        caption_ids: (T,) int64, equal for equal captions on all processes.
+        language: (T,) int64, index into the languages of the recipe.
+        teacher_input_ids: (T, L') int64, teacher tokens; only if the teacher has another tokenizer.
+        teacher_attention_mask: (T, L') int64, mask of the teacher tokens.
+        aligned: (T,) bool, whether student and teacher split the caption into the same pieces; only if the student's
+            vocabulary is a cut of the teacher's.
+    """
+
+    rows: Tensor
+    view_ids: Tensor
+    images: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+    owner: Tensor
+    caption_ids: Tensor
+    language: Tensor
+    teacher_input_ids: Tensor
+    teacher_attention_mask: Tensor
+    aligned: Tensor
