@@ -1,0 +1,127 @@
+"""The READMEs keep their word: Python blocks run, tables are the committed results, links and commands exist."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.corpus.emoji import _render, read_concepts
+from training.demo.__main__ import EXAMPLE
+from training.demo.make_teacher import TEACHER_FOLDER
+from training.studies.readme_tables import BLOCK, list_readmes, render
+
+ROOT = Path(__file__).parents[1]
+READMES = list_readmes()
+DOCUMENTS = [*READMES, ROOT / "CONTRIBUTING.md"]
+MAX_LINES, MAX_WORDS = 180, 900
+ids = [str(path.relative_to(ROOT)) for path in READMES]
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
+
+
+def run_python_blocks(text: str, home: Path) -> list[str]:
+    """Run all Python blocks where the demo would have left its folder; its teacher takes the student's place."""
+    model = home / "runs" / "demo" / "model"
+    DCCLIPModel.from_pretrained(TEACHER_FOLDER).float().save_pretrained(model)
+    DCCLIPProcessor.from_pretrained(TEACHER_FOLDER).save_pretrained(model)
+    example = next(concept for concept in read_concepts() if concept.en == EXAMPLE)
+    (model / "example.png").write_bytes(_render(example.drawings["twemoji"], 96))
+    script = home / "readme.py"
+    script.write_text("\n".join(blocks(text, "python")), encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, str(script)], cwd=home, capture_output=True, text=True, encoding="utf-8", check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in READMES if blocks(path.read_text(encoding="utf-8"), "python")])
+def test_python_blocks_print_what_their_comments_say(path, tmp_path):
+    text = path.read_text(encoding="utf-8")
+    expected = [
+        line.removeprefix("# ")
+        for block in blocks(text, "python")
+        for line in block.splitlines()
+        if line.startswith("# ")
+    ]
+    assert expected
+    assert run_python_blocks(text, tmp_path) == expected
+
+
+def test_first_two_bash_blocks_install_and_run():
+    demo, tests = blocks(read("README.md"), "bash")
+    assert "pip install" in demo and "python -m training.demo" in demo
+    assert "pip install" in tests and "pytest" in tests
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    assert blocks(read("README.md"), "bash")[1].strip() in read(".ci/run")
+
+
+@pytest.mark.parametrize("path", READMES, ids=ids)
+def test_tables_are_rendered_from_the_committed_results(path):
+    text = path.read_text(encoding="utf-8")
+    assert render(text) == text, "run: python -m training.studies.readme_tables"
+
+
+def test_the_readme_leads_with_tables_of_models_and_results():
+    assert [name for _, name, _, _ in BLOCK.findall(read("README.md"))] == ["models", "demo"]
+
+
+def test_the_readme_is_short():
+    text = read("README.md")
+    assert len(text.splitlines()) <= MAX_LINES
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.S | re.M)
+    assert len(prose.split()) <= MAX_WORDS
+
+
+def structure(text: str) -> list[str]:
+    """Headings by level, code blocks by content, images, tables and list items, in order."""
+    found: list[str] = []
+    pattern = (
+        r"^```(?P<code>.*?)^```|^(?P<heading>#+) |^(?P<item>- )|!\[.*?\]\((?P<image>.*?)\)|<!-- table: (?P<table>\S+)"
+    )
+    for match in re.finditer(pattern, text, re.S | re.M):
+        kind = match.lastgroup or ""
+        found.append(f"{kind}: {match[kind]}")
+    return found
+
+
+def test_both_readmes_have_the_same_structure():
+    english, chinese = read("README.md"), read("README.zh.md")
+    assert structure(english) == structure(chinese)
+    assert english.count("\n| ") == chinese.count("\n| ")
+    assert english.splitlines()[0] == "**English** | [中文](README.zh.md)"
+    assert chinese.splitlines()[0] == "[English](README.md) | **中文**"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_local_links_and_named_files_exist(path):
+    text = path.read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
+    missing = [link for link in links if link and not (path.parent / link).exists()]
+    scripts = re.findall(r"\btraining/[\w/]+\.(?:py|yaml)\b", text)
+    modules = re.findall(r"python -m (training[\w.]*)", text)
+    missing += [name for name in scripts if not (ROOT / name).exists()]
+    for name in modules:
+        place = ROOT / name.replace(".", "/")
+        if not (place.with_suffix(".py").exists() or (place / "__main__.py").exists()):
+            missing.append(name)
+    assert not missing
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=[str(path.relative_to(ROOT)) for path in DOCUMENTS])
+def test_commands_fit_in_100_columns(path):
+    text = path.read_text(encoding="utf-8")
+    lines = [line for block in (*blocks(text, "console"), *blocks(text, "bash")) for line in block.splitlines()]
+    assert not [line for line in lines if len(line) > 100]

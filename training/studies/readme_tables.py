@@ -1,0 +1,145 @@
+"""Render the tables of every README from committed results.
+
+    python -m training.studies.readme_tables
+
+A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of table -->`, so that no number in a README is
+typed by hand.
+"""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from training.demo import report
+from training.hub.cards.device_budget import read_costs, read_pairs
+from training.hub.cards.tables import export_table
+from training.studies.ablations import arms
+from training.utils.files import REPO_ROOT, write_text
+from training.utils.results import RESULTS_FILE, Results, markdown_table
+
+BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
+BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
+DEMO = REPO_ROOT / "model_cards" / "results" / "demo" / RESULTS_FILE
+SIZES = ("tiny", "small", "base")
+BASELINES = {"chinese-clip-rn50": "Chinese-CLIP RN50", "altclip": "AltCLIP"}
+WORDS = {
+    "en": {
+        "header": ["Model", "Parameters", "Size", "Latency of an image and a text", "Top-5, en / zh", "Status"],
+        "demo": "trained by the quick start",
+        "size": "recipe, weights not published",
+        "baseline": "baseline",
+        "note": "Latency on one thread, batch 1: ONNX Runtime int8, the demo in PyTorch. Baselines have random weights.",
+    },
+    "zh": {
+        "header": ["模型", "参数量", "大小", "一张图片加一条文本的延迟", "Top-5（英 / 中）", "状态"],
+        "demo": "由快速开始训练得到",
+        "size": "训练配方，权重未发布",
+        "baseline": "对照模型",
+        "note": "延迟为单线程、批大小 1 的结果：ONNX Runtime int8，演示模型为 PyTorch。对照模型使用随机权重。",
+    },
+}
+
+
+def models_table(language: str = "en") -> str:
+    """The table of models at the head of a README.
+
+    Args:
+        language: Language of the words, `en` or `zh`.
+
+    Returns:
+        Markdown table with a note below.
+    """
+    words = WORDS[language]
+    header = words["header"]
+    lines = [header, ["---", "---:", "---:", "---:", "---:", "---"], _demo_line(str(words["demo"]))]
+    budget = Results.read(BUDGET)
+    for name in SIZES:
+        lines.append(_budget_line(budget, name, f"`{name}`", str(words["size"])))
+    for name, title in BASELINES.items():
+        lines.append(_budget_line(budget, name, title, str(words["baseline"])))
+    return f"{markdown_table(lines)}\n\n{words['note']}"
+
+
+def _demo_line(status: str) -> list[str]:
+    results = Results.read(DEMO)
+    row = {"model": "student", "stage": "aligned"}
+
+    def mean(metric: str, **more: str) -> float:
+        return results.mean(**row, metric=metric, **more) or 0.0
+
+    top5 = " / ".join(f"{100 * mean('top5', set='unseen_combination', language=name):.0f} %" for name in ("en", "zh"))
+    return [
+        "demo",
+        f"{mean('parameters') / 1e6:.1f} M",
+        f"{mean('bytes') / 1e6:.1f} MB (fp32)",
+        f"{mean('ms_per_image') + mean('ms_per_text'):.1f} ms",
+        top5,
+        status,
+    ]
+
+
+def _budget_line(budget: Results, name: str, title: str, status: str) -> list[str]:
+    (pair,) = [
+        pair for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == (name, "onnx-int8", 1)
+    ]
+    megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
+    parameters = budget.mean(model=name, metric="parameters") or 0.0
+    return [title, f"{parameters / 1e6:.1f} M", f"{megabytes:.0f} MB (int8)", f"{pair.ms:.1f} ms", "", status]
+
+
+def _fenced(text: str) -> str:
+    return f"```\n{text}\n```"
+
+
+def _read(path: str) -> Results:
+    return Results.read(REPO_ROOT / path)
+
+
+RENDERERS: dict[str, Callable[..., str | None]] = {
+    "models": models_table,
+    "demo": lambda path: _fenced(report.summary(_read(path))),
+    "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
+    "arms": lambda path: arms.table(_read(path)),
+    "export": lambda path: export_table(_read(path)),
+}
+
+
+def render(text: str) -> str:
+    """Fill the table blocks of a README.
+
+    Args:
+        text: Markdown with blocks, filled or empty.
+
+    Returns:
+        The same text with every block rendered anew.
+
+    Raises:
+        KeyError: A block names a table that does not exist.
+    """
+
+    def fill(block: re.Match[str]) -> str:
+        start, name, arguments, end = block.groups()
+        return f"{start}{RENDERERS[name](*arguments.split())}\n{end}"
+
+    return BLOCK.sub(fill, text)
+
+
+def list_readmes() -> list[Path]:
+    """Every tracked README of the checkout, in any language."""
+    command = ["git", "ls-files", "README*.md", "**/README*.md"]
+    names = subprocess.run(command, cwd=REPO_ROOT, capture_output=True, text=True, check=True).stdout.split()
+    return [REPO_ROOT / name for name in names]
+
+
+def main():
+    """Rewrite every README whose tables have changed."""
+    for path in list_readmes():
+        text = path.read_text(encoding="utf-8")
+        if (rendered := render(text)) != text:
+            write_text(path, rendered)
+            print(path.relative_to(REPO_ROOT))
+
+
+if __name__ == "__main__":
+    main()
