@@ -2,8 +2,8 @@
 
     python -m training.studies.readme_tables
 
-A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of table -->`, so that no number in a README is
-typed by hand.
+A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of table -->`, so that no number in
+a README is typed by hand.
 """
 
 import re
@@ -29,7 +29,7 @@ WORDS = {
         "demo": "trained by the quick start",
         "size": "recipe, weights not published",
         "baseline": "baseline",
-        "note": "Latency on one thread, batch 1: ONNX Runtime int8, the demo in PyTorch. Baselines have random weights.",
+        "note": "Latency: one thread, batch 1, ONNX Runtime int8; the demo in PyTorch. Baselines have random weights.",
     },
     "zh": {
         "header": ["模型", "参数量", "大小", "一张图片加一条文本的延迟", "Top-5（英 / 中）", "状态"],

@@ -1,0 +1,69 @@
+"""The wheel: what it contains, which extras it offers, and that its command runs without torch."""
+
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+WITHOUT_TORCH = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "transformers", "timm"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from modeling_dcclip.command import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built as a release is: from a copy of the tracked files, by way of the sdist."""
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, files.split("\0")):
+        if not name.startswith(("model_cards/", "tests/")) and (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(output), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert not built.returncode, built.stdout + built.stderr
+    return next(output.glob("*.whl"))
+
+
+@pytest.mark.slow
+def test_the_wheel_ships_the_model_and_only_its_extras(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = Parser().parsestr(archive.read(next(n for n in names if n.endswith("METADATA"))).decode())
+        entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode()
+    assert {name.partition("/")[0] for name in names if not name.startswith("dcclip-")} == {"modeling_dcclip"}
+    assert metadata.get_all("Provides-Extra") == ["runtime", "torch"]
+    assert not [line for line in metadata.get_all("Requires-Dist") if "torch" in line and "extra" not in line]
+    assert "dcclip = modeling_dcclip.command:main" in entry_points
+
+
+@pytest.mark.slow
+def test_the_command_labels_an_image_without_torch(wheel, exported, images, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "site")
+    images[0].save(tmp_path / "image.png")
+    command = [sys.executable, "-c", WITHOUT_TORCH, "label", str(tmp_path / "image.png"), "猫", "a dog"]
+    run = subprocess.run(
+        [*command, "--model", str(exported)],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path / "site"), "PATH": "/usr/bin"},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert not run.returncode, run.stderr
+    assert "猫" in run.stdout and "a dog" in run.stdout
