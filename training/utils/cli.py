@@ -114,7 +114,8 @@ def _add_option(parser: ArgumentParser, option: Field, hint: Any, text: str, is_
     else:
         keywords |= _item_type(item) | {"nargs": "+", "action": _Collect}
         if not required:
-            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {' '.join(map(str, default or ['none']))})"}
+            shown = " ".join(map(str, default)) if isinstance(default, list) and default else "none"
+            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {shown})"}
     if required and not is_positional:
         keywords["required"] = True
     parser.add_argument(name, **keywords)
