@@ -20,7 +20,7 @@ WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 
 
 class Loader(Protocol):
-    """The batches of one training process, from `order.start` to `order.stop`."""
+    """The batches of one training process, from `plan.start` to `plan.stop`."""
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield one full batch for each step."""
@@ -29,20 +29,20 @@ class Loader(Protocol):
         """Return, as JSON, the state after the last batch that was yielded."""
 
 
-def make_loader(pairs: Pairs, order: Order, states: Sequence[dict[str, Any]] = ()) -> Loader:
+def make_loader(pairs: Pairs, plan: Order, states: Sequence[dict[str, Any]] = ()) -> Loader:
     """Make the loader of a training process.
 
     Args:
         pairs: Images and captions.
-        order: Batches of this process.
-        states: Loader state of every training process at `order.start`, to resume a run. Default: a new run.
+        plan: Batches of this process.
+        states: Loader state of every training process at `plan.start`, to resume a run. Default: a new run.
 
     Raises:
         ValueError: If a stream was divided among another number of processes or workers before.
     """
     if isinstance(pairs, PairStream):
-        return StreamLoader(pairs, order, states)
-    return RowLoader(pairs, order, states)
+        return StreamLoader(pairs, plan, states)
+    return RowLoader(pairs, plan, states)
 
 
 class RowLoader:
@@ -50,18 +50,18 @@ class RowLoader:
 
     Args:
         pairs: Images and captions.
-        order: Batches of this process.
+        plan: Batches of this process.
         states: Loader state of every training process, with the rows that they have skipped.
     """
 
-    def __init__(self, pairs: PairDataset, order: Order, states: Sequence[dict[str, Any]] = ()):
+    def __init__(self, pairs: PairDataset, plan: Order, states: Sequence[dict[str, Any]] = ()):
         self.skipped = pairs.skipped
         self.skipped.merge(states)
         rows = _Rows(pairs)
         self._loader = _data_loader(
             rows,
             pairs.config.workers,
-            batch_sampler=KeyedBatchSampler(pairs.groups, order, pairs.config.batches != "mixed"),
+            batch_sampler=KeyedBatchSampler(pairs.groups, plan, pairs.config.batches != "mixed"),
             collate_fn=rows.collate,
         )
 
@@ -82,22 +82,22 @@ class StreamLoader:
 
     Args:
         pairs: Stream of images and captions.
-        order: Batches of this process.
+        plan: Batches of this process.
         states: Loader state of every training process.
 
     Raises:
         ValueError: If the states are of another number of processes or workers.
     """
 
-    def __init__(self, pairs: PairStream, order: Order, states: Sequence[dict[str, Any]] = ()):
+    def __init__(self, pairs: PairStream, plan: Order, states: Sequence[dict[str, Any]] = ()):
         num_workers = max(1, pairs.config.workers)
         self.skipped = pairs.skipped
         self._states: list[dict[str, Any]] = []  # of each worker, after its last batch
-        if order.start:
-            self._states = _worker_states(states, order, num_workers)
+        if plan.start:
+            self._states = _worker_states(states, plan, num_workers)
             self._merge_skips()
         self._loader = _data_loader(
-            WorkerBatches(pairs, order, num_workers, list(self._states)), pairs.config.workers, batch_size=None
+            WorkerBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
         )
         self._states = self._states or [{}] * num_workers
 
@@ -115,16 +115,16 @@ class StreamLoader:
         return {WORKER_STATES: list(self._states)}
 
 
-def _worker_states(states: Sequence[dict[str, Any]], order: Order, num_workers: int) -> list[dict[str, Any]]:
+def _worker_states(states: Sequence[dict[str, Any]], plan: Order, num_workers: int) -> list[dict[str, Any]]:
     """Select the worker states of this process, after a check that the stream is divided as before."""
     before = [len(state.get(WORKER_STATES, ())) for state in states]
-    if before != [num_workers] * order.num_processes:
+    if before != [num_workers] * plan.num_processes:
         raise ValueError(
             f"data: this stream was divided among {len(before)} processes with {before[0] if before else 0} decoding "
-            f"processes each, and now among {order.num_processes} with {num_workers}. Resume with as many processes "
+            f"processes each, and now among {plan.num_processes} with {num_workers}. Resume with as many processes "
             "and data.workers as before (0 counts as 1)."
         )
-    return list(states[order.rank][WORKER_STATES])
+    return list(states[plan.rank][WORKER_STATES])
 
 
 def _data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
@@ -147,7 +147,7 @@ class _Rows(torch.utils.data.Dataset):
         self.pairs = pairs
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
-        """Load the sample of each key: all attempts, of which only the last one is usable."""
+        """Load the sample of each key: all attempts. Only the last one is usable."""
         images = self.pairs.look_up([key.row for key in keys])
         return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
 

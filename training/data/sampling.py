@@ -44,7 +44,7 @@ class Order:
 class MixtureSchedule:
     """The group of each draw of a mixture, as a pure function of the draw's number.
 
-    Draws are shuffled within cycles of `CYCLE` draws, in each of which every group has exactly its share.
+    Draws are shuffled within cycles of `CYCLE` draws. In each cycle every group has exactly its share.
 
     Args:
         weights: Weights of the G groups, above 0. The share of a group is its weight over the sum of all weights.
@@ -147,26 +147,26 @@ class KeyedBatchSampler:
 
     Args:
         groups: Groups with their rows.
-        order: Batches to yield.
+        plan: Batches to yield.
         homogeneous: Whether all samples of a step, on all processes, are of one group.
     """
 
     groups: Sequence[SampleGroup]
-    order: Order
+    plan: Order
     homogeneous: bool = False
 
     def __len__(self) -> int:
-        return self.order.stop - self.order.start
+        return self.plan.stop - self.plan.start
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        order = self.order
-        global_batch = order.batch_size * order.num_processes
-        schedule = MixtureSchedule([group.weight for group in self.groups], (order.seed,))
+        plan = self.plan
+        global_batch = plan.batch_size * plan.num_processes
+        schedule = MixtureSchedule([group.weight for group in self.groups], (plan.seed,))
         epochs: dict[tuple[int, int], np.ndarray] = {}  # shuffled rows by (group, epoch)
-        for step in range(order.start, order.stop):
-            first = order.rank * order.batch_size
+        for step in range(plan.start, plan.stop):
+            first = plan.rank * plan.batch_size
             batch = []
-            for index in range(first, first + order.batch_size):  # in the global batch
+            for index in range(first, first + plan.batch_size):  # in the global batch
                 if self.homogeneous:
                     group, earlier = schedule(step)
                     position = earlier * global_batch + index
@@ -176,9 +176,9 @@ class KeyedBatchSampler:
                 epoch, offset = divmod(position, len(rows))
                 if (group, epoch) not in epochs:
                     epochs = {key: kept for key, kept in epochs.items() if key[0] != group or key[1] == epoch - 1}
-                    shuffled = np.random.default_rng((order.seed, epoch, group)).permutation(len(rows))
+                    shuffled = np.random.default_rng((plan.seed, epoch, group)).permutation(len(rows))
                     epochs[group, epoch] = rows[shuffled]
                 row = int(epochs[group, epoch][offset])
-                view_id = epoch if order.num_views == 0 else (epoch + row) % order.num_views
+                view_id = epoch if plan.num_views == 0 else (epoch + row) % plan.num_views
                 batch.append(SampleKey(row, view_id, group))
             yield batch

@@ -34,15 +34,15 @@ class WorkerStream:
 
     Args:
         pairs: Stream of images and captions.
-        order: Batches of the training process.
+        plan: Batches of the training process.
         worker: Index of the worker in its training process.
         num_workers: Number of workers of each training process.
         state: Result of `state` to resume from; None starts at the beginning.
     """
 
-    def __init__(self, pairs: PairStream, order: Order, worker: int, num_workers: int, state: dict[str, Any] | None):
-        self.pairs, self.order, self.worker, self.num_workers = pairs, order, worker, num_workers
-        global_worker = order.rank * num_workers + worker
+    def __init__(self, pairs: PairStream, plan: Order, worker: int, num_workers: int, state: dict[str, Any] | None):
+        self.pairs, self.plan, self.worker, self.num_workers = pairs, plan, worker, num_workers
+        global_worker = plan.rank * num_workers + worker
         positions = (
             [StreamPosition(**position) for position in state["positions"]]
             if state
@@ -54,13 +54,13 @@ class WorkerStream:
         self.homogeneous = pairs.config.batches != "mixed"
         weights = [group.weight for group in pairs.groups]
         # all processes use the same group for a homogeneous batch; in mixed batches each worker has its own schedule
-        self.schedule = MixtureSchedule(weights, (order.seed,) if self.homogeneous else (order.seed, global_worker))
+        self.schedule = MixtureSchedule(weights, (plan.seed,) if self.homogeneous else (plan.seed, global_worker))
         self.streams = [
             ShuffledStream(
                 pairs.shards[group.source],
-                (order.seed, number),
+                (plan.seed, number),
                 global_worker,
-                order.num_processes * num_workers,
+                plan.num_processes * num_workers,
                 pairs.config.shuffle_buffer,
                 position,
             )
@@ -77,7 +77,7 @@ class WorkerStream:
         Args:
             step: Step of this worker. Steps must be requested in order, because the stream moves on.
         """
-        size = self.order.batch_size
+        size = self.plan.batch_size
         first = step // self.num_workers * size
         groups = [self.schedule(step if self.homogeneous else draw)[0] for draw in range(first, first + size)]
         batch = self.pairs.collate(self._samples(groups), self.skipped)
@@ -109,23 +109,23 @@ class WorkerBatches(torch.utils.data.IterableDataset):
 
     Args:
         pairs: Stream of images and captions.
-        order: Batches of the training process.
+        plan: Batches of the training process.
         num_workers: Number of decoding processes, at least 1; the training process counts if it decodes itself.
         states: State of each worker to resume from; empty to start at the beginning.
     """
 
-    def __init__(self, pairs: PairStream, order: Order, num_workers: int, states: Sequence[dict[str, Any]]):
+    def __init__(self, pairs: PairStream, plan: Order, num_workers: int, states: Sequence[dict[str, Any]]):
         super().__init__()
-        self.pairs, self.order, self.num_workers, self.states = pairs, order, num_workers, states
+        self.pairs, self.plan, self.num_workers, self.states = pairs, plan, num_workers, states
 
     def __iter__(self) -> Iterator[WorkerBatch]:
         info = torch.utils.data.get_worker_info()
         if info is not None:
             fsspec.asyn.reset_lock()  # a lock that was held while this process was forked would never be released
-        first = self.order.start + (info.id if info is not None else 0)
+        first = self.plan.start + (info.id if info is not None else 0)
         worker = first % self.num_workers
         stream = WorkerStream(
-            self.pairs, self.order, worker, self.num_workers, self.states[worker] if self.states else None
+            self.pairs, self.plan, worker, self.num_workers, self.states[worker] if self.states else None
         )
-        for step in range(first, self.order.stop, self.num_workers):
+        for step in range(first, self.plan.stop, self.num_workers):
             yield stream.batch(step)  # not kept in a variable, so that the training loop can release the images

@@ -34,11 +34,11 @@ def decode_tokens(tokenizer, input_ids: torch.Tensor) -> list[str]:
     return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
 
 
-def make_order(**fields) -> Order:
+def make_plan(**fields) -> Order:
     return Order(**{"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4} | fields)
 
 
 def sample_batches(rows, **fields) -> list[list[tuple[int, int]]]:
     """Row and view id of every sample in the batches of one source."""
     group = SampleGroup(source=0, languages=("en", "zh"), weight=1.0, rows=np.asarray(rows))
-    return [[(key.row, key.view_id) for key in batch] for batch in KeyedBatchSampler([group], make_order(**fields))]
+    return [[(key.row, key.view_id) for key in batch] for batch in KeyedBatchSampler([group], make_plan(**fields))]

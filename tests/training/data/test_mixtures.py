@@ -31,8 +31,8 @@ def load(two_sources, tokenizer):
     def build(stop: int = 10, start: int = 0, process: tuple[int, int] = (0, 1), **fields) -> list[dict]:
         config = DataConfig(**{"sources": two_sources, "shuffle_buffer": 8} | fields)
         pairs: Pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
-        order = Order(8, 0, 0, start, stop, *process)
-        return list(make_loader(pairs, order))
+        plan = Order(8, 0, 0, start, stop, *process)
+        return list(make_loader(pairs, plan))
 
     return build
 

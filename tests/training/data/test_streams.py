@@ -35,10 +35,12 @@ def shards(samples, tmp_path_factory) -> str:
 @pytest.fixture
 def open_loader(shards, tokenizer):
     def build(states=(), **fields) -> Loader:
-        order = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
-        order = Order(**{name: fields.pop(name, value) for name, value in order.items()}, **fields.pop("process", {}))
+        defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
+        plan = Order(
+            **{name: fields.pop(name, value) for name, value in defaults.items()}, **fields.pop("process", {})
+        )
         config = DataConfig(**{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields)
-        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), order, states)
+        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), plan, states)
 
     return build
 
@@ -94,8 +96,8 @@ def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows,
         rows = train_rows.select(range(NUM))
         fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
     pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokens(tokenizer, 32), 64)
-    order = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
-    (batch,) = make_loader(pairs, order)
+    plan = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
+    (batch,) = make_loader(pairs, plan)
     expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))
     assert batch["images"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
