@@ -1,4 +1,4 @@
-"""The one batch that data, tasks and the loop share."""
+"""The batch that data, tasks and the training loop share. mypy checks its keys everywhere."""
 
 from typing import TypedDict
 
@@ -6,7 +6,9 @@ from torch import Tensor
 
 
 class Batch(TypedDict, total=False):
-    """Tensors of a batch. A run on images alone has no caption fields, a run on captions alone no image fields.
+    """Tensors of B samples and their T captions.
+
+    Without images a batch has no `images`. Without captions it has only `rows`, `view_ids` and `images`.
 
     Args:
         rows: (B,) int64, row number of each sample in all data. In a stream it encodes source, shard and offset.

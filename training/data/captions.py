@@ -1,6 +1,5 @@
-"""Captions: what is usable, and their tokens for student and teacher."""
+"""Captions: which ones are usable, and their token ids for student and teacher."""
 
-import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,40 +7,48 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from training.data.batch import Batch
 from training.text.pipeline import unbounded
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
 
 
 def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], list[str]]:
-    """The captions in one cell, stripped, and for each unusable one the cause.
+    """Return the usable captions of a cell, and the cause for each caption that is not usable.
 
     Args:
-        cell: a string or a list of strings, if all is well.
-        language: ISO 639-1 code; captions without one letter of its script are unusable. None asks for none.
+        cell: Value of a caption column: a string or a list of strings. Any other value is reported as a cause.
+        language: ISO 639-1 code; a caption without a letter of its script is not usable. Default: any script is.
+
+    Returns:
+        Captions without surrounding white space, and causes such as `empty caption`.
     """
     if cell is None or cell == []:
         return [], ["no caption"]
-    texts, lost = [], []
+    texts, causes = [], []
     for text in cell if isinstance(cell, list) else [cell]:
         if not isinstance(text, str):
-            lost.append("no caption" if text is None else "caption is not a string")
+            causes.append("no caption" if text is None else "caption is not a string")
         elif not (text := text.strip()):
-            lost.append("empty caption")
+            causes.append("empty caption")
         elif language is not None and not is_written_in(text, language):
-            lost.append("caption in the wrong script")
+            causes.append("caption in the wrong script")
         else:
             texts.append(text)
-    return texts, lost
-
-
-def caption_id(text: str) -> int:
-    """A number of 63 bits, the same for equal captions in any process and run."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return texts, causes
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:
-    """`input_ids` and `attention_mask`, both (T, L) int64, padded on the right to the longest text."""
+    """Tokenize texts, pad them on the right to the longest one, and truncate longer ones.
+
+    Args:
+        tokenizer: Any tokenizer.
+        texts: List of T texts.
+        max_text_length: Longest text in tokens.
+
+    Returns:
+        `input_ids` and `attention_mask`, both (T, L) int64.
+    """
     tokens = tokenizer(
         texts, padding=True, truncation=True, max_length=max_text_length, padding_side="right", return_tensors="pt"
     )
@@ -49,17 +56,20 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_leng
 
 
 class CaptionTokens:
-    """Token ids of captions, for the student and for its teacher.
+    """Tokenizes captions for the student and for its teacher.
 
-    There are three cases. Both read the same tokens: one sequence serves both. The student's vocabulary is a cut of
-    the teacher's: the teacher's ids are one lookup, except for captions that the cut reads in other pieces; these
-    have pooled targets alone. The tokenizers are strangers: there are no token targets at all.
+    There are three cases:
+
+    - Student and teacher have the same tokenizer. One sequence of ids serves both.
+    - The student's vocabulary is a cut of the teacher's. Teacher ids are looked up from student ids. Captions that the
+      two split into different pieces are tokenized for the teacher, too; they have pooled targets only.
+    - The tokenizers are unrelated. Captions are tokenized twice and all of them have pooled targets only.
 
     Args:
-        tokenizer: the student's.
-        max_text_length: longest text in tokens, for both; longer ones are cut.
-        teacher_tokenizer: the teacher's, where it differs.
-        vocabulary: how the student's tokenizer was cut from the teacher's, if it was.
+        tokenizer: Tokenizer of the student.
+        max_text_length: Longest text in tokens, for both tokenizers; longer texts are truncated.
+        teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
+        vocabulary: Vocabulary of the student, if it was cut from the teacher's.
     """
 
     def __init__(
@@ -71,22 +81,27 @@ class CaptionTokens:
     ):
         self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
         self.max_text_length = max_text_length
-        # None: not looked for yet
+        # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
 
     @property
     def teacher(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that makes the teacher's ids."""
+        """Tokenizer that makes the teacher's ids."""
         return self.teacher_tokenizer or self.tokenizer
 
     @property
     def have_maps(self) -> bool:
-        """Whether student and teacher read the same pieces, so that token states can be compared."""
+        """Whether student and teacher split captions into the same pieces, so that token states can be compared."""
         return self.teacher_tokenizer is None or self.vocabulary is not None
 
     def find_unaligned(self, texts: Iterable[str]) -> int:
-        """Remember which of these texts, which are all there are, a cut vocabulary reads in other pieces than its
-        source; their number.
+        """Find the captions that a cut vocabulary and its source split into different pieces.
+
+        Args:
+            texts: All captions of the data. Afterwards, no other caption may be tokenized.
+
+        Returns:
+            Number of these captions.
         """
         if self.vocabulary is not None:
             texts = list(texts)
@@ -95,29 +110,34 @@ class CaptionTokens:
         return len(self.unaligned or ())
 
     def count_cut(self, texts: list[str]) -> int:
-        """How many of these texts are longer than the tower reads."""
+        """Count the texts that are longer than `max_text_length` and therefore truncated."""
         return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts).input_ids) if texts else 0
 
     def _aligned(self, texts: list[str], vocabulary: Vocabulary) -> Tensor:
-        """(T,) bool, looked up where all texts are known, and found out where they come as a stream."""
+        """(T,) bool, looked up after `find_unaligned`, and computed for a stream, whose captions are not known."""
         if self.unaligned is not None:
             return torch.tensor([text not in self.unaligned for text in texts])
         with unbounded(vocabulary.tokenizer) as cut, unbounded(self.teacher) as source:
             return torch.tensor(vocabulary.same_ids(cut.encode_batch_fast(texts), source.encode_batch_fast(texts)))
 
-    def __call__(self, texts: list[str]) -> dict[str, Tensor]:
-        """The text part of a batch: student ids and masks, and where they differ the teacher's."""
+    def __call__(self, texts: list[str]) -> Batch:
+        """Tokenize T captions.
+
+        Returns:
+            The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
+            `teacher_attention_mask` if the teacher has another tokenizer; `aligned` if the vocabulary is a cut.
+        """
         tokens = tokenize(self.tokenizer, texts, self.max_text_length)
+        batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         if self.teacher_tokenizer is None:
-            return tokens
-        aligned = self._aligned(texts, self.vocabulary) if self.vocabulary is not None else None
-        if self.vocabulary is not None and aligned is not None and aligned.all():
-            teacher = {
-                "input_ids": self.vocabulary.to_source(tokens["input_ids"]),
-                "attention_mask": tokens["attention_mask"],
-            }
+            return batch
+        if self.vocabulary is not None:
+            batch["aligned"] = self._aligned(texts, self.vocabulary)
+        if self.vocabulary is not None and batch["aligned"].all():
+            batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
+            batch["teacher_attention_mask"] = tokens["attention_mask"]
         else:
             teacher = tokenize(self.teacher_tokenizer, texts, self.max_text_length)
-        if aligned is not None:
-            tokens["aligned"] = aligned
-        return tokens | {f"teacher_{name}": value for name, value in teacher.items()}
+            batch["teacher_input_ids"] = teacher["input_ids"]
+            batch["teacher_attention_mask"] = teacher["attention_mask"]
+        return batch

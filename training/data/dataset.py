@@ -1,4 +1,4 @@
-"""Decoded images with tokenized captions, or either alone."""
+"""Decoded images with tokenized captions, whose rows can be looked up."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,29 +10,41 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
+from training.data.batch import Batch
 from training.data.captions import CaptionTokens, usable_captions
 from training.data.images import decode_images, encoded_bytes
-from training.data.samples import Sample, make_batch, take_turns
+from training.data.samples import Sample, make_batch, select_captions
+from training.data.sampling import SampleGroup, make_groups
 from training.data.skips import SkipReport
 from training.data.sources import require_columns, sample_rows
-from training.data.turns import Group, make_groups
+from training.text.identity import texts_digest
 
-FINGERPRINT_ROWS = 16384  # more rows than these are sampled
+FINGERPRINT_ROWS = 16384  # number of images in a fingerprint; more rows are sampled
 TOKENIZED_AT_ONCE = 8192
 
 
-class PairDataset(torch.utils.data.Dataset):
-    """Decoded images with tokenized captions, from one source or a mixture, whose rows are counted through.
+class CollatedBatch(Batch, total=False):
+    """A batch with the rows that were skipped while it was made.
 
     Args:
-        rows: the source, or those of a mixture in their order.
-        config: their columns and limits.
-        tokens: makes token ids; None leaves the captions out, and their columns need not be there.
-        image_size: edge S of the decoded images, in pixels; None leaves the images out, likewise.
+        skipped: Row number and cause of each image that did not decode.
+    """
+
+    skipped: list[tuple[int, str]]
+
+
+class PairDataset(torch.utils.data.Dataset):
+    """Decoded images with tokenized captions, from one source or a mixture. Rows are numbered over all sources.
+
+    Args:
+        rows: Rows of the source, or those of each source of a mixture in order.
+        config: Sources, their columns and limits.
+        tokens: Tokenizer of the captions; None leaves captions out, and their columns may be missing.
+        image_size: Edge S of the decoded images in pixels; None leaves images out, and their columns may be missing.
 
     Raises:
-        ValueError: a column is missing.
-        SkipError: too many rows have no usable caption.
+        ValueError: If a column is missing or a source has no usable row.
+        SkipError: If too many rows have no usable caption.
     """
 
     def __init__(
@@ -48,7 +60,7 @@ class PairDataset(torch.utils.data.Dataset):
             self._select(table, source)
             for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
         ]
-        self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each
+        self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each source
         self.skipped = SkipReport(len(self), config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
@@ -63,22 +75,22 @@ class PairDataset(torch.utils.data.Dataset):
             self._count_lengths(tokens)
         self.skipped.num_known = len(self.skipped.causes)
         self.groups = [self._with_rows(group) for group in make_groups(config)]
-        kept, edge = (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
-        # taken page by page as images come
-        self._memory = torch.empty(kept, 3, edge, edge, dtype=torch.uint8)
-        self._in_memory = torch.zeros(kept, dtype=torch.bool)
-        if config.workers:  # every decoding process fills and reads the same memory, which takes all of it at once
+        num_kept, edge = (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
+        # the system allocates this memory page by page when images are written to it
+        self._memory = torch.empty(num_kept, 3, edge, edge, dtype=torch.uint8)
+        self._in_memory = torch.zeros(num_kept, dtype=torch.bool)
+        if config.workers:  # all decoding processes share the memory, which is then allocated at once
             self._memory.share_memory_()
             self._in_memory.share_memory_()
 
     def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
-        """The rows, if they have the columns that are wanted."""
-        wanted = [source.image_column or self.config.image_column] if self.image_size is not None else []
-        wanted += (source.caption_columns or {}).values() if self.tokens is not None else []
-        return require_columns(rows, wanted, str(source.train), "Name the right one under data.")
+        """Check that a source has all columns of this run."""
+        columns = [source.image_column or self.config.image_column] if self.image_size is not None else []
+        columns += (source.caption_columns or {}).values() if self.tokens is not None else []
+        return require_columns(rows, columns, str(source.train), "Name the right one under data.")
 
-    def _with_rows(self, group: Group) -> Group:
-        """A group with its usable rows."""
+    def _with_rows(self, group: SampleGroup) -> SampleGroup:
+        """Add the usable rows to a group."""
         rows = range(*self.starts[group.source : group.source + 2].tolist())
         usable = [row for row in rows if row not in self.skipped.causes]
         if self.tokens is not None:
@@ -92,25 +104,24 @@ class PairDataset(torch.utils.data.Dataset):
         return {text for captions in self.captions.values() for texts in captions.values() for text in texts}
 
     def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
-        """Captions of every row of a source by language; what is unusable is counted, and a row without any is
-        skipped.
-        """
+        """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
         cells = {language: rows[column][:] for language, column in columns.items()}
         script_of = {language: language if self.config.skip_wrong_script else None for language in columns}
         for number in range(len(rows)):
-            found: dict[str, list[str]] = {}
-            causes = []
+            captions: dict[str, list[str]] = {}
+            row_causes = []
             for language, column in cells.items():
-                texts, lost = usable_captions(column[number], script_of[language])
-                causes += lost
-                self.skipped.captions.update(f"{cause} ({language})" for cause in lost)
+                texts, causes = usable_captions(column[number], script_of[language])
+                row_causes += causes
+                self.skipped.captions.update(f"{cause} ({language})" for cause in causes)
                 if texts:
-                    found[language] = texts
-            self.captions[start + number] = found
-            if not found:
-                self.skipped.add(start + number, causes[0])
+                    captions[language] = texts
+            self.captions[start + number] = captions
+            if not captions:
+                self.skipped.add(start + number, row_causes[0])
 
     def _count_lengths(self, tokens: CaptionTokens):
+        """Count captions that are truncated, and captions that a cut vocabulary splits into other pieces."""
         texts = list(self.caption_ids)
         parts = range(0, len(texts), TOKENIZED_AT_ONCE)
         if num_cut := sum(tokens.count_cut(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
@@ -122,11 +133,19 @@ class PairDataset(torch.utils.data.Dataset):
         return int(self.starts[-1])
 
     def __getitem__(self, row: int) -> Tensor | str | None:
-        """The image (3, S, S) uint8, or the reason why there is none; None where no images are wanted."""
+        """Return the image of a row, (3, S, S) uint8, or the cause why it does not decode; None without images."""
         return self.look_up([row])[0]
 
     def look_up(self, rows: Sequence[int]) -> list[Tensor | str | None]:
-        """The same of many rows, in order."""
+        """Load the images of many rows, from memory or by decoding them.
+
+        Args:
+            rows: Row numbers; they may repeat.
+
+        Returns:
+            For each row, in order, the image (3, S, S) uint8, or the cause why it does not decode; None in a run
+            without images.
+        """
         if self.image_size is None:
             return [None] * len(rows)
         absent = [row for row in dict.fromkeys(rows) if not (self.config.in_memory and self._in_memory[row])]
@@ -139,31 +158,41 @@ class PairDataset(torch.utils.data.Dataset):
         return [decoded[row] if row in decoded else self._memory[row] for row in rows]
 
     def _cell(self, row: int) -> dict[str, Any]:
-        """The encoded image of a row."""
+        """Return the undecoded image of a row."""
         source = int(np.searchsorted(self.starts, row, side="right")) - 1
         table, column = self.images[source]
         return table[int(row - self.starts[source])][column]
 
     def collate(
         self, samples: Sequence[tuple[int, int, Tensor | str | None]], languages: Sequence[str] | None = None
-    ) -> dict[str, Any]:
-        """The batch dict; images that did not decode are left to the caller under `skipped`.
+    ) -> CollatedBatch:
+        """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
-            samples: (row, view, image or the reason why there is none).
-            languages: to take captions in; None takes all.
+            samples: Row, view id, and image or the cause why it does not decode, as `look_up` returns it.
+            languages: Languages of the captions to include. Default: all.
+
+        Returns:
+            The batch; only `skipped` if no image decodes.
         """
-        kept = [
-            Sample(row, view, image, take_turns(self.captions.get(row, {}), view, languages or self.languages))
-            for row, view, image in samples
+        decoded = [
+            Sample(row, view_id, image, self._captions(row, view_id, languages or self.languages))
+            for row, view_id, image in samples
             if not isinstance(image, str)
         ]
-        batch = make_batch(kept, self.languages, self.tokens, self.caption_ids.__getitem__) if kept else {}
-        return batch | {"skipped": [(row, image) for row, _, image in samples if isinstance(image, str)]}
+        batch: CollatedBatch = {"skipped": [(row, image) for row, _, image in samples if isinstance(image, str)]}
+        if decoded:
+            batch.update(make_batch(decoded, self.languages, self.tokens, self.caption_ids.__getitem__))
+        return batch
+
+    def _captions(self, row: int, view_id: int, languages: Sequence[str]) -> dict[str, str]:
+        return select_captions(self.captions.get(row, {}), view_id, languages)
 
     def image_fingerprint(self) -> str:
-        """A digest of how many images there are and of their encoded bytes; of more than `FINGERPRINT_ROWS`, evenly
-        spaced ones. It is the same wherever the data lie.
+        """Return a digest of the number of images and of their encoded bytes.
+
+        Of more than `FINGERPRINT_ROWS` images, evenly spaced ones are read. The digest does not depend on the
+        location of the data.
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
         for row in sample_rows(len(self), FINGERPRINT_ROWS):
@@ -171,5 +200,5 @@ class PairDataset(torch.utils.data.Dataset):
         return digest.hexdigest()
 
     def caption_fingerprint(self) -> str:
-        """A digest of all captions."""
-        return hashlib.blake2b("\n".join(self.caption_ids).encode(), digest_size=8).hexdigest()
+        """Return a digest of all different captions."""
+        return texts_digest(self.caption_ids)

@@ -1,4 +1,7 @@
-"""From an encoded image to pixels."""
+"""Decode, resize and crop images, and flatten transparent ones onto white.
+
+A cell is the value of an image column as `datasets` stores undecoded images: `{"bytes": ..., "path": ...}`.
+"""
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,25 +18,25 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from torch import Tensor
 
-ORIENTATION = 0x0112  # the EXIF tag that says how a camera was held
-REDUCING_GAP = 2  # a JPEG may be decoded at a half or less, if twice the wanted size is left; as in Pillow's thumbnail
-THREADED_FROM = 128  # pixels; what smaller images take is mostly Python, in which threads wait for each other
-MOST_ELONGATED = 4  # the ends of a longer strip are cut off before it is resized, which would be most of the work
+ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
+REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
+THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
+MAX_ASPECT_RATIO = 4  # longer images are cropped to it before they are resized, to save time and memory
 
 
 class DecompressionBomb(ValueError):
-    """An image has more pixels than Pillow thinks wise."""
+    """Raised if an image has more pixels than Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`."""
 
 
 def decode_image(cell: dict | None, size: int) -> Tensor | str:
-    """Decode, resize the short side to `size` (bicubic), centre-crop.
+    """Decode an image, resize its short side to `size` (bicubic) and crop the center.
 
     Args:
-        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded images.
-        size: edge in pixels.
+        cell: Undecoded image.
+        size: Edge of the decoded image in pixels.
 
     Returns:
-        (3, size, size) uint8, or the reason why the image cannot be used.
+        (3, size, size) uint8, or the cause why the image cannot be used, such as `image does not decode`.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return "no image"
@@ -41,13 +44,23 @@ def decode_image(cell: dict | None, size: int) -> Tensor | str:
         image = open_image(cell, size)
     except DecompressionBomb:
         return "decompression bomb"
-    except (OSError, ValueError, SyntaxError):  # what Pillow raises on damaged files
+    except (OSError, ValueError, SyntaxError):  # Pillow raises all of them on damaged files
         return "image does not decode"
     return _fit(image, size)
 
 
 def decode_images(cells: Sequence[dict | None], size: int) -> list[Tensor | str]:
-    """The same of many, in order; large ones on as many threads as torch has, which is one in a decoding process."""
+    """Decode many images in order, large ones on as many threads as torch uses.
+
+    In a DataLoader worker torch uses one thread.
+
+    Args:
+        cells: Undecoded images.
+        size: Edge of the decoded images in pixels.
+
+    Returns:
+        The result of `decode_image` for each cell.
+    """
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
         return [decode_image(cell, size) for cell in cells]
@@ -56,13 +69,14 @@ def decode_images(cells: Sequence[dict | None], size: int) -> list[Tensor | str]
 
 
 def _fit(image: PILImage.Image, size: int) -> Tensor:
-    """Resize the short side of an RGB image and crop the centre. torch resizes three times as fast as Pillow, and
-    just as transformers' image processors do.
+    """Resize the short side of an RGB image to `size` and crop the center: (3, size, size) uint8.
+
+    torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
     """
-    across, down = (min(edge, MOST_ELONGATED * min(image.size)) for edge in image.size)
-    if (across, down) != image.size:
-        left, top = (image.width - across) // 2, (image.height - down) // 2
-        image = image.crop((left, top, left + across, top + down))
+    width, height = (min(edge, MAX_ASPECT_RATIO * min(image.size)) for edge in image.size)
+    if (width, height) != image.size:
+        left, top = (image.width - width) // 2, (image.height - height) // 2
+        image = image.crop((left, top, left + width, top + height))
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     width, height = (max(size, round(edge * size / min(image.size))) for edge in image.size)
     if (width, height) != image.size:
@@ -72,7 +86,7 @@ def _fit(image: PILImage.Image, size: int) -> Tensor:
 
 
 def image_cell(cell: Any) -> dict | None:
-    """A cell `{"bytes": ..., "path": ...}` from a column that may hold the file's bytes or its path alone."""
+    """Make a cell from the value of a column, which may hold only the bytes or only the path of the file."""
     if isinstance(cell, bytes):
         return {"bytes": cell, "path": None}
     if isinstance(cell, str):
@@ -81,7 +95,7 @@ def image_cell(cell: Any) -> dict | None:
 
 
 def encoded_bytes(cell: dict | None) -> bytes:
-    """The file in a cell `{"bytes": ..., "path": ...}` as it is stored; empty where there is none."""
+    """Return the undecoded file of a cell; empty bytes if there is no file."""
     if cell is None:
         return b""
     if cell.get("bytes") is not None:
@@ -91,15 +105,16 @@ def encoded_bytes(cell: dict | None) -> bytes:
 
 
 def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
-    """The RGB image in a cell `{"bytes": ..., "path": ...}`, turned as the camera was held.
+    """Decode a cell to an RGB image, rotated upright by its EXIF orientation.
 
     Args:
-        cell: its path may be a URL that `fsspec` opens.
-        size: the short side that it will be resized to; a large JPEG is then decoded smaller.
+        cell: Undecoded image; its path may be a URL that `fsspec` opens.
+        size: Short side in pixels to which the caller will resize the image, so that a large JPEG can be decoded
+            smaller. Default: full size.
 
     Raises:
-        DecompressionBomb: it has too many pixels.
-        OSError, ValueError, SyntaxError: what Pillow raises on damaged files.
+        DecompressionBomb: If the image has too many pixels.
+        OSError, ValueError, SyntaxError: If Pillow cannot decode the file.
     """
     encoded = cell.get("bytes")
     if encoded is None and "://" in cell["path"]:
@@ -111,7 +126,7 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
         raise DecompressionBomb(str(error)) from error
     with image:
         limit = PILImage.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice as many
+        if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice the limit
             raise DecompressionBomb(f"{image.width} x {image.height} pixels, more than {limit}")
         if size is not None and image.format == "JPEG":
             scale = REDUCING_GAP * size / min(image.size)
@@ -122,12 +137,12 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
 
 
 def to_rgb(image: PILImage.Image) -> PILImage.Image:
-    """Any mode to RGB; transparent images on white, which is how they are drawn to be seen."""
+    """Convert an image of any mode to RGB. Transparent images are flattened onto white."""
     if image.mode in ("RGB", "L"):
         return image.convert("RGB")
-    if image.mode != "RGBA":  # a copy otherwise
+    if image.mode != "RGBA":  # convert would copy an RGBA image
         image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):  # nothing shines through, and the canvas takes longest
+    if image.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step
         return image.convert("RGB")
     canvas = PILImage.new("RGBA", image.size, "white")
     return PILImage.alpha_composite(canvas, image).convert("RGB")

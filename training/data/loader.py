@@ -1,4 +1,4 @@
-"""From data to a training process's batches, one a step, with a position to go on from."""
+"""Loaders: the batches of one training process, one for each step, with a state to resume from."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -8,114 +8,123 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.data.dataset import PairDataset
-from training.data.pair_stream import LaneBatches, PairStream
-from training.data.turns import Key, KeyedBatches, Order
+from training.data.batch import Batch
+from training.data.dataset import CollatedBatch, PairDataset
+from training.data.pair_stream import PairStream
+from training.data.sampling import KeyedBatchSampler, Order, SampleKey
+from training.data.worker_stream import WorkerBatches
 
 Pairs = PairDataset | PairStream
+Attempt = tuple[SampleKey, Tensor | str | None]  # a key, and its image or the cause why it does not decode
+WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 
 
 class Loader(Protocol):
-    """The batches of one training process, from `order.start` to `order.stop`."""
+    """The batches of one training process, from `plan.start` to `plan.stop`."""
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        """One batch a step; all are full."""
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield one full batch for each step."""
 
     def state(self) -> dict[str, Any]:
-        """Where the loader is after the last batch it gave, as JSON."""
+        """Return, as JSON, the state after the last batch that was yielded."""
 
 
-def make_loader(pairs: Pairs, order: Order, states: Sequence[dict[str, Any]] = ()) -> Loader:
-    """A loader of the batch dicts that `training.data` describes.
+def make_loader(pairs: Pairs, plan: Order, states: Sequence[dict[str, Any]] = ()) -> Loader:
+    """Make the loader of a training process.
 
     Args:
-        pairs: the data.
-        order: which part of which steps.
-        states: the loaders' states of all processes, of a run that goes on at `order.start`.
+        pairs: Images and captions.
+        plan: Batches of this process.
+        states: Loader state of every training process at `plan.start`, to resume a run. Default: a new run.
 
     Raises:
-        ValueError: a stream was divided among another number of processes.
+        ValueError: If a stream was divided among another number of processes or workers before.
     """
     if isinstance(pairs, PairStream):
-        return StreamLoader(pairs, order, states)
-    return RowLoader(pairs, order, states)
+        return StreamLoader(pairs, plan, states)
+    return RowLoader(pairs, plan, states)
 
 
 class RowLoader:
-    """Batches of rows that can be looked up. Which rows those are is a function of the step alone.
+    """Batches of rows that can be looked up. The rows of a batch depend only on its step.
 
     Args:
-        pairs: the data.
-        order: which part of which steps.
-        states: what all processes skipped before.
+        pairs: Images and captions.
+        plan: Batches of this process.
+        states: Loader state of every training process, with the rows that they have skipped.
     """
 
-    def __init__(self, pairs: PairDataset, order: Order, states: Sequence[dict[str, Any]] = ()):
+    def __init__(self, pairs: PairDataset, plan: Order, states: Sequence[dict[str, Any]] = ()):
         self.skipped = pairs.skipped
         self.skipped.merge(states)
         rows = _Rows(pairs)
         self._loader = _data_loader(
             rows,
             pairs.config.workers,
-            batch_sampler=KeyedBatches(pairs.groups, order, pairs.config.batches != "mixed"),
+            batch_sampler=KeyedBatchSampler(pairs.groups, plan, pairs.config.batches != "mixed"),
             collate_fn=rows.collate,
         )
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
+        batch: CollatedBatch
         for batch in self._loader:
             for row, cause in batch.pop("skipped"):
                 self.skipped.add(row, cause)
             yield batch
 
     def state(self) -> dict[str, Any]:
-        """What was skipped on the way; the position is the step itself."""
+        """Return the rows skipped so far. The position is the step itself."""
         return self.skipped.state()
 
 
 class StreamLoader:
-    """Batches of a stream. Every decoding process reads samples of its own and sends its position with each batch.
+    """Batches of a stream. Every worker reads its own samples and sends its state with each batch.
 
     Args:
-        pairs: the data.
-        order: which part of which steps.
-        states: where the loaders of all processes were.
+        pairs: Stream of images and captions.
+        plan: Batches of this process.
+        states: Loader state of every training process.
 
     Raises:
-        ValueError: they were more or fewer processes.
+        ValueError: If the states are of another number of processes or workers.
     """
 
-    def __init__(self, pairs: PairStream, order: Order, states: Sequence[dict[str, Any]] = ()):
-        num_lanes = max(1, pairs.config.workers)
+    def __init__(self, pairs: PairStream, plan: Order, states: Sequence[dict[str, Any]] = ()):
+        num_workers = max(1, pairs.config.workers)
         self.skipped = pairs.skipped
-        self._lanes: list[dict[str, Any]] = []
-        if order.start:
-            self._lanes = _own_lanes(states, order, num_lanes)
-            self.skipped.merge([lane["skipped"] for lane in self._lanes if lane])
+        self._states: list[dict[str, Any]] = []  # of each worker, after its last batch
+        if plan.start:
+            self._states = _worker_states(states, plan, num_workers)
+            self._merge_skips()
         self._loader = _data_loader(
-            LaneBatches(pairs, order, num_lanes, list(self._lanes)), pairs.config.workers, batch_size=None
+            WorkerBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
         )
-        self._lanes = self._lanes or [{}] * num_lanes
+        self._states = self._states or [{}] * num_workers
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        for batch in self._loader:
-            self._lanes[batch.pop("lane")] = batch.pop("state")
-            self.skipped.merge([lane["skipped"] for lane in self._lanes if lane])
+    def _merge_skips(self):
+        self.skipped.merge([state["skipped"] for state in self._states if state])
+
+    def __iter__(self) -> Iterator[Batch]:
+        for worker, state, batch in self._loader:
+            self._states[worker] = state
+            self._merge_skips()
             yield batch
 
     def state(self) -> dict[str, Any]:
-        """Where each lane is after the last batch it gave."""
-        return {"lanes": list(self._lanes)}
+        """Return the state of each worker after the last batch that it made."""
+        return {WORKER_STATES: list(self._states)}
 
 
-def _own_lanes(states: Sequence[dict[str, Any]], order: Order, num_lanes: int) -> list[dict[str, Any]]:
-    found = [len(state.get("lanes", ())) for state in states]
-    if found != [num_lanes] * order.num_processes:
+def _worker_states(states: Sequence[dict[str, Any]], plan: Order, num_workers: int) -> list[dict[str, Any]]:
+    """Select the worker states of this process, after a check that the stream is divided as before."""
+    before = [len(state.get(WORKER_STATES, ())) for state in states]
+    if before != [num_workers] * plan.num_processes:
         raise ValueError(
-            f"data: this stream was divided among {len(found)} processes with {found[0] if found else 0} decoding "
-            f"processes each, and now among {order.num_processes} with {num_lanes}. Resume with as many processes and "
-            "data.workers as before (0 counts as 1)."
+            f"data: this stream was divided among {len(before)} processes with {before[0] if before else 0} decoding "
+            f"processes each, and now among {plan.num_processes} with {num_workers}. Resume with as many processes "
+            "and data.workers as before (0 counts as 1)."
         )
-    return list(states[order.rank]["lanes"])
+    return list(states[plan.rank][WORKER_STATES])
 
 
 def _data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
@@ -129,33 +138,33 @@ def _data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any
 
 
 class _Rows(torch.utils.data.Dataset):
-    """What a DataLoader worker does: look up keys, or the next row of the group whose image decodes.
+    """Loads samples by key in a DataLoader worker. An image that does not decode is replaced by the group's next row.
 
-    Batches are always full, so that every process has a batch at every step.
+    Batches are therefore always full, and every process has a batch at every step.
     """
 
     def __init__(self, pairs: PairDataset):
         self.pairs = pairs
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[list[tuple[Key, Tensor | str | None]]]:
-        """All tries of each key: the last one is usable, those before say why they are not."""
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
+        """Load the sample of each key: all attempts. Only the last one is usable."""
         images = self.pairs.look_up([key.row for key in keys])
-        return [self._tries(key, image) for key, image in zip(keys, images, strict=True)]
+        return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
 
-    def _tries(self, key: Key, image: Tensor | str | None) -> list[tuple[Key, Tensor | str | None]]:
+    def _attempts(self, key: SampleKey, image: Tensor | str | None) -> list[Attempt]:
         rows = self.pairs.groups[key.group].rows
-        first, tries = int(np.searchsorted(rows, key.row)), [(key, image)]
+        first, attempts = int(np.searchsorted(rows, key.row)), [(key, image)]
         for position in range(first + 1, first + len(rows)):
-            if not isinstance(tries[-1][1], str):
-                return tries
+            if not isinstance(attempts[-1][1], str):
+                return attempts
             row = int(rows[position % len(rows)])
-            tries.append((key._replace(row=row), self.pairs[row]))
-        if isinstance(tries[-1][1], str):
-            raise ValueError(f"data: no image of {self.pairs.config.name!r} decodes ({tries[0][1]}). Mend the data.")
-        return tries
+            attempts.append((key._replace(row=row), self.pairs[row]))
+        if isinstance(attempts[-1][1], str):
+            raise ValueError(f"data: no image of {self.pairs.config.name!r} decodes ({attempts[0][1]}). Fix the data.")
+        return attempts
 
-    def collate(self, samples: list[list[tuple[Key, Tensor | str | None]]]) -> dict[str, Any]:
+    def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
         is_one_group = self.pairs.config.batches != "mixed"
         languages = self.pairs.groups[samples[0][0][0].group].languages if is_one_group else None
-        tries = [(key.row, key.view, image) for sample in samples for key, image in sample]
-        return self.pairs.collate(tries, languages)
+        attempts = [(key.row, key.view_id, image) for sample in samples for key, image in sample]
+        return self.pairs.collate(attempts, languages)

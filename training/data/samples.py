@@ -1,4 +1,4 @@
-"""One image with its captions, and many as a batch."""
+"""One image with its captions, and samples as a batch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,22 +6,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from training.data.batch import Batch
 from training.data.captions import CaptionTokens
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What has become of one row.
+    """A decoded sample.
 
     Args:
-        row: number of the row in the data.
-        view: number of the random view to take of the image.
-        image: (3, S, S) uint8; None where no images are wanted.
-        captions: one usable caption of each language there is; nothing where none are wanted.
+        row: Row number in all data.
+        view_id: Number of the random view of the image.
+        image: (3, S, S) uint8; None in a run without images.
+        captions: One usable caption for each language that has one; empty in a run without captions.
     """
 
     row: int
-    view: int
+    view_id: int
     image: Tensor | None
     captions: dict[str, str]
 
@@ -30,19 +31,19 @@ def make_batch(
     samples: Sequence[Sample],
     languages: Sequence[str],
     tokens: CaptionTokens | None,
-    number_of: Callable[[str], int],
-) -> dict[str, Tensor]:
-    """The batch dict of `training.data`.
+    caption_id: Callable[[str], int],
+) -> Batch:
+    """Stack samples and tokenize their captions.
 
     Args:
-        samples: at least one.
-        languages: of the whole data, in order.
-        tokens: makes token ids; None leaves the captions out.
-        number_of: gives equal captions equal numbers.
+        samples: At least one sample.
+        languages: All languages of the data, in the order of `Batch.language`.
+        tokens: Tokenizer of the captions; None leaves captions out.
+        caption_id: Function that returns the id of a caption.
     """
-    batch = {
+    batch: Batch = {
         "rows": torch.tensor([sample.row for sample in samples]),
-        "view_ids": torch.tensor([sample.view for sample in samples]),
+        "view_ids": torch.tensor([sample.view_id for sample in samples]),
     }
     images = [sample.image for sample in samples if sample.image is not None]
     if images:
@@ -53,17 +54,19 @@ def make_batch(
         (owner, language, text) for owner, sample in enumerate(samples) for language, text in sample.captions.items()
     ]
     texts = [text for _, _, text in captions]
-    return (
-        batch
-        | tokens(texts)
-        | {
-            "owner": torch.tensor([owner for owner, _, _ in captions]),
-            "language": torch.tensor([languages.index(language) for _, language, _ in captions]),
-            "caption_ids": torch.tensor([number_of(text) for text in texts]),
-        }
-    )
+    batch.update(tokens(texts))
+    batch["owner"] = torch.tensor([owner for owner, _, _ in captions])
+    batch["language"] = torch.tensor([languages.index(language) for _, language, _ in captions])
+    batch["caption_ids"] = torch.tensor([caption_id(text) for text in texts])
+    return batch
 
 
-def take_turns(captions: dict[str, list[str]], view: int, languages: Sequence[str]) -> dict[str, str]:
-    """One caption of each language that is wanted and there; several of one take turns, view by view."""
-    return {language: choices[view % len(choices)] for language, choices in captions.items() if language in languages}
+def select_captions(captions: dict[str, list[str]], view_id: int, languages: Sequence[str]) -> dict[str, str]:
+    """Select one caption for each language.
+
+    Args:
+        captions: Usable captions of a row by language, at least one for each.
+        view_id: Number of the view. Several captions of a language are used in turn, one for each view.
+        languages: Languages to select; others are left out.
+    """
+    return {language: texts[view_id % len(texts)] for language, texts in captions.items() if language in languages}

@@ -1,4 +1,4 @@
-"""What was left out, by cause."""
+"""What was skipped and why, with a limit that stops the run."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,29 +6,30 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-LEAST_SEEN = 200  # samples of a stream before their share of skips says anything
+MIN_SEEN = 200  # number of samples of a stream before the share of skipped ones is checked
 
 
 class SkipError(ValueError):
-    """Too large a share of the data had to be skipped."""
+    """Raised if too large a share of the data was skipped."""
 
 
 def _list(samples: Counter[str], captions: Counter[str]) -> str:
     skipped = [f"{cause}: {count}" for cause, count in samples.most_common()]
-    lost = [f"{cause}: {count}" for cause, count in captions.most_common()]
-    return ", ".join(skipped or ["none skipped"]) + (f"; captions: {', '.join(lost)}" if lost else "")
+    unusable = [f"{cause}: {count}" for cause, count in captions.most_common()]
+    return ", ".join(skipped or ["none skipped"]) + (f"; captions: {', '.join(unusable)}" if unusable else "")
 
 
 @dataclass
 class SkipReport:
-    """Counts what was left out, by cause, and stops a run that leaves out too much.
+    """Counts skipped rows and unusable captions by cause.
 
     Args:
-        total: samples in the source.
-        max_share: largest share of them that may be skipped, 0..1.
-        causes: why a sample was skipped, by row.
-        captions: unusable or cut captions by cause and language; their samples may have others and go on.
-        num_known: how many of `causes` everybody finds who opens the data.
+        total: Number of rows in the data.
+        max_share: Largest share of rows that may be skipped, 0..1.
+        causes: Cause for each skipped row, by row number.
+        captions: Number of unusable or truncated captions, by cause and language. Their rows may have other captions
+            and are not skipped.
+        num_known: Number of entries of `causes` that every process finds when it opens the data.
     """
 
     total: int
@@ -38,25 +39,32 @@ class SkipReport:
     num_known: int = 0
 
     def add(self, row: int, cause: str):
-        """Count row number `row`, once, however often it is met.
+        """Count a skipped row. A row is counted once, even if it is added again.
+
+        Args:
+            row: Row number in all data.
+            cause: Reason why the row cannot be used.
 
         Raises:
-            SkipError: the limit is passed.
+            SkipError: If more than `max_share` of all rows were skipped.
         """
         self.causes.setdefault(row, cause)
         if len(self.causes) > self.max_share * self.total:
             raise SkipError(
-                f"data: {len(self.causes)} of {self.total} samples had to be skipped ({self}), more than "
-                "max_skip_share="
-                f"{self.max_share}. The last was row {row}. Mend the data or raise data.max_skip_share."
+                f"data: {len(self.causes)} of {self.total} samples were skipped ({self}), more than max_skip_share="
+                f"{self.max_share}. The last was row {row}. Fix the data or raise data.max_skip_share."
             )
 
     def state(self) -> dict[str, Any]:
-        """What was found on the way, which another process, or this run when it goes on, cannot know; as JSON."""
+        """Return, as JSON, the rows skipped during training. Other processes and a resumed run do not know them."""
         return {"causes": [[row, cause] for row, cause in islice(self.causes.items(), self.num_known, None)]}
 
     def merge(self, states: Sequence[dict[str, Any]]):
-        """Count what these met too: other processes, or this run before it stopped."""
+        """Add the rows that other processes, or this run before it was resumed, have skipped.
+
+        Args:
+            states: Results of `state`.
+        """
         for state in states:
             for row, cause in state["causes"]:
                 self.add(row, cause)
@@ -66,47 +74,59 @@ class SkipReport:
 
 
 @dataclass
-class StreamSkips:
-    """The same for a stream, whose rows are too many to be remembered: a sample that is met again counts again, among
-    those seen too.
+class StreamSkipReport:
+    """Counts skipped samples and unusable captions of a stream by cause.
+
+    A stream has too many rows to remember each skipped one. A sample that is skipped again in the next epoch counts
+    twice, and it counts twice among the samples read.
 
     Args:
-        max_share: largest share of the samples seen that may be skipped, 0..1, once they are `LEAST_SEEN`.
-        seen: samples read so far.
-        samples: skipped ones by cause.
-        captions: unusable or cut captions by cause and language; their samples may have others and go on.
+        max_share: Largest share of the samples read that may be skipped, 0..1. It is checked after `MIN_SEEN` samples.
+        num_seen: Number of samples read so far.
+        samples: Number of skipped samples, by cause.
+        captions: Number of unusable or truncated captions, by cause and language. Their samples may have other
+            captions and are not skipped.
     """
 
     max_share: float
-    seen: int = 0
+    num_seen: int = 0
     samples: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
 
     def add(self, row: int, cause: str, source: str):
-        """Count one sample.
+        """Count a skipped sample.
+
+        Args:
+            row: Row number, which encodes shard and offset.
+            cause: Reason why the sample cannot be used.
+            source: Name of the source, for the error message.
 
         Raises:
-            SkipError: the limit is passed.
+            SkipError: If more than `max_share` of the samples read were skipped.
         """
         self.samples[cause] += 1
         skipped = sum(self.samples.values())
-        if self.seen >= LEAST_SEEN and skipped > self.max_share * self.seen:
+        if self.num_seen >= MIN_SEEN and skipped > self.max_share * self.num_seen:
             raise SkipError(
-                f"data: {skipped} of the {self.seen} samples seen so far had to be skipped ({self}), more than "
+                f"data: {skipped} of the {self.num_seen} samples seen so far were skipped ({self}), more than "
                 f"max_skip_share={self.max_share}. The last was number {row & (1 << 32) - 1} of shard "
-                f"{row >> 32 & (1 << 24) - 1} of {source!r}. Mend the data or raise data.max_skip_share."
+                f"{row >> 32 & (1 << 24) - 1} of {source!r}. Fix the data or raise data.max_skip_share."
             )
 
     def state(self) -> dict[str, Any]:
-        """All of it, as JSON."""
-        return {"seen": self.seen, "samples": dict(self.samples), "captions": dict(self.captions)}
+        """Return all counts as JSON."""
+        return {"seen": self.num_seen, "samples": dict(self.samples), "captions": dict(self.captions)}
 
     def merge(self, states: Sequence[dict[str, Any]]):
-        """Become the sum of these: of all decoding processes, or of all training processes."""
-        self.seen = sum(state["seen"] for state in states)
+        """Replace the counts by the sum over workers or training processes.
+
+        Args:
+            states: Results of `state`, one for each worker or process, including this one.
+        """
+        self.num_seen = sum(state["seen"] for state in states)
         self.samples = sum((Counter(state["samples"]) for state in states), Counter[str]())
         self.captions = sum((Counter(state["captions"]) for state in states), Counter[str]())
 
     def __str__(self) -> str:
         text = _list(self.samples, self.captions)
-        return f"{text} (of {self.seen} seen)" if self.samples or self.captions else text
+        return f"{text} (of {self.num_seen} seen)" if self.samples or self.captions else text

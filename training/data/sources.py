@@ -1,4 +1,4 @@
-"""Rows from wherever they lie, whole or as a stream of shards."""
+"""Open a data source, whole or as a stream of shards."""
 
 import importlib
 import logging
@@ -13,43 +13,43 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict,
 logger = logging.getLogger(__name__)
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
-STREAM_SHARDS = 64  # of a stream that is made of rows in memory
-RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 TAR_END = bytes(1024)  # two blocks of zeros close a tar file
 
 
 def load_source(source: str | list[str], split: str = "train", subset: str | None = None) -> Dataset:
-    """Load rows from wherever they lie.
+    """Load all rows of a source.
 
     Args:
-        source: parquet files or tar shards (webdataset layout), each a path, a glob, numbered files such as
-            `{0000..0042}.tar`, a URL, or a list of these; a folder that `datasets` understands (such as an image
-            folder with metadata); a Hub id; or `module:function` that returns a `datasets.Dataset`.
-        split: which split to take where there are several.
-        subset: which configuration of a Hub data set to take where it has several.
+        source: Parquet files or tar shards (webdataset layout), each a path, a glob, numbered files such as
+            `{0000..0042}.tar`, a URL, or a list of these; a folder that `datasets` can load, such as an image folder
+            with metadata; a Hub id; or `module:function` that returns a `datasets.Dataset`.
+        split: Split to load, if the source has several.
+        subset: Configuration to load, if the source is a Hub data set with several.
 
     Raises:
-        ValueError: there is no such source, or it is a stream.
+        ValueError: If the source cannot be loaded or is a stream.
     """
     rows = _load(source, split, subset, streaming=False)
     if not isinstance(rows, Dataset):
         raise ValueError(
-            f"data: {source!r} gives a {type(rows).__name__}, where rows are read whole. Set data.streaming: true, or "
-            "return a datasets.Dataset."
+            f"data: {source!r} is a {type(rows).__name__}, not a Dataset. Set data.streaming: true, or return a "
+            "datasets.Dataset."
         )
     return rows
 
 
 def open_stream(source: str | list[str], split: str = "train", subset: str | None = None) -> IterableDataset:
-    """The same as a stream, of which nothing is read yet but its beginning.
+    """Open a source as a stream. Rows are read when the stream is iterated.
 
     Args:
-        source: as in `load_source`; a function may return an `IterableDataset` too.
-        split: likewise.
-        subset: likewise.
+        source: Any source that `load_source` accepts; a function may also return a `datasets.IterableDataset`.
+        split: Split to read, if the source has several.
+        subset: Configuration to read, if the source is a Hub data set with several.
 
     Raises:
-        ValueError: there is no such source.
+        ValueError: If the source cannot be opened.
     """
     rows = _load(source, split, subset, streaming=True)
     if isinstance(rows, Dataset):
@@ -60,7 +60,9 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
 def _load(source: str | list[str], split: str, subset: str | None, streaming: bool) -> Dataset | IterableDataset:
     try:
         rows = _open(source, subset, streaming)
-    except Exception as error:  # `datasets` raises many kinds; to a user they all mean that the source is not there
+    except (
+        Exception
+    ) as error:  # `datasets` raises many types; to a user they all mean that the source cannot be loaded
         raise ValueError(
             f"data: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
             "image folder, a Hub id, or module:function."
@@ -77,10 +79,10 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
         files = [name if "://" in name else str(Path(name).expanduser()) for name in _numbered(names)]
-        _warn_of_cut_shards(files)
+        _warn_of_truncated_shards(files)
         return load_dataset(builder, data_files=files, split="train", streaming=streaming)
     if len(names) != 1:
-        raise ValueError("a list must be of parquet files alone, or of tar shards alone")
+        raise ValueError("a list must contain only parquet files or only tar shards")
     (name,) = names
     path = Path(name).expanduser()
     if ":" in name and not path.exists():
@@ -89,14 +91,14 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
 
 
-def _warn_of_cut_shards(files: list[str]):
-    """A tar file that was cut between two of its members reads as one that ends there; only its missing end tells."""
+def _warn_of_truncated_shards(files: list[str]):
+    """Warn of local tar files without an end mark. A file that was cut between two members reads without an error."""
     plain = [name for name in files if name.lower().endswith(".tar") and "://" not in name]
     for path in (Path(found) for name in plain for found in glob(name, recursive=True)):
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - len(TAR_END)))
             if file.read() != TAR_END:
-                logger.warning("data: %s has no end mark. It may have been cut: fetch or write it again.", path)
+                logger.warning("data: %s has no end mark. It may be truncated: download or write it again.", path)
 
 
 def _suffix(name: str) -> str:
@@ -104,30 +106,33 @@ def _suffix(name: str) -> str:
 
 
 def _numbered(names: list[str]) -> list[str]:
-    """Each name, or all that `{0000..0042}` in it stands for."""
-    found: list[str] = []
+    """Expand numbered files such as `{0000..0042}.tar`."""
+    expanded: list[str] = []
     for name in names:
         if (match := RANGE.search(name)) is None:
-            found.append(name)
+            expanded.append(name)
             continue
         first, last = match.groups()
         numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-        found += _numbered([name[: match.start()] + number + name[match.end() :] for number in numbers])
-    return found
+        expanded += _numbered([name[: match.start()] + number + name[match.end() :] for number in numbers])
+    return expanded
 
 
 def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: str, field: str = "data") -> Dataset:
-    """The rows, with a column of their own for each field of a nested column, such as `translation.en`.
+    """Check that rows have the given columns, and flatten nested columns if one is given.
 
     Args:
-        rows: as they were loaded.
-        columns: that must be there.
-        source: their name, for the message.
-        remedy: how to name the right column, for the message.
-        field: of the recipe or the options, for the message.
+        rows: Rows of a source.
+        columns: Names of columns, or of fields of nested columns such as `translation.en`.
+        source: Name of the source, for the error message.
+        remedy: Sentence that tells the user how to name the right column, for the error message.
+        field: Field of the recipe or the options, with which the error message starts.
+
+    Returns:
+        The rows; every field of a nested column is a column of its own if `columns` names one.
 
     Raises:
-        ValueError: a column is missing.
+        ValueError: If a column is missing.
     """
     columns = list(columns)
     if any("." in name and name not in rows.column_names for name in columns):
@@ -138,6 +143,11 @@ def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: 
     return rows
 
 
-def sample_rows(num_rows: int, most: int) -> list[int]:
-    """All row numbers, or of more than `most`, evenly spaced ones from the first to the last."""
-    return np.unique(np.linspace(0, num_rows - 1, most).astype(int)).tolist()
+def sample_rows(num_rows: int, max_rows: int) -> list[int]:
+    """Return evenly spaced row numbers, including the first and the last one.
+
+    Args:
+        num_rows: Number of rows in the data.
+        max_rows: How many to return; all of them if there are fewer.
+    """
+    return np.unique(np.linspace(0, num_rows - 1, max_rows).astype(int)).tolist()

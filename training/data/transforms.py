@@ -1,7 +1,7 @@
-"""Random views of images, a batch at a time, and the normalisation that a model's image processor asks for.
+"""Random views of images, and the normalization of a model's image processor. Both work on whole batches.
 
-Every random number is a hash of (seed, image, view): a view is the same in any batch, worker, process or run. That
-is why this is not torchvision's v2, whose random parameters come from one global stream, an image at a time.
+Every random number is a hash of (seed, image, view), so a view is the same in any batch, worker, process or run.
+torchvision's v2 transforms are not used, because they draw from one global stream, image by image.
 """
 
 import math
@@ -14,38 +14,51 @@ from torch import Tensor
 from training.config import AugmentConfig
 from training.utils.rng import keyed_uniform
 
-NUM_DRAWS = 20
+NUM_DRAWS = 20  # random numbers for each view
 
 
 @dataclass(frozen=True)
 class Augment:
-    """Makes view number `view` of each image of a batch."""
+    """Makes a random view of each image of a batch.
+
+    Args:
+        config: Ranges of the random changes.
+        seed: Seed of the views.
+    """
 
     config: AugmentConfig
     seed: int
 
     def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Warp and recolour.
+        """Warp, recolor and blur images.
 
         Args:
             images: (B, 3, S, S) uint8.
-            image_ids: (B,) int64, the key of each image.
-            view_ids: (B,) int64, the number of the view.
+            image_ids: (B,) int64, key of each image, such as its row number.
+            view_ids: (B,) int64, number of the view of each image.
 
         Returns:
-            (B, 3, S, S) float32 in 0..255, under autocast too: half precision would round 0..255 to whole numbers.
+            (B, 3, S, S) float32 in 0..255, also under autocast, because half precision would round the values.
         """
         with torch.autocast(images.device.type, enabled=False):
             return self._view(images, image_ids, view_ids)
 
     def _view(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         draws = self.draws(image_ids, view_ids).to(images.device)
-        # sampling pads with zero, so colours count from the background
+        # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
-        return self._blur(self._recolour(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
+        return self._blur(self._recolor(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """The random numbers (B, NUM_DRAWS) in 0..1 that make these views."""
+        """Return the random numbers that define these views.
+
+        Args:
+            image_ids: (B,) int64, key of each image.
+            view_ids: (B,) int64, number of the view of each image.
+
+        Returns:
+            (B, NUM_DRAWS) float32 in 0..1.
+        """
         uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), view_ids.cpu().numpy(), num=NUM_DRAWS)
         return torch.from_numpy(uniform).float()
 
@@ -56,7 +69,7 @@ class Augment:
         angle = math.radians(config.rotate) * _signed(rotate)
         mirror = torch.where(flip < config.flip, -1.0, 1.0)
         cosine, sine = angle.cos() * scale, angle.sin() * scale
-        shift = 2 * config.shift  # grid coordinates span 2
+        shift = 2 * config.shift  # grid coordinates range from -1 to 1
         rows = [
             torch.stack([cosine * aspect * mirror, -sine / aspect, shift * _signed(right)], 1),
             torch.stack([sine * aspect * mirror, cosine / aspect, shift * _signed(down)], 1),
@@ -64,15 +77,15 @@ class Augment:
         grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
         return F.grid_sample(images, grid, align_corners=False)
 
-    def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
-        """Saturation, tint, contrast and brightness: each is affine in the channels, so all are one product."""
+    def _recolor(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Change saturation, tint, contrast and brightness. Each is affine in the channels, so one product does it."""
         config = self.config
         contrast, saturation, brightness = (_signed(column)[:, None, None] for column in draws[:, :3].T)
         factor = torch.exp2(config.saturation * saturation)
         identity = torch.eye(3, device=images.device)
         matrix = factor * identity + (1 - factor) / 3
         if config.tint:
-            offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(1, (3, 3))  # uniform, of unit variance
+            offsets = math.sqrt(3) * _signed(draws[:, 5:14]).unflatten(1, (3, 3))  # (B, 3, 3), unit variance
             matrix = (identity + config.tint * offsets) @ matrix
         factor = torch.exp2(config.contrast * contrast)
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
@@ -94,12 +107,12 @@ def _signed(draw: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Normalize:
-    """The last steps of a model's own image processor: resize and normalise.
+    """Resizes and normalizes images as the image processor of a model does.
 
     Args:
-        image_size: edge of the model's input.
-        mean: per channel, for values in 0..1.
-        std: per channel.
+        image_size: Edge of the model's input in pixels.
+        mean: Mean of each channel, for values in 0..1.
+        std: Standard deviation of each channel, for values in 0..1.
     """
 
     image_size: int
@@ -108,11 +121,23 @@ class Normalize:
 
     @classmethod
     def from_processor(cls, image_processor, image_size: int) -> "Normalize":
-        """Read mean and standard deviation from a transformers image processor."""
+        """Take mean and standard deviation from a transformers image processor.
+
+        Args:
+            image_processor: Image processor with `image_mean` and `image_std`.
+            image_size: Edge of the model's input in pixels.
+        """
         return cls(image_size, tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (B, 3, S, S) in 0..255, uint8 or float, to (B, 3, image_size, image_size) float32."""
+        """Normalize a batch.
+
+        Args:
+            images: (B, 3, S, S) uint8 or float in 0..255.
+
+        Returns:
+            (B, 3, image_size, image_size) float32.
+        """
         if images.shape[-1] != self.image_size:
             size = (self.image_size, self.image_size)
             images = F.interpolate(images.float(), size, mode="bicubic", antialias=True, align_corners=False).clamp(
@@ -120,7 +145,7 @@ class Normalize:
             )
         images = images.to(torch.float32, copy=True, memory_format=torch.channels_last)
         mean, std = (torch.tensor(values, device=images.device) * 255 for values in (self.mean, self.std))
-        # a row of pixels is one vector, colours side by side: three colours alone would be too short to be quick
+        # vectorize over a whole row of pixels with their channels: three channels alone would be slow
         rows = images.permute(0, 2, 3, 1).flatten(2)  # (B, S, S * 3)
         torch.addcmul((-mean / std).repeat(self.image_size), rows, (1 / std).repeat(self.image_size), out=rows)
         return images

@@ -1,4 +1,12 @@
-"""A Unigram tokenizer as JSON: read it, tell it from others, cut it, and make a tokenizer of it again."""
+"""The pipeline of a fast tokenizer: the content of `tokenizer.json` as a dict.
+
+A pipeline holds everything that turns a text into ids: normalizer, pre-tokenizer, model (the vocabulary), added
+tokens and post-processor. `read_pipeline` gets it from a tokenizer, `digest` compares pipelines, `cut_pipeline`
+removes pieces of a Unigram vocabulary, and `rebuild` makes a tokenizer of the result.
+
+Padding and truncation are in `tokenizer.json` too, but they are call state: a fast tokenizer stores the options of its
+last call there. All functions here ignore them.
+"""
 
 import copy
 import hashlib
@@ -14,12 +22,21 @@ from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZER_FILE = "tokenizer.json"
+CALL_STATE = ("padding", "truncation")  # keys of tokenizer.json that the last call has set
+LOADING_OPTIONS = ("is_local", "local_files_only")  # options of from_pretrained that transformers would save
 
 
 @contextmanager
 def unbounded(tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenizer]:
-    """The backend while it neither pads nor truncates, whatever it was last asked to do."""
-    # a copy would not do: the library reads scores with an error in the last bit
+    """Switch off padding and truncation of a fast tokenizer within the `with` block.
+
+    Args:
+        tokenizer: Fast tokenizer; its call state is restored at the end.
+
+    Yields:
+        The backend of the tokenizer. It is not a copy, because a copied Unigram model has scores with a rounding error
+        in the last bit.
+    """
     backend = tokenizer.backend_tokenizer
     padding, truncation = backend.padding, backend.truncation
     backend.no_padding()
@@ -34,43 +51,48 @@ def unbounded(tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenizer]:
 
 
 def read_pipeline(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """All of `tokenizer.json` but padding and truncation, which only remember the last call."""
+    """Return the pipeline of a fast tokenizer, without call state."""
     pipeline = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in pipeline.items() if key not in ("padding", "truncation")}
+    return {key: value for key, value in pipeline.items() if key not in CALL_STATE}
 
 
 def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """`read_pipeline` of a tokenizer that can be cut.
+    """Return the pipeline of a tokenizer that can be cut.
 
     Raises:
-        ValueError: it has no `tokenizer.json`, is not Unigram, has no unknown piece, or spells unknown characters in
-            bytes.
+        ValueError: If the tokenizer has no `tokenizer.json`, is not Unigram, has no unknown piece, or encodes unknown
+            characters as bytes.
     """
     name = tokenizer.name_or_path or type(tokenizer).__name__
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise ValueError(
-            f"tokenizer: {name!r} ({type(tokenizer).__name__}) is a slow one. Load the fast one of the same model, "
-            "which has a tokenizer.json."
+            f"tokenizer: {name!r} ({type(tokenizer).__name__}) is not a fast tokenizer but a slow one. Load the fast "
+            "tokenizer of the same model, which has a tokenizer.json."
         )
     pipeline = read_pipeline(tokenizer)
     model = pipeline["model"]
     if model.get("type") != "Unigram":
         raise ValueError(
-            f"tokenizer: {name!r} is of the type {model.get('type')!r}. Only Unigram (XLM-R's kind) can be cut: in "
-            "others a piece is made of pieces, and leaving some out changes the rest."
+            f"tokenizer: {name!r} has a model of type {model.get('type')!r}. Only Unigram (as in XLM-R) can be cut: "
+            "other models build pieces from pieces, so removing some changes the rest."
         )
     if model["unk_id"] is None:
-        raise ValueError(f"tokenizer: {name!r} has no unknown piece (unk_id) for characters that are cut. Set one.")
+        raise ValueError(
+            f"tokenizer: {name!r} has no unknown piece (unk_id) for the characters that a cut removes. Set one."
+        )
     if model.get("byte_fallback"):
         raise ValueError(
-            f"tokenizer: {name!r} spells unknown characters in bytes (byte_fallback), which a cut would hide. Set "
-            "byte_fallback to false in its tokenizer.json."
+            f"tokenizer: {name!r} encodes unknown characters as bytes (byte_fallback), which would hide characters "
+            "that a cut removes. Set byte_fallback to false in its tokenizer.json."
         )
     return pipeline
 
 
 def _comparable(pipeline: dict[str, Any]) -> dict[str, Any]:
-    """Scores in single precision, as they were made: a file that is read again may change the last bit of double."""
+    """Round Unigram scores to single precision, in which they were trained.
+
+    Loading a file can change the last bit of a score in double precision.
+    """
     model = pipeline["model"]
     if model.get("type") != "Unigram":
         return pipeline
@@ -79,12 +101,19 @@ def _comparable(pipeline: dict[str, Any]) -> dict[str, Any]:
 
 
 def digest(pipeline: dict[str, Any]) -> str:
-    """Equal for tokenizers that give the same ids for every text."""
+    """Return a SHA-256 digest of a pipeline. Tokenizers with equal digests return the same ids for every text."""
     return hashlib.sha256(json.dumps(_comparable(pipeline), sort_keys=True).encode()).hexdigest()
 
 
 def id_slots(processor: dict[str, Any] | None) -> Iterator[tuple[list, int]]:
-    """Where a post-processor holds ids: lists, and positions in them."""
+    """Find all token ids in a post-processor.
+
+    Args:
+        processor: Value of `post_processor` in a pipeline.
+
+    Yields:
+        Pairs of a list inside the post-processor and an index into it; the item there is a token id.
+    """
     if processor is None:
         return
     if processor["type"] == "Sequence":
@@ -92,25 +121,28 @@ def id_slots(processor: dict[str, Any] | None) -> Iterator[tuple[list, int]]:
             yield from id_slots(part)
     elif processor["type"] == "TemplateProcessing":
         for token in processor["special_tokens"].values():
-            yield from ((token["ids"], position) for position in range(len(token["ids"])))
+            yield from ((token["ids"], index) for index in range(len(token["ids"])))
     elif processor["type"] in ("BertProcessing", "RobertaProcessing"):
         yield from ((processor[name], 1) for name in ("sep", "cls"))
 
 
 def cut_pipeline(pipeline: dict[str, Any], kept_ids: Sequence[int]) -> dict[str, Any]:
-    """Leave pieces out.
+    """Remove pieces from a Unigram pipeline.
 
     Args:
-        pipeline: as `read_unigram` gives it.
-        kept_ids: new id of each piece, added tokens included, in ascending order; -1 leaves a piece out.
+        pipeline: Pipeline that `read_unigram` returned; it is not changed.
+        kept_ids: New id of each piece, including added tokens; -1 removes a piece. New ids ascend with the old ones.
+
+    Returns:
+        The pipeline with the remaining pieces and their new ids.
     """
     model, processor = pipeline["model"], copy.deepcopy(pipeline["post_processor"])
-    for ids, position in id_slots(processor):
-        ids[position] = kept_ids[ids[position]]
+    for ids, index in id_slots(processor):
+        ids[index] = kept_ids[ids[index]]
     return pipeline | {
         "added_tokens": [token | {"id": kept_ids[token["id"]]} for token in pipeline["added_tokens"]],
         "post_processor": processor,
-        # the model's pieces come first, added tokens that it does not have after them
+        # the pieces of the model come first; added tokens that are not in the model follow, so kept_ids may be longer
         "model": model
         | {
             "unk_id": kept_ids[model["unk_id"]],
@@ -119,29 +151,40 @@ def cut_pipeline(pipeline: dict[str, Any], kept_ids: Sequence[int]) -> dict[str,
     }
 
 
-def write(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
-    """Save a tokenizer with a pipeline in place of its own, without padding and truncation."""
+def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
+    """Save a tokenizer with another pipeline and without call state.
+
+    Args:
+        tokenizer: Tokenizer whose settings, such as special tokens, are saved.
+        pipeline: Pipeline to save in place of the tokenizer's own.
+        folder: Folder to write to.
+    """
     tokenizer.save_pretrained(folder)
-    content = json.dumps(pipeline | {"padding": None, "truncation": None}, ensure_ascii=False)
+    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False)
     (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
 
 
 def rebuild(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """The same class with the same settings around another pipeline.
+    """Make a tokenizer from the class and settings of another one and a new pipeline.
+
+    Args:
+        tokenizer: Tokenizer that provides class and settings; it is not changed.
+        pipeline: Pipeline of the new tokenizer.
 
     Raises:
-        ValueError: this class does not keep a pipeline when it is loaded, so that a saved one would read other pieces.
+        ValueError: If the class changes the pipeline when it loads one. The saved tokenizer would then return other
+            ids.
     """
     with TemporaryDirectory() as folder:
-        write(tokenizer, pipeline, folder)
+        save_with_pipeline(tokenizer, pipeline, folder)
         rebuilt = AutoTokenizer.from_pretrained(folder)
     rebuilt.name_or_path = ""
-    for option in ("is_local", "local_files_only"):  # of this loading
+    for option in LOADING_OPTIONS:
         rebuilt.init_kwargs.pop(option, None)
-    wanted, loaded = _comparable(pipeline), _comparable(read_pipeline(rebuilt))
-    if different := [key for key in wanted if loaded[key] != wanted[key]]:
+    expected, loaded = _comparable(pipeline), _comparable(read_pipeline(rebuilt))
+    if different := [key for key in expected if loaded[key] != expected[key]]:
         raise ValueError(
-            f"tokenizer: {type(tokenizer).__name__} loads {', '.join(different)} otherwise than saved. Load the "
-            "source as PreTrainedTokenizerFast, which takes its tokenizer.json as it is."
+            f"tokenizer: {type(tokenizer).__name__} changes {', '.join(different)} when it loads a tokenizer.json. "
+            "Load the source as PreTrainedTokenizerFast, which keeps all of it."
         )
     return rebuilt

@@ -1,22 +1,22 @@
-"""Load tokenizers, compare them, and map the tokens of one to another."""
+"""Load tokenizers, compare them, and match the tokens of one to the tokens of another."""
 
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.text.pipeline import digest, read_pipeline
+from training.text.pipeline import LOADING_OPTIONS, digest, read_pipeline
 from training.text.vocabulary import Vocabulary
 
 
 def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTokenizerBase:
-    """A tokenizer from a folder or the Hub.
+    """Load a tokenizer from a folder or the Hub.
 
     Args:
         name: Hub id or folder.
-        field: of the recipe, for the message.
+        field: Recipe field that holds the name; error messages start with it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: If there is no tokenizer of this name.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
@@ -25,16 +25,20 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
             f"{field}: cannot load the tokenizer of {name!r}. Give a folder with a tokenizer.json or a Hub id. "
             f"({error})"
         ) from error
-    # transformers makes an empty one of a folder that has a model's config and no tokenizer
+    # for a folder with a model config and no tokenizer, transformers returns a tokenizer of special tokens alone
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer beside its weights.")
     return tokenizer
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Whether two tokenizers give the same ids for every text: their whole pipelines are compared.
+    """Check whether two tokenizers return the same ids for every text. Their whole pipelines are compared.
 
-    A tokenizer without a `tokenizer.json` cannot be compared, and is only the same as itself.
+    A slow tokenizer has no pipeline to compare. It equals only itself.
+
+    Args:
+        first: Any tokenizer.
+        second: Tokenizer to compare with the first.
     """
     if first is second:
         return True
@@ -47,12 +51,13 @@ def match_tokens(
     """Look up each token of a student in the vocabulary of a source.
 
     Args:
-        tokenizer: the student's.
-        source: the source's.
-        folder: where the student's tokenizer lies; a vocabulary cut from the source's stands there with its ids.
+        tokenizer: Tokenizer of the student, with V tokens.
+        source: Tokenizer of the model that the student inherits from.
+        folder: Folder of the student's tokenizer. If it holds a vocabulary cut from the source, the stored ids are
+            used. Default: pieces are matched by their text.
 
     Returns:
-        (V,) int64, the source's id of each token of the student, -1 where the source has no such piece.
+        (V,) int64, source id of each student token; -1 if the source has no such piece.
     """
     if same_tokens(tokenizer, source):
         return torch.arange(len(tokenizer))
@@ -68,8 +73,11 @@ def match_tokens(
 
 
 def forget_last_call(tokenizer: PreTrainedTokenizerBase):
-    """Fast tokenizers remember padding, truncation and loading options of their last use; a saved one should not."""
+    """Reset call state, so that a saved tokenizer does not depend on how it was last used.
+
+    A fast tokenizer stores padding, truncation and loading options of its last call, and would save them.
+    """
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
-    for option in ("max_length", "padding_side", "is_local", "local_files_only"):
+    for option in ("max_length", "padding_side", *LOADING_OPTIONS):
         tokenizer.init_kwargs.pop(option, None)

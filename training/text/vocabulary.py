@@ -1,4 +1,10 @@
-"""A cut vocabulary: its tokenizer, and the ids of its pieces in the source."""
+"""A cut vocabulary: a tokenizer with a part of another tokenizer's pieces, and the ids that connect the two.
+
+The tokenizer that was cut is the source, usually the teacher's. `source_ids` maps ids of the cut to ids of the source,
+`kept_ids` maps ids of the source to ids of the cut. A student's embedding table is therefore
+`source_table[vocabulary.source_ids]`, and `Vocabulary.to_source` converts a tokenized batch for the teacher.
+`python -m training.prepare.vocabulary` makes cut vocabularies.
+"""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,16 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.text.pipeline import digest, read_pipeline, unbounded, write
+from training.text.pipeline import digest, read_pipeline, save_with_pipeline, unbounded
 from training.utils.files import scratch_folder
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"
-CHUNK = 4096
+CHUNK = 4096  # texts that are tokenized at once
 
 
 def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Lists of texts that are tokenized at once."""
+    """Divide texts into lists of at most `CHUNK`, which are tokenized at once."""
     texts = iter(texts)
     while chunk := list(islice(texts, CHUNK)):
         yield chunk
@@ -29,16 +35,16 @@ def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer that was cut, and what it was cut from.
+    """A cut tokenizer and its relation to the source.
 
     Args:
-        tokenizer: with V pieces.
-        source_ids: (V,) int64, id of each piece in the source, ascending: the rows of an embedding table to keep.
-        kept_ids: (V_source,) int64, id of each source piece in the cut; -1 where it is cut.
-        source: name of the source tokenizer.
-        source_digest: tells the source from other tokenizers of its name.
-        corpus: what the pieces were counted on.
-        counts: sentences and pieces counted, and how many pieces were kept for which reason.
+        tokenizer: Cut tokenizer with V pieces.
+        source_ids: (V,) int64, source id of each piece, ascending: the rows of an embedding table to keep.
+        kept_ids: (V_source,) int64, id in the cut of each source piece; -1 for pieces that were cut.
+        source: Name of the source tokenizer.
+        source_digest: Digest of the source's pipeline, to recognize the source whatever its name.
+        corpus: Name of the corpus on which pieces were counted.
+        counts: Number of sentences and pieces counted, and number of pieces kept for each reason.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,38 +59,38 @@ class Vocabulary:
         return len(self.source_ids)
 
     def to_source(self, input_ids: Tensor) -> Tensor:
-        """Ids (any shape, int64) of the cut as ids of the source."""
+        """Convert ids of the cut (any shape, int64) to ids of the source."""
         return self.source_ids.to(input_ids.device)[input_ids]
 
     def is_cut_of(self, tokenizer: PreTrainedTokenizerBase) -> bool:
-        """Whether this tokenizer is the source: the same pipeline, not only the same name."""
+        """Check whether a tokenizer is the source. Pipelines are compared, not names."""
         backend = getattr(tokenizer, "backend_tokenizer", None)
         return backend is not None and digest(read_pipeline(tokenizer)) == self.source_digest
 
     def check_source(self, tokenizer: PreTrainedTokenizerBase):
-        """Refuse a tokenizer that is not the source.
+        """Check that a tokenizer is the source.
 
         Raises:
-            ValueError: it is another.
+            ValueError: If it is another tokenizer.
         """
         if not self.is_cut_of(tokenizer):
             raise ValueError(
-                f"source tokenizer: {tokenizer.name_or_path!r} is not the tokenizer {self.source!r} that this "
-                "vocabulary was cut from. Load that one, or cut the vocabulary anew."
+                f"source tokenizer: {tokenizer.name_or_path!r} is not the tokenizer {self.source!r} from which this "
+                "vocabulary was cut. Load that tokenizer, or cut the vocabulary again."
             )
 
     def aligned(self, texts: Sequence[str], source_tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
-        """Which texts both tokenizers read in the same pieces, whatever their length.
+        """Find the texts that the cut and the source split into the same pieces. Texts are not truncated.
 
         Args:
-            texts: T of them.
-            source_tokenizer: that this was cut from.
+            texts: List of T texts.
+            source_tokenizer: Source tokenizer of this vocabulary.
 
         Returns:
-            (T,) bool: whether the source's ids are `to_source` of the cut's ids.
+            (T,) bool, whether the source's ids of a text equal `to_source` of the cut's ids.
 
         Raises:
-            ValueError: it is not the source.
+            ValueError: If the tokenizer is not the source.
         """
         self.check_source(source_tokenizer)
         same: list[bool] = []
@@ -94,7 +100,15 @@ class Vocabulary:
         return np.array(same, dtype=bool)
 
     def same_ids(self, cut: list, source: list) -> list[bool]:
-        """Whether `tokenizers` encodings of the cut and of the source are of the same pieces, text by text."""
+        """Compare encodings of the same texts, text by text.
+
+        Args:
+            cut: Encodings by the cut tokenizer, as the `tokenizers` library returns them.
+            source: Encodings by the source tokenizer, in the same order.
+
+        Returns:
+            For each text, whether both encodings consist of the same pieces.
+        """
         source_ids = self.source_ids.numpy()
         return [
             source_ids[new.ids].tolist() == old.ids if new.ids else not old.ids
@@ -102,8 +116,9 @@ class Vocabulary:
         ]
 
     def save(self, folder: str | Path):
-        """Write tokenizer and ids. A new folder appears whole or not at all; one that exists, such as a student's,
-        keeps its other files.
+        """Write tokenizer and ids into a folder.
+
+        A new folder appears atomically. An existing folder, such as a student's, keeps its other files.
         """
         folder = Path(folder)
         meta: dict[str, Any] = {
@@ -115,34 +130,34 @@ class Vocabulary:
             "counts": self.counts,
         }
         with scratch_folder(folder.with_name(f"{folder.name}.tmp")) as scratch:
-            write(self.tokenizer, read_pipeline(self.tokenizer), scratch)
+            save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), scratch)
             save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
             (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             if not folder.exists():
                 scratch.rename(folder)
                 return
-            # whoever finds the description finds a whole cut: it goes first and comes last
+            # the metadata file marks a complete vocabulary: remove it first and write it last
             (folder / META_FILE).unlink(missing_ok=True)
             for file in sorted(scratch.iterdir(), key=lambda file: file.name == META_FILE):
                 file.replace(folder / file.name)
 
     @staticmethod
     def is_in(folder: str | Path) -> bool:
-        """Whether a folder holds a cut vocabulary."""
+        """Check whether a folder holds a cut vocabulary."""
         return all((Path(folder) / name).is_file() for name in (META_FILE, IDS_FILE))
 
     @classmethod
     def load(cls, folder: str | Path) -> "Vocabulary":
-        """Read what `save` wrote.
+        """Load a vocabulary from a folder that `save` wrote.
 
         Raises:
-            ValueError: there is none, or the tokenizer beside it is another.
+            ValueError: If the folder holds no vocabulary, or a tokenizer of another size.
         """
         folder = Path(folder)
         if not cls.is_in(folder):
             raise ValueError(
-                f"vocabulary: {str(folder)!r} has no {META_FILE} and {IDS_FILE}. Make one with `python -m "
-                "training.prepare.vocabulary`."
+                f"vocabulary: {str(folder)!r} has no {META_FILE} and {IDS_FILE}. Make them with "
+                "`python -m training.prepare.vocabulary`."
             )
         meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
         ids = load_file(folder / IDS_FILE)
@@ -150,7 +165,7 @@ class Vocabulary:
         if not len(tokenizer) == len(ids["source_ids"]) == meta["size"] or len(ids["kept_ids"]) != meta["source_size"]:
             raise ValueError(
                 f"vocabulary: {str(folder)!r} has a tokenizer of {len(tokenizer)} pieces and {len(ids['source_ids'])} "
-                f"source ids; {META_FILE} says {meta['size']}. Its files are of different cuts: make it anew."
+                f"source ids; {META_FILE} expects {meta['size']}. The files come from different cuts. Cut again."
             )
         return cls(
             tokenizer,

@@ -1,11 +1,15 @@
-"""Which script a character is written in, as far as the standard library knows it."""
+"""Scripts of characters, texts and languages, as far as the standard library knows them.
+
+A script is the writing system of a letter, such as `Latin`, `Han` (Chinese characters) or `Cyrillic`. Digits,
+punctuation and emoji have none.
+"""
 
 import unicodedata
 from functools import cache
 
-LANGUAGES = ("en", "zh")  # of every model of this project, as ISO 639-1 codes
-OURS = frozenset({"Latin", "Han"})  # their scripts
-# of the letters that a sentence cannot do without
+LANGUAGES = ("en", "zh")  # ISO 639-1 codes of the languages that all models of this project support
+OURS = frozenset({"Latin", "Han"})  # the scripts of these languages
+# scripts of each language; a text needs a letter of one of them
 SCRIPTS_OF = {
     **dict.fromkeys(("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"), frozenset({"Latin"})),
     "ar": frozenset({"Arabic"}),
@@ -23,43 +27,43 @@ SCRIPTS_OF = {
 
 @cache
 def script_of(character: str) -> str | None:
-    """The script of a letter, such as `Latin`, `Han` or `Cyrillic`; None for digits, punctuation and marks."""
+    """Return the script of a letter, such as `Latin` or `Han`; None for digits, punctuation and marks."""
     character = unicodedata.normalize("NFKC", character)[0]  # full-width letters are Latin
     if not character.isalpha():
         return None
-    # a letter's name begins with its script; Unicode's blocks of ideographs have names that begin with CJK
+    # a letter's Unicode name starts with its script, except that names of ideographs start with CJK
     script = unicodedata.name(character, "UNNAMED").split()[0].split("-")[0]
     return "Han" if script == "CJK" else script.capitalize()
 
 
 def is_ideograph(piece: str) -> bool:
-    """Whether a piece is one Chinese character."""
+    """Check whether a piece is a single Chinese character."""
     return len(piece) == 1 and script_of(piece) == "Han"
 
 
 def is_punctuation(piece: str) -> bool:
-    """Whether a piece is one punctuation mark."""
+    """Check whether a piece is a single punctuation mark."""
     return len(piece) == 1 and unicodedata.category(piece).startswith("P")
 
 
 def is_ours(piece: str) -> bool:
-    """Whether all letters of a piece are Latin or Chinese."""
+    """Check whether all letters of a piece are Latin or Chinese. A piece without letters passes."""
     return all(script_of(character) in OURS for character in piece if script_of(character))
 
 
 def is_written_in(text: str, language: str) -> bool:
-    """Whether a text has a letter of its language's script, or no letter at all (digits and emoji are of no script).
+    """Check whether a text has a letter of a script of its language. A text without letters passes.
 
     Args:
-        text: any.
-        language: ISO 639-1 code; of a language that is not in `SCRIPTS_OF` nothing is asked.
+        text: Any text.
+        language: ISO 639-1 code; a language that is not in `SCRIPTS_OF` is not checked.
     """
-    wanted = SCRIPTS_OF.get(language)
-    if wanted is None:
+    expected = SCRIPTS_OF.get(language)
+    if expected is None:
         return True
     has_letters = False
     for character in text:
-        if (script := script_of(character)) in wanted:
+        if (script := script_of(character)) in expected:
             return True
         has_letters = has_letters or script is not None
     return not has_letters

@@ -1,0 +1,8 @@
+"""Helpers that know nothing of models.
+
+cli.py      build a command line from a dataclass; report user errors
+files.py    atomic writes of files and folders
+results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
+rng.py      random numbers keyed by (seed, keys)
+timing.py   latency and memory of the running process
+"""

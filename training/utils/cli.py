@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
@@ -24,23 +24,24 @@ def parse_options(
     description: str,
     positional: Sequence[str] = (),
 ) -> Options:
-    """Parse a command line into a dataclass.
+    """Parse a command line into a dataclass. Types, defaults and help texts come from the dataclass.
 
     A list takes several values after one flag, or the flag several times. A boolean that is false by default is a bare
     flag. `--config FILE` reads options from YAML; the command line overrides it.
 
     Args:
-        options_class: dataclass whose docstring has an `Args:` entry for every field.
-        argv: arguments; None reads those of the process.
-        prog: the command as users type it, such as `python training/eval.py`.
-        description: module docstring; its first paragraph heads the help, the rest follows the options.
-        positional: names of fields that are given without a flag, in order.
+        options_class: Dataclass whose docstring has an `Args:` entry for every field.
+        argv: Command line arguments. Default: those of the process.
+        prog: Command as users type it, such as `python training/eval.py`.
+        description: Docstring of the command's module. Its first paragraph is printed before the options, the rest
+            after them.
+        positional: Names of the fields that are given without a flag, in order.
 
     Returns:
         An instance of `options_class`.
 
     Raises:
-        SystemExit: with code 2 and one line on stderr, if an option is unknown, missing or invalid.
+        SystemExit: With code 2 and one line on stderr, if an option is unknown, missing or invalid.
     """
     summary, _, examples = description.partition("\n\n")
     parser = ArgumentParser(
@@ -65,13 +66,13 @@ def parse_options(
 
 
 def help_texts(options_class: type) -> dict[str, str]:
-    """Help text of every field, from the `Args:` section of the class docstring and of its base classes.
+    """Return the help text of every field, from the `Args:` sections of the class and its base classes.
 
     Args:
-        options_class: dataclass with a Google-style docstring.
+        options_class: Dataclass with Google-style docstrings.
 
     Raises:
-        TypeError: a field has no `Args:` entry.
+        TypeError: If a field has no `Args:` entry.
     """
     helps: dict[str, str] = {}
     for base in reversed(options_class.__mro__):
@@ -84,7 +85,7 @@ def help_texts(options_class: type) -> dict[str, str]:
 
 
 class _Collect(Action):
-    """Values of a list option: the command line replaces the list of a YAML file, a repeated flag adds to it."""
+    """Action of a list option. The command line replaces the list of a YAML file; a repeated flag extends the list."""
 
     def __init__(self, *arguments: Any, **keywords: Any):
         super().__init__(*arguments, **keywords)
@@ -113,14 +114,15 @@ def _add_option(parser: ArgumentParser, option: Field, hint: Any, text: str, is_
     else:
         keywords |= _item_type(item) | {"nargs": "+", "action": _Collect}
         if not required:
-            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {' '.join(map(str, default or ['none']))})"}
+            shown = " ".join(map(str, default)) if isinstance(default, list) and default else "none"
+            keywords |= {"default": SUPPRESS, "help": f"{text} (default: {shown})"}
     if required and not is_positional:
         keywords["required"] = True
     parser.add_argument(name, **keywords)
 
 
 def _list_item(hint: Any) -> Any:
-    """The item type of `list[T]` or `list[T] | None`; None for any other type."""
+    """Return T of `list[T]` or `list[T] | None`; None for any other type."""
     if get_origin(hint) in (Union, types.UnionType):
         options = [option for option in get_args(hint) if option is not type(None)]
         return _list_item(options[0]) if len(options) == 1 else None
@@ -134,26 +136,35 @@ def _item_type(item: Any) -> dict[str, Any]:
 
 
 def command_name(prog: str) -> str:
-    """The name that error messages start with: `eval` of `python training/eval.py`, `demo` of `python -m
-    training.demo`.
+    """Return the name that error messages start with.
+
+    It is `eval` for `python training/eval.py`, and `demo` for `python -m training.demo`.
     """
     last = shlex.split(prog)[-1]
     return Path(last).stem if last.endswith(".py") else last.rpartition(".")[2]
 
 
-def exit_with_usage_error(command: str, error: Exception | str) -> Any:
-    """Print `command: message` on stderr and exit with code 2."""
+def exit_with_usage_error(command: str, error: Exception | str) -> NoReturn:
+    """Print `command: message` on stderr and exit with code 2.
+
+    Args:
+        command: Name of the command, as `command_name` returns it.
+        error: Message, or an exception that holds it.
+    """
     print(f"{command}: {error}", file=sys.stderr)
     raise SystemExit(2)
 
 
 @contextmanager
 def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
-    """Turn a user's mistake into one line on stderr and exit code 2.
+    """Report a `ValueError` within the `with` block as one line on stderr, and exit with code 2.
+
+    A missing package is reported in the same way, with the command that installs it.
 
     Args:
-        command: name that the message starts with.
-        extra: the extra that installs what this command imports; a missing package is then reported with it.
+        command: Name of the command, as `command_name` returns it.
+        extra: Extra of this project that installs the packages of the command. Default: a missing package is not
+            caught.
     """
     try:
         yield
@@ -166,12 +177,13 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
 
 
 def command_of(program: str, options: Any) -> str:
-    """The command line that gives these options, without defaults and without the folders that results go to.
+    """Return the command line that reproduces a run.
+
+    Options that equal their default are left out, and so are output folders (names that end in `_dir`).
 
     Args:
-        program: the command, such as `python -m training.demo`.
-        options: dataclass instance whose fields are the options of the program; a field without default is always
-            written.
+        program: Command, such as `python -m training.demo`.
+        options: Dataclass instance whose fields are the options of the command. Required fields are always written.
     """
     parts = program.split()
     for option in fields(options):

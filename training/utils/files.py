@@ -11,10 +11,15 @@ REPO_ROOT = Path(__file__).parents[2]
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A place beside `path` to write to: it becomes `path` at the end, and vanishes if that is never reached.
+    """Provide a temporary file that replaces `path` at the end of the `with` block.
+
+    If the block fails, the temporary file is removed and `path` stays as before.
 
     Args:
-        path: of the finished file; its folder is made if it is not there.
+        path: Path of the finished file; missing parent folders are created.
+
+    Yields:
+        Path of the temporary file, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
@@ -29,8 +34,8 @@ def write_text(path: Path, text: str):
     """Write a UTF-8 text file atomically.
 
     Args:
-        path: of the finished file; its folder is made if it is not there.
-        text: the content.
+        path: Path of the finished file; missing parent folders are created.
+        text: Content of the file.
     """
     with atomic_write(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
@@ -38,11 +43,15 @@ def write_text(path: Path, text: str):
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """A new folder to write to, from which the finished files are moved away; whatever is still in it at the end, such
-    as after a full disk, is removed.
+    """Provide an empty folder that is removed at the end of the `with` block.
+
+    Move finished files out of it within the block. Whatever remains is removed, also after an error.
 
     Args:
-        folder: where it lies; what an earlier run left there is removed first.
+        folder: Path of the folder to create. If it exists, for example after a crash, its content is removed first.
+
+    Yields:
+        The same path.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -53,21 +62,22 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def holds_files(folder: Path) -> bool:
-    """Whether there is anything in a folder, which itself need not be there."""
+    """Check whether a folder exists and is not empty."""
     return folder.exists() and any(folder.iterdir())
 
 
 def replace_folder(scratch: Path, folder: Path):
-    """Rename a finished folder into place, once the disk has all of it. What was there before makes way whole: at any
-    moment the old folder or the new one is there; the old one perhaps beside its place, where `recover_folder` finds
-    it.
+    """Move a finished folder into place after its content is on the disk.
+
+    The previous folder is moved aside first and removed last. At any moment the old or the new folder is complete. If
+    the process is killed in between, `recover_folder` restores the old one.
 
     Args:
-        scratch: beside `folder`.
-        folder: where it goes.
+        scratch: Finished folder, in the same parent folder as `folder`.
+        folder: Path that it replaces.
     """
     sync(scratch)
-    old = _beside(folder)
+    old = _moved_aside(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -77,31 +87,34 @@ def replace_folder(scratch: Path, folder: Path):
 
 
 def recover_folder(folder: Path):
-    """End what `replace_folder` or `remove_folder` was killed in."""
-    old = _beside(folder)
+    """Clean up after a `replace_folder` or `remove_folder` that was killed.
+
+    If `folder` is missing, the old folder that was moved aside takes its place again.
+    """
+    old = _moved_aside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_folder(folder: Path):
-    """Remove a folder: it is not there from one moment to the next, however long its files take."""
-    old = _beside(folder)
+    """Remove a folder atomically: rename it first, then delete its files."""
+    old = _moved_aside(folder)
     shutil.rmtree(old, ignore_errors=True)
     folder.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _beside(folder: Path) -> Path:
+def _moved_aside(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.old")
 
 
 def sync(path: Path, deep: bool = True):
-    """Wait until the disk has a file or folder, so that no loss of power leaves a name without its content.
+    """Flush a file or folder to the disk (`fsync`), so that a power failure cannot leave a name without its content.
 
     Args:
-        path: of it.
-        deep: of a folder, with all that is in it.
+        path: File or folder.
+        deep: Whether to flush everything inside a folder, too.
     """
     if deep and path.is_dir():
         for inner in path.iterdir():

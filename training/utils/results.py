@@ -1,4 +1,7 @@
-"""`results.json`, where all numbers come from: what was measured, by which command, on which data and seed."""
+"""`results.json`: rows of numbers, with the command, commit, data and seed that produced them.
+
+Every number that a person reads is rendered from such a file.
+"""
 
 import importlib.metadata
 import json
@@ -19,18 +22,18 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenize
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One number.
+    """One number. Fields that do not apply are None.
 
     Args:
-        model: `teacher`, `student`, or a model's name.
-        stage: `untrained`, `distilled`, `aligned`, `no_teacher`; None where it does not apply.
-        set: what it was measured on; None for size and time.
-        protocol: how.
-        language: ISO 639-1 code; None where it does not apply.
-        metric: such as `top1` or `parameters`.
-        value: shares in 0..1, counts, bytes, milliseconds.
-        seed: of the training run; None where it does not apply.
-        interval: 95 % interval of a share.
+        model: Name of the model, or `teacher` or `student`.
+        metric: Name of the metric, such as `top1` or `parameters`.
+        value: The number: a fraction in 0..1, a count, bytes or milliseconds, as the metric defines.
+        stage: Training stage: `untrained`, `distilled`, `aligned` or `no_teacher`.
+        set: Name of the evaluation set; None for size and latency.
+        protocol: Name of the evaluation protocol.
+        language: ISO 639-1 code of the prompts or captions.
+        seed: Seed of the training run.
+        interval: 95 % confidence interval of a fraction, (low, high).
     """
 
     model: str
@@ -46,18 +49,26 @@ class Row:
 
 @dataclass
 class Results:
-    """A file of numbers.
+    """Content of a results file.
 
     Args:
-        meta: command, commit, seed, versions, data and whatever else made them.
-        rows: the numbers.
+        meta: Command, commit, seed, versions and data that produced the numbers, as `make_meta` returns them.
+        rows: One row for each number.
     """
 
     meta: dict[str, Any]
     rows: list[Row] = field(default_factory=list)
 
     def write(self, folder: str | Path, name: str = RESULTS_FILE) -> Path:
-        """Write `folder/results.json`, or a file of another name, whole or not at all."""
+        """Write the file atomically.
+
+        Args:
+            folder: Folder to write to; it is created if it is missing.
+            name: File name.
+
+        Returns:
+            Path of the file.
+        """
         path = Path(folder) / name
         content = {"meta": self.meta, "rows": [asdict(row) for row in self.rows]}
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -65,32 +76,36 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> "Results":
-        """Read a file that `write` wrote."""
+        """Read a file that `write` has written."""
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return cls(
             content["meta"],
             [Row(**row | {"interval": row.get("interval") and tuple(row["interval"])}) for row in content["rows"]],
         )
 
-    def values(self, **wanted: Any) -> list[float]:
-        """The numbers of all rows whose fields equal `wanted`."""
-        return [row.value for row in self.rows if all(getattr(row, key) == value for key, value in wanted.items())]
+    def values(self, **fields: Any) -> list[float]:
+        """Return the values of all rows whose fields equal the given ones, such as `metric="top1"`."""
+        return [row.value for row in self.rows if all(getattr(row, name) == value for name, value in fields.items())]
 
-    def mean(self, **wanted: Any) -> float | None:
-        """The mean of these numbers, such as over seeds; None where there are none."""
-        values = self.values(**wanted)
+    def mean(self, **fields: Any) -> float | None:
+        """Return the mean of `values(**fields)`, such as the mean over seeds; None if there are no such rows."""
+        values = self.values(**fields)
         return statistics.fmean(values) if values else None
 
     def table(self) -> str:
-        """All shares in percent as a Markdown table: a row a model and stage, a column a set, language and metric."""
-        shares = [row for row in self.rows if row.language is not None]
-        columns = _unique((row.set, row.language, row.metric) for row in shares)
+        """Render all rows that have a language as a Markdown table, in percent.
+
+        The table has one row for each model and stage, and one column for each set, language and metric. Values of
+        several seeds are averaged.
+        """
+        fractions = [row for row in self.rows if row.language is not None]
+        columns = _unique((row.set, row.language, row.metric) for row in fractions)
         header = ["model", *(" ".join(map(str, column)) for column in columns)]
         lines = [header, ["---"] * len(header)]
-        for model, stage in _unique((row.model, row.stage) for row in shares):
+        for model, stage in _unique((row.model, row.stage) for row in fractions):
             values = [
-                self.mean(model=model, stage=stage, set=s, language=language, metric=metric)
-                for s, language, metric in columns
+                self.mean(model=model, stage=stage, set=name, language=language, metric=metric)
+                for name, language, metric in columns
             ]
             lines.append(
                 [
@@ -102,7 +117,11 @@ class Results:
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
-    """Cells as a Markdown table: the header, the rule under it such as `---` or `---:`, and the rows."""
+    """Render lines of cells as a Markdown table.
+
+    Args:
+        lines: Lines of the table: the header, the delimiter row (cells `---` or `---:`), and the body.
+    """
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -111,13 +130,13 @@ def _unique(items: Iterable) -> list:
 
 
 def make_meta(data: str, seed: int | None, command: str | None = None, **more: Any) -> dict[str, Any]:
-    """What made the numbers.
+    """Return the `meta` of a results file: command, commit, seed, package versions, data and date.
 
     Args:
-        data: source of the test data.
-        seed: of the run.
-        command: default: this process's own command line.
-        more: whatever else a reader needs.
+        data: Source of the evaluation data.
+        seed: Seed of the run; None if it has none.
+        command: Command line that reproduces the numbers. Default: the command line of this process.
+        more: Further entries.
     """
     return {
         "command": command or " ".join(sys.argv),
@@ -130,7 +149,7 @@ def make_meta(data: str, seed: int | None, command: str | None = None, **more: A
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a mark if it has uncommitted changes; None outside a checkout."""
+    """Return the commit of the checkout, marked `-dirty` after uncommitted changes; None outside a checkout."""
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--dirty"], cwd=REPO_ROOT, capture_output=True, text=True, check=True

@@ -1,18 +1,18 @@
 """Random numbers keyed by (seed, keys) instead of drawn from a stream.
 
-A resumed run therefore equals an unbroken one.
+A resumed run therefore equals an uninterrupted one.
 """
 
 import numpy as np
 
 
 def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:
-    """Uniform numbers in [0, 1) that are a pure function of their keys.
+    """Return uniform numbers in [0, 1) that are a pure function of seed and keys.
 
     Args:
-        seed: any integer.
-        keys: integers or integer arrays of shape (B,).
-        num: how many numbers a row.
+        seed: Any integer.
+        keys: Integers or integer arrays of shape (B,). Their order matters.
+        num: How many numbers to return for each row.
 
     Returns:
         (B, num) float64.
@@ -27,6 +27,7 @@ def keyed_uniform(seed: int, *keys: np.ndarray | int, num: int) -> np.ndarray:
 
 
 def _mix(value: np.ndarray) -> np.ndarray:
+    """Apply one step of SplitMix64 to each number."""
     with np.errstate(over="ignore"):
         value = (np.asarray(value) + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Real tar shards in webdataset's layout, and what a test reads out of batches."""
+"""Tar shards in webdataset's layout, and helpers that compare batches."""
 
 import json
 import tarfile
@@ -11,6 +11,8 @@ import torch
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 
+from training.data.batch import Batch
+
 
 def encoded(image: PILImage.Image, kind: str = "PNG") -> bytes:
     buffer = BytesIO()
@@ -19,7 +21,7 @@ def encoded(image: PILImage.Image, kind: str = "PNG") -> bytes:
 
 
 def read_samples(rows: Dataset, stop: int) -> list[dict[str, bytes]]:
-    """The first rows of the corpus as the files of a tar shard: `png`, `en.txt`, `zh.txt` and a JSON of both."""
+    """The first rows as the files of a tar shard: `png`, `en.txt`, `zh.txt`, and `json` with both captions."""
     rows = rows.select(range(stop)).cast_column("image", Image(decode=False))
     return [
         {
@@ -33,7 +35,7 @@ def read_samples(rows: Dataset, stop: int) -> list[dict[str, bytes]]:
 
 
 def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], num_shards: int) -> str:
-    """Write them, evenly divided; their glob."""
+    """Write samples, evenly divided, and return a glob of the shards."""
     folder.mkdir(parents=True, exist_ok=True)
     size = -(-len(samples) // num_shards)
     for number in range(num_shards):
@@ -46,20 +48,20 @@ def write_shards(folder: Path, samples: Sequence[dict[str, bytes]], num_shards: 
     return str(folder / "*.tar")
 
 
-def assert_equal(ours: list[dict[str, torch.Tensor]], theirs: list[dict[str, torch.Tensor]]):
-    """Batches are the same to the bit."""
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        assert one.keys() == other.keys()
-        for name in one:
-            assert torch.equal(one[name], other[name]), name
+def assert_equal_batches(batches: Sequence[Batch], expected: Sequence[Batch]):
+    """Batches are bit-exact."""
+    assert len(batches) == len(expected)
+    for batch, other in zip(batches, expected, strict=True):
+        assert batch.keys() == other.keys()
+        for name in batch:
+            assert torch.equal(batch[name], other[name]), name
 
 
-def keys_of(batches: list[dict[str, torch.Tensor]]) -> list[tuple[int, int]]:
-    """Row and view of every sample."""
+def keys_of(batches: Sequence[Batch]) -> list[tuple[int, int]]:
+    """Row and view id of every sample."""
     return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)]
 
 
-def texts_of(batch: dict[str, torch.Tensor], tokenizer: Any) -> list[str]:
-    """Its captions without spaces, as the tokenizer gives them back."""
+def texts_of(batch: Batch, tokenizer: Any) -> list[str]:
+    """Captions of a batch, decoded by the tokenizer, without spaces."""
     return [text.replace(" ", "") for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]

@@ -1,4 +1,4 @@
-"""Whole runs on streams: stopped and gone on with, they end with the bytes of one that was never stopped."""
+"""Training on streams: a resumed run writes the same bytes as an uninterrupted one."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from tests.training.data.shards import read_samples, write_shards
 from training import align, distill
 from training.config import AlignRecipe, AugmentConfig, DataConfig, DistillRecipe, SourceConfig
 
-# runs a recipe on all processes, then its second half again in another folder
+# runs a recipe on all processes, then resumes its second half in another folder
 TWICE = """
 import os, shutil, sys
 from pathlib import Path
@@ -22,25 +22,25 @@ from accelerate.state import AcceleratorState, PartialState
 from training import align
 from training.config import AlignRecipe, parse_recipe
 
-whole, broken = Path(sys.argv[2]), Path(sys.argv[3])
+whole, resumed = Path(sys.argv[2]), Path(sys.argv[3])
 align.run(parse_recipe(AlignRecipe, ["--config", sys.argv[1], "--output_dir", str(whole)]))
 if PartialState().is_main_process:
-    shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
+    shutil.copytree(whole / "checkpoint-000002", resumed / "checkpoint-000002")
 PartialState().wait_for_everyone()
 AcceleratorState._reset_state()
-align.run(parse_recipe(AlignRecipe, ["--config", sys.argv[1], "--output_dir", str(broken), "--resume"]))
+align.run(parse_recipe(AlignRecipe, ["--config", sys.argv[1], "--output_dir", str(resumed), "--resume"]))
 """
 
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator():
-    """Accelerate keeps the precision of the first run of a process; every test stands for a process of its own."""
+    """Reset Accelerate, which keeps the precision of the first run of a process."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
 def mixture(train_rows, tmp_path) -> DataConfig:
-    """Two streams with columns of their own, and an image in each that does not decode."""
+    """Two streams with different columns, each with an image that does not decode."""
     sources = []
     for number, language in enumerate(("en", "zh")):
         samples = read_samples(train_rows, 24)
@@ -56,22 +56,22 @@ def recipe(tmp_path, teacher_folder, mixture) -> AlignRecipe:
     return AlignRecipe(teacher=str(teacher_folder), new_student=student_config(), anchor_weight=1.0, **fields)
 
 
-def finished(folder: Path) -> tuple[bytes, str]:
-    """The model, and what was skipped."""
+def outputs_of(folder: Path) -> tuple[bytes, str]:
+    """Weights of the model, and the skip counts in the log."""
     log = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
     return (folder / "model.safetensors").read_bytes(), json.loads(log[-1])["skipped"]
 
 
-def test_a_resumed_run_on_a_mixture_of_streams_equals_an_unbroken_one(recipe, tmp_path):
+def test_resumed_run_on_a_mixture_of_streams_equals_an_uninterrupted_one(recipe, tmp_path):
     recipe = replace(recipe, data=replace(recipe.data, workers=2, batches="one_source"))
     align.run(recipe)
-    shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "broken/checkpoint-000002")
-    align.run(replace(recipe, output_dir=str(tmp_path / "broken"), resume=True))
-    assert finished(tmp_path / "broken") == finished(tmp_path / "whole")
-    assert "image does not decode" in finished(tmp_path / "whole")[1]
+    shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002")
+    align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
+    assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
+    assert "image does not decode" in outputs_of(tmp_path / "whole")[1]
 
 
-def test_on_two_processes_too(recipe, tmp_path, run_python):
+def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_path, run_python):
     (tmp_path / "twice.py").write_text(TWICE, encoding="utf-8")
     content = {
         "output_dir": "",
@@ -88,19 +88,19 @@ def test_on_two_processes_too(recipe, tmp_path, run_python):
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    folders = [str(tmp_path / name) for name in ("recipe.yaml", "whole", "broken")]
+    folders = [str(tmp_path / name) for name in ("recipe.yaml", "whole", "resumed")]
     run_python(*launch, str(tmp_path / "twice.py"), *folders, OMP_NUM_THREADS="1")
-    assert finished(tmp_path / "broken") == finished(tmp_path / "whole")
+    assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
     state = json.loads((tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8"))
     assert len(state["progress"]["data"]) == 2
 
 
-def test_a_stream_with_a_cache_of_targets_is_refused(recipe, tmp_path):
+def test_teacher_cache_on_a_stream_raises_an_error(recipe, tmp_path):
     with pytest.raises(ValueError, match=r"teacher_cache: .* a stream has no rows.*data\.streaming: false"):
         align.run(replace(recipe, teacher_cache=str(tmp_path / "cache")))
 
 
-def test_logits_on_a_stream_want_a_bank(recipe, tmp_path, teacher_folder, train_rows):
+def test_logits_on_a_stream_require_a_text_bank(recipe, tmp_path, teacher_folder, train_rows):
     fields = recipe_fields(tmp_path / "distilled", "", max_steps=1, augment=AugmentConfig()) | {"data": recipe.data}
     recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), target="logits", **fields)
     with pytest.raises(ValueError, match=r"text_bank: .* a stream of which they are not known yet"):

@@ -1,4 +1,4 @@
-"""Streams: real tar shards, parquet and HTTP; who reads what, and how it goes on."""
+"""Streams of tar shards, parquet files and HTTP: which worker reads which sample, and how a stream is resumed."""
 
 import gzip
 import json
@@ -13,10 +13,10 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
-from tests.training.data.shards import assert_equal, encoded, keys_of, read_samples, texts_of, write_shards
+from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, texts_of, write_shards
 from training.config import DataConfig
 from training.data import CaptionTokens, Loader, Order, PairStream, load_source, make_loader, open_stream
-from training.data.captions import caption_id
+from training.text.identity import text_id
 
 NUM = 48  # samples, in three shards of 16
 COLUMNS = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
@@ -35,10 +35,12 @@ def shards(samples, tmp_path_factory) -> str:
 @pytest.fixture
 def open_loader(shards, tokenizer):
     def build(states=(), **fields) -> Loader:
-        order = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
-        order = Order(**{name: fields.pop(name, value) for name, value in order.items()}, **fields.pop("process", {}))
+        defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
+        plan = Order(
+            **{name: fields.pop(name, value) for name, value in defaults.items()}, **fields.pop("process", {})
+        )
         config = DataConfig(**{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields)
-        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), order, states)
+        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), plan, states)
 
     return build
 
@@ -71,7 +73,7 @@ def test_remote_shards_are_read_over_http(shards, samples):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "folder", "function", "json"])
-def test_every_kind_of_stream_holds_what_its_source_holds(kind, train_rows, samples, tmp_path, tokenizer, shards):
+def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows, samples, tmp_path, tokenizer, shards):
     rows = train_rows.select(range(20))
     fields = {"caption_columns": {"en": "en", "zh": "zh"}}
     if kind == "parquet":
@@ -94,10 +96,10 @@ def test_every_kind_of_stream_holds_what_its_source_holds(kind, train_rows, samp
         rows = train_rows.select(range(NUM))
         fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
     pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokens(tokenizer, 32), 64)
-    order = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
-    (batch,) = make_loader(pairs, order)
+    plan = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
+    (batch,) = make_loader(pairs, plan)
     expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
-    assert sorted(batch["caption_ids"].tolist()) == sorted(map(caption_id, expected))
+    assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))
     assert batch["images"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
     assert sorted(texts_of(batch, tokenizer)) == sorted(
         text.replace(" ", "")
@@ -106,7 +108,7 @@ def test_every_kind_of_stream_holds_what_its_source_holds(kind, train_rows, samp
 
 
 def stream_of_two() -> IterableDataset:
-    """A source as recipes name one, which is a stream by itself and knows no features."""
+    """Function that a recipe can name as a source. It returns a stream without features."""
 
     def generate():
         image = encoded(PILImage.new("RGB", (64, 64), "red"))
@@ -119,7 +121,7 @@ def stream_of_two() -> IterableDataset:
 # order and position
 
 
-def test_an_epoch_has_every_sample_once_and_the_next_has_them_in_another_order(open_loader):
+def test_every_epoch_has_every_sample_once_in_another_order(open_loader):
     keys = keys_of(list(open_loader(stop=12)))
     first, second = ([row for row, view in keys if view == epoch] for epoch in (0, 1))
     assert len(first) == len(second) == NUM and set(first) == set(second) and len(set(first)) == NUM
@@ -127,15 +129,15 @@ def test_an_epoch_has_every_sample_once_and_the_next_has_them_in_another_order(o
     assert keys_of(list(open_loader(seed=1))) != keys[:NUM]
 
 
-def test_a_row_number_names_shard_and_place(open_loader, samples, tokenizer):
+def test_row_number_encodes_shard_and_offset(open_loader, samples, tokenizer):
     (batch,) = open_loader(stop=1)
     for row, text in zip(batch["rows"].tolist(), batch["caption_ids"].tolist()[::2], strict=True):
-        assert text == caption_id(samples[16 * (row >> 32) + row % 2**32]["en.txt"].decode())
+        assert text == text_id(samples[16 * (row >> 32) + row % 2**32]["en.txt"].decode())
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("batches", ["mixed", "one_language"])
-def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(open_loader, workers, batches):
+def test_resumed_stream_yields_the_batches_of_an_uninterrupted_one(open_loader, workers, batches):
     loader = open_loader(workers=workers, batches=batches, stop=9)
     whole, states = [], []
     for batch in loader:
@@ -143,11 +145,11 @@ def test_a_resumed_stream_gives_the_batches_of_an_unbroken_one(open_loader, work
         states.append(json.loads(json.dumps(loader.state())))
     for start in (1, 4, 7):
         resumed = open_loader([states[start - 1]], workers=workers, batches=batches, start=start, stop=9)
-        assert_equal(list(resumed), whole[start:])
+        assert_equal_batches(list(resumed), whole[start:])
         assert resumed.state() == states[-1]
 
 
-def test_a_resumed_stream_decodes_nothing_that_was_passed(open_loader, monkeypatch):
+def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch):
     loader = open_loader()
     batches = iter(loader)
     for _ in range(5):
@@ -163,7 +165,7 @@ def test_a_resumed_stream_decodes_nothing_that_was_passed(open_loader, monkeypat
 
 @pytest.mark.parametrize(("num_processes", "workers"), [(2, 0), (3, 0), (2, 2), (5, 0)])
 def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loader, num_processes, workers):
-    """Also where there are more lanes than shards, or a number that does not divide them."""
+    """This includes more workers than shards, and a number of workers that does not divide the shards."""
     parts = [
         keys_of(list(open_loader(workers=workers, batch_size=4, stop=12, process=process)))
         for process in ({"rank": rank, "num_processes": num_processes} for rank in range(num_processes))
@@ -173,7 +175,7 @@ def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loade
     assert {row for row, _ in keys} == {row for row, _ in keys_of(list(open_loader()))}
 
 
-def test_a_stream_goes_on_with_as_many_processes_and_workers_as_before_alone(open_loader):
+def test_stream_resumes_only_with_the_same_number_of_processes_and_workers(open_loader):
     loader = open_loader(stop=1)
     list(loader)
     state = loader.state()
@@ -183,17 +185,17 @@ def test_a_stream_goes_on_with_as_many_processes_and_workers_as_before_alone(ope
         open_loader([state], start=1, workers=2)
 
 
-# what cannot be
+# errors
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "jpg"}, {"caption_columns": {"en": "json.fr"}}])
-def test_a_missing_column_is_refused_by_name(open_loader, changes):
+def test_missing_column_raises_an_error_with_its_name(open_loader, changes):
     (name,) = changes.get("caption_columns", {"": changes.get("image_column")}).values()
     with pytest.raises(ValueError, match=rf"no column '{name}', only \['__key__'.*'json', 'png'"):
         open_loader(**changes)
 
 
-def test_a_shard_that_breaks_off_is_named(samples, tmp_path, open_loader):
+def test_truncated_gzip_shard_raises_an_error_with_its_index(samples, tmp_path, open_loader):
     write_shards(tmp_path, samples, 2)
     packed = gzip.compress((tmp_path / "0001.tar").read_bytes())
     (tmp_path / "0001.tar.gz").write_bytes(packed[: len(packed) // 2])
@@ -202,22 +204,22 @@ def test_a_shard_that_breaks_off_is_named(samples, tmp_path, open_loader):
 
 
 @pytest.mark.parametrize("where", ["in a header", "between samples"])
-def test_a_shard_that_was_cut_where_no_reader_notices_is_warned_of_by_name(where, samples, tmp_path, caplog):
+def test_truncated_tar_shard_is_reported_by_name(where, samples, tmp_path, caplog):
     write_shards(tmp_path, samples[:4], 2)
     whole, cut = (tmp_path / f"{number:04d}.tar" for number in range(2))
     with tarfile.open(cut) as tar:
         last = tar.getmembers()[len(samples[0])]  # the second sample's first file
     cut.write_bytes(cut.read_bytes()[: last.offset + (200 if where == "in a header" else 0)])
     assert len(load_source(str(tmp_path / "*.tar"))) == 3
-    told = [record.getMessage() for record in caplog.records if "has no end mark" in record.getMessage()]
-    assert len(told) == 1 and str(cut) in told[0] and str(whole) not in told[0]
+    messages = [record.getMessage() for record in caplog.records if "has no end mark" in record.getMessage()]
+    assert len(messages) == 1 and str(cut) in messages[0] and str(whole) not in messages[0]
 
 
-def test_a_mixed_list_is_refused(shards):
-    with pytest.raises(ValueError, match="a list must be of parquet files alone, or of tar shards alone"):
+def test_list_of_mixed_files_raises_an_error(shards):
+    with pytest.raises(ValueError, match="a list must contain only parquet files or only tar shards"):
         load_source([shards, "pairs.parquet"])
 
 
-def test_a_stream_is_refused_where_rows_are_read_whole():
+def test_stream_raises_an_error_if_rows_must_be_loaded():
     with pytest.raises(ValueError, match=r"IterableDataset.*data\.streaming: true"):
         load_source("tests.training.data.test_streams:stream_of_two")

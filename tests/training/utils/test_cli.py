@@ -3,7 +3,7 @@ from typing import Literal
 
 import pytest
 
-from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.cli import command_name, command_of, parse_options, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def test_lists_take_several_values_or_several_flags():
     assert options.data == ["a", "b", "c"] and options.seeds == [7] and options.formats == ["int8"]
 
 
-def test_flags_and_mappings():
+def test_flags_and_mappings_are_parsed():
     options = parse("model", "--data", "a", "--dry_run", "--columns.zh", "title")
     assert options.dry_run and options.columns == {"zh": "title"}
 
@@ -85,21 +85,21 @@ def test_every_option_has_help_and_examples_keep_their_lines(capsys):
         (["model", "--dat", "a"], "try: "),
     ],
 )
-def test_mistakes_exit_with_one_message_and_code_2(argv, message, capsys):
+def test_usage_errors_exit_with_one_message_and_code_2(argv, message, capsys):
     with pytest.raises(SystemExit) as stop:
         parse(*argv)
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_option_without_help_is_refused():
+def test_option_without_help_raises_an_error():
     @dataclass
-    class Silent:
+    class NoHelp:
         """No entry for its field."""
 
         field: int = 0
 
-    with pytest.raises(TypeError, match="Silent: no Args entry for field"):
-        parse_options(Silent, [], prog="x.py", description="Nothing.")
+    with pytest.raises(TypeError, match="NoHelp: no Args entry for field"):
+        parse_options(NoHelp, [], prog="x.py", description="Nothing.")
 
 
 def test_user_errors_name_the_command_and_the_missing_extra(capsys):
@@ -113,6 +113,27 @@ def test_user_errors_name_the_command_and_the_missing_extra(capsys):
     assert capsys.readouterr().err == "export: format: unknown.\n"
 
 
-def test_command_names():
+def test_command_name_of_scripts_and_modules():
     assert command_name("python training/eval.py") == "eval"
     assert command_name("python -m training.studies.budget") == "budget"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    name: str
+    flag: bool = False
+    seeds: list[int] = field(default_factory=lambda: [0])
+    steps: int = 80
+    output_dir: str = "runs"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (RunOptions(name="x"), "python -m it --name x"),
+        (RunOptions(name="a b", flag=True, output_dir="elsewhere"), "python -m it --name 'a b' --flag"),
+        (RunOptions(name="x", seeds=[0, 1], steps=3), "python -m it --name x --seeds 0 1 --steps 3"),
+    ],
+)
+def test_command_contains_options_that_differ_from_their_defaults(options, expected):
+    assert command_of("python -m it", options) == expected

@@ -1,0 +1,17 @@
+import pytest
+from datasets import Dataset
+
+from training.config import DataConfig
+from training.data import CaptionTokens, PairDataset
+
+
+@pytest.fixture
+def make_dataset(train_rows, tokenizer):
+    """Function that makes a `PairDataset` with images of 64 pixels; keyword arguments are fields of `DataConfig`."""
+
+    def make(rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields) -> PairDataset:
+        columns = {language: language for language in languages}
+        config = DataConfig(train="tiny", caption_columns=columns, **fields)
+        return PairDataset(train_rows if rows is None else rows, config, CaptionTokens(tokenizer, 32), 64)
+
+    return make

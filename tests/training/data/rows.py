@@ -1,0 +1,44 @@
+"""Rows of images and captions, and batches of one source, for tests."""
+
+from io import BytesIO
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
+from tokenizers.decoders import ByteLevel
+
+from training.data import KeyedBatchSampler, Order, SampleGroup
+
+
+def make_cell(image: PILImage.Image, kind: str = "PNG") -> dict:
+    """An undecoded image as `datasets` stores it."""
+    buffer = BytesIO()
+    image.save(buffer, kind)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def make_rows(cells: list, **captions: list) -> Dataset:
+    """Rows with captions of any type. Columns are added one by one, so that pyarrow does not convert them."""
+    rows = Dataset.from_dict({"image": cells}, features=Features({"image": Image(decode=False)}))
+    rows = rows.cast_column("image", Image())
+    for language, column in captions.items():
+        rows = rows.add_column(language, column)
+    return rows
+
+
+def decode_tokens(tokenizer, input_ids: torch.Tensor) -> list[str]:
+    """The texts of byte-level tokens, without special tokens."""
+    special = set(tokenizer.all_special_tokens)
+    rows = [tokenizer.convert_ids_to_tokens(ids.tolist()) for ids in input_ids]
+    return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
+
+
+def make_plan(**fields) -> Order:
+    return Order(**{"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4} | fields)
+
+
+def sample_batches(rows, **fields) -> list[list[tuple[int, int]]]:
+    """Row and view id of every sample in the batches of one source."""
+    group = SampleGroup(source=0, languages=("en", "zh"), weight=1.0, rows=np.asarray(rows))
+    return [[(key.row, key.view_id) for key in batch] for batch in KeyedBatchSampler([group], make_plan(**fields))]

@@ -1,0 +1,65 @@
+import unicodedata
+
+import pytest
+import torch
+
+from tests.training.data.rows import decode_tokens, make_cell, make_rows
+from training.config import DataConfig
+from training.data import CaptionTokens, PairDataset
+from training.prepare.vocabulary import cut_vocabulary
+from training.studies.ablations.multilingual import train_unigram
+
+
+@pytest.mark.parametrize(
+    "text", ["Ｒｅｄ　ＡＰＰＬＥ", "ﬁre engine №５", "e\u0301clair", "ｶﾞｰﾄﾞ　红苹果！", "  Red Apple "]
+)
+def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, images, text):
+    """The normalizer in tokenizer.json handles Unicode form, width, case and white space for every caller."""
+    rows = make_rows([make_cell(images[0])], en=[text])
+    config = DataConfig(train="tiny", caption_columns={"en": "en"}, skip_wrong_script=False)
+    built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), 64)
+    trained = built.collate([(0, 0, built[0])])["input_ids"]
+    assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
+    plain = unicodedata.normalize("NFKC", text).lower().strip()
+    assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
+
+
+def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer):
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 6), 64)
+    batch = built.collate([(row, 0, built[row]) for row in range(10)])
+    assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
+    full = batch["attention_mask"].all(1)
+    assert full.any() and (batch["input_ids"][full, -1] == tokenizer.eos_token_id).all()
+
+
+def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 32, other_tokenizer), 64)
+    batch = built.collate([(5, 0, built[5])])
+    student_texts = decode_tokens(tokenizer, batch["input_ids"])
+    teacher_texts = decode_tokens(other_tokenizer, batch["teacher_input_ids"])
+    assert student_texts == teacher_texts and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
+
+
+@pytest.fixture(scope="module")
+def unigram(train_rows):
+    """A Unigram tokenizer and a cut of it, which splits some texts into other pieces."""
+    texts = [*train_rows["en"], *train_rows["zh"]]
+    source = train_unigram(texts, 700)
+    return source, cut_vocabulary(source, texts[: len(texts) // 8], 350)
+
+
+def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
+    source, vocabulary = unigram
+    tokens = CaptionTokens(vocabulary.tokenizer, 32, source, vocabulary)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), tokens, None)
+    (cause,) = [cause for cause in built.skipped.captions if "other pieces" in cause]
+    assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)
+    batch = built.collate([(row, 0, None) for row in range(len(train_rows))])
+    texts = [captions[0] for row in range(len(train_rows)) for captions in built.captions[row].values()]
+    expected = source(texts, padding=True, return_tensors="pt")["input_ids"]
+    assert torch.equal(batch["teacher_input_ids"], expected)
+    assert batch["aligned"].tolist() == [text not in tokens.unaligned for text in texts]
+    aligned = [text for text in texts if text not in tokens.unaligned][:9]
+    batch = tokens(aligned)
+    assert torch.equal(batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"])
+    assert torch.equal(batch["teacher_input_ids"], vocabulary.to_source(batch["input_ids"]))

@@ -1,0 +1,103 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as PILImage
+from transformers import CLIPImageProcessor
+
+from tests.training.data.rows import make_cell
+from training.data import decode_image, open_image
+from training.data.images import image_cell
+
+
+def test_transparent_images_are_flattened_onto_white():
+    image = PILImage.new("RGBA", (64, 64), (200, 0, 0, 0))
+    image.paste((200, 0, 0, 255), (0, 0, 32, 64))
+    decoded = decode_image(make_cell(image), 64)
+    assert decoded[:, 5, 5].tolist() == [200, 0, 0] and decoded[:, 5, 60].tolist() == [255, 255, 255]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "LA", "CMYK", "1", "I;16"])
+def test_every_colour_mode_becomes_rgb(images, mode):
+    image = images[0].convert("L").convert("I").convert("I;16") if mode == "I;16" else images[0].convert(mode)
+    decoded = decode_image(make_cell(image, "TIFF"), 64)
+    assert isinstance(decoded, torch.Tensor) and decoded.shape == (3, 64, 64) and decoded.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("size", [(128, 64), (64, 128), (300, 100)])
+def test_images_that_are_not_square_are_cropped_to_the_center(size):
+    width, height = size
+    image = PILImage.new("RGB", size, "red")
+    edge = min(size)
+    image.paste((0, 0, 255), ((width - edge) // 2, (height - edge) // 2, (width + edge) // 2, (height + edge) // 2))
+    decoded = decode_image(make_cell(image), 64).float()
+    assert decoded.shape == (3, 64, 64)
+    assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
+
+
+@pytest.mark.parametrize("size", [(97, 64), (150, 211), (64, 64), (40, 50), (333, 64), (100, 1000)])
+def test_decoding_equals_resizing_and_cropping_with_pillow(images, size):
+    image = images[0].resize(size)
+    scale = 64 / min(size)
+    width, height = (max(64, round(edge * scale)) for edge in size)
+    left, top = (width - 64) // 2, (height - 64) // 2
+    resized = image.resize((width, height), PILImage.Resampling.BICUBIC)
+    expected = np.array(resized.crop((left, top, left + 64, top + 64))).astype(int)
+    decoded = decode_image(make_cell(image), 64).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(decoded - expected).max() <= 1
+
+
+def test_very_long_image_is_cropped_before_it_is_resized():
+    strip = PILImage.new("RGB", (4_000_000, 2), "red")
+    strip.paste((0, 0, 255), (1_999_990, 0, 2_000_010, 2))
+    decoded = decode_image(make_cell(strip), 224)  # resizing all of it would take 300 GB
+    assert decoded.shape == (3, 224, 224) and decoded[2].min() == 255 and decoded[0].max() == 0
+
+
+def test_decoding_equals_the_image_processor(images):
+    image = images[0].convert("RGB").resize((150, 211))
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, do_rescale=False, do_normalize=False
+    )
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert torch.equal(decode_image(make_cell(image), 64), expected.to(torch.uint8))
+
+
+def test_exif_orientation_is_applied():
+    upright = PILImage.new("RGB", (64, 64), "red")
+    upright.paste((0, 0, 255), (0, 0, 64, 32))  # the upper half is blue
+    exif = PILImage.Exif()
+    exif[0x0112] = 6  # rotate clockwise to display
+    buffer = BytesIO()
+    upright.transpose(PILImage.Transpose.ROTATE_90).save(buffer, "JPEG", exif=exif)
+    decoded = decode_image({"bytes": buffer.getvalue(), "path": None}, 64)
+    assert decoded[2, :28].min() > 200 and decoded[0, 36:].min() > 200
+
+
+def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
+    large = images[0].convert("RGB").resize((1024, 768), PILImage.Resampling.BICUBIC)
+    jpeg = make_cell(large, "JPEG")
+    assert open_image(jpeg, 64).size == (256, 192) and open_image(jpeg).size == (1024, 768)
+    small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
+    difference = decode_image(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
+    assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
+
+
+def test_column_may_hold_only_bytes_or_only_a_path(images, tmp_path):
+    whole = make_cell(images[0])
+    (tmp_path / "a.png").write_bytes(whole["bytes"])
+    expected = decode_image(whole, 64)
+    assert torch.equal(decode_image(image_cell(whole["bytes"]), 64), expected)
+    assert torch.equal(decode_image(image_cell(str(tmp_path / "a.png")), 64), expected)
+    assert decode_image(image_cell(3), 64) == "no image"
+
+
+def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
+    whole = make_cell(images[0])["bytes"]
+    assert decode_image({"bytes": whole[: len(whole) // 2], "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": b"no image at all", "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": b"", "path": None}, 64) == "image does not decode"
+    assert decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "image does not decode"
+    assert decode_image(None, 64) == "no image"
+    assert decode_image({"bytes": None, "path": None}, 64) == "no image"

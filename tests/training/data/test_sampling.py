@@ -1,0 +1,75 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.training.data.rows import sample_batches
+from training.data import KeyedBatchSampler, Order, SampleGroup
+from training.data.sampling import CYCLE, MixtureSchedule
+
+
+def test_every_epoch_is_another_permutation():
+    rows = np.arange(3, 43)  # 40 rows, 5 steps an epoch
+    first, second = ([r for batch in sample_batches(rows, start=s, stop=s + 5) for r, _ in batch] for s in (0, 5))
+    assert sorted(first) == sorted(second) == rows.tolist()
+    assert first != second and first != sorted(first)
+
+
+@pytest.mark.parametrize("num_views", [0, 3])
+def test_start_at_any_step_continues_the_uninterrupted_run(num_views):
+    whole = list(sample_batches(range(27), num_views=num_views, stop=12))
+    for start in (1, 5, 11):
+        assert list(sample_batches(range(27), num_views=num_views, start=start, stop=12)) == whole[start:]
+
+
+def test_another_seed_gives_another_order():
+    assert list(sample_batches(range(27))) != list(sample_batches(range(27), seed=1))
+
+
+def test_processes_share_each_global_batch_without_overlap():
+    alone = list(sample_batches(range(40), batch_size=8))
+    parts = [list(sample_batches(range(40), batch_size=4, rank=rank, num_processes=2)) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*parts, strict=True)] == alone
+
+
+def test_cached_views_are_used_equally_often():
+    counts = Counter(key for batch in sample_batches(range(16), num_views=3, stop=6) for key in batch)  # three epochs
+    assert set(counts) == {(row, view) for row in range(16) for view in range(3)} and set(counts.values()) == {1}
+
+
+def test_without_a_cache_every_epoch_has_a_new_view():
+    views = [
+        {view for batch in sample_batches(range(16), start=s, stop=s + 2) for _, view in batch} for s in (0, 2, 4)
+    ]
+    assert views == [{0}, {1}, {2}]
+
+
+def test_batch_larger_than_the_data_continues_with_the_next_epoch():
+    (batch,) = sample_batches(range(5), batch_size=12, stop=1)
+    assert Counter(row for row, _ in batch[:10]) == dict.fromkeys(range(5), 2) and len(batch) == 12
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [3, 1], [0.2, 0.3, 0.5], [1, 1, 1]])
+def test_groups_are_drawn_by_their_shares_and_counted(weights):
+    schedule = MixtureSchedule(weights, (0,))
+    groups, counts = zip(*(schedule(position) for position in range(2 * CYCLE)), strict=True)
+    for group, weight in enumerate(weights):
+        own = [count for number, count in zip(groups, counts, strict=True) if number == group]
+        assert own == list(range(len(own)))
+        assert len(own) == pytest.approx(2 * CYCLE * weight / sum(weights), abs=2)
+        early = sum(number == group for number in groups[:1000])
+        assert early == pytest.approx(1000 * weight / sum(weights), abs=80)
+    assert schedule(CYCLE + 5) == MixtureSchedule(weights, (0,))(CYCLE + 5)
+    assert groups[:50] != tuple(MixtureSchedule(weights, (1,))(position)[0] for position in range(50))
+
+
+def test_weight_too_small_to_be_drawn_raises_an_error():
+    with pytest.raises(ValueError, match="weight 1e-06 is less than 1/10000"):
+        MixtureSchedule([1.0, 1e-6], (0,))
+
+
+def test_processes_share_each_global_batch_of_a_mixture():
+    groups = [SampleGroup(0, ("en",), 3.0, np.arange(24)), SampleGroup(1, ("zh",), 1.0, np.arange(24, 40))]
+    alone = list(KeyedBatchSampler(groups, Order(8, 0, 0, 0, 12)))
+    parts = [list(KeyedBatchSampler(groups, Order(4, 0, 0, 0, 12, rank, 2))) for rank in (0, 1)]
+    assert [left + right for left, right in zip(*parts, strict=True)] == alone

@@ -1,0 +1,63 @@
+import json
+
+import pytest
+import torch
+from transformers import AutoTokenizer, ByT5Tokenizer
+
+from training.text.pipeline import TOKENIZER_FILE, unbounded
+from training.text.tokenizers import forget_last_call, load_tokenizer, match_tokens, same_tokens
+
+TEXTS = ["red apple", "a frog with a very long tail"]
+
+
+@pytest.fixture
+def loaded(tokenizer, tmp_path):
+    """The same tokenizer, saved and loaded, so that a test can change its call state."""
+    tokenizer.save_pretrained(tmp_path / "saved")
+    return AutoTokenizer.from_pretrained(tmp_path / "saved")
+
+
+def test_same_tokens_compares_whole_pipelines(tokenizer, other_tokenizer, loaded):
+    assert same_tokens(tokenizer, tokenizer) and same_tokens(tokenizer, loaded)
+    assert not same_tokens(tokenizer, other_tokenizer)
+
+
+def test_same_tokens_ignores_call_state(tokenizer, loaded):
+    loaded(TEXTS, padding=True, truncation=True, max_length=3)
+    assert same_tokens(tokenizer, loaded)
+
+
+def test_slow_tokenizer_equals_only_itself(tokenizer):
+    byte_tokens = ByT5Tokenizer()
+    assert same_tokens(byte_tokens, byte_tokens)
+    assert not same_tokens(byte_tokens, ByT5Tokenizer()) and not same_tokens(tokenizer, byte_tokens)
+
+
+def test_call_state_is_restored_after_unbounded(loaded):
+    loaded(TEXTS, padding=True, truncation=True, max_length=3)
+    before = loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation
+    with unbounded(loaded) as backend:
+        lengths = [len(encoding.ids) for encoding in backend.encode_batch(TEXTS)]
+    assert (loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation) == before
+    assert lengths == [len(ids) for ids in loaded(TEXTS).input_ids] and min(lengths) > 3 and lengths[0] != lengths[1]
+
+
+def test_saved_tokenizer_has_no_call_state_after_a_reset(loaded, tmp_path):
+    loaded(TEXTS, padding=True, truncation=True, max_length=3)
+    forget_last_call(loaded)
+    loaded.save_pretrained(tmp_path)
+    content = json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    assert content["padding"] is None and content["truncation"] is None
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert not {"max_length", "padding_side", "is_local", "local_files_only"} & settings.keys()
+
+
+def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer, loaded):
+    assert torch.equal(match_tokens(tokenizer, loaded), torch.arange(len(tokenizer)))
+    matched, ids = match_tokens(tokenizer, other_tokenizer), other_tokenizer.get_vocab()
+    assert matched.tolist() == [ids.get(piece, -1) for piece in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
+
+
+def test_missing_tokenizer_raises_an_error_with_field_and_name(tmp_path):
+    with pytest.raises(ValueError, match=r"^model: cannot load the tokenizer of 'nowhere'"):
+        load_tokenizer("nowhere", field="model")

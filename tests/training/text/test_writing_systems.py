@@ -1,0 +1,31 @@
+import pytest
+
+from training.text.writing_systems import is_written_in, script_of
+
+
+@pytest.mark.parametrize(
+    ("character", "script"),
+    [("a", "Latin"), ("Ａ", "Latin"), ("é", "Latin"), ("中", "Han"), ("ж", "Cyrillic"), ("ア", "Katakana")]
+    + [(character, None) for character in "1!▁，。 \u0301"],
+)
+def test_script_of_a_character(character, script):
+    assert script_of(character) == script
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "expected"),
+    [
+        ("a frog", "en", True),
+        ("青蛙", "en", False),
+        ("frog 青蛙", "zh", True),
+        ("ｆｒｏｇ", "en", True),
+        ("ｆｒｏｇ", "zh", False),
+        ("лягушка", "en", False),
+        ("лягушка", "ru", True),
+        ("かえる", "ja", True),
+        ("12:30 ✓", "zh", True),
+        ("frog", "tlh", True),
+    ],
+)
+def test_text_is_written_in_a_script_of_its_language(text, language, expected):
+    assert is_written_in(text, language) is expected
