@@ -1,0 +1,4 @@
+"""How we measure ourselves and baselines: `budget` (size and speed), `benchmarks` (training cost), `ablations`.
+
+No other part of the project imports this package. Results go to `runs/` unless `--output_dir` names another folder.
+"""

@@ -1,35 +1,31 @@
-"""From raw pairs to a high-quality Chinese and English image-text set.
+r"""Filter raw image-text pairs into a clean Chinese and English data set.
 
-python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated
-python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet
---teacher BAAI/AltCLIP --drop_share '{"en": 0.3, "zh": 0.3}' --max_language_ratio 1.5
+Examples:
+  python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated
+  python -m training.prepare.curate --data pairs.parquet --output_dir runs/curated --exclude test.parquet \
+      --teacher BAAI/AltCLIP --drop_share '{"en": 0.3, "zh": 0.3}' --max_language_ratio 1.5
+
+The output folder holds the curated set (data/), report.md with counts and samples per filter, and the state of the
+run. Run the same command again to resume an interrupted run.
 """
 
-import datasets
-import transformers
-from jsonargparse import ArgumentError, ArgumentParser
-
-from training.prepare.curate.options import CurateOptions
-from training.prepare.curate.run import curate
+from training.prepare.curate.options import PROGRAM, CurateOptions
+from training.utils.cli import parse_options, user_errors
 
 
 def main(argv: list[str] | None = None):
-    """Parse, curate, print the table."""
-    parser = ArgumentParser(
-        prog="python -m training.prepare.curate",
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--exclude", nargs="+", type=str, default=[], help="sources whose images must not be in it")
-    parser.add_class_arguments(CurateOptions, skip={"exclude"})
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
-    try:
-        options = CurateOptions(**vars(parser.instantiate(parser.parse_args(argv))))
+    """Parse the options, curate, print the table."""
+    options = parse_options(CurateOptions, argv, prog=PROGRAM, description=__doc__)
+    with user_errors("curate", extra="curate"):
+        # after parsing, so that --help does not load torch and datasets
+        import datasets
+        import transformers
+
+        from training.prepare.curate.run import curate
+
+        transformers.utils.logging.disable_progress_bar()
+        datasets.disable_progress_bars()
         report = curate(options)
-    except (ArgumentError, ValueError) as error:
-        parser.exit(2, f"curate: {error}\n")
     print(f"{report.table()}\n\n{options.output_dir}/data, {options.output_dir}/report.md")
 
 

@@ -1,6 +1,6 @@
-"""Why a row or a caption is dropped, in the order in which that is decided: the first cause counts.
+"""Reasons for dropping a row or a caption, in the order of the checks: the first one that applies is recorded.
 
-Each cause has the options that draw its line; those without one cannot be switched off.
+Each cause maps to the options that set its threshold. A cause without options cannot be switched off.
 """
 
 KEPT = "kept"
@@ -42,4 +42,4 @@ GLOBAL_CAUSES: dict[str, tuple[str, ...]] = {
     "no caption left": (),
 }
 CAUSES = {KEPT: ()} | IMAGE_CAUSES | CAPTION_CAUSES | GLOBAL_CAUSES
-CODES = {cause: code for code, cause in enumerate(CAUSES)}  # as stored, uint8
+CODES = {cause: code for code, cause in enumerate(CAUSES)}  # uint8 in the state files

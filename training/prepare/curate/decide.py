@@ -1,4 +1,4 @@
-"""Pass 2: what depends on other rows, decided at once from the facts of all of them."""
+"""Pass 2: filters that compare rows with each other, applied to the facts of all rows at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,23 +7,31 @@ import numpy as np
 
 from training.prepare.curate.examine import shingle_size
 from training.prepare.curate.facts import CaptionFacts, Facts
-from training.prepare.curate.near import hamming_bands, hamming_distance, jaccard, match_earlier, normalise, shingles
+from training.prepare.curate.near_duplicates import (
+    hamming_bands,
+    hamming_distance,
+    jaccard,
+    match_earlier,
+    normalise,
+    shingles,
+)
 from training.prepare.curate.options import CurateOptions
 from training.utils.rng import keyed_uniform
 
-ReadText = Callable[[str, int, int], str]  # language, row, number in its cell
+ReadText = Callable[[str, int, int], str]  # (language, row, index in its cell) -> caption
 
 
 @dataclass
 class Decisions:
-    """The facts with all causes filled in, and what was found on the way.
+    """The facts with all causes filled in, and the matches behind them.
 
     Args:
-        facts: of all rows.
-        excluded_by: (N,) int64, the excluded image that a row's is near to, -1 where there is none.
-        image_like: (N,) int64, the earlier row that a dropped near-duplicate is like, else the row itself.
-        caption_like: (T,) int64 by language, the earlier caption, likewise.
-        thresholds: least cosine that stayed by language, whether given or found from a share.
+        facts: Facts of all N rows, with the final causes.
+        excluded_by: (N,) int64, index of the excluded image that matches the row's image; -1 if none does.
+        image_like: (N,) int64, earlier row that a near-duplicate image matches; otherwise the row itself.
+        caption_like: (T,) int64 per language, earlier caption that a near-duplicate caption matches; otherwise the
+            caption itself.
+        thresholds: Lowest cosine that was kept, per language; either `min_similarity` or derived from `drop_share`.
     """
 
     facts: Facts
@@ -36,17 +44,17 @@ class Decisions:
 def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text: ReadText) -> Decisions:
     """Fill in the causes of `facts` that depend on other rows.
 
-    Rows that have lost all captions leave before the next filter looks, so that the first of several near-duplicates
-    is one that can be used.
+    Rows without captions are dropped before the search for near-duplicates, so that the row that is kept out of a
+    group of near-duplicates has a caption.
 
     Args:
-        facts: of all rows; changed in place.
-        excluded: (E,) uint64 hashes of the images that must not be in the set.
-        options: thresholds.
-        read_text: gives a caption's text.
+        facts: Facts of all rows; modified in place.
+        excluded: (E,) uint64, hashes of the images that must not be in the curated set.
+        options: Thresholds of the filters.
+        read_text: Function that returns the text of a caption.
 
     Raises:
-        ValueError: the ratio of languages is limited, and one of them has no caption left.
+        ValueError: If `max_language_ratio` is set and a language has no caption left.
     """
     decisions = Decisions(
         facts,
@@ -56,10 +64,10 @@ def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text
     )
     if len(excluded):
         _exclude(decisions, excluded, options)
-    _drop_unlike(decisions, options)
+    _drop_low_similarity(decisions, options)
     if options.max_caption_images is not None:
         _drop_boilerplate(facts, options.max_caption_images)
-    facts.drop_bare()
+    facts.drop_without_captions()
     if options.max_image_distance is not None:
         _drop_near_images(decisions, options)
     if options.max_caption_similarity is not None:
@@ -67,7 +75,7 @@ def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text
             _drop_near_captions(decisions, language, options, read_text)
     if options.max_language_ratio is not None:
         _balance(facts, options)
-    facts.drop_bare()
+    facts.drop_without_captions()
     return decisions
 
 
@@ -85,12 +93,12 @@ def _exclude(decisions: Decisions, excluded: np.ndarray, options: CurateOptions)
     facts.drop(rows[found], "in an excluded set")
 
 
-def _drop_unlike(decisions: Decisions, options: CurateOptions):
+def _drop_low_similarity(decisions: Decisions, options: CurateOptions):
     for language, captions in decisions.facts.captions.items():
         scored = np.flatnonzero(captions.kept)
         if language in options.min_similarity:
-            unlike = captions.similarity[scored] < np.float32(options.min_similarity[language])
-            captions.drop(scored[unlike], "low similarity")
+            is_low = captions.similarity[scored] < np.float32(options.min_similarity[language])
+            captions.drop(scored[is_low], "low similarity")
             decisions.thresholds[language] = options.min_similarity[language]
         elif options.drop_share.get(language) and len(scored):
             ranked = scored[np.argsort(captions.similarity[scored], kind="stable")]
@@ -102,7 +110,7 @@ def _drop_unlike(decisions: Decisions, options: CurateOptions):
 def _drop_boilerplate(facts: Facts, limit: int):
     for captions in facts.captions.values():
         kept = np.flatnonzero(captions.kept)
-        # images with the same hash are one image
+        # images with equal hashes count as one image
         pairs = np.unique(np.stack([captions.identity[kept], facts.hash[captions.row[kept]]], 1), axis=0)
         identities, counts = np.unique(pairs[:, 0], return_counts=True)
         captions.drop(kept[np.isin(captions.identity[kept], identities[counts > limit])], "boilerplate")
@@ -118,8 +126,8 @@ def _drop_near_images(decisions: Decisions, options: CurateOptions):
             difference <= options.max_colour_distance
         )
 
-    looks = np.concatenate([hashes[:, None].view(np.uint8), colours], 1)
-    _, identity = np.unique(looks, axis=0, return_inverse=True)
+    keys = np.concatenate([hashes[:, None].view(np.uint8), colours], 1)
+    _, identity = np.unique(keys, axis=0, return_inverse=True)
     match = match_earlier(identity, hamming_bands(hashes, distance), is_near)
     decisions.image_like[rows] = rows[match]
     facts.drop(rows[match != np.arange(len(rows))], "near-duplicate image")
@@ -129,13 +137,13 @@ def _drop_near_captions(decisions: Decisions, language: str, options: CurateOpti
     captions, size = decisions.facts.captions[language], shingle_size(options, language)
     kept = np.flatnonzero(captions.kept)
 
-    def parts(number: int) -> set[str]:
-        index = kept[number]
+    def shingles_of(position: int) -> set[str]:
+        index = kept[position]
         return shingles(normalise(read_text(language, int(captions.row[index]), int(captions.number[index]))), size)
 
-    def is_near(number: int, others: np.ndarray) -> np.ndarray:
-        ours = parts(number)
-        return np.array([jaccard(ours, parts(other)) >= (options.max_caption_similarity or 0) for other in others])
+    def is_near(position: int, others: np.ndarray) -> np.ndarray:
+        own, threshold = shingles_of(position), options.max_caption_similarity or 0
+        return np.array([jaccard(own, shingles_of(other)) >= threshold for other in others])
 
     match = match_earlier(captions.identity[kept], captions.bands[kept], is_near)
     decisions.caption_like[language][kept] = kept[match]
@@ -143,20 +151,20 @@ def _drop_near_captions(decisions: Decisions, language: str, options: CurateOpti
 
 
 def _balance(facts: Facts, options: CurateOptions):
-    """A hash of the caption's place decides which stay, so that no part of the source is preferred."""
+    """Cap the larger languages. A keyed hash of row and index selects captions uniformly over the whole source."""
     counts = {language: int(captions.kept.sum()) for language, captions in facts.captions.items()}
     smallest = min(counts, key=counts.__getitem__)
     if not counts[smallest]:
         raise ValueError(
-            f"max_language_ratio: no caption in {smallest!r} is left to balance with ({counts}). Give null, or loosen "
-            "the filters."
+            f"max_language_ratio: no caption in {smallest!r} is left, so the languages cannot be balanced ({counts}). "
+            "Set it to null, or relax the filters."
         )
     limit = int((options.max_language_ratio or 1) * counts[smallest])
     for captions in facts.captions.values():
-        _keep(captions, limit, options.seed)
+        _drop_beyond(captions, limit, options.seed)
 
 
-def _keep(captions: CaptionFacts, limit: int, seed: int):
+def _drop_beyond(captions: CaptionFacts, limit: int, seed: int):
     kept = np.flatnonzero(captions.kept)
     draws = keyed_uniform(seed, captions.row[kept], captions.number[kept], num=1)[:, 0]
     captions.drop(kept[np.argsort(draws, kind="stable")[limit:]], "above the language ratio")

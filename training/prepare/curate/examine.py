@@ -1,4 +1,4 @@
-"""Pass 1: what a row tells by itself, a shard at a time."""
+"""Pass 1: checks of each row by itself, one shard at a time."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,58 +13,59 @@ from training.prepare.curate.causes import CODES, KEPT
 from training.prepare.curate.facts import CaptionFacts, Facts
 from training.prepare.curate.images import NUM_COLOURS, examine_image
 from training.prepare.curate.languages import LanguageIdentifier, is_traditional
-from training.prepare.curate.near import CAPTION_BANDS, MinHash, normalise, text_identity
+from training.prepare.curate.near_duplicates import CAPTION_BANDS, MinHash, normalise, text_identity
 from training.prepare.curate.options import CurateOptions
 from training.prepare.curate.similarity import Scorer
 
-DECODED_AT_ONCE = 256
-SHINGLES = {"Han": 2}  # characters; other scripts 3
-OTHER_SHINGLES = 3
+IMAGES_PER_CHUNK = 256
+SHINGLE_SIZES = {"Han": 2}  # characters, by script
+DEFAULT_SHINGLE_SIZE = 3
 
 
 def shingle_size(options: CurateOptions, language: str) -> int:
-    """Characters that captions of this language are compared by."""
-    return SHINGLES.get(options.scripts.get(language, ""), OTHER_SHINGLES)
+    """Length in characters of the n-grams that captions of a language are compared by."""
+    return SHINGLE_SIZES.get(options.scripts.get(language, ""), DEFAULT_SHINGLE_SIZE)
 
 
 def image_hashes(images: Dataset, column: str, options: CurateOptions) -> np.ndarray:
-    """(N,) uint64 perceptual hashes of all images, whatever their size or contrast.
+    """Perceptual hashes of all images, without filters on size or contrast.
 
     Args:
-        images: the rows, with undecoded images.
-        column: of the images.
-        options: how many threads.
+        images: Rows with undecoded images.
+        column: Column of the images.
+        options: Options of the run; only `workers` and `max_pixels` are used.
+
+    Returns:
+        (N,) uint64.
 
     Raises:
-        ValueError: an image does not decode.
+        ValueError: If an image does not decode.
     """
-    anything = CurateOptions(
+    no_filters = CurateOptions(
         data=options.data, output_dir=options.output_dir, max_pixels=options.max_pixels, min_edge=None,
         max_aspect_ratio=None, min_contrast=None,
     )  # fmt: skip
     with ThreadPoolExecutor(options.workers) as pool:
         found = [
             image
-            for start in range(0, len(images), DECODED_AT_ONCE)
+            for start in range(0, len(images), IMAGES_PER_CHUNK)
             for image in pool.map(
-                lambda cell: examine_image(cell, anything), images[start : start + DECODED_AT_ONCE][column]
+                lambda cell: examine_image(cell, no_filters), images[start : start + IMAGES_PER_CHUNK][column]
             )
         ]
     for row, image in enumerate(found):
         if image.cause is not None:
-            raise ValueError(
-                f"exclude: row {row} has {image.cause!r}, so that it cannot be excluded. Mend or remove the row."
-            )
+            raise ValueError(f"exclude: row {row} cannot be hashed ({image.cause}). Fix or remove the row.")
     return np.array([image.hash for image in found], np.uint64)
 
 
 class Examiner:
-    """Examines shards of the source.
+    """Runs pass 1 on shards of the source.
 
     Args:
-        rows: the source, images undecoded.
-        options: columns and thresholds.
-        scorer: scores similarity; None leaves it out.
+        rows: Rows of the source with undecoded images.
+        options: Columns and thresholds.
+        scorer: Scorer of image-caption similarity; None skips the scores.
     """
 
     def __init__(self, rows: Dataset, options: CurateOptions, scorer: Scorer | None):
@@ -78,13 +79,13 @@ class Examiner:
         }
 
     def __call__(self, rows: range) -> Facts:
-        """The facts of some rows; captions of an image that cannot be used are not examined."""
+        """Facts of a range of rows. Captions of dropped images are not checked."""
         shard = self.rows.select(rows)
         facts = self._examine_images(shard)
         texts: dict[str, list[str]] = {}
         for language, column in self.options.caption_columns.items():
             facts.captions[language], texts[language] = self._examine_captions(shard[column][:], language, facts)
-        facts.drop_bare()
+        facts.drop_without_captions()
         if self.scorer is not None:
             self._score(self.scorer, shard, facts, texts)
         for captions in facts.captions.values():
@@ -96,8 +97,8 @@ class Examiner:
         cause = np.full(num_rows, CODES[KEPT], np.uint8)
         hashes, thumbnails = np.zeros(num_rows, np.uint64), np.zeros((num_rows, NUM_COLOURS), np.uint8)
         with ThreadPoolExecutor(self.options.workers) as pool:
-            for start in range(0, num_rows, DECODED_AT_ONCE):
-                cells = shard[start : start + DECODED_AT_ONCE][column]
+            for start in range(0, num_rows, IMAGES_PER_CHUNK):
+                cells = shard[start : start + IMAGES_PER_CHUNK][column]
                 found = pool.map(lambda cell: examine_image(cell, self.options), cells)
                 for row, image in enumerate(found, start):
                     cause[row] = CODES[image.cause or KEPT]
@@ -105,12 +106,12 @@ class Examiner:
         return Facts(cause, hashes, thumbnails, {})
 
     def _examine_captions(self, cells: list[Any], language: str, facts: Facts) -> tuple[CaptionFacts, list[str]]:
-        """The captions of a column, with their texts; what is no caption has an empty one."""
+        """Facts and texts of the captions of a column. Unusable captions have an empty text."""
         found: list[tuple[int, int, str, str]] = []
         for row, cell in enumerate(cells):
-            texts, lost = usable_captions(cell)
+            texts, unusable = usable_captions(cell)
             found += [(row, number, KEPT, text) for number, text in enumerate(texts)]
-            found += [(row, -1, cause, "") for cause in lost]
+            found += [(row, -1, cause, "") for cause in unusable]
         size, minhash = len(found), self.hashes[language]
         captions = CaptionFacts(
             row=np.array([row for row, *_ in found], np.int64),
@@ -142,10 +143,15 @@ class Examiner:
         embeddings = scorer.encode_images(images)
         for language, captions in facts.captions.items():
             scored = np.flatnonzero(captions.kept)
-            beside = embeddings[torch.from_numpy(np.searchsorted(kept, captions.row[scored]))]
-            captions.similarity[scored] = scorer.score(beside, [texts[language][index] for index in scored])
+            image_embeddings = embeddings[torch.from_numpy(np.searchsorted(kept, captions.row[scored]))]
+            captions.similarity[scored] = scorer.score(image_embeddings, [texts[language][index] for index in scored])
 
 
 def undecoded(rows: Dataset, column: str) -> Dataset:
-    """The rows with their images as they are stored."""
+    """The rows with an image column that returns encoded bytes instead of decoded images.
+
+    Args:
+        rows: Rows of a source.
+        column: Column of the images.
+    """
     return rows.cast_column(column, Image(decode=False))

@@ -1,4 +1,4 @@
-"""What is known of rows and captions, as compact arrays: a file a shard, and all of them together."""
+"""Arrays of all rows and captions: causes, hashes, similarities. One safetensors file stores one shard."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -14,16 +14,16 @@ from training.utils.files import atomic_write
 
 @dataclass
 class CaptionFacts:
-    """The captions of one language, in the order of the source.
+    """The T captions of one language, in the order of the source.
 
     Args:
         row: (T,) int64, row of the source.
-        number: (T,) int32, which usable caption of its cell it is; -1 for what is no caption.
-        cause: (T,) uint8, code of why it is dropped.
-        identity: (T,) uint64, equal for captions that are equal but for case and punctuation.
-        bands: (T, 16) uint32, MinHash.
-        similarity: (T,) float32, cosine to its image; NaN where it was not scored.
-        traditional: (T,) bool, traditional Chinese.
+        number: (T,) int32, index among the usable captions of its cell; -1 for an unusable caption.
+        cause: (T,) uint8, code of the cause it is dropped for.
+        identity: (T,) uint64, equal for captions that differ only in case and punctuation.
+        bands: (T, 16) uint32, MinHash bands; (T, 0) if near-duplicate captions are kept.
+        similarity: (T,) float32, cosine with its image; NaN if it was not scored.
+        traditional: (T,) bool, whether it is in traditional Chinese.
     """
 
     row: np.ndarray
@@ -36,11 +36,16 @@ class CaptionFacts:
 
     @property
     def kept(self) -> np.ndarray:
-        """(T,) bool."""
+        """Captions that are kept, (T,) bool."""
         return self.cause == CODES[KEPT]
 
     def drop(self, captions: np.ndarray, cause: str):
-        """Drop captions by index or by mask; the first cause stays."""
+        """Drop captions. A caption that is already dropped keeps its first cause.
+
+        Args:
+            captions: Indices (K,) or mask (T,) of the captions.
+            cause: Reason, a key of `CAUSES`.
+        """
         chosen = np.zeros(len(self.cause), bool)
         chosen[captions] = True
         self.cause[chosen & self.kept] = CODES[cause]
@@ -48,13 +53,13 @@ class CaptionFacts:
 
 @dataclass
 class Facts:
-    """Some rows with their captions.
+    """N rows with their captions.
 
     Args:
-        cause: (N,) uint8, code of why a row is dropped.
-        hash: (N,) uint64, perceptual hash of its image.
-        colours: (N, 48) uint8, its thumbnail.
-        captions: by language.
+        cause: (N,) uint8, code of the cause the row is dropped for.
+        hash: (N,) uint64, perceptual hash of the image.
+        colours: (N, 48) uint8, RGB thumbnail of the image.
+        captions: Facts of the captions, by language.
     """
 
     cause: np.ndarray
@@ -64,11 +69,16 @@ class Facts:
 
     @property
     def kept(self) -> np.ndarray:
-        """(N,) bool."""
+        """Rows that are kept, (N,) bool."""
         return self.cause == CODES[KEPT]
 
     def drop(self, rows: np.ndarray, cause: str):
-        """Drop rows by index or by mask with the captions that they still have; the first cause stays."""
+        """Drop rows and the captions they still have. A row that is already dropped keeps its first cause.
+
+        Args:
+            rows: Indices (K,) or mask (N,) of the rows.
+            cause: Reason, a key of `CAUSES`.
+        """
         chosen = np.zeros(len(self.cause), bool)
         chosen[rows] = True
         chosen &= self.kept
@@ -76,15 +86,15 @@ class Facts:
         for captions in self.captions.values():
             captions.drop(chosen[captions.row], cause)
 
-    def drop_bare(self):
-        """Drop rows of which no caption is left."""
+    def drop_without_captions(self):
+        """Drop rows that have no caption left."""
         has_caption = np.zeros(len(self.cause), bool)
         for captions in self.captions.values():
             has_caption[captions.row[captions.kept]] = True
         self.drop(~has_caption, "no caption left")
 
     def save(self, path: Path):
-        """Write to a safetensors file, whole or not at all."""
+        """Write a safetensors file atomically."""
         arrays = {"cause": self.cause, "hash": self.hash, "colours": self.colours}
         for language, captions in self.captions.items():
             arrays |= {f"{language}.{item.name}": getattr(captions, item.name) for item in fields(captions)}
@@ -93,10 +103,14 @@ class Facts:
 
     @classmethod
     def load(cls, path: Path, languages: Sequence[str]) -> "Facts":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
+
+        Args:
+            path: Path of the safetensors file.
+            languages: Languages of the captions in the file.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: If the file is damaged.
         """
         try:
             arrays = load_file(path)
@@ -109,12 +123,12 @@ class Facts:
             return cls(arrays["cause"], arrays["hash"], arrays["colours"], captions)
         except (OSError, SafetensorError, KeyError) as error:
             raise ValueError(
-                f"output_dir: {path} is damaged ({error}). Remove this file, and the same command makes it anew."
+                f"output_dir: {path} is damaged ({error}). Delete this file and run the same command again."
             ) from error
 
     @classmethod
     def join(cls, parts: Sequence["Facts"]) -> "Facts":
-        """All shards as one, in order."""
+        """Concatenate shards in order."""
         captions = {
             language: CaptionFacts(
                 **{

@@ -1,4 +1,4 @@
-"""One image: what is wrong with it, its perceptual hash and its colours."""
+"""Checks of one image, its perceptual hash and its colour thumbnail."""
 
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -21,12 +21,12 @@ _COSINES = np.cos(np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE
 
 @dataclass(frozen=True)
 class ExaminedImage:
-    """What is known of one image.
+    """The result of the image checks.
 
     Args:
-        cause: why it cannot be used, one of `IMAGE_CAUSES`; None where it can.
-        hash: 64 bits; 0 where it cannot be used.
-        colours: (48,) uint8, a thumbnail of 4 x 4 pixels; zeros where it cannot be used.
+        cause: Reason to drop the image, a key of `IMAGE_CAUSES`; None for a usable image.
+        hash: Perceptual hash of 64 bits; 0 for a dropped image.
+        colours: (48,) uint8, RGB thumbnail of 4 x 4 pixels; zeros for a dropped image.
     """
 
     cause: str | None
@@ -35,11 +35,11 @@ class ExaminedImage:
 
 
 def examine_image(cell: dict | None, options: CurateOptions) -> ExaminedImage:
-    """Look at one image.
+    """Check one image and compute its hash and thumbnail.
 
     Args:
-        cell: `{"bytes": ..., "path": ...}` as `datasets` stores undecoded images.
-        options: thresholds.
+        cell: Undecoded image as `datasets` stores it, `{"bytes": ..., "path": ...}`; None for a missing image.
+        options: Thresholds of the filters.
     """
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return ExaminedImage("no image")
@@ -52,7 +52,7 @@ def examine_image(cell: dict | None, options: CurateOptions) -> ExaminedImage:
         return ExaminedImage("decompression bomb")
     except MemoryError:
         raise
-    except Exception:  # Pillow's readers of damaged files raise many kinds; to a user they all mean one thing
+    except Exception:  # Pillow raises many kinds of errors for damaged files; they all mean the same to the user
         return ExaminedImage("image does not decode")
     if cause := _fault(image, options):
         return ExaminedImage(cause)
@@ -71,22 +71,25 @@ def _fault(image: PILImage.Image, options: CurateOptions) -> str | None:
 
 
 def perceptual_hash(image: PILImage.Image) -> int:
-    """64 bits that stay nearly the same when an image is scaled, compressed again or made a little brighter.
+    """A 64-bit hash that is robust to scaling, recompression and small changes in brightness.
 
-    Each bit tells whether one of the 8 x 8 lowest frequencies of the grey image is above their median by a margin.
-    On flat drawings this tells more than the signs of brightness gradients (dHash), most of which are zero there.
+    Each bit records whether one of the 8 x 8 lowest frequencies of the greyscale image exceeds their median by a
+    margin. On flat graphics this separates images better than dHash, whose brightness gradients are mostly zero there.
 
     Source: pHash as in Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions" (2010), ch. 3.2.1;
-    the margin is ours.
+    the margin is our addition.
     """
     grey = np.asarray(image.convert("L").resize((GREY_EDGE, GREY_EDGE), PILImage.Resampling.LANCZOS), np.float64)
     frequencies = (_COSINES @ grey @ _COSINES.T).ravel()
-    others = frequencies[1:]  # the first is the mean brightness, which is far from them
-    # in a symmetric drawing half of them are zero and so is the median: without a margin, noise would set these bits
+    others = frequencies[1:]  # without the first, which is the mean brightness and an outlier
+    # a symmetric image has half of its frequencies at zero, and so the median: without a margin, noise sets these bits
     bits = frequencies > np.median(others) + HASH_MARGIN * np.abs(others).mean()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def colours(image: PILImage.Image) -> np.ndarray:
-    """(48,) uint8: a thumbnail of 4 x 4 pixels. It tells a red drawing from the same in green; the hash does not."""
+    """RGB thumbnail of 4 x 4 pixels, (48,) uint8.
+
+    It separates a red shape from the same shape in green; the perceptual hash does not.
+    """
     return np.asarray(image.resize((COLOUR_EDGE, COLOUR_EDGE), PILImage.Resampling.BOX), np.uint8).ravel()

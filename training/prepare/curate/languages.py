@@ -1,4 +1,4 @@
-"""One text: its words by script, traditional Chinese, and the language that a library names."""
+"""Words of a text by script, detection of traditional Chinese, and language identification."""
 
 import unicodedata
 from collections import Counter
@@ -7,19 +7,19 @@ from itertools import groupby
 
 from training.text.writing_systems import script_of
 
-# written without spaces: each letter counts as a word
+# scripts written without spaces: each character counts as a word
 UNSPACED = frozenset({"Han", "Hiragana", "Katakana"})
 KANA_OR_HANGUL = frozenset({"Hiragana", "Katakana", "Hangul"})
 APOSTROPHES = str.maketrans("", "", "'’")
 
-# what the library calls the languages that are written like one of ours
+# labels of py3langid for languages that share their written form with one of ours
 SAME_AS = {"zh": frozenset({"zh", "yue", "wuu", "lzh", "gan", "hak", "nan"})}
 
 
 def words_of(text: str) -> list[tuple[str, str]]:
     """The words of a text, each with its script, in order.
 
-    An ideograph or kana is a word of its own; digits and punctuation belong to none.
+    Each ideograph or kana is one word. Digits and punctuation are not part of any word.
     """
     words: list[tuple[str, str]] = []
     for script, letters in groupby(unicodedata.normalize("NFKC", text).translate(APOSTROPHES), script_of):
@@ -37,21 +37,22 @@ def script_shares(words: list[tuple[str, str]]) -> dict[str, float]:
 
 
 def is_traditional(text: str) -> bool:
-    """Whether a text has more characters of traditional than of simplified Chinese alone.
+    """Whether a text has more exclusively traditional than exclusively simplified Chinese characters.
 
-    The national character sets tell: GB 2312 is simplified, Big5 traditional, and what both have is common to both.
+    A character is traditional if Big5 has it and GB 2312 does not, and simplified if GB 2312 has it and Big5 does not.
     """
-    return sum(map(_leaning, text)) > 0
+    return sum(map(_traditional_score, text)) > 0
 
 
 @cache
-def _leaning(character: str) -> int:
+def _traditional_score(character: str) -> int:
+    """1 for traditional, -1 for simplified, 0 for any other character."""
     if script_of(character) != "Han":
         return 0
-    return _is_in(character, "big5") - _is_in(character, "gb2312")
+    return _can_encode(character, "big5") - _can_encode(character, "gb2312")
 
 
-def _is_in(character: str, charset: str) -> bool:
+def _can_encode(character: str, charset: str) -> bool:
     try:
         character.encode(charset)
     except UnicodeEncodeError:
@@ -60,10 +61,10 @@ def _is_in(character: str, charset: str) -> bool:
 
 
 class LanguageIdentifier:
-    """Asks py3langid (BSD-3-Clause; its model comes in the wheel) which language a text is in.
+    """Language identification with py3langid (BSD-3-Clause; the wheel includes the model).
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: If py3langid is not installed.
     """
 
     def __init__(self):
@@ -71,12 +72,12 @@ class LanguageIdentifier:
             from py3langid import langid
         except ImportError as error:
             raise ValueError(
-                f"max_other_language: py3langid is not there ({error}). Install it (pip install py3langid), or give "
-                "null."
+                f'max_other_language: py3langid is not installed ({error}). Run `pip install -e ".[curate]"`, or set '
+                "max_other_language to null."
             ) from error
         self._identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
 
     def other_language(self, text: str, language: str) -> float:
-        """The probability (0..1) of the likeliest language where that is not `language`, else 0."""
-        likeliest, probability = self._identifier.classify(text)
-        return 0.0 if likeliest in SAME_AS.get(language, {language}) else float(probability)
+        """Probability (0..1) of the most likely language if it differs from `language`, else 0."""
+        most_likely, probability = self._identifier.classify(text)
+        return 0.0 if most_likely in SAME_AS.get(language, {language}) else float(probability)

@@ -1,10 +1,11 @@
-"""What to curate, and where each filter draws its line."""
+"""Options of the curation: data, columns and the threshold of each filter."""
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from PIL import Image as PILImage
 
+PROGRAM = "python -m training.prepare.curate"
 SHARES = (
     "max_caption_similarity",
     "max_digit_share",
@@ -16,59 +17,66 @@ SHARES = (
 )
 AT_LEAST_ONE = ("batch_size", "max_aspect_ratio", "max_caption_images", "max_language_ratio", "max_pixels",
                 "max_repeated_characters", "rows_per_shard", "workers")  # fmt: skip
-MAX_DISTANCE = 15  # beyond it, half of all hashes share a band with most others
+MAX_DISTANCE = 15  # with more bands, half of all hashes share a band with most others
 MIN_CAPTION_SIMILARITY = 0.3
 
 
 @dataclass(frozen=True, kw_only=True)
 class CurateOptions:
-    """What to curate. A threshold of null switches its filter off, and so does a language left out of a mapping.
+    """What to curate, and the threshold of each filter.
+
+    A threshold of null switches its filter off. A language that is missing from a mapping is not filtered.
 
     Args:
-        data: Hub id, folder, parquet file or glob, or `module:function`, as `data.train` of a recipe.
-        output_dir: the curated set, the report, and the state from which a killed run goes on.
-        subset: which configuration of a Hub data set, where it has several.
-        image_column: column of the images.
-        caption_columns: column of the captions for each language; a cell is a string or a list of strings.
-        exclude: sources whose images must not be in the set, such as evaluation sets.
-        exclude_column: column of their images; default: `image_column`.
-        max_exclude_distance: bits (0..15 of 64) by which an image may differ from an excluded one and still be it.
-        min_edge: shortest side of an image in pixels.
-        max_aspect_ratio: longer side over shorter side.
-        max_pixels: width times height, read before an image is decoded.
-        min_contrast: least standard deviation of an image's brightness, 0..127.
-        max_image_distance: near-duplicate images differ by at most so many of 64 hash bits, 0..15.
-        max_colour_distance: and by at most so much in the colours of a 4 x 4 thumbnail, mean of 0..255.
-        scripts: Unicode script that each language is written in.
-        min_script_share: least share (0..1) of a caption's words in that script; an ideograph is a word.
-        max_kana_share: largest share (0..1) of words in kana or Hangul in a language written in Han.
-        max_other_language: largest probability (0..1) that py3langid may give to another language; null does not ask
-            it. It is unsure of captions of a few words, so that 0.9 is a fair start.
-        min_characters: of a caption.
-        max_characters: of a caption.
-        min_words: words of a caption by language; an ideograph is a word.
-        max_words: words of a caption by language.
-        keep_urls: keep captions with a web address.
-        keep_email_addresses: keep captions with an e-mail address.
-        keep_file_names: keep captions with a file name, such as IMG_1234.jpg.
-        max_symbol_share: share (0..1) of punctuation and symbols among the characters, spaces and one final
-            mark aside.
-        max_digit_share: share (0..1) of digits among them.
-        max_repeated_characters: longest run of one character.
-        max_repeated_words: largest share (0..1) of words that have occurred in the caption before.
-        max_caption_images: a caption of more different images than this is boilerplate.
-        max_caption_similarity: captions of one language are near-duplicates from this share (0.3..1) of common
-            character n-grams on (Jaccard); the first stays.
-        teacher: Hub id or folder of the model that scores how well images and captions fit; null does not score.
-        teacher_dtype: precision of its weights and activations.
-        batch_size: images or captions that it sees at once.
-        min_similarity: least cosine of image and caption by language.
-        drop_share: share (0..1) of the captions with the least cosine to drop, by language, in place of a threshold.
-        max_language_ratio: largest number of captions of any language over that of the smallest.
-        seed: key of the choice which captions of a larger language stay.
-        samples: dropped captions to show in the report, for each cause and language.
-        rows_per_shard: rows of the source that are worked on, stored and written at a time.
-        workers: threads that decode images.
+        data: Source of the rows: Hub id, folder, parquet file or glob, or `module:function`, as `data.train` in a
+            recipe.
+        output_dir: Folder for the curated set, the report, and the state that an interrupted run resumes from.
+        subset: Configuration of a Hub data set that has several.
+        image_column: Column of the images.
+        caption_columns: Column of the captions of each language; a cell is a string or a list of strings.
+        exclude: Sources whose images must not be in the curated set, such as evaluation sets.
+        exclude_column: Column of the images in the excluded sources; default: `image_column`.
+        max_exclude_distance: Largest number of differing hash bits, 0..15 of 64, between an image and an
+            excluded image that it counts as a copy of.
+        min_edge: Smallest length of the shorter side of an image, in pixels.
+        max_aspect_ratio: Largest ratio of the longer to the shorter side of an image.
+        max_pixels: Largest number of pixels of an image; checked before it is decoded.
+        min_contrast: Smallest standard deviation of the brightness of an image, 0..127.
+        max_image_distance: Largest number of differing hash bits, 0..15 of 64, between near-duplicate images.
+        max_colour_distance: Largest mean difference, 0..255, between the 4 x 4 thumbnails of near-duplicate images.
+        scripts: Unicode script of each language.
+        min_script_share: Smallest share (0..1) of the words of a caption in the script of its language; an ideograph
+            counts as a word.
+        max_kana_share: Largest share (0..1) of words in kana or Hangul in a caption of a language written in Han.
+        max_other_language: Largest probability (0..1) that py3langid may assign to another language; null switches
+            language identification off. It is unreliable on captions of a few words; 0.9 is a good start.
+        min_characters: Smallest number of characters of a caption.
+        max_characters: Largest number of characters of a caption.
+        min_words: Smallest number of words of a caption, by language; an ideograph counts as a word.
+        max_words: Largest number of words of a caption, by language; an ideograph counts as a word.
+        keep_urls: Whether to keep captions with a web address.
+        keep_email_addresses: Whether to keep captions with an e-mail address.
+        keep_file_names: Whether to keep captions with a file name, such as IMG_1234.jpg.
+        max_symbol_share: Largest share (0..1) of punctuation and symbols among the characters of a caption; spaces and
+            one final punctuation mark do not count.
+        max_digit_share: Largest share (0..1) of digits among the characters of a caption; spaces and one final
+            punctuation mark do not count.
+        max_repeated_characters: Longest run of one character in a caption.
+        max_repeated_words: Largest share (0..1) of words that occur earlier in the same caption.
+        max_caption_images: Largest number of different images of a caption; a caption with more is boilerplate.
+        max_caption_similarity: Jaccard similarity (0.3..1) of character n-grams at and above which captions of one
+            language are near-duplicates; the first one is kept.
+        teacher: Hub id or folder of the model that scores image-caption similarity; null switches the scores off.
+        teacher_dtype: Data type of the teacher's weights and activations.
+        batch_size: Images or captions per forward pass of the teacher.
+        min_similarity: Smallest cosine of image and caption, by language.
+        drop_share: Share (0..1) of the captions with the lowest cosines to drop, by language; an alternative to
+            `min_similarity`.
+        max_language_ratio: Largest ratio of the number of captions of any language to that of the smallest language.
+        seed: Key of the hash that selects which captions of a larger language are kept.
+        samples: Number of dropped captions shown in the report, for each cause and language.
+        rows_per_shard: Number of source rows that are processed, stored and written at a time.
+        workers: Number of threads that decode images.
     """
 
     data: str
@@ -128,31 +136,31 @@ class CurateOptions:
         self._check_languages()
         for language, share in self.drop_share.items():
             if not 0 <= share < 1:
-                raise ValueError(f"drop_share: {share} for {language!r} is not in 0..1. Give such as 0.3.")
+                raise ValueError(f"drop_share: {share} for {language!r} is not in 0..1. Set a share such as 0.3.")
 
     def _check(self, name: str, least: float, most: float | None):
         value = getattr(self, name)
         if value is not None and not (least <= value and (most is None or value <= most)):
-            wanted = f"at least {least}" if most is None else f"in {least}..{most}"
-            raise ValueError(f"{name}: {value} is not {wanted}. Give another value.")
+            expected = f"at least {least}" if most is None else f"in {least}..{most}"
+            raise ValueError(f"{name}: {value} is not {expected}. Set a value in this range.")
 
     def _check_languages(self):
         for name in ("min_similarity", "drop_share"):
-            given = getattr(self, name)
-            if unknown := sorted(set(given) - set(self.caption_columns)):
+            by_language = getattr(self, name)
+            if unknown := sorted(set(by_language) - set(self.caption_columns)):
                 raise ValueError(
-                    f"{name}: {unknown[0]!r} is no language of caption_columns ({list(self.caption_columns)}). "
-                    "Name one of these."
+                    f"{name}: {unknown[0]!r} is not a language of caption_columns. Use one of "
+                    f"{', '.join(self.caption_columns)}."
                 )
-            if given and self.teacher is None:
-                raise ValueError(f"{name}: there is no teacher to score similarity. Name one with --teacher.")
-        if twice := sorted(set(self.min_similarity) & set(self.drop_share)):
+            if by_language and self.teacher is None:
+                raise ValueError(f"{name}: no teacher is set to score similarity. Name one with --teacher.")
+        if in_both := sorted(set(self.min_similarity) & set(self.drop_share)):
             raise ValueError(
-                f"drop_share: {twice[0]!r} has a threshold in min_similarity too. Give one of the two for a language."
+                f"drop_share: {in_both[0]!r} is also in min_similarity. Set only one of the two for a language."
             )
 
     def key(self) -> dict[str, object]:
-        """The options that the result depends on; only these must be the same when a killed run goes on."""
+        """Options that the result depends on. A resumed run must have equal values for all of them."""
         return {
             option.name: getattr(self, option.name)
             for option in fields(self)

@@ -1,14 +1,14 @@
-"""Both passes, resumable, and the shards of the curated set.
+"""Both passes of the curation, resumable, and the shards of the curated set.
 
-    data/train-00000-of-00003.parquet   the curated set: images as they were stored, captions stripped
-    report.json, report.md              what was dropped and why
-    similarity.png                      cosines by language, where a teacher scored
-    state/run.json                      the options that the result depends on, and what made it
-    state/facts/00000.safetensors       what is known of each row of a shard
+    data/train-00000-of-00003.parquet   the curated set: encoded images unchanged, captions stripped of whitespace
+    report.json, report.md              counts and samples of dropped rows and captions, by cause
+    similarity.png                      cosines by language, if a teacher scored them
+    state/run.json                      the options that the result depends on, and the provenance
+    state/facts/00000.safetensors       facts of the rows of a shard
     state/excluded/00000.safetensors    hashes of the images of an excluded source
 
-Every file is written whole or not at all, and the same command goes on at the first that is missing. Memory holds one
-shard and the facts of all rows, which are about 60 bytes a row and 90 bytes a caption.
+All files are written atomically, and a resumed run continues at the first missing file. Memory holds one shard and the
+facts of all rows: about 60 bytes per row and 90 bytes per caption.
 """
 
 import hashlib
@@ -28,48 +28,53 @@ from training.data.images import encoded_bytes
 from training.prepare.curate.decide import decide
 from training.prepare.curate.examine import Examiner, image_hashes, undecoded
 from training.prepare.curate.facts import Facts
-from training.prepare.curate.options import CurateOptions
-from training.prepare.curate.report import Report, write_report
+from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.prepare.curate.similarity import Scorer
+from training.prepare.curate.write_report import MARKDOWN_FILE, Report, write_report
 from training.teachers import Teacher
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, holds_files, write_text
 from training.utils.results import make_meta
 
 STATE_FOLDER = "state"
-FINGERPRINT_ROWS = 1024  # more rows than these are sampled
-ROWS_PER_GROUP = 256  # of a parquet file: what a reader must hold at once
+FINGERPRINT_ROWS = 1024  # larger sources are sampled
+ROWS_PER_GROUP = 256  # of a parquet file, which is read one row group at a time
 
 
 def curate(options: CurateOptions) -> Report:
-    """Curate a source, or go on where a killed run stopped.
+    """Curate a source, or resume an interrupted run.
 
     Args:
-        options: what to curate.
+        options: Data, columns and thresholds.
+
+    Returns:
+        The report of the run.
 
     Raises:
-        ValueError: an option or a source cannot be used, the folder holds another run, or nothing is left.
+        ValueError: If an option or a source is invalid, the folder holds another run, or no row is left.
     """
     source = Source(options)
     folder = Path(options.output_dir)
-    meta = _claim(folder, options, source)
+    meta = _start_or_resume(folder, options, source)
     facts, excluded = source.examine(folder / STATE_FOLDER), source.hash_excluded(folder / STATE_FOLDER)
     decisions = decide(facts, np.concatenate([np.zeros(0, np.uint64), *excluded.values()]), options, source.read_text)
     report = write_report(folder, decisions, excluded, options, meta, source.read_text)
     if not facts.kept.any():
-        raise ValueError(f"data: no row of {options.data!r} is left; {folder / 'report.md'} tells why.")
+        raise ValueError(
+            f"data: no row of {options.data!r} is left. Relax the filters; {folder / MARKDOWN_FILE} lists the causes."
+        )
     source.write(folder / "data", facts)
     return report
 
 
 class Source:
-    """The rows that are curated.
+    """The rows to curate, in shards.
 
     Args:
-        options: where they lie.
+        options: Data and columns.
 
     Raises:
-        ValueError: there is no such source, it is empty, or a column is missing.
+        ValueError: If the source cannot be loaded, is empty, or lacks a column.
     """
 
     def __init__(self, options: CurateOptions):
@@ -77,7 +82,7 @@ class Source:
         self.rows = _load(options.data, [options.image_column, *options.caption_columns.values()], options)
         if not len(self.rows):
             raise ValueError(f"data: {options.data!r} has no rows. Name another source.")
-        self._captions = {  # alone, so that reading one does not read its image
+        self._captions = {  # separate from the images, so that reading a caption does not read its image
             language: self.rows.select_columns([column]) for language, column in options.caption_columns.items()
         }
         self.shards = [
@@ -86,12 +91,18 @@ class Source:
         ]
 
     def read_text(self, language: str, row: int, number: int) -> str:
-        """One caption."""
+        """Text of one caption.
+
+        Args:
+            language: Language of the caption.
+            row: Row of the source.
+            number: Index among the usable captions of the cell.
+        """
         column = self.options.caption_columns[language]
         return usable_captions(self._captions[language][row][column])[0][number]
 
     def fingerprint(self) -> str:
-        """A digest of how many rows there are and of their content; of more than 1024, evenly spaced ones."""
+        """A digest of the number of rows and their content. A source of more than 1024 rows is sampled evenly."""
         digest = hashlib.blake2b(str(len(self.rows)).encode(), digest_size=8)
         for row in sample_rows(len(self.rows), FINGERPRINT_ROWS):
             cells = self.rows[row]
@@ -101,7 +112,11 @@ class Source:
         return digest.hexdigest()
 
     def examine(self, state: Path) -> Facts:
-        """The facts of all rows, read where they are stored."""
+        """Facts of all rows. Stored shards are loaded, missing ones are computed and stored.
+
+        Args:
+            state: Folder of the state files.
+        """
         files = [state / "facts" / f"{number:05d}.safetensors" for number in range(len(self.shards))]
         missing = [(path, rows) for path, rows in zip(files, self.shards, strict=True) if not path.exists()]
         if missing:
@@ -115,8 +130,12 @@ class Source:
         return Facts.join([Facts.load(path, list(self.options.caption_columns)) for path in files])
 
     def hash_excluded(self, state: Path) -> dict[str, np.ndarray]:
-        """Hashes (E,) uint64 of the images of every excluded source."""
-        options, found = self.options, {}
+        """Hashes of the images of each excluded source, (E,) uint64 by name.
+
+        Args:
+            state: Folder of the state files.
+        """
+        options, hashes_by_source = self.options, {}
         column = options.exclude_column or options.image_column
         for number, name in enumerate(options.exclude):
             path = state / "excluded" / f"{number:05d}.safetensors"
@@ -125,11 +144,16 @@ class Source:
                 hashes = image_hashes(rows, column, options)
                 with atomic_write(path) as scratch:
                     save_file({"hash": hashes}, scratch)
-            found[name] = load_file(path)["hash"]
-        return found
+            hashes_by_source[name] = load_file(path)["hash"]
+        return hashes_by_source
 
     def write(self, folder: Path, facts: Facts):
-        """Write what is kept, a file for each shard of which something is."""
+        """Write the kept rows, one parquet file per shard that has any.
+
+        Args:
+            folder: Folder of the curated set.
+            facts: Facts of all rows, with the final causes.
+        """
         features = Features({self.options.image_column: Image()})
         for column in self.options.caption_columns.values():
             is_list = isinstance(self.rows.features[column], List)
@@ -144,9 +168,9 @@ class Source:
                 pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
 
     def _kept_cells(self, rows: range, facts: Facts) -> dict[str, list[Any]]:
-        """The columns of what is kept of a shard; a cell of which no caption is kept is None."""
+        """Columns of the kept rows of a shard. A cell without kept captions is None."""
         kept = [row for row in rows if facts.kept[row]]
-        place = {row: position for position, row in enumerate(kept)}
+        positions = {row: position for position, row in enumerate(kept)}
         cells: dict[str, list[Any]] = {self.options.image_column: [self._image(row) for row in kept]}
         for language, column in self.options.caption_columns.items():
             captions = facts.captions[language]
@@ -155,9 +179,9 @@ class Source:
             texts: list[list[str]] = [[] for _ in kept]
             for index in first + np.flatnonzero(captions.kept[first:last]):
                 row = int(captions.row[index])
-                texts[place[row]].append(usable[row - rows.start][captions.number[index]])
+                texts[positions[row]].append(usable[row - rows.start][captions.number[index]])
             is_list = isinstance(self.rows.features[column], List)
-            cells[column] = [(found if is_list else found[0]) if found else None for found in texts]
+            cells[column] = [(cell if is_list else cell[0]) if cell else None for cell in texts]
         return cells
 
     def _image(self, row: int) -> dict[str, Any]:
@@ -166,7 +190,7 @@ class Source:
 
 
 def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bool = False) -> Dataset:
-    """The named columns of a source, with undecoded images; the first is that of the images."""
+    """Load the named columns of a source, with undecoded images. The first column is that of the images."""
     rows = load_source(name, subset=None if is_excluded else options.subset)
     field = "exclude" if is_excluded else "data"
     option = "exclude_column" if is_excluded else "image_column or caption_columns"
@@ -174,10 +198,11 @@ def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bo
     return undecoded(rows.select_columns(columns), columns[0])
 
 
-def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, Any]:
-    """Write what the result depends on to a new folder, or compare it with what is there; what made the result.
+def _start_or_resume(folder: Path, options: CurateOptions, source: Source) -> dict[str, Any]:
+    """Store the options and provenance of a new run, or compare them with those of the run to resume.
 
-    A run that goes on keeps the command, date and commit of its beginning.
+    Returns:
+        The provenance. A resumed run keeps the command, date and commit of its start.
     """
     key = options.key() | {"fingerprint of data": source.fingerprint()}
     if options.teacher is not None:
@@ -186,17 +211,17 @@ def _claim(folder: Path, options: CurateOptions, source: Source) -> dict[str, An
     if not path.exists():
         if holds_files(folder) and not (folder / STATE_FOLDER).exists():
             raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
-        meta = make_meta(options.data, options.seed, command_of("python -m training.prepare.curate", options))
+        meta = make_meta(options.data, options.seed, command_of(PROGRAM, options))
         write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
-        begun_with, meta = state["key"], state["meta"]
+        stored_key, meta = state["key"], state["meta"]
     except (ValueError, KeyError) as error:
-        raise ValueError(f"output_dir: {path} is damaged ({error}). Remove {str(folder)!r}.") from error
+        raise ValueError(f"output_dir: {path} is damaged ({error}). Delete {str(folder)!r} and run again.") from error
     for name, value in key.items():
-        if begun_with.get(name) != value:
+        if stored_key.get(name) != value:
             raise ValueError(
-                f"{name}: {str(folder)!r} was begun with {begun_with.get(name)!r}, this run has {value!r}. Give the "
-                "same, name another output_dir, or remove that one."
+                f"{name}: {str(folder)!r} was started with {stored_key.get(name)!r}, this run has {value!r}. Use the "
+                "same value, another output_dir, or delete the folder."
             )
     return meta

@@ -1,4 +1,4 @@
-"""How well captions fit their images: cosines by a teacher of any family."""
+"""Image-caption similarity: cosines of the embeddings of a teacher of any family."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,15 @@ from training.teachers import Teacher
 
 
 class Scorer:
-    """Cosines between images and captions.
+    """Computes cosines between images and captions.
 
     Args:
         name: Hub id or folder of the teacher.
-        dtype: of its weights.
-        batch_size: images or captions that it sees at once.
+        dtype: Data type of the teacher's weights, such as `float32`.
+        batch_size: Images or captions per forward pass.
 
     Raises:
-        ValueError: there is no such teacher.
+        ValueError: If the teacher cannot be loaded.
     """
 
     def __init__(self, name: str, dtype: str, batch_size: int):
@@ -31,7 +31,7 @@ class Scorer:
         self.batch_size, self.device = batch_size, device
 
     def encode_images(self, cells: Sequence[dict]) -> Tensor:
-        """(N, D) float32, L2-normalised, of images that decode."""
+        """Embeddings of undecoded images, (N, D) float32, L2-normalised. All images must decode."""
         embeddings = [torch.empty(0, self.teacher.projection_dim)]
         for start in range(0, len(cells), self.batch_size):
             chunk = decode_images(cells[start : start + self.batch_size], self.teacher.image_size)
@@ -41,12 +41,19 @@ class Scorer:
         return torch.cat(embeddings)
 
     def score(self, images: Tensor, texts: Sequence[str]) -> np.ndarray:
-        """(T,) float32 cosines in -1..1 between texts and the images (T, D) beside them.
+        """Cosine of each text with its image.
+
+        Args:
+            images: (T, D) float32, L2-normalised image embedding of each text.
+            texts: T captions.
+
+        Returns:
+            (T,) float32 in -1..1.
 
         Raises:
-            ValueError: the teacher's numbers are not finite.
+            ValueError: If the teacher returns values that are not finite.
         """
-        # texts of like length are encoded together, which saves padding
+        # batches of texts of similar length need less padding
         order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
         cosines = np.zeros(len(texts), np.float32)
         for start in range(0, len(order), self.batch_size):
@@ -55,7 +62,7 @@ class Scorer:
             targets = self.teacher.encode_texts(*(value.to(self.device) for value in tokens.values()))
             cosines[chunk] = (self._unit(targets.embedding) * images[chunk]).sum(1).numpy()
         if not np.isfinite(cosines).all():
-            raise ValueError(f"teacher_dtype: {self.teacher.name!r} gives numbers that are not finite. Give float32.")
+            raise ValueError(f"teacher_dtype: {self.teacher.name!r} returns values that are not finite. Use float32.")
         return cosines
 
     @staticmethod

@@ -1,21 +1,17 @@
-"""Cut a multilingual Unigram tokenizer, and with it the embedding table, down to what English and Chinese need.
+"""Cut a multilingual Unigram tokenizer, and with it the embedding table, down to English and Chinese.
 
-In a small text tower the vocabulary is the memory: 250,002 pieces of 384 numbers are 96 M parameters, twelve layers
-of that width 21 M. A cut keeps scores and order, so that a text whose pieces are all kept is read in the same pieces
-as before, only under new ids: a teacher's ids are one lookup away, and a student can learn its token states.
+In a small text tower the embedding table dominates the size: 250,002 pieces of width 384 are 96 M parameters, while
+twelve layers of that width are 21 M. A cut keeps scores and order. A text whose pieces are all kept is therefore split
+into the same pieces as before, under new ids: the teacher's ids are one lookup away, and a student can learn the
+teacher's token states.
 
-    python -m training.prepare.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000
+    python -m training.prepare.vocabulary --tokenizer xlm-roberta-base --corpus captions.parquet --size 32000 \
+        --output_dir runs/vocabulary
+
+    options.py   options of the command
+    corpus.py    sentences by language, read from files; the held-out split
+    cut.py       counts of pieces, their ranking, the cut
+    coverage.py  comparison of a cut with its source on held-out sentences
+    tables.py    the comparison as result rows, as a text table and as a plot
+    run.py       one run of the command
 """
-
-from training.prepare.vocabulary.coverage import Coverage, coverage, table_mib
-from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted, cut_vocabulary
-
-__all__ = [
-    "Coverage",
-    "PieceCounts",
-    "count_pieces",
-    "coverage",
-    "cut_counted",
-    "cut_vocabulary",
-    "table_mib",
-]

@@ -1,4 +1,4 @@
-"""Sentences by language, from the files that the command line names."""
+"""Sentences by language, read from files, and the held-out split."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ Corpus = dict[str, list[str]]
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """`FILE[:COLUMN]` or `module:function[:COLUMN]` as source and column."""
+    """Split `FILE[:COLUMN]` or `module:function[:COLUMN]` into source and column."""
     source, _, column = name.rpartition(":")
     if source.endswith((".parquet", ".txt")) or ":" in source:
         return source, column
@@ -20,15 +20,15 @@ def read_corpus(names: list[str]) -> Corpus:
     """Read sentences.
 
     Args:
-        names: each is `FILE.parquet[:COLUMN]` or another source of `load_source`, by default its columns `en` and
-            `zh`, or `FILE.txt[:LANGUAGE]`, a sentence a line. The language of a column is its name; where the rows
-            have a `language`, it is that.
+        names: Files to read: `FILE.parquet[:COLUMN]` or another source of `load_source`, by default its columns `en`
+            and `zh`; or `FILE.txt[:LANGUAGE]` with one sentence per line. The language of a column is its name, unless
+            the rows have a column `language`.
 
     Returns:
-        Sentences by language, in the order of the files; empty cells are left out.
+        Sentences by language, in the order of the files, without empty cells.
 
     Raises:
-        ValueError: a file is not there, is not UTF-8, or has no such column.
+        ValueError: If a file is missing, is not UTF-8, or lacks the column.
     """
     corpus: Corpus = {}
     for name in names:
@@ -44,7 +44,7 @@ def _read_lines(source: str) -> list[str]:
     try:
         lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"corpus: cannot read {source!r} ({error}). Give a text file in UTF-8.") from error
+        raise ValueError(f"corpus: cannot read {source!r} ({error}). Name a text file in UTF-8.") from error
     return [line.strip() for line in lines if line.strip()]
 
 
@@ -63,21 +63,21 @@ def _read_rows(source: str, column: str | None, corpus: Corpus):
 
 
 def hold_out(corpus: Corpus, share: float, seed: int) -> tuple[Corpus, Corpus]:
-    """Set a share of the sentences aside. A hash of the sentence decides, so equal ones stay together.
+    """Hold out a share of the sentences. A hash of the sentence decides, so equal sentences are on the same side.
 
     Args:
-        corpus: sentences by language.
-        share: 0..1.
-        seed: key of the hash.
+        corpus: Sentences by language.
+        share: Share to hold out, 0..1.
+        seed: Key of the hash.
 
     Returns:
-        What stays, and what is held out.
+        The remaining corpus and the held-out sentences.
     """
     kept: Corpus = {language: [] for language in corpus}
     held_out: Corpus = {language: [] for language in corpus}
     for language, texts in corpus.items():
         for text in texts:
-            number = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode()).digest()
-            held = int.from_bytes(number, "big") < share * 2**64
-            (held_out if held else kept)[language].append(text)
+            digest = hashlib.blake2b(text.encode(), digest_size=8, key=str(seed).encode()).digest()
+            is_held_out = int.from_bytes(digest, "big") < share * 2**64
+            (held_out if is_held_out else kept)[language].append(text)
     return kept, held_out

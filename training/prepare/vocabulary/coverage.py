@@ -1,11 +1,11 @@
-"""What a cut costs on text it has not seen, and what it saves."""
+"""Comparison of a cut vocabulary with its source on held-out sentences, and the size of the embedding table."""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -15,20 +15,20 @@ from training.text.vocabulary import Vocabulary, chunks
 
 @dataclass(frozen=True)
 class Coverage:
-    """How a cut and its source read the same sentences. Shares are 0..1; white space is no character.
+    """Statistics of a cut and its source on the same sentences. Shares are in 0..1; whitespace is not counted.
 
     Args:
-        sentences: how many.
-        characters: in all.
-        unknown_characters: share of characters inside unknown pieces.
-        source_unknown_characters: the same, as the source reads.
-        lost_characters: share of characters that the source knows and the cut does not.
-        unknown_pieces: share of pieces that are the unknown one.
-        source_unknown_pieces: the same, as the source reads.
-        pieces_per_sentence: without special tokens.
-        source_pieces_per_sentence: the same, as the source reads.
-        same_pieces: share of sentences that both read in the same pieces.
-        lost: these characters with their counts, frequent first.
+        sentences: Number of sentences.
+        characters: Number of characters.
+        unknown_characters: Share of characters inside unknown pieces of the cut.
+        source_unknown_characters: Share of characters inside unknown pieces of the source.
+        lost_characters: Share of characters that are known to the source and unknown to the cut.
+        unknown_pieces: Share of the cut's pieces that are the unknown piece.
+        source_unknown_pieces: Share of the source's pieces that are the unknown piece.
+        pieces_per_sentence: Mean number of pieces of the cut per sentence, without special tokens.
+        source_pieces_per_sentence: Mean number of pieces of the source per sentence, without special tokens.
+        same_pieces: Share of sentences that both split into the same pieces.
+        lost: Lost characters with their counts, most frequent first.
     """
 
     sentences: int
@@ -44,8 +44,8 @@ class Coverage:
     lost: dict[str, int]
 
 
-class _Reader:
-    """One tokenizer's side of the count."""
+class _Counter:
+    """Counts pieces and unknown characters of one tokenizer."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, backend: Tokenizer):
         self.backend = backend
@@ -53,41 +53,41 @@ class _Reader:
         self.pieces = self.unknown_pieces = 0
         self.unknown_characters: Counter[str] = Counter()
 
-    def read(self, texts: list[str]) -> list:
+    def count(self, texts: list[str]) -> list[Encoding]:
         encodings = self.backend.encode_batch(texts, add_special_tokens=False)
         for text, encoding in zip(texts, encodings, strict=True):
             ids = np.asarray(encoding.ids)
             self.pieces += len(ids)
             for position in np.flatnonzero(ids == self.unknown_id):
-                start, end = encoding.offsets[position]  # in characters of the text itself
+                start, end = encoding.offsets[position]  # in characters of the input text
                 self.unknown_pieces += 1
                 self.unknown_characters.update("".join(text[start:end].split()))
         return encodings
 
 
 def coverage(vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Coverage:
-    """Read sentences of one language with a cut and with its source.
+    """Tokenize sentences of one language with a cut and with its source.
 
     Args:
-        vocabulary: the cut.
-        source_tokenizer: that it was cut from.
-        texts: sentences; empty ones are passed over.
+        vocabulary: The cut vocabulary.
+        source_tokenizer: Tokenizer that the vocabulary was cut from.
+        texts: Sentences; empty ones are skipped.
 
     Raises:
-        ValueError: it is not the source, or there is no text.
+        ValueError: If the tokenizer is not the source of the cut, or all texts are empty.
     """
     vocabulary.check_source(source_tokenizer)
     sentences = characters = same = 0
     texts = (text for text in texts if text.strip())
-    texts = tqdm(texts, desc=f"reading with {len(vocabulary)} pieces", unit=" sentences", leave=False)
+    texts = tqdm(texts, desc=f"tokenizing with {len(vocabulary)} pieces", unit=" sentences", leave=False)
     with unbounded(vocabulary.tokenizer) as cut_backend, unbounded(source_tokenizer) as source_backend:
-        cut, source = _Reader(vocabulary.tokenizer, cut_backend), _Reader(source_tokenizer, source_backend)
+        cut, source = _Counter(vocabulary.tokenizer, cut_backend), _Counter(source_tokenizer, source_backend)
         for chunk in chunks(texts):
-            same += sum(vocabulary.same_ids(cut.read(chunk), source.read(chunk)))
+            same += sum(vocabulary.same_ids(cut.count(chunk), source.count(chunk)))
             sentences += len(chunk)
             characters += sum(len("".join(text.split())) for text in chunk)
     if not sentences:
-        raise ValueError("texts: there is nothing to read. Give held-out sentences of this language.")
+        raise ValueError("texts: all sentences are empty. Give held-out sentences of this language.")
     lost = cut.unknown_characters - source.unknown_characters
     return Coverage(
         sentences,
@@ -105,5 +105,10 @@ def coverage(vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, 
 
 
 def table_mib(num_pieces: int, width: int) -> float:
-    """MiB of an fp32 embedding table of so many pieces and so many numbers a piece."""
+    """Size in MiB of an embedding table in fp32.
+
+    Args:
+        num_pieces: Number of pieces in the vocabulary.
+        width: Numbers per piece.
+    """
     return num_pieces * width * 4 / 2**20

@@ -1,4 +1,4 @@
-"""Which pieces stay: count them on a corpus, rank them, cut the rest."""
+"""Cut a Unigram vocabulary: count pieces on a corpus, rank them, keep the first."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,28 +20,28 @@ _ASCII = [chr(code) for code in range(0x21, 0x7F)]
 
 
 class Tier(IntEnum):
-    """Why a piece stays; the first come first."""
+    """Priority of a piece; lower tiers are kept first."""
 
     REQUIRED = 0
-    """Special and added tokens, ASCII, punctuation, characters met in the corpus, the piece of the lowest score."""
+    """Special and added tokens, ASCII, punctuation, characters of the corpus, and the piece with the lowest score."""
     IDEOGRAPH = 1
-    """Chinese characters that the corpus happens not to have, by score."""
+    """Chinese characters that do not occur in the corpus, by score."""
     MET = 2
-    """Pieces met in the corpus, by count."""
+    """Pieces that occur in the corpus, by count."""
     OURS = 3
-    """Other pieces in Latin and Chinese letters, by score."""
+    """Other pieces in Latin and Chinese script, by score."""
     OTHER = 4
-    """Whatever is left, by score."""
+    """All other pieces, by score."""
 
 
 @dataclass(frozen=True)
 class PieceCounts:
-    """What a corpus is made of.
+    """Counts of a corpus.
 
     Args:
-        pieces: (V_source,) int64, how often each piece was met.
-        letters: how often each script was met, in letters.
-        sentences: texts that were not empty.
+        pieces: (V_source,) int64, number of occurrences of each piece.
+        letters: Number of letters in each script.
+        sentences: Number of texts that are not empty.
     """
 
     pieces: np.ndarray
@@ -49,38 +49,41 @@ class PieceCounts:
     sentences: int
 
 
-def _checked(texts: Iterable[str]) -> Iterator[str]:
+def _check_texts(texts: Iterable[str]) -> Iterator[str]:
+    """The texts that are not empty."""
     if isinstance(texts, str):
         raise ValueError(f"texts: got one string, {texts[:20]!r}. Give a list of sentences.")
     for number, text in enumerate(texts):
         if not isinstance(text, str):
-            raise ValueError(f"texts: number {number} is {text!r}, not a string. Leave such rows out.")
+            raise ValueError(f"texts: number {number} is {text!r}, not a string. Remove such rows.")
         if text.strip():
             yield text
 
 
 def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> PieceCounts:
-    """Count the pieces of a tokenizer on a corpus, as it streams by.
+    """Count the pieces of a tokenizer on a corpus. The corpus may be a stream; it is read once.
 
     Args:
-        tokenizer: the source.
-        texts: sentences; empty ones are passed over.
+        tokenizer: The source tokenizer.
+        texts: Sentences; empty ones are skipped.
 
     Raises:
-        ValueError: a text is no string, or there is none.
+        ValueError: If a text is not a string, or all texts are empty.
     """
     characters: Counter[str] = Counter()
     sentences = 0
     with unbounded(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
-        for chunk in chunks(tqdm(_checked(texts), desc="counting pieces", unit=" sentences")):
+        for chunk in chunks(tqdm(_check_texts(texts), desc="counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
             ids = np.concatenate([np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings])
             counts += np.bincount(ids, minlength=len(counts))
             characters.update("".join(chunk))
             sentences += len(chunk)
     if not sentences:
-        raise ValueError("texts: the corpus is empty. Give sentences in the languages that the vocabulary shall keep.")
+        raise ValueError(
+            "texts: the corpus is empty. Give sentences in the languages that the vocabulary should keep."
+        )
     letters: Counter[str] = Counter()
     for character, count in characters.items():
         if script := script_of(character):
@@ -94,25 +97,25 @@ def _check_scripts(letters: Counter[str], max_other_script: float):
     if share > max_other_script:
         script, count = others[0]
         raise ValueError(
-            f"texts: {100 * share:.0f} % of the letters are neither Latin nor Chinese, most of them {script} "
+            f"texts: {100 * share:.0f} % of the letters are neither Latin nor Chinese, mostly {script} "
             f"({100 * count / letters.total():.0f} %); max_other_script is {100 * max_other_script:.0f} %. A cut for "
-            "such text would lose what English and Chinese need: give another corpus, or raise max_other_script."
+            "such text would lose pieces that English and Chinese need. Give another corpus or raise max_other_script."
         )
 
 
 def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: np.ndarray):
-    """(V_source,) bool: pieces without which the tokenizer would break, or lose a character that is in use."""
+    """Pieces that the tokenizer or a character of the corpus depends on, (V_source,) bool."""
     model = pipeline["model"]
     required = np.zeros(len(pieces), dtype=bool)
     required[[token["id"] for token in pipeline["added_tokens"]]] = True
     required[[*tokenizer.all_special_ids, model["unk_id"]]] = True
     required[[ids[position] for ids, position in id_slots(pipeline["post_processor"])]] = True
-    # an unknown character costs the lowest score less ten: that piece stays, so that the cost stays, and no path
-    # through a character that was cut ever wins
+    # The score of an unknown character is the lowest score minus ten. The piece with the lowest score is kept, so that
+    # this value does not change and a path through a removed character never wins.
     required[int(np.argmin([score for _, score in model["vocab"]]))] = True
-    met = set("".join(pieces[number] for number in np.flatnonzero(counts)))
-    wanted = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *met}
-    return required | np.array([piece in wanted or is_punctuation(piece) for piece in pieces])
+    characters = set("".join(pieces[number] for number in np.flatnonzero(counts)))
+    single = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *characters}
+    return required | np.array([piece in single or is_punctuation(piece) for piece in pieces])
 
 
 def cut_counted(
@@ -125,11 +128,24 @@ def cut_counted(
     source: str | None = None,
     corpus: str = "",
 ) -> Vocabulary:
-    """`cut_vocabulary` for a corpus that is already counted."""
+    """Cut a vocabulary with the counts of a corpus; see `cut_vocabulary`.
+
+    Args:
+        tokenizer: The source tokenizer.
+        counts: Counts of the corpus, from `count_pieces`.
+        size: Number of pieces to keep, including special tokens.
+        ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
+        max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
+        source: Name of the source; default: the tokenizer's own.
+        corpus: Name of the corpus.
+
+    Raises:
+        ValueError: If the tokenizer cannot be cut, or the size does not fit it or the corpus.
+    """
     pipeline = read_unigram(tokenizer)
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
     if size > source_size:
-        raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Give a smaller size.")
+        raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size.")
     _check_scripts(counts.letters, max_other_script)
     pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
     scores = np.zeros(source_size)
@@ -141,8 +157,8 @@ def cut_counted(
     tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
         raise ValueError(
-            f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus are "
-            f"{least} pieces: give at least {least}, and more for words."
+            f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
+            f"{least} pieces. Set at least {least}, and more for words."
         )
     ideographs = np.array([i for i in np.flatnonzero(tiers == Tier.OURS) if is_ideograph(pieces[i])], dtype=int)
     tiers[ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]] = Tier.IDEOGRAPH
@@ -174,23 +190,23 @@ def cut_vocabulary(
 ) -> Vocabulary:
     """Cut a Unigram tokenizer to the pieces that English and Chinese text needs, in the order of `Tier`.
 
-    Unigram takes the pieces with the highest sum of scores. Scores and order do not change and only competitors are
-    left out, so a text whose pieces are all kept is read in the same pieces as before.
+    Unigram selects the segmentation with the highest sum of scores. Scores and order do not change and only competing
+    pieces are removed, so a text whose pieces are all kept is split into the same pieces as before.
 
     Args:
-        tokenizer: the source, with a `tokenizer.json` whose model is Unigram.
-        texts: the corpus, sentence by sentence; it is read once.
-        size: pieces in all, special tokens included.
-        ideograph_share: largest share (0..1) of `size` for Chinese characters that the corpus does not have.
-        max_other_script: largest share (0..1) of the corpus's letters that may be neither Latin nor Chinese.
-        source: name of the source; default: the tokenizer's own.
-        corpus: name of the corpus.
+        tokenizer: The source tokenizer, with a `tokenizer.json` whose model is Unigram.
+        texts: Sentences of the corpus; read once.
+        size: Number of pieces to keep, including special tokens.
+        ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
+        max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
+        source: Name of the source; default: the tokenizer's own.
+        corpus: Name of the corpus.
 
     Raises:
-        ValueError: the tokenizer is slow, not Unigram or has no unknown piece; the size is smaller than what must stay
-            or larger than the source; the corpus is empty, no text, or in other scripts.
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if the size is smaller than the
+            number of required pieces or larger than the source; or if the corpus is empty or in other scripts.
     """
-    read_unigram(tokenizer)  # before the corpus is read
+    read_unigram(tokenizer)  # fail before the corpus is read
     counts = count_pieces(tokenizer, texts)
     return cut_counted(
         tokenizer,

@@ -1,9 +1,9 @@
-"""A teacher with a multilingual vocabulary, for the ablation: the demo's own teacher reads byte-level pieces of
-English and Chinese alone, so that there would be nothing to cut.
+"""A teacher with a multilingual vocabulary, for the ablation of vocabulary cutting.
 
-Its image tower and its embedding space are the demo teacher's. Its text tower has the same size, reads through a
-Unigram vocabulary of XLM-R's layout, fitted to the names of the training concepts in all languages of the `emoji`
-package, and has learnt the demo teacher's embeddings of the English and Chinese names, by stage 1 with pooled targets.
+The demo's own teacher has a byte-level vocabulary of English and Chinese, which leaves nothing to cut. The teacher
+here has the demo teacher's image tower and embedding space. Its text tower has the same size and a Unigram vocabulary
+of XLM-R's layout, trained on the names of the training concepts in all languages of the `emoji` package. It is
+distilled from the demo teacher's embeddings of the English and Chinese names.
 """
 
 import json
@@ -18,20 +18,20 @@ from training import distill
 from training.config import DistillRecipe, StudentConfig
 from training.corpus.emoji import read_concepts
 from training.demo.make_teacher import TEXT_CONFIG
-from training.prepare.vocabulary import cut_vocabulary
+from training.prepare.vocabulary.cut import cut_vocabulary
 
-LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
+EMOJI_LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
 VOCABULARY_SIZE = 12000
 CUT_SIZE = 3000
 
 
 def training_names() -> dict[str, list[str]]:
-    """Names of all concepts that are not held out, by language."""
+    """Names of all training concepts in the languages of the `emoji` package, by language."""
     import emoji
 
-    names: dict[str, list[str]] = {language: [] for language in LANGUAGES}
+    names: dict[str, list[str]] = {language: [] for language in EMOJI_LANGUAGES}
     concepts = [concept.emoji for concept in read_concepts() if not concept.is_held_out]
-    for language in LANGUAGES:
+    for language in EMOJI_LANGUAGES:
         emoji.config.load_language(language)
         for sequence in concepts:
             if name := emoji.EMOJI_DATA[sequence].get(language):
@@ -40,11 +40,11 @@ def training_names() -> dict[str, list[str]]:
 
 
 def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer:
-    """A Unigram tokenizer of XLM-R's class and layout.
+    """Train a Unigram tokenizer of XLM-R's class and layout.
 
     Args:
-        texts: what it is fitted to.
-        vocabulary_size: pieces in all, as far as the texts give so many.
+        texts: Training texts.
+        vocabulary_size: Number of pieces; fewer if the texts do not contain that many.
     """
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
@@ -64,12 +64,12 @@ def make_multilingual_teacher(recipe: DistillRecipe, folder: Path, max_steps: in
     """Train the teacher and cut its vocabulary.
 
     Args:
-        recipe: the demo's stage 1, whose data and teacher are used.
-        folder: gets `teacher`, a finished model, and `vocabulary`, its cut.
-        max_steps: of its text tower.
+        recipe: Recipe of the demo's stage 1, whose data and teacher are used.
+        folder: Parent of the new folders `teacher`, a finished model, and `vocabulary`, its cut.
+        max_steps: Optimizer steps of the text tower.
     """
     names = training_names()
-    tokenizer = train_unigram([name for part in names.values() for name in part], VOCABULARY_SIZE)
+    tokenizer = train_unigram([name for by_language in names.values() for name in by_language], VOCABULARY_SIZE)
     tokenizer.save_pretrained(folder / "tokenizer")
     student = StudentConfig(
         vision_init="teacher",

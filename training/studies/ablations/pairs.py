@@ -1,41 +1,31 @@
-"""How many pairs stage 2 needs: the demo's student with and without stage 1, on ever fewer pairs, over several seeds.
+"""Measure how stage 2 depends on the number of pairs, with and without stage 1, over several seeds.
 
-    python -m training.studies.ablations.pairs --seeds 0 1 2
+Examples:
+  python -m training.studies.ablations.pairs
+  python -m training.studies.ablations.pairs --seeds 0 --every 40
 
-Stage 1 learns from images and from captions, each apart, and has all of them in every arm that has it. Pairs are
-what is scarce: stage 2 has all of them, or those of a quarter or a sixteenth of the concepts. All else is as in
-`training.studies.ablations.stage2`; the candidates are the names of all concepts, as ever.
+Stage 1 trains on images and captions separately, and uses all of them in every arm that has it. Stage 2 uses the pairs
+of all concepts, of a quarter, or of a sixteenth of them. All other settings are those of the stage 2 ablation; the
+candidates are the names of all concepts.
 """
 
-from dataclasses import dataclass, replace
+from training.studies.ablations.options import PairsOptions, parse_comparison
+from training.utils.cli import user_errors
 
-from training.studies.ablations.arms import parse_options, print_and_plot
-from training.studies.ablations.stage2 import AFFINITY, ANCHOR, INTERACTIVE, Alignment, AlignmentOptions, Arm
-
-NAME = "pairs"
-MODULE = "training.studies.ablations.pairs"
-SHARES = {"all pairs": 1, "a quarter of the pairs": 4, "a sixteenth of the pairs": 16}
-
-KINDS: tuple[Arm, ...] = (
-    Arm("", "InfoNCE alone", only="align"),
-    Arm("", "stage 1 and InfoNCE"),
-    Arm("", "stage 1, InfoNCE and anchor", ANCHOR),
-    Arm("", "full recipe", ANCHOR | AFFINITY | INTERACTIVE),
-)
-ARMS = tuple(replace(kind, start=share, pairs_of=number) for share, number in SHARES.items() for kind in KINDS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairsOptions(AlignmentOptions):
-    """What to run."""
-
-    output_dir: str = "runs/pairs"
+PROGRAM = "python -m training.studies.ablations.pairs"
 
 
 def main(argv: list[str] | None = None):
-    """Parse, run, write, print the table."""
-    options = parse_options(PairsOptions, MODULE, argv)
-    print_and_plot(Alignment(options, ARMS, MODULE).run(), options, NAME)
+    """Parse the options, train and evaluate all arms, write the results, print the table."""
+    options = parse_comparison(PairsOptions, argv, PROGRAM, __doc__)
+    with user_errors("pairs", extra="demo"):
+        # after parsing, so that --help does not load torch and datasets
+        from training.studies.ablations.comparison import write_and_print
+        from training.studies.ablations.pairs_arms import ARMS
+        from training.studies.ablations.stage2_runs import Stage2Ablation
+
+    results = Stage2Ablation(options, ARMS, PROGRAM).run()
+    write_and_print(results, options.results_dir, "pairs")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the benchmarks have in common: numbers that are collected and shown on the way, and what made them."""
+"""Collecting, printing and writing of results, shared by the benchmarks."""
 
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 
@@ -9,38 +9,53 @@ from training.demo.make_teacher import TEACHER_FOLDER
 from training.utils.cli import command_of
 from training.utils.results import Results, Row, make_meta
 
-# real text in both languages, and nothing that has to be fetched
+# covers text in both languages, and needs no download
 TOKENIZER = str(TEACHER_FOLDER)
 
 
+class BenchmarkOptions(Protocol):
+    """Fields that the options of all benchmarks have."""
+
+    @property
+    def output_dir(self) -> str:
+        """Folder of the results."""
+
+
 class Benchmark:
-    """One run of a benchmark: it collects rows while it goes.
+    """One run of a benchmark; collects result rows.
 
     Args:
-        module: its command, such as `training.studies.benchmarks.stage1`.
-        options: a dataclass with, among others, `data` and `output_dir`.
+        options: Options of the command, a dataclass.
+        program: Command as users type it, without options.
     """
 
-    def __init__(self, module: str, options: Any):
-        self.module, self.options, self.folder = module, options, Path(options.output_dir)
+    def __init__(self, options: BenchmarkOptions, program: str):
+        self.program, self.command = program, command_of(program, options)
+        self.folder = Path(options.output_dir)
         self.rows: list[Row] = []
 
     def add(self, model: str, metric: str, value: float):
-        """Keep and print one number."""
+        """Collect and print one number.
+
+        Args:
+            model: What was measured, such as a model's name.
+            metric: Name of the metric.
+            value: The number; rounded to four digits.
+        """
         self.rows.append(Row(model=model, metric=metric, value=round(value, 4)))
         print(f"{model}: {metric} {value:.4g}", flush=True)
 
-    def write(self, data: str | None = None, **more: Any) -> Results:
-        """Write results.json with what made the numbers.
+    def write(self, data: str, **more: str) -> Results:
+        """Write results.json with the provenance of the numbers.
 
         Args:
-            data: where the images came from, if the options do not say it.
-            more: for the meta.
+            data: Source of the images.
+            more: Further entries of the provenance.
         """
         meta = make_meta(
-            data=data or self.options.data,
+            data=data,
             seed=0,
-            command=command_of(f"python -m {self.module}", self.options),
+            command=self.command,
             threads=torch.get_num_threads(),
             **more,
         )

@@ -1,7 +1,8 @@
-"""The rate of open_clip's own trainer, from encoded images to the optimizer's step."""
+"""The rate of open_clip's trainer, from encoded images to the optimizer step."""
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +16,9 @@ CONTEXT_LENGTH = 64
 
 
 class _Pairs(torch.utils.data.Dataset):
-    """Images and English captions, prepared as open_clip prepares its own."""
+    """Images and English captions, prepared as in open_clip."""
 
-    def __init__(self, rows: Dataset, transform, tokenizer):
+    def __init__(self, rows: Dataset, transform: Callable, tokenizer: Callable):
         self.captions = rows["en"]
         self.images = rows.with_format("arrow")["image"]
         self.transform, self.tokenizer = transform, tokenizer
@@ -31,18 +32,18 @@ class _Pairs(torch.utils.data.Dataset):
 
 
 def open_clip_rate(student: Path, backbone: str, images: Path, image_size: int, batch_size: int, steps: int) -> float:
-    """Images a second of `open_clip_train`'s loop over a model with the student's towers.
+    """Images per second of the training loop of `open_clip_train`, on a model with the student's towers.
 
     Args:
-        student: folder with the student's tokenizer and, under `text`, the config of its text tower.
-        backbone: timm's name of its image tower.
-        images: a parquet file with the columns `image` and `en`.
-        image_size: edge in pixels.
-        batch_size: images a step.
-        steps: to run.
+        student: Folder with the student's tokenizer and, under `text`, the config of its text tower.
+        backbone: Name of its image tower in timm.
+        images: Parquet file with the columns `image` and `en`.
+        image_size: Edge of the images in pixels.
+        batch_size: Images per step.
+        steps: Optimizer steps.
 
     Raises:
-        ImportError: open_clip is not installed.
+        ImportError: If open_clip is not installed.
     """
     from open_clip import ClipLoss, CustomTextCLIP, image_transform
     from open_clip.tokenizer import HFTokenizer

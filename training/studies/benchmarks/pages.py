@@ -1,7 +1,7 @@
-"""How quickly the page and the Space answer in a real browser, and what they look like.
+"""Measure the latency of the web page and of the Space in a real browser, and take screenshots.
 
-python -m training.studies.benchmarks.pages --site runs/web --model runs/demo/model
---output_dir model_cards/results/pages
+Examples:
+  python -m training.studies.benchmarks.pages --site runs/web --model runs/demo/model
 
 It writes results.json, page.png and space.png.
 """
@@ -23,37 +23,36 @@ from queue import Queue
 from threading import Thread
 from typing import Any
 
-from jsonargparse import ArgumentError, ArgumentParser
 from PIL import Image
 
-from training.edge.web.assemble import EXAMPLE
 from training.edge.web.chromium import open_browser
 from training.edge.web.serve import serve
-from training.utils.cli import command_of
+from training.utils.cli import command_of, parse_options, user_errors
 from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
+PROGRAM = "python -m training.studies.benchmarks.pages"
 SPACE = REPO_ROOT / "model_cards" / "space" / "app.py"
-OPENINGS, ANSWERS = 5, 20
+NUM_PAGE_LOADS, NUM_REQUESTS = 5, 20
 WARM_UP = 3
-PATIENCE_S = 600  # the Space encodes its images before it answers
-DESK, PHONE = {"width": 1060, "height": 700}, {"width": 360, "height": 700}
-# ten labels each, so that every change is answered anew
+TIMEOUT_S = 600  # the Space encodes its images when it starts
+DESKTOP, PHONE = {"width": 1060, "height": 700}, {"width": 360, "height": 700}
+# ten labels each; alternating between them prevents cached results
 LABELS = (
     "狐狸, 狗, 猫, 熊, 老虎, 兔子, 马, 牛, 猪, 羊",
     "fox, dog, cat, bear, tiger, rabbit, horse, cow, pig, sheep",
 )
-SHOWN = "狐狸, 狗, 猫, 熊, a red apple, a rocket"
+SCREENSHOT_LABELS = "狐狸, 狗, 猫, 熊, a red apple, a rocket"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeasureOptions:
-    """What to look at.
+class PagesOptions:
+    """What to measure.
 
     Args:
-        site: folder that `python -m training.edge.web` wrote.
-        model: folder for the Space.
-        output_dir: results.json and the images of both.
+        site: Folder that `python -m training.edge.web` wrote.
+        model: Folder of the model for the Space.
+        output_dir: Folder for results.json and the screenshots.
     """
 
     site: str = "runs/web"
@@ -62,7 +61,7 @@ class MeasureOptions:
 
 
 def _serve_page(site: Path) -> str:
-    """The address of a site that is served for as long as this process runs."""
+    """Serve a site in a background thread until this process ends; return its address."""
     addresses: Queue[str] = Queue()
     Thread(target=serve, args=(site, 0, addresses.put), daemon=True).start()
     return addresses.get()
@@ -70,19 +69,24 @@ def _serve_page(site: Path) -> str:
 
 @contextmanager
 def serving_space(model: str) -> Iterator[str]:
-    """The Space in a process of its own; its address, once it answers.
+    """Run the Space in a process of its own, and yield its address once it responds.
+
+    Args:
+        model: Folder of the model.
 
     Raises:
-        ValueError: it ends, or needs too long.
+        ValueError: If the Space exits or does not respond in time.
     """
     port = free_port()
     arguments = [sys.executable, str(SPACE), "--model", model, "--port", str(port)]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
-    address, until = f"http://127.0.0.1:{port}/", time.monotonic() + PATIENCE_S
+    address, deadline = f"http://127.0.0.1:{port}/", time.monotonic() + TIMEOUT_S
     try:
         while not answers(address):
-            if process.poll() is not None or time.monotonic() > until:
-                raise ValueError(f"model: the Space does not start with {model!r}; its message stands above.")
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise ValueError(
+                    f"model: the Space does not start with {model!r}. Its error message is printed above."
+                )
             time.sleep(0.2)
         yield address
     finally:
@@ -91,14 +95,14 @@ def serving_space(model: str) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A free TCP port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]
 
 
 def answers(address: str) -> bool:
-    """Whether anything is served there yet."""
+    """Whether a server responds at an address."""
     try:
         with urllib.request.urlopen(address, timeout=5):
             return True
@@ -107,24 +111,33 @@ def answers(address: str) -> bool:
 
 
 def _open(browser: Any, address: str, viewport: dict[str, int]) -> Any:
-    """A page in a context of its own, which has no cache."""
+    """Open a page in a new browser context, which has an empty cache."""
     page = browser.new_context(viewport=viewport).new_page()
-    page.set_default_timeout(1000 * PATIENCE_S)
+    page.set_default_timeout(1000 * TIMEOUT_S)
     page.goto(address)
     return page
 
 
 def measure_page(browser: Any, address: str, image: bytes) -> dict[str, float]:
-    """Milliseconds, medians: from opening to the first answer, then for each image."""
+    """Measure the web page.
+
+    Args:
+        browser: Browser of Playwright.
+        address: Address of the page.
+        image: Encoded image to classify.
+
+    Returns:
+        Medians in milliseconds: from opening to the first result, and per image.
+    """
     ready, images = [], []
-    for _ in range(OPENINGS):
-        page = _open(browser, address, DESK)
+    for _ in range(NUM_PAGE_LOADS):
+        page = _open(browser, address, DESKTOP)
         page.wait_for_selector("body[data-ready-ms]")
         ready.append(float(page.get_attribute("body", "data-ready-ms")))
         page.wait_for_selector("#found li", state="attached")
-        if len(ready) < OPENINGS:
+        if len(ready) < NUM_PAGE_LOADS:
             page.context.close()
-    for _ in range(WARM_UP + ANSWERS):
+    for _ in range(WARM_UP + NUM_REQUESTS):
         page.evaluate("document.getElementById('answer-note').textContent = ''")
         page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": image})
         page.wait_for_function("document.getElementById('answer-note').textContent.includes('ms')")
@@ -133,11 +146,19 @@ def measure_page(browser: Any, address: str, image: bytes) -> dict[str, float]:
 
 
 def measure_space(browser: Any, address: str) -> dict[str, float]:
-    """Milliseconds in the server, median, for an image with ten labels."""
-    page = _open(browser, address, DESK)
+    """Measure the Space.
+
+    Args:
+        browser: Browser of Playwright.
+        address: Address of the Space.
+
+    Returns:
+        Median in milliseconds in the server for an image with ten labels.
+    """
+    page = _open(browser, address, DESKTOP)
     page.wait_for_selector("#answer .bars")
     times = []
-    for number in range(WARM_UP + ANSWERS):
+    for number in range(WARM_UP + NUM_REQUESTS):
         labels = LABELS[number % len(LABELS)]
         page.fill("#labels textarea", labels)
         page.wait_for_selector(f"#answer .name:text-is('{labels.split(', ')[0]}')")
@@ -149,16 +170,22 @@ def _milliseconds(page: Any, selector: str) -> float:
     return float(page.inner_text(selector).removesuffix(" ms"))
 
 
-def take_image(browser: Any, address: str, path: Path):
-    """The first tab in a window, beside the second tab on a phone."""
+def take_screenshot(browser: Any, address: str, path: Path):
+    """Save a screenshot: the first tab in a desktop window beside the second tab on a phone.
+
+    Args:
+        browser: Browser of Playwright.
+        address: Address of the page or the Space.
+        path: Path of the PNG file.
+    """
     shots = []
-    for viewport, tab, awaited in ((DESK, 0, "#answer li >> nth=0"), (PHONE, 1, "#found li >> nth=0")):
+    for viewport, tab, selector in ((DESKTOP, 0, "#answer li >> nth=0"), (PHONE, 1, "#found li >> nth=0")):
         page = _open(browser, address, viewport)
         page.wait_for_selector("#answer .bars, #answer.bars li")
-        page.fill("#labels textarea, textarea#labels", SHOWN)
+        page.fill("#labels textarea, textarea#labels", SCREENSHOT_LABELS)
         page.get_by_role("tab").nth(tab).click()
-        page.wait_for_selector(awaited)
-        page.wait_for_timeout(1000)  # images and transitions
+        page.wait_for_selector(selector)
+        page.wait_for_timeout(1000)  # images load, transitions end
         page.mouse.move(0, 0)
         shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
         page.context.close()
@@ -173,36 +200,41 @@ def take_image(browser: Any, address: str, path: Path):
     sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
-def measure(options: MeasureOptions) -> Results:
-    """Serve both, look at both, write.
+def measure(options: PagesOptions) -> Results:
+    """Measure the web page and the Space, take screenshots, and write results.json.
+
+    Args:
+        options: What to measure.
 
     Raises:
-        ValueError: a folder is not what it should be, or the browser is missing.
+        ValueError: If a folder has the wrong content, or the browser is missing.
     """
+    from training.edge.web.assemble import EXAMPLE  # imports torch, which --help does not need
+
     output_dir, site = Path(options.output_dir), Path(options.site)
     if not (site / EXAMPLE).is_file():
         raise ValueError(
-            f"site: {options.site!r} has no {EXAMPLE}, with which the page begins. Name a folder that "
-            "`python -m training.edge.web` made of a model with one, such as the demo's."
+            f"site: {options.site!r} has no {EXAMPLE}, which the page shows first. Name a folder that "
+            "`python -m training.edge.web` wrote for a model with an example, such as that of the demo."
         )
-    found: dict[str, dict[str, float]] = {}
+    measured: dict[str, dict[str, float]] = {}
     with open_browser() as browser:
         address = _serve_page(site)
-        found["page"] = measure_page(browser, address, (site / EXAMPLE).read_bytes())
-        take_image(browser, address, output_dir / "page.png")
+        measured["page"] = measure_page(browser, address, (site / EXAMPLE).read_bytes())
+        take_screenshot(browser, address, output_dir / "page.png")
         with serving_space(options.model) as address:
-            found["space"] = measure_space(browser, address)
-            take_image(browser, address, output_dir / "space.png")
+            measured["space"] = measure_space(browser, address)
+            take_screenshot(browser, address, output_dir / "space.png")
         version = browser.version
     rows = [
         Row(model=name, metric=metric, value=value)
-        for name, values in found.items()
+        for name, values in measured.items()
         for metric, value in values.items()
     ]
     meta = make_meta(
-        data=f"{OPENINGS} openings, {ANSWERS} answers, medians",
+        data=f"medians of {NUM_PAGE_LOADS} page loads and {NUM_REQUESTS} requests",
         seed=None,
-        command=command_of("python -m training.studies.benchmarks.pages", options),
+        command=command_of(PROGRAM, options),
         browser=f"Chromium {version}",
         cores=os.cpu_count(),
     )
@@ -212,19 +244,10 @@ def measure(options: MeasureOptions) -> Results:
 
 
 def main(argv: list[str] | None = None):
-    """Parse, measure, print."""
-    parser = ArgumentParser(
-        prog="python -m training.studies.benchmarks.pages",
-        description=__doc__.splitlines()[0],
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_class_arguments(MeasureOptions)
-    try:
-        options = MeasureOptions(**vars(parser.instantiate(parser.parse_args(argv))))
+    """Parse the options, measure, print."""
+    options = parse_options(PagesOptions, argv, prog=PROGRAM, description=__doc__)
+    with user_errors("pages", extra="browser"):
         results = measure(options)
-    except (ArgumentError, ValueError) as error:
-        parser.exit(2, f"measure: {error}\n")
     for row in results.rows:
         print(f"{row.model:6} {row.metric:16} {row.value:8.0f}")
     print(f"\n{Path(options.output_dir) / RESULTS_FILE}")

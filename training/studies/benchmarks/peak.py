@@ -1,9 +1,8 @@
-"""Peak memory of a stage, measured in a process of its own.
+"""Peak memory of a training stage, measured in a process of its own.
 
-python -m training.studies.benchmarks.peak STAGE RECIPE
+The benchmarks start it:
 
-
-Its last line is the bytes of the process with the model loaded, and at most.
+    python -m training.studies.benchmarks.peak STAGE RECIPE_FILE
 """
 
 import json
@@ -25,14 +24,17 @@ STAGES: dict[str, tuple[ModuleType, type[TrainingRecipe]]] = {
 
 
 def peak_of(stage: str, recipe: TrainingRecipe) -> tuple[int, int]:
-    """Bytes of a process that runs a recipe: with the model loaded, and at most.
+    """Run a recipe in a new process, and measure its memory.
 
     Args:
-        stage: one of `STAGES`.
-        recipe: of that stage; its `output_dir` is made, and must not be there yet.
+        stage: One of `STAGES`.
+        recipe: Recipe of that stage. Its `output_dir` must not exist yet.
+
+    Returns:
+        Resident bytes before the first step, with the model loaded, and peak bytes.
 
     Raises:
-        RuntimeError: the run failed.
+        RuntimeError: If the run fails.
     """
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True)
@@ -49,19 +51,24 @@ def peak_of(stage: str, recipe: TrainingRecipe) -> tuple[int, int]:
     return loaded, peak
 
 
-def main(argv: list[str]):
-    """Run the recipe and print."""
-    script, recipe_class = STAGES[argv[0]]
+def main(stage: str, recipe_file: str):
+    """Run a recipe, and print the bytes of the loaded process and of its peak as JSON.
+
+    Args:
+        stage: One of `STAGES`.
+        recipe_file: YAML file of the recipe.
+    """
+    script, recipe_class = STAGES[stage]
     loaded: list[int] = []
 
     def train(*arguments: Any, **keywords: Any) -> loop.TrainingResult:
         loaded.append(resident_bytes())
         return loop.train(*arguments, **keywords)
 
-    script.train = train  # type: ignore[attr-defined]
-    script.run(parse_recipe(recipe_class, ["--config", argv[1]]))
+    script.train = train  # type: ignore[attr-defined]  # measures after loading, before the first step
+    script.run(parse_recipe(recipe_class, ["--config", recipe_file]))
     print(json.dumps([loaded[0], peak_bytes()]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])

@@ -1,210 +1,27 @@
-"""What stage 1 costs with a full-size AltCLIP: the rate from cached targets against the live teacher, what the loop
-adds to a bare one, and the memory of one tower.
+"""Measure stage 1 with a full-size AltCLIP as the teacher: rates and peak memory.
 
-python -m training.studies.benchmarks.stage1 --output_dir runs/stage1
+Examples:
+  python -m training.studies.benchmarks.stage1
 
-The teacher has AltCLIP's true config and random weights, which cost as much as the real ones; nothing is downloaded.
+The rate from cached targets is compared with that of the live teacher, and the rate of the training loop with that of
+a bare loop. Peak memory is measured for one tower. The teacher has AltCLIP's config and random weights, which cost as
+much as trained ones; nothing is downloaded.
 """
 
-import shutil
-import statistics
-import time
-from dataclasses import dataclass
-from pathlib import Path
+from training.studies.benchmarks.options import Stage1Options
+from training.utils.cli import parse_options, user_errors
 
-import torch
-from accelerate.state import AcceleratorState
-from jsonargparse import ArgumentParser
-from torch import nn
-from transformers import AltCLIPModel, AltCLIPProcessor, CLIPImageProcessor
-
-from modeling_dcclip import DCCLIPModel
-from training import distill
-from training.config import DataConfig, DistillRecipe, StudentConfig
-from training.data import load_source
-from training.students import SIZES, build_student, load_size
-from training.studies.benchmarks.benchmark import TOKENIZER, Benchmark
-from training.studies.benchmarks.peak import peak_of
-from training.studies.budget.baselines import altclip_config
-from training.tasks.losses import embedding_loss, feature_map_loss
-from training.teachers import Teacher
-from training.text.tokenizers import load_tokenizer
-from training.utils.results import RESULTS_FILE, Results
-
-MODULE = "training.studies.benchmarks.stage1"
-IMAGE_SIZE = 224
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage1Options:
-    """What to measure.
-
-    Args:
-        data: images and captions, as in a recipe's `data.train`.
-        num_images: of an epoch.
-        batch_size: of the comparison of rates.
-        loop_batch_size: of the comparison with a bare loop.
-        loop_steps: of that comparison.
-        memory_batch_size: of the measurement of memory.
-        output_dir: results.json, and the teacher, which is removed at the end.
-    """
-
-    data: str = "training.corpus.emoji:load_train"
-    num_images: int = 16
-    batch_size: int = 8
-    loop_batch_size: int = 64
-    loop_steps: int = 4
-    memory_batch_size: int = 32
-    output_dir: str = "runs/stage1"
-
-
-def make_teacher(folder: Path):
-    """Save an AltCLIP of the true config (ViT-L/14 and XLM-R large) with random weights and a small tokenizer."""
-    torch.manual_seed(0)
-    AltCLIPModel(altclip_config()).save_pretrained(folder)
-    mean, std = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": IMAGE_SIZE},
-        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
-        image_mean=mean,
-        image_std=std,
-    )
-    AltCLIPProcessor(image_processor, load_tokenizer(TOKENIZER)).save_pretrained(folder)
-
-
-class Stage1Benchmark(Benchmark):
-    """One run.
-
-    Args:
-        options: what to measure.
-    """
-
-    def __init__(self, options: Stage1Options):
-        super().__init__(MODULE, options)
-        self.teacher = self.folder / "teacher"
-
-    def run(self) -> Results:
-        """Everything, in one go, so that rates are of one machine in one state."""
-        if not (self.teacher / "preprocessor_config.json").exists():
-            make_teacher(self.teacher)
-        for size in SIZES:
-            self.compare_cache(size)
-        self.compare_loop()
-        for tower in ("vision", "text"):
-            self.measure_memory(tower)
-        results = self.write(teacher="AltCLIP of the true config, random weights")
-        shutil.rmtree(self.teacher)
-        return results
-
-    def student(self, size: str) -> StudentConfig:
-        """A size with random weights and the teacher's small tokenizer: what is fetched costs no time in training."""
-        return load_size(size, vision_init="random", text_init="random", tokenizer=TOKENIZER)
-
-    def recipe(self, size: str, name: str, **fields) -> DistillRecipe:
-        """Stage 1 of one tower."""
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        data = DataConfig(train=fields.pop("train", self.options.data), in_memory=True)
-        return DistillRecipe(
-            output_dir=str(folder),
-            teacher=str(self.teacher),
-            student=self.student(size),
-            data=data,
-            **{"tower": "vision", "teacher_views": 1} | fields,
-        )
-
-    def train(self, recipe: DistillRecipe) -> float:
-        """Run stage 1; images a second."""
-        AcceleratorState._reset_state(reset_partial_state=True)
-        return distill.run(recipe).images_per_s
-
-    def compare_cache(self, size: str):
-        """The same epoch with the live teacher and from its stored targets."""
-        options = self.options
-        fields = {
-            "batch_size": options.batch_size,
-            "max_steps": options.num_images // options.batch_size,
-            "train": self.some_images(),
-        }
-        live = self.train(self.recipe(size, "live", **fields))
-        cache = str(self.folder / f"targets-{size}")
-        cached_recipe = self.recipe(size, "cached", teacher_cache=cache, **fields)
-        cached = self.train(cached_recipe)
-        self.add(size, "live_images_per_s", live)
-        self.add(size, "cached_images_per_s", cached)
-        self.add(size, "cached_over_live", cached / live)
-
-    def some_images(self) -> str:
-        """A parquet file with the first images of the data; its path."""
-        path = self.folder / "images.parquet"
-        if not path.exists():
-            load_source(self.options.data).select(range(self.options.num_images)).to_parquet(path)
-        return str(path)
-
-    def compare_loop(self):
-        """Stage 1 of `tiny` from cached targets against a bare loop over the same tower and ready tensors."""
-        options, rates = self.options, []
-        fields = {
-            "batch_size": options.loop_batch_size,
-            "max_steps": options.loop_steps,
-            "teacher_cache": str(self.folder / "targets-loop"),
-            "train": self.some_images(),
-        }
-        self.train(self.recipe("tiny", "loop", **fields | {"max_steps": 1}))  # fills the cache
-        for _ in range(3):
-            rates.append((self.bare_rate(), self.train(self.recipe("tiny", "loop", **fields))))
-        bare, ours = (statistics.median(values) for values in zip(*rates, strict=True))
-        self.add("tiny", "bare_images_per_s", bare)
-        self.add("tiny", "loop_images_per_s", ours)
-        self.add("tiny", "loop_over_bare", statistics.median(loop / alone for alone, loop in rates))
-
-    def bare_rate(self) -> float:
-        """Images a second of forward, backward and optimizer step, with everything ready in memory."""
-        batch_size, steps = self.options.loop_batch_size, self.options.loop_steps
-        teacher = Teacher.from_pretrained(str(self.teacher), towers=())
-        student, _ = build_student(self.student("tiny"), ["en", "zh"], teacher)
-        adapter = nn.Conv2d(student.config.vision_width, teacher.vision_width, 1)
-        towers = [student.vision_model, student.visual_projection, adapter]
-        parameters = [
-            parameter for tower in towers for parameter in tower.to(memory_format=torch.channels_last).parameters()
-        ]
-        optimizer = torch.optim.AdamW(parameters)
-        images = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).contiguous(memory_format=torch.channels_last)
-        maps = torch.randn(batch_size, teacher.vision_width, *student.config.vision_grid)
-        embeddings = torch.randn(batch_size, teacher.projection_dim)
-        student.train()
-        began = time.perf_counter()
-        for _ in range(steps):
-            outputs = student.get_image_features(images)
-            loss = feature_map_loss(adapter(outputs.feature_map), maps)
-            loss = loss + embedding_loss(outputs.pooler_output, embeddings)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, 3.0)
-            optimizer.step()
-        return steps * batch_size / (time.perf_counter() - began)
-
-    def measure_memory(self, tower: str):
-        """Peak memory of one tower of `tiny` with the live teacher, in a process of its own; and what is allowed."""
-        recipe = self.recipe(
-            "tiny", f"memory-{tower}", tower=tower, batch_size=self.options.memory_batch_size, max_steps=2
-        )
-        _, peak = peak_of("distill", recipe)
-        teacher = Teacher.from_pretrained(str(self.teacher), towers=(tower,))
-        student: DCCLIPModel = build_student(recipe.student, ["en", "zh"], teacher)[0]
-        allowed = 4 * teacher.model.num_parameters() + 4 * 4 * student.num_parameters() + 1.5e9
-        self.add("tiny", f"peak_bytes_{tower}", peak)
-        self.add("tiny", f"allowed_bytes_{tower}", allowed)
-        self.add("tiny", f"peak_over_allowed_{tower}", peak / allowed)
+PROGRAM = "python -m training.studies.benchmarks.stage1"
 
 
 def main(argv: list[str] | None = None):
-    """Parse, measure, write."""
-    parser = ArgumentParser(prog=f"python -m {MODULE}", allow_abbrev=False)
-    parser.add_class_arguments(Stage1Options)
-    options = Stage1Options(**vars(parser.parse_args(argv)))
-    Stage1Benchmark(options).run()
-    print(Path(options.output_dir) / RESULTS_FILE)
+    """Parse the options, measure, write."""
+    options = parse_options(Stage1Options, argv, prog=PROGRAM, description=__doc__)
+    with user_errors("stage1", extra="demo"):
+        # after parsing, so that --help does not load torch
+        from training.studies.benchmarks.measure_stage1 import Stage1Benchmark
+
+    print(Stage1Benchmark(options, PROGRAM).run())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""The same two calls behind each backend: images (B, 3, S, S), and ids with mask (B, L), all numpy, to embeddings.
+"""Both towers behind each backend, with numpy inputs: images (B, 3, S, S), and token ids and mask (B, L).
 
-Each function imports what it needs: a process that measures ONNX Runtime never loads PyTorch.
+Imports are inside the functions, so that a process that measures ONNX Runtime does not load PyTorch.
 """
 
 from collections.abc import Callable
@@ -15,11 +15,14 @@ def open_towers(backend: str, name: str, folder: Path, weights: Path, threads: i
     """Load both towers.
 
     Args:
-        backend: one of `options.BACKENDS`.
-        name: of the model.
-        folder: what `prepare` left.
-        weights: of the model.
-        threads: within one operator.
+        backend: One of `options.BACKENDS`.
+        name: Name of the model.
+        folder: Folder that `prepare` wrote.
+        weights: Folder of the weights.
+        threads: Number of threads within one operator.
+
+    Returns:
+        Image tower and text tower as functions.
     """
     if backend.startswith("onnx"):
         return _open_graphs(backend, folder, threads)
@@ -27,7 +30,13 @@ def open_towers(backend: str, name: str, folder: Path, weights: Path, threads: i
 
 
 def graph_path(folder: Path, tower: str, backend: str) -> Path:
-    """Of a tower's ONNX file."""
+    """Path of the ONNX file of a tower.
+
+    Args:
+        folder: Folder that `prepare` wrote.
+        tower: `vision` or `text`.
+        backend: `onnx-fp32` or `onnx-int8`.
+    """
     return folder / "onnx" / f"{tower}-{backend}.onnx"
 
 

@@ -1,4 +1,4 @@
-"""Models to stand beside: built from their public configs with random weights, to compare sizes and speed."""
+"""Baselines: built from their public configs with random weights, to compare size and speed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,13 +27,13 @@ Model = AltCLIPModel | ChineseCLIPModel | CLIPModel | DCCLIPModel | MetaClip2Mod
 
 @dataclass(frozen=True)
 class DualEncoder:
-    """Two towers onto one embedding space.
+    """Two towers with a shared embedding space.
 
     Args:
-        image_tower: (B, 3, S, S) float pixels to (B, D), the projection included.
-        text_tower: (B, L) int64 token ids and, where texts are padded, a (B, L) mask to (B, D), the projection
-            included.
-        image_size: S, in pixels.
+        image_tower: Module from pixels (B, 3, S, S) float to embeddings (B, D), including the projection.
+        text_tower: Module from token ids (B, L) int64 and, for padded texts, a mask (B, L) to embeddings (B, D),
+            including the projection.
+        image_size: Edge S of the square input in pixels.
     """
 
     image_tower: nn.Module
@@ -42,27 +42,27 @@ class DualEncoder:
 
     @property
     def embedding_table(self) -> nn.Embedding:
-        """The table of the tokens, the largest of the text tower."""
+        """The token embedding table, which is the largest table of the text tower."""
         tables = [module for module in self.text_tower.modules() if isinstance(module, nn.Embedding)]
         return max(tables, key=lambda table: table.num_embeddings)
 
 
 class ImageTower(nn.Module):
-    """The image half of a transformers dual encoder."""
+    """The image tower of a transformers dual encoder."""
 
     def __init__(self, model: Model):
         super().__init__()
         self.vision_model, self.visual_projection = model.vision_model, model.visual_projection
-        # a bound method, so that the whole model is not registered as a part of this half
+        # a bound method, so that the whole model is not registered as a submodule
         self._encode = model.get_image_features
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, D)."""
+        """Encode images: pixels (B, 3, S, S) to embeddings (B, D)."""
         return self._encode(pixel_values=pixel_values).pooler_output
 
 
 class TextTower(nn.Module):
-    """The text half of a transformers dual encoder."""
+    """The text tower of a transformers dual encoder."""
 
     def __init__(self, model: Model):
         super().__init__()
@@ -70,12 +70,17 @@ class TextTower(nn.Module):
         self._encode = model.get_text_features
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """(B, L) to (B, D)."""
+        """Encode texts: token ids (B, L) to embeddings (B, D).
+
+        Args:
+            input_ids: (B, L) int64, token ids.
+            attention_mask: (B, L) int64, 1 for tokens and 0 for padding; None without padding.
+        """
         return self._encode(input_ids=input_ids, attention_mask=attention_mask).pooler_output
 
 
 class _BertTower(nn.Module):
-    """BERT, its first token, a projection: Chinese-CLIP's text tower where the image tower is not a transformer."""
+    """BERT with a projection of the first token: the text tower of Chinese-CLIP RN50."""
 
     def __init__(self, config: BertConfig, projection_dim: int):
         super().__init__()
@@ -96,17 +101,20 @@ class _CLIPTextTower(nn.Module):
 
 
 def split(model: Model, image_size: int) -> DualEncoder:
-    """The two halves of a transformers dual encoder.
+    """Split a transformers dual encoder into its towers.
 
     Args:
-        model: with `get_image_features`, `get_text_features`, and a projection to each tower.
-        image_size: edge of its square input in pixels.
+        model: Model with `get_image_features`, `get_text_features`, and a projection for each tower.
+        image_size: Edge of its square input in pixels.
     """
     return DualEncoder(ImageTower(model), TextTower(model), image_size)
 
 
 def altclip_config() -> AltCLIPConfig:
-    """AltCLIP at full size: ViT-L/14 and XLM-R large. Source: config.json of BAAI/AltCLIP on the Hub."""
+    """Config of AltCLIP: ViT-L/14 and XLM-R large.
+
+    Source: config.json of BAAI/AltCLIP on the Hub.
+    """
     vision = {
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -115,7 +123,7 @@ def altclip_config() -> AltCLIPConfig:
         "image_size": 224,
         "patch_size": 14,
     }
-    # transformers' defaults of the text tower are this checkpoint's
+    # the defaults of transformers for the text tower are those of this checkpoint
     return AltCLIPConfig(vision_config=vision, text_config={}, projection_dim=768)
 
 
@@ -125,7 +133,10 @@ def altclip() -> DualEncoder:
 
 
 def clip_vit_b_32_config() -> CLIPConfig:
-    """CLIP ViT-B/32. Source: config.json of openai/clip-vit-base-patch32, which are transformers' defaults."""
+    """Config of CLIP ViT-B/32.
+
+    Source: config.json of openai/clip-vit-base-patch32; its values are the defaults of transformers.
+    """
     return CLIPConfig(vision_config={}, text_config={}, projection_dim=512)
 
 
@@ -135,7 +146,7 @@ def clip_vit_b_32() -> DualEncoder:
 
 
 def chinese_clip_vit_b_16_config() -> ChineseCLIPConfig:
-    """Chinese-CLIP ViT-B/16.
+    """Config of Chinese-CLIP ViT-B/16.
 
     Source: cn_clip/clip/model_configs/ViT-B-16.json and RoBERTa-wwm-ext-base-chinese.json of OFA-Sys/Chinese-CLIP.
     """
@@ -148,7 +159,7 @@ def chinese_clip_vit_b_16() -> DualEncoder:
 
 
 def chinese_clip_rn50() -> DualEncoder:
-    """Chinese-CLIP RN50: CLIP's ResNet-50 with attention pooling, and a RoBERTa of three layers.
+    """Chinese-CLIP RN50: CLIP's ResNet-50 with attention pooling, and RoBERTa with three layers.
 
     Source: cn_clip/clip/model_configs/RN50.json and RBT3-chinese.json of OFA-Sys/Chinese-CLIP.
     """
@@ -157,12 +168,14 @@ def chinese_clip_rn50() -> DualEncoder:
 
 
 def mobileclip_s0() -> DualEncoder:
-    """MobileCLIP-S0 in size: FastViT MCi0, folded as for inference, and a text tower of six layers and 42.4 M.
+    """An approximation of MobileCLIP-S0: FastViT MCi0, reparameterised for inference, and a text tower of 42.4 M.
 
-    Its text tower has four such layers between two convolutional blocks, which transformers does not have: here they
-    are layers too, with feed-forward channels to the published number of parameters.
+    The text tower of MobileCLIP-S0 has four transformer layers between two convolutional blocks, which transformers
+    does not implement. Here the blocks are transformer layers too, with a feed-forward width that gives the published
+    number of parameters.
 
-    Source: mobileclip/configs/mobileclip_s0.json of apple/ml-mobileclip; Vasu et al., MobileCLIP, CVPR 2024, table 1.
+    Source: mobileclip/configs/mobileclip_s0.json of apple/ml-mobileclip; 42.4 M parameters of the text tower: Vasu et
+    al., MobileCLIP, CVPR 2024, table 1.
     """
     text = CLIPTextConfig(hidden_size=512, num_hidden_layers=6, num_attention_heads=8, intermediate_size=1704)
     image_tower = timm.create_model("fastvit_mci0", num_classes=512, inference_mode=True)
@@ -170,9 +183,11 @@ def mobileclip_s0() -> DualEncoder:
 
 
 def mobileclip2_s0() -> DualEncoder:
-    """MobileCLIP2-S0: FastViT MCi0, folded as for inference, and a text transformer of twelve layers.
+    """MobileCLIP2-S0: FastViT MCi0, reparameterised for inference, and a text transformer of twelve layers.
 
-    Its attention is not causal, which is neither in the number of parameters nor in the time.
+    The text tower has 63.4 M parameters by open_clip's config, which is followed here; the README of
+    apple/ml-mobileclip lists 42.4 M. Its attention is not causal, unlike here, which changes neither the number of
+    parameters nor the time.
 
     Source: src/open_clip/model_configs/MobileCLIP2-S0.json of mlfoundations/open_clip at bd7336c.
     """
@@ -189,7 +204,7 @@ def _tinyclip(patch_size: int) -> DualEncoder:
 
 
 def tinyclip_39m_16() -> DualEncoder:
-    """TinyCLIP ViT-39M/16 Text-19M, which counts no embedding tables.
+    """TinyCLIP ViT-39M/16 Text-19M. The numbers in the name exclude embedding tables.
 
     Source: TinyCLIP/src/open_clip/model_configs/TinyCLIP-ViT-39M-16-Text-19M.json of microsoft/Cream at 2bb193b.
     """
@@ -197,7 +212,7 @@ def tinyclip_39m_16() -> DualEncoder:
 
 
 def tinyclip_40m_32() -> DualEncoder:
-    """TinyCLIP ViT-40M/32 Text-19M, which counts no embedding tables.
+    """TinyCLIP ViT-40M/32 Text-19M. The numbers in the name exclude embedding tables.
 
     Source: TinyCLIP/src/open_clip/model_configs/TinyCLIP-40M.json of microsoft/Cream at f3a5fd8.
     """
@@ -205,7 +220,7 @@ def tinyclip_40m_32() -> DualEncoder:
 
 
 def metaclip2_s_16() -> DualEncoder:
-    """MetaCLIP 2 worldwide S/16: two towers of width 384, and XLM-V's vocabulary of 901,629 pieces.
+    """MetaCLIP 2 worldwide S/16: two towers of width 384 and XLM-V's vocabulary of 901,629 pieces.
 
     Source: src/mini_clip/model_configs/ViT-S-16-worldwide.json of facebookresearch/MetaCLIP at e9bb1fa.
     """

@@ -1,4 +1,4 @@
-"""What the towers are timed on; it knows numpy alone."""
+"""Images and texts that the towers are timed on. It imports numpy only."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ FILE = "inputs.json"
 
 @dataclass(frozen=True)
 class Inputs:
-    """Images and texts of one model.
+    """Images and texts for one model.
 
     Args:
-        image_size: edge of its square input in pixels.
-        pad_token_id: what its shorter texts are filled up with.
-        texts: token ids of real queries, by language.
+        image_size: Edge of the square input in pixels.
+        pad_token_id: Token id that pads shorter texts.
+        texts: Token ids of zero-shot queries, by language.
     """
 
     image_size: int
@@ -30,23 +30,39 @@ class Inputs:
 
     @classmethod
     def read(cls, folder: Path) -> "Inputs":
-        """Read what `write` wrote."""
+        """Read a file that `write` wrote."""
         return cls(**json.loads((folder / FILE).read_text(encoding="utf-8")))
 
     def images(self, batch_size: int) -> np.ndarray:
-        """(B, 3, S, S) float32 noise, in the range of prepared images: what they show costs nothing."""
+        """Random noise in the range of normalised images, (B, 3, S, S) float32. Content does not affect speed."""
         shape = (batch_size, 3, self.image_size, self.image_size)
         return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
     def text_batches(self, language: str, batch_size: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        """All texts of a language in batches, each as ids (B, L) and mask (B, L), padded to its longest."""
+        """All texts of a language in full batches, padded to the longest text of each batch.
+
+        Args:
+            language: Language of the texts.
+            batch_size: Texts per batch.
+
+        Returns:
+            Token ids (B, L) and attention mask (B, L), int64, of each batch.
+        """
         texts = self.texts[language]
         starts = range(0, len(texts) - batch_size + 1, batch_size)
         return [pad(texts[start : start + batch_size], self.pad_token_id) for start in starts]
 
 
 def pad(texts: Sequence[Sequence[int]], pad_token_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids (B, L) int64 and their mask (B, L) int64, padded to the longest text."""
+    """Pad texts to the longest one.
+
+    Args:
+        texts: Token ids of B texts.
+        pad_token_id: Token id that pads shorter texts.
+
+    Returns:
+        Token ids (B, L) int64 and attention mask (B, L) int64.
+    """
     length = max(map(len, texts))
     ids = np.full((len(texts), length), pad_token_id, dtype=np.int64)
     mask = np.zeros((len(texts), length), dtype=np.int64)

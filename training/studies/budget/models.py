@@ -1,4 +1,4 @@
-"""The models by name: sizes and baselines with random weights, and any folder of a finished student."""
+"""Weights of the measured models: sizes and baselines with random weights, and folders of finished students."""
 
 from pathlib import Path
 
@@ -14,19 +14,18 @@ from training.studies.budget.baselines import BASELINES, DualEncoder, split
 from training.text.tokenizers import load_tokenizer
 from training.utils.files import REPO_ROOT
 
-NAMES = (*SIZES, *BASELINES)
 WEIGHTS = "weights"
-# where there is no tokenizer to load: its pieces are few, so that texts come out rather longer than by a model's own
-STAND_IN = REPO_ROOT / "training" / "demo" / "mini_teacher"
-STAND_IN_LENGTH = 64
+# for models built from a config alone; its vocabulary is small, so texts have somewhat more tokens than with their own
+SHARED_TOKENIZER = REPO_ROOT / "training" / "demo" / "mini_teacher"
+SHARED_MAX_LENGTH = 64
 
 
 def save_weights(name: str, folder: Path) -> DualEncoder:
-    """Build a size or a baseline with random weights, and save it as its users would have it.
+    """Build a size or a baseline with random weights, and save it in its usual format.
 
     Args:
-        name: one of `NAMES`.
-        folder: gets `weights`, a finished folder of ours or the tensors of a baseline's two towers.
+        name: Name of a size or a baseline.
+        folder: Parent of the new folder `weights`: a finished folder for a size, a file per tower for a baseline.
     """
     torch.manual_seed(0)
     if name in SIZES:
@@ -41,11 +40,11 @@ def save_weights(name: str, folder: Path) -> DualEncoder:
 
 
 def load_weights(name: str, weights: Path) -> DualEncoder:
-    """Load a model from its files alone, without making it up first.
+    """Load a model without initialising weights first, as `from_pretrained` does.
 
     Args:
-        name: of the baseline, where the folder is none of ours.
-        weights: what `save_weights` left, or the folder of a finished student.
+        name: Name of the baseline; ignored if `weights` is a finished folder.
+        weights: Folder `weights` of `save_weights`, or the folder of a finished student.
     """
     if (weights / "config.json").exists():
         model = DCCLIPModel.from_pretrained(weights, dtype=torch.float32)
@@ -58,31 +57,36 @@ def load_weights(name: str, weights: Path) -> DualEncoder:
 
 
 def check_folder(folder: str):
-    """Refuse what is no finished student.
+    """Check that a folder holds a finished student.
 
     Raises:
-        ValueError: `folder` is none.
+        ValueError: If it does not.
     """
     try:
         model_type = AutoConfig.from_pretrained(folder).model_type
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model: {folder!r} is no folder of a model. Give what a training run left. ({error})"
+            f"models: {folder!r} is not the folder of a model ({error}). Name the output folder of a training run."
         ) from error
     if model_type != DCCLIPConfig.model_type:
         raise ValueError(
-            f"model: {folder!r} is of the family {model_type!r}. Give a folder of a 'dcclip' model; the baselines are "
-            "named with --models."
+            f"models: {folder!r} holds a model of the type {model_type!r}. Name the folder of a 'dcclip' model; other "
+            "families are measured as baselines, by name."
         )
 
 
 def tokenizer_of(weights: Path, is_folder: bool) -> tuple[PreTrainedTokenizerBase, int]:
-    """The tokenizer of a folder, or the stand-in of a model that exists as a config alone; and the longest text."""
+    """The tokenizer of a model, and its largest number of tokens per text.
+
+    Args:
+        weights: Folder of the weights.
+        is_folder: Whether this is the folder of a finished student; other models share the demo's tokenizer.
+    """
     if not is_folder:
-        return load_tokenizer(str(STAND_IN)), STAND_IN_LENGTH
-    return load_tokenizer(str(weights), "model"), AutoConfig.from_pretrained(weights).max_text_length
+        return load_tokenizer(str(SHARED_TOKENIZER)), SHARED_MAX_LENGTH
+    return load_tokenizer(str(weights), "models"), AutoConfig.from_pretrained(weights).max_text_length
 
 
 def bytes_in(weights: Path) -> int:
-    """Of the tensors alone, not of tokenizer and code."""
+    """Bytes of the safetensors files in a folder, without tokenizer and code."""
     return sum(path.stat().st_size for path in weights.glob("*.safetensors"))

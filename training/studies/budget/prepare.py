@@ -1,10 +1,12 @@
-"""A model's weights, graphs and inputs on disk, so that the processes that are measured find them as a user does.
+"""Write a model's weights, graphs and inputs to disk, where the measured processes load them.
 
-python -m training.studies.budget.prepare NAME FOLDER [--model FINISHED] [--graphs onnx-fp32 onnx-int8]
+`run.py` starts it in a process of its own:
+
+    python -m training.studies.budget.prepare '{"name": ..., "folder": ..., "model": ..., "graphs": [...]}'
 """
 
-import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +22,16 @@ from training.utils.files import write_text
 FACTS = "facts.json"
 
 
-def prepare(name: str, folder: Path, model: Path | None, graphs: list[str]):
-    """Fill `folder`; `facts.json` comes last, and says that it is complete.
+def prepare(name: str, folder: str | Path, model: str | Path | None, graphs: list[str]):
+    """Write weights, graphs and inputs. `facts.json` is written last and marks the folder as complete.
 
     Args:
-        name: of the model.
-        folder: for its files.
-        model: a finished student, which is left as it is.
-        graphs: which ONNX variants are wanted.
+        name: Name of the model.
+        folder: Folder for the files.
+        model: Folder of a finished student, which is only read; None for a size or a baseline.
+        graphs: ONNX backends to export.
     """
+    folder, model = Path(folder), None if model is None else Path(model)
     folder.mkdir(parents=True, exist_ok=True)
     encoder = load_weights(name, model) if model else save_weights(name, folder)
     weights = model or folder / WEIGHTS
@@ -51,20 +54,31 @@ def prepare(name: str, folder: Path, model: Path | None, graphs: list[str]):
 
 
 def export(
-    encoder: DualEncoder, inputs: Inputs, max_length: int, folder: Path, wanted: list[str], facts: dict[str, Any]
+    encoder: DualEncoder, inputs: Inputs, max_length: int, folder: Path, graphs: list[str], facts: dict[str, Any]
 ):
-    """Write the graphs, and their bytes into `facts`; a model that cannot be traced is still timed in PyTorch."""
-    if not wanted:
+    """Write the ONNX graphs, and add their sizes in bytes to `facts`.
+
+    If a model cannot be exported, `facts["failures"]` gets the reason, and the model is still timed in PyTorch.
+
+    Args:
+        encoder: Both towers.
+        inputs: Inputs of the model.
+        max_length: Largest number of tokens per text.
+        folder: Folder of the model.
+        graphs: ONNX backends to export.
+        facts: Facts of the model; modified in place.
+    """
+    if not graphs:
         return
     from training.studies.budget.graphs import write_graphs
 
     try:
-        write_graphs(encoder, inputs, max_length, folder, wanted)
-    except Exception as error:  # of three libraries, whose kinds share no base class
+        write_graphs(encoder, inputs, max_length, folder, graphs)
+    except Exception as error:  # three libraries are involved, and their errors share no base class
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        facts["failures"] = dict.fromkeys(wanted, reason)
+        facts["failures"] = dict.fromkeys(graphs, reason)
         return
-    for backend in wanted:
+    for backend in graphs:
         files = (folder / "onnx").glob(f"*-{backend}.onnx*")
         facts["bytes"][backend] = sum(path.stat().st_size for path in files)
 
@@ -73,17 +87,6 @@ def _count(tower: nn.Module) -> int:
     return sum(parameter.numel() for parameter in tower.parameters())
 
 
-def main():
-    """Parse and prepare."""
-    parser = argparse.ArgumentParser(prog="python -m training.studies.budget.prepare", allow_abbrev=False)
-    parser.add_argument("name")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--model", type=Path)
-    parser.add_argument("--graphs", nargs="*", default=[])
-    options = parser.parse_args()
-    with torch.inference_mode():
-        prepare(options.name, options.folder, options.model, options.graphs)
-
-
 if __name__ == "__main__":
-    main()
+    with torch.inference_mode():
+        prepare(**json.loads(sys.argv[1]))

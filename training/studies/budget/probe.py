@@ -1,6 +1,8 @@
-"""One model behind one backend, in a process of its own; it prints what it measured as JSON.
+"""Measure one model behind one backend, and print the values as JSON.
 
-python -m training.studies.budget.probe '{"name": ..., "backend": ..., ...}'
+`run.py` starts it in a process of its own, with the fields of `Probe` as JSON:
+
+    python -m training.studies.budget.probe '{"name": ..., "backend": ..., ...}'
 """
 
 import json
@@ -16,23 +18,23 @@ from training.studies.budget.backends import open_towers
 from training.studies.budget.inputs import Inputs
 from training.utils.timing import WARM_UP, peak_bytes
 
-FEWEST = 3
+MIN_CALLS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What one process measures.
+    """The measurement of one process.
 
     Args:
-        name: of the model.
-        backend: one of `options.BACKENDS`.
-        folder: what `prepare` left.
-        weights: of the model.
-        threads: of the CPU.
-        batch_sizes: images or texts a call, ascending.
-        repeats: calls of each kind.
-        seconds: after which a kind of call is repeated no more, once there are three.
-        began: `time.monotonic()` when the process was started.
+        name: Name of the model.
+        backend: One of `options.BACKENDS`.
+        folder: Folder that `prepare` wrote.
+        weights: Folder of the weights.
+        threads: Number of CPU threads.
+        batch_sizes: Images or texts per call, ascending.
+        repeats: Calls of each kind.
+        seconds: Time limit for one kind of call; at least three calls are made.
+        began: Value of `time.monotonic()` when the process was started.
     """
 
     name: str
@@ -46,7 +48,11 @@ class Probe:
     began: float
 
     def run(self) -> list[dict]:
-        """Load, answer once, then repeat; the memory of a batch size is read before the next larger one."""
+        """Measure cold start, then time each batch size. Peak memory is read before the next larger batch size.
+
+        Returns:
+            Dicts with `metric`, `value` and, where they apply, `batch_size` and `language`.
+        """
         inputs = Inputs.read(Path(self.folder))
         image, text = open_towers(self.backend, self.name, Path(self.folder), Path(self.weights), self.threads)
         image(inputs.images(1))
@@ -62,8 +68,16 @@ class Probe:
     def time(
         self, what: str, size: int, language: str | None, call: Callable, arguments: Iterable[tuple]
     ) -> list[dict]:
-        """Milliseconds an image or a text: median and 95th percentile over calls, with the arguments in turn. The
-        first call never counts, since a compiler may still be at work in it.
+        """Milliseconds per image or text: median and 95th percentile over calls.
+
+        The first call is never counted, since it may include compilation.
+
+        Args:
+            what: `image` or `text`, part of the metric's name.
+            size: Batch size.
+            language: Language of the texts; None for images.
+            call: Function to time.
+            arguments: Argument tuples of the calls, used in turn.
         """
         times: list[float] = []
         turn, began = cycle(arguments), time.perf_counter()
@@ -73,17 +87,17 @@ class Probe:
                 break
         began = time.perf_counter()
         while len(times) < self.repeats:
-            given, before = next(turn), time.perf_counter()
-            call(*given)
+            argument, before = next(turn), time.perf_counter()
+            call(*argument)
             after = time.perf_counter()
             times.append(1000 * (after - before) / size)
-            if len(times) >= FEWEST and after - began > self.seconds:
+            if len(times) >= MIN_CALLS and after - began > self.seconds:
                 break
         *_, p95 = statistics.quantiles(times, n=20, method="inclusive")
-        found = {"batch_size": size, "language": language}
+        fields = {"batch_size": size, "language": language}
         return [
-            found | {"metric": f"ms_per_{what}_p50", "value": round(statistics.median(times), 3)},
-            found | {"metric": f"ms_per_{what}_p95", "value": round(p95, 3)},
+            fields | {"metric": f"ms_per_{what}_p50", "value": round(statistics.median(times), 3)},
+            fields | {"metric": f"ms_per_{what}_p95", "value": round(p95, 3)},
         ]
 
 

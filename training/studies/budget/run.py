@@ -1,4 +1,4 @@
-"""One process after another; what is measured is kept, so that a killed run goes on where it stopped."""
+"""Measure models in one process after another. Results are stored, so that an interrupted run can resume."""
 
 import json
 import os
@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from training.hub.cards.device_budget import protocol_of
-from training.studies.budget.options import BudgetOptions
+from training.studies.budget.options import BudgetOptions, MeasuredModel, measured_models
 from training.studies.budget.prepare import FACTS
 from training.utils.files import write_text
 from training.utils.results import Row
@@ -23,40 +22,11 @@ PARTS = ".parts"
 PYTORCH = ("eager", "compiled")
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A model that is measured.
-
-    Args:
-        name: of a size or a baseline, or a folder's.
-        model: the folder of a finished student; None for random weights.
-    """
-
-    name: str
-    model: str | None = None
-
-
-def subjects(options: BudgetOptions) -> list[Subject]:
-    """The models in their order.
-
-    Raises:
-        ValueError: two would have one name.
-    """
-    found = [
-        *map(Subject, options.models),
-        *(Subject(Path(folder).resolve().name, folder) for folder in options.model),
-    ]
-    names = [subject.name for subject in found]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"model: there are two models named {', '.join(sorted(twice))}. Rename a folder.")
-    return found
-
-
 class Run:
-    """One run of the command.
+    """One run of the budget command.
 
     Args:
-        options: what to measure.
+        options: What to measure.
     """
 
     def __init__(self, options: BudgetOptions):
@@ -64,73 +34,98 @@ class Run:
         self.failures: dict[str, str] = {}
 
     def measure(self) -> list[Row]:
-        """Every model behind every backend at every number of threads, each in a fresh process."""
+        """Measure every model behind every backend with every number of threads, each in a new process."""
         rows, options = [], self.options
-        found = subjects(options)
-        total = len(found) * len(options.backends) * len(options.threads)
+        models = measured_models(options.models)
+        total = len(models) * len(options.backends) * len(options.threads)
         with tqdm(total=total, unit="process", smoothing=0) as progress:
-            for subject in found:
-                rows += self.measure_model(subject, progress)
+            for model in models:
+                rows += self.measure_model(model, progress)
         shutil.rmtree(self.parts)
         return rows
 
-    def measure_model(self, subject: Subject, progress: tqdm) -> list[Row]:
-        """All of one model. Its weights and graphs go when it is done, its numbers stay."""
-        folder = self.parts / subject.name
+    def measure_model(self, model: MeasuredModel, progress: tqdm) -> list[Row]:
+        """Measure one model. Its weights and graphs are deleted afterwards, its numbers are stored.
+
+        Args:
+            model: Model to measure.
+            progress: Progress bar, advanced by one per process.
+        """
+        folder = self.parts / model.name
         key = {"repeats": self.options.repeats, "seconds": self.options.seconds, "sizes": self.options.batch_sizes}
-        key |= {"model": subject.model, "backends": self.options.backends}
-        facts = self.kept(folder / "measured-facts.json", key)
+        key |= {"model": model.folder, "backends": self.options.backends}
+        facts = self._load(folder / "measured-facts.json", key)
         jobs = [(backend, threads) for backend in self.options.backends for threads in self.options.threads]
         parts = {job: folder / f"measured-{job[0]}-{job[1]}.json" for job in jobs}
-        measured = {job: self.kept(path, key) for job, path in parts.items()}
+        measured = {job: self._load(path, key) for job, path in parts.items()}
         if facts is None or None in measured.values():
-            progress.set_description(f"{subject.name}: prepare")
-            facts = self.prepare(subject, folder)
-            self.keep(folder / "measured-facts.json", key, facts)
-        rows = list(size_rows(subject.name, facts))
+            progress.set_description(f"{model.name}: prepare")
+            facts = self.prepare(model, folder)
+            self._store(folder / "measured-facts.json", key, facts)
+        rows = list(size_rows(model.name, facts))
         for (backend, threads), values in measured.items():
-            progress.set_description(f"{subject.name}: {protocol_of(backend, threads)}")
+            progress.set_description(f"{model.name}: {protocol_of(backend, threads)}")
             if values is None:
-                values = self.probe(subject, folder, facts, backend, threads)
+                values = self.probe(model, folder, facts, backend, threads)
                 if values:
-                    self.keep(parts[backend, threads], key, values)
-            rows += [probe_row(subject.name, backend, threads, value) for value in values]
+                    self._store(parts[backend, threads], key, values)
+            rows += [probe_row(model.name, backend, threads, value) for value in values]
             progress.update()
         for path in folder.iterdir():
             if not path.name.startswith("measured-"):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         return rows
 
-    def kept(self, path: Path, key: dict[str, Any]) -> Any:
-        """What an earlier run with the same options measured, or None."""
+    def _load(self, path: Path, key: dict[str, Any]) -> Any:
+        """Values that an earlier run with the same options stored, or None."""
         if not path.exists():
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return found["values"] if found["key"] == key else None
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["values"] if content["key"] == key else None
 
-    def keep(self, path: Path, key: dict[str, Any], values: Any):
-        """For a later run."""
+    def _store(self, path: Path, key: dict[str, Any], values: Any):
         write_text(path, json.dumps({"key": key, "values": values}))
 
-    def prepare(self, subject: Subject, folder: Path) -> dict[str, Any]:
-        """Weights and graphs, made in a process of their own."""
+    def prepare(self, model: MeasuredModel, folder: Path) -> dict[str, Any]:
+        """Write weights and graphs in a new process.
+
+        Args:
+            model: Model to write.
+            folder: Folder for its files.
+
+        Returns:
+            Content of the facts file.
+        """
         facts = folder / FACTS
         if not facts.exists():
             for leftover in ("weights", "onnx"):
                 shutil.rmtree(folder / leftover, ignore_errors=True)
             graphs = [backend for backend in self.options.backends if backend not in PYTORCH]
-            model = ["--model", subject.model] if subject.model else []
-            run_module("training.studies.budget.prepare", subject.name, str(folder), *model, "--graphs", *graphs)
+            spec = {"name": model.name, "folder": str(folder), "model": model.folder, "graphs": graphs}
+            run_module("training.studies.budget.prepare", json.dumps(spec))
         return json.loads(facts.read_text(encoding="utf-8"))
 
-    def probe(self, subject: Subject, folder: Path, facts: dict[str, Any], backend: str, threads: int) -> list[dict]:
-        """One fresh process; nothing where the graph could not be made."""
+    def probe(
+        self, model: MeasuredModel, folder: Path, facts: dict[str, Any], backend: str, threads: int
+    ) -> list[dict]:
+        """Measure a model behind one backend in a new process.
+
+        Args:
+            model: Model to measure.
+            folder: Folder with its files.
+            facts: Content of its facts file.
+            backend: One of `options.BACKENDS`.
+            threads: Number of CPU threads.
+
+        Returns:
+            Measured values; empty if the graph could not be exported or the process failed.
+        """
         if reason := facts["failures"].get(backend):
-            self.failures[f"{subject.name}, {backend}"] = reason
+            self.failures[f"{model.name}, {backend}"] = reason
             return []
         options = self.options
         spec = {
-            "name": subject.name,
+            "name": model.name,
             "backend": backend,
             "folder": str(folder),
             "weights": facts["weights"],
@@ -142,27 +137,40 @@ class Run:
         }
         try:
             return json.loads(run_module("training.studies.budget.probe", json.dumps(spec), threads=threads))
-        except RuntimeError as error:  # the others are measured all the same
-            self.failures[f"{subject.name}, {protocol_of(backend, threads)}"] = str(error)
+        except RuntimeError as error:  # the other backends are still measured
+            self.failures[f"{model.name}, {protocol_of(backend, threads)}"] = str(error)
             return []
 
 
 def run_module(module: str, *arguments: str, threads: int | None = None) -> str:
-    """Run a module in a fresh process; the last line that it printed.
+    """Run a module in a new process.
+
+    Args:
+        module: Name of the module.
+        arguments: Command line arguments.
+        threads: Number of OpenMP threads; None inherits it.
+
+    Returns:
+        The last line of its output.
 
     Raises:
-        RuntimeError: it failed; the message ends with what it said.
+        RuntimeError: If it fails; the message ends with its stderr.
     """
-    number = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    openmp = {"OMP_NUM_THREADS": str(threads)} if threads else {}
     command = [sys.executable, "-m", module, *arguments]
-    child = subprocess.run(command, env=os.environ | number, capture_output=True, text=True)
+    child = subprocess.run(command, env=os.environ | openmp, capture_output=True, text=True)
     if child.returncode:
         raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{child.stderr[-4000:]}")
     return child.stdout.splitlines()[-1] if child.stdout else ""
 
 
 def size_rows(name: str, facts: dict[str, Any]) -> Iterator[Row]:
-    """What does not depend on time."""
+    """Rows of parameters, bytes and tokens.
+
+    Args:
+        name: Name of the model.
+        facts: Content of its facts file.
+    """
     for metric in ("parameters", "image_parameters", "text_parameters", "embedding_parameters"):
         yield Row(model=name, metric=metric, value=facts[metric])
     for form, size in facts["bytes"].items():
@@ -171,9 +179,20 @@ def size_rows(name: str, facts: dict[str, Any]) -> Iterator[Row]:
         yield Row(model=name, language=language, metric="tokens_per_text", value=round(count, 2))
 
 
-def probe_row(name: str, backend: str, threads: int, found: dict[str, Any]) -> Row:
-    """One number of a probe."""
-    protocol = protocol_of(backend, threads, found.get("batch_size"))
+def probe_row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row:
+    """Row of one value of a probe.
+
+    Args:
+        name: Name of the model.
+        backend: One of `options.BACKENDS`.
+        threads: Number of CPU threads.
+        measured: Item of the list that `Probe.run` returns.
+    """
+    protocol = protocol_of(backend, threads, measured.get("batch_size"))
     return Row(
-        model=name, protocol=protocol, language=found.get("language"), metric=found["metric"], value=found["value"]
+        model=name,
+        protocol=protocol,
+        language=measured.get("language"),
+        metric=measured["metric"],
+        value=measured["value"],
     )

@@ -1,4 +1,4 @@
-"""Real queries in both languages, as token ids: ELEVATER's class names in a sentence, as zero-shot asks them."""
+"""Zero-shot queries in both languages as token ids: ELEVATER's class names in a prompt template."""
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -10,21 +10,21 @@ NUM_TEXTS = 32
 
 
 def sample_texts() -> dict[str, list[str]]:
-    """`NUM_TEXTS` queries a language, the same classes in each, evenly spaced over all sets."""
+    """`NUM_TEXTS` queries per language, for the same classes, evenly spaced over all sets."""
     names = [ClassNames.read(name).names for name in SETS]
     texts = {}
     for language, template in TEMPLATES.items():
-        every = [template.format(name) for by_language in names for name in by_language[language]]
-        texts[language] = [every[round(place)] for place in np.linspace(0, len(every) - 1, NUM_TEXTS)]
+        queries = [template.format(name) for by_language in names for name in by_language[language]]
+        texts[language] = [queries[round(position)] for position in np.linspace(0, len(queries) - 1, NUM_TEXTS)]
     return texts
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, list[list[int]]]:
-    """These queries as a tokenizer reads them, by language.
+    """Token ids of the queries, by language.
 
     Args:
-        tokenizer: of the model, or one that stands in for it.
-        max_length: longest text in tokens, specials included.
+        tokenizer: Tokenizer of the model, or the shared one.
+        max_length: Largest number of tokens per text, including special tokens.
     """
     return {
         language: tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 import pytest
 
-from training.prepare.curate import CurateOptions
 from training.prepare.curate.captions import CaptionFilter
 from training.prepare.curate.languages import LanguageIdentifier, is_traditional, words_of
+from training.prepare.curate.options import CurateOptions
 
 OFF = CurateOptions(
     data="x", output_dir="y", min_characters=None, max_characters=None, min_words={}, max_words={}, keep_urls=True,
@@ -14,7 +14,7 @@ OFF = CurateOptions(
 )  # fmt: skip
 SCRIPTS = {"en": "Latin", "zh": "Han"}
 
-# language, the options that switch one filter on, a caption just inside, one just outside, the cause
+# language, options that switch one filter on, a caption just inside the threshold, one just outside, the cause
 CASES = [
     ("en", {"min_characters": 4}, "frog", "fox", "too few characters"),
     ("en", {"max_characters": 4}, "frog", "a fox", "too many characters"),
@@ -29,7 +29,7 @@ CASES = [
     ("en", {"keep_file_names": False}, "a jpg of a frog", "frog.JPG", "file name"),
     ("en", {"keep_file_names": False}, "IMG of 1234 frogs", "IMG_1234", "file name"),
     ("zh", {"keep_file_names": False}, "青蛙png图", "青蛙.png", "file name"),
-    ("en", {"max_symbol_share": 0.2}, "frog!!", "frog!!!", "symbols"),  # the last one ends the sentence
+    ("en", {"max_symbol_share": 0.2}, "frog!!", "frog!!!", "symbols"),  # the final mark does not count
     ("zh", {"max_symbol_share": 0.2}, "鹿。", "。", "symbols"),
     ("en", {"max_digit_share": 0.5}, "ab 12", "ab 123", "digits"),
     ("en", {"max_repeated_characters": 3}, "aaah", "aaaah", "repeated characters"),
@@ -45,7 +45,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("language", "changes", "inside", "outside", "cause"), CASES)
-def test_each_filter_keeps_what_is_just_inside_and_drops_what_is_just_outside(
+def test_each_filter_keeps_captions_inside_and_drops_captions_outside_its_threshold(
     language, changes, inside, outside, cause
 ):
     examine = CaptionFilter(replace(OFF, **changes), language, None)
@@ -58,7 +58,7 @@ def test_each_filter_can_be_switched_off(case):
     assert CaptionFilter(OFF, case[0], None)(case[3]) is None
 
 
-def test_a_threshold_of_null_switches_the_scripts_shares_off():
+def test_null_thresholds_switch_the_script_filters_off():
     off = replace(OFF, scripts=SCRIPTS, min_script_share=None, max_kana_share=None)
     assert CaptionFilter(off, "zh", None)("ほんとう frog") is None
 
@@ -81,26 +81,26 @@ def test_words_are_ideographs_and_runs_of_letters():
     ("text", "traditional"),
     [("紅蘋果", True), ("红苹果", False), ("大小人", False), ("red apple", False), ("", False), ("龍和马与车", False)],
 )
-def test_traditional_chinese_is_told_by_the_majority_of_its_characters(text, traditional):
+def test_traditional_chinese_is_detected_by_the_majority_of_characters(text, traditional):
     assert is_traditional(text) is traditional
 
 
-def test_language_identification_is_asked_where_a_threshold_is_given():
+def test_language_identification_drops_captions_above_the_threshold():
     pytest.importorskip("py3langid")
     identifier = LanguageIdentifier()
     examine = CaptionFilter(replace(OFF, max_other_language=0.9), "en", identifier)
     assert examine("the cat sits on the mat") is None
-    assert examine("frog") is None  # too short to be sure
+    assert examine("frog") is None  # too short for a high probability
     assert examine("une pomme rouge sur la table") == "wrong language"
     assert CaptionFilter(replace(OFF, max_other_language=1.0), "en", identifier)("une pomme rouge") is None
     chinese = CaptionFilter(replace(OFF, max_other_language=0.3), "zh", identifier)
-    assert chinese("紅蘋果") is None  # named Cantonese, which is written alike
+    assert chinese("紅蘋果") is None  # identified as Cantonese, which shares the written form
     assert chinese("赤いりんごの写真") == "wrong language"
 
 
-def test_missing_library_is_named(monkeypatch):
+def test_missing_py3langid_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid", None)
-    with pytest.raises(ValueError, match=r"max_other_language: py3langid is not there .*pip install py3langid"):
+    with pytest.raises(ValueError, match=r"max_other_language: py3langid is not installed .*\[curate\]"):
         LanguageIdentifier()
 
 
@@ -114,12 +114,15 @@ def test_missing_library_is_named(monkeypatch):
         ({"max_caption_similarity": 0.1}, r"max_caption_similarity: 0.1 is not in 0\.3\.\.1"),
         ({"min_edge": -1}, "min_edge: -1 is not at least 0"),
         ({"caption_columns": {}}, "caption_columns: empty"),
-        ({"min_similarity": {"en": 0.2}}, "min_similarity: there is no teacher"),
-        ({"teacher": "t", "min_similarity": {"fr": 0.2}}, "min_similarity: 'fr' is no language"),
-        ({"teacher": "t", "min_similarity": {"en": 0.2}, "drop_share": {"en": 0.2}}, "drop_share: 'en' has"),
+        ({"min_similarity": {"en": 0.2}}, "min_similarity: no teacher is set"),
+        ({"teacher": "t", "min_similarity": {"fr": 0.2}}, "min_similarity: 'fr' is not a language"),
+        (
+            {"teacher": "t", "min_similarity": {"en": 0.2}, "drop_share": {"en": 0.2}},
+            "drop_share: 'en' is also in min_similarity",
+        ),
         ({"teacher": "t", "drop_share": {"en": 1.0}}, r"drop_share: 1.0 for 'en' is not"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_by_name(fields, message):
+def test_error_names_the_invalid_option(fields, message):
     with pytest.raises(ValueError, match=message):
         CurateOptions(data="x", output_dir="y", **fields)

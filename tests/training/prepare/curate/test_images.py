@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image as PILImage
 
-from training.prepare.curate import CurateOptions
 from training.prepare.curate.images import colours, examine_image, perceptual_hash
-from training.prepare.curate.near import hamming_distance
+from training.prepare.curate.near_duplicates import hamming_distance
+from training.prepare.curate.options import CurateOptions
 
 OFF = CurateOptions(data="x", output_dir="y", min_edge=None, max_aspect_ratio=None, min_contrast=None)
 
@@ -18,8 +18,8 @@ def cell(image: PILImage.Image, kind: str = "PNG", **options) -> dict:
     return {"bytes": buffer.getvalue(), "path": None}
 
 
-def faint(contrast: int) -> PILImage.Image:
-    """Half of it brighter, so that its standard deviation is half of the contrast."""
+def low_contrast_image(contrast: int) -> PILImage.Image:
+    """An image with a brighter half: the standard deviation of its brightness is half of `contrast`."""
     image = PILImage.new("L", (64, 64), 100)
     image.paste(100 + contrast, (0, 0, 32, 64))
     return image.convert("RGB")
@@ -34,20 +34,22 @@ def colour_distance(one: PILImage.Image, other: PILImage.Image) -> float:
     return float(np.abs(colours(one).astype(int) - colours(other)).mean())
 
 
-def in_size(width: int, height: int):
+def resized_to(width: int, height: int):
     return lambda image: image.resize((width, height))
 
 
 @pytest.mark.parametrize(
     ("changes", "inside", "outside", "cause"),
     [
-        ({"min_edge": 64}, in_size(64, 64), in_size(63, 64), "image too small"),
-        ({"max_aspect_ratio": 2}, in_size(64, 128), in_size(130, 64), "extreme aspect ratio"),
-        ({"max_pixels": 64 * 64}, in_size(64, 64), in_size(64, 65), "decompression bomb"),
-        ({"min_contrast": 4.0}, lambda p: faint(8), lambda p: faint(7), "blank image"),
+        ({"min_edge": 64}, resized_to(64, 64), resized_to(63, 64), "image too small"),
+        ({"max_aspect_ratio": 2}, resized_to(64, 128), resized_to(130, 64), "extreme aspect ratio"),
+        ({"max_pixels": 64 * 64}, resized_to(64, 64), resized_to(64, 65), "decompression bomb"),
+        ({"min_contrast": 4.0}, lambda _: low_contrast_image(8), lambda _: low_contrast_image(7), "blank image"),
     ],
 )  # fmt: skip
-def test_each_filter_keeps_what_is_just_inside_and_drops_what_is_just_outside(images, changes, inside, outside, cause):
+def test_each_filter_keeps_images_inside_and_drops_images_outside_its_threshold(
+    images, changes, inside, outside, cause
+):
     options = replace(OFF, **changes)
     assert examine_image(cell(inside(images[0])), options).cause is None
     assert examine_image(cell(outside(images[0])), options).cause == cause
@@ -55,9 +57,9 @@ def test_each_filter_keeps_what_is_just_inside_and_drops_what_is_just_outside(im
         assert examine_image(cell(outside(images[0])), OFF).cause is None
 
 
-def test_images_that_cannot_be_read_are_told_apart(images, monkeypatch, tmp_path):
+def test_unreadable_images_are_reported_by_cause(images, monkeypatch, tmp_path):
     whole = cell(images[0])["bytes"]
-    for damaged in (b"", b"no image at all", whole[: len(whole) // 2]):
+    for damaged in (b"", b"not an image", whole[: len(whole) // 2]):
         assert examine_image({"bytes": damaged, "path": None}, OFF).cause == "image does not decode"
     for absent in (None, {"bytes": None, "path": None}):
         assert examine_image(absent, OFF).cause == "no image"
@@ -66,10 +68,10 @@ def test_images_that_cannot_be_read_are_told_apart(images, monkeypatch, tmp_path
     assert examine_image(cell(images[0]), OFF).cause == "decompression bomb"
 
 
-def test_image_is_read_from_a_file_too(images, tmp_path):
+def test_image_is_read_from_a_path(images, tmp_path):
     images[0].save(tmp_path / "a.png")
-    read = examine_image({"bytes": None, "path": str(tmp_path / "a.png")}, OFF)
-    assert read.cause is None and read.hash == perceptual_hash(images[0])
+    examined = examine_image({"bytes": None, "path": str(tmp_path / "a.png")}, OFF)
+    assert examined.cause is None and examined.hash == perceptual_hash(images[0])
 
 
 def test_hash_survives_scaling_compression_and_brightness(images):
@@ -79,7 +81,7 @@ def test_hash_survives_scaling_compression_and_brightness(images):
         assert distance(image, image.point([round(0.9 * value) for value in range(256)] * 3)) <= 4
 
 
-def test_hash_of_a_symmetric_drawing_is_not_set_by_noise(images):
+def test_hash_of_a_symmetric_image_is_robust_to_noise(images):
     left = images[0].crop((0, 0, 32, 64))
     symmetric = PILImage.new("RGB", (64, 64))
     symmetric.paste(left, (0, 0))
@@ -89,14 +91,14 @@ def test_hash_of_a_symmetric_drawing_is_not_set_by_noise(images):
     assert distance(symmetric, noisy) <= 4
 
 
-def test_hash_tells_drawings_apart(images):
+def test_hashes_of_different_images_are_far_apart(images):
     distances = [distance(one, other) for n, one in enumerate(images) for other in images[:n]]
     assert min(distances) > 8 and np.mean(distances) > 20
 
 
-def test_colours_tell_a_drawing_from_the_same_in_other_colours(images):
+def test_thumbnail_distinguishes_the_same_image_in_other_colours(images):
     blue, green, red = images[0].split()[::-1]
     other = PILImage.merge("RGB", (green, red, blue))
     luminance = PILImage.merge("RGB", [images[0].convert("L")] * 3)
-    assert distance(images[0], luminance) <= 1  # the hash sees no colour
+    assert distance(images[0], luminance) <= 1  # the hash ignores colour
     assert max(colour_distance(images[0], luminance), colour_distance(images[0], other)) > 4

@@ -1,4 +1,4 @@
-"""Cuts of Unigram tokenizers in XLM-R's layout, fitted to the names of emoji in fourteen languages."""
+"""Cuts of Unigram tokenizers in XLM-R's layout, trained on the names of emoji in fourteen languages."""
 
 import json
 from collections import Counter
@@ -14,9 +14,10 @@ from emoji.unicode_codes import EMOJI_DATA, load_from_json
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
-from training.prepare.vocabulary import coverage, cut_vocabulary, table_mib
 from training.prepare.vocabulary.__main__ import main
 from training.prepare.vocabulary.corpus import hold_out, read_corpus
+from training.prepare.vocabulary.coverage import coverage, table_mib
+from training.prepare.vocabulary.cut import cut_vocabulary
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_ideograph, script_of
 
@@ -25,14 +26,14 @@ SIZE = 3000
 
 @pytest.fixture(scope="module")
 def names() -> dict[str, list[str]]:
-    """What people call emoji, by language."""
-    found = {}
+    """Names of emoji, by language."""
+    names_by_language = {}
     for language in LANGUAGES:
         load_from_json(language)
-        found[language] = [
+        names_by_language[language] = [
             data[language].strip(":").replace("_", " ") for data in EMOJI_DATA.values() if language in data
         ]
-    return found
+    return names_by_language
 
 
 @pytest.fixture(scope="module")
@@ -42,27 +43,29 @@ def english_and_chinese(names) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pieces(names) -> list[tuple[str, float]]:
-    """Pieces and scores of all fourteen languages, with the four special ones of XLM-R at the start."""
+    """Pieces and scores of all fourteen languages, after the four special tokens of XLM-R."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     special = ["<s>", "<pad>", "</s>", "<unk>"]
     trainer = trainers.UnigramTrainer(vocab_size=9000, special_tokens=special, unk_token="<unk>", show_progress=False)
-    # skin tones repeat the same words
+    # without skin tones, which repeat the same words
     tokenizer.train_from_iterator([text for texts in names.values() for text in texts if ":" not in text], trainer)
     return [tuple(entry) for entry in json.loads(tokenizer.to_str())["model"]["vocab"]]
 
 
 @pytest.fixture(scope="module")
 def xlmr(pieces) -> XLMRobertaTokenizer:
-    """Transformers' own class, `<mask>` the last piece of the model."""
+    """Transformers' own class, with `<mask>` as the last piece of the model."""
     return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=512)
 
 
 @pytest.fixture(scope="module")
 def plain(pieces) -> PreTrainedTokenizerFast:
-    """A tokenizer.json of its own: NFKC, ids of special tokens elsewhere, `<mask>` and a user's token added after the
-    model's pieces, segment ids, padding on the left.
+    """A tokenizer.json of another layout.
+
+    NFKC, other ids of special tokens, `<mask>` and a user's token added after the pieces of the model, segment ids,
+    padding on the left.
     """
     moved = [*pieces[4:40], ("<unk>", 0.0), *pieces[40:], ("<s>", 0.0), ("</s>", 0.0), ("<pad>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(moved, unk_id=36))
@@ -102,7 +105,7 @@ def backend_pieces(tokenizer) -> list[tuple[str, float]]:
     return [tuple(entry) for entry in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]]
 
 
-def test_text_whose_pieces_are_kept_is_read_in_the_same_pieces(vocabulary, source, names):
+def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
     texts = [text for language in ("en", "zh", "es", "ja", "ru") for text in names[language]]
     before, after = (
         [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
@@ -116,7 +119,7 @@ def test_text_whose_pieces_are_kept_is_read_in_the_same_pieces(vocabulary, sourc
     assert vocabulary.aligned(texts, source).tolist() == kept
 
 
-def test_scores_and_order_stay(vocabulary, source):
+def test_scores_and_order_are_kept(vocabulary, source):
     before, after = backend_pieces(source), backend_pieces(vocabulary.tokenizer)
     in_model = vocabulary.source_ids[vocabulary.source_ids < len(before)].tolist()
     assert after == [before[number] for number in in_model]
@@ -124,7 +127,7 @@ def test_scores_and_order_stay(vocabulary, source):
     assert (vocabulary.source_ids.diff() > 0).all()
 
 
-def test_both_maps_agree(vocabulary, source):
+def test_both_id_maps_agree(vocabulary, source):
     assert vocabulary.source_ids.dtype == vocabulary.kept_ids.dtype == torch.int64
     assert vocabulary.kept_ids.shape == (len(source),)
     assert vocabulary.kept_ids[vocabulary.source_ids].tolist() == list(range(SIZE))
@@ -141,7 +144,7 @@ def test_embedding_rows_are_one_lookup_away(vocabulary, source):
     assert torch.equal(before, after)
 
 
-def test_special_tokens_and_settings_stay(vocabulary, source):
+def test_special_tokens_and_settings_are_kept(vocabulary, source):
     cut = vocabulary.tokenizer
     assert type(cut) is type(source)
     for name in ("bos", "eos", "pad", "unk", "mask"):
@@ -154,7 +157,7 @@ def test_special_tokens_and_settings_stay(vocabulary, source):
     assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
 
 
-def test_template_gets_the_new_ids(vocabulary, source):
+def test_template_has_the_new_ids(vocabulary, source):
     for pair in (("red apple",), ("red apple", "红苹果"), ("a <mask> apple DC-CLIP",)):
         new, old = vocabulary.tokenizer(*pair), source(*pair)
         assert vocabulary.to_source(torch.tensor(new.input_ids)).tolist() == old.input_ids
@@ -164,7 +167,7 @@ def test_template_gets_the_new_ids(vocabulary, source):
         assert vocabulary.tokenizer.decode(new.input_ids) == source.decode(old.input_ids)
 
 
-def test_padded_batches_map_back(vocabulary, source):
+def test_padded_batches_map_to_source_ids(vocabulary, source):
     texts = ["red apple", "青蛙", "woman farmer: dark skin tone"]
     new = vocabulary.tokenizer(texts, padding=True, return_tensors="pt")
     old = source(texts, padding=True, return_tensors="pt")
@@ -172,23 +175,23 @@ def test_padded_batches_map_back(vocabulary, source):
     assert torch.equal(new.attention_mask, old.attention_mask)
 
 
-def test_characters_in_use_and_ascii_stay(vocabulary, source, english_and_chinese):
+def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english_and_chinese):
     before = source.get_vocab()
     kept = set(vocabulary.tokenizer.convert_ids_to_tokens(list(range(SIZE))))
     ascii_characters = [chr(code) for code in range(33, 127)]
-    wanted = {"▁", *ascii_characters, *("▁" + character for character in ascii_characters)}
-    assert {piece for piece in wanted if piece in before} <= kept
+    single = {"▁", *ascii_characters, *("▁" + character for character in ascii_characters)}
+    assert {piece for piece in single if piece in before} <= kept
     assert {character for text in english_and_chinese for character in text if character in before} <= kept
     assert "；" not in before or "；" in kept
 
 
-def test_other_languages_go(vocabulary, source):
+def test_pieces_of_other_languages_are_removed(vocabulary, source):
     cyrillic = [piece for piece in source.get_vocab() if any(script_of(letter) == "Cyrillic" for letter in piece)]
-    lowest = min(backend_pieces(source), key=lambda entry: entry[1])[0]  # sets what an unknown character costs
+    lowest = min(backend_pieces(source), key=lambda entry: entry[1])[0]  # determines the score of an unknown character
     assert len(cyrillic) > 100 and not set(vocabulary.tokenizer.get_vocab()) & set(cyrillic) - {lowest}
 
 
-def test_frequent_pieces_stay_before_rare_ones(xlmr):
+def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
     texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
     least = cut_vocabulary(xlmr, texts, SIZE, ideograph_share=0.0).counts["required"]
     words = Counter(piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1)
@@ -198,12 +201,12 @@ def test_frequent_pieces_stay_before_rare_ones(xlmr):
         assert min(words[word] for word in kept & set(words)) >= max(words[word] for word in set(words) - kept)
 
 
-def test_ideographs_that_the_corpus_lacks_have_their_share(xlmr):
+def test_ideographs_outside_the_corpus_get_their_share(xlmr):
     scores = dict(backend_pieces(xlmr))
     for share in (0.0, 0.1):
         vocabulary = cut_vocabulary(xlmr, ["a red apple and a green frog"], 800, ideograph_share=share)
         assert vocabulary.counts["ideograph"] == int(share * 800)
-        lowest = min(scores, key=scores.__getitem__)  # stays whatever it is
+        lowest = min(scores, key=scores.__getitem__)  # always kept
         kept = [piece for piece in vocabulary.tokenizer.get_vocab() if is_ideograph(piece) and piece != lowest]
         cut = [piece for piece in scores if is_ideograph(piece) and piece not in kept and piece != lowest]
         assert len(kept) >= int(share * 800)
@@ -211,14 +214,15 @@ def test_ideographs_that_the_corpus_lacks_have_their_share(xlmr):
             assert min(scores[piece] for piece in kept) >= max(scores[piece] for piece in cut)
 
 
-def test_source_of_the_same_size_is_kept_whole(xlmr, english_and_chinese):
+def test_cut_of_the_full_size_keeps_the_source(xlmr, english_and_chinese):
     vocabulary = cut_vocabulary(xlmr, english_and_chinese[:100], len(xlmr))
     assert vocabulary.is_cut_of(vocabulary.tokenizer)
 
 
-def test_an_unknown_character_costs_as_before():
-    """The cost of an unknown character follows the lowest score: if that were cut, a path through an unknown character
-    could win over pieces that are all kept.
+def test_score_of_an_unknown_character_is_unchanged():
+    """The score of an unknown character follows the lowest score.
+
+    Without that piece, a path through an unknown character could win over pieces that are all kept.
     """
     scores = {"<s>": 0, "<pad>": 0, "</s>": 0, "<unk>": 0, "▁": -1, "甲": -31, "乙": -30}
     scores |= {"乙丙": -10, "丁戊": -10, "己庚": -10, "丙丁戊己庚": -0.5, "the": -2}
@@ -252,7 +256,7 @@ def test_lost_characters_become_unknown_and_are_counted(xlmr):
     assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
 
 
-def test_unseen_names_are_read_without_loss(source, names):
+def test_held_out_names_lose_almost_no_characters(source, names):
     corpus, held_out = hold_out({language: names[language] for language in ("en", "zh")}, 0.2, seed=0)
     vocabulary = cut_vocabulary(source, [*corpus["en"], *corpus["zh"]], SIZE)
     for texts in held_out.values():
@@ -262,13 +266,13 @@ def test_unseen_names_are_read_without_loss(source, names):
         assert found.same_pieces > 0.8
 
 
-def test_table_is_counted_in_mib():
+def test_table_size_is_in_mib():
     assert table_mib(250_002, 384) == pytest.approx(366.2, abs=0.05)
 
 
-def test_saved_is_loaded_with_auto_classes(vocabulary, source, texts, tmp_path):
+def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_path):
     folder = tmp_path / "new" / "cut"
-    vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # must not be saved
+    vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # these settings must not be saved
     assert not Vocabulary.is_in(folder)
     vocabulary.save(folder)
     assert Vocabulary.is_in(folder) and Vocabulary.is_in(str(folder))
@@ -302,7 +306,7 @@ def test_saving_into_a_folder_keeps_its_other_files(xlmr, english_and_chinese, t
     assert not list(tmp_path.parent.glob("*.tmp"))
 
 
-def test_interrupted_save_leaves_nothing_that_looks_whole(vocabulary, tmp_path, monkeypatch):
+def test_interrupted_save_leaves_no_folder(vocabulary, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
@@ -312,9 +316,9 @@ def test_interrupted_save_leaves_nothing_that_looks_whole(vocabulary, tmp_path, 
     assert not (tmp_path / "cut").exists()
 
 
-def test_only_the_source_is_the_source(vocabulary, source, pieces, tokenizer):
+def test_other_tokenizers_are_refused_as_source(vocabulary, source, pieces, tokenizer):
     assert vocabulary.is_cut_of(source)
-    source(["a", "b c"], padding=True, truncation=True, max_length=5)  # what was asked last does not matter
+    source(["a", "b c"], padding=True, truncation=True, max_length=5)  # settings of the last call do not matter
     assert vocabulary.is_cut_of(source)
     changed = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] - 1)]
     other = XLMRobertaTokenizer(vocab=[*changed, ("<mask>", 0.0)])
@@ -362,9 +366,11 @@ def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
         cut_vocabulary(Slow(), ["a"], 100)
 
 
-def test_a_class_that_does_not_keep_its_pipeline_is_refused(pieces, english_and_chinese):
+def test_class_that_replaces_its_pipeline_is_refused(pieces, english_and_chinese):
     tokenizer = XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)])
-    tokenizer.backend_tokenizer.normalizer = normalizers.NFKC()  # this class builds its own when it is loaded
+    tokenizer.backend_tokenizer.normalizer = (
+        normalizers.NFKC()
+    )  # this class builds its own normalizer when it is loaded
     with pytest.raises(ValueError, match="loads normalizer otherwise"):
         cut_vocabulary(tokenizer, english_and_chinese, SIZE)
 
@@ -380,7 +386,7 @@ def test_impossible_sizes_are_refused(xlmr, english_and_chinese):
         cut_vocabulary(xlmr, english_and_chinese, least - 1)
 
 
-def test_unfit_corpora_are_refused(xlmr, names):
+def test_unsuitable_corpora_are_refused(xlmr, names):
     for empty in ([], ["", "  "]):
         with pytest.raises(ValueError, match="empty"):
             cut_vocabulary(xlmr, empty, SIZE)
@@ -388,7 +394,7 @@ def test_unfit_corpora_are_refused(xlmr, names):
         cut_vocabulary(xlmr, "red apple", SIZE)
     with pytest.raises(ValueError, match="number 1 is None"):
         cut_vocabulary(xlmr, ["red apple", None], SIZE)
-    with pytest.raises(ValueError, match=r"100 % of the letters .* most of them Cyrillic \(\d+ %\)"):
+    with pytest.raises(ValueError, match=r"100 % of the letters .* mostly Cyrillic \(\d+ %\)"):
         cut_vocabulary(xlmr, names["ru"], SIZE)
     with pytest.raises(ValueError, match="Hangul"):
         cut_vocabulary(xlmr, [*names["en"][:1000], *names["ko"]], SIZE)
@@ -421,7 +427,7 @@ def test_corpus_is_read_by_language(tmp_path):
             read_corpus([f"{tmp_path}/{wrong}"])
 
 
-def test_held_out_sentences_follow_from_their_text():
+def test_held_out_sentences_depend_on_their_text():
     corpus = {"en": [str(number) for number in range(2000)] * 2}
     kept, held_out = hold_out(corpus, 0.1, seed=0)
     assert 300 < len(held_out["en"]) < 500 and not set(kept["en"]) & set(held_out["en"])
@@ -431,26 +437,36 @@ def test_held_out_sentences_follow_from_their_text():
 
 
 @pytest.fixture(scope="module")
-def workplace(xlmr, names, tmp_path_factory) -> Path:
-    """A source tokenizer and a corpus, as the command line reads them."""
+def source_folder(xlmr, names, tmp_path_factory) -> Path:
+    """A folder with a source tokenizer and a corpus, as the command reads them."""
     folder = tmp_path_factory.mktemp("vocabulary")
     xlmr.save_pretrained(folder / "source")
     pq.write_table(pa.table({"en": names["en"][:3000], "zh": names["zh"][:3000]}), folder / "names.parquet")
     return folder
 
 
-def test_command_writes_a_vocabulary(workplace, xlmr, run_python):
-    corpus, output = f"{workplace}/names.parquet", workplace / "cut"
-    arguments = ("--tokenizer", f"{workplace}/source", "--corpus", corpus, "--size", str(SIZE))
+def test_command_writes_a_vocabulary(source_folder, xlmr, run_python):
+    corpus, output = f"{source_folder}/names.parquet", source_folder / "cut"
+    arguments = ("--tokenizer", f"{source_folder}/source", "--corpus", corpus, "--size", str(SIZE))
     run = run_python("-m", "training.prepare.vocabulary", *arguments, "--output_dir", str(output))
     assert "same pieces" in run.stdout and "MiB saved" in run.stdout and "sentences/s" in run.stderr
     vocabulary = Vocabulary.load(output)
     assert len(vocabulary) == SIZE and vocabulary.is_cut_of(xlmr) and vocabulary.corpus == "names.parquet"
 
 
-def test_command_makes_a_curve(workplace, capsys):
-    corpus, output = f"{workplace}/names.parquet", workplace / "curve"
-    arguments = ["--tokenizer", f"{workplace}/source", "--corpus", corpus, "--curve", "3000", "2500", "--width", "8"]
+def test_command_measures_a_curve(source_folder, capsys):
+    corpus, output = f"{source_folder}/names.parquet", source_folder / "curve"
+    arguments = [
+        "--tokenizer",
+        f"{source_folder}/source",
+        "--corpus",
+        corpus,
+        "--curve",
+        "3000",
+        "2500",
+        "--width",
+        "8",
+    ]
     main([*arguments, "--held_out", f"{corpus}:en", "--attribution", "CLDR", "--output_dir", str(output)])
     capsys.readouterr()
     assert {path.name for path in output.iterdir()} == {"results.json", "curve.png"}
@@ -467,7 +483,7 @@ def test_command_makes_a_curve(workplace, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--size", "3000"], "corpus: --corpus is missing"),
+        (["--size", "3000"], "required: corpus"),
         (["--corpus", "CORPUS"], "neither --size"),
         (["--corpus", "CORPUS", "--size", "9"], "too small"),
         (["--corpus", "none.parquet", "--size", "3000"], "none.parquet"),
@@ -476,9 +492,9 @@ def test_command_makes_a_curve(workplace, capsys):
         (["--corpus", "CORPUS", "--size", "many"], "size"),
     ],
 )
-def test_command_says_what_is_wrong(workplace, capsys, arguments, message):
-    arguments = [argument.replace("CORPUS", f"{workplace}/names.parquet") for argument in arguments]
+def test_command_reports_invalid_options(source_folder, capsys, arguments, message):
+    arguments = [argument.replace("CORPUS", f"{source_folder}/names.parquet") for argument in arguments]
     with pytest.raises(SystemExit) as stop:
-        main(["--tokenizer", f"{workplace}/source", "--output_dir", str(workplace / "bad"), *arguments])
+        main(["--tokenizer", f"{source_folder}/source", "--output_dir", str(source_folder / "bad"), *arguments])
     assert stop.value.code == 2 and message in capsys.readouterr().err
-    assert not (workplace / "bad").exists()
+    assert not (source_folder / "bad").exists()

@@ -1,6 +1,7 @@
 import pytest
 
-from training.studies.benchmarks.loading import main, student_config
+from training.studies.benchmarks.loading import main
+from training.studies.benchmarks.measure_loading import student_config
 from training.utils.results import Results
 
 
@@ -17,7 +18,7 @@ def test_streams_are_compared_with_pillow_and_with_ready_tensors(corpus, tmp_pat
     assert not (tmp_path / "images").exists()
 
 
-def test_students_are_of_the_sizes_that_are_named():
+def test_students_have_the_image_size_of_their_recipe():
     assert (student_config("tiny").image_size, student_config("demo").image_size) == (224, 64)
     with pytest.raises(ValueError, match="no student size 'huge'"):
         student_config("huge")

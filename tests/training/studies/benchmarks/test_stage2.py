@@ -2,11 +2,12 @@ import json
 
 import pytest
 
-from training.studies.benchmarks import stage2
+from training.studies.benchmarks import measure_stage2, stage2
+from training.studies.benchmarks.options import Stage2Options
 from training.utils.results import Results
 
 OPTIONS = ["--image_size", "64", "--batch_size", "4", "--steps", "1", "--rounds", "1"]
-MEMORY = ["--memory_batches", "[8,16]", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]
+MEMORY = ["--memory_batches", "8", "16", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]
 
 
 @pytest.fixture
@@ -21,8 +22,8 @@ def measure(corpus, tmp_path):
     return run
 
 
-def test_memory_is_taken_apart_and_its_growth_is_a_ratio(measure, monkeypatch, tmp_path):
-    monkeypatch.setattr(stage2, "open_clip_rate", lambda *arguments: 10.0)
+def test_memory_is_the_sum_of_its_parts_and_growth_is_a_ratio(measure, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure_stage2, "open_clip_rate", lambda *arguments: 10.0)
     found = measure()
     above = []
     for batch in (8, 16):
@@ -31,7 +32,7 @@ def test_memory_is_taken_apart_and_its_growth_is_a_ratio(measure, monkeypatch, t
         matrix = found[f"batch {batch}, chunk 4", "similarities_mib"]
         assert pixels == pytest.approx(batch * 3 * 64 * 64 / 2**20, abs=1e-3) and matrix >= 0
         assert parts["above"] == pytest.approx(parts["total"] - parts["loaded"] - pixels - matrix, abs=0.1)
-        assert 200 < parts["loaded"] < parts["total"] < 4000  # torch alone takes more than the lower bound
+        assert 200 < parts["loaded"] < parts["total"] < 4000  # the lower bound is less than what torch alone takes
         above.append(parts["above"])
     assert found["gradient caching", "memory_growth"] == pytest.approx(above[1] / above[0], rel=1e-2)
     assert found["ours", "rate_over_open_clip"] == pytest.approx(found["ours", "images_per_s"] / 10.0, rel=1e-2)
@@ -41,8 +42,8 @@ def test_memory_is_taken_apart_and_its_growth_is_a_ratio(measure, monkeypatch, t
 
 def test_open_clip_trains_the_same_towers(tmp_path, corpus):
     pytest.importorskip("open_clip_train", reason="the extra `bench` is not installed")
-    options = stage2.Stage2Options(image_size=64, memory_batches=(8,), output_dir=str(tmp_path))
-    benchmark = stage2.Stage2Benchmark(options)
+    options = Stage2Options(image_size=64, memory_batches=[8], output_dir=str(tmp_path))
+    benchmark = measure_stage2.Stage2Benchmark(options, stage2.PROGRAM)
     benchmark.images = corpus / "train.parquet"
     benchmark.save_student(64)
-    assert stage2.open_clip_rate(tmp_path / "student", stage2.BACKBONE, benchmark.images, 64, 4, 2) > 0
+    assert measure_stage2.open_clip_rate(tmp_path / "student", measure_stage2.BACKBONE, benchmark.images, 64, 4, 2) > 0

@@ -22,7 +22,7 @@ def build_without_memory(name: str) -> DualEncoder:
 
 
 @pytest.mark.parametrize(("name", "limit"), [("tiny", 16), ("small", 40), ("base", 60)])
-def test_each_size_respects_its_limit(name, limit):
+def test_each_size_is_below_its_limit(name, limit):
     encoder = build_without_memory(name)
     parameters = count(encoder.image_tower) + count(encoder.text_tower)
     assert 0.5 * limit * MILLION < parameters <= limit * MILLION
@@ -33,13 +33,13 @@ def test_each_size_respects_its_limit(name, limit):
 @pytest.mark.parametrize(
     ("name", "image", "text"),
     [
-        # published, in millions; AltCLIP, CLIP and Chinese-CLIP ViT as a whole
+        # published numbers in millions; one number for both towers of AltCLIP, CLIP and Chinese-CLIP ViT
         ("altclip", None, 864),
         ("clip-vit-b-32", None, 151),
         ("chinese-clip-vit-b-16", None, 188),
         ("chinese-clip-rn50", 38, 39),
         ("mobileclip-s0", 11.4, 42.4),
-        # from open_clip's config; the README of apple/ml-mobileclip lists 42.4 for the text tower
+        # 63.4 by open_clip's config; the README of apple/ml-mobileclip lists 42.4 for the text tower
         ("mobileclip2-s0", 11.4, 63.4),
     ],
 )
@@ -58,6 +58,6 @@ def test_parameters_are_counted_without_memory():
     assert encoder.embedding_table.weight.shape == (49408, 512)
 
 
-def test_size_that_leaves_its_space_to_a_teacher_is_refused():
+def test_size_without_projection_dim_needs_a_teacher():
     with pytest.raises(ValueError, match=r"student.projection_dim is None: without a teacher both must be given"):
         student_model(load_size("tiny", projection_dim=None))

@@ -1,8 +1,8 @@
-"""Near-duplicates without comparing all pairs: only rows that share a band of their hash are compared.
+"""Near-duplicate search without comparing all pairs: only rows that share a band of their hash are compared.
 
-Hamming distance: of d + 1 bands, two hashes that differ in at most d bits share one, so that no pair is missed.
-Shared n-grams: MinHash (Broder, 1997) with bands as in Leskovec et al., "Mining of Massive Datasets", ch. 3.4; at the
-threshold at most one pair in a hundred is missed, and what shares a band is compared exactly.
+Hamming distance: two hashes that differ in at most d bits agree in at least one of d + 1 bands, so no pair is missed.
+Shared n-grams: MinHash (Broder, 1997) with bands as in Leskovec et al., "Mining of Massive Datasets", ch. 3.4. At the
+threshold at most 1 % of the pairs are missed. Rows that share a band are compared exactly.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import numpy as np
 HASH_BITS = 64
 CAPTION_BANDS = 16
 MAX_BAND_LENGTH = 8
-MISSED = 0.01
+MISS_RATE = 0.01
 
 
 def match_earlier(
@@ -27,21 +27,21 @@ def match_earlier(
     is_near: Callable[[int, np.ndarray], np.ndarray],
     num_reference: int = 0,
 ) -> np.ndarray:
-    """For each row the first earlier row that it is near to; rows that match an earlier one are no match for others.
+    """Match each row with the first earlier row that it is a near-duplicate of.
 
-    An equal row comes before a near one.
+    A row that matches an earlier row is not a candidate for later rows. An equal row takes precedence over a near one.
 
     Args:
-        identity: (N,) uint64, equal for equal rows, which are not compared again.
-        bands: (N, B) unsigned integers; rows are compared where one column is equal.
-        is_near: (row, rows (K,)) to (K,) bool.
-        num_reference: compare with the first so many rows alone; 0 compares with all.
+        identity: (N,) uint64, equal for equal rows; equal rows are not compared again.
+        bands: (N, B) unsigned integers; two rows are compared if they agree in at least one column.
+        is_near: Function from a row and K other rows, (K,) int64, to (K,) bool.
+        num_reference: Number of leading rows that serve as candidates; 0 uses all rows.
 
     Returns:
-        (N,) int64; a row without a match has itself.
+        (N,) int64, the matched row; the row itself if it has no match.
     """
     _, first, inverse = np.unique(identity, return_index=True, return_inverse=True)
-    distinct = np.sort(first)  # the first of equal rows stands for all
+    distinct = np.sort(first)  # only the first of equal rows is compared
     groups = [_Groups(column[distinct]) for column in bands.T]
     match = np.arange(len(distinct))
     for row in np.flatnonzero(np.any([group.start < group.position for group in groups], axis=0)).tolist():
@@ -59,14 +59,14 @@ def match_earlier(
 
 
 class _Groups:
-    """Rows by their value in one column.
+    """Rows grouped by their value in one column.
 
     Args:
-        column: (N,).
+        column: (N,) values, one per row.
     """
 
     def __init__(self, column: np.ndarray):
-        self.order = np.argsort(column, kind="stable")  # groups lie together, rows ascend within them
+        self.order = np.argsort(column, kind="stable")  # groups are contiguous, with ascending rows
         values = column[self.order]
         starts = np.flatnonzero(np.r_[True, values[1:] != values[:-1]]) if len(values) else np.zeros(0, np.int64)
         self.position = np.empty(len(column), np.int64)
@@ -75,12 +75,20 @@ class _Groups:
         self.start = np.repeat(starts, lengths)[self.position]
 
     def earlier(self, row: int) -> np.ndarray:
-        """Earlier rows with the same value, ascending."""
+        """Earlier rows with the same value, in ascending order."""
         return self.order[self.start[row] : self.position[row]]
 
 
 def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
-    """(N,) uint64 hashes to (N, distance + 1) uint64 bands, of which two hashes within the distance share one."""
+    """Split hashes into bands. Two hashes within the distance agree in at least one band.
+
+    Args:
+        hashes: (N,) uint64 hashes.
+        distance: Hamming distance in bits, 0..15.
+
+    Returns:
+        (N, distance + 1) uint64.
+    """
     edges = np.linspace(0, HASH_BITS, distance + 2).astype(np.uint64)
     if distance == 0:
         return hashes[:, None]
@@ -91,50 +99,65 @@ def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
 
 
 def hamming_distance(one: np.uint64, others: np.ndarray) -> np.ndarray:
-    """Bits by which (K,) uint64 hashes differ from one."""
+    """Number of bits by which hashes differ from one hash, (K,).
+
+    Args:
+        one: A hash.
+        others: (K,) uint64 hashes.
+    """
     return np.bitwise_count(others ^ one)
 
 
 def normalise(text: str) -> str:
-    """Compatibility form, case folded, words with single spaces between; punctuation is left out."""
+    """The text in NFKC, case-folded, without punctuation, with single spaces between words."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
 
 
 def shingles(text: str, size: int) -> set[str]:
-    """The character n-grams of a normalised text; a shorter text is its own."""
+    """Character n-grams of a normalised text. A text shorter than n is its own only n-gram.
+
+    Args:
+        text: Normalised text.
+        size: Length n in characters.
+    """
     return {text[start : start + size] for start in range(max(1, len(text) - size + 1))}
 
 
 def jaccard(first: set[str], second: set[str]) -> float:
-    """Share of what two sets have that both have, 0..1."""
+    """Jaccard similarity of two sets, 0..1: size of the intersection over size of the union.
+
+    Args:
+        first: First set, not empty.
+        second: Second set, not empty.
+    """
     return len(first & second) / len(first | second)
 
 
 def text_identity(text: str) -> int:
-    """64 bits, equal for equal texts."""
+    """A 64-bit hash of a text."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 class MinHash:
-    """Bands of texts: texts whose n-grams overlap by the threshold share at least one with probability 0.99.
+    """Computes MinHash bands. Two texts at the threshold share at least one band with probability 0.99.
 
     Args:
-        threshold: Jaccard similarity, 0.3..1.
-        size: n of the n-grams.
+        threshold: Jaccard similarity of the n-grams, 0.3..1.
+        size: Length of the n-grams in characters.
     """
 
     def __init__(self, threshold: float, size: int):
-        # each hash is shared with the probability of the similarity, a band with all of its hashes
-        share = 1 - MISSED ** (1 / CAPTION_BANDS)
+        # two texts share a hash with the probability of their similarity, and a band if they share all of its hashes
+        share = 1 - MISS_RATE ** (1 / CAPTION_BANDS)
         length = MAX_BAND_LENGTH if threshold == 1 else int(math.log(share) / math.log(threshold))
         self.length, self.size = min(max(length, 1), MAX_BAND_LENGTH), size
         num = CAPTION_BANDS * self.length
-        # fixed numbers that do not depend on any library's version
+        # constants from a hash, so that they do not depend on the version of a random number library
         drawn = np.frombuffer(hashlib.shake_256(b"minhash").digest(24 * num), "<u8").reshape(3, num)
         self._factors, self._offsets, self._mixers = drawn[0] | np.uint64(1), drawn[1], drawn[2] | np.uint64(1)
 
     def bands(self, text: str) -> np.ndarray:
-        """(16,) uint32 of a normalised text."""
+        """Bands of a normalised text, (16,) uint32."""
         values = np.array([zlib.crc32(part.encode("utf-8", "surrogatepass")) for part in shingles(text, self.size)])
         hashes = self._factors[:, None] * values.astype(np.uint64) + self._offsets[:, None]  # modulo 2**64
         signature = (hashes >> np.uint64(32)).min(axis=1) * self._mixers

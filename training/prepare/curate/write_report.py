@@ -1,4 +1,4 @@
-"""What was dropped and why: report.json, report.md and similarity.png."""
+"""Report of a curation: counts and samples per cause in report.json and report.md, and similarity.png."""
 
 import json
 from dataclasses import dataclass
@@ -14,59 +14,68 @@ from training.prepare.curate.options import CurateOptions
 from training.utils.files import atomic_write
 from training.utils.results import markdown_table
 
-REPORT_FILE, TABLE_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
+REPORT_FILE, MARKDOWN_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")
-MAX_SHOWN = 120  # characters of a sample in the table
+MAX_SAMPLE_LENGTH = 120  # characters of a caption in report.md
 
 
 @dataclass(frozen=True)
 class Report:
-    """Counts of one run.
+    """The report of one run.
 
     Args:
-        content: what report.json holds.
+        content: Content of report.json.
     """
 
     content: dict[str, Any]
 
     @property
     def columns(self) -> dict[str, dict[str, Any]]:
-        """`in`, `out` and `dropped` by cause, of the rows and of the captions of each language."""
+        """Counts of the rows and of the captions of each language: `in`, `out`, and `dropped` by cause."""
         return {"rows": self.content["rows"], **self.content["captions"]}
 
     def table(self) -> str:
-        """A Markdown table: a line a cause, a column for rows and for each language."""
+        """A Markdown table with a line per cause and a column for the rows and for each language."""
         columns = self.columns
-        lines = [["", "threshold", *columns], ["---", "---", *["---:"] * len(columns)]]
-        lines.append(["in", "", *(f"{column['in']:,}" for column in columns.values())])
+        lines = [["cause", "threshold", *columns], ["---", "---", *["---:"] * len(columns)]]
+        lines.append(["input", "", *(f"{column['in']:,}" for column in columns.values())])
         for cause in CAUSES:
             counts = [column["dropped"].get(cause, 0) for column in columns.values()]
             thresholds = {name: self.content["options"][name] for name in CAUSES[cause]}
             is_on = any(value is not None and value != [] and value != {} for value in thresholds.values())
             if cause != KEPT and (is_on or any(counts)):
-                shown = ", ".join(f"{name} {_plain(value)}" for name, value in thresholds.items())
-                lines.append([cause, shown, *(f"{count:,}" for count in counts)])
-        lines.append(["out", "", *(f"**{column['out']:,}**" for column in columns.values())])
+                values = ", ".join(f"{name} {_plain(value)}" for name, value in thresholds.items())
+                lines.append([cause, values, *(f"{count:,}" for count in counts)])
+        lines.append(["kept", "", *(f"**{column['out']:,}**" for column in columns.values())])
         return markdown_table(lines)
 
     def markdown(self) -> str:
-        """The table, what else was counted, and the samples."""
+        """Content of report.md: the table, further counts, and samples of dropped captions."""
         meta = self.content["meta"]
-        parts = [f"# Curation of {meta['data']}", f"`{meta['command']}`, commit {meta['commit']}, {meta['date']}"]
-        parts += [self.table(), "A dropped image takes its captions along; the first cause in this order counts."]
+        parts = [f"# Curation of {meta['data']}"]
+        parts += [f"Command: `{meta['command']}` (commit {meta['commit']}, {meta['date']})", self.table()]
+        parts.append(
+            "Each row and caption is counted under the first cause that applies, in the order of the table. Captions "
+            "of a dropped row are dropped with it."
+        )
         for language, counts in self.content["traditional"].items():
-            parts.append(f"Traditional Chinese ({language}): {counts['in']:,} captions in, {counts['out']:,} out.")
+            parts.append(
+                f"Captions in traditional Chinese ({language}): {counts['in']:,} in the input, {counts['out']:,} kept."
+            )
         for name, counts in self.content["excluded"].items():
-            parts.append(f"Excluded {name}: {counts['hashed']:,} images, {counts['rows']:,} rows like them.")
+            parts.append(
+                f"Excluded source {name}: {counts['hashed']:,} images; {counts['rows']:,} rows match one of them."
+            )
         for language, numbers in self.content["similarity"].items():
             quantiles = ", ".join(f"{share}: {value:.3f}" for share, value in numbers["quantiles"].items())
+            threshold = "not set" if numbers["threshold"] is None else f"{numbers['threshold']:.3f}"
             parts.append(
-                f"Similarity ({language}): {numbers['scored']:,} captions, quantiles {quantiles}; threshold "
-                f"{numbers['threshold']}."
+                f"Cosine of image and caption ({language}): {numbers['scored']:,} captions scored; quantiles "
+                f"{quantiles}; threshold {threshold}."
             )
         for cause, by_language in self.content["samples"].items():
-            parts.append(f"## {cause}")
+            parts.append(f"## Samples: {cause}")
             parts += ["\n".join(_sample_line(name, sample) for name in by_language for sample in by_language[name])]
         return "\n\n".join(parts) + "\n"
 
@@ -83,9 +92,11 @@ def _plain(value: Any) -> str:
 
 def _sample_line(language: str, sample: dict[str, Any]) -> str:
     text = " ".join((sample["text"] or "").split())
-    text = f"{text[:MAX_SHOWN]}…" if len(text) > MAX_SHOWN else text
-    like = f" (like row {sample['like_row']}{_quoted(sample.get('like_text'))})" if "like_row" in sample else ""
-    return f"- {language}, row {sample['row']}:{_quoted(text)}{like}"
+    text = f"{text[:MAX_SAMPLE_LENGTH]}…" if len(text) > MAX_SAMPLE_LENGTH else text
+    match = ""
+    if "like_row" in sample:
+        match = f" (near-duplicate of row {sample['like_row']}{_quoted(sample.get('like_text'))})"
+    return f"- {language}, row {sample['row']}:{_quoted(text)}{match}"
 
 
 def _quoted(text: str | None) -> str:
@@ -100,15 +111,15 @@ def write_report(
     meta: dict[str, Any],
     read_text: ReadText,
 ) -> Report:
-    """Count, look samples up, and write the three files.
+    """Write report.json, report.md and, if a teacher scored the captions, similarity.png.
 
     Args:
-        folder: where to.
-        decisions: with all causes filled in.
-        excluded: hashes by source.
-        options: thresholds.
-        meta: what made the numbers, as `training.utils.results.make_meta` gives it.
-        read_text: gives a caption's text.
+        folder: Folder to write to.
+        decisions: Facts with the final causes.
+        excluded: Hashes (E,) uint64 of the images of each excluded source.
+        options: Options of the run.
+        meta: Provenance of the numbers, as returned by `training.utils.results.make_meta`.
+        read_text: Function that returns the text of a caption.
     """
     facts = decisions.facts
     chinese = {language: captions for language, captions in facts.captions.items() if language == "zh"}
@@ -134,14 +145,14 @@ def write_report(
     }
     report = Report(content)
     _write(folder / REPORT_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
-    _write(folder / TABLE_FILE, report.markdown())
+    _write(folder / MARKDOWN_FILE, report.markdown())
     if content["similarity"]:
         plot_similarity(decisions, folder / PLOT_FILE)
     return report
 
 
 def _write(path: Path, text: str):
-    # a caption may hold half of a surrogate pair, which no UTF-8 file can
+    # a caption may contain a lone surrogate, which UTF-8 cannot encode
     with atomic_write(path) as scratch:
         scratch.write_text(text, encoding="utf-8", errors="replace")
 
@@ -155,8 +166,8 @@ def _count(cause: np.ndarray) -> dict[str, Any]:
 def _count_excluded(decisions: Decisions, excluded: dict[str, np.ndarray]) -> dict[str, dict[str, int]]:
     counts, first = {}, 0
     for name, hashes in excluded.items():
-        found = (decisions.excluded_by >= first) & (decisions.excluded_by < first + len(hashes))
-        counts[name] = {"hashed": len(hashes), "rows": int(found.sum())}
+        matches = (decisions.excluded_by >= first) & (decisions.excluded_by < first + len(hashes))
+        counts[name] = {"hashed": len(hashes), "rows": int(matches.sum())}
         first += len(hashes)
     return counts
 
@@ -170,14 +181,14 @@ def _summarise(captions: CaptionFacts, threshold: float | None) -> dict[str, Any
 
 
 def _samples(decisions: Decisions, num: int, read_text: ReadText) -> dict[str, dict[str, list[dict[str, Any]]]]:
-    """The first few dropped captions of each cause and language."""
+    """The first `num` dropped captions of each cause and language."""
     samples: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for cause, code in CODES.items():
         for language, captions in decisions.facts.captions.items():
-            found = np.flatnonzero(captions.cause == code)[:num]
-            if cause != KEPT and len(found):
+            dropped = np.flatnonzero(captions.cause == code)[:num]
+            if cause != KEPT and len(dropped):
                 samples.setdefault(cause, {})[language] = [
-                    _sample(decisions, language, int(index), cause, read_text) for index in found
+                    _sample(decisions, language, int(index), cause, read_text) for index in dropped
                 ]
     return samples
 
@@ -185,9 +196,9 @@ def _samples(decisions: Decisions, num: int, read_text: ReadText) -> dict[str, d
 def _sample(decisions: Decisions, language: str, index: int, cause: str, read_text: ReadText) -> dict[str, Any]:
     captions = decisions.facts.captions[language]
 
-    def text_of(which: int) -> str | None:
-        number = int(captions.number[which])
-        return None if number < 0 else read_text(language, int(captions.row[which]), number)
+    def text_of(caption: int) -> str | None:
+        number = int(captions.number[caption])
+        return None if number < 0 else read_text(language, int(captions.row[caption]), number)
 
     row = int(captions.row[index])
     sample: dict[str, Any] = {"row": row, "text": text_of(index)}
@@ -196,13 +207,18 @@ def _sample(decisions: Decisions, language: str, index: int, cause: str, read_te
     elif cause == "near-duplicate image":
         sample["like_row"] = int(decisions.image_like[row])
     elif cause == "near-duplicate caption":
-        like = int(decisions.caption_like[language][index])
-        sample |= {"like_row": int(captions.row[like]), "like_text": text_of(like)}
+        match = int(decisions.caption_like[language][index])
+        sample |= {"like_row": int(captions.row[match]), "like_text": text_of(match)}
     return sample
 
 
 def plot_similarity(decisions: Decisions, path: Path):
-    """A histogram of the cosines of each language, and where its threshold lies."""
+    """Plot a histogram of the cosines of each language, with its threshold as a dashed line.
+
+    Args:
+        decisions: Facts with similarities, and the thresholds.
+        path: Path of the PNG file.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 3.8), layout="constrained")
@@ -214,7 +230,7 @@ def plot_similarity(decisions: Decisions, path: Path):
         axis.hist(scored, bins=50, histtype="step", color=colour, label=f"{language}, {len(scored):,} captions")
         if language in decisions.thresholds:
             axis.axvline(decisions.thresholds[language], color=colour, ls="--", lw=1)
-    axis.set(title="similarity of images and captions; dashed: threshold", xlabel="cosine", ylabel="captions")
+    axis.set(title="Cosine of image and caption (dashed: threshold)", xlabel="cosine", ylabel="number of captions")
     axis.legend(frameon=False, fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     with atomic_write(path) as scratch:

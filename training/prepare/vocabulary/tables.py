@@ -1,22 +1,29 @@
-"""The numbers of a cut as rows, as a table and as an image."""
+"""The coverage of a cut as result rows, as a text table and as a plot."""
 
 from pathlib import Path
 
 from training.prepare.vocabulary.coverage import Coverage, table_mib
 from training.utils.results import Results, Row
 
+PROTOCOL = "compared with the source"
 COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")
 SHARES = ("same_pieces", "lost_characters", "unknown_characters", "unknown_pieces")
 COUNTS = ("pieces_per_sentence", "sentences", "characters")
 
 
-def rows_of(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
-    """What was measured of a vocabulary of this size, by language, and the MiB of its table."""
+def cut_rows(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
+    """Result rows of a cut: the coverage of each language, and the size of the embedding table.
+
+    Args:
+        size: Number of pieces of the cut.
+        width: Width of the embedding table.
+        coverages: Coverage by language.
+    """
     rows = [
         Row(
             model=f"{size} pieces",
             set="held_out",
-            protocol="as the source",
+            protocol=PROTOCOL,
             language=language,
             metric=metric,
             value=getattr(coverage, metric),
@@ -28,12 +35,18 @@ def rows_of(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
 
 
 def source_rows(size: int, width: int, coverages: dict[str, Coverage]) -> list[Row]:
-    """The same of the source itself."""
+    """Result rows of the source tokenizer.
+
+    Args:
+        size: Number of pieces of the source.
+        width: Width of the embedding table.
+        coverages: Coverage by language; the source's numbers are the same in that of any cut.
+    """
     rows = [
         Row(
             model="source",
             set="held_out",
-            protocol="as the source",
+            protocol=PROTOCOL,
             language=language,
             metric=metric,
             value=getattr(coverage, f"source_{metric}"),
@@ -50,11 +63,18 @@ def _table_row(model: str, size: int, width: int) -> Row:
     )
 
 
-def table(size: int, source_size: int, width: int, coverages: dict[str, Coverage]) -> str:
-    """A line a language, what the table weighs, and which characters were lost."""
+def text_table(size: int, source_size: int, width: int, coverages: dict[str, Coverage]) -> str:
+    """A text table: a line per language, the size of the embedding table, and the most frequent lost characters.
+
+    Args:
+        size: Number of pieces of the cut.
+        source_size: Number of pieces of the source.
+        width: Width of the embedding table.
+        coverages: Coverage by language.
+    """
     lines = [
         f"{'':10}{'sentences':>11}{'characters':>12}{'unknown':>10}{'(source)':>10}{'lost':>10}{'unknown pieces':>16}"
-        f"{'pieces a sentence':>26}{'same pieces':>13}"
+        f"{'pieces per sentence':>26}{'same pieces':>13}"
     ]
     for language, coverage in coverages.items():
         pieces = f"{coverage.source_pieces_per_sentence:.2f} -> {coverage.pieces_per_sentence:.2f}"
@@ -70,21 +90,28 @@ def table(size: int, source_size: int, width: int, coverages: dict[str, Coverage
     )
     for language, coverage in coverages.items():
         if coverage.lost:
-            most = " ".join(f"{character} {count}" for character, count in list(coverage.lost.items())[:20])
-            lines.append(f"lost, {language}: {len(coverage.lost)} characters, the most frequent {most}")
+            most_frequent = " ".join(f"{character} {count}" for character, count in list(coverage.lost.items())[:20])
+            lines.append(f"lost, {language}: {len(coverage.lost)} characters; most frequent: {most_frequent}")
     return "\n".join(lines)
 
 
 def plot_curve(results: Results, sizes: list[int], languages: list[str], path: str | Path):
-    """Sentences read as before, characters lost, and the table's MiB, over the size."""
+    """Plot unchanged sentences, lost characters and the size of the embedding table over the number of pieces.
+
+    Args:
+        results: Results with the rows of all sizes and of the source; the last row is the source's table.
+        sizes: Numbers of pieces, ascending.
+        languages: Languages to plot.
+        path: Path of the PNG file.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     axes = figure.subplots(1, 3)
     labels = [f"{size:,}" for size in sizes]
     panels = (
-        (axes[0], "same_pieces", "sentences read in the same pieces", "%"),
-        (axes[1], "lost_characters", "characters lost: the source knows them", "% of characters"),
+        (axes[0], "same_pieces", "sentences split into the same pieces", "% of sentences"),
+        (axes[1], "lost_characters", "characters known to the source only", "% of characters"),
     )
     for axis, metric, title, unit in panels:
         for language, colour in zip(languages, COLOURS, strict=False):
