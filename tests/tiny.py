@@ -1,4 +1,4 @@
-"""Tiny models of the true classes, and recipes around them. Everything random is seeded by the caller's recipe."""
+"""Tiny models of the real classes, and recipes for them. All random weights are seeded."""
 
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,8 @@ def make_model(vision: dict = VIT, text: dict = XLM_ROBERTA, seed: int = 0, **fi
 
 @torch.no_grad()
 def settle_statistics(model: DCCLIPModel) -> DCCLIPModel:
-    """Let BatchNorm see a batch, as after training: with its first statistics a deep random tower answers the same to
-    every image, and nobody would notice that the statistics got lost.
+    """Set the BatchNorm statistics from a batch, as after training. With the initial statistics, a deep random tower
+    returns the same for every image, and a test would not notice that the statistics were lost.
     """
     norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
     if norms:
@@ -109,7 +109,7 @@ def make_image_processor(size: int = IMAGE_SIZE) -> CLIPImageProcessor:
 
 
 def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """A teacher of the paper's family, with a text width other than its vision width and its joint width."""
+    """A teacher of the paper's family, whose text width, vision width and embedding width all differ."""
     torch.manual_seed(0)
     config = AltCLIPConfig(
         text_config={
@@ -132,7 +132,7 @@ def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
         projection_dim=PROJECTION_DIM,
     )
     model = AltCLIPModel(config)
-    with torch.no_grad():  # a norm that is the identity could be forgotten unnoticed
+    with torch.no_grad():  # a test would not notice a missing norm that is the identity
         for norm in (model.vision_model.post_layernorm, model.text_model.pre_LN):
             norm.weight.uniform_(0.5, 1.5)
             norm.bias.uniform_(-0.5, 0.5)
@@ -146,7 +146,7 @@ def student_config(**fields: Any) -> StudentConfig:
 
 
 def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[str, Any]:
-    """What every small run shares."""
+    """Fields that all small runs share."""
     data = DataConfig(train=str(source), in_memory=True)
     defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
@@ -161,5 +161,5 @@ def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[s
 
 
 def load_tiny_rows() -> Dataset:
-    """A source as recipes name one: `tests.tiny:load_tiny_rows`."""
+    """A data source that recipes name as `tests.tiny:load_tiny_rows`."""
     return Dataset.from_dict({"image": ["a.png", "b.png"], "en": ["red apple", "frog"], "zh": ["红苹果", "青蛙"]})

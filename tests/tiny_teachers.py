@@ -1,4 +1,4 @@
-"""A tiny teacher of every family, of the true class, whose towers and joint space all differ in width."""
+"""A tiny teacher of every family, of the real class, whose towers and embeddings all differ in width."""
 
 from pathlib import Path
 from typing import Any
@@ -65,16 +65,16 @@ TOWERS_OF_DUAL_ENCODERS = {
     "dual_clip_roberta": (VISION | {"model_type": "clip_vision_model"}, XLM_ROBERTA),
     "dual_convnext_bert": (CONVNEXT, BERT),
 }
-TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "siglip", "siglip2", *TOWERS_OF_DUAL_ENCODERS]
+TEACHERS = ["altclip", "chinese_clip", "clip", "dcclip", "metaclip_2", "siglip", "siglip2", *TOWERS_OF_DUAL_ENCODERS]
 
 
 def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTrainedModel:
-    """One of `TEACHERS`, or `metaclip_2`, in eval mode; its last token id ends a text.
+    """One of `TEACHERS`, in eval mode; the last token id ends a text.
 
     Args:
-        kind: a family, or two towers of one.
-        vocabulary: number of token ids.
-        text_fields: set in the text config.
+        kind: Family, or the two towers of a dual encoder.
+        vocabulary: Number of token ids.
+        text_fields: Fields to set in the text config.
     """
     torch.manual_seed(0)
     special = {"vocab_size": vocabulary, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": vocabulary - 1}
@@ -109,7 +109,7 @@ def make_teacher_model(kind: str, vocabulary: int, **text_fields: Any) -> PreTra
 
 @torch.no_grad()
 def _leave_no_identity(model: PreTrainedModel) -> PreTrainedModel:
-    """A norm or a bias that does nothing could be forgotten unnoticed, and so could a tiny projection."""
+    """Randomize norms, biases and projections: a test would not notice a missing norm that is the identity."""
     for module in model.modules():
         if isinstance(module, nn.LayerNorm):
             module.weight.uniform_(0.5, 1.5)
@@ -125,7 +125,7 @@ def _leave_no_identity(model: PreTrainedModel) -> PreTrainedModel:
 def save_teacher(
     kind: str, folder: Path, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype = torch.float32
 ) -> Path:
-    """A checkpoint of one of `TEACHERS`, or `metaclip_2`, with its processor."""
+    """A checkpoint of one of `TEACHERS` with its processor."""
     model: Any = make_teacher_model(kind, len(tokenizer))
     model.to(dtype).save_pretrained(folder)
     processors: dict[str, Any] = {

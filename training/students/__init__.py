@@ -1,6 +1,12 @@
-"""Students: built from a recipe or a size's name, with weights that are random, the teacher's, or a checkpoint's."""
+"""Students: small models built from a recipe or the name of a size.
 
-from training.students.build import build_student, load_student
+- `build.py`: a student with its processor, from a recipe, from a config alone or from a saved folder
+- `sources.py`: the pretrained towers that a student can inherit weights from
+- `inherit.py`: weights copied or cut from such a tower
+- `sizes.py`: the sizes tiny, small and base
+"""
+
+from training.students.build import build_student, load_student, student_model
 from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
 from training.students.sizes import SIZES, load_size
 from training.students.sources import SourceTower, open_source
@@ -15,4 +21,5 @@ __all__ = [
     "load_size",
     "load_student",
     "open_source",
+    "student_model",
 ]

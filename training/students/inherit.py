@@ -1,7 +1,7 @@
 """Weight inheritance: a student starts from a part of a larger pretrained tower.
 
 Source: the manual inheritance of TinyCLIP (Wu et al., ICCV 2023, "Weight Inheritance"), which keeps a part of the
-teacher's layers and channels. That they are evenly spaced, and that heads stay whole, is chosen here.
+teacher's layers and channels. Even spacing and whole heads are choices of this implementation.
 """
 
 import math
@@ -14,13 +14,14 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_dcclip import DCCLIPModel
-from training.students.sources import PROJECTIONS, SourceTower
-from training.teachers.families import ROBERTA_LIKE
+from training.students.sources import SourceTower
+from training.teachers.family import first_position
 
-# wrappers around a tower, which differ between the classes that hold it
+_PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}  # of the student
+# prefixes of weight names that depend on the class around the tower
 _WRAPPER = re.compile(r"^(?:(?:model|vision_model|text_model|bert|roberta)\.)+")
 _LAYER = re.compile(r"^(?:encoder\.|transformer\.)?layers?\.(\d+)\.")
-# what the dimensions of a layer's matrices stand for; all others are of the residual width, or not cut
+# roles of the dimensions of a layer's matrices; all other dimensions have the residual width, or are not cut
 _ROLES = (
     (re.compile(r"(?:query|key|value|[qkv]_proj|[qkv]_lin)\.\w+$"), ("heads", "width")),
     (re.compile(r"(?:attention\.output\.dense|out_proj|o_proj|out_lin)\.weight$"), ("width", "heads")),
@@ -32,15 +33,15 @@ _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 @dataclass(frozen=True)
 class Inheritance:
-    """What one tower of a student took over, by the student's names.
+    """Weights that one tower of a student inherited, by the student's names.
 
     Args:
-        source: name of the source.
-        tower: `vision` or `text`.
-        whole: weights copied as they are.
-        cut: weights of which a part was copied, or that were resampled.
-        random: weights that the source does not have.
-        tokens: how many pieces of the student's vocabulary have an embedding in the source, and of how many.
+        source: Name of the source.
+        tower: Kind of tower, `vision` or `text`.
+        whole: Names of the weights that were copied unchanged.
+        cut: Names of the weights that were copied in part or resampled.
+        random: Names of the weights that the source does not have.
+        tokens: Number of the student's tokens that have an embedding in the source, and number of all its tokens.
     """
 
     source: str
@@ -60,52 +61,62 @@ class Inheritance:
 
 @torch.no_grad()
 def inherit_weights(student: DCCLIPModel, source: SourceTower, tokens: Tensor | None = None) -> Inheritance:
-    """Copy into one tower of a student what a source has of it.
+    """Copy the weights of a source into one tower of a student.
 
-    Weights are matched by name. Between transformers, a deeper source gives evenly spaced layers, a wider one evenly
-    spaced channels: one set of channels for the residual stream, whole attention heads where their width agrees, and
-    channels of the feed-forward layers. Any other tower, such as a convolutional backbone, takes over what agrees in
-    name and shape: a student of the source's first stages starts as they are.
+    Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
+    spaced channels from a wider one: one set of channels for the residual stream, whole attention heads if their width
+    agrees, and channels of the feed-forward layers. Any other tower, such as a convolutional backbone, inherits the
+    weights that agree in name and shape: a student with the source's first stages starts with their weights.
 
     Args:
-        student: its tower and its projection are changed in place.
-        source: of the same kind of tower.
-        tokens: (V,) int64, the source's id of each token of the student, or -1 (see `match_tokens`); None where the
+        student: Student whose tower and projection are changed in place.
+        source: Source of the same kind of tower.
+        tokens: The source's id of each token of the student, or -1 (see `match_tokens`), (V,) int64; None if the
             vocabularies are the same.
 
+    Returns:
+        Names of the weights that were inherited, and of those that stay random.
+
     Raises:
-        ValueError: the student is larger than the source, or there was nothing to inherit.
+        ValueError: The student is larger than the source, or no weight agrees.
 
     Source: Wu et al., TinyCLIP, ICCV 2023, "Weight Inheritance".
     """
     tower = getattr(student, f"{source.tower}_model")
     cutter = _Cutter(source, tower, tokens)
     pairs = {f"{source.tower}_model.{name}": cutter.pair(name, target) for name, target in tower.state_dict().items()}
-    projection = PROJECTIONS[source.tower]
+    projection = _PROJECTIONS[source.tower]
     pairs[projection] = cutter.pair_projection(student.get_parameter(projection))
     report = Inheritance(source.name, source.tower, tokens=cutter.count_tokens())
     for name, target in student.state_dict().items():
-        if name not in pairs:  # the other tower's
+        if name not in pairs:  # a weight of the other tower
             continue
-        theirs, value = pairs[name]
+        source_value, value = pairs[name]
         if value is None:
             report.random.append(name)
             continue
         target.copy_(value)
-        (report.whole if value is theirs else report.cut).append(name)
+        (report.whole if value is source_value else report.cut).append(name)
     if not report.whole and not report.cut:
         raise ValueError(
-            f"student.{source.tower}_init: no weight of {source.name!r} has a name and shape that the student has "
-            f"too. Give the student its layers, or set student.{source.tower}_init to 'random'."
+            f"student.{source.tower}_init: no weight of {source.name!r} agrees with the student in name and "
+            f"shape. Give the student the source's layers, or set student.{source.tower}_init to 'random'."
         )
     return report
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:
-    """(count,) int64, distinct indices into `total`, from the first to the last.
+    """Select evenly spaced indices, from the first to the last.
+
+    Args:
+        total: Number of items to select from.
+        count: Number of indices, at most `total`.
+
+    Returns:
+        (count,) int64, distinct and ascending.
 
     Raises:
-        ValueError: there are fewer than `count`.
+        ValueError: `count` is more than `total`.
     """
     if count > total:
         raise ValueError(f"cannot select {count} of {total}; give the student at most as many as its source has.")
@@ -113,21 +124,21 @@ def evenly_spaced(total: int, count: int) -> Tensor:
 
 
 class _Cutter:
-    """Finds what a student's weight is in the source, and cuts it to the student's shape."""
+    """Looks up a student's weight in the source, and cuts it to the student's shape."""
 
     def __init__(self, source: SourceTower, tower: PreTrainedModel, tokens: Tensor | None):
-        self.source, self.theirs, self.ours = source, source.config, tower.config
+        self.source, self.source_config, self.config = source, source.config, tower.config
         self.weights = {_canonical(name): tensor for name, tensor in source.weights.items()}
-        self.can_cut = _is_transformer(self.theirs) and _is_transformer(self.ours)
+        self.can_cut = _is_transformer(self.source_config) and _is_transformer(self.config)
         self.embedding = _embedding_name(tower) if source.tower == "text" else None
         self.tokens = tokens
         if self.can_cut:
             for size in ("num_hidden_layers", "hidden_size", "intermediate_size"):
                 self._refuse_larger(size)
-            self.layers = evenly_spaced(self.theirs.num_hidden_layers, self.ours.num_hidden_layers).tolist()
+            self.layers = evenly_spaced(self.source_config.num_hidden_layers, self.config.num_hidden_layers).tolist()
 
     def pair(self, name: str, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The source's weight, and what the student takes of it: the same, a part, or None."""
+        """The source's weight, and the value for the student: the same tensor, a part of it, or None."""
         name = _canonical(name)
         if self.can_cut and (match := _LAYER.match(name)):
             name = f"layers.{self.layers[int(match[1])]}.{name[match.end() :]}"
@@ -139,8 +150,9 @@ class _Cutter:
         return tensor, tensor if tensor.shape == target.shape else None
 
     def pair_projection(self, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """The same for the projection onto the shared space: it reads the residual stream, if nothing lies between."""
+        """The same for the projection to the embedding space."""
         tensor = self.source.projection
+        # with a transformation between, the projection's input is not the residual stream
         if tensor is None or "transformation.weight" in self.weights:
             return None, None
         if self.can_cut and len(tensor) == len(target):
@@ -148,10 +160,10 @@ class _Cutter:
         return tensor, tensor if tensor.shape == target.shape else None
 
     def count_tokens(self) -> tuple[int, int] | None:
-        """How many of the student's tokens have an embedding in the source, and of how many."""
+        """Number of the student's tokens that have an embedding in the source, and number of all its tokens."""
         if self.embedding not in self.weights:
             return None
-        rows = self._token_rows(len(self.weights[self.embedding]), self.ours.vocab_size)
+        rows = self._token_rows(len(self.weights[self.embedding]), self.config.vocab_size)
         return int((rows >= 0).sum()), len(rows)
 
     def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
@@ -166,14 +178,14 @@ class _Cutter:
         return self._cut(tensor, target.shape, roles)
 
     def _cut(self, tensor: Tensor, shape: tuple[int, ...], roles: tuple[str, ...]) -> Tensor | None:
-        """Select along each dimension that is larger than the student's; None where no rule says how."""
+        """Select along each dimension that is larger than the student's; None if no rule applies."""
         if tensor.ndim != len(shape):
             return None
         for dimension, (total, count) in enumerate(zip(tensor.shape, shape, strict=True)):
             if total == count:
                 continue
             role = roles[dimension]
-            if role == "width" and (total, count) != (self.theirs.hidden_size, self.ours.hidden_size):
+            if role == "width" and (total, count) != (self.source_config.hidden_size, self.config.hidden_size):
                 return None
             chosen = self._head_channels(total, count) if role == "heads" else evenly_spaced(total, count)
             tensor = tensor.index_select(dimension, chosen.to(tensor.device))
@@ -183,16 +195,16 @@ class _Cutter:
         return self._cut(tensor, (*tensor.shape[:-1], target.shape[-1]), ("width",) * tensor.ndim)
 
     def _head_channels(self, total: int, count: int) -> Tensor:
-        """Whole heads where their width agrees; evenly spaced channels of evenly spaced heads otherwise."""
-        their_heads, heads = self.theirs.num_attention_heads, self.ours.num_attention_heads
-        their_width, width = total // their_heads, count // heads
-        if heads > their_heads or width > their_width:
+        """Whole heads if their width agrees; otherwise evenly spaced channels of evenly spaced heads."""
+        source_heads, heads = self.source_config.num_attention_heads, self.config.num_attention_heads
+        source_width, width = total // source_heads, count // heads
+        if heads > source_heads or width > source_width:
             return evenly_spaced(total, count)
-        channels = evenly_spaced(their_heads, heads)[:, None] * their_width + evenly_spaced(their_width, width)
+        channels = evenly_spaced(source_heads, heads)[:, None] * source_width + evenly_spaced(source_width, width)
         return channels.flatten()  # (heads, width) -> (count,)
 
     def _take_rows(self, tensor: Tensor, target: Tensor, rows: Tensor) -> Tensor | None:
-        """A table's rows; where `rows` is -1, the student's own stay."""
+        """Rows of a table; where `rows` is -1, the student keeps its own row."""
         cut = self._cut_columns(tensor, target)
         if cut is None or torch.equal(rows, torch.arange(len(tensor))):
             return cut
@@ -201,53 +213,53 @@ class _Cutter:
         values[known] = cut[rows[known]].to(values)
         return values
 
-    def _token_rows(self, available: int, wanted: int) -> Tensor:
-        tokens = torch.arange(wanted) if self.tokens is None else self.tokens
-        rows = torch.full((wanted,), -1)  # a table may have more rows than the tokenizer has tokens
-        rows[: len(tokens)] = tokens[:wanted]
+    def _token_rows(self, available: int, num_rows: int) -> Tensor:
+        tokens = torch.arange(num_rows) if self.tokens is None else self.tokens
+        rows = torch.full((num_rows,), -1)  # a table may have more rows than the tokenizer has tokens
+        rows[: len(tokens)] = tokens[:num_rows]
         return rows.masked_fill(rows >= available, -1)
 
     def _take_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        rows = torch.arange(len(target)) + _first_position(self.theirs) - _first_position(self.ours)
+        rows = torch.arange(len(target)) + first_position(self.source_config) - first_position(self.config)
         if rows[-1] >= len(tensor):
             raise ValueError(
-                f"student.text_config.max_position_embeddings is {len(target)}, of which {self.source.name!r} has "
+                f"student.text_config.max_position_embeddings is {len(target)}, but {self.source.name!r} has "
                 f"only {len(tensor) - int(rows[0])}. Set it to at most that, or student.text_init to 'random'."
             )
         return self._take_rows(tensor, target, rows.clamp_min(-1))
 
     def _resample_positions(self, tensor: Tensor, target: Tensor) -> Tensor | None:
-        """The patch grid of another image or patch size; the tokens before it stay as they are."""
+        """Resample a patch grid to another image or patch size; the positions of prefix tokens stay unchanged."""
         cut = self._cut_columns(tensor, target)
         if cut is None or cut.shape == target.shape:
             return cut
         count, available = target.shape[-2], cut.shape[-2]
-        edge, their_edge = math.isqrt(count), math.isqrt(available)
+        edge, source_edge = math.isqrt(count), math.isqrt(available)
         prefix = count - edge**2
-        if available - their_edge**2 != prefix:
+        if available - source_edge**2 != prefix:
             return None
         batch = cut.reshape(1, *cut.shape[-2:])  # (N, D) or (1, N, D) -> (1, N, D)
-        return resample_abs_pos_embed(batch, [edge, edge], [their_edge, their_edge], prefix).reshape(target.shape)
+        return resample_abs_pos_embed(batch, [edge, edge], [source_edge, source_edge], prefix).reshape(target.shape)
 
     def _refuse_larger(self, size: str):
-        theirs, ours = getattr(self.theirs, size, None), getattr(self.ours, size, None)
-        if isinstance(theirs, int) and isinstance(ours, int) and ours > theirs:
+        limit, value = getattr(self.source_config, size, None), getattr(self.config, size, None)
+        if isinstance(limit, int) and isinstance(value, int) and value > limit:
             raise ValueError(
-                f"student.{self.source.tower}_config.{size} is {ours}, {self.source.name!r} has {theirs}: a student "
-                f"cannot inherit more than there is. Set it to at most {theirs}, or "
+                f"student.{self.source.tower}_config.{size} is {value}, {self.source.name!r} has {limit}: a student "
+                f"cannot be larger than its source. Set it to at most {limit}, or "
                 f"student.{self.source.tower}_init to 'random'."
             )
 
 
 def _canonical(name: str) -> str:
-    """The name of a weight without what only says which class holds its tower."""
-    # timm's feature extractor, which cuts a backbone short, names it with one level more
+    """The name of a weight, independent of the class around the tower."""
+    # timm's feature extractor, which cuts off the last stages of a backbone, adds one level to the names
     name = _WRAPPER.sub("", name).replace("timm_model.model.", "timm_model.")
     return _LAYER.sub(r"layers.\1.", name)
 
 
 def _is_transformer(config: PreTrainedConfig) -> bool:
-    """Whether all layers are alike, so that layers and channels can be chosen among."""
+    """Whether all layers have the same shape, so that layers and channels can be selected."""
     return all(isinstance(getattr(config, size, None), int) for size in _SIZES)
 
 
@@ -256,10 +268,6 @@ def _embedding_name(tower: PreTrainedModel) -> str:
     return _canonical(next(f"{name}.weight" for name, module in tower.named_modules() if module is table))
 
 
-def _first_position(config: PreTrainedConfig) -> int:
-    return config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
-
-
-def _first_rows(available: int, wanted: int) -> Tensor:
-    rows = torch.arange(wanted)
+def _first_rows(available: int, num_rows: int) -> Tensor:
+    rows = torch.arange(num_rows)
     return rows.masked_fill(rows >= available, -1)

@@ -1,4 +1,4 @@
-"""The sizes that students come in: recipes of a StudentConfig, and no code."""
+"""The sizes of students. A size is a recipe in `training/configs/students/`, no code."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ SIZES = ("tiny", "small", "base")
 
 
 def load_size(name: str, **overrides: Any) -> StudentConfig:
-    """The student of a size.
+    """Load the student of a size.
 
     Args:
-        name: one of `SIZES`.
-        overrides: fields of [`StudentConfig`] in place of the size's, such as `vision_init="random"`.
+        name: Size, one of `SIZES`.
+        overrides: Fields of `StudentConfig` that replace those of the size, such as `vision_init="random"`.
 
     Raises:
-        ValueError: there is no such size, or a field is unknown or of a wrong type.
+        ValueError: There is no such size, or a field is unknown or of a wrong type.
     """
     if name not in SIZES:
         raise ValueError(f"there is no student size {name!r}; choose one of {', '.join(SIZES)}.")

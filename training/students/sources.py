@@ -1,5 +1,6 @@
-"""Where a student's tower can get its weights from: the teacher, or a checkpoint of one tower or of a whole model."""
+"""Sources of a tower's weights: the teacher, or a checkpoint of one tower or of a dual encoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,20 +8,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
-from training.teachers import Teacher
+from training.teachers import FAMILIES, Teacher
 from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
-PROJECTIONS = {"vision": "visual_projection.weight", "text": "text_projection.weight"}
-
-# towers that exist inside a dual encoder alone, and the class of its own that computes the same
-_STAND_INS = {
-    "altclip_vision_model": "clip_vision_model",
-    "altclip_text_model": "xlm-roberta",
-    "chinese_clip_text_model": "bert",
-}
-# what a checkpoint's config says of its classes and its file, and not of its tower
-_NOT_THE_TOWERS = {
+# fields of a checkpoint's config that describe its classes and its file, not its tower
+_NOT_OF_THE_TOWER = {
     "_name_or_path",
     "architectures",
     "dtype",
@@ -39,17 +32,17 @@ class SourceTower:
 
     Args:
         name: Hub id or folder.
-        tower: `vision` or `text`.
-        config: its transformers config.
-        weights: by the names that the tower itself gives them.
-        projection: (projection_dim, width), where the source is a dual encoder.
-        tokenizer: of a text tower.
+        tower: Kind of tower, `vision` or `text`.
+        config: Transformers config of the tower.
+        weights: Weights by the names that the tower itself uses.
+        projection: Matrix of the projection, (projection_dim, width), if the source is a dual encoder.
+        tokenizer: Tokenizer of a text tower.
     """
 
     name: str
     tower: str
     config: PreTrainedConfig
-    weights: dict[str, Tensor]
+    weights: Mapping[str, Tensor]
     projection: Tensor | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -58,23 +51,23 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
     """Load the weights of one tower.
 
     Args:
-        init: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
-        tower: `vision` or `text`.
-        teacher: the one that `teacher` stands for; a teacher that holds no tower loads this one for the time being.
+        init: Source of the weights: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
+        tower: Kind of tower, `vision` or `text`.
+        teacher: Teacher that `teacher` refers to. If its tower is not loaded, it is loaded for this call.
 
     Raises:
-        ValueError: there is no such checkpoint, it has no tokenizer, or no teacher is given.
+        ValueError: There is no such checkpoint, it has no tokenizer, or there is no teacher.
     """
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
-        owner = _given(teacher, tower) if init == TEACHER else Teacher.from_pretrained(init, towers=(tower,))
-        weights = owner.with_towers((tower,)).state_dict()
+        owner = _require(teacher, tower) if init == TEACHER else Teacher.from_pretrained(init, towers=(tower,))
+        weights, projection = owner.with_towers((tower,)).tower_weights(tower)
         return SourceTower(
             name=owner.name,
             tower=tower,
             config=_tower_of(config, tower),
-            weights=_below(f"{tower}_model.", weights),
-            projection=weights.get(PROJECTIONS[tower]),
+            weights=weights,
+            projection=projection,
             tokenizer=owner.tokenizer,
         )
     tokenizer = load_tokenizer(init, "student.text_init") if tower == "text" else None
@@ -83,30 +76,39 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
 
 
 def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict[str, Any]:
-    """The config of a source's tower with its `model_type`, as a student can be built from it.
+    """Read the config of a source's tower, in the form from which a student is built.
+
+    Args:
+        init: Source of the weights, as in `open_source`.
+        tower: Kind of tower, `vision` or `text`.
+        teacher: Teacher that `teacher` refers to.
+
+    Returns:
+        Fields of the transformers config, with `model_type`.
 
     Raises:
-        ValueError: there is no such checkpoint, or no teacher is given.
+        ValueError: There is no such checkpoint, or there is no teacher.
     """
     config = _tower_of(_read_config(init, tower, teacher), tower)
-    model_type = _STAND_INS.get(config.model_type, config.model_type)
-    known = AutoConfig.for_model(model_type).to_dict().keys() - _NOT_THE_TOWERS
+    standalone = {name: other for family in FAMILIES.values() for name, other in family.standalone_towers.items()}
+    model_type = standalone.get(config.model_type, config.model_type)
+    known = AutoConfig.for_model(model_type).to_dict().keys() - _NOT_OF_THE_TOWER
     return {key: value for key, value in config.to_dict().items() if key in known} | {"model_type": model_type}
 
 
 def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedConfig:
     if init == TEACHER:
-        return _given(teacher, tower).config
+        return _require(teacher, tower).config
     try:
         return AutoConfig.from_pretrained(init)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"student.{tower}_init: {init!r} is neither 'random', 'teacher', a folder with a config.json nor on the "
-            f"Hub. Name the checkpoint of a tower or of a whole model. ({error})"
+            f"Hub. Name the checkpoint of a tower or of a dual encoder. ({error})"
         ) from error
 
 
-def _given(teacher: Teacher | None, tower: str) -> Teacher:
+def _require(teacher: Teacher | None, tower: str) -> Teacher:
     if teacher is None:
         raise ValueError(
             f"student.{tower}_init is 'teacher', but no teacher is given. Name one, or set student.{tower}_init to "
@@ -121,7 +123,3 @@ def _is_dual_encoder(config: PreTrainedConfig) -> bool:
 
 def _tower_of(config: PreTrainedConfig, tower: str) -> PreTrainedConfig:
     return getattr(config, f"{tower}_config") if _is_dual_encoder(config) else config
-
-
-def _below(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}

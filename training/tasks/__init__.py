@@ -1,4 +1,13 @@
-"""The two stages as tasks: a batch in, named losses out. A task knows student, targets and losses; no optimizer."""
+"""The two training stages as tasks: a batch in, named losses out. A task knows no optimizer.
+
+- `task.py`: what both stages share
+- `distill.py`: stage 1, each tower learns from its teacher tower
+- `align.py`: stage 2, both towers learn from pairs of images and captions
+- `loss_table.py`: the losses of stage 2, one row each
+- `losses.py`: the losses as pure functions
+- `gather.py`: embeddings of all processes in one loss
+- `grad_cache.py`: large batches in chunks
+"""
 
 from training.tasks.align import AlignTask
 from training.tasks.distill import DistillTask

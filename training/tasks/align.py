@@ -1,6 +1,5 @@
 """Stage 2 as a task."""
 
-from itertools import combinations
 from typing import Any
 
 import torch
@@ -8,42 +7,34 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
+from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks.gather import gather, gather_pairs
-from training.tasks.losses import (
-    SIGMOID_BIAS,
-    affinity_loss,
-    clamp_logit_scale,
-    embedding_loss,
-    info_nce,
-    interactive_loss,
-    positives,
-    sigmoid_loss,
-    text_positives,
-)
+from training.tasks.loss_table import Loss, LossInputs, active_losses
+from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, positives
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource
 
 
 class AlignTask(Task):
-    """Stage 2: images and captions find each other, a term for each language, and an anchor holds the student to
-    the teacher's embeddings. Terms between languages and further terms of the teacher are there where they are
-    weighted.
+    """Stage 2: both towers learn which captions match which images.
 
-    Every term sees the batches of all processes, so each process computes the same losses.
+    The loss is a weighted sum of the rows of `LOSSES` that the recipe turns on: a contrastive loss per language and,
+    optionally, losses that keep the student close to its teacher or compare captions across languages. Every loss is
+    computed on the batches of all processes, so each process computes the same losses.
 
     Args:
-        student: the model that learns.
-        augment: random views.
-        normalize: the student's own statistics.
-        targets: the teacher's answers, where there is one.
-        recipe: the loss and the weights.
-        languages: of the batch's `language` ids, in order.
-        teacher_logit_scale: the teacher's factor on cosines.
+        student: Model that is trained.
+        augment: Augmentation of the images.
+        normalize: Normalization with the student's mean and standard deviation.
+        targets: Distillation targets; None without a teacher.
+        recipe: Recipe with the choice of the loss and the weights.
+        languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
+        teacher_logit_scale: Factor on the teacher's cosines.
 
     Raises:
-        ValueError: the recipe weights a language that the data do not have, or leaves one out; or it weights a term
-            that needs a teacher or a second language, and there is none.
+        ValueError: The recipe weights a language that the data lack, or leaves one out; or it weights a loss that
+            needs a teacher or a second language, and there is none.
     """
 
     def __init__(
@@ -57,138 +48,109 @@ class AlignTask(Task):
         teacher_logit_scale: float = 1.0,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
-        _check_weights(recipe, languages, targets is not None)
+        self.losses = active_losses(recipe, languages, targets is not None)
         self.recipe, self.languages, self.teacher_logit_scale = recipe, languages, teacher_logit_scale
         self.chunk_size = recipe.chunk_size
-        # it shifts all similarities alike, which no use of the student looks at: a part of the training, not of it
-        self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if recipe.loss == "sigmoid" else None
+        # a bias shifts all similarities equally and has no use after training, so it belongs to the task
+        needs_bias = any(loss.needs_bias for loss in self.losses)
+        self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
 
     def updates_statistics(self, name: str) -> bool:
-        """As in stage 1, unless the recipe freezes all statistics."""
+        """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them.
+
+        Args:
+            name: Name of the layer in the student.
+        """
         return not self.recipe.freeze_batch_norm and self.learns(name)
 
-    def forward(self, batch: dict[str, Any], encode_only: bool = False) -> dict[str, Tensor]:
-        """Losses by name; `loss` is their weighted sum. With `encode_only`, what they are made of: the student's
-        embeddings `image` (B, D) and `text` (T, D), not normalised, `logit_scale` (its factor on cosines) and, for
-        the sigmoid loss, `logit_bias`.
+    def forward(self, batch: Batch, encode_only: bool = False) -> dict[str, Tensor]:
+        """Compute the losses of a batch.
+
+        Args:
+            batch: Batch on the device.
+            encode_only: Whether to return the student's outputs instead of the losses.
+
+        Returns:
+            Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
+            (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs it, `logit_bias`.
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
         _, text = self.encode_texts(batch)
         outputs = {"image": image.float(), "text": text.float(), "logit_scale": self.student.logit_scale.exp()}
         if self.logit_bias is not None:
-            outputs["logit_bias"] = self.logit_bias.clone()  # DDP looks behind outputs, not at them, for parameters
-        return outputs if encode_only else self.compare(outputs | self.answers(batch, images), batch)
+            # DDP finds used parameters through the graph of the outputs, so a parameter itself cannot be an output
+            outputs["logit_bias"] = self.logit_bias.clone()
+        if encode_only:
+            return outputs
+        return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
 
-    def answers(self, batch: dict[str, Any], images: Tensor | None = None) -> dict[str, Tensor]:
-        """The teacher's embeddings `teacher_image` (B, D) and `teacher_text` (T, D); nothing without a teacher.
+    def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
+        """The teacher's embeddings of a batch.
 
         Args:
-            batch: on the device.
-            images: the augmented images, where they are at hand.
+            batch: Batch on the device.
+            images: Augmented images of the batch, if they are already computed.
+
+        Returns:
+            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized; nothing without a teacher.
         """
         if self.targets is None:
             return {}
         image = self.targets.images(self.augmented_images(batch) if images is None else images, batch).embedding
         return {"teacher_image": image.float(), "teacher_text": self.targets.texts(batch).embedding.float()}
 
-    def compare(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses by name over the batches of all processes, in float32.
+    def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Losses over the batches of all processes, in float32.
 
         Args:
-            outputs: what `forward` with `encode_only` and `answers` give for this batch.
-            batch: which pairs are right.
+            outputs: Outputs of student and teacher for this batch, from `forward` with `encode_only` and
+                `teacher_outputs`.
+            batch: Batch whose captions and rows determine the matching pairs.
+
+        Returns:
+            Losses by name; `loss` is their weighted sum.
         """
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
             outputs = {name: gather(value) if value.ndim else value for name, value in outputs.items()}
-            return self._losses(outputs, pairs)
+            inputs = LossInputs.from_outputs(
+                outputs,
+                teacher_logit_scale=self.teacher_logit_scale,
+                positive=positives(pairs["owner"], pairs["caption_ids"], len(outputs["image"]), pairs["rows"]),
+                language=pairs["language"],
+                num_languages=len(self.languages),
+            )
+            return self._weighted_sum(inputs)
 
-    def _losses(self, outputs: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
-        recipe, weights = self.recipe, self.recipe.language_weights
-        unit = {name: nn.functional.normalize(value, dim=-1) for name, value in outputs.items() if value.ndim}
-        positive = positives(pairs["owner"], pairs["caption_ids"], len(unit["image"]), pairs["rows"])
-        losses: dict[str, Tensor] = {}
+    def _weighted_sum(self, inputs: LossInputs) -> dict[str, Tensor]:
+        weights = self.recipe.language_weights
+        values: dict[str, Tensor] = {}
         total: Any = 0
-        num_read = 0
+        num_present = 0  # languages with a caption in the batch
         for number, language in enumerate(self.languages):
-            chosen = pairs["language"] == number
-            num_read += int(chosen.any())
-            texts = {name: value[chosen] if name.endswith("text") else value for name, value in unit.items()}
-            for name, (weight, value) in self._pair_terms(outputs, texts, positive[:, chosen]).items():
-                losses[f"{name}_{language}"] = value
-                total = total + weight * weights[language] * value
-        # with all languages in the batch their weighted mean; a batch of some of them weighs as much, at their weights
-        total = total / (sum(weights.values()) * max(1, num_read) / len(self.languages))
-        if recipe.text_text_weight:
-            losses["text_text"] = self._between_languages(outputs, unit["text"], positive, pairs["language"])
-            total = total + recipe.text_text_weight * losses["text_text"]
-        if self.targets is not None:
-            losses["anchor_image"] = embedding_loss(outputs["image"], outputs["teacher_image"])
-            losses["anchor_text"] = embedding_loss(outputs["text"], outputs["teacher_text"])
-            total = total + recipe.anchor_weight * (losses["anchor_image"] + losses["anchor_text"])
-        return losses | {"loss": total}
-
-    def _pair_terms(
-        self, outputs: dict[str, Tensor], unit: dict[str, Tensor], positive: Tensor
-    ) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each term between the images and the captions of one language."""
-        recipe, scale = self.recipe, outputs["logit_scale"]
-        student = unit["image"], unit["text"]
-        if recipe.loss == "sigmoid":
-            contrastive = sigmoid_loss(*student, scale, outputs["logit_bias"], positive)
-        else:
-            contrastive = info_nce(*student, scale, positive)
-        terms = {"contrastive": (recipe.contrastive_weight, contrastive)}
-        if recipe.affinity_weight:
-            teacher = unit["teacher_image"], unit["teacher_text"]
-            value = affinity_loss(student, teacher, scale, self.teacher_logit_scale)
-            terms["affinity"] = recipe.affinity_weight, value
-        if recipe.interactive_weight:
-            teacher = unit["teacher_image"], unit["teacher_text"]
-            terms["interactive"] = recipe.interactive_weight, interactive_loss(student, teacher, scale, positive)
-        return terms
-
-    def _between_languages(
-        self, outputs: dict[str, Tensor], text: Tensor, positive: Tensor, language: Tensor
-    ) -> Tensor:
-        """Mean over the pairs of languages of InfoNCE between their captions."""
-        values = []
-        for pair in combinations(range(len(self.languages)), 2):
-            first, second = (language == number for number in pair)
-            same = text_positives(positive[:, first], positive[:, second])
-            values.append(info_nce(text[first], text[second], outputs["logit_scale"], same))
-        return torch.stack(values).mean()
+            captions = inputs.for_language(number)
+            num_present += int(len(captions.language) > 0)
+            for loss in self.losses:
+                if loss.per_language:
+                    value = _add(values, loss, captions, f"_{language}")
+                    total = total + loss.weight_in(self.recipe) * weights[language] * value
+        # the weighted mean over languages; a batch without some of them has the same total weight
+        total = total / (sum(weights.values()) * max(1, num_present) / len(self.languages))
+        for loss in self.losses:
+            if not loss.per_language:
+                total = total + loss.weight_in(self.recipe) * _add(values, loss, inputs)
+        return values | {"loss": total}
 
     def after_step(self):
         """Clamp the logit scale."""
         clamp_logit_scale(self.student.logit_scale, self.recipe.max_logit_scale)
 
 
-def _check_weights(recipe: AlignRecipe, languages: list[str], has_teacher: bool):
-    if set(recipe.language_weights) != set(languages):
-        raise ValueError(
-            f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
-            f"{sorted(languages)}. Weight every language of the data, and no other."
-        )
-    if recipe.text_text_weight and len(languages) < 2:
-        raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but data.caption_columns has {languages} alone, and the "
-            "term compares languages. Name another column, or set it to 0."
-        )
-    if recipe.text_text_weight and recipe.data.batches == "one_language":
-        raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but data.batches is 'one_language', and the term "
-            "compares an image's captions in two. Take data.batches: mixed or one_source, or set it to 0."
-        )
-    if recipe.text_text_weight and all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
-        raise ValueError(
-            f"text_text_weight is {recipe.text_text_weight}, but no source under data.sources has captions in two "
-            "languages, and the term compares those of one image. Name one that has, or set it to 0."
-        )
-    for name in ("affinity_weight", "interactive_weight", "anchor_weight"):
-        if getattr(recipe, name) and not has_teacher:
-            raise ValueError(
-                f"{name} is {getattr(recipe, name)}, but there is no teacher to learn from. Name one under teacher, "
-                "or set it to 0."
-            )
+def _add(values: dict[str, Tensor], loss: Loss, inputs: LossInputs, suffix: str = "") -> Tensor:
+    """Compute a loss, add it to the logged values, and return the sum of its parts."""
+    result = loss.function(inputs)
+    parts = result if isinstance(result, dict) else {"": result}
+    values.update({f"{loss.name}_{part}{suffix}" if part else f"{loss.name}{suffix}": v for part, v in parts.items()})
+    first, *others = parts.values()
+    return sum(others, first)

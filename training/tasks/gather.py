@@ -1,25 +1,27 @@
-"""Exact large batches: all processes' samples in one loss, and gradient caching in chunks on each.
+"""Embeddings of all processes in one loss.
 
-A contrastive loss compares every image with every caption, so a batch in parts is not the same as the batch. Here
-the parts are towers' passes alone, and the loss sees everything: n processes, or n chunks, or both, give the loss and
-the gradients of one process with the whole batch, up to rounding. What cannot be split is BatchNorm in train mode,
-whose statistics are a part's own.
+A contrastive loss compares every image with every caption, so the mean of the losses of parts is not the loss of the
+batch. Here only the towers run on parts, and the loss is computed on all embeddings: n processes, or n chunks (see
+`grad_cache.py`), or both, give the loss and the gradients of one process with the whole batch, up to rounding. The
+exception is BatchNorm in train mode, whose statistics are those of a part.
 """
 
-from typing import Any
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-PAIR_FIELDS = ("rows", "owner", "caption_ids", "language")  # of a batch; they decide which pairs are right
+from training.data.batch import Batch
 
 
 class _Gather(torch.autograd.Function):
-    """Every process computes the same loss from the same embeddings, so the gradient of its own part is complete as
-    it stands, and nothing is sent on the way back. DDP then takes the *mean* of the processes' gradients where their
-    sum is meant: each part's is made larger by their number. What stands outside the gathered tensors, such as the
-    logit scale, has the same gradient everywhere, of which the mean is right.
+    """Concatenates the tensors of all processes.
+
+    Every process computes the same loss from the same embeddings, so the gradient of its own part is already complete,
+    and the backward pass sends nothing. DDP takes the mean of the processes' gradients, but their sum is needed, so
+    each gradient is multiplied by the number of processes. Tensors that are not gathered, such as the logit scale,
+    have the same gradient on every process, and its mean is correct.
     """
 
     @staticmethod
@@ -37,16 +39,16 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """All processes' rows, in the order of the processes.
+    """Concatenate the rows of all processes, in the order of the processes.
 
     Args:
-        tensor: (N, ...) of any dtype; N may differ between processes.
+        tensor: Tensor of any dtype, (N, ...); N may differ between processes.
 
     Returns:
-        (sum of all N, ...); the tensor itself where there is one process. Its gradient is scaled for DDP, which
-        averages: see the loss as one and the same on every process, and the parameters' gradients are its own.
+        (sum of all N, ...); the tensor itself in a run with one process. Gradients are scaled for DDP, which averages
+        them: if every process computes the same loss, its parameters get the gradients of that loss.
 
-    Requirements: every process calls it as often, and goes on to the same loss.
+    Requirements: every process calls this function equally often, and computes the same loss from the result.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return tensor
@@ -60,9 +62,21 @@ def _sizes(tensor: Tensor) -> list[int]:
     return sizes.tolist()
 
 
-def gather_pairs(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The fields of all processes' batches that decide which pairs are right; `owner` counts through all images."""
-    fields = {name: batch[name] for name in PAIR_FIELDS}
+def gather_pairs(batch: Batch) -> Batch:
+    """Gather the fields that determine the matching pairs: `rows`, `owner`, `caption_ids` and `language`.
+
+    Args:
+        batch: Batch of this process.
+
+    Returns:
+        The fields of all processes; `owner` is an index into the images of all processes.
+    """
+    fields = {
+        "rows": batch["rows"],
+        "owner": batch["owner"],
+        "caption_ids": batch["caption_ids"],
+        "language": batch["language"],
+    }
     if dist.is_initialized() and dist.get_world_size() > 1:
         fields["owner"] = fields["owner"] + sum(_sizes(batch["rows"])[: dist.get_rank()])
-    return {name: gather(value) for name, value in fields.items()}
+    return cast(Batch, {name: gather(value) for name, value in fields.items()})

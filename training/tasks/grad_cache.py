@@ -2,62 +2,77 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-IMAGE_FIELDS = ("rows", "view_ids", "images")  # of a batch; all others are about its captions
+from training.data.batch import Batch
+
+IMAGE_FIELDS = ("rows", "view_ids", "images")  # fields of a batch with one row per image; all others: per caption
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 
 
 class Splittable(Protocol):
-    """A task whose loss is a function of embeddings, so that it can be computed in chunks. It is a module, too; with
-    `encode_only` its forward pass returns what the student gives for a batch, with gradient: (B, D) or (T, D)
-    embeddings and scalars, such as the logit scale, by name.
+    """A task whose loss is a function of embeddings, so that it can be computed in chunks.
+
+    It is also a module. With `encode_only`, its forward pass returns the student's outputs for a batch, with gradient:
+    embeddings (B, D) or (T, D), and scalars such as the logit scale, by name. `chunk_size` is the number of images in
+    a chunk; 0 for the whole batch.
     """
 
     chunk_size: int
 
-    def answers(self, batch: dict[str, Any]) -> dict[str, Tensor]:
-        """What the teacher gives for a batch, by other names; nothing without a teacher."""
+    def teacher_outputs(self, batch: Batch) -> dict[str, Tensor]:
+        """The teacher's outputs for a batch, under other names; nothing without a teacher."""
 
-    def compare(self, outputs: dict[str, Tensor], batch: dict[str, Any]) -> dict[str, Tensor]:
-        """Losses by name from all that student and teacher gave; `loss` is their weighted sum."""
+    def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Losses by name.
+
+        Args:
+            outputs: Outputs of student and teacher for the whole batch.
+            batch: The whole batch.
+
+        Returns:
+            Losses by name; `loss` is their weighted sum.
+        """
 
 
-def split_batch(batch: dict[str, Any], chunk_size: int) -> list[dict[str, Tensor]]:
-    """Batches of `chunk_size` images or fewer, each with its own captions.
+def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
+    """Split a batch into chunks of images, each with its own captions.
 
     Args:
-        batch: as the data make it.
-        chunk_size: at least 1.
+        batch: Batch from the data loader.
+        chunk_size: Number of images in a chunk, at least 1; the last chunk may have fewer.
 
     Raises:
-        ValueError: captions do not stand in the order of their images.
+        ValueError: The captions are not in the order of their images.
     """
     owner, num_images = batch["owner"], len(batch["rows"])
     if (owner.diff() < 0).any():
-        raise ValueError(f"owner: captions must stand in the order of their images, got {owner.tolist()}.")
+        raise ValueError(f"owner: captions must be in the order of their images, got {owner.tolist()}.")
+    # number of captions per image, (B,), summed over the images of each chunk
     counts = [int(part.sum()) for part in owner.bincount(minlength=num_images).split(chunk_size)]
-    pieces = {name: value.split(chunk_size if name in IMAGE_FIELDS else counts) for name, value in batch.items()}
+    fields = cast(dict[str, Tensor], batch)
+    pieces = {name: value.split(chunk_size if name in IMAGE_FIELDS else counts) for name, value in fields.items()}
     chunks = [{name: piece[number] for name, piece in pieces.items()} for number in range(len(counts))]
     for number, chunk in enumerate(chunks):
         chunk["owner"] = chunk["owner"] - number * chunk_size
-    return chunks
+    return cast(list[Batch], chunks)
 
 
 @contextmanager
 def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> Iterator[None]:
-    """A forward and backward pass, of which a step has several: the processes exchange gradients in the last alone.
-    One within another is the last only if both are.
+    """One of several forward and backward passes of a step; the processes exchange gradients only in the last one.
+
+    The contexts can be nested. An inner pass is then the last of its step only if both are.
 
     Args:
-        accelerator: of this process; DeepSpeed also steps in the last pass.
-        model: the task as the Accelerator wraps it.
-        is_last: of its step.
+        accelerator: Accelerator of this process. DeepSpeed also takes the optimizer step in the last pass.
+        model: Task as wrapped by the Accelerator.
+        is_last: Whether this is the last pass.
     """
     outer = accelerator.sync_gradients
     accelerator.sync_gradients = is_last and outer
@@ -68,46 +83,39 @@ def sync_on_last(accelerator: Accelerator, model: nn.Module, is_last: bool) -> I
         accelerator.sync_gradients = outer
 
 
-def whole_pass(
-    model: nn.Module, task: nn.Module, batch: dict[str, Any], accelerator: Accelerator, share: float = 1.0
+def forward_backward(
+    model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float = 1.0
 ) -> Pass:
-    """Forward and backward of a whole batch at once.
+    """Losses of a batch, and its backward pass; in chunks if the task's `chunk_size` is less than the batch.
 
     Args:
-        model: the task as the Accelerator wraps it.
-        task: unused; the task itself.
-        batch: on the device.
-        accelerator: of this process.
-        share: of this batch in the loss of its step.
+        model: Task as wrapped by the Accelerator.
+        task: The same task, not wrapped. With a `chunk_size` it is `Splittable`.
+        batch: Batch on the device.
+        accelerator: Accelerator of this process.
+        loss_weight: Weight of this batch in the loss of its step, 0..1.
 
     Returns:
-        Losses by name, and what makes their gradients.
+        Losses by name, and a function without arguments that runs the backward pass.
     """
+    if 0 < task.chunk_size < len(batch["rows"]):
+        return _chunked(model, task, batch, accelerator, loss_weight)
     with accelerator.autocast():
         losses = model(batch)
-    return losses, lambda: accelerator.backward(share * losses["loss"])
+    return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
 
 
-def cached_pass(
-    model: nn.Module, task: Splittable, batch: dict[str, Any], accelerator: Accelerator, share: float = 1.0
-) -> Pass:
-    """Forward and backward of a whole batch, with the activations of one chunk in memory at a time.
+whole_pass = cached_pass = forward_backward  # names under which the training loop still calls it
 
-    The chunks are encoded without a graph; the loss of all embeddings gives their gradients; the chunks are encoded
-    again, one at a time, to carry these on to the parameters. Each chunk has a random state of its own, the same
-    both times, so that dropout agrees.
 
-    Args:
-        model: the task as the Accelerator wraps it; gradients are exchanged with the last chunk alone.
-        task: the task itself.
-        batch: on the device.
-        accelerator: of this process.
-        share: of this batch in the loss of its step.
+def _chunked(model: nn.Module, task: Splittable, batch: Batch, accelerator: Accelerator, loss_weight: float) -> Pass:
+    """Forward and backward pass with the activations of one chunk in memory at a time.
 
-    Returns:
-        Losses by name, and what makes their gradients.
+    First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.
+    Then each chunk is encoded again, and these gradients are propagated to the parameters. Each chunk has its own
+    random seed, the same in both passes, so that dropout agrees. Gradients are exchanged with the last chunk only.
 
-    Requirements: as many chunks on every process; no BatchNorm in train mode.
+    Requirements: the same number of chunks on every process; no BatchNorm in train mode.
 
     Source: Gao et al., arXiv 2101.06983 (gradient caching).
     """
@@ -119,12 +127,12 @@ def cached_pass(
         torch.manual_seed(seed)
         with torch.no_grad(), accelerator.autocast():
             student.append(model(chunk, encode_only=True))
-            teacher.append(task.answers(chunk))
-    outputs = {name: value.detach().requires_grad_() for name, value in _join(student).items()}
-    losses = task.compare(outputs | _join(teacher), batch)
+            teacher.append(task.teacher_outputs(chunk))
+    outputs = {name: value.detach().requires_grad_() for name, value in _concatenate(student).items()}
+    losses = task.compute_losses(outputs | _concatenate(teacher), batch)
     gradients = torch.autograd.grad(losses["loss"], list(outputs.values()), materialize_grads=True)
-    shares = {
-        name: _share(gradient, [part[name] for part in student])
+    chunk_gradients = {
+        name: _split_gradient(gradient, [part[name] for part in student])
         for name, gradient in zip(outputs, gradients, strict=True)
     }
 
@@ -134,23 +142,23 @@ def cached_pass(
             with sync_on_last(accelerator, model, number == last):
                 torch.manual_seed(seed)
                 with accelerator.autocast():
-                    again = model(chunk, encode_only=True)
-                # its gradient is the loss's own, by the chain rule
-                loss = sum((value * shares[name][number]).sum() for name, value in again.items())
-                accelerator.backward(share * loss)
+                    encoded = model(chunk, encode_only=True)
+                # by the chain rule, this sum has the gradient of the loss
+                loss = sum((value * chunk_gradients[name][number]).sum() for name, value in encoded.items())
+                accelerator.backward(loss_weight * loss)
 
     return {name: value.detach() for name, value in losses.items()}, backward
 
 
-def _join(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Embeddings end to end; a scalar is the same in every part."""
+def _concatenate(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Embeddings of all chunks, (n, D) each, to (N, D); a scalar is the same in every chunk."""
     return {
         name: torch.cat([part[name] for part in parts]) if value.ndim else value for name, value in parts[0].items()
     }
 
 
-def _share(gradient: Tensor, parts: list[Tensor]) -> list[Tensor]:
-    """The gradient of each part; that of a scalar goes with the last."""
+def _split_gradient(gradient: Tensor, parts: list[Tensor]) -> list[Tensor]:
+    """The gradient (N, D) of each chunk, (n, D); the gradient of a scalar goes to the last chunk."""
     if gradient.ndim:
         return list(gradient.split([len(part) for part in parts]))
     return [torch.zeros_like(gradient)] * (len(parts) - 1) + [gradient]

@@ -1,4 +1,4 @@
-"""Losses: tensors in, scalar out. They know no model, no file and no process."""
+"""Losses as pure functions of tensors; each returns a scalar."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-MOST_PAIRS = 2**22  # similarities held at once, 16 MiB in float32
+MAX_PAIRS = 2**22  # similarities in memory at once, 16 MiB in float32
 SIGMOID_BIAS = -10.0  # as in Zhai et al., arXiv 2303.15343
 
 
@@ -15,11 +15,11 @@ def whiten(feature_map: Tensor, dim: int) -> Tensor:
     """LayerNorm without affine parameters over the channels.
 
     Args:
-        feature_map: any float tensor.
-        dim: the channel dimension.
+        feature_map: Feature map of any shape, any floating-point dtype.
+        dim: Channel dimension.
 
     Returns:
-        The same shape, float32.
+        Tensor of the same shape, float32.
 
     Source: Wei et al., arXiv 2205.14141, section 3.
     """
@@ -35,22 +35,22 @@ def feature_map_loss(
     dim: int = 1,
     whitened: bool = True,
 ) -> Tensor:
-    """Smooth-L1 between an adapted student map and the whitened teacher map.
+    """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
 
     Args:
-        student: (B, D, H, W) with dim=1, or (B, L, D) with dim=-1; already adapted to the teacher's width.
-        teacher: the same shape.
-        mask: (B, L), 1 where a token counts; for token maps only.
-        beta: where Smooth-L1 turns from square to line.
-        dim: the channel dimension.
-        whitened: False compares with the teacher map as it is.
+        student: Student map, adapted to the teacher's width: (B, D, H, W) with dim=1, or (B, L, D) with dim=-1.
+        teacher: Teacher map of the same shape.
+        mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
+        beta: Difference at which Smooth-L1 turns from quadratic to linear.
+        dim: Channel dimension.
+        whitened: Whether to whiten the teacher map.
 
     Returns:
-        Scalar, the mean over everything that counts.
+        Scalar, the mean over channels and positions that are not masked.
 
-    Requirements: teacher maps come after the tower's own final norm, on the student's grid or tokens.
+    Requirements: the teacher map is after the tower's own final norm, on the student's grid or tokens.
 
-    Relations: `embedding_loss` compares one vector a sample; this compares all positions.
+    Relations: `embedding_loss` compares one vector per sample; this loss compares all positions.
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
@@ -66,13 +66,16 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean cosine distance, in 0..2.
 
     Args:
-        student: (B, D), any norm.
-        teacher: (B, D), any norm.
+        student: Student embeddings, (B, D), any norm.
+        teacher: Teacher embeddings, (B, D), any norm.
 
-    Requirements: both live in a space of the same width.
+    Returns:
+        Scalar.
 
-    Relations: fits the projections in stage 1; holds stage 2 to the teacher's space (CN-CLIP distils with the same
-        term).
+    Requirements: student and teacher embeddings have the same width.
+
+    Relations: it trains the projections in stage 1 and keeps the student in the teacher's space in stage 2. CN-CLIP
+        distils with the same loss.
     """
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
 
@@ -81,33 +84,34 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     """Kullback-Leibler divergence from the teacher's to the student's similarities to a bank of texts.
 
     Args:
-        student: (B, D), any norm.
-        teacher: (B, D), any norm.
-        bank: (N, D), the teacher's embeddings of N texts, any norm.
-        logit_scale: factor on cosines, for both.
+        student: Student embeddings, (B, D), any norm.
+        teacher: Teacher embeddings, (B, D), any norm.
+        bank: Teacher embeddings of N texts, (N, D), any norm.
+        logit_scale: Factor on the cosines of both.
 
     Returns:
         Scalar, the mean over samples.
 
-    Requirements: a bank that is rich enough to tell the samples apart; images alone suffice for the batch.
+    Requirements: the bank has enough texts to distinguish the samples. The batch needs no captions.
 
-    Relations: the classic distillation of logits, which `feature_map_loss` competes with.
+    Relations: classic distillation of logits, the alternative to `feature_map_loss`.
 
-    Source: Hinton et al., arXiv 1503.02531, with the bank as classes.
+    Source: Hinton et al., arXiv 1503.02531, with the texts of the bank as classes.
     """
     bank = F.normalize(bank.float(), dim=-1)
-    ours, theirs = (logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher))
-    return _divergence((ours, bank), (theirs, bank))
+    scaled, teacher_scaled = (logit_scale * F.normalize(x.float(), dim=-1) for x in (student, teacher))
+    return _divergence((scaled, bank), (teacher_scaled, bank))
 
 
 def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None) -> Tensor:
-    """Which captions are right for which image: its own, and every equal one.
+    """Find the captions that match each image: its own captions, and all equal ones.
 
     Args:
-        owner: (T,) image of the batch that each caption belongs to.
-        caption_ids: (T,) equal for equal captions.
-        num_images: B.
-        rows: (B,) equal for equal images, which share their captions; None where no two are equal.
+        owner: Index of the image that each caption belongs to, (T,) int64.
+        caption_ids: Ids that are equal for equal captions, (T,) int64.
+        num_images: Number of images B.
+        rows: Ids that are equal for equal images, (B,) int64; equal images share their captions. None if no two
+            images are equal.
 
     Returns:
         (B, T) bool.
@@ -117,16 +121,16 @@ def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor 
         images = rows.unique(return_inverse=True)[1]
     captions = caption_ids.unique(return_inverse=True)[1]
     table = torch.zeros(num_images, len(captions), dtype=torch.bool, device=owner.device)
-    table[images[owner], captions] = True  # by number of the image and of the caption, each counted once
-    return table[images][:, captions]
+    table[images[owner], captions] = True  # indexed by distinct image and distinct caption
+    return table[images][:, captions]  # (B, T)
 
 
 def text_positives(first: Tensor, second: Tensor) -> Tensor:
-    """Which captions say the same: those that are right for one and the same image.
+    """Find the captions in two languages that match the same image.
 
     Args:
-        first: (B, T) bool, as `positives` gives them, of the captions in one language.
-        second: (B, U) bool, of those in another.
+        first: Output of `positives` for the captions in one language, (B, T) bool.
+        second: Output of `positives` for the captions in the other language, (B, U) bool.
 
     Returns:
         (T, U) bool.
@@ -135,22 +139,24 @@ def text_positives(first: Tensor, second: Tensor) -> Tensor:
 
 
 def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, positive: Tensor) -> Tensor:
-    """InfoNCE, the mean of image-to-text and text-to-image, with any number of positives a row.
+    """InfoNCE, the mean of image-to-text and text-to-image, with any number of positives per row.
 
     Args:
-        image_embeds: (B, D), L2-normalised.
-        text_embeds: (T, D), L2-normalised.
-        logit_scale: scalar factor on cosines (not its logarithm).
-        positive: (B, T) bool; several positives share the target probability equally, and none is ever a negative.
+        image_embeds: Image embeddings, (B, D), L2-normalized.
+        text_embeds: Text embeddings, (T, D), L2-normalized.
+        logit_scale: Scalar factor on cosines (not its logarithm).
+        positive: Which captions match which image, (B, T) bool. Several positives share the target probability
+            equally, and a positive is never a negative.
 
     Returns:
-        Scalar. Rows or columns without a positive do not count.
+        Scalar. Rows and columns without a positive are left out.
 
-    Requirements: batches as large as memory allows; every other image's caption is a negative.
+    Requirements: batches as large as memory allows, because the captions of all other images are the negatives.
 
-    Relations: `sigmoid_loss` judges each pair by itself. With captions in the place of images, and `text_positives`,
-        it draws the languages of a text tower together (`text_text_weight`); that is off by default, because captions
-        of one image meet at the image already, and pays where the pairs are few and the languages unequal.
+    Relations: `sigmoid_loss` classifies each pair independently. With captions in place of images, and with
+        `text_positives`, this loss aligns the languages of a text tower (`text_text_weight`). That is off by default,
+        because all captions of an image are already aligned with the image. It helps if there are few pairs and one
+        language has fewer captions than the other.
 
     Source: van den Oord et al., arXiv 1807.03748; Radford et al., arXiv 2103.00020; several positives after Khosla et
         al., arXiv 2004.11362 (their "out" form).
@@ -162,23 +168,23 @@ def info_nce(image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, pos
 def sigmoid_loss(
     image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor, logit_bias: Tensor, positive: Tensor
 ) -> Tensor:
-    """Every pair of image and caption as a yes-or-no question of its own.
+    """Binary classification of every pair of image and caption.
 
     Args:
-        image_embeds: (B, D), L2-normalised.
-        text_embeds: (T, D), L2-normalised.
-        logit_scale: scalar factor on cosines (not its logarithm).
-        logit_bias: scalar, added to the scaled cosines; it starts at `SIGMOID_BIAS`, because nearly all pairs are
-            wrong.
-        positive: (B, T) bool; any number a row.
+        image_embeds: Image embeddings, (B, D), L2-normalized.
+        text_embeds: Text embeddings, (T, D), L2-normalized.
+        logit_scale: Scalar factor on cosines (not its logarithm).
+        logit_bias: Scalar added to the scaled cosines. It starts at `SIGMOID_BIAS`, because nearly all pairs are
+            negative.
+        positive: Which captions match which image, (B, T) bool; any number per row.
 
     Returns:
         Scalar, the sum over pairs divided by the number of captions T.
 
-    Requirements: a learnt bias; without one the first steps do nothing but correct the prior.
+    Requirements: a learnt bias; without it, the first steps only correct the prior.
 
-    Relations: takes the place of `info_nce`. Off by default: its advantage is at batches below 16k and in memory, but
-        its logits are no distribution over the batch, which the teacher's terms are.
+    Relations: an alternative to `info_nce`. Off by default: it is better at batches below 16k and needs less memory,
+        but its logits are no distribution over the batch, unlike those of the losses with a teacher.
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
@@ -194,54 +200,56 @@ def sigmoid_loss(
 def affinity_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, teacher_logit_scale: float
 ) -> Tensor:
-    """Affinity mimicking: the student likens images and captions as the teacher does.
+    """Affinity mimicking: match the teacher's similarity distribution between images and captions.
 
     The mean of two Kullback-Leibler divergences from the teacher's to the student's similarities: of each image to
     all captions, and of each caption to all images.
 
     Args:
-        student: its images (B, D) and captions (T, D), L2-normalised.
-        teacher: likewise; its width may be another.
-        logit_scale: scalar, the student's factor on cosines.
-        teacher_logit_scale: the teacher's.
+        student: Student embeddings of the images (B, D) and the captions (T, D), L2-normalized.
+        teacher: Teacher embeddings of the same images and captions, L2-normalized; their width may differ.
+        logit_scale: Scalar factor on the student's cosines.
+        teacher_logit_scale: Factor on the teacher's cosines.
 
     Returns:
-        Scalar; nothing for a student that agrees.
+        Scalar; 0 if the distributions are equal.
 
-    Requirements: a teacher that reads the captions' language, and batches in which it finds degrees of likeness.
+    Requirements: a teacher that encodes the language of the captions, and batches with similar samples.
 
-    Relations: `bank_loss` compares with a fixed bank; here the batch is the bank, and both sides are the student's
-        own. Off by default: it needs the teacher's two towers at every step, and says little in a small batch.
+    Relations: `bank_loss` compares with a fixed bank of texts. Here the batch is the bank, and the student encodes
+        both sides. Off by default: it needs both towers of the teacher at every step, and adds little in a small
+        batch.
 
     Source: Wu et al., TinyCLIP, ICCV 2023, arXiv 2309.12314 (affinity mimicking).
     """
     total = torch.zeros((), device=student[0].device)
     for first, second in ((0, 1), (1, 0)):
-        ours = logit_scale * student[first].float(), student[second].float()
-        theirs = teacher_logit_scale * teacher[first].float(), teacher[second].float()
-        total = total + _divergence(ours, theirs) / 2
+        student_side = logit_scale * student[first].float(), student[second].float()
+        teacher_side = teacher_logit_scale * teacher[first].float(), teacher[second].float()
+        total = total + _divergence(student_side, teacher_side) / 2
     return total
 
 
 def interactive_loss(
     student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor], logit_scale: Tensor, positive: Tensor
 ) -> Tensor:
-    """Interactive contrastive learning: the student's images find the teacher's captions, and its captions the
-    teacher's images.
+    """Interactive contrastive learning: InfoNCE between the student's images and the teacher's captions, and between
+    the student's captions and the teacher's images.
 
     Args:
-        student: its images (B, D) and captions (T, D), L2-normalised.
-        teacher: likewise, of the same width.
-        logit_scale: scalar, the student's factor on cosines.
-        positive: (B, T) bool; any number a row.
+        student: Student embeddings of the images (B, D) and the captions (T, D), L2-normalized.
+        teacher: Teacher embeddings of the same images and captions, of the same width, L2-normalized.
+        logit_scale: Scalar factor on the student's cosines.
+        positive: Which captions match which image, (B, T) bool; any number per row.
 
     Returns:
-        Scalar, the mean of both. Rows or columns without a positive do not count.
+        Scalar, the mean of both. Rows and columns without a positive are left out.
 
-    Requirements: student and teacher share one embedding space, as stage 1 leaves them.
+    Requirements: student and teacher share one embedding space, as after stage 1.
 
-    Relations: `info_nce` with one side held by the teacher; `embedding_loss` draws to the teacher's own answer and
-        knows no negatives. Off by default: the anchor holds the space already, at no cost in the size of the batch.
+    Relations: `info_nce` with one side from the teacher. `embedding_loss` also compares with the teacher, but has no
+        negatives. Off by default: the anchor already keeps the student in the teacher's space, and does not depend on
+        the batch size.
 
     Source: Yang et al., CLIP-KD, CVPR 2024, arXiv 2307.12732 (ICL); several positives as in `info_nce`.
     """
@@ -250,7 +258,9 @@ def interactive_loss(
 
 
 def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
-    """Mean over the rows with a positive, of the similarities of (N, D), scaled, to (M, D)."""
+    """Cross-entropy of the similarities of `first` (N, D), already scaled, to `second` (M, D), averaged over the rows
+    with a positive.
+    """
     second, counts = second.float(), positive.sum(1)
 
     def value(rows: slice) -> Tensor:
@@ -260,21 +270,23 @@ def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
     return _sum_over_rows(value, *positive.shape) / (counts > 0).sum().clamp_min(1)
 
 
-def _divergence(ours: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor]) -> Tensor:
-    """Mean over rows, of which there may be none, of the similarities of (N, D), scaled, to (M, D)."""
+def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
+    """Kullback-Leibler divergence between the similarities of (N, D), already scaled, to (M, D), averaged over rows.
+    0 if there are no rows.
+    """
 
     def value(rows: slice) -> Tensor:
-        found, wanted = ((first[rows] @ second.T).log_softmax(1) for first, second in (ours, theirs))
-        return F.kl_div(found, wanted, reduction="sum", log_target=True)
+        logs, teacher_logs = ((first[rows] @ second.T).log_softmax(1) for first, second in (student, teacher))
+        return F.kl_div(logs, teacher_logs, reduction="sum", log_target=True)
 
-    return _sum_over_rows(value, len(ours[0]), len(ours[1])) / max(1, len(ours[0]))
+    return _sum_over_rows(value, len(student[0]), len(student[1])) / max(1, len(student[0]))
 
 
 def _sum_over_rows(value: Callable[[slice], Tensor], num_rows: int, num_columns: int) -> Tensor:
-    """Sum of what `value` gives for parts of the rows of a matrix of similarities. A large matrix never stands in
-    memory: its parts are computed one at a time, and again for their gradients.
+    """Sum of `value` over slices of the rows of a similarity matrix. A large matrix is never in memory as a whole: its
+    slices are computed one at a time, and again for their gradients.
     """
-    size = max(1, MOST_PAIRS // max(1, num_columns))
+    size = max(1, MAX_PAIRS // max(1, num_columns))
     if num_rows <= size:
         return value(slice(None))
     parts = [slice(start, start + size) for start in range(0, num_rows, size)]
@@ -283,6 +295,11 @@ def _sum_over_rows(value: Callable[[slice], Tensor], num_rows: int, num_columns:
 
 
 def clamp_logit_scale(logit_scale: Tensor, maximum: float):
-    """Keep the logarithm of the scale within 0..log(maximum), in place; CLIP's maximum is 100."""
+    """Clamp the logarithm of a logit scale to 0..log(maximum), in place.
+
+    Args:
+        logit_scale: Logarithm of the factor on cosines, scalar.
+        maximum: Largest factor; 100 in CLIP.
+    """
     with torch.no_grad():
         logit_scale.clamp_(0, torch.tensor(maximum).log().item())

@@ -1,33 +1,32 @@
-"""What both stages share: the student, how its images are made, what of it learns."""
+"""What both stages share: the student, the augmentation of its images, and which of its parameters are trained."""
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
+from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
+from training.teachers.batching import encode_by_length
 from training.teachers.targets import TargetSource
 
 TEXT_CHUNK = 64  # texts encoded at once
 
 
 class Task(nn.Module):
-    """What both stages share: the student and how its images are made.
+    """Base class of the two stages.
 
     Args:
-        student: the model that learns.
-        augment: random views.
-        normalize: the student's own statistics.
-        targets: the teacher's answers; None where there is no teacher. It is no submodule: it never trains.
-        learning: prefixes of the student's parameters that learn.
-        frozen: prefixes of those among them that do not.
+        student: Model that is trained.
+        augment: Augmentation of the images.
+        normalize: Normalization with the student's mean and standard deviation.
+        targets: Distillation targets; None without a teacher. A teacher is no submodule, because it is never trained.
+        learning: Prefixes of the student's parameters that are trained.
+        frozen: Prefixes of parameters among these that are not trained.
 
     Raises:
-        ValueError: no parameter starts with one of `frozen`.
+        ValueError: No parameter starts with one of `frozen`.
     """
 
-    chunk_size = 0  # images encoded at once, for tasks that can be split; 0 for the whole batch
+    chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
 
     def __init__(
         self,
@@ -45,17 +44,22 @@ class Task(nn.Module):
         for prefix in frozen:
             if not any(name.startswith(prefix) for name in names):
                 raise ValueError(
-                    f"freeze: no parameter of the student starts with {prefix!r}. Names look like {names[1]!r}."
+                    f"freeze: no parameter of the student starts with {prefix!r}. Give a prefix of a name such as "
+                    f"{names[1]!r}."
                 )
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(self.learns(name))
 
     def learns(self, name: str) -> bool:
-        """Whether the student's parameter or layer of this name learns."""
+        """Whether a parameter or layer of the student is trained.
+
+        Args:
+            name: Name of the parameter or layer in the student.
+        """
         return name.startswith(self.learning) and not name.startswith(self.frozen)
 
     def train(self, mode: bool = True) -> "Task":
-        """As in torch, but BatchNorm keeps its statistics in layers that do not learn."""
+        """Set train mode as in torch, but BatchNorm layers that are not trained stay in eval mode."""
         super().train(mode)
         for name, module in self.student.named_modules():
             if _is_batch_norm(module) and not self.updates_statistics(name):
@@ -63,45 +67,50 @@ class Task(nn.Module):
         return self
 
     def updates_statistics(self, name: str) -> bool:
-        """Whether the BatchNorm layer of this name follows the batches."""
+        """Whether a BatchNorm layer updates its statistics in train mode.
+
+        Args:
+            name: Name of the layer in the student.
+        """
         return self.learns(name)
 
     @property
     def follows_batches(self) -> bool:
-        """Whether any BatchNorm layer does, so that a batch in parts is not the same as the batch."""
+        """Whether any BatchNorm layer updates its statistics, so that a split batch does not equal the batch."""
         return any(
             self.updates_statistics(name) for name, module in self.student.named_modules() if _is_batch_norm(module)
         )
 
     @property
     def num_views(self) -> int:
-        """How many views of an image take turns; 0 for ever new ones."""
+        """Number of views of an image that take turns; 0 if every epoch draws new views."""
         return self.targets.num_views if self.targets is not None else 0
 
-    def augmented_images(self, batch: dict[str, Any]) -> Tensor:
-        """The augmented images of a batch, (B, 3, S, S) in 0..255."""
+    def augmented_images(self, batch: Batch) -> Tensor:
+        """The augmented images of a batch, (B, 3, S, S), 0..255."""
         return self.augment(batch["images"], batch["rows"], batch["view_ids"])
 
-    def encode_texts(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Encode the captions, those of like length together: they differ much, and padding costs as much as text.
+    def encode_texts(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Encode the captions of a batch, in chunks of similar length.
 
         Returns:
-            Token states (T, L, text_width), zero where a chunk was cut short, and embeddings (T, projection_dim).
+            Token states (T, L, text_width), zero beyond the longest caption of a chunk, and embeddings
+            (T, projection_dim).
         """
         input_ids, mask = batch["input_ids"], batch["attention_mask"]
         lengths = mask.sum(1)
-        order = lengths.argsort(stable=True)
-        states, embeddings = [], []
-        for chosen in order.split(TEXT_CHUNK):
-            length = int(lengths[chosen[-1]])
-            outputs = self.student.get_text_features(input_ids[chosen, :length], mask[chosen, :length])
-            states.append(nn.functional.pad(outputs.last_hidden_state, (0, 0, 0, input_ids.shape[1] - length)))
-            embeddings.append(outputs.pooler_output)
-        back = order.argsort()
-        return torch.cat(states)[back], torch.cat(embeddings)[back]
+
+        def encode(indices: Tensor) -> tuple[Tensor, Tensor]:
+            length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
+            outputs = self.student.get_text_features(input_ids[indices, :length], mask[indices, :length])
+            excess = input_ids.shape[1] - length
+            return nn.functional.pad(outputs.last_hidden_state, (0, 0, 0, excess)), outputs.pooler_output
+
+        states, embeddings = encode_by_length(lengths, TEXT_CHUNK, encode)
+        return states, embeddings
 
     def after_step(self):
-        """Called after each optimizer step."""
+        """Hook that the training loop calls after each optimizer step."""
 
 
 def _is_batch_norm(module: nn.Module) -> bool:

@@ -1,8 +1,13 @@
-"""The teacher families: how each gives its targets, and what its config calls them. A new family is a row."""
+"""The model families, for teaching and for evaluation. A new family is one row; see `Family` for its fields.
+
+A family outside this package is added to the same table before a model is loaded:
+
+    from training.teachers import FAMILIES, Family
+
+    FAMILIES["my_clip"] = Family(model_class=MyCLIPModel, text_preparation=TextPreparation(77))
+"""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -15,193 +20,155 @@ from transformers import (
     ChineseCLIPVisionModel,
     CLIPModel,
     CLIPVisionModel,
+    MetaClip2Model,
     PreTrainedConfig,
-    PreTrainedModel,
+    PreTrainedTokenizerBase,
     Siglip2Model,
     SiglipModel,
     VisionTextDualEncoderModel,
 )
-from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
+from training.teachers.family import Family, patch_map
+from training.teachers.text_preparation import (
+    GEMMA_TOKEN,
+    TextPreparation,
+    canonical,
+    config_end_token,
+    lower_case,
+    tokenizer_end_token,
+)
 
-TOWERS = ("vision", "text")
-
-# their last hidden state is before the final norm, which only the pooled CLS token has passed
+# the last hidden state of these towers is before the final norm, which they apply only to the pooled CLS token
 NORM_AFTER_POOLING = (AltCLIPVisionModel, ChineseCLIPVisionModel, CLIPVisionModel)
 
-# their position ids start after the padding id
-ROBERTA_LIKE = {
-    "altclip_text_model",
-    "camembert",
-    "data2vec-text",
-    "ibert",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "roberta-prelayernorm",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "xmod",
-}
+
+def _clip_image_map(model: Any, outputs: Any) -> Tensor:
+    return patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state))
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What a student learns from.
-
-    Args:
-        feature_map: after the tower's own final norm: (B, D, H, W) for images, without CLS and other prefix tokens;
-            (B, L, D) for texts. A source of targets leaves it out where it is not asked for.
-        embedding: (B, projection_dim), what the family compares, not normalised.
-    """
-
-    feature_map: Tensor | None
-    embedding: Tensor
-
-
-def _clip_images(model: Any, pixel_values: Tensor) -> Targets:
-    outputs = model.get_image_features(pixel_values)
-    return Targets(_patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state)), outputs.pooler_output)
-
-
-def _siglip_images(model: Any, pixel_values: Tensor) -> Targets:
-    outputs = model.get_image_features(pixel_values)
-    return Targets(_patch_map(outputs.last_hidden_state), outputs.pooler_output)
-
-
-def _naflex_images(model: Any, pixel_values: Tensor) -> Targets:
+def _naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
     edge = model.config.vision_config.patch_size
     patches = pixel_values.unfold(2, edge, edge).unfold(3, edge, edge)  # (B, 3, H, W, edge, edge)
     grid = patches.shape[2:4]
-    # every patch is a vector of pixels by row, column and, fastest, colour
+    # a patch is a vector of pixels: row, column and, fastest, colour channel
     patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, H * W, edge * edge * 3)
     shapes = torch.tensor([grid], device=patches.device).expand(len(patches), 2)
     mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device)
-    outputs = model.get_image_features(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
-    return Targets(_patch_map(outputs.last_hidden_state), outputs.pooler_output)
+    return model.get_image_features(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
 
 
-def _dual_encoder_images(model: Any, pixel_values: Tensor) -> Targets:
+def _naflex_image_size(config: PreTrainedConfig) -> int:
+    # edge of the square with as many patches as the model takes of an image of any shape
+    return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
+
+
+def _dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
     if isinstance(model.vision_model, NORM_AFTER_POOLING):
-        return _clip_images(model, pixel_values)
-    outputs = model.get_image_features(pixel_values)
+        return _clip_image_map(model, outputs)
     hidden, width = outputs.last_hidden_state, model.config.vision_config.hidden_size
-    feature_map = hidden if hidden.ndim == 4 else _patch_map(hidden)
+    feature_map = hidden if hidden.ndim == 4 else patch_map(hidden)
     if feature_map.shape[1] != width:
         raise ValueError(
             f"teacher: its image tower ({model.config.vision_config.model_type!r}) pools {width} channels, but its "
-            f"map of shape {tuple(feature_map.shape)} has others. Choose a teacher whose map is (B, {width}, H, W)."
+            f"feature map of shape {tuple(feature_map.shape)} does not. Choose a teacher whose feature map is "
+            f"(B, {width}, H, W)."
         )
-    return Targets(feature_map, outputs.pooler_output)
-
-
-def _dcclip_images(model: Any, pixel_values: Tensor) -> Targets:
-    outputs = model.get_image_features(pixel_values)
-    return Targets(outputs.feature_map, outputs.pooler_output)
-
-
-def _patch_map(tokens: Tensor) -> Tensor:
-    """The map (B, D, H, W) of (B, N, D) tokens of a square image: prefix tokens are what its square leaves over."""
-    edge = math.isqrt(tokens.shape[1])
-    return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))
-
-
-def _texts(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Targets:
-    # every text tower gives its states after its final norm, AltCLIP's are also transformed to the joint width
-    outputs = model.get_text_features(input_ids, attention_mask)
-    return Targets(outputs.last_hidden_state, outputs.pooler_output)
-
-
-def num_positions(config: PreTrainedConfig) -> int:
-    """How many tokens the text tower has positions for; a very large number where positions are relative."""
-    text = config.text_config
-    positions = getattr(text, "max_position_embeddings", VERY_LARGE_INTEGER)  # absent where positions are relative
-    return positions - text.pad_token_id - 1 if text.model_type in ROBERTA_LIKE else positions
+    return feature_map
 
 
 def _dual_encoder_image_size(config: PreTrainedConfig) -> int | None:
     return getattr(config.vision_config, "image_size", None)
 
 
-def naflex_image_size(config: PreTrainedConfig) -> int:
-    """Edge in pixels of the square that has as many patches as SigLIP 2 reads of an image of any shape."""
-    return math.isqrt(config.vision_config.num_patches) * config.vision_config.patch_size
+def _dcclip_image_map(model: Any, outputs: Any) -> Tensor:
+    return outputs.feature_map
 
 
-@dataclass(frozen=True)
-class Family:
-    """How one model type gives its targets, and where its config tells the sizes.
-
-    Args:
-        model: the class of the whole dual encoder, with `get_image_features` and `get_text_features`.
-        images: (model, pixel values (B, 3, S, S)) to targets.
-        texts: (model, input ids (B, L), attention mask (B, L) or None) to targets.
-        fixed_length: texts are padded to the longest that it reads, and the padding is attended.
-        vision_width: config to D of the image map.
-        text_width: config to D of the token states.
-        projection_dim: config to the width of the embeddings.
-        image_size: config to the edge of the square image in pixels; None where the image processor tells.
-        max_text_length: config to the longest text in tokens, specials included.
-        license: config to what the family's weights are licensed under, if that is known.
-    """
-
-    model: type[PreTrainedModel]
-    images: Callable[[Any, Tensor], Targets]
-    texts: Callable[[Any, Tensor, Tensor | None], Targets] = _texts
-    fixed_length: bool = False
-    vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
-    text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
-    projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
-    image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
-    max_text_length: Callable[[PreTrainedConfig], int] = num_positions
-    license: Callable[[PreTrainedConfig], str | None] = lambda config: None
+# google-research/big_vision, configs/proj/image_text: every text ends with the end token, padding has no mask
+_SIGLIP_TEXTS = TextPreparation(
+    64, pad_to_max=True, mask_padding=False, clean=canonical, end_token=tokenizer_end_token
+)
+_SIGLIP2_TEXTS = TextPreparation(
+    64, pad_to_max=True, mask_padding=False, clean=lower_case, end_token=tokenizer_end_token
+)
 
 
-FAMILIES = {
+def _siglip_texts(tokenizer: PreTrainedTokenizerBase) -> TextPreparation:
+    # SigLIP 2 checkpoints of a fixed image size have the model type `siglip`
+    return _SIGLIP2_TEXTS if GEMMA_TOKEN in tokenizer.get_vocab() else _SIGLIP_TEXTS
+
+
+FAMILIES: dict[str, Family] = {
     "altclip": Family(
-        AltCLIPModel,
-        _clip_images,
-        text_width=attrgetter("text_config.project_dim"),
-        license=lambda config: "creativeml-openrail-m",
+        model_class=AltCLIPModel,
+        image_map=_clip_image_map,
+        text_width=attrgetter("text_config.project_dim"),  # its token states are projected to the joint width
+        text_preparation=TextPreparation(77),  # FlagAI, examples/AltCLIP
+        license="creativeml-openrail-m",
+        standalone_towers={"altclip_vision_model": "clip_vision_model", "altclip_text_model": "xlm-roberta"},
     ),
-    "chinese_clip": Family(ChineseCLIPModel, _clip_images),
-    "clip": Family(CLIPModel, _clip_images),
+    "chinese_clip": Family(
+        model_class=ChineseCLIPModel,
+        image_map=_clip_image_map,
+        text_preparation=TextPreparation(52),  # OFA-Sys/Chinese-CLIP, cn_clip/clip/utils.py
+        standalone_towers={"chinese_clip_text_model": "bert"},
+    ),
+    "clip": Family(
+        model_class=CLIPModel,
+        image_map=_clip_image_map,
+        text_preparation=TextPreparation(77, end_token=config_end_token),  # openai/CLIP, clip/clip.py
+    ),
     "dcclip": Family(
-        DCCLIPModel,
-        _dcclip_images,
+        model_class=DCCLIPModel,
+        image_map=_dcclip_image_map,
         vision_width=attrgetter("vision_width"),
         text_width=attrgetter("text_width"),
         image_size=attrgetter("image_size"),
         max_text_length=attrgetter("max_text_length"),
         license=attrgetter("teacher_license"),
     ),
+    "metaclip_2": Family(
+        model_class=MetaClip2Model,
+        image_map=_clip_image_map,
+        # as many as it has positions; facebookresearch/MetaCLIP trains as CLIP does
+        text_preparation=TextPreparation(77, end_token=config_end_token),
+    ),
     "siglip": Family(
-        SiglipModel, _siglip_images, fixed_length=True, projection_dim=attrgetter("text_config.projection_size")
+        model_class=SiglipModel,
+        projection_dim=attrgetter("text_config.projection_size"),
+        text_preparation=_siglip_texts,
     ),
     "siglip2": Family(
-        Siglip2Model,
-        _naflex_images,
-        fixed_length=True,
+        model_class=Siglip2Model,
+        image_outputs=_naflex_image_outputs,
         projection_dim=attrgetter("text_config.projection_size"),
-        image_size=naflex_image_size,
+        image_size=_naflex_image_size,
+        takes_patches=True,
+        text_preparation=_SIGLIP2_TEXTS,
     ),
     "vision-text-dual-encoder": Family(
-        VisionTextDualEncoderModel, _dual_encoder_images, image_size=_dual_encoder_image_size
+        model_class=VisionTextDualEncoderModel,
+        image_map=_dual_encoder_image_map,
+        image_size=_dual_encoder_image_size,
     ),
 }
 
 
 def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
-    """The family of a config.
+    """Look up the family of a model.
+
+    Args:
+        config: Config of the model, or its dict.
+        name: Hub id or folder of the model, for the error message.
 
     Raises:
-        ValueError: it is not one of `FAMILIES`.
+        ValueError: The model type is not in `FAMILIES`.
     """
     model_type = config.get("model_type") if isinstance(config, dict) else config.model_type
     if model_type not in FAMILIES:
         raise ValueError(
             f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}. Choose one of "
-            "these, or describe the family in training/teachers/families.py."
+            "these, or add the family to FAMILIES (training/teachers/families.py)."
         )
     return FAMILIES[model_type]

@@ -1,26 +1,30 @@
-"""Where a teacher comes from: the licence of its weights, and what tells one state of them from another."""
+"""Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
-from torch import nn
+from torch import Tensor, nn
 
-# as transformers names them, in the order in which it looks for them
+# the names that transformers writes, in the order in which it looks for them
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 
 
 def find_commit(name: str, revision: str | None = None) -> str | None:
-    """The commit of a Hub id, or None for a folder.
+    """Look up the commit of a Hub id.
 
     Args:
         name: Hub id or folder.
-        revision: branch, tag or commit. Default: the newest.
+        revision: Branch, tag or commit of the Hub id. Default: the newest commit.
+
+    Returns:
+        The commit; None for a folder.
 
     Raises:
-        OSError: the Hub or its cache does not have it.
+        OSError: Neither the Hub nor its local cache has the model.
     """
     if Path(name).is_dir():
         return None
@@ -31,10 +35,10 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
 
 
 def digest_folder(folder: str | Path) -> str:
-    """A digest of a checkpoint's weight files, at the speed of the disk: nothing is loaded.
+    """Digest of the weight files of a checkpoint; no weights are loaded.
 
     Raises:
-        ValueError: there are none.
+        ValueError: The folder has no weight files.
     """
     files = next((found for pattern in WEIGHT_FILES if (found := sorted(Path(folder).glob(pattern)))), None)
     if files is None:
@@ -46,12 +50,34 @@ def digest_folder(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
+def digest_tensors(tensors: Mapping[str, Tensor], digest: "hashlib._Hash | None" = None) -> str:
+    """Hexadecimal digest of tensors and their names.
+
+    Args:
+        tensors: Tensors by name, on any device; their order does not matter.
+        digest: Hash object to update. Default: SHA-256.
+    """
+    digest = digest or hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def weights_fingerprint(model: nn.Module) -> str:
+    """Digest of all weights of a model, as a key for what is computed with it."""
+    return digest_tensors(model.state_dict())[:16]
+
+
 def read_license(name: str, commit: str | None) -> str | None:
-    """The licence in the metadata of a checkpoint's model card, or None if there is none or it cannot be had now.
+    """Read the licence from the metadata of a model card.
 
     Args:
         name: Hub id or folder.
-        commit: of the Hub id.
+        commit: Commit of the Hub id; None for a folder.
+
+    Returns:
+        The licence; None if the card has none, or if the card is not available now.
     """
     card = Path(name, "README.md")
     if commit:
@@ -61,14 +87,5 @@ def read_license(name: str, commit: str | None) -> str | None:
             return None
     metadata = (metadata_load(card) if card.is_file() else None) or {}
     license = metadata.get("license")
-    # a licence that the Hub has no identifier for is called "other" and named beside it
+    # for a licence without an identifier, the Hub has "other" and a field with the name
     return metadata.get("license_name", license) if license == "other" else license
-
-
-def weights_fingerprint(model: nn.Module) -> str:
-    """A digest of all weights, to tell whose targets a cache holds."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]

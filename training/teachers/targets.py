@@ -1,28 +1,30 @@
-"""What a run needs of its teacher, and the teacher that answers at every step."""
+"""The targets that a run needs from its teacher, and the source that computes them at every step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data import tokenize
+from training.data.batch import Batch
 from training.data.transforms import Normalize
-from training.teachers import Targets, Teacher
+from training.teachers.family import Targets
+from training.teachers.teacher import Teacher
 
 MAX_BANK = 4096  # texts in a bank
 
 
 @dataclass(frozen=True)
 class TargetSpec:
-    """Which targets a run asks for.
+    """Which targets a run needs.
 
     Args:
-        towers: of the teacher, `vision` and `text`.
-        grid: (height, width) of the student's map, on which the teacher's is given; None for embeddings alone.
-        token_maps: whether the states of caption tokens are asked for too.
+        towers: Towers of the teacher whose targets are needed, some of `vision` and `text`.
+        grid: Height and width of the student's image feature map, to which the teacher's is resampled; None for
+            embeddings only.
+        token_maps: Whether the states of caption tokens are needed too.
     """
 
     towers: tuple[str, ...]
@@ -31,59 +33,85 @@ class TargetSpec:
 
 
 class TargetSource(Protocol):
-    """Gives the teacher's answers to a batch."""
+    """Source of distillation targets, live or cached. `num_views` is the number of views of an image that take turns;
+    0 if every epoch draws new views.
+    """
 
     num_views: int
 
-    def images(self, images: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the augmented images (B, 3, S, S) in 0..255."""
+    def images(self, images: Tensor, batch: Batch) -> Targets:
+        """Targets of augmented images.
 
-    def texts(self, batch: dict[str, Any]) -> Targets:
-        """Targets of the captions; the map is on the teacher's own tokens."""
+        Args:
+            images: Augmented images of the batch, (B, 3, S, S), 0..255.
+            batch: Batch on the device.
+        """
+
+    def texts(self, batch: Batch) -> Targets:
+        """Targets of the captions of a batch; the feature map is on the teacher's own tokens."""
 
 
 def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
-    """(B, D, H, W) to (B, D, *grid), bilinear with antialiasing."""
+    """Resample a feature map to another grid, bilinear with antialiasing.
+
+    Args:
+        feature_map: Feature map, (B, D, H, W).
+        grid: New height and width.
+
+    Returns:
+        (B, D, *grid); the input itself if it has this grid already.
+    """
     if feature_map.shape[-2:] == tuple(grid):
         return feature_map
     return F.interpolate(feature_map, tuple(grid), mode="bilinear", antialias=True, align_corners=False)
 
 
 class LiveTargets:
-    """Runs the teacher at every step.
+    """Targets of a teacher that runs at every step.
 
     Args:
-        teacher: on the device of the batches, with the towers that are needed.
-        spec: what is asked for.
+        teacher: Teacher on the device of the batches, with the towers of `spec`.
+        spec: Targets that the run needs.
     """
 
-    num_views = 0  # every epoch makes new views
+    num_views = 0
 
     def __init__(self, teacher: Teacher, spec: TargetSpec):
         self.teacher, self.spec = teacher, spec
         self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
-    def images(self, images: Tensor, batch: dict[str, Any]) -> Targets:
-        """Targets of the augmented images (B, 3, S, S) in 0..255."""
+    def images(self, images: Tensor, batch: Batch) -> Targets:
+        """Targets of augmented images.
+
+        Args:
+            images: Augmented images of the batch, (B, 3, S, S), 0..255.
+            batch: Batch on the device; unused.
+        """
         targets = self.teacher.encode_images(self.normalize(images))
         if self.spec.grid is None:
             return Targets(None, targets.embedding)
-        return Targets(resample_map(targets.feature_map, self.spec.grid), targets.embedding)
+        return Targets(resample_map(targets.required_map, self.spec.grid), targets.embedding)
 
-    def texts(self, batch: dict[str, Any]) -> Targets:
-        """Targets of the captions; the map is on the teacher's own tokens."""
-        prefix = "teacher_" if "teacher_input_ids" in batch else ""
-        return self.teacher.encode_texts(batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"])
+    def texts(self, batch: Batch) -> Targets:
+        """Targets of the captions of a batch; the feature map is on the teacher's own tokens."""
+        if "teacher_input_ids" in batch:
+            return self.teacher.encode_texts(batch["teacher_input_ids"], batch["teacher_attention_mask"])
+        return self.teacher.encode_texts(batch["input_ids"], batch["attention_mask"])
 
 
 @torch.no_grad()
 def encode_bank(teacher: Teacher, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """The teacher's embeddings (N, D) of a bank of texts; of more than `MAX_BANK`, evenly spaced ones."""
+    """Embeddings of a bank of texts, with which images are compared if logits are the target.
+
+    Args:
+        teacher: Teacher with its text tower.
+        texts: The bank. Of more than `MAX_BANK` texts, evenly spaced ones are taken.
+        batch_size: Number of texts encoded at once.
+
+    Returns:
+        (N, D) float32, not normalized.
+    """
     step = max(1, -(-len(texts) // MAX_BANK))
     texts = list(texts)[::step]
-    device, embeddings = teacher.model.device, []
-    for start in range(0, len(texts), batch_size):
-        tokens = tokenize(teacher.tokenizer, texts[start : start + batch_size], teacher.max_text_length)
-        targets = teacher.encode_texts(*(value.to(device) for value in tokens.values()))
-        embeddings.append(targets.embedding.float())
-    return torch.cat(embeddings)
+    chunks = [texts[start : start + batch_size] for start in range(0, len(texts), batch_size)]
+    return torch.cat([teacher.encode_texts(**teacher.tokenize(chunk)).embedding.float() for chunk in chunks])

@@ -1,14 +1,17 @@
 """A frozen teacher of any family, whole or one tower at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from training.teachers.families import TOWERS, Targets, find_family
+from training.data import tokenize
+from training.teachers.families import find_family
+from training.teachers.family import TOWERS, Targets
 from training.teachers.lineage import digest_folder, find_commit, read_license, weights_fingerprint
 from training.teachers.loading import load_model
 
@@ -17,31 +20,31 @@ class Teacher:
     """A frozen teacher.
 
     Args:
-        model: a dual encoder of one of `FAMILIES`, or what of it is loaded.
-        tokenizer: its tokenizer.
-        image_processor: its image processor.
-        name: Hub id or folder, for the student's lineage.
-        towers: those that the model holds; none is enough for sizes, statistics, tokens and lineage.
-        revision: tells one state of the weights from another. Default: a digest of the folder, or else of
-            the weights in memory.
+        model: Dual encoder of one of `FAMILIES`, with all or some of its towers.
+        tokenizer: Tokenizer of the model.
+        image_processor: Image processor of the model.
+        name: Hub id or folder, for error messages and the lineage of the student.
+        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
+        revision: Identifier of the state of the weights. Default: a digest of the folder, or else of the weights in
+            memory.
 
     Attributes:
-        towers: those loaded, in the order of `TOWERS`.
-        projection_dim: width of the embeddings.
-        vision_width: channels of the image map.
-        text_width: width of a token state.
-        image_size: edge of the square image in pixels.
-        max_text_length: the longest text in tokens that both model and tokenizer allow.
+        towers: Loaded towers, in the order of `TOWERS`.
+        projection_dim: Width of the embeddings.
+        vision_width: Number of channels of the image feature map.
+        text_width: Width of a token state.
+        image_size: Edge of the square image in pixels.
+        max_text_length: Longest text in tokens that both the model and the tokenizer allow.
 
     Raises:
-        ValueError: the family is not known, or the model has not the towers named.
+        ValueError: The family is unknown, or the model lacks one of `towers`.
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
-        image_processor,
+        image_processor: Any,
         name: str,
         towers: Sequence[str] = TOWERS,
         revision: str | None = None,
@@ -49,9 +52,9 @@ class Teacher:
         self.family = find_family(model.config, name)
         self.towers = _in_order(towers)
         for tower in self.towers:
-            if not hasattr(model, f"{tower}_model"):
+            if not hasattr(model, self.family.tower_modules[tower][0]):
                 raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
-        self.model = model.eval().requires_grad_(False)
+        self.model: Any = model.eval().requires_grad_(False)
         self.tokenizer, self.image_processor, self.name = tokenizer, image_processor, name
         config = model.config
         self.projection_dim = self.family.projection_dim(config)
@@ -70,17 +73,17 @@ class Teacher:
         device: torch.device | str = "cpu",
         revision: str | None = None,
     ) -> "Teacher":
-        """Load what is wanted of a model, and its tokenizer and image processor.
+        """Load a teacher with its tokenizer and image processor.
 
         Args:
             name: Hub id or folder.
-            towers: some of `vision` and `text`; the others are neither read nor held in memory.
-            dtype: of the weights in memory, whatever they are stored in.
-            device: where it runs.
-            revision: branch, tag or commit of a Hub id. Default: the newest.
+            towers: Towers to load, some of `vision` and `text`. The others are neither read nor held in memory.
+            dtype: Precision of the weights in memory, whatever the precision of the file.
+            device: Device of the weights.
+            revision: Branch, tag or commit of a Hub id. Default: the newest commit.
 
         Raises:
-            ValueError: there is no such model, its family is not supported, or its weights are not complete.
+            ValueError: There is no such model, its family is not supported, or its checkpoint lacks weights.
         """
         try:
             commit = find_commit(name, revision)
@@ -96,12 +99,16 @@ class Teacher:
         return teacher.to(device)
 
     def with_towers(self, towers: Sequence[str]) -> "Teacher":
-        """The same teacher with other towers: loaded from its checkpoint again, of the same dtype, on the same device.
+        """This teacher with other towers.
 
-        A teacher that was not loaded from a checkpoint, but holds all the towers asked for, is returned as it is.
+        A teacher from a checkpoint is loaded from it again, in the same precision and on the same device. A model in
+        memory that has all of `towers` is returned unchanged.
+
+        Args:
+            towers: Towers that are needed, some of `vision` and `text`.
 
         Raises:
-            ValueError: there is no checkpoint to load a tower from.
+            ValueError: A tower is missing and there is no checkpoint to load it from.
         """
         towers = _in_order(towers)
         if towers == self.towers:
@@ -116,71 +123,119 @@ class Teacher:
         )
 
     def to(self, device: torch.device | str) -> "Teacher":
-        """Move the weights."""
+        """Move the weights to a device."""
         self.model.to(device, memory_format=torch.channels_last)
         return self
 
     @property
     def config(self) -> PreTrainedConfig:
-        """The model's config."""
+        """Config of the model."""
         return self.model.config
 
     @property
     def logit_scale(self) -> float:
-        """Logarithm of the factor on cosines, as models store it."""
+        """Logarithm of the factor on cosines, as stored in the model."""
         return self.model.logit_scale.item()
 
     @cached_property
     def license(self) -> str | None:
-        """Licence of the weights: what the model card says, or else what the family is known for."""
-        told = read_license(self.name, self._revision) if self._is_checkpoint else None
-        return told or self.family.license(self.config)
+        """Licence of the weights: from the model card, or else that of the family."""
+        stated = read_license(self.name, self._revision) if self._is_checkpoint else None
+        return stated or self.family.license_of(self.config)
 
     @cached_property
     def revision(self) -> str:
-        """Tells one state of the weights from another: a commit, or a digest of the checkpoint or of the weights."""
+        """Identifier of the state of the weights: a commit, or a digest of the checkpoint or of the weights."""
         if self._revision:
             return self._revision
         return digest_folder(self.name) if self._is_checkpoint else weights_fingerprint(self.model)
 
+    def tokenize(self, texts: Sequence[str], max_text_length: int | None = None) -> dict[str, Tensor]:
+        """Tokenize texts for `encode_texts`.
+
+        Args:
+            texts: Texts, at least one.
+            max_text_length: Longest text in tokens; longer ones are cut. Default: the teacher's own limit.
+
+        Returns:
+            `input_ids` and `attention_mask`, (T, L) int64, padded on the right, on the device of the model.
+        """
+        tokens = tokenize(self.tokenizer, list(texts), max_text_length or self.max_text_length)
+        return {name: value.to(self.model.device) for name, value in tokens.items()}
+
     @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> Targets:
-        """Targets for (B, 3, S, S) images, prepared with this teacher's statistics.
+        """Targets of images.
+
+        Args:
+            pixel_values: Images normalized with the statistics of this teacher, (B, 3, S, S).
 
         Raises:
-            ValueError: the vision tower is not loaded.
+            ValueError: The vision tower is not loaded.
         """
-        self._need("vision")
-        return self.family.images(self.model.eval(), pixel_values.to(self.model.dtype))
+        self._require("vision")
+        return self.family.encode_images(self.model.eval(), pixel_values.to(self.model.dtype))
 
     @torch.no_grad()
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Targets:
-        """Targets for (B, L) texts, in this teacher's tokens, padded on the right.
+        """Targets of texts.
+
+        Args:
+            input_ids: Token ids of this teacher's tokenizer, (B, L) int64, padded on the right.
+            attention_mask: Mask, (B, L) int64, 1 for tokens and 0 for padding.
+
+        Returns:
+            Targets; the feature map is (B, L, D), also if the family pads texts to a fixed length.
 
         Raises:
-            ValueError: the text tower is not loaded, or L is more than the model can read.
+            ValueError: The text tower is not loaded, or L is more than the model has positions for.
         """
-        self._need("text")
+        self._require("text")
         length, limit = input_ids.shape[1], self.family.max_text_length(self.config)
         if length > limit:
             raise ValueError(
-                f"input_ids has {length} tokens a text, the teacher {self.name!r} reads at most {limit}. Tokenize "
+                f"input_ids has {length} tokens a text, the teacher {self.name!r} takes at most {limit}. Tokenize "
                 f"with truncation=True, max_length={self.max_text_length}."
             )
         mask: Tensor | None = attention_mask
-        if self.family.fixed_length:  # as it was trained: padding is a part of the text
+        if self._attends_padding:
             padding = self.tokenizer.pad_token_id
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
-            input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None
-        targets = self.family.texts(self.model.eval(), input_ids, mask)
+            input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None  # (B, limit)
+        targets = self.family.encode_texts(self.model.eval(), input_ids, mask)
         feature_map = targets.feature_map
         return Targets(None if feature_map is None else feature_map[:, :length], targets.embedding)
 
+    @cached_property
+    def _attends_padding(self) -> bool:
+        """Whether the model was trained on texts that are padded to the full length, without a mask."""
+        preparation = self.family.prepare_texts(self.tokenizer)
+        return preparation is not None and preparation.pad_to_max and not preparation.mask_padding
+
     def state_dict(self) -> dict[str, Tensor]:
-        """The weights that are loaded, for students that inherit some."""
+        """The weights that are loaded."""
         return self.model.state_dict()
 
-    def _need(self, tower: str):
+    def tower_weights(self, tower: str) -> tuple[Mapping[str, Tensor], Tensor | None]:
+        """Weights of one tower, for a student that inherits them.
+
+        Args:
+            tower: Loaded tower, `vision` or `text`.
+
+        Returns:
+            The weights by the names that the tower itself uses, and the matrix of its projection,
+            (projection_dim, width), or None if the model has no projection.
+
+        Raises:
+            ValueError: The tower is not loaded.
+        """
+        self._require(tower)
+        weights, (module, projection) = self.state_dict(), self.family.tower_modules[tower]
+        prefix = f"{module}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        return own, weights.get(f"{projection}.weight")
+
+    def _require(self, tower: str):
         if tower not in self.towers:
             raise ValueError(
                 f"towers: the {tower} tower of {self.name!r} is not loaded. Load it with "
@@ -194,6 +249,6 @@ def _in_order(towers: Sequence[str]) -> tuple[str, ...]:
     return tuple(tower for tower in TOWERS if tower in towers)
 
 
-def _processor_size(image_processor) -> int:
+def _processor_size(image_processor: Any) -> int:
     size = getattr(image_processor, "crop_size", None) or image_processor.size
     return size.get("height") or size["shortest_edge"]

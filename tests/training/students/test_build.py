@@ -31,36 +31,36 @@ def efficientnet(processor) -> Teacher:
 
 
 def plain_fields(folder) -> dict:
-    """What a student needs where there is no teacher."""
+    """Fields that a student without a teacher needs."""
     fields = {"tokenizer": str(folder), "image_size": 64, "projection_dim": 8}
     return fields | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
 
 @torch.no_grad()
-def test_a_tower_starts_from_the_teachers_and_the_other_at_random(efficientnet, inputs, caplog):
-    wanted = student_config(vision_config=CUT_EFFICIENTNET, vision_init="teacher")
+def test_one_tower_is_inherited_and_the_other_random(efficientnet, inputs, caplog):
+    config = student_config(vision_config=CUT_EFFICIENTNET, vision_init="teacher")
     with caplog.at_level("INFO", "training.students.build"):
-        student, _ = build_student(wanted, LANGUAGES, efficientnet)
+        student, _ = build_student(config, LANGUAGES, efficientnet)
     (message,) = [record.message for record in caplog.records if "tower from" in record.message]
     assert message.startswith("vision tower from tiny-efficientnet: ")
-    random, _ = build_student(replace(wanted, vision_init="random"), LANGUAGES, efficientnet)
-    theirs, ours, others = efficientnet.state_dict(), student.state_dict(), random.state_dict()
-    for name, tensor in ours.items():
+    random, _ = build_student(replace(config, vision_init="random"), LANGUAGES, efficientnet)
+    source, built, others = efficientnet.state_dict(), student.state_dict(), random.state_dict()
+    for name, tensor in built.items():
         if name.startswith("vision_model."):
-            assert torch.equal(tensor, theirs[name.replace("timm_model.model.", "timm_model.")]), name
+            assert torch.equal(tensor, source[name.replace("timm_model.model.", "timm_model.")]), name
         else:
             assert torch.equal(tensor, others[name]), name
 
 
-def test_the_teachers_config_is_the_students_where_the_recipe_is_silent(efficientnet):
-    wanted = StudentConfig(
+def test_config_of_the_teacher_is_the_default(efficientnet):
+    config = StudentConfig(
         vision_config={"model_args": CUT_EFFICIENTNET["model_args"]},
         text_config={"num_hidden_layers": 1, "hidden_size": 16},
         vision_init="teacher",
         text_init="teacher",
         max_text_length=32,
     )
-    student, _ = build_student(wanted, LANGUAGES, efficientnet)
+    student, _ = build_student(config, LANGUAGES, efficientnet)
     vision, text = student.config.vision_config, student.config.text_config
     assert (vision.architecture, vision.model_args) == ("tf_efficientnet_lite0", CUT_EFFICIENTNET["model_args"])
     assert (text.model_type, text.hidden_size, text.num_hidden_layers) == ("xlm-roberta", 16, 1)
@@ -72,10 +72,10 @@ def test_the_teachers_config_is_the_students_where_the_recipe_is_silent(efficien
     assert torch.equal(student.text_projection.weight, efficientnet.model.text_projection.weight[:, channels])
 
 
-def test_altclips_towers_become_classes_of_their_own(altclip_folder):
+def test_altclip_towers_become_standalone_classes(altclip_folder):
     teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
-    wanted = StudentConfig(vision_init="teacher", text_init="teacher", max_text_length=32)
-    student, processor = build_student(wanted, LANGUAGES, teacher)
+    config = StudentConfig(vision_init="teacher", text_init="teacher", max_text_length=32)
+    student, processor = build_student(config, LANGUAGES, teacher)
     assert student.config.vision_config.model_type == "clip_vision_model"
     assert student.config.text_config.model_type == "xlm-roberta"
     assert student.config.text_config.vocab_size == len(processor.tokenizer)
@@ -90,30 +90,30 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     text = XLMRobertaModel(text_config)
     text.save_pretrained(tmp_path / "text")
     tokenizer.save_pretrained(tmp_path / "text")
-    wanted = StudentConfig(
+    config = StudentConfig(
         **plain_fields(teacher_folder),
         vision_init=str(tmp_path / "vision"),
         text_init=str(tmp_path / "text"),
         text_config={"num_hidden_layers": 1},
         max_text_length=32,
     )
-    student, _ = build_student(wanted, LANGUAGES)
+    student, _ = build_student(config, LANGUAGES)
     for name, tensor in student.vision_model.state_dict().items():
         assert torch.equal(tensor, backbone.state_dict()[name]), name
     table = text.embeddings.word_embeddings.weight
     assert torch.equal(student.text_model.embeddings.word_embeddings.weight, table)
     assert len(student.text_model.encoder.layer) == 1
     assert student.config.teacher is None
-    # names of classes are the checkpoint's, and not the tower's
+    # class names belong to the checkpoint, not to the tower
     assert not getattr(student.config.vision_config, "label_names", None)
 
 
-def test_init_that_is_nowhere_is_refused(tmp_path, efficientnet):
+def test_unknown_init_raises(tmp_path, efficientnet):
     with pytest.raises(ValueError, match=r"student.vision_init: '.*nowhere' is neither 'random', 'teacher', a folder"):
         build_student(student_config(vision_init=str(tmp_path / "nowhere")), LANGUAGES, efficientnet)
 
 
-def test_random_tower_must_be_described(efficientnet):
+def test_random_tower_without_a_config_raises(efficientnet):
     with pytest.raises(ValueError, match=r"student.text_config is not given and student.text_init is 'random'"):
         build_student(student_config(text_config=None), LANGUAGES, efficientnet)
 
@@ -127,12 +127,12 @@ def test_random_tower_must_be_described(efficientnet):
         ({"model_type": "bart-simpson"}, r"student.text_config does not describe a tower.*bart-simpson"),
     ],
 )
-def test_config_that_cannot_be_built_is_refused(efficientnet, fields, message):
+def test_invalid_config_raises(efficientnet, fields, message):
     with pytest.raises(ValueError, match=message):
         build_student(student_config(text_config=XLM_ROBERTA | fields), LANGUAGES, efficientnet)
 
 
-def test_config_without_a_model_type_is_refused(efficientnet):
+def test_config_without_a_model_type_raises(efficientnet):
     with pytest.raises(ValueError, match=r"student.text_config has no 'model_type'"):
         build_student(student_config(text_config={"hidden_size": 32}), LANGUAGES, efficientnet)
 
@@ -160,42 +160,42 @@ def test_a_recipe_can_name_a_size_and_change_it(tmp_path):
 
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_leave_no_weight_unused(name, teacher_folder, inputs):
-    """One that the embedding does not come from would be dead weight, and stop distributed training."""
+    """A weight without gradient would be useless, and would stop distributed training."""
     text = load_size(name).text_config | {"num_hidden_layers": 1, "vocab_size": 600}
-    wanted = load_size(name, text_config=text, image_size=64, tokenizer=str(teacher_folder))
-    student, _ = build_student(replace(wanted, vision_init="random", text_init="random"), LANGUAGES)
+    config = load_size(name, text_config=text, image_size=64, tokenizer=str(teacher_folder))
+    student, _ = build_student(replace(config, vision_init="random", text_init="random"), LANGUAGES)
     student(**inputs, return_loss=True).loss.backward()
     assert [name for name, weight in student.named_parameters() if weight.grad is None] == []
 
 
-def test_the_teacher_fills_in_what_the_recipe_leaves_out(efficientnet):
+def test_teacher_provides_missing_fields(efficientnet):
     student, processor = build_student(student_config(), LANGUAGES, efficientnet)
-    config = student.config
-    assert (config.projection_dim, config.image_size, config.max_text_length) == (PROJECTION_DIM, 64, 32)
-    assert (config.teacher, config.teacher_license) == ("tiny-efficientnet", "apache-2.0")
-    assert list(config.languages) == LANGUAGES
-    assert config.text_config.vocab_size == len(efficientnet.tokenizer)
-    assert config.text_config.pad_token_id == efficientnet.tokenizer.pad_token_id
+    built = student.config
+    assert (built.projection_dim, built.image_size, built.max_text_length) == (PROJECTION_DIM, 64, 32)
+    assert (built.teacher, built.teacher_license) == ("tiny-efficientnet", "apache-2.0")
+    assert list(built.languages) == LANGUAGES
+    assert built.text_config.vocab_size == len(efficientnet.tokenizer)
+    assert built.text_config.pad_token_id == efficientnet.tokenizer.pad_token_id
     assert student.logit_scale.item() == efficientnet.model.logit_scale.item()
     assert list(processor.image_processor.image_mean) == list(efficientnet.image_processor.image_mean)
     assert processor.image_processor.crop_size["height"] == 64
 
 
-def test_the_recipe_wins_over_the_teacher(efficientnet):
-    wanted = student_config(image_size=32, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    student, processor = build_student(wanted, LANGUAGES, efficientnet)
+def test_recipe_overrides_the_teacher(efficientnet):
+    config = student_config(image_size=32, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
+    student, processor = build_student(config, LANGUAGES, efficientnet)
     assert student.config.image_size == 32 and list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     assert list(processor.image_processor.image_std) == [0.4, 0.5, 0.6]
 
 
-def test_the_seed_makes_the_weights(efficientnet):
+def test_seed_determines_the_random_weights(efficientnet):
     def weights(seed: int) -> torch.Tensor:
         return build_student(student_config(), LANGUAGES, efficientnet, seed)[0].text_projection.weight
 
     assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
 
 
-def test_projection_width_other_than_the_teachers_is_refused(efficientnet):
+def test_projection_width_other_than_the_teachers_raises(efficientnet):
     with pytest.raises(
         ValueError, match=r"student.projection_dim is 24, the teacher 'tiny-efficientnet' embeds in 16"
     ):
@@ -203,7 +203,7 @@ def test_projection_width_other_than_the_teachers_is_refused(efficientnet):
 
 
 @pytest.mark.parametrize("field", ["tokenizer", "image_size", "projection_dim", "image_mean", "image_std"])
-def test_field_without_a_teacher_to_take_it_from_is_refused(field, teacher_folder):
+def test_missing_field_without_a_teacher_raises(field, teacher_folder):
     given = plain_fields(teacher_folder)
     build_student(student_config(**given), LANGUAGES)
     del given[field]
@@ -212,18 +212,18 @@ def test_field_without_a_teacher_to_take_it_from_is_refused(field, teacher_folde
 
 
 @pytest.mark.parametrize("tower", ["vision", "text"])
-def test_inheritance_without_a_teacher_is_refused(teacher_folder, tower):
+def test_inheritance_without_a_teacher_raises(teacher_folder, tower):
     given = plain_fields(teacher_folder) | {f"{tower}_init": "teacher"}
     with pytest.raises(ValueError, match=rf"student.{tower}_init is 'teacher', but no teacher"):
         build_student(student_config(**given), LANGUAGES)
 
 
-def test_tokenizer_that_is_not_there_is_refused(tmp_path):
+def test_unknown_tokenizer_raises(tmp_path):
     with pytest.raises(ValueError, match=r"student.tokenizer: cannot load"):
         load_tokenizer(str(tmp_path))
 
 
-def test_model_without_its_tokenizer_is_no_tokenizer(tmp_path):
+def test_folder_without_a_tokenizer_raises(tmp_path):
     AutoConfig.for_model(**XLM_ROBERTA).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"student.tokenizer: .* has a model and no tokenizer"):
         load_tokenizer(str(tmp_path))
@@ -233,13 +233,13 @@ def test_saved_student_is_loaded_with_its_processor(tmp_path, processor, inputs)
     model = make_model(MOBILENET)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    loaded, its_processor = load_student(tmp_path)
-    assert isinstance(its_processor, DCCLIPProcessor)
+    loaded, loaded_processor = load_student(tmp_path)
+    assert isinstance(loaded_processor, DCCLIPProcessor)
     with torch.no_grad():
         assert torch.equal(loaded.eval()(**inputs).logits_per_image, model(**inputs).logits_per_image)
 
 
-def test_student_of_another_family_or_nowhere_is_refused(altclip_folder, tmp_path):
+def test_unknown_student_or_one_of_another_family_raises(altclip_folder, tmp_path):
     with pytest.raises(ValueError, match=r"student: .* is of the family 'altclip'"):
         load_student(altclip_folder)
     with pytest.raises(ValueError, match=r"neither a folder with a config.json nor on the Hub"):
@@ -249,6 +249,6 @@ def test_student_of_another_family_or_nowhere_is_refused(altclip_folder, tmp_pat
 
 
 def test_tower_with_its_own_pooling_can_be_a_student(efficientnet):
-    wanted = student_config(vision_config=WHOLE_MOBILENET, vision_pooling="tower", text_pooling="cls")
-    student, _ = build_student(wanted, LANGUAGES, efficientnet)
+    config = student_config(vision_config=WHOLE_MOBILENET, vision_pooling="tower", text_pooling="cls")
+    student, _ = build_student(config, LANGUAGES, efficientnet)
     assert student.config.vision_pooled_width == 1280 and student.config.vision_width == 480

@@ -52,7 +52,7 @@ def source_of(model: DCCLIPModel, tower: str, projection: bool = True) -> Source
 
 
 def randomised(model: DCCLIPModel) -> DCCLIPModel:
-    """No weight is one or zero, so that no row can be taken for another."""
+    """Randomize all parameters, so that no two rows are equal."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.normal_(generator=torch.Generator().manual_seed(parameter.numel()))
@@ -60,12 +60,12 @@ def randomised(model: DCCLIPModel) -> DCCLIPModel:
 
 
 def spaced(total: int, count: int) -> list[int]:
-    """By hand: round to nearest, from the first to the last."""
+    """Reference: rounded to nearest, from the first to the last."""
     return [int(index * (total - 1) / (count - 1) + 0.5) for index in range(count)]
 
 
 @pytest.mark.parametrize(("total", "count"), [(12, 6), (24, 6), (1024, 384), (5, 5), (7, 1)])
-def test_evenly_spaced_indices_are_distinct_and_hold_both_ends(total, count):
+def test_evenly_spaced_indices_are_distinct_and_include_both_ends(total, count):
     chosen = evenly_spaced(total, count).tolist()
     assert len(set(chosen)) == count and chosen == sorted(chosen)
     assert chosen[0] == 0 and (count == 1 or chosen[-1] == total - 1)
@@ -73,7 +73,7 @@ def test_evenly_spaced_indices_are_distinct_and_hold_both_ends(total, count):
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-def test_more_than_there_is_cannot_be_selected():
+def test_selecting_more_than_the_total_raises():
     with pytest.raises(ValueError, match="cannot select 4 of 3"):
         evenly_spaced(3, 4)
 
@@ -82,30 +82,30 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
     student = make_model(text=XLM_ROBERTA | {"num_hidden_layers": 3}, seed=2)
     report = inherit_weights(student, source_of(large, "text"))
-    theirs, ours = large.state_dict(), student.state_dict()
+    source, weights = large.state_dict(), student.state_dict()
     width, feed_forward = spaced(64, 32), spaced(160, 64)
     heads = [*range(16), *range(48, 64)]  # the first and the last of four heads, 16 channels each
     for layer, original in enumerate([0, 3, 6]):
         old, new = (f"text_model.encoder.layer.{index}." for index in (original, layer))
         for name in ("query", "key", "value"):
-            weight = theirs[f"{old}attention.self.{name}.weight"]
-            assert torch.equal(ours[f"{new}attention.self.{name}.weight"], weight[heads][:, width])
+            weight = source[f"{old}attention.self.{name}.weight"]
+            assert torch.equal(weights[f"{new}attention.self.{name}.weight"], weight[heads][:, width])
             assert torch.equal(
-                ours[f"{new}attention.self.{name}.bias"], theirs[f"{old}attention.self.{name}.bias"][heads]
+                weights[f"{new}attention.self.{name}.bias"], source[f"{old}attention.self.{name}.bias"][heads]
             )
         for name, rows, columns in (
             ("attention.output.dense", width, heads),
             ("intermediate.dense", feed_forward, width),
             ("output.dense", width, feed_forward),
         ):
-            assert torch.equal(ours[f"{new}{name}.weight"], theirs[f"{old}{name}.weight"][rows][:, columns])
-            assert torch.equal(ours[f"{new}{name}.bias"], theirs[f"{old}{name}.bias"][rows])
+            assert torch.equal(weights[f"{new}{name}.weight"], source[f"{old}{name}.weight"][rows][:, columns])
+            assert torch.equal(weights[f"{new}{name}.bias"], source[f"{old}{name}.bias"][rows])
         for name in ("attention.output.LayerNorm.weight", "output.LayerNorm.bias"):
-            assert torch.equal(ours[new + name], theirs[old + name][width])
+            assert torch.equal(weights[new + name], source[old + name][width])
     for name in ("word_embeddings", "position_embeddings", "token_type_embeddings", "LayerNorm"):
         name = f"text_model.embeddings.{name}.weight"
-        assert torch.equal(ours[name], theirs[name][..., width])
-    assert torch.equal(ours["text_projection.weight"], theirs["text_projection.weight"][:, width])
+        assert torch.equal(weights[name], source[name][..., width])
+    assert torch.equal(weights["text_projection.weight"], source["text_projection.weight"][:, width])
     assert not report.random and report.tokens == (600, 600)
     assert str(report) == f"text tower from large: 0 weights whole, {len(report.cut)} cut, 0 random; " + (
         "token embeddings of 600 of 600 pieces"
@@ -125,7 +125,7 @@ def test_narrower_heads_are_evenly_spaced_within_evenly_spaced_heads():
 
 
 @torch.no_grad()
-def test_the_other_tower_stays_as_it_was():
+def test_the_other_tower_is_unchanged():
     large, student = make_model(text=XLM_ROBERTA | LARGE, seed=1), make_model(seed=2)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     inherit_weights(student, source_of(large, "text"))
@@ -136,7 +136,7 @@ def test_the_other_tower_stays_as_it_was():
 
 @torch.no_grad()
 @pytest.mark.parametrize("text", [XLM_ROBERTA, BERT | {"max_position_embeddings": 38}])
-def test_all_layers_of_altclips_text_tower_give_its_states(altclip_folder, inputs, text):
+def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, inputs, text):
     model = AltCLIPModel.from_pretrained(altclip_folder)
     vocabulary = model.config.text_config.vocab_size
     source = SourceTower(
@@ -149,14 +149,14 @@ def test_all_layers_of_altclips_text_tower_give_its_states(altclip_folder, input
     ids = ids.masked_fill(mask == 0, 1)
     expected = model.text_model.roberta(input_ids=ids, attention_mask=mask).last_hidden_state
     found = student.get_text_features(ids, mask).last_hidden_state
-    # padding is not looked at, and its positions are numbered differently by the two families
+    # padding is left out: the two families number its positions differently
     assert torch.equal(found[mask == 1], expected[mask == 1])
-    # the teacher's projection reads another space than its residual stream
+    # the input of the teacher's projection is not its residual stream
     assert report.random == ["text_projection.weight"]
 
 
 @torch.no_grad()
-def test_all_layers_of_altclips_vision_tower_give_its_embeddings(altclip_folder, inputs):
+def test_all_layers_of_altclips_vision_tower_give_the_same_embeddings(altclip_folder, inputs):
     model = AltCLIPModel.from_pretrained(altclip_folder)
     teacher = Teacher.from_pretrained(str(altclip_folder), towers=())
     student = make_model(vision=CLIP_VISION, vision_pooling="tower", seed=5)
@@ -183,15 +183,15 @@ def test_vision_transformers_are_cut_and_whole_ones_give_the_same_map(vision, in
     student = make_model(vision=vision | small, seed=3)
     report = inherit_weights(student, source_of(large, "vision"))
     assert not report.random and not report.whole
-    theirs, ours = large.state_dict(), student.state_dict()
+    source, weights = large.state_dict(), student.state_dict()
     width, heads = spaced(64, 32), [*range(16), *range(48, 64)]
-    embedding = next(name for name in ours if re.search(r"patch_embedding.*weight", name))
-    assert torch.equal(ours[embedding], theirs[embedding][width])
-    position = next(name for name in ours if "position_embedding" in name)
-    assert torch.equal(ours[position], theirs[position][..., width])
-    query = next(name for name in ours if ".1." in name and name.endswith("q_proj.weight"))
-    assert torch.equal(ours[query], theirs[query.replace(".1.", ".6.")][heads][:, width])
-    assert torch.equal(ours["visual_projection.weight"], theirs["visual_projection.weight"][:, width])
+    embedding = next(name for name in weights if re.search(r"patch_embedding.*weight", name))
+    assert torch.equal(weights[embedding], source[embedding][width])
+    position = next(name for name in weights if "position_embedding" in name)
+    assert torch.equal(weights[position], source[position][..., width])
+    query = next(name for name in weights if ".1." in name and name.endswith("q_proj.weight"))
+    assert torch.equal(weights[query], source[query.replace(".1.", ".6.")][heads][:, width])
+    assert torch.equal(weights["visual_projection.weight"], source["visual_projection.weight"][:, width])
 
 
 def test_a_smaller_patch_grid_is_resampled_and_its_class_token_kept():
@@ -228,10 +228,10 @@ def test_a_cut_backbone_inherits_the_sources_stages(inputs):
         expected = stage(expected)
     found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert not report.cut and report.random == ["visual_projection.weight"]  # it read a wider stage
+    assert not report.cut and report.random == ["visual_projection.weight"]  # its input was a wider stage
 
 
-def test_positions_begin_after_the_padding_in_some_families():
+def test_positions_start_after_the_padding_id_in_some_families():
     large = randomised(make_model(text=XLM_ROBERTA, seed=1))
     student = make_model(text=BERT | {"max_position_embeddings": 32}, seed=2)
     inherit_weights(student, source_of(large, "text"))
@@ -241,10 +241,10 @@ def test_positions_begin_after_the_padding_in_some_families():
 
 def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
     matched = match_tokens(other_tokenizer, tokenizer)
-    theirs = tokenizer.get_vocab()
+    source = tokenizer.get_vocab()
     pieces = [piece for piece, _ in sorted(other_tokenizer.get_vocab().items(), key=lambda item: item[1])]
-    assert matched.tolist() == [theirs.get(piece, -1) for piece in pieces]
-    # a piece that the source has not
+    assert matched.tolist() == [source.get(piece, -1) for piece in pieces]
+    # a piece that the source does not have
     matched = matched.clone()
     matched[7] = -1
     large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
@@ -262,18 +262,18 @@ def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
 
 @pytest.fixture(scope="module")
 def unigram(train_rows) -> XLMRobertaTokenizer:
-    """A tokenizer of XLM-R's kind."""
+    """A Unigram tokenizer, like that of XLM-R."""
     return train_unigram([*train_rows["en"], *train_rows["zh"]], 500)
 
 
-def test_a_cut_vocabulary_takes_the_rows_that_it_was_cut_from(unigram, texts, tmp_path):
+def test_a_cut_vocabulary_inherits_the_rows_of_its_source(unigram, texts, tmp_path):
     tokenizer = unigram
     vocabulary = cut_vocabulary(tokenizer, texts, 300)
     vocabulary.save(tmp_path / "cut")
     cut = load_tokenizer(str(tmp_path / "cut"))
     matched = match_tokens(cut, tokenizer, str(tmp_path / "cut"))
     assert torch.equal(matched, vocabulary.source_ids) and 0 < len(matched) < len(tokenizer)
-    # without its folder the pieces still tell
+    # without the folder, tokens are matched by piece
     assert torch.equal(match_tokens(cut, tokenizer), vocabulary.source_ids)
     large = randomised(make_model(vocabulary=len(tokenizer), seed=1))
     student = make_model(vocabulary=len(cut), seed=2)
@@ -288,21 +288,21 @@ def test_the_same_tokenizer_keeps_its_rows(tokenizer):
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "theirs"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
+    ("field", "value", "limit"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
 )
-def test_student_larger_than_its_source_is_refused(field, value, theirs):
+def test_student_larger_than_its_source_raises(field, value, limit):
     student = make_model(text=XLM_ROBERTA | {field: value})
-    with pytest.raises(ValueError, match=rf"student.text_config.{field} is {value}, 'large' has {theirs}.*at most"):
+    with pytest.raises(ValueError, match=rf"student.text_config.{field} is {value}, 'large' has {limit}.*at most"):
         inherit_weights(student, source_of(make_model(), "text"))
 
 
-def test_more_positions_than_the_source_has_are_refused():
+def test_more_positions_than_the_source_has_raise():
     student = make_model(text=XLM_ROBERTA | {"max_position_embeddings": 41})
     with pytest.raises(ValueError, match=r"max_position_embeddings is 41, .* only 40"):
         inherit_weights(student, source_of(make_model(), "text"))
 
 
-def test_inheritance_that_copies_nothing_is_refused():
+def test_inheritance_without_an_equal_weight_raises():
     student = make_model(RESNET, projection_dim=PROJECTION_DIM)
     with pytest.raises(ValueError, match=r"student.vision_init: no weight of 'large'.*to 'random'"):
         inherit_weights(student, source_of(make_model(WHOLE_EFFICIENTNET), "vision"))
@@ -337,6 +337,6 @@ def test_folder_of_a_whole_model_is_a_source_of_either_tower(teacher_folder, tea
         }
 
 
-def test_report_tells_how_much_is_left_to_chance():
+def test_report_counts_inherited_and_random_weights():
     report = Inheritance("x", "vision", whole=["a", "b"], cut=["c"], random=[])
     assert str(report) == "vision tower from x: 2 weights whole, 1 cut, 0 random"

@@ -19,20 +19,21 @@ from tests.tiny import IMAGE_SIZE, MOBILENET, RESNET, VIT, WHOLE_MOBILENET, XLM_
 from training import align
 from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
 from training.data import CaptionTokens, PairDataset
+from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks import AlignTask
 from training.tasks.gather import gather
-from training.tasks.grad_cache import cached_pass, split_batch, whole_pass
+from training.tasks.grad_cache import forward_backward, split_batch
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 
 BATCH, CHUNK = 64, 16
 NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-ALL_TERMS = {"text_text_weight": 0.5, "affinity_weight": 0.7, "interactive_weight": 0.3, "anchor_weight": 2.0}
+ALL_LOSSES = {"text_text_weight": 0.5, "affinity_weight": 0.7, "interactive_weight": 0.3, "anchor_weight": 2.0}
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
-    "all terms": ALL_TERMS | {"language_weights": {"en": 1.0, "zh": 3.0}},
-    "sigmoid": {"loss": "sigmoid"} | ALL_TERMS,
+    "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
+    "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
 
 
@@ -43,7 +44,7 @@ def fresh_accelerator():
 
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    """Real images; some have a Chinese caption alone or two English ones in turn, some a caption of another."""
+    """Real images. Some have only a Chinese caption, two English captions in turn, or the caption of another image."""
     rows = train_rows.select(range(BATCH))
     english: list[list[str]] = [[text, f"a {text}"] if row % 3 else [text] for row, text in enumerate(rows["en"])]
     for row in range(40, 60, 3):
@@ -56,7 +57,7 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 
 @pytest.fixture(scope="module")
 def keys() -> list[tuple[int, int]]:
-    """(row, view) of the batch: rows 0 to 5 stand in it twice, in two views and so with two captions."""
+    """(row, view) of the batch; rows 0 to 5 occur twice, in two views and so with two captions."""
     return [(row, 0) for row in range(BATCH - 6)] + [(row, 1) for row in range(6)]
 
 
@@ -73,7 +74,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
     return make
 
 
-def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> dict[str, Any]:
+def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
     batch = dataset.collate([(row, view, dataset[row]) for row, view in keys])
     batch.pop("skipped")
     return batch
@@ -85,10 +86,10 @@ def prepared(task: AlignTask, **fields) -> tuple[Accelerator, torch.nn.Module]:
     return accelerator, accelerator.prepare(task)
 
 
-def gradients(task: AlignTask, batch: dict[str, Any], **fields) -> dict[str, torch.Tensor]:
+def gradients(task: AlignTask, batch: Batch, **fields) -> dict[str, torch.Tensor]:
     """The losses, and the gradients of all parameters by name, of one pass of this process."""
     accelerator, model = prepared(task, **fields)
-    losses, backward = (cached_pass if task.chunk_size else whole_pass)(model, task, batch, accelerator)
+    losses, backward = forward_backward(model, task, batch, accelerator)
     backward()
     found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
     return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
@@ -107,14 +108,14 @@ def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor
 
 @pytest.fixture(scope="module")
 def whole(make_task, dataset, keys) -> dict[str, dict[str, torch.Tensor]]:
-    """What one process with the whole batch at once gives, by recipe."""
+    """Losses and gradients of one process with the whole batch at once, by recipe."""
     AcceleratorState._reset_state(reset_partial_state=True)
     return {name: gradients(make_task(**fields), collate(dataset, keys)) for name, fields in RECIPES.items()}
 
 
 @pytest.fixture(scope="module")
 def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
-    """What each of two processes with half of the batch gives, at once and in chunks."""
+    """Losses and gradients of two processes with half of the batch each, at once and in chunks."""
     folder = tmp_path_factory.mktemp("two")
     tasks = {
         f"{name}, {size}": make_task(**fields, chunk_size=size)
@@ -134,7 +135,7 @@ def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_batch_has_what_makes_it_hard(dataset, keys):
+def test_the_batch_has_unequal_halves_and_duplicates(dataset, keys):
     halves = [collate(dataset, part) for part in (keys[:32], keys[32:])]
     assert len(halves[0]["owner"]) != len(halves[1]["owner"])  # sizes differ between processes
     rows, captions = (torch.cat([half[name] for half in halves]) for name in ("rows", "caption_ids"))
@@ -148,9 +149,9 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(whole, make_t
     assert_same(gradients(task, collate(dataset, keys)), whole[name])
 
 
-def test_a_last_chunk_that_is_smaller_is_no_other(whole, make_task, dataset, keys):
-    task = make_task(**RECIPES["all terms"], chunk_size=27)
-    assert_same(gradients(task, collate(dataset, keys)), whole["all terms"])
+def test_a_smaller_last_chunk_gives_the_same(whole, make_task, dataset, keys):
+    task = make_task(**RECIPES["all losses"], chunk_size=27)
+    assert_same(gradients(task, collate(dataset, keys)), whole["all losses"])
 
 
 @pytest.mark.parametrize("size", [0, CHUNK])
@@ -160,9 +161,9 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two
         assert_same(load_file(two_processes / f"{name}, {size}, {rank}.safetensors"), whole[name])
 
 
-def test_every_term_is_in_the_losses_that_are_compared(whole):
-    terms = {"contrastive_en", "contrastive_zh", "affinity_en", "interactive_zh", "text_text", "anchor_text"}
-    assert {f"loss/{name}" for name in terms} <= whole["all terms"].keys() & whole["sigmoid"].keys()
+def test_the_compared_losses_contain_every_loss(whole):
+    names = {"contrastive_en", "contrastive_zh", "affinity_en", "interactive_zh", "text_text", "anchor_text"}
+    assert {f"loss/{name}" for name in names} <= whole["all losses"].keys() & whole["sigmoid"].keys()
     assert "loss/text_text" not in whole["infonce"] and "logit_bias" not in whole["infonce"]
     assert whole["sigmoid"]["logit_bias"].abs() > 0 and whole["sigmoid"]["student.logit_scale"].abs() > 0
 
@@ -170,15 +171,15 @@ def test_every_term_is_in_the_losses_that_are_compared(whole):
 # dropout, precision, layers without a loss
 
 
-def direct(task: AlignTask, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """Slow and plain: every chunk under its own seed, all in one graph."""
+def direct(task: AlignTask, batch: Batch) -> dict[str, torch.Tensor]:
+    """Slow reference: every chunk with its own seed, all in one graph."""
     chunks = split_batch(batch, task.chunk_size)
     parts = []
     for chunk, seed in zip(chunks, torch.randint(2**62, (len(chunks),)).tolist(), strict=True):
         torch.manual_seed(seed)
-        parts.append(task(chunk, encode_only=True) | task.answers(chunk))
+        parts.append(task(chunk, encode_only=True) | task.teacher_outputs(chunk))
     outputs = {n: torch.cat([part[n] for part in parts]) if v.ndim else v for n, v in parts[0].items()}
-    losses = task.compare(outputs, batch)
+    losses = task.compute_losses(outputs, batch)
     losses["loss"].backward()
     found = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
     return {f"loss/{name}": value.detach() for name, value in losses.items()} | found
@@ -188,7 +189,7 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(make_task, dataset, keys)
     batch = collate(dataset, keys)
     runs = []
     for run, seed in ((gradients, 5), (gradients, 5), (direct, 5), (gradients, 6)):
-        task = make_task(text=XLM_ROBERTA, **RECIPES["all terms"], chunk_size=CHUNK)
+        task = make_task(text=XLM_ROBERTA, **RECIPES["all losses"], chunk_size=CHUNK)
         torch.manual_seed(seed)
         runs.append(run(task, batch))
     assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
@@ -201,7 +202,7 @@ def test_chunks_under_autocast_stay_close_and_their_loss_is_in_float32(make_task
     found = []
     for size in (0, CHUNK):
         AcceleratorState._reset_state(reset_partial_state=True)
-        found.append(gradients(make_task(**ALL_TERMS, chunk_size=size), batch, mixed_precision="bf16"))
+        found.append(gradients(make_task(**ALL_LOSSES, chunk_size=size), batch, mixed_precision="bf16"))
     assert {value.dtype for value in found[1].values()} == {torch.float32}
     assert found[1]["loss/loss"].item() == pytest.approx(found[0]["loss/loss"].item(), rel=1e-2)
     parts, whole = (torch.cat([value.flatten() for value in run.values() if value.ndim]) for run in found[::-1])
@@ -211,14 +212,14 @@ def test_chunks_under_autocast_stay_close_and_their_loss_is_in_float32(make_task
 def test_a_scaled_loss_scales_every_gradient(whole, make_task, dataset, keys):
     task = make_task(chunk_size=CHUNK)
     accelerator, model = prepared(task)
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what fp16 brings along
-    _, backward = cached_pass(model, task, collate(dataset, keys), accelerator)
+    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
+    _, backward = forward_backward(model, task, collate(dataset, keys), accelerator)
     backward()
     found = {name: p.grad / 1024 for name, p in task.named_parameters() if p.grad is not None}
     assert_same(found, {name: value for name, value in whole["infonce"].items() if not name.startswith("loss/")})
 
 
-def test_processes_exchange_gradients_with_the_last_chunk_alone(make_task, dataset, keys, monkeypatch):
+def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, dataset, keys, monkeypatch):
     task = make_task(chunk_size=CHUNK)
     accelerator, model = prepared(task)
     synced: list[bool] = []
@@ -231,12 +232,12 @@ def test_processes_exchange_gradients_with_the_last_chunk_alone(make_task, datas
     monkeypatch.setattr(accelerator, "no_sync", no_sync)
     backward = accelerator.backward
     monkeypatch.setattr(accelerator, "backward", lambda loss: (synced.append(True), backward(loss)))
-    cached_pass(model, task, collate(dataset, keys), accelerator)[1]()
+    forward_backward(model, task, collate(dataset, keys), accelerator)[1]()
     assert synced == [False, True, False, True, False, True, True]
 
 
 def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, keys):
-    # a whole backbone has a head behind the map that is pooled
+    # a whole backbone has a head after the feature map, and the head gets no gradient
     tasks = [make_task(vision=WHOLE_MOBILENET, chunk_size=size) for size in (0, CHUNK)]
 
     def work():
@@ -245,9 +246,8 @@ def test_layers_that_no_loss_reaches_do_not_stop_processes(make_task, dataset, k
         batch = collate(dataset, keys[accelerator.process_index * 32 :][:32])
         for task in tasks:
             accelerator, model = prepared(task)
-            for _ in range(2):  # processes that wait for a gradient are stopped by their second step
-                forward = cached_pass if task.chunk_size else whole_pass
-                forward(model, task, batch, accelerator)[1]()
+            for _ in range(2):  # a process that waits for a gradient would stop in the second step
+                forward_backward(model, task, batch, accelerator)[1]()
             assert any(parameter.grad is None for parameter in task.student.vision_model.parameters())
 
     debug_launcher(work)
@@ -274,7 +274,7 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
     found = [load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1)]
     for process in found:
         assert process["joined"].tolist() == [0, 1, 10, 11, 12] and process["rows"].shape == (1, 3)
-    # twice the gradient, of which DDP takes the mean over two
+    # twice the gradient, because DDP takes the mean over two processes
     assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
 
 
@@ -287,14 +287,14 @@ def test_a_split_batch_is_the_batch(dataset, keys):
         assert torch.equal(torch.cat([chunk[name] + n * offset for n, chunk in enumerate(chunks)]), value), name
 
 
-def test_captions_in_disorder_are_refused(dataset, keys):
+def test_captions_in_another_order_raise(dataset, keys):
     batch = collate(dataset, keys)
-    with pytest.raises(ValueError, match="owner: captions must stand in the order of their images"):
+    with pytest.raises(ValueError, match="owner: captions must be in the order of their images"):
         split_batch(batch | {"owner": batch["owner"].flip(0)}, CHUNK)
 
 
 class Held:
-    """Bytes that wait for a backward pass; parameters, which are there anyway, do not count."""
+    """Bytes saved for a backward pass, without those of the parameters."""
 
     def __init__(self, task: torch.nn.Module):
         self.there = {parameter.data_ptr() for parameter in task.parameters()}
@@ -318,7 +318,7 @@ def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
     batch = collate(dataset, keys)
     peaks = {}
     for size in (0, CHUNK):
-        task = make_task(**ALL_TERMS, chunk_size=size)
+        task = make_task(**ALL_LOSSES, chunk_size=size)
         held = Held(task)
         with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
             gradients(task, batch)
@@ -332,17 +332,17 @@ def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
 
 @pytest.fixture
 def recipe(tmp_path, corpus, teacher_folder, processor) -> AlignRecipe:
-    """Two steps of all terms, without dropout."""
+    """Two steps with all losses, without dropout."""
     return save_student(tmp_path, processor, VIT, NO_DROPOUT, str(teacher_folder), str(corpus / "train.parquet"))
 
 
 def save_student(folder: Path, processor, vision: dict, text: dict, teacher: str | None, source: str) -> AlignRecipe:
-    """A student in a folder, and the recipe that aligns it."""
+    """Save a student to a folder, and return the recipe that aligns it."""
     make_model(vision, text, seed=3).save_pretrained(folder / "student")
     processor.save_pretrained(folder / "student")
-    terms = ALL_TERMS if teacher is not None else {}
+    weights = ALL_LOSSES if teacher is not None else {}
     fields = recipe_fields(folder / "aligned", source, batch_size=16)
-    return AlignRecipe(teacher=teacher, student=str(folder / "student"), **terms, **fields)
+    return AlignRecipe(teacher=teacher, student=str(folder / "student"), **weights, **fields)
 
 
 def run(recipe: AlignRecipe) -> list[dict]:
@@ -369,7 +369,7 @@ def test_runs_in_chunks_and_on_two_processes_log_what_one_process_does(recipe, t
                 assert line[name] == pytest.approx(other[name], abs=1e-4), (other["step"], name)
 
 
-def test_the_logged_loss_is_the_weighted_sum_of_all_terms(recipe):
+def test_the_logged_loss_is_the_weighted_sum(recipe):
     for line in run(replace(recipe, contrastive_weight=0.5, chunk_size=8)):
         pairs = sum(
             weight * (line[f"{name}_en"] + line[f"{name}_zh"]) / 2
@@ -379,8 +379,8 @@ def test_the_logged_loss_is_the_weighted_sum_of_all_terms(recipe):
         assert line["loss"] == pytest.approx(pairs + others, abs=1e-4)
 
 
-def test_a_chunked_run_with_sigmoid_and_dropout_goes_on_to_the_bit(tmp_path, corpus, processor):
-    # the bias is no part of the model, so it must come back from the training state
+def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, corpus, processor):
+    # the bias is no part of the model, so it is restored from the training state
     recipe = save_student(tmp_path, processor, RESNET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
     recipe = replace(recipe, loss="sigmoid", chunk_size=6, save_every=1)
     whole = run(recipe)
@@ -405,38 +405,40 @@ def test_a_chunked_run_with_sigmoid_and_dropout_goes_on_to_the_bit(tmp_path, cor
         ({"chunk_size": 4}, False),
     ],
 )
-def test_statistics_that_follow_the_parts_of_a_batch_are_warned_of(
+def test_batch_norm_statistics_of_split_batches_are_warned_about(
     tmp_path, corpus, processor, caplog, monkeypatch, fields, warned
 ):
-    monkeypatch.setattr(align, "train", lambda *arguments, **options: None)  # what is said before the first step
+    monkeypatch.setattr(align, "train", lambda *arguments, **options: None)  # only the messages before the first step
     recipe = save_student(tmp_path, processor, MOBILENET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
     with caplog.at_level(logging.WARNING):
         align.run(replace(recipe, **fields))
-    told = [record.getMessage() for record in caplog.records if "freeze_batch_norm is false" in record.getMessage()]
-    assert bool(told) is warned
-    assert not told or "each of the 4 parts of a batch" in told[0]
+    messages = [
+        record.getMessage() for record in caplog.records if "freeze_batch_norm is false" in record.getMessage()
+    ]
+    assert bool(messages) is warned
+    assert not messages or "each of the 4 parts of a batch" in messages[0]
 
 
 @pytest.mark.parametrize("name", ["affinity_weight", "interactive_weight", "anchor_weight"])
-def test_a_term_of_the_teacher_without_a_teacher_is_refused(recipe, name):
-    without = dict.fromkeys(ALL_TERMS, 0.0) | {name: 0.5}
+def test_a_loss_that_needs_a_teacher_without_one_raises(recipe, name):
+    without = dict.fromkeys(ALL_LOSSES, 0.0) | {name: 0.5}
     with pytest.raises(ValueError, match=f"{name} is 0.5, but there is no teacher to learn from"):
         run(replace(recipe, teacher=None, **without))
 
 
-def test_a_term_between_languages_with_one_language_is_refused(recipe):
+def test_a_loss_between_languages_with_one_language_raises(recipe):
     data = replace(recipe.data, caption_columns={"en": "en"})
-    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.caption_columns has \['en'\] alone"):
+    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.caption_columns has only \['en'\]"):
         run(replace(recipe, data=data, language_weights={"en": 1.0}))
 
 
-def test_a_term_between_languages_in_batches_of_one_is_refused(recipe):
+def test_a_loss_between_languages_in_batches_of_one_language_raises(recipe):
     data = replace(recipe.data, batches="one_language")
     with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but data\.batches is 'one_language'"):
         run(replace(recipe, data=data))
 
 
-def test_a_term_between_languages_of_sources_that_have_one_each_is_refused(recipe):
+def test_a_loss_between_languages_of_sources_with_one_language_each_raises(recipe):
     sources = [SourceConfig(train=recipe.data.train, caption_columns={name: name}) for name in ("en", "zh")]
     data = replace(recipe.data, train=None, sources=sources)
     with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but no source under data\.sources"):

@@ -41,7 +41,7 @@ def test_whitened_channels_have_mean_zero_and_variance_one(draw, shape, dim):
     )
 
 
-def test_whitening_forgets_scale_and_offset_of_the_teacher(draw):
+def test_whitening_removes_scale_and_offset(draw):
     teacher = draw(2, 12, 3, 4)
     torch.testing.assert_close(whiten(7 * teacher - 3, 1), whiten(teacher, 1), atol=1e-4, rtol=0)
 
@@ -86,7 +86,7 @@ def test_bank_loss_equals_a_plain_loop(draw):
     assert bank_loss(student, teacher, bank, 4.0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_bank_loss_is_nothing_for_a_student_that_agrees_and_knows_no_norm(draw):
+def test_bank_loss_is_zero_for_equal_directions_of_any_norm(draw):
     teacher, bank = draw(3, 5), draw(7, 5)
     assert bank_loss(9 * teacher, teacher, 3 * bank, 20.0).abs() < 1e-5
 
@@ -105,11 +105,11 @@ def test_masked_tokens_do_not_count(draw):
     assert torch.equal(feature_map_loss(student, teacher, mask, dim=-1), loss)
 
 
-def test_nothing_to_count_gives_zero_and_not_nan(draw):
+def test_empty_mask_gives_zero_and_not_nan(draw):
     assert feature_map_loss(draw(1, 3, 4), draw(1, 3, 4), torch.zeros(1, 3), dim=-1).item() == 0
 
 
-def test_embedding_loss_goes_from_zero_to_two(draw):
+def test_embedding_loss_ranges_from_zero_to_two(draw):
     embedding = draw(6, 8)
     assert embedding_loss(embedding, 3 * embedding).item() == pytest.approx(0, abs=1e-6)
     assert embedding_loss(embedding, -embedding).item() == pytest.approx(2, abs=1e-6)
@@ -118,7 +118,7 @@ def test_embedding_loss_goes_from_zero_to_two(draw):
 
 
 def test_positives_are_own_captions_and_equal_ones():
-    # images 0 and 2 are two drawings of one thing; image 1 has two captions, image 3 none
+    # images 0 and 2 are two drawings of the same thing; image 1 has two captions, image 3 none
     owner = torch.tensor([0, 1, 1, 2])
     caption_ids = torch.tensor([5, 6, 7, 5])
     expected = [[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 0, 1], [0, 0, 0, 0]]
@@ -150,8 +150,8 @@ def test_info_nce_with_several_positives_equals_a_plain_loop(draw):
     assert info_nce(image, text, torch.tensor(9.0), positive).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_equal_captions_never_push_each_other_away():
-    # two drawings of one thing, perfectly embedded: the loss is at its least, and its gradient leaves them alone
+def test_equal_captions_are_never_negatives():
+    # two drawings of the same thing, perfectly embedded: the loss is at its minimum, and the gradient is zero
     image = torch.eye(3)[[0, 0, 1]].requires_grad_()
     text = torch.eye(3)[[0, 0, 1]]
     loss = info_nce(image, text, torch.tensor(50.0), positives(torch.arange(3), torch.tensor([4, 4, 9]), 3))
@@ -171,15 +171,15 @@ def test_logit_scale_is_kept_between_one_and_its_maximum(before, after):
     assert scale.item() == pytest.approx(after, rel=1e-5)
 
 
-def test_a_image_that_stands_in_the_batch_twice_owns_the_captions_of_both():
-    # images 0 and 2 are one row, met with two of its captions; image 1 is another
+def test_an_image_that_occurs_twice_matches_the_captions_of_both():
+    # images 0 and 2 are one row with two of its captions; image 1 is another row
     owner, caption_ids, rows = torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9]), torch.tensor([40, 41, 40])
     expected = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
     assert positives(owner, caption_ids, 3, rows).int().tolist() == expected
     assert positives(owner, caption_ids, 3).int().tolist() == torch.eye(3).int().tolist()
 
 
-def test_captions_say_the_same_if_one_image_has_both():
+def test_captions_of_the_same_image_match():
     # en, zh of three images; the English captions of the first two are equal, the Chinese ones are not
     positive = positives(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([5, 6, 5, 7, 8, 9]), 3)
     english, chinese = positive[:, ::2], positive[:, 1::2]
@@ -222,7 +222,7 @@ def test_affinity_loss_equals_a_plain_loop_at_another_width(draw):
     assert affinity_loss(student, teacher, torch.tensor(5.0), 9.0).item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_affinity_of_a_student_that_agrees_is_nothing_and_so_is_its_gradient(draw):
+def test_affinity_loss_of_equal_distributions_is_zero_with_zero_gradient(draw):
     teacher = unit(draw(4, 8), draw(5, 8))
     student = tuple(tensor.clone().requires_grad_() for tensor in teacher)
     loss = affinity_loss(student, teacher, torch.tensor(9.0), 9.0)
@@ -230,13 +230,13 @@ def test_affinity_of_a_student_that_agrees_is_nothing_and_so_is_its_gradient(dra
     assert loss.abs() < 1e-6 and max(tensor.grad.abs().max() for tensor in student) < 1e-5
 
 
-def test_interactive_loss_holds_each_side_of_the_student_against_the_teacher(draw):
+def test_interactive_loss_compares_each_side_of_the_student_with_the_teacher(draw):
     student, teacher = unit(draw(4, 8), draw(4, 8)), unit(draw(4, 8), draw(4, 8))
     target = torch.arange(4)
     expected = sum(F.cross_entropy(6.0 * student[side] @ teacher[1 - side].T, target) for side in (0, 1)) / 2
     loss = interactive_loss(student, teacher, torch.tensor(6.0), torch.eye(4).bool())
     torch.testing.assert_close(loss, expected)
-    # one side is drawn to each of the teacher's: with several positives it is InfoNCE's own halves
+    # each side of the student with the other side of the teacher: with several positives, the halves of InfoNCE
     student, teacher = unit(draw(4, 8), draw(5, 8)), unit(draw(4, 8), draw(5, 8))
     halves = [(student[0], teacher[1]), (teacher[0], student[1])]
     rows = POSITIVE.sum(1) > 0
@@ -268,12 +268,12 @@ LARGE_LOSSES = {
 
 
 @pytest.mark.parametrize("name", LARGE_LOSSES)
-def test_a_large_matrix_is_never_whole_and_gives_the_same_loss_and_gradients(draw, monkeypatch, name):
+def test_a_large_matrix_in_slices_gives_the_same_loss_and_gradients(draw, monkeypatch, name):
     positive = draw(7, 10) > 0.5
     student, teacher = ([F.normalize(draw(n, 6), dim=-1) for n in (7, 10)] for _ in range(2))
     found, most = [], []
     for limit in (2**22, 25):
-        monkeypatch.setattr(losses, "MOST_PAIRS", limit)
+        monkeypatch.setattr(losses, "MAX_PAIRS", limit)
         leaves = [tensor.clone().requires_grad_() for tensor in student]
         scale = torch.tensor(10.0, requires_grad=True)
         kept: list[torch.Tensor] = []
@@ -289,4 +289,4 @@ def test_a_large_matrix_is_never_whole_and_gives_the_same_loss_and_gradients(dra
         most.append(max(tensor.numel() for tensor in kept))
     for whole, parts in zip(*found, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-7)
-    assert most[0] == 70 and most[1] < 70  # what waits for the backward pass: embeddings, and no matrix
+    assert most[0] == 70 and most[1] < 70  # saved for the backward pass: embeddings, and no matrix

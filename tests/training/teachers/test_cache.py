@@ -12,13 +12,13 @@ from training.teachers.cache import TargetCacheError, build, build_target_cache,
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank, resample_map
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
-NEEDS = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
+SPEC = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
 NUM_VIEWS = 2
 
 
 @pytest.fixture(scope="module")
 def vit_teacher(tokenizer, teacher) -> Teacher:
-    """Its map is finer than some students' and its text has dropout, so that forgetting eval would show."""
+    """Its feature map is finer than that of some students; its text tower has dropout, which is off in eval mode."""
     model = make_model(VIT, XLM_ROBERTA | {"hidden_dropout_prob": 0.5}, vision_pooling="cls", seed=3)
     return Teacher(model, tokenizer, teacher.image_processor, "tiny-vit")
 
@@ -31,7 +31,7 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 @pytest.fixture(scope="module")
 def cache(vit_teacher, dataset, tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
-    return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    return folder, build_target_cache(folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +45,15 @@ def augmented(batch: dict) -> torch.Tensor:
 
 def test_cached_images_equal_live_ones(cache, vit_teacher, batch):
     views = augmented(batch)
-    live, cached = LiveTargets(vit_teacher, NEEDS).images(views, batch), cache[1].images(views, batch)
+    live, cached = LiveTargets(vit_teacher, SPEC).images(views, batch), cache[1].images(views, batch)
     for name in ("feature_map", "embedding"):
         torch.testing.assert_close(getattr(cached, name), getattr(live, name), rtol=2e-3, atol=2e-3)
-    other_views = cache[1].images(views, batch | {"views": 1 - batch["view_ids"]})
-    assert (other_views.feature_map - live.feature_map).abs().mean() > 0.02  # the tolerance would not hide a mix-up
+    other_views = cache[1].images(views, batch | {"view_ids": 1 - batch["view_ids"]})
+    assert (other_views.feature_map - live.feature_map).abs().mean() > 0.02  # far more than the tolerance
 
 
 def test_cached_texts_equal_live_ones(cache, vit_teacher, batch):
-    live, cached = LiveTargets(vit_teacher, NEEDS).texts(batch), cache[1].texts(batch)
+    live, cached = LiveTargets(vit_teacher, SPEC).texts(batch), cache[1].texts(batch)
     torch.testing.assert_close(cached.embedding, live.embedding, rtol=2e-3, atol=2e-3)
     mask = batch["attention_mask"].bool()
     assert cached.feature_map.shape == live.feature_map.shape
@@ -64,38 +64,38 @@ def read_all(folder) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*.*")}
 
 
-def test_a_finished_cache_is_opened_and_not_computed_again(cache, vit_teacher, dataset):
+def test_finished_cache_is_not_computed_again(cache, vit_teacher, dataset):
     before = {file: file.stat().st_mtime_ns for file in cache[0].rglob("*.*")}
-    build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert {file: file.stat().st_mtime_ns for file in cache[0].rglob("*.*")} == before
 
 
-def test_a_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
+def test_finished_cache_needs_no_tower_of_the_teacher(tmp_path, teacher_folder, dataset):
     spec = TargetSpec(TOWERS, grid=(2, 2), token_maps=True)
     build_target_cache(tmp_path, Teacher.from_pretrained(str(teacher_folder)), dataset, AUGMENT, spec, 1)
     without = Teacher.from_pretrained(str(teacher_folder), towers=())
-    without.with_towers = None  # whoever asks for towers fails
+    without.with_towers = None  # loading a tower would fail
     build_target_cache(tmp_path, without, dataset, AUGMENT, spec, 1)
 
 
-def test_an_interrupted_cache_goes_on_at_the_missing_file(cache, vit_teacher, dataset):
+def test_interrupted_cache_resumes_at_the_missing_file(cache, vit_teacher, dataset):
     folder, _ = cache
     content = read_all(folder)
     first, second = sorted((folder / "images").iterdir())
     second.unlink()
     (folder / "captions/00000.safetensors").unlink()
     kept = first.stat().st_mtime_ns
-    build_target_cache(folder, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    build_target_cache(folder, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert read_all(folder) == content
     assert first.stat().st_mtime_ns == kept
 
 
-def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):
+def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_path, monkeypatch):
     views = augmented(batch)
     whole = (cache[1].images(views, batch), cache[1].texts(batch))
     monkeypatch.setattr(build, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
     monkeypatch.setattr(shards, "CAPTIONS_PER_SHARD", 9)
-    sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
     for found, expected in zip((sharded.images(views, batch), sharded.texts(batch)), whole, strict=True):
         torch.testing.assert_close(found.feature_map, expected.feature_map, rtol=4e-3, atol=4e-3)
@@ -105,8 +105,8 @@ def test_shards_hold_what_one_file_holds(cache, vit_teacher, dataset, batch, tmp
 @pytest.mark.parametrize(
     "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "images", "max_text_length"]
 )
-def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache, vit_teacher, dataset, train_rows):
-    teacher, augment, spec, num_views = vit_teacher, AUGMENT, NEEDS, NUM_VIEWS
+def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher, dataset, train_rows):
+    teacher, augment, spec, num_views = vit_teacher, AUGMENT, SPEC, NUM_VIEWS
     rows = train_rows.select(range(40))
     if field == "teacher_revision":
         model = make_model(VIT, vision_pooling="cls", seed=4)
@@ -132,29 +132,29 @@ def test_a_cache_of_something_else_is_refused_with_the_field_named(field, cache,
     assert read_all(cache[0]) == before
 
 
-def test_the_same_data_elsewhere_fit_the_cache(cache, vit_teacher, train_rows, dataset, tmp_path):
+def test_same_data_in_another_folder_use_the_same_cache(cache, vit_teacher, train_rows, dataset, tmp_path):
     train_rows.select(range(40)).to_parquet(tmp_path / "moved.parquet")
     moved = PairDataset(load_source(str(tmp_path / "moved.parquet")), dataset.config, dataset.tokens, 64)
     before = read_all(cache[0])
-    build_target_cache(cache[0], vit_teacher, moved, AUGMENT, NEEDS, NUM_VIEWS)
+    build_target_cache(cache[0], vit_teacher, moved, AUGMENT, SPEC, NUM_VIEWS)
     assert read_all(cache[0]) == before
 
 
-def test_a_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
+def test_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
     pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), NUM_VIEWS)
     assert pooled.images(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
     assert torch.equal(pooled.texts(batch).embedding, cache[1].texts(batch).embedding)
 
 
-def test_a_cache_without_maps_is_refused_where_maps_are_needed(vit_teacher, dataset, tmp_path):
+def test_cache_without_needed_feature_maps_raises(vit_teacher, dataset, tmp_path):
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
     with pytest.raises(TargetCacheError, match=r"holds targets for grid=None, this run has grid=\[4, 4\]"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_a_damaged_shard_is_refused_by_name(damage, vit_teacher, dataset, tmp_path):
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+def test_damaged_shard_raises_with_its_name(damage, vit_teacher, dataset, tmp_path):
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
     shard = tmp_path / "images/view-000-00000.safetensors"
     content = bytearray(shard.read_bytes())
     if damage == "cut":
@@ -163,19 +163,19 @@ def test_a_damaged_shard_is_refused_by_name(damage, vit_teacher, dataset, tmp_pa
         content[-100] ^= 1
     shard.write_bytes(content)
     with pytest.raises(TargetCacheError, match=r"view-000-00000.safetensors .*Remove this file"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
-    shard.unlink()  # as the message says
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, 1)
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
+    shard.unlink()  # as the message instructs
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
 
 
-def test_views_drawn_by_another_augmentation_are_refused(cache, vit_teacher, dataset, monkeypatch):
+def test_views_of_another_augmentation_raise(cache, vit_teacher, dataset, monkeypatch):
     draws = Augment.draws
     monkeypatch.setattr(Augment, "draws", lambda self, ids, views: 1 - draws(self, ids, views))
     with pytest.raises(TargetCacheError, match="another version of the augmentation"):
-        build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+        build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
 
 
-def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, dataset, tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_shards_and_the_build_resumes(vit_teacher, dataset, tmp_path, monkeypatch):
     save_file = shards.save_file
     written = []
 
@@ -187,19 +187,19 @@ def test_a_full_disk_leaves_what_was_written_and_says_how_to_go_on(vit_teacher, 
         save_file(tensors, path, metadata)
 
     monkeypatch.setattr(shards, "save_file", save_until_full)
-    with pytest.raises(OSError, match="What was written before is kept: make room"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    with pytest.raises(OSError, match="Finished shards are kept: free some space"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert [file.name for file in (tmp_path / "images").iterdir()] == ["view-000-00000.safetensors"]
     monkeypatch.undo()
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, NEEDS, NUM_VIEWS)
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
 
 
-def test_the_folder_says_what_it_holds(cache):
+def test_readme_describes_the_folder(cache):
     text = (cache[0] / "README.md").read_text(encoding="utf-8")
     assert "`tiny-vit`" in text and "2 views each of 40 images" in text and "grid of 4 x 4" in text
 
 
-def test_a_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
+def test_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
     first = cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu"))
     assert torch.equal(first, encode_bank(vit_teacher, texts)) and len(first) == len(texts)
     (file,) = tmp_path.iterdir()
@@ -221,13 +221,13 @@ def test_resampling_to_half_keeps_the_mean_and_a_flat_map():
     assert halved.shape == (2, 3, 4, 4)
     torch.testing.assert_close(halved.mean((2, 3)), feature_map.mean((2, 3)), atol=0.03, rtol=0)
     torch.testing.assert_close(resample_map(torch.ones(1, 1, 8, 8), (3, 5)), torch.ones(1, 1, 3, 5))
-    assert halved.std() < feature_map.std()  # antialiased: neighbours are averaged, not dropped
+    assert halved.std() < feature_map.std()  # antialiasing averages neighbours
 
 
-def test_a_coarse_teacher_map_is_stored_coarse_and_given_on_the_student_grid(dataset, vit_teacher, batch, tmp_path):
-    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, replace(NEEDS, grid=(8, 8)), 2)
+def test_coarse_teacher_map_is_stored_coarse_and_resampled_to_the_student_grid(dataset, vit_teacher, batch, tmp_path):
+    cached = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, replace(SPEC, grid=(8, 8)), 2)
     assert cached.views[0][0]["feature_map"].shape[2:] == (4, 4)
-    live = LiveTargets(vit_teacher, replace(NEEDS, grid=(8, 8))).images(augmented(batch), batch)
+    live = LiveTargets(vit_teacher, replace(SPEC, grid=(8, 8))).images(augmented(batch), batch)
     assert live.feature_map.shape[2:] == (8, 8)
     found = cached.images(augmented(batch), batch).feature_map
     torch.testing.assert_close(found, live.feature_map, rtol=2e-3, atol=2e-3)

@@ -38,7 +38,7 @@ def teachers(folders) -> dict[str, Teacher]:
 
 @pytest.fixture(scope="module")
 def tokens(tokenizer) -> dict[str, Tensor]:
-    """Three texts of different lengths, each ended by the last token id, as the tiny CLIP wants it."""
+    """Three texts of different lengths, each ended by the last token id, where the tiny CLIP pools."""
     generator = torch.Generator().manual_seed(0)
     input_ids = torch.randint(5, len(tokenizer) - 1, (len(LENGTHS), max(LENGTHS)), generator=generator)
     for row, length in enumerate(LENGTHS):
@@ -92,12 +92,12 @@ def padded(input_ids: Tensor, tokenizer) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "clip", "dual_clip_roberta"])
-def test_clip_image_map_has_passed_the_norm_that_only_the_pooled_token_passes(kind, teachers, pixel_values):
+@pytest.mark.parametrize("kind", ["altclip", "chinese_clip", "clip", "metaclip_2", "dual_clip_roberta"])
+def test_clip_image_map_is_after_the_final_norm(kind, teachers, pixel_values):
     model = teachers[kind].model
     tower = model.vision_model
     hidden = tower.encoder(inputs_embeds=tower.pre_layrnorm(tower.embeddings(pixel_values))).last_hidden_state
-    torch.testing.assert_close(tower(pixel_values=pixel_values).last_hidden_state, hidden)  # the trap: before the norm
+    torch.testing.assert_close(tower(pixel_values=pixel_values).last_hidden_state, hidden)  # before the norm
     hidden = normed(hidden, tower.post_layernorm)
     targets = teachers[kind].encode_images(pixel_values)
     assert_map(targets.feature_map, hidden[:, 1:])
@@ -116,7 +116,7 @@ def test_siglip_image_map_has_no_cls_token_and_its_embedding_is_the_attention_po
 
 
 @torch.no_grad()
-def test_siglip2_image_is_cut_into_patches(teachers, pixel_values):
+def test_siglip2_images_are_cut_into_patches(teachers, pixel_values):
     tower = teachers["siglip2"].model.vision_model
     positions = tower.embeddings.position_embedding.weight  # of this very grid, so nothing is resampled
     embedded = (
@@ -129,7 +129,7 @@ def test_siglip2_image_is_cut_into_patches(teachers, pixel_values):
 
 
 @torch.no_grad()
-def test_siglip2_image_gives_what_its_own_image_processor_gives(teachers, images):
+def test_siglip2_image_equals_that_of_its_image_processor(teachers, images):
     processor = teachers["siglip2"].image_processor
     assert isinstance(processor, Siglip2ImageProcessor)
     image = images[0].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
@@ -151,7 +151,7 @@ def test_dual_encoder_image_map_of_a_vit_is_after_its_norm(teachers, pixel_value
 
 
 @torch.no_grad()
-def test_dual_encoder_image_map_of_a_convolutional_tower_is_its_own(teachers, pixel_values):
+def test_dual_encoder_image_map_of_a_convolutional_tower_is_its_output(teachers, pixel_values):
     model = teachers["dual_convnext_bert"].model
     outputs = model.vision_model(pixel_values)
     targets = teachers["dual_convnext_bert"].encode_images(pixel_values)
@@ -160,10 +160,12 @@ def test_dual_encoder_image_map_of_a_convolutional_tower_is_its_own(teachers, pi
     torch.testing.assert_close(targets.embedding, outputs.pooler_output @ model.visual_projection.weight.T)
 
 
-def test_dual_encoder_whose_tower_widens_after_its_map_is_refused(teachers, tokenizer, pixel_values):
+def test_dual_encoder_whose_pooled_width_differs_from_its_map_raises(teachers, tokenizer, pixel_values):
     model = make_teacher_model("dual_convnext_bert", 600)
     model.config.vision_config.hidden_size = 25
-    with pytest.raises(ValueError, match=r"'convnext'\) pools 25 channels, but its map of shape \(2, 24, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"'convnext'\) pools 25 channels, but its feature map of shape \(2, 24, 2, 2\)"
+    ):
         Teacher(model, tokenizer, teachers["clip"].image_processor, "x").encode_images(pixel_values)
 
 
@@ -256,9 +258,7 @@ def test_dcclip_targets_are_its_own_outputs(teacher, teacher_folder, inputs):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_embeddings_are_those_that_the_family_compares_itself(
-    kind, folders, teachers, tokens, tokenizer, pixel_values
-):
+def test_embeddings_equal_those_of_the_familys_own_forward(kind, folders, teachers, tokens, tokenizer, pixel_values):
     model = AutoModel.from_pretrained(folders[kind]).eval()
     texts, images = tokens, {"pixel_values": pixel_values}
     if kind in ("siglip", "siglip2"):
@@ -285,11 +285,13 @@ def test_padding_does_not_change_a_text(kind, teachers, tokens, tokenizer):
     torch.testing.assert_close(long.embedding, short.embedding, rtol=1e-4, atol=1e-5)
     longer_map = long.feature_map[:, : attended.shape[1]]
     torch.testing.assert_close(longer_map[attended], short.feature_map[attended], rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(short.embedding[0], short.embedding[1], atol=1e-2)  # which all of this could hide
+    assert not torch.allclose(
+        short.embedding[0], short.embedding[1], atol=1e-2
+    )  # equal embeddings would hide an error
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_widths_announced_are_those_delivered(kind, teachers, tokens, pixel_values):
+def test_stated_widths_equal_those_of_the_targets(kind, teachers, tokens, pixel_values):
     teacher = teachers[kind]
     images, texts = teacher.encode_images(pixel_values), teacher.encode_texts(**tokens)
     assert images.feature_map.shape[1] == teacher.vision_width
@@ -300,13 +302,13 @@ def test_widths_announced_are_those_delivered(kind, teachers, tokens, pixel_valu
 
 
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_longest_text_announced_can_be_read_and_a_longer_one_is_refused(kind, teachers):
+def test_longest_text_is_encoded_and_a_longer_one_raises(kind, teachers):
     teacher = teachers[kind]
     expected = {"altclip": NUM_POSITIONS - 2, "dual_clip_roberta": NUM_POSITIONS - 2, "dcclip": 32}
     assert teacher.max_text_length == expected.get(kind, NUM_POSITIONS)
     texts = torch.full((1, teacher.max_text_length + 1), 7)
     assert teacher.encode_texts(texts[:, 1:], torch.ones_like(texts[:, 1:])).embedding.isfinite().all()
-    with pytest.raises(ValueError, match=rf"reads at most {teacher.max_text_length}\. Tokenize with truncation=True"):
+    with pytest.raises(ValueError, match=rf"takes at most {teacher.max_text_length}\. Tokenize with truncation=True"):
         teacher.encode_texts(texts, torch.ones_like(texts))
 
 
@@ -321,7 +323,7 @@ def test_longest_text_is_bounded_by_the_tokenizer(teachers, tokenizer, monkeypat
 
 @pytest.mark.parametrize("towers", SUBSETS)
 @pytest.mark.parametrize("kind", TEACHERS)
-def test_a_tower_alone_is_that_of_the_whole_teacher(kind, towers, folders, teachers, tokens, pixel_values, caplog):
+def test_one_tower_equals_that_of_the_whole_teacher(kind, towers, folders, teachers, tokens, pixel_values, caplog):
     transformers.logging.enable_propagation()
     try:
         with caplog.at_level(logging.WARNING):
@@ -359,7 +361,7 @@ def test_a_tower_alone_is_that_of_the_whole_teacher(kind, towers, folders, teach
 
 
 @pytest.mark.parametrize("towers", [*SUBSETS, TOWERS])
-def test_only_the_weights_of_the_wanted_towers_are_read(towers, folders, monkeypatch):
+def test_only_the_weights_of_the_given_towers_are_read(towers, folders, monkeypatch):
     read: set[str] = set()
     opened = transformers.modeling_utils.safe_open
 
@@ -392,15 +394,15 @@ def test_only_the_weights_of_the_wanted_towers_are_read(towers, folders, monkeyp
     monkeypatch.setattr(transformers.modeling_utils, "safe_open", Recorder)
     Teacher.from_pretrained(str(folders["clip"]), towers)
     prefixes = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
-    wanted = tuple(prefix for tower in towers for prefix in prefixes[tower])
+    expected = tuple(prefix for tower in towers for prefix in prefixes[tower])
     assert read == {
         key
         for key in load_file(folders["clip"] / "model.safetensors")
-        if key == "logit_scale" or key.startswith(wanted)
+        if key == "logit_scale" or key.startswith(expected)
     }
 
 
-def test_a_tower_alone_of_an_old_altclip_checkpoint_finds_its_layers(folders, teachers, tokens, tmp_path):
+def test_one_tower_of_an_old_altclip_checkpoint_has_its_weights(folders, teachers, tokens, tmp_path):
     folder = shutil.copytree(folders["altclip"], tmp_path / "old")
     weights = load_file(folder / "model.safetensors")
     # as BAAI/AltCLIP is stored: transformers renames them for classes of its own
@@ -413,7 +415,7 @@ def test_a_tower_alone_of_an_old_altclip_checkpoint_finds_its_layers(folders, te
     assert torch.equal(part.encode_texts(**tokens).embedding, teachers["altclip"].encode_texts(**tokens).embedding)
 
 
-def test_checkpoint_that_lacks_weights_is_refused(folders, tmp_path):
+def test_checkpoint_that_lacks_weights_raises(folders, tmp_path):
     folder = shutil.copytree(folders["clip"], tmp_path / "cut")
     weights = load_file(folder / "model.safetensors")
     del weights["text_projection.weight"]
@@ -454,7 +456,7 @@ def test_with_towers_of_a_model_in_memory(folders, teachers, tokenizer):
 
 
 @pytest.mark.parametrize("kind", ["altclip", "dcclip"])
-def test_half_precision_checkpoint_is_loaded_as_asked(kind, tokenizer, teachers, pixel_values, tmp_path):
+def test_half_precision_checkpoint_is_loaded_in_the_given_precision(kind, tokenizer, teachers, pixel_values, tmp_path):
     folder = save_teacher(kind, tmp_path, tokenizer, torch.float16)
     assert load_file(folder / "model.safetensors")["visual_projection.weight"].dtype == torch.float16
     single = Teacher.from_pretrained(str(folder))
@@ -474,7 +476,7 @@ def test_a_teacher_is_frozen_and_stays_in_eval(kind, folders, tokens, pixel_valu
     assert not [name for name, p in teacher.model.named_parameters() if p.requires_grad]
     before = weights_fingerprint(teacher.model)
     expected = teacher.encode_images(pixel_values).embedding, teacher.encode_texts(**tokens).embedding
-    teacher.model.train()  # whoever does this by mistake changes nothing
+    teacher.model.train()  # a mistake by the caller, without effect
     images = teacher.encode_images(pixel_values).embedding
     teacher.model.train()
     texts = teacher.encode_texts(**tokens).embedding
@@ -484,7 +486,7 @@ def test_a_teacher_is_frozen_and_stays_in_eval(kind, folders, tokens, pixel_valu
     assert weights_fingerprint(teacher.model) == before
 
 
-def test_fingerprint_sees_every_weight(teacher_folder):
+def test_fingerprint_depends_on_every_weight(teacher_folder):
     model = DCCLIPModel.from_pretrained(teacher_folder)
     before = weights_fingerprint(model)
     assert weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder)) == before
@@ -496,7 +498,7 @@ def test_fingerprint_sees_every_weight(teacher_folder):
 # lineage
 
 
-def test_revision_of_a_folder_is_that_of_its_weights_whatever_is_loaded(folders, tmp_path):
+def test_revision_of_a_folder_depends_on_its_weights_and_not_on_the_loaded_towers(folders, tmp_path):
     folder = shutil.copytree(folders["clip"], tmp_path / "copy")
     revision = Teacher.from_pretrained(str(folders["clip"]), ()).revision
     assert Teacher.from_pretrained(str(folder), ("text",)).revision == revision
@@ -508,13 +510,13 @@ def test_revision_of_a_folder_is_that_of_its_weights_whatever_is_loaded(folders,
         digest_folder(tmp_path)
 
 
-def test_revision_of_a_model_in_memory_is_that_of_its_weights_unless_given(teachers, tokenizer):
+def test_revision_of_a_model_in_memory_is_its_fingerprint_unless_given(teachers, tokenizer):
     clip = teachers["clip"]
     assert Teacher(clip.model, tokenizer, clip.image_processor, "x").revision == weights_fingerprint(clip.model)
     assert Teacher(clip.model, tokenizer, clip.image_processor, "x", revision="abc").revision == "abc"
 
 
-def test_hub_checkpoint_is_known_by_its_commit_and_its_card(folders, tokens):
+def test_hub_checkpoint_has_its_commit_and_the_licence_of_its_card(folders, tokens):
     commits = ["0123456789abcdef0123456789abcdef01234567", "76543210fedcba9876543210fedcba9876543210"]
     cached = Path(HF_HUB_CACHE, "models--tiny--clip")
     for commit in commits:
@@ -542,7 +544,7 @@ def test_hub_checkpoint_is_known_by_its_commit_and_its_card(folders, tokens):
         ("# no metadata\n", "creativeml-openrail-m"),
     ],
 )
-def test_licence_is_that_of_the_card_or_else_of_the_family(metadata, expected, folders, tmp_path):
+def test_licence_is_from_the_card_or_else_from_the_family(metadata, expected, folders, tmp_path):
     folder = shutil.copytree(folders["altclip"], tmp_path / "copy")
     (folder / "README.md").write_text(metadata)
     assert Teacher.from_pretrained(str(folder), ()).license == expected
@@ -554,35 +556,37 @@ def test_licence_without_a_card(teachers):
     assert teachers["clip"].license is None
 
 
-# what is refused
+# errors
 
 
-def test_unknown_family_is_refused_with_those_that_are_known(tmp_path, tokenizer):
+def test_unknown_family_raises_with_the_known_ones(tmp_path, tokenizer):
     config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
     BertModel(config).save_pretrained(tmp_path)
-    known = r"family 'bert'; supported are altclip, chinese_clip, clip, dcclip, siglip, siglip2, vision-text-dual"
+    known = (
+        r"family 'bert'; supported are altclip, chinese_clip, clip, dcclip, metaclip_2, siglip, siglip2, vision-text"
+    )
     with pytest.raises(ValueError, match=known):
         Teacher.from_pretrained(str(tmp_path))
     with pytest.raises(ValueError, match=known):
         Teacher(BertModel(config), tokenizer, None, "x")
 
 
-def test_every_family_is_filed_under_its_own_name():
-    assert {name: family.model.config_class.model_type for name, family in FAMILIES.items()} == {
+def test_key_of_each_family_is_its_model_type():
+    assert {name: family.model_class.config_class.model_type for name, family in FAMILIES.items()} == {
         name: name for name in FAMILIES
     }
 
 
 @pytest.mark.parametrize("name", ["no/where", "no/where/at/all"])
-def test_teacher_that_is_not_there_is_refused_by_name(name):
+def test_unknown_teacher_raises_with_its_name(name):
     with pytest.raises(ValueError, match=rf"teacher: '{name}' is neither a folder with a config\.json nor on the Hub"):
         Teacher.from_pretrained(name)
 
 
-# the fixtures' teachers, and tokenizers
+# fixtures and tokenizers
 
 
-def test_altclip_of_the_fixtures_is_the_whole_model(altclip_folder, inputs):
+def test_altclip_fixture_is_the_whole_model(altclip_folder, inputs):
     model = AltCLIPModel.from_pretrained(altclip_folder).eval()
     teacher = Teacher.from_pretrained(str(altclip_folder))
     assert weights_fingerprint(teacher.model) == weights_fingerprint(model)
@@ -595,12 +599,12 @@ def test_same_tokens_compares_whole_pipelines(tokenizer, other_tokenizer, teache
     assert not same_tokens(tokenizer, other_tokenizer)
 
 
-def test_padding_or_cutting_once_does_not_change_what_a_tokenizer_is(tokenizer, teacher):
+def test_padding_or_truncation_does_not_change_the_identity_of_a_tokenizer(tokenizer, teacher):
     teacher.tokenizer(["red apple", "frog"], padding=True, truncation=True, max_length=3)
     assert same_tokens(tokenizer, teacher.tokenizer)
 
 
-def test_tokenizer_without_a_pipeline_is_only_the_same_as_itself(tokenizer):
+def test_tokenizer_without_a_pipeline_equals_only_itself(tokenizer):
     byte_tokens = ByT5Tokenizer()
     assert same_tokens(byte_tokens, byte_tokens)
     assert not same_tokens(byte_tokens, ByT5Tokenizer())

@@ -1,6 +1,6 @@
-"""Our models, and any other of `ZeroShotModel`, inside `clip-benchmark` (PyPI), through its own model interface.
+"""Evaluate any `ZeroShotModel` with the `clip-benchmark` package, through its own model interface.
 
-`--model` names a folder or Hub id; all other options are those of `clip_benchmark`:
+`--model` is a folder or Hub id; all other options are those of `clip_benchmark`:
 
 python -m training.evaluation.models.clip_benchmark eval --model_type dcclip --model runs/demo/model --pretrained local
     --dataset cifar10 --dataset_root DIR --language en --no_amp --output cifar10.json
@@ -23,31 +23,35 @@ MODEL_TYPE = "dcclip"
 
 
 class BenchmarkModel(nn.Module):
-    """What `clip-benchmark` asks of a model: `encode_image` and `encode_text`."""
+    """The model interface of `clip-benchmark`: `encode_image` and `encode_text`.
+
+    Args:
+        model: Model to evaluate.
+    """
 
     def __init__(self, model: ZeroShotModel):
         super().__init__()
         self.zero_shot, self.network = model, model.model
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """(B, 3, S, S) float images to (B, D), L2-normalised."""
-        return self.zero_shot.embed_images(pixel_values).clone()  # its caller is no inference mode
+        """Encode normalized images (B, 3, S, S) to (B, D), L2-normalized."""
+        return self.zero_shot.embed_images(pixel_values).clone()  # the caller does not run in inference mode
 
     def encode_text(self, tokens: BatchEncoding) -> Tensor:
-        """What the tokenizer returns to (T, D), L2-normalised."""
+        """Encode the output of the tokenizer to (T, D), L2-normalized."""
         return self.zero_shot.embed_texts(dict(tokens)).clone()
 
 
 def load_dcclip(
     model_name: str, pretrained: str = "", cache_dir: str | None = None, device: str | torch.device = "cpu"
 ) -> tuple:
-    """A model, its transform of an image and its tokenizer, as `clip_benchmark.models.load_clip` returns them.
+    """Load a model with its image transform and tokenizer, as `clip_benchmark.models.load_clip` does.
 
     Args:
-        model_name: folder or Hub id, `ID@REVISION` to pin one.
-        pretrained: what `clip-benchmark` writes beside the name; the name says it all.
-        cache_dir: where the Hub's files are kept. Default: where they always are.
-        device: where it runs.
+        model_name: Folder or Hub id; `ID@REVISION` pins a revision.
+        pretrained: Label that `clip-benchmark` writes beside the name; unused.
+        cache_dir: Folder for files from the Hub. Default: that of huggingface_hub.
+        device: Device of the model.
     """
     if cache_dir is not None:
         os.environ["HF_HUB_CACHE"] = cache_dir
@@ -61,16 +65,16 @@ def load_dcclip(
 
 
 def _accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """The peer's own top-k, share by share, without its detour over an array of one number."""
-    right = output.topk(max(topk), 1, True, True)[1].eq(target[:, None])
-    return [int(right[:, :k].sum()) / len(target) for k in topk]
+    """Top-k accuracy for each k, as in `clip-benchmark`, but without its conversion of a one-element array."""
+    correct = output.topk(max(topk), 1, True, True)[1].eq(target[:, None])  # (N, k)
+    return [int(correct[:, :k].sum()) / len(target) for k in topk]
 
 
 def register() -> None:
-    """Make `--model_type dcclip` known to `clip-benchmark` in this process.
+    """Add the model type `dcclip` to `clip-benchmark` in this process.
 
-    Its release 1.6.2 turns an array of one dimension into a number, which NumPy refuses since 2.4: there, and only
-    there, its top-k is computed without that.
+    Release 1.6.2 converts a one-dimensional array to a number, which fails since NumPy 2.4. Its top-k accuracy is
+    replaced only if it fails.
     """
     try:
         zeroshot_classification.accuracy(torch.eye(2), torch.arange(2), (1,))
@@ -82,7 +86,7 @@ def register() -> None:
 
 
 def main() -> None:
-    """`clip-benchmark`'s own command line, with one more model type."""
+    """Run the command line of `clip-benchmark` with one more model type."""
     register()
     cli.main()
 

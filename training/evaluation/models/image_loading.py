@@ -1,4 +1,4 @@
-"""Images as a protocol wants them, at a model's size and in its statistics, prepared beside the forward pass."""
+"""Image preparation for evaluation: decode, resize and normalize, in threads beside the forward pass."""
 
 import hashlib
 import os
@@ -18,101 +18,102 @@ from transformers import PreTrainedConfig
 from training.data import open_image
 from training.data.images import encoded_bytes
 from training.data.transforms import Normalize
-from training.teachers.families import naflex_image_size
+from training.teachers import FAMILIES
 
-AHEAD = 2  # batches that are being prepared while one is encoded
-AT_ONCE = 8  # images a thread prepares before it looks for more
+BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
+IMAGES_PER_JOB = 8  # images that a thread prepares in one job
 
 
 @dataclass(frozen=True)
-class _Own:
-    """An image processor, called on images that have the right size already."""
+class _ProcessorNormalize:
+    """Normalization by the model's image processor, for images that already have the input size."""
 
     image_processor: Any
 
     def __call__(self, pixels: Tensor) -> Tensor:
         images = [PILImage.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
-        stay = {field: False for field in ("do_resize", "do_center_crop") if hasattr(self.image_processor, field)}
-        return self.image_processor(images, return_tensors="pt", **stay)["pixel_values"].to(pixels.device)
+        keep_size = {field: False for field in ("do_resize", "do_center_crop") if hasattr(self.image_processor, field)}
+        return self.image_processor(images, return_tensors="pt", **keep_size)["pixel_values"].to(pixels.device)
 
 
 @dataclass(frozen=True)
 class ImagePreparation:
-    """The last steps before a model sees.
+    """How images become the input of a model.
 
     Args:
-        image_size: edge of its square input in pixels.
-        normalize: (B, 3, S, S) uint8 to what the model reads.
-        stated: who says so, for results.
+        image_size: Edge of the square input in pixels.
+        normalize: Function of images (B, 3, S, S) uint8 that returns pixel values (B, 3, S, S) float.
+        stated_by: Where these values come from, for `results.json`.
     """
 
     image_size: int
     normalize: Callable[[Tensor], Tensor]
-    stated: str
+    stated_by: str
 
     @classmethod
     def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
-        """Read a model's own size and statistics.
+        """Find out the input size and the normalization of a model.
 
-        The image processor itself is asked whether its statistics are all that it does to an image of the right
-        size. Where they are not, or where it states none, as some that come with remote code, it prepares every
-        image.
+        If normalization with the stated mean and standard deviation gives the same pixel values as the image
+        processor, on an image of the input size, it is used. Otherwise the image processor is called for every image.
+        That is also the case for processors without a mean, as in some remote code.
 
         Args:
-            config: the model's.
-            image_processor: the model's.
-            name: the model's, for messages.
+            config: Config of the model.
+            image_processor: Image processor of the model.
+            name: Name of the model, for error messages.
 
         Raises:
-            ValueError: its input is no square, or neither says how large it is.
+            ValueError: The input is not square, or neither config nor image processor states its size.
         """
         size = _image_size(config, image_processor, name)
-        stated = "the model's statistics, the protocol's resizing"
-        if config.model_type == "siglip2":  # its processor makes patches
-            return cls(size, Normalize.from_processor(image_processor, size), stated)
-        own = _Own(image_processor)
+        stated_by = "the model's statistics, the protocol's resizing"
+        family = FAMILIES.get(config.model_type)
+        if family is not None and family.takes_patches:
+            return cls(size, Normalize.from_processor(image_processor, size), stated_by)
+        by_processor = _ProcessorNormalize(image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
             probe = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
-            if torch.allclose(normalize(probe), own(probe), atol=1e-4):
-                return cls(size, normalize, stated)
-        return cls(size, own, f"the model's own {type(image_processor).__name__}")
+            if torch.allclose(normalize(probe), by_processor(probe), atol=1e-4):
+                return cls(size, normalize, stated_by)
+        return cls(size, by_processor, f"the model's own {type(image_processor).__name__}")
 
     def fit(self, image: PILImage.Image, squash: bool = False) -> Tensor:
-        """An image as the protocol wants it, bicubic.
+        """Resize an image to the input size with bicubic interpolation.
 
         Args:
-            image: RGB.
-            squash: resize to the square without a crop; else the short side, and crop the centre.
+            image: RGB image.
+            squash: Whether to resize to the square without a crop. Default: resize the short side and crop the center.
 
         Returns:
-            (S, S, 3) uint8, as Pillow lays it out: batches of it need no copy to become (B, 3, S, S).
+            (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
 
-        Source: `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, to the pixel.
+        Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use.
         """
         size, short = self.image_size, min(image.size)
-        wanted = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
-        if wanted != image.size:
-            image = image.resize(wanted, PILImage.Resampling.BICUBIC)
+        resized = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
+        if resized != image.size:
+            image = image.resize(resized, PILImage.Resampling.BICUBIC)
         left, top = (round((edge - size) / 2) for edge in image.size)
         if image.size != (size, size):
             image = image.crop((left, top, left + size, top + size))
         return torch.from_numpy(np.array(image))
 
     def describe(self) -> dict[str, Any]:
-        """The same for `results.json`."""
-        described = {"image_size": self.image_size, "interpolation": "bicubic", "stated_by": self.stated}
+        """These settings for `results.json`."""
+        described = {"image_size": self.image_size, "interpolation": "bicubic", "stated_by": self.stated_by}
         if isinstance(self.normalize, Normalize):
             described |= {"mean": list(self.normalize.mean), "std": list(self.normalize.std)}
         return described
 
 
 def digest_images(rows: Dataset, column: str = "image") -> str:
-    """Of all encoded images in their order: the key for what is stored of them.
+    """Digest of all encoded images in order, as a key for stored embeddings.
 
     Args:
-        rows: with a column of undecoded images.
-        column: its name.
+        rows: Data set with a column of undecoded images.
+        column: Name of the column.
     """
     digest = hashlib.blake2b(digest_size=16)
     for batch in rows.iter(256):
@@ -125,19 +126,21 @@ def digest_images(rows: Dataset, column: str = "image") -> str:
 def prepared_batches(
     rows: Dataset, column: str, batch_size: int, prepare: Callable[[PILImage.Image], Tensor]
 ) -> Iterator[Tensor]:
-    """Batches of prepared images, in order. Threads prepare the next ones while the caller works on one; however
-    many rows there are, no more than `AHEAD` + 1 batches are held.
+    """Iterate over batches of prepared images, in order.
 
-    Yields (B, 3, S, S) uint8, channels last in memory.
+    Threads prepare the next batches while the caller works on one. At most `BATCHES_AHEAD` + 1 batches are in memory.
 
     Args:
-        rows: with a column of images.
-        column: its name.
-        batch_size: images a batch; the last may have fewer.
-        prepare: an RGB image to (S, S, 3) uint8.
+        rows: Data set with a column of images.
+        column: Name of the column.
+        batch_size: Number of images in a batch; the last batch may have fewer.
+        prepare: Function of an RGB image that returns (S, S, 3) uint8.
+
+    Yields:
+        (B, 3, S, S) uint8, channels last in memory.
 
     Raises:
-        ValueError: an image does not decode; its row is named.
+        ValueError: An image does not decode; the message names its row.
     """
     images = rows.select_columns([column]).cast_column(column, Image(decode=False))
 
@@ -150,35 +153,36 @@ def prepared_batches(
     try:
         for start in range(0, len(rows), batch_size):
             numbers = range(start, min(start + batch_size, len(rows)))
-            parts = [numbers[first : first + AT_ONCE] for first in range(0, len(numbers), AT_ONCE)]
-            ahead.append([pool.submit(prepare_rows, part) for part in parts])
-            if len(ahead) > AHEAD:
+            jobs = [numbers[first : first + IMAGES_PER_JOB] for first in range(0, len(numbers), IMAGES_PER_JOB)]
+            ahead.append([pool.submit(prepare_rows, job) for job in jobs])
+            if len(ahead) > BATCHES_AHEAD:
                 yield _stack(ahead.popleft())
         while ahead:
             yield _stack(ahead.popleft())
-    finally:  # whoever stops early, or finds a damaged image, does not wait for the rest
+    finally:  # after an early stop or a damaged image, the remaining jobs are cancelled
         pool.shutdown(cancel_futures=True)
 
 
 def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
-    return torch.stack([image for part in parts for image in part.result()]).permute(0, 3, 1, 2)
+    images = torch.stack([image for part in parts for image in part.result()])  # (B, S, S, 3)
+    return images.permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
 def _open(cell: dict | None, row: int) -> PILImage.Image:
     if cell is None:
-        raise ValueError(f"image: row {row} has no image. A test set is never thinned silently: mend or remove it.")
+        raise ValueError(f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row.")
     try:
         return open_image(cell)
     except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
         raise ValueError(
-            f"image: row {row} does not decode ({error}). A test set is never thinned silently: mend or remove the "
-            "row."
+            f"image: row {row} does not decode ({error}). Rows are never dropped silently: fix or remove the row."
         ) from error
 
 
 def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> int:
-    if config.model_type == "siglip2":  # takes any shape of so many patches; as a square, it is
-        return naflex_image_size(config)
+    family = FAMILIES.get(config.model_type)
+    if family is not None and family.takes_patches and (edge := family.image_size(config)):
+        return edge
     crops = getattr(image_processor, "do_center_crop", False)
     stated = getattr(image_processor, "crop_size" if crops else "size", None)
     if stated is None or isinstance(stated, int):
@@ -187,10 +191,12 @@ def _image_size(config: PreTrainedConfig, image_processor: Any, name: str) -> in
         height, width = stated.get("height"), stated.get("width")
         size = stated.get("shortest_edge") if height is None else height
         if height != width:
-            raise ValueError(f"model: {name!r} reads images of {width} x {height} pixels; only squares are known.")
+            raise ValueError(
+                f"model: {name!r} takes images of {width} x {height} pixels; only square inputs are supported."
+            )
     if not isinstance(size, int):
         raise ValueError(
             f"model: neither the image processor of {name!r} ({type(image_processor).__name__}) nor its config "
-            f"(vision_config.image_size) says how large an image it reads; got {size!r}."
+            f"(vision_config.image_size) states the size of the input image; got {size!r}."
         )
     return size

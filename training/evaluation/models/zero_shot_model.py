@@ -1,4 +1,4 @@
-"""Any model on the Hub that has image and text features, with its own way to prepare images and texts."""
+"""A model of any family on the Hub, with the preparation of its images and texts."""
 
 import hashlib
 import json
@@ -19,27 +19,30 @@ from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoToken
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
 from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
-from training.evaluation.models.text_preparation import TextPreparation, text_preparation
-from training.teachers import FAMILIES, weights_fingerprint
+from training.evaluation.models.text_settings import find_text_preparation
+from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint
+from training.teachers.batching import encode_by_length
 from training.teachers.lineage import find_commit
+from training.teachers.loading import check_complete
+from training.text.pipeline import read_pipeline
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 1  # raised when the same model and source come to see or read something else than before
+PREPARATION = 1  # increase it when the code prepares the same images or texts in another way
 
 
 @dataclass(frozen=True)
 class ZeroShotModel:
-    """A model with all that prepares its input.
+    """A model with its tokenizer and image processor.
 
     Args:
-        model: with `get_image_features` and `get_text_features`, in eval mode.
-        processor: with its `tokenizer` and `image_processor`.
-        name: shown in results.
-        revision: commit of a Hub id; None for a folder.
+        model: Model in eval mode; of a family in `FAMILIES`, or with `get_image_features` and `get_text_features`.
+        processor: Object with `tokenizer` and `image_processor`.
+        name: Name of the model, for results.
+        revision: Commit of a Hub id; None for a folder.
     """
 
-    model: Any  # remote code has no class in common
+    model: Any  # models with remote code have no common class
     processor: Any
     name: str
     revision: str | None = None
@@ -48,24 +51,24 @@ class ZeroShotModel:
     def from_pretrained(
         cls, name: str | Path, revision: str | None = None, trust_remote_code: bool = False
     ) -> "ZeroShotModel":
-        """Load from a folder or the Hub.
+        """Load a model from a folder or the Hub.
 
         Args:
-            name: folder or Hub id; `ID@REVISION` names the revision too.
-            revision: branch, tag or commit of a Hub id. Default: the newest.
-            trust_remote_code: run code that comes with the model; from the Hub, only at a revision that is named.
+            name: Folder or Hub id; `ID@REVISION` names the revision too.
+            revision: Branch, tag or commit of a Hub id. Default: the newest commit.
+            trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: it is not there, has no text or image tower, brings code that is not trusted or not pinned, or
-                does not say how its input is prepared.
+            ValueError: There is no such model, it lacks a tower or weights, it comes with code that is not trusted or
+                not pinned, or it does not state how its input is prepared.
         """
         name = str(name)
         if not Path(name).is_dir() and revision is None and "@" in name:
             name, _, revision = name.rpartition("@")
         if trust_remote_code and revision is None and not Path(name).is_dir():
             raise ValueError(
-                f"trust_remote_code: the code of {name!r} can change from day to day. Read it, and name the revision "
-                f"that was read: {name}@COMMIT."
+                f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision "
+                f"that you read: {name}@COMMIT."
             )
         try:
             commit = find_commit(name, revision)
@@ -78,56 +81,58 @@ class ZeroShotModel:
             if "trust_remote_code" not in str(error):
                 raise ValueError(f"model: {name!r} cannot be loaded ({error}).") from error
             raise ValueError(
-                f"model: {name!r} brings code of its own. Read it, then give --trust_remote_code; from the Hub, with "
-                f"the revision that was read, {name}@COMMIT."
+                f"model: {name!r} comes with its own code. Read it, then pass --trust_remote_code; for a Hub id, add "
+                f"the revision that you read: {name}@COMMIT."
             ) from error
         for method in ("get_image_features", "get_text_features"):
-            if not hasattr(model, method):
+            if model.config.model_type not in FAMILIES and not hasattr(model, method):
                 raise ValueError(
                     f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
-        if missing := sorted(set(report["missing_keys"]) & {key for key, _ in model.named_parameters()}):
-            raise ValueError(
-                f"model: {name!r} lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]!r}: "
-                "they would be random. Name a finished checkpoint of the whole model."
-            )
+        parameters = {key for key, _ in model.named_parameters()}
+        check_complete("model", name, type(model), set(report["missing_keys"]) & parameters)
         loaded = cls(model.eval(), processor, name, commit)
-        loaded.describe()  # whatever does not say how its input is prepared is refused now
+        loaded.describe()  # raises now if the model does not state how its input is prepared
         return loaded
 
     def to(self, device: torch.device | str) -> "ZeroShotModel":
-        """Move the weights."""
+        """Move the weights to a device."""
         self.model.to(device)
         return self
 
+    @property
+    def family(self) -> Family | None:
+        """Row of the model's family; None if there is none."""
+        return FAMILIES.get(self.model.config.model_type)
+
     @cached_property
     def texts(self) -> TextPreparation:
-        """How texts become tokens."""
-        return text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
+        """How texts are tokenized."""
+        return find_text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
 
     @cached_property
     def images(self) -> ImagePreparation:
-        """How images become pixel values."""
+        """How images are resized and normalized."""
         return ImagePreparation.of(self.model.config, self.processor.image_processor, self.name)
 
     @property
     def image_size(self) -> int:
-        """Edge of the square image that the model reads, in pixels."""
+        """Edge of the square input image in pixels."""
         return self.images.image_size
 
     @cached_property
     def fingerprint(self) -> str:
-        """Tells one state of weights and preparation from another, wherever it lies: a key for what is stored."""
-        facts = {
+        """Digest of weights and preparation, as a key for stored embeddings. Copies of a model have the same one."""
+        state = {
             "preparation": PREPARATION,
-            "config": _without_place(self.model.config.to_dict()),
+            "config": _without_origin(self.model.config.to_dict()),
             "weights": weights_fingerprint(self.model),
             "tokenizer": _tokenizer_state(self.processor.tokenizer),
-            "image_processor": _without_place(self.processor.image_processor.to_dict()),
+            "image_processor": _without_origin(self.processor.image_processor.to_dict()),
             "texts": self.texts.describe(),
             "images": self.images.describe(),
         }
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(state, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def describe(self) -> dict[str, Any]:
         """How images and texts are prepared, for `results.json`."""
@@ -139,11 +144,15 @@ class ZeroShotModel:
         }
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """What the model reads of these texts, by `get_text_features`' names of it."""
+        """Tokenize texts.
+
+        Returns:
+            The arguments of `embed_texts`: `input_ids` and, for most families, `attention_mask`, (T, L) int64.
+        """
         return self.texts.tokenize(self.processor.tokenizer, texts)[0]
 
     def count_cut(self, texts: Sequence[str]) -> int:
-        """How many of these texts are longer than the model reads; `encode_texts` cuts them and logs their number."""
+        """Number of texts that are longer than the model's limit; `encode_texts` cuts them and logs their number."""
         texts = [text for text in texts if self.texts.may_be_cut(text)]
         return sum(
             self.texts.tokenize(self.processor.tokenizer, texts[start : start + 1024])[1]
@@ -152,37 +161,59 @@ class ZeroShotModel:
 
     @torch.inference_mode()
     def embed_texts(self, tokens: dict[str, Tensor]) -> Tensor:
-        """(T, D) float32, L2-normalised, of what `tokenize` returns."""
+        """Encode tokenized texts.
+
+        Args:
+            tokens: Output of `tokenize`.
+
+        Returns:
+            (T, D) float32, L2-normalized.
+        """
         on_device = {name: value.to(self.model.device) for name, value in tokens.items()}
-        return self._normalized(self.model.get_text_features(**on_device), "text")
+        if self.family is None:
+            return self._normalized(self.model.get_text_features(**on_device), "text")
+        mask = on_device.get("attention_mask")
+        return self._normalized(self.family.text_outputs(self.model, on_device["input_ids"], mask), "text")
 
     @torch.inference_mode()
     def embed_images(self, pixel_values: Tensor) -> Tensor:
-        """(B, D) float32, L2-normalised, of (B, 3, S, S) float images in the model's statistics."""
-        pixel_values = pixel_values.to(self.model.device)
-        if self.model.config.model_type == "siglip2":  # reads patches, with their grid beside them
-            return self._normalized(FAMILIES["siglip2"].images(self.model, pixel_values).embedding, "image")
-        return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "image")
-
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
-        """(N, D) float32, L2-normalised, in order, on the CPU.
-
-        Texts of like length are encoded together, which saves padding. Those longer than the model reads are cut; how
-        many is logged (see `count_cut`).
+        """Encode normalized images.
 
         Args:
-            texts: at least one.
-            batch_size: texts at a time.
+            pixel_values: Images normalized with the model's statistics, (B, 3, S, S) float.
+
+        Returns:
+            (B, D) float32, L2-normalized.
         """
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        embeddings, num_cut = torch.empty(0), 0
-        for start in tqdm(range(0, len(order), batch_size), desc="texts", unit="batch", leave=False):
-            numbers = order[start : start + batch_size]
-            tokens, cut = self.texts.tokenize(self.processor.tokenizer, [texts[n] for n in numbers])
-            batch = self.embed_texts(tokens).cpu()
-            embeddings = batch.new_empty(len(texts), batch.shape[1]) if start == 0 else embeddings
-            embeddings[numbers] = batch
-            num_cut += cut
+        pixel_values = pixel_values.to(self.model.device)
+        if self.family is None:
+            return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "image")
+        return self._normalized(self.family.image_outputs(self.model, pixel_values), "image")
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Encode texts, in batches of similar length.
+
+        Texts that are longer than the model's limit are cut, and their number is logged.
+
+        Args:
+            texts: Texts, at least one.
+            batch_size: Number of texts encoded at once.
+
+        Returns:
+            (N, D) float32 on the CPU, L2-normalized, in the order of the texts.
+        """
+        num_cut = 0
+        with tqdm(total=-(-len(texts) // batch_size), desc="texts", unit="batch", leave=False) as progress:
+
+            def encode(indices: Tensor) -> tuple[Tensor]:
+                nonlocal num_cut
+                tokens, cut = self.texts.tokenize(self.processor.tokenizer, [texts[n] for n in indices.tolist()])
+                num_cut += cut
+                embeddings = self.embed_texts(tokens).cpu()
+                progress.update()
+                return (embeddings,)
+
+            (embeddings,) = encode_by_length(torch.tensor([len(text) for text in texts]), batch_size, encode)
         if num_cut:
             log.warning(
                 "%s: %d of %d texts are longer than %d tokens and were cut",
@@ -196,16 +227,20 @@ class ZeroShotModel:
     def encode_images(
         self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool = False
     ) -> Tensor:
-        """(N, D) float32, L2-normalised, in order, on the CPU. Other threads decode and resize meanwhile.
+        """Encode images. Threads decode and resize the next batches meanwhile.
 
         Args:
-            rows: at least one, with a column of images.
-            column: its name.
-            batch_size: images at a time.
-            squash: resize to the model's square without a crop, instead of the short side and a crop of the centre.
+            rows: Data set with a column of images, at least one row.
+            column: Name of the column.
+            batch_size: Number of images encoded at once.
+            squash: Whether to resize to the square input without a crop. Default: resize the short side and crop the
+                center.
+
+        Returns:
+            (N, D) float32 on the CPU, L2-normalized, in the order of the rows.
 
         Raises:
-            ValueError: an image does not decode.
+            ValueError: An image does not decode.
         """
         embeddings, done = torch.empty(0), 0
         with tqdm(total=len(rows), desc="images", unit="image", leave=False) as progress:
@@ -217,17 +252,17 @@ class ZeroShotModel:
                 progress.update(len(batch))
         return embeddings
 
-    def _normalized(self, output: Any, what: str) -> Tensor:
-        """The pooled embedding in what a model returned: an output object, or with some remote code a tensor."""
+    def _normalized(self, output: Any, kind: str) -> Tensor:
+        """L2-normalized embeddings of a model's output: an output object, or a tensor from some remote code."""
         features = output if isinstance(output, Tensor) else getattr(output, "pooler_output", None)
         if not isinstance(features, Tensor) or features.ndim != 2:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
-            raise ValueError(f"model: {self.name!r} gives no embedding of a {what}, (B, D), but {shape}.")
+            raise ValueError(f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D).")
         return F.normalize(features.float(), dim=-1)
 
 
 def _load_processor(name: str, **fields: Any) -> Any:
-    """A model's processor, or its tokenizer and its image processor where it has none that knows both."""
+    """Processor of a model, or its tokenizer and image processor if it has no processor with both."""
     processor = AutoProcessor.from_pretrained(name, **fields)
     if hasattr(processor, "tokenizer") and hasattr(processor, "image_processor"):
         return processor
@@ -237,14 +272,13 @@ def _load_processor(name: str, **fields: Any) -> Any:
     )
 
 
-def _without_place(fields: dict[str, Any]) -> dict[str, Any]:
-    """Without what says where and by whom it was written."""
+def _without_origin(fields: dict[str, Any]) -> dict[str, Any]:
+    """Config fields without those that depend on where and by which version the file was written."""
     return {key: value for key, value in fields.items() if key not in ("_name_or_path", "transformers_version")}
 
 
 def _tokenizer_state(tokenizer: Any) -> Any:
-    """All that decides a text's tokens, without what the last call left behind."""
+    """Everything that the tokens of a text depend on, without the settings of the last call."""
     if not tokenizer.is_fast:
         return [type(tokenizer).__name__, tokenizer.get_vocab(), tokenizer.special_tokens_map]
-    state = json.loads(tokenizer.backend_tokenizer.to_str())
-    return {key: value for key, value in state.items() if key not in ("truncation", "padding")}
+    return read_pipeline(tokenizer)

@@ -1,17 +1,23 @@
-"""Teacher targets that are computed once and stored, so that stage 1 trains without the teacher in memory.
+"""Teacher targets that are computed once and stored, so that training runs without the teacher in memory.
 
-    README.md                    what the folder holds, for whoever it is shared with
-    images.json                the key: everything that the numbers under images/ depend on
+    build.py              computes the shards that are missing
+    cached.py             a finished cache as a source of targets
+    shards.py             keys, shards and their checks
+
+A cache is a folder:
+
+    README.md                    what the folder holds, for people who get it from you
+    images.json                  key of `images/`: everything that its targets depend on
     images/view-000-00000.safetensors
-                                 of some rows: feature_map on the student's grid, embedding, and the random draws that
-                                 made the view; fp16, float32
-    captions.json, captions/00000.safetensors
-                                 of some captions, in alphabetical order: token states end to end, where each starts,
-                                 embedding; fp16
-    bank-*.safetensors           the embeddings of a bank of texts; float32
+                                 some rows: feature map on the student's grid and embedding (fp16), and the random
+                                 draws that made the view (float32)
+    captions.json                key of `captions/`
+    captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
+                                 each caption, embedding (fp16)
+    bank-*.safetensors           embeddings of a bank of texts (float32)
 
-A view is a pure function of (seed, row, number), so the student sees the very image that the teacher saw. Every
-shard carries a digest of its content. An interrupted run goes on at the first shard that is missing.
+A view is a pure function of (seed, row, view number), so student and teacher encode the same image. Every shard has a
+digest of its content. An interrupted run resumes at the first missing shard.
 """
 
 from training.teachers.cache.build import build_target_cache, cached_bank

@@ -1,4 +1,4 @@
-"""Computes what a cache is to hold, and goes on where it was interrupted."""
+"""Build a cache of teacher targets, resuming at the first missing shard."""
 
 import hashlib
 from collections.abc import Sequence
@@ -26,21 +26,23 @@ from training.teachers.cache.shards import (
     view_file,
 )
 from training.teachers.targets import TargetSpec, encode_bank, resample_map
+from training.utils.files import write_text
 
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets
 
-Targets of the teacher `{teacher}`, in fp16, made by DC-CLIP.
+Distillation targets of the teacher `{teacher}`, in fp16, computed by DC-CLIP.
 Revision of the teacher: `{revision}`. Licence of its weights: {license}.
 
-- `images/`: {num_views} views each of {num_rows} images of `{data}`:
-  the teacher's feature map, on a grid of {grid}, its embedding, and the random draws that made the view (their ranges
-  stand in `images.json`).
+- `images/`: {num_views} views each of {num_rows} images of `{data}`: the teacher's feature map on a grid of {grid},
+  its embedding, and the random draws that made the view. `images.json` lists the ranges of the draws.
 - `captions/`: token states and embeddings of {num_captions} captions.
 
-Give this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`, with the same data, augmentation
-and number of views; the teacher's towers are then not loaded. A folder that holds something else than a run needs is
-refused. The images themselves are not in it. The numbers derive from the teacher's weights and from the data: the
+To train with these targets, pass this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`,
+with the same data, augmentation and number of views. The teacher's towers are then not loaded. Training stops with an
+error if the folder holds other targets than the run needs.
+
+The folder does not contain the images. The targets derive from the teacher's weights and from the data, so the
 licences of both apply.
 """
 
@@ -55,21 +57,21 @@ def build_target_cache(
     batch_size: int = 64,
     device: torch.device | str = "cpu",
 ) -> CachedTargets:
-    """Compute what is missing, and open the cache.
+    """Compute the targets that are missing, and open the cache.
 
     Args:
-        folder: of the cache; made if it is not there.
-        teacher: its towers are loaded only if something is missing, one at a time.
-        dataset: images and captions, as far as `spec` asks for them.
-        augment: makes the views.
-        spec: what is asked for; a cache may hold more.
-        num_views: views an image.
-        batch_size: images or texts that the teacher sees at once.
-        device: where the teacher runs, and of the batches.
+        folder: Folder of the cache; created if it does not exist.
+        teacher: Teacher. Its towers are loaded one at a time, and only if targets are missing.
+        dataset: Images and captions, at least those that `spec` needs.
+        augment: Augmentation that makes the views.
+        spec: Targets that the run needs; the cache may hold more.
+        num_views: Number of views of each image.
+        batch_size: Number of images or texts that the teacher encodes at once.
+        device: Device of the teacher and of the batches.
 
     Raises:
-        TargetCacheError: the folder holds targets of another teacher, data or transform, or a damaged shard.
-        OSError: the disk is full; what was written stays, and the same call goes on from there.
+        TargetCacheError: The folder holds targets of another teacher, data set or augmentation, or a damaged shard.
+        OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
     folder = Path(folder)
     if "vision" in spec.towers:
@@ -84,13 +86,16 @@ def build_target_cache(
 
 
 def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:
-    """Embeddings (N, D) of a bank of texts, read from the cache where they are there already.
+    """Embeddings of a bank of texts, from the cache if they are stored there.
 
     Args:
-        folder: of the cache; None stores nothing.
-        teacher: its text tower is loaded only if it must run, and released.
-        texts: the bank.
-        device: where the teacher runs.
+        folder: Folder of the cache; None to store nothing.
+        teacher: Teacher. Its text tower is loaded only if the embeddings are not stored, and then released.
+        texts: The bank.
+        device: Device of the teacher and of the embeddings.
+
+    Returns:
+        (N, D) float32, not normalized.
     """
     if folder is None:
         return encode_bank(teacher.with_towers(("text",)).to(device), texts)
@@ -99,6 +104,10 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     if not path.exists():
         save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
     return open_shard(path)["embedding"].to(device)
+
+
+def _teacher_key(teacher: Teacher) -> dict[str, Any]:
+    return {"teacher_revision": teacher.revision, "teacher_dtype": str(teacher.model.dtype).removeprefix("torch.")}
 
 
 def _cache_images(
@@ -111,21 +120,19 @@ def _cache_images(
     batch_size: int,
     device: torch.device | str,
 ):
-    """Write every shard of images that is not there yet."""
-    key: dict[str, Any] = {
-        "teacher_revision": teacher.revision,
-        "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
+    """Compute the missing shards of images."""
+    key: dict[str, Any] = _teacher_key(teacher) | {
         "images": dataset.image_fingerprint(),
         "image_size": dataset.image_size,
         "augment": asdict(augment.config),
         "seed": augment.seed,
         "num_views": num_views,
     }
-    numbers = 0
+    map_size = 0
     if spec.grid is not None:
         key["grid"] = list(spec.grid)
-        numbers = teacher.vision_width * spec.grid[0] * spec.grid[1]
-    rows_per_shard = max(1, SHARD_BYTES // (2 * (numbers + teacher.projection_dim)))
+        map_size = teacher.vision_width * spec.grid[0] * spec.grid[1]
+    rows_per_shard = max(1, SHARD_BYTES // (2 * (map_size + teacher.projection_dim)))
     meta = claim(folder / "images.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
@@ -146,7 +153,7 @@ def _cache_images(
             if not tensors:
                 raise TargetCacheError(
                     f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.name!r} decodes,"
-                    " so there is nothing to store. Mend the data."
+                    " so there is nothing to store. Repair the data."
                 )
             save(tensors, view_file(folder, view, number))
 
@@ -163,21 +170,21 @@ def _encode_views(
     view: int,
     device: torch.device | str,
 ):
-    """Put the targets of some rows of a shard into its tensors; rows that do not decode stay zero."""
-    looked_up = zip(chunk, dataset.look_up(chunk), strict=True)
-    samples = [(row, image) for row, image in looked_up if isinstance(image, Tensor)]
+    """Write the targets of some rows into the tensors of their shard; rows that do not decode stay zero."""
+    decoded = zip(chunk, dataset.look_up(chunk), strict=True)
+    samples = [(row, image) for row, image in decoded if isinstance(image, Tensor)]
     if not samples:
         return
     ids = torch.tensor([row for row, _ in samples])
-    numbers = torch.full_like(ids, view)
-    views = augment(torch.stack([image for _, image in samples]).to(device), ids, numbers)
-    targets = teacher.encode_images(normalize(views))
-    found = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, numbers)}
+    view_ids = torch.full_like(ids, view)
+    images = augment(torch.stack([image for _, image in samples]).to(device), ids, view_ids)
+    targets = teacher.encode_images(normalize(images))
+    values = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, view_ids)}
     if spec.grid is not None:
-        # never stored finer than the teacher sees
-        stored = [min(ours, theirs) for ours, theirs in zip(spec.grid, targets.feature_map.shape[-2:], strict=True)]
-        found["feature_map"] = resample_map(targets.feature_map, stored).half().cpu()
-    for name, value in found.items():
+        # never stored at a finer grid than the teacher's own
+        grid = [min(sizes) for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)]
+        values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
+    for name, value in values.items():
         tensors.setdefault(name, torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype))[ids - rows.start] = value
 
 
@@ -189,16 +196,17 @@ def _cache_captions(
     batch_size: int,
     device: torch.device | str,
 ):
-    """Write every shard of captions that is not there yet."""
+    """Compute the missing shards of captions."""
     tokens = dataset.tokens
-    key = {
-        "teacher_revision": teacher.revision,
-        "teacher_dtype": str(teacher.model.dtype).removeprefix("torch."),
+    if tokens is None:
+        raise ValueError("teacher_cache: the run needs targets of captions, but the data set has no captions.")
+    unaligned_texts = tokens.unaligned or frozenset()
+    key = _teacher_key(teacher) | {
         "captions": dataset.caption_fingerprint(),
         "max_text_length": tokens.max_text_length,
     }
     if spec.token_maps:
-        unaligned = "\n".join(sorted(tokens.unaligned)).encode()
+        unaligned = "\n".join(sorted(unaligned_texts)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
     texts = list(dataset.caption_ids)
     claim(folder / "captions.json", key, {"num_captions": len(texts)})
@@ -211,14 +219,14 @@ def _cache_captions(
         for number, part in missing:
             states, lengths, embeddings = [], [], []
             for chunk in batches(part, batch_size):
-                encoded = tokenize(tokens.teacher, chunk, tokens.max_text_length)
+                encoded = tokenize(tokens.teacher, list(chunk), tokens.max_text_length)
                 targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
                 embeddings.append(targets.embedding.half().cpu())
                 if spec.token_maps:
-                    aligned = torch.tensor([text not in tokens.unaligned for text in chunk])
+                    aligned = torch.tensor([text not in unaligned_texts for text in chunk])
                     mask = encoded["attention_mask"].bool() & aligned[:, None]
-                    # right-padded, so that each text's states stay together
-                    states.append(targets.feature_map.half().cpu()[mask])
+                    # padding is on the right, so the states of a text stay together: (B, L, D) -> (sum of lengths, D)
+                    states.append(targets.required_map.half().cpu()[mask])
                     lengths.append(mask.sum(1))
                 progress.update(len(chunk))
             tensors = {"embedding": torch.cat(embeddings)}
@@ -244,4 +252,4 @@ def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
     )
     path = folder / "README.md"
     if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)

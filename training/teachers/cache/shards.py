@@ -1,4 +1,4 @@
-"""The files of a cache: keys, shards, and how they are told to be whole and right."""
+"""The files of a cache: keys, shards and their checks."""
 
 import hashlib
 import json
@@ -11,17 +11,31 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from training.teachers.lineage import digest_tensors
 from training.utils.files import atomic_write, write_text
 
 CAPTIONS_PER_SHARD = 16384
 
 
 class TargetCacheError(ValueError):
-    """The cache is damaged, or holds something else than what this run needs."""
+    """The cache is damaged, or it holds other targets than the run needs."""
 
 
 def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
-    """Write the key of a new cache, or compare it with the one that is there; it may hold more than is asked for."""
+    """Write the key of a new part of a cache, or compare it with the key of an existing one.
+
+    Args:
+        path: JSON file of the key.
+        key: Everything that the targets depend on. An existing key may have more fields, such as maps that this run
+            does not need.
+        sizes: Number of rows, and how they are split into shards.
+
+    Returns:
+        The content of the file: the sizes, and the key as `key`.
+
+    Raises:
+        TargetCacheError: The file is damaged, or a field of the key differs.
+    """
     if not path.exists():
         write_text(path, json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False))
     meta = read_meta(path)
@@ -35,10 +49,10 @@ def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, A
 
 
 def read_meta(path: Path) -> dict[str, Any]:
-    """The key of a part of the cache, and its sizes.
+    """Read the key and the sizes of a part of a cache.
 
     Raises:
-        TargetCacheError: it is damaged.
+        TargetCacheError: The file is damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -47,25 +61,41 @@ def read_meta(path: Path) -> dict[str, Any]:
 
 
 def view_file(folder: Path, view: int, number: int) -> Path:
-    """Where a shard of a view lies."""
+    """Path of a shard of images.
+
+    Args:
+        folder: Folder of the cache.
+        view: Number of the view.
+        number: Number of the shard.
+    """
     return folder / "images" / f"view-{view:03d}-{number:05d}.safetensors"
 
 
 def caption_file(folder: Path, number: int) -> Path:
-    """Where a shard of captions lies."""
+    """Path of a shard of captions.
+
+    Args:
+        folder: Folder of the cache.
+        number: Number of the shard.
+    """
     return folder / "captions" / f"{number:05d}.safetensors"
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    return digest_tensors(tensors, hashlib.blake2b(digest_size=16))
 
 
 def save(tensors: dict[str, Tensor], path: Path):
-    """Write a shard whole or not at all."""
+    """Write a shard atomically.
+
+    Args:
+        tensors: Tensors of the shard by name.
+        path: Path of the shard.
+
+    Raises:
+        TargetCacheError: A value is not finite.
+        OSError: The file cannot be written, for example because the disk is full.
+    """
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TargetCacheError(
@@ -77,18 +107,18 @@ def save(tensors: dict[str, Tensor], path: Path):
             save_file(tensors, scratch, metadata={"blake2b": _digest(tensors)})
     except (OSError, SafetensorError) as error:
         raise OSError(
-            f"teacher_cache: cannot write {path} ({error}). What was written before is kept: make room, and run the "
-            "same command again."
+            f"teacher_cache: cannot write {path} ({error}). Finished shards are kept: free some space, and run "
+            "the same command again."
         ) from error
 
 
 def open_shard(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shard.
+    """Open the tensors of a shard.
 
     Raises:
-        TargetCacheError: it is missing or damaged.
+        TargetCacheError: The shard is missing or damaged.
     """
-    remedy = "Remove this file, and the same command makes it anew."
+    remedy = "Remove this file, and run the same command to compute it again."
     try:
         with safe_open(path, "pt") as file:
             expected = (file.metadata() or {}).get("blake2b")
@@ -101,16 +131,21 @@ def open_shard(path: Path) -> dict[str, Tensor]:
 
 
 def split_captions(texts: Sequence[str]) -> list[Sequence[str]]:
-    """The captions of each shard."""
+    """Split captions into shards."""
     return list(batches(texts, CAPTIONS_PER_SHARD))
 
 
 def caption_place(number: int) -> tuple[int, int]:
-    """The shard of a caption, and its place there."""
+    """Number of the shard of a caption, and its index in the shard."""
     return divmod(number, CAPTIONS_PER_SHARD)
 
 
 def batches(items: Sequence, size: int) -> Iterator[Sequence]:
-    """Runs of `size` items; the last may be shorter."""
+    """Split a sequence into consecutive parts.
+
+    Args:
+        items: Sequence to split.
+        size: Number of items in a part; the last part may have fewer.
+    """
     for start in range(0, len(items), size):
         yield items[start : start + size]

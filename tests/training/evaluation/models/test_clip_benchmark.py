@@ -19,7 +19,7 @@ from training.evaluation.retrieval import score
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.pairs import make_pairs
 
-# the peer's own, about classes that are never predicted and shards that are not shuffled
+# warnings of clip-benchmark about classes that are never predicted and shards that are not shuffled
 pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]
 
 TEMPLATES = {"en": ["{c}", "a drawing of {c}."], "zh": ["{c}", "一幅{c}的画。"]}
@@ -41,7 +41,7 @@ def class_names(corpus) -> ClassNames:
 
 
 class Features(torch.nn.Module):
-    """Features as they are, through the interface of the peer: a text is the number of its class."""
+    """Precomputed features through the interface of clip-benchmark: a text is the number of its class."""
 
     def __init__(self, classes: torch.Tensor):
         super().__init__()
@@ -55,7 +55,7 @@ class Features(torch.nn.Module):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
+def test_metrics_equal_those_of_clip_benchmark_on_the_same_features(seed):
     generator = torch.Generator().manual_seed(seed)
     images, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (300, 12))
     labels = torch.randint(12, (300,), generator=generator) // (1 + seed)  # later seeds lack classes
@@ -70,7 +70,7 @@ def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
     )
     scores = 100 * images @ classes.T
     assert peer["acc1"] == top_k_accuracy(scores, labels, 1) and peer["acc5"] == top_k_accuracy(scores, labels, 5)
-    if len(labels.unique()) == 12:  # where a class has no sample, ours cannot predict it, as in ELEVATER's toolkit
+    if len(labels.unique()) == 12:  # our metric, like that of ELEVATER's toolkit, needs a sample of every class
         assert peer["mean_per_class_recall"] == pytest.approx(mean_per_class_accuracy(scores, labels), abs=1e-12)
     present = labels.unique()
     own = torch.stack([(scores.argmax(1)[labels == label] == label).double().mean() for label in present])
@@ -78,7 +78,7 @@ def test_metrics_equal_those_of_the_peer_on_the_same_features(seed):
 
 
 class Classes(torch.utils.data.Dataset):
-    """Samples whose classes have names, as the peer asks for."""
+    """Samples with class names, as clip-benchmark needs them."""
 
     def __init__(self, samples: list, classes: list[str]):
         self.samples, self.classes = samples, classes
@@ -91,19 +91,19 @@ class Classes(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_classification_inside_the_peer_gives_our_numbers(language, teacher_folder, rows, class_names):
+def test_classification_in_clip_benchmark_gives_our_numbers(language, teacher_folder, rows, class_names):
     names, labels = class_names.in_language(language), class_names.label_ids(rows["label"])
     model, transform, tokenizer = load_dcclip(model_name=str(teacher_folder), pretrained="", cache_dir=None)
     samples = [(transform(row["image"]), int(label)) for row, label in zip(rows, labels, strict=True)]
     loader = DataLoader(Classes(samples, names), batch_size=7)
     peer = zeroshot_classification.evaluate(model, loader, tokenizer, names, TEMPLATES[language], "cpu", amp=False)
-    ours = ZeroShotModel.from_pretrained(teacher_folder)
+    model = ZeroShotModel.from_pretrained(teacher_folder)
     templates = [template.replace("{c}", "{}") for template in TEMPLATES[language]]
-    scores = ours.encode_images(rows) @ class_embeddings(ours, names, templates).T
+    scores = model.encode_images(rows) @ class_embeddings(model, names, templates).T
     assert (peer["acc1"], peer["acc5"]) == (top_k_accuracy(scores, labels, 1), top_k_accuracy(scores, labels, 5))
 
 
-def test_retrieval_inside_the_peer_gives_our_numbers(teacher_folder, rows):
+def test_retrieval_in_clip_benchmark_gives_our_numbers(teacher_folder, rows):
     rows = rows.select(sorted({text: number for number, text in enumerate(rows["en"])}.values()))
     model, transform, tokenizer = load_dcclip(model_name=str(teacher_folder))
     samples = [(transform(row["image"]), [row["en"]]) for row in rows]
@@ -112,18 +112,18 @@ def test_retrieval_inside_the_peer_gives_our_numbers(teacher_folder, rows):
     )
     peer = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 3])
     zero_shot, pair_set = model.zero_shot, make_pairs("drawings", rows, {"en": "en"}, "image", "")
-    seen, read = zero_shot.encode_images(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
-    ours = {row.metric: row.value for row in score(pair_set, "en", seen, read, "model", ks=(1, 3))}
+    images, texts = zero_shot.encode_images(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
+    found = {row.metric: row.value for row in score(pair_set, "en", images, texts, "model", ks=(1, 3))}
     for k in (1, 3):
-        assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(ours[f"text_to_image_R@{k}"])
-        assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(ours[f"image_to_text_R@{k}"])
+        assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(found[f"text_to_image_R@{k}"])
+        assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(found[f"image_to_text_R@{k}"])
 
 
 def stack_images(batch: list) -> tuple[torch.Tensor, list[list[str]]]:
     return torch.stack([image for image, _ in batch]), [texts for _, texts in batch]
 
 
-def test_the_peers_own_command_runs_with_our_model(teacher_folder, rows, class_names, tmp_path, monkeypatch):
+def test_command_of_clip_benchmark_runs_with_our_model(teacher_folder, rows, class_names, tmp_path, monkeypatch):
     names = class_names.in_language("zh")
     write_shards(tmp_path / "data", rows, class_names.label_ids(rows["label"]).tolist(), names, TEMPLATES["zh"])
     arguments = ["eval", "--model_type", "dcclip", "--model", str(teacher_folder), "--pretrained", "local", "--no_amp"]
@@ -132,14 +132,14 @@ def test_the_peers_own_command_runs_with_our_model(teacher_folder, rows, class_n
     monkeypatch.setattr(sys, "argv", ["clip_benchmark_model", *arguments])
     main()
     peer = json.loads((tmp_path / "peer.json").read_text(encoding="utf-8"))["metrics"]
-    ours = ZeroShotModel.from_pretrained(teacher_folder)
+    model = ZeroShotModel.from_pretrained(teacher_folder)
     templates = [template.replace("{c}", "{}") for template in TEMPLATES["zh"]]
-    scores = ours.encode_images(rows) @ class_embeddings(ours, names, templates).T
+    scores = model.encode_images(rows) @ class_embeddings(model, names, templates).T
     assert peer["acc5"] == top_k_accuracy(scores, class_names.label_ids(rows["label"]), 5)
 
 
 def write_shards(folder, rows, labels: list[int], names: list[str], templates: list[str]) -> None:
-    """The peer's own file form: a tar of images and labels, with names and templates beside it."""
+    """The file format of clip-benchmark: a tar of images and labels, with class names and templates beside it."""
     (folder / "test").mkdir(parents=True)
     (folder / "test/nshards.txt").write_text("1")
     (folder / "classnames.txt").write_text("\n".join(names), encoding="utf-8")

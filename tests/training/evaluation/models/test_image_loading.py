@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.evaluation.models.image_loading import AHEAD, AT_ONCE, ImagePreparation, prepared_batches
+from training.evaluation.models.image_loading import BATCHES_AHEAD, IMAGES_PER_JOB, ImagePreparation, prepared_batches
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def shrink(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
-def test_images_are_fitted_to_the_pixel_as_torchvision_does(size):
+def test_fit_is_bit_exact_with_torchvision(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
     image = Image.fromarray(noise)
     reference = transforms.Compose(
@@ -41,7 +41,7 @@ def test_images_are_fitted_to_the_pixel_as_torchvision_does(size):
         (EfficientNetImageProcessor(size={"height": 8, "width": 8}), "the model's own EfficientNetImageProcessor"),
     ],
 )
-def test_whatever_a_processor_does_to_a_image_of_the_right_size_is_done(processor, stated):
+def test_normalization_equals_the_image_processor(processor, stated):
     prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
     images = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
     expected = processor(list(images), do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
@@ -49,39 +49,42 @@ def test_whatever_a_processor_does_to_a_image_of_the_right_size_is_done(processo
     assert prepared.image_size == 8 and prepared.describe()["stated_by"].startswith(stated)
 
 
-def test_processor_without_statistics_is_called_itself():
-    class Own:
+def test_processor_without_a_mean_is_called_for_every_image():
+    class OwnProcessor:
         size = 16
 
         def __call__(self, images, return_tensors):
             assert all(image.size == (16, 16) for image in images)
             return {"pixel_values": torch.stack([torch.from_numpy(np.array(image)) for image in images])}
 
-    prepared = ImagePreparation.of(CLIPConfig(), Own(), "model")
+    prepared = ImagePreparation.of(CLIPConfig(), OwnProcessor(), "model")
     image = prepared.fit(Image.new("RGB", (40, 20), (1, 2, 3)))
     assert prepared.normalize(image[None].permute(0, 3, 1, 2))[0, 5, 5].tolist() == [1, 2, 3]
-    assert prepared.describe()["stated_by"] == "the model's own Own"
+    assert prepared.describe()["stated_by"] == "the model's own OwnProcessor"
 
 
 @pytest.mark.parametrize(
     ("size", "message"),
-    [({"height": 8, "width": 16}, "of 16 x 8 pixels; only squares"), (None, "says how large an image it reads")],
+    [
+        ({"height": 8, "width": 16}, "of 16 x 8 pixels; only square inputs"),
+        (None, "states the size of the input image"),
+    ],
 )
-def test_input_that_is_no_square_or_not_stated_is_refused(size, message):
+def test_input_size_that_is_not_square_or_not_stated_raises(size, message):
     config = SimpleNamespace(model_type="own")
     with pytest.raises(ValueError, match=message):
         ImagePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-def test_batches_come_in_order_and_whole(rows, batch_size):
+def test_batches_are_complete_and_in_order(rows, batch_size):
     found = list(prepared_batches(rows, "image", batch_size, shrink))
     assert [len(batch) for batch in found[:-1]] == [batch_size] * (len(found) - 1)
     expected = torch.stack([shrink(row["image"].convert("RGB")) for row in rows.select(range(5))])
     assert torch.equal(torch.cat(found)[:5], expected.permute(0, 3, 1, 2)) and sum(map(len, found)) == len(rows)
 
 
-def test_no_more_images_are_prepared_than_are_soon_used(rows):
+def test_number_of_images_prepared_ahead_is_bounded(rows):
     prepared, lock = [0], threading.Lock()
 
     def count(image: Image.Image) -> torch.Tensor:
@@ -90,13 +93,13 @@ def test_no_more_images_are_prepared_than_are_soon_used(rows):
         return shrink(image)
 
     used = 0
-    for batch in prepared_batches(rows, "image", AT_ONCE, count):
+    for batch in prepared_batches(rows, "image", IMAGES_PER_JOB, count):
         used += len(batch)
-        assert prepared[0] <= used + AHEAD * AT_ONCE
+        assert prepared[0] <= used + BATCHES_AHEAD * IMAGES_PER_JOB
     assert prepared[0] == used == len(rows)
 
 
-def test_whoever_stops_early_stops_the_threads(rows):
+def test_closing_the_iterator_stops_the_threads(rows):
     before = threading.active_count()
     next(batches := prepared_batches(rows, "image", 8, shrink))
     assert threading.active_count() > before
@@ -104,7 +107,7 @@ def test_whoever_stops_early_stops_the_threads(rows):
     assert threading.active_count() == before
 
 
-def test_row_without_a_image_is_named():
+def test_row_without_an_image_raises_with_its_number():
     rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
     with pytest.raises(ValueError, match=r"image: row 1 has no image"):
         list(prepared_batches(rows, "image", 2, shrink))

@@ -27,10 +27,12 @@ from transformers import (
 
 from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
-from training.evaluation.models.text_preparation import FAMILIES, GEMMA_TOKEN
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.teachers import FAMILIES
+from training.teachers.text_preparation import GEMMA_TOKEN
 
-KINDS = [*TEACHERS, "metaclip_2", "siglip2_fixed"]
+KINDS = [*TEACHERS, "siglip2_fixed"]
+PREPARED = sorted(name for name, family in FAMILIES.items() if family.text_preparation is not None)
 NUM_POSITIONS = 40
 TEXTS = ["A red Frog, jumping!", "青蛙", "owl"]
 CLEANED = {
@@ -42,7 +44,7 @@ CLEANED = {
 
 @pytest.fixture(scope="module")
 def ended_tokenizer(tokenizer) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the highest of all ids at the end of a text, where CLIP takes its embedding."""
+    """The tokenizer, with the highest id at the end of a text, where CLIP pools its embedding."""
     ended = copy.deepcopy(tokenizer)
     ended.add_special_tokens({"eos_token": "<end>"})
     special = [(token, ended.convert_tokens_to_ids(token)) for token in ("<s>", "<end>")]
@@ -52,7 +54,7 @@ def ended_tokenizer(tokenizer) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def gemma_tokenizer() -> PreTrainedTokenizerBase:
-    """SigLIP 2's own kind, of single letters; it alone does not lower-case, as where the checkpoint says `siglip`."""
+    """Tokenizer of SigLIP 2's class, with single letters; as in its `siglip` checkpoints, it keeps upper case."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", GEMMA_TOKEN]
     letters = sorted(set("▁ARFabcdefghijklmnopqrstuvwxyz,.!青蛙"))
     vocabulary = {token: number for number, token in enumerate([*special, *letters])}
@@ -64,7 +66,7 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def tokenizers(ended_tokenizer, gemma_tokenizer) -> dict[str, PreTrainedTokenizerBase]:
-    """The one of each family."""
+    """The tokenizer of each family."""
     return {kind: gemma_tokenizer if kind.startswith("siglip2") else ended_tokenizer for kind in KINDS}
 
 
@@ -79,13 +81,13 @@ def folders(tmp_path_factory, tokenizers) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def wide_rows(images) -> Dataset:
-    """Images of other shapes than the models', as photographs are."""
+    """Images that are not square, like photographs."""
     images = [image.resize((97 + 9 * number, 80)) for number, image in enumerate(images[:3])]
     return Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
 
 
-def read_by_hand(kind: str, folder: Path, tokenizer, texts: list[str]) -> torch.Tensor:
-    """Each text alone, in the family's own tokens, through the family's own class."""
+def encode_by_hand(kind: str, folder: Path, tokenizer, texts: list[str]) -> torch.Tensor:
+    """Each text alone, with the family's own tokens and class."""
     model = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
     embeddings = []
     for text in CLEANED.get(kind, texts):
@@ -98,15 +100,17 @@ def read_by_hand(kind: str, folder: Path, tokenizer, texts: list[str]) -> torch.
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_texts_are_read_as_their_family_reads_them(kind, folders, tokenizers):
+def test_texts_are_encoded_as_in_their_family(kind, folders, tokenizers):
     found = ZeroShotModel.from_pretrained(folders[kind]).encode_texts(TEXTS)
-    torch.testing.assert_close(found, read_by_hand(kind, folders[kind], tokenizers[kind], TEXTS), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        found, encode_by_hand(kind, folders[kind], tokenizers[kind], TEXTS), rtol=1e-4, atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("kind", [*sorted(FAMILIES), "siglip2_fixed"])
-def test_every_preparation_makes_a_difference_that_a_test_would_see(kind, folders, tokenizers):
+@pytest.mark.parametrize("kind", [*PREPARED, "siglip2_fixed"])
+def test_each_text_preparation_changes_the_embeddings(kind, folders, tokenizers):
     model = ZeroShotModel.from_pretrained(folders[kind])
-    assert model.describe()["texts"]["stated_by"] == "training/evaluation/models/text_preparation.py"
+    assert model.describe()["texts"]["stated_by"] == "training/teachers/families.py"
     found = model.encode_texts(TEXTS[:1])
     ids = tokenizers[kind](TEXTS[0], return_tensors="pt").input_ids
     with torch.no_grad():
@@ -115,7 +119,7 @@ def test_every_preparation_makes_a_difference_that_a_test_would_see(kind, folder
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "siglip2"])
-def test_images_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, folders, wide_rows):
+def test_images_are_resized_as_in_clip_and_normalized_as_in_their_family(kind, folders, wide_rows):
     model = ZeroShotModel.from_pretrained(folders[kind])
     own = model.processor.image_processor
     prepare = transforms.Compose(
@@ -132,7 +136,7 @@ def test_images_are_seen_as_clip_sees_them_in_the_familys_statistics(kind, folde
     torch.testing.assert_close(model.encode_images(wide_rows), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_naflex_images_are_seen_as_by_its_own_processor(folders, images):
+def test_naflex_images_equal_those_of_the_image_processor(folders, images):
     model = ZeroShotModel.from_pretrained(folders["siglip2"])
     images = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in images[:2]]
     rows = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
@@ -163,17 +167,17 @@ def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
-def test_a_text_that_just_fits_is_not_counted(folders, ended_tokenizer):
+def test_text_of_the_maximum_length_is_not_counted_as_cut(folders, ended_tokenizer):
     model = ZeroShotModel.from_pretrained(folders["chinese_clip"])
     texts = ["owl " * n + "o " * m for n in range(20) for m in range(3)]
     exact = next(text for text in texts if len(ended_tokenizer(text).input_ids) == model.texts.max_length)
     assert model.count_cut([exact]) == 0 and model.count_cut([exact + "owl"]) == 1
 
 
-# the key of what is stored
+# the key for stored embeddings
 
 
-def test_fingerprint_is_that_of_the_content_and_not_of_the_place(folders, tmp_path):
+def test_fingerprint_depends_on_the_content_and_not_on_the_folder(folders, tmp_path):
     first = ZeroShotModel.from_pretrained(folders["clip"])
     before = first.fingerprint
     first.encode_texts(["owl", "snow owl"])
@@ -184,7 +188,7 @@ def test_fingerprint_is_that_of_the_content_and_not_of_the_place(folders, tmp_pa
 
 
 @pytest.mark.parametrize("change", ["weights", "tokenizer", "image statistics", "activation"])
-def test_fingerprint_tells_what_changes_the_embeddings(change, folders, tmp_path, other_tokenizer):
+def test_fingerprint_depends_on_everything_that_changes_embeddings(change, folders, tmp_path, other_tokenizer):
     shutil.copytree(folders["chinese_clip"], tmp_path / "other")
     if change == "weights":
         model = ChineseCLIPModel.from_pretrained(tmp_path / "other")
@@ -246,7 +250,7 @@ class OwnModel(PreTrainedModel):
 
 @pytest.fixture
 def remote_folder(tmp_path, tokenizer, processor) -> Path:
-    """A model whose code lies beside its weights, whose features are tensors, and that has no processor class."""
+    """A model with its code in the folder, whose features are tensors, and without a processor class."""
     tokenizer.save_pretrained(tmp_path)
     processor.image_processor.save_pretrained(tmp_path)
     (tmp_path / "modeling_own.py").write_text(REMOTE, encoding="utf-8")
@@ -262,42 +266,44 @@ def remote_folder(tmp_path, tokenizer, processor) -> Path:
 
 
 def test_remote_code_runs_only_when_it_is_trusted(remote_folder):
-    with pytest.raises(ValueError, match=r"brings code of its own. Read it, then give --trust_remote_code"):
+    with pytest.raises(ValueError, match=r"comes with its own code. Read it, then pass --trust_remote_code"):
         ZeroShotModel.from_pretrained(remote_folder)
 
 
-def test_features_may_be_tensors_and_what_is_declared_is_said(remote_folder, tokenizer, wide_rows):
+def test_remote_code_may_return_tensors_and_its_settings_are_described(remote_folder, tokenizer, wide_rows):
     model = ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
     words = model.model.words.weight
     expected = torch.stack([words[tokenizer(text).input_ids].sum(0) for text in TEXTS]).detach()
     torch.testing.assert_close(model.encode_texts(TEXTS), F.normalize(expected, dim=1))
     assert model.encode_images(wide_rows).shape == (3, 8)
-    told = model.describe()
-    assert told["texts"]["max_length"] == 16 and told["texts"]["stated_by"].startswith("the model's own config")
+    described = model.describe()["texts"]
+    assert described["max_length"] == 16 and described["stated_by"].startswith("the model's own config")
 
 
-def test_family_that_states_no_length_is_refused(remote_folder):
+def test_unknown_family_without_a_maximum_length_raises(remote_folder):
     edit(remote_folder / "tokenizer_config.json", lambda config: config.pop("model_max_length"))
-    with pytest.raises(ValueError, match=r"family 'own_dual_encoder', and neither .*texts.py nor its config nor"):
+    with pytest.raises(
+        ValueError, match=r"family 'own_dual_encoder', and neither its config nor its tokenizer states"
+    ):
         ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
 
 
 def test_remote_code_from_the_hub_needs_a_revision():
-    with pytest.raises(ValueError, match=r"name the revision that was read: someone/model@COMMIT"):
+    with pytest.raises(ValueError, match=r"name the revision that you read: someone/model@COMMIT"):
         ZeroShotModel.from_pretrained("someone/model", trust_remote_code=True)
 
 
 # bad input
 
 
-def test_model_whose_end_token_is_not_the_tokenizers_is_refused(folders, tmp_path):
+def test_tokenizer_without_the_end_token_raises(folders, tmp_path):
     shutil.copytree(folders["metaclip_2"], tmp_path / "other")
     edit(tmp_path / "other/config.json", lambda config: config["text_config"].update(eos_token_id=7))
-    with pytest.raises(ValueError, match=r"texts that end with token 7, which its tokenizer does not write"):
+    with pytest.raises(ValueError, match=r"texts that end with token 7, which its tokenizer does not add"):
         ZeroShotModel.from_pretrained(tmp_path / "other")
 
 
-def test_weights_that_would_be_random_are_refused(folders, tmp_path):
+def test_missing_weights_raise(folders, tmp_path):
     shutil.copytree(folders["clip"], tmp_path / "half")
     model = CLIPModel.from_pretrained(folders["clip"])
     weights = {name: value for name, value in model.state_dict().items() if name != "text_projection.weight"}
@@ -306,12 +312,12 @@ def test_weights_that_would_be_random_are_refused(folders, tmp_path):
         ZeroShotModel.from_pretrained(tmp_path / "half")
 
 
-def test_model_that_is_not_there_is_refused(tmp_path):
+def test_unknown_model_raises(tmp_path):
     with pytest.raises(ValueError, match=r"model: .* is neither a model folder nor on the Hub"):
         ZeroShotModel.from_pretrained(tmp_path / "nowhere")
 
 
-def test_model_without_two_towers_is_refused(tmp_path, processor):
+def test_model_without_two_towers_raises(tmp_path, processor):
     config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
     BertModel(config).save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
@@ -319,8 +325,8 @@ def test_model_without_two_towers_is_refused(tmp_path, processor):
         ZeroShotModel.from_pretrained(tmp_path)
 
 
-def test_tiny_models_are_of_the_true_classes(tokenizer):
-    names = {kind: type(make_teacher_model(kind, len(tokenizer))).__name__ for kind in sorted(FAMILIES)}
+def test_tiny_models_have_the_classes_of_their_families(tokenizer):
+    names = {kind: type(make_teacher_model(kind, len(tokenizer))).__name__ for kind in PREPARED}
     assert names == {
         "altclip": "AltCLIPModel",
         "chinese_clip": "ChineseCLIPModel",

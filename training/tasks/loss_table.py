@@ -1,0 +1,247 @@
+"""The losses of stage 2. A new loss is one function of `LossInputs` and one row of `LOSSES`.
+
+A loss outside this package is added to the same table before the task is built. Its weight is a field of the recipe,
+such as one of a subclass of `AlignRecipe`, or an entry of the recipe's `extra_weights`:
+
+    from training.tasks.loss_table import LOSSES, Loss
+
+    LOSSES.append(Loss("spread", spread_loss, weight="spread_weight"))
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config import AlignRecipe
+from training.tasks.losses import (
+    affinity_loss,
+    embedding_loss,
+    info_nce,
+    interactive_loss,
+    sigmoid_loss,
+    text_positives,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossInputs:
+    """The embeddings of a batch of all processes, and its labels; all float32.
+
+    Args:
+        embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
+            teacher, `teacher_image` (B, D) and `teacher_text` (T, D).
+        unit: The same embeddings, L2-normalized.
+        logit_scale: Scalar factor on the student's cosines.
+        teacher_logit_scale: Factor on the teacher's cosines.
+        logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
+        positive: Which captions match which image, (B, T) bool.
+        language: Index into the languages of the recipe, (T,) int64.
+        num_languages: Number of languages of the recipe.
+    """
+
+    embeddings: dict[str, Tensor]
+    unit: dict[str, Tensor]
+    logit_scale: Tensor
+    teacher_logit_scale: float
+    logit_bias: Tensor | None
+    positive: Tensor
+    language: Tensor
+    num_languages: int
+
+    @classmethod
+    def from_outputs(cls, outputs: dict[str, Tensor], **labels: Any) -> "LossInputs":
+        """Build the inputs from the outputs of student and teacher.
+
+        Args:
+            outputs: Embeddings and scalars by name, as `AlignTask.forward` with `encode_only` and
+                `AlignTask.teacher_outputs` return them.
+            labels: All other fields.
+        """
+        embeddings = {name: value for name, value in outputs.items() if value.ndim}
+        unit = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        return cls(
+            embeddings=embeddings,
+            unit=unit,
+            logit_scale=outputs["logit_scale"],
+            logit_bias=outputs.get("logit_bias"),
+            **labels,
+        )
+
+    def for_language(self, number: int) -> "LossInputs":
+        """The same batch with the captions of one language only."""
+        chosen = self.language == number
+
+        def select(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[chosen] if name.endswith("text") else value for name, value in embeddings.items()}
+
+        return replace(
+            self,
+            embeddings=select(self.embeddings),
+            unit=select(self.unit),
+            positive=self.positive[:, chosen],
+            language=self.language[chosen],
+        )
+
+    @property
+    def student_pair(self) -> tuple[Tensor, Tensor]:
+        """The student's images (B, D) and captions (T, D), L2-normalized."""
+        return self.unit["image"], self.unit["text"]
+
+    @property
+    def teacher_pair(self) -> tuple[Tensor, Tensor]:
+        """The teacher's images (B, D) and captions (T, D), L2-normalized."""
+        return self.unit["teacher_image"], self.unit["teacher_text"]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One row of the table.
+
+    Args:
+        name: Name in the log. A loss per language is logged as `NAME_LANGUAGE`, and a part of a loss as `NAME_PART`.
+        function: Function of `LossInputs` that returns a scalar, or a dict of the scalars of its parts. The weight
+            applies to the sum of the parts.
+        weight: Field of `AlignRecipe`, or key of its `extra_weights`, with the weight. Weight 0 turns the loss off.
+        per_language: Whether the loss is computed for the captions of each language, weighted by `language_weights`.
+        needs_teacher: Whether the loss needs the embeddings of a teacher.
+        needs_two_languages: Whether the loss compares captions of different languages.
+        needs_bias: Whether the loss needs a learnt `logit_bias`.
+        for_loss: Value of `AlignRecipe.loss` that selects the row; None for rows that do not depend on it.
+        logged_at_zero: Whether the loss is computed and logged at weight 0 too, if its needs are met.
+    """
+
+    name: str
+    function: Callable[[LossInputs], Tensor | dict[str, Tensor]]
+    weight: str
+    per_language: bool = False
+    needs_teacher: bool = False
+    needs_two_languages: bool = False
+    needs_bias: bool = False
+    for_loss: str | None = None
+    logged_at_zero: bool = False
+
+    def weight_in(self, recipe: AlignRecipe) -> float:
+        """Weight of the loss in a recipe; 0 if the recipe does not name it."""
+        extra: dict[str, float] = getattr(recipe, "extra_weights", {})
+        return getattr(recipe, self.weight, extra.get(self.weight, 0.0))
+
+    def is_active(self, recipe: AlignRecipe, has_teacher: bool) -> bool:
+        """Whether the loss is computed.
+
+        Args:
+            recipe: Recipe with the weights.
+            has_teacher: Whether the run has a teacher.
+        """
+        if self.for_loss not in (None, recipe.loss):
+            return False
+        return bool(self.weight_in(recipe)) or (self.logged_at_zero and (has_teacher or not self.needs_teacher))
+
+
+def _info_nce(inputs: LossInputs) -> Tensor:
+    return info_nce(*inputs.student_pair, inputs.logit_scale, inputs.positive)
+
+
+def _sigmoid(inputs: LossInputs) -> Tensor:
+    assert inputs.logit_bias is not None  # the row has needs_bias
+    return sigmoid_loss(*inputs.student_pair, inputs.logit_scale, inputs.logit_bias, inputs.positive)
+
+
+def _affinity(inputs: LossInputs) -> Tensor:
+    return affinity_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale)
+
+
+def _interactive(inputs: LossInputs) -> Tensor:
+    return interactive_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.positive)
+
+
+def _text_text(inputs: LossInputs) -> Tensor:
+    """Mean over all pairs of languages of InfoNCE between their captions."""
+    text, values = inputs.unit["text"], []
+    for pair in combinations(range(inputs.num_languages), 2):
+        first, second = (inputs.language == number for number in pair)
+        same_image = text_positives(inputs.positive[:, first], inputs.positive[:, second])
+        values.append(info_nce(text[first], text[second], inputs.logit_scale, same_image))
+    return torch.stack(values).mean()
+
+
+def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
+    embeddings = inputs.embeddings
+    return {
+        "image": embedding_loss(embeddings["image"], embeddings["teacher_image"]),
+        "text": embedding_loss(embeddings["text"], embeddings["teacher_text"]),
+    }
+
+
+LOSSES: list[Loss] = [
+    Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
+    Loss(
+        "contrastive",
+        _sigmoid,
+        "contrastive_weight",
+        per_language=True,
+        needs_bias=True,
+        for_loss="sigmoid",
+        logged_at_zero=True,
+    ),
+    Loss("affinity", _affinity, "affinity_weight", per_language=True, needs_teacher=True),
+    Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
+    Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
+    Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
+]
+
+
+def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) -> list[Loss]:
+    """The losses that a recipe turns on, in the order of the table.
+
+    Args:
+        recipe: Recipe with the weights.
+        languages: Languages of the captions, ISO 639-1 codes.
+        has_teacher: Whether the run has a teacher.
+
+    Raises:
+        ValueError: The recipe weights a language that the data lack, or leaves one out; it weights a loss that needs a
+            teacher or a second language, and there is none; or `extra_weights` names no loss.
+    """
+    if set(recipe.language_weights) != set(languages):
+        raise ValueError(
+            f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
+            f"{sorted(languages)}. Give a weight to every language of the data, and to no other."
+        )
+    if unknown := set(getattr(recipe, "extra_weights", {})) - {loss.weight for loss in LOSSES}:
+        raise ValueError(
+            f"extra_weights names {sorted(unknown)}, but no loss has this weight. Add a row to LOSSES "
+            "(training/tasks/loss_table.py), or remove the entry."
+        )
+    losses = [loss for loss in LOSSES if loss.is_active(recipe, has_teacher)]
+    for loss in losses:
+        if loss.needs_two_languages:
+            _check_languages(loss, recipe, languages)
+        if loss.needs_teacher and not has_teacher:
+            raise ValueError(
+                f"{loss.weight} is {loss.weight_in(recipe)}, but there is no teacher to learn from. Name one under "
+                "teacher, or set the weight to 0."
+            )
+    return losses
+
+
+def _check_languages(loss: Loss, recipe: AlignRecipe, languages: list[str]):
+    weight = f"{loss.weight} is {loss.weight_in(recipe)}"
+    if len(languages) < 2:
+        raise ValueError(
+            f"{weight}, but data.caption_columns has only {languages}, and the loss compares languages. Name another "
+            "column, or set the weight to 0."
+        )
+    if recipe.data.batches == "one_language":
+        raise ValueError(
+            f"{weight}, but data.batches is 'one_language', and the loss compares the captions of an image in two "
+            "languages. Set data.batches to mixed or one_source, or the weight to 0."
+        )
+    if all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
+        raise ValueError(
+            f"{weight}, but no source under data.sources has captions in two languages, and the loss compares those "
+            "of one image. Name a source that has, or set the weight to 0."
+        )

@@ -1,0 +1,174 @@
+"""What a model family is: one row that describes how its models are loaded, encoded and given their input."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
+
+from training.teachers.text_preparation import TextPreparation
+
+TOWERS = ("vision", "text")
+TOWER_MODULES = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}
+
+# text towers whose position ids start after the padding id
+ROBERTA_LIKE = {
+    "altclip_text_model",
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Distillation targets of a batch of images or texts.
+
+    Args:
+        feature_map: Feature map after the tower's own final norm: (B, D, H, W) for images, without CLS and other
+            prefix tokens; (B, L, D) for texts. None if the run does not need it.
+        embedding: Embeddings that the family compares, (B, projection_dim), not normalized.
+    """
+
+    feature_map: Tensor | None
+    embedding: Tensor
+
+    @property
+    def required_map(self) -> Tensor:
+        """The feature map.
+
+        Raises:
+            ValueError: The targets were computed without it.
+        """
+        if self.feature_map is None:
+            raise ValueError(
+                "feature_map: the targets were computed without it. Set grid or token_maps in TargetSpec."
+            )
+        return self.feature_map
+
+
+def patch_map(tokens: Tensor) -> Tensor:
+    """Arrange the tokens of a square image as a feature map.
+
+    Args:
+        tokens: Token states, (B, N, D), patches last and row by row. Tokens before the largest square are prefix
+            tokens, such as CLS, and are dropped.
+
+    Returns:
+        (B, D, H, W).
+    """
+    edge = math.isqrt(tokens.shape[1])
+    return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))  # (B, H * W, D) -> (B, D, H, W)
+
+
+def first_position(text_config: PreTrainedConfig) -> int:
+    """The position id of a text's first token."""
+    return text_config.pad_token_id + 1 if text_config.model_type in ROBERTA_LIKE else 0
+
+
+def num_positions(config: PreTrainedConfig) -> int:
+    """Longest text in tokens that the text tower has positions for; VERY_LARGE_INTEGER for relative positions."""
+    positions = getattr(config.text_config, "max_position_embeddings", None)
+    return VERY_LARGE_INTEGER if positions is None else positions - first_position(config.text_config)
+
+
+def _image_features(model: Any, pixel_values: Tensor) -> Any:
+    return model.get_image_features(pixel_values=pixel_values)
+
+
+def _patches_of_last_layer(model: Any, outputs: Any) -> Tensor:
+    return patch_map(outputs.last_hidden_state)
+
+
+def _text_features(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
+    return model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One model family: everything that teaching and evaluation need to know about it.
+
+    The defaults describe a dual encoder in the layout of transformers' CLIP. A row names what differs.
+
+    Args:
+        model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
+        tower_modules: Names of the modules that belong to each tower: the tower itself, then its projection. A model
+            need not have the projections.
+        image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
+            `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`.
+        image_map: Function of the model and its image outputs that returns the feature map (B, D, H, W) after the
+            final norm.
+        text_outputs: Function of the model, input ids (B, L) and attention mask (B, L) or None that returns an object
+            with `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`, the token states
+            (B, L, D) after the final norm.
+        vision_width: Function of the config that returns D of the image feature map.
+        text_width: Function of the config that returns D of the token states.
+        projection_dim: Function of the config that returns the width of the embeddings.
+        image_size: Function of the config that returns the edge of the square image in pixels; None if only the image
+            processor states it.
+        takes_patches: Whether the image processor returns patches instead of images. `image_outputs` then cuts the
+            patches, and images are prepared from the processor's mean and standard deviation.
+        max_text_length: Function of the config that returns the longest text in tokens, special tokens included.
+        text_preparation: How texts are prepared, as in training, or a function of the tokenizer that returns it. None
+            if the model's own config, tokenizer and processor state it.
+        license: Licence of the weights, or a function of the config that returns it; None if it is not fixed.
+        standalone_towers: Model types of towers that exist only inside this family, with the model type of a class of
+            its own that computes the same. A student inherits such a tower as that class.
+    """
+
+    model_class: type[PreTrainedModel]
+    tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
+    image_outputs: Callable[[Any, Tensor], Any] = _image_features
+    image_map: Callable[[Any, Any], Tensor] = _patches_of_last_layer
+    text_outputs: Callable[[Any, Tensor, Tensor | None], Any] = _text_features
+    vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
+    text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")
+    projection_dim: Callable[[PreTrainedConfig], int] = attrgetter("projection_dim")
+    image_size: Callable[[PreTrainedConfig], int | None] = attrgetter("vision_config.image_size")
+    takes_patches: bool = False
+    max_text_length: Callable[[PreTrainedConfig], int] = num_positions
+    text_preparation: TextPreparation | Callable[[PreTrainedTokenizerBase], TextPreparation] | None = None
+    license: str | Callable[[PreTrainedConfig], str | None] | None = None
+    standalone_towers: Mapping[str, str] = field(default_factory=dict)
+
+    def encode_images(self, model: Any, pixel_values: Tensor) -> Targets:
+        """Distillation targets of images.
+
+        Args:
+            model: Model of this family with its vision tower.
+            pixel_values: Normalized images, (B, 3, S, S).
+        """
+        outputs = self.image_outputs(model, pixel_values)
+        return Targets(self.image_map(model, outputs), outputs.pooler_output)
+
+    def encode_texts(self, model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Targets:
+        """Distillation targets of texts.
+
+        Args:
+            model: Model of this family with its text tower.
+            input_ids: Token ids, (B, L) int64.
+            attention_mask: Mask, (B, L) int64, 1 for tokens and 0 for padding; None to attend everything.
+        """
+        outputs = self.text_outputs(model, input_ids, attention_mask)
+        return Targets(outputs.last_hidden_state, outputs.pooler_output)
+
+    def prepare_texts(self, tokenizer: PreTrainedTokenizerBase) -> TextPreparation | None:
+        """How texts are prepared for a model with this tokenizer; None if the row does not state it."""
+        if self.text_preparation is None or isinstance(self.text_preparation, TextPreparation):
+            return self.text_preparation
+        return self.text_preparation(tokenizer)
+
+    def license_of(self, config: PreTrainedConfig) -> str | None:
+        """Licence of the weights of a model with this config; None if the family does not fix it."""
+        return self.license(config) if callable(self.license) else self.license

@@ -1,0 +1,113 @@
+"""Text preparation: how a model family turns texts into tokens."""
+
+import re
+import string
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+MAX_SPECIAL_TOKENS = 4  # upper bound on the special tokens that a tokenizer adds to a text
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+# only the tokenizer of SigLIP 2 has this token; its fixed-size checkpoints have the model type `siglip`
+GEMMA_TOKEN = "<start_of_turn>"
+
+
+def lower_case(text: str) -> str:
+    """Lower-case a text, as in the training of SigLIP 2; the tokenizer of its `siglip` checkpoints does not do it."""
+    return text.lower()
+
+
+def canonical(text: str) -> str:
+    """Lower-case a text, remove ASCII punctuation and merge white space, as in the training of SigLIP."""
+    return re.sub(r"\s+", " ", text.lower().translate(PUNCTUATION)).strip()
+
+
+@dataclass(frozen=True)
+class TextPreparation:
+    """How texts become tokens.
+
+    Args:
+        max_length: Longest text in tokens, special tokens included. Longer texts are cut and counted.
+        pad_to_max: Whether every text is padded to `max_length`, as in training. By default texts are padded to the
+            longest text of the batch.
+        mask_padding: Whether the model gets an attention mask. Without a mask it attends the padding.
+        clean: Function applied to a text before the tokenizer; None if the tokenizer does all that is needed.
+        end_token: Function of the config and the tokenizer that returns the id of the token that must end every text,
+            because the model pools the embedding there; None if the model pools elsewhere.
+        stated_by: Where these values come from, for `results.json`.
+    """
+
+    max_length: int
+    pad_to_max: bool = False
+    mask_padding: bool = True
+    clean: Callable[[str], str] | None = None
+    end_token: Callable[[PreTrainedConfig, PreTrainedTokenizerBase], int | None] | None = None
+    stated_by: str = "training/teachers/families.py"
+
+    def tokenize(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+        """Tokenize texts.
+
+        Args:
+            tokenizer: Tokenizer of the model.
+            texts: Texts, at least one.
+
+        Returns:
+            The arguments of `get_text_features`: `input_ids` and, if the model gets a mask, `attention_mask`, both
+            (T, L) int64; and the number of texts that were cut.
+        """
+        texts = [self.clean(text) if self.clean else text for text in texts]
+        tokens = tokenizer(
+            texts,
+            padding="max_length" if self.pad_to_max else "longest",
+            truncation=True,
+            max_length=self.max_length,
+            padding_side="right",
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        full = (tokens["attention_mask"].sum(1) == self.max_length).nonzero()[:, 0].tolist()
+        uncut = tokenizer([texts[row] for row in full], verbose=False).input_ids if full else []
+        num_cut = sum(len(ids) > self.max_length for ids in uncut)
+        names = ["input_ids", "attention_mask"] if self.mask_padding else ["input_ids"]
+        return {name: tokens[name] for name in names}, num_cut
+
+    def may_be_cut(self, text: str) -> bool:
+        """Whether a text may be longer than `max_length`: a token covers at least one byte of normalized text."""
+        num_bytes = len(unicodedata.normalize("NFKC", text).lower().encode())
+        return num_bytes + MAX_SPECIAL_TOKENS > self.max_length
+
+    def describe(self) -> dict[str, Any]:
+        """These settings for `results.json`."""
+        return {
+            "max_length": self.max_length,
+            "padding": "max_length" if self.pad_to_max else "longest",
+            "padding_is_masked": self.mask_padding,
+            "cleaning": self.clean.__name__ if self.clean else "the tokenizer's own",
+            "stated_by": self.stated_by,
+        }
+
+
+def config_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Id of the token at which CLIP and its relatives pool a text.
+
+    Args:
+        config: Config of the model.
+        tokenizer: Tokenizer of the model.
+    """
+    end = config.text_config.eos_token_id
+    # CLIP checkpoints from before transformers 4.31 state 2, and the model then pools at the highest id
+    return max(tokenizer("a").input_ids) if config.model_type == "clip" and end == 2 else end
+
+
+def tokenizer_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Id of the end token of the tokenizer.
+
+    Args:
+        config: Config of the model; unused.
+        tokenizer: Tokenizer of the model.
+    """
+    return tokenizer.eos_token_id
