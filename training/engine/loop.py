@@ -109,13 +109,7 @@ def train(
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
-    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
-        raise ValueError(
-            f"output_dir: {output_dir} has {found[-1].name} of another run. Add --resume, or choose another folder."
-        )
-    if accelerator.is_main_process:
-        checkpoint.prepare_output_dir(output_dir)
-    accelerator.wait_for_everyone()
+    _open_output_dir(output_dir, recipe, accelerator)
     run = _Run(task, finished, accelerator, evaluate, on_save)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
@@ -138,6 +132,17 @@ def train(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
     return result
+
+
+def _open_output_dir(output_dir: Path, recipe: TrainingRecipe, accelerator: Accelerator):
+    """Refuse a folder with checkpoints of another run; otherwise create or clean it."""
+    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
+        raise ValueError(
+            f"output_dir: {output_dir} has {found[-1].name} of another run. Add --resume, or choose another folder."
+        )
+    if accelerator.is_main_process:
+        checkpoint.prepare_output_dir(output_dir)
+    accelerator.wait_for_everyone()
 
 
 def _make_loader(
