@@ -1,15 +1,14 @@
-"""Kill runs at random moments, also while they save, and compare what they end with.
+"""Kill training runs with SIGKILL at random moments, resume them, and compare their final weights.
 
     python -m tests.kills --kills 20
     python -m tests.kills --kills 20 --processes 2
     python -m tests.kills --kills 20 --streamed
 
-Each time, a run of stage 2 with gradient caching and dropout is killed with SIGKILL, with all its processes, at a
-random moment after its first checkpoint or while it writes another, and started again with `--resume`. Every run must
-end with the bytes of `model.safetensors` of one that was never stopped.
+Every run is stage 2 with gradient caching and dropout. It is killed with all its processes after its first checkpoint,
+or while it writes another one, and started again with `--resume`. The bytes of `model.safetensors` must equal those of
+an unbroken run. The exit code is 1 if any of them differ.
 """
 
-import argparse
 import json
 import os
 import random
@@ -31,25 +30,47 @@ from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
 from training.engine.checkpoint import last_checkpoint
+from training.utils.cli import parse_options
 
 POLL_S = 0.002
-HALF = ".checkpoint-*.tmp"
-PATIENCE_S = 600.0
+INCOMPLETE = ".checkpoint-*.tmp"
+TIMEOUT_S = 600.0
 STREAM = [
     "--data.streaming", "true", "--data.image_column", "png", "--data.shuffle_buffer", "16",
     "--data.caption_columns", '{"en": "en.txt", "zh": "zh.txt"}',
 ]  # fmt: skip
 
 
-@dataclass
-class Counts:
-    """What happened.
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of the kill test.
 
     Args:
-        kills: runs that were killed.
-        in_save: those of them that left a half-written checkpoint.
-        resumed: those that went on at a step above 0.
-        identical: those that ended with the right bytes.
+        kills: Number of runs to kill.
+        kills_in_save: Number of them to kill while a checkpoint is being written.
+        processes: Number of processes of each run.
+        max_steps: Number of steps of each run, at least 8.
+        seed: Seed of the random moments.
+        streamed: Whether to train on a stream of tar shards.
+    """
+
+    kills: int = 20
+    kills_in_save: int = 5
+    processes: int = 1
+    max_steps: int = 40
+    seed: int = 0
+    streamed: bool = False
+
+
+@dataclass
+class Counts:
+    """Result of the kill test.
+
+    Args:
+        kills: Number of runs that were killed.
+        in_save: Number of them that left an incomplete checkpoint.
+        resumed: Number of them that resumed at a step above 0.
+        identical: Number of them whose final weights have the expected bytes.
     """
 
     kills: int = 0
@@ -60,14 +81,15 @@ class Counts:
 
 @dataclass
 class Killer:
-    """Starts runs and kills them.
+    """Starts and kills runs.
 
     Args:
-        folder: for student, runs and logs.
-        data: options of what they learn from.
-        processes: of each run.
-        max_steps: of each run.
-        rng: of the moments.
+        folder: Folder for the student, the runs and their output.
+        data: Options of the training data.
+        processes: Number of processes of each run.
+        max_steps: Number of steps of each run.
+        rng: Generator of the random moments.
+        counts: Result so far.
     """
 
     folder: Path
@@ -78,7 +100,7 @@ class Killer:
     counts: Counts = field(default_factory=Counts)
 
     def start(self, output_dir: Path, *more: str) -> subprocess.Popen:
-        """A run as a user starts it."""
+        """Start a run as a user does."""
         launcher = [sys.executable]
         if self.processes > 1:
             launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.processes}"]
@@ -95,43 +117,46 @@ class Killer:
         """Wait for the end of a run.
 
         Raises:
-            RuntimeError: it failed.
+            RuntimeError: The run failed.
         """
-        if process.wait(PATIENCE_S):
+        if process.wait(TIMEOUT_S):
             tail = (self.folder / "output.txt").read_text(encoding="utf-8", errors="replace")[-3000:]
             raise RuntimeError(f"A run failed:\n{tail}")
 
     def kill(self, output_dir: Path, process: subprocess.Popen, in_save: bool) -> bool:
-        """Kill a run after its first checkpoint; False where it came to its end before.
+        """Kill a run after its first checkpoint.
 
         Args:
-            output_dir: of the run.
-            process: the run.
-            in_save: wait for a moment in which another checkpoint is half written.
+            output_dir: Output folder of the run.
+            process: Process of the run.
+            in_save: Whether to wait for a moment in which another checkpoint is being written.
+
+        Returns:
+            False if the run ended before it could be killed.
         """
-        wanted = self.rng.randint(3, self.max_steps - 4)
-        deadline = time.monotonic() + PATIENCE_S
+        min_lines = self.rng.randint(3, self.max_steps - 4)
+        deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline and process.poll() is None:
-            is_due = last_checkpoint(output_dir) is not None and len(_lines(output_dir)) > wanted
-            if is_due and (not in_save or list(output_dir.glob(HALF))):
+            is_due = last_checkpoint(output_dir) is not None and len(_lines(output_dir)) > min_lines
+            if is_due and (not in_save or list(output_dir.glob(INCOMPLETE))):
                 time.sleep(self.rng.uniform(0, 0.005 if in_save else 0.2))
                 break
             time.sleep(POLL_S)
         if process.poll() is not None:
             self.finish(process)
             return False
-        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
-            one.kill()
+        for running in [*psutil.Process(process.pid).children(recursive=True), process]:
+            running.kill()
         process.wait()
         self.counts.kills += 1
-        self.counts.in_save += bool(list(output_dir.glob(HALF)))
+        self.counts.in_save += bool(list(output_dir.glob(INCOMPLETE)))
         return True
 
     def run(self, kills: int, kills_in_save: int) -> Counts:
-        """Until as many runs were killed as wanted, and as many of them while they saved."""
-        whole = self.folder / "whole"
-        self.finish(self.start(whole))
-        expected = (whole / "model.safetensors").read_bytes()
+        """Kill and resume runs until both numbers are reached."""
+        unbroken = self.folder / "unbroken"
+        self.finish(self.start(unbroken))
+        expected = (unbroken / "model.safetensors").read_bytes()
         while self.counts.kills < kills or self.counts.in_save < kills_in_save:
             output_dir = self.folder / "killed"
             if self.kill(output_dir, self.start(output_dir), self.counts.in_save < kills_in_save):
@@ -150,21 +175,14 @@ def _lines(output_dir: Path) -> list[dict]:
 
 
 def save_student(folder: Path, tokenizer: PreTrainedTokenizerBase):
-    """A tiny student with dropout."""
+    """Save a tiny student with dropout."""
     make_model(RESNET, XLM_ROBERTA, vocabulary=len(tokenizer), seed=3).save_pretrained(folder / "student")
     DCCLIPProcessor(make_image_processor(), tokenizer).save_pretrained(folder / "student")
 
 
 def main(argv: list[str] | None = None) -> Counts:
-    """Parse, kill, print; ends with 1 where any ending differs."""
-    parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--kills_in_save", type=int, default=5, help="of them while a checkpoint is being written")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--max_steps", type=int, default=40, help="of a run")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--streamed", action="store_true", help="learn from a stream of tar shards")
-    options = parser.parse_args(argv)
+    """Parse the options, run the test and print the counts."""
+    options = parse_options(Options, argv, prog="python -m tests.kills", description=__doc__)
     with tempfile.TemporaryDirectory(prefix="dcclip-kills-") as scratch:
         folder = Path(scratch)
         corpus = build_corpus(folder / "corpora", size=64, every=40) / "train.parquet"
@@ -177,7 +195,7 @@ def main(argv: list[str] | None = None) -> Counts:
         counts = killer.run(options.kills, options.kills_in_save)
     print(
         f"{counts.kills} kills, {counts.in_save} while a checkpoint was being written, {counts.resumed} resumed at a "
-        f"step above 0, {counts.identical} identical endings"
+        f"step above 0, {counts.identical} with identical weights"
     )
     return counts
 

@@ -1,95 +1,125 @@
-"""Stage 2: align a student's two towers on images with captions in several languages.
+"""Stage 2: align the two towers of a student on images with captions in several languages.
 
 accelerate launch training/align.py --config training/configs/demo_align.yaml
+python training/align.py --config training/configs/demo_align.yaml --max_steps 100 --output_dir runs/try
 """
 
+# torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate.logging import get_logger
+from training.config import AlignRecipe, recipe_from_args
+from training.engine.command import stage_errors
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import AlignRecipe, parse_recipe
-from training.engine.inputs import caption_tokens, open_inputs, open_teacher
-from training.engine.loop import TrainingResult, make_accelerator, train
-from training.evaluation.scheduled import make_evaluate
-from training.hub import PublishError, open_push
-from training.hub.hub_model import HubModel
-from training.students import build_student, load_student
-from training.tasks import AlignTask
-from training.teachers import TOWERS, Teacher
-from training.teachers.targets import TargetSpec
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-logger = get_logger(__name__)
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+    from training.data import Pairs
+    from training.engine.inputs import Models
+    from training.engine.loop import TrainingResult
+    from training.tasks import Task
+    from training.teachers import Teacher
 
 
-def run(recipe: AlignRecipe) -> TrainingResult:
-    """Load or build the student, build data and task; train; leave a finished Hub folder in `output_dir`."""
-    accelerator = make_accelerator(recipe)
-    push = open_push(recipe, accelerator.is_main_process)
-    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
-    languages = recipe.data.languages
-    student, processor = _open_student(recipe, languages, teacher)
-    if recipe.gradient_checkpointing:
-        student.activation_checkpointing_enable()
+def run(recipe: AlignRecipe) -> "TrainingResult":
+    """Align a student, and write it as a complete Hub folder to `output_dir`."""
+    from training.engine.stage import Stage, run_stage
+    from training.hub import open_push
+    from training.hub.hub_model import HubModel
+
+    stage = Stage[AlignRecipe](
+        title="stage 2: align",
+        open_student=open_student,
+        make_task=make_task,
+        make_finished=HubModel,
+        open_push=open_push,
+    )
+    return run_stage(stage, recipe)
+
+
+def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
+    """Load the student of stage 1, or build the recipe's `new_student` if there is none yet.
+
+    Args:
+        recipe: Recipe of stage 2.
+        teacher: Teacher of the student; None trains without a teacher.
+
+    Raises:
+        ValueError: There is no such student, or its embeddings and the teacher's differ in width.
+    """
+    from accelerate.logging import get_logger
+
+    from training.students import build_student, load_student
+
+    if recipe.new_student is None or (recipe.student and Path(recipe.student).exists()):
+        student, processor = load_student(recipe.student)
+    else:
+        get_logger(__name__).warning(
+            "%s does not exist: aligning a new student, which stage 1 has not distilled.", recipe.student or "student"
+        )
+        student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
     if teacher is not None and teacher.projection_dim != student.config.projection_dim:
         raise ValueError(
             f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
-            f"{student.config.projection_dim}: an anchor cannot compare them. Take the teacher of stage 1, or none."
+            f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
+            "none."
         )
-    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
+    return student, processor
+
+
+def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
+    """Make the alignment task and open its data.
+
+    Args:
+        recipe: Recipe of stage 2.
+        models: Student, processor and teacher.
+        accelerator: Accelerator of this process.
+
+    Returns:
+        The task, and the data to train it on.
+    """
+    from accelerate.logging import get_logger
+
+    from training.engine.inputs import caption_tokens, open_inputs
+    from training.tasks import AlignTask
+    from training.teachers import TOWERS
+    from training.teachers.targets import TargetSpec
+
+    student, processor, teacher = models.student, models.processor, models.teacher
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
-    inputs = open_inputs(recipe, student, processor, teacher, tokens, TargetSpec(TOWERS), accelerator)
+    inputs = open_inputs(recipe, models, tokens, TargetSpec(TOWERS), accelerator)
     task = AlignTask(
         student,
         inputs.augment,
         inputs.normalize,
         inputs.targets,
         recipe,
-        languages,
+        recipe.data.languages,
         teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
-        logger.warning(
+        get_logger(__name__).warning(
             "freeze_batch_norm is false, so BatchNorm takes its statistics from each of the %d parts of a batch: "
             "losses and gradients are not those of the whole batch. With freeze_batch_norm: true they are.",
             num_parts,
         )
-    hub_model = HubModel(student, processor, recipe)
-    result = train(
-        task,
-        inputs.dataset,
-        hub_model,
-        accelerator,
-        "stage 2: align",
-        evaluate=evaluate,
-        on_save=push and push.on_save,
-    )
-    if push is not None:
-        push.finish()
-    return result
-
-
-def _open_student(
-    recipe: AlignRecipe, languages: list[str], teacher: Teacher | None
-) -> tuple[DCCLIPModel, DCCLIPProcessor]:
-    """Stage 1's student; a new one where the recipe describes it and stage 1 has not run."""
-    if recipe.new_student is None or (recipe.student and Path(recipe.student).exists()):
-        return load_student(recipe.student)
-    logger.warning(
-        "%s does not exist: aligning a new student, which stage 1 has not distilled.", recipe.student or "student"
-    )
-    return build_student(recipe.new_student, languages, teacher, recipe.seed)
+    return task, inputs.dataset
 
 
 def main(argv: list[str] | None = None):
-    """Parse and run."""
-    try:
-        run(parse_recipe(AlignRecipe, argv, "training/align.py"))
-    except PublishError as error:  # the run itself is complete
-        sys.exit(f"align: {error}")
+    """Parse the recipe and run the stage."""
+    with stage_errors("align"):
+        recipe = recipe_from_args(AlignRecipe, argv, "python training/align.py", __doc__)
+        from training.hub import PublishError
+
+        try:
+            run(recipe)
+        except PublishError as error:
+            sys.exit(f"align: {error}")
 
 
 if __name__ == "__main__":

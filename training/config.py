@@ -1,33 +1,105 @@
-"""The recipes: typed, frozen, read from YAML, overridden by the command line, saved beside the weights."""
+"""Recipes: typed dataclasses that are read from YAML and the command line and saved beside the weights."""
 
-from dataclasses import asdict, dataclass, field
+import math
+import re
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+
+from training.utils.cli import command_name, exit_with_usage_error, help_texts
 
 RECIPE_FILE = "recipe.yaml"
 CONFIGS = Path(__file__).parent / "configs"
-FLAGS = {
-    "resume": "go on from the last checkpoint",
-    "push_to_hub": "publish the finished folder",
-    "hub_private_repo": "a new repo is private",
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Allowed range of a number.
+
+    Args:
+        at_least: Smallest allowed value.
+        at_most: Largest allowed value.
+        above: Value that the number must exceed.
+        below: Value that the number must stay under.
+        advice: What to do instead of a value outside the range.
+    """
+
+    at_least: float = -math.inf
+    at_most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    advice: str = ""
+
+    def __contains__(self, value: float) -> bool:
+        return self.at_least <= value <= self.at_most and self.above < value < self.below
+
+    def __str__(self) -> str:
+        words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "less than": self.below}
+        return " and ".join(f"{word} {limit}" for word, limit in words.items() if math.isfinite(limit))
+
+
+# by field name, for all dataclasses below
+LIMITS = {
+    "weight": Limits(above=0, advice="Leave the source out instead."),
+    "workers": Limits(at_least=0),
+    "shuffle_buffer": Limits(at_least=1),
+    "max_skip_share": Limits(at_least=0, at_most=1),
+    "flip": Limits(at_least=0, at_most=1),
+    "blur": Limits(at_least=0, at_most=1),
+    "background": Limits(at_least=0, at_most=255),
+    "max_steps": Limits(at_least=1),
+    "batch_size": Limits(at_least=1),
+    "accumulate_steps": Limits(at_least=1),
+    "learning_rate": Limits(at_least=0),
+    "weight_decay": Limits(at_least=0),
+    "warmup_steps": Limits(at_least=0),
+    "max_grad_norm": Limits(above=0),
+    "ema_decay": Limits(at_least=0, below=1),
+    "log_every": Limits(at_least=1),
+    "save_every": Limits(at_least=0),
+    "keep_checkpoints": Limits(at_least=1),
+    "eval_every": Limits(at_least=0),
+    "teacher_views": Limits(at_least=1),
+    "chunk_size": Limits(at_least=0),
+    "max_logit_scale": Limits(at_least=1),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
-    """One source of a mixture. What it does not say is as `data` says.
+class Checked:
+    """Base class that checks every number of a dataclass against `LIMITS`.
+
+    It is a dataclass itself, because jsonargparse expands `--data.train` only if all base classes are.
+    """
+
+    path: ClassVar[str] = ""  # where the dataclass is in a recipe, such as `data.`, for error messages
+
+    def __post_init__(self):
+        for name, limits in LIMITS.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in limits:
+                raise ValueError(f"{self.path}{name}: must be {limits}, got {value}. {limits.advice}".rstrip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(Checked):
+    """One source of a mixture. A field without a value takes the value of the same field of `data`.
 
     Args:
-        train: as in `data`.
-        subset: as in `data`.
-        split: as in `data`.
-        image_column: as in `data`.
-        caption_columns: as in `data`; a source may have fewer languages than another.
-        weight: its share of the samples is its weight over the sum of all.
+        train: Hub id, folder, files or `module:function` of this source, as in `data.train`.
+        subset: Configuration of a Hub data set that has several.
+        split: Split to train on.
+        image_column: Column of the images.
+        caption_columns: Column of the captions for each language. Sources may differ in their languages.
+        weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
+            weights.
     """
+
+    path: ClassVar[str] = "data.sources."
 
     train: list[str] | str
     subset: str | None = None
@@ -38,30 +110,36 @@ class SourceConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Where images and captions come from.
+class DataConfig(Checked):
+    """Training images and captions.
 
     Args:
-        train: Hub id; folder that `datasets` understands, such as an image folder with metadata; parquet files or tar
-            shards (webdataset layout), each a path, a glob, a URL such as `hf://datasets/ID/FILE`, or a list of these;
-            or `module:function` that returns a `datasets.Dataset` or `IterableDataset`.
-        subset: which configuration of a Hub data set, where it has several.
-        split: which split, where there are several.
-        image_column: column of the images; in tar shards the file's extension, such as `jpg`.
-        caption_columns: column of the captions for each language (ISO 639-1 code); a cell is a string or a list of
-            strings. A field of a nested column is written `translation.en`; in tar shards a column is the file's
+        train: Training data. One of: a Hub id; a folder that `datasets` can load, such as an image folder with
+            metadata; parquet files or tar shards (webdataset layout), each a path, a glob pattern or a URL such as
+            `hf://datasets/ID/FILE`, or a list of these; `module:function` that returns a `datasets.Dataset` or
+            `IterableDataset`.
+        subset: Configuration of a Hub data set that has several.
+        split: Split to train on.
+        image_column: Column of the images. In tar shards it is the file extension, such as `jpg`.
+        caption_columns: Column of the captions for each language (ISO 639-1 code). A cell is a string or a list of
+            strings. Write a field of a nested column as `translation.en`. In tar shards the column is a file
             extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
-        sources: a mixture, in the place of `train`, such as an English and a Chinese source with columns of their own.
-        batches: `mixed` draws every sample from all sources; in `one_source` and `one_language` all samples of a step,
-            on all processes, are of one source, or of one source with its captions in one language.
-        streaming: read the data in the order of their shards, at any size and without a copy of them; otherwise they
-            are stored and shuffled whole.
-        shuffle_buffer: samples that a stream is shuffled within, in each decoding process and source.
-        skip_wrong_script: leave out captions without one letter of their language's script.
-        max_skip_share: largest share (0..1) of samples that may be skipped before the run stops.
-        in_memory: keep every image, decoded and resized, in memory after its first use; not for streams.
-        workers: processes that decode images; 0 decodes in the training process. A stream's order depends on it.
+        sources: Mixture of several sources, instead of `train`. Each source can have its own columns and weight.
+        batches: Composition of a batch. `mixed` draws every sample from all sources. `one_source` takes all samples
+            of a step, on all processes, from one source. `one_language` also takes all captions in one language.
+        streaming: Whether to read the data in the order of their shards, without a copy on disk and at any size.
+            Otherwise the data are stored on disk and fully shuffled.
+        shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
+            process has its own buffer.
+        skip_wrong_script: Whether to skip captions that have no letter of their language's script.
+        max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
+        in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for
+            streams.
+        workers: Number of processes that decode images. With 0 the training process decodes them. The order of a
+            stream depends on this number.
     """
+
+    path: ClassVar[str] = "data."
 
     train: list[str] | str | None = None
     subset: str | None = None
@@ -77,9 +155,20 @@ class DataConfig:
     in_memory: bool = False
     workers: int = 0
 
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.train is None) == (not self.sources):
+            raise ValueError("data: set either train, for one source, or sources, for a mixture.")
+        if {} in (self.caption_columns, *(source.caption_columns for source in self.sources)):
+            raise ValueError(
+                "data.caption_columns: is empty; name a column for at least one language, such as {en: caption}."
+            )
+        if self.streaming and self.in_memory:
+            raise ValueError("data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming.")
+
     @property
     def mixture(self) -> list[SourceConfig]:
-        """All sources, each with everything filled in; one alone where `train` names it."""
+        """All sources with every field filled in; a single source if `train` is set."""
         return [
             SourceConfig(
                 train=source.train,
@@ -94,32 +183,34 @@ class DataConfig:
 
     @property
     def languages(self) -> list[str]:
-        """Of all sources' captions, in the order in which they are named."""
+        """Caption languages of all sources, in the order in which the recipe names them."""
         return list(dict.fromkeys(language for source in self.mixture for language in source.caption_columns or {}))
 
     @property
     def name(self) -> str:
-        """All sources in a few words, for messages."""
+        """Short name of all sources, for messages."""
         return ", ".join(source.train if isinstance(source.train, str) else source.train[0] for source in self.mixture)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
-    """Random views of an image: one affine warp and one colour change, all drawn from ranges around "none".
+class AugmentConfig(Checked):
+    """Image augmentation: one random affine warp and one random colour change. Ranges are centred on "no change".
 
     Args:
-        zoom: log2 range of the zoom; 0.25 is up to 19 % larger or smaller.
-        rotate: degrees to either side.
-        stretch: log2 range of the aspect ratio.
-        shift: share of the edge to either side.
-        flip: probability of a horizontal mirror.
-        brightness: share of full range to either side.
-        contrast: log2 range.
-        saturation: log2 range.
-        tint: standard deviation of a random mixing of the colour channels.
-        blur: probability of a slight blur.
-        background: value 0..255 of what a warp uncovers.
+        zoom: Largest zoom in or out, as a log2 factor; 0.25 is up to 19 % larger or smaller.
+        rotate: Largest rotation in degrees, in either direction.
+        stretch: Largest change of the aspect ratio, as a log2 factor.
+        shift: Largest shift in either direction, as a share of the image's edge.
+        flip: Probability of a horizontal flip, 0..1.
+        brightness: Largest change of brightness in either direction, as a share of the full range.
+        contrast: Largest change of contrast, as a log2 factor.
+        saturation: Largest change of saturation, as a log2 factor.
+        tint: Standard deviation of a random mix of the colour channels.
+        blur: Probability of a slight blur, 0..1.
+        background: Pixel value, 0..255, of areas that the warp uncovers.
     """
+
+    path: ClassVar[str] = "augment."
 
     zoom: float = 0.15
     rotate: float = 0.0
@@ -139,22 +230,23 @@ class StudentConfig:
     """A new student.
 
     Args:
-        vision_config: transformers config of the image tower, with its `model_type`. Where `vision_init` names a
-            checkpoint, only what differs from it; None takes its config whole.
-        text_config: transformers config of the text tower, likewise; vocabulary size and special tokens are filled in
-            from the tokenizer.
-        vision_init: where the image tower's weights come from: `random`, `teacher`, or the Hub id or folder of a
-            pretrained tower. A source that is deeper or wider is cut: evenly spaced layers, heads and channels.
-        text_init: likewise for the text tower; the embedding of each token is looked up by its piece.
-        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary cut by
-            `python -m training.prepare.vocabulary`; default: the teacher's.
-        image_size: edge of the square input in pixels; default: the teacher's.
-        image_mean: per-channel mean; default: the teacher's.
-        image_std: per-channel standard deviation; default: the teacher's.
-        max_text_length: longest text in tokens.
-        vision_pooling: how the image map becomes one vector.
-        text_pooling: how the token states become one vector.
-        projection_dim: width of the shared embedding space; default: the teacher's.
+        vision_config: Transformers config of the image tower, including its `model_type`. If `vision_init` names a
+            checkpoint, only the fields that differ from the checkpoint's config; None takes that config unchanged.
+        text_config: Transformers config of the text tower, by the same rules with `text_init`. Vocabulary size and
+            special tokens come from the tokenizer.
+        vision_init: Initial weights of the image tower: `random`, `teacher`, or the Hub id or folder of a pretrained
+            tower. A deeper or wider tower is cut to evenly spaced layers, heads and channels.
+        text_init: Initial weights of the text tower: `random`, `teacher`, or the Hub id or folder of a pretrained
+            tower, which is cut like an image tower. Token embeddings are matched by the token's text.
+        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary from
+            `python -m training.prepare.vocabulary`. None takes the teacher's tokenizer.
+        image_size: Height and width of the input image in pixels. None takes the teacher's size.
+        image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the teacher's mean.
+        image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
+        max_text_length: Longest text in tokens; longer texts are truncated.
+        vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
+        text_pooling: Pooling of the token states: `mean` or the `cls` token.
+        projection_dim: Width of the shared embedding space. None takes the teacher's width.
     """
 
     vision_config: dict[str, Any] | None = None
@@ -173,16 +265,16 @@ class StudentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """A labelled set that judges a run on its way, as `training/eval.py` judges models.
+    """Labelled validation set for zero-shot classification during training, measured as in `training/eval.py`.
 
     Args:
-        data: a parquet file, a folder, a Hub id or `module:function`; None judges by nothing.
-        class_names: JSON list of {language: name}, one entry a class, or the id of one of ELEVATER's sets.
-        languages: of the candidates (ISO 639-1 codes).
-        split: of the data, where there are several.
-        image_column: column of the images.
-        label_column: column of the label's name.
-        label_language: language in which the data name their labels.
+        data: Parquet file, folder, Hub id or `module:function` of the images and labels. None runs no evaluation.
+        class_names: JSON file with a list of {language: name}, one entry per class, or the id of an ELEVATER set.
+        languages: Languages of the class names (ISO 639-1 codes); each is measured on its own.
+        split: Split to evaluate on.
+        image_column: Column of the images.
+        label_column: Column of the labels, which are class names.
+        label_language: Language of the labels (ISO 639-1 code).
     """
 
     data: str | None = None
@@ -195,48 +287,52 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingRecipe:
-    """What both stages share.
+class TrainingRecipe(Checked):
+    """Options of both training stages.
 
     Args:
-        output_dir: where the finished Hub folder, the checkpoints and the log go.
-        data: images and captions.
-        augment: random views.
-        seed: everything random follows from it, the step and the process.
-        max_steps: optimizer steps in all.
-        batch_size: images a batch and process.
-        accumulate_steps: batches a step, of which the loss is the mean. Pairs are compared within a batch only; what
-            makes the batch itself larger in stage 2 is `chunk_size`.
-        learning_rate: peak of the schedule.
-        weight_decay: for matrices; vectors and scalars have none.
-        betas: of AdamW.
-        warmup_steps: linear warm-up.
-        schedule: after the warm-up.
-        max_grad_norm: gradients are clipped to this norm.
-        mixed_precision: as in Accelerate; None is what `accelerate launch` or its config file says.
-        gradient_checkpointing: trade time for memory in the student's towers.
-        torch_compile: compile the student's towers; the first steps take minutes, the others less time.
-        ema_decay: the exported student is the moving average of its weights, of which this share is kept each step,
-            such as 0.999; 0 exports the weights themselves.
-        freeze: prefixes of parameter names that do not learn, such as `vision_model.timm_model.blocks.0`.
-        log_every: steps between lines of `log.jsonl`.
-        trackers: what else is told, through Accelerate: `tensorboard` writes to `output_dir/tracking`.
-        save_every: steps between checkpoints; 0 saves at the end alone.
-        keep_checkpoints: older ones are removed.
-        resume: go on from the last checkpoint in `output_dir`, if there is one.
-        eval: a labelled set that judges the student.
-        eval_every: steps between evaluations, and one after the last step; 0 never evaluates.
-        best_metric: the student that is best by it is kept in `output_dir/best`: `top1` or `top5`, the mean over
-            languages, or of one of them, such as `top1_zh`.
-        push_to_hub: publish the finished folder, as `training/publish.py` does.
-        hub_model_id: NAMESPACE/NAME on the Hub.
-        hub_private_repo: a new repo is private.
-        hub_strategy: `end` publishes the finished model; `every_save` also uploads each checkpoint, without its
-            training state. Training waits for the upload.
-        teacher_cache: folder for the teacher's targets, computed once for `teacher_views` views of each image;
-            without it the teacher runs at every step, on ever new views. Stored views do not depend on the seed.
-        teacher_views: cached views an image.
-        teacher_dtype: precision of the teacher's weights and activations.
+        output_dir: Folder for the finished model (a complete Hub repository), the checkpoints and the log.
+        data: Training images and captions.
+        augment: Image augmentation.
+        seed: Seed of all randomness. Random numbers depend on the seed, the step and the process only.
+        max_steps: Number of optimizer steps of the whole run.
+        batch_size: Number of images (of texts, if the run has no images) in a batch of one process.
+        accumulate_steps: Number of batches per optimizer step; the loss is their mean. Pairs are compared within a
+            batch only. To compare more pairs at the same memory in stage 2, raise `batch_size` and set `chunk_size`.
+        learning_rate: Peak learning rate, after warm-up.
+        weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
+        betas: Decay rates of AdamW's first and second moments.
+        warmup_steps: Number of steps of linear warm-up.
+        schedule: Learning rate after warm-up: `cosine` falls to 0 at `max_steps`, `constant` stays at the peak.
+        max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
+        mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
+            of its config file.
+        gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
+            and costs time.
+        torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
+        ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
+            such as 0.999. The average is exported instead of the weights. With 0 there is no average.
+        freeze: Prefixes of parameter names that are not trained, such as `vision_model.timm_model.blocks.0`.
+        log_every: Number of steps between two lines of `log.jsonl`.
+        trackers: Experiment trackers to log to. `tensorboard` writes to `output_dir/tracking`.
+        save_every: Number of steps between two checkpoints. With 0 only the finished model is saved.
+        keep_checkpoints: Number of most recent checkpoints to keep.
+        resume: Whether to resume from the last checkpoint in `output_dir`. Without a checkpoint the run starts from
+            the first step.
+        eval: Validation set for evaluation during training.
+        eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
+            evaluation.
+        best_metric: Metric that selects the student kept in `output_dir/best`: `top1` or `top5`, the mean over
+            languages, or one language, such as `top1_zh`.
+        push_to_hub: Whether to publish the finished model on the Hub, as `training/publish.py` does.
+        hub_model_id: Repository on the Hub, NAMESPACE/NAME.
+        hub_private_repo: Whether a new repository is private.
+        hub_strategy: When to upload: `end` publishes the finished model only, `every_save` also uploads each
+            checkpoint without its training state. Training waits for the upload.
+        teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
+            each image and shared by all seeds. None runs the teacher at every step, on new views each time.
+        teacher_views: Number of cached views per image.
+        teacher_dtype: Precision of the teacher's weights and activations.
     """
 
     output_dir: str
@@ -273,26 +369,32 @@ class TrainingRecipe:
     teacher_views: int = 4
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_every and not (self.eval.data and self.eval.class_names):
+            raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DistillRecipe(TrainingRecipe):
-    """Stage 1: each student tower learns its teacher tower's feature map.
+    """Stage 1: each student tower learns the feature map of its teacher tower.
 
     Args:
         teacher: Hub id or folder of the teacher.
-        student: the student to build.
-        tower: which towers learn. `vision` needs images only, `text` captions only.
-        target: what of the teacher is learnt. `feature_map` is its whitened map, and its embedding, which fits the
-            student's projections; `embedding` is the embedding alone; `logits` are its similarities to a bank of
-            texts.
-        map_weight: weight of Smooth-L1 between the adapted student map and the teacher map.
-        embedding_weight: weight of the cosine distance between student and teacher embeddings; it makes the two
-            comparable before the student has seen a pair.
-        smooth_l1_beta: where Smooth-L1 turns from square to line.
-        whiten: LayerNorm without affine parameters over the teacher map.
-        adapter: a learnt 1x1 convolution from the student's map to the teacher's width; without it the widths must
-            agree.
-        text_bank: text file, one text a line, for `logits`; default: the captions of the data.
+        student: Student to build.
+        tower: Towers to train. `vision` needs images only, `text` needs captions only.
+        target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,
+            `embedding` is the embedding alone, `logits` are the teacher's similarities to the texts of `text_bank`.
+        map_weight: Weight of the Smooth-L1 loss between the adapted student map and the teacher map.
+        embedding_weight: Weight of the cosine distance between student and teacher embeddings. This loss trains the
+            student's projections, so that both embeddings can be compared after stage 1.
+        smooth_l1_beta: Absolute error at which Smooth-L1 changes from quadratic to linear.
+        whiten: Whether to whiten the teacher map by LayerNorm without affine parameters.
+        adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
+            must be equal.
+        text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data.
     """
 
     teacher: str
@@ -308,33 +410,35 @@ class DistillRecipe(TrainingRecipe):
 
     @property
     def towers(self) -> tuple[str, ...]:
-        """The towers that learn."""
+        """Towers that are trained."""
         return ("vision", "text") if self.tower == "both" else (self.tower,)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignRecipe(TrainingRecipe):
-    """Stage 2: both towers learn, together, which caption belongs to which image.
+    """Stage 2: both towers learn together which caption belongs to which image.
 
     Args:
-        student: folder or Hub id of a DC-CLIP model, as stage 1 leaves it.
-        new_student: built, with a warning, where there is no `student` yet.
-        teacher: Hub id or folder of the teacher to stay close to; None trains without one.
-        loss: what tells right pairs of image and caption from wrong ones. `infonce` picks the right one out of the
-            batch, `sigmoid` judges every pair by itself.
-        language_weights: weight of each language in all terms between images and captions.
-        contrastive_weight: weight of `loss`.
-        text_text_weight: weight of InfoNCE between the captions of one image in different languages.
-        affinity_weight: weight of the divergence between the teacher's and the student's similarities of images and
-            captions.
-        interactive_weight: weight of InfoNCE between the student's images and the teacher's captions, and the other
-            way round.
-        anchor_weight: weight of the cosine distance to the teacher's embeddings.
-        chunk_size: images that the student holds the activations of at once. Losses and gradients are those of the
-            whole batch (gradient caching), memory is that of a chunk, and every image is encoded twice. 0 takes the
-            whole batch.
-        max_logit_scale: the learnt factor on cosines is clamped to 1..this.
-        freeze_batch_norm: keep the running statistics of BatchNorm as they are.
+        student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
+        new_student: Student to build, with a warning, if the folder `student` does not exist.
+        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight` and `anchor_weight`. None
+            trains without a teacher.
+        loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
+            other way round; `sigmoid` classifies every pair on its own as matching or not.
+        language_weights: Weight of each language in all losses between images and captions. The languages must be
+            those of `data.caption_columns`.
+        contrastive_weight: Weight of the contrastive loss.
+        text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
+        affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
+            images and captions.
+        interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
+            teacher's images and the student's captions.
+        anchor_weight: Weight of the cosine distance to the teacher's embeddings.
+        chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
+            and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
+            split.
+        max_logit_scale: Largest value of the learnt logit scale, which is clamped to 1..max_logit_scale.
+        freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """
 
     student: str | None = None
@@ -355,83 +459,93 @@ class AlignRecipe(TrainingRecipe):
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
-def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str | None = None) -> Recipe:
-    """Read `--config FILE` and then the other arguments, which win.
+class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+    """Keeps the line breaks of example commands."""
+
+
+def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe") -> Recipe:
+    """Parse a command line into a recipe; a user's mistake ends the process.
 
     Args:
-        recipe_class: the recipe's dataclass; nested fields are written `--data.train`.
-        argv: the command line; None takes the process's own.
-        prog: the script's name for messages.
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        argv: Arguments; None takes those of the process.
+        prog: Command as users type it, for messages.
+
+    Returns:
+        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
 
     Raises:
-        SystemExit: an unknown key or a wrong type; the message names field and value.
+        SystemExit: An option is unknown, missing or invalid. One line on stderr names the field, the exit code is 2.
     """
+    try:
+        return recipe_from_args(recipe_class, argv, prog)
+    except ValueError as error:
+        exit_with_usage_error(command_name(prog), error)
+        raise  # unreachable
+
+
+def recipe_from_args(
+    recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe", description: str | None = None
+) -> Recipe:
+    """Parse a command line into a recipe.
+
+    Nested fields are written `--data.train`. A boolean that is false by default is also a bare flag: `--resume`.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        argv: Arguments; None takes those of the process.
+        prog: Command as users type it, for `--help`.
+        description: Docstring of the script. Its first paragraph heads `--help`, the rest follows the options. None
+            takes the summary of the recipe's docstring.
+
+    Returns:
+        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
+
+    Raises:
+        ValueError: An option is unknown, missing or invalid; the message names the field.
+    """
+    summary, _, examples = (description or recipe_class.__doc__ or "").partition("\n\n")
     parser = ArgumentParser(
-        prog=prog, description=(recipe_class.__doc__ or "").partition("\n")[0], allow_abbrev=False, exit_on_error=False
+        prog=prog,
+        description=" ".join(summary.split()),
+        epilog=examples if description else None,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="recipe in YAML")
-    parser.add_class_arguments(recipe_class, skip=set(FLAGS), sub_configs=True)
-    for name, meaning in FLAGS.items():  # as a bare flag too: `--resume`
-        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=meaning)
+    parser.add_argument("--config", action="config", help="Recipe in YAML; other arguments override it.")
+    flags = [option.name for option in fields(recipe_class) if option.type is bool and option.default is False]
+    parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
+    helps = help_texts(recipe_class)
+    for name in flags:
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
     try:
         namespace = parser.instantiate(parser.parse_args(argv))
     except ArgumentError as error:
-        parser.exit(2, f"recipe: {error}\nSee --help for all keys and their types.\n")
-    values = {key: value for key, value in vars(namespace).items() if key != "config"}
-    recipe = recipe_class(**values)
-    _validate(recipe, parser)
-    return recipe
+        raise ValueError(_one_line(error)) from error
+    return recipe_class(**{key: value for key, value in vars(namespace).items() if key != "config"})
 
 
-def _validate(recipe: TrainingRecipe, parser: ArgumentParser):
-    for name, least in (
-        ("max_steps", 1),
-        ("batch_size", 1),
-        ("accumulate_steps", 1),
-        ("log_every", 1),
-        ("save_every", 0),
-        ("eval_every", 0),
-        ("keep_checkpoints", 1),
-        ("chunk_size", 0),
-    ):
-        if (value := getattr(recipe, name, least)) < least:  # chunks are stage 2's alone
-            parser.exit(2, f"recipe: {name} must be at least {least}, got {value}.\n")
-    if not 0 <= recipe.ema_decay < 1:
-        parser.exit(2, f"recipe: ema_decay must be at least 0 and less than 1, got {recipe.ema_decay}.\n")
-    if recipe.eval_every and not (recipe.eval.data and recipe.eval.class_names):
-        parser.exit(2, "recipe: eval_every needs a labelled set; name one under eval.data and eval.class_names.\n")
-    if recipe.push_to_hub and not recipe.hub_model_id:
-        parser.exit(2, "recipe: push_to_hub needs a place; name it as hub_model_id: NAMESPACE/NAME.\n")
-    if problem := _problem_of(recipe.data):
-        parser.exit(2, f"recipe: {problem}\n")
-
-
-def _problem_of(data: DataConfig) -> str | None:
-    """What the data cannot be, in words."""
-    if (data.train is None) == (not data.sources):
-        return "data needs either train, for one source, or sources, for a mixture."
-    if {} in (data.caption_columns, *(source.caption_columns for source in data.sources)):
-        return "data.caption_columns is empty; name a column for at least one language, such as {en: caption}."
-    if wrong := [source.weight for source in data.sources if not source.weight > 0]:
-        return f"data.sources: a weight must be above 0, got {wrong[0]}. Leave the source out instead."
-    if data.workers < 0 or data.shuffle_buffer < 1:
-        return (
-            "data.workers must be at least 0 and data.shuffle_buffer at least 1, got "
-            f"{data.workers} and {data.shuffle_buffer}."
-        )
-    if data.streaming and data.in_memory:
-        return "data.in_memory keeps every image, and a stream has too many. Set one of the two to false."
-    return None
+def _one_line(error: ArgumentError) -> str:
+    """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
+    message = " ".join(str(error).split())
+    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 
 
 def save_recipe(recipe: TrainingRecipe, folder: str | Path):
-    """Write the resolved recipe to `folder/recipe.yaml`, from which `--config` reads it back."""
+    """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
+
+    Args:
+        recipe: Recipe to save.
+        folder: Existing folder.
+    """
     resolved = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
     (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
 
 
-def _plain(value):
-    """Tuples as lists: YAML has no tuples."""
+def _plain(value: Any) -> Any:
+    """Replace tuples by lists, because YAML has no tuples."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,62 +1,81 @@
-"""Stage 1: distil the teacher's feature maps into a light student.
+"""Stage 1: distil the teacher's feature maps into a small student.
 
 accelerate launch training/distill.py --config training/configs/demo_distill.yaml
+python training/distill.py --config training/configs/demo_distill.yaml --max_steps 100 --output_dir runs/try
 """
 
+# torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
 import sys
+from typing import TYPE_CHECKING
 
-from accelerate.logging import get_logger
+from training.config import DistillRecipe, recipe_from_args
+from training.engine.command import stage_errors
 
-from training.config import DistillRecipe, parse_recipe
-from training.engine.inputs import caption_tokens, open_bank, open_inputs, open_teacher
-from training.engine.loop import TrainingResult, make_accelerator, train
-from training.evaluation.scheduled import make_evaluate
-from training.hub import PublishError, open_push
-from training.hub.hub_model import HubModel
-from training.students import build_student
-from training.tasks import DistillTask
-from training.teachers.cache import cached_bank
-from training.teachers.targets import TargetSpec
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
-logger = get_logger(__name__)
+    from training.data import Pairs
+    from training.engine.inputs import Models
+    from training.engine.loop import TrainingResult
+    from training.tasks import Task
 
 
-def run(recipe: DistillRecipe) -> TrainingResult:
-    """Build teacher, student, data and task; train; leave a finished Hub folder in `output_dir`."""
-    accelerator = make_accelerator(recipe)
-    push = open_push(recipe, accelerator.is_main_process)
-    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
-    student, processor = build_student(recipe.student, recipe.data.languages, teacher, recipe.seed)
-    if recipe.gradient_checkpointing:
-        student.activation_checkpointing_enable()
-    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
-    tokens = None  # images alone need none, and a large vocabulary takes long to compare
+def run(recipe: DistillRecipe) -> "TrainingResult":
+    """Distil a student, and write it as a complete Hub folder to `output_dir`."""
+    from training.engine.stage import Stage, run_stage
+    from training.hub import open_push
+    from training.hub.hub_model import HubModel
+    from training.students import build_student
+
+    stage = Stage[DistillRecipe](
+        title="stage 1: distil",
+        open_student=lambda recipe, teacher: build_student(
+            recipe.student, recipe.data.languages, teacher, recipe.seed
+        ),
+        make_task=make_task,
+        make_finished=HubModel,
+        open_push=open_push,
+    )
+    return run_stage(stage, recipe)
+
+
+def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
+    """Make the distillation task and open its data.
+
+    Args:
+        recipe: Recipe of stage 1.
+        models: Student, processor and teacher.
+        accelerator: Accelerator of this process.
+
+    Returns:
+        The task, and the data to train it on.
+    """
+    from accelerate.logging import get_logger
+
+    from training.engine.inputs import caption_tokens, open_bank, open_inputs
+    from training.tasks import DistillTask
+    from training.teachers.cache import cached_bank
+    from training.teachers.targets import TargetSpec
+
+    student, processor, teacher = models.student, models.processor, models.teacher
+    assert teacher is not None  # `DistillRecipe.teacher` is required
+    tokens = None  # not needed for images alone, and comparing large vocabularies takes long
     if "text" in recipe.towers:
         tokens = caption_tokens(
             processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
         )
     maps = recipe.target == "feature_map"
-    spec = TargetSpec(
-        towers=recipe.towers,
-        grid=tuple(student.config.vision_grid) if maps else None,
-        token_maps=maps and tokens is not None and tokens.have_maps,
-    )
-    if maps and tokens is not None and not tokens.have_maps:
-        logger.warning(
-            "The teacher reads other tokens than the student, so the text tower learns pooled targets only. A "
-            "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the maps."
+    token_maps = maps and tokens is not None and tokens.have_maps
+    if maps and tokens is not None and not token_maps:
+        get_logger(__name__).warning(
+            "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "
+            "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."
         )
-    inputs = open_inputs(
-        recipe,
-        student,
-        processor,
-        teacher,
-        tokens,
-        spec,
-        accelerator,
-        images="vision" in recipe.towers,
-    )
+    grid = student.config.vision_grid if maps else None
+    spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
+    inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)
+    assert inputs.targets is not None  # because there is a teacher
     bank = None
     if recipe.target == "logits":
         texts = open_bank(recipe.text_bank, inputs.dataset)
@@ -68,31 +87,23 @@ def run(recipe: DistillRecipe) -> TrainingResult:
         inputs.targets,
         recipe,
         vision_width=teacher.vision_width,
-        text_width=teacher.text_width if spec.token_maps else None,
+        text_width=teacher.text_width if token_maps else None,
         bank=bank,
         logit_scale=math.exp(teacher.logit_scale),
     )
-    hub_model = HubModel(student, processor, recipe)
-    result = train(
-        task,
-        inputs.dataset,
-        hub_model,
-        accelerator,
-        "stage 1: distil",
-        evaluate=evaluate,
-        on_save=push and push.on_save,
-    )
-    if push is not None:
-        push.finish()
-    return result
+    return task, inputs.dataset
 
 
 def main(argv: list[str] | None = None):
-    """Parse and run."""
-    try:
-        run(parse_recipe(DistillRecipe, argv, "training/distill.py"))
-    except PublishError as error:  # the run itself is complete
-        sys.exit(f"distill: {error}")
+    """Parse the recipe and run the stage."""
+    with stage_errors("distill"):
+        recipe = recipe_from_args(DistillRecipe, argv, "python training/distill.py", __doc__)
+        from training.hub import PublishError
+
+        try:
+            run(recipe)
+        except PublishError as error:
+            sys.exit(f"distill: {error}")
 
 
 if __name__ == "__main__":

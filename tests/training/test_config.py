@@ -1,11 +1,23 @@
+"""Recipes: parsing of YAML and command lines, limits of numbers, published recipes."""
+
 import json
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.tiny import ROOT
-from training.config import AlignRecipe, DistillRecipe, SourceConfig, parse_recipe, save_recipe
+from training.config import (
+    LIMITS,
+    AlignRecipe,
+    AugmentConfig,
+    DataConfig,
+    DistillRecipe,
+    SourceConfig,
+    parse_recipe,
+    save_recipe,
+)
 
 FOLDER = ROOT / "training/configs"
 CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students")
@@ -28,20 +40,22 @@ def write(tmp_path):
 
 
 def arguments_of(path: Path) -> list[str]:
-    """A recipe in a folder below is given after the one of its name, and overrides it."""
+    """A recipe in a subfolder overrides the one of the same name, so it comes second."""
     files = [FOLDER / path] if path.parent == Path(".") else [FOLDER / path.name, FOLDER / path]
     return [argument for file in files for argument in ("--config", str(file))]
 
 
-def refusal(capsys, argv: list[str], recipe_class=DistillRecipe) -> str:
+def refusal(capsys, argv: list[str]) -> str:
+    """The one line that a user sees."""
     with pytest.raises(SystemExit) as exit_info:
-        parse_recipe(recipe_class, argv)
-    assert exit_info.value.code == 2
-    return capsys.readouterr().err
+        parse_recipe(DistillRecipe, argv, "python training/distill.py")
+    message = capsys.readouterr().err
+    assert exit_info.value.code == 2 and message.startswith("distill: ") and message.count("\n") == 1
+    return message
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_every_published_recipe_parses_and_says_what_is_written(path: Path):
+def test_every_published_recipe_parses_to_its_own_numbers(path: Path):
     recipe = parse_recipe(DistillRecipe if "distill" in path.stem else AlignRecipe, arguments_of(path))
     written = yaml.safe_load((FOLDER / path).read_text(encoding="utf-8"))
     numbers = {key: value for key, value in written.items() if isinstance(value, (int, float))}
@@ -52,7 +66,7 @@ def test_there_are_published_recipes_of_both_stages():
     assert {"demo_distill", "demo_align"} <= {path.stem for path in CONFIGS}
 
 
-def test_what_yaml_leaves_out_has_its_default(write):
+def test_missing_keys_have_their_defaults(write):
     recipe = parse_recipe(DistillRecipe, write())
     assert (recipe.batch_size, recipe.tower, recipe.data.caption_columns) == (128, "both", {"en": "en", "zh": "zh"})
 
@@ -69,32 +83,32 @@ def test_nested_tower_config_stays_a_plain_dict(write):
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_a_student_can_be_a_file_of_its_own(write, size):
+def test_the_student_can_be_a_separate_file(write, size):
     file = FOLDER / f"students/{size}.yaml"
     recipe = parse_recipe(DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"])
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert recipe.student.vision_init == written["vision_init"] and recipe.student.max_text_length == 12
 
 
-def test_a_student_file_that_is_not_there_is_refused_by_name(write, capsys):
+def test_a_missing_student_file_is_refused_by_name(write, capsys):
     assert "nowhere.yaml" in refusal(capsys, [*write(), "--student", "nowhere.yaml"])
 
 
 def test_exponent_without_a_point_is_a_number(tmp_path):
-    # YAML 1.1 reads 1e-4 as text
+    # YAML 1.1 parses 1e-4 as a string
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(MINIMAL) + "learning_rate: 1e-4\n", encoding="utf-8")
     assert parse_recipe(DistillRecipe, ["--config", str(path)]).learning_rate == 1e-4
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"), [([], False), (["--resume"], True), (["--resume", "false"], False)]
-)
-def test_resume_is_a_flag(write, arguments, expected):
-    assert parse_recipe(DistillRecipe, [*write(), *arguments]).resume is expected
+@pytest.mark.parametrize("name", ["resume", "gradient_checkpointing", "torch_compile", "hub_private_repo"])
+@pytest.mark.parametrize(("values", "expected"), [(None, False), ([], True), (["false"], False), (["true"], True)])
+def test_booleans_that_are_false_by_default_are_flags(write, name, values, expected):
+    arguments = [] if values is None else [f"--{name}", *values]
+    assert getattr(parse_recipe(DistillRecipe, [*write(), *arguments]), name) is expected
 
 
-def test_resume_can_stand_in_yaml(write):
+def test_resume_can_be_set_in_yaml(write):
     assert parse_recipe(DistillRecipe, write(resume=True)).resume is True
 
 
@@ -138,16 +152,46 @@ def test_wrong_type_is_refused_with_field_and_value(write, capsys, changes, key,
     assert key in message and value in message
 
 
+@pytest.mark.parametrize("changes", [{"ema_decay": 1.0}, {"augment": {"flip": 1.5}}, {"max_grad_norm": 0}])
+def test_value_above_its_range_is_refused(write, capsys, changes):
+    assert "must be" in refusal(capsys, write(**changes))
+
+
+def test_limits_hold_without_a_command_line():
+    with pytest.raises(ValueError, match=r"data\.workers: must be at least 0, got -1\."):
+        DataConfig(train="x", workers=-1)
+    recipe = AlignRecipe(output_dir="x", data=DataConfig(train="x"))
+    with pytest.raises(ValueError, match=r"chunk_size: must be at least 0, got -1\."):
+        replace(recipe, chunk_size=-1)
+
+
+def test_every_limit_belongs_to_a_number_of_a_recipe():
+    classes = (SourceConfig, DataConfig, AugmentConfig, AlignRecipe)
+    types = {option.name: option.type for recipe_class in classes for option in fields(recipe_class)}
+    assert {types[name] for name in LIMITS} == {int, float}
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"eval_every": 5}, "eval_every: needs a labelled set; set eval.data and eval.class_names."),
+        ({"push_to_hub": True}, "push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME."),
+    ],
+)
+def test_options_that_need_another_option_are_refused(write, capsys, changes, problem):
+    assert problem in refusal(capsys, write(**changes))
+
+
 @pytest.mark.parametrize(("key", "least"), [("max_steps", 1), ("batch_size", 1), ("log_every", 1), ("save_every", 0)])
 def test_value_below_its_range_is_refused(write, capsys, key, least):
-    assert f"{key} must be at least {least}, got {least - 1}" in refusal(capsys, write(**{key: least - 1}))
+    assert f"distill: {key}: must be at least {least}, got {least - 1}." in refusal(capsys, write(**{key: least - 1}))
 
 
 def test_no_caption_column_is_refused(write, capsys):
     assert "data.caption_columns" in refusal(capsys, write(data={"train": "x", "caption_columns": {}}))
 
 
-def test_a_mixture_is_read_from_yaml_and_from_the_command_line(write, tmp_path):
+def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
     sources = [
         {"train": ["a.tar", "b.tar"], "caption_columns": {"en": "txt"}, "weight": 2},
         {"train": "zh.parquet", "caption_columns": {"zh": "caption"}, "image_column": "jpg"},
@@ -173,15 +217,18 @@ def test_a_mixture_is_read_from_yaml_and_from_the_command_line(write, tmp_path):
     [
         ({"train": None}, "either train, for one source, or sources"),
         ({"train": "x", "sources": [{"train": "y"}]}, "either train, for one source, or sources"),
-        ({"sources": [{"train": "y", "weight": 0}]}, "a weight must be above 0, got 0"),
-        ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns is empty"),
-        ({"train": "x", "shuffle_buffer": 0}, "shuffle_buffer at least 1, got 0 and 0"),
-        ({"train": "x", "workers": -1}, "workers must be at least 0"),
-        ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory keeps every image"),
+        (
+            {"sources": [{"train": "y", "weight": 0}]},
+            "data.sources.weight: must be above 0, got 0.0. Leave the source out instead.",
+        ),
+        ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns: is empty"),
+        ({"train": "x", "shuffle_buffer": 0}, "data.shuffle_buffer: must be at least 1, got 0."),
+        ({"train": "x", "workers": -1}, "data.workers: must be at least 0, got -1."),
+        ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory: a stream has too many images"),
         ({"train": "x", "batches": "by_colour"}, "batches"),
     ],
 )
-def test_data_that_cannot_be_are_refused(write, capsys, data, problem):
+def test_contradictory_data_options_are_refused(write, capsys, data, problem):
     assert problem in refusal(capsys, write(data=data))
 
 
@@ -197,7 +244,7 @@ def test_missing_file_is_refused_by_name(capsys):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_saved_recipe_reads_back_equal(path, tmp_path):
+def test_a_saved_recipe_is_read_back_equal(path, tmp_path):
     recipe_class = DistillRecipe if "distill" in path.stem else AlignRecipe
     recipe = parse_recipe(recipe_class, [*arguments_of(path), "--betas", "[0.8, 0.95]", "--resume"])
     save_recipe(recipe, tmp_path)

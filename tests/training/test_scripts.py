@@ -1,6 +1,7 @@
-"""The command line as a user types it: real processes, a tiny real corpus, a tiny teacher."""
+"""Command lines as users type them: real processes, a tiny real corpus, a tiny teacher."""
 
 import json
+import resource
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,14 @@ from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from training import eval as eval_script
+from training.engine import command
 
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
 
 
 @pytest.fixture(scope="module")
 def recipes(tmp_path_factory, corpus, teacher_folder) -> dict[str, str]:
-    """Recipes of both stages, as files."""
+    """Recipe files of both stages."""
     folder = tmp_path_factory.mktemp("recipes")
     shared = {
         "teacher": str(teacher_folder),
@@ -49,7 +51,7 @@ def aligned(recipes, distilled, run_python) -> Path:
 
 
 @pytest.mark.parametrize("stage", ["distilled", "aligned"])
-def test_each_stage_leaves_a_model_that_loads(stage, request, inputs):
+def test_each_stage_writes_a_model_that_loads(stage, request, inputs):
     folder = request.getfixturevalue(stage)
     model = AutoModel.from_pretrained(folder).eval()
     with torch.no_grad():
@@ -57,17 +59,17 @@ def test_each_stage_leaves_a_model_that_loads(stage, request, inputs):
     assert AutoProcessor.from_pretrained(folder)(text="青蛙")["input_ids"]
 
 
-def test_command_line_wins_and_the_resolved_recipe_says_so(aligned):
+def test_the_command_line_overrides_yaml_in_the_saved_recipe(aligned):
     saved = yaml.safe_load((aligned / "recipe.yaml").read_text(encoding="utf-8"))
     assert (saved["max_steps"], saved["anchor_weight"], saved["batch_size"]) == (3, 1.0, 8)
     assert json.loads((aligned / "log.jsonl").read_text(encoding="utf-8").splitlines()[-1])["step"] == 3
 
 
-def test_stage_2_goes_on_from_stage_1(distilled, aligned):
+def test_stage_2_starts_from_stage_1(distilled, aligned):
     before, after = (AutoModel.from_pretrained(folder).state_dict() for folder in (distilled, aligned))
     distance = sum((after[name] - before[name]).float().norm() for name in before)
     size = sum(tensor.float().norm() for tensor in before.values())
-    assert 0 < distance < 0.2 * size  # two models from other random weights are further apart than they are long
+    assert 0 < distance < 0.2 * size  # models with other random weights are further apart than their norm
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +93,8 @@ def test_evaluation_writes_every_model_set_language_and_metric(evaluated, aligne
     assert "unseen_style" in evaluated[1] and str(evaluated[0]) in evaluated[1]
 
 
-def test_the_language_named_is_the_only_one_measured(aligned, corpus, tmp_path):
-    # in this process: the same entry point, without another start-up
+def test_only_the_named_language_is_measured(aligned, corpus, tmp_path):
+    # in this process, which saves the start-up time
     data = f"unseen={corpus / 'unseen_style.parquet'}"
     names = str(corpus / "class_names.json")
     arguments = ["--model", str(aligned), "--data", data, "--class_names", names, "--output_dir", str(tmp_path)]
@@ -101,7 +103,7 @@ def test_the_language_named_is_the_only_one_measured(aligned, corpus, tmp_path):
     assert {row.language for row in eval_script.main(arguments).rows} == {"en", "zh", "en, zh"}
 
 
-def test_another_model_can_read_for_the_one_that_sees(aligned, teacher_folder, corpus, tmp_path):
+def test_a_text_model_can_differ_from_the_image_model(aligned, teacher_folder, corpus, tmp_path):
     arguments = ["--data", f"unseen={corpus / 'unseen_style.parquet'}", "--language", "en"]
     arguments += ["--class_names", str(corpus / "class_names.json"), "--output_dir", str(tmp_path)]
     results = eval_script.main([*arguments, "--model", str(aligned), "--text_model", str(teacher_folder)])
@@ -119,15 +121,58 @@ def test_evaluation_refuses_unknown_and_missing_options_by_name(arguments, name,
     assert exit_info.value.code == 2 and name in capsys.readouterr().err
 
 
-def test_unknown_key_ends_the_script_with_a_message_and_no_folder(recipes, run_python, tmp_path):
-    arguments = ["--config", recipes["distill"], "--output_dir", str(tmp_path / "x"), "--learnign_rate", "1"]
-    process = run_python("training/distill.py", *arguments, check=False)
-    assert process.returncode == 2
-    assert "learnign_rate" in process.stderr and "Traceback" not in process.stderr
+@pytest.mark.parametrize("script", ["distill", "align"])
+def test_help_is_fast_and_complete(run_python, script):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    code = f"import runpy, sys; sys.argv = ['{script}.py', '--help']; sys.modules['torch'] = None\n"
+    output = run_python("-c", f"{code}runpy.run_path('training/{script}.py', run_name='__main__')").stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # seconds of CPU time
+    assert "Number of optimizer steps of the whole run." in output and "--data.train" in output
+    assert f"accelerate launch training/{script}.py --config" in output
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("distill", ["--learnign_rate", "1"], "distill: unrecognized arguments: --learnign_rate 1. See --help"),
+        ("distill", ["--max_steps", "0"], "distill: max_steps: must be at least 1, got 0."),
+        ("distill", ["--teacher", "runs/nowhere"], "distill: teacher: "),
+        ("distill", ["--data.train", "nowhere.parquet"], "distill: data: "),
+        ("align", ["--student", "runs/nowhere"], "align: student: "),
+    ],
+)
+def test_user_errors_are_one_line(recipes, run_python, tmp_path, script, arguments, message):
+    arguments = ["--config", recipes[script], "--output_dir", str(tmp_path / "x"), *arguments]
+    process = run_python(f"training/{script}.py", *arguments, check=False)
+    assert process.returncode == 2 and "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith(message)
     assert not (tmp_path / "x").exists()
 
 
-def test_two_processes_train_together_and_leave_one_model(recipes, run_python, tmp_path):
+def test_only_the_main_process_prints_a_user_error(recipes, run_python):
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    process = run_python(*launch, "training/align.py", "--config", recipes["align"], "--max_steps", "0", check=False)
+    assert process.returncode
+    assert process.stderr.count("align: max_steps: must be at least 1, got 0.") == 1
+
+
+def test_an_error_of_another_process_is_printed_after_a_while(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(command, "GRACE_S", 0.01)
+    with pytest.raises(SystemExit) as exit_info, command.stage_errors("distill"):
+        raise ValueError("data: not on this machine.")
+    assert exit_info.value.code == 2 and capsys.readouterr().err == "distill: data: not on this machine.\n"
+
+
+@pytest.mark.parametrize("error", [FloatingPointError("step 3: not finite."), OSError("output_dir: disk full.")])
+def test_failures_of_a_run_are_one_line_and_exit_code_1(error):
+    with pytest.raises(SystemExit) as exit_info, command.stage_errors("distill"):
+        raise error
+    assert exit_info.value.code == f"distill: {error}"  # Python prints it and exits with 1
+
+
+def test_two_processes_train_one_model(recipes, run_python, tmp_path):
     arguments = [
         "--config",
         recipes["distill"],
@@ -148,11 +193,10 @@ def test_two_processes_train_together_and_leave_one_model(recipes, run_python, t
 
 
 IMPORTS = """
-import json, runpy, sys
-sys.argv = ["training/distill.py", "--help"]
-try:
-    runpy.run_path("training/distill.py", run_name="__main__")
-except SystemExit:
+import json, runpy
+try:  # `run` imports everything, and fails without a recipe
+    runpy.run_path("training/distill.py")["run"](None)
+except AttributeError:
     pass
 names = {}
 for name, module in list(sys.modules.items()):
@@ -163,8 +207,8 @@ print("NAMES " + json.dumps(names))
 """
 
 
-def test_no_module_of_ours_is_loaded_twice(run_python):
-    # as `python training/distill.py` does, with the script's own folder first on the path
+def test_no_module_is_imported_twice(run_python):
+    # `python training/distill.py` puts the script's own folder first on the path
     code = f"ROOT = {str(ROOT)!r}\nimport sys\nsys.path.insert(0, ROOT + '/training')\n{IMPORTS}"
     output = run_python("-c", code).stdout
     names = json.loads(output.partition("NAMES ")[2])

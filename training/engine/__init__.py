@@ -1,0 +1,12 @@
+"""Training engine of both stages.
+
+stage.py         steps from a recipe to a finished folder; the scripts distill.py and align.py describe their stage
+command.py       error messages of the scripts
+inputs.py        data, augmentation and teacher targets of a recipe
+loop.py          training loop
+optimizer.py     AdamW, learning-rate schedule, moving average
+log.py           progress bar, log.jsonl, experiment trackers
+checkpoint.py    complete Hub folders, written atomically
+state.py         training state beside the weights
+distributed/     FSDP, DeepSpeed, and accelerate config files
+"""

@@ -1,4 +1,4 @@
-"""What both stages learn from, built from a recipe: images with captions, their views, and the teacher's targets."""
+"""Inputs of both stages, built from a recipe: images with captions, augmentation, and the teacher's targets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +19,29 @@ from training.text.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """All that a task and the loop need beside the student.
+class Models:
+    """Models of a stage.
 
     Args:
-        dataset: decoded images and tokenized captions.
-        augment: random views of the images.
-        normalize: the student's own statistics.
-        targets: the teacher's answers; None without a teacher.
+        student: Student to train.
+        processor: Processor of the student.
+        teacher: Teacher without its towers, which are loaded where they run; None trains without a teacher.
+    """
+
+    student: DCCLIPModel
+    processor: DCCLIPProcessor
+    teacher: Teacher | None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that a task and the loop need besides the student.
+
+    Args:
+        dataset: Decoded images and tokenized captions.
+        augment: Random image augmentation.
+        normalize: Normalization with the student's mean and standard deviation.
+        targets: Targets of the teacher; None without a teacher.
     """
 
     dataset: Pairs
@@ -36,20 +51,31 @@ class Inputs:
 
 
 def open_teacher(name: str, dtype: str) -> Teacher:
-    """A teacher without its towers, for what is known without them; whoever runs it asks for the towers."""
+    """Open a teacher without its towers: its configuration, tokenizer and image processor.
+
+    Args:
+        name: Hub id or folder of the teacher.
+        dtype: Precision of weights and activations, once towers are loaded: `float32`, `bfloat16` or `float16`.
+
+    Returns:
+        The teacher. Call `with_towers` to load the towers that run.
+    """
     return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype))
 
 
 def caption_tokens(
     tokenizer: PreTrainedTokenizerBase, max_text_length: int, teacher: Teacher | None, folder: str | None = None
 ) -> CaptionTokens:
-    """How the student's tokens relate to the teacher's.
+    """Relate the student's tokens to the teacher's.
 
     Args:
-        tokenizer: the student's.
-        max_text_length: the student's.
-        teacher: its teacher, if there is one.
-        folder: where the student's tokenizer came from; it may say how it was cut from the teacher's.
+        tokenizer: Tokenizer of the student.
+        max_text_length: Longest text of the student in tokens.
+        teacher: Teacher of the student; None without a teacher.
+        folder: Folder of the student's tokenizer, which may record how it was cut from the teacher's.
+
+    Returns:
+        The student's tokenization, together with the teacher's if the two differ.
     """
     if teacher is None:
         return CaptionTokens(tokenizer, max_text_length)
@@ -65,42 +91,39 @@ def caption_tokens(
 
 def open_inputs(
     recipe: TrainingRecipe,
-    student: DCCLIPModel,
-    processor: DCCLIPProcessor,
-    teacher: Teacher | None,
+    models: Models,
     tokens: CaptionTokens | None,
     spec: TargetSpec,
     accelerator: Accelerator,
     images: bool = True,
 ) -> Inputs:
-    """Open the data, and the teacher's targets: cached where the recipe names a folder, live otherwise.
+    """Open the data and the teacher's targets: cached if the recipe names a cache folder, otherwise live.
 
     Args:
-        recipe: of the stage.
-        student: for its input size.
-        processor: the student's.
-        teacher: without towers; they are loaded where they must run, and not otherwise.
-        tokens: makes token ids; None leaves captions out.
-        spec: what is asked of the teacher.
-        accelerator: of this process.
-        images: whether images are wanted.
+        recipe: Recipe of the stage.
+        models: Student, processor and teacher. The teacher's towers are loaded only if they must run.
+        tokens: Tokenization of the captions; None leaves captions out.
+        spec: Targets that the task needs.
+        accelerator: Accelerator of this process.
+        images: Whether the task needs images.
 
     Raises:
-        ValueError: the data are a stream, and a cache is asked for.
+        ValueError: The data cannot be opened, or are a stream although the recipe has a `teacher_cache`.
     """
+    student, teacher = models.student, models.teacher
     size = max(student.config.image_size, teacher.image_size if teacher else 0) if images else None
     dataset = open_pairs(recipe.data, tokens, size)
     if isinstance(dataset, PairStream) and recipe.teacher_cache is not None:
         raise ValueError(
-            f"teacher_cache: {recipe.teacher_cache!r} would hold a target for every row, and a stream has no rows to "
-            "come back to. Take the live teacher (no teacher_cache), or read the data whole (data.streaming: false)."
+            f"teacher_cache: {recipe.teacher_cache!r} cannot hold targets of a stream, which has no numbered rows. "
+            "Remove teacher_cache to run the teacher at every step, or set data.streaming to false."
         )
-    # stored views are the same for every seed, so that runs can share them
+    # cached views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     targets: TargetSource | None = None
     if teacher is not None and recipe.teacher_cache is None:
         targets = LiveTargets(teacher.with_towers(spec.towers).to(accelerator.device), spec)
-    elif teacher is not None and isinstance(dataset, PairDataset):
+    elif teacher is not None and recipe.teacher_cache is not None and isinstance(dataset, PairDataset):
         with accelerator.main_process_first():
             targets = build_target_cache(
                 recipe.teacher_cache,
@@ -111,17 +134,20 @@ def open_inputs(
                 recipe.teacher_views,
                 device=accelerator.device,
             )
-    normalize = Normalize.from_processor(processor.image_processor, student.config.image_size)
+    normalize = Normalize.from_processor(models.processor.image_processor, student.config.image_size)
     return Inputs(dataset, augment, normalize, targets)
 
 
 def open_pairs(data: DataConfig, tokens: CaptionTokens | None, image_size: int | None) -> Pairs:
-    """The data as a recipe describes them, whole or as a stream.
+    """Open the sources of a recipe, as rows on disk or as a stream.
 
     Args:
-        data: the sources.
-        tokens: makes token ids; None leaves captions out.
-        image_size: edge of the decoded images; None leaves images out.
+        data: Sources of the recipe.
+        tokens: Tokenization of the captions; None leaves captions out.
+        image_size: Height and width of the decoded images in pixels; None leaves images out.
+
+    Raises:
+        ValueError: A source, split or column does not exist.
     """
     if data.streaming:
         return PairStream(data, tokens, image_size)
@@ -130,20 +156,23 @@ def open_pairs(data: DataConfig, tokens: CaptionTokens | None, image_size: int |
 
 
 def open_bank(text_bank: str | None, dataset: Pairs) -> list[str]:
-    """The texts that images are compared with where logits are the target.
+    """Read the texts that images are compared with if the distillation target is `logits`.
 
     Args:
-        text_bank: a text file, one text a line; None takes the captions of the data.
-        dataset: the data.
+        text_bank: Text file with one text per line; None takes the captions of the data.
+        dataset: Training data.
+
+    Returns:
+        At least two different texts, in the order of the file or the data.
 
     Raises:
-        ValueError: the file is not there or has fewer than two texts, or there is neither a file nor a caption.
+        ValueError: The file cannot be read or has fewer than two texts, or there is neither a file nor a caption.
     """
     if text_bank is None:
         if isinstance(dataset, PairStream) or not dataset.caption_ids:
             raise ValueError(
-                "text_bank: target 'logits' compares with texts, and this run reads no captions, or a stream of which "
-                "they are not known yet. Name a text file, one text a line."
+                "text_bank: target 'logits' compares with texts, but the data are a stream or have no captions. Set "
+                "text_bank to a text file with one text per line."
             )
         return list(dataset.caption_ids)
     try:

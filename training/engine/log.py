@@ -1,4 +1,4 @@
-"""What a run says of itself: a progress bar, one JSON object a line, and trackers."""
+"""Logging of a run: progress bar, `log.jsonl` and experiment trackers."""
 
 import importlib.util
 import json
@@ -21,23 +21,26 @@ PROJECT = "dcclip"
 
 
 class Log:
-    """A progress bar, one JSON object a line, and the trackers that the recipe names. A resumed run drops the lines of
-    steps that it does again.
+    """Log of a run: a progress bar with rate and time left, one JSON object per line of `log.jsonl`, and the trackers
+    of the recipe.
+
+    A resumed run first drops the lines of the steps that it repeats.
 
     Args:
-        path: the file.
-        description: shown before the bar.
-        recipe: how often a line is written, and for how many steps.
-        start: steps done before.
-        accelerator: only the main process writes.
+        path: Log file.
+        description: Text in front of the progress bar.
+        recipe: Recipe of the run, for `log_every`, `max_steps` and `trackers`.
+        start: Number of steps done before this process.
+        accelerator: Accelerator of this process; only the main process writes.
     """
 
     def __init__(self, path: Path, description: str, recipe: TrainingRecipe, start: int, accelerator: Accelerator):
         self.path, self.recipe, self.accelerator = path, recipe, accelerator
         self.is_main = accelerator.is_main_process
-        self.num_images, self.began, self.seconds = 0, time.perf_counter(), 0.0
+        self.num_images, self.start_s, self.seconds = 0, time.perf_counter(), 0.0
         if recipe.trackers:
-            accelerator.init_trackers(PROJECT, config=_flat(asdict(recipe)))
+            accelerator.init_trackers(PROJECT, config=_flatten(asdict(recipe)))
+        # tqdm shows steps done, time elapsed, time left and steps per second; `step` adds loss and images per second
         self.progress = tqdm(
             total=recipe.max_steps,
             initial=start,
@@ -45,9 +48,10 @@ class Log:
             unit="step",
             disable=not self.is_main,
             mininterval=1.0,
+            dynamic_ncols=True,
         )
         if self.is_main:
-            write_text(path, "".join(f"{line}\n" for line in _kept(path, start)))
+            write_text(path, "".join(f"{line}\n" for line in _lines_until(path, start)))
         if start and self.is_main:
             self.progress.write(f"{description}: resumed at step {start}")
         self.write({"event": "resumed" if start else "started", "step": start})
@@ -55,60 +59,80 @@ class Log:
     def __enter__(self) -> "Log":
         return self
 
-    def __exit__(self, *exception):
-        self.seconds = time.perf_counter() - self.began
+    def __exit__(self, *exception: object):
+        self.seconds = time.perf_counter() - self.start_s
         self.progress.close()
-        if self.recipe.trackers:  # `end_training` would end the processes' group, too
+        if self.recipe.trackers:  # `Accelerator.end_training` would also end the process group
             for tracker in self.accelerator.trackers:
                 tracker.finish()
 
     @property
-    def rate(self) -> float:
-        """Images a second since the start of this run."""
-        return self.num_images / max(self.seconds or time.perf_counter() - self.began, 1e-9)
+    def images_per_s(self) -> float:
+        """Mean throughput of this process's part of the run, over all processes."""
+        return self.num_images / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
 
     def step(self, step: int, losses: dict[str, Tensor]):
-        """Count one step, and write its losses if it is its turn."""
+        """Count a step, and log its losses if a line is due.
+
+        Args:
+            step: Number of the step, from 0.
+            losses: Losses by name, including their weighted sum `loss`.
+        """
         done = step + 1
         if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
             values = {name: round(value.item(), 5) for name, value in losses.items()}
-            rates = {"learning_rate": learning_rate_at(step, self.recipe), "images_per_s": round(self.rate, 1)}
+            rates = {
+                "learning_rate": learning_rate_at(step, self.recipe),
+                "images_per_s": round(self.images_per_s, 1),
+            }
             self.write({"step": done} | rates | values)
             self.track(rates | values, done)
-            self.progress.set_postfix_str(f"loss {values['loss']:.4f}, {self.rate:.0f} images/s", refresh=False)
+            postfix = f"loss {values['loss']:.4f}, {self.images_per_s:.0f} images/s"
+            self.progress.set_postfix_str(postfix, refresh=False)
         self.progress.update()
 
     def evaluated(self, step: int, metrics: dict[str, float], is_best: bool):
-        """Write what an evaluation gave."""
+        """Log the result of an evaluation.
+
+        Args:
+            step: Number of steps done.
+            metrics: Metrics by name.
+            is_best: Whether the student is the best so far.
+        """
         values = {name: round(value, 5) for name, value in metrics.items()}
         self.write({"event": "evaluated", "step": step, "best": is_best} | values)
         self.track({f"eval/{name}": value for name, value in values.items()}, step)
 
     def track(self, values: dict[str, float], step: int):
-        """Hand numbers to the trackers."""
+        """Log numbers to the trackers.
+
+        Args:
+            values: Numbers by name.
+            step: Number of steps done.
+        """
         if self.recipe.trackers:
             self.accelerator.log(values, step=step)
 
     def write(self, entry: dict[str, Any]):
-        """Append one line."""
+        """Append a line to `log.jsonl`, with the time in Unix seconds."""
         if self.is_main:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"time": round(time.time(), 3)} | entry, ensure_ascii=False) + "\n")
 
 
 def require_trackers(names: Sequence[str]):
-    """Accelerate leaves out what is not installed, and says nothing.
+    """Check that experiment trackers are installed. Accelerate would silently skip a missing one.
 
     Raises:
-        ValueError: one of them is not installed.
+        ValueError: A tracker is not installed.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"trackers: {name!r} is not installed. pip install {name}, or leave it out.")
+            raise ValueError(f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it.")
 
 
-def _kept(path: Path, start: int) -> list[str]:
-    """The lines up to step `start`; a last one that was cut short, as by a kill, is none."""
+def _lines_until(path: Path, start: int) -> list[str]:
+    """Lines of a log up to step `start`. An incomplete last line, as a kill leaves it, is dropped."""
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines() if start and path.exists() else []:
         try:
@@ -119,12 +143,12 @@ def _kept(path: Path, start: int) -> list[str]:
     return kept
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"data": {"train": x}}` as `{"data.train": x}`, for trackers that take plain values alone."""
+def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn `{"data": {"train": x}}` into `{"data.train": x}`, for trackers that accept plain values only."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value if isinstance(value, (int, float, str, bool)) else str(value)
     return flat

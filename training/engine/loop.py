@@ -1,19 +1,25 @@
-"""The one training loop: step, evaluate, save, resume. It knows optimizer and Accelerator, and no loss by name."""
+"""Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, gather_object
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    InitProcessGroupKwargs,
+    gather_object,
+    send_to_device,
+)
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.data import Loader, Order, Pairs, make_loader
+from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.checkpoint import FinishedModel
 from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
@@ -22,25 +28,25 @@ from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.tasks import Task
-from training.tasks.grad_cache import cached_pass, sync_on_last, whole_pass
+from training.tasks.grad_cache import Splittable, cached_pass, sync_on_last, whole_pass
 from training.utils.rng import keyed_uniform
 
-# processes wait for the main one while it saves, evaluates or uploads
-PATIENCE = timedelta(hours=3)
+# the other processes wait for the main process while it saves, evaluates or uploads
+PROCESS_TIMEOUT = timedelta(hours=3)
 
-Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # a model in eval mode -> metrics, of which more is better
-OnSave = Callable[[Path], None]  # a folder that has just been finished
+Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
+OnSave = Callable[[Path], None]  # called with every finished folder
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run reports.
+    """Summary of a run.
 
     Args:
-        steps: optimizer steps done in all.
-        seconds: wall time of this run's steps.
-        images_per_s: over this run.
-        skipped: samples left out, by cause, in words.
+        steps: Number of optimizer steps done in all.
+        seconds: Wall time of the steps of this process.
+        images_per_s: Mean throughput of this process's part of the run, over all processes.
+        skipped: Number of skipped samples by cause, as text.
     """
 
     steps: int
@@ -50,11 +56,10 @@ class TrainingResult:
 
 
 def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
-    """The Accelerator of a stage. A backbone may bring layers behind its map, which no loss reaches; several
-    processes must not wait for their gradients.
+    """Make the Accelerator of a stage.
 
     Raises:
-        ValueError: a tracker of the recipe is not installed.
+        ValueError: A tracker of the recipe is not installed.
     """
     require_trackers(recipe.trackers)
     load_on_every_process()
@@ -64,8 +69,9 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         log_with=list(recipe.trackers) or None,
         project_dir=str(Path(recipe.output_dir) / checkpoint.TRACKING_FOLDER),
         kwargs_handlers=[
+            # some backbones have layers after their feature map, which no loss reaches
             DistributedDataParallelKwargs(find_unused_parameters=True),
-            InitProcessGroupKwargs(timeout=PATIENCE),
+            InitProcessGroupKwargs(timeout=PROCESS_TIMEOUT),
         ],
     )
 
@@ -79,33 +85,31 @@ def train(
     evaluate: Evaluate | None = None,
     on_save: OnSave | None = None,
 ) -> TrainingResult:
-    """Train to the recipe's last step and leave the finished Hub folder in `output_dir`.
+    """Train to the last step of the recipe, and write the finished Hub folder to `output_dir`.
 
     Args:
-        task: what is learnt.
-        dataset: from what.
-        finished: what a checkpoint consists of.
-        accelerator: of this process.
-        description: shown before the progress bar.
-        evaluate: measures the student, every `eval_every` steps and after the last; the best student by
-            `best_metric` is kept in `output_dir/best`. It runs on the main process.
-        on_save: told of every finished folder, each checkpoint and at the end `output_dir` itself. It runs on the main
-            process, and the others wait.
+        task: Task to train: student, teacher targets and losses.
+        dataset: Training data.
+        finished: Model that saves itself as a complete Hub folder, with the recipe of the run.
+        accelerator: Accelerator of this process.
+        description: Text in front of the progress bar.
+        evaluate: Function from the student to its metrics. It runs on the main process every `eval_every` steps and
+            after the last step. The best student by `best_metric` is kept in `output_dir/best`.
+        on_save: Function called with every finished folder: each checkpoint, and `output_dir` at the end. It runs on
+            the main process while the others wait.
+
+    Returns:
+        Summary of the run.
 
     Raises:
-        ValueError: `output_dir` holds checkpoints, and the recipe does not resume; or `evaluate` does not measure
+        ValueError: `output_dir` has checkpoints and the recipe does not resume, or `evaluate` does not measure
             `best_metric`.
-        FloatingPointError: the loss is no longer finite; the message names step and rows.
+        FloatingPointError: The loss is not finite; the message names the step and the rows.
+        OSError: A checkpoint or the finished model cannot be saved.
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
-    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
-        raise ValueError(
-            f"output_dir: {output_dir} holds {found[-1].name} of another run. Give --resume, or another folder."
-        )
-    if accelerator.is_main_process:
-        checkpoint.settle(output_dir)
-    accelerator.wait_for_everyone()
+    _open_output_dir(output_dir, recipe, accelerator)
     run = _Run(task, finished, accelerator, evaluate, on_save)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
@@ -116,32 +120,35 @@ def train(
             step, part = divmod(number, recipe.accumulate_steps)
             losses = run.learn(batch, step, part)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
-            batch.clear()  # before the next one is made: pixels are what a large batch costs
-            if part + 1 < recipe.accumulate_steps:
-                continue
-            run.step(step)
-            log.step(step, losses)
-            if evaluate is not None and recipe.eval_every and _is_due(step + 1, recipe.eval_every, recipe):
-                run.evaluate(log)
-            if recipe.save_every and (step + 1) % recipe.save_every == 0:
-                run.save(loader)
+            batch.pop("images", None)  # frees the pixels before the next batch is made
+            if part + 1 == recipe.accumulate_steps:
+                run.step(step)
+                log.step(step, losses)
+                run.evaluate_or_save(loader, log)
     run.finish()
-    dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # what the other processes met
-    result = TrainingResult(recipe.max_steps, log.seconds, log.rate, str(dataset.skipped))
+    dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # the samples that other processes skipped
+    result = TrainingResult(recipe.max_steps, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
     return result
 
 
-def _is_due(step: int, every: int, recipe: TrainingRecipe) -> bool:
-    return step % every == 0 or step == recipe.max_steps
+def _open_output_dir(output_dir: Path, recipe: TrainingRecipe, accelerator: Accelerator):
+    """Refuse a folder with checkpoints of another run; otherwise create or clean it."""
+    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
+        raise ValueError(
+            f"output_dir: {output_dir} has {found[-1].name} of another run. Add --resume, or choose another folder."
+        )
+    if accelerator.is_main_process:
+        checkpoint.prepare_output_dir(output_dir)
+    accelerator.wait_for_everyone()
 
 
 def _make_loader(
     task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
 ) -> Loader:
-    """This process's part of the batches that are still to come; a step takes `accumulate_steps` of them."""
+    """Loader of this process's share of the remaining batches, `accumulate_steps` per step."""
     order = Order(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
@@ -156,20 +163,24 @@ def _make_loader(
 
 def _batches(
     loader: Loader, recipe: TrainingRecipe, accelerator: Accelerator, start: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    """Numbers of batches and the batches, on the device; torch's own randomness (dropout) is keyed to the number."""
+) -> Iterator[tuple[int, Batch]]:
+    """Numbered batches on the device. Torch's generator (dropout) is seeded by the number of each batch."""
     for number, batch in enumerate(loader, start=start):
         torch.manual_seed(int(keyed_uniform(recipe.seed, number, accelerator.process_index, num=1)[0, 0] * 2**53))
-        moved = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        batch.clear()
-        yield number, moved
+        on_device: Batch = send_to_device(batch, accelerator.device, non_blocking=True)
+        batch.pop("images", None)  # the loop holds the only reference to the pixels
+        yield number, on_device
 
 
 class _Run:
-    """All that moves while a run goes on: weights, optimizer, average, progress.
+    """Changing state of a run: weights, optimizer, average and position.
 
     Args:
-        task, finished, accelerator, evaluate, on_save: as `train` takes them.
+        task: Task to train.
+        finished: Model that saves itself, with the recipe of the run.
+        accelerator: Accelerator of this process.
+        evaluate: Function from the student to its metrics, or None.
+        on_save: Function called with every finished folder, or None.
     """
 
     def __init__(
@@ -185,7 +196,8 @@ class _Run:
         folder = checkpoint.last_checkpoint(self.recipe.output_dir) if self.recipe.resume else None
         if folder is not None:
             load_weights(folder, task)
-        task.to(accelerator.device, memory_format=memory_format(accelerator))
+        # torch's type stubs lack the documented argument memory_format
+        task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]
         if self.recipe.torch_compile:
             for tower in (task.student.vision_model, task.student.text_model):
                 tower.compile()
@@ -196,21 +208,33 @@ class _Run:
         self.progress = self.state.load(folder) if folder is not None else Progress()
         self.losses: dict[str, Tensor] = {}
 
-    def learn(self, batch: dict[str, Any], step: int, part: int) -> dict[str, Tensor]:
-        """Add the gradients of part number `part` of a step; the losses are the mean over the parts until now."""
+    def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
+        """Add the gradients of one batch of a step.
+
+        Args:
+            batch: Batch on the device.
+            step: Number of the step, from 0.
+            part: Number of the batch within the step, from 0.
+
+        Returns:
+            Losses by name: the mean over the batches of this step so far.
+        """
         parts = self.recipe.accumulate_steps
         if part == 0:
             self.optimizer.zero_grad()
-        forward = cached_pass if 0 < self.task.chunk_size < len(batch["rows"]) else whole_pass
         with sync_on_last(self.accelerator, self.model, part + 1 == parts):
-            losses, backward = forward(self.model, self.task, batch, self.accelerator, 1 / parts)
+            if 0 < self.task.chunk_size < len(batch["rows"]):  # set by tasks that can be split only
+                splittable = cast("Splittable", self.task)
+                losses, backward = cached_pass(self.model, splittable, batch, self.accelerator, 1 / parts)
+            else:
+                losses, backward = whole_pass(self.model, self.task, batch, self.accelerator, 1 / parts)
             if not torch.isfinite(losses["loss"]):
                 values = {name: value.item() for name, value in losses.items()}
                 raise FloatingPointError(
                     f"step {step + 1}: the loss is not finite ({values}); rows {batch['rows'].tolist()}. Lower "
-                    "learning_rate, or look at these rows. The last checkpoint is untouched."
+                    "learning_rate, or check these rows. The last checkpoint is intact."
                 )
-            if part + 1 == parts:  # DeepSpeed steps within the last backward pass
+            if part + 1 == parts:  # DeepSpeed runs the optimizer step in the last backward pass
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate_at(step, self.recipe)
             backward()
@@ -221,7 +245,7 @@ class _Run:
         return self.losses
 
     def step(self, step: int):
-        """One optimizer step, with the gradients of all parts."""
+        """Run an optimizer step with the gradients of all its batches."""
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.task.after_step()
@@ -230,8 +254,21 @@ class _Run:
             self.state.average.update(self.task.student, step)
         self.progress = replace(self.progress, step=step + 1)
 
+    def evaluate_or_save(self, loader: Loader, log: Log):
+        """Evaluate and save after a step, if the recipe schedules it.
+
+        Args:
+            loader: Loader of this process, whose position a checkpoint saves.
+            log: Log of the run.
+        """
+        recipe, step = self.recipe, self.progress.step
+        if self.measure and recipe.eval_every and (step % recipe.eval_every == 0 or step == recipe.max_steps):
+            self.evaluate(log)
+        if recipe.save_every and step % recipe.save_every == 0:
+            self.save(loader)
+
     def evaluate(self, log: Log):
-        """Measure the student that would be exported, say so in the log, and keep it if none was better."""
+        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
         exported = self._exported()
         if exported is None or self.measure is None:
             return
@@ -239,7 +276,7 @@ class _Run:
         metrics = self.measure(exported.student.eval())
         self.task.train()
         if name not in metrics:
-            raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Name one of these.")
+            raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")
         is_best = self.progress.best is None or metrics[name] > self.progress.best
         log.evaluated(self.progress.step, metrics, is_best)
         if is_best:
@@ -247,24 +284,24 @@ class _Run:
             self.progress = replace(self.progress, best=metrics[name], best_step=self.progress.step)
 
     def _exported(self) -> FinishedModel | None:
-        """What would be the finished model now; None where another process is the main one."""
+        """Model that would be exported now; None on all processes but the main one. Every process must call it."""
         weights = self.state.exported_weights()
         return self.finished.with_weights(weights) if self.accelerator.is_main_process else None
 
     def save(self, loader: Loader):
-        """A checkpoint, and where each process's loader is."""
+        """Save a checkpoint, including the position of every process's loader."""
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
         folder = checkpoint.save_checkpoint(self.finished, self.progress, self.state)
-        self._tell(folder)
+        self._call_on_save(folder)
 
     def finish(self):
-        """The finished model."""
+        """Save the finished model."""
         exported = self._exported()
         if exported is not None:
             self.task.eval()
             checkpoint.save_final(exported)
-        self._tell(Path(self.recipe.output_dir))
+        self._call_on_save(Path(self.recipe.output_dir))
 
-    def _tell(self, folder: Path):
+    def _call_on_save(self, folder: Path):
         if self.on_save is not None and self.accelerator.is_main_process:
             self.on_save(folder)

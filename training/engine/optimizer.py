@@ -1,16 +1,22 @@
-"""What steps: AdamW over groups, its rate as a function of the step, and the moving average of the student."""
+"""Optimizer, learning-rate schedule, and the moving average of the student's weights."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.config import TrainingRecipe
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Linear warm-up, then cosine to zero or constant; a pure function of the step."""
+    """Learning rate of a step: linear warm-up, then cosine decay to 0 or constant.
+
+    Args:
+        step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.
+        recipe: Recipe with `learning_rate`, `warmup_steps`, `schedule` and `max_steps`.
+    """
     warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
     if recipe.schedule == "constant":
         return recipe.learning_rate * warmup
@@ -18,7 +24,12 @@ def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
 
 
 def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW:
-    """AdamW; matrices and kernels decay, while biases, norms and the logit scale do not."""
+    """Make AdamW over the trainable parameters. Biases, norms and the logit scale have no weight decay.
+
+    Args:
+        task: Task whose parameters are trained.
+        recipe: Recipe with `learning_rate`, `weight_decay` and `betas`.
+    """
     parameters = [parameter for parameter in task.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -27,13 +38,15 @@ def make_optimizer(task: nn.Module, recipe: TrainingRecipe) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=recipe.betas)
 
 
+# torch's AveragedModel and timm's ModelEmaV3 do not fit: both deep-copy the whole student including frozen layers and
+# buffers, need a counter of their own in the checkpoint, and start with another decay than the `update` below.
 class Average:
-    """The exponential moving average of a student's learning weights, which is exported in their place.
+    """Exponential moving average of a student's trainable weights, which is exported instead of the weights.
 
     Args:
-        student: whose weights it starts as.
-        decay: share of the old average in the new one, 0..1. In the first steps it is less, so that the average
-            forgets where it began.
+        student: Model with the initial weights.
+        decay: Share of the old average that a step keeps, 0..1. In the first steps it is smaller, so that the average
+            soon forgets the initial weights.
     """
 
     def __init__(self, student: nn.Module, decay: float):
@@ -44,17 +57,24 @@ class Average:
             if parameter.requires_grad
         }
 
-    @torch.no_grad()
     def update(self, student: nn.Module, step: int):
-        """Take in the weights after step number `step`, which counts from 0."""
+        """Include the weights after a step.
+
+        Args:
+            student: Model with the current weights.
+            step: Number of the step, from 0.
+        """
         parameters = dict(student.named_parameters())
-        decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(
-            list(self.tensors.values()), [parameters[name].detach() for name in self.tensors], 1 - decay
-        )
+        weights: list[Tensor] = [parameters[name].detach() for name in self.tensors]
+        update_average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
+        update_average(list(self.tensors.values()), weights, step)
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]):
-        """Go on from an earlier average."""
+        """Replace the average by an earlier one.
+
+        Args:
+            tensors: Weights by parameter name; names that are not averaged are ignored.
+        """
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])

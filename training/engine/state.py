@@ -1,6 +1,6 @@
-"""The training state: all that a resumed run needs beside the exported model, as safetensors and JSON.
+"""Training state: everything that a resumed run needs besides the exported model, as safetensors and JSON.
 
-Randomness is keyed by seed, step and process, so that a position stands for every generator.
+It holds no random-generator state: random numbers depend on seed, step and process only.
 """
 
 import json
@@ -14,21 +14,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from modeling_dcclip import DCCLIPModel
 from training.engine.distributed.zero import load_moments, whole_moments, zero_optimizer
 from training.engine.optimizer import Average
+from training.tasks import Task
 
 STATE_FOLDER = "training_state"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run has come.
+    """Position of a run.
 
     Args:
-        step: optimizer steps done.
-        best: the best value of `best_metric` so far; None before the first evaluation.
-        best_step: steps done when it was measured.
-        data: where each process's loader is, as JSON.
+        step: Number of optimizer steps done.
+        best: Best value of `best_metric` so far; None before the first evaluation.
+        best_step: Number of steps done when the best value was measured.
+        data: Position of each process's data loader, as JSON.
     """
 
     step: int = 0
@@ -37,19 +39,21 @@ class Progress:
     data: list[dict[str, Any]] = field(default_factory=list)
 
 
+# torch.distributed.checkpoint.state_dict does not fit: on loading it creates optimizer state for parameters that no
+# loss reaches, so the checkpoints of a resumed run would differ from those of an unbroken one; and it knows no ZeRO.
 @dataclass
 class TrainingState:
-    """What moves beside the exported weights.
+    """Optimizer, moving average and task of a run, as they are saved.
 
     Args:
-        task: as it trains; its parameters outside the student (adapters) belong to the state, and with an average the
-            student's own do, too.
-        optimizer: AdamW over them.
-        average: of the student, exported in its place.
-        accelerator: of this process; it may hold the scaler of fp16, or shards of everything.
+        task: Task in training. Its parameters outside the student, such as adapters, are part of the state. With an
+            average the student's own weights are, too, because the checkpoint's model has the average.
+        optimizer: AdamW over the task's parameters.
+        average: Moving average of the student, which is exported; None exports the weights.
+        accelerator: Accelerator of this process. It holds the gradient scaler of fp16.
     """
 
-    task: nn.Module
+    task: Task
     optimizer: torch.optim.Optimizer
     average: Average | None
     accelerator: Accelerator
@@ -60,21 +64,25 @@ class TrainingState:
         return any(isinstance(parameter, DTensor) for parameter in self.task.parameters())
 
     def exported_weights(self) -> dict[str, Tensor] | None:
-        """The weights of the finished model, by the names in memory; None where they are the student's as it stands.
-        Every process calls it, because shards must be gathered.
+        """Weights of the exported model, on the CPU, by parameter and buffer name.
+
+        Every process must call this method, because shards are gathered.
+
+        Returns:
+            Weights by name; None if they are the student's own and not sharded.
         """
         if self.average is None and not self.is_sharded:
             return None
         weights = self.task.student.state_dict() | (self.average.tensors if self.average is not None else {})
-        return {name: _whole(tensor) for name, tensor in weights.items()}
+        return {name: _gathered(tensor) for name, tensor in weights.items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `save` writes. Every process calls it, because shards must be gathered."""
+        """Tensors for `save`. Every process must call this method, because shards are gathered."""
         zero = zero_optimizer(self.optimizer)
         if not self.accelerator.is_main_process and not self.is_sharded and zero is None:
             return {}
         tensors = {
-            f"task/{name}": _whole(tensor)
+            f"task/{name}": _gathered(tensor)
             for name, tensor in self.task.state_dict().items()
             if self.average is not None or not name.startswith("student.")
         }
@@ -82,11 +90,17 @@ class TrainingState:
             return tensors | whole_moments(zero, self.task)
         for name, parameter in self.task.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = _whole(value)
+                tensors[f"{key}/{name}"] = _gathered(value)
         return tensors
 
     def save(self, folder: Path, progress: Progress, tensors: dict[str, Tensor]):
-        """Write all but the exported model to a new folder."""
+        """Write the state.
+
+        Args:
+            folder: New folder.
+            progress: Position of the run.
+            tensors: Return value of the method `tensors`.
+        """
         folder.mkdir(parents=True)
         save_file(tensors, folder / "tensors.safetensors")
         scaler = self.accelerator.scaler
@@ -98,80 +112,89 @@ class TrainingState:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     def load(self, checkpoint: Path) -> Progress:
-        """Put back what `save` wrote; the weights come before, through `load_weights`."""
+        """Load the state of a checkpoint. Load the weights first, with `load_weights`.
+
+        Args:
+            checkpoint: Folder of the checkpoint.
+
+        Returns:
+            Position of the run.
+        """
         state, tensors = _read(checkpoint)
         if (zero := zero_optimizer(self.optimizer)) is not None:
             load_moments(zero, self.task, tensors)
         else:
             _load_optimizer(self.optimizer, self.task, tensors)
         if self.average is not None:
-            exported = _exported_weights(checkpoint, self.task.student)
-            self.average.load({name: _like(exported[name], tensor) for name, tensor in self.average.tensors.items()})
+            exported = _load_student(checkpoint, self.task.student)
+            self.average.load(
+                {name: _sharded_like(exported[name], tensor) for name, tensor in self.average.tensors.items()}
+            )
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return Progress(**state["progress"])
 
 
 def trainable_names(task: nn.Module) -> list[str]:
-    """The parameters that learn."""
+    """Names of the trainable parameters."""
     return [name for name, parameter in task.named_parameters() if parameter.requires_grad]
 
 
-def load_weights(checkpoint: Path, task: nn.Module):
-    """Load a checkpoint into student and adapters, before anything wraps them.
+def load_weights(checkpoint: Path, task: Task):
+    """Load the weights of a checkpoint into student and adapters. Call it before the Accelerator wraps them.
 
     Args:
-        checkpoint: its folder.
-        task: as it was built for the first step.
+        checkpoint: Folder of the checkpoint.
+        task: Task with its initial weights.
 
     Raises:
-        ValueError: the checkpoint is of another recipe (other parameters).
+        ValueError: The checkpoint belongs to a recipe that trains other parameters.
     """
     state, tensors = _read(checkpoint)
-    task.student.load_state_dict(_exported_weights(checkpoint, task.student))
-    inside = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
-    unmatched = task.load_state_dict(inside, strict=False).unexpected_keys
+    task.student.load_state_dict(_load_student(checkpoint, task.student))
+    task_tensors = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
+    unexpected = task.load_state_dict(task_tensors, strict=False).unexpected_keys
     names = trainable_names(task)
-    if unmatched or sorted(names) != sorted(state["parameters"]):
+    if unexpected or sorted(names) != sorted(state["parameters"]):
         raise ValueError(
-            f"resume: {checkpoint} was trained with other parameters than this recipe has ({len(state['parameters'])} "
-            f"against {len(names)}). Resume with the recipe saved there, or name another output_dir."
+            f"resume: {checkpoint} has other trained parameters than this recipe ({len(state['parameters'])} "
+            f"instead of {len(names)}). Resume with the recipe saved there, or choose another output_dir."
         )
 
 
-def _read(checkpoint: Path) -> tuple[dict, dict[str, Tensor]]:
+def _read(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     folder = checkpoint / STATE_FOLDER
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     return state, load_file(folder / "tensors.safetensors")
 
 
-def _exported_weights(checkpoint: Path, student: nn.Module) -> dict[str, Tensor]:
-    """Through the class: transformers stores some towers under other names than they have in memory."""
+def _load_student(checkpoint: Path, student: DCCLIPModel) -> dict[str, Tensor]:
+    """Weights of a checkpoint by their names in memory, which for some towers differ from the stored names."""
     return type(student).from_pretrained(checkpoint, dtype=torch.float32).state_dict()
 
 
-def _whole(tensor: Tensor) -> Tensor:
-    """Gathered from the processes where it is sharded, in memory of the CPU."""
+def _gathered(tensor: Tensor) -> Tensor:
+    """Whole tensor on the CPU, gathered from all processes if it is sharded."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
     return whole.detach().cpu().contiguous()
 
 
-def _like(value: Tensor, parameter: Tensor) -> Tensor:
-    """Sharded as the parameter is."""
+def _sharded_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """Value, sharded as the parameter is."""
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
 
 
 def _load_optimizer(optimizer: torch.optim.Optimizer, task: nn.Module, tensors: dict[str, Tensor]):
-    """Put moments and counts back; torch's `load_state_dict` wants them by position."""
+    """Load AdamW's moments and step counts. `Optimizer.load_state_dict` expects them by position."""
     names = {parameter: name for name, parameter in task.named_parameters()}
     state: dict[int, dict[str, Tensor]] = {}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for position, parameter in enumerate(parameters):
         suffix = f"/{names[parameter]}"
         state[position] = {
-            key.removesuffix(suffix): _like(value, parameter)
+            key.removesuffix(suffix): _sharded_like(value, parameter)
             for key, value in tensors.items()
             if key.endswith(suffix) and key != f"task{suffix}"
         }

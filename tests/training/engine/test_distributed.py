@@ -1,4 +1,4 @@
-"""The config files for many devices, as accelerate itself reads them; FSDP and DeepSpeed, two processes of a CPU."""
+"""Accelerate config files for several devices, and FSDP and DeepSpeed on two CPU processes."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def options_of_launch() -> set[str]:
 
 
 @pytest.mark.parametrize("path", CONFIG_FILES, ids=lambda path: path.stem)
-def test_a_config_file_has_no_key_that_accelerate_does_not_know(path):
+def test_config_files_have_only_keys_that_accelerate_knows(path):
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert content.keys() <= {field.name for field in fields(ClusterConfig)}
     config = load_config_from_file(str(path))
@@ -43,12 +43,12 @@ def test_a_config_file_has_no_key_that_accelerate_does_not_know(path):
     assert content.get("deepspeed_config", {}).keys() <= options_of_launch()
 
 
-def test_every_config_file_stands_on_its_page():
-    page = (CLUSTERS / "README.md").read_text(encoding="utf-8")
-    assert len(CONFIG_FILES) == 5 and all(f"`{path.name}`" in page for path in CONFIG_FILES)
+def test_every_config_file_is_in_the_readme():
+    readme = (CLUSTERS / "README.md").read_text(encoding="utf-8")
+    assert len(CONFIG_FILES) == 5 and all(f"`{path.name}`" in readme for path in CONFIG_FILES)
 
 
-# what `accelerate launch` tells its processes
+# environment variables that `accelerate launch` sets
 ENVIRONMENTS = {
     "ddp": {},
     "fsdp": {
@@ -56,7 +56,7 @@ ENVIRONMENTS = {
         "FSDP_VERSION": "2",
         "FSDP_AUTO_WRAP_POLICY": "NO_WRAP",
         "FSDP_RESHARD_AFTER_FORWARD": "true",
-        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # as accelerate has it where nobody says otherwise
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "true",  # accelerate's default
         "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
     },
     "deepspeed": {
@@ -68,18 +68,18 @@ ENVIRONMENTS = {
         "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
     },
 }
-# accelerate offers both to GPUs alone, and takes a CPU's processes for these where it is told so
+# accelerate uses FSDP and DeepSpeed on GPUs only, unless the distributed type is set by hand
 TYPES = {"fsdp": DistributedType.MULTI_GPU, "deepspeed": DistributedType.DEEPSPEED}
 TOLERANCES = {"no": 1e-4, "bf16": 5e-4}
-# share of elements that may differ in bf16, where AdamW makes a whole step out of a gradient that is all rounding
-STRAYS = 0.01
+# share of elements that may differ in bf16: AdamW makes a full step even if a gradient is only rounding error
+MAX_OUTLIERS = 0.01
 STATE = "checkpoint-000003/training_state/tensors.safetensors"
 
 
 @pytest.fixture
 def recipe(tmp_path, corpus, processor) -> AlignRecipe:
-    """Three steps of stage 2, each of two batches in chunks, with an average and a scale at its limit, saved after
-    each.
+    """Three steps of stage 2 with all options that interact with sharding: two batches per step, gradient caching, a
+    moving average, a logit scale at its limit, and a checkpoint after every step.
     """
     make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
@@ -90,7 +90,7 @@ def recipe(tmp_path, corpus, processor) -> AlignRecipe:
 
 
 def run(recipe: AlignRecipe, cluster: str):
-    """On two processes."""
+    """Run a recipe on two processes."""
 
     def work():
         torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def losses(recipe: AlignRecipe) -> list[float]:
 
 @pytest.fixture(scope="module")
 def plain_folder(tmp_path_factory) -> Path:
-    """Of the runs without parts, one a precision."""
+    """Folder of the runs without sharding, one per precision."""
     return tmp_path_factory.mktemp("plain")
 
 
@@ -129,7 +129,7 @@ def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cluster", TYPES)
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_parts_learn_what_the_whole_learns_and_are_saved_whole(recipe, plain_folder, cluster, precision):
+def test_sharded_training_equals_ddp_and_is_saved_unsharded(recipe, plain_folder, cluster, precision):
     require(cluster)
     plain = replace(recipe, mixed_precision=precision, output_dir=str(plain_folder / precision))
     if not Path(plain.output_dir).exists():
@@ -142,18 +142,18 @@ def test_parts_learn_what_the_whole_learns_and_are_saved_whole(recipe, plain_fol
     for key, tensor in expected.items():
         if precision == "no":
             torch.testing.assert_close(found[key], tensor, rtol=1e-3, atol=TOLERANCES[precision])
-        elif not key.endswith("key.bias"):  # softmax does not see it: its gradient is all rounding
+        elif not key.endswith("key.bias"):  # softmax cancels it, so its gradient is only rounding error
             assert found[key].shape == tensor.shape and found[key].dtype == tensor.dtype
             off = ~torch.isclose(found[key], tensor, rtol=1e-3, atol=TOLERANCES[precision])
-            assert off.float().mean() <= STRAYS, key
-    for key in found.keys() - expected.keys():  # the moments of what no loss reaches
+            assert off.float().mean() <= MAX_OUTLIERS, key
+    for key in found.keys() - expected.keys():  # moments of parameters that no loss reaches
         assert key.startswith(("exp_avg", "step/")) and (key.startswith("step/") or not found[key].any())
     files = [path for path in Path(recipe.output_dir).rglob("*") if path.is_file()]
     assert not [path for path in files if path.suffix in (".pkl", ".pt", ".pth", ".bin")]
 
 
 @pytest.mark.parametrize("cluster", TYPES)
-def test_parts_go_on_to_the_bit_and_so_does_another_cluster_nearly(recipe, tmp_path, cluster):
+def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(recipe, tmp_path, cluster):
     require(cluster)
     run(recipe, cluster)
     last = Path(recipe.output_dir) / "checkpoint-000002"
@@ -172,7 +172,7 @@ def test_parts_go_on_to_the_bit_and_so_does_another_cluster_nearly(recipe, tmp_p
         torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
 
 
-def test_two_machines_end_with_the_bytes_of_two_processes(recipe, tmp_path, run_python):
+def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_python):
     recipe = replace(recipe, mixed_precision="no")
     nodes, processes = (replace(recipe, output_dir=str(tmp_path / name)) for name in ("nodes", "processes"))
 
@@ -193,7 +193,7 @@ def test_two_machines_end_with_the_bytes_of_two_processes(recipe, tmp_path, run_
     assert endings[0] == endings[1] and losses(nodes) == losses(processes)
 
 
-def test_what_is_not_supported_is_refused(recipe):
+def test_fsdp_1_is_refused(recipe):
     class Cluster:
         distributed_type = DistributedType.FSDP
         is_fsdp2 = False
@@ -207,10 +207,10 @@ def test_what_is_not_supported_is_refused(recipe):
     [
         (3, "no", r"zero_stage: 3 is not supported; set it to 2"),
         (0, "no", r"zero_stage: 0 is not supported; set it to 2"),
-        (2, "fp16", r"mixed_precision: fp16 is not supported with DeepSpeed; take bf16"),
+        (2, "fp16", r"mixed_precision: fp16 is not supported with DeepSpeed; use bf16"),
     ],
 )
-def test_what_deepspeed_cannot_do_here_is_refused(recipe, stage, precision, message):
+def test_unsupported_deepspeed_settings_are_refused(recipe, stage, precision, message):
     plugin = SimpleNamespace(zero_stage=stage, deepspeed_config={})
     cluster = SimpleNamespace(
         distributed_type=DistributedType.DEEPSPEED,
@@ -221,9 +221,9 @@ def test_what_deepspeed_cannot_do_here_is_refused(recipe, stage, precision, mess
         adapt_to_cluster(cluster, torch.nn.Linear(1, 1), recipe)
 
 
-def test_a_recipe_that_says_nothing_takes_the_precision_of_the_launch(recipe, monkeypatch):
+def test_a_recipe_without_precision_uses_the_one_of_accelerate_launch(recipe, monkeypatch):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    for asked, given in ((None, "bf16"), ("no", "no")):
+    for precision, expected in ((None, "bf16"), ("no", "no")):
         AcceleratorState._reset_state(reset_partial_state=True)
-        assert make_accelerator(replace(recipe, mixed_precision=asked)).mixed_precision == given
+        assert make_accelerator(replace(recipe, mixed_precision=precision)).mixed_precision == expected
     AcceleratorState._reset_state(reset_partial_state=True)

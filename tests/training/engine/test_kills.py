@@ -1,10 +1,10 @@
-"""The kill test in short; `python -m tests.kills` is the long one."""
+"""Short version of the kill test `python -m tests.kills`."""
 
 from tests import kills
 
 
-def test_a_run_that_is_killed_ends_with_the_bytes_of_one_that_is_not(capsys):
+def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_run(capsys):
     counts = kills.main(["--kills", "2", "--kills_in_save", "1", "--max_steps", "14"])
     assert counts.kills >= 2 and counts.in_save >= 1
     assert counts.kills == counts.resumed == counts.identical
-    assert "identical endings" in capsys.readouterr().out
+    assert "with identical weights" in capsys.readouterr().out

@@ -1,6 +1,7 @@
-"""Accumulation, averages, precision, compilation, trackers: options of the loop that both stages share."""
+"""Options of the loop that both stages share: accumulation, moving average, precision, compilation, trackers."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +14,15 @@ from safetensors.torch import load_file
 
 from tests.tiny import RESNET, VIT, XLM_ROBERTA, make_model, recipe_fields
 from training import align
-from training.config import AlignRecipe, parse_recipe
+from training.config import AlignRecipe, EvalConfig, parse_recipe
+from training.engine import stage
 from training.engine.log import require_trackers
 from training.engine.loop import make_accelerator
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState
 from training.tasks.grad_cache import cached_pass, sync_on_last, whole_pass
+
+VALIDATION = EvalConfig(data="validation", class_names="names")  # replaced by a function in the tests
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +32,7 @@ def fresh_accelerator():
 
 @pytest.fixture
 def recipe(tmp_path, corpus, processor) -> AlignRecipe:
-    """Stage 2 of a student with dropout, without a teacher."""
+    """Stage 2 without a teacher, of a student with dropout."""
     make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
     processor.save_pretrained(tmp_path / "student")
     fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=3, keep_checkpoints=9)
@@ -47,7 +51,7 @@ def weights(recipe: AlignRecipe, folder: str = "") -> dict[str, torch.Tensor]:
 
 
 def resumed(recipe: AlignRecipe, tmp_path: Path, step: int = 1) -> tuple[AlignRecipe, list[dict]]:
-    """The run again, from one of its checkpoints."""
+    """Resume a run from one of its checkpoints, in another folder."""
     again = tmp_path / "again"
     again.mkdir()
     name = f"checkpoint-{step:06d}"
@@ -60,7 +64,7 @@ def resumed(recipe: AlignRecipe, tmp_path: Path, step: int = 1) -> tuple[AlignRe
 
 
 class Quadratic(torch.nn.Module):
-    """A task whose gradient is known by hand: the mean over images of (w x)^2 / 2 has gradient w mean(x^2)."""
+    """A task with a known gradient: the mean over images of (w x)^2 / 2 has the gradient w mean(x^2)."""
 
     chunk_size = 0
 
@@ -99,7 +103,7 @@ def test_accumulated_gradients_are_the_mean_over_the_batches(chunk_size):
 
 
 @pytest.mark.parametrize("chunk_size", [0, 2])
-def test_accumulated_gradients_are_exchanged_once_over_processes(chunk_size):
+def test_accumulated_gradients_are_reduced_over_processes(chunk_size):
     def work():
         torch.set_num_threads(1)
         rank = Accelerator(cpu=True).process_index
@@ -109,11 +113,11 @@ def test_accumulated_gradients_are_exchanged_once_over_processes(chunk_size):
     debug_launcher(work)
 
 
-def test_an_accumulated_step_takes_the_batches_of_two_steps_and_goes_on_to_the_bit(recipe, tmp_path):
+def test_an_accumulated_step_uses_the_batches_of_two_steps_and_resumes_bit_exactly(recipe, tmp_path):
     single = run(replace(recipe, max_steps=2, learning_rate=0.0, output_dir=str(tmp_path / "single")))
     recipe = replace(recipe, accumulate_steps=2, save_every=1)
     whole = run(recipe)
-    # nothing is learnt before the first step, so its loss is the mean of two
+    # at learning rate 0 both single steps have the initial weights
     assert whole[0]["loss"] == pytest.approx((single[0]["loss"] + single[1]["loss"]) / 2, abs=1e-4)
     assert [line["step"] for line in whole] == [1, 2, 3]
     before = weights(recipe)
@@ -122,10 +126,10 @@ def test_an_accumulated_step_takes_the_batches_of_two_steps_and_goes_on_to_the_b
     assert all(torch.equal(before[name], tensor) for name, tensor in weights(again).items())
 
 
-# the average
+# moving average
 
 
-def test_an_average_follows_the_weights_slowly():
+def test_the_average_lags_behind_the_weights():
     student = torch.nn.Linear(1, 1, bias=False)
     average = Average(student, 0.9)
     expected = student.weight.item()
@@ -139,12 +143,12 @@ def test_an_average_follows_the_weights_slowly():
     assert average.tensors["weight"] < student.weight
 
 
-def test_the_average_is_exported_and_goes_on_to_the_bit_beside_the_weights(recipe, tmp_path):
+def test_the_average_is_exported_and_resumes_bit_exactly_with_the_weights(recipe, tmp_path):
     plain = replace(recipe, output_dir=str(tmp_path / "plain"))
     run(plain)
     recipe = replace(recipe, ema_decay=0.5, save_every=1)
     whole = run(recipe)
-    # the weights learn as without an average; what is exported is another
+    # training is the same as without an average; only the exported weights differ
     state = load_file(Path(recipe.output_dir) / "checkpoint-000003/training_state/tensors.safetensors")
     for name, tensor in weights(plain).items():
         if f"task/student.{name}" in state:
@@ -156,36 +160,36 @@ def test_the_average_is_exported_and_goes_on_to_the_bit_beside_the_weights(recip
     assert all(torch.equal(exported[name], tensor) for name, tensor in weights(again).items())
 
 
-def test_evaluation_sees_the_average(recipe, monkeypatch):
-    seen = []
+def test_evaluation_measures_the_average(recipe, monkeypatch):
+    logit_scales = []
 
     def evaluate(model) -> dict[str, float]:
         assert not model.training
-        seen.append(model.logit_scale.item())
+        logit_scales.append(model.logit_scale.item())
         return {"top1": 0.5}
 
-    monkeypatch.setattr(align, "make_evaluate", lambda *arguments: evaluate)
-    recipe = replace(recipe, ema_decay=0.5, eval_every=3)
+    monkeypatch.setattr(stage, "make_evaluate", lambda *arguments: evaluate)
+    recipe = replace(recipe, ema_decay=0.5, eval_every=3, eval=VALIDATION)
     run(recipe)
-    assert seen == [weights(recipe)["logit_scale"].item()]
+    assert logit_scales == [weights(recipe)["logit_scale"].item()]
 
 
 def test_a_decay_out_of_range_is_refused(recipe, capsys):
     arguments = ["--output_dir", "x", "--data.train", "y", "--ema_decay", "1.5"]
     with pytest.raises(SystemExit):
         parse_recipe(AlignRecipe, arguments)
-    assert "ema_decay must be at least 0 and less than 1, got 1.5" in capsys.readouterr().err
+    assert "ema_decay: must be at least 0 and less than 1, got 1.5" in capsys.readouterr().err
 
 
 # precision
 
 
-def test_the_scale_of_fp16_comes_back(recipe, tmp_path):
+def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
     task = torch.nn.Linear(2, 2)
     found = []
     for _ in range(2):
         accelerator = Accelerator(cpu=True)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # what fp16 brings along
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
         found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator))
     first, second = found
     first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
@@ -198,13 +202,13 @@ def test_the_scale_of_fp16_comes_back(recipe, tmp_path):
 # compilation
 
 
-def test_compiled_towers_learn_what_others_learn(recipe, tmp_path, monkeypatch):
-    make_model(VIT, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")  # quicker to trace
+def test_compiled_towers_have_the_same_losses(recipe, tmp_path, monkeypatch):
+    make_model(VIT, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")  # fast to trace
     recipe = replace(recipe, max_steps=1)
     compiled = []
     compile_module = torch.nn.Module.compile
 
-    def trace_only(module):  # all but the kernels, which take minutes to build
+    def trace_only(module):  # without building kernels, which takes minutes
         compiled.append(type(module).__name__)
         compile_module(module, backend="eager")
 
@@ -219,10 +223,10 @@ def test_compiled_towers_learn_what_others_learn(recipe, tmp_path, monkeypatch):
 # trackers
 
 
-def test_a_tracker_is_told_what_the_log_is(recipe, monkeypatch):
+def test_a_tracker_logs_the_losses_of_the_log_file(recipe, monkeypatch):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    monkeypatch.setattr(align, "make_evaluate", lambda *arguments: lambda model: {"top1": 0.25})
-    recipe = replace(recipe, trackers=["tensorboard"], eval_every=3)
+    monkeypatch.setattr(stage, "make_evaluate", lambda *arguments: lambda model: {"top1": 0.25})
+    recipe = replace(recipe, trackers=["tensorboard"], eval_every=3, eval=VALIDATION)
     log = run(recipe)
     (file,) = (Path(recipe.output_dir) / "tracking").rglob("events.out.tfevents.*.0")
     accumulator = events.EventAccumulator(str(file)).Reload()
@@ -232,7 +236,17 @@ def test_a_tracker_is_told_what_the_log_is(recipe, monkeypatch):
 
 def test_a_tracker_that_is_not_installed_is_refused(recipe, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"trackers: 'wandb' is not installed\. pip install wandb"):
+    with pytest.raises(ValueError, match=r"trackers: 'wandb' is not installed\. Run: pip install wandb"):
         require_trackers(["wandb"])
     monkeypatch.undo()
     assert make_accelerator(recipe).log_with == []
+
+
+# progress bar
+
+
+def test_the_progress_bar_shows_rate_and_time_left(recipe, capfd):
+    run(recipe)
+    bar = capfd.readouterr().err.replace("\r", "\n").strip().splitlines()[-1]
+    assert re.fullmatch(r"stage 2: align: 100%.* 3/3 \[\d\d:\d\d<\d\d:\d\d, .*(step/s|s/step).*\]", bar), bar
+    assert re.search(r"loss \d+\.\d{4}, \d+ images/s", bar), bar

@@ -1,4 +1,4 @@
-"""What the loop does beside its steps: evaluation on a schedule, the best student, word of each finished folder."""
+"""What the loop does between its steps: scheduled evaluation, the best student, `on_save`."""
 
 import json
 import shutil
@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor
 from tests.tiny import recipe_fields, student_config
 from training import distill
 from training.config import DistillRecipe, EvalConfig
-from training.engine import loop
+from training.engine import loop, stage
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def fresh_accelerator():
 
 @pytest.fixture
 def recipe(tmp_path, corpus, teacher_folder) -> DistillRecipe:
-    """Four steps, evaluated after each second."""
+    """Four steps with an evaluation every two."""
     fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=4, eval_every=2)
     labelled = EvalConfig(data=str(corpus / "unseen_style.parquet"), class_names=str(corpus / "class_names.json"))
     return DistillRecipe(teacher=str(teacher_folder), student=student_config(), eval=labelled, **fields)
@@ -34,16 +34,16 @@ def read_log(recipe: DistillRecipe) -> list[dict]:
 
 
 def run_with(recipe: DistillRecipe, monkeypatch, **callables):
-    """The run with callables of the test's own in the place of the script's."""
+    """Run a recipe with `evaluate` or `on_save` replaced."""
     train = loop.train
-    monkeypatch.setattr(distill, "train", lambda *arguments, **keywords: train(*arguments, **keywords | callables))
+    monkeypatch.setattr(stage, "train", lambda *arguments, **keywords: train(*arguments, **keywords | callables))
     try:
         distill.run(recipe)
     finally:
         monkeypatch.undo()
 
 
-def test_a_labelled_set_judges_the_run_and_the_best_student_is_a_finished_folder(recipe):
+def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folder(recipe):
     distill.run(recipe)
     evaluated = [line for line in read_log(recipe) if line.get("event") == "evaluated"]
     assert [line["step"] for line in evaluated] == [2, 4] and evaluated[0]["best"]
@@ -56,7 +56,7 @@ def test_a_labelled_set_judges_the_run_and_the_best_student_is_a_finished_folder
 
 
 @pytest.mark.parametrize(("values", "kept"), [([0.1, 0.3, 0.2, 0.3], 2), ([0.5, 0.4, 0.3, 0.6], 4)])
-def test_the_best_student_is_kept_and_a_resumed_run_remembers_it(recipe, tmp_path, monkeypatch, values, kept):
+def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch, values, kept):
     recipe = replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9)
     steps = iter(values)
     run_with(recipe, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
@@ -66,7 +66,7 @@ def test_the_best_student_is_kept_and_a_resumed_run_remembers_it(recipe, tmp_pat
     again = tmp_path / "again"
     again.mkdir()
     shutil.copytree(folder / "checkpoint-000002", again / "checkpoint-000002")
-    shutil.copytree(folder / "checkpoint-000002", again / ".best.old")  # killed while the best made way
+    shutil.copytree(folder / "checkpoint-000002", again / ".best.old")  # killed while the best student was replaced
     steps = iter(values[2:])
     resumed = replace(recipe, output_dir=str(again), resume=True)
     run_with(resumed, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
@@ -75,7 +75,7 @@ def test_the_best_student_is_kept_and_a_resumed_run_remembers_it(recipe, tmp_pat
     assert flags == [line["best"] for line in read_log(recipe) if line.get("event") == "evaluated"][2:]
 
 
-def test_evaluation_leaves_the_training_as_it_is(recipe, tmp_path):
+def test_evaluation_does_not_change_training(recipe, tmp_path):
     distill.run(recipe)
     distill.run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))
     assert (tmp_path / "plain/model.safetensors").read_bytes() == (
@@ -84,15 +84,15 @@ def test_evaluation_leaves_the_training_as_it_is(recipe, tmp_path):
     assert not (tmp_path / "plain/best").exists()
 
 
-def test_every_finished_folder_is_told(recipe, monkeypatch):
-    told: list[str] = []
+def test_on_save_is_called_with_every_finished_folder(recipe, monkeypatch):
+    names: list[str] = []
 
     def on_save(folder: Path):
         assert (folder / "model.safetensors").exists() and (folder / "README.md").exists()
-        told.append(folder.name)
+        names.append(folder.name)
 
     run_with(replace(recipe, save_every=2, eval_every=0), monkeypatch, on_save=on_save)
-    assert told == ["checkpoint-000002", "checkpoint-000004", "run"]
+    assert names == ["checkpoint-000002", "checkpoint-000004", "run"]
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):
@@ -101,6 +101,6 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):
     assert not Path(recipe.output_dir).exists()
 
 
-def test_an_evaluation_without_the_metric_is_refused(recipe, monkeypatch):
+def test_an_evaluation_without_the_best_metric_is_refused(recipe, monkeypatch):
     with pytest.raises(ValueError, match=r"best_metric: 'top1' is not measured, only \['recall'\]"):
         run_with(recipe, monkeypatch, evaluate=lambda model: {"recall": 0.5})

@@ -1,7 +1,8 @@
-"""The two stages, run as their scripts run them: what learns, what stays, what is left on disk, and how it goes on."""
+"""Both stages, run as their scripts run them: losses, trained weights, files on disk, resuming."""
 
 import json
 import math
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator():
-    """Accelerate keeps the precision of the first run of a process; every test stands for a process of its own."""
+    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -82,7 +83,7 @@ def align_recipe(tmp_path, source, teacher_folder):
 
 @pytest.fixture(scope="module")
 def kept_run(tmp_path_factory, source, teacher_folder) -> tuple[DistillRecipe, Path]:
-    """An unbroken run of six steps with a checkpoint every two, of which three are kept. Read only."""
+    """Unbroken run of six steps with all three checkpoints. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("kept") / "distilled"
     fields = recipe_fields(folder, source, max_steps=6, save_every=2, keep_checkpoints=3)
     recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields)
@@ -98,17 +99,17 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
     return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
 
 
-# what is learnt
+# losses and weights
 
 
-def test_stage_1_brings_every_loss_down(distill_recipe):
+def test_stage_1_reduces_every_loss(distill_recipe):
     folder = run(distill_recipe(max_steps=30, batch_size=16, learning_rate=3e-3))
     for name in ("vision_map", "vision_embedding", "text_map", "text_embedding", "loss"):
         values = losses(folder, name)
         assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
 
 
-def test_stage_2_brings_every_loss_down(align_recipe):
+def test_stage_2_reduces_every_loss(align_recipe):
     folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
     for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
         values = losses(folder, name)
@@ -131,7 +132,7 @@ def test_stage_2_loss_is_the_weighted_mean_over_languages_and_the_anchor(align_r
 
 
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
-def test_a_tower_that_is_not_chosen_stays_as_it_was_to_the_bit(distill_recipe, tower, other):
+def test_the_other_tower_is_unchanged_to_the_bit(distill_recipe, tower, other):
     recipe = distill_recipe(tower=tower)
     names = changed(initial_weights(recipe), weights(run(recipe)))
     parts = {"vision": ("vision_model.", "visual_projection."), "text": ("text_model.", "text_projection.")}
@@ -142,8 +143,8 @@ def test_a_tower_that_is_not_chosen_stays_as_it_was_to_the_bit(distill_recipe, t
     ]
 
 
-def test_both_towers_at_once_equal_each_alone(distill_recipe, tmp_path):
-    # no weight is shared, and with dropout off nothing random is either
+def test_both_towers_together_equal_each_alone(distill_recipe, tmp_path):
+    # the towers share no weights, and without dropout no random numbers
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     fields = {"student": student_config(text_config=text), "max_grad_norm": 1e9}
     both = weights(run(distill_recipe(**fields)))
@@ -153,37 +154,37 @@ def test_both_towers_at_once_equal_each_alone(distill_recipe, tmp_path):
             torch.testing.assert_close(both[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_frozen_layers_keep_weights_and_statistics(distill_recipe):
+def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
     frozen = ["vision_model.timm_model.conv_stem", "vision_model.timm_model.bn1", "text_model.embeddings"]
     recipe = distill_recipe(freeze=frozen)
     names = changed(initial_weights(recipe), weights(run(recipe)))
     assert not [name for name in names if name.startswith(tuple(frozen))]
-    # the others learn, and follow the batches
+    # other layers are trained, and their statistics follow the batches
     assert [name for name in names if name.startswith("vision_model.timm_model.blocks") and "running_mean" in name]
     assert [name for name in names if name.startswith("text_model.encoder")]
 
 
-def test_freezing_what_is_not_there_is_refused(distill_recipe):
+def test_an_unknown_prefix_in_freeze_is_refused(distill_recipe):
     with pytest.raises(ValueError, match=r"freeze: no parameter .* starts with 'vision_model\.no_layer'"):
         run(distill_recipe(freeze=["vision_model.no_layer"]))
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])
-def test_stage_2_keeps_batch_norm_statistics_if_told_so(align_recipe, kept_run, is_frozen):
+def test_freeze_batch_norm_keeps_the_statistics_in_stage_2(align_recipe, kept_run, is_frozen):
     recipe = align_recipe(student=str(kept_run[1]), new_student=None, freeze_batch_norm=is_frozen)
     names = changed(weights(kept_run[1]), weights(run(recipe)))
     assert bool([name for name in names if "running_" in name]) is not is_frozen
     assert "logit_scale" in names and [name for name in names if name.startswith("vision_model.")]
 
 
-def test_teacher_with_other_tokens_gives_pooled_text_targets_only(distill_recipe, altclip_folder, teacher_folder):
+def test_a_teacher_with_another_tokenizer_has_pooled_text_targets_only(distill_recipe, altclip_folder, teacher_folder):
     student = student_config(tokenizer=str(teacher_folder))
     line = read_log(run(distill_recipe(teacher=str(altclip_folder), student=student)))[-2]
     assert {"vision_map", "vision_embedding", "text_embedding"} <= set(line) and "text_map" not in line
 
 
 def run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower: str, column: list[str], **fields) -> Path:
-    """Stage 1 of one tower from data that have nothing for the other, while a watch is kept on what is loaded."""
+    """Run stage 1 of one tower on data for this tower only, and record the teacher towers that are loaded."""
     train_rows.select_columns(column).to_parquet(tmp_path / "alone.parquet")
     loaded = []
     load = Teacher.from_pretrained.__func__
@@ -200,7 +201,7 @@ def run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower: str, col
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize(("tower", "columns"), [("vision", ["image"]), ("text", ["en", "zh"])])
-def test_a_tower_alone_needs_neither_the_other_modality_nor_the_other_teacher_tower(
+def test_one_tower_needs_neither_the_other_modality_nor_the_other_teacher_tower(
     distill_recipe, train_rows, tmp_path, monkeypatch, tower, columns, cached
 ):
     fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
@@ -209,7 +210,7 @@ def test_a_tower_alone_needs_neither_the_other_modality_nor_the_other_teacher_to
 
 
 @pytest.mark.parametrize("target", ["embedding", "logits"])
-def test_pooled_targets_are_learnt_for_ablation(distill_recipe, target):
+def test_pooled_targets_can_be_learnt_alone(distill_recipe, target):
     folder = run(distill_recipe(target=target, max_steps=30, batch_size=16, learning_rate=3e-3))
     names = {name for line in read_log(folder) for name in line if name.startswith(("vision", "text"))}
     assert names == {f"vision_{target}", f"text_{target}"}
@@ -237,19 +238,19 @@ def test_without_an_adapter_the_widths_must_agree(distill_recipe):
     assert all(math.isfinite(value) for value in losses(run(distill_recipe(adapter=False, tower="text")), "text_map"))
 
 
-def test_whitening_changes_what_the_map_is_compared_with(distill_recipe, tmp_path):
+def test_whitening_changes_the_feature_map_loss(distill_recipe, tmp_path):
     whitened = losses(run(distill_recipe(max_steps=1)), "vision_map")
     plain = losses(run(distill_recipe(max_steps=1, whiten=False, output_dir=str(tmp_path / "plain"))), "vision_map")
     assert whitened != plain
 
 
-def test_teacher_with_the_same_tokens_gives_token_targets(distill_recipe, altclip_folder):
+def test_a_teacher_with_the_same_tokenizer_has_token_targets(distill_recipe, altclip_folder):
     line = read_log(run(distill_recipe(teacher=str(altclip_folder))))[-2]
     assert {"vision_map", "vision_embedding", "text_map", "text_embedding"} <= set(line)
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_student_with_a_cut_vocabulary_learns_the_token_states(distill_recipe, train_rows, tmp_path, cached):
+def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, train_rows, tmp_path, cached):
     texts = [*train_rows["en"], *train_rows["zh"]]
     teacher = save_altclip(tmp_path / "teacher", train_unigram(texts, 700))
     source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
@@ -264,13 +265,13 @@ def test_a_student_with_a_cut_vocabulary_learns_the_token_states(distill_recipe,
     assert AutoProcessor.from_pretrained(folder).tokenizer(texts[0]).input_ids
 
 
-def test_training_leaves_the_teacher_as_it_is(distill_recipe, teacher_folder):
+def test_training_does_not_change_the_teacher(distill_recipe, teacher_folder):
     before = weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder))
     run(distill_recipe())
     assert weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder)) == before
 
 
-def test_cached_targets_train_both_stages_and_every_seed_from_one_cache(distill_recipe, align_recipe, tmp_path):
+def test_one_cache_serves_both_stages_and_all_seeds(distill_recipe, align_recipe, tmp_path):
     cached = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 2}
     distilled = run(distill_recipe(**cached, max_steps=3))
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.*")}
@@ -279,7 +280,7 @@ def test_cached_targets_train_both_stages_and_every_seed_from_one_cache(distill_
     assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "cache").rglob("*.*")}
 
 
-def test_gradient_checkpointing_changes_memory_and_not_the_result(distill_recipe, tmp_path):
+def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_path):
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     fields = {"student": student_config(vision_config=VIT, text_config=text), "max_steps": 1}
     plain = weights(run(distill_recipe(**fields)))
@@ -300,7 +301,7 @@ def test_stage_2_without_a_teacher_has_no_anchor(align_recipe, kept_run):
     assert not [name for name in read_log(folder)[-2] if name.startswith("anchor")]
 
 
-# bad input
+# user errors
 
 
 def test_language_weights_other_than_the_data_are_refused(align_recipe):
@@ -313,11 +314,11 @@ def test_language_weights_other_than_the_data_are_refused(align_recipe):
 def test_teacher_of_another_width_cannot_be_an_anchor(align_recipe, kept_run, tmp_path, processor):
     make_model(VIT, projection_dim=24).save_pretrained(tmp_path / "wide")
     processor.save_pretrained(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"embeds in 24 dimensions, the student in 16"):
+    with pytest.raises(ValueError, match=r"embeds in 24 dimensions, the student in 16, so"):
         run(align_recipe(teacher=str(tmp_path / "wide"), student=str(kept_run[1]), new_student=None))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(kept_run, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(kept_run, tmp_path):
     recipe, whole = kept_run
     shutil.copytree(whole / "checkpoint-000002", tmp_path / "checkpoint-000002")
     file = tmp_path / "checkpoint-000002/model.safetensors"
@@ -334,7 +335,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_leaves_the_last_checkpoint(
 def test_checkpoints_of_another_run_are_not_mixed_with_a_new_one(kept_run):
     recipe, whole = kept_run
     before = (whole / "log.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"output_dir: .* holds checkpoint-000006 of another run. Give --resume"):
+    with pytest.raises(ValueError, match=r"output_dir: .* has checkpoint-000006 of another run. Add --resume"):
         run(recipe)
     assert (whole / "log.jsonl").read_bytes() == before
 
@@ -358,7 +359,7 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert recipe.student.text_config["hidden_dropout_prob"] > 0
     broken = tmp_path / "broken"
     broken.mkdir()
-    # what a run leaves that was killed in its fourth step
+    # files of a run that was killed in its fourth step
     shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
     (broken / ".checkpoint-000004.tmp").mkdir()
     lines = (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()
@@ -372,7 +373,7 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert "resumed at step 2" in capfd.readouterr().out
 
 
-def test_a_tower_that_is_stored_under_other_names_resumes(distill_recipe):
+def test_a_tower_with_other_stored_names_resumes(distill_recipe):
     recipe = distill_recipe(student=student_config(vision_config=VIT), max_steps=4, save_every=2)
     folder = run(recipe)
     unbroken = (folder / "model.safetensors").read_bytes()
@@ -401,7 +402,7 @@ def test_resume_without_a_checkpoint_starts_from_the_first_step(distill_recipe):
 def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_path):
     recipe, whole = kept_run
     shutil.copytree(whole / "checkpoint-000002", tmp_path / "x" / "checkpoint-000002")
-    with pytest.raises(ValueError, match=r"resume: .* trained with other parameters than this recipe has"):
+    with pytest.raises(ValueError, match=r"resume: .* has other trained parameters than this recipe"):
         run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True, tower="vision"))
 
 
@@ -412,7 +413,7 @@ def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
     assert (tmp_path / "x/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_a_full_disk_leaves_the_checkpoints_that_are_there(distill_recipe, monkeypatch):
+def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     save = TrainingState.save
 
     def save_until_full(state, folder, progress, tensors):
@@ -422,7 +423,9 @@ def test_a_full_disk_leaves_the_checkpoints_that_are_there(distill_recipe, monke
 
     monkeypatch.setattr(TrainingState, "save", save_until_full)
     recipe = distill_recipe(max_steps=6, save_every=2, keep_checkpoints=1)
-    with pytest.raises(OSError, match=r"cannot save to .*No space left.* go on with --resume from checkpoint-000002"):
+    with pytest.raises(
+        OSError, match=r"cannot save to .*No space left.* continue with --resume from checkpoint-000002"
+    ):
         run(recipe)
     folder = Path(recipe.output_dir)
     assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-000002", "log.jsonl"]
@@ -437,7 +440,7 @@ def test_only_the_last_checkpoints_are_kept(kept_run, tmp_path):
 
 
 @pytest.mark.parametrize("name", [".", "checkpoint-000002", "checkpoint-000006"])
-def test_every_saved_folder_is_a_finished_hub_folder(kept_run, inputs, name):
+def test_every_saved_folder_is_a_complete_hub_folder(kept_run, inputs, name):
     folder = kept_run[1] / name
     model = AutoModel.from_pretrained(folder).eval()
     processor = AutoProcessor.from_pretrained(folder)
@@ -466,19 +469,27 @@ def test_the_final_folder_equals_the_last_checkpoint(kept_run):
         assert file.read_bytes() == (kept_run[1] / file.name).read_bytes()
 
 
-def test_nothing_on_disk_is_a_pickle_or_half_written(kept_run):
+def test_no_file_is_a_pickle_or_incomplete(kept_run):
     files = [path for path in kept_run[1].rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}
     assert not [path for path in kept_run[1].rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
 
 
-def test_the_recipe_beside_the_weights_is_the_one_that_ran(kept_run):
+def test_all_files_have_the_mode_of_new_files(kept_run):
+    umask = os.umask(0)
+    os.umask(umask)
+    # safetensors creates its files with mode 0600
+    for path in kept_run[1].rglob("*"):
+        assert not path.is_file() or path.stat().st_mode & 0o777 == 0o666 & ~umask, path
+
+
+def test_the_saved_recipe_is_the_one_that_ran(kept_run):
     recipe, folder = kept_run
     for saved in (folder, folder / "checkpoint-000004"):
         assert parse_recipe(DistillRecipe, ["--config", str(saved / "recipe.yaml")]) == recipe
 
 
-def test_the_log_has_a_line_a_step_between_start_and_finish(kept_run):
+def test_the_log_has_one_line_per_step_between_start_and_end(kept_run):
     log = read_log(kept_run[1])
     assert (log[0]["event"], log[-1]["event"]) == ("started", "finished")
     assert [line["step"] for line in log[1:-1]] == [1, 2, 3, 4, 5, 6]
@@ -486,7 +497,7 @@ def test_the_log_has_a_line_a_step_between_start_and_finish(kept_run):
     assert log[-1]["skipped"] == "none skipped"
 
 
-def test_learning_rate_warms_up_and_falls_to_nothing(kept_run):
+def test_the_learning_rate_warms_up_and_falls_to_zero(kept_run):
     recipe = replace(kept_run[0], max_steps=100, warmup_steps=10, learning_rate=1.0)
     rates = [learning_rate_at(step, recipe) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1, abs=0.05)
@@ -495,9 +506,9 @@ def test_learning_rate_warms_up_and_falls_to_nothing(kept_run):
     assert learning_rate_at(50, replace(recipe, schedule="constant")) == 1.0
 
 
-def test_a_new_student_stands_in_where_stage_1_has_not_run(align_recipe, tmp_path, kept_run):
+def test_a_new_student_is_built_if_stage_1_has_not_run(align_recipe, tmp_path, kept_run):
     folder = run(align_recipe(student=str(tmp_path / "nowhere"), new_student=student_config(vision_config=MOBILENET)))
     assert DCCLIPModel.from_pretrained(folder).config.vision_width == 480
     chosen = run(align_recipe(student=str(kept_run[1]), max_steps=1, learning_rate=0.0))
     for name, tensor in weights(kept_run[1]).items():
-        assert torch.equal(weights(chosen)[name], tensor), name  # it started from stage 1's, and learnt nothing
+        assert torch.equal(weights(chosen)[name], tensor), name  # stage 1's weights, at learning rate 0

@@ -1,5 +1,7 @@
-"""The state of an optimizer under DeepSpeed (ZeRO 1 and 2), which keeps a part of it on every process: as whole
-tensors, by parameter, as every other run has it.
+"""Optimizer state under DeepSpeed ZeRO 1 and 2, which shard it over the processes.
+
+The state is saved as whole tensors by parameter name, as on one process, so that a run can resume with or without
+DeepSpeed.
 """
 
 from typing import Any
@@ -7,46 +9,49 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's first and second moment
 
 
 def zero_optimizer(optimizer: Any) -> Any | None:
-    """DeepSpeed's own optimizer within the one that Accelerate gives; None without DeepSpeed."""
+    """DeepSpeed's optimizer inside the one that Accelerate returns; None without DeepSpeed."""
     inner = getattr(optimizer, "optimizer", None)
     return inner if hasattr(inner, "single_partition_of_fp32_groups") else None
 
 
 def hold_scalars(optimizer: Any, task: nn.Module):
-    """DeepSpeed moves copies of its own and writes them over the weights: what a task has clamped since the step goes
-    into the copies. Without DeepSpeed, nothing is done.
+    """Copy scalar parameters that a task clamped after the step to DeepSpeed's own copies, which would overwrite them.
+
+    Without DeepSpeed this function does nothing.
 
     Args:
-        optimizer: as Accelerate gives it.
-        task: whose scalars, such as the logit scale, may have been clamped.
+        optimizer: Optimizer that Accelerate returned.
+        task: Task with scalar parameters, such as the logit scale.
     """
     if zero_optimizer(optimizer) is None:
         return
     from deepspeed.utils import safe_set_full_fp32_param
 
-    for _, parameter in _learning(task):
+    for _, parameter in _trainable(task):
         if parameter.ndim == 0:
             safe_set_full_fp32_param(parameter, parameter.detach().float())
 
 
 def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
-    """`exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` of every parameter that learns, in memory of the CPU. Every
-    process calls it, because the parts must be gathered.
+    """Gather the optimizer state. Every process must call this function.
 
     Args:
-        zero: as `zero_optimizer` gives it, after at least one step.
-        task: whose parameters it moves.
+        zero: Return value of `zero_optimizer`, after at least one step.
+        task: Task whose parameters are trained.
+
+    Returns:
+        `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` of every trainable parameter, on the CPU.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
     _link(zero)
     step = next(iter(zero.optimizer.state.values()))["step"]
     tensors = {}
-    for name, parameter in _learning(task):
+    for name, parameter in _trainable(task):
         for moment in MOMENTS:
             tensors[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment).cpu().contiguous()
         tensors[f"step/{name}"] = step.detach().cpu().clone()
@@ -54,30 +59,30 @@ def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
 
 
 def load_moments(zero: Any, task: nn.Module, tensors: dict[str, Tensor]):
-    """Put back what `whole_moments` gave, on any number of processes.
+    """Load optimizer state on any number of processes.
 
     Args:
-        zero: before its first step.
-        task: whose parameters it moves.
-        tensors: of the checkpoint.
+        zero: Return value of `zero_optimizer`, before its first step.
+        task: Task whose parameters are trained.
+        tensors: Tensors of the checkpoint, in the form of `whole_moments`.
     """
     from deepspeed.utils import safe_set_full_optimizer_state
 
     step = next(value for key, value in tensors.items() if key.startswith("step/"))
-    # it makes its state in the first step, and there is nothing to fill before
+    # DeepSpeed creates its state in the first step, so it is created here to be filled
     for part in zero.single_partition_of_fp32_groups:
         moments = {moment: torch.zeros_like(part) for moment in MOMENTS}
         zero.optimizer.state[part] = {"step": step.clone()} | moments
     _link(zero)
-    for name, parameter in _learning(task):
+    for name, parameter in _trainable(task):
         for moment in MOMENTS:
-            if (value := tensors.get(f"{moment}/{name}")) is not None:  # what no loss reached has none
+            if (value := tensors.get(f"{moment}/{name}")) is not None:  # parameters that no loss reaches have none
                 safe_set_full_optimizer_state(parameter, value.to(parameter.device), moment)
 
 
 def _link(zero: Any):
-    """Tell every parameter where its moments lie. DeepSpeed does so once, after the step of its first group, when the
-    others have none yet.
+    """Link every parameter to its moments. DeepSpeed does so only once, after the step of its first parameter group,
+    when the other groups have no moments yet.
     """
     from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
@@ -85,5 +90,5 @@ def _link(zero: Any):
         lazy_init_hp_params_optimizer_state(parameters, part, zero.optimizer.state)
 
 
-def _learning(task: nn.Module) -> list[tuple[str, nn.Parameter]]:
+def _trainable(task: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, parameter) for name, parameter in task.named_parameters() if parameter.requires_grad]

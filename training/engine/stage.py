@@ -1,0 +1,80 @@
+"""The steps that both training stages share, from a recipe to a finished folder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from accelerate import Accelerator
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import AlignRecipe, DistillRecipe
+from training.data import Pairs
+from training.engine.checkpoint import FinishedModel
+from training.engine.inputs import Models, open_teacher
+from training.engine.loop import TrainingResult, make_accelerator, train
+from training.evaluation.scheduled import make_evaluate
+from training.tasks import Task
+from training.teachers import Teacher
+
+StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
+
+
+class Push(Protocol):
+    """Upload of finished folders to the Hub."""
+
+    def on_save(self, folder: Path):
+        """Handle a folder that has just been finished: a checkpoint or the finished model."""
+
+    def finish(self) -> Any:
+        """Publish the finished model, after training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Generic[StageRecipe]):
+    """A training stage. The engine does not import what is built on it, so the scripts pass the last two functions.
+
+    Args:
+        title: Text in front of the progress bar, such as `stage 1: distil`.
+        open_student: Function from recipe and teacher to the student and its processor.
+        make_task: Function from recipe, models and Accelerator to the training task and its data.
+        make_finished: Function from student, processor and recipe to the model that checkpoints save.
+        open_push: Function from recipe and "is main process" to the upload to the Hub; it returns None if there is
+            nothing to upload. It runs first, so that a missing token or right fails at once.
+    """
+
+    title: str
+    open_student: Callable[[StageRecipe, Teacher | None], tuple[DCCLIPModel, DCCLIPProcessor]]
+    make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
+    make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
+    open_push: Callable[[StageRecipe, bool], Push | None]
+
+
+def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
+    """Build models, task and data, train, and write a complete Hub folder to `output_dir`.
+
+    Args:
+        stage: Stage to run.
+        recipe: StageRecipe of the stage.
+
+    Raises:
+        ValueError: A model, the data or an option cannot be used; nothing has been trained.
+        FloatingPointError: The loss is not finite.
+        OSError: A checkpoint or the finished model cannot be saved.
+    """
+    accelerator = make_accelerator(recipe)
+    push = stage.open_push(recipe, accelerator.is_main_process)
+    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
+    student, processor = stage.open_student(recipe, teacher)
+    if recipe.gradient_checkpointing:
+        student.activation_checkpointing_enable()
+    # before the data, because the teacher's targets can take hours
+    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
+    task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
+    finished = stage.make_finished(student, processor, recipe)
+    result = train(
+        task, dataset, finished, accelerator, stage.title, evaluate=evaluate, on_save=push.on_save if push else None
+    )
+    if push is not None:
+        push.finish()
+    return result
