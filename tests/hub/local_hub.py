@@ -1,4 +1,4 @@
-"""A Hub on localhost: what huggingface_hub asks of one, in the standard library, with faults on demand.
+"""A Hub on localhost with the endpoints that huggingface_hub uses, in the standard library, with simulated faults.
 
 with LocalHub(token="hf_...") as hub:
     subprocess.run(..., env=os.environ | hub.environment(home))
@@ -55,8 +55,8 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Go wrong for the next `times` requests that match: answer `status`, or cut the connection, at once or after
-    `cut_after` bytes of the answer's body. `late` does what was asked first, and then loses the answer.
+    """A simulated fault for the next `times` requests that match: a response with `status`, or a closed connection, at
+    once or after `cut_after` bytes of the body. With `late`, the request is processed first and the response is lost.
     """
 
     method: str
@@ -71,7 +71,7 @@ class Fault:
 
 
 class Cut(Exception):
-    """The connection ends here."""
+    """Closes the connection."""
 
 
 class LocalHub:
@@ -95,7 +95,7 @@ class LocalHub:
         self.server.server_close()
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """Variables of a process that knows this Hub and no other, with its own, empty caches."""
+        """Environment variables of a process that uses this Hub, with empty caches."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HUB_OFFLINE": "0",
@@ -108,7 +108,7 @@ class LocalHub:
         }
 
     def sent(self, method: str, path: str) -> int:
-        """Bytes that matching requests have brought."""
+        """Number of bytes in the bodies of matching requests."""
         return sum(size for verb, name, size in self.requests if verb == method and re.search(path, name))
 
 
@@ -160,18 +160,18 @@ class Handler(BaseHTTPRequestHandler):
                 fault.times -= 1
                 self.cut_after = 0 if fault.late else fault.cut_after
                 if fault.status is not None:
-                    return self.error(fault.status, "Fault", "on demand")
+                    return self.error(fault.status, "Fault", "simulated")
                 if not fault.late and fault.cut_after is None:
                     raise Cut
             for verb, pattern, name in self.ROUTES:
                 if verb == method.replace("HEAD", "GET") and (match := re.fullmatch(pattern, path)):
                     return getattr(self, name)(*(unquote(part) if part else part for part in match.groups()))
-            self.error(404, "RepoNotFound", "no such place")
+            self.error(404, "RepoNotFound", "no such route")
         except Cut:
             self.close_connection = True
             self.connection.close()
 
-    # answers
+    # responses
 
     def send(self, status: int, data: bytes, headers: dict[str, str] | None = None, kind: str = "application/json"):
         if self.cut_after == 0:
@@ -200,7 +200,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def repo(self, name: str, write: bool = False) -> Repo | None:
-        """The repo, or None after an answer that says why not. A private one is not there for strangers."""
+        """Return the repo, or None after an error response. A private repo is hidden without the token."""
         repo = self.hub.repos.get(name)
         if repo is None or (repo.private and not self.knows_token):
             self.error(401 if not self.knows_token else 404, "RepoNotFound", "Repository not found")
@@ -230,15 +230,15 @@ class Handler(BaseHTTPRequestHandler):
     def create(self):
         if not self.knows_token:
             return self.error(401, "", "Invalid username or password.")
-        wanted = json.loads(self.body)
-        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        request = json.loads(self.body)
+        name = f"{request.get('organization') or 'me'}/{request['name']}"
         exists = name in self.hub.repos
-        private = wanted.get("private") or wanted.get("visibility") == "private"
+        private = request.get("private") or request.get("visibility") == "private"
         self.hub.repos.setdefault(name, Repo(bool(private)))
         self.json({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, 409 if exists else 200)
 
     def validate_yaml(self):
-        """As strict as the Hub in what it checks first: there is a block, it is YAML, a mapping."""
+        """Check as the Hub does that there is a metadata block, valid YAML and a mapping."""
         match = re.match(r"^---\n(.*?)\n---\n", json.loads(self.body)["content"], re.S)
         try:
             content = yaml.safe_load(match.group(1)) if match else None
@@ -269,16 +269,16 @@ class Handler(BaseHTTPRequestHandler):
     def paths_info(self, name: str, revision: str):
         if found := self.at(name, revision):
             text = self.body.decode()
-            wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
-            self.json([entry for entry in self.entries(found[1]) if entry["path"] in wanted])
+            paths = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+            self.json([entry for entry in self.entries(found[1]) if entry["path"] in paths])
 
     def refs(self, name: str):
         if (repo := self.repo(name)) is not None:
             kinds = {"branches": ("heads", repo.branches), "tags": ("tags", repo.tags)}
             self.json(
                 {
-                    kind: [{"name": n, "ref": f"refs/{place}/{n}", "targetCommit": oid} for n, oid in refs.items()]
-                    for kind, (place, refs) in kinds.items()
+                    kind: [{"name": n, "ref": f"refs/{prefix}/{n}", "targetCommit": oid} for n, oid in refs.items()]
+                    for kind, (prefix, refs) in kinds.items()
                 }
                 | {"converts": []}
             )
@@ -303,27 +303,27 @@ class Handler(BaseHTTPRequestHandler):
 
     def preupload(self, name: str, revision: str):
         if found := self.at(name, revision, write=True):
-            answers = []
-            for wanted in json.loads(self.body)["files"]:
-                path, lfs = wanted["path"], is_lfs(wanted["path"], wanted["size"])
+            files = []
+            for file in json.loads(self.body)["files"]:
+                path, lfs = file["path"], is_lfs(file["path"], file["size"])
                 data = found[1].files.get(path)
                 known = None if data is None else hashlib.sha256(data).hexdigest() if lfs else git_oid(data)
                 mode = "lfs" if lfs else "regular"
-                answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known})
-            self.json({"files": answers})
+                files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known})
+            self.json({"files": files})
 
     def lfs_batch(self, name: str):
         if self.repo(name, write=True) is None:
             return
         objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            upload = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}", "header": {}}}
-            objects.append(wanted if wanted["oid"] in self.hub.blobs else wanted | {"actions": upload})
+        for item in json.loads(self.body)["objects"]:
+            upload = {"upload": {"href": f"{self.hub.url}/lfs/{item['oid']}", "header": {}}}
+            objects.append(item if item["oid"] in self.hub.blobs else item | {"actions": upload})
         self.json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str):
         if hashlib.sha256(self.body).hexdigest() != oid:
-            return self.error(400, "", "the body is not what its name says")
+            return self.error(400, "", "the hash of the body differs from the name")
         self.hub.blobs[oid] = self.body
         self.json({})
 
