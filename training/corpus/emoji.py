@@ -43,14 +43,14 @@ class Concept:
         emoji: Character sequence of the emoji.
         en: English name.
         zh: Chinese name, in simplified characters.
-        drawings: SVG file of each style.
+        svg_files: SVG file of each style.
         is_held_out: Whether the concept is among the 15 % of its kind that the test sets use.
     """
 
     emoji: str
     en: str
     zh: str
-    drawings: dict[str, Path]
+    svg_files: dict[str, Path]
     is_held_out: bool = False
 
     @property
@@ -90,8 +90,8 @@ def read_concepts() -> list[Concept]:
     for sequence, entry in sorted(emoji.EMOJI_DATA.items()):
         if entry["status"] != fully_qualified or "zh" not in entry:
             continue
-        drawings = {style: _svg_file(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
-        found = {style: file for style, file in drawings.items() if file is not None}
+        svg_files = {style: _svg_file(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
+        found = {style: file for style, file in svg_files.items() if file is not None}
         if len(found) == len(STYLES):
             en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
             concepts.append(Concept(sequence, en, zh, found))
@@ -148,7 +148,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = pool.map(lambda job: _render(job[0].drawings[job[1]], size), jobs)
+        images = pool.map(lambda job: _render(job[0].svg_files[job[1]], size), jobs)
         images = list(tqdm(images, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(

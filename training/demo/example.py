@@ -33,11 +33,6 @@ class Example:
     row: int
     labels: dict[str, list[str]]
 
-    @property
-    def expected(self) -> dict[str, str]:
-        """The correct label by language."""
-        return {language: labels[0] for language, labels in self.labels.items()}
-
 
 def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames) -> Example:
     """Choose the first image that the model labels correctly in every language; the first of all if there is none.
@@ -72,14 +67,11 @@ def _candidates(rows: Dataset, class_names: ClassNames) -> Iterator[Example]:
         yield Example(held_out.index(names[0]), labels)
 
 
-def wrong_languages(example: dict[str, Any]) -> list[str]:
+def wrong_languages(answers: dict[str, list[dict[str, Any]]], labels: dict[str, list[str]]) -> list[str]:
     """Languages in which the model's best label is not the correct one.
 
     Args:
-        example: `meta["example"]` of a results file, with `answers` and `expected` by language.
+        answers: Labels with scores by language, highest score first, as in `meta["example"]["answers"]` of results.
+        labels: Candidate labels by language, the correct one first.
     """
-    return [
-        language
-        for language, label in example["expected"].items()
-        if example["answers"][language][0]["label"] != label
-    ]
+    return [language for language, names in labels.items() if answers[language][0]["label"] != names[0]]

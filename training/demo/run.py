@@ -161,17 +161,16 @@ class Demo:
         write_card(folder, results, details)
 
     def _add_example(self, model: ZeroShotModel, folder: Path, results: Results) -> CardDetails:
-        """Save the example image, its labels in the card's YAML, and the model's labels in the results."""
+        """Save the example image, its candidate labels in the card's YAML, and their scores in the results."""
         rows = self.held_out.sets["unseen_style"]
         example = choose_example(model, rows, self.held_out.class_names)
         rows[example.row]["image"].save(folder / EXAMPLE_FILE)
         content = yaml.safe_load((CARDS / "demo.yaml").read_text(encoding="utf-8"))
         content |= {"image": EXAMPLE_FILE, "labels": example.labels}
         (folder / CARD_FILE).write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
-        # the zero-shot pipeline checks the choice once more, and the card shows its result
-        answers = answer_example(folder, EXAMPLE_FILE, example.labels)
-        results.meta["example"] = answers | {"labels": example.labels, "expected": example.expected}
-        if wrong := wrong_languages(results.meta["example"]):
+        # the scores on the card are those of the zero-shot pipeline, so its best labels are checked, too
+        results.meta["example"] = answer_example(folder, EXAMPLE_FILE, example.labels)
+        if wrong := wrong_languages(results.meta["example"]["answers"], example.labels):
             print(
                 f"No held-out image is labelled correctly in both languages; the card's example is wrong in {wrong}."
             )

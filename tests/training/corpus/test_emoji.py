@@ -27,7 +27,7 @@ def test_names_are_unique_in_each_language(concepts, language):
 
 def test_each_concept_has_its_own_artwork_in_both_styles(concepts):
     for style in STYLES:
-        files = [concept.drawings[style] for concept in concepts]
+        files = [concept.svg_files[style] for concept in concepts]
         assert all(file.is_file() for file in files)
         assert len(set(files)) == len(files)
 
