@@ -148,8 +148,8 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = pool.map(lambda job: _render(job[0].svg_files[job[1]], size), jobs)
-        images = list(tqdm(images, total=len(jobs), desc="render corpus", unit="image"))
+        rendered = pool.map(lambda job: _render(job[0].svg_files[job[1]], size), jobs)
+        images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(
         {"image": ImageFeature(), **{name: Value("string") for name in ("en", "zh", "label", "style", "group")}}

@@ -1,5 +1,6 @@
 """Options, recipes and plan of the demo, without torch and transformers, so that the plan appears at once."""
 
+import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -127,10 +128,11 @@ def next_commands(output_dir: Path, corpus: Path) -> list[str]:
         output_dir: Output folder of the demo.
         corpus: Folder of the rendered corpus, for the evaluation.
     """
-    model = output_dir / "model"
-    test_set = f"--data unseen_style={corpus}/unseen_style.parquet --class_names {corpus}/class_names.json"
+    model = str(output_dir / "model")
+    test_set = ["--data", f"unseen_style={corpus}/unseen_style.parquet", "--class_names", f"{corpus}/class_names.json"]
+    evaluate = ["--model", model, *test_set, "--output_dir", f"{output_dir}/eval"]
     return [
-        f"python training/export.py {model} --output_dir {output_dir}/edge",
-        f"python training/eval.py --model {model} {test_set} --output_dir {output_dir}/eval",
-        f"python training/publish.py {model} --repo_id NAME/dcclip-demo --dry_run",
+        shlex.join(["python", "training/export.py", model, "--output_dir", f"{output_dir}/edge"]),
+        shlex.join(["python", "training/eval.py", *evaluate]),
+        shlex.join(["python", "training/publish.py", model, "--repo_id", "NAME/dcclip-demo", "--dry_run"]),
     ]
