@@ -1,4 +1,4 @@
-"""Configuration of DC-CLIP: two light towers, how each is pooled, and the embedding space they share."""
+"""Configuration of DC-CLIP: an image tower, a text tower, their pooling and the shared embedding space."""
 
 from typing import Any, ClassVar, Literal
 
@@ -8,35 +8,35 @@ from transformers import AutoConfig, PreTrainedConfig
 
 @strict
 class DCCLIPConfig(PreTrainedConfig):
-    """What a [`DCCLIPModel`] is built from.
+    """Configuration of a [`DCCLIPModel`].
 
     Args:
-        vision_config: any transformers vision config or its dict; `{"model_type": "timm_wrapper", "architecture":
+        vision_config: Any transformers vision config, or its dict. `{"model_type": "timm_wrapper", "architecture":
             ...}` gives any timm backbone. Default: `ViTConfig()`.
-        text_config: any transformers text encoder config or its dict. Default: `XLMRobertaConfig()`.
-        projection_dim: width of the shared embedding space, in 1... Equal to the teacher's, student and teacher
-            embeddings can be compared with each other.
-        logit_scale_init_value: initial logarithm of the factor on cosine similarities.
-        vision_pooling: `mean` over the spatial map, `cls` for the first prefix token, or `tower` for the tower's own
-            pooled output.
-        text_pooling: `mean` over attended tokens, or `cls` for the first token.
-        image_size: edge of the square input in pixels.
-        max_text_length: longest text in tokens, specials included; the model refuses a longer one.
-        vision_layout: how the tower lays out its last hidden state: `tokens` (B, N, D), `nchw` or `nhwc`. It and the
-            next four are read off the tower when a model is built, and stored.
-        vision_width: channels D of the feature map.
-        vision_grid: (height, width) of the feature map.
-        vision_prefix_tokens: tokens before the patch tokens (CLS, registers).
-        vision_pooled_width: width of the pooled image vector before the projection.
-        text_width: width of a token state and of the pooled text vector before the projection.
-        languages: ISO 639-1 codes of the languages that the model was trained to read.
-        teacher: Hub id or name of the model it was distilled from (lineage; its licence is passed on).
-        teacher_license: licence of the teacher's weights.
+        text_config: Any transformers text encoder config, or its dict. Default: `XLMRobertaConfig()`.
+        projection_dim: Width of the shared embedding space, at least 1. If it equals the teacher's, student and
+            teacher embeddings are comparable.
+        logit_scale_init_value: Initial logarithm of the factor on cosine similarities.
+        vision_pooling: Pooling of the image tower: `mean` over the feature map, `cls` for the first prefix token, or
+            `tower` for the tower's own pooled output.
+        text_pooling: Pooling of the text tower: `mean` over attended tokens, or `cls` for the first token.
+        image_size: Edge of the square input image, in pixels.
+        max_text_length: Maximum text length in tokens, special tokens included. Longer texts raise an error.
+        vision_layout: Layout of the image tower's last hidden state: `tokens` (B, N, D), `nchw` or `nhwc`. Like the
+            other `vision_` sizes below, it is detected when a model is built, and stored.
+        vision_width: Number of channels D of the feature map.
+        vision_grid: Height and width of the feature map.
+        vision_prefix_tokens: Number of tokens before the patch tokens (CLS, registers).
+        vision_pooled_width: Width of the pooled image vector before the projection.
+        text_width: Width of a token's hidden state and of the pooled text vector before the projection.
+        languages: ISO 639-1 codes of the languages that the model was trained on.
+        teacher: Hub id or name of the model that this model was distilled from.
+        teacher_license: Licence of the teacher's weights, which also applies to the student's.
 
     Raises:
-        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type or out of range; the message names
-        the field.
-        ValueError: a tower config without a model type.
+        huggingface_hub.errors.StrictDataclassError: A value has the wrong type or is out of range; the message names
+            the field.
+        ValueError: A tower config has no model type.
     """
 
     model_type: ClassVar[str] = "dcclip"
@@ -66,13 +66,13 @@ class DCCLIPConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self):
-        """Part of `@strict`: checks ranges and what one field says about another."""
+        """Check ranges and combinations of fields. `@strict` calls this method."""
         for name in ("projection_dim", "image_size", "max_text_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
         if self.vision_pooling == "cls" and self.vision_layout is not None and self.vision_prefix_tokens == 0:
             raise ValueError(
-                "vision_pooling='cls' needs a tower with a CLS token, but this one has none. Use "
+                "vision_pooling='cls' needs a tower with a CLS token, but this tower has none. Use "
                 "vision_pooling='mean'."
             )
 
@@ -85,7 +85,7 @@ def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: s
     config = dict(config)
     if "model_type" not in config:
         raise ValueError(
-            f"{field} has no 'model_type'. Name a transformers model type, such as 'vit', 'xlm-roberta' or "
+            f"{field} has no 'model_type'. Set it to a transformers model type, such as 'vit', 'xlm-roberta' or "
             "'timm_wrapper'."
         )
     return AutoConfig.for_model(config.pop("model_type"), **config)

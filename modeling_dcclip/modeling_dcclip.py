@@ -1,4 +1,4 @@
-"""DC-CLIP: a light image tower and a light bilingual text tower that share one embedding space."""
+"""DC-CLIP: a small image tower and a small bilingual text tower with one shared embedding space."""
 
 import math
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from .configuration_dcclip import DCCLIPConfig
 
 @dataclass
 class DCCLIPVisionOutput(BaseModelOutputWithPooling):
-    """What the image tower returns.
+    """Output of the image tower.
 
     Args:
-        last_hidden_state: the tower's own output, in its own layout.
-        pooler_output: (B, projection_dim), the projected image embedding, not normalised.
-        feature_map: (B, vision_width, height, width), the spatial map without prefix tokens.
+        last_hidden_state: Last hidden state of the tower, in the layout `config.vision_layout`.
+        pooler_output: Projected image embedding, (B, projection_dim), not normalised.
+        feature_map: Spatial feature map without prefix tokens, (B, vision_width, height, width).
     """
 
     feature_map: Tensor | None = None
@@ -28,16 +28,16 @@ class DCCLIPVisionOutput(BaseModelOutputWithPooling):
 
 @dataclass
 class DCCLIPOutput(ModelOutput):
-    """What [`DCCLIPModel`] returns, in this order.
+    """Output of [`DCCLIPModel`], in the order of transformers' CLIP.
 
     Args:
-        loss: scalar InfoNCE, the mean of image-to-text and text-to-image; only with `return_loss=True`.
-        logits_per_image: (images, texts), cosine similarities times exp(logit_scale).
-        logits_per_text: (texts, images), its transpose.
-        text_embeds: (texts, projection_dim), L2-normalised.
-        image_embeds: (images, projection_dim), L2-normalised.
-        text_model_output: output of `get_text_features`.
-        vision_model_output: output of `get_image_features`.
+        loss: Scalar InfoNCE loss, the mean of image-to-text and text-to-image; only with `return_loss=True`.
+        logits_per_image: Cosine similarities times exp(logit_scale), (images, texts).
+        logits_per_text: Transpose of `logits_per_image`, (texts, images).
+        text_embeds: Text embeddings, (texts, projection_dim), L2-normalised.
+        image_embeds: Image embeddings, (images, projection_dim), L2-normalised.
+        text_model_output: Output of `get_text_features`.
+        vision_model_output: Output of `get_image_features`.
     """
 
     loss: Tensor | None = None
@@ -49,12 +49,12 @@ class DCCLIPOutput(ModelOutput):
     vision_model_output: DCCLIPVisionOutput | None = None
 
     def to_tuple(self) -> tuple:
-        """The fields that are set, nested outputs as tuples too."""
+        """Convert to a tuple of the fields that are not None, with nested outputs as tuples."""
         return tuple(value.to_tuple() if isinstance(value, ModelOutput) else value for value in self.values())
 
 
 class DCCLIPPreTrainedModel(PreTrainedModel):
-    """What the whole model and its single towers have in common."""
+    """Base class of the whole model and of its single towers."""
 
     config_class = DCCLIPConfig
     config: DCCLIPConfig
@@ -67,7 +67,7 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
-        """Initialise the parts that are ours; every tower initialises itself."""
+        """Initialise the projections and the logit scale. Each tower initialises its own weights."""
         for name in ("visual_projection", "text_projection"):
             if getattr(self, name, None) is module:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
@@ -75,21 +75,21 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
             nn.init.constant_(self.logit_scale, self.config.logit_scale_init_value)
 
     def activation_checkpointing_enable(self, *args, **kwargs):
-        """Switch on activation checkpointing in every tower that offers it.
+        """Enable activation checkpointing in every tower that supports it.
 
         Raises:
-            ValueError: no tower of this model offers it.
+            ValueError: No tower of this model supports it.
         """
-        capable = [tower for tower in self._towers() if tower.supports_gradient_checkpointing]
-        if not capable:
+        towers = [tower for tower in self._towers() if tower.supports_gradient_checkpointing]
+        if not towers:
             raise ValueError(
                 f"No tower of this {type(self).__name__} supports gradient checkpointing; train without it."
             )
-        for tower in capable:
+        for tower in towers:
             tower.activation_checkpointing_enable(*args, **kwargs)
 
     def activation_checkpointing_disable(self):
-        """Switch it off again."""
+        """Disable activation checkpointing in every tower that supports it."""
         for tower in self._towers():
             if tower.supports_gradient_checkpointing:
                 tower.activation_checkpointing_disable()
@@ -99,7 +99,7 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
 
 
 class _VisionTower(DCCLIPPreTrainedModel):
-    """The image half: tower, pooling, projection."""
+    """Image tower, pooling and projection."""
 
     def _build_vision(self, config: DCCLIPConfig):
         if config.vision_config.model_type == "timm_wrapper":
@@ -108,7 +108,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
         if config.vision_pooling != "tower":
             _drop_unused_pooler(self.vision_model)
         if config.vision_width is None:
-            _read_vision_map(self.vision_model, config)
+            _detect_vision_map(self.vision_model, config)
         self.visual_projection = nn.Linear(config.vision_pooled_width, config.projection_dim, bias=False)
 
     @can_return_tuple
@@ -116,14 +116,14 @@ class _VisionTower(DCCLIPPreTrainedModel):
         """Encode images.
 
         Args:
-            pixel_values: (B, 3, image_size, image_size) float, as the image processor makes them.
-            kwargs: handed to the tower, such as `output_hidden_states`.
+            pixel_values: Preprocessed images, (B, 3, image_size, image_size) float.
+            kwargs: Arguments of the image tower, such as `output_hidden_states`.
 
         Returns:
-            [`DCCLIPVisionOutput`]; `.pooler_output` is the projected embedding, not normalised.
+            A [`DCCLIPVisionOutput`], whose `.pooler_output` is the projected embedding, not normalised.
         """
         outputs = self.vision_model(pixel_values=pixel_values, **kwargs)
-        hidden = _last_map(outputs)
+        hidden = _last_hidden(outputs)
         prefix, feature_map = _split_map(hidden, self.config)
         if self.config.vision_pooling == "mean":
             pooled = feature_map.mean((2, 3))
@@ -141,7 +141,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
 
 
 class _TextTower(DCCLIPPreTrainedModel):
-    """The text half: tower, pooling, projection."""
+    """Text tower, pooling and projection."""
 
     def _build_text(self, config: DCCLIPConfig):
         self.text_model = AutoModel.from_config(config.text_config)
@@ -157,23 +157,23 @@ class _TextTower(DCCLIPPreTrainedModel):
         """Encode texts.
 
         Args:
-            input_ids: (B, L) int64 token ids.
-            attention_mask: (B, L), 1 for text and 0 for padding; read off the padding token when absent.
-            position_ids: (B, L) int64, for towers that take them.
-            kwargs: handed to the tower, such as `output_hidden_states`.
+            input_ids: Token ids, (B, L) int64.
+            attention_mask: Mask of (B, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
+            position_ids: Position ids, (B, L) int64, for towers that accept them.
+            kwargs: Arguments of the text tower, such as `output_hidden_states`.
 
         Returns:
             An output whose `.pooler_output` (B, projection_dim) is the projected embedding, not normalised, and whose
             `.last_hidden_state` (B, L, text_width) is the text feature map. Padding does not change the embedding.
 
         Raises:
-            ValueError: L exceeds `config.max_text_length`.
+            ValueError: L is greater than `config.max_text_length`.
         """
         if input_ids.shape[-1] > self.config.max_text_length:
             raise ValueError(
-                f"input_ids has {input_ids.shape[-1]} tokens a text, this model reads at most "
-                f"{self.config.max_text_length}. "
-                f"Shorten the text, or tokenize with truncation=True, max_length={self.config.max_text_length}."
+                f"input_ids has {input_ids.shape[-1]} tokens per text; this model accepts at most "
+                f"{self.config.max_text_length}. Shorten the text, or tokenize with truncation=True, "
+                f"max_length={self.config.max_text_length}."
             )
         if attention_mask is None:
             pad = self.config.text_config.pad_token_id
@@ -196,7 +196,7 @@ class _TextTower(DCCLIPPreTrainedModel):
         )
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embedding table."""
+        """Return the token embedding table."""
         return self.text_model.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module):
@@ -205,7 +205,7 @@ class _TextTower(DCCLIPPreTrainedModel):
 
 
 class DCCLIPVisionModelWithProjection(_VisionTower):
-    """The image tower alone. It loads from a whole checkpoint and reads only its own weights."""
+    """The image tower alone. It loads from a checkpoint of the whole model and skips the other weights."""
 
     main_input_name = "pixel_values"
     input_modalities = ("image",)
@@ -217,16 +217,16 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
-        """See `get_image_features`."""
+        """Encode images with `get_image_features`."""
         return self.get_image_features(pixel_values, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module | None:
-        """None: images are not looked up in a table."""
+        """Return None, because an image tower has no embedding table."""
         return None
 
 
 class DCCLIPTextModelWithProjection(_TextTower):
-    """The text tower alone. It loads from a whole checkpoint and reads only its own weights."""
+    """The text tower alone. It loads from a checkpoint of the whole model and skips the other weights."""
 
     main_input_name = "input_ids"
     input_modalities = ("text",)
@@ -240,12 +240,12 @@ class DCCLIPTextModelWithProjection(_TextTower):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None, **kwargs
     ) -> BaseModelOutputWithPooling:
-        """See `get_text_features`."""
+        """Encode texts with `get_text_features`."""
         return self.get_text_features(input_ids, attention_mask, position_ids, **kwargs)
 
 
 class DCCLIPModel(_VisionTower, _TextTower):
-    """Both towers and the logit scale.
+    """Image tower, text tower and logit scale.
 
     Example:
         >>> model = DCCLIPModel.from_pretrained("runs/demo/model")
@@ -274,15 +274,15 @@ class DCCLIPModel(_VisionTower, _TextTower):
         return_loss: bool | None = None,
         **kwargs,
     ) -> DCCLIPOutput:
-        """Compare every image with every text.
+        """Compute the similarity of every image to every text.
 
         Args:
-            input_ids: (texts, L) int64.
-            pixel_values: (images, 3, image_size, image_size) float.
-            attention_mask: (texts, L).
-            position_ids: (texts, L).
-            return_loss: also compute InfoNCE; text i must then belong to image i.
-            kwargs: handed to both towers.
+            input_ids: Token ids, (texts, L) int64.
+            pixel_values: Preprocessed images, (images, 3, image_size, image_size) float.
+            attention_mask: Mask of (texts, L), 1 for text and 0 for padding. Default: 0 at padding tokens.
+            position_ids: Position ids, (texts, L) int64, for text towers that accept them.
+            return_loss: Whether to compute the InfoNCE loss. Text i must then be the caption of image i.
+            kwargs: Arguments of both towers, such as `output_hidden_states`.
         """
         vision_outputs = self.get_image_features(pixel_values, return_dict=True, **kwargs)
         text_outputs = self.get_text_features(input_ids, attention_mask, position_ids, return_dict=True, **kwargs)
@@ -307,45 +307,45 @@ class DCCLIPModel(_VisionTower, _TextTower):
         )
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Save weights, config and, as remote code, the files of this package beside them."""
+        """Save weights, config and the model code, so that the folder loads with `trust_remote_code=True`."""
         auto_map = getattr(self.config, "auto_map", None) or {}
-        # the zero-shot pipeline asks for this class by name; saving adds the entries of AutoConfig and AutoModel
+        # required by the zero-shot pipeline; `super().save_pretrained` adds the entries of AutoConfig and AutoModel
         self.config.auto_map = auto_map | {"AutoModelForZeroShotImageClassification": "modeling_dcclip.DCCLIPModel"}
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
 def _drop_unused_pooler(tower: PreTrainedModel):
-    """Remove a learnt pooler that is not used: it would be dead weight, and untrained."""
+    """Remove a pooler with parameters: it is not used, so its weights would stay untrained."""
     pooler = getattr(tower, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
         tower.pooler = None
 
 
-def _last_map(outputs: ModelOutput) -> Tensor:
+def _last_hidden(outputs: ModelOutput) -> Tensor:
     hidden = outputs.last_hidden_state
-    return hidden[-1] if isinstance(hidden, (list, tuple)) else hidden  # timm's features_only gives one map a stage
+    return hidden[-1] if isinstance(hidden, (list, tuple)) else hidden  # timm's features_only: a map per stage
 
 
 def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Tensor]:
-    """Prefix tokens (B, P, D), if the layout has any, and the spatial map (B, D, H, W)."""
+    """Split a hidden state into prefix tokens (B, P, D), or None, and the feature map (B, D, H, W)."""
     if config.vision_layout == "nchw":
         return None, hidden
     if config.vision_layout == "nhwc":
         return None, hidden.permute(0, 3, 1, 2)
     prefix, patches = hidden.split([config.vision_prefix_tokens, hidden.shape[1] - config.vision_prefix_tokens], dim=1)
     height, width = config.vision_grid
-    if patches.shape[1] != height * width:  # another input size: the grid keeps its shape
+    if patches.shape[1] != height * width:  # another input size: the grid keeps its aspect ratio
         scale = math.sqrt(patches.shape[1] / (height * width))
         height, width = round(height * scale), round(width * scale)
     return prefix, patches.transpose(1, 2).unflatten(2, (height, width))  # (B, P, D), (B, D, H, W)
 
 
 @torch.no_grad()
-def _read_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
-    """Run the tower once on an empty image and store what its map looks like.
+def _detect_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
+    """Run the tower once on a blank image and store layout, width and grid of its feature map in the config.
 
     Raises:
-        ValueError: the tower gives no spatial map.
+        ValueError: The tower returns no spatial feature map.
     """
     training = tower.training
     tower.eval()
@@ -353,7 +353,7 @@ def _read_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
         pixel_values=torch.zeros(1, 3, config.image_size, config.image_size, device=tower.device, dtype=tower.dtype)
     )
     tower.train(training)
-    hidden = _last_map(outputs)
+    hidden = _last_hidden(outputs)
     name = getattr(config.vision_config, "architecture", config.vision_config.model_type)
     if hidden.ndim == 4:
         _, first, second, third = hidden.shape
@@ -362,15 +362,16 @@ def _read_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
         config.vision_grid = [first, second] if is_nhwc else [second, third]
         config.vision_width = third if is_nhwc else first
     elif hidden.ndim == 3 and (edge := math.isqrt(hidden.shape[1])) > 1:
-        # CLS and register tokens are what is left over from the largest square
+        # tokens beyond the largest square are CLS and register tokens
         config.vision_layout = "tokens"
         config.vision_grid = [edge, edge]
         config.vision_prefix_tokens = hidden.shape[1] - edge * edge
         config.vision_width = hidden.shape[2]
     else:
         raise ValueError(
-            f"vision_config: {name!r} gives no spatial map (last hidden state of shape {tuple(hidden.shape)} at "
-            f"image_size={config.image_size}). Choose a tower that keeps its patch grid, or a larger image_size."
+            f"vision_config: {name!r} returns no spatial feature map (last hidden state of shape "
+            f"{tuple(hidden.shape)} at image_size={config.image_size}). Choose a tower that returns its patch grid "
+            "or a larger image_size."
         )
     if config.vision_pooling == "tower":
         pooled = getattr(outputs, "pooler_output", None)

@@ -1,19 +1,17 @@
-"""DC-CLIP without PyTorch: needs numpy, onnxruntime, tokenizers and Pillow, and the folder that it lies in.
+"""DC-CLIP without PyTorch: numpy, ONNX Runtime, tokenizers and Pillow encode images and texts.
 
-python runtime_dcclip.py image.png --labels 狐狸 狗 猫
+    from runtime_dcclip import Runtime                # in a model folder; else modeling_dcclip.runtime_dcclip
+    runtime = Runtime()
+    runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
+    index = runtime.encode_images(paths)              # (N, D), L2-normalised
+    runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
 
-from runtime_dcclip import Runtime
-runtime = Runtime()
-runtime.zero_shot("image.png", ["fox", "狗"])        # [("fox", 0.98), ("狗", 0.02)]
-index = runtime.encode_images(paths)                 # (N, D), unit length
-runtime.search("红苹果", index, k=5)                    # [(17, 0.41), ...]
+On the command line, in a model folder: `python command.py label image.png 狐狸 狗 猫`.
 """
 
-import argparse
 import json
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +21,26 @@ from tokenizers import Tokenizer
 
 ImageInput = str | Path | Image.Image
 
-# of the files that are there, which to take where results.json does not say
+Kernel = Callable[[np.ndarray], np.ndarray]
+
+# variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "_fp16", "", "_q4")
 BATCH_SIZE = 32
-BLOCK = 16  # of resized rows or columns that are computed together
-BICUBIC, BILINEAR = 3, 2  # as Pillow and preprocessor_config.json number them
+BLOCK = 16  # resized rows or columns per matrix product
+BICUBIC, BILINEAR = 3, 2  # Pillow's numbers, also used by preprocessor_config.json
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
 
 class Runtime:
-    """An exported model. A tower is loaded when it is first asked.
+    """An exported model on the CPU. Each tower is loaded on first use.
 
     Args:
-        folder: with config.json, preprocessor_config.json, tokenizer.json and `onnx/`. Default: where this file lies.
-        threads: within one operator. Default: all cores.
+        folder: Model folder with config.json, preprocessor_config.json, tokenizer.json and `onnx/`. Default: the
+            folder of this file.
+        threads: Number of threads within one operator. Default: all cores.
 
     Raises:
-        ValueError: a file is missing, or asks for a preparation of images that is not known here.
+        ValueError: A file is missing, or preprocessor_config.json has a step that this runtime does not implement.
     """
 
     def __init__(self, folder: str | Path | None = None, threads: int | None = None):
@@ -46,7 +48,7 @@ class Runtime:
         config = self._read("config.json")
         self.max_text_length: int = config["max_text_length"]
         self.pad_token_id: int = config["text_config"].get("pad_token_id") or 0
-        self.preparation = Preparation(self._read("preprocessor_config.json"))
+        self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
@@ -55,36 +57,36 @@ class Runtime:
         """Encode files or Pillow images.
 
         Args:
-            images: paths, or images of any size and mode; transparent ones are put on white.
+            images: Paths or Pillow images of any size and mode. Transparent images are flattened onto white.
 
         Returns:
-            (N, D) float32, of unit length.
+            (N, D) float32, L2-normalised.
         """
         session = self._session("vision")
         batches = [
-            session.run(None, {"pixel_values": np.stack([self.preparation(image) for image in batch])})[0]
+            session.run(None, {"pixel_values": np.stack([self.preprocess(image) for image in batch])})[0]
             for batch in _batches(images)
         ]
         return _stack(batches, session)
 
     def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
-        """Encode texts in either language.
+        """Encode Chinese or English texts.
 
         Args:
-            texts: strings.
-            truncate: cut a text that is too long, instead of refusing it.
+            texts: Texts to encode, in any order and of any length up to `max_text_length` tokens.
+            truncate: Whether to truncate longer texts. By default they raise an error.
 
         Returns:
-            (N, D) float32, of unit length.
+            (N, D) float32, L2-normalised.
 
         Raises:
-            ValueError: a text is too long.
+            ValueError: A text is too long.
         """
         session = self._session("text")
         if isinstance(texts, str):
-            raise ValueError(f"texts: got the one string {texts!r}; give a list of strings.")
+            raise ValueError(f"texts: got the single string {texts!r}; pass a list of strings.")
         ids = [self._tokenize(text, truncate) for text in texts]
-        # texts of like length go together, which saves padding
+        # batches of texts of similar length need less padding
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
         batches = [self._encode_ids(session, [ids[number] for number in batch]) for batch in _batches(order)]
         embeddings = _stack(batches, session)
@@ -94,35 +96,40 @@ class Runtime:
     def zero_shot(
         self, image: ImageInput, labels: Sequence[str], template: str = "{}", truncate: bool = False
     ) -> list[tuple[str, float]]:
-        """Which of these labels an image deserves.
+        """Rank labels for an image.
 
         Args:
-            image: a path or a Pillow image.
-            labels: at least one, in either language or both.
-            template: a sentence around each label, with one `{}`.
-            truncate: as in `encode_texts`.
+            image: Path or Pillow image.
+            labels: One or more candidate labels, in Chinese, English or both.
+            template: Text around each label, with `{}` for the label.
+            truncate: Whether to truncate texts longer than `max_text_length` tokens.
 
         Returns:
-            (label, share), the best first; the shares add up to 1.
+            (label, score) pairs, highest score first; the scores sum to 1.
+
+        Raises:
+            ValueError: There is no label, the template has no `{}`, or a text is too long.
         """
         if not labels:
-            raise ValueError("labels: none given. Name at least one.")
+            raise ValueError("labels: got none. Pass at least one label.")
+        if "{}" not in template:
+            raise ValueError(f"template: {template!r} has no {{}}. Write {{}} where the label goes.")
         texts = self.encode_texts([template.replace("{}", label) for label in labels], truncate)
         logits = self.logit_scale * (texts @ self.encode_images([image])[0])
-        shares = np.exp(logits - logits.max())
-        shares /= shares.sum()
-        return [(labels[number], float(shares[number])) for number in np.argsort(-shares, kind="stable")]
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        return [(labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")]
 
     def search(self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10) -> list[tuple[int, float]]:
-        """The nearest rows of an index.
+        """Find the rows of an index that are most similar to a query.
 
         Args:
-            query: a text; a `Path` or a Pillow image; or an embedding (D,).
-            index: (N, D) of unit length, as `encode_images` and `encode_texts` return them.
-            k: how many at most.
+            query: Text as `str`, image as `Path` or Pillow image, or embedding of shape (D,).
+            index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalised.
+            k: Maximum number of results.
 
         Returns:
-            (row, cosine similarity), the nearest first.
+            (row, cosine similarity) pairs, most similar first.
         """
         if isinstance(query, str):
             (query,) = self.encode_texts([query])
@@ -133,12 +140,15 @@ class Runtime:
 
     @property
     def logit_scale(self) -> float:
-        """The factor on cosine similarities, as the model learnt it."""
+        """Learned factor on cosine similarities."""
         return float(self._session("text").get_modelmeta().custom_metadata_map["logit_scale"])
 
     def file(self, tower: str) -> Path:
-        """The graph that a tower (`vision` or `text`) runs from: what results.json found best on a CPU, or else the
-        first of `PREFERENCE` that is there.
+        """Path of the ONNX file that a tower runs from.
+
+        Returns:
+            The file that results.json names as the best on a CPU; without it, the first variant in `PREFERENCE` that
+            the folder has. `tower` is `vision` or `text`.
         """
         return self._files(tower)[0]
 
@@ -152,39 +162,41 @@ class Runtime:
         files = [path for name in dict.fromkeys(names) if (path := self.folder / name).exists()]
         if not files:
             raise ValueError(
-                f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export it: python training/export.py "
-                "FOLDER --output_dir FOLDER."
+                f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export the model first: python "
+                "training/export.py FOLDER --output_dir FOLDER."
             )
         return files
 
     def _session(self, tower: str) -> onnxruntime.InferenceSession:
-        """Open the best graph that this machine can run."""
+        """Open the first of the tower's files that this machine can run."""
         if tower in self._sessions:
             return self._sessions[tower]
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        refusals = []
+        failures = []
         for path in self._files(tower):
             try:
                 session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            except Exception as error:  # ONNX Runtime's own kinds share no base class
-                refusals.append(f"{path.name}: {str(error).strip().splitlines()[0]}")
+            except Exception as error:  # ONNX Runtime's exceptions share no other base class
+                failures.append(f"{path.name}: {str(error).strip().splitlines()[0]}")
                 continue
-            if refusals:
-                warnings.warn(f"this machine runs {path.name} in place of {'; '.join(refusals)}", stacklevel=3)
+            if failures:
+                warnings.warn(
+                    f"using {path.name}, because other files failed to load: {'; '.join(failures)}", stacklevel=3
+                )
             self._sessions[tower] = session
             return session
         raise ValueError(
-            f"folder: onnxruntime {onnxruntime.__version__} can run no {tower} tower of {str(self.folder)!r} on this "
-            f"machine ({'; '.join(refusals)}). Export it as fp32, which every machine runs."
+            f"folder: onnxruntime {onnxruntime.__version__} cannot run any {tower} tower of {str(self.folder)!r} on "
+            f"this machine ({'; '.join(failures)}). Export the model in fp32, which every machine can run."
         )
 
     def _read(self, name: str) -> dict:
         path = self.folder / name
         if not path.exists():
-            raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Name an exported model's folder.")
+            raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder.")
         return json.loads(path.read_text(encoding="utf-8"))
 
     @property
@@ -192,7 +204,9 @@ class Runtime:
         if self._loaded_tokenizer is None:
             path = self.folder / "tokenizer.json"
             if not path.exists():
-                raise ValueError(f"folder: {str(self.folder)!r} has no tokenizer.json.")
+                raise ValueError(
+                    f"folder: {str(self.folder)!r} has no tokenizer.json. Pass an exported model's folder."
+                )
             self._loaded_tokenizer = Tokenizer.from_file(str(path))
             self._loaded_tokenizer.no_padding()
         return self._loaded_tokenizer
@@ -206,8 +220,8 @@ class Runtime:
         ids = tokenizer.encode(text).ids
         if len(ids) > self.max_text_length:
             raise ValueError(
-                f"texts: {text[:40]!r}... has {len(ids)} tokens, this model reads at most {self.max_text_length}. "
-                "Shorten it, or pass truncate=True."
+                f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "
+                "Shorten the text, or pass truncate=True."
             )
         return ids
 
@@ -220,42 +234,49 @@ class Runtime:
         return session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
 
 
-class Preparation:
-    """An image as the model's image processor prepares it.
+class ImagePreprocessor:
+    """Resize, centre crop and normalise images as the Hugging Face image processor does; the resize is bit-exact.
 
     Args:
-        config: preprocessor_config.json of a transformers image processor that resizes, crops the centre, rescales and
-            normalises.
+        config: Content of preprocessor_config.json, with resize, centre crop, rescale and normalise as its only steps.
 
     Raises:
-        ValueError: it does something else.
+        ValueError: The config has another step, size or filter.
     """
 
     def __init__(self, config: dict):
         unknown = [name for name, value in config.items() if name.startswith("do_") and value and name not in STEPS]
         if unknown:
-            raise ValueError(f"preprocessor_config.json: {', '.join(unknown)} is not known to this runtime.")
+            raise ValueError(
+                f"preprocessor_config.json: {', '.join(unknown)} is not supported by this runtime, which supports "
+                f"{', '.join(STEPS)}."
+            )
         self.size = config["size"] if config.get("do_resize") else None
         self.crop = config["crop_size"] if config.get("do_center_crop") else None
-        self.filter = {BICUBIC: _bicubic, BILINEAR: _bilinear}.get(config.get("resample", BILINEAR))
-        if self.size is not None and (self.filter is None or not {"shortest_edge", "height"} & set(self.size)):
+        kernel = {BICUBIC: _bicubic, BILINEAR: _bilinear}.get(config.get("resample", BILINEAR))
+        if self.size is not None and (kernel is None or not {"shortest_edge", "height"} & set(self.size)):
             raise ValueError(
-                f"preprocessor_config.json: size {self.size} with resample {config.get('resample')} is not known to "
-                "this runtime, which knows shortest_edge, or height and width, bicubic (3) or bilinear (2)."
+                f"preprocessor_config.json: size {self.size} with resample {config.get('resample')} is not supported "
+                "by this runtime, which supports shortest_edge, or height and width, bicubic (3) or bilinear (2)."
             )
+        self.kernel: Kernel = kernel or _bilinear  # without a resize, no pixel passes through it
         factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale") else 1.0
-        normalises = config.get("do_normalize")
-        mean, std = (config["image_mean"], config["image_std"]) if normalises else ([0, 0, 0], [1, 1, 1])
+        has_statistics = config.get("do_normalize")
+        mean, std = (config["image_mean"], config["image_std"]) if has_statistics else ([0, 0, 0], [1, 1, 1])
         self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
 
     def __call__(self, image: ImageInput) -> np.ndarray:
-        """(3, height, width) float32."""
+        """Preprocess one image.
+
+        Returns:
+            (3, height, width) float32.
+        """
         pixels = np.ascontiguousarray(np.asarray(open_rgb(image)).transpose(2, 0, 1))  # (3, H, W)
         height, width = pixels.shape[1:]
         new_height, new_width = self._new_size(height, width)
         rows, columns = self._window(new_height, new_width)
-        pixels = _resize(pixels, 2, new_width, columns, self.filter)
-        pixels = _resize(pixels, 1, new_height, rows, self.filter)
+        pixels = _resize(pixels, 2, new_width, columns, self.kernel)
+        pixels = _resize(pixels, 1, new_height, rows, self.kernel)
         return (pixels - self.mean) / self.std
 
     def _new_size(self, height: int, width: int) -> tuple[int, int]:
@@ -267,7 +288,7 @@ class Preparation:
         return (edge, int(edge * width / height)) if shortest == height else (int(edge * height / width), edge)
 
     def _window(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns that the crop keeps: no others are computed."""
+        """Rows and columns inside the crop. Only these are computed."""
         if self.crop is None:
             return slice(0, height), slice(0, width)
         if self.crop["height"] > height or self.crop["width"] > width:
@@ -279,11 +300,8 @@ class Preparation:
         return slice(top, top + self.crop["height"]), slice(left, left + self.crop["width"])
 
 
-STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
-
-
 def open_rgb(image: ImageInput) -> Image.Image:
-    """Any image as RGB: turned as its camera says if it is a file, and on white where it is transparent."""
+    """Open an image as RGB. Files are rotated as their EXIF data say, transparent images are flattened onto white."""
     if not isinstance(image, Image.Image):
         with Image.open(image) as file:
             image = ImageOps.exif_transpose(file)
@@ -308,32 +326,32 @@ def _bilinear(distance: np.ndarray) -> np.ndarray:
 SUPPORT = {_bicubic: 2.0, _bilinear: 1.0}
 
 
-def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, weigh) -> np.ndarray:
-    """Resize one axis, to the very numbers that torchvision gives for 8-bit images.
+def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, kernel: Kernel) -> np.ndarray:
+    """Resize along one axis, bit-exact with torchvision on 8-bit images.
 
-    Pillow's own resize differs from it by one step of 255 in a few pixels, as its weights have more bits.
+    Pillow's resize differs by 1 of 255 in a few pixels, because its weights have more bits.
 
     Args:
-        pixels: (3, H, W) uint8.
-        axis: 1 or 2.
-        size: of the whole resized axis.
-        window: which part of it is wanted.
-        weigh: the filter.
+        pixels: Image of shape (3, H, W), uint8.
+        axis: Axis to resize: 1 for height, 2 for width.
+        size: Length of the whole resized axis, in pixels.
+        window: Part of the resized axis to compute.
+        kernel: Interpolation kernel, a function of the distance in pixels.
 
     Returns:
-        (3, H, W) uint8, with the window's length on that axis.
+        (3, H, W) uint8, where the resized axis has the window's length.
 
     Source: aten/src/ATen/native/cpu/UpSampleKernel.cpp of PyTorch 2.13 (weights of 16 bits, sums of 32).
     """
     old = pixels.shape[axis]
     if old == size:
         return pixels[:, window] if axis == 1 else pixels[:, :, window]
-    first, weights, precision = _weights(old, size, window, weigh)
+    first, weights, precision = _weights(old, size, window, kernel)
     parts = []
-    for start in range(0, len(first), BLOCK):  # a matrix product, in which double precision is exact
+    for start in range(0, len(first), BLOCK):  # a matrix product, exact in double precision
         begins, taps = first[start : start + BLOCK], weights[start : start + BLOCK]
         low, high = begins[0], min(begins[-1] + taps.shape[1], old)
-        matrix = np.zeros((len(taps), high - low + taps.shape[1]))  # (block, source), with room for weights of 0
+        matrix = np.zeros((len(taps), high - low + taps.shape[1]))  # (block, source), with columns for zero weights
         matrix[np.arange(len(taps))[:, None], begins[:, None] - low + np.arange(taps.shape[1])] = taps
         matrix = matrix[:, : high - low]
         source = (pixels[:, low:high] if axis == 1 else pixels[:, :, low:high]).astype(np.float64)
@@ -342,19 +360,24 @@ def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, weigh) -> n
     return np.concatenate(parts, axis)
 
 
-def _weights(old: int, size: int, window: slice, weigh) -> tuple[np.ndarray, np.ndarray, int]:
-    """First source pixel (window,), whole weights (window, taps), and by how many bits their sum is too large."""
+def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, int]:
+    """Fixed-point weights of one axis.
+
+    Returns:
+        The first source pixel of each target pixel, (window,); its integer weights, (window, taps); and the number of
+        fraction bits in the weights.
+    """
     scale = old / size
     stretch = max(scale, 1.0)
-    support = SUPPORT[weigh] * stretch
+    support = SUPPORT[kernel] * stretch
     centre = scale * (np.arange(size) + 0.5)
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
     count = np.minimum((centre + support + 0.5).astype(np.int64), old) - first
     taps = np.arange(count.max())
-    weights = weigh((first[:, None] + taps - centre[:, None] + 0.5) / stretch)
+    weights = kernel((first[:, None] + taps - centre[:, None] + 0.5) / stretch)
     weights[taps >= count[:, None]] = 0.0
     weights /= weights.sum(1, keepdims=True)
-    # as many bits as the largest weight leaves room for in 16
+    # as many fraction bits as the largest weight leaves in 16 bits
     precision = next(bits for bits in range(23) if bits == 22 or int(0.5 + weights.max() * 2 ** (bits + 1)) >= 1 << 15)
     scaled = weights * 2**precision
     return first[window], np.trunc(scaled + np.copysign(0.5, scaled))[window], precision
@@ -367,24 +390,3 @@ def _batches(items: Sequence) -> list[Sequence]:
 def _stack(batches: list[np.ndarray], session: onnxruntime.InferenceSession) -> np.ndarray:
     width = session.get_outputs()[0].shape[-1]
     return np.concatenate(batches) if batches else np.zeros((0, width), np.float32)
-
-
-def main(argv: list[str] | None = None):
-    """Label images."""
-    parser = argparse.ArgumentParser(description="Label images in Chinese or English, without PyTorch.")
-    parser.add_argument("images", nargs="+", help="files")
-    parser.add_argument("--labels", nargs="+", required=True, help="in either language")
-    parser.add_argument("--template", default="{}", help="a sentence around each label, such as 一张{}的照片")
-    parser.add_argument("--folder", help="of the exported model; default: where this file lies")
-    options = parser.parse_args(argv)
-    try:
-        runtime = Runtime(options.folder)
-        for image in options.images:
-            answers = runtime.zero_shot(image, options.labels, options.template)
-            print("\t".join([image, *(f"{label} {share:.3f}" for label, share in answers)]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{parser.prog}: {error}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""Label an image, and search images, in Chinese or English.
+"""Label an image and search images in Chinese or English.
 
 python model_cards/space/app.py --model runs/demo/model
 """
@@ -8,15 +8,20 @@ import base64
 import html
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
-import gradio as gr
-from encoder import Encoder, on_white
-from images import Hit, Index, open_images
-from PIL import Image
+try:
+    import gradio as gr
+    from encoder import Encoder, flatten_onto_white
+    from images import Hit, Index, open_images
+    from PIL import Image
+except ModuleNotFoundError as error:
+    print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
+    sys.exit(2)
 
 EMOJI = "training.corpus.emoji:load_drawings"
 HERE = Path(__file__).parent
@@ -33,36 +38,48 @@ LABEL_IDEAS = [
 ]
 QUERY_IDEAS = [["红色的心"], ["birthday cake"], ["下雨"], ["a person running"]]
 TEMPLATES = [
-    ("label alone · 只用标签", "{}"),
+    ("label alone · 仅标签", "{}"),
     ("an image of {}", "an image of {}"),
     ("一张{}的图片", "一张{}的图片"),
 ]
 
 
 def parse_labels(text: str) -> list[str]:
-    """The labels of a text, each once; commas and semicolons of either width separate, as do line ends."""
+    """Split a text into unique labels at commas, semicolons (ASCII or Chinese) and line ends."""
     return list(dict.fromkeys(filter(None, (label.strip() for label in SEPARATORS.split(text)))))
 
 
 def note(text: str) -> str:
-    """A quiet line in place of an answer."""
+    """Render a message in small grey text."""
     return f'<p class="note">{html.escape(text)}</p>'
 
 
-def draw_bars(shares: list[tuple[str, float]], milliseconds: float) -> str:
-    """An answer as bars, the best label marked."""
+def render_bars(scores: list[tuple[str, float]], milliseconds: float) -> str:
+    """Render labels and scores as bars, with the best label highlighted.
+
+    Args:
+        scores: Labels with their scores in 0..1, highest first.
+        milliseconds: Latency to show below the bars.
+    """
     rows = "".join(
         f'<li class="{"best" if rank == 0 else ""}"><span class="name">{html.escape(label)}</span>'
-        f'<span class="share">{share:.1%}</span>'
-        f'<span class="track"><span class="bar" style="width:{100 * share:.2f}%"></span></span></li>'
-        for rank, (label, share) in enumerate(shares)
+        f'<span class="score">{score:.1%}</span>'
+        f'<span class="track"><span class="bar" style="width:{100 * score:.2f}%"></span></span></li>'
+        for rank, (label, score) in enumerate(scores)
     )
-    labels = "1 label" if len(shares) == 1 else f"{len(shares)} labels"
+    labels = "1 label" if len(scores) == 1 else f"{len(scores)} labels"
     return f'<ol class="bars">{rows}</ol><p class="note"><b>{milliseconds:.0f} ms</b> · 1 image, {labels}</p>'
 
 
-def draw_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> str:
-    """Images that were found, titled in the language of the query where they have a name in it."""
+def render_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> str:
+    """Render search results as tiles, with titles in the language of the query if the images have them.
+
+    Args:
+        hits: Search results, most similar first.
+        query: Query text, which sets the language of the titles.
+        total: Number of images that were searched.
+        milliseconds: Latency to show below the tiles.
+    """
     language = "zh" if CHINESE.search(query) else "en"
     tiles = []
     for hit in hits:
@@ -71,56 +88,70 @@ def draw_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> s
         tiles.append(f'<li title="cosine {hit.score:.3f}"><img src="{source}" alt="{title}"><span>{title}</span></li>')
     return (
         f'<ol class="hits">{"".join(tiles)}</ol>'
-        f'<p class="note"><b>{milliseconds:.0f} ms</b> · the nearest {len(hits)} of {total:,} images</p>'
+        f'<p class="note"><b>{milliseconds:.0f} ms</b> · top {len(hits)} of {total:,} images</p>'
     )
 
 
 class Demo:
-    """What the two tabs answer.
+    """Callbacks of the two tabs.
 
     Args:
-        encoder: the model.
-        index: of the images to search; None where there are none.
+        encoder: Model that encodes images and texts.
+        index: Index of the images to search; None without images.
     """
 
     def __init__(self, encoder: Encoder, index: Index | None):
         self.encoder, self.index = encoder, index
-        encoder.label(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call allocates; nobody should wait for it
+        encoder.label(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call is slow
 
     def label(self, image: Image.Image | None, labels: str, template: str) -> str:
-        """The first tab's answer, in HTML."""
+        """Label an image for the first tab.
+
+        Args:
+            image: Uploaded image; None before an upload.
+            labels: Labels as typed, separated by commas.
+            template: Sentence around each label, with `{}` for the label.
+
+        Returns:
+            HTML with the scores or a message.
+        """
         names = parse_labels(labels or "")
         if image is None:
-            return note("Drop an image on the left. · 请先放一张图片。")
+            return note("Drop an image on the left. · 请先在左侧放入一张图片。")
         if not names:
-            return note("Type some labels, separated by commas. · 请输入标签，用逗号分隔。")
+            return note("Enter labels, separated by commas. · 请输入标签，用逗号分隔。")
         if len(names) > MAX_LABELS:
-            return note(f"{len(names)} labels are more than the {MAX_LABELS} that are answered at once.")
+            return note(f"Got {len(names)} labels; enter at most {MAX_LABELS}. · 标签过多，最多 {MAX_LABELS} 个。")
         template = template or "{}"
         if "{}" not in template:
-            return note(f"The sentence {template!r} has no {{}} where the label goes.")
+            return note(f"The sentence {template!r} has no {{}}. Write {{}} where the label goes. · 句式中缺少 {{}}。")
         began = time.perf_counter()
-        shares = self.encoder.label(on_white(image), names, template)
-        return draw_bars(shares, 1000 * (time.perf_counter() - began))
+        scores = self.encoder.label(flatten_onto_white(image), names, template)
+        return render_bars(scores, 1000 * (time.perf_counter() - began))
 
     def search(self, query: str) -> str:
-        """The second tab's answer, in HTML."""
+        """Search the images for the second tab and return the results, or a message, as HTML."""
         if self.index is None:
-            return note("This Space has no images to search.")
+            return note("This Space has no images to search. · 此 Space 没有可搜索的图片。")
         if not (query := (query or "").strip()):
-            return note("Type what you are looking for. · 请输入要找的内容。")
+            return note("Enter a search text. · 请输入要搜索的内容。")
         began = time.perf_counter()
         hits = self.index.search(self.encoder.encode_texts([query])[0], HITS)
-        return draw_hits(hits, query, len(self.index.titles), 1000 * (time.perf_counter() - began))
+        return render_hits(hits, query, len(self.index.titles), 1000 * (time.perf_counter() - began))
 
 
 def build(demo: Demo, example: Path | None) -> gr.Blocks:
-    """The page."""
+    """Build the page.
+
+    Args:
+        demo: Callbacks of the two tabs.
+        example: Image that is shown at the start; None for an empty field.
+    """
     live = {"trigger_mode": "always_last", "show_progress": "hidden", "api_visibility": "private"}
     with gr.Blocks(title="DC-CLIP", analytics_enabled=False) as page:
         gr.HTML(
-            "<header><h1>DC-CLIP</h1><p>A small model that sees images and reads Chinese and English. "
-            f"小模型，看图，读中文和英文。</p><code>{html.escape(demo.encoder.name)}</code></header>",
+            "<header><h1>DC-CLIP</h1><p>A small Chinese–English CLIP model. "
+            f"轻量级中英双语图文模型。</p><code>{html.escape(demo.encoder.name)}</code></header>",
             padding=False,
         )
         with gr.Tab("Label · 标注"):
@@ -135,18 +166,21 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
                         buttons=[],
                         height=300,
                         elem_id="image",
-                        placeholder="Drop an image here, or click · 放一张图片",
+                        placeholder="Drop an image here, or click · 拖入图片，或点击上传",
                     )
                     template = gr.Dropdown(
                         TEMPLATES,
                         value="{}",
-                        label="Sentence around each label · 句式",
+                        label="Prompt template · 提示模板",
                         allow_custom_value=True,
                         elem_id="template",
                     )
                 with gr.Column():
                     labels = gr.Textbox(
-                        DEFAULT_LABELS, label="Labels, separated by commas · 标签", lines=2, elem_id="labels"
+                        DEFAULT_LABELS,
+                        label="Labels, separated by commas · 标签，用逗号分隔",
+                        lines=2,
+                        elem_id="labels",
                     )
                     answer = gr.HTML(elem_id="answer", padding=False)
                     gr.Examples(LABEL_IDEAS, labels, label="Try · 试试")
@@ -156,7 +190,7 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
             query = gr.Textbox(
                 QUERY_IDEAS[0][0],
                 show_label=False,
-                placeholder="What are you looking for? · 想找什么？",
+                placeholder="What are you looking for? · 想搜索什么？",
                 elem_id="query",
             )
             gr.Examples(QUERY_IDEAS, query, label="Try · 试试")
@@ -177,13 +211,18 @@ THEME = gr.themes.Base(
         "Segoe UI",
         "Noto Sans CJK SC",
         "sans-serif",
-    ],  # names alone: nothing is fetched
+    ],  # font names as strings, so that no font is downloaded
     font_mono=["ui-monospace", "SFMono-Regular", "monospace"],
 )
 
 
 def default_images() -> str | None:
-    """The images beside this file, as on a Space; the embedded emoji where the project is installed; else none."""
+    """Return the default source of images.
+
+    Returns:
+        The folder `examples` next to this file if it exists, else the embedded emoji if `training` is installed, else
+        None.
+    """
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
@@ -194,25 +233,25 @@ def default_images() -> str | None:
 
 
 def main():
-    """Parse, load, serve."""
+    """Parse the options, load the model and the images, start the server."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--model",
         default=os.environ.get("DCCLIP_MODEL", "runs/demo/model"),
-        help="folder or Hub id (default: the variable DCCLIP_MODEL, else runs/demo/model)",
+        help="Model folder or Hub id. Default: the variable DCCLIP_MODEL, else runs/demo/model.",
     )
     parser.add_argument(
         "--revision",
         default=os.environ.get("DCCLIP_REVISION"),
-        help="commit of a Hub id, whose code is run (default: the variable DCCLIP_REVISION)",
+        help="Commit of a Hub id. Its code is run, so pin it. Default: the variable DCCLIP_REVISION.",
     )
     parser.add_argument(
         "--images",
         default=os.environ.get("DCCLIP_IMAGES") or default_images(),
-        help="what to search: a folder, or module:function (default: the variable DCCLIP_IMAGES, else the folder "
-        "`examples` beside this file, else the embedded emoji)",
+        help="Images to search: a folder or module:function. Default: the variable DCCLIP_IMAGES, else the folder "
+        "`examples` next to this file, else the embedded emoji.",
     )
-    parser.add_argument("--port", type=int, default=None, help="default: the first free one from 7860")
+    parser.add_argument("--port", type=int, default=None, help="Port. Default: the first free port from 7860.")
     options = parser.parse_args()
     try:
         encoder = Encoder(options.model, options.revision)

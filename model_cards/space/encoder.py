@@ -1,4 +1,4 @@
-"""A DC-CLIP model as the Space uses it: through transformers alone, so that it runs where our package is not."""
+"""The model of the Space, loaded with transformers alone, because a Space does not install this project."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Encoder:
-    """Images and texts in, embeddings and shares out.
+    """Encode images and texts, and label images.
 
     Args:
-        name: folder or Hub id.
-        revision: commit of the Hub repo whose code and weights are loaded; a folder has none.
+        name: Model folder or Hub id.
+        revision: Commit of the Hub repo whose code and weights are loaded. Not used for a folder.
 
     Raises:
-        ValueError: there is no such model.
+        ValueError: The model does not exist.
     """
 
     def __init__(self, name: str, revision: str | None = None):
@@ -32,8 +32,8 @@ class Encoder:
             self.processor = AutoProcessor.from_pretrained(name, revision=revision, trust_remote_code=True)
         except OSError as error:
             raise ValueError(
-                f"model: {name!r} is neither a model folder nor on the Hub ({error}). Train one with "
-                "`python -m training.demo`, or name another with --model."
+                f"model: {name!r} is neither a model folder nor on the Hub ({error}). Train a model with "
+                "`python -m training.demo`, or pass another one with --model."
             ) from error
         self.name = name
         weights = Path(name) / WEIGHTS_FILE
@@ -45,35 +45,43 @@ class Encoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
-        """(N, D) float32, L2-normalised."""
+        """Encode RGB images.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+        """
         pixels = self.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
         return F.normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) float32, L2-normalised. What is longer than the model reads is cut off."""
+        """Encode texts, truncated to the model's maximum length.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+        """
         tokens = self.processor.tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
 
     def label(self, image: Image.Image, labels: Sequence[str], template: str = "{}") -> list[tuple[str, float]]:
-        """Which of the labels fits an image.
+        """Rank labels for an image.
 
         Args:
-            image: RGB.
-            labels: in any language the model reads, at least one.
-            template: a sentence with `{}` where the label goes.
+            image: RGB image.
+            labels: One or more candidate labels, in Chinese or English.
+            template: Sentence around each label, with `{}` for the label.
 
         Returns:
-            Labels with their shares (0..1, of sum 1), the best first.
+            Labels with their scores, highest score first; the scores sum to 1.
         """
         texts = self.encode_texts([template.replace("{}", label) for label in labels])
-        scores = (self.encode_images([image]) @ texts.T)[0]
-        shares = (self.model.logit_scale.detach().exp() * scores).softmax(0).tolist()
-        return sorted(zip(labels, shares, strict=True), key=lambda pair: -pair[1])
+        cosines = (self.encode_images([image]) @ texts.T)[0]
+        scores = (self.model.logit_scale.detach().exp() * cosines).softmax(0).tolist()
+        return sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
 
 
-def on_white(image: Image.Image) -> Image.Image:
-    """Any mode to RGB, transparent images on white, as in training."""
+def flatten_onto_white(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to RGB. Transparent images are flattened onto white, as in training."""
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -1,4 +1,4 @@
-"""A set of images to search: encoded once, kept as one safetensors file."""
+"""Searchable images: encoded once, stored as one safetensors file."""
 
 import hashlib
 import importlib
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from encoder import Encoder, on_white
+from encoder import Encoder, flatten_onto_white
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -25,13 +25,13 @@ CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip")).expanduser() / "
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images that are opened one after another.
+    """Images that are opened one at a time.
 
     Args:
-        titles: one an image: its name by language, or `{"": name}` where that is not known.
-        open: the image of a number; None where it does not decode.
-        fingerprint: changes with the images.
-        credit: whose images they are.
+        titles: Name of each image by language, or `{"": name}` if the language is not known.
+        open: Function that returns the image of an index; None if it does not decode.
+        fingerprint: Text that changes if the images change.
+        credit: Credit line for the images.
     """
 
     titles: list[dict[str, str]]
@@ -41,52 +41,52 @@ class ImageSet:
 
 
 def open_images(source: str) -> ImageSet:
-    """Find the images of a folder, or those that a function returns.
+    """Find the images of a folder, or of a function.
 
     Args:
-        source: a folder, searched with all folders in it, or `module:function` that returns `datasets` rows with a
-            column `image`, and `en` and `zh` for titles.
+        source: Folder, searched recursively, or `module:function` that returns a `datasets.Dataset` with the column
+            `image`, and `en` and `zh` for titles.
 
     Raises:
-        ValueError: there is no such folder or function, or no image in it.
+        ValueError: The folder or function does not exist, or has no image.
     """
     if Path(source).is_dir():
-        return _of_folder(Path(source))
+        return _open_folder(Path(source))
     module, _, function = source.partition(":")
     try:
         rows = getattr(importlib.import_module(module), function)()
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"images: {source!r} is neither a folder nor module:function ({error}). Name a folder of images."
+            f"images: {source!r} is neither a folder nor module:function ({error}). Pass a folder of images."
         ) from error
     titles = [{language: row[language] for language in ("en", "zh")} for row in rows.select_columns(["en", "zh"])]
     return ImageSet(titles, lambda number: rows[number]["image"], rows._fingerprint, rows.info.description)
 
 
-def _of_folder(folder: Path) -> ImageSet:
+def _open_folder(folder: Path) -> ImageSet:
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not files:
-        raise ValueError(f"images: {str(folder)!r} has no image ({', '.join(sorted(SUFFIXES))}). Name another.")
+        raise ValueError(f"images: {str(folder)!r} has no image ({', '.join(sorted(SUFFIXES))}). Pass another.")
 
     def open_file(number: int) -> Image.Image | None:
         try:
             with Image.open(files[number]) as image:
                 return ImageOps.exif_transpose(image.copy())
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's errors
             return None
 
-    seen = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return ImageSet([{"": path.stem} for path in files], open_file, json.dumps(seen))
+    states = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return ImageSet([{"": path.stem} for path in files], open_file, json.dumps(states))
 
 
 @dataclass(frozen=True)
 class Hit:
-    """One image that was found.
+    """One search result.
 
     Args:
-        title: as in `ImageSet`.
-        thumbnail: WebP file.
-        score: cosine with the query, -1..1.
+        title: Name of the image by language.
+        thumbnail: Content of a WebP file.
+        score: Cosine similarity to the query, in -1..1.
     """
 
     title: dict[str, str]
@@ -99,11 +99,11 @@ class Index:
     """Embeddings and thumbnails of the images that decode.
 
     Args:
-        embeddings: (N, D) float32, L2-normalised.
-        thumbnails: WebP files, one after another, as bytes.
-        ends: (N,) int64, where each of them ends.
-        titles: one an image.
-        credit: whose images they are.
+        embeddings: Image embeddings, (N, D) float32, L2-normalised.
+        thumbnails: Concatenated WebP files, uint8.
+        ends: End of each thumbnail in `thumbnails`, (N,) int64.
+        titles: Name of each image by language.
+        credit: Credit line for the images.
     """
 
     embeddings: Tensor
@@ -114,7 +114,13 @@ class Index:
 
     @classmethod
     def open(cls, encoder: Encoder, images: ImageSet, cache: Path = CACHE) -> "Index":
-        """Read the index of these images by this model, or make it and keep it."""
+        """Load the cached index of these images and this model, or build and cache it.
+
+        Args:
+            encoder: Model that encodes the images.
+            images: Images to index.
+            cache: Folder of cached indexes.
+        """
         key = hashlib.sha256(f"{encoder.fingerprint}\n{images.fingerprint}\n{THUMBNAIL_SIZE}".encode()).hexdigest()
         path = cache / f"{key[:32]}.safetensors"
         if not path.exists():
@@ -126,29 +132,33 @@ class Index:
 
     @classmethod
     def build(cls, encoder: Encoder, images: ImageSet) -> "Index":
-        """Encode the images; those that do not decode are left out.
+        """Encode the images. Images that do not decode are skipped.
+
+        Args:
+            encoder: Model that encodes the images.
+            images: Images to index.
 
         Raises:
-            ValueError: none decodes.
+            ValueError: No image decodes.
         """
         embeddings, thumbnails, titles = [], [], []
         with tqdm(total=len(images.titles), desc="encode images", unit="image") as progress:
             for numbers in _chunks(len(images.titles)):
                 opened = {number: image for number in numbers if (image := images.open(number)) is not None}
-                flat = [on_white(image) for image in opened.values()]
+                flat = [flatten_onto_white(image) for image in opened.values()]
                 if flat:
                     embeddings.append(encoder.encode_images(flat))
                 thumbnails += map(make_thumbnail, flat)
                 titles += [images.titles[number] for number in opened]
                 progress.update(len(numbers))
         if not titles:
-            raise ValueError(f"images: none of the {len(images.titles)} images decodes. Name other ones.")
+            raise ValueError(f"images: none of the {len(images.titles)} images decodes. Pass other images.")
         ends = torch.tensor([len(thumbnail) for thumbnail in thumbnails]).cumsum(0)
         data = torch.frombuffer(bytearray(b"".join(thumbnails)), dtype=torch.uint8)
         return cls(torch.cat(embeddings), data, ends, titles, images.credit)
 
     def save(self, path: Path):
-        """Write the file, whole or not at all."""
+        """Write the index atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".{os.getpid()}.tmp")
         tensors = {"embeddings": self.embeddings, "thumbnails": self.thumbnails, "ends": self.ends}
@@ -159,7 +169,15 @@ class Index:
             scratch.unlink(missing_ok=True)
 
     def search(self, query: Tensor, count: int) -> list[Hit]:
-        """The images nearest to an embedding (D,), the nearest first."""
+        """Find the images that are most similar to a query.
+
+        Args:
+            query: Query embedding, (D,), L2-normalised.
+            count: Maximum number of results.
+
+        Returns:
+            Search results, most similar first.
+        """
         scores, numbers = (self.embeddings @ query).topk(min(count, len(self.titles)))
         return [
             Hit(self.titles[number], self._thumbnail(number), score)
@@ -177,7 +195,7 @@ def _chunks(count: int) -> Iterator[range]:
 
 
 def make_thumbnail(image: Image.Image) -> bytes:
-    """A small WebP file of an RGB image."""
+    """Return a thumbnail of an RGB image as the content of a WebP file."""
     image = image.copy()
     image.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
     buffer = io.BytesIO()

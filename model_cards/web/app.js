@@ -1,4 +1,4 @@
-// The page: what is dropped, pasted or typed goes to the model; answers become bars and tiles.
+// The page: encodes dropped or pasted images and typed texts, and shows scores as bars and search results as tiles.
 
 import { Encoder } from "./encoder.js";
 import { ImageIndex } from "./search.js";
@@ -8,29 +8,29 @@ const MAX_LABELS = 100;
 const at = (id) => document.getElementById(id);
 const state = { encoder: null, index: null, image: null, imageMs: 0 };
 
-/** The labels of a text, each once; commas and semicolons of either width separate, as do line ends. */
+/** Split a text into unique labels at commas, semicolons (ASCII or Chinese) and line ends. */
 export function parseLabels(text) {
   return [...new Set(text.split(/[,，、;；\n]/).map((label) => label.trim()).filter(Boolean))];
 }
 
 function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  return node;
 }
 
-function say(id, bold, text) {
+function showNote(id, bold, text) {
   at(id).replaceChildren(element("b", "", bold), text);
 }
 
-function fail(error) {
+function showError(error) {
   at("status").className = "status error";
   at("status").textContent = error.message ?? String(error);
   console.error(error);
 }
 
-// Runs `work` now, or once more after the run under way: what is typed meanwhile is answered, but not letter by letter.
+// Run `work` now, or once more after the current run: fast typing does not queue a run per letter.
 function latest(work) {
   let running = false;
   let again = false;
@@ -43,48 +43,48 @@ function latest(work) {
         await work();
       } while (again);
     } catch (error) {
-      fail(error);
+      showError(error);
     } finally {
       running = false;
     }
   };
 }
 
-const answer = latest(async () => {
+const updateLabels = latest(async () => {
   if (!state.encoder) return;
   const labels = parseLabels(at("labels").value);
-  const refusal = !state.image
-    ? "Drop an image. · 请先放一张图片。"
+  const problem = !state.image
+    ? "Drop an image. · 请先放入一张图片。"
     : !labels.length
-      ? "Type some labels, separated by commas. · 请输入标签，用逗号分隔。"
+      ? "Enter labels, separated by commas. · 请输入标签，用逗号分隔。"
       : labels.length > MAX_LABELS
-        ? `${labels.length} labels are more than the ${MAX_LABELS} that are answered at once.`
+        ? `Got ${labels.length} labels; enter at most ${MAX_LABELS}. · 标签过多，最多 ${MAX_LABELS} 个。`
         : "";
-  if (refusal) {
+  if (problem) {
     at("answer").replaceChildren();
-    return say("answer-note", "", refusal);
+    return showNote("answer-note", "", problem);
   }
   const began = performance.now();
-  const shares = await state.encoder.label(state.image, labels);
+  const scores = await state.encoder.label(state.image, labels);
   const textMs = performance.now() - began;
-  at("answer").replaceChildren(...shares.map(({ label, share }) => {
+  at("answer").replaceChildren(...scores.map(({ label, score }) => {
     const row = element("li");
     const track = element("span", "track");
     const bar = element("span", "bar");
-    bar.style.width = `${100 * share}%`;
+    bar.style.width = `${100 * score}%`;
     track.append(bar);
-    row.append(element("span", "name", label), element("span", "share", `${(100 * share).toFixed(1)}%`), track);
+    row.append(element("span", "name", label), element("span", "score", `${(100 * score).toFixed(1)}%`), track);
     return row;
   }));
-  say("answer-note", `${state.imageMs.toFixed(0)} ms`, ` for the image, ${textMs.toFixed(0)} ms for the labels`);
+  showNote("answer-note", `${state.imageMs.toFixed(0)} ms`, ` for the image, ${textMs.toFixed(0)} ms for the labels`);
 });
 
-const search = latest(async () => {
+const updateSearch = latest(async () => {
   if (!state.encoder || !state.index) return;
   const query = at("query").value.trim();
   if (!query) {
     at("found").replaceChildren();
-    return say("found-note", "", "Type in Chinese or English. · 请输入中文或英文。");
+    return showNote("found-note", "", "Enter a search text in Chinese or English. · 请输入中文或英文。");
   }
   const began = performance.now();
   const [text] = await state.encoder.encodeTexts([query]);
@@ -102,10 +102,10 @@ const search = latest(async () => {
     tile.append(image, element("span", "", image.alt));
     return tile;
   }));
-  say("found-note", `${ms.toFixed(0)} ms`, ` · the nearest ${hits.length} of ${state.index.count.toLocaleString("en")} images`);
+  showNote("found-note", `${ms.toFixed(0)} ms`, ` · top ${hits.length} of ${state.index.count.toLocaleString("en")} images`);
 });
 
-async function see(blob) {
+async function showImage(blob) {
   const image = at("image");
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
@@ -117,10 +117,10 @@ async function see(blob) {
     state.image = null;
     image.hidden = true;
     at("answer").replaceChildren();
-    return say("answer-note", "", `This file is not an image that the browser can open. (${error.message})`);
+    return showNote("answer-note", "", `The browser cannot decode this file as an image (${error.message}). · 无法打开该图片。`);
   }
   state.imageMs = performance.now() - began;
-  await answer();
+  await updateLabels();
 }
 
 function select(name) {
@@ -137,7 +137,7 @@ function listen() {
   const drop = at("drop");
   const take = (files) => {
     const image = [...files].find((entry) => entry.type.startsWith("image/"));
-    if (image && state.encoder) see(image);
+    if (image && state.encoder) showImage(image);
   };
   file.addEventListener("change", () => take(file.files));
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
@@ -148,19 +148,19 @@ function listen() {
       if (kind === "drop") take(event.dataTransfer.files);
     });
   }
-  at("labels").addEventListener("input", answer);
-  at("query").addEventListener("input", search);
+  at("labels").addEventListener("input", updateLabels);
+  at("query").addEventListener("input", updateSearch);
   document.querySelectorAll(".chips button").forEach((chip) => chip.addEventListener("click", () => {
     const field = at(chip.parentElement.dataset.for);
     field.value = chip.textContent;
     field.dispatchEvent(new Event("input"));
   }));
   const tabs = [...document.querySelectorAll("[role=tab]")];
-  tabs.forEach((tab, place) => {
+  tabs.forEach((tab, position) => {
     tab.addEventListener("click", () => select(tab.id.slice("tab-".length)));
     tab.addEventListener("keydown", (event) => {
       if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-      const other = tabs[(place + 1) % tabs.length];
+      const other = tabs[(position + 1) % tabs.length];
       other.click();
       other.focus();
     });
@@ -177,16 +177,16 @@ async function start() {
   listen();
   const site = await (await fetchOk("site.json")).json();
   at("status").textContent = `Loading ${site.name}, ${(site.bytes / 1e6).toFixed(1)} MB …`;
-  const index = ImageIndex.load("images/index.safetensors"); // meanwhile; the first answer does not wait for it
-  index.catch(() => {}); // is awaited below, after the model
+  const index = ImageIndex.load("images/index.safetensors"); // in parallel: labels do not need it
+  index.catch(() => {}); // awaited below, after the model
   state.encoder = await Encoder.load(site);
-  if (site.example) await see(await (await fetchOk(site.example)).blob());
+  if (site.example) await showImage(await (await fetchOk(site.example)).blob());
   const seconds = (performance.now() / 1000).toFixed(1);
   at("status").textContent = `${site.name} · ${(site.bytes / 1e6).toFixed(1)} MB · ready in ${seconds} s`;
   document.body.dataset.readyMs = Math.round(performance.now());
   state.index = await index;
   at("credit").textContent = state.index.credit;
-  await search();
+  await updateSearch();
 }
 
-start().catch(fail);
+start().catch(showError);

@@ -1,4 +1,4 @@
-// The model: images and texts in, embeddings out. Everything lies beside the page; nothing comes from elsewhere.
+// The model: encodes images and texts. All files are served next to the page; nothing is downloaded from elsewhere.
 
 import {
   AutoImageProcessor,
@@ -12,13 +12,13 @@ import { decodeImage } from "./resize.js";
 const FOLDER = "model";
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = "./"; // of the page; the library asks a full address for no metadata, and finds no tokenizer
-env.useBrowserCache = false; // the browser's own cache asks whether a file is still the same
+env.localModelPath = "./"; // relative: with a full URL, the library skips the metadata request and finds no tokenizer
+env.useBrowserCache = false; // the HTTP cache already revalidates files
 env.useWasmCache = false;
 env.backends.onnx.wasm.wasmPaths = { wasm: new URL("vendor/ort-wasm-simd-threaded.wasm", import.meta.url).href };
 
 export class Encoder {
-  /** Load both towers, tokenizer and image processor. `site` is site.json: which of the exported files to take. */
+  /** Load both towers, the tokenizer and the image processor. `site` is site.json, which names the exported variants. */
   static async load(site) {
     const encoder = new Encoder();
     encoder.logitScale = site.logit_scale;
@@ -32,7 +32,7 @@ export class Encoder {
     return encoder;
   }
 
-  /** The L2-normalised embedding of an image (Blob). */
+  /** Encode an image (Blob) to an L2-normalised embedding. */
   async encodeImage(blob) {
     const edge = this.processor.crop_size?.height ?? this.processor.size.shortest_edge ?? this.processor.size.height;
     const { pixel_values } = await this.processor(await decodeImage(blob, edge));
@@ -40,7 +40,7 @@ export class Encoder {
     return image_embeds.data;
   }
 
-  /** The L2-normalised embeddings of texts, in order; those that were read before are remembered. */
+  /** Encode texts to L2-normalised embeddings, in order. Embeddings are cached by text. */
   async encodeTexts(texts) {
     if (this.texts.size > 2000) this.texts.clear();
     const fresh = [...new Set(texts)].filter((text) => !this.texts.has(text));
@@ -52,13 +52,13 @@ export class Encoder {
     return texts.map((text) => this.texts.get(text));
   }
 
-  /** Labels with their shares (0..1, of sum 1), the best first, for the embedding of an image. */
+  /** Rank labels for an image embedding: labels with scores that sum to 1, highest score first. */
   async label(image, labels) {
-    const scores = (await this.encodeTexts(labels)).map((text) => this.logitScale * dot(image, text));
-    const most = Math.max(...scores);
-    const powers = scores.map((score) => Math.exp(score - most));
+    const logits = (await this.encodeTexts(labels)).map((text) => this.logitScale * dot(image, text));
+    const max = Math.max(...logits);
+    const powers = logits.map((logit) => Math.exp(logit - max));
     const sum = powers.reduce((a, b) => a + b, 0);
-    return labels.map((label, row) => ({ label, share: powers[row] / sum })).sort((a, b) => b.share - a.share);
+    return labels.map((label, row) => ({ label, score: powers[row] / sum })).sort((a, b) => b.score - a.score);
   }
 }
 

@@ -1,25 +1,25 @@
-// Images as the model's processor prepares them in Python. A canvas shrinks with another filter and crops between
-// pixels, which moves embeddings; so resizing and cropping are done here, and the rest is left to the library.
+// Image preprocessing equal to the model's processor in Python. A canvas resizes with another filter and crops between
+// pixels, which changes the embeddings. Resizing and cropping are therefore done here, the other steps by the library.
 
 import { RawImage } from "@huggingface/transformers";
 
-// Filters of Pillow and torchvision by their number in preprocessor_config.json, with the half width of each.
+// Filters of Pillow and torchvision by `resample` in preprocessor_config.json; `support` is half the width in pixels.
 const FILTERS = {
   2: { support: 1, weight: (x) => Math.max(0, 1 - Math.abs(x)) },
   3: { support: 2, weight: cubic },
 };
 
-// The cubic convolution of Keys with a = -0.5.
+// Keys' cubic convolution with a = -0.5.
 function cubic(x) {
   x = Math.abs(x);
   if (x < 1) return (1.5 * x - 2.5) * x * x + 1;
   return x < 2 ? ((-0.5 * x + 2.5) * x - 4) * x + 2 : 0;
 }
 
-// For each pixel of the target: where in the source it begins, and what each pixel of the source weighs.
+// For each target pixel, the first source pixel and the weights of the source pixels.
 function makeWindows(source, target, { support, weight }) {
   const scale = source / target;
-  const stretch = Math.max(1, scale); // a smaller target averages: no aliasing
+  const stretch = Math.max(1, scale); // a wider filter for smaller targets prevents aliasing
   return Array.from({ length: target }, (_, index) => {
     const center = (index + 0.5) * scale;
     const start = Math.max(0, Math.trunc(center - support * stretch + 0.5));
@@ -30,7 +30,7 @@ function makeWindows(source, target, { support, weight }) {
   });
 }
 
-// Resize along one axis; `step` is the distance of neighbours along it, `line` that of neighbours across.
+// Resize along one axis. `step` is the stride along the axis, `lineStep` the stride between lines.
 function resizeAxis(data, windows, { lines, lineStep, step, outLineStep, outStep, channels }) {
   const out = new Uint8ClampedArray(lines * windows.length * channels); // rounds and clamps, as uint8 images do
   for (let line = 0; line < lines; line++) {
@@ -47,7 +47,7 @@ function resizeAxis(data, windows, { lines, lineStep, step, outLineStep, outStep
   return out;
 }
 
-/** An RGB image that resizes and crops as Pillow and torchvision do. */
+/** An RGB image whose resize and crop equal those of Pillow and torchvision. */
 export class ExactImage extends RawImage {
   async resize(width, height, { resample = 2 } = {}) {
     if (width === this.width && height === this.height) return this;
@@ -80,7 +80,7 @@ export class ExactImage extends RawImage {
   }
 }
 
-/** Decode a file (Blob) to RGB on white, as in training; the browser first shrinks what is far larger than needed. */
+/** Decode a Blob to RGB, flattened onto white as in training. The browser first shrinks images far larger than needed. */
 export async function decodeImage(blob, edge) {
   const whole = await createImageBitmap(blob, { colorSpaceConversion: "none" });
   const shrink = Math.floor(Math.min(whole.width, whole.height) / (4 * edge));

@@ -1,8 +1,8 @@
-// The images to search: their embeddings, made in Python, in one safetensors file.
+// Image search: the embeddings come from Python, in one safetensors file.
 
 import { dot } from "./encoder.js";
 
-// The 65,536 numbers of half precision: looking up is quicker than computing.
+// All 65,536 half-precision numbers: a table lookup is faster than a conversion.
 function halfTable() {
   const table = new Float32Array(65536);
   for (let bits = 0; bits < 65536; bits++) {
@@ -17,7 +17,7 @@ function halfTable() {
 }
 
 export class ImageIndex {
-  /** Read `images/index.safetensors`: a length, a JSON header, and numbers of half precision. */
+  /** Load `images/index.safetensors`: header length, JSON header, half-precision numbers. */
   static async load(url) {
     const response = await fetch(url);
     if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -35,7 +35,7 @@ export class ImageIndex {
     return index;
   }
 
-  /** The images nearest to an embedding: their numbers and cosines, the nearest first. */
+  /** Find the images most similar to an embedding: numbers and cosine similarities, most similar first. */
   search(query, count) {
     const scores = Float32Array.from({ length: this.count }, (_, number) =>
       dot(query, this.embeddings.subarray(number * this.width, (number + 1) * this.width)));
@@ -43,12 +43,12 @@ export class ImageIndex {
     return order.map((number) => ({ number, score: scores[number] }));
   }
 
-  /** The address of an image beside the page. */
+  /** Return the URL of an image, relative to the page. */
   source(number) {
     return `images/${String(number).padStart(5, "0")}.webp`;
   }
 
-  /** An image's name in a language where it has one. */
+  /** Return an image's title in a language, or in another one if it has none. */
   title(number, language) {
     const names = this.titles[number];
     return names[language] ?? Object.values(names)[0];

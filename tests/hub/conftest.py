@@ -1,4 +1,4 @@
-"""A Hub on localhost, and a finished folder to publish."""
+"""A local Hub, and a finished folder to publish."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def hub():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, processor) -> Path:
-    """As a stage leaves it, with what must never go up beside it. Tests must not write into it."""
+    """A finished Hub folder with files that must not be uploaded. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
     fields = recipe_fields(folder, "/data/some/images", teacher="some/teacher", student=student_config())
     model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")

@@ -1,4 +1,4 @@
-"""Inference Endpoints over HTTP, as their own server asks the handler: JSON or bytes in, JSON out, errors as 4xx."""
+"""The handler behind an HTTP server like that of Inference Endpoints: JSON or bytes in, JSON out, errors as 4xx."""
 
 import base64
 import importlib.util
@@ -23,7 +23,7 @@ ZH = ["红苹果", "青蛙", "按键"]
 
 @pytest.fixture(scope="module")
 def handler(finished):
-    """The folder's own handler.py, imported from its file as the endpoints' server does."""
+    """The folder's handler.py, imported from its file as Inference Endpoints do."""
     spec = importlib.util.spec_from_file_location("handler", finished / "handler.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -75,14 +75,14 @@ def post(url: str, payload, kind: str = "application/json"):
 
 @pytest.fixture(scope="module")
 def expected(finished, images) -> dict[str, dict[str, float]]:
-    """Shares by the package's own model."""
+    """Scores of the package's model."""
     model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
-    shares = {}
+    scores = {}
     for language, labels in {"en": EN, "zh": ZH}.items():
         with torch.no_grad():
             logits = model(**processor(images=images[0], text=labels, return_tensors="pt")).logits_per_image[0]
-        shares[language] = dict(zip(labels, logits.softmax(0).tolist(), strict=True))
-    return shares
+        scores[language] = dict(zip(labels, logits.softmax(0).tolist(), strict=True))
+    return scores
 
 
 def requests(image: bytes) -> dict[str, tuple[dict, str]]:
@@ -91,7 +91,7 @@ def requests(image: bytes) -> dict[str, tuple[dict, str]]:
         "widget": ({"inputs": text, "parameters": {"candidate_labels": ZH}}, "zh"),
         "labels in one string": ({"inputs": text, "parameters": {"candidate_labels": "red apple, green frog"}}, "en"),
         "Chinese commas": ({"inputs": text, "parameters": {"candidate_labels": "红苹果，青蛙、按键"}}, "zh"),
-        "data address": ({"inputs": "data:image/png;base64," + text, "candidate_labels": EN}, "en"),
+        "data URL": ({"inputs": "data:image/png;base64," + text, "candidate_labels": EN}, "en"),
         "image in a dict": ({"inputs": {"image": text, "candidate_labels": ZH}}, "zh"),
         "older widget": ({"image": text, "parameters": {"candidate_labels": "red apple,green frog"}}, "en"),
         "template": ({"inputs": text, "parameters": {"candidate_labels": EN, "hypothesis_template": "{}"}}, "en"),
@@ -99,7 +99,7 @@ def requests(image: bytes) -> dict[str, tuple[dict, str]]:
 
 
 @pytest.mark.parametrize("name", requests(b""))
-def test_answers_in_the_widgets_shape(url, png, expected, name):
+def test_responses_have_the_format_of_the_widget(url, png, expected, name):
     payload, language = requests(png)[name]
     status, answers = post(url, payload)
     assert status == 200
@@ -108,19 +108,19 @@ def test_answers_in_the_widgets_shape(url, png, expected, name):
     assert [a["score"] for a in answers] == sorted((a["score"] for a in answers), reverse=True)
 
 
-def test_the_hubs_own_client_reads_the_answer(url, png, expected, monkeypatch):
+def test_the_hub_client_parses_the_response(url, png, expected, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     answers = InferenceClient(model=url).zero_shot_image_classification(png, ZH)
     assert {answer.label: answer.score for answer in answers} == pytest.approx(expected["zh"], abs=1e-5)
 
 
-def test_a_template_changes_what_is_read(url, png):
+def test_a_template_changes_the_scores(url, png):
     payload = {"inputs": base64.b64encode(png).decode(), "candidate_labels": EN}
     plain, sentence = (post(url, payload | {"parameters": more})[1] for more in ({}, {"hypothesis_template": "a {}."}))
     assert {a["label"] for a in plain} == {a["label"] for a in sentence} == set(EN) and plain != sentence
 
 
-def test_a_transparent_image_is_put_on_white(handler, images):
+def test_a_transparent_image_is_flattened_onto_white(handler, images):
     clear = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     white, black = (Image.new("RGB", (64, 64), colour) for colour in ("white", "black"))
     answers = [handler({"inputs": image, "candidate_labels": EN}) for image in (clear, white, black)]
@@ -128,17 +128,20 @@ def test_a_transparent_image_is_put_on_white(handler, images):
 
 
 BAD = {
-    "no object": ([], "JSON object"),
+    "not an object": ([], "JSON object"),
     "no image": ({"parameters": {"candidate_labels": EN}}, "inputs is missing"),
     "not base64": ({"inputs": "%%%", "candidate_labels": EN}, "not base64"),
-    "an address": ({"inputs": "https://example.org/a.png", "candidate_labels": EN}, "fetches nothing"),
-    "no image behind base64": ({"inputs": base64.b64encode(b"text").decode(), "candidate_labels": EN}, "no image"),
+    "a URL": ({"inputs": "https://example.org/a.png", "candidate_labels": EN}, "does not download"),
+    "base64 of no image": (
+        {"inputs": base64.b64encode(b"text").decode(), "candidate_labels": EN},
+        "cannot be decoded",
+    ),
     "no labels": ({"inputs": "PNG"}, "candidate_labels is missing"),
-    "empty labels": ({"inputs": "PNG", "candidate_labels": " , "}, "0 labels"),
+    "empty labels": ({"inputs": "PNG", "candidate_labels": " , "}, "0 non-empty labels"),
     "labels of numbers": ({"inputs": "PNG", "candidate_labels": [1]}, "list of strings"),
-    "too many labels": ({"inputs": "PNG", "candidate_labels": [str(n) for n in range(1001)]}, "1001 labels"),
+    "too many labels": ({"inputs": "PNG", "candidate_labels": [str(n) for n in range(1001)]}, "1001 non-empty labels"),
     "a label too long": ({"inputs": "PNG", "candidate_labels": ["frog " * 99]}, "at most 32"),
-    "template without a place": (
+    "template without a placeholder": (
         {"inputs": "PNG", "candidate_labels": EN, "parameters": {"hypothesis_template": "a photo"}},
         "hypothesis_template",
     ),
@@ -147,7 +150,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_payloads_get_400_and_a_reason(url, png, name):
+def test_invalid_requests_get_status_400_and_the_reason(url, png, name):
     payload, reason = BAD[name]
     if isinstance(payload, dict) and payload.get("inputs") == "PNG":
         payload = payload | {"inputs": base64.b64encode(png).decode()}
@@ -155,19 +158,19 @@ def test_bad_payloads_get_400_and_a_reason(url, png, name):
     assert status == 400 and reason in answer["error"]
 
 
-def test_a_image_cut_off_is_named_so(url, png):
+def test_a_truncated_image_is_an_error(url, png):
     payload = {"inputs": base64.b64encode(png[: len(png) // 2]).decode(), "candidate_labels": EN}
     status, answer = post(url, payload)
     assert status == 400 and "damaged" in answer["error"]
 
 
-def test_a_image_with_too_many_pixels_is_not_decoded(url):
+def test_an_image_with_too_many_pixels_is_not_decoded(url):
     file = io.BytesIO()
     Image.new("1", (10_000, 5_000)).save(file, "PNG")
     status, answer = post(url, {"inputs": base64.b64encode(file.getvalue()).decode(), "candidate_labels": EN})
     assert status == 413 and "10000 x 5000" in answer["error"]
 
 
-def test_raw_bytes_without_labels_say_what_is_missing(url, png):
+def test_raw_bytes_without_labels_are_an_error(url, png):
     status, answer = post(url, png, "image/png")
     assert status == 400 and "candidate_labels is missing" in answer["error"]

@@ -1,4 +1,4 @@
-"""sentence-transformers reads a published folder as one encoder of images and of texts in both languages."""
+"""sentence-transformers loads a published folder as one encoder of images and texts in both languages."""
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ def encoder(finished):
     return SentenceTransformer(str(finished), trust_remote_code=True, device="cpu")
 
 
-def test_texts_and_images_have_the_models_own_embeddings(encoder, finished, images):
+def test_embeddings_equal_those_of_the_model(encoder, finished, images):
     model, processor = DCCLIPModel.from_pretrained(finished).eval(), DCCLIPProcessor.from_pretrained(finished)
     inputs = processor(images=images[0], text=TEXTS, truncation=True, max_length=32, return_tensors="pt")
     with torch.no_grad():
@@ -28,6 +28,6 @@ def test_texts_and_images_have_the_models_own_embeddings(encoder, finished, imag
     torch.testing.assert_close(image, outputs.image_embeds, rtol=0, atol=1e-5)
 
 
-def test_similarity_of_a_image_and_labels_in_both_languages(encoder, images):
+def test_similarity_of_an_image_to_labels_in_both_languages(encoder, images):
     scores = encoder.similarity(encoder.encode([images[0]]), encoder.encode(TEXTS[:2]))
     assert scores.shape == (1, 2) and scores.abs().max() <= 1 + 1e-5

@@ -16,53 +16,53 @@ def test_defaults_name_two_towers():
     assert (config.vision_config.model_type, config.text_config.model_type) == ("vit", "xlm-roberta")
 
 
-def test_saved_config_is_read_back_equal(tmp_path):
+def test_saved_config_loads_equal(tmp_path):
     config = make_config(MOBILENET, BERT, vision_pooling="mean", text_pooling="cls", teacher="some/teacher")
     config.save_pretrained(tmp_path)
     assert DCCLIPConfig.from_pretrained(tmp_path).to_dict() == config.to_dict()
 
 
 @pytest.mark.parametrize("field", ["projection_dim", "image_size", "max_text_length"])
-def test_sizes_below_one_are_refused_by_name(field):
+def test_sizes_below_one_raise_an_error_with_the_field(field):
     with pytest.raises(StrictDataclassError, match=rf"{field} must be at least 1, got 0"):
         make_config(**{field: 0})
 
 
 @pytest.mark.parametrize("field", ["vision_config", "text_config"])
-def test_tower_without_model_type_is_refused_by_name(field):
+def test_tower_without_model_type_raises_an_error_with_the_field(field):
     with pytest.raises(ValueError, match=rf"{field} has no 'model_type'"):
         DCCLIPConfig(**{field: {"hidden_size": 32}})
 
 
 @pytest.mark.parametrize("field", ["vision_pooling", "text_pooling"])
-def test_unknown_pooling_is_refused_by_name(field):
+def test_unknown_pooling_raises_an_error_with_the_field(field):
     with pytest.raises(StrictDataclassError, match=field):
         make_config(**{field: "max"})
 
 
-def test_wrong_type_is_refused_by_name():
+def test_wrong_type_raises_an_error_with_the_field():
     with pytest.raises(StrictDataclassError, match="projection_dim"):
         make_config(projection_dim="wide")
 
 
-def test_cls_pooling_of_a_tower_without_cls_is_refused():
+def test_cls_pooling_of_a_tower_without_cls_raises_an_error():
     with pytest.raises(ValueError, match="vision_pooling='cls' needs a tower with a CLS token"):
         DCCLIPModel(make_config(MOBILENET, vision_pooling="cls"))
 
 
-def test_vision_tower_without_a_spatial_map_is_refused():
-    # one patch covers the whole image: CLS and a single patch are no map
-    with pytest.raises(ValueError, match=r"vision_config: 'vit' gives no spatial map"):
+def test_vision_tower_without_a_spatial_map_raises_an_error():
+    # one patch covers the whole image, so there is no spatial grid
+    with pytest.raises(ValueError, match=r"vision_config: 'vit' returns no spatial feature map"):
         DCCLIPModel(make_config(VIT | {"patch_size": 64}))
 
 
-def test_tower_pooling_of_a_tower_without_pooled_output_is_refused():
+def test_tower_pooling_of_a_tower_without_pooled_output_raises_an_error():
     with pytest.raises(ValueError, match=r"vision_pooling='tower', but 'mobilenetv4_conv_small_050' has no pooled"):
         DCCLIPModel(make_config(MOBILENET, vision_pooling="tower"))
 
 
-def test_unknown_keys_are_kept_and_change_nothing_else():
-    # transformers keeps them, so that a newer folder's config survives an older version; a typo is not caught here
+def test_unknown_keys_are_kept_and_change_no_other_field():
+    # transformers keeps them, so that an older version can load a newer config; a typo raises no error
     config, plain = make_config(projection_dimm=5), make_config()
     assert config.projection_dimm == 5
     assert {key: value for key, value in config.to_dict().items() if key != "projection_dimm"} == plain.to_dict()

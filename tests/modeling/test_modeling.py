@@ -34,7 +34,7 @@ def model() -> DCCLIPModel:
 
 
 @torch.no_grad()
-def test_outputs_come_in_the_order_of_clip(model, inputs):
+def test_outputs_have_the_order_of_transformers_clip(model, inputs):
     output = model(**inputs, return_loss=True)
     assert list(output.keys()) == [
         "loss",
@@ -48,7 +48,7 @@ def test_outputs_come_in_the_order_of_clip(model, inputs):
 
 
 @torch.no_grad()
-def test_without_return_loss_there_is_none(model, inputs):
+def test_loss_is_none_by_default(model, inputs):
     output = model(**inputs)
     assert output.loss is None and output[0] is output.logits_per_image
 
@@ -58,7 +58,7 @@ def test_embeddings_are_normalised_projections(model, inputs):
     output = model(**inputs)
     text = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
     image = model.get_image_features(inputs["pixel_values"]).pooler_output
-    assert (image.norm(dim=-1) - 1).abs().max() > 1e-3  # the features themselves are not
+    assert (image.norm(dim=-1) - 1).abs().max() > 1e-3  # features are not normalised
     torch.testing.assert_close(output.text_embeds, text / text.norm(dim=-1, keepdim=True))
     torch.testing.assert_close(output.image_embeds, image / image.norm(dim=-1, keepdim=True))
 
@@ -69,13 +69,13 @@ def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
     logits = model.logit_scale.exp() * output.image_embeds @ output.text_embeds.T
     torch.testing.assert_close(output.logits_per_image, logits)
     assert torch.equal(output.logits_per_text, output.logits_per_image.T)
-    own = logits.diag()
-    by_hand = ((logits.logsumexp(1) - own).mean() + (logits.logsumexp(0) - own).mean()) / 2
-    torch.testing.assert_close(output.loss, by_hand)
+    positive = logits.diag()
+    expected = ((logits.logsumexp(1) - positive).mean() + (logits.logsumexp(0) - positive).mean()) / 2
+    torch.testing.assert_close(output.loss, expected)
 
 
 @torch.no_grad()
-def test_return_dict_false_gives_the_same_values_as_a_tuple(model, inputs):
+def test_return_dict_false_returns_the_same_values_as_a_tuple(model, inputs):
     named = model(**inputs, return_loss=True)
     plain = model(**inputs, return_loss=True, return_dict=False)
     assert isinstance(plain, tuple) and isinstance(plain[-1], tuple)
@@ -84,7 +84,7 @@ def test_return_dict_false_gives_the_same_values_as_a_tuple(model, inputs):
 
 
 @torch.no_grad()
-def test_hidden_states_come_on_request(inputs):
+def test_hidden_states_are_returned_on_request(inputs):
     model = make_model(VIT)
     output = model(**inputs, output_hidden_states=True)
     assert len(output.vision_model_output.hidden_states) == VIT["num_hidden_layers"] + 1
@@ -135,7 +135,7 @@ def test_eager_and_sdpa_attention_agree(text, inputs, tmp_path):
     outputs = {}
     for attention in ("eager", "sdpa"):
         model = DCCLIPModel.from_pretrained(tmp_path, attn_implementation=attention).eval()
-        # both towers really run what was asked for
+        # the setting reaches both towers
         assert model.text_model.config._attn_implementation == attention
         assert model.vision_model.config._attn_implementation == attention
         outputs[attention] = model(**inputs)
@@ -144,7 +144,7 @@ def test_eager_and_sdpa_attention_agree(text, inputs, tmp_path):
 
 
 @pytest.mark.parametrize("vision", ["vit", "mobilenet"])
-def test_gradient_checkpointing_gives_equal_gradients(vision, inputs):
+def test_gradient_checkpointing_keeps_the_gradients(vision, inputs):
     text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     plain = make_model(VISIONS[vision], text).train()
     lean = copy.deepcopy(plain)
@@ -161,17 +161,17 @@ def test_gradient_checkpointing_gives_equal_gradients(vision, inputs):
 
 @torch.no_grad()
 @pytest.mark.parametrize("vision", VISIONS)
-def test_saved_is_loaded_to_the_bit(vision, inputs, tmp_path):
+def test_saved_model_loads_bit_exact(vision, inputs, tmp_path):
     model = make_model(VISIONS[vision])
     model.save_pretrained(tmp_path)
     loaded = DCCLIPModel.from_pretrained(tmp_path).eval()
-    # named_buffers also lists those that are not saved, such as position ids: they must come back by themselves
+    # named_buffers includes buffers that are not saved, such as position ids; loading must recreate them
     for kind in ("named_parameters", "named_buffers"):
-        theirs = dict(getattr(loaded, kind)())
-        ours = dict(getattr(model, kind)())
-        assert theirs.keys() == ours.keys()
-        for name, tensor in ours.items():
-            assert torch.equal(theirs[name], tensor), name
+        found = dict(getattr(loaded, kind)())
+        expected = dict(getattr(model, kind)())
+        assert found.keys() == expected.keys()
+        for name, tensor in expected.items():
+            assert torch.equal(found[name], tensor), name
     assert torch.equal(loaded(**inputs).logits_per_image, model(**inputs).logits_per_image)
     for name in ("vision_layout", "vision_grid", "vision_width", "vision_prefix_tokens", "text_width"):
         assert getattr(loaded.config, name) == getattr(model.config, name)
@@ -199,7 +199,7 @@ def test_single_towers_load_from_the_whole_folder(vision, inputs, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     text, info = DCCLIPTextModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
-    assert image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()  # 1 is the logit scale
+    assert image.num_parameters() + text.num_parameters() + 1 == whole.num_parameters()  # 1: the logit scale
     tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
     expected = whole.get_image_features(inputs["pixel_values"])
     assert torch.equal(image.eval()(inputs["pixel_values"]).pooler_output, expected.pooler_output)
@@ -216,11 +216,11 @@ def test_a_single_tower_saves_and_loads(inputs, tmp_path):
         assert torch.equal(loaded(inputs["input_ids"])[1], tower(inputs["input_ids"])[1])
 
 
-def test_text_longer_than_the_model_reads_is_refused(model):
+def test_text_longer_than_the_maximum_raises_an_error(model):
     tokens = torch.full((1, MAX_TEXT_LENGTH + 1), 5)
-    with pytest.raises(ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens a text.*{MAX_TEXT_LENGTH}"):
+    with pytest.raises(ValueError, match=rf"input_ids has {MAX_TEXT_LENGTH + 1} tokens per text.*{MAX_TEXT_LENGTH}"):
         model.get_text_features(tokens)
-    model.get_text_features(tokens[:, 1:])  # the longest that it reads
+    model.get_text_features(tokens[:, 1:])  # the maximum length
 
 
 def test_new_weights_follow_the_config():
@@ -230,14 +230,14 @@ def test_new_weights_follow_the_config():
     assert 0.8 < scaled < 1.2
 
 
-def test_token_embeddings_can_be_reached_and_resized():
+def test_token_embeddings_can_be_accessed_and_resized():
     model = make_model(VIT)
     assert model.get_input_embeddings().weight.shape == (600, 32)
     model.resize_token_embeddings(610)
     assert model.get_input_embeddings().num_embeddings == 610
 
 
-def test_every_parameter_learns_from_the_loss(inputs):
+def test_every_parameter_gets_a_gradient(inputs):
     model = make_model(MOBILENET).train()
     model(**inputs, return_loss=True).loss.backward()
     assert not [name for name, parameter in model.named_parameters() if parameter.grad is None]

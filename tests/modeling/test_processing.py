@@ -3,14 +3,14 @@ import torch
 from modeling_dcclip import DCCLIPProcessor
 
 
-def test_images_and_texts_are_prepared_together_and_apart(processor, images, texts):
+def test_images_and_texts_together_equal_images_and_texts_alone(processor, images, texts):
     both = processor(images=images, text=texts, return_tensors="pt")
     assert set(both) == {"pixel_values", "input_ids", "attention_mask"}
     assert torch.equal(both["pixel_values"], processor(images=images, return_tensors="pt")["pixel_values"])
     assert torch.equal(both["input_ids"], processor(text=texts, return_tensors="pt")["input_ids"])
 
 
-def test_texts_are_padded_to_the_longest_unless_told_otherwise(processor, texts):
+def test_texts_are_padded_to_the_longest_by_default(processor, texts):
     tokens = processor(text=texts, return_tensors="pt")
     assert tokens["attention_mask"].sum(1).max() == tokens["input_ids"].shape[1]
     assert not tokens["attention_mask"].all()
@@ -18,19 +18,19 @@ def test_texts_are_padded_to_the_longest_unless_told_otherwise(processor, texts)
     assert len({len(ids) for ids in unpadded}) > 1
 
 
-def test_full_width_and_case_are_folded_by_the_tokenizer_alone(processor):
+def test_tokenizer_folds_full_width_and_case(processor):
     plain, wide = processor(text=["red apple"])["input_ids"], processor(text=["ＲＥＤ　Apple"])["input_ids"]
     assert plain == wide
 
 
-def test_saved_is_loaded(processor, images, texts, tmp_path):
+def test_saved_processor_loads_equal(processor, images, texts, tmp_path):
     processor.save_pretrained(tmp_path)
     loaded = DCCLIPProcessor.from_pretrained(tmp_path)
-    ours, theirs = (p(images=images, text=texts, return_tensors="pt") for p in (processor, loaded))
-    for name, tensor in ours.items():
-        assert torch.equal(theirs[name], tensor)
+    expected, found = (p(images=images, text=texts, return_tensors="pt") for p in (processor, loaded))
+    for name, tensor in expected.items():
+        assert torch.equal(found[name], tensor)
 
 
-def test_the_file_that_a_browser_reads_is_saved_too(processor, tmp_path):
+def test_preprocessor_config_of_transformers_js_is_saved(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "preprocessor_config.json").exists()

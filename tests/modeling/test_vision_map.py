@@ -1,4 +1,4 @@
-"""What is read off an image tower: where its map lies, how wide it is, and what else is in its output."""
+"""Detection of an image tower's feature map: layout, grid, widths and prefix tokens."""
 
 import pytest
 import torch
@@ -15,13 +15,13 @@ TIMM_REGISTERS = {
 TOWERS = {
     # name: tower, pooling, layout, grid, width, prefix tokens, pooled width
     "mobilenet": (MOBILENET, "mean", "nchw", [2, 2], 480, 0, 480),
-    "whole mobilenet, own pooling": (WHOLE_MOBILENET, "tower", "nchw", [2, 2], 480, 0, 1280),
+    "whole mobilenet, tower pooling": (WHOLE_MOBILENET, "tower", "nchw", [2, 2], 480, 0, 1280),
     "cut efficientnet": (CUT_EFFICIENTNET, "mean", "nchw", [4, 4], 112, 0, 112),
     "vit": (VIT, "cls", "tokens", [4, 4], 32, 1, 32),
     "clip vit": (CLIP_VISION, "mean", "tokens", [4, 4], 32, 1, 32),
     "vit with registers": (TIMM_REGISTERS, "cls", "tokens", [4, 4], 32, 4, 32),
     "resnet": (RESNET, "mean", "nchw", [2, 2], 32, 0, 32),
-    "resnet, own pooling": (RESNET, "tower", "nchw", [2, 2], 32, 0, 32),
+    "resnet, tower pooling": (RESNET, "tower", "nchw", [2, 2], 32, 0, 32),
     "swin": (TIMM_SWIN, "mean", "nhwc", [2, 2], 64, 0, 64),
 }
 
@@ -32,7 +32,7 @@ def tower(request):
     return make_model(vision, vision_pooling=pooling), expected
 
 
-def test_layout_grid_and_widths_are_read_right(tower):
+def test_layout_grid_and_widths_are_detected(tower):
     config = tower[0].config
     found = [
         config.vision_layout,
@@ -45,7 +45,7 @@ def test_layout_grid_and_widths_are_read_right(tower):
 
 
 @torch.no_grad()
-def test_feature_map_is_the_last_hidden_state_in_place(tower, inputs):
+def test_feature_map_has_the_values_of_the_last_hidden_state(tower, inputs):
     model, (layout, grid, width, prefix, _) = tower
     output = model.get_image_features(inputs["pixel_values"])
     hidden, feature_map = output.last_hidden_state, output.feature_map
@@ -59,7 +59,7 @@ def test_feature_map_is_the_last_hidden_state_in_place(tower, inputs):
 
 
 @torch.no_grad()
-def test_embedding_is_the_projection_of_what_pooling_says(tower, inputs):
+def test_embedding_is_the_projection_of_the_pooled_vector(tower, inputs):
     model, (_, _, _, prefix, _) = tower
     output = model.get_image_features(inputs["pixel_values"])
     if model.config.vision_pooling == "mean":
@@ -74,14 +74,14 @@ def test_embedding_is_the_projection_of_what_pooling_says(tower, inputs):
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ["mobilenet", "cut efficientnet", "resnet"])
-def test_convolutional_towers_read_other_sizes(name, inputs):
+def test_convolutional_towers_encode_other_image_sizes(name, inputs):
     model = make_model(TOWERS[name][0])
     larger = torch.nn.functional.interpolate(inputs["pixel_values"], (96, 96), mode="bicubic")
     grid = model.config.vision_grid
     assert model.get_image_features(larger).feature_map.shape[2:] == (grid[0] * 3 // 2, grid[1] * 3 // 2)
 
 
-def test_pooler_that_is_not_used_takes_no_parameters():
+def test_unused_pooler_has_no_parameters():
     names = [name for name, _ in make_model(VIT, vision_pooling="cls").named_parameters()]
     assert not [name for name in names if "pooler" in name]
     assert [name for name, _ in make_model(VIT, vision_pooling="tower").named_parameters() if "pooler" in name]

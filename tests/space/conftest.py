@@ -1,4 +1,4 @@
-"""A tiny model in its folder, images to search, and the Space's own modules."""
+"""A tiny model in its folder, images to search, and the modules of the Space."""
 
 import importlib
 import sys
@@ -30,17 +30,17 @@ def model_folder(model, processor, images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def image_folder(images, texts, tmp_path_factory) -> Path:
-    """Drawings named as they are called, and a file that is none."""
+    """Images with their captions as file names, and a file that is not an image."""
     folder = tmp_path_factory.mktemp("images")
     for image, text in zip(images, texts, strict=True):
         image.save(folder / f"{text.replace('/', ' ')}.png")
-    (folder / "broken.png").write_bytes(b"no image")
+    (folder / "broken.png").write_bytes(b"not an image")
     return folder
 
 
 @pytest.fixture(scope="package")
 def space() -> Iterator[ModuleType]:
-    """`model_cards/space/images.py`, which a Space imports from its own folder."""
+    """`model_cards/space/images.py`, imported from the Space's own folder."""
     sys.path.insert(0, str(SPACE))
     yield importlib.import_module("images")
     sys.path.remove(str(SPACE))

@@ -1,4 +1,4 @@
-"""The Space as its visitors use it: a process without our package, and a real browser."""
+"""The Space in a process without this package, and in a real browser."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from tests.tiny import ROOT
 from training.studies.benchmarks.pages import free_port
 
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
-# as on a Space, where neither `training` nor `modeling_dcclip` is installed
+# a Space installs neither `training` nor `modeling_dcclip`
 ISOLATED_LOAD = """
 import importlib.util, runpy, sys
 from pathlib import Path
@@ -39,24 +39,24 @@ def address(app, browser, model_folder, image_folder, tmp_path_factory):
         yield address
 
 
-def test_labels_are_split_at_every_comma_and_line(app):
+def test_labels_are_split_at_commas_semicolons_and_lines(app):
     assert app.parse_labels(" 狐狸，狗、cat; a dog；\n\n狗,") == ["狐狸", "狗", "cat", "a dog"]
 
 
-def test_what_cannot_be_answered_is_said(app, space, model_folder, images):
+def test_invalid_input_shows_a_message(app, space, model_folder, images):
     demo = app.Demo(space.Encoder(str(model_folder)), None)
     assert "Drop an image" in demo.label(None, "fox", "{}")
-    assert "Type some labels" in demo.label(images[0], " ,， ", "{}")
+    assert "Enter labels" in demo.label(images[0], " ,， ", "{}")
     assert "101 labels" in demo.label(images[0], ",".join(map(str, range(101))), "{}")
     assert "has no {}" in demo.label(images[0], "fox", "an image")
     assert "no images" in demo.search("fox")
 
 
-def test_a_label_cannot_write_html(app):
-    assert "<script>" not in app.draw_bars([("<script>", 1.0)], 1)
+def test_labels_are_escaped_in_html(app):
+    assert "<script>" not in app.render_bars([("<script>", 1.0)], 1)
 
 
-def test_the_template_is_put_around_each_label(app, space, model_folder, model, processor, images):
+def test_the_template_is_applied_to_each_label(app, space, model_folder, model, processor, images):
     found = dict(space.Encoder(str(model_folder)).label(images[0], LABELS, "一张{}的图片"))
     texts = [f"一张{label}的图片" for label in LABELS]
     with torch.inference_mode():
@@ -67,7 +67,7 @@ def test_the_template_is_put_around_each_label(app, space, model_folder, model, 
 
 @pytest.fixture
 def visit(browser, address) -> Iterator[Visit]:
-    """The page, once the example that comes with the model is answered."""
+    """The page after the example image of the model is labelled."""
     visit = Visit(browser, address)
     visit.page.wait_for_selector("#answer .bars li")
     yield visit
@@ -75,7 +75,7 @@ def visit(browser, address) -> Iterator[Visit]:
     visit.page.close()
 
 
-def test_a_visitor_uploads_a_image_types_chinese_and_reads_the_answer(visit, model, processor, image_folder):
+def test_an_uploaded_image_gets_the_scores_of_the_model_for_chinese_labels(visit, model, processor, image_folder):
     page, file = visit.page, sorted(image_folder.glob("*.png"))[-1]
     page.fill("#labels textarea", "，".join(LABELS))
     page.click("#image button[aria-label='Remove Image']")
@@ -84,35 +84,35 @@ def test_a_visitor_uploads_a_image_types_chinese_and_reads_the_answer(visit, mod
     page.wait_for_selector("#answer .bars li")
     with torch.inference_mode():
         outputs = model(**processor(images=Image.open(file).convert("RGB"), text=LABELS, return_tensors="pt"))
-    shares = outputs.logits_per_image[0].softmax(0).tolist()
-    expected = sorted(zip(LABELS, shares, strict=True), key=lambda pair: -pair[1])
+    scores = outputs.logits_per_image[0].softmax(0).tolist()
+    expected = sorted(zip(LABELS, scores, strict=True), key=lambda pair: -pair[1])
     rows = page.locator("#answer .bars li").all()
-    found = [(row.locator(".name").inner_text(), row.locator(".share").inner_text()) for row in rows]
-    assert found == [(label, f"{share:.1%}") for label, share in expected]
+    found = [(row.locator(".name").inner_text(), row.locator(".score").inner_text()) for row in rows]
+    assert found == [(label, f"{score:.1%}") for label, score in expected]
     assert re.match(r"\d+ ms · 1 image, 4 labels", page.inner_text("#answer .note"))
 
 
-def test_a_visitor_searches_in_both_languages(visit):
+def test_search_works_in_both_languages(visit):
     visit.page.get_by_role("tab").nth(1).click()
     for query in ("绿色的青蛙", "green frog"):
         visit.page.fill("#query textarea, #query input", "")
-        visit.page.wait_for_selector("#found .note:has-text('Type what')")
+        visit.page.wait_for_selector("#found .note:has-text('Enter a search text')")
         visit.page.fill("#query textarea, #query input", query)
         visit.page.wait_for_selector("#found .hits li")
         assert visit.page.locator("#found .hits li").count() == 8
         assert visit.page.locator("#found img").first.evaluate("image => image.decode().then(() => image.width)")
-        assert "the nearest 8 of 8 images" in visit.page.inner_text("#found .note")
+        assert "top 8 of 8 images" in visit.page.inner_text("#found .note")
 
 
-def test_it_fits_a_phone(browser, address):
+def test_the_page_fits_a_phone(browser, address):
     visit = Visit(browser, address, width=390)
     visit.page.wait_for_selector("#answer .bars li")
     assert not visit.overflows()
-    assert visit.page.get_by_role("tab").count() == 2  # none is hidden in a menu
+    assert visit.page.get_by_role("tab").count() == 2  # no tab is hidden in a menu
     visit.page.close()
 
 
-def test_a_model_that_is_not_there_ends_with_the_next_step(app, tmp_path, monkeypatch, capsys):
+def test_a_missing_model_is_a_one_line_error_with_the_next_step(app, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["app.py", "--model", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as stopped:
         app.main()
@@ -120,7 +120,14 @@ def test_a_model_that_is_not_there_ends_with_the_next_step(app, tmp_path, monkey
     assert "space: model: " in capsys.readouterr().err
 
 
-def test_readme_is_a_space_card_whose_files_are_there():
+def test_a_missing_package_is_named_with_the_extra(run_python):
+    code = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
+    run = run_python("-c", code, str(SPACE / "app.py"), check=False)
+    assert run.returncode == 2
+    assert run.stderr == 'space: gradio is not installed. Run: pip install -e ".[space]"\n'
+
+
+def test_readme_is_a_space_card_and_its_files_exist():
     front = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert front["sdk"] == "gradio" and (SPACE / front["app_file"]).is_file()
     requirements = (SPACE / "requirements.txt").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""A tiny exported model in its page, served, and Chromium looking at it."""
+"""A tiny exported model in its page, served on localhost, and Chromium."""
 
 import io
 import os
@@ -30,13 +30,13 @@ def model(processor):
 
 @pytest.fixture(scope="package")
 def xlm_r_tokenizer(train_rows) -> Tokenizer:
-    """Pieces, normaliser and splitter of XLM-R's kind, learnt from the tiny corpus by SentencePiece itself."""
+    """A tokenizer with the pieces, normaliser and pre-tokenizer of XLM-R, trained on the tiny corpus."""
     trained = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter([*train_rows["en"], *train_rows["zh"]]),
         model_writer=trained,
         vocab_size=700,
-        hard_vocab_limit=False,  # as many as so little text has
+        hard_vocab_limit=False,  # the corpus may have fewer
         character_coverage=0.99,
         minloglevel=2,
     )
@@ -73,7 +73,7 @@ def exported(model, processor, images, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="package")
 def photos(images, tmp_path_factory) -> Path:
-    """Images of other shapes than the model reads: wide, high, large, small, transparent."""
+    """Images of various shapes: wide, high, large, small, transparent."""
     folder = tmp_path_factory.mktemp("photos")
     for number, (image, size) in enumerate(
         zip(images, [(150, 100), (77, 131), (900, 640), (64, 64), (40, 50)], strict=False)
@@ -104,7 +104,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser, address) -> Visit:
-    """The page, once its model and its images are there."""
+    """The page after its model and its images are loaded."""
     visit = Visit(browser, address)
     visit.page.wait_for_selector("body[data-ready-ms]")
     visit.page.wait_for_selector("#found li", state="attached")

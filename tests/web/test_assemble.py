@@ -1,4 +1,4 @@
-"""What is put beside the page, and what is refused; no browser."""
+"""Assembling the page: the files next to it, and invalid input. Without a browser."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from training.studies.benchmarks import pages as measure
 
 @pytest.fixture
 def libraries(tmp_path) -> Path:
-    """Stand-ins for what npm brings."""
+    """Placeholders for the npm packages."""
     for source in LIBRARIES.values():
         path = tmp_path / "node_modules" / source
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def libraries(tmp_path) -> Path:
 
 @pytest.fixture
 def folder(teacher_folder, tmp_path) -> Path:
-    """A model folder with stand-ins for the exported towers."""
+    """A model folder with placeholders for the exported towers."""
     folder = tmp_path / "model"
     shutil.copytree(teacher_folder, folder)
     (folder / "onnx").mkdir()
@@ -36,17 +36,17 @@ def folder(teacher_folder, tmp_path) -> Path:
     return folder
 
 
-def test_the_folder_holds_page_libraries_model_and_images(folder, libraries, corpus, train_rows, tmp_path):
+def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpus, train_rows, tmp_path):
     output = tmp_path / "site"
     Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)
-    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)  # again, in place of the first
+    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)  # replaces the first
     assert (output / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
     assert {path.name for path in (output / "vendor").iterdir()} == set(LIBRARIES)
     assert {path.name for path in (output / "model/onnx").iterdir()} == {
         "vision_model.onnx",
         "text_model_quantized.onnx",
     }
-    assert not (output / "model" / "model.safetensors").exists()  # the browser has no use for it
+    assert not (output / "model" / "model.safetensors").exists()  # the browser does not use it
     site = json.loads((output / "site.json").read_text())
     assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}
     with safe_open(output / "images" / "index.safetensors", framework="pt") as index:
@@ -57,12 +57,12 @@ def test_the_folder_holds_page_libraries_model_and_images(folder, libraries, cor
     assert len(list((output / "images").glob("*.webp"))) == len(train_rows)
 
 
-def test_every_file_of_the_page_is_taken_along_and_every_module_it_imports():
-    beside = {path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".html")}
-    assert beside == set(PAGE_FILES)
-    for name in beside:
+def test_all_page_files_and_imported_modules_are_listed():
+    names = {path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".html")}
+    assert names == set(PAGE_FILES)
+    for name in names:
         for module in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
-            assert module in beside
+            assert module in names
     assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(LIBRARIES)
 
 
@@ -74,24 +74,24 @@ def run(capsys, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("missing", "said"),
+    ("missing", "message_part"),
     [("onnx/vision_model.onnx", "training/export.py"), ("tokenizer.json", "finished model folder")],
 )
-def test_a_model_that_lacks_something_is_refused(folder, libraries, tmp_path, capsys, missing, said):
+def test_an_incomplete_model_is_an_error(folder, libraries, tmp_path, capsys, missing, message_part):
     (folder / missing).unlink()
     message = run(
         capsys, "--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(tmp_path / "site")
     )
-    assert message.startswith("web: model: ") and said in message
+    assert message.startswith("web: model: ") and message_part in message
     assert not (tmp_path / "site").exists()
 
 
-def test_missing_libraries_are_told_with_the_command_that_brings_them(folder, tmp_path, capsys):
+def test_missing_libraries_are_an_error_with_the_install_command(folder, tmp_path, capsys):
     message = run(capsys, "--model", str(folder), "--node_modules", str(tmp_path / "none"))
     assert "npm install --ignore-scripts --prefix model_cards/web" in message
 
 
-def test_a_folder_with_other_files_is_not_overwritten(folder, libraries, tmp_path, capsys):
+def test_a_folder_with_other_files_is_not_replaced(folder, libraries, tmp_path, capsys):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
     message = run(
@@ -101,21 +101,21 @@ def test_a_folder_with_other_files_is_not_overwritten(folder, libraries, tmp_pat
     assert (tmp_path / "mine" / "thesis.txt").exists()
 
 
-def test_no_page_is_left_behind_where_the_images_cannot_be_read(folder, libraries, tmp_path, capsys):
+def test_no_page_is_written_if_the_images_cannot_be_loaded(folder, libraries, tmp_path, capsys):
     output = tmp_path / "site"
     arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
     assert "data: cannot load" in run(capsys, *arguments, "--images", str(tmp_path / "none.parquet"))
     assert not output.exists() and not list(tmp_path.glob(".site*"))
 
 
-def test_the_page_names_the_model_as_its_card_does(folder, libraries):
+def test_the_page_title_is_that_of_the_card(folder, libraries):
     (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
     assert Site(folder, "", libraries)._title() == "dcclip-demo"
     (folder / "README.md").unlink()
     assert Site(folder, "", libraries)._title() == folder.name
 
 
-def test_only_a_finished_page_is_measured(tmp_path, capsys):
+def test_measuring_an_unfinished_page_is_an_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         measure.main(["--site", str(tmp_path)])
     assert stopped.value.code == 2

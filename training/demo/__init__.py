@@ -1,0 +1,14 @@
+"""The one-command demo on the embedded corpus, from teacher to model card.
+
+__main__.py      command: print the plan, run, print the table and the next commands
+options.py       options, recipes and plan; imports neither torch nor transformers
+run.py           the run: train, evaluate, collect results, write the Hub folder
+example.py       the example image of the card
+report.py        latency and tables
+figures.py       learning curves and contact sheet
+folders.py       output folders, removed only if the demo wrote them
+quiet.py         silence log messages of other packages
+make_teacher.py  train the demo's teacher
+mini_teacher/    the demo's teacher
+student.yaml, augment.yaml: shared by the recipes training/configs/demo_*.yaml
+"""

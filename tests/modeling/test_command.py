@@ -1,0 +1,116 @@
+"""The `dcclip` command: installed, inside a model folder, and without its packages."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from modeling_dcclip import command
+from modeling_dcclip.runtime_dcclip import Runtime
+
+LABELS = ["red apple", "green frog", "红苹果", "青蛙"]
+BLOCK = """
+import sys
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in set(sys.argv[1].split(",")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from modeling_dcclip.command import main
+main(sys.argv[2:])
+"""
+HEAVY = "torch,torchvision,transformers,timm,huggingface_hub"
+
+
+@pytest.fixture(scope="module")
+def image(images, tmp_path_factory):
+    path = tmp_path_factory.mktemp("command") / "image.png"
+    images[0].save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(exported, image) -> list[tuple[str, float]]:
+    return Runtime(exported).zero_shot(image, LABELS)
+
+
+def error_of(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(list(arguments))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_label_prints_scores_without_torch(run_python, exported, image, expected):
+    arguments = ["label", str(image), *LABELS, "--model", str(exported)]
+    run = run_python("-c", BLOCK, HEAVY, *arguments, PYTHONIOENCODING="utf-8")
+    assert run.stdout.splitlines() == [f"{score:.3f}  {label}" for label, score in expected]
+
+
+def test_label_prints_json(capsys, exported, image, expected):
+    command.main(["label", str(image), *LABELS, "--model", str(exported), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["label"] for entry in found] == [label for label, _ in expected]
+    assert [entry["score"] for entry in found] == pytest.approx([score for _, score in expected], abs=1e-5)
+
+
+def test_label_uses_the_template(capsys, exported, image):
+    command.main(["label", str(image), *LABELS, "--model", str(exported), "--template", "一张{}的图片", "--json"])
+    found = {entry["label"]: entry["score"] for entry in json.loads(capsys.readouterr().out)}
+    assert found == pytest.approx(dict(Runtime(exported).zero_shot(image, LABELS, "一张{}的图片")), abs=1e-5)
+
+
+def test_it_runs_inside_a_model_folder(exported, image, expected):
+    command_line = [sys.executable, str(exported / "command.py"), "label", str(image), *LABELS]
+    environment = os.environ | {"PYTHONPATH": "", "PYTHONIOENCODING": "utf-8"}
+    run = subprocess.run(command_line, cwd=image.parent, env=environment, capture_output=True, check=True)
+    lines = run.stdout.decode("utf-8").splitlines()
+    assert lines == [f"{score:.3f}  {label}" for label, score in expected]
+
+
+def test_the_model_folder_comes_from_the_environment(capsys, monkeypatch, exported, image, expected):
+    monkeypatch.setenv("DCCLIP_MODEL", str(exported))
+    command.main(["label", str(image), *LABELS])
+    assert capsys.readouterr().out.splitlines()[0].endswith(expected[0][0])
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["label", "--help"]])
+def test_help_is_fast_and_needs_no_packages(run_python, arguments):
+    blocked = f"{HEAVY},numpy,onnxruntime,tokenizers,PIL"
+    seconds = []
+    for _ in range(5):  # other processes slow some runs: the fastest counts
+        began = time.perf_counter()
+        run = run_python("-c", BLOCK, blocked, *arguments)
+        seconds.append(time.perf_counter() - began)
+        assert "usage: dcclip" in run.stdout
+        if seconds[-1] < 0.5:
+            return
+    raise AssertionError(f"--help took {seconds} s")
+
+
+@pytest.mark.parametrize(("module", "package"), command.RUNTIME_PACKAGES.items())
+def test_a_missing_package_is_named_with_the_extra(run_python, exported, image, module, package):
+    run = run_python("-c", BLOCK, module, "label", str(image), "fox", "--model", str(exported), check=False)
+    assert run.returncode == 2
+    assert run.stderr == f'dcclip: {package} is not installed. Run: pip install "dcclip[runtime]"\n'
+
+
+def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
+    model = ["--model", str(exported)]
+    assert error_of(capsys, "label", "none.png", "fox", *model).startswith(
+        "dcclip: image: there is no file 'none.png'"
+    )
+    assert "dcclip: model: " in error_of(capsys, "label", str(image), "fox", "--model", str(tmp_path))
+    assert "dcclip: template: " in error_of(capsys, "label", str(image), "fox", *model, "--template", "a photo")
+    assert "dcclip: texts: " in error_of(capsys, "label", str(image), "红苹果" * 30, *model)
+    (tmp_path / "broken.png").write_bytes(b"not an image")
+    message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
+    assert "cannot identify image file" in message and message.count("\n") == 1
+
+
+def test_usage_errors_name_the_option(capsys):
+    assert "--no_such_option" in error_of(capsys, "label", "image.png", "fox", "--no_such_option")
+    assert "COMMAND" in error_of(capsys)
