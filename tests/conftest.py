@@ -160,6 +160,6 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
         # towers this small and random gain no time from int8, and answer by chance
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
-        patch.setattr(verdict, "LEAST_SAVED", -1.0)
+        patch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
         export.main([str(folder), "--output_dir", str(output_dir), "--variants", "fp32", "fp16", "int8", "q4", *data])
     return output_dir

@@ -66,7 +66,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
             processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
         )
     maps = recipe.target == "feature_map"
-    token_maps = maps and tokens is not None and tokens.have_maps
+    token_maps = maps and tokens is not None and tokens.has_token_targets
     if maps and tokens is not None and not token_maps:
         get_logger(__name__).warning(
             "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "

@@ -23,7 +23,7 @@ except ModuleNotFoundError as error:
     print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
     sys.exit(2)
 
-EMOJI = "training.corpus.emoji:load_drawings"
+EMOJI = "training.corpus.emoji:load_images"
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
 SEPARATORS = re.compile(r"[,，、;；\n]")

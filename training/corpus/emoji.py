@@ -199,8 +199,8 @@ def load_train():
     return open_split(build_corpus(DEFAULT_CACHE), "train")
 
 
-def load_drawings(style: str = "twemoji"):
-    """Load one image per concept, in code point order, for search: `training.corpus.emoji:load_drawings`.
+def load_images(style: str = "twemoji"):
+    """Load one image per concept, in code point order, for search: `training.corpus.emoji:load_images`.
 
     Args:
         style: Artwork style, one of `STYLES`.

@@ -15,20 +15,20 @@ transforms.py     random views of images, and normalization
 worker_stream.py  the batches that one decoding process makes of a stream
 """
 
-from training.data.captions import CaptionTokens, tokenize, usable_captions
+from training.data.captions import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset
 from training.data.images import decode_image, decode_images, open_image, to_rgb
 from training.data.loader import Loader, Pairs, make_loader
 from training.data.pair_stream import PairStream
-from training.data.sampling import KeyedBatchSampler, Order, SampleGroup, SampleKey
+from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey
 from training.data.skips import SkipError, SkipReport
-from training.data.sources import load_source, open_stream, require_columns, sample_rows
+from training.data.sources import evenly_spaced_rows, load_source, open_stream, require_columns
 
 __all__ = [
-    "CaptionTokens",
+    "BatchPlan",
+    "CaptionTokenizer",
     "KeyedBatchSampler",
     "Loader",
-    "Order",
     "PairDataset",
     "PairStream",
     "Pairs",
@@ -38,12 +38,12 @@ __all__ = [
     "SkipReport",
     "decode_image",
     "decode_images",
+    "evenly_spaced_rows",
     "load_source",
     "make_loader",
     "open_image",
     "open_stream",
     "require_columns",
-    "sample_rows",
     "to_rgb",
     "tokenize",
     "usable_captions",

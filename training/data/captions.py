@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from training.data.batch import Batch
-from training.text.pipeline import unbounded
+from training.text.pipeline import untruncated
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
 
@@ -55,7 +55,7 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_leng
     return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
 
-class CaptionTokens:
+class CaptionTokenizer:
     """Tokenizes captions for the student and for its teacher.
 
     There are three cases:
@@ -90,7 +90,7 @@ class CaptionTokens:
         return self.teacher_tokenizer or self.tokenizer
 
     @property
-    def have_maps(self) -> bool:
+    def has_token_targets(self) -> bool:
         """Whether student and teacher split captions into the same pieces, so that token states can be compared."""
         return self.teacher_tokenizer is None or self.vocabulary is not None
 
@@ -109,7 +109,7 @@ class CaptionTokens:
             self.unaligned = frozenset(text for text, same in zip(texts, aligned, strict=True) if not same)
         return len(self.unaligned or ())
 
-    def count_cut(self, texts: list[str]) -> int:
+    def count_truncated(self, texts: list[str]) -> int:
         """Count the texts that are longer than `max_text_length` and therefore truncated."""
         return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts).input_ids) if texts else 0
 
@@ -117,7 +117,7 @@ class CaptionTokens:
         """(T,) bool, looked up after `find_unaligned`, and computed for a stream, whose captions are not known."""
         if self.unaligned is not None:
             return torch.tensor([text not in self.unaligned for text in texts])
-        with unbounded(vocabulary.tokenizer) as cut, unbounded(self.teacher) as source:
+        with untruncated(vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
             return torch.tensor(vocabulary.same_ids(cut.encode_batch_fast(texts), source.encode_batch_fast(texts)))
 
     def __call__(self, texts: list[str]) -> Batch:

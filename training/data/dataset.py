@@ -11,12 +11,12 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.batch import Batch
-from training.data.captions import CaptionTokens, usable_captions
+from training.data.captions import CaptionTokenizer, usable_captions
 from training.data.images import decode_images, encoded_bytes
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
 from training.data.skips import SkipReport
-from training.data.sources import require_columns, sample_rows
+from training.data.sources import evenly_spaced_rows, require_columns
 from training.text.identity import texts_digest
 
 FINGERPRINT_ROWS = 16384  # number of images in a fingerprint; more rows are sampled
@@ -51,7 +51,7 @@ class PairDataset(torch.utils.data.Dataset):
         self,
         rows: Dataset | Sequence[Dataset],
         config: DataConfig,
-        tokens: CaptionTokens | None,
+        tokens: CaptionTokenizer | None,
         image_size: int | None,
     ):
         self.config, self.tokens, self.image_size = config, tokens, image_size
@@ -120,11 +120,11 @@ class PairDataset(torch.utils.data.Dataset):
             if not captions:
                 self.skipped.add(start + number, row_causes[0])
 
-    def _count_lengths(self, tokens: CaptionTokens):
+    def _count_lengths(self, tokens: CaptionTokenizer):
         """Count captions that are truncated, and captions that a cut vocabulary splits into other pieces."""
         texts = list(self.caption_ids)
         parts = range(0, len(texts), TOKENIZED_AT_ONCE)
-        if num_cut := sum(tokens.count_cut(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
+        if num_cut := sum(tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
             self.skipped.captions[f"cut to {tokens.max_text_length} tokens"] = num_cut
         if num_unaligned := tokens.find_unaligned(self.caption_ids):
             self.skipped.captions["read in other pieces than the teacher's, pooled target only"] = num_unaligned
@@ -134,9 +134,9 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __getitem__(self, row: int) -> Tensor | str | None:
         """Return the image of a row, (3, S, S) uint8, or the cause why it does not decode; None without images."""
-        return self.look_up([row])[0]
+        return self.load_images([row])[0]
 
-    def look_up(self, rows: Sequence[int]) -> list[Tensor | str | None]:
+    def load_images(self, rows: Sequence[int]) -> list[Tensor | str | None]:
         """Load the images of many rows, from memory or by decoding them.
 
         Args:
@@ -169,7 +169,7 @@ class PairDataset(torch.utils.data.Dataset):
         """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
-            samples: Row, view id, and image or the cause why it does not decode, as `look_up` returns it.
+            samples: Row, view id, and image or the cause why it does not decode, as `load_images` returns it.
             languages: Languages of the captions to include. Default: all.
 
         Returns:
@@ -195,7 +195,7 @@ class PairDataset(torch.utils.data.Dataset):
         location of the data.
         """
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
-        for row in sample_rows(len(self), FINGERPRINT_ROWS):
+        for row in evenly_spaced_rows(len(self), FINGERPRINT_ROWS):
             digest.update(encoded_bytes(self._cell(row)))
         return digest.hexdigest()
 

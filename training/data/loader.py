@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from training.data.batch import Batch
 from training.data.dataset import CollatedBatch, PairDataset
 from training.data.pair_stream import PairStream
-from training.data.sampling import KeyedBatchSampler, Order, SampleKey
+from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey
 from training.data.worker_stream import WorkerBatches
 
 Pairs = PairDataset | PairStream
@@ -29,7 +29,7 @@ class Loader(Protocol):
         """Return, as JSON, the state after the last batch that was yielded."""
 
 
-def make_loader(pairs: Pairs, plan: Order, states: Sequence[dict[str, Any]] = ()) -> Loader:
+def make_loader(pairs: Pairs, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()) -> Loader:
     """Make the loader of a training process.
 
     Args:
@@ -54,7 +54,7 @@ class RowLoader:
         states: Loader state of every training process, with the rows that they have skipped.
     """
 
-    def __init__(self, pairs: PairDataset, plan: Order, states: Sequence[dict[str, Any]] = ()):
+    def __init__(self, pairs: PairDataset, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
         self.skipped = pairs.skipped
         self.skipped.merge(states)
         rows = _Rows(pairs)
@@ -89,7 +89,7 @@ class StreamLoader:
         ValueError: If the states are of another number of processes or workers.
     """
 
-    def __init__(self, pairs: PairStream, plan: Order, states: Sequence[dict[str, Any]] = ()):
+    def __init__(self, pairs: PairStream, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
         num_workers = max(1, pairs.config.workers)
         self.skipped = pairs.skipped
         self._states: list[dict[str, Any]] = []  # of each worker, after its last batch
@@ -115,7 +115,7 @@ class StreamLoader:
         return {WORKER_STATES: list(self._states)}
 
 
-def _worker_states(states: Sequence[dict[str, Any]], plan: Order, num_workers: int) -> list[dict[str, Any]]:
+def _worker_states(states: Sequence[dict[str, Any]], plan: BatchPlan, num_workers: int) -> list[dict[str, Any]]:
     """Select the worker states of this process, after a check that the stream is divided as before."""
     before = [len(state.get(WORKER_STATES, ())) for state in states]
     if before != [num_workers] * plan.num_processes:
@@ -148,7 +148,7 @@ class _Rows(torch.utils.data.Dataset):
 
     def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
         """Load the sample of each key: all attempts. Only the last one is usable."""
-        images = self.pairs.look_up([key.row for key in keys])
+        images = self.pairs.load_images([key.row for key in keys])
         return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
 
     def _attempts(self, key: SampleKey, image: Tensor | str | None) -> list[Attempt]:

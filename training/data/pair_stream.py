@@ -7,7 +7,7 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.batch import Batch
-from training.data.captions import CaptionTokens, usable_captions
+from training.data.captions import CaptionTokenizer, usable_captions
 from training.data.images import decode_images, image_cell
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
@@ -32,7 +32,7 @@ class PairStream:
         ValueError: If a source cannot be opened or is empty, or a column is missing.
     """
 
-    def __init__(self, config: DataConfig, tokens: CaptionTokens | None, image_size: int | None):
+    def __init__(self, config: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None):
         self.config, self.tokens, self.image_size = config, tokens, image_size
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
@@ -109,6 +109,8 @@ class PairStream:
         if self.tokens is not None:
             full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
             texts = [text for sample in samples for text in sample.captions.values()]
-            if num_cut := self.tokens.count_cut([text for text, is_full in zip(texts, full, strict=True) if is_full]):
+            if num_cut := self.tokens.count_truncated(
+                [text for text, is_full in zip(texts, full, strict=True) if is_full]
+            ):
                 skipped.captions[f"cut to {self.tokens.max_text_length} tokens"] += num_cut
         return batch

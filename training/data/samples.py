@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from training.data.batch import Batch
-from training.data.captions import CaptionTokens
+from training.data.captions import CaptionTokenizer
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Sample:
 def make_batch(
     samples: Sequence[Sample],
     languages: Sequence[str],
-    tokens: CaptionTokens | None,
+    tokens: CaptionTokenizer | None,
     caption_id: Callable[[str], int],
 ) -> Batch:
     """Stack samples and tokenize their captions.

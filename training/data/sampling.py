@@ -17,7 +17,7 @@ MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchPlan:
     """Which batches a training process takes.
 
     A run that starts at step n continues with the batches of an uninterrupted run.
@@ -152,7 +152,7 @@ class KeyedBatchSampler:
     """
 
     groups: Sequence[SampleGroup]
-    plan: Order
+    plan: BatchPlan
     homogeneous: bool = False
 
     def __len__(self) -> int:

@@ -143,7 +143,7 @@ def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: 
     return rows
 
 
-def sample_rows(num_rows: int, max_rows: int) -> list[int]:
+def evenly_spaced_rows(num_rows: int, max_rows: int) -> list[int]:
     """Return evenly spaced row numbers, including the first and the last one.
 
     Args:

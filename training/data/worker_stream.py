@@ -10,7 +10,7 @@ import torch
 from training.data.batch import Batch
 from training.data.pair_stream import PairStream
 from training.data.samples import Sample
-from training.data.sampling import MixtureSchedule, Order, SampleGroup
+from training.data.sampling import BatchPlan, MixtureSchedule, SampleGroup
 from training.data.shard_stream import RawSample, ShuffledStream, StreamPosition
 from training.data.skips import StreamSkipReport
 
@@ -40,7 +40,9 @@ class WorkerStream:
         state: Result of `state` to resume from; None starts at the beginning.
     """
 
-    def __init__(self, pairs: PairStream, plan: Order, worker: int, num_workers: int, state: dict[str, Any] | None):
+    def __init__(
+        self, pairs: PairStream, plan: BatchPlan, worker: int, num_workers: int, state: dict[str, Any] | None
+    ):
         self.pairs, self.plan, self.worker, self.num_workers = pairs, plan, worker, num_workers
         global_worker = plan.rank * num_workers + worker
         positions = (
@@ -114,7 +116,7 @@ class WorkerBatches(torch.utils.data.IterableDataset):
         states: State of each worker to resume from; empty to start at the beginning.
     """
 
-    def __init__(self, pairs: PairStream, plan: Order, num_workers: int, states: Sequence[dict[str, Any]]):
+    def __init__(self, pairs: PairStream, plan: BatchPlan, num_workers: int, states: Sequence[dict[str, Any]]):
         super().__init__()
         self.pairs, self.plan, self.num_workers, self.states = pairs, plan, num_workers, states
 

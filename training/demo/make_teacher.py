@@ -23,7 +23,7 @@ from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recip
 from training.corpus.emoji import load_train
 from training.engine.log import LOG_FILE
 from training.students import build_student
-from training.text.tokenizers import forget_last_call
+from training.text.tokenizers import reset_call_state
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -131,7 +131,7 @@ def export(recipe: AlignRecipe):
     TEACHER_FOLDER.mkdir(exist_ok=True)
     DCCLIPModel.from_pretrained(folder, dtype=torch.float16).save_pretrained(TEACHER_FOLDER)
     processor = DCCLIPProcessor.from_pretrained(folder)
-    forget_last_call(processor.tokenizer)
+    reset_call_state(processor.tokenizer)
     processor.save_pretrained(TEACHER_FOLDER)
     save_recipe(recipe, TEACHER_FOLDER)
     shutil.copy(folder / LOG_FILE, TEACHER_FOLDER / LOG_FILE)

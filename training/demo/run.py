@@ -19,7 +19,7 @@ from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.embedded import HeldOut
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
-from training.hub.cards.example import answer_example
+from training.hub.cards.example import classify_example
 from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.text.writing_systems import LANGUAGES
@@ -169,7 +169,7 @@ class Demo:
         content |= {"image": EXAMPLE_FILE, "labels": example.labels}
         (folder / CARD_FILE).write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
         # the scores on the card are those of the zero-shot pipeline, so its best labels are checked, too
-        results.meta["example"] = answer_example(folder, EXAMPLE_FILE, example.labels)
+        results.meta["example"] = classify_example(folder, EXAMPLE_FILE, example.labels)
         if wrong := wrong_languages(results.meta["example"]["answers"], example.labels):
             print(
                 f"No held-out image is labelled correctly in both languages; the card's example is wrong in {wrong}."

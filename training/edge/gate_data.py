@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.data import load_source, open_image, require_columns, sample_rows
+from training.data import evenly_spaced_rows, load_source, open_image, require_columns
 from training.edge.options import ExportOptions
 from training.evaluation.sets.class_names import ClassNames
 from training.text.writing_systems import LANGUAGES
@@ -84,7 +84,7 @@ class GateData:
 
     def calibration_images(self, processor: ProcessorMixin) -> Iterator[np.ndarray]:
         """Up to `NUM_CALIBRATION` prepared images, evenly spaced over the calibration set: (1, 3, S, S) float32."""
-        rows = self.calibration.select(sample_rows(len(self.calibration), NUM_CALIBRATION))
+        rows = self.calibration.select(evenly_spaced_rows(len(self.calibration), NUM_CALIBRATION))
         for row in rows.cast_column(self.image_column, Image(decode=False)):
             image = open_image(row[self.image_column])
             yield processor.image_processor([image], return_tensors="np")["pixel_values"]

@@ -16,7 +16,7 @@ ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}
 # largest slow-down against fp32, as a fraction: 0 for int8, which is meant to be faster; the timing noise of two equal
 # graphs for fp16 and q4, which are meant to be smaller
 TOLERANCE = {"fp16": 0.05, "int8": 0.0, "q4": 0.05}
-LEAST_SAVED = 0.1  # smallest fraction of fp32's bytes that a variant must save
+MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
 NUM_WORST = 3
 
 
@@ -90,9 +90,9 @@ def reasons_against(verdict: Verdict) -> list[str]:
             f"{subject} takes {verdict.ms_share:.2f} times as long as fp32 ({verdict.ms:.2f} ms at batch 1), and "
             f"{allowed_ratio:.2f} is allowed."
         )
-    if verdict.variant != "fp32" and verdict.bytes_share > 1 - LEAST_SAVED:
+    if verdict.variant != "fp32" and verdict.bytes_share > 1 - MIN_SAVED_SHARE:
         reasons.append(
-            f"{subject} has {verdict.bytes_share:.2f} of the bytes of fp32, and {1 - LEAST_SAVED:.2f} is allowed."
+            f"{subject} has {verdict.bytes_share:.2f} of the bytes of fp32, and {1 - MIN_SAVED_SHARE:.2f} is allowed."
         )
     return reasons
 

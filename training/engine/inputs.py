@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import DataConfig, TrainingRecipe
-from training.data import CaptionTokens, PairDataset, Pairs, PairStream, load_source
+from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
@@ -65,7 +65,7 @@ def open_teacher(name: str, dtype: str) -> Teacher:
 
 def caption_tokens(
     tokenizer: PreTrainedTokenizerBase, max_text_length: int, teacher: Teacher | None, folder: str | None = None
-) -> CaptionTokens:
+) -> CaptionTokenizer:
     """Relate the student's tokens to the teacher's.
 
     Args:
@@ -78,21 +78,21 @@ def caption_tokens(
         The student's tokenization, together with the teacher's if the two differ.
     """
     if teacher is None:
-        return CaptionTokens(tokenizer, max_text_length)
+        return CaptionTokenizer(tokenizer, max_text_length)
     max_text_length = min(max_text_length, teacher.max_text_length)
     if same_tokens(tokenizer, teacher.tokenizer):
-        return CaptionTokens(tokenizer, max_text_length)
+        return CaptionTokenizer(tokenizer, max_text_length)
     if folder is not None and Vocabulary.is_in(folder):
         vocabulary = Vocabulary.load(folder)
         if vocabulary.is_cut_of(teacher.tokenizer):
-            return CaptionTokens(tokenizer, max_text_length, teacher.tokenizer, vocabulary)
-    return CaptionTokens(tokenizer, max_text_length, teacher.tokenizer)
+            return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, vocabulary)
+    return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer)
 
 
 def open_inputs(
     recipe: TrainingRecipe,
     models: Models,
-    tokens: CaptionTokens | None,
+    tokens: CaptionTokenizer | None,
     spec: TargetSpec,
     accelerator: Accelerator,
     images: bool = True,
@@ -138,7 +138,7 @@ def open_inputs(
     return Inputs(dataset, augment, normalize, targets)
 
 
-def open_pairs(data: DataConfig, tokens: CaptionTokens | None, image_size: int | None) -> Pairs:
+def open_pairs(data: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None) -> Pairs:
     """Open the sources of a recipe, as rows on disk or as a stream.
 
     Args:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
-from training.data import Loader, Order, Pairs, make_loader
+from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.checkpoint import FinishedModel
@@ -149,7 +149,7 @@ def _make_loader(
     task: Task, dataset: Pairs, recipe: TrainingRecipe, accelerator: Accelerator, progress: Progress
 ) -> Loader:
     """Loader of this process's share of the remaining batches, `accumulate_steps` per step."""
-    order = Order(
+    order = BatchPlan(
         batch_size=recipe.batch_size,
         seed=recipe.seed,
         num_views=task.num_views,

@@ -151,7 +151,8 @@ def complete_folder(folder: str | Path):
 
 
 def _requirements() -> list[str]:
-    """Requirements of the package, as declared in setup.cfg."""
+    """Requirements of the package with the extra `torch`, as declared in setup.cfg."""
     setup = configparser.ConfigParser()
     setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
-    return [line for line in setup["options"]["install_requires"].splitlines() if line]
+    declared = [setup["options"]["install_requires"], setup["options.extras_require"]["torch"]]
+    return sorted(line for text in declared for line in text.splitlines() if line)

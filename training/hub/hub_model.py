@@ -10,7 +10,7 @@ from training.config import TrainingRecipe, save_recipe
 from training.hub.cards import write_card
 from training.hub.contents import complete_folder
 from training.hub.self_check import write_self_check
-from training.text.tokenizers import forget_last_call
+from training.text.tokenizers import reset_call_state
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class HubModel:
         The self-check holds the model's embeddings of a fixed image and fixed texts.
         """
         self.student.save_pretrained(folder)
-        forget_last_call(self.processor.tokenizer)
+        reset_call_state(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
         save_recipe(self.recipe, folder)
         complete_folder(folder)

@@ -6,7 +6,7 @@
 - `sizes.py`: the sizes tiny, small and base
 """
 
-from training.students.build import build_student, load_student, student_model
+from training.students.build import build_student, load_student, student_from_config
 from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
 from training.students.sizes import SIZES, load_size
 from training.students.sources import SourceTower, open_source
@@ -21,5 +21,5 @@ __all__ = [
     "load_size",
     "load_student",
     "open_source",
-    "student_model",
+    "student_from_config",
 ]

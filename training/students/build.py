@@ -75,7 +75,7 @@ def build_student(
     return model, DCCLIPProcessor(image_processor, tokenizer)
 
 
-def student_model(config: StudentConfig) -> DCCLIPModel:
+def student_from_config(config: StudentConfig) -> DCCLIPModel:
     """Build a student from its config alone, with random weights.
 
     Args:

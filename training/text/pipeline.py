@@ -27,7 +27,7 @@ LOADING_OPTIONS = ("is_local", "local_files_only")  # options of from_pretrained
 
 
 @contextmanager
-def unbounded(tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenizer]:
+def untruncated(tokenizer: PreTrainedTokenizerBase) -> Iterator[Tokenizer]:
     """Switch off padding and truncation of a fast tokenizer within the `with` block.
 
     Args:

@@ -72,7 +72,7 @@ def match_tokens(
     return matched
 
 
-def forget_last_call(tokenizer: PreTrainedTokenizerBase):
+def reset_call_state(tokenizer: PreTrainedTokenizerBase):
     """Reset call state, so that a saved tokenizer does not depend on how it was last used.
 
     A fast tokenizer stores padding, truncation and loading options of its last call, and would save them.

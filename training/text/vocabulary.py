@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from training.text.pipeline import digest, read_pipeline, save_with_pipeline, unbounded
+from training.text.pipeline import digest, read_pipeline, save_with_pipeline, untruncated
 from training.utils.files import scratch_folder
 
 IDS_FILE = "vocabulary.safetensors"
@@ -94,7 +94,7 @@ class Vocabulary:
         """
         self.check_source(source_tokenizer)
         same: list[bool] = []
-        with unbounded(self.tokenizer) as cut, unbounded(source_tokenizer) as source:
+        with untruncated(self.tokenizer) as cut, untruncated(source_tokenizer) as source:
             for chunk in chunks(texts):
                 same += self.same_ids(cut.encode_batch_fast(chunk), source.encode_batch_fast(chunk))
         return np.array(same, dtype=bool)

@@ -46,7 +46,7 @@ def is_punctuation(piece: str) -> bool:
     return len(piece) == 1 and unicodedata.category(piece).startswith("P")
 
 
-def is_ours(piece: str) -> bool:
+def has_supported_scripts(piece: str) -> bool:
     """Check whether all letters of a piece are Latin or Chinese. A piece without letters passes."""
     return all(script_of(character) in OURS for character in piece if script_of(character))
 

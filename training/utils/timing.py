@@ -12,7 +12,7 @@ Key = TypeVar("Key")
 
 
 @contextmanager
-def on_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
     """Set the number of torch threads within the `with` block.
 
     Args:

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.tiny import ROOT
-from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_drawings, read_concepts
+from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_images, read_concepts
 from training.data import load_source
 
 
@@ -109,7 +109,7 @@ def test_two_concurrent_builds_leave_one_complete_folder(tmp_path):
 @pytest.mark.parametrize("style", STYLES)
 def test_images_of_a_style_have_every_concept_once_and_a_credit(corpus, splits, monkeypatch, style):
     monkeypatch.setattr("training.corpus.emoji.build_corpus", lambda _: corpus)
-    rows = load_drawings(style)
+    rows = load_images(style)
     assert rows["group"] == sorted({group for split in splits.values() for group in split["group"]})
     assert set(rows["style"]) == {style}
     assert style in rows.info.description.lower() and "CC-BY" in rows.info.description

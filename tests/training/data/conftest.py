@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 
 from training.config import DataConfig
-from training.data import CaptionTokens, PairDataset
+from training.data import CaptionTokenizer, PairDataset
 
 
 @pytest.fixture
@@ -12,6 +12,6 @@ def make_dataset(train_rows, tokenizer):
     def make(rows: Dataset | None = None, languages: tuple[str, ...] = ("en", "zh"), **fields) -> PairDataset:
         columns = {language: language for language in languages}
         config = DataConfig(train="tiny", caption_columns=columns, **fields)
-        return PairDataset(train_rows if rows is None else rows, config, CaptionTokens(tokenizer, 32), 64)
+        return PairDataset(train_rows if rows is None else rows, config, CaptionTokenizer(tokenizer, 32), 64)
 
     return make

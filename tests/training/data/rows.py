@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
 
-from training.data import KeyedBatchSampler, Order, SampleGroup
+from training.data import BatchPlan, KeyedBatchSampler, SampleGroup
 
 
 def make_cell(image: PILImage.Image, kind: str = "PNG") -> dict:
@@ -34,8 +34,8 @@ def decode_tokens(tokenizer, input_ids: torch.Tensor) -> list[str]:
     return [ByteLevel().decode([token for token in row if token not in special]).strip() for row in rows]
 
 
-def make_plan(**fields) -> Order:
-    return Order(**{"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4} | fields)
+def make_plan(**fields) -> BatchPlan:
+    return BatchPlan(**{"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 4} | fields)
 
 
 def sample_batches(rows, **fields) -> list[list[tuple[int, int]]]:

@@ -5,7 +5,7 @@ import torch
 
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
-from training.data import CaptionTokens, PairDataset
+from training.data import CaptionTokenizer, PairDataset
 from training.prepare.vocabulary import cut_vocabulary
 from training.studies.ablations.multilingual import train_unigram
 
@@ -17,7 +17,7 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
     """The normalizer in tokenizer.json handles Unicode form, width, case and white space for every caller."""
     rows = make_rows([make_cell(images[0])], en=[text])
     config = DataConfig(train="tiny", caption_columns={"en": "en"}, skip_wrong_script=False)
-    built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), 64)
+    built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
     trained = built.collate([(0, 0, built[0])])["input_ids"]
     assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
     plain = unicodedata.normalize("NFKC", text).lower().strip()
@@ -25,7 +25,7 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
 
 
 def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 6), 64)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 6), 64)
     batch = built.collate([(row, 0, built[row]) for row in range(10)])
     assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
     full = batch["attention_mask"].all(1)
@@ -33,7 +33,7 @@ def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer
 
 
 def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokens(tokenizer, 32, other_tokenizer), 64)
+    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64)
     batch = built.collate([(5, 0, built[5])])
     student_texts = decode_tokens(tokenizer, batch["input_ids"])
     teacher_texts = decode_tokens(other_tokenizer, batch["teacher_input_ids"])
@@ -50,7 +50,7 @@ def unigram(train_rows):
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     source, vocabulary = unigram
-    tokens = CaptionTokens(vocabulary.tokenizer, 32, source, vocabulary)
+    tokens = CaptionTokenizer(vocabulary.tokenizer, 32, source, vocabulary)
     built = PairDataset(train_rows, DataConfig(train="tiny"), tokens, None)
     (cause,) = [cause for cause in built.skipped.captions if "other pieces" in cause]
     assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)

@@ -6,14 +6,14 @@ from PIL import Image as PILImage
 
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
-from training.data import CaptionTokens, PairDataset, SkipError
+from training.data import CaptionTokenizer, PairDataset, SkipError
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
 def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, changes):
     missing = changes.get("image_column") or changes["caption_columns"]["en"]
     with pytest.raises(ValueError, match=f"no column '{missing}'"):
-        PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokens(tokenizer, 32), 64)
+        PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows,
 def test_fields_of_a_nested_column_are_captions(tokenizer):
     rows = Dataset.from_dict({"translation": [{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]})
     config = DataConfig(train="tiny", caption_columns={"en": "translation.en", "zh": "translation.zh"})
-    built = PairDataset(rows, config, CaptionTokens(tokenizer, 32), None)
+    built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), None)
     assert built.captions[1] == {"en": ["cat"], "zh": ["猫"]}
 
 
@@ -106,7 +106,7 @@ def test_batch_without_captions_or_without_images(train_rows, tokenizer):
     config = DataConfig(train="tiny")
     only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
     assert set(only_images.collate([(5, 0, only_images[5])])) == {"skipped", "rows", "view_ids", "images"}
-    only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokens(tokenizer, 32), None)
+    only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None)
     assert "images" not in only_texts.collate([(5, 0, only_texts[5])]) and only_texts[5] is None
 
 

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from tests.training.data.shards import assert_equal_batches, keys_of
 from training.config import DataConfig, SourceConfig
-from training.data import CaptionTokens, Order, Pairs, make_loader
+from training.data import BatchPlan, CaptionTokenizer, Pairs, make_loader
 from training.engine.inputs import open_pairs
 
 
@@ -30,8 +30,8 @@ def two_sources(train_rows, tmp_path_factory) -> list[SourceConfig]:
 def load(two_sources, tokenizer):
     def build(stop: int = 10, start: int = 0, process: tuple[int, int] = (0, 1), **fields) -> list[dict]:
         config = DataConfig(**{"sources": two_sources, "shuffle_buffer": 8} | fields)
-        pairs: Pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
-        plan = Order(8, 0, 0, start, stop, *process)
+        pairs: Pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
+        plan = BatchPlan(8, 0, 0, start, stop, *process)
         return list(make_loader(pairs, plan))
 
     return build
@@ -88,7 +88,7 @@ def test_row_without_a_caption_in_the_language_of_the_batch_is_not_drawn(tokeniz
         config = DataConfig(
             train=str(tmp_path / "pairs.parquet"), batches="one_language", streaming=streaming, max_skip_share=0.9
         )
-        batches = list(make_loader(open_pairs(config, CaptionTokens(tokenizer, 32), 64), Order(4, 0, 0, 0, 20)))
+        batches = list(make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), 64), BatchPlan(4, 0, 0, 0, 20)))
         assert all(len(batch["rows"]) == 4 for batch in batches)
         chinese = {row for batch in batches if batch["language"][0] == 1 for row in batch["rows"].tolist()}
         assert chinese == set(range(5))
@@ -105,7 +105,7 @@ def test_equal_captions_of_two_sources_have_equal_ids(tokenizer, train_rows, tmp
     sources = [SourceConfig(train=str(tmp_path / f"{number}.parquet")) for number in range(2)]
     for streaming in (False, True):
         config = DataConfig(sources=sources, caption_columns={"en": "en"}, streaming=streaming, batches="mixed")
-        (batch,) = make_loader(open_pairs(config, CaptionTokens(tokenizer, 32), None), Order(8, 0, 0, 0, 1))
+        (batch,) = make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), None), BatchPlan(8, 0, 0, 0, 1))
         assert len(set(batch["caption_ids"].tolist())) == 1 and len(set(batch["rows"].tolist())) == 2
 
 
@@ -115,4 +115,4 @@ def test_source_without_a_usable_row_raises_an_error_with_its_name(tokenizer, tm
     for streaming in (False, True):
         config = DataConfig(sources=[two_sources[0], empty], max_skip_share=1.0, streaming=streaming)
         with pytest.raises(ValueError, match=r"empty.parquet' has no usable"):
-            list(make_loader(open_pairs(config, CaptionTokens(tokenizer, 32), None), Order(8, 0, 0, 0, 4)))
+            list(make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), None), BatchPlan(8, 0, 0, 0, 4)))

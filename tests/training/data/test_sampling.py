@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.training.data.rows import sample_batches
-from training.data import KeyedBatchSampler, Order, SampleGroup
+from training.data import BatchPlan, KeyedBatchSampler, SampleGroup
 from training.data.sampling import CYCLE, MixtureSchedule
 
 
@@ -70,6 +70,6 @@ def test_weight_too_small_to_be_drawn_raises_an_error():
 
 def test_processes_share_each_global_batch_of_a_mixture():
     groups = [SampleGroup(0, ("en",), 3.0, np.arange(24)), SampleGroup(1, ("zh",), 1.0, np.arange(24, 40))]
-    alone = list(KeyedBatchSampler(groups, Order(8, 0, 0, 0, 12)))
-    parts = [list(KeyedBatchSampler(groups, Order(4, 0, 0, 0, 12, rank, 2))) for rank in (0, 1)]
+    alone = list(KeyedBatchSampler(groups, BatchPlan(8, 0, 0, 0, 12)))
+    parts = [list(KeyedBatchSampler(groups, BatchPlan(4, 0, 0, 0, 12, rank, 2))) for rank in (0, 1)]
     assert [left + right for left, right in zip(*parts, strict=True)] == alone

@@ -11,10 +11,10 @@ from PIL import Image as PILImage
 
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training.config import DataConfig
-from training.data import CaptionTokens, Order, SkipError, decode_image, decode_images, make_loader
+from training.data import BatchPlan, CaptionTokenizer, SkipError, decode_image, decode_images, make_loader
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.engine.inputs import open_pairs
-from training.utils.timing import on_threads
+from training.utils.timing import torch_threads
 
 MODES = pytest.mark.parametrize("streaming", [False, True])
 
@@ -40,10 +40,10 @@ def load(train_rows, tokenizer, tmp_path):
         source = write_shards(tmp_path / "shards", samples, 1)
         columns = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
         config = DataConfig(**{"train": source, "streaming": streaming, "max_skip_share": 0.9} | columns | fields)
-        pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
-        (batch,) = make_loader(pairs, Order(8 - num_skipped, 0, 0, 0, 1))
+        pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
+        (batch,) = make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 1))
         if streaming:  # read on, because an unusable sample may be the last of its epoch
-            list(make_loader(pairs, Order(8 - num_skipped, 0, 0, 0, 2)))
+            list(make_loader(pairs, BatchPlan(8 - num_skipped, 0, 0, 0, 2)))
         return batch, pairs.skipped
 
     return build
@@ -90,7 +90,7 @@ def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows):
     usable = train_rows.cast_column("image", Image(decode=False))["image"][:8]
     bomb = {"bytes": claim_size(10_000, 10_000), "path": None}
     cells = [*usable[:4], bomb, {"bytes": b"broken", "path": None}, None, bomb, *usable[4:]]
-    with on_threads(4):
+    with torch_threads(4):
         decoded = decode_images(cells, 224)
     for cell, image in zip(cells, decoded, strict=True):
         expected = decode_image(cell, 224)
@@ -108,8 +108,8 @@ def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(train_ro
 
     def read(share: float) -> StreamSkipReport:
         config = DataConfig(train=source, streaming=True, max_skip_share=share, **fields)
-        pairs = open_pairs(config, CaptionTokens(tokenizer, 32), 64)
-        list(make_loader(pairs, Order(10, 0, 0, 0, 45)))
+        pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64)
+        list(make_loader(pairs, BatchPlan(10, 0, 0, 0, 45)))
         return pairs.skipped
 
     with pytest.raises(SkipError, match=r"of the 2\d\d samples seen so far .*does not decode.*=0\.05.*of shard 0 of"):

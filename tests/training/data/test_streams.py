@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 
 from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, texts_of, write_shards
 from training.config import DataConfig
-from training.data import CaptionTokens, Loader, Order, PairStream, load_source, make_loader, open_stream
+from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader, open_stream
 from training.text.identity import text_id
 
 NUM = 48  # samples, in three shards of 16
@@ -36,11 +36,11 @@ def shards(samples, tmp_path_factory) -> str:
 def open_loader(shards, tokenizer):
     def build(states=(), **fields) -> Loader:
         defaults = {"batch_size": 8, "seed": 0, "num_views": 0, "start": 0, "stop": 6}
-        plan = Order(
+        plan = BatchPlan(
             **{name: fields.pop(name, value) for name, value in defaults.items()}, **fields.pop("process", {})
         )
         config = DataConfig(**{"train": shards, "streaming": True, "shuffle_buffer": 10} | COLUMNS | fields)
-        return make_loader(PairStream(config, CaptionTokens(tokenizer, 32), 64), plan, states)
+        return make_loader(PairStream(config, CaptionTokenizer(tokenizer, 32), 64), plan, states)
 
     return build
 
@@ -95,8 +95,8 @@ def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows,
     else:
         rows = train_rows.select(range(NUM))
         fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
-    pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokens(tokenizer, 32), 64)
-    plan = Order(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
+    pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokenizer(tokenizer, 32), 64)
+    plan = BatchPlan(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
     (batch,) = make_loader(pairs, plan)
     expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.tiny import IMAGE_SIZE, VIT, XLM_ROBERTA, make_model
 from training.config import AlignRecipe, AugmentConfig, DataConfig
-from training.data import CaptionTokens, PairDataset
+from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks import AlignTask
@@ -46,7 +46,7 @@ def register() -> Iterator[Callable[[Loss], None]]:
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
     config = DataConfig(train="", in_memory=True)
-    return PairDataset(train_rows.select(range(6)), config, CaptionTokens(tokenizer, 32), IMAGE_SIZE)
+    return PairDataset(train_rows.select(range(6)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
 
 
 @pytest.fixture(scope="module")

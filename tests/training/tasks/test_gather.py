@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from tests.tiny import IMAGE_SIZE, MOBILENET, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
-from training.data import CaptionTokens, PairDataset
+from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks import AlignTask
@@ -52,7 +52,7 @@ def dataset(train_rows, tokenizer) -> PairDataset:
     english[50] = english[3]
     rows = rows.remove_columns("en").add_column("en", english)
     config = DataConfig(train="", in_memory=True)
-    return PairDataset(rows, config, CaptionTokens(tokenizer, 32), IMAGE_SIZE)
+    return PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
 
 
 @pytest.fixture(scope="module")

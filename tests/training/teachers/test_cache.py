@@ -5,7 +5,7 @@ import torch
 
 from tests.tiny import VIT, XLM_ROBERTA, make_model
 from training.config import AugmentConfig, DataConfig
-from training.data import CaptionTokens, PairDataset, load_source
+from training.data import CaptionTokenizer, PairDataset, load_source
 from training.data.transforms import Augment
 from training.teachers import TOWERS, Teacher
 from training.teachers.cache import TargetCacheError, build, build_target_cache, cached_bank, shards
@@ -25,7 +25,7 @@ def vit_teacher(tokenizer, teacher) -> Teacher:
 
 @pytest.fixture(scope="module")
 def dataset(train_rows, tokenizer) -> PairDataset:
-    return PairDataset(train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokens(tokenizer, 32), 64)
+    return PairDataset(train_rows.select(range(40)), DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32), 64)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +125,7 @@ def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher,
     elif field == "images":
         dataset = PairDataset(train_rows.select(range(1, 41)), dataset.config, dataset.tokens, 64)
     else:
-        dataset = PairDataset(rows, dataset.config, CaptionTokens(dataset.tokens.tokenizer, 31), 64)
+        dataset = PairDataset(rows, dataset.config, CaptionTokenizer(dataset.tokens.tokenizer, 31), 64)
     before = read_all(cache[0])
     with pytest.raises(TargetCacheError, match=rf"holds targets for {field}="):
         build_target_cache(cache[0], teacher, dataset, augment, spec, num_views)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from training.text.pipeline import TOKENIZER_FILE, unbounded
-from training.text.tokenizers import forget_last_call, load_tokenizer, match_tokens, same_tokens
+from training.text.pipeline import TOKENIZER_FILE, untruncated
+from training.text.tokenizers import load_tokenizer, match_tokens, reset_call_state, same_tokens
 
 TEXTS = ["red apple", "a frog with a very long tail"]
 
@@ -36,7 +36,7 @@ def test_slow_tokenizer_equals_only_itself(tokenizer):
 def test_call_state_is_restored_after_unbounded(loaded):
     loaded(TEXTS, padding=True, truncation=True, max_length=3)
     before = loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation
-    with unbounded(loaded) as backend:
+    with untruncated(loaded) as backend:
         lengths = [len(encoding.ids) for encoding in backend.encode_batch(TEXTS)]
     assert (loaded.backend_tokenizer.padding, loaded.backend_tokenizer.truncation) == before
     assert lengths == [len(ids) for ids in loaded(TEXTS).input_ids] and min(lengths) > 3 and lengths[0] != lengths[1]
@@ -44,7 +44,7 @@ def test_call_state_is_restored_after_unbounded(loaded):
 
 def test_saved_tokenizer_has_no_call_state_after_a_reset(loaded, tmp_path):
     loaded(TEXTS, padding=True, truncation=True, max_length=3)
-    forget_last_call(loaded)
+    reset_call_state(loaded)
     loaded.save_pretrained(tmp_path)
     content = json.loads((tmp_path / TOKENIZER_FILE).read_text(encoding="utf-8"))
     assert content["padding"] is None and content["truncation"] is None

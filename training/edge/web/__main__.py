@@ -25,7 +25,7 @@ class WebOptions:
     """
 
     model: str
-    images: str = "training.corpus.emoji:load_drawings"
+    images: str = "training.corpus.emoji:load_images"
     output_dir: str = "runs/web"
     node_modules: str = str(REPO_ROOT / "model_cards" / "web" / "node_modules")
     port: int = 8000

@@ -151,7 +151,7 @@ class ZeroShotModel:
         """
         return self.texts.tokenize(self.processor.tokenizer, texts)[0]
 
-    def count_cut(self, texts: Sequence[str]) -> int:
+    def count_truncated(self, texts: Sequence[str]) -> int:
         """Number of texts that are longer than the model's limit; `encode_texts` cuts them and logs their number."""
         texts = [text for text in texts if self.texts.may_be_cut(text)]
         return sum(

@@ -11,7 +11,7 @@ TEMPLATE = "{}"
 NAMES = {"en": "English", "zh": "Chinese"}
 
 
-def answer_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
+def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
     """Classify the example image of a card in each language.
 
     Args:

@@ -11,7 +11,7 @@ from training.engine.inputs import open_teacher
 from training.hub.cards.card import read_recipe, render_card
 from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
-from training.students.build import student_model
+from training.students.build import student_from_config
 from training.students.sizes import load_size
 from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results
@@ -57,7 +57,7 @@ def _facts_of_size(details: CardDetails, recipes: dict[str, dict[str, Any]]) -> 
     """Facts of a size that is not trained yet: the shapes of its parameters are known without weights."""
     student = load_size(str(details.size), vision_init="random", text_init="random")
     with torch.device("meta"):
-        model = student_model(student)
+        model = student_from_config(student)
     parameters = sum(p.numel() for name, p in model.named_parameters() if name != "logit_scale")
     return ModelFacts(
         parameters=parameters,

@@ -23,7 +23,7 @@ from datasets import Dataset, Features, Image, List, Value
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from training.data import load_source, require_columns, sample_rows, usable_captions
+from training.data import evenly_spaced_rows, load_source, require_columns, usable_captions
 from training.data.images import encoded_bytes
 from training.prepare.curate.decide import decide
 from training.prepare.curate.examine import Examiner, image_hashes, undecoded
@@ -104,7 +104,7 @@ class Source:
     def fingerprint(self) -> str:
         """A digest of the number of rows and their content. A source of more than 1024 rows is sampled evenly."""
         digest = hashlib.blake2b(str(len(self.rows)).encode(), digest_size=8)
-        for row in sample_rows(len(self.rows), FINGERPRINT_ROWS):
+        for row in evenly_spaced_rows(len(self.rows), FINGERPRINT_ROWS):
             cells = self.rows[row]
             digest.update(encoded_bytes(cells[self.options.image_column]))
             captions = [cells[column] for column in self.options.caption_columns.values()]

@@ -9,7 +9,7 @@ from tokenizers import Encoding, Tokenizer
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.text.pipeline import read_pipeline, unbounded
+from training.text.pipeline import read_pipeline, untruncated
 from training.text.vocabulary import Vocabulary, chunks
 
 
@@ -80,7 +80,7 @@ def coverage(vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, 
     sentences = characters = same = 0
     texts = (text for text in texts if text.strip())
     texts = tqdm(texts, desc=f"tokenizing with {len(vocabulary)} pieces", unit=" sentences", leave=False)
-    with unbounded(vocabulary.tokenizer) as cut_backend, unbounded(source_tokenizer) as source_backend:
+    with untruncated(vocabulary.tokenizer) as cut_backend, untruncated(source_tokenizer) as source_backend:
         cut, source = _Counter(vocabulary.tokenizer, cut_backend), _Counter(source_tokenizer, source_backend)
         for chunk in chunks(texts):
             same += sum(vocabulary.same_ids(cut.count(chunk), source.count(chunk)))

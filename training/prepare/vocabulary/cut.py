@@ -11,9 +11,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, unbounded
+from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, untruncated
 from training.text.vocabulary import Vocabulary, chunks
-from training.text.writing_systems import OURS, is_ideograph, is_ours, is_punctuation, script_of
+from training.text.writing_systems import OURS, has_supported_scripts, is_ideograph, is_punctuation, script_of
 
 METASPACE = "▁"
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
@@ -72,7 +72,7 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
     """
     characters: Counter[str] = Counter()
     sentences = 0
-    with unbounded(tokenizer) as backend:
+    with untruncated(tokenizer) as backend:
         counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
         for chunk in chunks(tqdm(_check_texts(texts), desc="counting pieces", unit=" sentences")):
             encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
@@ -152,7 +152,7 @@ def cut_counted(
     scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
     pieces += tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))
 
-    tiers = np.where([is_ours(piece) for piece in pieces], Tier.OURS, Tier.OTHER)
+    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.OURS, Tier.OTHER)
     tiers[counts.pieces > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:

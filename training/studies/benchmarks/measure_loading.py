@@ -13,7 +13,7 @@ import torch
 
 from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
 from training.corpus.emoji import ATTRIBUTION
-from training.data import CaptionTokens, Order, make_loader
+from training.data import BatchPlan, CaptionTokenizer, make_loader
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.engine.inputs import open_pairs
@@ -24,7 +24,7 @@ from training.studies.benchmarks.options import LoadingOptions
 from training.tasks import AlignTask
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import RESULTS_FILE
-from training.utils.timing import on_threads
+from training.utils.timing import torch_threads
 
 PREFETCHED = 2  # batches that each decoding process prepares ahead, the default of DataLoader
 
@@ -48,7 +48,7 @@ class LoadingBenchmark(Benchmark):
             config = student_config(name)
             shutil.rmtree(self.scratch, ignore_errors=True)
             self.extension = write_images(self.options, name, self.scratch)
-            with on_threads(1):
+            with torch_threads(1):
                 self.compare_decoding(name, config)
             self.compare_steps(name, config)
         self.write(self.options.data or ATTRIBUTION)
@@ -76,9 +76,9 @@ class LoadingBenchmark(Benchmark):
             workers: Processes that decode images; 0 decodes in this process.
         """
         _, processor = build_student(config, list(LANGUAGES))
-        tokens = CaptionTokens(processor.tokenizer, config.max_text_length)
+        tokens = CaptionTokenizer(processor.tokenizer, config.max_text_length)
         pairs = open_pairs(replace(self.data(kind), workers=workers), tokens, config.image_size)
-        return iter(make_loader(pairs, Order(self.options.batch_size, 0, 0, 0, steps)))
+        return iter(make_loader(pairs, BatchPlan(self.options.batch_size, 0, 0, 0, steps)))
 
     def compare_decoding(self, name: str, config: StudentConfig):
         """Compare images per second of the loader alone with plain Pillow on the same images.

@@ -9,7 +9,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
 from training.students import SIZES, load_size
-from training.students.build import student_model
+from training.students.build import student_from_config
 from training.studies.budget.baselines import BASELINES, DualEncoder, split
 from training.text.tokenizers import load_tokenizer
 from training.utils.files import REPO_ROOT
@@ -29,7 +29,7 @@ def save_weights(name: str, folder: Path) -> DualEncoder:
     """
     torch.manual_seed(0)
     if name in SIZES:
-        model = student_model(load_size(name, vision_init="random", text_init="random"))
+        model = student_from_config(load_size(name, vision_init="random", text_init="random"))
         model.save_pretrained(folder / WEIGHTS)
         return split(model, model.config.image_size)
     encoder = BASELINES[name]()

@@ -171,7 +171,7 @@ def _encode_views(
     device: torch.device | str,
 ):
     """Write the targets of some rows into the tensors of their shard; rows that do not decode stay zero."""
-    decoded = zip(chunk, dataset.look_up(chunk), strict=True)
+    decoded = zip(chunk, dataset.load_images(chunk), strict=True)
     samples = [(row, image) for row, image in decoded if isinstance(image, Tensor)]
     if not samples:
         return

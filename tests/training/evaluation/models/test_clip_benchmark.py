@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from training.evaluation.sets.retrieval_sets import make_retrieval_set
 
 from training.data import load_source
 from training.evaluation.classify import class_embeddings
@@ -17,7 +18,6 @@ from training.evaluation.models.clip_benchmark import load_dcclip, main, registe
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import score
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.pairs import make_pairs
 
 # warnings of clip-benchmark about classes that are never predicted and shards that are not shuffled
 pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]
@@ -111,7 +111,7 @@ def test_retrieval_in_clip_benchmark_gives_our_numbers(teacher_folder, rows):
         samples, batch_size=5, collate_fn=lambda batch: (torch.stack([p for p, _ in batch]), [t for _, t in batch])
     )
     peer = zeroshot_retrieval.evaluate(model, loader, tokenizer, "cpu", amp=False, recall_k_list=[1, 3])
-    zero_shot, pair_set = model.zero_shot, make_pairs("drawings", rows, {"en": "en"}, "image", "")
+    zero_shot, pair_set = model.zero_shot, make_retrieval_set("drawings", rows, {"en": "en"}, "image", "")
     images, texts = zero_shot.encode_images(pair_set.rows), zero_shot.encode_texts(pair_set.captions["en"])
     found = {row.metric: row.value for row in score(pair_set, "en", images, texts, "model", ks=(1, 3))}
     for k in (1, 3):

@@ -162,7 +162,7 @@ def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
     with caplog.at_level(logging.WARNING):
         found = model.encode_texts(texts, batch_size=2)
     assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text
-    assert model.count_cut(texts) == 2 and model.count_cut(["owl"]) == 0
+    assert model.count_truncated(texts) == 2 and model.count_truncated(["owl"]) == 0
     torch.testing.assert_close(found[1], found[2])
     assert not torch.allclose(found[0], found[1], atol=1e-3)
 
@@ -171,7 +171,7 @@ def test_text_of_the_maximum_length_is_not_counted_as_cut(folders, ended_tokeniz
     model = ZeroShotModel.from_pretrained(folders["chinese_clip"])
     texts = ["owl " * n + "o " * m for n in range(20) for m in range(3)]
     exact = next(text for text in texts if len(ended_tokenizer(text).input_ids) == model.texts.max_length)
-    assert model.count_cut([exact]) == 0 and model.count_cut([exact + "owl"]) == 1
+    assert model.count_truncated([exact]) == 0 and model.count_truncated([exact + "owl"]) == 1
 
 
 # the key for stored embeddings

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from training.students import load_size
-from training.students.build import student_model
+from training.students.build import student_from_config
 from training.studies.budget.baselines import BASELINES, DualEncoder, split
 
 MILLION = 1_000_000
@@ -17,7 +17,7 @@ def build_without_memory(name: str) -> DualEncoder:
     with torch.device("meta"):
         if name in BASELINES:
             return BASELINES[name]()
-        model = student_model(load_size(name, vision_init="random", text_init="random"))
+        model = student_from_config(load_size(name, vision_init="random", text_init="random"))
         return split(model, model.config.image_size)
 
 
@@ -60,4 +60,4 @@ def test_parameters_are_counted_without_memory():
 
 def test_size_without_projection_dim_needs_a_teacher():
     with pytest.raises(ValueError, match=r"student.projection_dim is None: without a teacher both must be given"):
-        student_model(load_size("tiny", projection_dim=None))
+        student_from_config(load_size("tiny", projection_dim=None))
