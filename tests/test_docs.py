@@ -9,7 +9,6 @@ import pytest
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.corpus.emoji import _render, read_concepts
-from training.demo.__main__ import EXAMPLE
 from training.demo.make_teacher import TEACHER_FOLDER
 from training.studies.readme_tables import BLOCK, list_readmes, render
 
@@ -33,8 +32,8 @@ def run_python_blocks(text: str, home: Path) -> list[str]:
     model = home / "runs" / "demo" / "model"
     DCCLIPModel.from_pretrained(TEACHER_FOLDER).float().save_pretrained(model)
     DCCLIPProcessor.from_pretrained(TEACHER_FOLDER).save_pretrained(model)
-    example = next(concept for concept in read_concepts() if concept.en == EXAMPLE)
-    (model / "example.png").write_bytes(_render(example.drawings["twemoji"], 96))
+    example = next(concept for concept in read_concepts() if concept.en == "fox")
+    (model / "example.png").write_bytes(_render(example.svg_files["twemoji"], 96))
     script = home / "readme.py"
     script.write_text("\n".join(blocks(text, "python")), encoding="utf-8")
     run = subprocess.run(

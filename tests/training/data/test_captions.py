@@ -6,7 +6,7 @@ import torch
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.prepare.vocabulary import cut_vocabulary
+from training.prepare.vocabulary.cut import cut_vocabulary
 from training.studies.ablations.multilingual import train_unigram
 
 

@@ -29,7 +29,7 @@ from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingReci
 from training.engine.checkpoint import list_checkpoints
 from training.engine.optimizer import learning_rate_at
 from training.engine.state import TrainingState
-from training.prepare.vocabulary import cut_vocabulary
+from training.prepare.vocabulary.cut import cut_vocabulary
 from training.students import build_student
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import TOWERS, Teacher, weights_fingerprint

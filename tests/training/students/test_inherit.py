@@ -25,7 +25,7 @@ from tests.tiny import (
     make_config,
     make_model,
 )
-from training.prepare.vocabulary import cut_vocabulary
+from training.prepare.vocabulary.cut import cut_vocabulary
 from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
