@@ -1,4 +1,4 @@
-"""Zero-shot classification with any model that has image and text features."""
+"""Zero-shot classification of labelled sets in memory, with any model that has image and text features."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,49 +8,45 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 
-from training.evaluation.metrics import top_k_accuracy, wilson_interval
+from training.evaluation.measure import TOP, joint_name, measure, require_equal_widths
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.protocols import CLASS_NAMES
 from training.utils.results import Row
 
-TEXTS_AT_ONCE = 8192  # their embeddings are in memory together
+MAX_TEXTS = 8192  # texts whose embeddings are in memory together
 
 
 def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-    """One embedding a class: fill every template, encode, normalise, mean, normalise again.
+    """One embedding per class: fill in every prompt template, encode, normalise, average and normalise again.
 
     Args:
-        model: the encoder.
-        names: one a class.
-        templates: each with one `{}`.
+        model: Model that encodes the texts.
+        names: One name per class.
+        templates: Prompt templates, each with one `{}`.
 
     Returns:
-        (classes, D), L2-normalised.
+        (C, D) float32, L2-normalised.
 
-    Source: ELEVATER (arXiv 2204.08790), as CLIP (arXiv 2103.00020) ensembles prompts.
+    Source: ELEVATER (arXiv 2204.08790), which ensembles prompts as CLIP (arXiv 2103.00020) does.
     """
-    at_once = max(1, TEXTS_AT_ONCE // len(templates))
-    parts = []
-    for start in range(0, len(names), at_once):
-        part = names[start : start + at_once]
+    classes_at_once = max(1, MAX_TEXTS // len(templates))
+    means = []
+    for start in range(0, len(names), classes_at_once):
+        part = names[start : start + classes_at_once]
         embeddings = model.encode_texts([template.format(name) for name in part for template in templates])
-        parts.append(
-            embeddings.unflatten(0, (len(part), len(templates))).mean(1)
-        )  # (classes, templates, D) -> (classes, D)
-    return F.normalize(torch.cat(parts), dim=-1)
-
-
-PROTOCOL = "class-names"  # the plain names, no sentence around them
+        means.append(embeddings.unflatten(0, (len(part), len(templates))).mean(1))  # (C * T, D) -> (C, T, D) -> (C, D)
+    return F.normalize(torch.cat(means), dim=-1)
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What one model makes of labelled sets and of their class names.
+    """Embeddings of labelled sets and of class names, by one model.
 
     Args:
-        name: the model's.
-        images: (N, D) by set, L2-normalised.
-        classes: (classes, D) by language, L2-normalised.
+        name: Name of the model.
+        images: Image embeddings by set, (N, D) float32, L2-normalised.
+        classes: Class embeddings by language, (C, D) float32, L2-normalised.
     """
 
     name: str
@@ -68,17 +64,17 @@ def encode(
     """Encode labelled sets and class names.
 
     Args:
-        model: the encoder.
-        sets: labelled images by name.
-        class_names: the candidates, the same for every set.
-        languages: of the candidates.
-        image_column: column of the images.
+        model: Model that encodes images and texts.
+        sets: Labelled images by name of the set.
+        class_names: Candidate classes, the same for every set.
+        languages: Languages in which the class names are encoded.
+        image_column: Name of the column of images.
 
     Raises:
-        ValueError: a column or language is missing, or an image does not decode.
+        ValueError: A column or language is missing, or an image cannot be decoded.
     """
     for name, rows in sets.items():
-        _require(rows, image_column, name)
+        _require_column(rows, image_column, name)
     classes = {language: class_embeddings(model, class_names.in_language(language)) for language in languages}
     images = {name: model.encode_images(rows, image_column) for name, rows in sets.items()}
     return Encoded(model.name, images, classes)
@@ -97,52 +93,39 @@ def score(
     """Top-k accuracy on every set, in every language.
 
     Args:
-        images: of the model that sees.
-        texts: of the model that reads; another one than `images` where it is asked whether the two can be compared.
-        sets: labelled images by name.
-        class_names: the candidates.
-        label_column: column of the label's name.
-        ks: which top-k; those beyond the number of classes are left out.
-        stage: written to the rows.
-        seed: written to the rows.
+        images: Embeddings of the model that encoded the images.
+        texts: Embeddings of the model that encoded the class names. Pass those of another model than `images` to
+            measure whether the embeddings of the two can be compared.
+        sets: Labelled images by name of the set.
+        class_names: Candidate classes.
+        label_column: Name of the column of labels, which are class names.
+        ks: Values of k; those greater than the number of classes are left out.
+        stage: Training stage, written to the rows.
+        seed: Seed of the training run, written to the rows.
 
     Raises:
-        ValueError: the label column is missing, a label is not in the list, or the models' embeddings differ in
-        width.
+        ValueError: The label column is missing, a label is not among the class names, or the embeddings of the two
+            models differ in width.
     """
-    name = images.name if texts is images else f"{images.name} images, {texts.name} texts"
     table = []
     for set_name, rows in sets.items():
-        _require(rows, label_column, set_name)
+        _require_column(rows, label_column, set_name)
         labels = class_names.label_ids(rows[label_column])
         for language, classes in texts.classes.items():
-            seen = images.images[set_name]
-            if seen.shape[1] != classes.shape[1]:
-                raise ValueError(
-                    f"text_model: {texts.name!r} embeds in {classes.shape[1]} dimensions, {images.name!r} in "
-                    f"{seen.shape[1]}: they cannot be compared. Name a model of the same space, such as its teacher."
-                )
-            scores = seen @ classes.T
-            for k in (k for k in ks if k <= scores.shape[1]):
-                share = top_k_accuracy(scores, labels, k)
-                interval = wilson_interval(share, len(rows))
-                table.append(
-                    Row(
-                        model=name,
-                        stage=stage,
-                        set=set_name,
-                        protocol=PROTOCOL,
-                        language=language,
-                        metric=f"top{k}",
-                        value=share,
-                        seed=seed,
-                        interval=interval,
-                    )
-                )
+            require_equal_widths(images, images.images[set_name], texts, classes)
+            measurement = measure(images.images[set_name], classes, labels, [f"{TOP}{k}" for k in ks])
+            table += measurement.rows(
+                model=joint_name(images, texts),
+                stage=stage,
+                set=set_name,
+                protocol=CLASS_NAMES,
+                language=language,
+                seed=seed,
+            )
     return table
 
 
-def _require(rows: Dataset, column: str, name: str):
+def _require_column(rows: Dataset, column: str, name: str):
     if column not in rows.column_names:
         raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
 
@@ -158,9 +141,25 @@ def evaluate(
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Encode and score one model; the arguments are those of `encode` and `score`."""
+    """Encode and score labelled sets with one model.
+
+    Args:
+        model: Model that encodes images and texts.
+        sets: Labelled images by name of the set.
+        class_names: Candidate classes, the same for every set.
+        languages: Languages in which the class names are encoded.
+        label_column: Name of the column of labels, which are class names.
+        image_column: Name of the column of images.
+        ks: Values of k; those greater than the number of classes are left out.
+        stage: Training stage, written to the rows.
+        seed: Seed of the training run, written to the rows.
+
+    Raises:
+        ValueError: A column or language is missing, a label is not among the class names, or an image cannot be
+            decoded.
+    """
     for name, rows in sets.items():
-        _require(rows, label_column, name)
-        class_names.label_ids(rows[label_column])  # a wrong label is said before the work
+        _require_column(rows, label_column, name)
+        class_names.label_ids(rows[label_column])  # report a wrong label before encoding
     encoded = encode(model, sets, class_names, languages, image_column)
     return score(encoded, encoded, sets, class_names, label_column, ks, stage, seed)

@@ -1,4 +1,4 @@
-"""What a model makes of images and class names, computed once, by one process or several, and kept by content."""
+"""Embeddings of images and texts, computed once, by one process or several, and cached by content."""
 
 import hashlib
 import json
@@ -15,27 +15,27 @@ from torch import Tensor
 from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.labelled_sets import LabelledSet
-from training.evaluation.sets.pairs import PairSet
+from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.evaluation.sets.templates import Templates
 from training.utils.files import atomic_write
 
-VERSION = 1  # raised when the same key would stand for other numbers
+VERSION = 1  # increase it when the same key would belong to other numbers
 
 
 def find_processes() -> PartialState:
-    """This process among those that `accelerate launch` or `torchrun` started."""
-    # without the flag, processes on a machine without an accelerator would know nothing of each other
+    """State of this process among those that `accelerate launch` or `torchrun` started."""
+    # without this flag, processes on a machine without an accelerator do not form a group
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
 class EmbeddingCache:
-    """A folder of embeddings. A key is made of everything that decides a number, so that nothing in it gets stale.
+    """A folder of embeddings. A key contains everything that the embeddings depend on, so that none becomes stale.
 
-    With several processes each computes its share, the first one keeps the whole and is the only one that gets it.
+    With several processes, each computes its share; only the first process stores and returns the embeddings.
 
     Args:
-        folder: where they are kept.
-        state: this process among the others.
+        folder: Folder of the files.
+        state: State of this process among the others.
     """
 
     def __init__(self, folder: str | Path, state: PartialState):
@@ -43,22 +43,22 @@ class EmbeddingCache:
         self.state = state
 
     def get(self, kind: str, key: Sequence[str], count: int, compute: Callable[[int, int], Tensor]) -> Tensor | None:
-        """Kept embeddings, or those that are computed now.
+        """Load embeddings, or compute and store them.
 
         Args:
-            kind: subfolder.
-            key: everything that decides them.
-            count: how many there are.
-            compute: gives those from a start to a stop.
+            kind: Name of the subfolder.
+            key: Everything that the embeddings depend on.
+            count: Number of embeddings, N.
+            compute: Function that computes the embeddings from a start to a stop index, (stop - start, D).
 
         Returns:
-            (count, D) in the first process, None in the others.
+            (N, D) in the first process, None in all others.
         """
         path = self.folder / kind / f"{hashlib.sha256(json.dumps([VERSION, *key]).encode()).hexdigest()[:24]}"
         path = path.with_suffix(".safetensors")
-        kept = self._read(path, count) if self.state.is_main_process else None
-        if self._agree(kept is not None):
-            return kept
+        cached = self._load(path, count) if self.state.is_main_process else None
+        if self._broadcast(cached is not None):
+            return cached
         embeddings = self._compute(count, compute)
         if not self.state.is_main_process:
             return None
@@ -66,15 +66,15 @@ class EmbeddingCache:
             save_file({"embeddings": embeddings}, scratch)
         return embeddings
 
-    def _read(self, path: Path, count: int) -> Tensor | None:
+    def _load(self, path: Path, count: int) -> Tensor | None:
         try:
             embeddings = load_file(path)["embeddings"]
-        except (OSError, SafetensorError, KeyError):  # not there, or damaged: computed anew
+        except (OSError, SafetensorError, KeyError):  # missing or damaged: computed again
             return None
         return embeddings if len(embeddings) == count else None
 
-    def _agree(self, found: bool) -> bool:
-        """What the first process found."""
+    def _broadcast(self, found: bool) -> bool:
+        """What the first process found, in every process."""
         if self.state.num_processes == 1:
             return found
         return bool(broadcast(torch.tensor([int(found)], device=self.state.device)).item())
@@ -83,20 +83,20 @@ class EmbeddingCache:
         if self.state.num_processes == 1:
             return compute(0, count)
         share = -(-count // self.state.num_processes)
-        start = min(self.state.process_index * share, count - 1)  # one of too many processes repeats the last
+        start = min(self.state.process_index * share, count - 1)  # surplus processes repeat the last embedding
         own = compute(start, min(start + share, count))
         padded = own.new_zeros(share, own.shape[1])
         padded[: len(own)] = own
         return gather(padded.to(self.state.device).contiguous())[:count].cpu()
 
 
-class Encoder:
-    """A model that encodes through the cache; it can be let go of while what it has encoded stays within reach.
+class CachedEncoder:
+    """A model whose embeddings are cached. After `release`, embeddings come from the cache alone.
 
     Args:
-        model: on the device where it is to run.
-        cache: the folder.
-        name: shown in results; default: the model's own.
+        model: Model on the device where it runs.
+        cache: Cache of its embeddings.
+        name: Name written to results. Default: the name of the model.
     """
 
     def __init__(self, model: ZeroShotModel, cache: EmbeddingCache, name: str | None = None):
@@ -106,29 +106,44 @@ class Encoder:
         self._model: ZeroShotModel | None = model
 
     def release(self):
-        """Let go of the model: from now on there is what was encoded before."""
+        """Drop the model, so that its memory can be freed; cached embeddings remain available."""
         self._model = None
 
-    def images(self, labelled: LabelledSet | PairSet, squashed: bool = False) -> Tensor | None:
-        """(N, D) L2-normalised; None in all processes but the first.
+    def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool = False) -> Tensor | None:
+        """Embeddings of the images of a set.
+
+        Args:
+            dataset: Set with images.
+            squashed: Whether images are resized to a square without a crop.
+
+        Returns:
+            (N, D) float32, L2-normalised, in the first process; None in all others.
 
         Raises:
-            ValueError: an image does not decode.
+            ValueError: An image cannot be decoded.
         """
 
         def compute(start: int, stop: int) -> Tensor:
-            rows = labelled.rows.select(range(start, stop))
+            rows = dataset.rows.select(range(start, stop))
             try:
                 return self._loaded().encode_images(rows, "image", squash=squashed)
             except ValueError as error:
-                raise ValueError(f"data: {labelled.name} ({labelled.source}), from row {start}: {error}") from error
+                raise ValueError(f"data: {dataset.name} ({dataset.source}), from row {start}: {error}") from error
 
-        digest = labelled.digest if self.cache.state.is_main_process else ""
+        digest = dataset.digest if self.cache.state.is_main_process else ""
         key = [self.fingerprint, digest, "squashed" if squashed else "cropped"]
-        return self.cache.get("images", key, len(labelled.rows), compute)
+        return self.cache.get("images", key, len(dataset.rows), compute)
 
     def classes(self, names: list[str], templates: Templates) -> Tensor | None:
-        """(classes, D) L2-normalised; None in all processes but the first."""
+        """Embeddings of classes.
+
+        Args:
+            names: One name per class.
+            templates: Prompt templates.
+
+        Returns:
+            (C, D) float32, L2-normalised, in the first process; None in all others.
+        """
 
         def compute(start: int, stop: int) -> Tensor:
             return class_embeddings(self._loaded(), names[start:stop], templates.lines)
@@ -137,7 +152,7 @@ class Encoder:
         return self.cache.get("classes", key, len(names), compute)
 
     def texts(self, texts: list[str]) -> Tensor | None:
-        """(texts, D) L2-normalised; None in all processes but the first."""
+        """Embeddings of texts, (T, D) float32, L2-normalised, in the first process; None in all others."""
 
         def compute(start: int, stop: int) -> Tensor:
             return self._loaded().encode_texts(texts[start:stop])
@@ -147,6 +162,7 @@ class Encoder:
     def _loaded(self) -> ZeroShotModel:
         if self._model is None:
             raise ValueError(
-                f"cache: what {self.name!r} had encoded is gone. Run again with a --cache_dir that stays."
+                f"cache: embeddings of {self.name!r} are missing. Run again with a --cache_dir that no other process "
+                "clears."
             )
         return self._model

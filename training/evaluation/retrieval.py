@@ -1,4 +1,4 @@
-"""Retrieval: which caption belongs to an image and which image to a caption, in every language of a source."""
+"""Image-text retrieval in both directions, in every language of a set."""
 
 from collections.abc import Sequence
 
@@ -6,93 +6,98 @@ import torch
 from torch import Tensor
 
 from training.evaluation.metrics import right_ranks, wilson_interval
-from training.evaluation.sets.pairs import PairSet
+from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
-AT_ONCE = 2**24  # similarities held at a time: 64 MiB
+MAX_SIMILARITIES = 2**24  # in memory at a time: 64 MiB in float32
 
 
-def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, at_once: int = AT_ONCE) -> Tensor:
-    """How many wrong candidates stand before each query's best right one, without the whole matrix of similarities.
+def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, max_similarities: int = MAX_SIMILARITIES) -> Tensor:
+    """Rank of the best correct candidate of each query, without the whole matrix of similarities in memory.
 
     Args:
-        queries: (Q, D), L2-normalised.
-        candidates: (G, D), L2-normalised.
-        pairs: (P, 2), the right (query, candidate) pairs.
-        at_once: similarities held at a time.
+        queries: Embeddings of the queries, (Q, D), L2-normalised.
+        candidates: Embeddings of the candidates, (G, D), L2-normalised.
+        pairs: Correct (query, candidate) pairs, (P, 2) int64.
+        max_similarities: Number of similarities in memory at a time.
 
     Returns:
-        (A,) int64, A the queries that have a right candidate, in order; the others are not asked.
+        Number of wrong candidates ranked before the best correct one, (A,) int64, for the A queries that have a
+        correct candidate, in order; other queries are left out.
 
-    Relations: `training.evaluation.metrics.right_ranks`, in parts.
+    Relations: `training.evaluation.metrics.right_ranks`, computed in chunks.
     """
     pairs = pairs[pairs[:, 0].argsort(stable=True)]
-    asked, counts = pairs[:, 0].unique_consecutive(return_counts=True)
+    query_ids, counts = pairs[:, 0].unique_consecutive(return_counts=True)
     ends = counts.cumsum(0)
-    size = max(1, at_once // len(candidates))
+    size = max(1, max_similarities // len(candidates))
     found = []
-    for start in range(0, len(asked), size):
-        part = asked[start : start + size]
+    for start in range(0, len(query_ids), size):
+        part = query_ids[start : start + size]
         own = pairs[ends[start] - counts[start] : ends[start + len(part) - 1]]
-        places = torch.searchsorted(part, own[:, 0].contiguous())
-        found.append(right_ranks(queries[part] @ candidates.T, torch.stack([places, own[:, 1]], 1)))
+        rows = torch.searchsorted(part, own[:, 0].contiguous())
+        found.append(right_ranks(queries[part] @ candidates.T, torch.stack([rows, own[:, 1]], 1)))
     return torch.cat(found)
 
 
 def score(
-    pair_set: PairSet,
+    retrieval_set: RetrievalSet,
     language: str,
-    seen: Tensor,
-    read: Tensor,
+    images: Tensor,
+    texts: Tensor,
     model: str,
     ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Recall at k both ways, in one language of a source.
+    """Recall at k in both directions, in one language of a set.
 
     Args:
-        pair_set: what is searched.
-        language: of its captions.
-        seen: (images, D), L2-normalised.
-        read: (captions, D), L2-normalised.
-        model: written to the rows.
-        ks: which recalls; those beyond the number of candidates are left out.
-        stage: written to the rows.
-        seed: written to the rows.
+        retrieval_set: Images with captions.
+        language: Language of the captions.
+        images: Embeddings of the images, (N, D), L2-normalised.
+        texts: Embeddings of the captions, (T, D), L2-normalised.
+        model: Model name, written to the rows.
+        ks: Values of k; those greater than the number of candidates are left out.
+        stage: Training stage, written to the rows.
+        seed: Seed of the training run, written to the rows.
 
     Returns:
-        `image_to_text_R@k` and `text_to_image_R@k`.
+        Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`.
     """
-    pairs, rows = pair_set.pairs[language], []
-    ways = {
-        "image_to_text": (ranks(seen, read, pairs), len(read)),
-        "text_to_image": (ranks(read, seen, pairs.flip(1)), len(seen)),
+    pairs, rows = retrieval_set.pairs[language], []
+    directions = {
+        "image_to_text": (ranks(images, texts, pairs), len(texts)),
+        "text_to_image": (ranks(texts, images, pairs.flip(1)), len(images)),
     }
-    for way, (found, num_candidates) in ways.items():
+    for direction, (found, num_candidates) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
-            share = int((found < k).sum()) / len(found)
-            interval = wilson_interval(share, len(found))
+            recall = int((found < k).sum()) / len(found)
             rows.append(
                 Row(
                     model=model,
                     stage=stage,
-                    set=pair_set.name,
+                    set=retrieval_set.name,
                     protocol=PROTOCOL,
                     language=language,
-                    metric=f"{way}_R@{k}",
-                    value=share,
+                    metric=f"{direction}_R@{k}",
+                    value=recall,
                     seed=seed,
-                    interval=interval,
+                    interval=wilson_interval(recall, len(found)),
                 )
             )
     return rows
 
 
-def retrieval_table(rows: Sequence[Row], pair_sets: Sequence[PairSet]) -> str:
-    """A row a model, set and language, in percent, as Markdown; then what was searched."""
+def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet]) -> str:
+    """Recall in percent as a Markdown table, one row per model, set and language, followed by the size of each set.
+
+    Args:
+        rows: Rows of a result.
+        retrieval_sets: Sets that were measured.
+    """
     found = [row for row in rows if row.protocol == PROTOCOL]
     metrics = list(dict.fromkeys(row.metric for row in found))
     header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
@@ -101,10 +106,10 @@ def retrieval_table(rows: Sequence[Row], pair_sets: Sequence[PairSet]) -> str:
         values = {row.metric: row.value for row in found if (row.model, row.set, row.language) == key}
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
         lines.append([*map(str, key), *cells])
-    return "\n\n".join([markdown_table(lines), *(_in_words(pair_set) for pair_set in pair_sets)])
+    return "\n\n".join([markdown_table(lines), *(_describe(retrieval_set) for retrieval_set in retrieval_sets)])
 
 
-def _in_words(pair_set: PairSet) -> str:
-    counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in pair_set.captions.items())
-    place = " ".join(filter(None, (pair_set.source, pair_set.split)))
-    return f"{pair_set.name}: {place}, {len(pair_set.rows):,} images, {counts}"
+def _describe(retrieval_set: RetrievalSet) -> str:
+    counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in retrieval_set.captions.items())
+    source = " ".join(filter(None, (retrieval_set.source, retrieval_set.split)))
+    return f"{retrieval_set.name}: {source}, {len(retrieval_set.rows):,} images, {counts}"

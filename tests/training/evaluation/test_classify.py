@@ -39,7 +39,7 @@ def write(tmp_path):
 
 
 def ranks(model, rows, class_names, language) -> list[int]:
-    """How many names every image's own name is behind, by hand."""
+    """Number of class names ranked before the correct one, for every image, computed without the library."""
     with torch.no_grad():
         names = class_names.names[language]
         tokens = model.processor(text=names, return_tensors="pt")
@@ -54,48 +54,48 @@ def ranks(model, rows, class_names, language) -> list[int]:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_accuracy_equals_one_counted_by_hand(model, unseen_rows, class_names, language):
-    behind = ranks(model, unseen_rows, class_names, language)
-    ks = sorted({1, 5, sorted(behind)[len(behind) // 2] + 1})  # the last is right for about half
+def test_accuracy_equals_an_independent_count(model, unseen_rows, class_names, language):
+    found_ranks = ranks(model, unseen_rows, class_names, language)
+    ks = sorted({1, 5, sorted(found_ranks)[len(found_ranks) // 2] + 1})  # the last gives about one half
     table = evaluate(model, {"set": unseen_rows}, class_names, [language], ks=ks)
-    expected = {f"top{k}": sum(rank < k for rank in behind) / len(behind) for k in ks}
+    expected = {f"top{k}": sum(rank < k for rank in found_ranks) / len(found_ranks) for k in ks}
     assert {row.metric: row.value for row in table} == pytest.approx(expected)
     for row in table:
         assert row.interval == pytest.approx(wilson_interval(row.value, len(unseen_rows)))
         assert (row.set, row.language, row.protocol) == ("set", language, "class-names")
 
 
-def test_one_model_can_see_and_another_read(model, unseen_rows, class_names):
+def test_images_and_texts_can_come_from_two_models(model, unseen_rows, class_names):
     sets = {"set": unseen_rows}
     other = replace(model, name="other")
-    with torch.no_grad():  # the same space, turned: whoever sees and reads with it agrees with itself alone
-        turned = ZeroShotModel.from_pretrained(model.name)
-        turned.model.visual_projection.weight.copy_(turned.model.visual_projection.weight.roll(1, 0))
-        turned.model.text_projection.weight.copy_(turned.model.text_projection.weight.roll(1, 0))
-    first, same, away = (encode(m, sets, class_names, ["en"]) for m in (model, other, turned))
+    with torch.no_grad():  # a permuted embedding space: only comparable with itself
+        permuted = ZeroShotModel.from_pretrained(model.name)
+        permuted.model.visual_projection.weight.copy_(permuted.model.visual_projection.weight.roll(1, 0))
+        permuted.model.text_projection.weight.copy_(permuted.model.text_projection.weight.roll(1, 0))
+    first, same, permuted_encoded = (encode(m, sets, class_names, ["en"]) for m in (model, other, permuted))
     own = [row.value for row in score(first, first, sets, class_names)]
     crossed = score(first, same, sets, class_names)
     assert [row.value for row in crossed] == own and crossed[0].model == f"{model.name} images, other texts"
-    assert [row.value for row in score(away, away, sets, class_names)] == pytest.approx(own)
-    seen = first.images["set"]
-    assert not torch.allclose(seen @ away.classes["en"].T, seen @ first.classes["en"].T)
+    assert [row.value for row in score(permuted_encoded, permuted_encoded, sets, class_names)] == pytest.approx(own)
+    images = first.images["set"]
+    assert not torch.allclose(images @ permuted_encoded.classes["en"].T, images @ first.classes["en"].T)
 
 
-def test_models_of_other_widths_cannot_be_compared(model, unseen_rows, class_names):
+def test_embeddings_of_different_widths_cannot_be_compared(model, unseen_rows, class_names):
     sets = {"set": unseen_rows}
     first = encode(model, sets, class_names, ["en"])
     narrow = replace(first, name="narrow", classes={"en": first.classes["en"][:, :8]})
-    with pytest.raises(ValueError, match=r"text_model: 'narrow' embeds in 8 dimensions, .* in 16"):
+    with pytest.raises(ValueError, match=r"text_model: 'narrow' has embeddings of 8 dimensions, .* of 16"):
         score(first, narrow, sets, class_names)
 
 
 def test_order_of_classes_and_images_does_not_matter(model, unseen_rows, class_names):
-    behind = ranks(model, unseen_rows, class_names, "zh")
-    ks = [sorted(behind)[len(behind) // 2] + 1]
-    straight = evaluate(model, {"set": unseen_rows}, class_names, ["zh"], ks=ks)
+    found_ranks = ranks(model, unseen_rows, class_names, "zh")
+    ks = [sorted(found_ranks)[len(found_ranks) // 2] + 1]
+    in_order = evaluate(model, {"set": unseen_rows}, class_names, ["zh"], ks=ks)
     reverse = ClassNames({language: names[::-1] for language, names in class_names.names.items()})
     shuffled = evaluate(model, {"set": unseen_rows.shuffle(seed=3)}, reverse, ["zh"], ks=ks)
-    assert straight == shuffled and 0 < straight[0].value < 1
+    assert in_order == shuffled and 0 < in_order[0].value < 1
 
 
 def test_stage_and_seed_are_written_to_the_rows(model, unseen_rows, class_names):
@@ -106,14 +106,14 @@ def test_stage_and_seed_are_written_to_the_rows(model, unseen_rows, class_names)
     assert keys == {(s, language, m) for s in "ab" for language in ("en", "zh") for m in ("top1", "top5")}
 
 
-def test_ks_beyond_the_number_of_classes_are_left_out(model, unseen_rows):
+def test_ks_greater_than_the_number_of_classes_are_left_out(model, unseen_rows):
     names = sorted(set(unseen_rows["label"]))[:3]
     rows = unseen_rows.filter(lambda row: row["label"] in names)
     table = evaluate(model, {"set": rows}, ClassNames({"en": names}), ["en"])
     assert [row.metric for row in table] == ["top1"]
 
 
-def test_embeddings_come_in_the_order_of_the_texts_and_do_not_depend_on_the_batch(model, texts):
+def test_text_embeddings_are_in_order_and_do_not_depend_on_the_batch(model, texts):
     together, alone = model.encode_texts(texts), model.encode_texts(texts, batch_size=1)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(model.encode_texts(texts[::-1]), together.flip(0), rtol=1e-5, atol=1e-6)
@@ -133,7 +133,7 @@ def test_several_templates_are_averaged(model):
     torch.testing.assert_close(found, expected)
 
 
-def test_transparent_images_are_seen_as_in_training(model):
+def test_transparent_images_are_flattened_onto_white(model):
     clear = PILImage.new("RGBA", (64, 64), (0, 0, 0, 0))
     clear.paste((200, 0, 0, 255), (16, 16, 48, 48))
     white = PILImage.new("RGB", (64, 64), "white")
@@ -162,7 +162,7 @@ def test_missing_column_is_refused(model, unseen_rows, class_names, column):
         evaluate(model, {"set": unseen_rows.remove_columns(column)}, class_names, ["en"])
 
 
-def test_damaged_test_image_is_refused_and_not_left_out(model, unseen_rows, class_names):
+def test_damaged_test_image_is_refused_and_not_dropped(model, unseen_rows, class_names):
     rows = unseen_rows.cast_column("image", Image(decode=False)).to_list()
     rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][:40]
     damaged = Dataset.from_list(rows).cast_column("image", Image())
@@ -178,8 +178,8 @@ def test_two_classes_with_one_name_are_refused(write):
 
 @pytest.mark.parametrize(
     "content",
-    [[{"en": "frog", "zh": "青蛙"}, {"en": "cat"}], [], {"en": ["frog"]}, "not json", ["frog", "cat"]],
-    ids=["a language is missing", "empty", "another form", "no JSON", "plain names"],
+    [[{"en": "frog", "zh": "青蛙"}, {"en": "cat"}], [], {"en": ["frog"]}, "not json", ["frog", {"en": "cat"}]],
+    ids=["a language is missing", "empty", "another form", "no JSON", "names and entries"],
 )
 def test_class_list_of_another_form_is_refused_with_its_path(write, content):
     with pytest.raises(ValueError, match=r"class_names: .*names\.json"):
@@ -191,6 +191,6 @@ def test_class_list_without_the_language_of_the_labels_is_refused(write):
         ClassNames.read(write([{"en": "frog"}]), "zh")
 
 
-def test_teachers_of_other_families_are_measured_alike(altclip_folder, unseen_rows, class_names):
+def test_teachers_of_other_families_can_be_measured(altclip_folder, unseen_rows, class_names):
     table = evaluate(ZeroShotModel.from_pretrained(altclip_folder), {"set": unseen_rows}, class_names, ["en", "zh"])
     assert len(table) == 4 and all(0 <= row.value <= 1 for row in table)

@@ -1,6 +1,7 @@
-"""`training/eval.py` by protocol, from its command line to its files."""
+"""`training/eval.py` with a protocol, from its command line to its files."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,19 +10,25 @@ from PIL import Image
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.options import EvalOptions
+from training.evaluation.plan import EvalPlan
+from training.evaluation.report.table import elevater_scores, results_table
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.eval_tasks import protocol_tasks
+from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.protocols import ELEVATER, PROTOCOLS
+from training.utils.cli import help_texts
 from training.utils.results import Results, Row
 
 PROTOCOL = ["--protocol", "elevater-en", "elevater-zh"]
 SETS = ["--sets", "cifar-10", "voc-2007-classification", "mnist"]
-TEMPLATES = {"en": ["a {}.", "{}"], "zh": ["一个{}", "{}"]}  # short ones, which the tiny models can read whole
+TEMPLATES = {"en": ["a {}.", "{}"], "zh": ["一个{}", "{}"]}  # short enough that the tiny models do not truncate them
 NUM = sum(map(len, CIFAR_10.values()))
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> list[str]:
-    """Two small sets of real drawings; a third set is asked for and cannot be had."""
+    """Two small sets of real drawings; the third set of `SETS` is missing."""
     folder = tmp_path_factory.mktemp("sets")
     write_folders(folder / "cifar", CIFAR_10)
     rows = [{"image": {"bytes": drawing(code).read_bytes()}, "label": ["person", name]} for name, code in VOC.items()]
@@ -49,20 +56,20 @@ def columns(table: str) -> dict[tuple[str, str], dict[str, str]]:
     return {(line[0], line[1]): dict(zip(lines[0], line, strict=True)) for line in lines[2:]}
 
 
-def test_numbers_are_those_of_the_model_the_names_and_the_templates(evaluated, teacher_folder):
+def test_top1_equals_an_independent_computation(evaluated, teacher_folder):
     results, _ = evaluated
     model, rows = ZeroShotModel.from_pretrained(teacher_folder), rows_of(CIFAR_10)
     for language in ("en", "zh"):
         names, protocol = ClassNames.read("cifar-10"), PROTOCOLS[f"elevater-{language}"]
         texts = [line.format(name) for name in names.names[language] for line in TEMPLATES[language]]
         classes = model.encode_texts(texts).unflatten(0, (10, -1)).mean(1)
-        answers = (model.encode_images(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T).argmax(1)
-        right = (answers == names.label_ids(rows["label"])).double().mean().item()
-        wanted = {"model": str(teacher_folder), "set": "cifar-10", "protocol": protocol.name, "language": language}
-        assert results.values(**wanted, metric="top1") == [right]
+        predictions = (model.encode_images(rows) @ (classes / classes.norm(dim=1, keepdim=True)).T).argmax(1)
+        accuracy = (predictions == names.label_ids(rows["label"])).double().mean().item()
+        fields = {"model": str(teacher_folder), "set": "cifar-10", "protocol": protocol.name, "language": language}
+        assert results.values(**fields, metric="top1") == [accuracy]
 
 
-def test_every_result_says_what_it_was_measured_on(evaluated, data):
+def test_results_describe_the_data_and_the_models(evaluated, data):
     results, folder = evaluated
     written = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert len(written["rows"]) == len(results.rows)
@@ -78,7 +85,7 @@ def test_every_result_says_what_it_was_measured_on(evaluated, data):
     assert all({"name", "revision", "fingerprint", "texts"} <= set(model) for model in written["meta"]["models"])
 
 
-def test_the_table_has_a_row_a_model_and_a_column_a_set_and_no_score(evaluated, teacher_folder, altclip_folder):
+def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(evaluated, teacher_folder, altclip_folder):
     results, folder = evaluated
     table = (folder / "table.md").read_text(encoding="utf-8")
     rows = columns(table)
@@ -87,8 +94,8 @@ def test_the_table_has_a_row_a_model_and_a_column_a_set_and_no_score(evaluated, 
         assert row["ELEVATER score"] == "2 of 20, 2 differ" and row["mnist"] == "missing data"
         (value,) = results.values(model=model, set="voc-2007-classification", language="zh", metric="11_point_map")
         assert row["voc-2007-classification"] == f"{100 * value:.1f}"
-        (same,) = results.values(model=model, set="cifar-10", metric="agreement")
-        assert rows[model, "same answer in all languages"]["cifar-10"] == f"{100 * same:.1f}"
+        (agreement,) = results.values(model=model, set="cifar-10", metric="agreement")
+        assert rows[model, "same prediction in all languages"]["cifar-10"] == f"{100 * agreement:.1f}"
         both = results.values(model=model, set="cifar-10", protocol="elevater-en", metric="top1")
         both += results.values(model=model, set="cifar-10", protocol="elevater-zh", metric="top1")
         assert rows[model, "mean over languages"]["cifar-10"] == f"{50 * sum(both):.1f}"
@@ -97,10 +104,10 @@ def test_the_table_has_a_row_a_model_and_a_column_a_set_and_no_score(evaluated, 
     assert not [row for row in results.rows if row.metric == "elevater_score"]
 
 
-def test_images_and_tables_of_classes_are_written_on_demand(evaluated):
+def test_class_tables_and_figures_are_written_on_demand(evaluated):
     _, folder = evaluated
     tables, drawn = sorted((folder / "per_class").glob("*.md")), sorted((folder / "confusion").glob("*.png"))
-    assert len(tables) == 8 and len(drawn) == 4  # several labels an image have no confusion
+    assert len(tables) == 8 and len(drawn) == 4  # there is no confusion matrix of several labels per image
     (text,) = (
         p.read_text(encoding="utf-8") for p in tables if "cifar-10_elevater-zh" in p.name and "altclip" in p.name
     )
@@ -110,7 +117,7 @@ def test_images_and_tables_of_classes_are_written_on_demand(evaluated):
             assert len(image.convert("L").getcolors()) > 20
 
 
-def test_a_killed_run_goes_on_with_the_sets_that_are_not_done(arguments, tmp_path, monkeypatch):
+def test_an_interrupted_run_continues_with_the_next_set(arguments, tmp_path, monkeypatch):
     encoded, encode = [], ZeroShotModel.encode_images
 
     def encode_one(self, rows, *rest, **fields):
@@ -129,47 +136,92 @@ def test_a_killed_run_goes_on_with_the_sets_that_are_not_done(arguments, tmp_pat
     assert encoded == [NUM, len(VOC)] and again.rows == first.rows
 
 
-def test_two_models_read_and_see_for_each_other(arguments, teacher_folder, altclip_folder, tmp_path):
+def test_two_models_encode_images_and_texts_for_each_other(arguments, teacher_folder, altclip_folder, tmp_path):
     more = ["--text_model", str(altclip_folder), "--output_dir", str(tmp_path)]
     results = eval_script.main([*arguments, *more])
-    seen_by = [
+    combined = [
         f"{teacher_folder} images, {altclip_folder} texts",
         f"{altclip_folder} images, {teacher_folder} texts",
     ]
-    assert list(dict.fromkeys(row.model for row in results.rows)) == [str(teacher_folder), *seen_by]
-    for model in seen_by:
+    assert list(dict.fromkeys(row.model for row in results.rows)) == [str(teacher_folder), *combined]
+    for model in combined:
         assert len(results.values(model=model, set="cifar-10", metric="top1")) == 3  # two languages and their mean
 
 
-def test_a_score_needs_all_twenty_sets_as_the_protocol_has_them():
-    from training.evaluation.report.table import results_table, scores
-    from training.evaluation.sets.eval_tasks import protocol_tasks
-    from training.evaluation.sets.labelled_sets import LabelledSet
-
+def test_a_score_needs_all_twenty_sets_of_the_protocol():
     eval_tasks = protocol_tasks([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
-    whole = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
+    complete = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
+    plan = EvalPlan(eval_tasks, complete)
     rows = [
         Row(model="m", set=task.set, protocol=task.protocol, language="zh", metric=task.metric, value=0.05 * number)
         for number, task in enumerate(eval_tasks)
     ]
-    (score,) = scores(rows, eval_tasks, whole)
+    (score,) = elevater_scores(rows, plan)
     assert score.value == pytest.approx(0.05 * 9.5) and score.protocol == "elevater-zh"
-    assert results_table([*rows, score], eval_tasks, whole).endswith("| 47.5 |")
+    assert results_table([*rows, score], plan).endswith("| 47.5 |")
     for sets in (
-        {name: found for name, found in whole.items() if name != "dtd"},
-        whole | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 images"])},
+        {name: labelled for name, labelled in complete.items() if name != "dtd"},
+        complete | {"dtd": LabelledSet("dtd", [], None, "a", None, "b", ["10 images"])},
     ):
-        assert not scores(rows, eval_tasks, sets)
-    assert results_table(rows, eval_tasks, {}).endswith("| 0 of 20 |")
+        assert not elevater_scores(rows, EvalPlan(eval_tasks, sets))
+    assert results_table(rows, EvalPlan(eval_tasks, {})).endswith("| 0 of 20 |")
 
 
-def test_several_processes_share_the_images_and_write_the_same(evaluated, arguments, run_python, tmp_path):
+def test_several_processes_share_the_images_and_write_the_same_results(evaluated, arguments, run_python, tmp_path):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     run_python(*launch, "training/eval.py", *arguments, "--output_dir", str(tmp_path))
     together = Results.read(tmp_path / "results.json").rows
     alone = [row for row in evaluated[0].rows if row.model == together[0].model]
     assert [(r.set, r.protocol, r.metric) for r in together] == [(r.set, r.protocol, r.metric) for r in alone]
     assert [row.value for row in together] == pytest.approx([row.value for row in alone], abs=1e-6)
+
+
+def test_each_missing_set_is_looked_up_once_and_the_table_is_written(arguments, tmp_path, monkeypatch):
+    lookups: list[str] = []
+
+    def read_hub(location: str, split: str, listed: list[str] | None = None):
+        lookups.append(location)
+        raise ValueError("no connection")
+
+    monkeypatch.setattr("training.evaluation.sets.sources.read_hub", read_hub)
+    arguments = [argument for argument in arguments if argument not in SETS[1:]]
+    arguments[arguments.index("--sets") : arguments.index("--sets") + 1] = ["--sets", "elevater"]
+    eval_script.main([*arguments, "--output_dir", str(tmp_path)])
+    missing = [name for name in ELEVATER if name not in ("cifar-10", "voc-2007-classification")]
+    assert sorted(lookups) == sorted(ELEVATER[name].hub for name in missing)
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert f"missing data: {', '.join(missing)} (no connection)" in table
+    for protocol in ("elevater-en", "elevater-zh"):
+        row = columns(table)[arguments[1], protocol]
+        assert [name for name in ELEVATER if row[name] == "missing data"] == missing
+
+
+@pytest.mark.parametrize("options", [["--language", "zh"], ["--label_language", "zh"]])
+def test_plain_class_names_are_candidates_in_one_language(options, teacher_folder, tmp_path):
+    names = ClassNames.read("cifar-10")
+    rows = rows_of(CIFAR_10)
+    labels = [names.names["zh"][number] for number in names.label_ids(rows["label"]).tolist()]
+    data = write_parquet(tmp_path / "rows.parquet", rows.remove_columns("label").add_column("label", labels))
+    path = tmp_path / "names.txt"
+    path.write_text("\n".join(names.names["zh"]), encoding="utf-8")
+    common = ["--model", str(teacher_folder), "--data", f"mine={data}", "--output_dir", str(tmp_path / "out")]
+    plain = eval_script.main([*common, "--class_names", str(path), *options])
+    both = eval_script.main([*common, "--class_names", "cifar-10", "--language", "zh"])
+    assert plain.rows == both.rows and {row.language for row in plain.rows} == {"zh"}
+
+
+def test_help_describes_every_option_without_importing_torch(run_python):
+    code = (
+        "import sys\nfrom training import eval\n"
+        "try: eval.main(['--help'])\nexcept SystemExit: pass\n"
+        "print('IMPORTED', sorted({'torch', 'transformers', 'datasets', 'numpy', 'accelerate'} & set(sys.modules)))"
+    )
+    output = " ".join(run_python("-c", code).stdout.split())
+    assert "IMPORTED []" in output
+    for option in fields(EvalOptions):
+        assert f"--{option.name}" in output
+    for text in help_texts(EvalOptions).values():
+        assert text.replace(" ", "") in output.replace(" ", "")
 
 
 # bad input
@@ -185,8 +237,11 @@ def test_several_processes_share_the_images_and_write_the_same(evaluated, argume
         (["--protocol", "elevater-en", "--sets", "mnist", "--data", "dtd=x"], "data: ['dtd'] are not among --sets"),
         (["--protocol", "elevater-en", "--data", "dtd=x", "dtd=y"], "data: dtd is given twice"),
         (["--protocol", "elevater-en", "--label_names", "dtd=x"], "label_names: ['dtd'] are not among"),
-        (["--protocol", "elevater-en", "--language", "zh"], "language: a protocol has its own"),
-        (["--protocol", "elevater-en", "--sets", "mnist", "--templates", "ours"], "data: none of the sets can be had"),
+        (["--protocol", "elevater-en", "--language", "zh"], "language: a protocol has its own language"),
+        (
+            ["--protocol", "elevater-en", "--sets", "mnist", "--templates", "ours"],
+            "data: none of the sets is available",
+        ),
         (["--protocol", "elevater-en", "--class_names", "cifar-10"], "protocol: give either"),
         ([], "protocol: give either"),
         (["--class_names", "cifar-10"], "data: with --class_names"),
@@ -196,10 +251,11 @@ def test_several_processes_share_the_images_and_write_the_same(evaluated, argume
             "templates: cannot read templates of x",
         ),
         (["--class_names", "cifar-10", "--data", "x=y", "--language", "fr"], "no names in 'fr'"),
+        (["--class_names", "nowhere.txt", "--data", "x=y"], "class_names: cannot read 'nowhere.txt'"),
         (["--class_names", "nowhere.json", "--data", "x=y"], "class_names: cannot read 'nowhere.json'"),
     ],
 )
-def test_wrong_options_end_with_their_name_and_the_choices(arguments, message, capsys, tmp_path):
+def test_wrong_options_are_reported_with_the_choices(arguments, message, capsys, tmp_path):
     arguments = ["--model", "m", *arguments, "--output_dir", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as exit_info:
         eval_script.main(arguments)

@@ -10,7 +10,7 @@ from training import eval as eval_script
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import ranks, retrieval_table, score
-from training.evaluation.sets.pairs import PairSet, make_pairs, open_pairs
+from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set, open_retrieval_set
 
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})
 
@@ -28,103 +28,106 @@ def rows(images) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def pair_set(rows) -> PairSet:
-    return make_pairs("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
+def retrieval_set(rows) -> RetrievalSet:
+    return make_retrieval_set("toy", rows, {"en": "en", "zh": "zh"}, "image", "toy.parquet", "test")
 
 
-def test_captions_belong_to_their_images(pair_set):
-    assert pair_set.captions["en"] == ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
-    pairs = {tuple(pair) for pair in pair_set.pairs["en"].tolist()}
+def test_captions_are_paired_with_their_images(retrieval_set):
+    assert retrieval_set.captions["en"] == ["frog", "a green frog", "cat", "owl", "bird", "duck", "bird"]
+    pairs = {tuple(pair) for pair in retrieval_set.pairs["en"].tolist()}
     shared = {(2, 4), (2, 6), (3, 4), (3, 6)}
     assert pairs == {(0, 0), (0, 1), (1, 2), (2, 3), (3, 5)} | shared
-    assert pair_set.captions["zh"] == ["青蛙", "猫", "鸭"]
-    assert pair_set.pairs["zh"].tolist() == [
+    assert retrieval_set.captions["zh"] == ["青蛙", "猫", "鸭"]
+    assert retrieval_set.pairs["zh"].tolist() == [
         [0, 0],
         [1, 1],
         [3, 2],
     ]
-    told = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": pair_set.digest}
-    assert pair_set.describe() == told | {"images": 4, "captions": {"en": 7, "zh": 3}}
+    description = {"set": "toy", "source": "toy.parquet", "split": "test", "revision": retrieval_set.digest}
+    assert retrieval_set.describe() == description | {"images": 4, "captions": {"en": 7, "zh": 3}}
 
 
-def test_a_row_a_caption_is_one_image_with_several(rows, pair_set):
+def test_rows_with_one_caption_each_become_one_image_with_several(rows, retrieval_set):
     flat = [{"image": row["image"], "en": [text], "zh": row["zh"]} for row in rows for text in row["en"]]
-    found = make_pairs("toy", Dataset.from_list(flat, features=FEATURES), {"en": "en", "zh": "zh"}, "image", "toy")
-    assert len(found.rows) == 4 and found.captions == pair_set.captions
-    assert all(torch.equal(found.pairs[language], pair_set.pairs[language]) for language in ("en", "zh"))
+    found = make_retrieval_set(
+        "toy", Dataset.from_list(flat, features=FEATURES), {"en": "en", "zh": "zh"}, "image", "toy"
+    )
+    assert len(found.rows) == 4 and found.captions == retrieval_set.captions
+    assert all(torch.equal(found.pairs[language], retrieval_set.pairs[language]) for language in ("en", "zh"))
 
 
-def test_recall_equals_one_counted_by_hand(model, rows, pair_set):
-    seen, found = model.encode_images(pair_set.rows), []
-    for language, captions in pair_set.captions.items():
-        read = model.encode_texts(captions)
-        found += score(pair_set, language, seen, read, model.name, ks=(1, 2, 5), stage="aligned", seed=3)
+def test_recall_equals_an_independent_count(model, rows, retrieval_set):
+    images, found = model.encode_images(retrieval_set.rows), []
+    for language, captions in retrieval_set.captions.items():
+        texts = model.encode_texts(captions)
+        found += score(retrieval_set, language, images, texts, model.name, ks=(1, 2, 5), stage="aligned", seed=3)
     values = {(row.language, row.metric): row for row in found}
     for language in ("en", "zh"):
-        captions = pair_set.captions[language]
+        captions = retrieval_set.captions[language]
         scores = model.encode_images(rows) @ model.encode_texts(captions).T
         own = [[row["en"] if language == "en" else [row["zh"]]][0] for row in rows]
-        asked = [number for number in range(4) if own[number] != [None]]
+        with_caption = [number for number in range(4) if own[number] != [None]]
         for k in (1, 2):
             tops = scores.topk(k, dim=1).indices.tolist()
-            hits = [any(captions[c] in [str(t).strip() for t in own[p]] for c in tops[p]) for p in asked]
+            hits = [any(captions[c] in [str(t).strip() for t in own[p]] for c in tops[p]) for p in with_caption]
             row = values[language, f"image_to_text_R@{k}"]
-            assert row.value == pytest.approx(sum(hits) / len(asked))
-            assert row.interval == pytest.approx(wilson_interval(row.value, len(asked)))
+            assert row.value == pytest.approx(sum(hits) / len(with_caption))
+            assert row.interval == pytest.approx(wilson_interval(row.value, len(with_caption)))
             tops = scores.T.topk(k, dim=1).indices.tolist()
-            right = [[str(text).strip() for text in texts] for texts in own]
-            hits = [any(captions[c] in right[p] for p in tops[c]) for c in range(len(captions))]
+            correct = [[str(text).strip() for text in texts] for texts in own]
+            hits = [any(captions[c] in correct[p] for p in tops[c]) for c in range(len(captions))]
             assert values[language, f"text_to_image_R@{k}"].value == pytest.approx(sum(hits) / len(captions))
     assert ("en", "image_to_text_R@5") in values and ("en", "text_to_image_R@5") not in values
     row = found[0]
     assert (row.model, row.stage, row.set, row.protocol, row.seed) == (model.name, "aligned", "toy", "retrieval", 3)
-    table = retrieval_table(found, [pair_set])
+    table = retrieval_table(found, [retrieval_set])
     cells = [f"{100 * row.value:.1f}" for row in found if row.language == "zh"]
-    cells.insert(2, "")  # there are but three Chinese captions
+    cells.insert(2, "")  # there are only three Chinese captions
     assert f"| {model.name} | toy | zh | {' | '.join(cells)} |" in table
     assert "toy: toy.parquet test, 4 images, 7 en captions, 3 zh captions" in table
 
 
-@pytest.mark.parametrize("at_once", [1, 20, 100, 10**6])
-def test_ranks_in_parts_are_those_of_the_whole_matrix(at_once):
+@pytest.mark.parametrize("max_similarities", [1, 20, 100, 10**6])
+def test_ranks_in_chunks_equal_those_of_the_whole_matrix(max_similarities):
     generator = torch.Generator().manual_seed(0)
     queries, candidates = (F.normalize(torch.randn(n, 5, generator=generator), dim=1) for n in (23, 40))
     drawn = torch.randint(40, (23, 3), generator=generator)
     pairs = torch.stack([torch.arange(23).repeat_interleave(3), drawn.flatten()], 1)[torch.randperm(69)]
-    assert torch.equal(ranks(queries, candidates, pairs, at_once), right_ranks(queries @ candidates.T, pairs))
+    assert torch.equal(ranks(queries, candidates, pairs, max_similarities), right_ranks(queries @ candidates.T, pairs))
 
 
-def test_queries_without_an_answer_are_not_asked():
+def test_queries_without_a_correct_candidate_are_left_out():
     queries = torch.eye(4)
     found = ranks(queries, queries, torch.tensor([[3, 3], [1, 0]]))
-    assert found.tolist() == [3, 0]  # of query 1, all others stand before or beside; query 3 finds its own
+    # for query 1, all others rank before the correct candidate or tie with it; query 3 ranks its own first
+    assert found.tolist() == [3, 0]
 
 
-def test_source_is_opened_with_its_own_columns(corpus):
+def test_caption_columns_can_be_named(corpus):
     place = str(corpus / "unseen_style.parquet")
-    usual = open_pairs("drawings", place)
-    named = open_pairs("drawings", place, caption_columns={"en": "label"})
+    usual = open_retrieval_set("drawings", place)
+    named = open_retrieval_set("drawings", place, caption_columns={"en": "label"})
     assert set(usual.captions) == {"en", "zh"} and set(named.captions) == {"en"}
     assert usual.digest == named.digest and len(usual.rows) == len(usual.captions["zh"])
     assert (usual.source, usual.split) == (place, None)
 
 
-def test_command_searches_alone_and_says_what_it_searched(corpus, teacher_folder, altclip_folder, tmp_path, capsys):
+def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altclip_folder, tmp_path, capsys):
     place = str(corpus / "unseen_style.parquet")
     arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
     first = eval_script.main([*arguments, "--text_model", str(altclip_folder)])
     names = {str(teacher_folder), f"{teacher_folder} images, {altclip_folder} texts"}
     assert {row.model for row in first.rows} == names | {f"{altclip_folder} images, {teacher_folder} texts"}
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
-    assert written["retrieval"] == [open_pairs("drawings", place).describe()]
-    assert {told["name"]: told["texts"]["max_length"] for told in written["models"]}[str(teacher_folder)] == 32
+    assert written["retrieval"] == [open_retrieval_set("drawings", place).describe()]
+    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[str(teacher_folder)] == 32
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
 
 
-def test_captions_that_are_cut_are_counted_in_the_result(images, teacher_folder, tmp_path):
+def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
     rows = Dataset.from_dict(
         {"image": images[:2], "caption": ["frog " * 40, "cat"]},
         features=Features({"image": ImageFeature(), "caption": Value("string")}),
@@ -142,30 +145,30 @@ def test_captions_that_are_cut_are_counted_in_the_result(images, teacher_folder,
     ("arguments", "message"),
     [
         ([], "--retrieval alone"),
-        (["--retrieval", "a=x.parquet", "--data", "b=y.parquet"], "data: goes with labelled sets"),
-        (["--retrieval", "a=x.parquet", "--per_class"], "per_class: goes with labelled sets"),
-        (["--class_names", "mnist", "--data", "b=y.parquet", "--caption_columns.en", "text"], "there is none"),
+        (["--retrieval", "a=x.parquet", "--data", "b=y.parquet"], "data: applies to labelled sets"),
+        (["--retrieval", "a=x.parquet", "--per_class"], "per_class: applies to labelled sets"),
+        (["--class_names", "mnist", "--data", "b=y.parquet", "--caption_columns.en", "text"], "which is not given"),
         (["--retrieval", "a="], "names no source"),
         (["--retrieval", "a=NOWHERE.parquet"], "NOWHERE"),
     ],
 )
-def test_command_says_what_is_wrong(arguments, message, tmp_path, capsys):
+def test_wrong_options_are_reported(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit):
         eval_script.main(["--model", "m", "--output_dir", str(tmp_path), *arguments])
     assert message in capsys.readouterr().err
 
 
-def test_missing_column_is_refused_with_those_that_are_there(corpus):
+def test_missing_column_is_refused_with_the_existing_ones(corpus):
     place = str(corpus / "unseen_style.parquet")
     with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'fr', only \["):
-        open_pairs("drawings", place, caption_columns={"fr": "fr"})
+        open_retrieval_set("drawings", place, caption_columns={"fr": "fr"})
     with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'photo'"):
-        open_pairs("drawings", place, image_column="photo")
+        open_retrieval_set("drawings", place, image_column="photo")
 
 
 def test_source_without_usual_captions_is_refused():
     with pytest.raises(ValueError, match=r"none of the columns \('en', 'zh'\), only .*--caption_columns.zh COLUMN"):
-        open_pairs("toy", "tests.training.evaluation.test_retrieval:without_captions")
+        open_retrieval_set("toy", "tests.training.evaluation.test_retrieval:without_captions")
 
 
 def without_captions() -> Dataset:
@@ -174,9 +177,9 @@ def without_captions() -> Dataset:
 
 def test_language_without_captions_is_refused(rows):
     with pytest.raises(ValueError, match=r"retrieval: toy has no zh caption in column 'zh'"):
-        make_pairs("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")
+        make_retrieval_set("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")
 
 
 def test_source_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="nowhere"):
-        open_pairs("toy", str(tmp_path / "nowhere.parquet"))
+        open_retrieval_set("toy", str(tmp_path / "nowhere.parquet"))

@@ -1,4 +1,11 @@
-"""Metrics: tensors in, numbers out. `training.evaluation.metrics.modules` wraps them for the `evaluate` library."""
+"""Metrics as pure functions of tensors.
+
+checks.py          checks of the inputs, and the chunks in which scores are compared
+classification.py  the four metrics of ELEVATER
+intervals.py       confidence intervals
+modules.py         the metrics as modules of the `evaluate` library, for code that is built on it
+retrieval.py       ranks and recall at k
+"""
 
 from training.evaluation.metrics.classification import (
     eleven_point_map,

@@ -1,15 +1,18 @@
-"""How sure a share is."""
+"""Confidence intervals."""
 
 import math
 
 
 def wilson_interval(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a share.
+    """95 % confidence interval of a share.
 
     Args:
-        share: observed, in 0..1.
-        count: number of trials, at least 1.
-        z: quantile of the normal distribution.
+        share: Observed share, in 0..1.
+        count: Number of trials, at least 1.
+        z: Quantile of the normal distribution.
+
+    Returns:
+        Lower and upper bound, in 0..1.
 
     Source: Wilson, JASA 22 (1927).
     """

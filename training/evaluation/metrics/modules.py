@@ -1,9 +1,11 @@
-"""The metrics as modules of the `evaluate` library: batch by batch, from one process or several.
+"""The metrics as modules of the `evaluate` library, for code that is built on it.
 
-None is fetched from the Hub. Predictions are the scores, one row a sample, and are kept as float32 in a file under
-`cache_dir`; a float64 score is rounded. With several processes, each gets the same `num_process`, `experiment_id` and
-(shared) `cache_dir`, and its own `process_id`; each adds its share of the samples, all call `compute`, and process 0
-returns the result, the others None.
+`training/eval.py` calls the functions instead; `training.evaluation.measure` says why.
+
+A module accumulates batches from one process or several and downloads nothing. Predictions are scores, one row per
+sample, stored as float32 in a file under `cache_dir`; float64 scores are rounded. With several processes, each gets
+the same `num_process`, `experiment_id` and (shared) `cache_dir`, and its own `process_id`. Each adds its share of the
+samples and calls `compute`, which returns the result in process 0 and None in the others.
 """
 
 from collections.abc import Sequence
@@ -13,13 +15,13 @@ import torch
 from datasets import Features, List, Value
 from torch import Tensor
 
+from training.evaluation.metrics.checks import check_k, check_scores
 from training.evaluation.metrics.classification import (
     eleven_point_map,
     mean_per_class_accuracy,
     roc_auc,
     top_k_accuracy,
 )
-from training.evaluation.metrics.inputs import check_k, check_scores
 from training.evaluation.metrics.retrieval import right_ranks
 
 _ELEVATER = "https://arxiv.org/abs/2204.08790"
@@ -33,25 +35,27 @@ def _describe(description: str, predictions: str, references: str, feature: Valu
         features=Features({"predictions": List(Value("float32")), "references": feature}),
         reference_urls=[url],
     )
-    # set late, as the constructor refuses a format for rows; without it they come as Python lists, at eight times the
-    # memory of the scores
+    # set after construction, because the constructor rejects a format for rows of lists; without it, rows are Python
+    # lists of eight times the size
     info.format = "torch"
     return info
 
 
 def _matrix(rows: Tensor | list[Tensor]) -> Tensor:
-    """Rows of one length; `evaluate` hands over a list where lengths differ."""
+    """Rows as a matrix; `evaluate` passes a list if their lengths differ."""
     if isinstance(rows, Tensor):
         return rows
     lengths = sorted({len(row) for row in rows})
-    raise ValueError(f"predictions: rows of {lengths} scores, need one length. Score every sample on all columns.")
+    raise ValueError(
+        f"predictions: rows of {lengths} scores, need equal lengths. Give every sample a score in each column."
+    )
 
 
 class Accuracy(evaluate.Metric):
-    """`top_k_accuracy` as a module.
+    """Module of `top_k_accuracy`.
 
-    Predictions are rows of C scores, references class indices. `compute(ks=(1,))` returns `{"top1": ...}`, one entry
-    a k.
+    Predictions are rows of C scores, references class indices. `compute(ks=(1,))` returns `{"top1": ...}`, with one
+    entry per k.
     """
 
     def _info(self):
@@ -63,7 +67,7 @@ class Accuracy(evaluate.Metric):
 
 
 class MeanPerClass(evaluate.Metric):
-    """`mean_per_class_accuracy` as a module.
+    """Module of `mean_per_class_accuracy`.
 
     Predictions are rows of C scores, references class indices. `compute()` returns `{"mean_per_class": ...}`.
     """
@@ -78,7 +82,7 @@ class MeanPerClass(evaluate.Metric):
 
 
 class ElevenPointMAP(evaluate.Metric):
-    """`eleven_point_map` as a module.
+    """Module of `eleven_point_map`.
 
     Predictions are rows of C scores, references rows of C zeros and ones. `compute()` returns `{"11_point_map": ...}`.
     """
@@ -87,7 +91,7 @@ class ElevenPointMAP(evaluate.Metric):
         return _describe(
             "11-point interpolated mean average precision.",
             "rows of C scores.",
-            "rows of C numbers, 1 where the class is in the sample, else 0.",
+            "rows of C numbers, 1 where the sample has the label, else 0.",
             List(Value("int8")),
             _ELEVATER,
         )
@@ -97,14 +101,14 @@ class ElevenPointMAP(evaluate.Metric):
 
 
 class RocAuc(evaluate.Metric):
-    """`roc_auc` as a module.
+    """Module of `roc_auc`.
 
     Predictions are rows of 2 scores, references 0 or 1. `compute()` returns `{"roc_auc": ...}`.
     """
 
     def _info(self):
         return _describe(
-            "Area under the ROC curve.", "rows of 2 scores; the second counts.", "0 or 1.", Value("int64"), _ELEVATER
+            "Area under the ROC curve.", "rows of 2 scores; the second is used.", "0 or 1.", Value("int64"), _ELEVATER
         )
 
     def _compute(self, predictions, references):
@@ -112,24 +116,24 @@ class RocAuc(evaluate.Metric):
 
 
 class Recall(evaluate.Metric):
-    """`recall_at_k` as a module, in one direction.
+    """Module of `recall_at_k`, in one direction.
 
     A sample is a query: predictions are rows of scores over all G candidates, references rows of the indices of the
-    right candidates, one or more. `compute(ks=(1, 5, 10))` returns `{"recall@1": ...}`, one entry a k.
+    correct candidates, one or more. `compute(ks=(1, 5, 10))` returns `{"recall@1": ...}`, with one entry per k.
     """
 
     def _info(self):
         return _describe(
-            "Share of queries with a right candidate among the k highest scores.",
-            "rows of G scores, one a query.",
-            "rows of indices in 0..G-1 of the right candidates, one or more a query.",
+            "Share of queries with a correct candidate among the k highest scores.",
+            "rows of G scores, one per query.",
+            "rows of indices in 0..G-1 of the correct candidates, one or more per query.",
             List(Value("int64")),
             "https://arxiv.org/abs/2211.01335",
         )
 
     def _compute(self, predictions, references, ks: Sequence[int] = (1, 5, 10)):
         scores = _matrix(predictions)
-        check_scores(scores)  # no sample has no references either
+        check_scores(scores)  # before the references, which cannot be concatenated without samples
         counts = torch.tensor([len(row) for row in references], dtype=torch.int64)
         queries = torch.arange(len(counts)).repeat_interleave(counts)
         pairs = torch.stack([queries, torch.cat(list(references)).long()], dim=1)

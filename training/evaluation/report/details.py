@@ -1,82 +1,113 @@
-"""On demand: tables of classes, images of confusion, and the languages side by side."""
+"""Optional files of a result: class tables, confusion matrices, and a comparison of the languages."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.evaluation.measure import Measured
-from training.evaluation.run import languages_of
-from training.evaluation.sets.eval_tasks import EvalTask
-from training.utils.files import atomic_write
+from training.evaluation.measure import ClassDetails, Measurement
+from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
+from training.utils.files import atomic_write, write_text
 from training.utils.results import Row, markdown_table
 
-MOST_TICKS = 60  # class names that can still be read along an edge
+CONFUSION_HEADER = ["class", "name", "images", "recall", "most often taken for"]
+MAX_TICKS = 60  # class names that remain legible along an axis
 
 
-def class_table(task: EvalTask, measured: Measured) -> str:
-    """Recall of every class in percent, and what it is taken for most, as Markdown; average precision where images
-    show several classes.
+def class_table(task: EvalTask, details: ClassDetails) -> str:
+    """Results of each class as a Markdown table.
+
+    Args:
+        task: Task with the class names.
+        details: Results of its classes.
+
+    Returns:
+        Recall in percent and the class that images of this class are most often taken for; average precision in
+        percent where images have several labels.
     """
-    single = measured.confusion is not None
-    header = ["class", "name", "images", "recall", "most often taken for"] if single else ["class", "name", "AP"]
+    confusion = details.confusion
+    header = ["class", "name", "AP"] if confusion is None else CONFUSION_HEADER
     lines = [header, ["---"] * len(header)]
     for number, (key, name) in enumerate(zip(task.keys, task.candidates, strict=True)):
-        value = measured.per_class[number].item()
-        cells = [key, name]
-        if measured.confusion is not None:
-            cells.append(str(int(measured.confusion[number].sum())))
-        cells.append("" if value != value else f"{100 * value:.1f}")  # NaN: no image
-        if measured.confusion is not None:
-            others = measured.confusion[number].clone()
-            others[number] = 0
-            cells.append(task.keys[int(others.argmax())] if others.sum() else "")
-        lines.append(cells)
+        value = details.per_class[number].item()
+        percent = "" if value != value else f"{100 * value:.1f}"  # NaN: the class has no image
+        if confusion is None:
+            lines.append([key, name, percent])
+            continue
+        others = confusion[number].clone()
+        others[number] = 0
+        mistaken_for = task.keys[int(others.argmax())] if others.sum() else ""
+        lines.append([key, name, str(int(confusion[number].sum())), percent, mistaken_for])
     return markdown_table(lines)
 
 
-def write_class_tables(details: Sequence[tuple[str, EvalTask, Measured]], folder: Path) -> list[Path]:
-    """One Markdown file a model and task, in `folder/per_class`."""
+def write_class_tables(details: Sequence[tuple[str, EvalTask, Measurement]], folder: Path) -> list[Path]:
+    """Write one Markdown file per model and task.
+
+    Args:
+        details: Model name, task and measurement with the results of each class.
+        folder: Folder of the result; the files go to its subfolder `per_class`.
+
+    Returns:
+        Paths of the files.
+    """
     paths = []
-    for model, task, measured in details:
+    for model, task, measurement in details:
+        if measurement.details is None:
+            continue
         path = folder / "per_class" / f"{_file_name(model, task)}.md"
-        with atomic_write(path) as scratch:
-            title = f"# {task.set}, {task.title}: {model}"
-            scratch.write_text(f"{title}\n\n{class_table(task, measured)}\n", encoding="utf-8")
+        title = f"# {task.set}, {task.title}: {model}"
+        write_text(path, f"{title}\n\n{class_table(task, measurement.details)}\n")
         paths.append(path)
     return paths
 
 
-def draw_confusion(details: Sequence[tuple[str, EvalTask, Measured]], folder: Path) -> list[Path]:
-    """One image a model and task, in `folder/confusion`: the share of each class's images by answer. A set whose
-    images show several classes has none.
+def draw_confusion(details: Sequence[tuple[str, EvalTask, Measurement]], folder: Path) -> list[Path]:
+    """Draw one confusion matrix per model and task; sets with several labels per image have none.
+
+    Args:
+        details: Model name, task and measurement with the results of each class.
+        folder: Folder of the result; the files go to its subfolder `confusion`.
+
+    Returns:
+        Paths of the files.
     """
     from matplotlib.figure import Figure
 
     paths = []
-    for model, task, measured in details:
-        if measured.confusion is None:
+    for model, task, measurement in details:
+        if measurement.details is None or measurement.details.confusion is None:
             continue
-        shares = measured.confusion / measured.confusion.sum(1, keepdim=True).clamp(min=1)
+        confusion = measurement.details.confusion
+        shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
         edge = min(16.0, 4 + 0.22 * len(shares))
         figure = Figure(figsize=(edge + 1, edge), layout="constrained")
         axis = figure.subplots()
         image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-        axis.set(title=f"{task.set}, {task.title}\n{model}", xlabel="answer", ylabel="class")
-        if len(shares) <= MOST_TICKS:
+        axis.set(title=f"{task.set}, {task.title}\n{model}", xlabel="prediction", ylabel="class")
+        if len(shares) <= MAX_TICKS:
             axis.set_xticks(range(len(shares)), task.keys, rotation=90, fontsize=7)
             axis.set_yticks(range(len(shares)), task.keys, fontsize=7)
-        figure.colorbar(image, ax=axis, label="share of the class's images")
+        figure.colorbar(image, ax=axis, label="share of the images of the class")
         paths.append(_save(figure, folder / "confusion" / f"{_file_name(model, task)}.png"))
     return paths
 
 
-def draw_languages(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], path: Path) -> Path | None:
-    """Every set's languages side by side, a panel a model; None where no set was measured in several."""
+def draw_languages(rows: Sequence[Row], tasks: Sequence[EvalTask], path: Path) -> Path | None:
+    """Draw the languages of every set side by side, one panel per model.
+
+    Args:
+        rows: Rows of a result.
+        tasks: Tasks of the run.
+        path: Path of the figure.
+
+    Returns:
+        The path, or None if no set was measured in several languages.
+    """
     from matplotlib.figure import Figure
 
     groups = {
         name: {task.language: (task.protocol, task.metric) for task in group}
-        for name, group in languages_of(eval_tasks).items()
+        for name, group in tasks_by_language(tasks).items()
         if any(row.set == name for row in rows)
     }
     if not groups:
@@ -87,9 +118,9 @@ def draw_languages(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], path: Pa
     panels = figure.subplots(1, len(models), sharey=True, squeeze=False)[0]
     height = 0.8 / len(languages)
     for panel, model in zip(panels, models, strict=True):
-        for place, language in enumerate(languages):
+        for number, language in enumerate(languages):
             values = [_percent(rows, model, name, group.get(language), language) for name, group in groups.items()]
-            panel.barh([y + height * place for y in range(len(groups))], values, height, label=language)
+            panel.barh([y + height * number for y in range(len(groups))], values, height, label=language)
         panel.set(title=model, xlabel="%", xlim=(0, 100))
         panel.set_yticks([y + height * (len(languages) - 1) / 2 for y in range(len(groups))], list(groups))
         panel.grid(axis="x", alpha=0.3)
@@ -98,11 +129,13 @@ def draw_languages(rows: Sequence[Row], eval_tasks: Sequence[EvalTask], path: Pa
     return _save(figure, path)
 
 
-def _percent(rows: Sequence[Row], model: str, name: str, measured: tuple[str, str] | None, language: str) -> float:
-    if measured is None:
+def _percent(
+    rows: Sequence[Row], model: str, name: str, protocol_and_metric: tuple[str, str] | None, language: str
+) -> float:
+    if protocol_and_metric is None:
         return 0.0
-    wanted = (model, name, *measured, language)
-    return 100 * next((r.value for r in rows if (r.model, r.set, r.protocol, r.metric, r.language) == wanted), 0.0)
+    key = (model, name, *protocol_and_metric, language)
+    return 100 * next((r.value for r in rows if (r.model, r.set, r.protocol, r.metric, r.language) == key), 0.0)
 
 
 def _save(figure, path: Path) -> Path:

@@ -1,6 +1,6 @@
-"""Numbers that others published, to stand beside ours. None was measured here.
+"""Results published by other authors, for comparison. None was measured by this project.
 
-Sets are measured by the publisher's own protocol; ImageNet by its own class names and templates.
+Each publisher used its own protocol, and for ImageNet its own class names and templates.
 """
 
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from training.evaluation.sets.protocols import CN_CLIP_TEN, IMAGENET
 
 @dataclass(frozen=True)
 class Published:
-    """A row of a paper's table.
+    """One row of a published table.
 
     Args:
-        model: its name, with parameters in millions.
-        language: of the class names.
-        values: percent by set.
-        source: where it stands.
-        protocol: whose way to measure is nearest; None where only ImageNet is published.
+        model: Model name with its parameters in millions.
+        language: Language of the class names.
+        values: Metric in percent by set.
+        source: Publication of the table.
+        protocol: Closest protocol of this project; None if only ImageNet is published.
     """
 
     model: str

@@ -1,92 +1,101 @@
-"""The names of the classes of a test, by language. Those of ELEVATER's twenty sets come along.
+"""Names of the classes of a set, by language. The names of ELEVATER's twenty sets are included.
 
-The English names are the benchmark's (Li et al., arXiv 2204.08790), the Chinese ones were written for this project:
-`names/SET.json` maps each English name to its Chinese one, and says where that is doubtful and why.
+The English names are those of the benchmark (Li et al., arXiv 2204.08790), the Chinese names were written for this
+project: `names/SET.json` maps each English name to its Chinese name, and notes which translations are uncertain and
+why.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
+FORMS = "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """The classes of a test, in several languages.
+    """Names of classes in several languages.
 
     Args:
-        names: for each language, one name a class; the same order in all.
-        key: the language whose names the labels of the data use.
+        names: Names by language, one per class, in the same order in all languages.
+        key: Language of the names that the data use as labels.
     """
 
     names: dict[str, list[str]]
     key: str = "en"
 
     @classmethod
-    def read(cls, source: str | Path, key: str = "en") -> "ClassNames":
-        """Read the names of one of ELEVATER's sets, which come along, or a JSON list of `{"en": ..., "zh": ...}`.
+    def read(cls, source: str | Path, key: str = "en", languages: Sequence[str] = ()) -> "ClassNames":
+        """Read class names of an included set or of a file.
+
+        A file is a JSON list of `{"en": ..., "zh": ...}`, one entry per class. It may also be a plain list of names in
+        one language: a JSON list of strings, or a .txt file with one name per line. The labels of the data are then
+        these names.
 
         Args:
-            source: id of a set, such as `cifar-100` (see `SETS`), or a file.
-            key: language in which the data name their labels.
+            source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), or a file.
+            key: Language of the names that the data use as labels; for a plain list, the default of its language.
+            languages: Languages that will be used. For a plain list, at most one: the language of its names.
 
         Raises:
-            ValueError: the file is missing or of another form, a language is missing from a class, or two classes
-                share a name.
+            ValueError: The file is missing or has another form, a class has no name in a language, two classes share a
+                name, or several languages are given for a plain list.
         """
         path = NAMES / f"{source}.json" if source in SETS else Path(source)
         try:
-            classes = json.loads(path.read_text(encoding="utf-8"))
-            if source in SETS:
-                classes = [{"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()]
-            names = {language: [entry[language] for entry in classes] for language in classes[0]}
-        except (OSError, json.JSONDecodeError) as error:
+            classes = _parse(path)
+        except (OSError, ValueError) as error:
             raise ValueError(
-                f"class_names: cannot read {str(source)!r} ({error}). Give a JSON list of {{language: name}}, or the "
-                f"id of one of ELEVATER's sets: {', '.join(SETS)}."
+                f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of ELEVATER: "
+                f"{', '.join(SETS)}."
             ) from error
-        except (KeyError, IndexError, TypeError) as error:
-            raise ValueError(
-                f"class_names: {str(path)!r} must be a JSON list with the same languages in every class ({error!r})."
-            ) from error
+        if source in SETS:
+            classes = [{"en": english, "zh": name["zh"]} for english, name in classes["classes"].items()]
+        if isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes):
+            if len(set(languages)) > 1:
+                raise ValueError(
+                    f"class_names: {str(path)!r} is a plain list of names in one language, and the languages "
+                    f"{list(languages)} are given. Give one language, or a JSON list of {{language: name}}."
+                )
+            key = languages[0] if languages else key
+            classes = [{key: name} for name in classes]
+        names = _by_language(classes, path)
         if key not in names:
             raise ValueError(
                 f"class_names: {str(path)!r} has no names in {key!r}, the language of the labels, only "
                 f"{sorted(names)}."
             )
         for language, listed in names.items():
-            if (
-                twice := {name for name in listed if listed.count(name) > 1}
-                if len(set(listed)) < len(listed)
-                else None
-            ):
+            if repeated := [name for name, count in Counter(listed).items() if count > 1]:
                 raise ValueError(
                     f"class_names: {str(path)!r} has several classes with the same {language} name: "
-                    f"{sorted(twice)[:3]}."
+                    f"{sorted(repeated)[:3]}."
                 )
         return cls(names, key)
 
     def in_language(self, language: str) -> list[str]:
-        """The names in one language.
+        """Names in one language, in class order.
 
         Raises:
-            ValueError: there are none.
+            ValueError: There are no names in this language.
         """
         if language not in self.names:
             raise ValueError(f"language: the class list has no names in {language!r}, only in {sorted(self.names)}.")
         return self.names[language]
 
     def label_ids(self, labels: Sequence[str]) -> Tensor:
-        """Class numbers (N,) of labels by name.
+        """Class indices, (N,) int64, of labels given by name.
 
         Raises:
-            ValueError: a label is not in the list.
+            ValueError: A label is not among the class names.
         """
         numbers = {name: number for number, name in enumerate(self.names[self.key])}
         for row, label in enumerate(labels):
@@ -96,3 +105,21 @@ class ClassNames:
                     "class names."
                 )
         return torch.tensor([numbers[label] for label in labels])
+
+
+def _parse(path: Path) -> Any:
+    """Content of a JSON file, or the lines of a .txt file that are not blank."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".txt":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    return json.loads(text)
+
+
+def _by_language(classes: Any, path: Path) -> dict[str, list[str]]:
+    """Names by language, of a list of {language: name}."""
+    try:
+        return {language: [entry[language] for entry in classes] for language in classes[0]}
+    except (KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"class_names: {str(path)!r} must be {FORMS}, with the same languages in every class ({error!r})."
+        ) from error

@@ -1,4 +1,4 @@
-"""What demo and ablation are judged by: images held out of all training, and the names of all concepts."""
+"""Held-out test sets of the embedded corpus, which the demo, the ablations and the accuracy gate measure on."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +17,13 @@ COLOURS = {"en": "#2a78d6", "zh": "#d6452a"}
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The test sets of the embedded corpus.
+    """Test sets of the embedded corpus: images that no training uses, with the names of all concepts.
 
     Args:
-        corpus: folder of the rendered corpus.
-        every: only each `every`-th concept is in it.
-        class_names: the candidates, all names of the corpus.
-        sets: labelled images by name.
+        corpus: Folder of the rendered corpus.
+        every: Step of the selection of concepts: the corpus contains each `every`-th concept.
+        class_names: Candidate classes: the names of all concepts of the corpus.
+        sets: Labelled images by name of the set.
     """
 
     corpus: Path
@@ -33,17 +33,21 @@ class HeldOut:
 
     @classmethod
     def open(cls, every: int = 1) -> "HeldOut":
-        """Render the corpus if that was never done, and open its test sets."""
+        """Open the test sets, after rendering the corpus if it does not exist.
+
+        Args:
+            every: Step of the selection of concepts; 1 selects all.
+        """
         corpus = build_corpus(DEFAULT_CACHE, every=every)
         sets = {name: load_source(str(corpus / f"{name}.parquet")) for name in TEST_SETS}
         return cls(corpus, every, ClassNames.read(corpus / "class_names.json"), sets)
 
     def training_data(self, data: DataConfig) -> DataConfig:
-        """The data of a recipe that names the whole corpus, thinned as the test sets are."""
+        """The data of a recipe for the whole corpus, reduced to the same concepts as the test sets."""
         return data if self.every == 1 else replace(data, train=str(self.corpus / "train.parquet"))
 
     def meta(self) -> dict[str, Any]:
-        """What results say of the data."""
+        """Facts about the data for `results.json`."""
         return {
             "data": f"{self.corpus.name}; {ATTRIBUTION}",
             "test_images": {name: len(rows) for name, rows in self.sets.items()},

@@ -1,5 +1,6 @@
-"""A task: one set, measured by one protocol, in one language."""
+"""Evaluation tasks: one set, measured by one protocol, in one language."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,17 +12,17 @@ from training.evaluation.sets.templates import OURS, Templates, read_templates, 
 
 @dataclass(frozen=True)
 class EvalTask:
-    """What is asked of a model.
+    """One classification task.
 
     Args:
-        set: id of the test set.
-        protocol: name of the protocol.
-        language: of the candidates.
-        class_names: the classes.
-        names_source: where the candidates' names are from.
-        templates: the sentences around them.
-        metric: the one that the table shows.
-        squashed: whether images are squashed.
+        set: Id of the test set.
+        protocol: Name of the protocol.
+        language: Language of the candidate classes.
+        class_names: Names of the classes in all languages.
+        names_source: Source of the names of the candidate classes.
+        templates: Prompt templates.
+        metric: Metric that the table shows.
+        squashed: Whether images are resized to a square without a crop.
     """
 
     set: str
@@ -35,38 +36,46 @@ class EvalTask:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """Tells it from other eval_tasks."""
+        """Identifies the task among all tasks of a run."""
         return self.set, self.protocol, self.language
 
     @property
     def title(self) -> str:
-        """Protocol and language; a protocol with a name has one language."""
+        """Protocol and language; a named protocol has only one language."""
         return self.protocol if self.protocol in PROTOCOLS else f"{self.protocol}, {self.language}"
 
     @property
     def candidates(self) -> list[str]:
-        """Names of the classes in the task's language, in their order."""
+        """Names of the classes in the language of the task, in class order."""
         return self.class_names.in_language(self.language)
 
     @property
     def keys(self) -> list[str]:
-        """Names of the classes as the labels know them."""
+        """Names of the classes that the data use as labels, in class order."""
         return self.class_names.names[self.class_names.key]
 
 
+def tasks_by_language(tasks: Iterable[EvalTask]) -> dict[str, list[EvalTask]]:
+    """By set, the tasks that differ only in their language, where there are two or more."""
+    groups: dict[tuple[str, str], list[EvalTask]] = {}
+    for task in tasks:
+        groups.setdefault((task.set, task.protocol.removesuffix(f"-{task.language}")), []).append(task)
+    return {name: group for (name, _), group in groups.items() if len(group) > 1}
+
+
 def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
-    """All sets by all protocols, set by set.
+    """Tasks of all sets in all protocols, set by set.
 
     Args:
-        protocols: ways to measure.
-        sets: their ids.
-        templates: as `templates_of` takes them.
-        imagenet_zh: as `imagenet_names` takes it.
+        protocols: Protocols to measure by.
+        sets: Ids of the sets.
+        templates: Source of the templates, as `templates_of` takes it.
+        imagenet_zh: Source of the Chinese names of ImageNet, as `imagenet_names` takes it.
 
     Raises:
-        ValueError: names or templates are not there.
+        ValueError: Class names or templates are missing.
     """
-    eval_tasks = []
+    tasks = []
     for name in sets:
         if name == IMAGENET:
             chinese = any(protocol.language == "zh" for protocol in protocols)
@@ -75,7 +84,7 @@ def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, i
             class_names = ClassNames.read(name)
             sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
         for protocol in protocols:
-            eval_tasks.append(
+            tasks.append(
                 EvalTask(
                     name,
                     protocol.name,
@@ -87,23 +96,23 @@ def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, i
                     protocol.squashes(SETS[name]),
                 )
             )
-    return eval_tasks
+    return tasks
 
 
 def own_tasks(
     sets: list[str], class_names: ClassNames, names_source: str, languages: list[str], templates: str | None
 ) -> list[EvalTask]:
-    """Sets of the user's own, all with the same classes.
+    """Tasks of the user's own sets, all with the same classes.
 
     Args:
-        sets: their names.
-        class_names: the classes.
-        names_source: where these are from.
-        languages: of the candidates.
-        templates: JSON file, as `read_templates` takes it; None for the plain names.
+        sets: Names of the sets.
+        class_names: Names of the classes.
+        names_source: Source of the class names: a file, or the id of a set of ELEVATER.
+        languages: Languages of the candidate classes.
+        templates: JSON file, as `read_templates` takes it; None for the plain class names.
 
     Raises:
-        ValueError: there are no names or templates in a language.
+        ValueError: Class names or templates are missing in a language.
     """
     for language in languages:
         class_names.in_language(language)

@@ -1,8 +1,7 @@
-"""ImageNet's class names, which are not copied here but read where they are installed.
+"""Class names of ImageNet. They are not copied into this project but read from installed packages.
 
-Two Chinese lists are in use; they agree on 759 of the 1,000 names. One is in the packages `clip-benchmark` and
-`cn-clip`, the same in both. The other is Chinese-CLIP's own, the file `label_cn.txt` of the ELEVATER data that it
-offers for download.
+Two Chinese lists are in use; they agree on 759 of the 1,000 names. The packages `clip-benchmark` and `cn-clip` contain
+the same one. The other is the file `label_cn.txt` of the ELEVATER data that Chinese-CLIP offers for download.
 """
 
 from pathlib import Path
@@ -12,11 +11,11 @@ from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP, TIMM, fil
 
 _SET = "imagenet1k"
 _ENGLISH = "datasets/en_classnames.json"
-NOT_HERE = "its names are not copied into this project, run `pip install --no-deps clip-benchmark`"
+NOT_INSTALLED = "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
 
 
-def imagenet_is_here() -> bool:
-    """Whether its English names are installed."""
+def imagenet_is_installed() -> bool:
+    """Whether the package with the English class names is installed."""
     return file_of(CLIP_BENCHMARK, _ENGLISH) is not None
 
 
@@ -24,23 +23,23 @@ def imagenet_names(chinese: str | None = None) -> tuple[ClassNames, dict[str, st
     """The thousand classes in the order of their WordNet ids.
 
     Args:
-        chinese: `clip-benchmark`, `cn-clip`, or a file with a name a line, in that order. None where no Chinese is
-            asked for.
+        chinese: Source of the Chinese names: `clip-benchmark`, `cn-clip`, or a file with one name per line in class
+            order. None for no Chinese names.
 
     Returns:
-        The names, and by language where they are from.
+        The class names, and their source by language.
 
     Raises:
-        ValueError: a list is not there or has not 1,000 names.
+        ValueError: A list is missing or does not have 1,000 names.
     """
     path = file_of(CLIP_BENCHMARK, _ENGLISH)
     if path is None:
-        raise ValueError(f"imagenet-1k: {NOT_HERE}.")
+        raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
     wordnet, synonyms = _wordnet()
     names, sources = {"wordnet": wordnet, "en": read_json(path)[_SET], "synonyms": synonyms}, {"en": CLIP_BENCHMARK}
     if chinese is not None:
         names["zh"], sources["zh"] = _chinese(chinese), chinese
-    return ClassNames(names, "wordnet"), sources  # English has two `missile`s and two `sunglasses`: no keys
+    return ClassNames(names, "wordnet"), sources  # not keyed by "en", which has `missile` and `sunglasses` twice
 
 
 def _chinese(source: str) -> list[str]:
@@ -54,24 +53,24 @@ def _chinese(source: str) -> list[str]:
             names = [name.strip() for name in names if name.strip()]
     except OSError as error:
         raise ValueError(
-            f"imagenet_zh: cannot read {source!r} ({error}). Give {CLIP_BENCHMARK}, {CN_CLIP}, or a file with a name "
-            "a line, such as label_cn.txt of Chinese-CLIP's ELEVATER data."
+            f"imagenet_zh: cannot read {source!r} ({error}). Give {CLIP_BENCHMARK}, {CN_CLIP}, or a file with one "
+            "name per line, such as label_cn.txt of Chinese-CLIP's ELEVATER data."
         ) from error
     if len(names) != 1000:
-        raise ValueError(f"imagenet_zh: {source!r} has {len(names)} names, need 1000, one a line.")
+        raise ValueError(f"imagenet_zh: {source!r} has {len(names)} names, need 1000, one per line.")
     return names
 
 
 def _installed(package: str, file: str) -> Path:
     path = file_of(package, file)
     if path is None:
-        raise ValueError(f"imagenet-1k: {package} has no {file} here. Run `pip install --no-deps {package}`.")
+        raise ValueError(f"imagenet-1k: {file} of {package} is not installed. Run `pip install --no-deps {package}`.")
     return path
 
 
 def _wordnet() -> tuple[list[str], list[str]]:
-    """The thousand WordNet ids in order, as image folders name their classes, and WordNet's own names, as the Hub's
-    copy has them; out of timm.
+    """The thousand WordNet ids in class order, which image folders are named after, and the names that WordNet gives
+    them, which the data set on the Hub uses. Both come from timm.
     """
     ids = _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
     lines = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()

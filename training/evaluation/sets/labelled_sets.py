@@ -1,4 +1,4 @@
-"""Labelled images of a test set, compared with what the protocol says of the set."""
+"""Labelled images of a test set, compared with the set of the protocol."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from torch import Tensor
 from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labels import ClassLookup, class_ids
-from training.evaluation.sets.locations import Source, read_source
 from training.evaluation.sets.protocols import EvalSet
+from training.evaluation.sets.sources import Source, read_source
 
 IMAGE_COLUMNS = ("image", "img", "image", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")
@@ -20,16 +20,16 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name",
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """A test set that is ready to be measured.
+    """A test set with class indices as labels.
 
     Args:
-        name: its id.
-        rows: with a column `image`, undecoded.
-        labels: (N,) class numbers, or (N, C) int8 where images show several classes.
-        source: where it is from.
-        split: of it; None where it has none.
-        revision: commit of a data set on the Hub; None elsewhere, where `digest` tells copies apart.
-        differs: how it differs from the protocol's set; empty where it does not.
+        name: Id of the set.
+        rows: Rows with one column, `image`, of undecoded images.
+        labels: Class indices, (N,) int64, or (N, C) int8 with 1 where the image has the label.
+        source: Location that the rows were loaded from.
+        split: Split of the source; None if it has no splits.
+        revision: Commit of a data set on the Hub; None for other sources, whose versions `digest` identifies.
+        differences: Differences from the set of the protocol, in words.
     """
 
     name: str
@@ -38,11 +38,11 @@ class LabelledSet:
     source: str
     split: str | None
     revision: str | None
-    differs: list[str]
+    differences: list[str]
 
     @cached_property
     def digest(self) -> str:
-        """Of all encoded images in their order: the key for what is stored of them."""
+        """Digest of all encoded images in their order, which cached embeddings are keyed by."""
         return digest_images(self.rows)
 
 
@@ -50,61 +50,62 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     """Load a set, map its labels to classes, and compare it with the protocol.
 
     Args:
-        name: id of the set.
-        source: where it lies.
-        class_names: the classes of the protocol.
-        eval_set: what the protocol says of it; None for a set of the user's own.
+        name: Id of the set.
+        source: Location of the set.
+        class_names: Classes of the protocol.
+        eval_set: Entry of the protocol; None for the user's own set.
 
     Raises:
-        ValueError: there is nothing there, a column is missing, or a label is not in the class list.
-        MissingDataError: the set's copy on the Hub cannot be had.
+        ValueError: There is nothing at the location, a column is missing, or a label is not in the class list.
+        MissingDataError: The set's own data set on the Hub cannot be loaded.
     """
-    found = read_source(name, source, eval_set)
-    rows, where = found.rows, f"{name} ({found.place})"
+    loaded = read_source(name, source, eval_set)
+    rows, context = loaded.rows, f"{name} ({loaded.location})"
     if not len(rows):
-        raise ValueError(f"data: {where} has no images. Give a folder with a folder a class, or a parquet file.")
-    lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, where)
-    image = _column(rows, source.image_column, IMAGE_COLUMNS, where, "image")
-    labels, listed = _labels(rows, source.label_column, lookup, found.listed, where)
+        raise ValueError(f"data: {context} has no images. Give a folder with one folder per class, or a parquet file.")
+    lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
+    image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
+    labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
     images = rows.select_columns([image]).cast_column(image, Image(decode=False))
     images = images if image == "image" else images.rename_column(image, "image")
-    differs = compare(labels, lookup, listed, class_names, eval_set) if eval_set else []
-    return LabelledSet(name, images, labels, found.place, found.split, found.revision, differs)
+    differences = find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
+    return LabelledSet(name, images, labels, loaded.location, loaded.split, loaded.revision, differences)
 
 
-def _column(rows: Dataset, wanted: str | None, usual: Sequence[str], where: str, kind: str) -> str:
-    names = [wanted] if wanted else [name for name in usual if name in rows.column_names]
+def _find_column(rows: Dataset, column: str | None, usual: Sequence[str], context: str, kind: str) -> str:
+    names = [column] if column else [name for name in usual if name in rows.column_names]
     if not names or names[0] not in rows.column_names:
         raise ValueError(
-            f"data: {where} has no column {wanted or f'of {kind}s'!r}, only {rows.column_names}. Name the right one "
+            f"data: {context} has no column {column or f'of {kind}s'!r}, only {rows.column_names}. Name the right one "
             f"with --{kind}_column."
         )
     return names[0]
 
 
 def _labels(
-    rows: Dataset, wanted: str | None, lookup: ClassLookup, listed: list[str] | None, where: str
+    rows: Dataset, column: str | None, lookup: ClassLookup, listed: list[str] | None, context: str
 ) -> tuple[Tensor, list[str] | None]:
-    """Labels, and what the data list as classes, of the first usual column that has names."""
+    """Labels and the class list of the data, from the given column or the first usual column that has names."""
     columns = [name for name in LABEL_COLUMNS if name in rows.column_names]
-    if wanted or not columns:
-        columns = [_column(rows, wanted, LABEL_COLUMNS, where, "label")]
+    if column or not columns:
+        columns = [_find_column(rows, column, LABEL_COLUMNS, context, "label")]
     named = [name for name in columns if _has_names(rows, name, lookup, listed)]
-    column = (named or columns)[0]
-    feature = _inner(rows.features[column])
+    chosen = (named or columns)[0]
+    feature = _inner(rows.features[chosen])
     names = feature.names if isinstance(feature, ClassLabel) else listed
-    return class_ids(rows[column][:], lookup, names), names
+    return class_ids(rows[chosen][:], lookup, names), names
 
 
 def _has_names(rows: Dataset, column: str, lookup: ClassLookup, listed: list[str] | None) -> bool:
-    """Whether a column's labels are names, or numbers with names."""
+    """Whether the labels of a column are names, or numbers with names."""
     feature = _inner(rows.features[column])
     if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
         return True
-    return _are_digits(rows, column, lookup)
+    return _are_digit_names(rows, column, lookup)
 
 
-def _are_digits(rows: Dataset, column: str, lookup: ClassLookup) -> bool:
+def _are_digit_names(rows: Dataset, column: str, lookup: ClassLookup) -> bool:
+    """Whether numbers are themselves class names, such as those of MNIST."""
     try:
         lookup.find(str(rows[0][column]))
     except ValueError:
@@ -116,19 +117,27 @@ def _inner(feature: Any) -> Any:
     return _inner(feature.feature) if isinstance(feature, List) else feature
 
 
-def compare(
+def find_differences(
     labels: Tensor, lookup: ClassLookup, listed: list[str] | None, class_names: ClassNames, eval_set: EvalSet
 ) -> list[str]:
-    """How a copy differs from the protocol's set, in words; empty where it does not."""
-    differs = []
+    """Differences between a set and that of the protocol, in words.
+
+    Args:
+        labels: Labels as `class_ids` returns them.
+        lookup: Classes of the protocol.
+        listed: Class names that the data list; None if they list none.
+        class_names: Names of the classes of the protocol.
+        eval_set: Entry of the protocol.
+    """
+    differences = []
     if len(labels) != eval_set.num_images:
-        differs.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
+        differences.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
     if eval_set.several_labels and labels.ndim == 1:
-        differs.append("one label an image, the protocol has several")
+        differences.append("one label per image, the protocol has several")
     counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=lookup.count)
     if absent := [class_names.names[class_names.key][number] for number in (counts == 0).nonzero()[:, 0].tolist()]:
-        differs.append(f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")
-    strangers = [name for name in lookup.find_listed(listed or []) if isinstance(name, str)]
-    if strangers:
-        differs.append(f"lists classes that the protocol has not, such as {strangers[0]!r}")
-    return differs
+        differences.append(f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")
+    unknown = [name for name in lookup.find_listed(listed or []) if isinstance(name, str)]
+    if unknown:
+        differences.append(f"lists classes that are not in the protocol, such as {unknown[0]!r}")
+    return differences

@@ -1,7 +1,7 @@
-"""Templates and ImageNet's names out of other people's packages, where they are installed.
+"""Templates and class names from the packages clip-benchmark, cn-clip and timm, if they are installed.
 
-Nothing of them is imported: JSON is read as JSON, and Python files are parsed, so that neither their dependencies nor
-seconds of imports are needed. Install them without their dependencies: `pip install --no-deps clip-benchmark`.
+The packages are not imported: JSON files are read and Python files are parsed, which is fast and does not need their
+dependencies. Install them without dependencies: `pip install --no-deps clip-benchmark`.
 """
 
 import ast
@@ -14,11 +14,11 @@ CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 
 
 def file_of(package: str, name: str) -> Path | None:
-    """A file of a package; None where it is not installed or has no such file.
+    """Path of a file in a package; None if the package is not installed or has no such file.
 
     Args:
-        package: its name on PyPI.
-        name: path inside the package.
+        package: Name of the package on PyPI.
+        name: Path inside the package.
     """
     spec = importlib.util.find_spec(package.replace("-", "_"))
     folders = (spec and spec.submodule_search_locations) or []
@@ -27,15 +27,15 @@ def file_of(package: str, name: str) -> Path | None:
 
 @cache
 def read_json(path: Path) -> dict[str, list[str]]:
-    """Lists of `clip-benchmark` by set, with `{}` for its `{c}`."""
+    """Lists of `clip-benchmark` by set, with its `{c}` replaced by `{}`."""
     content = json.loads(path.read_text(encoding="utf-8"))
     return {name: [line.replace("{c}", "{}") for line in lines] for name, lines in content.items()}
 
 
 @cache
 def read_python(path: Path) -> dict[str, list[str]]:
-    """The lists that a Python file assigns at its top: strings, or functions that fill a name into a sentence, for
-    which the sentence is given with `{}` where the name belongs.
+    """Lists that a Python file assigns at module level. Their items are strings, or functions that insert a name into
+    a template, which are returned as the template with `{}` in place of the name.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     lists = {}
@@ -43,13 +43,13 @@ def read_python(path: Path) -> dict[str, list[str]]:
         if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.List | ast.Tuple):
             continue
         if isinstance(node.targets[0], ast.Name):
-            lists[node.targets[0].id] = [_sentence(element) for element in node.value.elts]
+            lists[node.targets[0].id] = [_template(element) for element in node.value.elts]
     return lists
 
 
-def _sentence(node: ast.expr) -> str:
+def _template(node: ast.expr) -> str:
     if isinstance(node, ast.Lambda):
         node = node.body
     if isinstance(node, ast.JoinedStr):
-        return "".join("{}" if isinstance(part, ast.FormattedValue) else _sentence(part) for part in node.values)
+        return "".join("{}" if isinstance(part, ast.FormattedValue) else _template(part) for part in node.values)
     return str(ast.literal_eval(node))

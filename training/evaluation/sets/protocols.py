@@ -1,4 +1,4 @@
-"""What is measured, and how: ELEVATER's twenty sets, ImageNet-1k beside them, and the protocols.
+"""Test sets and protocols: ELEVATER's twenty sets, ImageNet-1k, and the ways to measure them.
 
 Source: the toolkit of ELEVATER (Li et al., arXiv 2204.08790) for classes, test sizes, metrics and KITTI's squashed
 images; the script `cn_clip/eval/zeroshot_evaluation.py` of Chinese-CLIP 1.6.0 for `cn-clip-compat`.
@@ -20,17 +20,17 @@ class EvalSet:
     """One test set.
 
     Args:
-        num_classes: in the protocol.
-        num_images: in the protocol's test split.
-        metric: a key of `METRICS`.
-        hub: data set on the Hub that is read where the user names no other; its test split may be another one, which
-            the result says.
-        split: of it.
-        clip_benchmark: the set's name in the package `clip-benchmark`, where its English templates are ELEVATER's.
-        cn_clip: group of templates in the package `cn-clip`.
-        squashed: images are resized to the model's square without a crop.
-        several_labels: an image can show several classes.
-        aliases: how common copies of the set call a class, to the protocol's English name.
+        num_classes: Number of classes in the protocol.
+        num_images: Number of images in the test split of the protocol.
+        metric: Metric of the protocol, a key of `METRICS`.
+        hub: Data set on the Hub that is the default source. Its test split may differ from that of the protocol, which
+            is then written to the results.
+        split: Test split of the data set on the Hub.
+        clip_benchmark: Name of the set in the package `clip-benchmark`, if its English templates there are ELEVATER's.
+        cn_clip: Name of the list of templates in the package `cn-clip`.
+        squashed: Whether images are resized to the square input of the model without a crop.
+        several_labels: Whether an image can have several labels.
+        aliases: Class names in common copies of the set, each mapped to the English name of the protocol.
     """
 
     num_classes: int
@@ -108,7 +108,7 @@ ELEVATER = {
 IMAGENET = "imagenet-1k"
 SETS = ELEVATER | {IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")}
 
-# the ten sets of which Chinese-CLIP publishes numbers with Chinese prompts
+# the ten sets for which Chinese-CLIP publishes results with Chinese prompts
 CN_CLIP_TEN = (
     "cifar-10", "cifar-100", "dtd", "eurosat_clip", "fer-2013", "fgvc-aircraft-2013b-variants102", "kitti-distance",
     "mnist", "patch-camelyon", "voc-2007-classification",
@@ -123,15 +123,16 @@ SELECTIONS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a set is measured.
+    """A way to measure the sets.
 
     Args:
-        name: stands beside every number.
-        language: of class names and templates.
-        squashed: every image is squashed; otherwise the short side is resized and the centre cropped, but for sets
-            that say otherwise.
-        top1: accuracy on every set; otherwise the set's own metric.
-        script_templates: the choice of templates of Chinese-CLIP's script, which has its own for six sets only.
+        name: Name of the protocol, written to results.
+        language: Language of class names and templates.
+        squashed: Whether all images are resized to a square without a crop. Otherwise the short side is resized and
+            the centre cropped, except for sets with `squashed`.
+        top1: Whether every set is measured by accuracy. Otherwise each set has its own metric.
+        script_templates: Whether templates are chosen as in Chinese-CLIP's script, which has separate templates for
+            only six sets.
     """
 
     name: str
@@ -141,11 +142,11 @@ class Protocol:
     script_templates: bool = False
 
     def metric_of(self, eval_set: EvalSet) -> str:
-        """The metric that the table shows."""
+        """Metric of a set that the table shows."""
         return "top1" if self.top1 else eval_set.metric
 
     def squashes(self, eval_set: EvalSet) -> bool:
-        """Whether images are squashed."""
+        """Whether images of a set are resized to a square without a crop."""
         return self.squashed or eval_set.squashed
 
 
@@ -157,28 +158,28 @@ PROTOCOLS = {
         Protocol("cn-clip-compat", "zh", squashed=True, top1=True, script_templates=True),
     )
 }
-CLASS_NAMES = "class-names"  # the user's own classes, sets and languages
+CLASS_NAMES = "class-names"  # protocol of the user's own sets and classes: the plain names, unless templates are given
 
 
 def find_protocol(name: str) -> Protocol:
-    """A protocol by name.
+    """Find a protocol by name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: There is no such protocol.
     """
     if name not in PROTOCOLS:
         raise ValueError(
-            f"protocol: there is no {name!r}, only {', '.join(PROTOCOLS)}. For sets and classes of your own give "
+            f"protocol: there is no {name!r}, only {', '.join(PROTOCOLS)}. For your own sets and classes give "
             "--class_names instead."
         )
     return PROTOCOLS[name]
 
 
 def find_sets(names: Sequence[str]) -> list[str]:
-    """Ids of sets, in the order of the table, from ids and names of selections.
+    """Expand ids and selections to ids of sets, in the order of the table.
 
     Raises:
-        ValueError: neither.
+        ValueError: A name is neither an id nor a selection.
     """
     found: set[str] = set()
     for name in names:

@@ -1,5 +1,5 @@
-"""The sentences around a class name. They come from the installed packages where those are there, else they are ours:
-`templates/en.json` and `templates/zh.json`, written for this project.
+"""Prompt templates. They come from installed packages where possible, else from `templates/en.json` and
+`templates/zh.json`, which were written for this project.
 """
 
 import json
@@ -11,7 +11,7 @@ from training.evaluation.sets.protocols import IMAGENET, SETS, Protocol
 
 OURS = "ours"
 SOURCES = ("auto", OURS)
-# sets for which Chinese-CLIP's script takes templates of their own; all others share one list
+# sets that have their own templates in Chinese-CLIP's script; all others share one list
 _SCRIPT_GROUPS = {
     "fgvc-aircraft-2013b-variants102", "food-101", "oxford-flower-102", "eurosat_clip", "resisc45_clip", "country211"
 }  # fmt: skip
@@ -19,11 +19,11 @@ _SCRIPT_GROUPS = {
 
 @dataclass(frozen=True)
 class Templates:
-    """Sentences, each with one `{}`.
+    """Prompt templates, each with one `{}`.
 
     Args:
-        lines: the sentences.
-        source: whose they are, for the result.
+        lines: Templates, each with one `{}` for the class name.
+        source: Origin of the templates, written to results.
     """
 
     lines: tuple[str, ...]
@@ -34,13 +34,13 @@ def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templat
     """The templates of a set.
 
     Args:
-        name: id of the set.
-        protocol: says the language.
-        source: `auto` takes them from a package where it is installed and has ELEVATER's own, else from us; `ours`;
-            or a JSON file of {language: [templates]}, or {language: {set: [templates]}}.
+        name: Id of the set.
+        protocol: Protocol, which determines the language.
+        source: One of `auto` (an installed package that has ELEVATER's own templates, else ours), `ours`, or a JSON
+            file of {language: [templates]} or {language: {set: [templates]}}.
 
     Raises:
-        ValueError: the file is not there, or has none in this language.
+        ValueError: The file is missing, or has no templates in this language.
     """
     if source not in SOURCES:
         return read_templates(source, protocol.language, name)
@@ -51,10 +51,16 @@ def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templat
 
 
 def read_templates(path: str, language: str, name: str) -> Templates:
-    """Templates from a JSON file of {language: [templates]}, or {language: {set: [templates]}}.
+    """Read templates from a JSON file of {language: [templates]} or {language: {set: [templates]}}.
+
+    Args:
+        path: JSON file.
+        language: Language of the templates.
+        name: Id of the set.
 
     Raises:
-        ValueError: it cannot be read, has none for the language and set, or one of them has not exactly one `{}`.
+        ValueError: The file cannot be read, has no templates for the language and set, or a template does not have
+            exactly one `{}`.
     """
     try:
         lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
@@ -68,12 +74,12 @@ def read_templates(path: str, language: str, name: str) -> Templates:
         ) from error
     for line in lines:
         if line.count("{}") != 1 or line.count("{") != 1:
-            raise ValueError(f"templates: {line!r} in {path!r} needs exactly one {{}}, where the class name goes.")
+            raise ValueError(f"templates: {line!r} in {path!r} needs exactly one {{}}, in place of the class name.")
     return Templates(tuple(lines), path)
 
 
 def _from_clip_benchmark(name: str, protocol: Protocol) -> Templates | None:
-    """English; in Chinese the package has ImageNet's alone, which are those of `cn-clip`."""
+    """English templates. The only Chinese ones in this package are for ImageNet, copied from `cn-clip`."""
     path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
     if path is None or protocol.language != "en":
         return None
@@ -82,7 +88,7 @@ def _from_clip_benchmark(name: str, protocol: Protocol) -> Templates | None:
 
 
 def _from_cn_clip(name: str, protocol: Protocol) -> Templates | None:
-    """Chinese."""
+    """Chinese templates."""
     file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
     if protocol.script_templates and name not in _SCRIPT_GROUPS:
         group = "openai_templates"

@@ -1,4 +1,4 @@
-"""The metrics against the code of ELEVATER's toolkit, against slow references, and by hand."""
+"""Metrics compared with the code of ELEVATER's toolkit, with slow references, and with hand-computed values."""
 
 import multiprocessing
 
@@ -21,7 +21,7 @@ from training.evaluation.metrics.modules import Accuracy, ElevenPointMAP, MeanPe
 
 
 def report(evaluator, scores: Tensor, targets: Tensor) -> float:
-    """What the official code says; one evaluator reports one number."""
+    """Result of the official code; one evaluator reports one number."""
     evaluator.add_predictions(scores.numpy(), targets.numpy())
     return next(iter(evaluator.get_report().values()))
 
@@ -40,14 +40,14 @@ def make_scores(kind: str, num_samples: int, num_classes: int, generator: torch.
         "float64": scores,
         "float16": scores.half(),
         "ties": scores.round().float(),
-        "softmax": (100 * scores).float().softmax(1),  # most are exactly 0 or 1
+        "softmax": (100 * scores).float().softmax(1),  # most values are exactly 0 or 1
         "equal": torch.full((num_samples, num_classes), 0.25),
     }[kind]
 
 
 @pytest.fixture(params=KINDS)
 def cases(request) -> list[tuple[Tensor, Tensor]]:
-    """Scores and labels of many shapes: one sample, one class, absent classes, few and many samples a class."""
+    """Scores and labels of many shapes: one sample, one class, absent classes, few and many samples per class."""
     generator = torch.Generator().manual_seed(KINDS.index(request.param))
     shapes = [(1, 1), (1, 4), (2, 2), (5, 8), (10, 3), (40, 6), (100, 2), (90, 12)] * 2
     return [
@@ -55,13 +55,13 @@ def cases(request) -> list[tuple[Tensor, Tensor]]:
     ]
 
 
-def test_accuracy_is_the_official_one(cases):
+def test_accuracy_equals_the_official_code(cases):
     for scores, labels in cases:
         expected = report(official.TopKAccuracyEvaluator(1), scores, labels)
         assert top_k_accuracy(scores, labels) == equals(expected)
 
 
-def test_top_k_is_the_official_one_where_no_two_scores_are_equal():
+def test_top_k_equals_the_official_code_without_ties():
     scores = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(200) % 9
     for k in range(1, 10):
@@ -69,7 +69,7 @@ def test_top_k_is_the_official_one_where_no_two_scores_are_equal():
         assert top_k_accuracy(scores, labels, k) == equals(expected)
 
 
-def test_top_k_ranks_the_lower_index_first_where_scores_are_equal(cases):
+def test_top_k_ranks_the_lower_index_first_among_ties(cases):
     for scores, labels in cases:
         order = [sorted(range(len(row)), key=lambda column: (-row[column], column)) for row in scores.tolist()]
         for k in {1, min(3, scores.shape[1]), scores.shape[1]}:
@@ -78,24 +78,24 @@ def test_top_k_ranks_the_lower_index_first_where_scores_are_equal(cases):
 
 
 @pytest.mark.filterwarnings("ignore:A single label was found:UserWarning")
-def test_mean_per_class_is_the_official_one(cases):
+def test_mean_per_class_equals_the_official_code(cases):
     for scores, labels in cases:
         expected = report(official.BalancedAccuracyScoreEvaluator(), scores, labels)
         assert mean_per_class_accuracy(scores, labels) == equals(expected)
 
 
-def test_mean_per_class_leaves_an_absent_class_out_of_the_choice():
+def test_mean_per_class_never_predicts_an_absent_class():
     scores = torch.tensor([[0.1, 0.2, 0.9], [0.3, 0.2, 0.9], [0.2, 0.1, 0.0]])
     labels = torch.tensor([1, 1, 0])
     assert top_k_accuracy(scores, labels) == equals(1 / 3)
     assert mean_per_class_accuracy(scores, labels) == equals((1 / 2 + 1) / 2)
 
 
-def test_eleven_point_map_is_the_official_one(cases):
+def test_eleven_point_map_equals_the_official_code(cases):
     generator = torch.Generator().manual_seed(0)
     compared = 0
     for scores, _ in cases:
-        for rate in (0.05, 0.3, 1.0):  # many absent classes; several labels a sample, or none; all of them
+        for rate in (0.05, 0.3, 1.0):  # many absent classes; several labels per sample, or none; all labels
             targets = (torch.rand(scores.shape, generator=generator) < rate).long()
             if targets.any():
                 expected = report(official.MeanAveragePrecisionNPointsEvaluator(11), scores, targets)
@@ -104,8 +104,8 @@ def test_eleven_point_map_is_the_official_one(cases):
     assert compared > len(cases)
 
 
-def test_eleven_point_map_meets_every_level_of_recall():
-    # ten right samples reach each of 0.1, 0.2 ... exactly, where rounding could miss one
+def test_eleven_point_map_reaches_every_level_of_recall():
+    # ten positive samples reach each of 0.1, 0.2 ... exactly, where rounding could miss one
     for seed in range(20):
         order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
         scores, targets = order.float()[:, None] / 40, (torch.arange(40)[:, None] < 10).long()
@@ -113,15 +113,15 @@ def test_eleven_point_map_meets_every_level_of_recall():
         assert eleven_point_map(scores, targets) == equals(expected)
 
 
-def test_eleven_point_map_by_hand():
-    # right, wrong, right, wrong: precision 1 up to recall 0.5, then 2/3
+def test_eleven_point_map_equals_a_hand_computed_value():
+    # correct, wrong, correct, wrong: precision 1 up to recall 0.5, then 2/3
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
     assert eleven_point_map(scores, torch.tensor([[1], [0], [1], [0]])) == equals((6 * 1 + 5 * 2 / 3) / 11)
-    # the right one last: the point at recall 0 still counts 1
+    # the correct one last: the point at recall 0 still counts 1
     assert eleven_point_map(scores, torch.tensor([[0], [0], [0], [1]])) == equals((1 + 10 / 4) / 11)
 
 
-def test_roc_auc_is_the_official_one(cases):
+def test_roc_auc_equals_the_official_code(cases):
     compared = 0
     for scores, labels in cases:
         if scores.shape[1] == 2 and 0 < labels.sum() < len(labels):
@@ -130,23 +130,23 @@ def test_roc_auc_is_the_official_one(cases):
     assert compared >= 2
 
 
-def test_roc_auc_reads_the_second_column_and_counts_a_tie_half():
+def test_roc_auc_uses_the_second_column_and_counts_a_tie_half():
     second = torch.tensor([0.1, 0.4, 0.4, 0.8])
     scores = torch.stack([torch.zeros(4), second], dim=1)
     assert roc_auc(scores, torch.tensor([0, 0, 1, 1])) == equals(3.5 / 4)
 
 
 def slow_recall(scores: Tensor, right: list[set[int]], k: int) -> float:
-    """Sort each query's candidates, the wrong ones first among equals, and look at the first k."""
+    """Sort the candidates of each query, wrong ones first among equals, and check the first k."""
     hits = 0
-    for row, wanted in zip(scores.tolist(), right, strict=True):
-        order = sorted(range(len(row)), key=lambda candidate: (-row[candidate], candidate in wanted))
-        hits += bool(wanted & set(order[:k]))
+    for row, correct in zip(scores.tolist(), right, strict=True):
+        order = sorted(range(len(row)), key=lambda candidate: (-row[candidate], candidate in correct))
+        hits += bool(correct & set(order[:k]))
     return hits / len(right)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_recall_in_both_directions_is_the_slow_one(kind):
+def test_recall_in_both_directions_equals_a_slow_reference(kind):
     generator = torch.Generator().manual_seed(7)
     owner = torch.randint(12, (40,), generator=generator)
     owner[:12] = torch.arange(12)  # every image has a text, most have several
@@ -162,7 +162,7 @@ def test_recall_in_both_directions_is_the_slow_one(kind):
         assert recall_at_k(scores.T, pairs.flip(1), k) == equals(slow_recall(scores.T, to_image, k))
 
 
-def test_recall_of_a_model_that_scores_all_alike_is_nothing():
+def test_recall_is_zero_if_all_scores_are_equal():
     pairs = torch.tensor([[0, 0], [0, 1], [1, 2], [1, 3]])
     scores = torch.ones(2, 4)
     assert right_ranks(scores, pairs).tolist() == [2, 2]  # behind the two texts of the other image
@@ -170,7 +170,7 @@ def test_recall_of_a_model_that_scores_all_alike_is_nothing():
     assert recall_at_k(scores, pairs, 3) == 1
 
 
-def test_a_matrix_in_many_parts_gives_what_it_gives_whole(monkeypatch):
+def test_chunks_give_the_same_results_as_the_whole_matrix(monkeypatch):
     scores = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)).round()
     labels = torch.arange(50) % 6
     targets = torch.nn.functional.one_hot(labels)
@@ -186,8 +186,8 @@ def test_a_matrix_in_many_parts_gives_what_it_gives_whole(monkeypatch):
         )
 
     whole = results()
-    for size in (1, 20):  # one row a part; three rows, and two in the last
-        monkeypatch.setattr("training.evaluation.metrics.inputs.PART", size)
+    for size in (1, 20):  # one row per chunk; three rows, and two in the last
+        monkeypatch.setattr("training.evaluation.metrics.checks.CHUNK_SIZE", size)
         assert results() == whole
 
 
@@ -208,7 +208,7 @@ BY_LABELS = [top_k_accuracy, mean_per_class_accuracy, roc_auc]
 @pytest.mark.parametrize(("metric", "truth"), BY_SCORES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_scores_that_are_not_finite_are_named(metric, truth, bad, dtype):
+def test_scores_that_are_not_finite_are_reported(metric, truth, bad, dtype):
     scores = SCORES.to(dtype, copy=True)
     scores[1, 0] = bad
     with pytest.raises(ValueError, match=f"scores: row 1, column 0 is {bad}"):
@@ -233,25 +233,25 @@ def test_scores_without_a_sample_or_of_another_shape_are_refused(metric, truth):
         (torch.tensor([0.0, 1.0, 1.0]), r"labels: got torch\.float32"),
     ],
 )
-def test_bad_labels_are_named(metric, labels, message):
+def test_bad_labels_are_reported(metric, labels, message):
     with pytest.raises(ValueError, match=message):
         metric(SCORES, labels)
 
 
 @pytest.mark.parametrize("k", [0, -1, 3, 1.5])
-def test_a_k_out_of_range_is_named(k):
-    with pytest.raises(ValueError, match=f"k: {k} is no whole number in 1..2, as the scores have 2 classes"):
+def test_a_k_out_of_range_is_reported(k):
+    with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2, as the scores have 2 classes"):
         top_k_accuracy(SCORES, LABELS, k)
-    with pytest.raises(ValueError, match=f"k: {k} is no whole number in 1..2, as the scores have 2 candidates"):
+    with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2, as the scores have 2 candidates"):
         recall_at_k(SCORES, PAIRS, k)
 
 
-def test_bad_targets_are_named():
+def test_bad_targets_are_reported():
     with pytest.raises(ValueError, match=r"targets: got shape \(3,\), need that of the scores, \(3, 2\)"):
         eleven_point_map(SCORES, LABELS)
     with pytest.raises(ValueError, match="targets: got -1, need 0 or 1"):
         eleven_point_map(SCORES, 2 * TARGETS - 1)
-    with pytest.raises(ValueError, match="targets: no class is in any sample"):
+    with pytest.raises(ValueError, match="targets: no sample has a label"):
         eleven_point_map(SCORES, 0 * TARGETS)
 
 
@@ -270,17 +270,17 @@ def test_roc_auc_needs_two_columns_and_both_labels():
         (PAIRS.float(), r"pairs: got shape \(3, 2\) of torch\.float32"),
         (torch.tensor([[3, 0]]), r"pairs, first column: 3 is out of range 0\.\.2, as the scores have 3 queries"),
         (torch.tensor([[0, -1]]), r"pairs, second column: -1 is out of range 0\.\.1, as the scores have 2 candidates"),
-        (PAIRS[:1], "pairs: query 1 has no right candidate, as 2 of 3"),
-        (PAIRS[:0], "pairs: query 0 has no right candidate, as 3 of 3"),
+        (PAIRS[:1], r"pairs: query 1 has no correct candidate \(2 of 3 queries have none\)"),
+        (PAIRS[:0], r"pairs: query 0 has no correct candidate \(3 of 3 queries have none\)"),
     ],
 )
-def test_bad_pairs_are_named(pairs, message):
+def test_bad_pairs_are_reported(pairs, message):
     with pytest.raises(ValueError, match=message):
         right_ranks(SCORES, pairs)
 
 
 def make_modules() -> dict:
-    """For each module its inputs and the result that they must give."""
+    """Inputs and expected result of each module."""
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(50, 6, generator=generator)
     labels = torch.randint(6, (50,), generator=generator)
@@ -302,17 +302,17 @@ MODULES = make_modules()
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_gives_what_its_function_gives(module, tmp_path):
+def test_a_module_returns_the_result_of_its_function(module, tmp_path):
     scores, references, expected, options = MODULES[module]
     metric = module(cache_dir=str(tmp_path))
     assert metric.compute(predictions=scores, references=references, **options) == expected
-    for start in range(0, 50, 17):  # and again, batch by batch
+    for start in range(0, 50, 17):  # again, in batches
         part = slice(start, start + 17)
         metric.add_batch(predictions=scores[part], references=references[part])
     assert metric.compute(**options) == expected
 
 
-def test_a_module_keeps_half_precision_exactly(tmp_path):
+def test_a_module_is_exact_in_half_precision(tmp_path):
     scores, labels, *_ = MODULES[Accuracy]
     for dtype in (torch.float16, torch.bfloat16):
         metric = Accuracy(cache_dir=str(tmp_path))
@@ -321,7 +321,7 @@ def test_a_module_keeps_half_precision_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_refuses_what_its_function_refuses_and_can_be_used_again(module, tmp_path):
+def test_a_module_refuses_the_inputs_that_its_function_refuses_and_remains_usable(module, tmp_path):
     scores, references, expected, options = MODULES[module]
     metric = module(cache_dir=str(tmp_path))
     with pytest.raises(ValueError, match="scores: row 2, column 1 is nan"):
@@ -330,7 +330,7 @@ def test_a_module_refuses_what_its_function_refuses_and_can_be_used_again(module
         metric.compute(predictions=broken, references=references, **options)
     with pytest.raises(ValueError, match="scores: got shape"):
         metric.compute(predictions=[], references=[], **options)
-    with pytest.raises(ValueError, match=r"predictions: rows of \[1, 2\] scores, need one length"):
+    with pytest.raises(ValueError, match=r"predictions: rows of \[1, 2\] scores, need equal lengths"):
         metric.compute(predictions=[[0.1, 0.2], [0.3]], references=references[:2], **options)
     assert metric.compute(predictions=scores, references=references, **options) == expected
 
@@ -345,7 +345,7 @@ def _evaluate_a_share(module, process_id: int, folder: str, results):
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_two_processes_give_what_one_gives(module, tmp_path):
+def test_two_processes_return_the_result_of_one(module, tmp_path):
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     workers = [context.Process(target=_evaluate_a_share, args=(module, i, str(tmp_path), results)) for i in range(2)]
@@ -357,9 +357,9 @@ def test_two_processes_give_what_one_gives(module, tmp_path):
     assert found == {0: MODULES[module][2], 1: None}
 
 
-def test_top_k_by_hand():
+def test_top_k_equals_a_hand_computed_value():
     scores = torch.tensor([[0.1, 0.7, 0.2], [0.5, 0.1, 0.4], [0.3, 0.4, 0.2], [0.9, 0.05, 0.05]])
-    labels = torch.tensor([1, 2, 2, 0])  # right, second, third, right
+    labels = torch.tensor([1, 2, 2, 0])  # ranks 1, 2, 3, 1
     assert [top_k_accuracy(scores, labels, k) for k in (1, 2, 3)] == [0.5, 0.75, 1.0]
 
 
@@ -368,7 +368,7 @@ def test_wilson_interval_of_a_published_example():
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
 
 
-def test_wilson_interval_stays_within_shares_and_holds_the_observed_one():
+def test_wilson_interval_is_within_0_and_1_and_contains_the_share():
     assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 

@@ -1,4 +1,4 @@
-"""The names that come along: as many as ELEVATER has, each once, in the script of its language."""
+"""Included class names: as many as ELEVATER has, each once, in the script of its language."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def test_chinese_names_are_chinese(name):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_doubts_give_a_reason_and_the_file_says_how_it_was_reviewed(name):
+def test_doubts_give_a_reason_and_the_file_describes_its_review(name):
     content = json.loads((NAMES / f"{name}.json").read_text(encoding="utf-8"))
     assert content["set"] == name and "second reviewer" in content["reviewed"]
     for english, entry in content["classes"].items():
@@ -72,3 +72,36 @@ def test_labels_are_found_by_their_english_name():
     names = ClassNames.read("cifar-10")
     assert names.label_ids(["airplane"]).item() == names.names["en"].index("airplane")
     assert names.names["zh"][names.label_ids(["airplane"]).item()] == "飞机"
+
+
+@pytest.fixture(params=["names.json", "names.txt"])
+def plain_list(request, tmp_path) -> str:
+    """A list of names in one language, in both formats."""
+    path, names = tmp_path / request.param, ["猫", "狗"]
+    text = json.dumps(names) if path.suffix == ".json" else "猫\n\n 狗 \n"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "languages", "language"), [("zh", [], "zh"), ("en", ["zh"], "zh"), ("en", [], "en"), ("fr", [], "fr")]
+)
+def test_a_plain_list_has_the_given_language_else_that_of_the_labels(plain_list, key, languages, language):
+    names = ClassNames.read(plain_list, key, languages)
+    assert names.names == {language: ["猫", "狗"]} and names.key == language
+    assert names.label_ids(["狗", "猫"]).tolist() == [1, 0]
+
+
+def test_a_plain_list_in_several_languages_is_refused(plain_list):
+    with pytest.raises(ValueError, match=r"class_names: .*plain list.*one language.*\['en', 'zh'\].*Give one"):
+        ClassNames.read(plain_list, "en", ["en", "zh"])
+
+
+def test_a_plain_list_without_names_or_with_equal_names_is_refused(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"class_names: .*names\.txt.* must be"):
+        ClassNames.read(path)
+    path.write_text("cat\ncat\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"several classes with the same en name: \['cat'\]"):
+        ClassNames.read(path)

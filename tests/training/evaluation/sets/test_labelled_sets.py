@@ -1,4 +1,4 @@
-"""Test sets are read from wherever they lie, and compared with the protocol."""
+"""Test sets are loaded from any source and compared with the protocol."""
 
 import io
 import tarfile
@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, Features
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import open_set
-from training.evaluation.sets.locations import MissingDataError, Source
 from training.evaluation.sets.protocols import SETS
+from training.evaluation.sets.sources import MissingDataError, Source
 
 NAMES = ClassNames.read("cifar-10")
 VOC_NAMES = ClassNames.read("voc-2007-classification")
@@ -19,8 +19,8 @@ EXPECTED = [name for name, codes in CIFAR_10.items() for _ in codes]
 NUM = len(EXPECTED)
 
 
-def open_cifar(place, **fields):
-    return open_set("cifar-10", Source(str(place), **fields), NAMES, SETS["cifar-10"])
+def open_cifar(location, **fields):
+    return open_set("cifar-10", Source(str(location), **fields), NAMES, SETS["cifar-10"])
 
 
 def names_of(labelled) -> list[str]:
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 def write_tar(path, samples: list[dict[str, bytes]]):
-    """A shard and the number of shards, as `clip-benchmark` has them on the Hub."""
+    """Write a shard and the number of shards, in the layout of `clip-benchmark` on the Hub."""
     path.parent.mkdir(parents=True)
     (path.parent / "nshards.txt").write_text("1\n")
     with tarfile.open(path, "w") as archive:
@@ -44,14 +44,14 @@ def write_tar(path, samples: list[dict[str, bytes]]):
                 archive.addfile(info, io.BytesIO(content))
 
 
-def test_a_folder_a_class(folder):
+def test_one_folder_per_class(folder):
     labelled = open_cifar(folder)
     assert names_of(labelled) == sorted(EXPECTED) and labelled.rows.column_names == ["image"]
-    assert labelled.differs == [f"{NUM} images, the protocol's test has 10,000"]
+    assert labelled.differences == [f"{NUM} images, the protocol's test has 10,000"]
     assert (labelled.source, labelled.split, labelled.revision) == (str(folder), None, None)
 
 
-def test_of_several_splits_in_a_folder_the_named_one_is_taken(tmp_path):
+def test_a_split_is_chosen_among_several_in_a_folder(tmp_path):
     write_folders(tmp_path / "train", {"cat": ["1f408"]})
     write_folders(tmp_path / "val", {"dog": ["1f415", "1f436"]})
     assert names_of(open_cifar(tmp_path, split="val")) == ["dog", "dog"]
@@ -64,12 +64,12 @@ def test_parquet_with_names_in_any_column(tmp_path):
     assert names_of(open_cifar(path, label_column="english", image_column="photo")) == EXPECTED
 
 
-def test_numbers_without_names_are_passed_over_for_a_column_with_names(tmp_path):
+def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
     rows = rows_of(CIFAR_10).rename_column("label", "en").add_column("label", [NUM - n for n in range(NUM)])
     assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
-def test_numbers_in_another_order_go_by_their_names(tmp_path):
+def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
     order = sorted(CIFAR_10, reverse=True)
     rows = rows_of(CIFAR_10)
     features = Features({"image": rows.features["image"], "label": ClassLabel(names=order)})
@@ -84,7 +84,7 @@ def test_numbers_in_another_order_go_by_their_names(tmp_path):
         open_cifar(bare)
 
 
-def test_a_copy_of_a_hub_data_set_brings_its_list_of_names(tmp_path):
+def test_a_downloaded_data_set_includes_its_list_of_names(tmp_path):
     order = sorted(CIFAR_10, reverse=True)
     samples = [
         {"png": drawing(code).read_bytes(), "cls": str(order.index(name)).encode()}
@@ -97,8 +97,8 @@ def test_a_copy_of_a_hub_data_set_brings_its_list_of_names(tmp_path):
     assert names_of(labelled) == EXPECTED and labelled.split == "test"
 
 
-def test_the_sets_own_place_on_the_hub_is_read_with_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # as a download leaves it
+def test_the_own_data_set_on_the_hub_is_loaded_with_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # the layout of a download
     commit = "0123456789abcdef0123456789abcdef01234567"
     repository = tmp_path / "datasets--clip-benchmark--wds_vtab-cifar10"
     snapshot = repository / "snapshots" / commit
@@ -111,18 +111,18 @@ def test_the_sets_own_place_on_the_hub_is_read_with_its_commit(tmp_path, monkeyp
     assert labelled.source == SETS["cifar-10"].hub
 
 
-def test_several_labels_a_image(tmp_path):
+def test_several_labels_per_image(tmp_path):
     rows = [{"image": {"bytes": drawing(code).read_bytes()}, "label": ["person", name]} for name, code in VOC.items()]
     path = write_parquet(tmp_path / "voc.parquet", rows)
     labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
     assert labelled.labels.shape == (len(VOC), 20)
     for row, name in zip(labelled.labels, VOC, strict=True):
-        shown = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
-        assert shown == {"person", name}
-    assert "no image of 7 of 20 classes" in labelled.differs[1]
+        found = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
+        assert found == {"person", name}
+    assert "no image of 7 of 20 classes" in labelled.differences[1]
 
 
-def test_flags_a_class_as_arrays_in_shards(tmp_path):
+def test_arrays_with_one_flag_per_class_in_shards(tmp_path):
     order = list(VOC)
     samples = []
     for name, code in VOC.items():
@@ -136,20 +136,20 @@ def test_flags_a_class_as_arrays_in_shards(tmp_path):
     assert found == order and (labelled.labels.sum(1) == 1).all()
 
 
-def test_one_label_a_image_where_there_should_be_several_is_told(tmp_path):
+def test_one_label_per_image_where_the_protocol_has_several_is_a_difference(tmp_path):
     path = write_parquet(tmp_path / "voc.parquet", rows_of({name: [code] for name, code in VOC.items()}))
     labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
-    assert "one label an image, the protocol has several" in labelled.differs
+    assert "one label per image, the protocol has several" in labelled.differences
 
 
-def test_classes_that_are_listed_but_not_the_protocols_are_told(tmp_path):
+def test_listed_classes_that_are_not_in_the_protocol_are_a_difference(tmp_path):
     rows = rows_of(CIFAR_10)
     features = Features({"image": rows.features["image"], "label": ClassLabel(names=[*CIFAR_10, "submarine"])})
     labelled = open_cifar(write_parquet(tmp_path / "rows.parquet", rows.cast(features)))
-    assert labelled.differs[-1] == "lists classes that the protocol has not, such as 'submarine'"
+    assert labelled.differences[-1] == "lists classes that are not in the protocol, such as 'submarine'"
 
 
-def test_the_key_of_the_images_is_their_content(folder, tmp_path):
+def test_the_digest_depends_on_content_and_order_alone(folder, tmp_path):
     first = open_cifar(folder)
     rows = rows_of({name: sorted(CIFAR_10[name]) for name in sorted(CIFAR_10)})
     moved = open_cifar(write_parquet(tmp_path / "moved.parquet", rows))
@@ -157,9 +157,9 @@ def test_the_key_of_the_images_is_their_content(folder, tmp_path):
     assert first.digest == moved.digest != turned.digest
 
 
-def test_a_set_of_ones_own_has_nothing_to_differ_from(folder):
+def test_the_users_own_set_has_no_differences(folder):
     labelled = open_set("mine", Source(str(folder)), NAMES)
-    assert labelled.name == "mine" and labelled.differs == []
+    assert labelled.name == "mine" and labelled.differences == []
 
 
 # bad input
@@ -170,12 +170,12 @@ def load_nothing() -> Dataset:
     return rows_of({})
 
 
-def test_a_set_that_the_hub_does_not_give_is_missing_and_says_why():
+def test_a_set_that_is_not_cached_offline_is_missing_with_the_reason():
     with pytest.raises(MissingDataError, match=r"cached snapshot folder"):
         open_cifar("hub")
 
 
-def test_a_source_that_the_user_named_is_an_error():
+def test_a_named_source_that_does_not_exist_is_an_error():
     with pytest.raises(ValueError, match=r"data: cifar-10: there is no '/nowhere/at/all'"):
         open_cifar("/nowhere/at/all")
     with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
@@ -207,6 +207,6 @@ def test_missing_columns_and_rows_are_refused(tmp_path):
         open_cifar("tests.training.evaluation.sets.test_labelled_sets:load_nothing")
 
 
-def test_a_list_of_names_that_is_not_there_is_refused(folder):
+def test_a_missing_list_of_names_is_refused(folder):
     with pytest.raises(ValueError, match=r"label_names: cifar-10: cannot read 'nowhere\.txt'"):
         open_cifar(folder, label_names="nowhere.txt")

@@ -1,4 +1,4 @@
-"""The tables of sets and protocols say what ELEVATER has."""
+"""The tables of sets and protocols agree with ELEVATER."""
 
 import pytest
 
@@ -19,7 +19,7 @@ from training.evaluation.sets.protocols import (
 )
 
 
-def test_the_twenty_sets_are_those_that_have_names_and_add_up():
+def test_the_twenty_sets_have_names_and_the_sizes_of_the_benchmark():
     assert set(ELEVATER) == set(NAMED)
     assert {name: eval_set.num_classes for name, eval_set in ELEVATER.items()} == COUNTS
     assert sum(eval_set.num_images for eval_set in ELEVATER.values()) == 192_677
@@ -31,13 +31,13 @@ def test_aliases_lead_to_classes(name):
     assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
 
 
-def test_folders_of_caltech_have_their_classes():
+def test_folders_of_caltech_map_to_distinct_classes():
     lookup = ClassLookup(ClassNames.read("caltech-101"), ELEVATER["caltech-101"].aliases, "")
     folders = ["BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "cougar_face", "yin_yang", "water_lilly"]
     assert len({lookup.find(name) for name in folders}) == len(folders)
 
 
-def test_only_kitti_is_squashed_but_by_the_script_of_chinese_clip():
+def test_only_kitti_is_squashed_except_in_the_protocol_of_chinese_clip():
     for protocol in (PROTOCOLS["elevater-en"], PROTOCOLS["elevater-zh"]):
         assert [name for name in SETS if protocol.squashes(SETS[name])] == ["kitti-distance"]
         assert protocol.metric_of(SETS["voc-2007-classification"]) == "11_point_map"
@@ -54,7 +54,7 @@ def test_selections_are_sets_in_the_order_of_the_table():
     assert find_sets(["mnist", "cifar-10", "mnist", "imagenet"]) == ["cifar-10", "mnist", IMAGENET]
 
 
-def test_published_rows_are_of_these_sets_and_keep_their_mean():
+def test_published_rows_have_known_sets_and_the_published_mean():
     rows = {row.model: row for row in PUBLISHED}
     assert all(set(row.values) <= set(SETS) and row.source for row in PUBLISHED)
     means = {"CN-CLIP RN50 (77 M)": 41.5, "CN-CLIP ViT-B/16 (188 M)": 54.5}  # as published
@@ -63,7 +63,7 @@ def test_published_rows_are_of_these_sets_and_keep_their_mean():
         assert sum(ten) / len(ten) == pytest.approx(mean, abs=0.06)
 
 
-def test_unknown_protocols_and_sets_are_refused_with_those_there_are():
+def test_unknown_protocols_and_sets_are_refused_with_the_choices():
     with pytest.raises(ValueError, match=r"protocol: there is no 'elevater-fr', only elevater-en, elevater-zh"):
         find_protocol("elevater-fr")
     with pytest.raises(ValueError, match=r"sets: there is no 'cifar10'\. Give all, .*cifar-10"):

@@ -1,4 +1,4 @@
-"""Templates are there for every set, and are read out of packages that are not imported."""
+"""Every set has templates, and packages are read without being imported."""
 
 import json
 import re
@@ -16,7 +16,7 @@ EN, ZH, COMPATIBLE = (PROTOCOLS[name] for name in ("elevater-en", "elevater-zh",
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """Both packages as they are laid out, with other content; importing either would fail."""
+    """Both packages in their own layout with other content; importing either fails."""
     files = {
         "clip_benchmark/datasets/en_zeroshot_classification_templates.json": json.dumps(
             {"cifar10": ["see {c}"], "pcam": ["tissue {c}"], "imagenet1k": ["net {c}"]}
@@ -53,7 +53,7 @@ def test_ours_cover_every_set_in_the_script_of_the_language(name, protocol):
         assert not re.search(r"[A-Za-z]" if protocol.language == "zh" else r"[^\x00-\x7f]", text), line
 
 
-def test_packages_come_first_and_say_so(packages):
+def test_packages_take_precedence_and_are_named_as_the_source(packages):
     assert templates_of("cifar-10", EN).lines == ("see {}",)
     assert templates_of("cifar-10", EN).source == "clip-benchmark"
     assert templates_of("dtd", ZH).lines == ("{}纹理",)
@@ -62,16 +62,16 @@ def test_packages_come_first_and_say_so(packages):
     assert templates_of("cifar-10", ZH, "ours").source == "ours"
 
 
-def test_sets_for_which_the_package_differs_from_elevater_have_ours(packages):
+def test_sets_whose_package_templates_differ_from_elevater_use_ours(packages):
     assert templates_of("patch-camelyon", EN).source == "ours"
 
 
-def test_the_script_of_chinese_clip_has_own_templates_for_six_sets(packages):
+def test_the_script_of_chinese_clip_has_separate_templates_for_six_sets(packages):
     assert templates_of("food-101", COMPATIBLE).lines == ("吃{}",)
     assert templates_of("dtd", COMPATIBLE).lines == templates_of(IMAGENET, COMPATIBLE).lines == ("看{}", "{}的照片")
 
 
-def test_a_file_of_templates_serves_all_sets(tmp_path):
+def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
     path = tmp_path / "templates.json"
     path.write_text(json.dumps({"zh": ["画着{}"]}), encoding="utf-8")
     assert templates_of("mnist", ZH, str(path)).lines == ("画着{}",)
@@ -94,7 +94,7 @@ def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, 
 def test_both_chinese_lists_of_imagenet_can_be_chosen(packages, tmp_path):
     names, sources = imagenet_names("clip-benchmark")
     assert names.names["zh"][:2] == ["类0", "类1"] and sources == {"en": "clip-benchmark", "zh": "clip-benchmark"}
-    assert names.names["en"][:2] == ["missile", "missile"]  # the candidates keep their names, two alike
+    assert names.names["en"][:2] == ["missile", "missile"]  # equal class names are kept
     assert names.names["wordnet"][:2] == ["n01440764", "n01443537"] and names.key == "wordnet"
     other = tmp_path / "label_cn.txt"
     other.write_text("\n".join(f"名{n}" for n in range(1000)), encoding="utf-8")
@@ -105,7 +105,7 @@ def test_both_chinese_lists_of_imagenet_can_be_chosen(packages, tmp_path):
         imagenet_names("nowhere.txt")
 
 
-def test_without_the_package_imagenet_says_what_to_install(monkeypatch):
+def test_without_the_package_the_error_names_the_install_command(monkeypatch):
     monkeypatch.setattr("training.evaluation.sets.imagenet.file_of", lambda package, name: None)
     with pytest.raises(ValueError, match=r"imagenet-1k: .*pip install --no-deps clip-benchmark"):
         imagenet_names()
@@ -113,7 +113,7 @@ def test_without_the_package_imagenet_says_what_to_install(monkeypatch):
 
 @pytest.mark.skipif(file_of("cn-clip", "eval/cvinw_zeroshot_templates.py") is None, reason="cn-clip is not installed")
 @pytest.mark.parametrize("name", SETS)
-def test_every_group_of_the_true_package_is_found(name):
+def test_every_group_of_the_real_package_is_found(name):
     for protocol in (ZH, COMPATIBLE):
         templates = templates_of(name, protocol)
         assert templates.source.startswith("cn-clip") and all(line.count("{}") == 1 for line in templates.lines)

@@ -1,4 +1,4 @@
-"""What was encoded once is not encoded again, and nothing stale is found."""
+"""Cached embeddings are not computed again, and none is stale."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ import torch
 
 from tests.training.evaluation.drawings import CIFAR_10, rows_of, write_parquet
 from training.evaluation.classify import class_embeddings
-from training.evaluation.embedding_cache import EmbeddingCache, Encoder, find_processes
+from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache, find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
-from training.evaluation.sets.locations import Source
+from training.evaluation.sets.sources import Source
 from training.evaluation.sets.templates import Templates
 
 TEMPLATES = Templates(("a photo of a {}.", "{}"), "ours")
@@ -29,15 +29,15 @@ def labelled(tmp_path_factory) -> LabelledSet:
 
 
 @pytest.fixture
-def encoder(model, tmp_path) -> Encoder:
-    return Encoder(model, EmbeddingCache(tmp_path, find_processes()))
+def encoder(model, tmp_path) -> CachedEncoder:
+    return CachedEncoder(model, EmbeddingCache(tmp_path, find_processes()))
 
 
 def files(folder, kind: str) -> list:
     return sorted((folder / kind).glob("*"))
 
 
-def test_images_and_classes_are_found_again_without_the_model(encoder, model, labelled, tmp_path):
+def test_images_and_classes_are_cached_and_need_no_model(encoder, model, labelled, tmp_path):
     images = encoder.images(labelled, False)
     classes = encoder.classes(["cat", "dog"], TEMPLATES)
     torch.testing.assert_close(images, model.encode_images(labelled.rows))
@@ -45,11 +45,11 @@ def test_images_and_classes_are_found_again_without_the_model(encoder, model, la
     encoder.release()
     assert torch.equal(encoder.images(labelled, False), images)
     assert torch.equal(encoder.classes(["cat", "dog"], TEMPLATES), classes)
-    with pytest.raises(ValueError, match=r"cache: .* is gone"):
+    with pytest.raises(ValueError, match=r"cache: embeddings of .* are missing"):
         encoder.classes(["cat", "cow"], TEMPLATES)
 
 
-def test_everything_that_decides_a_number_is_in_its_key(encoder, labelled, tmp_path):
+def test_the_key_contains_everything_that_the_embeddings_depend_on(encoder, labelled, tmp_path):
     encoder.images(labelled, False)
     encoder.images(labelled, True)
     encoder.images(replace(labelled, rows=labelled.rows.select(range(4))), False)
@@ -57,17 +57,17 @@ def test_everything_that_decides_a_number_is_in_its_key(encoder, labelled, tmp_p
     encoder.classes(["cat", "dog"], TEMPLATES)
     encoder.classes(["dog", "cat"], TEMPLATES)
     encoder.classes(["cat", "dog"], Templates(TEMPLATES.lines[:1], "ours"))
-    encoder.classes(["cat", "dog"], replace(TEMPLATES, source="elsewhere"))  # the same sentences
+    encoder.classes(["cat", "dog"], replace(TEMPLATES, source="elsewhere"))  # the same templates
     assert len(files(tmp_path, "classes")) == 3
 
 
-def test_another_model_finds_nothing_of_the_first(encoder, altclip_folder, labelled, tmp_path):
+def test_models_do_not_share_embeddings(encoder, altclip_folder, labelled, tmp_path):
     encoder.images(labelled, False)
-    other = Encoder(ZeroShotModel.from_pretrained(altclip_folder), encoder.cache)
+    other = CachedEncoder(ZeroShotModel.from_pretrained(altclip_folder), encoder.cache)
     assert not torch.equal(other.images(labelled, False), encoder.images(labelled, False))
 
 
-def test_a_damaged_file_is_computed_anew_and_mended(encoder, labelled, tmp_path):
+def test_a_damaged_file_is_replaced(encoder, labelled, tmp_path):
     images = encoder.images(labelled, False)
     (path,) = files(tmp_path, "images")
     path.write_bytes(path.read_bytes()[:50])
@@ -75,7 +75,7 @@ def test_a_damaged_file_is_computed_anew_and_mended(encoder, labelled, tmp_path)
     assert path.stat().st_size > 50 and files(tmp_path, "images") == [path]
 
 
-def test_a_image_that_does_not_decode_is_told_with_its_set_and_leaves_no_file(encoder, labelled, tmp_path):
+def test_an_undecodable_image_is_reported_with_its_set_and_leaves_no_file(encoder, labelled, tmp_path):
     rows = labelled.rows.to_list()
     rows[3]["image"]["bytes"] = rows[3]["image"]["bytes"][:40]
     damaged = replace(labelled, rows=type(labelled.rows).from_list(rows, features=labelled.rows.features))

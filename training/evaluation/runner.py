@@ -1,0 +1,192 @@
+"""All models on all tasks of a plan."""
+
+import gc
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache
+from training.evaluation.measure import (
+    Measurement,
+    agreement,
+    joint_name,
+    measure,
+    require_equal_widths,
+    task_metrics,
+)
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.plan import EvalPlan
+from training.evaluation.retrieval import score
+from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
+from training.utils.results import Row
+
+AGREEMENT = "agreement"
+
+
+@dataclass
+class Outcome:
+    """Results of a run.
+
+    Args:
+        rows: Metrics of all models.
+        models: Name, revision, fingerprint and input preparation of each model, and how many texts it truncated.
+        details: Model name, task and measurement with the results of each class, where the caller needs them.
+    """
+
+    rows: list[Row] = field(default_factory=list)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    details: list[tuple[str, EvalTask, Measurement]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Measures models on the tasks of a plan, one model after the other.
+
+    Embeddings of each set are cached at once, so that an interrupted run continues with the next set.
+
+    Args:
+        plan: Tasks and data.
+        cache: Cache of the embeddings.
+        stage: Training stage, written to the rows.
+        seed: Seed of the training run, written to the rows.
+        trust_remote_code: Whether to run code that comes with a model.
+        keep_details: Whether to keep the results of each class.
+    """
+
+    plan: EvalPlan
+    cache: EmbeddingCache
+    stage: str | None = None
+    seed: int | None = None
+    trust_remote_code: bool = False
+    keep_details: bool = False
+
+    def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
+        """Measure models.
+
+        Args:
+            models: Folders or Hub ids, as `ZeroShotModel.from_pretrained` takes them.
+            text_model: Another model, combined with each of `models`: once as text encoder, once as image encoder.
+
+        Returns:
+            The results in the first process; the other processes return no rows.
+
+        Raises:
+            ValueError: A model, image or label cannot be used, or the embeddings of two models differ in width.
+        """
+        outcome = Outcome()
+        other = None
+        if text_model is not None:
+            other = self._encode(text_model, outcome)
+            other.release()
+        for name in models:
+            encoder = self._encode(name, outcome)
+            outcome.rows += self._measure(encoder, encoder, outcome)
+            if other is not None:
+                outcome.rows += self._measure(encoder, other, outcome)
+                outcome.rows += self._measure(other, encoder, outcome)
+            encoder.release()
+            del encoder
+            gc.collect()  # before the next model is loaded: two large models may not fit in memory together
+        return outcome
+
+    def _encode(self, name: str, outcome: Outcome) -> CachedEncoder:
+        """Load a model and encode all images and texts of the plan."""
+        model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
+        encoder = CachedEncoder(model.to(self.cache.state.device), self.cache, name)
+        description = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
+        outcome.models.append(description | {"texts_cut": self._count_cut(model)})
+        for task in self.plan.available_tasks:
+            encoder.images(self.plan.sets[task.set], task.squashed)
+            encoder.classes(task.candidates, task.templates)
+        for retrieval_set in self.plan.retrieval_sets:
+            encoder.images(retrieval_set)
+            for captions in retrieval_set.captions.values():
+                encoder.texts(captions)
+        return encoder
+
+    def _count_cut(self, model: ZeroShotModel) -> dict[str, int]:
+        """Number of texts that the model truncates, by set, where there are any."""
+        counts = {}
+        for task in self.plan.available_tasks:
+            texts = [template.format(name) for name in task.candidates for template in task.templates.lines]
+            counts[f"{task.set}, {task.title}"] = model.count_cut(texts)
+        for retrieval_set in self.plan.retrieval_sets:
+            for language, captions in retrieval_set.captions.items():
+                counts[f"{retrieval_set.name}, {language}"] = model.count_cut(captions)
+        return {name: count for name, count in counts.items() if count}
+
+    def _measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:
+        """Rows of all tasks, of the languages together, and of retrieval."""
+        name = joint_name(image_encoder, text_encoder)
+        rows: list[Row] = []
+        measurements: dict[tuple[str, ...], Measurement] = {}
+        for task in self.plan.available_tasks:
+            measurement = self._measure_task(task, image_encoder, text_encoder)
+            if measurement is None:
+                continue  # only the first process measures
+            measurements[task.key] = measurement
+            rows += measurement.rows(
+                model=name,
+                stage=self.stage,
+                set=task.set,
+                protocol=task.protocol,
+                language=task.language,
+                seed=self.seed,
+            )
+            if self.keep_details:
+                outcome.details.append((name, task, measurement))
+        return rows + self._over_languages(name, measurements) + self._retrieve(name, image_encoder, text_encoder)
+
+    def _measure_task(
+        self, task: EvalTask, image_encoder: CachedEncoder, text_encoder: CachedEncoder
+    ) -> Measurement | None:
+        labelled = self.plan.sets[task.set]
+        images = image_encoder.images(labelled, task.squashed)
+        classes = text_encoder.classes(task.candidates, task.templates)
+        if images is None or classes is None:
+            return None
+        require_equal_widths(image_encoder, images, text_encoder, classes)
+        try:
+            metrics = task_metrics(labelled.labels, task.metric)
+            return measure(images, classes, labelled.labels, metrics, self.keep_details)
+        except ValueError as error:
+            raise ValueError(f"data: {task.set}: {error}") from error
+
+    def _retrieve(self, name: str, image_encoder: CachedEncoder, text_encoder: CachedEncoder) -> list[Row]:
+        """Rows of retrieval in both directions, in every language."""
+        rows: list[Row] = []
+        for retrieval_set in self.plan.retrieval_sets:
+            for language, captions in retrieval_set.captions.items():
+                images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
+                if images is None or texts is None:
+                    continue  # only the first process measures
+                require_equal_widths(image_encoder, images, text_encoder, texts)
+                rows += score(retrieval_set, language, images, texts, name, stage=self.stage, seed=self.seed)
+        return rows
+
+    def _over_languages(self, name: str, measurements: dict[tuple[str, ...], Measurement]) -> list[Row]:
+        """Mean over languages and agreement of the predictions, for sets that were measured in several languages."""
+        rows = []
+        for set_name, tasks in tasks_by_language(self.plan.available_tasks).items():
+            metric = tasks[0].metric
+            found = [measurements[task.key] for task in tasks if task.key in measurements]
+            values = {}
+            if found and all(metric in measurement.values for measurement in found):
+                values[metric] = statistics.fmean(measurement.values[metric] for measurement in found)
+            if found:  # else this is not the first process
+                values[AGREEMENT] = agreement([measurement.predictions for measurement in found])
+            for metric, value in values.items():
+                rows.append(
+                    Row(
+                        model=name,
+                        stage=self.stage,
+                        set=set_name,
+                        protocol=", ".join(dict.fromkeys(task.protocol for task in tasks)),
+                        language=", ".join(task.language for task in tasks),
+                        metric=metric,
+                        value=value,
+                        seed=self.seed,
+                    )
+                )
+        return rows

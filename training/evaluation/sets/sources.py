@@ -1,0 +1,213 @@
+"""Loads the rows of a test set: image folders, parquet files, tar shards, data sets on the Hub."""
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from datasets import Dataset, Features, Image, Value, load_dataset
+from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
+
+from training.data import load_source
+from training.evaluation.sets.protocols import EvalSet
+
+HUB = "hub"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
+NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
+PROBE_TIMEOUT_S = 5
+BLOCKED_STATUS = {403, 407, 502, 503, 504}  # sent by a proxy or a firewall instead of the Hub
+
+
+class MissingDataError(Exception):
+    """No source was given for a set, and its data set on the Hub cannot be loaded."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Location and format of a set.
+
+    Args:
+        location: Parquet file, tar shards, a glob of either, folder with one folder per class, Hub id with or without
+            `@revision`, `module:function`, or `hub` for the set's own data set on the Hub.
+        split: Split, where there are several. Default: test, or for the set's own data set, its test split there.
+        image_column: Name of the column of images. Default: the first usual name that exists.
+        label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
+        label_names: File with the names of numbered labels, one per line.
+    """
+
+    location: str
+    split: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    label_names: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedRows:
+    """Rows of a source.
+
+    Args:
+        rows: Rows with all columns.
+        location: Location that they were loaded from.
+        split: Split that was loaded; None if the source has no splits.
+        revision: Commit of a data set on the Hub.
+        listed: Names of numbered labels, if a file lists them.
+    """
+
+    rows: Dataset
+    location: str
+    split: str | None = None
+    revision: str | None = None
+    listed: list[str] | None = None
+
+
+def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRows:
+    """Load the rows of a set.
+
+    Args:
+        name: Id of the set, for error messages.
+        source: Location of the set.
+        eval_set: Entry of the protocol, which names the data set on the Hub; None for the user's own set.
+
+    Raises:
+        ValueError: There is nothing at this location.
+        MissingDataError: The set's own data set on the Hub cannot be loaded.
+    """
+    listed = read_names(name, Path(source.label_names)) if source.label_names else None
+    if source.location == HUB and eval_set is not None:
+        try:
+            return read_hub(eval_set.hub, eval_set.split, listed)
+        except ValueError as error:
+            reason = " ".join(str(error.__cause__ or error).split()).replace(eval_set.hub, "the data set")
+            raise MissingDataError(reason[:200]) from error
+    path = Path(source.location).expanduser()
+    is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
+    split = source.split or (eval_set.split if eval_set and is_own else "test")
+    if path.is_dir():
+        return _read_folder(name, path, split, listed)
+    if path.exists() or source.location.endswith((".parquet", ".tar")) or ":" in source.location:
+        return LoadedRows(load_source(source.location, split), source.location, listed=listed)
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.location):
+        raise ValueError(f"data: {name}: there is no {source.location!r}. Give a folder, a parquet file or a Hub id.")
+    return read_hub(source.location, split, listed)
+
+
+def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) -> LoadedRows:
+    """Load a folder with one folder per class, or a downloaded data set."""
+    names = path / NAMES_FILE
+    if listed is None and names.exists():
+        listed = read_names(name, names)
+    within = path / split if (path / split).is_dir() else path
+    if shards := sorted(map(str, within.glob("*.tar"))):
+        # the format is given, because `datasets` takes a folder with one shard and a shard count for a text data set
+        rows = load_dataset("webdataset", data_files=shards, split="train")
+        return LoadedRows(rows, str(path), split, listed=listed)
+    if any(path.rglob("*.parquet")):
+        return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
+    return LoadedRows(read_class_folders(name, within), str(path))
+
+
+def read_names(name: str, path: Path) -> list[str]:
+    """Read names of classes, one per line.
+
+    Args:
+        name: Id of the set, for error messages.
+        path: Text file in UTF-8.
+
+    Raises:
+        ValueError: The file cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except OSError as error:
+        raise ValueError(
+            f"label_names: {name}: cannot read {str(path)!r} ({error}). Give a file with one name per line."
+        ) from error
+
+
+def read_class_folders(name: str, folder: Path) -> Dataset:
+    """Rows of an image folder with one folder per class, named after the class.
+
+    Args:
+        name: Id of the set, for error messages.
+        folder: Folder of the class folders.
+
+    Raises:
+        ValueError: There are no class folders, or one of them has no images.
+    """
+    paths: list[str] = []
+    labels: list[str] = []
+    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found = sorted(str(path) for path in class_folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not found:
+            raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
+        paths += found
+        labels += [class_folder.name] * len(found)
+    if not paths:
+        raise ValueError(f"data: {name}: folder {str(folder)!r} is empty. Add one folder per class.")
+    features = Features({"image": Image(decode=False), "label": Value("string")})
+    return Dataset.from_dict({"image": [{"path": path, "bytes": None} for path in paths], "label": labels}, features)
+
+
+def read_hub(location: str, split: str, listed: list[str] | None = None) -> LoadedRows:
+    """Load a data set from the Hub, or with HF_HUB_OFFLINE=1 from its local cache.
+
+    Args:
+        location: Hub id, owner/name, with or without `@revision`.
+        split: Split to load.
+        listed: Names of numbered labels. Default: those of the repository's `classnames.txt`, if it has one.
+
+    Raises:
+        ValueError: The data set cannot be loaded.
+    """
+    repository, _, revision = location.partition("@")
+    try:
+        if not constants.HF_HUB_OFFLINE and (error := _connection_error(constants.ENDPOINT)):
+            raise error
+        if SHARDED_PREFIX in repository:
+            return _read_shards(repository, split, revision or None, listed)
+        rows = load_dataset(repository, split=split, revision=revision or None)
+    except Exception as error:  # `datasets` raises many types, and all of them mean that it cannot be loaded
+        raise ValueError(
+            f"data: cannot load {location!r}, split {split!r}, from the Hub ({type(error).__name__}: {error}). Give a "
+            "folder, a parquet file, or owner/name of a data set that has this split."
+        ) from error
+    if listed is None:
+        try:
+            names = hf_hub_download(repository, NAMES_FILE, repo_type="dataset", revision=revision or None)
+            listed = read_names(repository, Path(names))
+        except OSError:  # most data sets have no such file, because their features contain the names
+            listed = None
+    return LoadedRows(rows, location, split, _commit(rows), listed)
+
+
+def _read_shards(repository: str, split: str, revision: str | None, listed: list[str] | None) -> LoadedRows:
+    """Download and load one split of a sharded data set."""
+    patterns = [f"{split}/*.tar", NAMES_FILE]
+    folder = Path(snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=patterns))
+    loaded = _read_folder(repository, folder, split, listed)
+    return replace(loaded, location=repository, revision=folder.name)  # snapshots/COMMIT
+
+
+@cache
+def _connection_error(endpoint: str) -> Exception | None:
+    """Why the Hub cannot be reached; None if it can. The answer is kept for the whole run.
+
+    Without this probe, `huggingface_hub` and `datasets` retry with growing pauses, up to half a minute for each set.
+    """
+    try:
+        response = get_session().head(endpoint, timeout=PROBE_TIMEOUT_S)
+    except Exception as error:  # depends on the HTTP client of `huggingface_hub`
+        return error
+    if response.status_code in BLOCKED_STATUS:
+        return ConnectionError(f"{endpoint} returned status {response.status_code}")
+    return None
+
+
+def _commit(rows: Dataset) -> str | None:
+    """Commit of the repository, from the URLs of its files: hf://datasets/OWNER/NAME@COMMIT/..."""
+    for file in rows.info.download_checksums or {}:
+        if file.startswith("hf://") and "@" in file:
+            return file.partition("@")[2].partition("/")[0]
+    return None
