@@ -323,7 +323,7 @@ def _bilinear(distance: np.ndarray) -> np.ndarray:
     return np.maximum(1 - np.abs(distance), 0.0)
 
 
-SUPPORT = {_bicubic: 2.0, _bilinear: 1.0}
+SUPPORT: dict[Kernel, float] = {_bicubic: 2.0, _bilinear: 1.0}
 
 
 def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, kernel: Kernel) -> np.ndarray:
