@@ -12,7 +12,7 @@ from training.demo.report import STAGES
 from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.embedded import COLOURS
+from training.evaluation.sets.held_out import COLOURS
 from training.utils.results import Results
 
 # matplotlib is imported inside the functions: its import takes half a second

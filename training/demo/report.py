@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import TEST_SETS
+from training.evaluation.sets.held_out import TEST_SETS
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row
 from training.utils.timing import interleaved_ms

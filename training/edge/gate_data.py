@@ -72,7 +72,7 @@ class GateData:
     def embedded(cls) -> "GateData":
         """The embedded corpus: images held out from training, and the names of all concepts."""
         # not at the top, so that other data do not need the packages of the embedded corpus
-        from training.evaluation.sets.embedded import HeldOut
+        from training.evaluation.sets.held_out import HeldOut
 
         held_out = HeldOut.open()
         train = load_source(str(held_out.corpus / "train.parquet"))

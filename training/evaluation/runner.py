@@ -110,10 +110,10 @@ class Runner:
         counts = {}
         for task in self.plan.available_tasks:
             texts = [template.format(name) for name in task.candidates for template in task.templates.lines]
-            counts[f"{task.set}, {task.title}"] = model.count_cut(texts)
+            counts[f"{task.set}, {task.title}"] = model.count_truncated(texts)
         for retrieval_set in self.plan.retrieval_sets:
             for language, captions in retrieval_set.captions.items():
-                counts[f"{retrieval_set.name}, {language}"] = model.count_cut(captions)
+                counts[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
         return {name: count for name, count in counts.items() if count}
 
     def _measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:

@@ -1,7 +1,7 @@
 """Test sets, class names, templates and protocols.
 
 class_names.py     names of classes by language; those of ELEVATER's sets are in names/
-embedded.py        held-out test sets of the embedded corpus
+held_out.py        held-out test sets of the embedded corpus
 eval_tasks.py      evaluation tasks: one set, one protocol, one language
 imagenet.py        class names of ImageNet, from installed packages
 labelled_sets.py   labelled images, compared with the set of the protocol

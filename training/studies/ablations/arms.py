@@ -3,7 +3,7 @@
 import statistics
 from pathlib import Path
 
-from training.evaluation.sets.embedded import COLOURS, TEST_SETS
+from training.evaluation.sets.held_out import COLOURS, TEST_SETS
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 

@@ -12,7 +12,7 @@ import transformers
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.embedded import HeldOut
+from training.evaluation.sets.held_out import HeldOut
 from training.studies.ablations.arms import plot, table
 from training.studies.ablations.options import ComparisonOptions
 from training.utils.cli import command_of
