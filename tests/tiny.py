@@ -142,7 +142,8 @@ def save_altclip(folder: Path, tokenizer: PreTrainedTokenizerBase) -> Path:
 
 
 def student_config(**fields: Any) -> StudentConfig:
-    return StudentConfig(**({"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32} | fields))
+    defaults: dict[str, Any] = {"vision_config": MOBILENET, "text_config": XLM_ROBERTA, "max_text_length": 32}
+    return StudentConfig(**(defaults | fields))
 
 
 def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[str, Any]:

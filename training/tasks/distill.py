@@ -1,5 +1,7 @@
 """Stage 1 as a task."""
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
@@ -58,12 +60,13 @@ class DistillTask(Task):
         if recipe.target == "logits" and bank is None:
             raise ValueError("bank: the target 'logits' needs the embeddings of a bank of texts. Give bank.")
         self.recipe, self.bank, self.logit_scale = recipe, bank, logit_scale
+        config: Any = student.config  # a built student has widths; the type of the config allows None
         self.vision_adapter: nn.Module | None = None
         self.text_adapter: nn.Module | None = None
         if recipe.target == "feature_map" and "vision" in recipe.towers:
-            self.vision_adapter = self._adapter("vision", student.config.vision_width, vision_width)
+            self.vision_adapter = self._adapter("vision", config.vision_width, vision_width)
         if recipe.target == "feature_map" and "text" in recipe.towers and text_width is not None:
-            self.text_adapter = self._adapter("text", student.config.text_width, text_width)
+            self.text_adapter = self._adapter("text", config.text_width, text_width)
 
     def _adapter(self, tower: str, width: int, teacher_width: int) -> nn.Module:
         if self.recipe.adapter:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
@@ -50,17 +51,17 @@ def digest_folder(folder: str | Path) -> str:
     return digest.hexdigest()
 
 
-def digest_tensors(tensors: Mapping[str, Tensor], digest: "hashlib._Hash | None" = None) -> str:
+def digest_tensors(tensors: Mapping[str, Tensor], digest: Any = None) -> str:
     """Hexadecimal digest of tensors and their names.
 
     Args:
         tensors: Tensors by name, on any device; their order does not matter.
-        digest: Hash object to update. Default: SHA-256.
+        digest: Hash object of `hashlib` to update. Default: SHA-256.
     """
     digest = digest or hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

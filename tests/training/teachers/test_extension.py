@@ -58,8 +58,9 @@ def image_outputs(model: ToyModel, pixel_values: Tensor) -> SimpleNamespace:
     return SimpleNamespace(last_hidden_state=feature_map, pooler_output=feature_map.mean((2, 3)))
 
 
-def text_outputs(model: ToyModel, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-    states, mask = model.encode_text(input_ids), attention_mask[:, :, None]
+def text_outputs(model: ToyModel, input_ids: Tensor, attention_mask: Tensor | None) -> SimpleNamespace:
+    mask = (torch.ones_like(input_ids) if attention_mask is None else attention_mask)[:, :, None]  # (B, L, 1)
+    states = model.encode_text(input_ids)
     pooled = (states * mask).sum(1) / mask.sum(1)
     return SimpleNamespace(last_hidden_state=states, pooler_output=model.text_head(pooled))
 

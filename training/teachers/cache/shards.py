@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,8 @@ from training.teachers.lineage import digest_tensors
 from training.utils.files import atomic_write, write_text
 
 CAPTIONS_PER_SHARD = 16384
+
+Item = TypeVar("Item")
 
 
 class TargetCacheError(ValueError):
@@ -130,8 +132,8 @@ def open_shard(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def split_captions(texts: Sequence[str]) -> list[Sequence[str]]:
-    """Split captions into shards."""
+def split_captions(texts: Sequence[Item]) -> list[Sequence[Item]]:
+    """Split captions, or their numbers, into shards."""
     return list(batches(texts, CAPTIONS_PER_SHARD))
 
 
@@ -140,7 +142,7 @@ def caption_place(number: int) -> tuple[int, int]:
     return divmod(number, CAPTIONS_PER_SHARD)
 
 
-def batches(items: Sequence, size: int) -> Iterator[Sequence]:
+def batches(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Split a sequence into consecutive parts.
 
     Args:
