@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
             if getattr(self, name, None) is module:
                 nn.init.normal_(module.weight, std=module.in_features**-0.5)
         if module is self and hasattr(self, "logit_scale"):
-            nn.init.constant_(self.logit_scale, self.config.logit_scale_init_value)
+            nn.init.constant_(cast(Tensor, self.logit_scale), self.config.logit_scale_init_value)
 
     def activation_checkpointing_enable(self, *args, **kwargs):
         """Enable activation checkpointing in every tower that supports it.
@@ -102,14 +102,15 @@ class _VisionTower(DCCLIPPreTrainedModel):
     """Image tower, pooling and projection."""
 
     def _build_vision(self, config: DCCLIPConfig):
-        if config.vision_config.model_type == "timm_wrapper":
-            config.vision_config.do_pooling = config.vision_pooling == "tower"
-        self.vision_model = AutoModel.from_config(config.vision_config)
+        vision_config: Any = config.vision_config  # a config of any model type
+        if vision_config.model_type == "timm_wrapper":
+            vision_config.do_pooling = config.vision_pooling == "tower"
+        self.vision_model = AutoModel.from_config(vision_config)
         if config.vision_pooling != "tower":
             _drop_unused_pooler(self.vision_model)
         if config.vision_width is None:
             _detect_vision_map(self.vision_model, config)
-        self.visual_projection = nn.Linear(config.vision_pooled_width, config.projection_dim, bias=False)
+        self.visual_projection = nn.Linear(cast(int, config.vision_pooled_width), config.projection_dim, bias=False)
 
     @can_return_tuple
     def get_image_features(self, pixel_values: Tensor, **kwargs) -> DCCLIPVisionOutput:
@@ -128,7 +129,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
         if self.config.vision_pooling == "mean":
             pooled = feature_map.mean((2, 3))
         elif self.config.vision_pooling == "cls":
-            pooled = prefix[:, 0]
+            pooled = cast(Tensor, prefix)[:, 0]
         else:
             pooled = outputs.pooler_output.flatten(1)
         return DCCLIPVisionOutput(
@@ -144,10 +145,11 @@ class _TextTower(DCCLIPPreTrainedModel):
     """Text tower, pooling and projection."""
 
     def _build_text(self, config: DCCLIPConfig):
-        self.text_model = AutoModel.from_config(config.text_config)
+        text_config: Any = config.text_config  # a config of any model type
+        self.text_model = AutoModel.from_config(text_config)
         _drop_unused_pooler(self.text_model)
         if config.text_width is None:
-            config.text_width = config.text_config.hidden_size
+            config.text_width = text_config.hidden_size
         self.text_projection = nn.Linear(config.text_width, config.projection_dim, bias=False)
 
     @can_return_tuple
@@ -176,7 +178,7 @@ class _TextTower(DCCLIPPreTrainedModel):
                 f"max_length={self.config.max_text_length}."
             )
         if attention_mask is None:
-            pad = self.config.text_config.pad_token_id
+            pad = cast(Any, self.config.text_config).pad_token_id
             attention_mask = torch.ones_like(input_ids) if pad is None else (input_ids != pad).long()
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
@@ -208,8 +210,12 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
     """The image tower alone. It loads from a checkpoint of the whole model and skips the other weights."""
 
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^text_model\.", r"^text_projection\.", r"^logit_scale$"]
+    input_modalities = "image"
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^text_model\.",
+        r"^text_projection\.",
+        r"^logit_scale$",
+    ]
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)
@@ -220,7 +226,7 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         """Encode images with `get_image_features`."""
         return self.get_image_features(pixel_values, **kwargs)
 
-    def get_input_embeddings(self) -> nn.Module | None:
+    def get_input_embeddings(self) -> nn.Module | None:  # type: ignore[override]
         """Return None, because an image tower has no embedding table."""
         return None
 
@@ -229,8 +235,12 @@ class DCCLIPTextModelWithProjection(_TextTower):
     """The text tower alone. It loads from a checkpoint of the whole model and skips the other weights."""
 
     main_input_name = "input_ids"
-    input_modalities = ("text",)
-    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^vision_model\.", r"^visual_projection\.", r"^logit_scale$"]
+    input_modalities = "text"
+    _keys_to_ignore_on_load_unexpected = [  # noqa: RUF012
+        r"^vision_model\.",
+        r"^visual_projection\.",
+        r"^logit_scale$",
+    ]
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)
@@ -255,7 +265,7 @@ class DCCLIPModel(_VisionTower, _TextTower):
     """
 
     main_input_name = "input_ids"
-    input_modalities = ("image", "text")
+    input_modalities = ["image", "text"]  # noqa: RUF012
 
     def __init__(self, config: DCCLIPConfig):
         super().__init__(config)
@@ -293,9 +303,8 @@ class DCCLIPModel(_VisionTower, _TextTower):
         loss = None
         if return_loss:
             target = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            loss = (
-                sum(nn.functional.cross_entropy(logits, target) for logits in (logits_per_image, logits_per_text)) / 2
-            )
+            losses = [nn.functional.cross_entropy(logits, target) for logits in (logits_per_image, logits_per_text)]
+            loss = (losses[0] + losses[1]) / 2
         return DCCLIPOutput(
             loss=loss,
             logits_per_image=logits_per_image,
@@ -318,11 +327,11 @@ def _drop_unused_pooler(tower: PreTrainedModel):
     """Remove a pooler with parameters: it is not used, so its weights would stay untrained."""
     pooler = getattr(tower, "pooler", None)
     if pooler is not None and any(True for _ in pooler.parameters()):
-        tower.pooler = None
+        cast(Any, tower).pooler = None
 
 
 def _last_hidden(outputs: ModelOutput) -> Tensor:
-    hidden = outputs.last_hidden_state
+    hidden = outputs["last_hidden_state"]
     return hidden[-1] if isinstance(hidden, (list, tuple)) else hidden  # timm's features_only: a map per stage
 
 
@@ -333,7 +342,7 @@ def _split_map(hidden: Tensor, config: DCCLIPConfig) -> tuple[Tensor | None, Ten
     if config.vision_layout == "nhwc":
         return None, hidden.permute(0, 3, 1, 2)
     prefix, patches = hidden.split([config.vision_prefix_tokens, hidden.shape[1] - config.vision_prefix_tokens], dim=1)
-    height, width = config.vision_grid
+    height, width = config.vision_grid or (0, 0)
     if patches.shape[1] != height * width:  # another input size: the grid keeps its aspect ratio
         scale = math.sqrt(patches.shape[1] / (height * width))
         height, width = round(height * scale), round(width * scale)
@@ -354,7 +363,8 @@ def _detect_vision_map(tower: PreTrainedModel, config: DCCLIPConfig):
     )
     tower.train(training)
     hidden = _last_hidden(outputs)
-    name = getattr(config.vision_config, "architecture", config.vision_config.model_type)
+    vision_config: Any = config.vision_config
+    name = getattr(vision_config, "architecture", vision_config.model_type)
     if hidden.ndim == 4:
         _, first, second, third = hidden.shape
         is_nhwc = first == second != third

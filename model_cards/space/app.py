@@ -185,7 +185,9 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
                     answer = gr.HTML(elem_id="answer", padding=False)
                     gr.Examples(LABEL_IDEAS, labels, label="Try · 试试")
             inputs = [image, labels, template]
-            gr.on([page.load, *(part.change for part in inputs)], demo.label, inputs, answer, **live)
+            # gradio adds the event methods of its components at run time
+            changes = [part.change for part in inputs]  # type: ignore[attr-defined]
+            gr.on([page.load, *changes], demo.label, inputs, answer, **live)
         with gr.Tab("Search · 搜图"):
             query = gr.Textbox(
                 QUERY_IDEAS[0][0],

@@ -141,7 +141,9 @@ class Index:
         Raises:
             ValueError: No image decodes.
         """
-        embeddings, thumbnails, titles = [], [], []
+        embeddings: list[torch.Tensor] = []
+        thumbnails: list[bytes] = []
+        titles: list[dict[str, str]] = []
         with tqdm(total=len(images.titles), desc="encode images", unit="image") as progress:
             for numbers in _chunks(len(images.titles)):
                 opened = {number: image for number in numbers if (image := images.open(number)) is not None}

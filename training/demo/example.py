@@ -57,10 +57,12 @@ def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames)
 def _candidates(rows: Dataset, class_names: ClassNames) -> Iterator[Example]:
     """The label sets whose image is held out, then every held-out image with the names of the next two."""
     held_out, english = list(rows["label"]), class_names.names["en"]
-    sets = [names for names in LABEL_SETS if names[0] in held_out and set(names) <= set(english)]
+    sets: list[tuple[str, ...]] = [
+        names for names in LABEL_SETS if names[0] in held_out and set(names) <= set(english)
+    ]
     for number in range(len(held_out)):
-        names = [held_out[(number + offset) % len(held_out)] for offset in range(NUM_LABELS)]
-        sets.append(tuple(dict.fromkeys(names)))
+        neighbors = [held_out[(number + offset) % len(held_out)] for offset in range(NUM_LABELS)]
+        sets.append(tuple(dict.fromkeys(neighbors)))
     for names in sets:
         ids = [english.index(name) for name in names]
         labels = {language: [names_of[number] for number in ids] for language, names_of in class_names.names.items()}

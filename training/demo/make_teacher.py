@@ -119,8 +119,9 @@ def build_untrained_teacher(folder: Path):
 def main(argv: list[str] | None = None):
     """Train the teacher, then write it in fp16 to the folder that the demo uses."""
     recipe = parse_recipe(AlignRecipe, argv, "training/demo/make_teacher.py")
-    if not (Path(recipe.student) / "config.json").exists():
-        build_untrained_teacher(Path(recipe.student))
+    student = Path(recipe.student or Path(recipe.output_dir) / "untrained")
+    if not (student / "config.json").exists():
+        build_untrained_teacher(student)
     align.run(recipe)
     export(recipe)
 

@@ -53,4 +53,6 @@ class HubModel:
             return self
         student = type(self.student)(self.student.config)
         student.load_state_dict(weights)
-        return replace(self, student=student.to(self.student.device).eval())
+        # transformers wraps `to` in a decorator that hides its signature
+        student.to(self.student.device)  # type: ignore[arg-type]
+        return replace(self, student=student.eval())

@@ -54,7 +54,7 @@ def _text_tower(recipe: DistillRecipe) -> DistillRecipe:
 
 def _equal_widths(recipe: DistillRecipe) -> DistillRecipe:
     """Train a text tower of the teacher's width, which does not need an adapter."""
-    text_config = recipe.student.text_config | {"hidden_size": 256, "num_attention_heads": 4}
+    text_config = (recipe.student.text_config or {}) | {"hidden_size": 256, "num_attention_heads": 4}
     return replace(recipe, tower="text", student=replace(recipe.student, text_config=text_config))
 
 

@@ -38,7 +38,7 @@ def write_images(options: LoadingOptions, student: str, folder: Path) -> str:
     (folder / "files").mkdir(parents=True)
     rows.to_parquet(folder / "pairs.parquet")
     with PILImage.open(BytesIO(encoded_bytes(rows[0]["image"]))) as first:
-        extension = {"JPEG": "jpg"}.get(first.format, str(first.format).lower())
+        extension = {"JPEG": "jpg"}.get(str(first.format), str(first.format).lower())
     size = -(-len(rows) // options.num_shards)
     for shard in range(options.num_shards):
         with tarfile.open(folder / f"{shard:04d}.tar", "w") as tar:
@@ -64,8 +64,8 @@ def load_plain(file: Path | IO[bytes], size: int) -> Tensor:
     Returns:
         (3, size, size) uint8.
     """
-    with PILImage.open(file) as image:
-        image = image.convert("RGB")
+    with PILImage.open(file) as encoded:
+        image = encoded.convert("RGB")
     scale = size / min(image.size)
     image = image.resize(
         (max(size, round(image.width * scale)), max(size, round(image.height * scale))), PILImage.Resampling.BICUBIC

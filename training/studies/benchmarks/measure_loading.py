@@ -161,7 +161,9 @@ def make_step(config: StudentConfig) -> Callable[[Batch], object]:
     normalize = Normalize.from_processor(processor.image_processor, student.config.image_size)
     recipe = AlignRecipe(output_dir="", data=DataConfig(train=""))
     task = AlignTask(student, Augment(AugmentConfig(), 0), normalize, None, recipe, list(LANGUAGES))
-    task.to(memory_format=torch.channels_last).train()
+    # torch declares no overload with a memory format alone
+    task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    task.train()
     optimizer = torch.optim.AdamW(task.parameters())
 
     def step(batch: Batch):

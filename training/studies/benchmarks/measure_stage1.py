@@ -89,7 +89,7 @@ class Stage1Benchmark(Benchmark):
             teacher=str(self.teacher),
             student=self.student(size),
             data=data,
-            **{"tower": "vision", "teacher_views": 1} | fields,
+            **(dict[str, Any](tower="vision", teacher_views=1) | fields),
         )
 
     def train(self, recipe: DistillRecipe) -> float:
@@ -142,14 +142,15 @@ class Stage1Benchmark(Benchmark):
         batch_size, steps = self.options.loop_batch_size, self.options.loop_steps
         teacher = Teacher.from_pretrained(str(self.teacher), towers=())
         student, _ = build_student(self.student("tiny"), ["en", "zh"], teacher)
-        adapter = nn.Conv2d(student.config.vision_width, teacher.vision_width, 1)
+        vision_width, vision_grid = int(student.config.vision_width or 0), student.config.vision_grid or (0, 0)
+        adapter = nn.Conv2d(vision_width, teacher.vision_width, 1)
         towers = [student.vision_model, student.visual_projection, adapter]
         parameters = [
             parameter for tower in towers for parameter in tower.to(memory_format=torch.channels_last).parameters()
         ]
         optimizer = torch.optim.AdamW(parameters)
         images = torch.randn(batch_size, 3, IMAGE_SIZE, IMAGE_SIZE).contiguous(memory_format=torch.channels_last)
-        maps = torch.randn(batch_size, teacher.vision_width, *student.config.vision_grid)
+        maps = torch.randn(batch_size, teacher.vision_width, *vision_grid)
         embeddings = torch.randn(batch_size, teacher.projection_dim)
         student.train()
         began = time.perf_counter()

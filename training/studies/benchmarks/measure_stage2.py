@@ -76,7 +76,7 @@ class Stage2Benchmark(Benchmark):
         student, processor = build_student(config, ["en", "zh"], None, 0)
         student.save_pretrained(self.folder / "student")
         processor.save_pretrained(self.folder / "student")
-        student.config.text_config.save_pretrained(self.folder / "student" / "text")
+        student.text_model.config.save_pretrained(self.folder / "student" / "text")
 
     def recipe(self, name: str, languages: tuple[str, ...], **fields: Any) -> AlignRecipe:
         """Recipe of stage 2 for that student, from encoded images.
