@@ -434,6 +434,7 @@ class AlignRecipe(TrainingRecipe):
         interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
             teacher's images and the student's captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
+        extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
             split.
@@ -451,6 +452,7 @@ class AlignRecipe(TrainingRecipe):
     affinity_weight: float = 0.0
     interactive_weight: float = 0.0
     anchor_weight: float = 0.0
+    extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
     max_logit_scale: float = 100.0
     freeze_batch_norm: bool = True

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -28,7 +27,7 @@ from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.tasks import Task
-from training.tasks.grad_cache import Splittable, cached_pass, sync_on_last, whole_pass
+from training.tasks.grad_cache import forward_backward, sync_on_last
 from training.utils.rng import keyed_uniform
 
 # the other processes wait for the main process while it saves, evaluates or uploads
@@ -223,11 +222,7 @@ class _Run:
         if part == 0:
             self.optimizer.zero_grad()
         with sync_on_last(self.accelerator, self.model, part + 1 == parts):
-            if 0 < self.task.chunk_size < len(batch["rows"]):  # set by tasks that can be split only
-                splittable = cast("Splittable", self.task)
-                losses, backward = cached_pass(self.model, splittable, batch, self.accelerator, 1 / parts)
-            else:
-                losses, backward = whole_pass(self.model, self.task, batch, self.accelerator, 1 / parts)
+            losses, backward = forward_backward(self.model, self.task, batch, self.accelerator, 1 / parts)
             if not torch.isfinite(losses["loss"]):
                 values = {name: value.item() for name, value in losses.items()}
                 raise FloatingPointError(

@@ -105,9 +105,6 @@ def forward_backward(
     return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
 
 
-whole_pass = cached_pass = forward_backward  # names under which the training loop still calls it
-
-
 def _chunked(model: nn.Module, task: Splittable, batch: Batch, accelerator: Accelerator, loss_weight: float) -> Pass:
     """Forward and backward pass with the activations of one chunk in memory at a time.
 

@@ -126,8 +126,7 @@ class Loss:
 
     def weight_in(self, recipe: AlignRecipe) -> float:
         """Weight of the loss in a recipe; 0 if the recipe does not name it."""
-        extra: dict[str, float] = getattr(recipe, "extra_weights", {})
-        return getattr(recipe, self.weight, extra.get(self.weight, 0.0))
+        return getattr(recipe, self.weight, recipe.extra_weights.get(self.weight, 0.0))
 
     def is_active(self, recipe: AlignRecipe, has_teacher: bool) -> bool:
         """Whether the loss is computed.
@@ -211,7 +210,7 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
             f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
             f"{sorted(languages)}. Give a weight to every language of the data, and to no other."
         )
-    if unknown := set(getattr(recipe, "extra_weights", {})) - {loss.weight for loss in LOSSES}:
+    if unknown := set(recipe.extra_weights) - {loss.weight for loss in LOSSES}:
         raise ValueError(
             f"extra_weights names {sorted(unknown)}, but no loss has this weight. Add a row to LOSSES "
             "(training/tasks/loss_table.py), or remove the entry."

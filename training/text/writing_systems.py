@@ -8,7 +8,7 @@ import unicodedata
 from functools import cache
 
 LANGUAGES = ("en", "zh")  # ISO 639-1 codes of the languages that all models of this project support
-OURS = frozenset({"Latin", "Han"})  # the scripts of these languages
+SUPPORTED_SCRIPTS = frozenset({"Latin", "Han"})  # the scripts of these languages
 # scripts of each language; a text needs a letter of one of them
 SCRIPTS_OF = {
     **dict.fromkeys(("cs", "de", "en", "es", "fr", "id", "it", "nl", "pl", "pt", "tr", "vi"), frozenset({"Latin"})),
@@ -48,7 +48,7 @@ def is_punctuation(piece: str) -> bool:
 
 def has_supported_scripts(piece: str) -> bool:
     """Check whether all letters of a piece are Latin or Chinese. A piece without letters passes."""
-    return all(script_of(character) in OURS for character in piece if script_of(character))
+    return all(script_of(character) in SUPPORTED_SCRIPTS for character in piece if script_of(character))
 
 
 def is_written_in(text: str, language: str) -> bool:

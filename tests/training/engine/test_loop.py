@@ -20,7 +20,7 @@ from training.engine.log import require_trackers
 from training.engine.loop import make_accelerator
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState
-from training.tasks.grad_cache import cached_pass, sync_on_last, whole_pass
+from training.tasks.grad_cache import forward_backward, sync_on_last
 
 VALIDATION = EvalConfig(data="validation", class_names="names")  # replaced by a function in the tests
 
@@ -74,12 +74,12 @@ class Quadratic(torch.nn.Module):
 
     def forward(self, batch, encode_only=False):
         outputs = {"image": (self.weight * batch["rows"].float())[:, None]}
-        return outputs if encode_only else self.compare(outputs, batch)
+        return outputs if encode_only else self.compute_losses(outputs, batch)
 
-    def answers(self, batch):
+    def teacher_outputs(self, batch):
         return {}
 
-    def compare(self, outputs, batch):
+    def compute_losses(self, outputs, batch):
         return {"loss": (outputs["image"] ** 2).mean() / 2}
 
 
@@ -91,8 +91,7 @@ def accumulated(chunk_size: int, rows: list[list[int]]) -> float:
     for part, numbers in enumerate(rows):
         batch = {"rows": torch.tensor(numbers), "owner": torch.arange(len(numbers))}
         with sync_on_last(accelerator, model, part + 1 == len(rows)):
-            forward = cached_pass if chunk_size else whole_pass
-            forward(model, task, batch, accelerator, 1 / len(rows))[1]()
+            forward_backward(model, task, batch, accelerator, 1 / len(rows))[1]()
     assert accelerator.sync_gradients
     return task.weight.grad.item()
 

@@ -104,9 +104,8 @@ def test_needs_of_a_toy_loss_are_checked(needs, message, register, dataset, teac
 
 def test_weight_in_extra_weights_needs_a_row(register, dataset, teacher):
     register(row := Loss("spread", spread_loss, weight="spread_weight"))
-    recipe = AlignRecipe(output_dir="", data=dataset.config)
-    object.__setattr__(recipe, "extra_weights", {"spread_weight": 0.5})
+    recipe = AlignRecipe(output_dir="", data=dataset.config, extra_weights={"spread_weight": 0.5})
     assert row in make_task(recipe, dataset, teacher).losses
-    object.__setattr__(recipe, "extra_weights", {"spread": 0.5})
+    recipe = replace(recipe, extra_weights={"spread": 0.5})
     with pytest.raises(ValueError, match=r"extra_weights names \['spread'\], but no loss has this weight"):
         make_task(recipe, dataset, teacher)

@@ -13,7 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from training.text.pipeline import cut_pipeline, digest, id_slots, read_unigram, rebuild, untruncated
 from training.text.vocabulary import Vocabulary, chunks
-from training.text.writing_systems import OURS, has_supported_scripts, is_ideograph, is_punctuation, script_of
+from training.text.writing_systems import (
+    SUPPORTED_SCRIPTS,
+    has_supported_scripts,
+    is_ideograph,
+    is_punctuation,
+    script_of,
+)
 
 METASPACE = "▁"
 _ASCII = [chr(code) for code in range(0x21, 0x7F)]
@@ -28,7 +34,7 @@ class Tier(IntEnum):
     """Chinese characters that do not occur in the corpus, by score."""
     MET = 2
     """Pieces that occur in the corpus, by count."""
-    OURS = 3
+    SUPPORTED = 3
     """Other pieces in Latin and Chinese script, by score."""
     OTHER = 4
     """All other pieces, by score."""
@@ -92,7 +98,7 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
 
 
 def _check_scripts(letters: Counter[str], max_other_script: float):
-    others = [(script, count) for script, count in letters.most_common() if script not in OURS]
+    others = [(script, count) for script, count in letters.most_common() if script not in SUPPORTED_SCRIPTS]
     share = sum(count for _, count in others) / max(1, letters.total())
     if share > max_other_script:
         script, count = others[0]
@@ -152,7 +158,7 @@ def cut_counted(
     scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
     pieces += tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))
 
-    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.OURS, Tier.OTHER)
+    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.SUPPORTED, Tier.OTHER)
     tiers[counts.pieces > 0] = Tier.MET
     tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
@@ -160,7 +166,7 @@ def cut_counted(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
             f"{least} pieces. Set at least {least}, and more for words."
         )
-    ideographs = np.array([i for i in np.flatnonzero(tiers == Tier.OURS) if is_ideograph(pieces[i])], dtype=int)
+    ideographs = np.array([i for i in np.flatnonzero(tiers == Tier.SUPPORTED) if is_ideograph(pieces[i])], dtype=int)
     tiers[ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]] = Tier.IDEOGRAPH
 
     source_ids = np.sort(np.lexsort((-scores, -counts.pieces, tiers))[:size])
