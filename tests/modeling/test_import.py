@@ -18,12 +18,11 @@ assert modeling_dcclip.DCCLIPModel._auto_class == "AutoModel"
 assert not any(type(finder).__module__ == "modeling_dcclip" for finder in sys.meta_path)
 """
 ORDERS = {
-    "package first": "import modeling_dcclip",
+    # a search for transformers must not use up the hook
+    "package first": "import modeling_dcclip, importlib.util; importlib.util.find_spec('transformers')",
     "transformers first": "import transformers, modeling_dcclip",
     "class": "from modeling_dcclip import DCCLIPModel",
     "submodule": "from modeling_dcclip.modeling_dcclip import DCCLIPModel",
-    "configuration": "from modeling_dcclip.configuration_dcclip import DCCLIPConfig",
-    "search only": "import modeling_dcclip, importlib.util; importlib.util.find_spec('transformers')",
 }
 
 
