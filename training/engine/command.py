@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from training.utils.cli import user_errors
+from training.utils.cli import exit_with_usage_error, user_errors
 
 # launchers end all other processes within a second of the first failure
 GRACE_S = 10.0
@@ -28,10 +28,13 @@ def stage_errors(command: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, ModuleNotFoundError) as error:
+    except ValueError as error:
+        _wait_for_main_process()
+        exit_with_usage_error(command, " ".join(str(error).split()))  # libraries write several lines
+    except ModuleNotFoundError:
         _wait_for_main_process()
         with user_errors(command, extra="train"):
-            raise error
+            raise
     except (OSError, FloatingPointError) as error:
         _wait_for_main_process()
         sys.exit(f"{command}: {error}")
