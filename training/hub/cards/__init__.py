@@ -1,4 +1,16 @@
-"""Model cards: one template, filled in from what a folder, its results and its recipe say."""
+"""Model cards, rendered from one template with a model's config, results, recipe and a YAML file.
+
+card.py           render and write a card
+details.py        the YAML file: the part of a card that is written by hand
+facts.py          size, input and origin of a model
+training_runs.py  the recipes: stages, data and initial weights
+metadata.py       front matter for the Hub
+tables.py         tables of accuracy, size and exported files
+example.py        the example prediction, and whether it is correct
+notice.py         the licence note
+device_budget.py  results of a device budget
+published.py      the committed cards under model_cards/cards
+"""
 
 from training.hub.cards.card import find_details, refresh_card, render_card, write_card
 from training.hub.cards.details import CARD_FILE, CARDS, CardDetails

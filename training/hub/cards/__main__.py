@@ -1,26 +1,34 @@
-"""Render the committed cards of the published sizes from their results.
+"""Render the committed cards of the published models from their results.
 
-python -m training.hub.cards            all of them
-python -m training.hub.cards demo       one
+python -m training.hub.cards                    all cards
+python -m training.hub.cards --names demo tiny  some of them
 """
 
-import argparse
+from dataclasses import dataclass, field
 
-from training.hub.cards.published import list_published, write_published
+from training.utils.cli import parse_options, user_errors
+
+
+@dataclass(frozen=True, kw_only=True)
+class CardsOptions:
+    """Options of the command.
+
+    Args:
+        names: Names of the YAML files under model_cards/cards, without their suffix; none renders all.
+    """
+
+    names: list[str] = field(default_factory=list)
 
 
 def main(argv: list[str] | None = None):
-    """Parse, render, name the files."""
-    parser = argparse.ArgumentParser(prog="python -m training.hub.cards", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", help=f"of {', '.join(list_published())}; default: all")
-    names = parser.parse_args(argv).names or list_published()
-    if unknown := sorted(set(names) - set(list_published())):
-        parser.error(f"there is no card {', '.join(unknown)}; choose of {', '.join(list_published())}.")
-    try:
-        paths = write_published(names)
-    except ValueError as error:
-        parser.exit(1, f"cards: {error}\n")
-    print("\n".join(str(path) for path in paths))
+    """Parse the options, render the cards, print the paths of the files."""
+    options = parse_options(CardsOptions, argv, prog="python -m training.hub.cards", description=__doc__)
+    with user_errors("cards", extra="train"):
+        # after parsing, so that --help answers without PyTorch
+        from training.hub.cards.published import list_published, write_published
+
+        for path in write_published(options.names or list_published()):
+            print(path)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read the results of a device budget: milliseconds, memory and bytes of each model behind each backend."""
+"""Read the results of a device budget: latency, memory and size of each model on each backend."""
 
 import statistics
 from dataclasses import dataclass
@@ -9,20 +9,29 @@ REFERENCE = "altclip"
 
 
 def protocol_of(backend: str, threads: int, batch_size: int | None = None) -> str:
-    """How a number was measured, as its row says it."""
+    """The `protocol` of a result row, such as `eager, threads 1, batch 8`.
+
+    Args:
+        backend: Name of the backend, such as `onnx-int8`.
+        threads: Number of CPU threads.
+        batch_size: Number of images or texts in a batch. None if the row has no batch, such as for a cold start.
+
+    Returns:
+        The protocol.
+    """
     return f"{backend}, threads {threads}" + (f", batch {batch_size}" if batch_size else "")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One model behind one backend at batch 1: an image and a text, the mean over languages.
+    """Latency of one model on one backend at batch 1.
 
     Args:
-        model: its name.
-        backend: one of `options.BACKENDS`.
-        threads: of the CPU.
-        ms_image: median milliseconds.
-        ms_text: likewise.
+        model: Name of the model.
+        backend: Name of the backend, such as `onnx-int8`.
+        threads: Number of CPU threads.
+        ms_image: Median latency of an image in milliseconds.
+        ms_text: Median latency of a text in milliseconds, the mean over languages.
     """
 
     model: str
@@ -33,12 +42,12 @@ class Pair:
 
     @property
     def ms(self) -> float:
-        """Of both."""
+        """Latency of an image and a text together, in milliseconds."""
         return self.ms_image + self.ms_text
 
 
 def read_pairs(results: Results) -> list[Pair]:
-    """Every model, backend and number of threads that was measured at batch 1."""
+    """One `Pair` for every model, backend and number of threads that was measured at batch 1."""
     pairs = []
     for row in results.rows:
         backend, threads, batch = (row.protocol or "").split(", ") if row.metric == "ms_per_image_p50" else ("",) * 3
@@ -50,8 +59,17 @@ def read_pairs(results: Results) -> list[Pair]:
 
 
 def read_costs(results: Results, model: str, backend: str, threads: int) -> dict[str, float | None]:
-    """What one model behind one backend takes beside its time: `MB`, `start_s`, `peak_MiB`, and `times_as_fast`, of
-    a pair over the reference's behind the same backend. None stands for what could not be measured.
+    """Size, cold start, peak memory and speed-up of one model on one backend.
+
+    Args:
+        results: Results of a device budget.
+        model: Name of the model.
+        backend: Name of the backend.
+        threads: Number of CPU threads.
+
+    Returns:
+        `MB`, `start_s`, `peak_MiB`, and `times_as_fast`: the speed-up of an image-text pair over `REFERENCE` on the
+        same backend. None for values that could not be measured.
     """
     batch = protocol_of(backend, threads, 1)
     form = backend if backend.startswith("onnx") else "pytorch"

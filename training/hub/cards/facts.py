@@ -1,4 +1,4 @@
-"""What a model is, read off its folder, or off the recipe of one that is not trained yet."""
+"""Facts about a model that come from its folder."""
 
 import json
 import math
@@ -12,17 +12,17 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What stands in the card's first table, and where the weights come from.
+    """The values of the card's first table, and the origin of the weights.
 
     Args:
-        parameters: learnt numbers.
-        bytes: of `model.safetensors`; None before training.
-        image_size: edge of the square input in pixels.
-        max_text_length: in tokens.
-        projection_dim: width of the embedding.
-        languages: ISO 639-1 codes.
-        teacher: Hub id or name of the model it was distilled from.
-        teacher_license: licence of the teacher's weights.
+        parameters: Number of learnt parameters.
+        bytes: Size of `model.safetensors` in bytes; None before training.
+        image_size: Edge of the square input in pixels.
+        max_text_length: Longest text in tokens.
+        projection_dim: Width of the embeddings.
+        languages: Languages of the training texts, as ISO 639-1 codes.
+        teacher: Hub id or name of the teacher; None if there was none.
+        teacher_license: Licence identifier of the teacher's weights; None if unknown.
     """
 
     parameters: int
@@ -36,7 +36,7 @@ class ModelFacts:
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
-        """Read a finished Hub folder."""
+        """Read the facts of a finished Hub folder."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         teacher = config["teacher"]
@@ -53,7 +53,7 @@ class ModelFacts:
 
 
 def count_parameters(folder: str | Path) -> int:
-    """Parameters in `model.safetensors`, read off its header; running statistics of BatchNorm are none."""
+    """Number of parameters in `model.safetensors`, from its header. BatchNorm's running statistics do not count."""
     with safe_open(Path(folder) / WEIGHTS_FILE, framework="pt") as weights:
         names = [name for name in weights.keys() if "running_" not in name and "num_batches_tracked" not in name]  # noqa: SIM118
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)

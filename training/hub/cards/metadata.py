@@ -1,4 +1,4 @@
-"""The front matter of a card: what the Hub searches, filters and draws its widget by."""
+"""The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
 import re
 from typing import Any
@@ -14,6 +14,7 @@ TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 MAX_DECIMALS = 4
+TITLES = {"en": "English", "zh": "中文"}
 
 
 def front_matter(
@@ -21,20 +22,24 @@ def front_matter(
     details: CardDetails,
     results: Results | None,
     title: str,
+    lineage: list[str],
     sources: list[str],
     repo_id: str | None = None,
 ) -> ModelCardData:
     """The metadata of a card.
 
     Args:
-        facts: what the model is.
-        details: what its people say.
-        results: of this model, if it was evaluated.
-        title: its name.
-        sources: what it was trained on, as its recipes name it.
-        repo_id: NAMESPACE/NAME on the Hub, where it is known.
+        facts: Facts about the model.
+        details: The part of the card that is written by hand.
+        results: Results of the model; None if it was not evaluated.
+        title: Title of the card.
+        lineage: Hub ids or folders of the models that the weights come from: teacher and initial weights.
+        sources: Training data, as named in the recipes.
+        repo_id: Id of the repo on the Hub, NAMESPACE/NAME, if it is known.
+
+    Returns:
+        The metadata.
     """
-    lineage = (details.teacher or facts.teacher or "", *details.base_model)
     base_model = [name for name in lineage if is_hub_id(name)]
     datasets = [name for name in (*details.datasets, *sources) if is_hub_id(name)]
     evaluated = eval_results(results)
@@ -57,15 +62,20 @@ def front_matter(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be NAMESPACE/NAME on the Hub; folders of this checkout are none."""
+    """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Folders of this checkout are not repo ids."""
     return HUB_ID.fullmatch(name) is not None and not name.startswith(("runs/", "training/"))
 
 
 def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, str]]:
-    """One example a language, as `@huggingface/tasks` types an image with candidate labels: `src`, and all labels in
-    one string with commas.
+    """One widget example for each language, in the format of `@huggingface/tasks`.
+
+    Args:
+        details: Image and labels of the example.
+        repo_id: Id of the repo on the Hub, for the URL of an image in the repo. None keeps the file name.
+
+    Returns:
+        `src`, `candidate_labels` (all labels in one string, separated by commas) and `example_title` for each.
     """
-    titles = {"en": "English", "zh": "中文"}
     image = str(details.image)
     if repo_id is not None and not image.startswith("https://"):
         image = f"https://huggingface.co/{repo_id}/resolve/main/{image}"
@@ -73,14 +83,14 @@ def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, s
         {
             "src": image,
             "candidate_labels": ", ".join(labels),
-            "example_title": f"{titles.get(language, language)}: {labels[0]}",
+            "example_title": f"{TITLES.get(language, language)}: {labels[0]}",
         }
         for language, labels in details.labels.items()
     ]
 
 
 def eval_results(results: Results | None) -> list[EvalResult]:
-    """One entry a set, language and metric, of the student after its last stage."""
+    """Results of the final student for the model index: one entry for each set, language and metric."""
     if results is None:
         return []
     rows = [row for row in results.rows if is_final(row.model, row.stage) and row.language is not None]
@@ -89,7 +99,7 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             task_type=TASK,
             dataset_type=row.set or "",
             dataset_name=f"{row.set} ({row.language})",
-            dataset_config=row.language,  # rows that differ in nothing else would be merged into one result
+            dataset_config=row.language,  # the Hub merges results that differ in nothing else
             metric_type="accuracy" if row.metric in METRICS else row.metric,
             metric_name=METRICS.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, MAX_DECIMALS),
@@ -99,5 +109,10 @@ def eval_results(results: Results | None) -> list[EvalResult]:
 
 
 def is_final(model: str, stage: str | None) -> bool:
-    """Whether a row is about the model that is published, and not about its teacher or an earlier stage."""
+    """Whether a result row is about the published model, and not its teacher or an earlier stage.
+
+    Args:
+        model: The `model` of the row.
+        stage: The `stage` of the row.
+    """
     return model != "teacher" and stage in ("aligned", None)

@@ -1,7 +1,10 @@
-"""The committed cards of the published sizes, rendered from their YAML, their recipes and their results."""
+"""Render the committed cards of the published models from their YAML files, recipes and results."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from training.config import CONFIGS, StudentConfig
 from training.engine.inputs import open_teacher
@@ -17,31 +20,41 @@ BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
 
 
 def list_published() -> list[str]:
-    """Names of the cards, by their YAML files."""
+    """Names of the committed cards, from their YAML files."""
     return sorted(path.stem for path in CARDS.glob("*.yaml"))
 
 
 def render_published(name: str) -> str:
-    """The card of a published model.
+    """Render the card of a published model.
 
     Args:
-        name: of its YAML, such as `tiny`.
+        name: Name of the YAML file without its suffix, such as `tiny`.
+
+    Returns:
+        The card in Markdown, with front matter.
 
     Raises:
-        ValueError: the YAML is damaged, or names results that are not there.
+        ValueError: There is no such card, its YAML cannot be read, or it names neither results nor a size.
     """
+    if name not in list_published():
+        raise ValueError(f"names: there is no card {name!r}. Expected: {', '.join(list_published())}.")
     details = CardDetails.read(CARDS / f"{name}.yaml")
-    recipes = {recipe: read_recipe(CONFIGS / recipe) for recipe in details.recipes}
+    recipes = {recipe: _resolve(read_recipe(CONFIGS / recipe), details.size) for recipe in details.recipes}
     results = Results.read(REPO_ROOT / details.results / RESULTS_FILE) if details.results else None
     budget = Results.read(BUDGET) if BUDGET.exists() else None
-    facts = _facts_of_size(details) if details.size else _facts_of_run(recipes, results)
+    facts = _facts_of_size(details, recipes) if details.size else _facts_of_run(recipes, results)
     return render_card(facts, details, recipes, results, budget, title=name)
 
 
-def _facts_of_size(details: CardDetails) -> ModelFacts:
-    """Of a recipe that was not run: the shapes alone say how large it is."""
-    import torch
+def _resolve(recipe: dict[str, Any], size: str | None) -> dict[str, Any]:
+    """The recipe with the student of a size in place of the name of a student file."""
+    if size is None or not str(recipe.get("student")).startswith("students/"):
+        return recipe
+    return recipe | {"student": asdict(load_size(size))}
 
+
+def _facts_of_size(details: CardDetails, recipes: dict[str, dict[str, Any]]) -> ModelFacts:
+    """Facts of a size that is not trained yet: the shapes of its parameters are known without weights."""
     student = load_size(str(details.size), vision_init="random", text_init="random")
     with torch.device("meta"):
         model = student_model(student)
@@ -53,16 +66,16 @@ def _facts_of_size(details: CardDetails) -> ModelFacts:
         max_text_length=student.max_text_length,
         projection_dim=int(student.projection_dim or 0),
         languages=("en", "zh"),
-        teacher=details.teacher,
+        teacher=next((recipe["teacher"] for recipe in recipes.values()), None),
         teacher_license=details.teacher_license,
     )
 
 
 def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -> ModelFacts:
-    """Of a run whose folder is not committed: its results give the size, its recipe and its teacher the rest."""
+    """Facts of a run whose folder is not committed, from its results, its recipe and its teacher."""
     if results is None:
-        raise ValueError("card: name results, or a size.")
-    recipe = next(recipe for recipe in recipes.values() if "student" in recipe and isinstance(recipe["student"], dict))
+        raise ValueError("card: it names neither results nor a size. Add `results` or `size` to the YAML.")
+    recipe = next(recipe for recipe in recipes.values() if isinstance(recipe.get("student"), dict))
     student = StudentConfig(**recipe["student"])
     teacher = open_teacher(str(REPO_ROOT / recipe["teacher"]), "float32")
     size = {m: results.mean(model="student", stage="aligned", metric=m) for m in ("parameters", "bytes")}
@@ -79,7 +92,14 @@ def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -
 
 
 def write_published(names: list[str]) -> list[Path]:
-    """Write the cards of these names; returns their files."""
+    """Render cards and write them to model_cards/cards.
+
+    Args:
+        names: Names of the YAML files without their suffix.
+
+    Returns:
+        Paths of the written cards.
+    """
     paths = []
     for name in names:
         path = CARDS / f"{name}.md"

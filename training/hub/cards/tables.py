@@ -1,9 +1,8 @@
-"""The tables of a card, in Markdown, from results alone."""
+"""The tables of a card in Markdown, rendered from results."""
 
 import statistics
 from typing import Any
 
-from training.evaluation.sets.class_names import SETS
 from training.evaluation.sets.protocols import ELEVATER, METRICS
 from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
 from training.hub.cards.metadata import is_final
@@ -11,61 +10,74 @@ from training.utils.results import Results, markdown_table
 
 
 def accuracy_table(results: Results) -> str | None:
-    """Every model and stage that was measured beside this one, by set, language and metric, in percent; exported files
-    have a table of their own.
+    """Accuracy in percent of every model and stage, a column for each set, language and metric.
+
+    Exported files and ELEVATER's sets have tables of their own.
+
+    Returns:
+        The table; None if there are no such results.
     """
     exported = {entry["file"] for entry in _verdicts(results)} | {"PyTorch"}
-    rows = [row for row in results.rows if row.set not in SETS and row.model not in exported]
-    ours = Results(results.meta, rows)
-    return ours.table() if any(row.language is not None for row in ours.rows) else None
+    elevater = _elevater_sets()
+    selected = [row for row in results.rows if row.set not in elevater and row.model not in exported]
+    if all(row.language is None for row in selected):
+        return None
+    return Results(results.meta, selected).table()
+
+
+def _elevater_sets() -> tuple[str, ...]:
+    from training.evaluation.sets.class_names import SETS  # not at the top: it imports PyTorch, which --help needs not
+
+    return SETS
 
 
 def elevater_table(results: Results) -> str | None:
-    """ELEVATER's sets in both languages, each by its own metric, and their mean; a set that was not measured has no
-    row and does not count.
+    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets.
 
     Returns:
-        The table; None where none of the twenty was measured.
+        The table; None if none of the twenty sets was measured.
     """
     rows = [
         row
         for row in results.rows
-        # what stands for several languages at once is another table's
+        # rows over several languages, such as the agreement, have no column here
         if row.set in ELEVATER and row.metric == ELEVATER[row.set].metric and row.language and "," not in row.language
         if is_final(row.model, row.stage)
     ]
     if not rows:
         return None
-    ours = Results(results.meta, rows)
+    selected = Results(results.meta, rows)
     columns = sorted({(row.language or "", row.protocol or "") for row in rows})
     lines = [["model", "set", "metric", *(f"{language} ({protocol})" for language, protocol in columns)]]
     lines.append(["---"] * 3 + ["---:"] * len(columns))
     for model in dict.fromkeys(row.model for row in rows):
-        found: list[list[float]] = [[] for _ in columns]
+        by_column: list[list[float]] = [[] for _ in columns]
         for name in sorted({row.set or "" for row in rows if row.model == model}):
-            means = [ours.mean(model=model, set=name, language=language, protocol=how) for language, how in columns]
+            means = [
+                selected.mean(model=model, set=name, language=lang, protocol=protocol) for lang, protocol in columns
+            ]
             cells = ["" if mean is None else f"{100 * mean:.1f}" for mean in means]
             lines.append([model, name, METRICS[ELEVATER[name].metric], *cells])
-            for values, mean in zip(found, means, strict=True):
+            for values, mean in zip(by_column, means, strict=True):
                 values += [] if mean is None else [mean]
-        means_of_sets = [f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "" for values in found]
+        means_of_sets = [
+            f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "" for values in by_column
+        ]
         lines.append([model, f"**mean (sets of {len(ELEVATER)})**", "", *means_of_sets])
     return markdown_table(lines)
 
 
 def protocols(results: Results) -> list[str]:
-    """How the numbers of the accuracy table were measured."""
-    return sorted({row.protocol for row in results.rows if row.language and row.protocol and row.set not in SETS})
+    """Protocols of the accuracy table."""
+    elevater = _elevater_sets()
+    return sorted({row.protocol for row in results.rows if row.language and row.protocol and row.set not in elevater})
 
 
 def size_table(results: Results) -> str | None:
-    """Size and speed: a row a model, a column a metric; the teacher, and this model after its last stage.
-
-    Args:
-        results: of a run that measured size and speed too.
+    """Size and latency of the teacher and the final student: one row for each model, one column for each metric.
 
     Returns:
-        The table; None where it did not.
+        The table; None if the run did not measure size and latency.
     """
     rows = [row for row in results.rows if row.language is None and row.set is None]
     rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
@@ -81,35 +93,37 @@ def size_table(results: Results) -> str | None:
 
 
 def budget_table(results: Results, name: str) -> str | None:
-    """Size and speed of one model at batch 1: a row a backend and number of threads; how many times as fast a pair is
-    as with the paper's teacher behind the same backend.
+    """Size and latency of one model at batch 1: one row for each backend and number of threads.
+
+    The last column is the speed-up of an image-text pair over AltCLIP, the paper's teacher, on the same backend.
 
     Args:
-        results: of a device budget.
-        name: of the model in it.
+        results: Results of a device budget.
+        name: Name of the model in these results.
 
     Returns:
-        The table; None where the budget does not have it.
+        The table; None if the budget does not have this model.
     """
     pairs = [pair for pair in read_pairs(results) if pair.model == name]
     if not pairs:
         return None
-    header = ["backend", "threads", "MB", "start, s", "peak, MiB", "an image, ms", "a text, ms", f"x {REFERENCE}"]
+    header = ["backend", "threads", "size, MB", "cold start, s", "peak memory, MiB", "ms per image", "ms per text"]
+    header.append(f"speed-up over {REFERENCE}")
     lines = [header, ["---", *["---:"] * (len(header) - 1)]]
     for pair in pairs:
         costs = read_costs(results, name, pair.backend, pair.threads)
-        faster = costs.pop("times_as_fast")
+        speed_up = costs.pop("times_as_fast")
         cells = ["" if value is None else _number(value) for value in costs.values()]
-        speed = [_number(pair.ms_image), _number(pair.ms_text), "" if faster is None else f"{faster:.1f}"]
-        lines.append([pair.backend, str(pair.threads), *cells, *speed])
+        cells += [_number(pair.ms_image), _number(pair.ms_text), "" if speed_up is None else f"{speed_up:.1f}"]
+        lines.append([pair.backend, str(pair.threads), *cells])
     return markdown_table(lines)
 
 
 def export_table(results: Results) -> str | None:
-    """Exported files and what the gate said of each: a row a file, those that were refused too.
+    """Exported files with the verdict of the accuracy gate: one row for each file, including refused ones.
 
     Returns:
-        The table; None where nothing was exported.
+        The table; None if nothing was exported.
     """
     verdicts = _verdicts(results)
     if not verdicts:

@@ -9,7 +9,9 @@ from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
 from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
 from training.hub.cards.published import list_published, render_published
+from training.hub.cards.training_runs import TrainingRun
 from training.hub.hub_model import HubModel
+from training.students.sizes import load_size
 from training.utils.results import Results, Row
 
 
@@ -21,20 +23,20 @@ def folder(tmp_path, processor):
     return tmp_path
 
 
-def test_front_matter_says_what_the_hub_asks_for(folder):
+def test_front_matter_has_the_fields_of_the_hub(folder):
     data = ModelCard.load(folder / "README.md").data
     assert sorted(data.language) == ["en", "zh"]
     assert data.pipeline_tag == "zero-shot-image-classification" and data.library_name == "transformers"
-    assert data.license == "creativeml-openrail-m"  # the teacher's passes on
+    assert data.license == "creativeml-openrail-m"  # the teacher's licence applies
     assert "dcclip" in data.tags
 
 
-def test_without_results_the_card_says_so(folder):
+def test_card_without_results_says_so(folder):
     card = ModelCard.load(folder / "README.md")
     assert "Not evaluated yet." in card.text and not card.data.eval_results
 
 
-def test_size_on_the_card_is_that_of_the_model(folder):
+def test_card_has_the_size_of_the_model(folder):
     model = DCCLIPModel.from_pretrained(folder)
     assert count_parameters(folder) == model.num_parameters()
     text = ModelCard.load(folder / "README.md").text
@@ -42,7 +44,7 @@ def test_size_on_the_card_is_that_of_the_model(folder):
     assert f"| weights | {(folder / 'model.safetensors').stat().st_size:,} bytes |" in text
 
 
-def test_results_stand_in_the_text_and_in_the_front_matter(folder):
+def test_results_are_in_text_and_front_matter(folder):
     row = Row(
         model="student",
         stage="aligned",
@@ -62,18 +64,55 @@ def test_results_stand_in_the_text_and_in_the_front_matter(folder):
     assert (result.metric_type, result.metric_name) == ("accuracy", "top-5 accuracy")
     assert (result.metric_value, result.dataset_type) == (0.4321, "unseen_style")
     assert "| student, aligned | 43.2 |" in card.text and "Drawn by *somebody*." in card.text
-    assert "protocol: class-names. Command: `python measure.py`" in card.text
+    assert "Protocol: class-names. Command: `python measure.py`" in card.text
     assert "# a-title" in card.text and "Not evaluated yet." not in card.text
 
 
-def test_the_example_shows_what_the_model_answered(folder):
-    answers = {"en": [{"label": "fox", "score": 0.98765}, {"label": "dog", "score": 0.01235}]}
-    details = CardDetails(labels={"en": ["fox", "dog"], "zh": ["狐狸"]}, image="example.png")
-    write_card(folder, Results({"example": {"answers": answers}}, []), details)
-    lines = ModelCard.load(folder / "README.md").text.splitlines()
-    call = next(n for n, line in enumerate(lines) if 'candidate_labels=["fox", "dog"]' in line)
+EXAMPLE = CardDetails(labels={"en": ["fox", "dog"], "zh": ["狐狸", "狗"]}, image="example.png")
+
+
+def example(**answers: dict[str, float]) -> Results:
+    ranked = {
+        language: [{"label": label, "score": score} for label, score in scores.items()]
+        for language, scores in answers.items()
+    }
+    return Results({"example": {"image": "example.png", "answers": ranked}}, [])
+
+
+def test_example_shows_the_predictions_of_the_model(folder):
+    write_card(folder, example(en={"fox": 0.98765, "dog": 0.01235}), EXAMPLE)
+    text = ModelCard.load(folder / "README.md").text
+    lines = text.splitlines()
+    call = next(number for number, line in enumerate(lines) if 'candidate_labels=["fox", "dog"]' in line)
     assert lines[call + 1] == "# fox 0.988, dog 0.012"
-    assert any('candidate_labels=["狐狸"]' in line for line in lines)
+    assert any('candidate_labels=["狐狸", "狗"]' in line for line in lines)
+    assert "wrong" not in text
+
+
+def test_card_says_that_its_example_is_wrong(folder):
+    write_card(folder, example(en={"fox": 0.9, "dog": 0.1}, zh={"狗": 0.6, "狐狸": 0.4}), EXAMPLE)
+    text = ModelCard.load(folder / "README.md").text
+    assert "# 狗 0.600, 狐狸 0.400 (wrong: the correct label is 狐狸)" in text
+    assert "gets this example wrong in Chinese: it ranks `狗` first, and the correct label is `狐狸`." in text
+    assert "wrong in English" not in text
+
+
+def test_predictions_for_other_labels_are_not_shown(folder):
+    write_card(folder, example(en={"cat": 0.9, "dog": 0.1}), EXAMPLE)
+    assert "cat 0.9" not in ModelCard.load(folder / "README.md").text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage"),
+    [
+        ({"tower": "vision"}, "feature-map distillation"),
+        ({"map_weight": 0.1, "target": "embedding"}, "distillation of embedding"),
+        ({"chunk_size": 128}, "contrastive alignment"),
+        ({"max_steps": 1}, None),
+    ],
+)
+def test_stage_comes_from_the_fields_of_the_recipe(recipe, stage):
+    assert TrainingRun("recipe.yaml", recipe).stage == stage
 
 
 def test_examples_pin_a_revision(folder):
@@ -83,7 +122,7 @@ def test_examples_pin_a_revision(folder):
     assert len(calls) == 4 and all('revision="v1"' in line for line in calls)
 
 
-def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
+def test_elevater_mean_covers_only_measured_sets(folder):
     rows = [
         Row(
             model="student",
@@ -97,7 +136,7 @@ def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
         for name, metric, values in (("mnist", "top1", (0.5, 0.3)), ("dtd", "top1", (0.7, 0.5)))
         for language, value in zip(("en", "zh"), values, strict=True)
     ]
-    # what training/eval.py writes beside a set's own metric, and over languages, is no part of the mean
+    # further metrics of a set, and metrics over several languages, are not part of the mean
     rows += [
         Row(
             model="student",
@@ -129,7 +168,7 @@ def test_elevater_says_n_of_20_and_counts_what_was_measured_alone(folder):
     assert "| student | **mean (sets of 20)** |  | 60.0 (2) | 40.0 (2) |" in text
 
 
-def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds(folder):
+def test_elevater_separates_models_and_protocols_and_averages_over_seeds(folder):
     rows = [
         Row(model="ours", set="mnist", protocol="elevater-zh", language="zh", metric="top1", value=value, seed=seed)
         for seed, value in enumerate((0.5, 0.6))
@@ -147,7 +186,7 @@ def test_elevater_keeps_models_and_protocols_apart_and_takes_the_mean_over_seeds
     assert "| baseline | **mean (sets of 20)** |  |  | 90.0 (2) |" in text
 
 
-def test_size_and_speed_come_from_the_device_budget(folder):
+def test_size_and_latency_come_from_the_device_budget(folder):
     batch = "onnx-int8, threads 1, batch 1"
     rows = [
         Row(model="tiny", metric="parameters", value=13_000_000),
@@ -164,7 +203,9 @@ def test_size_and_speed_come_from_the_device_budget(folder):
     ]
     budget = Results({"command": "python -m training.studies.budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
-    assert "| backend | threads | MB | start, s | peak, MiB | an image, ms | a text, ms | x altclip |" in text
+    assert (
+        "| size, MB | cold start, s | peak memory, MiB | ms per image | ms per text | speed-up over altclip |" in text
+    )
     assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
     assert "Command: `python -m training.studies.budget`" in text and "baseline" not in text
 
@@ -181,10 +222,10 @@ def test_exported_files_have_a_table_of_their_own(folder):
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in text
     assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in text
     assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in text
-    assert "Not evaluated yet." in text  # what an export lost is no result of the model
+    assert "Not evaluated yet." in text  # the accuracy of exported files is not a result of the model
 
 
-def test_languages_stay_apart_in_the_front_matter(folder):
+def test_front_matter_has_one_result_for_each_language(folder):
     rows = [
         Row(
             model="student",
@@ -198,8 +239,8 @@ def test_languages_stay_apart_in_the_front_matter(folder):
         for lang, value in (("en", 0.1), ("zh", 0.2))
     ]
     write_card(folder, Results({}, rows))
-    found = ModelCard.load(folder / "README.md").data.eval_results
-    assert {(result.dataset_config, result.metric_value) for result in found} == {("en", 0.1), ("zh", 0.2)}
+    results = ModelCard.load(folder / "README.md").data.eval_results
+    assert {(result.dataset_config, result.metric_value) for result in results} == {("en", 0.1), ("zh", 0.2)}
 
 
 def test_teacher_and_data_are_named(folder):
@@ -207,25 +248,26 @@ def test_teacher_and_data_are_named(folder):
     assert "some/teacher" in text and "some/images" in text
 
 
-def test_the_licence_of_the_teacher_is_named_and_passed_on(folder):
+def test_licence_of_the_teacher_applies(folder):
     text = ModelCard.load(folder / "README.md").text
-    assert "`creativeml-openrail-m`. Its terms pass on to these weights" in text and "restrictions on use" in text
+    assert "`creativeml-openrail-m`. Its terms also apply to these weights" in text and "use restrictions" in text
 
 
-def test_a_teacher_on_the_hub_is_the_base_model_and_a_local_path_is_none(folder):
+def test_base_models_and_data_are_hub_ids_only(folder):
     facts = ModelFacts.from_folder(folder)
-    recipe = {"data": {"train": "/home/somebody/pairs.parquet"}, "batch_size": 8}
+    student = {"vision_init": "timm/a_tower", "text_init": "random"}
+    recipe = {"data": {"train": "/home/somebody/pairs.parquet"}, "batch_size": 8, "student": student}
     card = ModelCard(render_card(facts, CardDetails(base_model=["a/b"], datasets=["c/d"]), {"recipe.yaml": recipe}))
-    assert card.data.base_model == ["some/teacher", "a/b"] and card.data.datasets == ["c/d"]
+    assert card.data.base_model == ["some/teacher", "a/b", "timm/a_tower"] and card.data.datasets == ["c/d"]
     assert "/home" not in card.content and "`pairs.parquet`" in card.text
 
 
-# what `WidgetExample` of @huggingface/tasks 0.21 allows beside an image and its labels, and of which type
+# fields of `WidgetExample` of @huggingface/tasks 0.21 for an image with labels, and their types
 WIDGET_KEYS = {"src": str, "candidate_labels": str, "example_title": str, "text": str, "multi_class": bool}
 
 
 @pytest.mark.parametrize("name", list_published())
-def test_widget_examples_are_what_the_hub_types(name):
+def test_widget_examples_have_the_types_of_the_hub(name):
     data = yaml.safe_load(render_committed(name).split("---")[1])
     languages = set()
     for example in data["widget"]:
@@ -239,7 +281,7 @@ def test_widget_examples_are_what_the_hub_types(name):
     assert data["pipeline_tag"] == "zero-shot-image-classification" and data["library_name"] == "transformers"
 
 
-def test_in_its_repo_the_widget_finds_the_image(folder):
+def test_widget_image_is_a_url_in_the_repo(folder):
     details = CardDetails(image="example.png")
     write_card(folder, details=details, repo_id="me/model")
     data = ModelCard.load(folder / "README.md").data
@@ -252,33 +294,36 @@ def render_committed(name: str) -> str:
 
 
 @pytest.mark.parametrize("name", list_published())
-def test_committed_cards_are_what_their_results_give(name):
+def test_committed_cards_are_up_to_date(name):
     assert (CARDS / f"{name}.md").read_text(encoding="utf-8") == render_committed(name), (
         "run python -m training.hub.cards"
     )
 
 
-def test_cards_of_sizes_say_that_they_are_recipes():
+def test_cards_of_sizes_describe_their_recipes():
     assert {"demo", "tiny", "small", "base"} <= set(list_published())
     for name in ("tiny", "small", "base"):
         card = ModelCard(render_committed(name))
-        assert "Recipe, not yet trained." in card.text and "Not evaluated yet." in card.text
+        assert "no weights are published yet" in card.text and "Not evaluated yet." in card.text
         assert card.data.eval_results is None and card.data.license == "creativeml-openrail-m"
-        assert "BAAI/AltCLIP" in card.data.base_model
-    assert "not yet trained" not in render_committed("demo")
+        student = load_size(name)
+        assert card.data.base_model == ["BAAI/AltCLIP", student.vision_init, student.text_init]
+        for recipe in ("altclip_distill_vision", "altclip_distill_text", "altclip_align"):
+            assert f"- `{recipe}.yaml`: " in card.text
+    assert "no weights" not in render_committed("demo")
 
 
-def test_a_card_made_ones_own_is_left_alone(folder):
+def test_card_edited_by_hand_is_kept(folder):
     refresh_card(folder, repo_id="me/model")
     assert 'model="me/model"' in (folder / "README.md").read_text(encoding="utf-8")
     (folder / "README.md").write_text("my words", encoding="utf-8")
     refresh_card(folder, repo_id="me/model")
     assert (folder / "README.md").read_text(encoding="utf-8") == "my words"
-    with pytest.raises(ValueError, match="written by hand"):
+    with pytest.raises(ValueError, match="edited by hand"):
         refresh_card(folder, str(CARDS / "demo.yaml"))
 
 
-def test_refreshing_adds_the_results_beside_the_model(folder):
+def test_refreshing_adds_the_results_of_the_folder(folder):
     Results(
         {"command": "x"},
         [Row(model="student", stage="aligned", set="s", protocol="p", language="en", metric="top1", value=0.25)],
@@ -292,7 +337,7 @@ def test_refreshing_adds_the_results_beside_the_model(folder):
 @pytest.mark.parametrize(
     ("content", "reason"), [("nmae: x", "unknown keys nmae"), ("labels: {en: ['a, b']}", "has a comma")]
 )
-def test_a_damaged_yaml_is_refused_by_its_key(tmp_path, content, reason):
+def test_invalid_yaml_is_refused_by_its_key(tmp_path, content, reason):
     path = tmp_path / "card.yaml"
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=reason):

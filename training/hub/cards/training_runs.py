@@ -1,0 +1,77 @@
+"""The training section of a card: stages, data and initial weights of the recipes."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from training.config import AlignRecipe, DistillRecipe, TrainingRecipe
+from training.hub.cards.metadata import is_hub_id
+
+DEFAULTS = {entry.name: entry.default for entry in fields(TrainingRecipe)}
+DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {entry.name for entry in fields(AlignRecipe)}
+ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {entry.name for entry in fields(DistillRecipe)}
+DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One recipe on a card.
+
+    Args:
+        name: Name of the recipe, as shown on the card.
+        recipe: Contents of the recipe file.
+    """
+
+    name: str
+    recipe: dict[str, Any]
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the training stage; None if the recipe has no field that belongs to one stage alone."""
+        if ALIGN_ONLY & self.recipe.keys():
+            return ALIGN
+        if not DISTILL_ONLY & self.recipe.keys():
+            return None
+        target = self.recipe.get("target", "feature_map")
+        return DISTILL if target == "feature_map" else f"distillation of {target.replace('_', ' ')}"
+
+    @property
+    def description(self) -> str:
+        """Stage, towers, steps, batch size and learning rate."""
+        steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
+        tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
+        stage = f"{self.stage}{tower}; " if self.stage else ""
+        return f"{stage}{steps:,} steps, batch size {batch_size:,}, peak learning rate {rate}"
+
+    @property
+    def sources(self) -> list[str]:
+        """Training data: one source, its shards, or all sources of a mixture."""
+        data = self.recipe["data"]
+        sources = [data.get("train"), *(source["train"] for source in data.get("sources") or [])]
+        return [name for source in sources if source for name in (source if isinstance(source, list) else [source])]
+
+    @property
+    def initial_weights(self) -> list[str]:
+        """Hub ids of the pretrained towers that a new student starts from."""
+        student = self.recipe.get("student")
+        if not isinstance(student, dict):
+            return []
+        return [name for name in (student.get("vision_init"), student.get("text_init")) if name and is_hub_id(name)]
+
+    def _value(self, name: str) -> Any:
+        return self.recipe.get(name, DEFAULTS[name])
+
+
+def unique_sources(runs: list[TrainingRun]) -> list[str]:
+    """Training data of all runs, each once."""
+    return list(dict.fromkeys(source for run in runs for source in run.sources))
+
+
+def unique_stages(runs: list[TrainingRun]) -> list[str]:
+    """Stages of all runs in order, each once."""
+    return list(dict.fromkeys(run.stage for run in runs if run.stage))
+
+
+def without_folder(name: str) -> str:
+    """The name; of an absolute path, its last part, since the folder exists on one machine only."""
+    return Path(name).name if Path(name).is_absolute() else name
