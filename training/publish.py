@@ -1,33 +1,38 @@
-"""Publish a finished folder on the Hub: check it, render its card, send it in one commit.
+"""Publish a finished folder on the Hub: check it, render its card, upload it in one commit.
 
 python training/publish.py runs/demo/model --repo_id me/dcclip-demo --private --tag v0.1.0
+
+The access token is the one of `hf auth login`, or HF_TOKEN.
 """
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentError, ArgumentParser
+from training.utils.cli import parse_options, user_errors
 
-from training.hub import Published, PublishError, Target, check_folder, list_contents, prepare, upload
-from training.hub.cards import find_details
+if TYPE_CHECKING:
+    from training.hub import Published
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """What goes where. The token is that of `hf auth login`, or HF_TOKEN; it is no option, so that it stands in no
-    history.
+    """What to publish. The access token is not an option, so that it is not in the shell history.
 
     Args:
-        repo_id: NAMESPACE/NAME on the Hub; made if it is not there.
-        private: make it private; one that exists must be.
-        revision: branch to commit to; made if it is not there.
-        tag: put on the commit, and pinned in the card's examples; default: the card's own.
-        card: YAML of the card (see model_cards/cards); default: card.yaml in the folder, if there is one.
-        message: of the commit.
-        dry_run: check, and print what would go up; nothing is sent or written.
+        folder: Finished model folder, as training/distill.py and training/align.py write it.
+        repo_id: Id of the repo on the Hub, NAMESPACE/NAME. It is created if it does not exist.
+        private: Make a new repo private. An existing repo must be private already.
+        revision: Branch of the commit. It is created if it does not exist.
+        tag: Tag of the commit, which the examples of the card pin. If none is given, the revision of the card's YAML.
+        card: YAML file of the card (see model_cards/cards). If none is given, card.yaml in the folder, if it exists.
+        message: Message of the commit.
+        dry_run: Check the folder and print the files, without uploading or writing anything.
     """
 
+    folder: str
     repo_id: str
     private: bool = False
     revision: str = "main"
@@ -37,13 +42,29 @@ class PublishOptions:
     dry_run: bool = False
 
 
-def run(folder: Path, options: PublishOptions) -> Published | None:
-    """Check, list, send."""
+def run(options: PublishOptions) -> "Published | None":
+    """Check the folder, print its files, and upload them.
+
+    Args:
+        options: The folder and the repo.
+
+    Returns:
+        The commit on the Hub; None after a dry run.
+
+    Raises:
+        ValueError: The folder cannot be published.
+        PublishError: The upload failed.
+    """
+    # not at the top, so that --help answers at once
+    from training.hub import Target, check_folder, list_contents, prepare, upload
+    from training.hub.cards import find_details
+
+    folder = Path(options.folder)
     tag = options.tag or find_details(folder, options.card).revision
     target = Target(repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag)
-    contents = list_contents(folder)  # of an incomplete folder first, since loading takes its time
+    contents = list_contents(folder)  # first, since an incomplete folder is found at once and loading takes seconds
     difference = check_folder(folder) if options.dry_run else prepare(folder, target, options.card)
-    print(f"{folder} loads without this package; embeddings differ from training's by at most {difference:.1g}")
+    print(f"{folder} loads without this package; largest difference from the training embeddings: {difference:.1g}")
     for content in contents:
         print(f"{content.size:>14,}  {content.path}")
     total = sum(content.size for content in contents)
@@ -53,31 +74,25 @@ def run(folder: Path, options: PublishOptions) -> Published | None:
         return None
     published = upload(folder, target, options.message)
     print(
-        f"{'published' if published.changed else 'nothing has changed since'}: {published.url}\n"
+        f"{'published' if published.changed else 'no changes since'}: {published.url}\n"
         f'AutoModel.from_pretrained("{options.repo_id}", revision="{tag or published.commit}", trust_remote_code=True)'
     )
     return published
 
 
 def main(argv: list[str] | None = None):
-    """Parse and run."""
-    parser = ArgumentParser(
-        prog="training/publish.py", description=__doc__.splitlines()[0], allow_abbrev=False, exit_on_error=False
+    """Parse the options and publish."""
+    options = parse_options(
+        PublishOptions, argv, prog="python training/publish.py", description=__doc__, positional=("folder",)
     )
-    parser.add_argument("folder", type=str, help="as training/distill.py and training/align.py leave it")
-    for name in ("private", "dry_run"):
-        parser.add_argument(f"--{name}", action="store_true")
-    parser.add_class_arguments(PublishOptions, skip={"private", "dry_run"})
-    try:
-        values = vars(parser.parse_args(argv))
-    except ArgumentError as error:
-        parser.exit(2, f"publish: {error}\n")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    folder = Path(values.pop("folder"))
-    try:
-        run(folder, PublishOptions(**values))
-    except (PublishError, ValueError) as error:
-        parser.exit(1, f"publish: {error}\n")
+    with user_errors("publish", extra="train"):
+        from training.hub import PublishError
+
+        try:
+            run(options)
+        except PublishError as error:
+            sys.exit(f"publish: {error}")  # exit code 1: the options are valid
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A Hub on localhost: what huggingface_hub asks of one, in the standard library, with faults on demand.
+"""A Hub on localhost for tests: the endpoints that huggingface_hub calls, with faults on demand.
 
 with LocalHub(token="hf_...") as hub:
     subprocess.run(..., env=os.environ | hub.environment(home))
@@ -55,8 +55,10 @@ class Repo:
 
 @dataclass
 class Fault:
-    """Go wrong for the next `times` requests that match: answer `status`, or cut the connection, at once or after
-    `cut_after` bytes of the answer's body. `late` does what was asked first, and then loses the answer.
+    """A fault in the next `times` requests that match.
+
+    The server responds with `status`, or closes the connection, at once or after `cut_after` bytes of the body. With
+    `late`, it handles the request first and then closes the connection before it responds.
     """
 
     method: str
@@ -71,7 +73,7 @@ class Fault:
 
 
 class Cut(Exception):
-    """The connection ends here."""
+    """Close the connection."""
 
 
 class LocalHub:
@@ -95,7 +97,7 @@ class LocalHub:
         self.server.server_close()
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
-        """Variables of a process that knows this Hub and no other, with its own, empty caches."""
+        """Environment variables of a process that uses this Hub alone, with empty caches of its own."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_HUB_OFFLINE": "0",
@@ -108,7 +110,7 @@ class LocalHub:
         }
 
     def sent(self, method: str, path: str) -> int:
-        """Bytes that matching requests have brought."""
+        """Number of bytes in the bodies of matching requests."""
         return sum(size for verb, name, size in self.requests if verb == method and re.search(path, name))
 
 
@@ -166,12 +168,12 @@ class Handler(BaseHTTPRequestHandler):
             for verb, pattern, name in self.ROUTES:
                 if verb == method.replace("HEAD", "GET") and (match := re.fullmatch(pattern, path)):
                     return getattr(self, name)(*(unquote(part) if part else part for part in match.groups()))
-            self.error(404, "RepoNotFound", "no such place")
+            self.error(404, "RepoNotFound", "no such endpoint")
         except Cut:
             self.close_connection = True
             self.connection.close()
 
-    # answers
+    # responses
 
     def send(self, status: int, data: bytes, headers: dict[str, str] | None = None, kind: str = "application/json"):
         if self.cut_after == 0:
@@ -200,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.headers.get("Authorization") == f"Bearer {self.hub.token}"
 
     def repo(self, name: str, write: bool = False) -> Repo | None:
-        """The repo, or None after an answer that says why not. A private one is not there for strangers."""
+        """The repo, or None after an error response. A private repo does not exist for requests without the token."""
         repo = self.hub.repos.get(name)
         if repo is None or (repo.private and not self.knows_token):
             self.error(401 if not self.knows_token else 404, "RepoNotFound", "Repository not found")
@@ -230,15 +232,15 @@ class Handler(BaseHTTPRequestHandler):
     def create(self):
         if not self.knows_token:
             return self.error(401, "", "Invalid username or password.")
-        wanted = json.loads(self.body)
-        name = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
+        requested = json.loads(self.body)
+        name = f"{requested.get('organization') or 'me'}/{requested['name']}"
         exists = name in self.hub.repos
-        private = wanted.get("private") or wanted.get("visibility") == "private"
+        private = requested.get("private") or requested.get("visibility") == "private"
         self.hub.repos.setdefault(name, Repo(bool(private)))
         self.json({"url": f"{self.hub.url}/{name}", "name": name, "id": name}, 409 if exists else 200)
 
     def validate_yaml(self):
-        """As strict as the Hub in what it checks first: there is a block, it is YAML, a mapping."""
+        """The first checks of the Hub: there is a metadata block, and it is a YAML mapping."""
         match = re.match(r"^---\n(.*?)\n---\n", json.loads(self.body)["content"], re.S)
         try:
             content = yaml.safe_load(match.group(1)) if match else None
@@ -248,8 +250,8 @@ class Handler(BaseHTTPRequestHandler):
         self.json({"errors": [], "warnings": warnings})
 
     def info(self, name: str, revision: str | None):
-        if found := self.at(name, revision):
-            repo, commit = found
+        if located := self.at(name, revision):
+            repo, commit = located
             siblings = [{"rfilename": path} for path in sorted(commit.files)]
             self.json({"id": name, "sha": commit.oid, "private": repo.private, "siblings": siblings, "tags": []})
 
@@ -263,14 +265,14 @@ class Handler(BaseHTTPRequestHandler):
         return entries
 
     def tree(self, name: str, revision: str):
-        if found := self.at(name, revision):
-            self.json(self.entries(found[1]))
+        if located := self.at(name, revision):
+            self.json(self.entries(located[1]))
 
     def paths_info(self, name: str, revision: str):
-        if found := self.at(name, revision):
+        if located := self.at(name, revision):
             text = self.body.decode()
-            wanted = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
-            self.json([entry for entry in self.entries(found[1]) if entry["path"] in wanted])
+            requested = json.loads(text)["paths"] if text.startswith("{") else parse_qs(text).get("paths", [])
+            self.json([entry for entry in self.entries(located[1]) if entry["path"] in requested])
 
     def refs(self, name: str):
         if (repo := self.repo(name)) is not None:
@@ -285,16 +287,16 @@ class Handler(BaseHTTPRequestHandler):
 
     def branch(self, name: str, branch: str):
         start = json.loads(self.body or b"{}").get("startingPoint")
-        if found := self.at(name, start, write=True):
-            repo, commit = found
+        if located := self.at(name, start, write=True):
+            repo, commit = located
             if branch in repo.branches:
                 return self.error(409, "", "Reference already exists")
             repo.branches[branch] = commit.oid
             self.json({})
 
     def tag(self, name: str, revision: str):
-        if found := self.at(name, revision, write=True):
-            repo, commit = found
+        if located := self.at(name, revision, write=True):
+            repo, commit = located
             tag = json.loads(self.body)["tag"]
             if tag in repo.tags:
                 return self.error(409, "", "Tag reference exists already")
@@ -302,11 +304,11 @@ class Handler(BaseHTTPRequestHandler):
             self.json({})
 
     def preupload(self, name: str, revision: str):
-        if found := self.at(name, revision, write=True):
+        if located := self.at(name, revision, write=True):
             answers = []
-            for wanted in json.loads(self.body)["files"]:
-                path, lfs = wanted["path"], is_lfs(wanted["path"], wanted["size"])
-                data = found[1].files.get(path)
+            for requested in json.loads(self.body)["files"]:
+                path, lfs = requested["path"], is_lfs(requested["path"], requested["size"])
+                data = located[1].files.get(path)
                 known = None if data is None else hashlib.sha256(data).hexdigest() if lfs else git_oid(data)
                 mode = "lfs" if lfs else "regular"
                 answers.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": known})
@@ -316,22 +318,22 @@ class Handler(BaseHTTPRequestHandler):
         if self.repo(name, write=True) is None:
             return
         objects = []
-        for wanted in json.loads(self.body)["objects"]:
-            upload = {"upload": {"href": f"{self.hub.url}/lfs/{wanted['oid']}", "header": {}}}
-            objects.append(wanted if wanted["oid"] in self.hub.blobs else wanted | {"actions": upload})
+        for requested in json.loads(self.body)["objects"]:
+            upload = {"upload": {"href": f"{self.hub.url}/lfs/{requested['oid']}", "header": {}}}
+            objects.append(requested if requested["oid"] in self.hub.blobs else requested | {"actions": upload})
         self.json({"transfer": "basic", "objects": objects})
 
     def lfs_put(self, oid: str):
         if hashlib.sha256(self.body).hexdigest() != oid:
-            return self.error(400, "", "the body is not what its name says")
+            return self.error(400, "", "the body does not match its hash")
         self.hub.blobs[oid] = self.body
         self.json({})
 
     def commit(self, name: str, revision: str):
-        found = self.at(name, revision, write=True)
-        if found is None:
+        located = self.at(name, revision, write=True)
+        if located is None:
             return
-        repo, parent = found
+        repo, parent = located
         files, title = dict(parent.files), ""
         for line in self.body.decode().splitlines():
             entry = json.loads(line)
@@ -354,10 +356,10 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def resolve(self, name: str, revision: str, path: str):
-        found = self.at(name, revision)
-        if found is None:
+        located = self.at(name, revision)
+        if located is None:
             return
-        commit = found[1]
+        commit = located[1]
         data = commit.files.get(path)
         if data is None:
             headers = {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit.oid}

@@ -1,11 +1,11 @@
-"""Does a published folder load, and answer the same, under every version of transformers that we declare?
+"""Check that a published folder loads and gives the same embeddings under every declared version of transformers.
 
-python -m tests.hub.versions                     the lowest declared, some between, and the newest that pip brings
-python -m tests.hub.versions 5.10.4 5.24.0       these
+python -m tests.hub.versions                     the lowest declared version, some later ones, and the installed one
+python -m tests.hub.versions 5.10.4 5.24.0       these versions
 python -m tests.hub.versions --folder runs/demo/model
 
-Each version gets an environment of its own, which takes from this one what that version does not ask for otherwise.
-TargetSpec a package index. Ends with 1 if one failed.
+Each version is installed into an environment of its own, which shares the other packages of the current environment.
+This needs a package index. The exit code is 1 if a version fails.
 """
 
 import argparse
@@ -25,26 +25,26 @@ SHARED = ("transformers", "huggingface_hub", "tokenizers", "torch")
 
 
 def make_environment(folder: Path, transformers: str) -> Path:
-    """A virtual environment with this transformers; returns its interpreter."""
+    """Create a virtual environment with a version of transformers, and return the path of its interpreter."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
-    place = next(folder.glob("lib/python*/site-packages"))
-    ours = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
-    (place / "shared.pth").write_text("\n".join(ours) + "\n", encoding="utf-8")
+    site_packages = next(folder.glob("lib/python*/site-packages"))
+    shared = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
+    (site_packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-warn-script-location"]
     subprocess.run([*install, f"transformers=={transformers}"], check=True)
     return python
 
 
 def installed(python: Path) -> dict[str, str]:
-    """What an environment really has."""
+    """Versions of the packages that an environment imports."""
     code = f"from importlib.metadata import version; print(*[version(n) for n in {SHARED}])"
     run = subprocess.run([str(python), "-I", "-c", code], capture_output=True, text=True, check=True)
     return dict(zip(SHARED, run.stdout.split(), strict=True))
 
 
 def mini_teacher(folder: Path) -> Path:
-    """The demo's teacher, as a folder that could be published."""
+    """Save the demo's teacher as a finished Hub folder."""
     model = DCCLIPModel.from_pretrained(TEACHER_FOLDER).float()
     processor = DCCLIPProcessor.from_pretrained(TEACHER_FOLDER)
     model.save_pretrained(folder)
@@ -55,12 +55,12 @@ def mini_teacher(folder: Path) -> Path:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Try each version, print a line for each."""
+    """Check each version and print a line for it."""
     parser = argparse.ArgumentParser(prog="python -m tests.hub.versions", description=__doc__.splitlines()[0])
     parser.add_argument("versions", nargs="*", default=VERSIONS, help=f"default: {' '.join(VERSIONS)}")
-    parser.add_argument("--folder", help="a finished Hub folder; default: the demo's teacher")
+    parser.add_argument("--folder", help="finished Hub folder (default: the demo's teacher)")
     options = parser.parse_args(argv)
-    failed = 0
+    num_failed = 0
     print("".join(f"{name:>18}" for name in SHARED) + "   largest difference", flush=True)
     for transformers in options.versions:
         with tempfile.TemporaryDirectory(prefix="dcclip-versions-") as home:
@@ -70,9 +70,9 @@ def main(argv: list[str] | None = None) -> int:
             try:
                 print(f"{line}   {check_folder(folder, str(python)):.1e}", flush=True)
             except FolderError as error:
-                failed += 1
+                num_failed += 1
                 print(f"{line}   FAILED\n{error}", flush=True)
-    return int(failed > 0)
+    return int(num_failed > 0)
 
 
 if __name__ == "__main__":

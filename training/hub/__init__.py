@@ -1,4 +1,14 @@
-"""From a finished folder to the Hub: what goes along, the check before, the one commit."""
+"""From a finished model folder to a repo on the Hub.
+
+hub_model.py      write model, processor, recipe, card and licences as one finished folder
+contents.py       list the files of a folder that may be published
+self_check.py     store embeddings of a fixed image and fixed texts beside the weights
+check.py          load a folder in a fresh process and compare it with the stored embeddings
+isolated_load.py  the script that this process runs
+commit.py         upload a folder in one commit, with retries
+push.py           publish during a training run
+cards/            model cards
+"""
 
 from training.hub.check import FolderError, check_folder
 from training.hub.commit import Published, PublishError, Target, open_repo, upload

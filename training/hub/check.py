@@ -1,4 +1,4 @@
-"""Does a folder load where there is nothing of ours, and answer as it did when it was trained?"""
+"""Check that a folder loads without this package and gives the embeddings that were stored at training."""
 
 import json
 import math
@@ -14,49 +14,53 @@ from training.hub.self_check import SELF_CHECK_FILE
 
 ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
 TIMEOUT_S = 600
+# largest difference between a score of the pipeline and the softmax of the model's logits
+SCORE_TOLERANCE = 1e-3
 
 
 class FolderError(ValueError):
-    """A folder that must not be published as it is; the message says why."""
+    """A folder must not be published; the message says why."""
 
 
 def check_folder(folder: str | Path, python: str = sys.executable) -> float:
-    """Load a folder in a fresh process without this package, without network and with empty caches; compare.
+    """Load a folder in a fresh process without this package, network or caches, and compare its embeddings.
 
     Args:
-        folder: a finished Hub folder with `self_check.json`.
-        python: the interpreter that loads it; another environment's has other versions of everything.
+        folder: A finished Hub folder with `self_check.json`.
+        python: Path of the interpreter that loads the folder. Default: the current one. An interpreter of another
+            environment checks the folder under other versions of the libraries.
 
     Returns:
-        The largest difference of an embedding's component from the value stored at training.
+        The largest absolute difference between an embedding component and the value stored at training.
 
     Raises:
-        FolderError: it does not load, or answers otherwise than at training.
+        FolderError: The folder does not load, or its embeddings or pipeline scores differ from those at training.
     """
     folder = Path(folder)
-    stored = folder / SELF_CHECK_FILE
-    if not stored.is_file():
+    path = folder / SELF_CHECK_FILE
+    if not path.is_file():
         raise FolderError(
-            f"{folder} has no {SELF_CHECK_FILE}, so nobody can tell whether it still is the model that was trained. "
-            "training/distill.py and training/align.py write it."
+            f"{folder} has no {SELF_CHECK_FILE}, so its weights cannot be compared with the trained model. "
+            "training/distill.py and training/align.py write this file."
         )
-    wanted, found = json.loads(stored.read_text(encoding="utf-8")), _load_isolated(folder, python)
-    difference = max(_distance(found[name], wanted[name], name) for name in ("text_embeds", "image_embeds"))
-    if difference > wanted["tolerance"]:
+    stored, loaded = json.loads(path.read_text(encoding="utf-8")), _load_isolated(folder, python)
+    names = ("text_embeds", "image_embeds")
+    difference = max(_largest_difference(loaded[name], stored[name], name) for name in names)
+    if difference > stored["tolerance"]:
         raise FolderError(
-            f"{folder} answers otherwise than when it was trained: its embeddings differ by up to {difference:.2g}, "
-            f"allowed are {wanted['tolerance']:.2g}. Weights, code, processor or tokenizer were changed; train, or "
-            "copy the folder, again."
+            f"{folder} gives other embeddings than at training: they differ by up to {difference:.2g}, the tolerance "
+            f"is {stored['tolerance']:.2g}. Weights, code, processor or tokenizer were changed. Train the model again "
+            "or copy the original folder again."
         )
-    _compare_pipeline(found, wanted["texts"])
+    _compare_pipeline(loaded, stored["texts"])
     return difference
 
 
 def _load_isolated(folder: Path, python: str) -> dict[str, Any]:
-    """What the folder answers in a process that has neither our package, nor a network, nor a token, nor a cache."""
+    """Outputs of the folder's model in a process without this package, network, token or caches."""
     with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
-        hidden = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
+        removed = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
         environment |= {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
         process = subprocess.run(
             [python, "-I", str(ISOLATED_LOAD), str(folder.resolve())],
@@ -68,29 +72,33 @@ def _load_isolated(folder: Path, python: str) -> dict[str, Any]:
             timeout=TIMEOUT_S,
             check=False,
         )
-    answer = process.stdout.partition("FOUND ")[2]
-    if process.returncode or not answer:
+    output = process.stdout.partition("RESULT ")[2]
+    if process.returncode or not output:
         raise FolderError(f"{folder} does not load in a process without this package:\n{process.stderr[-2000:]}")
-    return json.loads(answer)
+    return json.loads(output)
 
 
-def _distance(found: list[list[float]], wanted: list[list[float]], name: str) -> float:
-    if [len(row) for row in found] != [len(row) for row in wanted]:
-        raise FolderError(f"{name}: {len(found)} x {len(found[0])} values, stored {len(wanted)} x {len(wanted[0])}.")
-    pairs = zip(chain.from_iterable(found), chain.from_iterable(wanted), strict=True)
-    # a value that is no number is infinitely far
+def _largest_difference(loaded: list[list[float]], stored: list[list[float]], name: str) -> float:
+    if [len(row) for row in loaded] != [len(row) for row in stored]:
+        raise FolderError(
+            f"{name}: {len(loaded)} x {len(loaded[0])} values, expected {len(stored)} x {len(stored[0])} as stored."
+        )
+    pairs = zip(chain.from_iterable(loaded), chain.from_iterable(stored), strict=True)
+    # NaN is not greater than any tolerance, so it counts as an infinite difference
     return max(abs(a - b) if math.isfinite(a) else math.inf for a, b in pairs)
 
 
-def _compare_pipeline(found: dict[str, Any], texts: dict[str, list[str]]):
-    """The pipeline's shares are the softmax of the model's logits, in each language."""
-    logits = dict(zip(chain.from_iterable(texts.values()), found["logits"], strict=True))
+def _compare_pipeline(loaded: dict[str, Any], texts: dict[str, list[str]]):
+    """Check that the pipeline's scores are the softmax of the model's logits in each language."""
+    logits = dict(zip(chain.from_iterable(texts.values()), loaded["logits"], strict=True))
+    largest = max(logits.values())
     for language, labels in texts.items():
-        total = sum(math.exp(logits[label] - max(logits.values())) for label in labels)
-        for answer in found["answers"][language]:
-            share = math.exp(logits[answer["label"]] - max(logits.values())) / total
-            if not abs(answer["score"] - share) < 1e-3:
+        total = sum(math.exp(logits[label] - largest) for label in labels)
+        for prediction in loaded["predictions"][language]:
+            label, score = prediction["label"], prediction["score"]
+            expected = math.exp(logits[label] - largest) / total
+            if not abs(score - expected) < SCORE_TOLERANCE:
                 raise FolderError(
-                    f"the pipeline gives {answer['label']!r} ({language}) {answer['score']:.4f}, the model {share:.4f}"
-                    ": its tokenizer or its image processor is not the one in the folder."
+                    f"the pipeline scores {label!r} ({language}) {score:.4f}, the model {expected:.4f}: the pipeline "
+                    "loads another tokenizer or image processor than the one in the folder."
                 )

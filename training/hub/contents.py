@@ -1,4 +1,4 @@
-"""What of a folder goes to the Hub: a list of what may, so that nothing else ever does."""
+"""List the files of a folder that may be published. Files that match no pattern are never uploaded."""
 
 import configparser
 import json
@@ -12,7 +12,7 @@ from training.hub.cards.notice import write_notice
 from training.hub.self_check import SELF_CHECK_FILE
 from training.utils.files import REPO_ROOT, write_text
 
-# the package's files that its folders carry; __init__ registers classes in-process and stays behind
+# the remote code of a folder; __init__.py only registers the classes inside the package
 CODE = tuple(sorted(path.name for path in (REPO_ROOT / "modeling_dcclip").glob("*.py") if path.name != "__init__.py"))
 REQUIRED = (
     "config.json",
@@ -33,22 +33,23 @@ OPTIONAL = (
     "results.json",
     "cross_model.json",
     "special_tokens_map.json",
-    # sentence-transformers
+    # for sentence-transformers
     "modules.json",
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
+    # a pattern for each export format of training/edge/formats.py
     "onnx/*.onnx",
     "onnx/*.onnx_data",
     "onnx/*.json",
     "executorch/*.pte",
 )
-# these go along where the card shows them
+# published only if the card shows them
 IMAGES = ("*.png", "*.jpg")
-# written by our scripts, and so perhaps with a path of the machine that they ran on
+# written by our scripts, so they may have paths of the local machine in them
 WITH_PATHS = ("config.json", "recipe.yaml", "results.json", "cross_model.json")
 LOCAL_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.@+-]+)+/([\w.@+-]+)")
 TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
-# sentence-transformers 6 finds both towers with these
+# sentence-transformers 6 loads both towers with these
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 FEATURES = {
     "transformer_task": "feature-extraction",
@@ -62,12 +63,12 @@ FEATURES = {
 
 @dataclass(frozen=True)
 class Content:
-    """One file that goes up.
+    """One file to publish.
 
     Args:
-        path: in the repo, with forward slashes.
-        file: where it lies; its bytes are read when they are sent.
-        text: what is sent in place of the file, where paths of this machine were taken out.
+        path: Path in the repo, with forward slashes.
+        file: Path of the local file; its bytes are read during the upload.
+        text: Text that is sent instead of the file, because local paths were removed. None sends the file.
     """
 
     path: str
@@ -76,40 +77,40 @@ class Content:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """Size in bytes."""
         return self.file.stat().st_size if self.text is None else len(self.text.encode())
 
 
-def may_go(path: str, card: str = "") -> bool:
-    """Whether a file of this name is one of those that are published.
+def is_publishable(path: str, card: str = "") -> bool:
+    """Whether a file of this name may be published.
 
     Args:
-        path: in the folder, with forward slashes.
-        card: text of README.md; an image goes along if it is shown there.
+        path: Path in the folder, with forward slashes.
+        card: Text of README.md; an image is published only if this text names it.
     """
-    depth = path.count("/")
-    named = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
-    return named or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in IMAGES))
+    depth = path.count("/")  # `*` of fnmatch also matches `/`
+    listed = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
+    return listed or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in IMAGES))
 
 
 def list_contents(folder: str | Path) -> list[Content]:
-    """The files of a folder that are published, by path.
+    """The files of a folder that may be published, sorted by path.
 
     Raises:
-        ValueError: one that a complete folder has is missing, or one has a token of the Hub in it.
+        ValueError: A required file is missing, or a file has an access token of the Hub in it.
     """
     folder = Path(folder)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
         raise ValueError(
-            f"{folder} is no finished Hub folder, it has no {', '.join(missing)}. training/distill.py and "
-            "training/align.py leave one in their output_dir, and in each checkpoint."
+            f"{folder} is not a finished Hub folder: it has no {', '.join(missing)}. training/distill.py and "
+            "training/align.py write one to output_dir, and one for each checkpoint."
         )
     card = (folder / "README.md").read_text(encoding="utf-8")
     paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    contents = [_content(folder, path) for path in paths if may_go(path, card)]
+    contents = [_content(folder, path) for path in paths if is_publishable(path, card)]
     for content in contents:
         if _is_text(content.path) and TOKEN.search(content.file.read_bytes()):
-            raise ValueError(f"{content.path} holds what looks like an access token of the Hub. Remove it first.")
+            raise ValueError(f"{content.path} seems to have an access token of the Hub in it. Remove the token first.")
     return contents
 
 
@@ -123,7 +124,7 @@ def _content(folder: Path, path: str) -> Content:
 
 
 def without_local_paths(text: str) -> str:
-    """Each absolute path of this machine cut down to its last name; addresses and repo ids stay."""
+    """The text with each absolute local path cut to its last part. URLs and repo ids are kept."""
     return LOCAL_PATH.sub(r"\1", text)
 
 
@@ -132,11 +133,10 @@ def _is_text(path: str) -> bool:
 
 
 def complete_folder(folder: str | Path):
-    """Add what transformers does not save: the code that nothing imports, its requirements, licences, and what
-    sentence-transformers reads.
+    """Add the files that transformers does not save: remote code, requirements, licences, sentence-transformers files.
 
     Args:
-        folder: with the model, its config and its processor.
+        folder: Folder with the model, its config and its processor.
     """
     folder = Path(folder)
     for name in CODE:
@@ -151,7 +151,7 @@ def complete_folder(folder: str | Path):
 
 
 def _requirements() -> list[str]:
-    """What the package itself needs, as setup.cfg declares it."""
+    """Requirements of the package, as declared in setup.cfg."""
     setup = configparser.ConfigParser()
     setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
     return [line for line in setup["options"]["install_requires"].splitlines() if line]

@@ -1,4 +1,4 @@
-"""A model, its processor and its recipe, written together as a finished Hub repo."""
+"""Write a model, its processor and its recipe together as a finished Hub repo."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +15,12 @@ from training.text.tokenizers import forget_last_call
 
 @dataclass(frozen=True)
 class HubModel:
-    """All that makes a folder a finished Hub repo.
+    """Everything that makes a folder a finished Hub repo.
 
     Args:
-        student: the model.
-        processor: its processor.
-        recipe: saved beside the weights.
+        student: The trained model.
+        processor: The processor of the model.
+        recipe: The recipe of the run, saved beside the weights.
     """
 
     student: DCCLIPModel
@@ -28,8 +28,9 @@ class HubModel:
     recipe: TrainingRecipe
 
     def save(self, folder: Path):
-        """Write weights, config, remote code, processor, tokenizer, recipe, card, licences, and what the model answers
-        now to a fixed image and fixed texts.
+        """Write weights, config, remote code, processor, tokenizer, recipe, card, licences and self-check.
+
+        The self-check holds the model's embeddings of a fixed image and fixed texts.
         """
         self.student.save_pretrained(folder)
         forget_last_call(self.processor.tokenizer)
@@ -40,13 +41,18 @@ class HubModel:
         write_card(folder)
 
     def with_weights(self, weights: dict[str, Tensor] | None) -> "HubModel":
-        """The same with a copy of the student.
+        """A `HubModel` with a copy of the student that has other weights.
 
         Args:
-            weights: the copy's, by the names of the student's parameters; None leaves the student itself.
+            weights: Weights of the copy, keyed by the student's parameter names. None returns this object itself.
+
+        Returns:
+            The same processor and recipe with the copied student, in eval mode.
         """
         if weights is None:
             return self
         student = type(self.student)(self.student.config)
         student.load_state_dict(weights)
-        return replace(self, student=student.to(self.student.device).eval())
+        # transformers wraps `to` in a decorator that hides its signature
+        student.to(self.student.device)  # type: ignore[arg-type]
+        return replace(self, student=student.eval())

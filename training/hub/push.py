@@ -1,4 +1,4 @@
-"""Publishing in the course of a run: at the end, and at each save if that is asked for."""
+"""Publish during a training run: at the end, and at each save if the recipe says so."""
 
 import logging
 from pathlib import Path
@@ -12,19 +12,19 @@ logger = logging.getLogger(__name__)
 
 
 def prepare(folder: str | Path, target: Target, card: str | None = None) -> float:
-    """Check a folder in a fresh process, and render its card with the results beside it.
+    """Check a folder in a fresh process, and render its card with the results in the folder.
 
     Args:
-        folder: a finished Hub folder.
-        target: where it will go; the card names it.
-        card: YAML of the card; default: card.yaml in the folder, if there is one.
+        folder: A finished Hub folder.
+        target: Repo that the folder is published to; the card names it.
+        card: Path of the card's YAML. Default: `card.yaml` in the folder, if there is one.
 
     Returns:
-        The largest difference between an embedding's component and the one stored at training.
+        The largest absolute difference between an embedding component and the value stored at training.
 
     Raises:
-        FolderError: the folder does not load, or answers otherwise than at training.
-        ValueError: the card cannot be rendered.
+        FolderError: The folder does not load, or its embeddings differ from those at training.
+        ValueError: The card cannot be rendered.
     """
     difference = check_folder(folder)
     refresh_card(folder, card, repo_id=target.repo_id, revision=target.tag)
@@ -32,15 +32,16 @@ def prepare(folder: str | Path, target: Target, card: str | None = None) -> floa
 
 
 class Push:
-    """What the loop is told to do with finished folders. No failure of it ends or spoils a run.
+    """Callbacks that publish folders during a run. A failed upload of a checkpoint does not stop the run.
 
     Args:
-        target: where they go; opened at once, so that a missing token or right ends the run before it begins.
-        output_dir: of the run; it is published by `finish`, once training is over.
-        every_save: also upload each checkpoint.
+        target: Repo that the folders are published to. It is opened at once, so that a missing token or permission
+            is reported before training starts.
+        output_dir: Output folder of the run; `finish` publishes it after training.
+        every_save: Whether each checkpoint is uploaded too.
 
     Raises:
-        PublishError: the repo cannot be opened.
+        PublishError: The repo cannot be opened.
     """
 
     def __init__(self, target: Target, output_dir: str | Path, every_save: bool = False):
@@ -48,35 +49,45 @@ class Push:
         open_repo(target)
 
     def on_save(self, folder: Path):
-        """Upload a checkpoint; a failure is a warning, for the next one makes up for it."""
+        """Upload a checkpoint. A failure is logged as a warning; the next upload sends the files that are missing."""
         if not self.every_save or folder == self.output_dir:
             return
         try:
             upload(folder, self.target, f"Training in progress, {folder.name}")
         except (PublishError, ValueError) as error:
-            logger.warning("%s\nTraining goes on.", error)
+            logger.warning("%s\nTraining continues.", error)
 
     def finish(self) -> Published:
         """Publish the finished model.
 
+        Returns:
+            The commit on the Hub.
+
         Raises:
-            PublishError: it is not on the Hub; the message names the command that repeats the upload.
+            PublishError: The upload failed; the message has the command that repeats it.
         """
         try:
             prepare(self.output_dir, self.target)
             return upload(self.output_dir, self.target)
-        except ValueError as error:  # the folder's own fault
+        except ValueError as error:  # the folder is not fit to be published
             raise PublishError(
-                f"{self.output_dir} was not published: {error}\nOnce that is mended:\n"
+                f"{self.output_dir} was not published: {error}\nWhen this is fixed, run:\n"
                 f"  {self.target.command(self.output_dir)}"
             ) from error
 
 
 def open_push(recipe: TrainingRecipe, is_main: bool) -> Push | None:
-    """What a recipe asks to be published; None where it asks for nothing, and beside the main process.
+    """The `Push` that a recipe describes.
+
+    Args:
+        recipe: Recipe of the run.
+        is_main: Whether this is the main process; the other processes publish nothing.
+
+    Returns:
+        The `Push`; None if the recipe publishes nothing or this is not the main process.
 
     Raises:
-        PublishError: the repo cannot be opened.
+        PublishError: The repo cannot be opened.
     """
     if not (recipe.push_to_hub and is_main):
         return None
