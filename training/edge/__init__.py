@@ -1,14 +1,18 @@
-"""From a checkpoint to files that run without PyTorch, and the gate that each must pass in both languages.
+"""Export a finished model to files that run without PyTorch, each checked for accuracy in both languages.
 
-towers.py           towers as modules to trace: batch and text length are free, embeddings come out normalised
-graphs.py           such towers as ONNX graphs
-variants.py         the same graph in fewer bytes: fp16, int8, 4 bits
-sessions.py         a graph in ONNX Runtime, without PyTorch
-programs.py         towers as ExecuTorch programs, written and run
-program_int8.py     the same in int8
-formats.py          ONNX and ExecuTorch behind one interface
-exported_towers.py  files of either in the place of a model
-gate.py             what a variant may lose against PyTorch, in each language, and the verdict
-labelled.py         the images, names and captions that the gate asks with
-export.py           all of it in order, and the folder that it leaves
+options.py          options of an export
+formats.py          the table of export formats: a new format is one entry
+towers.py           the towers as modules that an exporter can trace
+graphs.py           ONNX: write towers as graphs
+variants.py         ONNX: fp16, int8 and 4-bit variants of a graph
+sessions.py         ONNX: run a graph in ONNX Runtime
+programs.py         ExecuTorch: write and run towers as programs
+program_int8.py     ExecuTorch: quantise a tower to int8
+exported_towers.py  exported files behind the interface of a model
+gate_data.py        images, class names and calibration images of the accuracy gate
+gate.py             the accuracy gate: encode the data with each file, and time it
+verdict.py          limits of accuracy, latency and size, and the verdict on a file
+export.py           one export: trace, quantise, check
+output.py           the output folder: files, results and card
+web/                a static web page that runs an exported model in the browser
 """

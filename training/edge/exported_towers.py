@@ -1,4 +1,4 @@
-"""Exported towers, in the place of a model."""
+"""Exported files behind the interface of a model, so that evaluation code can run them."""
 
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -10,16 +10,16 @@ from transformers import PreTrainedConfig
 
 from training.edge.towers import INPUTS
 
-# a file in its own runtime: inputs by name, in the order of `INPUTS`, to embeddings (B, D) of unit length
+# runs a file: arrays by input name, in the order of `INPUTS`, to L2-normalised embeddings (B, D)
 Runner = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class ExportedTowers:
-    """One or two exported towers, with the methods that zero-shot asks of a model.
+    """One or two exported towers with the methods that zero-shot evaluation calls on a model.
 
     Args:
-        config: the model's, by which texts and images are prepared.
-        runners: by tower; one that is never asked may be missing.
+        config: Config of the model, for the preparation of texts and images.
+        runners: A `Runner` for each tower. A tower whose method is never called may be missing.
     """
 
     device = torch.device("cpu")
@@ -28,11 +28,19 @@ class ExportedTowers:
         self.config, self.runners = config, runners
 
     def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
-        """As `DCCLIPModel.get_image_features`, but of unit length."""
+        """As `DCCLIPModel.get_image_features`, but with L2-normalised embeddings."""
         return self._features("vision", pixel_values)
 
     def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
-        """As `DCCLIPModel.get_text_features`, but of unit length."""
+        """As `DCCLIPModel.get_text_features`, but with L2-normalised embeddings.
+
+        Args:
+            input_ids: Token ids, (B, L) int64.
+            attention_mask: Mask of the tokens, (B, L): 1 for text, 0 for padding.
+
+        Returns:
+            An object whose `pooler_output` holds the embeddings, (B, D).
+        """
         return self._features("text", input_ids, attention_mask)
 
     def _features(self, tower: str, *inputs: Tensor) -> SimpleNamespace:

@@ -1,114 +1,159 @@
-"""What a tower is exported to: how its files are named, written and run in each format."""
+"""The table of export formats.
+
+A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/contents.py, so that its
+files are published. The functions of a format import its packages when they are called, so that this table works
+without them.
+"""
 
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
-from modeling_dcclip import DCCLIPModel
-from training.edge.exported_towers import Runner
-from training.edge.graphs import trace
-from training.edge.programs import lower, open_program
-from training.edge.sessions import open_session
-from training.edge.variants import make_variant
+    from modeling_dcclip import DCCLIPModel
+    from training.edge.exported_towers import Runner
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Format:
-    """One format.
+    """One export format.
 
     Args:
-        name: also of the folder.
-        ending: of its files.
-        suffixes: of its files, before the ending, by number format; fp32 first.
-        usual: number formats that are made where none are named.
-        extra: of this package, which installs what it needs.
-        packages: these.
-        joins: whether both towers also come in one file.
-        write: (student, tower, number format, file, prepared real images (1, 3, S, S)), which writes the file; fp32
-            is written first and lies beside it. Raises ValueError where the tower cannot be written so.
-        open: (file, threads within one operator, 0 for what the runtime takes of itself), which opens it for the CPU.
-            Raises ValueError where this machine cannot run it.
+        name: Name of the format and of its folder in the repo.
+        suffix: Suffix of the files, such as `.onnx`.
+        variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
+        default_variants: Number formats that are exported if the user names none.
+        extra: Extra of this package that installs `packages`.
+        packages: Packages that this format imports.
+        write: Writes one file. Arguments: the student, the tower, the number format, the path, and prepared
+            calibration images (1, 3, S, S). The fp32 file is written first, to the same folder. Raises a ValueError
+            if the tower cannot be exported.
+        open: Opens a file on the CPU. Arguments: the path, and the threads of one operator (0 takes the default of
+            the runtime). Returns a `Runner`. Raises a ValueError if this machine cannot run the file.
+        join: Writes both towers to one file. Arguments: paths of image tower, text tower and output. None if the
+            format has no such files.
     """
 
     name: str
-    ending: str
-    suffixes: dict[str, str]
-    usual: tuple[str, ...]
+    suffix: str
+    variants: dict[str, str]
+    default_variants: tuple[str, ...]
     extra: str
     packages: tuple[str, ...]
-    joins: bool
-    write: Callable[[DCCLIPModel, str, str, Path, Iterable[np.ndarray]], None]
-    open: Callable[[Path, int], Runner]
+    write: "Callable[[DCCLIPModel, str, str, Path, Iterable[np.ndarray]], None]"
+    open: "Callable[[Path, int], Runner]"
+    join: Callable[[Path, Path, Path], None] | None = None
 
     def file_name(self, tower: str, variant: str) -> str:
-        """Of a tower, or of `both`, such as `text_model_quantized.onnx`."""
-        return f"{'model' if tower == 'both' else f'{tower}_model'}{self.suffixes[variant]}{self.ending}"
-
-    def file(self, path: Path) -> str:
-        """What results and cards call a file, such as `onnx/text_model.onnx`."""
-        return f"{self.name}/{path.name}"
-
-    def owns(self, file: str) -> bool:
-        """Whether that is the name of a file of this format."""
-        return file.startswith(f"{self.name}/")
-
-    def check(self, wanted: Iterable[str]):
-        """Look before the work whether it can be done.
+        """Name of a file, such as `text_model_quantized.onnx`.
 
         Args:
-            wanted: number formats.
+            tower: The tower in the file: `vision`, `text` or `both`.
+            variant: The number format.
+
+        Returns:
+            The file name.
+        """
+        return f"{'model' if tower == 'both' else f'{tower}_model'}{self.variants[variant]}{self.suffix}"
+
+    def repo_path(self, path: Path) -> str:
+        """Path of a file in the repo, such as `onnx/text_model.onnx`. Results and cards name files this way."""
+        return f"{self.name}/{path.name}"
+
+    def contains(self, repo_path: str) -> bool:
+        """Whether a path in the repo is a file of this format."""
+        return repo_path.startswith(f"{self.name}/")
+
+    def check(self, variants: Iterable[str]):
+        """Check that the number formats exist and the packages are installed.
+
+        Args:
+            variants: Number formats that the user named.
 
         Raises:
-            ValueError: it has no such number format, or a package is missing.
+            ValueError: A number format does not exist, or a package is missing.
         """
-        if unknown := [variant for variant in wanted if variant not in self.suffixes]:
+        if unknown := [variant for variant in variants if variant not in self.variants]:
             raise ValueError(
-                f"variants: {', '.join(unknown)} cannot be had with --format {self.name}, only "
-                f"{', '.join(self.suffixes)}. Name these in --variants, or choose another --format."
+                f"variants: --format {self.name} has no {', '.join(unknown)}. Expected: {', '.join(self.variants)}. "
+                "Change --variants, or choose another --format."
             )
         if missing := [package for package in self.packages if importlib.util.find_spec(package) is None]:
             raise ValueError(
-                f"format: {self.name!r} needs {', '.join(missing)}, which is not installed: "
-                f'pip install -e ".[{self.extra}]".'
+                f"format: {self.name!r} needs {', '.join(missing)}, which is not installed. "
+                f'Run: pip install -e ".[{self.extra}]"'
             )
 
 
-def _write_graph(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+def find_format(name: str) -> Format:
+    """The format of a name.
+
+    Raises:
+        ValueError: There is no such format.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format: there is no format {name!r}. Expected: {', '.join(FORMATS)}.")
+    return FORMATS[name]
+
+
+def _write_onnx(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
+    from training.edge import graphs, variants
+
     if variant == "fp32":
-        trace(student, tower, path)
+        graphs.trace(student, tower, path)
     else:
-        make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
+        variants.make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
 
 
-def _open_graph(path: Path, threads: int) -> Runner:
+def _join_onnx(vision: Path, text: Path, path: Path):
+    from training.edge.graphs import join
+
+    join(vision, text, path)
+
+
+def _open_onnx(path: Path, threads: int) -> "Runner":
+    from training.edge.sessions import open_session
+
     session = open_session(path, threads)
-    return lambda feeds: session.run(None, feeds)[0]
+    return lambda inputs: session.run(None, inputs)[0]
+
+
+def _write_executorch(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
+    from training.edge.programs import write_program
+
+    write_program(student, tower, variant, path, images)
+
+
+def _open_executorch(path: Path, threads: int) -> "Runner":
+    from training.edge.programs import open_program
+
+    return open_program(path, threads)
 
 
 ONNX = Format(
     name="onnx",
-    ending=".onnx",
-    # as transformers.js completes names; `q8`, its default, is `_quantized`
-    suffixes={"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"},
-    usual=("fp32", "fp16", "int8"),
+    suffix=".onnx",
+    # the file names of transformers.js; its default, `q8`, is `_quantized`
+    variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"},
+    default_variants=("fp32", "fp16", "int8"),
     extra="edge",
     packages=("onnx", "onnxscript", "onnxruntime"),
-    joins=True,
-    write=_write_graph,
-    open=_open_graph,
+    write=_write_onnx,
+    open=_open_onnx,
+    join=_join_onnx,
 )
 EXECUTORCH = Format(
     name="executorch",
-    ending=".pte",
-    suffixes={"fp32": "", "int8": "_quantized"},
-    usual=("fp32", "int8"),
+    suffix=".pte",
+    variants={"fp32": "", "int8": "_quantized"},
+    default_variants=("fp32", "int8"),
     extra="mobile",
     packages=("executorch", "torchao"),
-    joins=False,
-    write=lower,
-    open=open_program,
+    write=_write_executorch,
+    open=_open_executorch,
 )
-FORMATS = {each.name: each for each in (ONNX, EXECUTORCH)}
+FORMATS = {entry.name: entry for entry in (ONNX, EXECUTORCH)}

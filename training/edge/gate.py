@@ -1,4 +1,4 @@
-"""Puts every variant beside PyTorch, on the same images and captions."""
+"""The accuracy gate: compare every exported file with PyTorch on the same images and class names."""
 
 import math
 import statistics
@@ -14,8 +14,7 @@ from transformers import PreTrainedModel
 
 from training.edge.exported_towers import ExportedTowers, Runner
 from training.edge.formats import Format
-from training.edge.labelled import Labelled
-from training.edge.sessions import open_session
+from training.edge.gate_data import GateData
 from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
@@ -24,83 +23,91 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 from training.utils.timing import interleaved_ms
 
-JOINED_DIFFERENCE = 1e-4
+MAX_JOINED_DIFFERENCE = 1e-4
 REFERENCE = "PyTorch"
 MEASURES = ("bytes", "ms", "ms_share", "largest_difference", "mean_cosine")
 
 
 class Gate:
-    """Asks PyTorch once, and then every variant in the runtime of its format.
+    """Runs PyTorch once, and then every exported file in the runtime of its format.
 
     Args:
-        student: in PyTorch.
-        labelled: images and names.
-        form: of the files.
-        threads: in timings, within one operator.
+        student: The model in PyTorch.
+        data: Images and class names.
+        export_format: Format of the files.
+        threads: Threads of one operator during the latency measurement.
     """
 
-    def __init__(self, student: ZeroShotModel, labelled: Labelled, form: Format, threads: int = 1):
-        self.student, self.labelled, self.form, self.threads = student, labelled, form, threads
-        self.reference = self._encode(student, labelled.sets, LANGUAGES)
+    def __init__(self, student: ZeroShotModel, data: GateData, export_format: Format, threads: int = 1):
+        self.student, self.data, self.format, self.threads = student, data, export_format, threads
+        self.reference = self._encode(student, data.sets, LANGUAGES)
         self.encoded: dict[Path, Encoded] = {}
-        self.image, self.captions = self._image(), [self._caption(language) for language in LANGUAGES]
+        self.image, self.texts = self._image(), [self._text(language) for language in LANGUAGES]
 
     def rows(self) -> list[Row]:
-        """PyTorch's own accuracy."""
+        """Accuracy of PyTorch."""
         return self._score(self.reference, self.reference, REFERENCE)
 
-    def judge(self, tower: str, variant: str, path: Path, fp32: Path) -> tuple[Verdict, list[Row]]:
-        """Judge a file of one tower.
+    def check(self, tower: str, variant: str, path: Path, fp32: Path) -> tuple[Verdict, list[Row]]:
+        """Check a file of one tower.
 
         Args:
-            tower: `vision` or `text`.
-            variant: number format.
-            path: the file.
-            fp32: the same tower's in fp32.
+            tower: The tower: `vision` or `text`.
+            variant: Number format of the file.
+            path: Path of the file.
+            fp32: Path of the same tower in fp32.
+
+        Returns:
+            The verdict, and result rows of the file.
         """
         try:
             encoded = self.encoded[path] = self._encode_file(tower, path)
         except ValueError as error:
             return self.refuse(tower, variant, path, str(error)), []
-        seen, read = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
-        return self._verdict(tower, variant, path, fp32, seen, read)
+        sides = (encoded, self.reference) if tower == "vision" else (self.reference, encoded)
+        return self._verdict(tower, variant, path, fp32, *sides)
 
-    def judge_joined(
+    def check_joined(
         self, variant: str, path: Path, fp32: Path, parts: dict[str, Path], variants: dict[str, str]
     ) -> tuple[Verdict, list[Row]]:
-        """Judge an ONNX file of both towers, whose parts were judged before.
+        """Check an ONNX file of both towers whose parts were checked before.
 
         Args:
-            variant: number format.
-            path: the file.
-            fp32: the joined fp32 graph.
-            parts: the file of each tower that went into it.
-            variants: the variant of each.
+            variant: Number format of the file.
+            path: Path of the file.
+            fp32: Path of the joined fp32 graph.
+            parts: Path of each tower's file that was joined.
+            variants: Number format of each tower.
+
+        Returns:
+            The verdict, and result rows of the file.
         """
+        from training.edge.sessions import open_session  # only ONNX has files of both towers
+
         try:
             session = open_session(path)
         except ValueError as error:
             return self.refuse("both", variant, path, str(error)), []
         for tower, name in OUTPUTS.items():
-            (together,) = session.run([name], self._feeds("both")[0])
-            (alone,) = open_session(parts[tower]).run(None, self._feeds(tower)[0])
-            if not abs(together - alone).max() <= JOINED_DIFFERENCE:
-                reason = f"Its {name} are not those of its {tower} tower alone."
+            (joined,) = session.run([name], self._inputs("both")[0])
+            single = self.format.open(parts[tower], 0)(self._inputs(tower)[0])
+            if not abs(joined - single).max() <= MAX_JOINED_DIFFERENCE:
+                reason = f"Its {name} differ from those of the single {tower} tower."
                 return self.refuse("both", variant, path, reason), []
-        seen, read = (self.encoded[parts[tower]] for tower in OUTPUTS)
-        verdict, rows = self._verdict("both", variant, path, fp32, seen, read)
+        sides = [self.encoded[parts[tower]] for tower in OUTPUTS]
+        verdict, rows = self._verdict("both", variant, path, fp32, *sides)
         return replace(verdict, parts=variants), rows
 
     def _verdict(
-        self, tower: str, variant: str, path: Path, fp32: Path, seen: Encoded, read: Encoded
+        self, tower: str, variant: str, path: Path, fp32: Path, image_encoded: Encoded, text_encoded: Encoded
     ) -> tuple[Verdict, list[Row]]:
-        difference, cosine = closeness(tower, seen, read, self.reference)
+        difference, cosine = closeness(tower, image_encoded, text_encoded, self.reference)
         if not math.isfinite(cosine):
             return self.refuse(tower, variant, path, f"Embeddings of {path.name} are not finite."), []
         ms, ms_share = self._time(tower, path, fp32)
         size = path.stat().st_size
         verdict = Verdict(
-            file=self.form.file(path),
+            file=self.format.repo_path(path),
             tower=tower,
             variant=variant,
             kept=True,
@@ -111,67 +118,70 @@ class Gate:
             mean_cosine=cosine,
             ms=ms,
             ms_share=ms_share,
-            **asdict(count_losses(seen, read, self.reference, self.labelled)),
+            **asdict(count_losses(image_encoded, text_encoded, self.reference, self.data)),
         )
         reasons = reasons_against(verdict)
-        rows = self._score(seen, read, verdict.file)
+        rows = self._score(image_encoded, text_encoded, verdict.file)
         rows += [Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES]
         return replace(verdict, kept=not reasons, reasons=reasons), rows
 
     def refuse(self, tower: str, variant: str, path: Path, reason: str) -> Verdict:
-        """A verdict on what could not be asked.
+        """The verdict on a file that cannot be run.
 
         Args:
-            tower: `vision`, `text` or `both`.
-            variant: number format.
-            path: the file.
-            reason: a sentence.
+            tower: The tower in the file: `vision`, `text` or `both`.
+            variant: Number format of the file.
+            path: Path of the file.
+            reason: The reason, as a sentence.
+
+        Returns:
+            A verdict without numbers.
         """
-        return Verdict(self.form.file(path), tower, variant, False, [reason])
+        return Verdict(self.format.repo_path(path), tower, variant, False, [reason])
 
     def _encode_file(self, tower: str, path: Path) -> Encoded:
-        """What a file makes of the images or the names; it is closed again before it is timed."""
-        towers = ExportedTowers(self.student.model.config, **{tower: self.form.open(path, 0)})
-        sets, languages = (self.labelled.sets, ()) if tower == "vision" else ({}, LANGUAGES)
+        """Embeddings of the images or the class names by a file, which is closed again before it is timed."""
+        towers = ExportedTowers(self.student.model.config, **{tower: self.format.open(path, 0)})
+        sets, languages = (self.data.sets, ()) if tower == "vision" else ({}, LANGUAGES)
         model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
         return self._encode(model, sets, languages)
 
     def _encode(self, model: ZeroShotModel, sets: dict[str, Dataset], languages: Sequence[str]) -> Encoded:
-        return encode(model, sets, self.labelled.class_names, languages, self.labelled.image_column)
+        return encode(model, sets, self.data.class_names, languages, self.data.image_column)
 
-    def _score(self, seen: Encoded, read: Encoded, name: str) -> list[Row]:
-        labelled = self.labelled
-        rows = score(seen, read, labelled.sets, labelled.class_names, labelled.label_column)
+    def _score(self, image_encoded: Encoded, text_encoded: Encoded, name: str) -> list[Row]:
+        data = self.data
+        rows = score(image_encoded, text_encoded, data.sets, data.class_names, data.label_column)
         return [replace(row, model=name) for row in rows]
 
     def _image(self) -> dict[str, np.ndarray]:
-        """A real image, as a file takes it."""
-        return {"pixel_values": next(self.labelled.calibration_images(self.student.processor))}
+        """Inputs of one image of the data."""
+        return {"pixel_values": next(self.data.calibration_images(self.student.processor))}
 
-    def _caption(self, language: str) -> dict[str, np.ndarray]:
-        """The caption of median length, as a file takes it."""
-        names = self.labelled.class_names.in_language(language)
+    def _text(self, language: str) -> dict[str, np.ndarray]:
+        """Inputs of the class name of median length."""
+        names = self.data.class_names.in_language(language)
         lengths = self.student.processor.tokenizer(names, return_length=True, verbose=False)["length"]
         median = sorted(range(len(names)), key=lengths.__getitem__)[len(names) // 2]
         tokens = self.student.tokenize([names[median]])
         return {name: tokens[name].numpy() for name in INPUTS["text"]}
 
-    def _feeds(self, tower: str) -> list[dict[str, np.ndarray]]:
-        """What a file is timed on."""
+    def _inputs(self, tower: str) -> list[dict[str, np.ndarray]]:
+        """Inputs of the latency measurement."""
         if tower == "vision":
             return [self.image]
-        return self.captions if tower == "text" else [self.image | caption for caption in self.captions]
+        return self.texts if tower == "text" else [self.image | text for text in self.texts]
 
     def _time(self, tower: str, path: Path, fp32: Path) -> tuple[float, float]:
-        """Median milliseconds at batch 1, and the median of the ratios to fp32."""
-        runners = {name: self.form.open(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
-        feeds = self._feeds(tower)
-        calls = {name: partial(_run, runner, feeds) for name, runner in runners.items()}
+        """Median latency at batch 1 in milliseconds, and the median of its ratios to fp32."""
+        runners = {name: self.format.open(file, self.threads) for name, file in (("fp32", fp32), ("variant", path))}
+        inputs = self._inputs(tower)
+        calls = {name: partial(_run, runner, inputs) for name, runner in runners.items()}
         times = interleaved_ms(calls)
         ratios = [variant / full for variant, full in zip(times["variant"], times["fp32"], strict=True)]
-        return statistics.median(times["variant"]) / len(feeds), statistics.median(ratios)
+        return statistics.median(times["variant"]) / len(inputs), statistics.median(ratios)
 
 
-def _run(runner: Runner, feeds: list[dict[str, np.ndarray]]):
-    for feed in feeds:
-        runner(feed)
+def _run(runner: Runner, inputs: list[dict[str, np.ndarray]]):
+    for arrays in inputs:
+        runner(arrays)

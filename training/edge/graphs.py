@@ -1,4 +1,4 @@
-"""Towers as ONNX graphs, in the names that transformers.js reads."""
+"""Write towers as ONNX graphs, with the input and output names of transformers.js."""
 
 from pathlib import Path
 from typing import Any
@@ -10,32 +10,32 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.edge.quiet import quiet
-from training.edge.towers import INPUTS, OUTPUTS, TOWERS, describe_tower, traceable
+from training.edge.towers import INPUTS, OUTPUTS, TOWERS, describe_tower, trace_inputs
+from training.utils.quiet import quiet_export
 
-# the newest that ONNX Runtime Web and ORT 1.16 still read; newer ones fold attention into one node that they lack
+# the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
 OPSET = 20
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):
-    """Write one tower as a graph that takes any number of images, or of texts of any length it can read.
+    """Write one tower as a graph for any number of images, or texts of any supported length.
 
     Args:
-        student: on the CPU, in eval mode and float32.
-        tower: one of `TOWERS`.
-        path: of the file.
+        student: The model, on the CPU, in eval mode and float32.
+        tower: The tower: `vision` or `text`.
+        path: Path of the graph.
 
     Raises:
-        ValueError: the tower cannot be traced.
+        ValueError: The tower cannot be traced.
     """
-    graph, example, shapes = traceable(student, tower)
+    module, example, shapes = trace_inputs(student, tower)
     try:
-        write_graph(graph, tower, example, shapes, path)
+        write_graph(module, tower, example, shapes, path)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         raise ValueError(
-            f"towers: the {describe_tower(student, tower)} cannot be traced to ONNX ({reason}). Export the other "
-            f"tower alone with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
+            f"towers: the {describe_tower(student, tower)} cannot be traced to ONNX ({reason}). Export only the "
+            f"other tower with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
         ) from error
     _finish(path, student)
 
@@ -48,17 +48,17 @@ def write_graph(
     path: Path,
     external_data: bool = False,
 ):
-    """Write a module as a graph, be it a student's tower or another.
+    """Write a module as a graph: a tower of a student or of another model.
 
     Args:
-        graph: images, or ids and mask, to embeddings; on the CPU, in float32.
-        tower: one of `TOWERS`, for the names of inputs and output.
-        example: what it is traced with; a batch of one would be taken for the rule.
-        shapes: which of its dimensions are free, as `torch.export` takes them.
-        path: of the file.
-        external_data: weights in a file of their own beside it, as a graph of more than 2 GiB needs.
+        graph: Module that maps images, or token ids and mask, to embeddings; on the CPU, in float32.
+        tower: The tower, for the names of inputs and output: `vision` or `text`.
+        example: Example inputs. The batch size must be at least 2, since the tracer takes 1 as constant.
+        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`.
+        path: Path of the graph.
+        external_data: Whether the weights go to a second file, which a graph of more than 2 GiB needs.
     """
-    with quiet():
+    with quiet_export():
         torch.onnx.export(
             graph.eval(),
             example,
@@ -74,8 +74,10 @@ def write_graph(
 
 
 def _finish(path: Path, student: DCCLIPModel):
-    """Remove the exporter's notes, which name source files of the machine and are a tenth of a small graph; add the
-    logit scale, by which whoever runs the towers alone makes probabilities of cosines.
+    """Remove the exporter's notes and add the logit scale.
+
+    The notes name local source files and are a tenth of a small graph. The logit scale turns the cosines of the two
+    single towers into logits.
     """
     model = onnx.load(path)
     for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
@@ -87,28 +89,29 @@ def _finish(path: Path, student: DCCLIPModel):
 
 
 def join(vision: Path, text: Path, path: Path):
-    """Both towers in one graph that also compares every image with every text.
+    """Write both towers to one graph that also compares every image with every text.
+
+    Its outputs are `logits_per_image` (images, texts), `logits_per_text`, `text_embeds` and `image_embeds`.
 
     Args:
-        vision: the image tower's file, of any variant.
-        text: the text tower's.
-        path: of the file. Outputs: `logits_per_image` (images, texts), `logits_per_text`, `text_embeds`,
-            `image_embeds`.
+        vision: Path of the image tower's graph, of any variant.
+        text: Path of the text tower's graph, of any variant.
+        path: Path of the graph to write.
     """
-    seen, read = (
+    vision_model, text_model = (
         onnx.compose.add_prefix(onnx.load(file), f"{tower}/")
         for tower, file in zip(TOWERS, (vision, text), strict=True)
     )
-    properties = {entry.key: entry.value for entry in read.metadata_props}
-    kept = {f"{tower}/{name}": name for tower in TOWERS for name in (*INPUTS[tower], OUTPUTS[tower])}
-    for model in (seen, read):
-        _rename(model.graph, kept)
+    properties = {entry.key: entry.value for entry in text_model.metadata_props}
+    public_names = {f"{tower}/{name}": name for tower in TOWERS for name in (*INPUTS[tower], OUTPUTS[tower])}
+    for model in (vision_model, text_model):
+        _rename(model.graph, public_names)
     opsets: dict[str, int] = {}
-    for entry in (*seen.opset_import, *read.opset_import):
+    for entry in (*vision_model.opset_import, *text_model.opset_import):
         opsets[entry.domain] = max(entry.version, opsets.get(entry.domain, 0))
     nodes = [
-        *seen.graph.node,
-        *read.graph.node,
+        *vision_model.graph.node,
+        *text_model.graph.node,
         helper.make_node("Transpose", ["image_embeds"], ["image_embeds_t"], perm=[1, 0]),
         helper.make_node("MatMul", ["text_embeds", "image_embeds_t"], ["cosines"]),
         helper.make_node("Mul", ["cosines", "logit_scale"], ["logits_per_text"]),
@@ -122,20 +125,20 @@ def join(vision: Path, text: Path, path: Path):
     graph = helper.make_graph(
         nodes,
         "dcclip",
-        [*read.graph.input, *seen.graph.input],
-        [*outputs, *read.graph.output, *seen.graph.output],
-        [*seen.graph.initializer, *read.graph.initializer, scale],
-        value_info=[*seen.graph.value_info, *read.graph.value_info],
+        [*text_model.graph.input, *vision_model.graph.input],
+        [*outputs, *text_model.graph.output, *vision_model.graph.output],
+        [*vision_model.graph.initializer, *text_model.graph.initializer, scale],
+        value_info=[*vision_model.graph.value_info, *text_model.graph.value_info],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()])
     helper.set_model_props(model, properties)
-    model.ir_version = max(seen.ir_version, read.ir_version)
+    model.ir_version = max(vision_model.ir_version, text_model.ir_version)
     onnx.checker.check_model(model)
     onnx.save(model, path)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]):
-    """Give inputs and outputs of the graph the names that readers expect."""
+    """Rename inputs and outputs of a graph."""
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
     for node in graph.node:

@@ -1,4 +1,4 @@
-"""A tower in int8 as XNNPACK computes it, before it becomes an ExecuTorch program."""
+"""Quantise a tower to int8 for XNNPACK, before it is lowered to an ExecuTorch program."""
 
 import copy
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from training.edge.variants import STEM
+from training.edge.towers import STEM
 
 CONVOLUTION = torch.ops.aten.conv2d.default
 CLAMPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)  # such as ReLU6
@@ -29,42 +29,45 @@ def to_int8(
     shapes: dict[str, Any],
     images: Iterable[np.ndarray],
 ) -> nn.Module:
-    """Weights in int8 a channel. The image tower's activations are in ranges that were seen on real images, the text
-    tower's by their own range, as they come; its tables are in int8 a row.
+    """Quantise a tower: weights in int8 per channel, embedding tables in int8 per row.
+
+    Activations of the image tower have ranges measured on calibration images. Activations of the text tower are
+    quantised at run time by their own range.
 
     Args:
-        module: the tower; it stays as it is.
-        tower: `vision` or `text`.
-        example: what it is traced with.
-        shapes: which of its dimensions are free.
-        images: prepared real images (1, 3, S, S).
+        module: The tower. It is not changed.
+        tower: The tower's name: `vision` or `text`.
+        example: Example inputs for the trace.
+        shapes: Dynamic dimensions of the inputs, in the format of `torch.export`.
+        images: Prepared calibration images, (1, 3, S, S) float32 each.
 
     Returns:
-        A module of the same inputs and output.
+        The quantised tower, with the same inputs and output.
     """
     dynamic = tower == "text"
     if dynamic:
         module = copy.deepcopy(module)
-        _shrink_tables(module)
+        _quantise_tables(module)
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     graph = torch.export.export(module, example, dynamic_shapes=shapes).module()
     prepared = prepare_pt2e(graph, _Quantizer().set_global(config))
-    # the text tower runs once too, so that ranges of its weights are seen
+    # the text tower runs once, so that the ranges of its weights are measured
     for inputs in [example] if dynamic else ((torch.from_numpy(image),) for image in images):
         prepared(*inputs)
     return convert_pt2e(prepared)
 
 
 class _Quantizer(XNNPACKQuantizer):
-    """XNNPACK's own, but for the stem, which stays in single precision as in an ONNX file, and for clamps."""
+    """XNNPACK's quantizer with two changes: the stem stays in fp32, as in ONNX files, and clamps set the range."""
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Leave scalars alone: as the float tensors that they would become, they cannot be added to positions."""
+        """Keep scalars: XNNPACK would make them float tensors, which cannot be added to integer position ids."""
         return model
 
     def annotate(self, model: GraphModule) -> GraphModule:
-        """Take a convolution's range after the clamp that follows it, which XNNPACK computes with it. Before it, most
-        of the range would be numbers that are cut off.
+        """Measure a convolution's range after the clamp that XNNPACK fuses with it.
+
+        Before the clamp, most of the range would be values that are cut off.
         """
         stem = [node for node in model.graph.nodes if node.target == CONVOLUTION][:STEM]
         self.set_filter_function(lambda node: node not in stem)
@@ -81,7 +84,7 @@ class _Quantizer(XNNPACKQuantizer):
 
 
 class _Int8Table(nn.Module):
-    """An embedding table in int8, with a scale a row, in ordinary operators: an app needs no further kernels."""
+    """An embedding table in int8 with a scale per row. It uses standard operators, which every app has."""
 
     rows: Tensor
     scales: Tensor
@@ -91,7 +94,7 @@ class _Int8Table(nn.Module):
         weight = table.weight.detach()
         scales = weight.abs().amax(1, keepdim=True) / 127  # (V, 1)
         self.register_buffer("scales", scales)
-        # a row of zeros, such as the padding token's, has no scale
+        # a row of zeros, such as the padding token's, would divide by zero
         rows = weight / scales.clamp(min=torch.finfo(scales.dtype).tiny)
         self.register_buffer("rows", rows.round().to(torch.int8))  # (V, D)
 
@@ -100,9 +103,9 @@ class _Int8Table(nn.Module):
         return rows.to(scales.dtype) * scales
 
 
-def _shrink_tables(module: nn.Module):
+def _quantise_tables(module: nn.Module):
     for name, child in module.named_children():
         if isinstance(child, nn.Embedding):
             setattr(module, name, _Int8Table(child))
         else:
-            _shrink_tables(child)
+            _quantise_tables(child)

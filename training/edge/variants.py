@@ -1,4 +1,4 @@
-"""The same graph in fewer bytes."""
+"""Variants of a graph in number formats with fewer bytes."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,29 +15,28 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from training.edge.quiet import quiet
+from training.edge.towers import STEM
+from training.utils.quiet import quiet_export
 
 BLOCK = 32
-# what half precision may change in an output channel, relative to it: twice its rounding. Folded batch norms leave
-# depthwise convolutions with channels so small that half precision has few bits for them
-HALF_LOSS = 2.0**-10
-FEW = 4  # channels that a filter sees
-# convolutions at the input that stay in single precision: a stem of few channels and the one after it cost next to no
-# time, and rounding there reaches everything behind
-STEM = 2
+# largest relative error of an output channel in half precision: twice its rounding. Depthwise convolutions with folded
+# batch norms have channels so small that half precision represents them with few bits
+MAX_HALF_ERROR = 2.0**-10
+# largest number of input channels of a filter that counts as depthwise
+MAX_DEPTHWISE_CHANNELS = 4
 
 
 def make_variant(source: Path, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
     """Write a variant of a traced tower.
 
     Args:
-        source: the fp32 graph.
-        tower: `vision` or `text`.
-        variant: `fp16`, `int8` or `q4`.
-        path: of the file.
-        images: prepared real images (1, 3, S, S), by which the image tower's int8 ranges are set.
+        source: Path of the fp32 graph.
+        tower: The tower: `vision` or `text`.
+        variant: Number format: `fp16`, `int8` or `q4`.
+        path: Path of the graph to write.
+        images: Prepared calibration images, (1, 3, S, S) float32 each, for the int8 ranges of the image tower.
     """
-    with quiet():
+    with quiet_export():
         if variant == "fp16":
             to_fp16(source, path)
         elif variant == "q4":
@@ -52,22 +51,30 @@ def make_variant(source: Path, tower: str, variant: str, path: Path, images: Ite
 
 
 def to_fp16(source: Path, path: Path):
-    """Store weights in half precision and compute in single: half the bytes, and the speed of fp32 everywhere.
+    """Store weights in half precision and compute in single precision: half the bytes at the latency of fp32.
 
-    A CPU has no half-precision kernels for most operators, and casts at each of them would make the graph slower;
-    these casts are of constants, which a session folds once when it loads.
+    CPUs have no half-precision kernels for most operators, and casts of activations would make the graph slower. Here
+    only constants are cast, which a session folds once when it loads.
+
+    Args:
+        source: Path of the fp32 graph.
+        path: Path of the graph to write.
     """
     model = onnx.load(source)
     graph, casts = model.graph, []
     for tensor in [tensor for tensor in graph.initializer if _is_large_float(tensor)]:
         single = numpy_helper.to_array(tensor)
         half, name = single.astype(np.float16), tensor.name
-        if single.ndim == 4 and single.shape[1] <= FEW and _largest_loss(single, half) > HALF_LOSS:
-            continue  # depthwise, or at the input: a few bytes, and single channels count
+        if (
+            single.ndim == 4
+            and single.shape[1] <= MAX_DEPTHWISE_CHANNELS
+            and _largest_error(single, half) > MAX_HALF_ERROR
+        ):
+            continue  # few bytes, and the error of a single channel matters
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
         gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
         users = [node for node in graph.node if name in node.input]
-        if len(gathers) == len(users):  # a table: only the rows that are read are cast
+        if len(gathers) == len(users):  # an embedding table: only the rows that are looked up are cast
             for node in gathers:
                 node.input[0], rows = f"{name}_fp16", node.output[0]
                 node.output[0] = f"{rows}_fp16"
@@ -77,17 +84,17 @@ def to_fp16(source: Path, path: Path):
             casts.append(_to_float(f"{name}_fp16", name))
     for cast in reversed(casts):
         graph.node.insert(0, cast)
-    _forget_shapes(model, path)
+    _save_without_shapes(model, path)
 
 
 def _is_large_float(tensor: onnx.TensorProto) -> bool:
     return tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= BLOCK
 
 
-def _largest_loss(single: np.ndarray, half: np.ndarray) -> float:
+def _largest_error(single: np.ndarray, half: np.ndarray) -> float:
     """The largest relative error of a convolution's output channel."""
-    difference, length = (np.linalg.norm(each.reshape(len(each), -1), axis=1) for each in (half - single, single))
-    return float((difference / np.maximum(length, np.finfo(np.float32).tiny)).max())
+    error, norm = (np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (half - single, single))
+    return float((error / np.maximum(norm, np.finfo(np.float32).tiny)).max())
 
 
 def _to_float(source: str, target: str) -> onnx.NodeProto:
@@ -95,7 +102,12 @@ def _to_float(source: str, target: str) -> onnx.NodeProto:
 
 
 def to_dynamic_int8(source: Path, path: Path):
-    """Weights, the token table included, in int8; activations as they come, by their own range."""
+    """Store weights, including the token table, in int8. Activations are quantised at run time by their own range.
+
+    Args:
+        source: Path of the fp32 graph.
+        path: Path of the graph to write.
+    """
     quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=["MatMul", "Gemm", "Gather"])
 
 
@@ -109,9 +121,14 @@ class _Images(CalibrationDataReader):
 
 
 def to_static_int8(source: Path, path: Path, images: Iterable[np.ndarray]):
-    """Weights in int8 a channel, activations in ranges that were seen on real images.
+    """Store weights in int8 per channel, with activation ranges measured on calibration images.
 
-    Ranges that are taken anew for each image, as for text, make convolutions several times slower than fp32.
+    Ranges computed at run time, as for texts, make convolutions several times slower than fp32.
+
+    Args:
+        source: Path of the fp32 graph.
+        path: Path of the graph to write.
+        images: Prepared calibration images, (1, 3, S, S) float32 each.
     """
     stem = [node.name for node in onnx.load(source).graph.node if node.op_type == "Conv"][:STEM]
     quantize_static(
@@ -128,7 +145,12 @@ def to_static_int8(source: Path, path: Path, images: Iterable[np.ndarray]):
 
 
 def to_q4(source: Path, path: Path):
-    """Weights of matrix products and tables in 4 bits, a scale for each block of 32."""
+    """Store the weights of matrix products and embedding tables in 4 bits, with a scale for each block of 32.
+
+    Args:
+        source: Path of the fp32 graph.
+        path: Path of the graph to write.
+    """
     from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, MatMulNBitsQuantizer
 
     config = DefaultWeightOnlyQuantConfig(
@@ -139,13 +161,13 @@ def to_q4(source: Path, path: Path):
         quant_axes=(("MatMul", 0), ("Gather", 1)),
     )
     quantizer = MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a row of zeros, such as the padding token's, has no scale
+    with np.errstate(invalid="ignore", divide="ignore"):  # a row of zeros, such as the padding token's, gives 0 / 0
         quantizer.process()
     onnx.save(quantizer.model.model, path)
 
 
-def _forget_shapes(model: onnx.ModelProto, path: Path):
-    """Intermediate shapes and types as they were traced no longer hold."""
+def _save_without_shapes(model: onnx.ModelProto, path: Path):
+    """Save a graph without its traced intermediate shapes and types, which are no longer correct."""
     del model.graph.value_info[:]
     onnx.checker.check_model(model)
     onnx.save(model, path)

@@ -1,4 +1,4 @@
-"""What a variant may lose against PyTorch, in English and in Chinese each, and how that is counted."""
+"""The verdict on an exported file: limits for the loss of accuracy in each language, for latency and for size."""
 
 import math
 from collections import Counter
@@ -7,39 +7,40 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from training.edge.labelled import Labelled
+from training.edge.gate_data import GateData
 from training.evaluation.classify import Encoded
 from training.text.writing_systems import LANGUAGES
 
-# points of top-1 that may be lost, in each language
+# largest loss of top-1 in percentage points, for each language; number formats not listed may lose nothing
 ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}
-# share by which a variant may take longer than fp32: one that is there for its speed none, one that is there for its
-# bytes as much as two equal graphs differ by in timing
+# largest slow-down against fp32, as a fraction: 0 for int8, which is meant to be faster; the timing noise of two equal
+# graphs for fp16 and q4, which are meant to be smaller
 TOLERANCE = {"fp16": 0.05, "int8": 0.0, "q4": 0.05}
-LEAST_SAVED = 0.1  # share of fp32's bytes; with less a file is not worth its place
+LEAST_SAVED = 0.1  # smallest fraction of fp32's bytes that a variant must save
 NUM_WORST = 3
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of one file. Its numbers are 0 where it could not be asked.
+    """The verdict of the gate on one file. Its numbers are 0 if the file could not be run.
 
     Args:
-        file: such as `onnx/text_model_quantized.onnx`.
-        tower: `vision`, `text` or `both`.
-        variant: number format: fp32, fp16, int8 or q4.
-        kept: whether it is written.
-        reasons: why not.
-        bytes: of the file.
-        bytes_share: of those of fp32.
-        largest_difference: of any number of any embedding, against PyTorch.
-        mean_cosine: with PyTorch's embeddings.
-        top1: share of all labelled images by language, the other tower being PyTorch's where it is not in the file.
-        lost_points: by which that is less than PyTorch's, in percentage points; a gain is negative.
-        worst_classes: by language, those that lost most images.
-        ms: median at batch 1: an image, a text (mean of both languages), or both.
-        ms_share: median of the ratios to fp32, run in turns.
-        parts: of a file of both towers, the variant of each.
+        file: Path in the repo, such as `onnx/text_model_quantized.onnx`.
+        tower: The tower in the file: `vision`, `text` or `both`.
+        variant: Number format: fp32, fp16, int8 or q4.
+        kept: Whether the file is written to the output folder.
+        reasons: Reasons why it is not written, a sentence each.
+        bytes: Size of the file in bytes.
+        bytes_share: Size as a fraction of fp32's.
+        largest_difference: Largest absolute difference between an embedding component and PyTorch's.
+        mean_cosine: Mean cosine between the embeddings and PyTorch's.
+        top1: Top-1 accuracy (0..1) on all labelled images, by language. PyTorch runs the tower that is not in the
+            file.
+        lost_points: Loss of top-1 against PyTorch in percentage points, by language. A gain is negative.
+        worst_classes: Classes that lost the most images, by language.
+        ms: Median latency at batch 1 in milliseconds: an image, a text (mean of both languages), or both.
+        ms_share: Median ratio of the latency to fp32's, measured in turns.
+        parts: Number format of each tower in a file of both towers; None for a file of one tower.
     """
 
     file: str
@@ -59,70 +60,72 @@ class Verdict:
     parts: dict[str, str] | None = None
 
     def line(self) -> str:
-        """For people."""
+        """The verdict in one line, for the terminal."""
         if not self.kept:
             return f"{self.file}: not written. {' '.join(self.reasons)}"
         lost = ", ".join(f"{language} {points:+.2f}" for language, points in self.lost_points.items())
         return (
             f"{self.file}: {self.bytes / 1e6:.2f} MB ({self.bytes_share:.2f} of fp32), {self.ms:.2f} ms "
-            f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}, points of top-1 lost: {lost}"
+            f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}, top-1 points lost: {lost}"
         )
 
 
 def reasons_against(verdict: Verdict) -> list[str]:
-    """Why a variant fails, a sentence each; none where it passes.
-
-    Args:
-        verdict: with its numbers.
-    """
-    graph = "graph of both towers" if verdict.tower == "both" else f"{verdict.tower} tower"
-    what = f"The {verdict.variant} {graph}"
+    """Reasons to refuse a file, a sentence each. The list is empty if the file passes."""
+    content = "graph of both towers" if verdict.tower == "both" else f"{verdict.tower} tower"
+    subject = f"The {verdict.variant} {content}"
     reasons = []
+    allowed_points = ALLOWED_POINTS.get(verdict.variant, 0.0)
     for language, points in verdict.lost_points.items():
-        allowed = ALLOWED_POINTS[verdict.variant]
-        if points > allowed + 1e-9:
+        if points > allowed_points + 1e-9:
             after = 100 * verdict.top1[language]
             reasons.append(
-                f"{what} loses {points:.2f} points of top-1 in {language} ({after + points:.2f} % to {after:.2f} %), "
-                f"where {allowed} are allowed; the most in {'; '.join(verdict.worst_classes[language])}."
+                f"{subject} loses {points:.2f} points of top-1 in {language}, from {after + points:.2f} % to "
+                f"{after:.2f} %; {allowed_points} are allowed. "
+                f"Most affected: {'; '.join(verdict.worst_classes[language])}."
             )
-    allowed = 1 + TOLERANCE.get(verdict.variant, math.inf)
-    if verdict.ms_share > allowed:
+    allowed_ratio = 1 + TOLERANCE.get(verdict.variant, math.inf)
+    if verdict.ms_share > allowed_ratio:
         reasons.append(
-            f"{what} takes {verdict.ms_share:.2f} times as long as fp32 ({verdict.ms:.2f} ms at batch 1, medians of "
-            f"runs in turns), where {allowed:.2f} is allowed."
+            f"{subject} takes {verdict.ms_share:.2f} times as long as fp32 ({verdict.ms:.2f} ms at batch 1), and "
+            f"{allowed_ratio:.2f} is allowed."
         )
     if verdict.variant != "fp32" and verdict.bytes_share > 1 - LEAST_SAVED:
-        reasons.append(f"{what} has {verdict.bytes_share:.2f} of the bytes of fp32: it saves nothing.")
+        reasons.append(
+            f"{subject} has {verdict.bytes_share:.2f} of the bytes of fp32, and {1 - LEAST_SAVED:.2f} is allowed."
+        )
     return reasons
 
 
-def closeness(tower: str, seen: Encoded, read: Encoded, reference: Encoded) -> tuple[float, float]:
-    """Largest difference and mean cosine, over all images, all captions, or both.
+def closeness(tower: str, image_encoded: Encoded, text_encoded: Encoded, reference: Encoded) -> tuple[float, float]:
+    """Compare embeddings with PyTorch's, over all images, all class names, or both.
 
     Args:
-        tower: `vision`, `text` or `both`.
-        seen: whose images are asked about.
-        read: whose captions are asked about.
-        reference: PyTorch's.
+        tower: The tower in the file: `vision`, `text` or `both`.
+        image_encoded: Embeddings whose images are compared.
+        text_encoded: Embeddings whose class names are compared.
+        reference: Embeddings of PyTorch.
+
+    Returns:
+        The largest absolute difference of a component, and the mean cosine.
     """
     pairs = []
     if tower != "text":
-        pairs += [(seen.images[name], theirs) for name, theirs in reference.images.items()]
+        pairs += [(image_encoded.images[name], expected) for name, expected in reference.images.items()]
     if tower != "vision":
-        pairs += [(read.classes[language], theirs) for language, theirs in reference.classes.items()]
-    ours, theirs = (torch.cat(column) for column in zip(*pairs, strict=True))  # (N, D)
-    return (ours - theirs).abs().max().item(), (ours * theirs).sum(1).mean().item()
+        pairs += [(text_encoded.classes[language], expected) for language, expected in reference.classes.items()]
+    embeddings, expected = (torch.cat(column) for column in zip(*pairs, strict=True))  # (N, D)
+    return (embeddings - expected).abs().max().item(), (embeddings * expected).sum(1).mean().item()
 
 
 @dataclass(frozen=True)
 class Losses:
-    """Fields of [`Verdict`]: top-1, lost points and worst classes by language, over the images of all sets together.
+    """Fields of [`Verdict`] that compare accuracy, by language, over the images of all sets together.
 
     Args:
-        top1: see there.
-        lost_points: see there.
-        worst_classes: see there.
+        top1: Top-1 accuracy (0..1).
+        lost_points: Loss of top-1 against PyTorch in percentage points.
+        worst_classes: Classes that lost the most images.
     """
 
     top1: dict[str, float]
@@ -130,22 +133,25 @@ class Losses:
     worst_classes: dict[str, list[str]]
 
 
-def count_losses(seen: Encoded, read: Encoded, reference: Encoded, labelled: Labelled) -> Losses:
-    """Compare a variant's answers with PyTorch's.
+def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encoded, data: GateData) -> Losses:
+    """Compare the predictions of a file with PyTorch's.
 
     Args:
-        seen: whose image embeddings are asked.
-        read: whose class embeddings are asked.
-        reference: PyTorch's of both.
-        labelled: the true answers.
+        image_encoded: Embeddings whose images are used.
+        text_encoded: Embeddings whose class names are used.
+        reference: Embeddings of PyTorch.
+        data: The labelled sets.
+
+    Returns:
+        Accuracy and losses by language.
     """
     losses = Losses({}, {}, {})
-    labels = torch.cat([labelled.label_ids(name) for name in labelled.sets])  # (N,)
+    labels = torch.cat([data.label_ids(name) for name in data.sets])  # (N,)
     totals = Counter(labels.tolist())
     for language in LANGUAGES:
-        before = _right(reference, reference, labels, language)
-        after = _right(seen, read, labels, language)
-        names = labelled.class_names.in_language(language)
+        before = _is_correct(reference, reference, labels, language)
+        after = _is_correct(image_encoded, text_encoded, labels, language)
+        names = data.class_names.in_language(language)
         worst = Counter(labels[before & ~after].tolist()).most_common(NUM_WORST)
         losses.top1[language] = after.sum().item() / len(labels)
         losses.lost_points[language] = 100 * (before.sum() - after.sum()).item() / len(labels)
@@ -153,7 +159,7 @@ def count_losses(seen: Encoded, read: Encoded, reference: Encoded, labelled: Lab
     return losses
 
 
-def _right(seen: Encoded, read: Encoded, labels: Tensor, language: str) -> Tensor:
-    """(N,) bool: whether an image's own class comes first."""
-    answers = [(images @ read.classes[language].T).argmax(1) for images in seen.images.values()]
-    return torch.cat(answers) == labels
+def _is_correct(image_encoded: Encoded, text_encoded: Encoded, labels: Tensor, language: str) -> Tensor:
+    """Whether the own class of each image has the largest cosine: (N,) bool."""
+    predictions = [(images @ text_encoded.classes[language].T).argmax(1) for images in image_encoded.images.values()]
+    return torch.cat(predictions) == labels

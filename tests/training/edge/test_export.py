@@ -8,8 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from training import export
-from training.edge import export as library
-from training.edge import formats, verdict
+from training.edge import graphs, output, variants, verdict
 from training.edge.sessions import open_session
 from training.hub import list_contents
 from training.utils.results import Results
@@ -22,7 +21,7 @@ def labelled(corpus) -> list[str]:
 
 @pytest.fixture
 def fails(capsys):
-    """Run the script and return what it says on its way out."""
+    """Run the script with invalid options and return its error message."""
 
     def run(*arguments) -> str:
         with pytest.raises(SystemExit) as exit_info:
@@ -35,8 +34,8 @@ def fails(capsys):
 
 @pytest.fixture
 def traced(exported, monkeypatch):
-    """Graphs that were traced before, as tracing takes longest."""
-    monkeypatch.setattr(formats, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
+    """Copy graphs that were traced before, since tracing takes the longest."""
+    monkeypatch.setattr(graphs, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -66,37 +65,37 @@ def test_results_hold_a_verdict_for_every_file(exported):
     assert set(results.meta["export"]["best"]) == {"vision", "text"}
 
 
-def test_refused_is_not_written_and_said(exported, traced, labelled, tmp_path, capsys, monkeypatch):
+def test_refused_file_is_not_written_and_reported(exported, traced, labelled, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
     before = files(folder)
 
-    def ruin(source, tower, variant, path, images):
+    def write_nans(source, tower, variant, path, images):
         model = onnx.load(source)
         for tensor in model.graph.initializer:
             if tensor.data_type == TensorProto.FLOAT:
-                tensor.raw_data = b"\xff" * len(tensor.raw_data)  # not a number
+                tensor.raw_data = b"\xff" * len(tensor.raw_data)
         onnx.save(model, path)
 
-    monkeypatch.setattr(formats, "make_variant", ruin)
+    monkeypatch.setattr(variants, "make_variant", write_nans)
     arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
     with pytest.raises(SystemExit) as exit_info:
         export.main([str(folder), *arguments])
     assert exit_info.value.code == 1
-    said = capsys.readouterr()
-    assert "text_model_quantized.onnx: not written" in said.out and "not finite" in said.out
+    printed = capsys.readouterr().out
+    assert "text_model_quantized.onnx: not written" in printed and "not finite" in printed
     after = files(folder)
-    assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # an earlier one would be a false friend
+    assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # the earlier file was made of other weights
     assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
     results = Results.read(folder / "results.json").meta["export"]
     (refused,) = [entry for entry in results["verdicts"] if not entry["kept"]]
     assert refused["file"] == "onnx/text_model_quantized.onnx" and "not finite" in refused["reasons"][0]
-    assert len(results["verdicts"]) == 12  # those of the other files are still there
+    assert len(results["verdicts"]) == 12  # the verdicts on the other files are kept
     assert results["best"]["text"] != refused["file"]
 
 
-def test_an_interrupted_export_leaves_the_folder_as_it_was(exported, traced, labelled, tmp_path, monkeypatch):
+def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labelled, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)
     before = files(folder)
@@ -104,20 +103,20 @@ def test_an_interrupted_export_leaves_the_folder_as_it_was(exported, traced, lab
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(formats, "make_variant", interrupt)
+    monkeypatch.setattr(variants, "make_variant", interrupt)
     with pytest.raises(KeyboardInterrupt):
         export.main([str(folder), "--output_dir", str(folder), "--towers", "text", *labelled])
     assert files(folder) == before
 
 
-def test_a_folder_without_a_processor_is_refused(exported, tmp_path, fails):
+def test_folder_without_processor_is_refused(exported, tmp_path, fails):
     shutil.copytree(exported, tmp_path / "folder", ignore=shutil.ignore_patterns("preprocessor_config.json", "onnx"))
     message = fails(tmp_path / "folder", "--output_dir", tmp_path / "out")
     assert "preprocessor_config.json" in message and "save_pretrained" in message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_labelled_set_without_a_language_is_refused(exported, corpus, tmp_path, fails):
+def test_labelled_set_without_chinese_names_is_refused(exported, corpus, tmp_path, fails):
     names = json.loads((corpus / "class_names.json").read_text(encoding="utf-8"))
     path = tmp_path / "names.json"
     path.write_text(json.dumps([{"en": entry["en"]} for entry in names]), encoding="utf-8")
@@ -126,28 +125,41 @@ def test_a_labelled_set_without_a_language_is_refused(exported, corpus, tmp_path
     assert "none in 'zh'" in message and "class_names" in message
 
 
-def test_data_need_class_names_and_class_names_need_data(exported, labelled, tmp_path, fails):
+def test_data_and_class_names_need_each_other(exported, labelled, tmp_path, fails):
     assert "needs class_names" in fails(exported, "--output_dir", tmp_path / "out", *labelled[:2])
     assert "without data" in fails(exported, "--output_dir", tmp_path / "out", *labelled[2:])
 
 
 @pytest.mark.parametrize("variant", ["fp16", "q4"])
-def test_a_number_format_that_a_format_lacks_is_named(exported, tmp_path, fails, variant):
+def test_missing_number_format_is_named(exported, tmp_path, fails, variant):
     message = fails(
         exported, "--output_dir", tmp_path / "out", "--format", "executorch", "--variants", "fp32", variant
     )
-    assert f"variants: {variant} " in message and "--format executorch" in message and "fp32, int8" in message
+    assert f"variants: --format executorch has no {variant}." in message and "Expected: fp32, int8" in message
 
 
-def test_a_format_that_is_not_installed_says_what_to_install(exported, tmp_path, fails, monkeypatch):
+def test_missing_package_is_reported_with_its_extra(exported, tmp_path, fails, monkeypatch):
     monkeypatch.setitem(sys.modules, "executorch", None)
     message = fails(exported, "--output_dir", tmp_path / "out", "--format", "executorch")
     assert "needs executorch" in message and 'pip install -e ".[mobile]"' in message
     assert not (tmp_path / "out").exists()
 
 
-def test_a_machine_without_a_kernel_is_told_so(tmp_path):
-    # valid, but ONNX Runtime has no kernel of this operator for whole numbers of 16 bits on any CPU
+def test_unknown_format_is_reported(exported, tmp_path, fails):
+    message = fails(exported, "--output_dir", tmp_path / "out", "--format", "tflite")
+    assert "format: there is no format 'tflite'. Expected: onnx, executorch" in message
+
+
+def test_help_needs_neither_torch_nor_the_extra(run_python):
+    code = (
+        "import sys; hidden = ('torch', 'onnx', 'onnxruntime', 'transformers', 'datasets', 'executorch');"
+        "sys.modules |= dict.fromkeys(hidden); from training import export; export.main(['--help'])"
+    )
+    assert "--variants" in run_python("-c", code).stdout
+
+
+def test_missing_kernel_is_reported(tmp_path):
+    # valid, but ONNX Runtime has no kernel of this operator for 16-bit integers on any CPU
     values = [helper.make_tensor_value_info(name, TensorProto.INT16, [2]) for name in ("x", "y")]
     graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -156,11 +168,11 @@ def test_a_machine_without_a_kernel_is_told_so(tmp_path):
         open_session(tmp_path / "vision_model_quantized.onnx")
 
 
-def test_best_is_the_fastest_and_of_equals_the_smallest():
+def test_best_file_is_the_smallest_of_the_fastest():
     def entry(file, bytes, ms_share, kept=True):
         return {"file": file, "tower": "text", "kept": kept, "bytes": bytes, "ms_share": ms_share}
 
     verdicts = [entry("fp32", 4, 1.0), entry("fp16", 2, 1.02), entry("int8", 1, 0.5), entry("q4", 1, 0.4, kept=False)]
-    assert library._best(verdicts) == {"text": "int8"}
-    assert library._best(verdicts[:2]) == {"text": "fp16"}
+    assert output.best_files(verdicts) == {"text": "int8"}
+    assert output.best_files(verdicts[:2]) == {"text": "fp16"}
     assert verdict.TOLERANCE["fp16"] > 0.02

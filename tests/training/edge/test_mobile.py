@@ -1,3 +1,8 @@
+"""Export to ExecuTorch.
+
+These tests need an environment with `pip install -e ".[test,mobile]"`. Run them there with `pytest -m executorch`.
+"""
+
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,18 +20,18 @@ from training import export
 from training.config import DistillRecipe
 from training.edge import formats, verdict
 from training.edge.programs import MAX_BATCH, open_program
-from training.edge.quiet import quiet
-from training.edge.towers import traceable
-from training.edge.variants import STEM
+from training.edge.towers import STEM, trace_inputs
 from training.hub.hub_model import HubModel
 from training.teachers import weights_fingerprint
+from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
 pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
-with quiet():  # it warns of its own interfaces
+pytestmark = pytest.mark.executorch
+with quiet_export():  # importing the quantizer warns of deprecated functions
     from training.edge.program_int8 import to_int8
 
-# with ReLU6, and few layers, as lowering takes its time
+# with ReLU6, and few layers, since lowering is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
 TEXT = XLM_ROBERTA | {"num_hidden_layers": 1}
 
@@ -38,13 +43,13 @@ def labelled(corpus) -> list[str]:
 
 @pytest.fixture(scope="module")
 def exported(processor, labelled, tmp_path_factory) -> Path:
-    """A student's folder with an ONNX file and all programs. Tests must not write into it."""
+    """A student's folder with an ONNX file and all programs. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("mobile")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     HubModel(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
     arguments = [str(folder), "--output_dir", str(folder), *labelled]
     with pytest.MonkeyPatch.context() as patch:
-        # towers this small and random gain no time from int8, and answer by chance
+        # towers this small and random are not faster in int8, and their accuracy is random
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         export.main([*arguments, "--towers", "text", "--variants", "fp32"])
@@ -54,13 +59,13 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copied(exported, tmp_path, monkeypatch) -> Path:
-    """A folder to write into; what is exported once more is what was exported before."""
-    for form in formats.FORMATS.values():
+    """A folder to write to; further exports copy the files of the first one."""
+    for export_format in formats.FORMATS.values():
 
-        def copy(_, tower, variant, path, images, form=form):
-            shutil.copy(exported / form.name / path.name, path)
+        def copy(_, tower, variant, path, images, folder=exported / export_format.name):
+            shutil.copy(folder / path.name, path)
 
-        monkeypatch.setitem(formats.FORMATS, form.name, replace(form, write=copy))
+        monkeypatch.setitem(formats.FORMATS, export_format.name, replace(export_format, write=copy))
     return shutil.copytree(exported, tmp_path / "folder")
 
 
@@ -69,49 +74,49 @@ def student(exported) -> DCCLIPModel:
     return DCCLIPModel.from_pretrained(exported).eval()
 
 
-def run(exported: Path, tower: str, variant: str, **feeds: torch.Tensor) -> np.ndarray:
+def run(exported: Path, tower: str, variant: str, **arrays: torch.Tensor) -> np.ndarray:
     path = exported / "executorch" / formats.EXECUTORCH.file_name(tower, variant)
-    return open_program(path, threads=1)({name: tensor.numpy() for name, tensor in feeds.items()})
+    return open_program(path, threads=1)({name: tensor.numpy() for name, tensor in arrays.items()})
 
 
 @torch.no_grad()
-def expected(student: DCCLIPModel, **feeds: torch.Tensor) -> np.ndarray:
-    features = student.get_image_features if "pixel_values" in feeds else student.get_text_features
-    return F.normalize(features(**feeds).pooler_output, dim=-1).numpy()
+def expected(student: DCCLIPModel, **arrays: torch.Tensor) -> np.ndarray:
+    features = student.get_image_features if "pixel_values" in arrays else student.get_text_features
+    return F.normalize(features(**arrays).pooler_output, dim=-1).numpy()
 
 
 @pytest.mark.parametrize("length", [1, 9, 32])
 @pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
-def test_texts_of_any_number_and_length(exported, student, batch_size, length):
+def test_text_program_accepts_any_batch_size_and_length(exported, student, batch_size, length):
     input_ids = torch.randint(5, 500, (batch_size, length), generator=torch.Generator().manual_seed(length))
     attention_mask = torch.ones_like(input_ids)
     if batch_size > 1:
         input_ids[1, length // 2 + 1 :], attention_mask[1, length // 2 + 1 :] = 1, 0
-    feeds = {"input_ids": input_ids, "attention_mask": attention_mask}
-    np.testing.assert_allclose(run(exported, "text", "fp32", **feeds), expected(student, **feeds), atol=1e-4)
+    arrays = {"input_ids": input_ids, "attention_mask": attention_mask}
+    np.testing.assert_allclose(run(exported, "text", "fp32", **arrays), expected(student, **arrays), atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, MAX_BATCH + 1])
-def test_images_of_any_number(exported, student, inputs, batch_size):
+def test_image_program_accepts_any_batch_size(exported, student, inputs, batch_size):
     pixel_values = inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]
-    found = run(exported, "vision", "fp32", pixel_values=pixel_values)
-    np.testing.assert_allclose(found, expected(student, pixel_values=pixel_values), atol=1e-4)
+    embeddings = run(exported, "vision", "fp32", pixel_values=pixel_values)
+    np.testing.assert_allclose(embeddings, expected(student, pixel_values=pixel_values), atol=1e-4)
 
 
-def test_padding_changes_no_embedding(exported, inputs):
-    feeds = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    together = run(exported, "text", "fp32", **feeds)
-    for row, mask in enumerate(feeds["attention_mask"]):
-        alone = {name: values[row : row + 1, : mask.sum()].contiguous() for name, values in feeds.items()}
-        np.testing.assert_allclose(run(exported, "text", "fp32", **alone)[0], together[row], atol=1e-4)
+def test_padding_does_not_change_embeddings(exported, inputs):
+    arrays = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    batched = run(exported, "text", "fp32", **arrays)
+    for row, mask in enumerate(arrays["attention_mask"]):
+        single = {name: values[row : row + 1, : mask.sum()].contiguous() for name, values in arrays.items()}
+        np.testing.assert_allclose(run(exported, "text", "fp32", **single)[0], batched[row], atol=1e-4)
 
 
 @pytest.mark.parametrize(("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])])
-def test_int8_stays_near_and_of_unit_length(exported, student, inputs, tower, names):
-    feeds = {name: inputs[name] for name in names}
-    found = run(exported, tower, "int8", **feeds)
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
-    assert (found * expected(student, **feeds)).sum(1).min() > 0.99
+def test_int8_embeddings_are_close_and_normalised(exported, student, inputs, tower, names):
+    arrays = {name: inputs[name] for name in names}
+    embeddings = run(exported, tower, "int8", **arrays)
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-4)
+    assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
 
 
 def test_int8_stores_the_token_table_in_few_bits(exported, student):
@@ -121,7 +126,7 @@ def test_int8_stores_the_token_table_in_few_bits(exported, student):
     assert full - small > 2.5 * student.text_model.get_input_embeddings().weight.numel()
 
 
-def test_int8_ranges_end_where_a_clamp_cuts_off():
+def test_int8_ranges_are_measured_after_the_clamp():
     torch.manual_seed(0)
     convolutions = [nn.Conv2d(3, 3, 1) for _ in range(STEM + 1)]
     convolutions[-1].bias.data = torch.tensor([-1000.0, 3.0, 3.0])  # the first channel is always 0 after the clamp
@@ -132,10 +137,10 @@ def test_int8_ranges_end_where_a_clamp_cuts_off():
         torch.testing.assert_close(quantised(images), module(images), atol=6 / 127, rtol=0)
 
 
-def test_a_student_stays_as_it_is(student, inputs):
+def test_quantisation_does_not_change_the_student(student, inputs):
     before = weights_fingerprint(student)
     for tower in ("vision", "text"):
-        module, example, shapes = traceable(student, tower, MAX_BATCH)
+        module, example, shapes = trace_inputs(student, tower, MAX_BATCH)
         to_int8(module, tower, example, shapes, [inputs["pixel_values"][:2].numpy()])
     assert weights_fingerprint(student) == before
 
@@ -153,28 +158,28 @@ def test_results_and_card_hold_both_formats(exported):
     onnx, executorch = results.meta["export"]["runs"]
     assert onnx["files"] == ["onnx/text_model.onnx"] and "onnxruntime" in onnx["versions"]
     assert set(executorch["files"]) == names and "executorch" in executorch["versions"]
-    assert results.meta["export"]["best"] == {"text": "onnx/text_model.onnx"}  # what runs without an app
+    assert results.meta["export"]["best"] == {"text": "onnx/text_model.onnx"}  # ExecuTorch programs run in apps only
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
 
 
-def test_what_loses_a_language_is_not_written_and_said(copied, labelled, capsys, monkeypatch):
+def test_file_that_loses_accuracy_is_not_written_and_reported(copied, labelled, capsys, monkeypatch):
     monkeypatch.setattr(verdict, "ALLOWED_POINTS", {"fp32": 0.0, "int8": -101.0})
     arguments = ["--format", "executorch", "--towers", "text", "--variants", "int8"]
     with pytest.raises(SystemExit) as exit_info:
         export.main([str(copied), "--output_dir", str(copied), *arguments, *labelled])
     assert exit_info.value.code == 1
-    said = capsys.readouterr().out
-    assert "executorch/text_model_quantized.pte: not written. The int8 text tower loses " in said
-    assert "points of top-1 in en" in said and "points of top-1 in zh" in said and "the most in" in said
-    assert not (copied / "executorch" / "text_model_quantized.pte").exists()  # an earlier one would be a false friend
+    printed = capsys.readouterr().out
+    assert "executorch/text_model_quantized.pte: not written. The int8 text tower loses " in printed
+    assert "points of top-1 in en" in printed and "points of top-1 in zh" in printed and "Most affected: " in printed
+    assert not (copied / "executorch" / "text_model_quantized.pte").exists()  # the earlier file is removed
     verdicts = Results.read(copied / "results.json").meta["export"]["verdicts"]
     (refused,) = [entry for entry in verdicts if not entry["kept"]]
     assert refused["file"] == "executorch/text_model_quantized.pte" and len(refused["reasons"]) >= 2
     assert len(verdicts) == 5 and all((copied / entry["file"]).exists() for entry in verdicts if entry["kept"])
 
 
-def test_an_export_to_the_other_format_leaves_programs_and_their_verdicts(copied, labelled):
+def test_export_to_another_format_keeps_programs_and_verdicts(copied, labelled):
     before = {path.name: path.read_bytes() for path in (copied / "executorch").iterdir()}
     verdicts = Results.read(copied / "results.json").meta["export"]["verdicts"]
     export.main([str(copied), "--output_dir", str(copied), "--towers", "text", "--variants", "fp32", *labelled])
@@ -184,12 +189,12 @@ def test_an_export_to_the_other_format_leaves_programs_and_their_verdicts(copied
     assert len(programs) == 4 and [entry for entry in after if entry["file"].startswith("executorch/")] == programs
 
 
-def test_programs_name_no_file_of_the_machine(exported):
+def test_programs_have_no_local_paths(exported):
     for path in (exported / "executorch").iterdir():
         assert b".py" not in path.read_bytes()
 
 
-def test_what_is_no_program_is_named(tmp_path):
+def test_invalid_program_is_named(tmp_path):
     (tmp_path / "text_model.pte").write_bytes(b"not for this machine")
     with pytest.raises(ValueError, match=r"text_model.pte: ExecuTorch on this machine cannot run it"):
         open_program(tmp_path / "text_model.pte")

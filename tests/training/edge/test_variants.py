@@ -16,17 +16,17 @@ def session(exported, tower, variant):
     return onnxruntime.InferenceSession(exported / "onnx" / ONNX.file_name(tower, variant))
 
 
-def test_names_are_those_that_transformers_js_asks_for(exported):
+def test_file_names_are_those_of_transformers_js(exported):
     names = {f"{tower}{suffix}.onnx" for tower in ("vision_model", "text_model", "model") for suffix in SUFFIXES}
     assert {path.name for path in (exported / "onnx").iterdir()} == names
 
 
 @pytest.mark.parametrize("variant", CLOSE)
-def test_embeddings_stay_near_and_of_unit_length(exported, inputs, variant):
-    feeds = {name: values.numpy() for name, values in inputs.items()}
+def test_embeddings_are_close_and_normalised(exported, inputs, variant):
+    arrays = {name: values.numpy() for name, values in inputs.items()}
     for tower, names in (("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])):
-        ours = {name: feeds[name] for name in names}
-        full, small = (session(exported, tower, kind).run(None, ours)[0] for kind in ("fp32", variant))
+        inputs_of_tower = {name: arrays[name] for name in names}
+        full, small = (session(exported, tower, kind).run(None, inputs_of_tower)[0] for kind in ("fp32", variant))
         np.testing.assert_allclose(np.linalg.norm(small, axis=1), 1, atol=1e-4)
         assert (full * small).sum(1).min() > CLOSE[variant]
 
@@ -40,21 +40,21 @@ def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
 
 
 @pytest.mark.parametrize("variant", ["fp16", "int8"])
-def test_convolutions_store_few_bits_too(exported, variant):
+def test_convolutions_are_stored_in_few_bits(exported, variant):
     full, small = ((exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
     assert small / full < {"fp16": 0.6, "int8": 0.45}[variant]
 
 
-def test_channels_that_half_precision_cannot_hold_stay_single(exported, tmp_path):
+def test_channels_below_half_precision_stay_in_fp32(exported, tmp_path):
     full = exported / "onnx" / ONNX.file_name("vision", "fp32")
     model = onnx.load(full)
     depthwise = next(tensor for tensor in model.graph.initializer if len(tensor.dims) == 4 and tensor.dims[1] == 1)
     weights = onnx.numpy_helper.to_array(depthwise).copy()
     weights[0] *= 1e-6
     depthwise.CopyFrom(onnx.numpy_helper.from_array(weights, depthwise.name))
-    onnx.save(model, tmp_path / "faint.onnx")
+    onnx.save(model, tmp_path / "small_channel.onnx")
     kinds = []
-    for source in (full, tmp_path / "faint.onnx"):
+    for source in (full, tmp_path / "small_channel.onnx"):
         to_fp16(source, tmp_path / "half.onnx")
         stored = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "half.onnx").graph.initializer}
         kinds.append(stored.get(depthwise.name, stored.get(f"{depthwise.name}_fp16")))

@@ -1,0 +1,40 @@
+"""Options of an export. This module imports nothing heavy, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and the data of the accuracy gate.
+
+    Args:
+        folder: Folder of a finished model, as `training/align.py` writes it.
+        output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
+        format: Export format: `onnx` for ONNX Runtime and transformers.js, or `executorch` for native apps.
+        towers: Towers to export: `vision`, `text` or `both`.
+        variants: Number formats. ONNX has fp32, fp16, int8 and q4 (4 bits), ExecuTorch fp32 and int8. If none is
+            given, all of them except q4.
+        data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. If none is
+            given, the embedded corpus.
+        class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
+            for each class, or the id of an ELEVATER set, such as cifar-100.
+        split: Split of `data`.
+        image_column: Column of the images in `data`.
+        label_column: Column of the class names in `data`.
+        label_language: Language of the class names in `label_column`.
+        threads: Threads of one operator during the latency measurement.
+    """
+
+    folder: str
+    output_dir: str
+    format: str = "onnx"
+    towers: Literal["vision", "text", "both"] = "both"
+    variants: list[str] | None = None
+    data: str | None = None
+    class_names: str | None = None
+    split: str = "test"
+    image_column: str = "image"
+    label_column: str = "label"
+    label_language: str = "en"
+    threads: int = 1

@@ -1,0 +1,149 @@
+"""Write an export to its output folder: the files that passed, the results and the card."""
+
+import importlib.metadata
+import itertools
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from training.config import RECIPE_FILE
+from training.edge import verdict as limits
+from training.edge.formats import FORMATS, ONNX, Format
+from training.edge.gate import REFERENCE
+from training.edge.towers import TOWERS
+from training.edge.verdict import Verdict
+from training.hub import complete_folder
+from training.hub.cards import refresh_card
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+
+# files of a training run that are not part of the Hub repo
+EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "__pycache__", ".*")
+
+
+@dataclass
+class ExportedFiles:
+    """The files of one export in its scratch folder.
+
+    Args:
+        format: Format of the files.
+        scratch: Folder that holds them.
+        weights: Fingerprint of the exported weights.
+        source: Description of the gate's data.
+        verdicts: A verdict for each requested file.
+        rows: Result rows of PyTorch and of each requested file.
+    """
+
+    format: Format
+    scratch: Path
+    weights: str
+    source: str
+    verdicts: list[Verdict] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+
+def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
+    """Move the files that passed to the output folder, then write results and card. Each file is replaced atomically.
+
+    Args:
+        files: The files of the export.
+        folder: Folder of the exported model; its files are copied if `output_dir` is another folder.
+        output_dir: The output folder.
+    """
+    earlier = _earlier_results(output_dir, files.weights)
+    if folder.resolve() != output_dir.resolve():
+        staged = files.scratch / "repo"
+        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*EXCLUDED, *FORMATS, output_dir.name))
+        _replace(staged.iterdir(), output_dir)
+    complete_folder(output_dir)
+    kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
+    _replace(kept, output_dir / files.format.name)
+    results = _merge_results(files, earlier, output_dir)
+    _remove_stale(output_dir, {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
+    results.write(output_dir)
+    if (output_dir / RECIPE_FILE).exists():
+        refresh_card(output_dir)
+
+
+def _replace(files: Iterable[Path], folder: Path):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in files:
+        if file.is_dir():
+            _replace(file.iterdir(), folder / file.name)
+        else:
+            file.replace(folder / file.name)
+
+
+def _remove_stale(output_dir: Path, kept: set[str]):
+    """Remove files of earlier exports that are refused now or have other weights."""
+    for export_format in FORMATS.values():
+        for tower, variant in itertools.product((*TOWERS, "both"), export_format.variants):
+            path = output_dir / export_format.name / export_format.file_name(tower, variant)
+            if export_format.repo_path(path) not in kept:
+                path.unlink(missing_ok=True)
+
+
+def _earlier_results(output_dir: Path, weights: str) -> Results:
+    """Results of earlier exports of the same weights to this folder; empty if there are none."""
+    path = output_dir / RESULTS_FILE
+    if path.exists():
+        results = Results.read(path)
+        if results.meta.get("export", {}).get("weights") == weights:
+            return results
+    return Results({"export": {"runs": [], "verdicts": []}})
+
+
+def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> Results:
+    """The folder's results, with those of this export and of the remaining files of earlier exports.
+
+    The command of an earlier export is kept as long as one of its files remains.
+    """
+    new = [verdict.file for verdict in files.verdicts]
+    run = make_meta(files.source, None, files=new)
+    run["versions"] |= {name: importlib.metadata.version(name) for name in files.format.packages}
+    before = earlier.meta["export"]
+    runs = [each | {"files": [file for file in each["files"] if file not in new]} for each in before["runs"]]
+    runs = [each for each in runs if each["files"]]
+    old = [verdict for verdict in before["verdicts"] if verdict["file"] not in new]
+    verdicts = old + [asdict(verdict) for verdict in files.verdicts]
+    # rows of PyTorch on the sets of earlier exports stay, since the old verdicts refer to them
+    known = {verdict["file"] for verdict in old} | ({REFERENCE} if old else set())
+    sets = {row.set for row in files.rows}
+    path = output_dir / RESULTS_FILE
+    results = Results.read(path) if path.exists() else Results(run)
+    rows = [row for row in results.rows if row.model != REFERENCE and not _is_exported(row.model)]
+    rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
+    export = {
+        "weights": files.weights,
+        "allowed_points": limits.ALLOWED_POINTS,
+        "tolerance": limits.TOLERANCE,
+        "runs": [*runs, run],
+        "verdicts": verdicts,
+        "best": best_files([verdict for verdict in verdicts if ONNX.contains(verdict["file"])]),
+    }
+    return Results(results.meta | {"export": export}, rows + files.rows)
+
+
+def _is_exported(name: str) -> bool:
+    return any(export_format.contains(name) for export_format in FORMATS.values())
+
+
+def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
+    """The file of each tower that `runtime_dcclip.py` loads: the smallest of the fastest.
+
+    Args:
+        verdicts: Verdicts as dictionaries. Files whose latencies differ by less than the tolerance count as equal.
+
+    Returns:
+        The path of the file in the repo, for each tower that has one.
+    """
+    best = {}
+    for tower in TOWERS:
+        kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]
+        if kept:
+            lowest = min(verdict["ms_share"] for verdict in kept)
+            slowest = lowest * (1 + max(limits.TOLERANCE.values(), default=0.0))
+            fast = [verdict for verdict in kept if verdict["ms_share"] <= slowest]
+            best[tower] = min(fast, key=lambda verdict: verdict["bytes"])["file"]
+    return best

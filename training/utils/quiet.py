@@ -1,0 +1,96 @@
+"""Suppress known messages of third-party libraries. All other messages are shown.
+
+Every entry has the upstream reason. An entry that no longer matches can be deleted.
+"""
+
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# (category, start of the message): warnings of exporters and quantisers
+EXPORT_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
+    # torch.export copies pytree specs through copyreg, which calls isinstance with torch's own deprecated LeafSpec
+    (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
+    # torch.onnx has one name for dimensions of equal size; ids and mask share batch and length on purpose
+    (UserWarning, r"# The axis name: .* will not be used, since it shares the same shape constraints"),
+)
+# (logger, start of the message): log records of exporters and quantisers
+EXPORT_LOGS = (
+    # onnxruntime.quantization logs this on the root logger for every model; its pre-processing is for graphs without
+    # shapes, and ours come from torch.onnx with shapes
+    ("root", r"Please consider (to run )?pre-processing before quantization"),
+    # onnxruntime raises the opset of 4-bit graphs itself; the gate runs the result
+    ("onnxruntime.quantization.matmul_nbits_quantizer", r"The opset of the input model is under 21"),
+)
+# (logger, start of the message): transformers imports torchao, which the extra `mobile` installs, with modeling_utils
+TORCHAO_LOGS = (
+    # torchao ships CUDA kernels for other machines in one wheel and tries to load each of them:
+    # https://github.com/pytorch/ao/issues/2919
+    ("torchao", r"Failed to load .*_C"),
+    # torchao registers its enums as pytree constants, which current torch supports without that
+    ("torch.utils._pytree", r".*Calling register_constant\(\) on Enum subclasses is deprecated"),
+)
+# start of a line: ExecuTorch's C++ runtime prints its search for ARM core types and the size of its thread pool
+EXECUTORCH_LINES = r"\[(cpuinfo_utils|threadpool)\.cpp:\d+\]"
+
+
+class _MessageFilter(logging.Filter):
+    def __init__(self, pattern: str):
+        super().__init__()
+        self.pattern = re.compile(pattern)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return self.pattern.match(record.getMessage()) is None
+
+
+def hide_torchao_messages():
+    """Suppress what torchao logs when transformers imports it. Call this before importing transformers."""
+    for name, pattern in TORCHAO_LOGS:
+        logging.getLogger(name).addFilter(_MessageFilter(pattern))
+
+
+@contextmanager
+def quiet_export() -> Iterator[None]:
+    """Suppress the known warnings and log records of exporters and quantisers inside the block."""
+    filters = [(logging.getLogger(None if name == "root" else name), _MessageFilter(p)) for name, p in EXPORT_LOGS]
+    # logging.warning() configures a root logger without handlers, which would add a handler for the whole process
+    placeholder = logging.NullHandler()
+    logging.root.addHandler(placeholder)
+    for logger, message_filter in filters:
+        logger.addFilter(message_filter)
+    try:
+        with warnings.catch_warnings():
+            for category, pattern in EXPORT_WARNINGS:
+                warnings.filterwarnings("ignore", pattern, category)
+            yield
+    finally:
+        for logger, message_filter in filters:
+            logger.removeFilter(message_filter)
+        logging.root.removeHandler(placeholder)
+
+
+@contextmanager
+def quiet_native(pattern: str) -> Iterator[None]:
+    """Drop matching lines that native code writes to stderr inside the block. Other lines follow after the block.
+
+    Args:
+        pattern: Regular expression that matches the start of the lines to drop.
+    """
+    sys.stderr.flush()
+    original = os.dup(2)
+    with tempfile.TemporaryFile() as capture:
+        os.dup2(capture.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(original, 2)
+            os.close(original)
+            capture.seek(0)
+            for line in capture:
+                if re.match(pattern.encode(), line) is None:
+                    os.write(2, line)
