@@ -1,4 +1,4 @@
-"""Page, libraries, exported model and images in one folder."""
+"""Write page, libraries, exported model and images to one folder."""
 
 import json
 import re
@@ -16,7 +16,8 @@ from training.utils.files import REPO_ROOT, holds_files, scratch_folder
 PAGE = REPO_ROOT / "model_cards" / "web"
 NODE_MODULES = PAGE / "node_modules"
 PAGE_FILES = ("index.html", "style.css", "app.js", "encoder.js", "resize.js", "search.js")
-# what the import map of index.html names, and the kernels; the build without WebGPU is half as large and starts sooner
+# the modules in the import map of index.html, and the kernels. The build without WebGPU is half as large and loads
+# faster
 LIBRARIES = {
     "transformers.js": "@huggingface/transformers/dist/transformers.web.min.js",
     "ort.mjs": "onnxruntime-web/dist/ort.wasm.bundle.min.mjs",
@@ -24,19 +25,20 @@ LIBRARIES = {
 }
 MODEL_FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json")
 TOWERS = ("vision_model", "text_model")
-# by transformers.js's names, the one to take first: int8 is written only where it is faster and as good
+# number formats by their names in transformers.js, the preferred one first: a file in int8 exists only if it is faster
+# than fp32 and passed the accuracy gate
 SUFFIXES = {"q8": "_quantized", "fp32": "", "fp16": "_fp16"}
 EXAMPLE = "example.png"
 
 
 @dataclass(frozen=True)
 class Site:
-    """What goes into the folder.
+    """The parts of the page.
 
     Args:
-        model: folder with `onnx/`, as `training/export.py` leaves it.
-        images: what can be searched, as `load_source` takes it.
-        node_modules: where npm put the libraries.
+        model: Model folder with `onnx/`, as `training/export.py` writes it.
+        images: Images to search, as `load_source` accepts them.
+        node_modules: Folder in which npm installed the libraries.
     """
 
     model: Path
@@ -44,10 +46,10 @@ class Site:
     node_modules: Path = NODE_MODULES
 
     def assemble(self, output_dir: Path):
-        """Write the folder, whole or not at all; an older one is replaced.
+        """Write the folder atomically. An older page is replaced.
 
         Raises:
-            ValueError: libraries, model files or exported towers are missing, or the folder holds something else.
+            ValueError: Libraries, model files or exported towers are missing, or the folder holds other files.
         """
         self._check(output_dir)
         with scratch_folder(output_dir.with_name(f".{output_dir.name}.building")) as scratch:
@@ -61,7 +63,7 @@ class Site:
                 shutil.copy(self.model / EXAMPLE, scratch)
                 site["example"] = EXAMPLE
             write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
-            # last: a folder with it is a whole one
+            # written last: a folder with this file is complete
             (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
             shutil.rmtree(output_dir, ignore_errors=True)
             scratch.rename(output_dir)
@@ -83,27 +85,27 @@ class Site:
             self._dtype(tower)
         if holds_files(output_dir) and not (output_dir / "site.json").is_file():
             raise ValueError(
-                f"output_dir: {str(output_dir)!r} holds other files, which would be lost. Name a new folder."
+                f"output_dir: {str(output_dir)!r} holds other files, which would be deleted. Name a new folder."
             )
 
     def _dtype(self, tower: str) -> str:
-        """Which of the exported variants of a tower the page runs, in transformers.js's words."""
+        """Number format of the tower's file that the page runs, by its name in transformers.js."""
         for dtype, suffix in SUFFIXES.items():
             if (self.model / "onnx" / f"{tower}{suffix}.onnx").is_file():
                 return dtype
         raise ValueError(
-            f"model: {str(self.model)!r} has no onnx/{tower}.onnx in any precision. Run "
+            f"model: {str(self.model)!r} has no onnx/{tower}.onnx in any number format. Run "
             f"`python training/export.py {self.model} --output_dir DIR`, then name DIR."
         )
 
     def _title(self) -> str:
-        """What the card calls the model; without a card, the folder's name."""
+        """Title of the card, or the folder's name if there is no card."""
         card = self.model / "README.md"
-        found = re.search(r"^# (.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
-        return found.group(1) if found else self.model.resolve().name
+        heading = re.search(r"^# (.+)$", card.read_text(encoding="utf-8"), re.M) if card.is_file() else None
+        return heading.group(1) if heading else self.model.resolve().name
 
     def _copy_model(self, folder: Path) -> dict:
-        """Copy what the page reads; return what the page must know of it."""
+        """Copy the model files; return the contents of `site.json`."""
         (folder / "onnx").mkdir(parents=True)
         for name in MODEL_FILES:
             shutil.copy(self.model / name, folder)

@@ -1,12 +1,12 @@
-"""Chromium without a window, steered by playwright."""
+"""Run Chromium headless through playwright."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-# nothing but the page's own requests
-QUIET = (
+# no network requests except those of the page
+ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
     "--disable-background-networking",
@@ -18,7 +18,7 @@ QUIET = (
 
 @contextmanager
 def open_browser() -> Iterator:
-    """A `playwright.sync_api.Browser`, closed at the end.
+    """Open a `playwright.sync_api.Browser` and close it after the block.
 
     Raises:
         ValueError: playwright or Chromium is not installed.
@@ -33,7 +33,7 @@ def open_browser() -> Iterator:
             f"browser: none of {', '.join(NAMES)} is on the path. Install one (Debian: apt-get install chromium)."
         )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
             yield browser
         finally:

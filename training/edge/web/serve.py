@@ -1,4 +1,4 @@
-"""Serve a folder to this machine's browser."""
+"""Serve a folder on localhost."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,29 +16,29 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self):
-        self.send_header("Cache-Control", "no-cache")  # the browser asks whether a file is still the same
+        self.send_header("Cache-Control", "no-cache")  # the browser checks each file for changes
         super().end_headers()
 
     def log_message(self, format: str, *args):
         pass
 
 
-def serve(folder: Path, port: int, tell: Callable[[str], None]):
-    """Serve until the process is interrupted.
+def serve(folder: Path, port: int, on_ready: Callable[[str], None]):
+    """Serve a folder until the process is interrupted.
 
     Args:
-        folder: what is served.
-        port: on localhost; 0 takes a free one.
-        tell: is called with the address once it answers.
+        folder: Folder to serve.
+        port: Port on localhost; 0 chooses a free port.
+        on_ready: Function that is called with the address when the server is ready.
 
     Raises:
-        ValueError: the port is taken.
+        ValueError: The port is in use.
     """
     try:
         server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except OSError as error:
-        raise ValueError(f"port: {port} cannot be used ({error}). Name another with --port.") from error
+        raise ValueError(f"port: {port} cannot be used ({error}). Choose another --port.") from error
     with server:
-        tell(f"http://localhost:{server.server_port}/")
+        on_ready(f"http://localhost:{server.server_port}/")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
