@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from training.config import RECIPE_FILE
+from training.edge import verdict as limits
 from training.edge.formats import FORMATS, ONNX, Format
 from training.edge.gate import REFERENCE
 from training.edge.towers import TOWERS
-from training.edge.verdict import ALLOWED_POINTS, TOLERANCE, Verdict
+from training.edge.verdict import Verdict
 from training.hub import complete_folder
 from training.hub.cards import refresh_card
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
@@ -115,8 +116,8 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
     export = {
         "weights": files.weights,
-        "allowed_points": ALLOWED_POINTS,
-        "tolerance": TOLERANCE,
+        "allowed_points": limits.ALLOWED_POINTS,
+        "tolerance": limits.TOLERANCE,
         "runs": [*runs, run],
         "verdicts": verdicts,
         "best": best_files([verdict for verdict in verdicts if ONNX.contains(verdict["file"])]),
@@ -142,6 +143,7 @@ def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
         kept = [verdict for verdict in verdicts if verdict["kept"] and verdict["tower"] == tower]
         if kept:
             lowest = min(verdict["ms_share"] for verdict in kept)
-            fast = [verdict for verdict in kept if verdict["ms_share"] <= lowest * (1 + max(TOLERANCE.values()))]
+            slowest = lowest * (1 + max(limits.TOLERANCE.values(), default=0.0))
+            fast = [verdict for verdict in kept if verdict["ms_share"] <= slowest]
             best[tower] = min(fast, key=lambda verdict: verdict["bytes"])["file"]
     return best

@@ -99,7 +99,7 @@ def test_card_says_that_its_example_is_wrong(folder):
 
 def test_predictions_for_other_labels_are_not_shown(folder):
     write_card(folder, example(en={"cat": 0.9, "dog": 0.1}), EXAMPLE)
-    assert "cat" not in ModelCard.load(folder / "README.md").text
+    assert "cat 0.9" not in ModelCard.load(folder / "README.md").text
 
 
 @pytest.mark.parametrize(
