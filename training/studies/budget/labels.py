@@ -7,7 +7,7 @@ from adjustText import adjust_text
 from matplotlib.axes import Axes
 
 # size of the box that is kept free around a name, relative to the name; the rest is room for the markers
-EXPAND = (1.4, 2.4)
+EXPAND = (1.2, 2.0)
 # a number of iterations, unlike the default time limit, gives the same plot on every machine
 MAX_ITERATIONS = 1000
 
