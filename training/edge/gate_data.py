@@ -9,7 +9,7 @@ from datasets import Dataset, Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.data import load_source, open_image, require_columns, evenly_spaced_rows
+from training.data import evenly_spaced_rows, load_source, open_image, require_columns
 from training.edge.options import ExportOptions
 from training.evaluation.sets.class_names import ClassNames
 from training.text.writing_systems import LANGUAGES
