@@ -31,6 +31,7 @@ from training.hub import (
     upload,
     write_self_check,
 )
+from training.hub.cards.notice import weights_terms
 from training.hub.commit import ATTEMPTS
 from training.hub.push import Push
 
@@ -131,6 +132,12 @@ def test_licence_note_names_the_terms_of_the_teacher(folder):
     note = (folder / "NOTICE.md").read_text(encoding="utf-8")
     assert "BAAI/AltCLIP" in note and "creativeml-openrail-m" in note and "also apply" in note
     assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_licence_note_of_weights_without_a_teacher():
+    assert "under `cc-by-nc-4.0`" in weights_terms(None, "cc-by-nc-4.0")
+    for license in (None, "apache-2.0"):
+        assert "Apache License 2.0" in weights_terms(None, license)
 
 
 # the check before publishing

@@ -19,7 +19,8 @@ def write_notice(folder: str | Path, teacher: str | None, teacher_license: str |
     Args:
         folder: Folder of the model.
         teacher: Hub id or folder of the teacher; None if there was none.
-        teacher_license: Licence identifier of the teacher's weights; None if unknown.
+        teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
+            teacher; None if unknown.
     """
     write_text(Path(folder) / NOTICE_FILE, render_notice(teacher, teacher_license))
 
@@ -29,7 +30,8 @@ def render_notice(teacher: str | None, teacher_license: str | None) -> str:
 
     Args:
         teacher: Hub id or folder of the teacher; None if there was none.
-        teacher_license: Licence identifier of the teacher's weights; None if unknown.
+        teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
+            teacher; None if unknown.
 
     Returns:
         The text of `NOTICE.md`.
@@ -45,11 +47,17 @@ def weights_terms(teacher: str | None, teacher_license: str | None) -> str:
 
     Args:
         teacher: Hub id or folder of the teacher; None if there was none.
-        teacher_license: Licence identifier of the teacher's weights; None if unknown.
+        teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
+            teacher; None if unknown.
 
     Returns:
         The paragraph in Markdown.
     """
+    if teacher is None and teacher_license not in (None, "apache-2.0"):
+        return (
+            f"The weights were trained without a teacher and are licensed under `{teacher_license}`, because of the "
+            "licences of the training data."
+        )
     if teacher is None:
         return "The weights were trained without a teacher and are also licensed under the Apache License 2.0."
     source = f"The weights are distilled from `{Path(teacher).name if Path(teacher).is_absolute() else teacher}`"

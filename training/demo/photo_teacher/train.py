@@ -1,0 +1,87 @@
+"""The two training phases: the projections alone, then the projections with the upper layers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from modeling_dcclip import DCCLIPModel
+from training.demo.photo_teacher.batches import TrainingData, draw_step
+from training.demo.photo_teacher.encoders import Encoder, UpperEncoder
+from training.demo.photo_teacher.losses import step_losses
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
+from training.demo.photo_teacher.validate import validate
+from training.engine.log import LOG_FILE, Log
+from training.engine.optimizer import learning_rate_at
+from training.tasks.losses import clamp_logit_scale
+
+HEADS_LOG_FILE = "log_heads.jsonl"
+SECOND_PHASE = 0.1  # factor on the projections' learning rate, because the first phase has fitted them
+MAX_LOGIT_SCALE = 100.0
+HEADS = ("visual_projection.", "text_projection.", "logit_scale")
+
+
+def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) -> dict[str, float]:
+    """Train the projections, then the projections with the upper layers.
+
+    Args:
+        model: Teacher, which is trained in place.
+        data: All features of the run.
+        recipe: Recipe of the run.
+
+    Returns:
+        Metrics on the validation images after the last step.
+    """
+    model.requires_grad_(False)
+    folder = Path(recipe.output_dir)
+    heads = replace(recipe, max_steps=recipe.head_steps, learning_rate=recipe.head_learning_rate)
+    _run(Encoder(model, recipe.dropout), data, heads, 0, "projections", folder / HEADS_LOG_FILE)
+    upper = UpperEncoder(model, recipe.text_layers, recipe.dropout)
+    tuned = replace(recipe, head_learning_rate=SECOND_PHASE * recipe.head_learning_rate)
+    return _run(upper, data, tuned, 1, "upper layers", folder / LOG_FILE)
+
+
+def _run(
+    encoder: Encoder, data: TrainingData, recipe: PhotoTeacherRecipe, phase: int, description: str, log_file: Path
+) -> dict[str, float]:
+    encoder.requires_grad_(True).train()
+    optimizer = make_optimizer(encoder, recipe)
+    with Log(log_file, description, recipe, 0, Accelerator(cpu=True)) as log:
+        for step in range(recipe.max_steps):
+            factor = learning_rate_at(step, recipe) / recipe.learning_rate
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * factor
+            losses = step_losses(encoder, data, draw_step(data, recipe, phase, step), recipe)
+            optimizer.zero_grad()
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(encoder.parameters(), recipe.max_grad_norm)
+            optimizer.step()
+            clamp_logit_scale(encoder.logit_scale, MAX_LOGIT_SCALE)
+            log.num_images += recipe.batch_size
+            log.step(step, losses)
+            if recipe.eval_every and (step + 1) % recipe.eval_every == 0 and step + 1 < recipe.max_steps:
+                log.evaluated(step + 1, validate(encoder, data), False)
+        metrics = validate(encoder, data)
+        log.evaluated(recipe.max_steps, metrics, True)
+    encoder.eval()
+    return metrics
+
+
+def make_optimizer(encoder: nn.Module, recipe: PhotoTeacherRecipe) -> torch.optim.AdamW:
+    """Make AdamW with separate learning rates for the projections and the upper layers.
+
+    Vectors and scalars have no weight decay.
+
+    Args:
+        encoder: Trained part of the teacher.
+        recipe: Recipe with learning rates, weight decay and betas.
+    """
+    groups = []
+    for is_head, peak in ((True, recipe.head_learning_rate), (False, recipe.learning_rate)):
+        group = [value for name, value in encoder.named_parameters() if name.startswith(HEADS) == is_head]
+        for is_matrix, decay in ((True, recipe.weight_decay), (False, 0.0)):
+            parameters = [value for value in group if (value.ndim > 1) == is_matrix]
+            groups += [{"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay}] if parameters else []
+    return torch.optim.AdamW(groups, betas=recipe.betas)
