@@ -109,7 +109,7 @@ def test_local_links_and_named_files_exist(path):
     text = path.read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
     missing = [link for link in links if link and not (path.parent / link).exists()]
-    scripts = re.findall(r"\btraining/[\w/]+\.(?:py|yaml)\b", text)
+    scripts = re.findall(r"(?<![\w/])training/[\w/]+\.(?:py|yaml)\b", text)
     modules = re.findall(r"python -m (training[\w.]*)", text)
     missing += [name for name in scripts if not (ROOT / name).exists()]
     for name in modules:

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
@@ -189,18 +190,23 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
             changes = [part.change for part in inputs]  # type: ignore[attr-defined]
             gr.on([page.load, *changes], demo.label, inputs, answer, **live)
         with gr.Tab("Search · 搜图"):
-            query = gr.Textbox(
-                QUERY_IDEAS[0][0],
-                show_label=False,
-                placeholder="What are you looking for? · 想搜索什么？",
-                elem_id="query",
-            )
-            gr.Examples(QUERY_IDEAS, query, label="Try · 试试")
-            found = gr.HTML(elem_id="found", padding=False)
-            gr.on([page.load, query.change], demo.search, query, found, **live)
-            if demo.index is not None and demo.index.credit:
-                gr.HTML(note(demo.index.credit), padding=False)
+            _build_search(demo, page, live)
     return page
+
+
+def _build_search(demo: Demo, page: gr.Blocks, live: dict[str, Any]):
+    """Build the tab that searches the index of the Space."""
+    query = gr.Textbox(
+        QUERY_IDEAS[0][0],
+        show_label=False,
+        placeholder="What are you looking for? · 想搜索什么？",
+        elem_id="query",
+    )
+    gr.Examples(QUERY_IDEAS, query, label="Try · 试试")
+    found = gr.HTML(elem_id="found", padding=False)
+    gr.on([page.load, query.change], demo.search, query, found, **live)
+    if demo.index is not None and demo.index.credit:
+        gr.HTML(note(demo.index.credit), padding=False)
 
 
 THEME = gr.themes.Base(

@@ -119,4 +119,4 @@ def test_measuring_an_unfinished_page_is_an_error(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         measure.main(["--site", str(tmp_path)])
     assert stopped.value.code == 2
-    assert "measure: site: " in capsys.readouterr().err
+    assert "pages: site: " in capsys.readouterr().err

@@ -21,6 +21,7 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
+from training.engine import stage
 from training.tasks import AlignTask
 from training.tasks.gather import gather
 from training.tasks.grad_cache import forward_backward, split_batch
@@ -408,7 +409,7 @@ def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, co
 def test_batch_norm_statistics_of_split_batches_are_warned_about(
     tmp_path, corpus, processor, caplog, monkeypatch, fields, warned
 ):
-    monkeypatch.setattr(align, "train", lambda *arguments, **options: None)  # only the messages before the first step
+    monkeypatch.setattr(stage, "train", lambda *arguments, **options: None)  # only the messages before the first step
     recipe = save_student(tmp_path, processor, MOBILENET, XLM_ROBERTA, None, str(corpus / "train.parquet"))
     with caplog.at_level(logging.WARNING):
         align.run(replace(recipe, **fields))

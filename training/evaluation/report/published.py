@@ -50,5 +50,6 @@ PUBLISHED = (
     _imagenet("TinyCLIP ViT-39M/16", 63.5, "TinyCLIP, arXiv 2309.12314"),
     _imagenet("TinyCLIP ViT-40M/32", 59.8, "TinyCLIP, arXiv 2309.12314"),
     _imagenet("MobileCLIP-S0 (11.4 + 42.4 M)", 67.8, "MobileCLIP, arXiv 2311.17049"),
-    _imagenet("MobileCLIP2-S0 (11.4 + 42.4 M)", 71.5, "MobileCLIP2, arXiv 2508.20691"),
+    # text tower by open_clip's config; the README of apple/ml-mobileclip lists 42.4 M
+    _imagenet("MobileCLIP2-S0 (11.4 + 63.4 M)", 71.5, "MobileCLIP2, arXiv 2508.20691"),
 )

@@ -75,8 +75,8 @@ def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -
     """Facts of a run whose folder is not committed, from its results, its recipe and its teacher."""
     if results is None:
         raise ValueError("card: it names neither results nor a size. Add `results` or `size` to the YAML.")
-    recipe = next(recipe for recipe in recipes.values() if isinstance(recipe.get("student"), dict))
-    student = StudentConfig(**recipe["student"])
+    name, recipe = next((name, recipe) for name, recipe in recipes.items() if recipe.get("student"))
+    student = StudentConfig(**_read_student(CONFIGS / name, recipe["student"]))
     teacher = open_teacher(str(REPO_ROOT / recipe["teacher"]), "float32")
     size = {m: results.mean(model="student", stage="aligned", metric=m) for m in ("parameters", "bytes")}
     return ModelFacts(
@@ -89,6 +89,11 @@ def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -
         teacher=recipe["teacher"],
         teacher_license=teacher.license,
     )
+
+
+def _read_student(recipe: Path, student: dict[str, Any] | str) -> dict[str, Any]:
+    """Fields of a student that a recipe describes itself, or in a YAML file that it names by a relative path."""
+    return student if isinstance(student, dict) else read_recipe(recipe.parent / student)
 
 
 def write_published(names: list[str]) -> list[Path]:
