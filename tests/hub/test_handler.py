@@ -17,6 +17,8 @@ from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 
+pytestmark = pytest.mark.slow
+
 EN = ["red apple", "green frog"]
 ZH = ["红苹果", "青蛙", "按键"]
 

@@ -35,6 +35,8 @@ from training.hub.cards.notice import weights_terms
 from training.hub.commit import ATTEMPTS
 from training.hub.push import Push
 
+pytestmark = pytest.mark.slow
+
 REPO = "me/dcclip-tiny"
 WEIGHTS = r"^/lfs/"
 PULL = """

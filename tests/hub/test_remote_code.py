@@ -8,6 +8,8 @@ import torch
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 
+pytestmark = pytest.mark.slow
+
 LABELS = {"en": ["red apple", "green frog", "keycap"], "zh": ["红苹果", "青蛙", "按键"]}
 ISOLATED_LOAD = """
 import importlib.util, json, sys

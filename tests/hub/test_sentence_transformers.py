@@ -5,6 +5,8 @@ import torch
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("sentence_transformers", minversion="6.0", reason="pip install sentence-transformers")
 
 TEXTS = ["red apple", "红苹果", "a frog that sits on a leaf " * 20]

@@ -10,6 +10,8 @@ import pytest
 from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["red apple", "green frog", "红苹果", "青蛙"]
 BLOCK = """
 import sys

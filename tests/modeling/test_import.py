@@ -5,6 +5,8 @@ import pytest
 import modeling_dcclip
 from tests.tiny import CUT_EFFICIENTNET, make_model
 
+pytestmark = pytest.mark.slow
+
 CHECK = """
 import sys
 {statements}

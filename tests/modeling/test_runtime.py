@@ -11,6 +11,8 @@ from transformers import CLIPImageProcessor, ViTImageProcessor
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.runtime_dcclip import ImagePreprocessor, Runtime
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["red apple", "green frog", "红苹果", "青蛙"]
 SQUARE = {"height": 48, "width": 48}
 PROCESSORS = {

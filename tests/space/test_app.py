@@ -14,6 +14,8 @@ from tests.space.conftest import SPACE
 from tests.tiny import ROOT
 from training.studies.benchmarks.pages import free_port
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
 # a Space installs neither `training` nor `modeling_dcclip`
 ISOLATED_LOAD = """

@@ -13,6 +13,8 @@ from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from training import eval as eval_script
 from training.engine import command
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
 
 

@@ -13,6 +13,8 @@ from training.edge.web.__main__ import main
 from training.edge.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
 from training.studies.benchmarks import pages as measure
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def libraries(tmp_path) -> Path:

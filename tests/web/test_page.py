@@ -14,6 +14,8 @@ from PIL import Image
 from tests.browser import Visit
 from training.data.images import to_rgb
 
+pytestmark = pytest.mark.slow
+
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "keycap", "狗"]
 # full width, combining marks, no-break space, compatibility forms, emoji: normalisers often differ here
 ODD = [

@@ -14,6 +14,8 @@ from tests.training.data.shards import read_samples, write_shards
 from training import align, distill
 from training.config import AlignRecipe, AugmentConfig, DataConfig, DistillRecipe, SourceConfig
 
+pytestmark = pytest.mark.slow
+
 # runs a recipe on all processes, then resumes its second half in another folder
 TWICE = """
 import os, shutil, sys

@@ -18,6 +18,8 @@ from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader, open_stream
 from training.text.identity import text_id
 
+pytestmark = pytest.mark.slow
+
 NUM = 48  # samples, in three shards of 16
 COLUMNS = {"image_column": "png", "caption_columns": {"en": "en.txt", "zh": "zh.txt"}}
 

@@ -13,6 +13,8 @@ import yaml
 from training.demo.__main__ import main
 from training.demo.example import wrong_languages
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 
 

@@ -13,6 +13,8 @@ from training.edge.sessions import open_session
 from training.hub import list_contents
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def labelled(corpus) -> list[str]:

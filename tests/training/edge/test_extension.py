@@ -11,6 +11,8 @@ from training.hub import contents
 from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 
 def write(student, tower, variant, path, images):
     """Write a tower as a program of torch.export."""

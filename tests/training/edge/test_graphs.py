@@ -8,6 +8,8 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import make_model
 from training.edge.graphs import trace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def student(exported) -> DCCLIPModel:

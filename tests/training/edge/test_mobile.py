@@ -27,7 +27,7 @@ from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
 pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
-pytestmark = pytest.mark.executorch
+pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 with quiet_export():  # importing the quantizer warns of deprecated functions
     from training.edge.program_int8 import to_int8
 

@@ -6,6 +6,8 @@ import pytest
 from training.edge.formats import ONNX
 from training.edge.variants import to_fp16
 
+pytestmark = pytest.mark.slow
+
 # int8: where an x86 CPU lacks VNNI, ONNX Runtime adds pairs of products in 16 bits, which overflow now and then
 CLOSE = {"fp32": 0.99999, "fp16": 0.9999, "int8": 0.9, "q4": 0.8}
 SUFFIXES = ("", "_fp16", "_quantized", "_q4")

@@ -26,6 +26,8 @@ from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
 from training.studies.benchmarks.pages import free_port
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = Path(CONFIG_FILES[0]).parent
 
 

@@ -1,6 +1,10 @@
 """Short version of the kill test `python -m tests.kills`."""
 
+import pytest
+
 from tests import kills
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_killed_and_resumed_run_gives_the_bytes_of_an_unbroken_run(capsys):

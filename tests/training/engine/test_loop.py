@@ -22,6 +22,8 @@ from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState
 from training.tasks.grad_cache import forward_backward, sync_on_last
 
+pytestmark = pytest.mark.slow
+
 VALIDATION = EvalConfig(data="validation", class_names="names")  # replaced by a function in the tests
 
 

@@ -14,6 +14,8 @@ from training import distill
 from training.config import DistillRecipe, EvalConfig
 from training.engine import loop, stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def fresh_accelerator():

@@ -34,6 +34,8 @@ from training.students import build_student
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 
+pytestmark = pytest.mark.slow
+
 
 def run(recipe: TrainingRecipe) -> Path:
     (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)

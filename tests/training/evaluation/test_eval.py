@@ -20,6 +20,8 @@ from training.evaluation.sets.protocols import ELEVATER, PROTOCOLS
 from training.utils.cli import help_texts
 from training.utils.results import Results, Row
 
+pytestmark = pytest.mark.slow
+
 PROTOCOL = ["--protocol", "elevater-en", "elevater-zh"]
 SETS = ["--sets", "cifar-10", "voc-2007-classification", "mnist"]
 TEMPLATES = {"en": ["a {}.", "{}"], "zh": ["一个{}", "{}"]}  # short enough that the tiny models do not truncate them

@@ -2,7 +2,11 @@
 
 import json
 
+import pytest
+
 from training import eval as eval_script
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_set_of_ones_own_needs_no_code(teacher_folder, corpus, tmp_path):

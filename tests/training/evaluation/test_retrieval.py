@@ -12,6 +12,8 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import ranks, retrieval_table, score
 from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set, open_retrieval_set
 
+pytestmark = pytest.mark.slow
+
 FEATURES = Features({"image": ImageFeature(), "en": List(Value("string")), "zh": Value("string")})
 
 

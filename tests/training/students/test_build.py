@@ -21,6 +21,8 @@ from training.students.sizes import FOLDER
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 LANGUAGES = ["en", "zh"]
 
 

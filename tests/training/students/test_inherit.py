@@ -31,6 +31,8 @@ from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
 
+pytestmark = pytest.mark.slow
+
 # four times as deep, twice as wide, with more heads of the same width
 LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}
 CLIP_VISION = {

@@ -17,6 +17,8 @@ from training.tasks.loss_table import LOSSES, Loss, LossInputs
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 
+pytestmark = pytest.mark.slow
+
 
 def spread_loss(inputs: LossInputs) -> Tensor:
     """Mean cosine between different images of the batch."""

@@ -28,6 +28,8 @@ from training.tasks.grad_cache import forward_backward, split_batch
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 
+pytestmark = pytest.mark.slow
+
 BATCH, CHUNK = 64, 16
 NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 ALL_LOSSES = {"text_text_weight": 0.5, "affinity_weight": 0.7, "interactive_weight": 0.3, "anchor_weight": 2.0}

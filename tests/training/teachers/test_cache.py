@@ -11,6 +11,8 @@ from training.teachers import TOWERS, Teacher
 from training.teachers.cache import TargetCacheError, build, build_target_cache, cached_bank, shards
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank, resample_map
 
+pytestmark = pytest.mark.slow
+
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10, flip=0.5), seed=5)
 SPEC = TargetSpec(TOWERS, grid=(4, 4), token_maps=True)
 NUM_VIEWS = 2

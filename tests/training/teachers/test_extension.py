@@ -19,6 +19,8 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.students import open_source
 from training.teachers import FAMILIES, Family, Teacher, TextPreparation
 
+pytestmark = pytest.mark.slow
+
 PATCH, WIDTH = 16, 12
 GRID = IMAGE_SIZE // PATCH
 

@@ -20,6 +20,8 @@ from training.teachers import FAMILIES, TOWERS, Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
 from training.text.tokenizers import same_tokens
 
+pytestmark = pytest.mark.slow
+
 GRID = IMAGE_SIZE // PATCH_SIZE
 LENGTHS = (9, 4, 6)
 SUBSETS = [("vision",), ("text",), ()]

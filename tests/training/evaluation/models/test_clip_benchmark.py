@@ -20,7 +20,11 @@ from training.evaluation.retrieval import score
 from training.evaluation.sets.class_names import ClassNames
 
 # warnings of clip-benchmark about classes that are never predicted and shards that are not shuffled
-pytestmark = [pytest.mark.filterwarnings("ignore:y_pred contains"), pytest.mark.filterwarnings("ignore:WebDataset")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:y_pred contains"),
+    pytest.mark.filterwarnings("ignore:WebDataset"),
+]
 
 TEMPLATES = {"en": ["{c}", "a drawing of {c}."], "zh": ["{c}", "一幅{c}的画。"]}
 

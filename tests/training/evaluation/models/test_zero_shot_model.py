@@ -31,6 +31,8 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.teachers import FAMILIES
 from training.teachers.text_preparation import GEMMA_TOKEN
 
+pytestmark = pytest.mark.slow
+
 KINDS = [*TEACHERS, "siglip2_fixed"]
 PREPARED = sorted(name for name, family in FAMILIES.items() if family.text_preparation is not None)
 NUM_POSITIONS = 40

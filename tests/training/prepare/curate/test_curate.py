@@ -24,6 +24,8 @@ from training.prepare.curate.run import curate
 
 from .test_images import cell
 
+pytestmark = pytest.mark.slow
+
 OFF = {
     "min_edge": None, "max_aspect_ratio": None, "min_contrast": None, "max_image_distance": None, "scripts": {},
     "min_characters": None, "max_characters": None, "min_words": {}, "max_words": {}, "keep_urls": True,

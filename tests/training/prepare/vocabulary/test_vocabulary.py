@@ -21,6 +21,8 @@ from training.prepare.vocabulary.cut import cut_vocabulary
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_ideograph, script_of
 
+pytestmark = pytest.mark.slow
+
 SIZE = 3000
 
 

@@ -10,6 +10,8 @@ from training.studies.ablations.pairs_arms import ARMS
 from training.studies.ablations.stage2_runs import Stage2Ablation
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("a quarter of the pairs: InfoNCE alone", "a quarter of the pairs: stage 1, InfoNCE and anchor")
 
 

@@ -10,6 +10,8 @@ from training.studies.ablations.options import Stage1Options
 from training.studies.ablations.stage1_runs import ARMS, Stage1Ablation
 from training.utils.results import Results, Row
 
+pytestmark = pytest.mark.slow
+
 LABELS = {
     "target: feature map",
     "text adapter, equal widths: off",

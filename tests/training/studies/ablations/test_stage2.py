@@ -8,6 +8,8 @@ from training.studies.ablations.options import Stage2Options
 from training.studies.ablations.stage2_runs import ARMS, Stage2Ablation
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 STAGE_1_ALONE = ("no stage 2: stage 1 for the same number of steps", "stage 1: starting point")
 LABELS = ("no stage 1: InfoNCE", *STAGE_1_ALONE, "stage 1: InfoNCE, text-text")
 

@@ -9,6 +9,8 @@ from training.studies.benchmarks.evaluation import PROGRAM, main
 from training.studies.benchmarks.measure_evaluation import RANDOM_MODELS, EvaluationBenchmark
 from training.studies.benchmarks.options import EvaluationOptions
 
+pytestmark = pytest.mark.slow
+
 
 def test_encoding_is_compared_with_the_bare_forward_pass(corpus, teacher_folder, tmp_path, capsys):
     main(

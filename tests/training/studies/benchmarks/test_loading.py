@@ -4,6 +4,8 @@ from training.studies.benchmarks.loading import main
 from training.studies.benchmarks.measure_loading import student_config
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 
 def test_streams_are_compared_with_pillow_and_with_ready_tensors(corpus, tmp_path):
     fields = {"data": corpus / "train.parquet", "num_images": 8, "num_shards": 2, "batch_size": 4, "steps": 1}

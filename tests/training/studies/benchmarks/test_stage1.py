@@ -7,6 +7,8 @@ from training.studies.benchmarks.options import Stage1Options
 from training.studies.benchmarks.stage1 import PROGRAM
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def small(monkeypatch):

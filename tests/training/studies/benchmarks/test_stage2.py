@@ -6,6 +6,8 @@ from training.studies.benchmarks import measure_stage2, stage2
 from training.studies.benchmarks.options import Stage2Options
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ["--image_size", "64", "--batch_size", "4", "--steps", "1", "--rounds", "1"]
 MEMORY = ["--memory_batches", "8", "16", "--chunk_size", "4", "--memory_steps", "1", "--memory_image_size", "64"]
 

@@ -23,6 +23,8 @@ from training.studies.budget.texts import NUM_TEXTS, sample_texts, token_ids
 from training.utils.cli import help_texts
 from training.utils.results import Results
 
+pytestmark = pytest.mark.slow
+
 GRAPHS = ["onnx-fp32", "onnx-int8"]
 
 
