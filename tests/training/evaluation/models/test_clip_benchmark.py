@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from training.evaluation.sets.retrieval_sets import make_retrieval_set
 
 from training.data import load_source
 from training.evaluation.classify import class_embeddings
@@ -18,6 +17,7 @@ from training.evaluation.models.clip_benchmark import load_dcclip, main, registe
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import score
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.retrieval_sets import make_retrieval_set
 
 # warnings of clip-benchmark about classes that are never predicted and shards that are not shuffled
 pytestmark = [
