@@ -125,7 +125,7 @@ def test_example_of_the_card_is_that_of_the_results(demo):
     for language, labels in card["labels"].items():
         assert {entry["label"] for entry in example["answers"][language]} == set(labels)
     wrong = wrong_languages(example["answers"], card["labels"])
-    assert ("The example is wrong in" in results["stdout"]) == bool(wrong)
+    assert ("the card's example is wrong in" in results["stdout"]) == bool(wrong)
 
 
 def test_a_second_run_replaces_the_folders_of_the_first_and_no_others(demo, capsys, tmp_path):
