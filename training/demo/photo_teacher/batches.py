@@ -18,7 +18,8 @@ from training.demo.photo_teacher.photographs import (
     object_names,
     prompts,
 )
-from training.demo.photo_teacher.recipe import LANGUAGES, PhotoTeacherRecipe
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
+from training.text.writing_systems import LANGUAGES
 
 Prompts = dict[str, list[TextFeatures]]  # language -> features of the class names, one item per template
 

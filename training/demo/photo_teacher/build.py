@@ -9,9 +9,10 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import StudentConfig
 from training.demo.photo_teacher.e5 import E5, POSITION_OFFSET, xlm_roberta_weights
 from training.demo.photo_teacher.lite2 import ARCHITECTURE, Lite2
-from training.demo.photo_teacher.recipe import LANGUAGES, PhotoTeacherRecipe
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.tokenizer import make_tokenizer
 from training.students import build_student
+from training.text.writing_systems import LANGUAGES
 
 IMAGE_SIZE = 224
 IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]

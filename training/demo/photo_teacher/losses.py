@@ -5,8 +5,9 @@ from torch import Tensor
 
 from training.demo.photo_teacher.batches import Step, TrainingData
 from training.demo.photo_teacher.encoders import Encoder
-from training.demo.photo_teacher.recipe import LANGUAGES, PhotoTeacherRecipe
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.tasks.losses import info_nce
+from training.text.writing_systems import LANGUAGES
 
 
 def step_losses(encoder: Encoder, data: TrainingData, step: Step, recipe: PhotoTeacherRecipe) -> dict[str, Tensor]:

@@ -9,9 +9,10 @@ import numpy as np
 from datasets import Dataset
 
 from training.data import load_source, require_columns
-from training.demo.photo_teacher.recipe import LANGUAGES, PhotoTeacherRecipe
+from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.evaluation.sets.imagenet import imagenet_names
 from training.evaluation.sets.packages import CLIP_BENCHMARK
+from training.text.writing_systems import LANGUAGES
 
 SCENE_NAMES = Path(__file__).with_name("scene_names.json")
 TEMPLATES = {"en": ("{}", "a photo of a {}."), "zh": ("{}", "一张{}的照片。")}

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from training.config import Checked, Limits, TrainingRecipe
+from training.text.writing_systems import LANGUAGES
 
-LANGUAGES = ("en", "zh")
 LIMITS = {
     "learning_rate": Limits(above=0),
     "head_learning_rate": Limits(above=0),

@@ -4,8 +4,8 @@ import torch
 
 from training.demo.photo_teacher.batches import Captioned, Classes, TrainingData
 from training.demo.photo_teacher.encoders import Encoder
-from training.demo.photo_teacher.recipe import LANGUAGES
 from training.evaluation.metrics import recall_at_k
+from training.text.writing_systems import LANGUAGES
 
 KS = (1, 5, 10)
 
