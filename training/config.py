@@ -2,15 +2,14 @@
 
 import math
 import re
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
+from jsonargparse import ArgumentError, ArgumentParser
 
-from training.utils.cli import command_name, exit_with_usage_error, help_texts
+from training.utils.cli import HelpFormatter, command_name, exit_with_usage_error, help_texts
 
 RECIPE_FILE = "recipe.yaml"
 CONFIGS = Path(__file__).parent / "configs"
@@ -461,10 +460,6 @@ class AlignRecipe(TrainingRecipe):
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
-class _HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
-    """Keeps the line breaks of example commands."""
-
-
 def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe") -> Recipe:
     """Parse a command line into a recipe; a user's mistake ends the process.
 
@@ -511,7 +506,7 @@ def recipe_from_args(
         prog=prog,
         description=" ".join(summary.split()),
         epilog=examples if description else None,
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
     )

@@ -48,7 +48,7 @@ def parse_options(
         prog=prog,
         description=" ".join(summary.split()),
         epilog=examples,
-        formatter_class=_Formatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
         exit_on_error=False,
     )
@@ -97,7 +97,7 @@ class _Collect(Action):
         setattr(namespace, self.dest, [*earlier, *values])
 
 
-class _Formatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
+class HelpFormatter(DefaultHelpFormatter, RawDescriptionHelpFormatter):
     """Keeps the line breaks of example commands."""
 
 
