@@ -4,6 +4,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
+from training.utils.files import write_text
+
 RECORD = ".demo_folders"
 
 
@@ -37,7 +39,7 @@ class OwnFolders:
                     "of one of its folders. Move it, or choose another --output_dir."
                 )
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        self.record.write_text("".join(f"{name}\n" for name in sorted(known | set(names))), encoding="utf-8")
+        write_text(self.record, "".join(f"{name}\n" for name in sorted(known | set(names))))
         for name in names:
             self.remove(name)
 

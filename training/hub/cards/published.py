@@ -13,7 +13,7 @@ from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
 from training.students.build import student_from_config
 from training.students.sizes import load_size
-from training.utils.files import REPO_ROOT
+from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results
 
 BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
@@ -108,6 +108,6 @@ def write_published(names: list[str]) -> list[Path]:
     paths = []
     for name in names:
         path = CARDS / f"{name}.md"
-        path.write_text(render_published(name), encoding="utf-8")
+        write_text(path, render_published(name))
         paths.append(path)
     return paths
