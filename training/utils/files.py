@@ -23,8 +23,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".tmp")
+    scratch.touch()
+    mode = scratch.stat().st_mode
     try:
         yield scratch
+        scratch.chmod(mode)  # that of a new file; safetensors creates its files with mode 0600
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
