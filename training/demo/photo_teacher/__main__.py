@@ -1,6 +1,6 @@
 r"""Build a teacher for photographs from pretrained towers in pip packages.
 
-    python -m training.demo.photo_teacher --config training/configs/photo_teacher.yaml \
+    python -m training.demo.photo_teacher --config training/demo/photo_teacher/recipe.yaml \
         --data.train FLICKR8K_TRAIN.parquet --validation FLICKR8K_VALIDATION.parquet \
         --class_images "[TINY_IMAGENET.parquet, PLACES.parquet]" --unlabelled "[COCO.parquet]" \
         --output_dir runs/photo_teacher

@@ -12,7 +12,7 @@ from PIL import Image
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import WHOLE_EFFICIENTNET, make_image_processor, make_model
-from training.config import CONFIGS, DataConfig, recipe_from_args
+from training.config import DataConfig, recipe_from_args
 from training.demo.make_teacher import train_tokenizer
 from training.demo.photo_teacher import batches
 from training.demo.photo_teacher.__main__ import main
@@ -22,8 +22,11 @@ from training.demo.photo_teacher.features import FeatureMaker, batches_by_length
 from training.demo.photo_teacher.lite2 import Lite2
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.train import train
+from training.utils.files import REPO_ROOT
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
+
+RECIPE = REPO_ROOT / "training" / "demo" / "photo_teacher" / "recipe.yaml"
 
 
 def noisy_image(colour: str) -> Image.Image:
@@ -159,7 +162,7 @@ def test_unsupported_options_are_refused(field, value):
 
 
 def test_the_committed_recipe_is_valid():
-    argv = ["--config", str(CONFIGS / "photo_teacher.yaml"), "--data.train", "x", "--validation", "y"]
+    argv = ["--config", str(RECIPE), "--data.train", "x", "--validation", "y"]
     recipe = recipe_from_args(PhotoTeacherRecipe, [*argv, "--class_images", "[a.parquet, b.parquet]"])
     assert recipe.class_images == ["a.parquet", "b.parquet"] and recipe.eval_every == 100
 
