@@ -98,14 +98,14 @@ def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_pa
 
 
 def test_teacher_cache_on_a_stream_raises_an_error(recipe, tmp_path):
-    with pytest.raises(ValueError, match=r"teacher_cache: .* a stream has no rows.*data\.streaming: false"):
+    with pytest.raises(ValueError, match=r"teacher_cache: .* of a stream, which has no numbered rows.*data\.streaming to false"):
         align.run(replace(recipe, teacher_cache=str(tmp_path / "cache")))
 
 
 def test_logits_on_a_stream_require_a_text_bank(recipe, tmp_path, teacher_folder, train_rows):
     fields = recipe_fields(tmp_path / "distilled", "", max_steps=1, augment=AugmentConfig()) | {"data": recipe.data}
     recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), target="logits", **fields)
-    with pytest.raises(ValueError, match=r"text_bank: .* a stream of which they are not known yet"):
+    with pytest.raises(ValueError, match=r"text_bank: .* the data are a stream.*Set text_bank to a text file"):
         distill.run(recipe)
     bank = tmp_path / "bank.txt"
     bank.write_text("\n".join(train_rows["en"][:20]), encoding="utf-8")

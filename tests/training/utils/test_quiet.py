@@ -7,15 +7,16 @@ import pytest
 from training.utils.quiet import EXECUTORCH_LINES, hide_torchao_messages, quiet_export, quiet_native
 
 
-def test_known_torchao_messages_are_hidden_and_others_shown(caplog):
+def test_known_torchao_messages_are_hidden_and_others_shown():
     hide_torchao_messages()
     for name, hidden in (
         ("torchao", "Failed to load /site-packages/torchao/_C_mxfp8.so: no such library"),
         ("torch.utils._pytree", "<enum 'E'> is. Calling register_constant() on Enum subclasses is deprecated"),
     ):
-        logging.getLogger(name).warning(hidden)
-        logging.getLogger(name).warning("something else from %s", name)
-    assert caplog.messages == ["something else from torchao", "something else from torch.utils._pytree"]
+        # the filters alone: other tests may have configured the levels and handlers of these loggers
+        is_shown = logging.getLogger(name).filter
+        assert not is_shown(logging.makeLogRecord({"name": name, "msg": hidden}))
+        assert is_shown(logging.makeLogRecord({"name": name, "msg": "something else"}))
 
 
 def test_exports_hide_known_warnings_only(caplog):
