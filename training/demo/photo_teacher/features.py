@@ -1,5 +1,6 @@
 """Outputs of the frozen lower layers, computed once and stored in files."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,7 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.demo.photo_teacher.fast_linear import LinearAsConvolution
-from training.demo.photo_teacher.upper import UpperImageTower, UpperTextTower, lower_image_maps
+from training.demo.photo_teacher.upper import LowerImageTower, UpperImageTower, UpperTextTower
 from training.utils.files import atomic_write
 
 IMAGE_BATCH = 32
@@ -133,6 +134,8 @@ class FeatureMaker:
     @torch.inference_mode()
     def _compute_images(self, name: str, rows: Dataset, view: int) -> dict[str, Tensor]:
         maps, pooled = [], []
+        # a copy in channels-last layout, which is twice as fast on a CPU
+        lower = copy.deepcopy(LowerImageTower(self.model)).eval().to(memory_format=torch.channels_last)
         progress = tqdm(total=len(rows), desc=f"features of {name}, view {view}", unit="image")
         for start in range(0, len(rows), IMAGE_BATCH):
             batch = range(start, min(start + IMAGE_BATCH, len(rows)))
@@ -143,8 +146,8 @@ class FeatureMaker:
                     for image, index in zip(images, batch, strict=True)
                 ]
             pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-            hidden = lower_image_maps(self.model, pixel_values)
-            maps.append(hidden.half())
+            hidden = lower(pixel_values.contiguous(memory_format=torch.channels_last))
+            maps.append(hidden.half().contiguous())
             pooled.append(self.upper_image(hidden).half())
             progress.update(len(batch))
         progress.close()

@@ -11,18 +11,28 @@ from modeling_dcclip import DCCLIPModel
 from training.demo.photo_teacher.fast_linear import LinearAsConvolution
 
 
-def lower_image_maps(model: DCCLIPModel, pixel_values: Tensor) -> Tensor:
-    """Run the frozen part of the image tower: all stages but the last.
+class LowerImageTower(nn.Module):
+    """The frozen part of the image tower: all stages but the last.
 
     Args:
-        model: Teacher with the image tower.
-        pixel_values: Normalized images, (B, 3, 224, 224) float32.
-
-    Returns:
-        (B, 208, 7, 7) float32.
+        model: Teacher; the module shares its parameters.
     """
-    tower = model.vision_model.timm_model
-    return tower.blocks[:-1](tower.bn1(tower.conv_stem(pixel_values)))
+
+    def __init__(self, model: DCCLIPModel):
+        super().__init__()
+        tower = model.vision_model.timm_model
+        self.stages = nn.Sequential(tower.conv_stem, tower.bn1, *tower.blocks[:-1])
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Compute the feature maps that enter the last stage.
+
+        Args:
+            pixel_values: Normalized images, (B, 3, 224, 224) float32.
+
+        Returns:
+            (B, 208, 7, 7) float32.
+        """
+        return self.stages(pixel_values)
 
 
 class UpperImageTower(nn.Module):
@@ -41,7 +51,7 @@ class UpperImageTower(nn.Module):
         """Pool feature maps.
 
         Args:
-            maps: Feature maps of `lower_image_maps`, (B, 208, 7, 7) float32.
+            maps: Feature maps of `LowerImageTower`, (B, 208, 7, 7) float32.
 
         Returns:
             (B, 1280) float32.

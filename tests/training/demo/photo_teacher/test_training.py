@@ -14,6 +14,7 @@ from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import WHOLE_EFFICIENTNET, make_image_processor, make_model
 from training.config import DataConfig, recipe_from_args
 from training.demo.make_teacher import train_tokenizer
+from training.demo.packaged_weights import PackagedFile
 from training.demo.photo_teacher import batches
 from training.demo.photo_teacher.__main__ import main
 from training.demo.photo_teacher.batches import draw_step, load_training_data
@@ -168,7 +169,8 @@ def test_the_committed_recipe_is_valid():
 
 
 def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("training.demo.photo_teacher.e5.PACKAGE", "no_such_package")
+    missing = PackagedFile("no-such-package==1.0", "weights.bin", "")
+    monkeypatch.setattr("training.demo.photo_teacher.e5.WEIGHTS", missing)
     monkeypatch.setattr(
         "training.demo.photo_teacher.lite2.read_lite2", lambda: Lite2({}, torch.ones(1), torch.ones(1))
     )
@@ -176,9 +178,7 @@ def test_the_command_reports_a_missing_package_in_one_line(monkeypatch, capsys, 
     with pytest.raises(SystemExit) as error:
         main(argv)
     assert error.value.code == 2
-    assert capsys.readouterr().err.startswith(
-        "photo_teacher: text tower: the package no_such_package is not installed"
-    )
+    assert capsys.readouterr().err.startswith("photo_teacher: no-such-package: the package is not installed")
 
 
 def test_more_text_layers_than_the_tower_has_are_refused():

