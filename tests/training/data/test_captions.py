@@ -6,7 +6,7 @@ import torch
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.prepare.vocabulary.cut import cut_vocabulary
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.studies.ablations.multilingual import train_unigram
 
 
@@ -45,7 +45,7 @@ def unigram(train_rows):
     """A Unigram tokenizer and a cut of it, which splits some texts into other pieces."""
     texts = [*train_rows["en"], *train_rows["zh"]]
     source = train_unigram(texts, 700)
-    return source, cut_vocabulary(source, texts[: len(texts) // 8], 350)
+    return source, cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350)
 
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):

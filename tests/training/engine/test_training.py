@@ -29,7 +29,7 @@ from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingReci
 from training.engine.checkpoint import list_checkpoints
 from training.engine.optimizer import learning_rate_at
 from training.engine.state import TrainingState
-from training.prepare.vocabulary.cut import cut_vocabulary
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import TOWERS, Teacher, weights_fingerprint
@@ -256,7 +256,7 @@ def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, tra
     texts = [*train_rows["en"], *train_rows["zh"]]
     teacher = save_altclip(tmp_path / "teacher", train_unigram(texts, 700))
     source = Teacher.from_pretrained(str(teacher), towers=()).tokenizer
-    cut_vocabulary(source, texts[: len(texts) // 8], 350).save(tmp_path / "cut")
+    cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350).save(tmp_path / "cut")
     fields = {"teacher_cache": str(tmp_path / "cache"), "teacher_views": 1} if cached else {}
     student = student_config(tokenizer=str(tmp_path / "cut"))
     recipe = distill_recipe(teacher=str(teacher), student=student, tower="text", max_steps=30, **fields)

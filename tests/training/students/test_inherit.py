@@ -25,7 +25,7 @@ from tests.tiny import (
     make_config,
     make_model,
 )
-from training.prepare.vocabulary.cut import cut_vocabulary
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
 from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
@@ -270,7 +270,7 @@ def unigram(train_rows) -> XLMRobertaTokenizer:
 
 def test_a_cut_vocabulary_inherits_the_rows_of_its_source(unigram, texts, tmp_path):
     tokenizer = unigram
-    vocabulary = cut_vocabulary(tokenizer, texts, 300)
+    vocabulary = cut_vocabulary(tokenizer, count_pieces(tokenizer, texts), 300)
     vocabulary.save(tmp_path / "cut")
     cut = load_tokenizer(str(tmp_path / "cut"))
     matched = match_tokens(cut, tokenizer, str(tmp_path / "cut"))

@@ -74,8 +74,10 @@ def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> Pi
         texts: Sentences; empty ones are skipped.
 
     Raises:
-        ValueError: If a text is not a string, or all texts are empty.
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if a text is not a string; or if
+            all texts are empty.
     """
+    read_unigram(tokenizer)  # fail before the corpus is read
     characters: Counter[str] = Counter()
     sentences = 0
     with untruncated(tokenizer) as backend:
@@ -124,7 +126,25 @@ def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], piec
     return required | np.array([piece in single or is_punctuation(piece) for piece in pieces])
 
 
-def cut_counted(
+def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Pieces of the model, then added tokens, and their scores; an added token has score 0."""
+    source_size = tokenizer.backend_tokenizer.get_vocab_size()
+    pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
+    scores = np.zeros(source_size)
+    scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
+    return pieces + tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size))), scores
+
+
+def _tiers(
+    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: PieceCounts
+) -> np.ndarray:
+    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.SUPPORTED, Tier.OTHER)
+    tiers[counts.pieces > 0] = Tier.MET
+    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
+    return tiers
+
+
+def cut_vocabulary(
     tokenizer: PreTrainedTokenizerBase,
     counts: PieceCounts,
     size: int,
@@ -134,10 +154,13 @@ def cut_counted(
     source: str | None = None,
     corpus: str = "",
 ) -> Vocabulary:
-    """Cut a vocabulary with the counts of a corpus; see `cut_vocabulary`.
+    """Cut a Unigram tokenizer to the pieces that English and Chinese text needs, in the order of `Tier`.
+
+    Unigram selects the segmentation with the highest sum of scores. Scores and order do not change and only competing
+    pieces are removed, so a text whose pieces are all kept is split into the same pieces as before.
 
     Args:
-        tokenizer: The source tokenizer.
+        tokenizer: The source tokenizer, with a `tokenizer.json` whose model is Unigram.
         counts: Counts of the corpus, from `count_pieces`.
         size: Number of pieces to keep, including special tokens.
         ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
@@ -146,21 +169,16 @@ def cut_counted(
         corpus: Name of the corpus.
 
     Raises:
-        ValueError: If the tokenizer cannot be cut, or the size does not fit it or the corpus.
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if the size is smaller than the
+            number of required pieces or larger than the source; or if the corpus is in other scripts.
     """
     pipeline = read_unigram(tokenizer)
     source_size = tokenizer.backend_tokenizer.get_vocab_size()
     if size > source_size:
         raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size.")
     _check_scripts(counts.letters, max_other_script)
-    pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
-    scores = np.zeros(source_size)
-    scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
-    pieces += tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))
-
-    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.SUPPORTED, Tier.OTHER)
-    tiers[counts.pieces > 0] = Tier.MET
-    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
+    pieces, scores = _all_pieces(tokenizer, pipeline)
+    tiers = _tiers(tokenizer, pipeline, pieces, counts)
     if (least := int((tiers == Tier.REQUIRED).sum())) > size:
         raise ValueError(
             f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
@@ -181,45 +199,4 @@ def cut_counted(
         source_digest=digest(pipeline),
         corpus=corpus,
         counts={"sentences": counts.sentences, "pieces": int(counts.pieces.sum())} | kept,
-    )
-
-
-def cut_vocabulary(
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Iterable[str],
-    size: int,
-    *,
-    ideograph_share: float = 0.25,
-    max_other_script: float = 0.2,
-    source: str | None = None,
-    corpus: str = "",
-) -> Vocabulary:
-    """Cut a Unigram tokenizer to the pieces that English and Chinese text needs, in the order of `Tier`.
-
-    Unigram selects the segmentation with the highest sum of scores. Scores and order do not change and only competing
-    pieces are removed, so a text whose pieces are all kept is split into the same pieces as before.
-
-    Args:
-        tokenizer: The source tokenizer, with a `tokenizer.json` whose model is Unigram.
-        texts: Sentences of the corpus; read once.
-        size: Number of pieces to keep, including special tokens.
-        ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
-        max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
-        source: Name of the source; default: the tokenizer's own.
-        corpus: Name of the corpus.
-
-    Raises:
-        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if the size is smaller than the
-            number of required pieces or larger than the source; or if the corpus is empty or in other scripts.
-    """
-    read_unigram(tokenizer)  # fail before the corpus is read
-    counts = count_pieces(tokenizer, texts)
-    return cut_counted(
-        tokenizer,
-        counts,
-        size,
-        ideograph_share=ideograph_share,
-        max_other_script=max_other_script,
-        source=source,
-        corpus=corpus,
     )

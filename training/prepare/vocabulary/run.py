@@ -5,7 +5,7 @@ from pathlib import Path
 
 from training.prepare.vocabulary.corpus import Corpus, hold_out, read_corpus, split_name
 from training.prepare.vocabulary.coverage import Coverage, coverage
-from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_counted
+from training.prepare.vocabulary.cut import PieceCounts, count_pieces, cut_vocabulary
 from training.prepare.vocabulary.options import PROGRAM, VocabularyOptions
 from training.prepare.vocabulary.tables import cut_rows, plot_curve, source_rows, text_table
 from training.text.pipeline import read_unigram
@@ -47,7 +47,7 @@ class Run:
         Returns:
             The vocabulary, and its coverage of each language.
         """
-        vocabulary = cut_counted(
+        vocabulary = cut_vocabulary(
             self.tokenizer,
             self.counts,
             size,

@@ -18,7 +18,7 @@ from training import distill
 from training.config import DistillRecipe, StudentConfig
 from training.corpus.emoji import read_concepts
 from training.demo.make_teacher import TEXT_CONFIG
-from training.prepare.vocabulary.cut import cut_vocabulary
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 
 EMOJI_LANGUAGES = ("en", "zh", "es", "ja", "ko", "pt", "it", "fr", "de", "fa", "id", "ru", "tr", "ar")
 VOCABULARY_SIZE = 12000
@@ -91,6 +91,8 @@ def make_multilingual_teacher(recipe: DistillRecipe, folder: Path, max_steps: in
         )
     )
     texts = [*names["en"], *names["zh"]]
-    vocabulary = cut_vocabulary(tokenizer, texts, CUT_SIZE, source=str(folder / "teacher"), corpus="training names")
+    vocabulary = cut_vocabulary(
+        tokenizer, count_pieces(tokenizer, texts), CUT_SIZE, source=str(folder / "teacher"), corpus="training names"
+    )
     vocabulary.save(folder / "vocabulary")
     shutil.rmtree(folder / "targets")

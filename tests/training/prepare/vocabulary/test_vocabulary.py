@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from training.prepare.vocabulary.__main__ import main
 from training.prepare.vocabulary.corpus import hold_out, read_corpus
 from training.prepare.vocabulary.coverage import coverage, table_mib
-from training.prepare.vocabulary.cut import cut_vocabulary
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_ideograph, script_of
 
@@ -100,7 +100,7 @@ def source(request) -> PreTrainedTokenizerBase:
 
 @pytest.fixture(scope="module")
 def vocabulary(source, english_and_chinese) -> Vocabulary:
-    return cut_vocabulary(source, english_and_chinese, SIZE, source="the source", corpus="emoji")
+    return cut_vocabulary(source, count_pieces(source, english_and_chinese), SIZE, source="the source", corpus="emoji")
 
 
 def backend_pieces(tokenizer) -> list[tuple[str, float]]:
@@ -195,10 +195,12 @@ def test_pieces_of_other_languages_are_removed(vocabulary, source):
 
 def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
     texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
-    least = cut_vocabulary(xlmr, texts, SIZE, ideograph_share=0.0).counts["required"]
+    least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts["required"]
     words = Counter(piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1)
     for room in range(1, len(words)):
-        kept = set(cut_vocabulary(xlmr, texts, least + room, ideograph_share=0.0).tokenizer.get_vocab())
+        kept = set(
+            cut_vocabulary(xlmr, count_pieces(xlmr, texts), least + room, ideograph_share=0.0).tokenizer.get_vocab()
+        )
         assert len(kept & set(words)) == room
         assert min(words[word] for word in kept & set(words)) >= max(words[word] for word in set(words) - kept)
 
@@ -206,7 +208,9 @@ def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
 def test_ideographs_outside_the_corpus_get_their_share(xlmr):
     scores = dict(backend_pieces(xlmr))
     for share in (0.0, 0.1):
-        vocabulary = cut_vocabulary(xlmr, ["a red apple and a green frog"], 800, ideograph_share=share)
+        vocabulary = cut_vocabulary(
+            xlmr, count_pieces(xlmr, ["a red apple and a green frog"]), 800, ideograph_share=share
+        )
         assert vocabulary.counts["ideograph"] == int(share * 800)
         lowest = min(scores, key=scores.__getitem__)  # always kept
         kept = [piece for piece in vocabulary.tokenizer.get_vocab() if is_ideograph(piece) and piece != lowest]
@@ -217,7 +221,7 @@ def test_ideographs_outside_the_corpus_get_their_share(xlmr):
 
 
 def test_cut_of_the_full_size_keeps_the_source(xlmr, english_and_chinese):
-    vocabulary = cut_vocabulary(xlmr, english_and_chinese[:100], len(xlmr))
+    vocabulary = cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese[:100]), len(xlmr))
     assert vocabulary.is_cut_of(vocabulary.tokenizer)
 
 
@@ -232,14 +236,14 @@ def test_score_of_an_unknown_character_is_unchanged():
         vocab=[*((piece, float(score)) for piece, score in scores.items()), ("<mask>", 0.0)]
     )
     assert tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
-    vocabulary = cut_vocabulary(tokenizer, ["the"], len(scores), ideograph_share=0.0)
+    vocabulary = cut_vocabulary(tokenizer, count_pieces(tokenizer, ["the"]), len(scores), ideograph_share=0.0)
     kept = set(vocabulary.tokenizer.get_vocab())
     assert {"乙丙", "丁戊", "己庚", "丙丁戊己庚"} <= kept and "乙" not in kept
     assert vocabulary.tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
 
 
 def test_lost_characters_become_unknown_and_are_counted(xlmr):
-    vocabulary = cut_vocabulary(xlmr, ["a red apple"], 600, ideograph_share=0.0)
+    vocabulary = cut_vocabulary(xlmr, count_pieces(xlmr, ["a red apple"]), 600, ideograph_share=0.0)
     lost = [c for c in "鱼" if c in xlmr.get_vocab() and c not in vocabulary.tokenizer.get_vocab()]
     assert lost == ["鱼"]
     ids = vocabulary.tokenizer("red 鱼", add_special_tokens=False).input_ids
@@ -260,7 +264,7 @@ def test_lost_characters_become_unknown_and_are_counted(xlmr):
 
 def test_held_out_names_lose_almost_no_characters(source, names):
     corpus, held_out = hold_out({language: names[language] for language in ("en", "zh")}, 0.2, seed=0)
-    vocabulary = cut_vocabulary(source, [*corpus["en"], *corpus["zh"]], SIZE)
+    vocabulary = cut_vocabulary(source, count_pieces(source, [*corpus["en"], *corpus["zh"]]), SIZE)
     for texts in held_out.values():
         found = coverage(vocabulary, source, texts)
         assert found.sentences > 500
@@ -302,7 +306,7 @@ def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_
 def test_saving_into_a_folder_keeps_its_other_files(xlmr, english_and_chinese, tmp_path):
     (tmp_path / "model.safetensors").write_text("weights")
     for size in (2500, SIZE):
-        cut_vocabulary(xlmr, english_and_chinese, size).save(tmp_path)
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), size).save(tmp_path)
         assert len(Vocabulary.load(tmp_path)) == size
     assert (tmp_path / "model.safetensors").read_text() == "weights"
     assert not list(tmp_path.parent.glob("*.tmp"))
@@ -352,20 +356,20 @@ def test_mixed_files_are_refused(vocabulary, source, english_and_chinese, tmp_pa
 
 def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
     with pytest.raises(ValueError, match="'BPE'"):
-        cut_vocabulary(tokenizer, ["a"], 100)
+        cut_vocabulary(tokenizer, count_pieces(tokenizer, ["a"]), 100)
     no_unknown = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(pieces)))
     with pytest.raises(ValueError, match="unk_id"):
-        cut_vocabulary(no_unknown, ["a"], 100)
+        cut_vocabulary(no_unknown, count_pieces(no_unknown, ["a"]), 100)
     in_bytes = [*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
     in_bytes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(in_bytes, 3, byte_fallback=True)))
     with pytest.raises(ValueError, match="byte_fallback"):
-        cut_vocabulary(in_bytes, ["a"], 100)
+        cut_vocabulary(in_bytes, count_pieces(in_bytes, ["a"]), 100)
 
     class Slow:
         name_or_path = "slow"
 
     with pytest.raises(ValueError, match="slow one"):
-        cut_vocabulary(Slow(), ["a"], 100)
+        count_pieces(Slow(), ["a"])
 
 
 def test_class_that_replaces_its_pipeline_is_refused(pieces, english_and_chinese):
@@ -374,33 +378,34 @@ def test_class_that_replaces_its_pipeline_is_refused(pieces, english_and_chinese
         normalizers.NFKC()
     )  # this class builds its own normalizer when it is loaded
     with pytest.raises(ValueError, match="changes normalizer"):
-        cut_vocabulary(tokenizer, english_and_chinese, SIZE)
+        cut_vocabulary(tokenizer, count_pieces(tokenizer, english_and_chinese), SIZE)
 
 
 def test_impossible_sizes_are_refused(xlmr, english_and_chinese):
     with pytest.raises(ValueError, match=f"size: 99999 is more than the {len(xlmr)} pieces"):
-        cut_vocabulary(xlmr, english_and_chinese, 99_999)
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 99_999)
     with pytest.raises(ValueError, match=r"size: 50 is too small.* at least") as error:
-        cut_vocabulary(xlmr, english_and_chinese, 50)
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 50)
     least = int(str(error.value).split("at least ")[1].split(",")[0])
-    assert len(cut_vocabulary(xlmr, english_and_chinese, least)) == least
+    assert len(cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least)) == least
     with pytest.raises(ValueError, match="too small"):
-        cut_vocabulary(xlmr, english_and_chinese, least - 1)
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least - 1)
 
 
 def test_unsuitable_corpora_are_refused(xlmr, names):
     for empty in ([], ["", "  "]):
         with pytest.raises(ValueError, match="empty"):
-            cut_vocabulary(xlmr, empty, SIZE)
+            cut_vocabulary(xlmr, count_pieces(xlmr, empty), SIZE)
     with pytest.raises(ValueError, match="one string"):
-        cut_vocabulary(xlmr, "red apple", SIZE)
+        count_pieces(xlmr, "red apple")
     with pytest.raises(ValueError, match="number 1 is None"):
-        cut_vocabulary(xlmr, ["red apple", None], SIZE)
+        cut_vocabulary(xlmr, count_pieces(xlmr, ["red apple", None]), SIZE)
     with pytest.raises(ValueError, match=r"100 % of the letters .* mostly Cyrillic \(\d+ %\)"):
-        cut_vocabulary(xlmr, names["ru"], SIZE)
+        cut_vocabulary(xlmr, count_pieces(xlmr, names["ru"]), SIZE)
     with pytest.raises(ValueError, match="Hangul"):
-        cut_vocabulary(xlmr, [*names["en"][:1000], *names["ko"]], SIZE)
-    assert len(cut_vocabulary(xlmr, iter([*names["en"], *names["ru"][:50]]), SIZE)) == SIZE
+        cut_vocabulary(xlmr, count_pieces(xlmr, [*names["en"][:1000], *names["ko"]]), SIZE)
+    counts = count_pieces(xlmr, iter([*names["en"], *names["ru"][:50]]))
+    assert len(cut_vocabulary(xlmr, counts, SIZE)) == SIZE
 
 
 @pytest.mark.parametrize(
