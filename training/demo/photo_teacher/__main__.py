@@ -48,6 +48,8 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     from training.demo.photo_teacher.features import FeatureMaker
     from training.demo.photo_teacher.lite2 import read_lite2
     from training.demo.photo_teacher.train import train
+    from training.demo.photo_teacher.trained import save_trained, snapshot
+    from training.demo.photo_teacher.validate import validate
     from training.engine.checkpoint import save_final
     from training.hub.hub_model import HubModel
     from training.utils.results import Results, make_meta
@@ -55,11 +57,14 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     folder = Path(recipe.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     lite2 = read_lite2()
-    model, processor = build_teacher(read_e5(), lite2, recipe, folder / "tokenizer")
+    model, processor = build_teacher(read_e5(), lite2, recipe)
     features = Path(recipe.features_dir) if recipe.features_dir else folder / "features"
     maker = FeatureMaker(model, processor, recipe.text_layers, features, recipe.seed)
-    metrics = train(model, load_training_data(recipe, maker, lite2), recipe)
-    model.config.teacher_license = recipe.weights_license
+    before = snapshot(model)
+    data = load_training_data(recipe, maker, lite2)
+    encoder = train(model, data, recipe)
+    save_trained(model, before, folder)
+    metrics = validate(encoder, data)
     save_final(HubModel(model.requires_grad_(True).eval(), processor, recipe))
     results = Results(make_meta(recipe.validation, recipe.seed, command), list(_rows(metrics, recipe)))
     results.write(folder)

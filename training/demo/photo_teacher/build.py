@@ -1,7 +1,7 @@
 """The teacher before training: pretrained towers, new projections."""
 
 import math
-from pathlib import Path
+import tempfile
 
 import torch
 
@@ -21,22 +21,32 @@ MAX_POSITIONS = 512
 LOGIT_SCALE = 20.0
 
 
-def build_teacher(
-    e5: E5, lite2: Lite2, recipe: PhotoTeacherRecipe, scratch: Path
-) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+def build_teacher(e5: E5, lite2: Lite2, recipe: PhotoTeacherRecipe) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Build the model and its processor.
 
     Args:
         e5: Weights of the text tower and data of the tokenizer.
         lite2: Weights of the image tower.
-        recipe: Recipe with the embedding width, the maximum text length and the seed.
-        scratch: Folder to write the tokenizer to and load it from.
+        recipe: Recipe with the embedding width, the maximum text length, the seed and the licence.
 
     Returns:
         The model in eval mode, and its processor.
     """
-    make_tokenizer(e5, recipe.max_text_length).save_pretrained(scratch)
-    config = StudentConfig(
+    with tempfile.TemporaryDirectory() as folder:
+        make_tokenizer(e5, recipe.max_text_length).save_pretrained(folder)
+        model, processor = build_student(_config(e5, recipe, folder), list(LANGUAGES), seed=recipe.seed)
+    model.config.teacher_license = recipe.weights_license
+    model.vision_model.timm_model.load_state_dict(lite2.tower)
+    weights = xlm_roberta_weights(e5)
+    words = "embeddings.word_embeddings.weight"
+    weights[words] = weights[words][: model.text_model.config.vocab_size]  # the file has 35 rows without a piece
+    model.text_model.load_state_dict(weights)
+    torch.nn.init.constant_(model.logit_scale, math.log(LOGIT_SCALE))
+    return model.eval(), processor
+
+
+def _config(e5: E5, recipe: PhotoTeacherRecipe, tokenizer: str) -> StudentConfig:
+    return StudentConfig(
         vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
         text_config={
             "model_type": "xlm-roberta",
@@ -48,18 +58,10 @@ def build_teacher(
             "type_vocab_size": 1,
             "layer_norm_eps": e5.epsilon,
         },
-        tokenizer=str(scratch),
+        tokenizer=tokenizer,
         image_size=IMAGE_SIZE,
         image_mean=IMAGE_MEAN,
         image_std=IMAGE_STD,
         projection_dim=recipe.projection_dim,
         max_text_length=recipe.max_text_length,
     )
-    model, processor = build_student(config, list(LANGUAGES), seed=recipe.seed)
-    model.vision_model.timm_model.load_state_dict(lite2.tower)
-    weights = xlm_roberta_weights(e5)
-    words = "embeddings.word_embeddings.weight"
-    weights[words] = weights[words][: model.text_model.config.vocab_size]  # the file has 35 rows without a piece
-    model.text_model.load_state_dict(weights)
-    torch.nn.init.constant_(model.logit_scale, math.log(LOGIT_SCALE))
-    return model.eval(), processor

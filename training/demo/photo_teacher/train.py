@@ -23,7 +23,7 @@ MAX_LOGIT_SCALE = 100.0
 HEADS = ("visual_projection.", "text_projection.", "logit_scale")
 
 
-def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) -> dict[str, float]:
+def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) -> Encoder:
     """Train the projections, then the projections with the upper layers.
 
     Args:
@@ -32,7 +32,7 @@ def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) ->
         recipe: Recipe of the run.
 
     Returns:
-        Metrics on the validation images after the last step.
+        The trained part of the teacher, in eval mode; it shares the model's parameters.
     """
     model.requires_grad_(False)
     folder = Path(recipe.output_dir)
@@ -40,12 +40,13 @@ def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) ->
     _run(Encoder(model, recipe.dropout), data, heads, 0, "projections", folder / HEADS_LOG_FILE)
     upper = UpperEncoder(model, recipe.text_layers, recipe.dropout)
     tuned = replace(recipe, head_learning_rate=SECOND_PHASE * recipe.head_learning_rate)
-    return _run(upper, data, tuned, 1, "upper layers", folder / LOG_FILE)
+    _run(upper, data, tuned, 1, "upper layers", folder / LOG_FILE)
+    return upper
 
 
 def _run(
     encoder: Encoder, data: TrainingData, recipe: PhotoTeacherRecipe, phase: int, description: str, log_file: Path
-) -> dict[str, float]:
+):
     encoder.requires_grad_(True).train()
     optimizer = make_optimizer(encoder, recipe)
     with Log(log_file, description, recipe, 0, Accelerator(cpu=True)) as log:
@@ -63,10 +64,8 @@ def _run(
             log.step(step, losses)
             if recipe.eval_every and (step + 1) % recipe.eval_every == 0 and step + 1 < recipe.max_steps:
                 log.evaluated(step + 1, validate(encoder, data), False)
-        metrics = validate(encoder, data)
-        log.evaluated(recipe.max_steps, metrics, True)
+        log.evaluated(recipe.max_steps, validate(encoder, data), True)
     encoder.eval()
-    return metrics
 
 
 def make_optimizer(encoder: nn.Module, recipe: PhotoTeacherRecipe) -> torch.optim.AdamW:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from datasets import Dataset
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import WHOLE_EFFICIENTNET, make_image_processor, make_model
@@ -23,6 +24,8 @@ from training.demo.photo_teacher.features import FeatureMaker, batches_by_length
 from training.demo.photo_teacher.lite2 import Lite2
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.train import train
+from training.demo.photo_teacher.trained import load_trained, save_trained, snapshot
+from training.demo.photo_teacher.validate import validate
 from training.utils.files import REPO_ROOT
 
 COLOURS = {"red": "红色", "green": "绿色", "blue": "蓝色", "white": "白色"}
@@ -109,12 +112,12 @@ def test_training_is_reproducible_and_features_are_computed_once(recipe, monkeyp
     first, _, data = make_parts(recipe)
     before = {name: value.clone() for name, value in first.state_dict().items()}
     torch.manual_seed(0)
-    metrics = train(first, data, recipe)
+    metrics = validate(train(first, data, recipe), data)
     monkeypatch.setattr(FeatureMaker, "_compute_images", None)
     monkeypatch.setattr(FeatureMaker, "_compute_texts", None)
     second, _, stored = make_parts(recipe)
     torch.manual_seed(0)
-    assert train(second, stored, recipe) == metrics
+    assert validate(train(second, stored, recipe), stored) == metrics
     assert all(torch.equal(first.state_dict()[name], value) for name, value in second.state_dict().items())
     changed = {name for name, value in first.state_dict().items() if not torch.equal(value, before[name])}
     assert any("encoder.layer.1." in name for name in changed) and any("conv_head" in name for name in changed)
@@ -124,13 +127,34 @@ def test_training_is_reproducible_and_features_are_computed_once(recipe, monkeyp
 def test_the_loss_falls_and_metrics_are_fractions(recipe):
     recipe = replace(recipe, max_steps=1)
     model, _, data = make_parts(recipe)
-    metrics = train(model, data, recipe)
+    metrics = validate(train(model, data, recipe), data)
     lines = [json.loads(line) for line in (recipe_folder(recipe).parent / "log_heads.jsonl").read_text().splitlines()]
     losses = [line["captions"] for line in lines if "captions" in line]
     assert losses[-1] < losses[0]
     assert {"t2i_recall@1_en", "i2t_recall@1_zh", "seen_top1_en"} <= set(metrics)
     assert all(0 <= value <= 1 for value in metrics.values())
     assert model.logit_scale <= math.log(100) + 1e-6
+
+
+def test_trained_weights_are_restored(tmp_path):
+    model, fresh = make_model(WHOLE_EFFICIENTNET, seed=3), make_model(WHOLE_EFFICIENTNET, seed=3)
+    before = snapshot(model)
+    with torch.no_grad():
+        for name in ("visual_projection.weight", "logit_scale"):
+            model.get_parameter(name).mul_(1.1)
+    save_trained(model, before, tmp_path)
+    load_trained(fresh, tmp_path)
+    assert all(torch.equal(fresh.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert load_file(tmp_path / "trained.safetensors").keys() == {"visual_projection.weight", "logit_scale"}
+
+
+def test_trained_weights_of_another_model_are_refused(tmp_path):
+    model = make_model(WHOLE_EFFICIENTNET)
+    with pytest.raises(ValueError, match=r"trained\.safetensors: cannot be read.*train the teacher"):
+        load_trained(model, tmp_path)
+    save_file({"visual_projection.weight": torch.zeros(3)}, tmp_path / "trained.safetensors")
+    with pytest.raises(ValueError, match=r"visual_projection\.weight has the shape \(3,\), the model expects"):
+        load_trained(model, tmp_path)
 
 
 def test_held_out_classes_are_not_drawn(recipe):
