@@ -8,6 +8,8 @@ from modeling_dcclip import DCCLIPModel
 from training.demo.photo_teacher.features import ImageFeatures, TextFeatures
 from training.demo.photo_teacher.upper import UpperImageTower, UpperTextTower
 
+LENGTH_PARTS = 6
+
 
 class Encoder(nn.Module):
     """Projections of frozen pooled features.
@@ -121,4 +123,7 @@ class UpperEncoder(Encoder):
             features: Features of N texts.
             indices: Indices of the texts, (B,) int64.
         """
-        return self.upper_text(*features.padded(indices.tolist()))
+        # parts of similar length need less padding
+        order = features.starts.diff()[indices].argsort()
+        parts = [self.upper_text(*features.padded(indices[part].tolist())) for part in order.chunk(LENGTH_PARTS)]
+        return torch.cat(parts)[order.argsort()]

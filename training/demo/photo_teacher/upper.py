@@ -46,6 +46,7 @@ class UpperImageTower(nn.Module):
         super().__init__()
         tower = model.vision_model.timm_model
         self.stage, self.conv_head, self.bn2 = tower.blocks[-1], tower.conv_head, tower.bn2
+        self.to(memory_format=torch.channels_last)  # faster on a CPU
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool feature maps.
@@ -56,6 +57,7 @@ class UpperImageTower(nn.Module):
         Returns:
             (B, 1280) float32.
         """
+        maps = maps.contiguous(memory_format=torch.channels_last)
         return self.bn2(self.conv_head(self.stage(maps))).mean((2, 3))
 
     def train(self, mode: bool = True) -> "UpperImageTower":
