@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from modeling_dcclip import DCCLIPModel
+from training.students.factors import Factors, factorise
 from training.students.sources import SourceTower
 from training.teachers.family import first_position
 
@@ -28,6 +29,7 @@ _ROLES = (
     (re.compile(r"(?:intermediate\.dense|fc1|lin1)\.\w+$"), ("feed_forward", "width")),
     (re.compile(r"(?:output\.dense|fc2|lin2)\.weight$"), ("width", "feed_forward")),
 )
+_NORM, _PROJECT = "embeddings.LayerNorm.", "embeddings_project."  # of BERT and its relatives, and of ELECTRA
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -66,7 +68,8 @@ def inherit_weights(student: DCCLIPModel, source: SourceTower, tokens: Tensor | 
     Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
     spaced channels from a wider one: one set of channels for the residual stream, whole attention heads if their width
     agrees, and channels of the feed-forward layers. Any other tower, such as a convolutional backbone, inherits the
-    weights that agree in name and shape: a student with the source's first stages starts with their weights.
+    weights that agree in name and shape: a student with the source's first stages starts with their weights. Token
+    embeddings that are narrower than the layers, as in ELECTRA, start from the principal components of the source's.
 
     Args:
         student: Student whose tower and projection are changed in place.
@@ -136,14 +139,18 @@ class _Cutter:
             for size in ("num_hidden_layers", "hidden_size", "intermediate_size"):
                 self._refuse_larger(size)
             self.layers = evenly_spaced(self.source_config.num_hidden_layers, self.config.num_hidden_layers).tolist()
+        self.factors = self._factors()
 
     def pair(self, name: str, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The source's weight, and the value for the student: the same tensor, a part of it, or None."""
         name = _canonical(name)
         if self.can_cut and (match := _LAYER.match(name)):
             name = f"layers.{self.layers[int(match[1])]}.{name[match.end() :]}"
+        if self.factors is not None and name.startswith(_PROJECT):
+            value = getattr(self.factors, name.removeprefix(_PROJECT))
+            return self.weights[_NORM + name.removeprefix(_PROJECT)], value
         tensor = self.weights.get(name)
-        if tensor is None:
+        if tensor is None or (self.factors is not None and name.startswith(_NORM)):
             return None, None
         if self.can_cut:
             return tensor, self._fit(name, tensor, target)
@@ -166,7 +173,21 @@ class _Cutter:
         rows = self._token_rows(len(self.weights[self.embedding]), self.config.vocab_size)
         return int((rows >= 0).sum()), len(rows)
 
+    def _factors(self) -> Factors | None:
+        """Factors of the token embeddings, if the student's are narrower than its layers and the source's are not."""
+        width = getattr(self.config, "embedding_size", None)
+        norm = [self.weights.get(f"{_NORM}{part}") for part in ("weight", "bias")]
+        if not self.can_cut or self.embedding is None or width is None or None in norm:
+            return None
+        table = self.weights[self.embedding]
+        if not width < self.config.hidden_size == self.source_config.hidden_size == table.shape[1]:
+            return None
+        rows = self._token_rows(len(table), self.config.vocab_size)
+        return factorise(table[rows[rows >= 0]], width, *norm)
+
     def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
+        if self.factors is not None and name.startswith("embeddings."):
+            tensor = self.factors.narrow(tensor)
         if name == self.embedding:
             return self._take_rows(tensor, target, self._token_rows(len(tensor), len(target)))
         if "token_type_embeddings" in name:

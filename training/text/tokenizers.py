@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
 from training.text.pipeline import LOADING_OPTIONS, digest, read_pipeline
 from training.text.vocabulary import Vocabulary
 
@@ -19,7 +20,8 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
         ValueError: If there is no tokenizer of this name.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        # None, the default, asks on the terminal whether to run remote code
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{field}: cannot load the tokenizer of {name!r}. Give a folder with a tokenizer.json or a Hub id. "

@@ -61,3 +61,21 @@ def test_tokens_are_matched_by_piece(tokenizer, other_tokenizer, loaded):
 def test_missing_tokenizer_raises_an_error_with_field_and_name(tmp_path):
     with pytest.raises(ValueError, match=r"^model: cannot load the tokenizer of 'nowhere'"):
         load_tokenizer("nowhere", field="model")
+
+
+def test_a_tokenizer_with_remote_code_is_refused_without_a_question(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "OtherTokenizer", "auto_map": {"AutoTokenizer": [None, "other.OtherTokenizer"]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"student\.tokenizer: cannot load the tokenizer of "):
+        load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.slow
+def test_the_folder_of_a_model_of_ours_needs_no_remote_code(run_python, processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    config = {"model_type": "dcclip", "auto_map": {"AutoConfig": "configuration_dcclip.DCCLIPConfig"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    code = "import sys; from training.text.tokenizers import load_tokenizer; print(len(load_tokenizer(sys.argv[1])))"
+    assert int(run_python("-c", code, str(tmp_path)).stdout) == len(processor.tokenizer)
