@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
 from training.engine.command import stage_errors
+from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -116,6 +117,7 @@ def main(argv: list[str] | None = None):
         recipe = recipe_from_args(AlignRecipe, argv, "python training/align.py", __doc__)
         from training.hub import PublishError
 
+        hide_library_bars()
         try:
             run(recipe)
         except PublishError as error:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.config import DistillRecipe, recipe_from_args
 from training.engine.command import stage_errors
+from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -100,6 +101,7 @@ def main(argv: list[str] | None = None):
         recipe = recipe_from_args(DistillRecipe, argv, "python training/distill.py", __doc__)
         from training.hub import PublishError
 
+        hide_library_bars()
         try:
             run(recipe)
         except PublishError as error:

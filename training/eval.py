@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.evaluation.options import EvalOptions
 from training.utils.cli import parse_options, user_errors
+from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from training.utils.results import Results
@@ -39,6 +40,7 @@ def _run(options: EvalOptions) -> "Results | None":
     from training.evaluation.report.writer import write_report
     from training.evaluation.runner import Runner
 
+    hide_library_bars()
     plan = EvalPlan.open(options)
     state = find_processes()
     cache = EmbeddingCache(options.cache_folder, state)

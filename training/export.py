@@ -10,7 +10,7 @@ import sys
 from training.edge.formats import find_format
 from training.edge.options import ExportOptions
 from training.utils.cli import parse_options, user_errors
-from training.utils.quiet import hide_torchao_messages
+from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
 
 def main(argv: list[str] | None = None):
@@ -25,6 +25,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help answers without PyTorch and without the extra
         from training.edge.export import export
 
+        hide_library_bars()
         verdicts = export(options)
     print("\n".join(verdict.line() for verdict in verdicts))
     print(f"\n{options.output_dir}")

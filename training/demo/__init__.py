@@ -7,7 +7,6 @@ example.py       the example image of the card
 report.py        latency and tables
 figures.py       learning curves and contact sheet
 folders.py       output folders, removed only if the demo wrote them
-quiet.py         silence log messages of other packages
 make_teacher.py  train the demo's teacher
 mini_teacher/    the demo's teacher
 photo_teacher/   a teacher for photographs, built from pip packages

@@ -9,8 +9,8 @@ python -m training.demo --teacher BAAI/AltCLIP
 from pathlib import Path
 
 from training.demo.options import DemoOptions, Plan, next_commands
-from training.demo.quiet import silence_libraries, silence_progress_bars
 from training.utils.cli import parse_options, user_errors
+from training.utils.quiet import hide_library_bars, hide_torchao_messages
 from training.utils.results import RESULTS_FILE, Results
 
 PROGRAM = "python -m training.demo"
@@ -22,12 +22,12 @@ def main(argv: list[str] | None = None):
     with user_errors("demo", extra="demo"):
         plan = Plan(options)
         print(plan, flush=True)
-        silence_libraries()
+        hide_torchao_messages()
         # imported after the plan is printed: torch, transformers and datasets take seconds to import
         from training.demo import report
         from training.demo.run import CROSS_MODEL_FILE, Demo
 
-        silence_progress_bars()
+        hide_library_bars()
         demo = Demo(options, plan)
         results = demo.run()
     output_dir = Path(options.output_dir)

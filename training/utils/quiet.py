@@ -54,6 +54,22 @@ def hide_torchao_messages():
         logging.getLogger(name).addFilter(_MessageFilter(pattern))
 
 
+def hide_library_bars():
+    """Disable the progress bars of transformers and datasets for this process, because commands show their own.
+
+    Downloads keep their bars, which transformers would switch off too.
+    """
+    import datasets
+    import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    if not were_disabled:
+        enable_progress_bars()
+
+
 @contextmanager
 def quiet_export() -> Iterator[None]:
     """Suppress the known warnings and log records of exporters and quantisers inside the block."""

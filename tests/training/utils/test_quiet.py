@@ -19,6 +19,22 @@ def test_known_torchao_messages_are_hidden_and_others_shown():
         assert is_shown(logging.makeLogRecord({"name": name, "msg": "something else"}))
 
 
+@pytest.mark.slow
+def test_commands_hide_the_bars_of_libraries_and_keep_those_of_downloads(run_python, tmp_path):
+    code = """
+import sys
+from huggingface_hub.utils import are_progress_bars_disabled
+from transformers import BertConfig, BertModel
+from training.utils.quiet import hide_library_bars
+hide_library_bars()
+BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(sys.argv[1])
+BertModel.from_pretrained(sys.argv[1])
+print(are_progress_bars_disabled())
+"""
+    result = run_python("-c", code, str(tmp_path))
+    assert result.stdout.strip() == "False" and result.stderr == ""
+
+
 def test_exports_hide_known_warnings_only(caplog):
     with pytest.warns(UserWarning, match="something else"), quiet_export():
         warnings.warn("# The axis name: b will not be used, since it shares the same shape constraints", stacklevel=1)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from training.config import recipe_from_args
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.utils.cli import command_name, user_errors
+from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from training.utils.results import Results, Row
@@ -92,6 +93,7 @@ def main(argv: list[str] | None = None):
     """Parse the recipe, run it and print the metrics."""
     with user_errors(command_name(PROGRAM), extra="photos"):
         recipe = recipe_from_args(PhotoTeacherRecipe, argv, PROGRAM, __doc__)
+        hide_library_bars()
         results = run(recipe, shlex.join([*PROGRAM.split(), *(sys.argv[1:] if argv is None else argv)]))
     print(results.table())
 

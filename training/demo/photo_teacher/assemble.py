@@ -14,6 +14,7 @@ from pathlib import Path
 from training.config import RECIPE_FILE, recipe_from_args
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
 
 PROGRAM = "python -m training.demo.photo_teacher.assemble"
 TRAINED = Path(__file__).parent / "trained"
@@ -60,7 +61,9 @@ def run(options: AssembleOptions):
 def main(argv: list[str] | None = None):
     """Parse the options and write the teacher."""
     with user_errors(command_name(PROGRAM), extra="photos"):
-        run(parse_options(AssembleOptions, argv, prog=PROGRAM, description=__doc__ or ""))
+        options = parse_options(AssembleOptions, argv, prog=PROGRAM, description=__doc__ or "")
+        hide_library_bars()
+        run(options)
 
 
 if __name__ == "__main__":

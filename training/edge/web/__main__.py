@@ -9,6 +9,7 @@ from pathlib import Path
 
 from training.utils.cli import parse_options, user_errors
 from training.utils.files import REPO_ROOT
+from training.utils.quiet import hide_library_bars
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,10 @@ def main(argv: list[str] | None = None):
     folder = Path(options.output_dir)
     with user_errors("web", extra="demo"):
         # after parsing, so that --help answers without PyTorch
-        import datasets
-
         from training.edge.web.assemble import Site
         from training.edge.web.serve import serve
 
-        datasets.disable_progress_bars()
+        hide_library_bars()
         Site(Path(options.model), options.images, Path(options.node_modules)).assemble(folder)
         print(f"{folder}: the page is complete")
         if not options.no_serve:

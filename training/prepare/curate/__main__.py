@@ -11,20 +11,17 @@ run. Run the same command again to resume an interrupted run.
 
 from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.utils.cli import parse_options, user_errors
+from training.utils.quiet import hide_library_bars
 
 
 def main(argv: list[str] | None = None):
     """Parse the options, curate, print the table."""
     options = parse_options(CurateOptions, argv, prog=PROGRAM, description=__doc__)
     with user_errors("curate", extra="curate"):
-        # after parsing, so that --help does not load torch and datasets
-        import datasets
-        import transformers
-
+        # after parsing, so that --help does not load torch
         from training.prepare.curate.run import curate
 
-        transformers.utils.logging.disable_progress_bar()
-        datasets.disable_progress_bars()
+        hide_library_bars()
         report = curate(options)
     print(f"{report.table()}\n\n{options.output_dir}/data, {options.output_dir}/report.md")
 

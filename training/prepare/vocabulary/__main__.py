@@ -9,18 +9,17 @@ Examples:
 
 from training.prepare.vocabulary.options import PROGRAM, VocabularyOptions
 from training.utils.cli import parse_options, user_errors
+from training.utils.quiet import hide_library_bars
 
 
 def main(argv: list[str] | None = None):
     """Parse the options, count, cut, print the table, write."""
     options = parse_options(VocabularyOptions, argv, prog=PROGRAM, description=__doc__)
     with user_errors("vocabulary", extra="eval"):
-        # after parsing, so that --help does not load torch and datasets
-        import datasets
-
+        # after parsing, so that --help does not load torch
         from training.prepare.vocabulary.run import Run
 
-        datasets.disable_progress_bars()
+        hide_library_bars()
         run = Run(options)
         if options.size is not None:
             vocabulary, _ = run.cut(options.size)

@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import transformers
-
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -16,6 +13,7 @@ from training.evaluation.sets.held_out import HeldOut
 from training.studies.ablations.arms import plot, table
 from training.studies.ablations.options import ComparisonOptions
 from training.utils.cli import command_of
+from training.utils.quiet import hide_library_bars
 from training.utils.results import Results, Row, make_meta
 
 
@@ -25,8 +23,7 @@ def open_held_out(every: int) -> HeldOut:
     Args:
         every: Keep only each `every`-th concept of the corpus.
     """
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    hide_library_bars()
     return HeldOut.open(every)
 
 
