@@ -3,6 +3,7 @@
     configuration_dcclip.py  DCCLIPConfig
     modeling_dcclip.py       DCCLIPModel and its single towers
     processing_dcclip.py     DCCLIPProcessor
+    image_dcclip.py          open images, in one way everywhere
     handler.py               request handler for Inference Endpoints
     runtime_dcclip.py        Runtime: encodes images and texts with ONNX Runtime
     command.py               the `dcclip` command, which uses the runtime

@@ -2,16 +2,26 @@
 
 import base64
 import binascii
-import io
 import re
+import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
+if __package__:
+    from .image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb
+else:  # the endpoint imports this file by its path
+    sys.path.append(str(Path(__file__).parent))
+    from image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
+
 MAX_LABELS = 1000
+MAX_CHARACTERS = 1000  # of a label and of the template
+MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
+MAX_BYTES = 32 * 2**20  # of an encoded image
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
 # commas of an English and a Chinese keyboard
@@ -93,6 +103,8 @@ def parse_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
 
 def _decode_image(value: Any) -> Image.Image:
     if isinstance(value, str):
+        if len(value) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
+            raise BadRequest(f"inputs has {len(value):,} characters; send at most {MAX_BYTES:,} bytes as base64.", 413)
         if value.startswith(("http://", "https://")):
             raise BadRequest("inputs is a URL; this endpoint does not download images. Send the image as base64.")
         try:
@@ -100,32 +112,40 @@ def _decode_image(value: Any) -> Image.Image:
         except (binascii.Error, ValueError) as error:
             raise BadRequest(f"inputs is not base64 ({error}). Send an image as base64.") from error
     if isinstance(value, (bytes, bytearray)):
-        try:
-            value = Image.open(io.BytesIO(value))
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-            raise BadRequest(
-                f"inputs cannot be decoded as an image ({type(error).__name__}). Send a PNG, JPEG or WebP image."
-            ) from error
+        if len(value) > MAX_BYTES:
+            raise BadRequest(f"inputs has {len(value):,} bytes; send at most {MAX_BYTES:,}.", 413)
+        return _open_file(bytes(value))
     if not isinstance(value, Image.Image):
         kind = "missing" if value is None else f"of type {type(value).__name__}"
         raise BadRequest(f"inputs is {kind}; send an image as base64.")
     if value.width * value.height > MAX_PIXELS:
         raise BadRequest(f"inputs has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413)
+    return to_rgb(value)
+
+
+def _open_file(content: bytes) -> Image.Image:
     try:
-        if value.mode not in ("RGB", "L"):  # flatten transparent images onto white, as in training
-            value = value.convert("RGBA")
-            value = Image.alpha_composite(Image.new("RGBA", value.size, "white"), value)
-        return value.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # truncated, or damaged after its header
+        return open_image(content, max_pixels=MAX_PIXELS)
+    except DecompressionBomb as error:
+        raise BadRequest(f"inputs has {error}; send fewer pixels.", 413) from error
+    except ImageError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise BadRequest("inputs cannot be decoded as an image. Send a PNG, JPEG or WebP image.") from error
         raise BadRequest(f"inputs is a damaged image ({error}).") from error
 
 
 def _parse_labels(value: Any) -> list[str]:
     if isinstance(value, str):
+        if len(value) > MAX_LABELS * MAX_CHARACTERS:
+            raise BadRequest(f"candidate_labels has {len(value):,} characters; send at most {MAX_LABELS} labels.", 413)
         value = LABEL_SEPARATOR.split(value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
         kind = "missing" if value is None else f"{value!r:.80}"
         raise BadRequest(f"candidate_labels is {kind}; send a list of strings, or one string with commas.")
+    if len(value) > MAX_LABELS:
+        raise BadRequest(f"candidate_labels has {len(value)} labels; send 1 to {MAX_LABELS}.")
+    for label in value:
+        _check_text("candidate_labels", label)
     labels = list(dict.fromkeys(label.strip() for label in value if label.strip()))
     if not 1 <= len(labels) <= MAX_LABELS:
         raise BadRequest(f"candidate_labels has {len(labels)} non-empty labels; send 1 to {MAX_LABELS}.")
@@ -136,4 +156,19 @@ def _check_template(value: Any) -> str:
     value = DEFAULT_TEMPLATE if value is None else value
     if not isinstance(value, str) or "{}" not in value:
         raise BadRequest(f"hypothesis_template is {value!r:.80}; send a sentence with {{}} where the label goes.")
+    _check_text("hypothesis_template", value)
+    if value.count("{}") > MAX_PLACES:
+        raise BadRequest(f"hypothesis_template has {value.count('{}')} places {{}}; send at most {MAX_PLACES}.")
     return value
+
+
+def _check_text(field: str, text: str):
+    """Refuse what would take long to tokenize, and half a surrogate pair, which is no text."""
+    if len(text) > MAX_CHARACTERS:
+        raise BadRequest(
+            f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.", 413
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{field}: {text[:40]!r} is not valid Unicode ({error.reason}). Send UTF-8 text.") from error

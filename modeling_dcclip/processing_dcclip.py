@@ -1,13 +1,17 @@
 """Processor of DC-CLIP: a transformers image processor and a transformers tokenizer."""
 
+from PIL import Image
 from transformers import ProcessorMixin
+
+from .image_dcclip import crop_to_aspect, to_rgb
 
 
 class DCCLIPProcessor(ProcessorMixin):
     """Preprocess images and tokenize texts.
 
     All text normalisation (Unicode form, case, special tokens) is in `tokenizer.json`, so the zero-shot pipeline, the
-    browser and training get equal token ids. This class only adds padding to the longest text of a batch.
+    browser and training get equal token ids. This class adds padding to the longest text of a batch, and prepares
+    Pillow images as in training: upright, 8 bits, transparent ones flattened onto white.
 
     Args:
         image_processor: Any transformers image processor.
@@ -32,7 +36,16 @@ class DCCLIPProcessor(ProcessorMixin):
         """
         if text is not None and "padding" not in kwargs.get("text_kwargs", {}):
             kwargs.setdefault("padding", True)
-        return super().__call__(images=images, text=text, **kwargs)
+        return super().__call__(images=self.prepare_images(images), text=text, **kwargs)
+
+    @classmethod
+    def prepare_images(cls, images):
+        """Prepare Pillow images, also in nested lists, as in training. Other values are returned as they are."""
+        if isinstance(images, Image.Image):
+            return crop_to_aspect(to_rgb(images))
+        if isinstance(images, (list, tuple)):
+            return [cls.prepare_images(image) for image in images]
+        return images
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save the processor, the tokenizer and `preprocessor_config.json`, which transformers.js requires."""

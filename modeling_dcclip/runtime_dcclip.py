@@ -16,8 +16,13 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import Image
 from tokenizers import Tokenizer
+
+if __package__:
+    from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
+else:  # in a model folder
+    from image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
 
 ImageInput = str | Path | Image.Image
 
@@ -197,7 +202,10 @@ class Runtime:
         path = self.folder / name
         if not path.exists():
             raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder.")
-        return json.loads(path.read_text(encoding="utf-8"))
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again.") from error
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -207,7 +215,12 @@ class Runtime:
                 raise ValueError(
                     f"folder: {str(self.folder)!r} has no tokenizer.json. Pass an exported model's folder."
                 )
-            self._loaded_tokenizer = Tokenizer.from_file(str(path))
+            try:
+                self._loaded_tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # tokenizers raises Exception itself
+                raise ValueError(
+                    f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
+                ) from error
             self._loaded_tokenizer.no_padding()
         return self._loaded_tokenizer
 
@@ -217,6 +230,12 @@ class Runtime:
             tokenizer.enable_truncation(self.max_text_length)
         else:
             tokenizer.no_truncation()
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair
+            raise ValueError(
+                f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text."
+            ) from error
         ids = tokenizer.encode(text).ids
         if len(ids) > self.max_text_length:
             raise ValueError(
@@ -271,13 +290,17 @@ class ImagePreprocessor:
         Returns:
             (3, height, width) float32.
         """
-        pixels = np.ascontiguousarray(np.asarray(open_rgb(image)).transpose(2, 0, 1))  # (3, H, W)
+        pixels = np.ascontiguousarray(np.asarray(self._cropped(open_rgb(image))).transpose(2, 0, 1))  # (3, H, W)
         height, width = pixels.shape[1:]
         new_height, new_width = self._new_size(height, width)
         rows, columns = self._window(new_height, new_width)
         pixels = _resize(pixels, 2, new_width, columns, self.kernel)
         pixels = _resize(pixels, 1, new_height, rows, self.kernel)
         return (pixels - self.mean) / self.std
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """Crop a long image, of which the center crop keeps less. A resize to a fixed size keeps it whole."""
+        return crop_to_aspect(image) if self.size is None or "height" not in self.size else image
 
     def _new_size(self, height: int, width: int) -> tuple[int, int]:
         if self.size is None:
@@ -301,15 +324,18 @@ class ImagePreprocessor:
 
 
 def open_rgb(image: ImageInput) -> Image.Image:
-    """Open an image as RGB. Files are rotated as their EXIF data say, transparent images are flattened onto white."""
-    if not isinstance(image, Image.Image):
-        with Image.open(image) as file:
-            image = ImageOps.exif_transpose(file)
-    if "A" in image.getbands() or image.info.get("transparency") is not None:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+    """Open an image as RGB, as in training: upright, 8 bits, transparent ones flattened onto white.
+
+    Raises:
+        ValueError: The file does not decode; the message names it.
+        OSError: There is no such file.
+    """
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    try:
+        return open_image(image)
+    except ImageError as error:
+        raise ValueError(f"image: {str(image)!r} does not decode ({error}). Pass another file.") from error
 
 
 def _bicubic(distance: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 try:
     import gradio as gr
-    from encoder import Encoder, flatten_onto_white
+    from encoder import Encoder
     from images import Hit, Index, open_images
     from PIL import Image
 except ModuleNotFoundError as error:
@@ -127,7 +127,7 @@ class Demo:
         if "{}" not in template:
             return note(f"The sentence {template!r} has no {{}}. Write {{}} where the label goes. · 句式中缺少 {{}}。")
         began = time.perf_counter()
-        scores = self.encoder.label(flatten_onto_white(image), names, template)
+        scores = self.encoder.label(self.encoder.to_rgb(image), names, template)
         return render_bars(scores, 1000 * (time.perf_counter() - began))
 
     def search(self, query: str) -> str:
@@ -261,6 +261,11 @@ def main():
     )
     parser.add_argument("--port", type=int, default=None, help="Port. Default: the first free port from 7860.")
     options = parser.parse_args()
+    is_hub_id = options.model.count("/") == 1 and not Path(options.model).exists()
+    if is_hub_id and options.revision is None:
+        parser.exit(
+            2, f"space: revision: {options.model!r} runs code from the Hub. Name its commit with --revision.\n"
+        )
     try:
         encoder = Encoder(options.model, options.revision)
         index = Index.open(encoder, open_images(options.images)) if options.images else None

@@ -43,6 +43,10 @@ class Encoder:
             else f"{name}@{self.model.config._commit_hash}"
         )
 
+    def to_rgb(self, image: Image.Image) -> Image.Image:
+        """Convert an image of any mode to RGB, as in training: upright, 8 bits, flattened onto white."""
+        return self.processor.prepare_images(image)
+
     @torch.inference_mode()
     def encode_images(self, images: Sequence[Image.Image]) -> Tensor:
         """Encode RGB images.
@@ -78,12 +82,3 @@ class Encoder:
         cosines = (self.encode_images([image]) @ texts.T)[0]
         scores = (self.model.logit_scale.detach().exp() * cosines).softmax(0).tolist()
         return sorted(zip(labels, scores, strict=True), key=lambda pair: -pair[1])
-
-
-def flatten_onto_white(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to RGB. Transparent images are flattened onto white, as in training."""
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    image = image.convert("RGBA")
-    white = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(white, image).convert("RGB")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from encoder import Encoder, flatten_onto_white
+from encoder import Encoder
 from PIL import Image, ImageOps
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp"})
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # of these files
 THUMBNAIL_SIZE = 192
 BATCH_SIZE = 64
 CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip")).expanduser() / "space"
@@ -70,9 +71,9 @@ def _open_folder(folder: Path) -> ImageSet:
 
     def open_file(number: int) -> Image.Image | None:
         try:
-            with Image.open(files[number]) as image:
+            with Image.open(files[number], formats=FORMATS) as image:
                 return ImageOps.exif_transpose(image.copy())
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow's errors
+        except Exception:  # on damaged files, Pillow's plugins raise nearly every type
             return None
 
     states = [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
@@ -147,7 +148,7 @@ class Index:
         with tqdm(total=len(images.titles), desc="encode images", unit="image") as progress:
             for numbers in _chunks(len(images.titles)):
                 opened = {number: image for number in numbers if (image := images.open(number)) is not None}
-                flat = [flatten_onto_white(image) for image in opened.values()]
+                flat = [encoder.to_rgb(image) for image in opened.values()]
                 if flat:
                     embeddings.append(encoder.encode_images(flat))
                 thumbnails += map(make_thumbnail, flat)

@@ -55,11 +55,9 @@ def test_search_ranks_as_the_model_does(space, encoder, model, processor, image_
     assert hits[0].thumbnail[8:12] == b"WEBP"
 
 
-def test_transparent_images_are_flattened_onto_white(space):
-    from encoder import flatten_onto_white
-
-    assert flatten_onto_white(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    assert flatten_onto_white(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
+def test_images_are_prepared_as_in_training(encoder):
+    assert encoder.to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert encoder.to_rgb(Image.new("I;16", (1, 1), 257 * 7)).getpixel((0, 0)) == (7, 7, 7)
 
 
 @pytest.mark.parametrize("source", ["no/such/folder", "no.such.module:function", "json:no_such_function"])

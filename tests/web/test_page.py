@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from modeling_dcclip.image_dcclip import to_rgb
 from tests.browser import Visit
-from training.data.images import to_rgb
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,7 @@ worker_stream.py  the batches that one decoding process makes of a stream
 
 from training.data.captions import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset
-from training.data.images import decode_image, decode_images, open_image, to_rgb
+from training.data.images import decode_image, decode_images, open_image
 from training.data.loader import Loader, Pairs, make_loader
 from training.data.pair_stream import PairStream
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey
@@ -44,7 +44,6 @@ __all__ = [
     "open_image",
     "open_stream",
     "require_columns",
-    "to_rgb",
     "tokenize",
     "usable_captions",
 ]

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import BatchEncoding
 
-from training.data import to_rgb
+from modeling_dcclip.image_dcclip import to_rgb
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 MODEL_TYPE = "dcclip"

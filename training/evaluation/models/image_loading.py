@@ -15,6 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
+from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect
 from training.data import open_image
 from training.data.images import encoded_bytes
 from training.data.transforms import Normalize
@@ -89,8 +90,10 @@ class ImagePreparation:
         Returns:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
 
-        Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use.
+        Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, for
+        images whose longer side is at most four times the shorter one.
         """
+        image = image if squash else crop_to_aspect(image)
         size, short = self.image_size, min(image.size)
         resized = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
         if resized != image.size:
@@ -173,7 +176,7 @@ def _open(cell: dict | None, row: int) -> PILImage.Image:
         raise ValueError(f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row.")
     try:
         return open_image(cell)
-    except (OSError, ValueError, SyntaxError, PILImage.DecompressionBombError) as error:
+    except (OSError, ImageError) as error:
         raise ValueError(
             f"image: row {row} does not decode ({error}). Rows are never dropped silently: fix or remove the row."
         ) from error

@@ -1,0 +1,117 @@
+"""One way to open images: upright, 8 bits, opaque, limited in size, and one error for all damage."""
+
+import contextlib
+import io
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_dcclip import image_dcclip
+from modeling_dcclip.handler import BadRequest, parse_request
+from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect, open_image, to_rgb
+from modeling_dcclip.runtime_dcclip import open_rgb
+from tests.tiny import make_image_processor
+
+
+def encode(image: Image.Image, file_format: str, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, file_format, **options)
+    return file.getvalue()
+
+
+def ramp(dtype: str, largest: float) -> np.ndarray:
+    return (np.linspace(0, 1, 16).reshape(4, 4) * largest).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "largest", "file_format"),
+    [("uint16", 65535, "PNG"), ("uint16", 65535, "TIFF"), ("float32", 1, "TIFF"), ("float32", 255, "TIFF"),
+     ("float32", 65535, "TIFF"), ("int32", 255, "TIFF"), ("int32", 65535, "TIFF"), ("uint8", 255, "PNG")],
+)  # fmt: skip
+def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file_format):
+    opened = open_image(encode(Image.fromarray(ramp(dtype, largest)), file_format))
+    assert opened.mode == "RGB"
+    assert np.abs(np.asarray(opened)[..., 0].astype(float) - ramp("float64", 255)).max() <= 1
+
+
+def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
+    """The endpoint, the runtime, the processor and training, on what used to differ: orientation and 16 bits."""
+    wide = Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000)
+    exif = Image.Exif()
+    exif[image_dcclip.ORIENTATION] = 6
+    content = encode(wide, "PNG", exif=exif)
+    (tmp_path / "a.png").write_bytes(content)
+    expected = np.asarray(open_image(content))
+    assert expected.shape == (4, 3, 3)
+    opened = Image.open(tmp_path / "a.png")
+    ours = [open_rgb(tmp_path / "a.png"), open_rgb(opened), processor.prepare_images(opened)]
+    ours += [parse_request({"inputs": value, "candidate_labels": ["a"]})[0] for value in (content, opened)]
+    for image in ours:
+        assert np.array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize("file_format", ["AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP"])
+def test_damage_is_one_error_and_never_another(file_format, train_rows):
+    content = bytearray(encode(train_rows[0]["image"].convert("RGB"), file_format))
+    generator = np.random.default_rng(0)
+    for length in generator.integers(0, len(content), 20):
+        damaged = bytearray(content[: int(length)])
+        for position in generator.integers(0, max(1, len(damaged)), 4):
+            damaged[position : position + 1] = b"\xff"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with contextlib.suppress(ImageError):
+                assert open_image(bytes(damaged)).mode == "RGB"
+
+
+@pytest.mark.parametrize("file_format", ["EPS", "PDF", "SPIDER", "IM", "DDS", "PCX", "TGA"])
+def test_formats_that_nobody_means_are_not_opened(file_format):
+    mode = "F" if file_format == "SPIDER" else "RGB"
+    with pytest.raises(ImageError, match="UnidentifiedImageError"):
+        open_image(encode(Image.new(mode, (8, 8)), file_format))
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    with pytest.raises(DecompressionBomb, match="100 x 100 pixels, more than 9999"):
+        open_image(encode(Image.new("RGB", (100, 100)), "PNG"), max_pixels=9999)
+
+
+def test_long_images_are_cropped_before_they_are_resized(processor):
+    assert crop_to_aspect(Image.new("RGB", (200_000, 1))).size == (4, 1)
+    assert crop_to_aspect(Image.new("RGB", (5, 40))).size == (5, 20)
+    image = Image.new("RGB", (64, 48))
+    assert crop_to_aspect(image) is image
+    # without the crop the image processor would make 64 x 12,800,000 pixels
+    assert processor(images=Image.new("L", (200_000, 1)))["pixel_values"][0].shape == (3, 64, 64)
+
+
+def test_the_crop_does_not_change_what_the_center_crop_keeps(train_rows):
+    prepare = make_image_processor()
+    image = train_rows[0]["image"].convert("RGB").resize((64 * 6, 64))
+    pixels = [np.asarray(prepare(each)["pixel_values"][0]) for each in (image, crop_to_aspect(image))]
+    assert np.array_equal(*pixels)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"candidate_labels": ["x" * 10_000_000]}, "has 10,000,000 characters; send at most 1000"),
+        ({"candidate_labels": "x" * 10_000_000}, "has 10,000,000 characters"),
+        ({"candidate_labels": ["\ud800"]}, "is not valid Unicode"),
+        ({"hypothesis_template": "{}" * 9}, "9 places"),
+        ({"hypothesis_template": "{}" + "x" * 2000}, "has 2,002 characters"),
+        ({"inputs": "A" * 60_000_000}, "has 60,000,000 characters"),
+        ({"inputs": b"A" * 40_000_000}, "has 40,000,000 bytes"),
+    ],
+)
+def test_the_endpoint_limits_what_it_takes(fields, message):
+    request = {"inputs": Image.new("RGB", (8, 8)), "candidate_labels": ["a"]} | fields
+    with pytest.raises(BadRequest, match=message):
+        parse_request(request)
+
+
+def test_modes_are_converted_as_before():
+    assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
+    assert to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
