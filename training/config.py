@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -9,10 +10,23 @@ from typing import Any, ClassVar, Literal, TypeVar
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.utils.cli import HelpFormatter, command_name, exit_with_usage_error, help_texts
+from training.utils.cli import (
+    HelpFormatter,
+    add_debug_flag,
+    check_config_files,
+    command_name,
+    exit_with_usage_error,
+    help_texts,
+    take_debug_flag,
+)
 
 RECIPE_FILE = "recipe.yaml"
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
+OWN_CODE = "training.corpus."  # the data sets of this project
+CHANNELS = 3  # of an image
 CONFIGS = Path(__file__).parent / "configs"
+# fields that apply to one start of a run, and must not take effect when its saved recipe is used again
+OF_ONE_START = ("resume", "resume_with_changes", "overwrite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,28 +57,48 @@ class Limits:
 
 # by field name, for all dataclasses below
 LIMITS = {
-    "weight": Limits(above=0, advice="Leave the source out instead."),
-    "workers": Limits(at_least=0),
-    "shuffle_buffer": Limits(at_least=1),
+    "weight": Limits(above=0, at_most=1e9, advice="Leave the source out instead."),
+    "workers": Limits(at_least=0, at_most=1024),
+    "shuffle_buffer": Limits(at_least=1, at_most=10_000_000),
     "max_skip_share": Limits(at_least=0, at_most=1),
     "flip": Limits(at_least=0, at_most=1),
     "blur": Limits(at_least=0, at_most=1),
     "background": Limits(at_least=0, at_most=255),
-    "max_steps": Limits(at_least=1),
-    "batch_size": Limits(at_least=1),
-    "accumulate_steps": Limits(at_least=1),
-    "learning_rate": Limits(at_least=0),
-    "weight_decay": Limits(at_least=0),
-    "warmup_steps": Limits(at_least=0),
+    "max_steps": Limits(at_least=1, at_most=10**9),
+    "batch_size": Limits(at_least=1, at_most=1_000_000),
+    "accumulate_steps": Limits(at_least=1, at_most=1_000_000),
+    "learning_rate": Limits(at_least=0, at_most=1e3),
+    "weight_decay": Limits(at_least=0, at_most=1e3),
+    "warmup_steps": Limits(at_least=0, at_most=10**9),
     "max_grad_norm": Limits(above=0),
     "ema_decay": Limits(at_least=0, below=1),
     "log_every": Limits(at_least=1),
     "save_every": Limits(at_least=0),
     "keep_checkpoints": Limits(at_least=1),
     "eval_every": Limits(at_least=0),
-    "teacher_views": Limits(at_least=1),
-    "chunk_size": Limits(at_least=0),
-    "max_logit_scale": Limits(at_least=1),
+    "teacher_views": Limits(at_least=1, at_most=1000),
+    "chunk_size": Limits(at_least=0, at_most=1_000_000),
+    "max_logit_scale": Limits(at_least=1, at_most=1e6),
+    "seed": Limits(at_least=0, at_most=2**32 - 1),
+    "image_size": Limits(at_least=1, at_most=4096),
+    "max_text_length": Limits(at_least=2, at_most=8192),
+    "projection_dim": Limits(at_least=1, at_most=65536),
+    "smooth_l1_beta": Limits(at_least=0),
+    "map_weight": Limits(at_least=0),
+    "embedding_weight": Limits(at_least=0),
+    "contrastive_weight": Limits(at_least=0),
+    "text_text_weight": Limits(at_least=0),
+    "affinity_weight": Limits(at_least=0),
+    "interactive_weight": Limits(at_least=0),
+    "anchor_weight": Limits(at_least=0),
+    "zoom": Limits(at_least=0, at_most=4),
+    "rotate": Limits(at_least=0, at_most=180),
+    "stretch": Limits(at_least=0, at_most=4),
+    "shift": Limits(at_least=0, at_most=1),
+    "brightness": Limits(at_least=0, at_most=1),
+    "contrast": Limits(at_least=0, at_most=4),
+    "saturation": Limits(at_least=0, at_most=4),
+    "tint": Limits(at_least=0, at_most=1),
 }
 
 
@@ -80,7 +114,7 @@ class Checked:
     def __post_init__(self):
         for name, limits in LIMITS.items():
             value = getattr(self, name, None)
-            if value is not None and value not in limits:
+            if isinstance(value, (int, float)) and value not in limits:
                 raise ValueError(f"{self.path}{name}: must be {limits}, got {value}. {limits.advice}".rstrip())
 
 
@@ -132,6 +166,9 @@ class DataConfig(Checked):
             process has its own buffer.
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
         max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
+        allow_urls: Whether images that the data name by URL are fetched, each within 30 s. Otherwise they are skipped.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise they are skipped.
         in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for
             streams.
         workers: Number of processes that decode images. With 0 the training process decodes them. The order of a
@@ -151,6 +188,8 @@ class DataConfig(Checked):
     shuffle_buffer: int = 1024
     skip_wrong_script: bool = True
     max_skip_share: float = 0.01
+    allow_urls: bool = False
+    allow_paths: bool = False
     in_memory: bool = False
     workers: int = 0
 
@@ -225,7 +264,7 @@ class AugmentConfig(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentConfig:
+class StudentConfig(Checked):
     """A new student.
 
     Args:
@@ -249,6 +288,8 @@ class StudentConfig:
         projection_dim: Width of the shared embedding space. None takes the teacher's width.
     """
 
+    path: ClassVar[str] = "student."
+
     vision_config: dict[str, Any] | None = None
     text_config: dict[str, Any] | None = None
     vision_init: str = "random"
@@ -261,6 +302,15 @@ class StudentConfig:
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
     text_pooling: Literal["mean", "cls"] = "mean"
     projection_dim: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != CHANNELS or not all(0 <= value <= 1 for value in values)):
+                raise ValueError(f"student.{name}: must be three numbers in 0..1, got {values}.")
+        if self.image_std is not None and not all(self.image_std):
+            raise ValueError(f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +369,9 @@ class TrainingRecipe(Checked):
         keep_checkpoints: Number of most recent checkpoints to keep.
         resume: Whether to resume from the last checkpoint in `output_dir`. Without a checkpoint the run starts from
             the first step.
+        resume_with_changes: Whether a resumed run may differ from the one that wrote the checkpoint, such as in its
+            data, seed or number of processes. The differences are written to `log.jsonl`.
+        overwrite: Whether a new run may replace a model, checkpoints and other files in `output_dir`.
         eval: Validation set for evaluation during training.
         eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
             evaluation.
@@ -358,6 +411,8 @@ class TrainingRecipe(Checked):
     save_every: int = 0
     keep_checkpoints: int = 2
     resume: bool = False
+    resume_with_changes: bool = False
+    overwrite: bool = False
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0
     best_metric: str = "top1"
@@ -373,6 +428,12 @@ class TrainingRecipe(Checked):
         super().__post_init__()
         if self.eval_every and not (self.eval.data and self.eval.class_names):
             raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
+        if self.resume_with_changes and not self.resume:
+            raise ValueError("resume_with_changes: applies to a resumed run. Add --resume.")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
+            )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
 
@@ -408,6 +469,16 @@ class DistillRecipe(TrainingRecipe):
     adapter: bool = True
     text_bank: str | None = None
 
+    def __post_init__(self):
+        super().__post_init__()
+        if not (
+            self.embedding_weight or (self.map_weight and self.target == "feature_map") or self.target == "logits"
+        ):
+            raise ValueError(
+                f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
+                "nothing would be learned. Give at least one loss a weight above 0."
+            )
+
     @property
     def towers(self) -> tuple[str, ...]:
         """Towers that are trained."""
@@ -420,7 +491,7 @@ class AlignRecipe(TrainingRecipe):
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
-        new_student: Student to build, with a warning, if the folder `student` does not exist.
+        new_student: Student to build, which stage 1 has not distilled, instead of `student`.
         teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight` and `anchor_weight`. None
             trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
@@ -456,6 +527,25 @@ class AlignRecipe(TrainingRecipe):
     chunk_size: int = 0
     max_logit_scale: float = 100.0
     freeze_batch_norm: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.student is not None and self.new_student is not None:
+            raise ValueError(
+                f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
+            )
+        for field_name in ("language_weights", "extra_weights"):
+            for name, weight in getattr(self, field_name).items():
+                if not 0 <= weight < math.inf:
+                    raise ValueError(f"{field_name}.{name}: must be at least 0, got {weight}.")
+        if not any(self.language_weights.values()):
+            raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
+        weights = [value for name, value in vars(self).items() if name.endswith("_weight")]
+        if not any((*weights, *self.extra_weights.values())):
+            raise ValueError(
+                "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "
+                "above 0."
+            )
 
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
@@ -512,16 +602,42 @@ def recipe_from_args(
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="Recipe in YAML; other arguments override it.")
+    add_debug_flag(parser)
+    parser.add_argument(
+        "--trust_recipe_code",
+        action="store_true",
+        help="Run functions (module:function) that the recipe file names as data. Check them first.",
+    )
     flags = [option.name for option in fields(recipe_class) if option.type is bool and option.default is False]
     parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
     helps = help_texts(recipe_class)
     for name in flags:
         parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
+    check_config_files(argv)
     try:
-        namespace = parser.instantiate(parser.parse_args(argv))
+        values = vars(parser.instantiate(parser.parse_args(argv)))
     except ArgumentError as error:
         raise ValueError(_one_line(error)) from error
-    return recipe_class(**{key: value for key, value in vars(namespace).items() if key != "config"})
+    values.pop("config")
+    take_debug_flag(values)
+    trusts_code = values.pop("trust_recipe_code")
+    recipe = recipe_class(**values)
+    if not trusts_code:
+        _check_code(recipe, sys.argv[1:] if argv is None else argv)
+    return recipe
+
+
+def _check_code(recipe: TrainingRecipe, argv: list[str]):
+    """Refuse functions that a recipe file names as data, and that the user did not type. Loading them runs code."""
+    trains = [source.train for source in recipe.data.mixture]
+    names = [name for train in trains for name in ([train] if isinstance(train, str) else train)]
+    typed = " ".join(argv)
+    for name in (*names, recipe.eval.data or ""):
+        if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
+            raise ValueError(
+                f"data.train: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
+                "trust it, and add --trust_recipe_code."
+            )
 
 
 def _one_line(error: ArgumentError) -> str:
@@ -538,7 +654,8 @@ def save_recipe(recipe: TrainingRecipe, folder: str | Path):
         recipe: Recipe to save.
         folder: Existing folder.
     """
-    resolved = yaml.safe_dump(_plain(asdict(recipe)), sort_keys=False, allow_unicode=True)
+    fields_of_recipe = {name: value for name, value in asdict(recipe).items() if name not in OF_ONE_START}
+    resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
 
 

@@ -16,6 +16,7 @@ from training.config import (
     DistillRecipe,
     SourceConfig,
     parse_recipe,
+    recipe_from_args,
     save_recipe,
 )
 
@@ -244,8 +245,57 @@ def test_missing_file_is_refused_by_name(capsys):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
-def test_a_saved_recipe_is_read_back_equal(path, tmp_path):
+def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"data": {"train": "os:abort"}}))
+    with pytest.raises(ValueError, match=r"data.train: 'os:abort' in the recipe is a function.*--trust_recipe_code"):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+    for trusted in (["--trust_recipe_code"], ["--data.train", "os:abort"]):  # a flag, or typed by the user
+        assert recipe_from_args(DistillRecipe, ["--config", str(path), *trusted]).data.train == "os:abort"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"embedding_weight": 0, "map_weight": 0}, "embedding_weight: is 0"),
+        ({"map_weight": -1}, "map_weight: must be at least 0, got -1"),
+        ({"max_grad_norm": 0}, "max_grad_norm: must be above 0"),
+        ({"seed": -1}, "seed: must be at least 0"),
+        ({"teacher_views": 0}, "teacher_views: must be at least 1"),
+        ({"batch_size": 10**9}, "batch_size: must be at least 1 and at most 1000000"),
+        ({"betas": [0.9, 1.0]}, "betas: must be at least 0 and less than 1"),
+        ({"augment": {"flip": 7}}, "augment.flip: must be at least 0 and at most 1"),
+        ({"augment": {"background": -999}}, "augment.background: "),
+        ({"resume_with_changes": True}, "resume_with_changes: applies to a resumed run"),
+        ({"student": {"image_mean": [0.5, 0.5]}}, "student.image_mean: must be three numbers"),
+        ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std: must be above 0"),
+        ({"student": {"max_text_length": 0}}, "student.max_text_length: must be at least 2"),
+    ],
+)
+def test_values_without_effect_or_out_of_range_are_refused(tmp_path, fields, message):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | fields))
+    with pytest.raises(ValueError, match=message):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
+        ({"language_weights": {"en": 0, "zh": 0}}, "language_weights: all are 0"),
+        ({"language_weights": {"en": -1, "zh": 1}}, "language_weights.en: must be at least 0"),
+        ({"extra_weights": {"spread": -1}}, "extra_weights.spread: must be at least 0"),
+    ],
+)
+def test_a_stage_2_that_would_learn_nothing_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        AlignRecipe(output_dir="x", data=DataConfig(train="y"), student="z", **fields)
+
+
+def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, tmp_path):
     recipe_class = DistillRecipe if "distill" in path.stem else AlignRecipe
-    recipe = parse_recipe(recipe_class, [*arguments_of(path), "--betas", "[0.8, 0.95]", "--resume"])
+    recipe = parse_recipe(recipe_class, [*arguments_of(path), "--betas", "[0.8, 0.95]", "--resume", "--overwrite"])
     save_recipe(recipe, tmp_path)
-    assert parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")]) == recipe
+    saved = parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")])
+    assert saved == replace(recipe, resume=False, overwrite=False)

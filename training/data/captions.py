@@ -12,6 +12,11 @@ from training.text.pipeline import untruncated
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
 
+NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
+WRONG_SCRIPT = "caption in the wrong script"
+# a missing translation, and what the user asked to filter
+EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})
+
 
 def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], list[str]]:
     """Return the usable captions of a cell, and the cause for each caption that is not usable.
@@ -24,18 +29,31 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
         Captions without surrounding white space, and causes such as `empty caption`.
     """
     if cell is None or cell == []:
-        return [], ["no caption"]
+        return [], [NO_CAPTION]
     texts, causes = [], []
     for text in cell if isinstance(cell, list) else [cell]:
         if not isinstance(text, str):
-            causes.append("no caption" if text is None else "caption is not a string")
+            causes.append(NO_CAPTION if text is None else "caption is not a string")
         elif not (text := text.strip()):
-            causes.append("empty caption")
+            causes.append(EMPTY)
+        elif not _is_unicode(text):
+            causes.append("caption is not valid Unicode")
+        elif not any(character.isalnum() for character in text):
+            causes.append(NO_LETTERS)
         elif language is not None and not is_written_in(text, language):
-            causes.append("caption in the wrong script")
+            causes.append(WRONG_SCRIPT)
         else:
             texts.append(text)
     return texts, causes
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text has no half of a surrogate pair, as a damaged JSON file may have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:

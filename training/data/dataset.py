@@ -11,16 +11,28 @@ from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
 from training.data.batch import Batch
-from training.data.captions import CaptionTokenizer, usable_captions
-from training.data.images import decode_images, encoded_bytes
+from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, usable_captions
+from training.data.images import CellRules, decode_images, encoded_bytes
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
-from training.data.skips import SkipReport
-from training.data.sources import evenly_spaced_rows, require_columns
+from training.data.skips import CaptionCounts, SkipReport
+from training.data.sources import evenly_spaced_rows, image_roots, require_columns, require_images, require_texts
 from training.text.identity import texts_digest
 
-FINGERPRINT_ROWS = 16384  # number of images in a fingerprint; more rows are sampled
+IDENTITY_ROWS = 256  # images that `identity` reads
+FINGERPRINT_BATCH = 256  # images that are read at once
 TOKENIZED_AT_ONCE = 8192
+
+
+def cell_rules(source: SourceConfig, config: DataConfig) -> CellRules:
+    """Return which images of a source may be opened.
+
+    Args:
+        source: Source of a mixture.
+        config: Data of the recipe.
+    """
+    roots = image_roots(source.train)
+    return CellRules(config.allow_urls, config.allow_paths or roots is None, roots or ())
 
 
 class CollatedBatch(Batch, total=False):
@@ -62,8 +74,10 @@ class PairDataset(torch.utils.data.Dataset):
         ]
         self.starts = np.cumsum([0, *(len(table) for table in tables)])  # (sources + 1,) first row of each source
         self.skipped = SkipReport(len(self), config.max_skip_share)
+        self.caption_counts = CaptionCounts(config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
+        self.rules = [cell_rules(source, config) for source in config.mixture]
         for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
             if image_size is not None:
                 column = source.image_column or config.image_column
@@ -71,7 +85,8 @@ class PairDataset(torch.utils.data.Dataset):
             if tokens is not None:
                 self._check_captions(table, source.caption_columns or {}, start)
         self.caption_ids = {text: number for number, text in enumerate(sorted(self._all_texts()))}
-        if tokens is not None and self.caption_ids:
+        if tokens is not None:
+            self._check_languages()
             self._count_lengths(tokens)
         self.skipped.num_known = len(self.skipped.causes)
         self.groups = [self._with_rows(group) for group in make_groups(config)]
@@ -85,9 +100,13 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _select(self, rows: Dataset, source: SourceConfig) -> Dataset:
         """Check that a source has all columns of this run."""
-        columns = [source.image_column or self.config.image_column] if self.image_size is not None else []
-        columns += (source.caption_columns or {}).values() if self.tokens is not None else []
-        return require_columns(rows, columns, str(source.train), "Name the right one under data.")
+        images = [source.image_column or self.config.image_column] if self.image_size is not None else []
+        captions = list((source.caption_columns or {}).values()) if self.tokens is not None else []
+        name = str(source.train)
+        rows = require_columns(rows, [*images, *captions], name, "Name the right one under data.")
+        require_images(rows.features, images, name)
+        require_texts(rows.features, captions, name)
+        return rows
 
     def _with_rows(self, group: SampleGroup) -> SampleGroup:
         """Add the usable rows to a group."""
@@ -105,7 +124,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
         """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
-        cells = {language: rows[column][:] for language, column in columns.items()}
+        cells = {language: _read_column(rows, column) for language, column in columns.items()}
         script_of = {language: language if self.config.skip_wrong_script else None for language in columns}
         for number in range(len(rows)):
             captions: dict[str, list[str]] = {}
@@ -114,11 +133,22 @@ class PairDataset(torch.utils.data.Dataset):
                 texts, causes = usable_captions(column[number], script_of[language])
                 row_causes += causes
                 self.skipped.captions.update(f"{cause} ({language})" for cause in causes)
+                self.caption_counts.add(language, len(texts), sum(cause not in EXPECTED_CAUSES for cause in causes))
                 if texts:
                     captions[language] = texts
             self.captions[start + number] = captions
             if not captions:
                 self.skipped.add(start + number, row_causes[0])
+
+    def _check_languages(self):
+        """Refuse data in which most captions of a language are damaged, or a language has no usable caption."""
+        self.caption_counts.check()
+        for language in self.languages:
+            if not self.caption_counts.usable[language]:
+                raise ValueError(
+                    f"data: {self.config.name!r} has no usable caption in {language!r} ({self.skipped}). Name the "
+                    f"right column under data.caption_columns, or remove {language!r} there."
+                )
 
     def _count_lengths(self, tokens: CaptionTokenizer):
         """Count captions that are truncated, and captions that a cut vocabulary splits into other pieces."""
@@ -157,11 +187,11 @@ class PairDataset(torch.utils.data.Dataset):
                     self._in_memory[row] = True
         return [decoded[row] if row in decoded else self._memory[row] for row in rows]
 
-    def _cell(self, row: int) -> dict[str, Any]:
-        """Return the undecoded image of a row."""
+    def _cell(self, row: int) -> dict[str, Any] | str | None:
+        """Return the undecoded image of a row, or the cause why it may not be opened."""
         source = int(np.searchsorted(self.starts, row, side="right")) - 1
         table, column = self.images[source]
-        return table[int(row - self.starts[source])][column]
+        return self.rules[source](table[int(row - self.starts[source])][column])
 
     def collate(
         self, samples: Sequence[tuple[int, int, Tensor | str | None]], languages: Sequence[str] | None = None
@@ -189,16 +219,47 @@ class PairDataset(torch.utils.data.Dataset):
         return select_captions(self.captions.get(row, {}), view_id, languages)
 
     def image_fingerprint(self) -> str:
-        """Return a digest of the number of images and of their encoded bytes.
-
-        Of more than `FINGERPRINT_ROWS` images, evenly spaced ones are read. The digest does not depend on the
-        location of the data.
-        """
+        """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
-        for row in evenly_spaced_rows(len(self), FINGERPRINT_ROWS):
-            digest.update(encoded_bytes(self._cell(row)))
+        for (table, column), rules in zip(self.images, self.rules, strict=True):
+            for batch in table.iter(FINGERPRINT_BATCH):
+                for cell in batch[column]:
+                    content = encoded_bytes(rules(cell))
+                    digest.update(len(content).to_bytes(8, "little"))
+                    digest.update(content)
         return digest.hexdigest()
+
+    def identity(self) -> str:
+        """Return a short description of the content, which a resumed run compares.
+
+        It covers the number of rows, all captions and evenly spaced images, so that it takes no longer than a few
+        batches.
+        """
+        digest = hashlib.blake2b(self.caption_fingerprint().encode(), digest_size=8)
+        if self.images:
+            for row in evenly_spaced_rows(len(self), IDENTITY_ROWS):
+                digest.update(hashlib.blake2b(encoded_bytes(self._cell(row))).digest())
+        return f"{len(self)} rows, {digest.hexdigest()}"
 
     def caption_fingerprint(self) -> str:
         """Return a digest of all different captions."""
         return texts_digest(self.caption_ids)
+
+
+def _read_column(rows: Dataset, column: str) -> list[Any]:
+    """Read all cells of a column.
+
+    Raises:
+        ValueError: A cell is not UTF-8; the message names its row.
+    """
+    try:
+        return rows[column][:]
+    except UnicodeDecodeError:
+        for row in range(len(rows)):
+            try:
+                rows[column][row]
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"data: row {row} of column {column!r} is not UTF-8 ({error}). Fix or remove the row."
+                ) from error
+        raise

@@ -5,51 +5,51 @@ A cell is the value of an image column as `datasets` stores undecoded images: `{
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import fsspec
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image as PILImage
-from PIL import ImageOps
 from torch import Tensor
 
-ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
-REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
+from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect
+from modeling_dcclip.image_dcclip import open_image as open_file
+
+URL_TIMEOUT_S = 30.0  # for one image
+MAX_URL_BYTES = 64 * 2**20
 THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
-MAX_ASPECT_RATIO = 4  # longer images are cropped to it before they are resized, to save time and memory
 
 
-class DecompressionBomb(ValueError):
-    """Raised if an image has more pixels than Pillow's limit, `PIL.Image.MAX_IMAGE_PIXELS`."""
-
-
-def decode_image(cell: dict | None, size: int) -> Tensor | str:
+def decode_image(cell: dict | str | None, size: int) -> Tensor | str:
     """Decode an image, resize its short side to `size` (bicubic) and crop the center.
 
     Args:
-        cell: Undecoded image.
+        cell: Undecoded image, or the cause why it may not be opened.
         size: Edge of the decoded image in pixels.
 
     Returns:
         (3, size, size) uint8, or the cause why the image cannot be used, such as `image does not decode`.
     """
+    if isinstance(cell, str):
+        return cell
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return "no image"
     try:
         image = open_image(cell, size)
     except DecompressionBomb:
         return "decompression bomb"
-    except (OSError, ValueError, SyntaxError):  # Pillow raises all of them on damaged files
+    except (OSError, ImageError):
         return "image does not decode"
     return _fit(image, size)
 
 
-def decode_images(cells: Sequence[dict | None], size: int) -> list[Tensor | str]:
+def decode_images(cells: Sequence[dict | str | None], size: int) -> list[Tensor | str]:
     """Decode many images in order, large ones on as many threads as torch uses.
 
     In a DataLoader worker torch uses one thread.
@@ -73,10 +73,7 @@ def _fit(image: PILImage.Image, size: int) -> Tensor:
 
     torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
     """
-    width, height = (min(edge, MAX_ASPECT_RATIO * min(image.size)) for edge in image.size)
-    if (width, height) != image.size:
-        left, top = (image.width - width) // 2, (image.height - height) // 2
-        image = image.crop((left, top, left + width, top + height))
+    image = crop_to_aspect(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
     width, height = (max(size, round(edge * size / min(image.size))) for edge in image.size)
     if (width, height) != image.size:
@@ -94,9 +91,9 @@ def image_cell(cell: Any) -> dict | None:
     return cell if isinstance(cell, dict) else None
 
 
-def encoded_bytes(cell: dict | None) -> bytes:
+def encoded_bytes(cell: dict | str | None) -> bytes:
     """Return the undecoded file of a cell; empty bytes if there is no file."""
-    if cell is None:
+    if cell is None or isinstance(cell, str):
         return b""
     if cell.get("bytes") is not None:
         return cell["bytes"]
@@ -114,35 +111,67 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
 
     Raises:
         DecompressionBomb: If the image has too many pixels.
-        OSError, ValueError, SyntaxError: If Pillow cannot decode the file.
+        ImageError: If the file is damaged or has another format.
+        OSError: If the file cannot be read.
     """
     encoded = cell.get("bytes")
-    if encoded is None and "://" in cell["path"]:
-        with fsspec.open(cell["path"], "rb") as file:
-            encoded = file.read()
+    if encoded is None and is_url(cell["path"]):
+        encoded = _fetch(cell["path"])
+    return open_file(encoded if encoded is not None else cell["path"], size)
+
+
+def is_url(path: str) -> bool:
+    """Check whether the path of a cell is a URL."""
+    return "://" in path
+
+
+def _fetch(url: str) -> bytes:
+    """Read a file that a cell names by its URL, within limits of time and size.
+
+    Raises:
+        ImageError: The file is too large, or cannot be fetched in time.
+    """
+    options: dict[str, Any] = {}
+    if url.startswith(("http://", "https://")):
+        options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=URL_TIMEOUT_S)}}
     try:
-        image = PILImage.open(BytesIO(encoded) if encoded is not None else cell["path"])
-    except (PILImage.DecompressionBombError, PILImage.DecompressionBombWarning) as error:
-        raise DecompressionBomb(str(error)) from error
-    with image:
-        limit = PILImage.MAX_IMAGE_PIXELS
-        if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice the limit
-            raise DecompressionBomb(f"{image.width} x {image.height} pixels, more than {limit}")
-        if size is not None and image.format == "JPEG":
-            scale = REDUCING_GAP * size / min(image.size)
-            image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        if image.getexif().get(ORIENTATION, 1) != 1:
-            return to_rgb(ImageOps.exif_transpose(image))
-        return to_rgb(image)
+        with fsspec.open(url, "rb", **options) as file:
+            content = file.read(MAX_URL_BYTES + 1)
+    except Exception as error:  # every protocol raises other types
+        raise ImageError(f"{type(error).__name__}: {error}") from error
+    if len(content) > MAX_URL_BYTES:
+        raise ImageError(f"more than {MAX_URL_BYTES} bytes")
+    return content
 
 
-def to_rgb(image: PILImage.Image) -> PILImage.Image:
-    """Convert an image of any mode to RGB. Transparent images are flattened onto white."""
-    if image.mode in ("RGB", "L"):
-        return image.convert("RGB")
-    if image.mode != "RGBA":  # convert would copy an RGBA image
-        image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step
-        return image.convert("RGB")
-    canvas = PILImage.new("RGBA", image.size, "white")
-    return PILImage.alpha_composite(canvas, image).convert("RGB")
+@dataclass(frozen=True)
+class CellRules:
+    """Which images of a source are opened. Others are skipped with a cause.
+
+    Cells come from the data, which others may have written. A URL can call a server of the local network, and a path
+    can read any file.
+
+    Args:
+        allow_urls: Whether cells may name images by URL.
+        allow_paths: Whether cells may name files outside `roots`.
+        roots: Folders of the source itself, in which `datasets` has found its image files.
+    """
+
+    allow_urls: bool = False
+    allow_paths: bool = False
+    roots: tuple[Path, ...] = ()
+
+    def __call__(self, cell: Any) -> dict | str | None:
+        """Return a cell that may be opened, or the cause why not.
+
+        Args:
+            cell: Value of an image column.
+        """
+        cell = image_cell(cell)
+        if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
+            return cell
+        if is_url(path):
+            return cell if self.allow_urls else "image is a URL, and data.allow_urls is off"
+        if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
+            return cell
+        return "image is a path outside the data, and data.allow_paths is off"

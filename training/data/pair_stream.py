@@ -7,12 +7,13 @@ from torch import Tensor
 
 from training.config import DataConfig
 from training.data.batch import Batch
-from training.data.captions import CaptionTokenizer, usable_captions
-from training.data.images import decode_images, image_cell
+from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, usable_captions
+from training.data.dataset import cell_rules
+from training.data.images import decode_images
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
 from training.data.shard_stream import RawSample, Shards, get_cell
-from training.data.skips import StreamSkipReport
+from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.data.sources import open_stream
 from training.text.identity import text_id
 
@@ -37,6 +38,7 @@ class PairStream:
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
         self.image_columns = [source.image_column or config.image_column for source in config.mixture]
+        self.rules = [cell_rules(source, config) for source in config.mixture]
         self.skipped = StreamSkipReport(config.max_skip_share)
         self.shards = [
             Shards(
@@ -49,6 +51,10 @@ class PairStream:
             for number, source in enumerate(config.mixture)
         ]
         self.groups = make_groups(config)
+
+    def identity(self) -> str:
+        """Return a short description of the streams, which a resumed run compares: the shards of each source."""
+        return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
 
     def decode(
         self, raw_samples: Sequence[tuple[RawSample, SampleGroup]], skipped: StreamSkipReport
@@ -69,9 +75,14 @@ class PairStream:
             cells = [self._image_cell(*raw_samples[number]) for number in numbers]
             images = dict(zip(numbers, decode_images(cells, self.image_size), strict=True))
         samples: list[Sample | None] = []
+        skipped.languages.check(MIN_SEEN)
         for number, ((raw, group), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
             skipped.num_seen += 1
             skipped.captions.update(f"{cause} ({language})" for language, cause in causes)
+            for language, texts in captions.items():
+                skipped.languages.add(language, len(texts), 0)
+            for language, cause in causes:
+                skipped.languages.add(language, 0, cause not in EXPECTED_CAUSES)
             image = images.get(number)
             if isinstance(image, str) or (self.tokens is not None and not captions):
                 cause = image if isinstance(image, str) else causes[0][1]
@@ -82,8 +93,8 @@ class PairStream:
                 samples.append(Sample(raw.row, raw.epoch, image, selected))
         return samples
 
-    def _image_cell(self, raw: RawSample, group: SampleGroup) -> dict[str, Any] | None:
-        return image_cell(raw.cells[self.image_columns[group.source]])
+    def _image_cell(self, raw: RawSample, group: SampleGroup) -> dict[str, Any] | str | None:
+        return self.rules[group.source](raw.cells[self.image_columns[group.source]])
 
     def _captions(self, raw: RawSample, group: SampleGroup) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
         """Usable captions by language, and (language, cause) of each unusable caption."""

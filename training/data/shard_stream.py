@@ -14,6 +14,7 @@ import numpy as np
 from datasets import IterableDataset
 
 from training.data.sampling import BLOCK_STREAM, SHARD_STREAM
+from training.data.sources import require_images, require_texts
 
 READ_SIZE = 16  # rows that are read at once
 MAX_EMPTY = 16  # a worker that has read this many times the number of units, all empty, has no rows
@@ -80,12 +81,15 @@ class Shards:
         first = next(iter(rows.decode(False) if rows.features else rows), None)
         if first is None:
             raise ValueError(f"data: {name!r} has no rows.")
+        caption_columns = list(caption_columns)
         columns = [*([image_column] if image_column else []), *caption_columns]
         for column in columns:
             if not has_cell(first, column):
                 raise ValueError(
                     f"data: {name!r} has no column {column!r}, only {sorted(first)}. Name the right one under data."
                 )
+        require_images(rows.features, [image_column] if image_column else [], name)
+        require_texts(rows.features, caption_columns, name)
         if rows.column_names is not None:
             rows = rows.select_columns(list(dict.fromkeys(_stored_column(first, column) for column in columns)))
             # without features, `datasets` returns cells as they are stored; checking and copying each of them takes

@@ -20,6 +20,50 @@ def _list(samples: Counter[str], captions: Counter[str]) -> str:
 
 
 @dataclass
+class CaptionCounts:
+    """Counts captions by language, so that a damaged column of one language does not go unnoticed.
+
+    Args:
+        max_share: Largest share of the captions of a language that may be damaged, 0..1.
+        usable: Number of usable captions, by language.
+        damaged: Number of unusable captions, by language, without missing and empty ones and those in
+            the wrong script.
+    """
+
+    max_share: float
+    usable: Counter[str] = field(default_factory=Counter)
+    damaged: Counter[str] = field(default_factory=Counter)
+
+    def add(self, language: str, num_usable: int, num_damaged: int):
+        """Count the captions of a cell.
+
+        Args:
+            language: Language of the column.
+            num_usable: Number of usable captions.
+            num_damaged: Number of damaged captions.
+        """
+        self.usable[language] += num_usable
+        self.damaged[language] += num_damaged
+
+    def check(self, least: int = 0):
+        """Check the share of damaged captions of each language.
+
+        Args:
+            least: Number of captions of a language from which its share is checked.
+
+        Raises:
+            SkipError: If too large a share of the captions of a language is damaged.
+        """
+        for language, damaged in self.damaged.items():
+            total = damaged + self.usable[language]
+            if total >= least and damaged > self.max_share * total:
+                raise SkipError(
+                    f"data: {damaged} of {total} captions in {language!r} cannot be used, more than max_skip_share="
+                    f"{self.max_share}. Fix data.caption_columns.{language}, or raise data.max_skip_share."
+                )
+
+
+@dataclass
 class SkipReport:
     """Counts skipped rows and unusable captions by cause.
 
@@ -92,6 +136,10 @@ class StreamSkipReport:
     num_seen: int = 0
     samples: Counter[str] = field(default_factory=Counter)
     captions: Counter[str] = field(default_factory=Counter)
+    languages: CaptionCounts = field(init=False)
+
+    def __post_init__(self):
+        self.languages = CaptionCounts(self.max_share)
 
     def add(self, row: int, cause: str, source: str):
         """Count a skipped sample.
@@ -115,7 +163,8 @@ class StreamSkipReport:
 
     def state(self) -> dict[str, Any]:
         """Return all counts as JSON."""
-        return {"seen": self.num_seen, "samples": dict(self.samples), "captions": dict(self.captions)}
+        counts = {"usable": dict(self.languages.usable), "damaged": dict(self.languages.damaged)}
+        return {"seen": self.num_seen, "samples": dict(self.samples), "captions": dict(self.captions)} | counts
 
     def merge(self, states: Sequence[dict[str, Any]]):
         """Replace the counts by the sum over workers or training processes.
@@ -126,6 +175,8 @@ class StreamSkipReport:
         self.num_seen = sum(state["seen"] for state in states)
         self.samples = sum((Counter(state["samples"]) for state in states), Counter[str]())
         self.captions = sum((Counter(state["captions"]) for state in states), Counter[str]())
+        self.languages.usable = sum((Counter(state["usable"]) for state in states), Counter[str]())
+        self.languages.damaged = sum((Counter(state["damaged"]) for state in states), Counter[str]())
 
     def __str__(self) -> str:
         text = _list(self.samples, self.captions)

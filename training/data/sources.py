@@ -6,16 +6,46 @@ import re
 from collections.abc import Iterable
 from glob import glob
 from pathlib import Path
+from typing import Any
 
+import datasets
 import numpy as np
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, load_dataset
+from datasets import (
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    load_dataset,
+)
+from huggingface_hub.constants import HF_HUB_CACHE
 
 logger = logging.getLogger(__name__)
 
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
+# types of a column, as `datasets` names them; a column of missing values has the type null
+TEXTS = frozenset({"string", "large_string", "null"})
+ENCODED = frozenset({"binary", "large_binary", "string", "large_string", "null"})
+MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 TAR_END = bytes(1024)  # two blocks of zeros close a tar file
+
+
+def check_split(source: str | list[str], split: str):
+    """Check that a source can have splits, unless it is read whole as `train`.
+
+    Args:
+        source: Any source that `load_source` accepts.
+        split: Split of a recipe.
+
+    Raises:
+        ValueError: If the source consists of parquet files or tar shards, and another split than `train` is named.
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
+        raise ValueError(f"data.split: {names[0]!r} has no splits, got {split!r}. Leave it out.")
 
 
 def load_source(source: str | list[str], split: str = "train", subset: str | None = None) -> Dataset:
@@ -55,6 +85,28 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
     if isinstance(rows, Dataset):
         return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
     return rows
+
+
+def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
+    """Folders in which `datasets` finds the image files of a source.
+
+    Args:
+        source: Any source that `load_source` accepts.
+
+    Returns:
+        The folder itself, or the caches of a Hub id; no folder for parquet files and tar shards, which hold their
+        images; None for a function, which is the user's own code and may name any file.
+    """
+    names = [source] if isinstance(source, str) else list(source)
+    if any(BUILDERS.get(_suffix(name)) for name in names):
+        return ()
+    path = Path(names[0]).expanduser()
+    if path.exists():
+        return (path.resolve(),)
+    if ":" in names[0]:
+        return None
+    caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
+    return tuple(Path(cache).resolve() for cache in caches)
 
 
 def _load(source: str | list[str], split: str, subset: str | None, streaming: bool) -> Dataset | IterableDataset:
@@ -113,6 +165,8 @@ def _numbered(names: list[str]) -> list[str]:
             expanded.append(name)
             continue
         first, last = match.groups()
+        if int(last) - int(first) >= MAX_FILES:
+            raise ValueError(f"{match.group()} names more than {MAX_FILES:,} files; write a glob pattern instead")
         numbers = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
         expanded += _numbered([name[: match.start()] + number + name[match.end() :] for number in numbers])
     return expanded
@@ -141,6 +195,56 @@ def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: 
         if name not in rows.column_names:
             raise ValueError(f"{field}: {source!r} has no column {name!r}, only {rows.column_names}. {remedy}")
     return rows
+
+
+def require_images(features: Features | None, columns: Iterable[str], source: str, field: str = "data"):
+    """Check that columns hold encoded images or their paths. `datasets` would turn lists of floats into black images.
+
+    Args:
+        features: Types of all columns; None if they are not known, as in some streams.
+        columns: Names of the image columns.
+        source: Name of the source, for the error message.
+        field: Field of the recipe or the options, with which the error message starts.
+
+    Raises:
+        ValueError: If a column holds anything else.
+    """
+    for name in columns:
+        kind = (features or {}).get(name)
+        is_struct = isinstance(kind, dict) and "bytes" in kind
+        if kind is None or isinstance(kind, Image) or is_struct or getattr(kind, "dtype", None) in ENCODED:
+            continue
+        raise ValueError(
+            f"{field}: column {name!r} of {source!r} holds {_type_name(kind)}, not encoded images. Store images as "
+            "files (PNG, JPEG, WebP), for example by cast_column with datasets.Image."
+        )
+
+
+def require_texts(features: Features | None, columns: Iterable[str], source: str, field: str = "data"):
+    """Check that columns hold strings or lists of strings.
+
+    Args:
+        features: Types of all columns; None if they are not known, as in some streams.
+        columns: Names of the caption columns.
+        source: Name of the source, for the error message.
+        field: Field of the recipe or the options, with which the error message starts.
+
+    Raises:
+        ValueError: If a column holds anything else, such as numbers or bytes.
+    """
+    for name in columns:
+        kind = (features or {}).get(name)
+        inner = getattr(kind, "feature", kind)
+        if kind is None or getattr(inner, "dtype", None) in TEXTS:
+            continue
+        raise ValueError(
+            f"{field}: column {name!r} of {source!r} holds {_type_name(kind)}, not text. Name a column of strings, or "
+            "of lists of strings."
+        )
+
+
+def _type_name(kind: Any) -> str:
+    return str(getattr(kind, "dtype", None) or type(kind).__name__)
 
 
 def evenly_spaced_rows(num_rows: int, max_rows: int) -> list[int]:

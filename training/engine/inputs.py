@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import DataConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
+from training.data.sources import check_split
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
@@ -149,6 +150,8 @@ def open_pairs(data: DataConfig, tokens: CaptionTokenizer | None, image_size: in
     Raises:
         ValueError: A source, split or column does not exist.
     """
+    for source in data.mixture:
+        check_split(source.train, source.split or data.split)
     if data.streaming:
         return PairStream(data, tokens, image_size)
     rows = [load_source(source.train, source.split or data.split, source.subset) for source in data.mixture]

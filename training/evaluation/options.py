@@ -50,6 +50,7 @@ class EvalOptions:
             ID@COMMIT.
         stage: Training stage of the model, written to the results.
         seed: Seed of the training run of the model, written to the results.
+        overwrite: Replace files in `output_dir` that no evaluation has written.
     """
 
     model: list[str]
@@ -76,6 +77,7 @@ class EvalOptions:
     trust_remote_code: bool = False
     stage: str | None = None
     seed: int | None = None
+    overwrite: bool = False
 
     def __post_init__(self):
         if not self.model:

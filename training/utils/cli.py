@@ -1,7 +1,13 @@
 """Command lines: every command builds its options, types and help texts from a dataclass and its docstring."""
 
+import errno
+import itertools
+import json
+import os
+import re
 import shlex
 import sys
+import traceback
 import types
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
@@ -10,10 +16,15 @@ from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 Options = TypeVar("Options")
+# exit codes
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+DEBUG_VARIABLE = "DCCLIP_DEBUG"
+WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
 
 def parse_options(
@@ -53,13 +64,16 @@ def parse_options(
         exit_on_error=False,
     )
     parser.add_argument("--config", action="config", help="YAML file with options; the command line overrides it")
+    add_debug_flag(parser)
     helps = help_texts(options_class)
     hints = get_type_hints(options_class)
     for option in fields(options_class):  # type: ignore[arg-type]
         _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
     try:
+        check_config_files(argv)
         values = vars(parser.instantiate(parser.parse_args(argv)))
         values.pop("config")
+        take_debug_flag(values)
         return options_class(**values)
     except (ArgumentError, ValueError) as error:
         exit_with_usage_error(command_name(prog), error)
@@ -82,6 +96,30 @@ def help_texts(options_class: type) -> dict[str, str]:
     if missing:
         raise TypeError(f"{options_class.__name__}: no Args entry for {', '.join(missing)} in its docstring.")
     return helps
+
+
+def check_config_files(argv: Sequence[str] | None):
+    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file.
+
+    Args:
+        argv: Command line arguments; None takes those of the process.
+
+    Raises:
+        ValueError: A file is not UTF-8, not YAML, or something else than a mapping.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
+    names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
+    for path in (Path(name) for name in names):
+        if not path.is_file():
+            continue  # jsonargparse names it
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            json.dumps(content, default=str)  # finds a node that contains itself
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise ValueError(f"config: {str(path)!r} is not a YAML file in UTF-8 ({one_line(error)}).") from error
+        if not isinstance(content, dict):
+            raise ValueError(f"config: {str(path)!r} must have lines such as `field: value`, got {content!r:.60}.")
 
 
 class _Collect(Action):
@@ -145,21 +183,63 @@ def command_name(prog: str) -> str:
 
 
 def exit_with_usage_error(command: str, error: Exception | str) -> NoReturn:
-    """Print `command: message` on stderr and exit with code 2.
+    """Print `command: message` as one line on stderr and exit with code 2.
 
     Args:
         command: Name of the command, as `command_name` returns it.
         error: Message, or an exception that holds it.
     """
-    print(f"{command}: {error}", file=sys.stderr)
-    raise SystemExit(2)
+    exit_with_error(command, error, USER_ERROR)
+
+
+def exit_with_error(command: str, error: BaseException | str, code: int) -> NoReturn:
+    """Print `command: message` as one line on stderr and exit. With `--debug` the traceback comes first.
+
+    Args:
+        command: Name of the command, as `command_name` returns it.
+        error: Message, or an exception that holds it.
+        code: Exit code.
+    """
+    if is_debug() and isinstance(error, BaseException):
+        traceback.print_exception(error)
+    print(f"{command}: {one_line(error)}", file=sys.stderr, flush=True)
+    raise SystemExit(code)
+
+
+def one_line(error: BaseException | str) -> str:
+    """Message of an error as one line, without the traceback that a decoding process adds to it."""
+    text = str(error).strip()
+    if text.startswith("Caught ") and WORKER_TRACEBACK in text:  # torch's DataLoader wraps the errors of its workers
+        last = text.rpartition("\n")[2]
+        text = re.sub(r"^[\w.]+: ", "", last)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def is_debug() -> bool:
+    """Whether the user asked for tracebacks, with `--debug` or the variable DCCLIP_DEBUG."""
+    return bool(os.environ.get(DEBUG_VARIABLE))
+
+
+def add_debug_flag(parser: ArgumentParser):
+    """Add `--debug` to a parser. `take_debug_flag` reads it."""
+    parser.add_argument(
+        "--debug", action="store_true", help="Show the traceback of an error in front of its one-line message."
+    )
+
+
+def take_debug_flag(values: dict[str, Any]):
+    """Remove `--debug` from parsed options, and apply it to this process and those that it starts."""
+    if values.pop("debug"):
+        os.environ[DEBUG_VARIABLE] = "1"
 
 
 @contextmanager
 def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
-    """Report a `ValueError` within the `with` block as one line on stderr, and exit with code 2.
+    """Report an expected error within the `with` block as one line on stderr.
 
-    A missing package is reported in the same way, with the command that installs it.
+    The exit code is 2 for what the user can correct (a `ValueError`, a file that cannot be read or written, a missing
+    package, which is reported with the command that installs it), 1 for a failure of the run (a full disk, a loss that
+    is not finite), and 130 after Ctrl-C.
 
     Args:
         command: Name of the command, as `command_name` returns it.
@@ -168,12 +248,22 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
     """
     try:
         yield
+    except KeyboardInterrupt as error:
+        print(file=sys.stderr)  # below the progress bar
+        advice = str(error) or "Complete files are kept. Run the same command again."
+        exit_with_error(command, f"interrupted. {advice}", INTERRUPTED)
     except ModuleNotFoundError as error:
         if extra is None or (error.name or "").partition(".")[0] in ("training", "modeling_dcclip"):
             raise
         exit_with_usage_error(command, f'{error.name} is not installed. Run: pip install -e ".[{extra}]"')
     except ValueError as error:
         exit_with_usage_error(command, error)
+    except FloatingPointError as error:
+        exit_with_error(command, error, FAILURE)
+    except OSError as error:
+        # an error that the system did not number is our own report that a run cannot go on
+        is_failure = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        exit_with_error(command, error, FAILURE if is_failure else USER_ERROR)
 
 
 def command_of(program: str, options: Any) -> str:

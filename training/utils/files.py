@@ -1,12 +1,20 @@
-"""Atomic writes: a file or folder is complete or absent."""
+"""Atomic writes: a file or folder is complete or absent.
+
+Temporary files and folders are created exclusively under a random name with a suffix of ours, so none of the user's is
+ever replaced or removed.
+"""
 
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 REPO_ROOT = Path(__file__).parents[2]
+SCRATCH_SUFFIX = ".dcclip-tmp"
+OLD_SUFFIX = ".dcclip-old"
+CLAIM_FOLDER = ".dcclip"  # lock and record of an output folder, see output.py
 
 
 @contextmanager
@@ -22,8 +30,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
         Path of the temporary file, in the same folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".tmp")
-    scratch.touch()
+    scratch = _scratch_name(path)
+    scratch.touch(exist_ok=False)
     mode = scratch.stat().st_mode
     try:
         yield scratch
@@ -46,27 +54,47 @@ def write_text(path: Path, text: str):
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Provide an empty folder that is removed at the end of the `with` block.
+    """Provide a new folder beside `folder` that is removed at the end of the `with` block.
 
-    Move finished files out of it within the block. Whatever remains is removed, also after an error.
+    Move finished files out of it within the block. Whatever remains is removed, also after an error. What a killed
+    process leaves is removed by `remove_leftovers`.
 
     Args:
-        folder: Path of the folder to create. If it exists, for example after a crash, its content is removed first.
+        folder: Path of the finished folder, or any path in the folder to create it in.
 
     Yields:
-        The same path.
+        Path of the new folder.
     """
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    scratch = _scratch_name(folder)
+    scratch.mkdir(parents=True)
     try:
-        yield folder
+        yield scratch
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path):
+    """Remove the temporary files and folders that killed processes left in a folder and beside it.
+
+    Call it only while no other process writes to the folder.
+
+    Args:
+        folder: Existing folder.
+    """
+    for path in (*folder.rglob(f".*{SCRATCH_SUFFIX}"), *folder.parent.glob(f".{folder.name}.*{SCRATCH_SUFFIX}")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _scratch_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH_SUFFIX}")
 
 
 def holds_files(folder: Path) -> bool:
-    """Check whether a folder exists and is not empty."""
-    return folder.exists() and any(folder.iterdir())
+    """Check whether a folder exists and has more in it than its lock and record."""
+    return folder.exists() and any(path.name != CLAIM_FOLDER for path in folder.iterdir())
 
 
 def replace_folder(scratch: Path, folder: Path):
@@ -109,7 +137,7 @@ def remove_folder(folder: Path):
 
 
 def _moved_aside(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}.old")
+    return folder.with_name(f".{folder.name}{OLD_SUFFIX}")
 
 
 def sync(path: Path, deep: bool = True):

@@ -1,3 +1,5 @@
+import socket
+import time
 from io import BytesIO
 
 import numpy as np
@@ -7,8 +9,9 @@ from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
 from tests.training.data.rows import make_cell
-from training.data import decode_image, open_image
-from training.data.images import image_cell
+from training.data import decode_image, load_source, open_image
+from training.data.images import CellRules, image_cell
+from training.data.sources import image_roots
 
 
 def test_transparent_images_are_flattened_onto_white():
@@ -101,3 +104,36 @@ def test_damaged_and_missing_images_return_the_cause(images, tmp_path):
     assert decode_image({"bytes": None, "path": str(tmp_path / "gone.png")}, 64) == "image does not decode"
     assert decode_image(None, 64) == "no image"
     assert decode_image({"bytes": None, "path": None}, 64) == "no image"
+
+
+def test_cells_that_name_urls_or_foreign_files_are_skipped_unless_allowed(images, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    images[0].save(data / "a.png")
+    images[0].save(tmp_path / "outside.png")
+    inside, outside, url = str(data / "a.png"), str(data / "../outside.png"), "http://127.0.0.1:1/a.png"
+    rules = CellRules(roots=(data.resolve(),))
+    assert torch.is_tensor(decode_image(rules(inside), 64))
+    assert decode_image(rules(outside), 64) == "image is a path outside the data, and data.allow_paths is off"
+    assert decode_image(rules(url), 64) == "image is a URL, and data.allow_urls is off"
+    assert torch.is_tensor(decode_image(CellRules(allow_paths=True)(outside), 64))
+    assert decode_image(CellRules(allow_urls=True)(url), 64) == "image does not decode"  # nothing answers there
+
+
+@pytest.mark.parametrize("source", ["x.parquet", ["a.tar", "b.tar"]])
+def test_files_that_hold_their_images_may_name_no_others(source):
+    assert image_roots(source) == ()
+
+
+def test_a_url_that_never_answers_is_skipped_in_time(monkeypatch):
+    monkeypatch.setattr("training.data.images.URL_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts, and says nothing
+        cell = {"bytes": None, "path": f"http://127.0.0.1:{server.getsockname()[1]}/a.png"}
+        began = time.monotonic()
+        assert decode_image(cell, 64) == "image does not decode"
+        assert time.monotonic() - began < 15
+
+
+def test_a_range_of_too_many_files_is_refused():
+    with pytest.raises(ValueError, match=r"names more than 100,000 files"):
+        load_source("{0..99999999}.parquet")

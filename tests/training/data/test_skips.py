@@ -4,14 +4,25 @@ import json
 import zlib
 from struct import pack
 
+import pyarrow as pa
 import pytest
 import torch
-from datasets import Image
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 
+from tests.training.data.rows import make_cell, make_rows
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, SkipError, decode_image, decode_images, make_loader
+from training.data import (
+    BatchPlan,
+    CaptionTokenizer,
+    PairDataset,
+    SkipError,
+    decode_image,
+    decode_images,
+    make_loader,
+    usable_captions,
+)
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.engine.inputs import open_pairs
 from training.utils.timing import torch_threads
@@ -132,3 +143,54 @@ def test_skips_are_summed_over_processes_and_after_a_resume():
     total.merge([json.loads(json.dumps(report.state())) for report in reports])
     assert (total.num_seen, total.samples) == (3, {"no image": 3})
     assert MIN_SEEN > 3  # three samples are too few for the limit, although all were skipped
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ([1, 2, 3], r"column 'zh' of 'tiny' holds int64, not text"),
+        ([b"a", b"b", b"c"], r"column 'zh' of 'tiny' holds binary, not text"),
+        ([None, None, None], r"'tiny' has no usable caption in 'zh'"),
+        (["a", "b", "c"], r"'tiny' has no usable caption in 'zh' \(.*wrong script"),
+        (["。", "青蛙", "狗"], r"1 of 3 captions in 'zh' cannot be used, more than max_skip_share=0\.2"),
+    ],
+)
+def test_a_language_never_vanishes_silently(images, tokenizer, column, message):
+    rows = make_rows([make_cell(image) for image in images[:3]], en=["fox", "frog", "dog"], zh=column)
+    with pytest.raises(ValueError, match=message):
+        PairDataset(rows, DataConfig(train="tiny", max_skip_share=0.2), CaptionTokenizer(tokenizer, 32), 64)
+
+
+def test_a_language_that_vanishes_in_a_stream_stops_the_run():
+    report = StreamSkipReport(0.1)
+    for _ in range(MIN_SEEN):
+        report.languages.add("en", 1, 0)
+        report.languages.add("zh", 0, 1)
+    state = json.loads(json.dumps(report.state()))
+    total = StreamSkipReport(0.1)
+    total.merge([state])
+    with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be used"):
+        total.languages.check(MIN_SEEN)
+
+
+@pytest.mark.parametrize("values", [[[0.1, 0.2]], [3]])
+def test_image_columns_of_other_types_are_refused(tokenizer, values):
+    rows = Dataset.from_dict({"image": values, "en": ["fox"]})
+    with pytest.raises(ValueError, match=r"data: column 'image' of 'tiny' holds .*, not encoded images"):
+        PairDataset(rows, DataConfig(train="tiny", caption_columns={"en": "en"}), CaptionTokenizer(tokenizer, 32), 64)
+
+
+def test_a_caption_that_is_not_utf_8_is_named_by_its_row(images, tokenizer):
+    buffers = pa.array([b"fox", b"\xff\xfe", b"dog"]).buffers()
+    damaged = pa.Array.from_buffers(pa.string(), 3, buffers)
+    images_column = pa.array([make_cell(image) for image in images[:3]], Image().pa_type)
+    rows = Dataset(pa.table({"image": images_column, "en": damaged}))
+    with pytest.raises(ValueError, match="row 1 of column 'en' is not UTF-8"):
+        PairDataset(rows, DataConfig(train="tiny", caption_columns={"en": "en"}), CaptionTokenizer(tokenizer, 32), 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"), [("!?…", "caption without letters or digits"), ("a \ud800", "caption is not valid Unicode")]
+)
+def test_captions_that_teach_nothing_are_not_used(text, cause):
+    assert usable_captions(["2024", text]) == (["2024"], [cause])

@@ -1,6 +1,7 @@
 import pytest
 
 from training.data import load_source
+from training.data.sources import check_split
 
 
 def test_parquet_source_has_images_and_both_captions(train_rows):
@@ -30,3 +31,10 @@ def test_missing_source_raises_an_error_with_its_name(source):
     with pytest.raises(ValueError, match="cannot load") as error:
         load_source(source)
     assert source in str(error.value)
+
+
+def test_a_split_of_files_is_refused():
+    check_split("x.parquet", "train")
+    check_split("me/set", "validation")
+    with pytest.raises(ValueError, match=r"data\.split: 'a\.tar' has no splits, got 'validation'"):
+        check_split(["a.tar", "b.tar"], "validation")

@@ -1,9 +1,11 @@
+import errno
 from dataclasses import dataclass, field
 from typing import Literal
 
 import pytest
+import torch
 
-from training.utils.cli import command_name, command_of, parse_options, user_errors
+from training.utils.cli import DEBUG_VARIABLE, command_name, command_of, parse_options, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,17 @@ def test_usage_errors_exit_with_one_message_and_code_2(argv, message, capsys):
     assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"- a", b"5", b"a: [1", b"a: \x00", b"a: &a [*a]"])
+def test_a_config_file_of_another_form_is_named(tmp_path, content, capsys):
+    path = tmp_path / "options.yaml"
+    path.write_bytes(content)
+    for arguments in (["--config", str(path)], [f"--config={path}"]):
+        with pytest.raises(SystemExit) as stop:
+            parse("folder", "--data", "x", *arguments)
+        line = capsys.readouterr().err
+        assert stop.value.code == 2 and line.startswith(f"try: config: '{path}' ") and line.count("\n") == 1
+
+
 def test_option_without_help_raises_an_error():
     @dataclass
     class NoHelp:
@@ -111,6 +124,52 @@ def test_user_errors_name_the_command_and_the_missing_extra(capsys):
     with pytest.raises(SystemExit), user_errors("export"):
         raise ValueError("format: unknown.")
     assert capsys.readouterr().err == "export: format: unknown.\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (ValueError("data: two\nlines."), 2, "data: two lines."),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), 2, "[Errno 13] Permission denied: '/x'"),
+        (OSError(errno.ENOSPC, "No space left on device"), 1, "[Errno 28] No space left on device"),
+        (OSError("output_dir: cannot save."), 1, "output_dir: cannot save."),
+        (FloatingPointError("step 3: not finite."), 1, "step 3: not finite."),
+        (KeyboardInterrupt(), 130, "interrupted. Complete files are kept. Run the same command again."),
+        (KeyboardInterrupt("Add --resume."), 130, "interrupted. Add --resume."),
+    ],
+)
+def test_expected_errors_are_one_line_with_their_exit_code(error, code, line, capsys):
+    with pytest.raises(SystemExit) as stop, user_errors("eval"):
+        raise error
+    assert stop.value.code == code and capsys.readouterr().err.strip() == f"eval: {line}"
+
+
+def test_a_bug_is_not_reported_as_an_error_of_the_user():
+    with pytest.raises(KeyError), user_errors("eval"):
+        raise KeyError("a bug")
+
+
+class _Failing(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        raise ValueError("data: row 0 is damaged.")
+
+
+def test_an_error_of_a_decoding_process_comes_without_its_traceback(capsys):
+    with pytest.raises(SystemExit), user_errors("align"):
+        next(iter(torch.utils.data.DataLoader(_Failing(), num_workers=1)))
+    assert capsys.readouterr().err == "align: data: row 0 is damaged.\n"
+
+
+def test_debug_shows_the_traceback_first(monkeypatch, capsys):
+    monkeypatch.setenv(DEBUG_VARIABLE, "")  # restored after the test
+    parse("folder", "--data", "x", "--debug")
+    with pytest.raises(SystemExit) as stop, user_errors("eval"):
+        raise ValueError("data: none.")
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and lines[0].startswith("Traceback") and lines[-1] == "eval: data: none."
 
 
 def test_command_name_of_scripts_and_modules():

@@ -7,6 +7,7 @@ from training.utils.files import (
     holds_files,
     recover_folder,
     remove_folder,
+    remove_leftovers,
     replace_folder,
     scratch_folder,
     write_text,
@@ -37,17 +38,40 @@ def test_write_text_creates_parent_folders_and_writes_utf_8(tmp_path):
 
 
 def test_scratch_folder_starts_empty_and_is_removed(tmp_path):
-    (tmp_path / ".tmp").mkdir()
-    (tmp_path / ".tmp" / "left by an earlier run").touch()
-    with pytest.raises(OSError, match="full"), scratch_folder(tmp_path / ".tmp") as scratch:
-        assert not list(scratch.iterdir())
+    with pytest.raises(OSError, match="full"), scratch_folder(tmp_path / "model") as scratch:
+        assert scratch.parent == tmp_path and not list(scratch.iterdir())
         (scratch / "partial").touch()
         raise OSError("full")
     assert not list(tmp_path.iterdir())
-    with scratch_folder(tmp_path / ".tmp") as scratch:
+    with scratch_folder(tmp_path / "model") as scratch:
         (scratch / "complete").touch()
         scratch.rename(tmp_path / "finished")
     assert [path.name for path in tmp_path.rglob("*")] == ["finished", "complete"]
+
+
+def test_temporary_files_never_replace_those_of_the_user(tmp_path):
+    mine = [tmp_path / name for name in ("log.tmp", ".cache.tmp", "X.tmp", ".log.jsonl.dcclip")]
+    for path in mine:
+        path.write_text("mine")
+    with atomic_write(tmp_path / "log.jsonl") as first, atomic_write(tmp_path / "log.jsonl") as second:
+        assert first != second  # two writers of one file do not share a temporary file
+    with scratch_folder(tmp_path / "X"):
+        pass
+    remove_leftovers(tmp_path)
+    assert all(path.read_text() == "mine" for path in mine)
+
+
+def test_leftovers_of_a_kill_are_removed_inside_and_beside_a_folder(tmp_path):
+    folder = tmp_path / "run"
+    (folder / "deep").mkdir(parents=True)
+    with (
+        scratch_folder(folder) as beside,
+        scratch_folder(folder / "model") as inside,
+        atomic_write(folder / "deep" / "a.json") as file,
+    ):
+        remove_leftovers(folder)
+        assert not any(path.exists() for path in (file, beside, inside))
+        file.touch()  # so that the block can end
 
 
 def test_replace_folder_replaces_the_old_folder(tmp_path):
@@ -61,8 +85,8 @@ def test_replace_folder_replaces_the_old_folder(tmp_path):
 
 @pytest.mark.parametrize("has_new_folder", [False, True])
 def test_recover_folder_cleans_up_after_a_kill(tmp_path, has_new_folder):
-    (tmp_path / ".best.old").mkdir()
-    (tmp_path / ".best.old/old").touch()
+    (tmp_path / ".best.dcclip-old").mkdir()
+    (tmp_path / ".best.dcclip-old/old").touch()
     if has_new_folder:
         (tmp_path / "best").mkdir()
     recover_folder(tmp_path / "best")

@@ -10,6 +10,7 @@ from training.utils.files import atomic_write, write_text
 from training.utils.results import Row, markdown_table
 
 CONFUSION_HEADER = ["class", "name", "images", "recall", "most often taken for"]
+CLASSES_FOLDER, CONFUSION_FOLDER = "per_class", "confusion"
 MAX_TICKS = 60  # class names that remain legible along an axis
 
 
@@ -54,7 +55,7 @@ def write_class_tables(details: Sequence[tuple[str, EvalTask, Measurement]], fol
     for model, task, measurement in details:
         if measurement.details is None:
             continue
-        path = folder / "per_class" / f"{_file_name(model, task)}.md"
+        path = folder / CLASSES_FOLDER / f"{_file_name(model, task)}.md"
         title = f"# {task.set}, {task.title}: {model}"
         write_text(path, f"{title}\n\n{class_table(task, measurement.details)}\n")
         paths.append(path)
@@ -88,7 +89,7 @@ def draw_confusion(details: Sequence[tuple[str, EvalTask, Measurement]], folder:
             axis.set_xticks(range(len(shares)), task.keys, rotation=90, fontsize=7)
             axis.set_yticks(range(len(shares)), task.keys, fontsize=7)
         figure.colorbar(image, ax=axis, label="share of the images of the class")
-        paths.append(_save(figure, folder / "confusion" / f"{_file_name(model, task)}.png"))
+        paths.append(_save(figure, folder / CONFUSION_FOLDER / f"{_file_name(model, task)}.png"))
     return paths
 
 

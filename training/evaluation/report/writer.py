@@ -4,7 +4,13 @@ from pathlib import Path
 
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan
-from training.evaluation.report.details import draw_confusion, draw_languages, write_class_tables
+from training.evaluation.report.details import (
+    CLASSES_FOLDER,
+    CONFUSION_FOLDER,
+    draw_confusion,
+    draw_languages,
+    write_class_tables,
+)
 from training.evaluation.report.table import (
     describe,
     elevater_scores,
@@ -15,9 +21,10 @@ from training.evaluation.report.table import (
 from training.evaluation.retrieval import retrieval_table
 from training.evaluation.runner import Outcome
 from training.utils.files import write_text
-from training.utils.results import Results, make_meta
+from training.utils.results import RESULTS_FILE, Results, make_meta
 
 TABLE_FILE, LANGUAGES_FILE = "table.md", "languages.png"
+REPORT_FILES = (RESULTS_FILE, TABLE_FILE, LANGUAGES_FILE, CLASSES_FOLDER, CONFUSION_FOLDER)
 
 
 def write_report(options: EvalOptions, plan: EvalPlan, outcome: Outcome) -> tuple[Results, str]:

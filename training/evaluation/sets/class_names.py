@@ -74,6 +74,11 @@ class ClassNames:
                 f"{sorted(names)}."
             )
         for language, listed in names.items():
+            for number, name in enumerate(listed):
+                if not isinstance(name, str) or not name.strip():
+                    raise ValueError(
+                        f"class_names: class {number} of {str(path)!r} has the {language} name {name!r}. Write one."
+                    )
             if repeated := [name for name, count in Counter(listed).items() if count > 1]:
                 raise ValueError(
                     f"class_names: {str(path)!r} has several classes with the same {language} name: "

@@ -105,3 +105,11 @@ def test_a_plain_list_without_names_or_with_equal_names_is_refused(tmp_path):
     path.write_text("cat\ncat\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"several classes with the same en name: \['cat'\]"):
         ClassNames.read(path)
+
+
+@pytest.mark.parametrize("name", ["", " ", None, 3])
+def test_a_class_without_a_name_is_refused_by_its_number(tmp_path, name):
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps([{"en": "cat"}, {"en": name}]), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"class_names: class 1 of .*names\.json' has the en name"):
+        ClassNames.read(path)

@@ -1,0 +1,194 @@
+"""Output folders: nothing of the user's is overwritten, and no two runs write to one folder.
+
+A command claims its output folder before it writes. The hidden folder `.dcclip/` inside it holds the lock, and the
+names that our commands wrote. Whatever else is in the folder belongs to the user.
+"""
+
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+
+RECORD_FILE, LOCK_FILE = "names.json", "lock"
+MAX_NAMED = 5  # files that an error message names
+_held: set[Path] = set()  # POSIX locks do not exclude a second lock of the same process
+
+
+@contextmanager
+def claim_folder(
+    folder: str | Path,
+    names: Iterable[str],
+    *,
+    command: str,
+    inputs: Mapping[str, str | Path | None] | None = None,
+    overwrite: bool = False,
+    field: str = "output_dir",
+    flag: str | None = "--overwrite",
+    wait: bool = False,
+) -> Iterator[None]:
+    """Lock an output folder for the `with` block, after a check that no file of the user is overwritten.
+
+    Args:
+        folder: Output folder; it is created if it does not exist, and removed again if nothing is written to it.
+        names: Names of the files and folders that the command writes to it.
+        command: Name of the command. It may replace what the same command wrote before.
+        inputs: Folders that the command reads, by the name of their option. None of them may be written to.
+        overwrite: Whether existing files of these names may be replaced.
+        field: Option that names the folder, for error messages.
+        flag: Option that allows to replace existing files, for error messages; None if there is none.
+        wait: Whether to wait for another run that has locked the folder, instead of an error.
+
+    Raises:
+        ValueError: A file of the user would be overwritten, an input would be, or another run has locked the folder.
+        OSError: The folder cannot be written to.
+    """
+    folder, names = Path(folder), list(names)
+    _check_inputs(folder, names, inputs or {}, field)
+    if not overwrite:
+        _check_names(folder, names, command, field, flag)
+    created = not folder.exists()
+    (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
+    try:
+        with _locked(folder, field, wait):
+            remove_leftovers(folder)
+            record_names(folder, names, command)
+            yield
+    finally:
+        _release(folder, created)
+
+
+def _release(folder: Path, created: bool):
+    """Keep only the names that exist in the record, and remove what is then empty."""
+    names = {name: command for name, command in recorded_names(folder).items() if os.path.lexists(folder / name)}
+    if names:
+        _write_record(folder, names)
+        return
+    for name in (RECORD_FILE, LOCK_FILE):
+        (folder / CLAIM_FOLDER / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / CLAIM_FOLDER).rmdir()
+        if created:
+            folder.rmdir()
+
+
+def recorded_names(folder: Path) -> dict[str, str]:
+    """Names that our commands wrote to a folder, each with the command. A damaged record counts as empty."""
+    try:
+        names = json.loads((folder / CLAIM_FOLDER / RECORD_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return names if isinstance(names, dict) else {}
+
+
+def record_names(folder: Path, names: Iterable[str], command: str):
+    """Add names to the record of a folder.
+
+    Args:
+        folder: Existing folder.
+        names: Names of files and folders in it that a command writes.
+        command: Name of the command.
+    """
+    _write_record(folder, recorded_names(folder) | dict.fromkeys(names, command))
+
+
+def _write_record(folder: Path, names: Mapping[str, str]):
+    content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
+    write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
+
+
+def record_tree(folder: Path, command: str):
+    """Record every file of a folder, so that a later run can tell what the user has added to it.
+
+    Args:
+        folder: Folder that is complete.
+        command: Name of the command that wrote it.
+    """
+    record_names(folder, (path.relative_to(folder).as_posix() for path in _files(folder)), command)
+
+
+def check_replaceable(folder: Path, field: str = "output_dir"):
+    """Check that every file of a folder was written by a command of ours, so that the folder can be replaced.
+
+    Args:
+        folder: Folder; it may be missing.
+        field: Option that names the folder, for the error message.
+
+    Raises:
+        ValueError: The folder has files of the user.
+    """
+    known = set(recorded_names(folder))
+    paths = (path.relative_to(folder) for path in _files(folder))
+    foreign = [path.as_posix() for path in paths if known.isdisjoint({path.as_posix(), *map(str, path.parents)})]
+    if foreign:
+        raise ValueError(
+            f"{field}: {str(folder)!r} would be replaced, but has {listed(sorted(foreign))}, which no command of "
+            "ours wrote. Move it, or choose another folder."
+        )
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder).parts
+        if (path.is_symlink() or not path.is_dir()) and CLAIM_FOLDER not in inside and "__pycache__" not in inside:
+            yield path
+
+
+def listed(names: list[str]) -> str:
+    """The first names of a list, for an error message."""
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _check_inputs(folder: Path, names: list[str], inputs: Mapping[str, str | Path | None], field: str):
+    written = {path.resolve() for path in (folder, *(folder / name for name in names))}
+    for name, value in inputs.items():
+        if value is not None and Path(value).exists() and Path(value).resolve() in written:
+            raise ValueError(
+                f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
+                "another folder."
+            )
+
+
+def _check_names(folder: Path, names: list[str], command: str, field: str, flag: str | None):
+    known = recorded_names(folder)
+    found = [name for name in names if os.path.lexists(folder / name) and known.get(name) != command]
+    if found:
+        raise ValueError(
+            f"{field}: {str(folder)!r} has {listed(found)}, which {command} did not write and would overwrite. Choose "
+            f"another folder{f', or add {flag} to replace them' if flag else ''}."
+        )
+
+
+@contextmanager
+def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
+    """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
+    path = (folder / CLAIM_FOLDER / LOCK_FILE).resolve()
+    if path in _held:
+        raise ValueError(f"{field}: this process is writing to {str(folder)!r} already. Choose another folder.")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            # unlike flock, forked decoding processes do not inherit it, so a killed run never blocks its successor
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            holder = os.read(descriptor, 1000).decode(errors="replace").strip() or "another process"
+            raise ValueError(
+                f"{field}: {str(folder)!r} is in use by {holder}. Wait until it has ended, or choose another folder."
+            ) from error
+        _held.add(path)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        holder = f"process {os.getpid()} on {socket.gethostname()} since {started} ({shlex.join(sys.argv)[:500]})"
+        os.truncate(descriptor, 0)
+        os.write(descriptor, holder.encode())
+        yield
+    finally:
+        _held.discard(path)
+        os.close(descriptor)
