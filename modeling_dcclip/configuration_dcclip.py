@@ -5,6 +5,8 @@ from typing import Any, ClassVar, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+LOADING_ARGUMENTS = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
+
 
 @strict
 class DCCLIPConfig(PreTrainedConfig):
@@ -81,14 +83,24 @@ def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: s
     if config is None:
         return AutoConfig.for_model(default)
     if isinstance(config, PreTrainedConfig):
+        _check_loads_nothing(getattr(config, "model_args", None), field)
         return config
     config = dict(config)
+    _check_loads_nothing(config.get("model_args"), field)
     if "model_type" not in config:
         raise ValueError(
             f"{field} has no 'model_type'. Set it to a transformers model type, such as 'vit', 'xlm-roberta' or "
             "'timm_wrapper'."
         )
     return AutoConfig.for_model(config.pop("model_type"), **config)
+
+
+def _check_loads_nothing(arguments: Any, field: str):
+    """Refuse arguments with which timm loads a file of its own, which may be a pickle and run code."""
+    if isinstance(arguments, dict) and (found := sorted(LOADING_ARGUMENTS & arguments.keys())):
+        raise ValueError(
+            f"{field}.model_args: {found[0]!r} would load another file. Remove it; weights come from the folder."
+        )
 
 
 __all__ = ["DCCLIPConfig"]

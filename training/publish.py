@@ -29,6 +29,8 @@ class PublishOptions:
         tag: Tag of the commit, which the examples of the card pin. If none is given, the revision of the card's YAML.
         card: YAML file of the card (see model_cards/cards). If none is given, card.yaml in the folder, if it exists.
         message: Message of the commit.
+        allow_changed_code: Publish code files that differ from those of this package. They run where the model is
+            loaded.
         dry_run: Check the folder and print the files, without uploading or writing anything.
     """
 
@@ -39,6 +41,7 @@ class PublishOptions:
     tag: str | None = None
     card: str | None = None
     message: str = "Publish the model"
+    allow_changed_code: bool = False
     dry_run: bool = False
 
 
@@ -56,13 +59,18 @@ def run(options: PublishOptions) -> "Published | None":
         PublishError: The upload failed.
     """
     # not at the top, so that --help answers at once
-    from training.hub import Target, check_folder, list_contents, prepare, upload
+    from training.hub import Target, changed_code, check_folder, list_contents, prepare, upload
     from training.hub.cards import find_details
 
     folder = Path(options.folder)
     tag = options.tag or find_details(folder, options.card).revision
     target = Target(repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag)
     contents = list_contents(folder)  # first, since an incomplete folder is found at once and loading takes seconds
+    if (changed := changed_code(folder)) and not options.allow_changed_code:
+        raise ValueError(
+            f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "
+            "the model is loaded. Copy the files of modeling_dcclip/, or add --allow_changed_code."
+        )
     difference = check_folder(folder) if options.dry_run else prepare(folder, target, options.card)
     print(f"{folder} loads without this package; largest difference from the training embeddings: {difference:.1g}")
     for content in contents:

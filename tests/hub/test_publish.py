@@ -8,6 +8,7 @@ import pickletools
 import shutil
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from training.hub import (
 )
 from training.hub.cards.notice import weights_terms
 from training.hub.commit import ATTEMPTS
+from training.hub.contents import changed_code, without_local_paths
 from training.hub.push import Push
 
 pytestmark = pytest.mark.slow
@@ -116,6 +118,62 @@ def test_local_paths_are_removed(folder):
     assert "/data/some" in recipe.file.read_text(encoding="utf-8")
     assert "/data/some" not in recipe.text and "train: images" in recipe.text and "some/teacher" in recipe.text
     assert recipe.size == len(recipe.text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("--data /home/me/flickr.parquet x", "--data flickr.parquet x"),
+        ("SET=/home/me/a.parquet", "SET=a.parquet"),
+        ("'/home/me/my images/a b.parquet'", "'a b.parquet'"),
+        ("file:///home/me/a.parquet", "a.parquet"),
+        ("/data/{0000..0042}.tar and /data/shards/*.tar", "{0000..0042}.tar and *.tar"),
+        (r"C:\\Users\\me\\a.parquet", "a.parquet"),
+        ("~/data/a.parquet", "a.parquet"),
+        ("https://host/a/b/c and some/teacher and 1/2", "https://host/a/b/c and some/teacher and 1/2"),
+        ("hf://datasets/me/set/a.parquet", "hf://datasets/me/set/a.parquet"),
+    ],
+)
+def test_every_form_of_a_local_path_is_cut_to_its_name(text, cleaned):
+    assert without_local_paths(text) == cleaned
+
+
+def test_a_path_of_this_machine_that_is_left_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    (folder / "README.md").write_text("stored in x:/home/me/", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md names the folder '/home/me/' of this machine"):
+        list_contents(folder)
+
+
+def test_links_that_leave_the_folder_are_refused_and_hidden_files_are_not_published(folder, tmp_path):
+    (folder / "onnx/.hidden.onnx").touch()
+    assert "onnx/.hidden.onnx" not in {content.path for content in list_contents(folder)}
+    (tmp_path / "secret").write_text("secret")
+    (folder / "onnx/zz.onnx").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match=r"onnx/zz\.onnx is a link to .*secret, outside the folder"):
+        list_contents(folder)
+
+
+@pytest.mark.parametrize("secret", ["ghp_" + "a" * 36, "AKIA" + "A" * 16, "-----BEGIN RSA PRIVATE KEY-----", TOKEN])
+def test_a_secret_in_any_file_is_refused(folder, secret):
+    with (folder / "onnx/model.onnx").open("ab") as file:  # as in the metadata of a graph
+        file.write(secret.encode())
+    with pytest.raises(ValueError, match=r"onnx/model\.onnx seems to have an access token or a private key"):
+        list_contents(folder)
+
+
+def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder):
+    assert changed_code(folder) == []
+    (folder / "handler.py").write_text("import os\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"folder: handler\.py in .* differ from this package's code"):
+        publish.run(publish.PublishOptions(folder=str(folder), repo_id=REPO, dry_run=True))
+
+
+@pytest.mark.parametrize("name", ["config.json", "self_check.json", "results.json"])
+def test_a_damaged_file_is_refused_by_name(folder, name):
+    (folder / name).write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        list_contents(folder)
 
 
 def test_incomplete_folder_is_refused_with_the_missing_file(folder):
@@ -293,12 +351,28 @@ def test_public_repo_is_refused_if_private_is_set(api, hub, folder):
 def test_failed_upload_of_a_checkpoint_does_not_stop_the_run(api, hub, folder, caplog):
     push = Push(target(), folder, every_save=True)
     hub.faults.append(Fault("POST", "/commit/", status=400))
-    push.on_save(folder.parent / folder.name / ".." / folder.name)
+    checkpoint = shutil.copytree(folder, folder / "checkpoint-000001")
+    push.on_save(checkpoint)
+    push.wait()
     assert "Training continues" in caplog.text
-    push.on_save(folder.parent / folder.name / ".." / folder.name)
+    push.on_save(checkpoint)
+    push.wait()
     assert "model.safetensors" in hub.repos[REPO].head().files
     push.on_save(folder)  # the finished folder is published by `finish`
     assert len(hub.repos[REPO].commits) == 2
+
+
+def test_a_hub_that_hangs_does_not_stop_the_run(api, folder, monkeypatch, caplog):
+    answered = threading.Event()
+    monkeypatch.setattr("training.hub.push.upload", lambda *arguments: answered.wait(20))
+    push = Push(target(), folder, every_save=True)
+    checkpoint = shutil.copytree(folder, folder / "checkpoint-000001")
+    for _ in range(3):
+        push.on_save(checkpoint)  # returns at once
+    shutil.rmtree(checkpoint)  # as the run does with old checkpoints
+    answered.set()
+    push.wait()
+    assert push._num_left_out == 2 and not list(folder.glob(".*"))
 
 
 # end to end

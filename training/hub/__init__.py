@@ -12,11 +12,12 @@ cards/            model cards
 
 from training.hub.check import FolderError, check_folder
 from training.hub.commit import Published, PublishError, Target, open_repo, upload
-from training.hub.contents import REQUIRED, Content, complete_folder, list_contents
+from training.hub.contents import MODEL_FILES, REQUIRED, Content, changed_code, complete_folder, list_contents
 from training.hub.push import Push, open_push, prepare
 from training.hub.self_check import SELF_CHECK_FILE, write_self_check
 
 __all__ = [
+    "MODEL_FILES",
     "REQUIRED",
     "SELF_CHECK_FILE",
     "Content",
@@ -25,6 +26,7 @@ __all__ = [
     "Published",
     "Push",
     "Target",
+    "changed_code",
     "check_folder",
     "complete_folder",
     "list_contents",

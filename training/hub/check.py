@@ -74,7 +74,11 @@ def _load_isolated(folder: Path, python: str) -> dict[str, Any]:
         )
     output = process.stdout.partition("RESULT ")[2]
     if process.returncode or not output:
-        raise FolderError(f"{folder} does not load in a process without this package:\n{process.stderr[-2000:]}")
+        *_, cause = process.stderr.strip().splitlines() or ["no output"]
+        raise FolderError(
+            f"{folder} does not load in a process without this package ({cause[-500:]}). To see the whole error, run: "
+            f"{python} -I {ISOLATED_LOAD} {folder}"
+        )
     return json.loads(output)
 
 

@@ -2,8 +2,10 @@
 
 import configparser
 import json
+import mmap
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +30,15 @@ REQUIRED = (
     SELF_CHECK_FILE,
     *CODE,
 )
+# every file of a finished model, which a training run writes
+MODEL_FILES = (
+    *REQUIRED,
+    "recipe.yaml",
+    "special_tokens_map.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+)
 OPTIONAL = (
     "recipe.yaml",
     "results.json",
@@ -45,10 +56,24 @@ OPTIONAL = (
 )
 # published only if the card shows them
 IMAGES = ("*.png", "*.jpg")
-# written by our scripts, so they may have paths of the local machine in them
-WITH_PATHS = ("config.json", "recipe.yaml", "results.json", "cross_model.json")
-LOCAL_PATH = re.compile(r"(?<![\w.:/])(?:/[\w.@+-]+)+/([\w.@+-]+)")
-TOKEN = re.compile(rb"hf_[A-Za-z0-9]{20,}")
+# texts that are sent as they are: code, and the vocabulary, whose pieces may look like paths
+SENT_AS_THEY_ARE = (".py", "tokenizer.json")
+# absolute paths of a machine: in quotes, as a file URL, under Windows, of a home folder, and plain with any characters
+# that a shell word may have
+PATH_PART = r"[^\s/\\\"'`,;()<>|]+"
+LOCAL_PATHS = (
+    re.compile(r"""(?<=['"])(?:file://)?/(?:[^'"\n/\\]+/)+([^'"\n/\\]+)/*(?=['"])"""),
+    re.compile(rf"file://(?:/{PATH_PART})*/({PATH_PART})/*"),
+    re.compile(rf"(?<![\w])[A-Za-z]:(?:\\+{PATH_PART})*\\+({PATH_PART})"),
+    re.compile(rf"(?<![\w.:/])~(?:/{PATH_PART})*/({PATH_PART})"),
+    re.compile(rf"(?<![\w.:/])(?:/{PATH_PART})+/({PATH_PART})"),
+)
+# access tokens and keys: Hugging Face, GitHub, GitLab, AWS, Google, OpenAI and Anthropic, Slack, PyPI, private keys
+SECRETS = re.compile(
+    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}|(?:AKIA|ASIA)[A-Z0-9]{16}"
+    rb"|AIza[\w-]{35}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}|xox[abposr]-[\w-]{10,}|pypi-AgEIcHlwaS5vcmc[\w-]{20,}"
+    rb"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----"
+)
 # sentence-transformers 6 loads both towers with these
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 FEATURES = {
@@ -88,6 +113,8 @@ def is_publishable(path: str, card: str = "") -> bool:
         path: Path in the folder, with forward slashes.
         card: Text of README.md; an image is published only if this text names it.
     """
+    if any(part.startswith(".") for part in path.split("/")):
+        return False
     depth = path.count("/")  # `*` of fnmatch also matches `/`
     listed = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
     return listed or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in IMAGES))
@@ -97,7 +124,8 @@ def list_contents(folder: str | Path) -> list[Content]:
     """The files of a folder that may be published, sorted by path.
 
     Raises:
-        ValueError: A required file is missing, or a file has an access token of the Hub in it.
+        ValueError: A required file is missing or damaged, a file has a secret in it, or it is a link that leaves the
+            folder.
     """
     folder = Path(folder)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
@@ -107,25 +135,60 @@ def list_contents(folder: str | Path) -> list[Content]:
         )
     card = (folder / "README.md").read_text(encoding="utf-8")
     paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    for path in paths:
+        if is_publishable(path, card) and not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(
+                f"{path} is a link to {(folder / path).resolve()}, outside the folder. Replace it by a copy."
+            )
     contents = [_content(folder, path) for path in paths if is_publishable(path, card)]
     for content in contents:
-        if _is_text(content.path) and TOKEN.search(content.file.read_bytes()):
-            raise ValueError(f"{content.path} seems to have an access token of the Hub in it. Remove the token first.")
+        if _has_secret(content.file):
+            raise ValueError(f"{content.path} seems to have an access token or a private key in it. Remove it first.")
     return contents
+
+
+def _has_secret(file: Path) -> bool:
+    """Whether a file of any type, such as the metadata of an ONNX file, holds a secret."""
+    if not file.stat().st_size:  # cannot be mapped
+        return False
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return SECRETS.search(content) is not None
 
 
 def _content(folder: Path, path: str) -> Content:
     file = folder / path
-    if path not in WITH_PATHS:
+    if not _is_text(path) or path.endswith(SENT_AS_THEY_ARE):
         return Content(path, file)
-    text = file.read_text(encoding="utf-8")
+    try:
+        text = file.read_text(encoding="utf-8")
+        if path.endswith(".json"):
+            json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Copy or write the folder again.") from error
     cleaned = without_local_paths(text)
+    if left := [place for place in _private_places() if place in cleaned]:
+        raise ValueError(f"{path} names the folder {left[0]!r} of this machine. Remove it before publishing.")
     return Content(path, file, None if cleaned == text else cleaned)
 
 
 def without_local_paths(text: str) -> str:
     """The text with each absolute local path cut to its last part. URLs and repo ids are kept."""
-    return LOCAL_PATH.sub(r"\1", text)
+    for pattern in LOCAL_PATHS:
+        text = pattern.sub(r"\1", text)
+    return text
+
+
+def _private_places() -> set[str]:
+    """Folders of this machine that no published text may name."""
+    places = {Path.home(), Path.cwd(), REPO_ROOT, Path(tempfile.gettempdir())}
+    return {f"{place}/" for place in places if len(place.parts) > 1}
+
+
+def changed_code(folder: str | Path) -> list[str]:
+    """Names of the code files of a folder that differ from those of this package. They run on the user's machine."""
+    package = REPO_ROOT / "modeling_dcclip"
+    files = [path for path in Path(folder).glob("*.py") if is_publishable(path.name)]
+    return sorted(path.name for path in files if path.read_bytes() != (package / path.name).read_bytes())
 
 
 def _is_text(path: str) -> bool:

@@ -1,12 +1,19 @@
-"""Publish during a training run: at the end, and at each save if the recipe says so."""
+"""Publish during a training run: at the end, and at each save if the recipe says so.
+
+Checkpoints are uploaded in the background, so that a Hub that answers slowly or with errors does not stop training.
+"""
 
 import logging
+import os
+import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from training.config import TrainingRecipe
 from training.hub.cards import refresh_card
 from training.hub.check import check_folder
 from training.hub.commit import Published, PublishError, Target, open_repo, upload
+from training.utils.files import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +53,38 @@ class Push:
 
     def __init__(self, target: Target, output_dir: str | Path, every_save: bool = False):
         self.target, self.output_dir, self.every_save = target, Path(output_dir), every_save
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="push")
+        self._running: Future[None] | None = None
+        self._num_left_out = 0
         open_repo(target)
 
     def on_save(self, folder: Path):
-        """Upload a checkpoint. A failure is logged as a warning; the next upload sends the files that are missing."""
+        """Upload a checkpoint in the background.
+
+        While an earlier upload is under way, the checkpoint is left out. A failure is logged as a warning. In both
+        cases the next upload sends the files that are missing.
+        """
         if not self.every_save or folder == self.output_dir:
             return
+        if self._running is not None and not self._running.done():
+            self._num_left_out += 1
+            return
+        self._running = self._pool.submit(self._upload_checkpoint, folder)
+
+    def _upload_checkpoint(self, folder: Path):
+        message = f"Training in progress, {folder.name}"
         try:
-            upload(folder, self.target, f"Training in progress, {folder.name}")
-        except (PublishError, ValueError) as error:
+            # links keep the files while they are sent, although the run removes old checkpoints
+            with scratch_folder(self.output_dir / f"push-{folder.name}") as scratch:
+                shutil.copytree(folder, scratch, copy_function=os.link, dirs_exist_ok=True)
+                upload(scratch, self.target, message)
+        except (PublishError, ValueError, OSError) as error:
             logger.warning("%s\nTraining continues.", error)
+
+    def wait(self):
+        """Wait for the upload that is under way."""
+        if self._running is not None:
+            self._running.result()
 
     def finish(self) -> Published:
         """Publish the finished model.
@@ -66,6 +95,9 @@ class Push:
         Raises:
             PublishError: The upload failed; the message has the command that repeats it.
         """
+        self.wait()
+        if self._num_left_out:
+            logger.warning("%d checkpoints were not uploaded, because earlier uploads took long.", self._num_left_out)
         try:
             prepare(self.output_dir, self.target)
             return upload(self.output_dir, self.target)

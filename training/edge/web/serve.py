@@ -3,8 +3,18 @@
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+MAX_PORT = 65535
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
+    daemon_threads = True
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -14,6 +24,15 @@ class _Handler(SimpleHTTPRequestHandler):
         ".wasm": "application/wasm",
         ".webp": "image/webp",
     }
+
+    def parse_request(self) -> bool:
+        """Answer only requests that name this machine, so that no web page can read the files by a DNS trick."""
+        if not super().parse_request():
+            return False
+        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK:
+            self.send_error(HTTPStatus.FORBIDDEN, "The Host of the request is not this machine")
+            return False
+        return True
 
     def end_headers(self):
         self.send_header("Cache-Control", "no-cache")  # the browser checks each file for changes
@@ -32,10 +51,12 @@ def serve(folder: Path, port: int, on_ready: Callable[[str], None]):
         on_ready: Function that is called with the address when the server is ready.
 
     Raises:
-        ValueError: The port is in use.
+        ValueError: The port is out of range or in use.
     """
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port: must be in 0..{MAX_PORT}, got {port}.")
     try:
-        server = ThreadingHTTPServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        server = _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise ValueError(f"port: {port} cannot be used ({error}). Choose another --port.") from error
     with server:
