@@ -33,7 +33,7 @@ from training.engine.checkpoint import last_checkpoint
 from training.utils.cli import parse_options
 
 POLL_S = 0.002
-INCOMPLETE = ".checkpoint-*.tmp"
+INCOMPLETE = ".checkpoint-*.dcclip-tmp"
 TIMEOUT_S = 600.0
 STREAM = [
     "--data.streaming", "true", "--data.image_column", "png", "--data.shuffle_buffer", "16",

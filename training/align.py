@@ -7,7 +7,6 @@ python training/align.py --config training/configs/demo_align.yaml --max_steps 1
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
@@ -28,11 +27,13 @@ if TYPE_CHECKING:
 def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
-    from training.hub import open_push
+    from training.hub import MODEL_FILES, open_push
     from training.hub.hub_model import HubModel
 
     stage = Stage[AlignRecipe](
+        command="align",
         title="stage 2: align",
+        files=MODEL_FILES,
         open_student=open_student,
         make_task=make_task,
         make_finished=HubModel,
@@ -42,7 +43,7 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
 
 
 def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
-    """Load the student of stage 1, or build the recipe's `new_student` if there is none yet.
+    """Load the student of stage 1, or build the recipe's `new_student` if it names none.
 
     Args:
         recipe: Recipe of stage 2.
@@ -51,16 +52,11 @@ def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLI
     Raises:
         ValueError: There is no such student, or its embeddings and the teacher's differ in width.
     """
-    from accelerate.logging import get_logger
-
     from training.students import build_student, load_student
 
-    if recipe.new_student is None or (recipe.student and Path(recipe.student).exists()):
+    if recipe.new_student is None:
         student, processor = load_student(recipe.student)
     else:
-        get_logger(__name__).warning(
-            "%s does not exist: aligning a new student, which stage 1 has not distilled.", recipe.student or "student"
-        )
         student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
     if teacher is not None and teacher.projection_dim != student.config.projection_dim:
         raise ValueError(
@@ -90,6 +86,11 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     from training.teachers.targets import TargetSpec
 
     student, processor, teacher = models.student, models.processor, models.teacher
+    if recipe.loss == "infonce" and recipe.contrastive_weight and recipe.batch_size * accelerator.num_processes == 1:
+        raise ValueError(
+            "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
+            "learned. Set at least 2."
+        )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
     inputs = open_inputs(recipe, models, tokens, TargetSpec(TOWERS), accelerator)
     task = AlignTask(

@@ -25,12 +25,14 @@ if TYPE_CHECKING:
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distil a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
-    from training.hub import open_push
+    from training.hub import MODEL_FILES, open_push
     from training.hub.hub_model import HubModel
     from training.students import build_student
 
     stage = Stage[DistillRecipe](
+        command="distill",
         title="stage 1: distil",
+        files=MODEL_FILES,
         open_student=lambda recipe, teacher: build_student(
             recipe.student, recipe.data.languages, teacher, recipe.seed
         ),

@@ -7,6 +7,7 @@ python training/eval.py --model runs/demo/model --class_names NAMES.json --langu
 python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet --output_dir out
 """
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from training.evaluation.options import EvalOptions
@@ -37,18 +38,26 @@ def _run(options: EvalOptions) -> "Results | None":
     # imported after parsing: torch and transformers take seconds, and --help needs neither
     from training.evaluation.embedding_cache import EmbeddingCache, find_processes
     from training.evaluation.plan import EvalPlan
-    from training.evaluation.report.writer import write_report
+    from training.evaluation.report.writer import REPORT_FILES, write_report
     from training.evaluation.runner import Runner
+    from training.utils.output import claim_folder
 
     hide_library_bars()
     plan = EvalPlan.open(options)
     state = find_processes()
-    cache = EmbeddingCache(options.cache_folder, state)
-    runner = Runner(plan, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details)
-    outcome = runner.run(options.model, options.text_model)
-    if not state.is_main_process:
-        return None
-    results, text = write_report(options, plan, outcome)
+    with ExitStack() as claimed:
+        if state.is_main_process:
+            names = [options.cache_folder.name] if options.cache_dir is None else []
+            claim = claim_folder(
+                options.output_dir, [*names, *REPORT_FILES], command="eval", overwrite=options.overwrite
+            )
+            claimed.enter_context(claim)
+        cache = EmbeddingCache(options.cache_folder, state)
+        runner = Runner(plan, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details)
+        outcome = runner.run(options.model, options.text_model)
+        if not state.is_main_process:
+            return None
+        results, text = write_report(options, plan, outcome)
     print(text)
     return results
 

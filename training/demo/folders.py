@@ -1,48 +1,38 @@
-"""Output folders of the demo. A folder is removed only if an earlier run of the demo wrote it."""
+"""Output folders of the demo. A folder is removed or replaced only if every file in it was written by our commands."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from training.utils.files import write_text
+from training.utils.files import recover_folder
+from training.utils.output import check_replaceable, claim_folder
 
-RECORD = ".demo_folders"
+COMMAND = "demo"
 
 
-class OwnFolders:
-    """Folders that the demo writes and replaces.
-
-    The names of the folders that the demo wrote are in a file `.demo_folders` in the output folder.
+@contextmanager
+def claim_demo_folder(
+    output_dir: Path, intermediate: Iterable[str], replaced: Iterable[str], files: Iterable[str]
+) -> Iterator[None]:
+    """Claim the output folder for the `with` block, and remove the intermediate folders of an earlier run.
 
     Args:
         output_dir: Output folder, which can also contain a user's own files.
+        intermediate: Folders relative to it that each run writes anew.
+        replaced: Folders relative to it that stay until the new ones are complete.
+        files: Names of the files that a run writes to it.
+
+    Raises:
+        ValueError: A file of the user has one of these names, or is in one of these folders. Nothing is removed then.
     """
-
-    def __init__(self, output_dir: Path):
-        self.output_dir, self.record = output_dir, output_dir / RECORD
-
-    def claim(self, names: Iterable[str]):
-        """Remove the folders of an earlier run and record the names for the next one.
-
-        Args:
-            names: Folder names relative to the output folder.
-
-        Raises:
-            ValueError: One of the folders exists and was not written by the demo. Nothing is removed then.
-        """
-        names = list(names)
-        known = set(self.record.read_text(encoding="utf-8").splitlines()) if self.record.exists() else set()
-        for name in names:
-            if (self.output_dir / name).exists() and name not in known:
-                raise ValueError(
-                    f"output_dir: {str(self.output_dir / name)!r} was not written by the demo, but has the name "
-                    "of one of its folders. Move it, or choose another --output_dir."
-                )
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        write_text(self.record, "".join(f"{name}\n" for name in sorted(known | set(names))))
-        for name in names:
-            self.remove(name)
-
-    def remove(self, name: str):
-        """Remove a claimed folder."""
-        shutil.rmtree(self.output_dir / name, ignore_errors=True)
+    intermediate, replaced = list(intermediate), list(replaced)
+    names = {Path(name).parts[0] for name in (*intermediate, *replaced, *files)}
+    for name in replaced:
+        recover_folder(output_dir / name)
+    with claim_folder(output_dir, sorted(names), command=COMMAND, flag=None):
+        for name in (*intermediate, *replaced):
+            check_replaceable(output_dir / name)
+        for name in intermediate:
+            shutil.rmtree(output_dir / name, ignore_errors=True)
+        yield

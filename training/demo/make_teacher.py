@@ -22,6 +22,7 @@ from training.demo.packaged_weights import LITE0
 from training.engine.log import LOG_FILE
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
+from training.utils.cli import user_errors
 
 TEACHER_FOLDER = Path(__file__).parent / "mini_teacher"
 VOCABULARY_SIZE = 3000
@@ -107,11 +108,12 @@ def build_untrained_teacher(folder: Path):
 def main(argv: list[str] | None = None):
     """Train the teacher, then write it in fp16 to the folder that the demo uses."""
     recipe = parse_recipe(AlignRecipe, argv, "training/demo/make_teacher.py")
-    student = Path(recipe.student or Path(recipe.output_dir) / "untrained")
-    if not (student / "config.json").exists():
-        build_untrained_teacher(student)
-    align.run(recipe)
-    export(recipe)
+    with user_errors("make_teacher"):
+        student = Path(recipe.student or Path(recipe.output_dir) / "untrained")
+        if not (student / "config.json").exists():
+            build_untrained_teacher(student)
+        align.run(recipe)
+        export(recipe)
 
 
 def export(recipe: AlignRecipe):

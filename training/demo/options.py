@@ -9,6 +9,7 @@ from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results
 
 RESULTS = REPO_ROOT / "model_cards" / "results"
+MAX_EVERY = 200  # fewer concepts leave too few names to choose from
 CORES = "on two CPU cores"
 
 
@@ -33,6 +34,14 @@ class DemoOptions:
     output_dir: str = "runs/demo"
     max_steps: int | None = None
     every: int = 1
+
+    def __post_init__(self):
+        if not 1 <= self.every <= MAX_EVERY:
+            raise ValueError(f"every: must be in 1..{MAX_EVERY}, got {self.every}.")
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds: must be different numbers, at least one, got {self.seeds}.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
 
 
 def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:

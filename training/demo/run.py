@@ -11,7 +11,7 @@ from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo import figures, report
 from training.demo.example import choose_example, wrong_languages
-from training.demo.folders import OwnFolders
+from training.demo.folders import COMMAND, claim_demo_folder
 from training.demo.options import DemoOptions, Plan, load_recipes, without_teacher
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
@@ -24,12 +24,15 @@ from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
+from training.utils.files import CLAIM_FOLDER, replace_folder, scratch_folder
+from training.utils.output import record_tree
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
 CACHE_FOLDER = "teacher_targets"
 MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
+CURVES_FILE, SHEET_FILE = "curves.png", "contact_sheet.png"
 EXAMPLE_FILE = "example.png"
 
 
@@ -40,17 +43,10 @@ class Demo:
         options: Options of the run.
         plan: Steps of the run; prints their headings.
 
-    Raises:
-        ValueError: An output folder exists and was not written by the demo.
     """
 
     def __init__(self, options: DemoOptions, plan: Plan):
         self.options, self.plan, self.output_dir = options, plan, Path(options.output_dir)
-        self.folders = OwnFolders(self.output_dir)
-        stages = [name for folder in self._seed_folders().values() for name in (f"{folder}{s}" for s in STAGE_FOLDERS)]
-        self.folders.claim([CACHE_FOLDER, MODEL_FOLDER, *stages])
-        plan.start("corpus")
-        self.held_out = HeldOut.open(options.every)
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
         self.teacher: Encoded | None = None
@@ -62,8 +58,20 @@ class Demo:
         return {seed: "" if seed == first else f"seed-{seed}/" for seed in self.options.seeds}
 
     def run(self) -> Results:
-        """Run every step for every seed. The student of the first seed becomes the Hub folder."""
+        """Run every step for every seed. The student of the first seed becomes the Hub folder.
+
+        Raises:
+            ValueError: The output folder has files of the user where the demo would write.
+        """
+        stages = [f"{prefix}{stage}" for prefix in self._seed_folders().values() for stage in STAGE_FOLDERS]
+        files = (RESULTS_FILE, CROSS_MODEL_FILE, CURVES_FILE, SHEET_FILE)
+        with claim_demo_folder(self.output_dir, [CACHE_FOLDER, *stages], [MODEL_FOLDER], files):
+            return self._run()
+
+    def _run(self) -> Results:
         began = time.perf_counter()
+        self.plan.start("corpus")
+        self.held_out = HeldOut.open(self.options.every)
         distill_recipe, align_recipe = load_recipes(self.options)
         data = self.held_out.training_data(distill_recipe.data)
         distill_recipe, align_recipe = replace(distill_recipe, data=data), replace(align_recipe, data=data)
@@ -72,7 +80,7 @@ class Demo:
         for seed, prefix in self._seed_folders().items():
             folder = self.output_dir / prefix
             self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
-        self.folders.remove(CACHE_FOLDER)
+        shutil.rmtree(self.output_dir / CACHE_FOLDER)
         self.plan.start("report")
         self._measure_latency()
         meta = make_meta(
@@ -118,6 +126,7 @@ class Demo:
         teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
         model, processor = build_student(student, list(LANGUAGES), teacher, recipe.seed)
         HubModel(model, processor, recipe).save(folder)
+        record_tree(folder, COMMAND)
 
     def _evaluate(self, folder: str, name: str, stage: str | None, seed: int | None) -> Encoded:
         """Evaluate one model, alone and with each tower of the teacher, and record its size."""
@@ -146,15 +155,21 @@ class Demo:
 
     def _write(self, results: Results):
         """Write the Hub folder, the results, the figures and the card."""
-        folder = self.output_dir / MODEL_FOLDER
-        shutil.copytree(self.output_dir / "aligned", folder, ignore=shutil.ignore_patterns("checkpoint-*", LOG_FILE))
+        with scratch_folder(self.output_dir / MODEL_FOLDER) as scratch:
+            self._write_model(scratch, results)
+            record_tree(scratch, COMMAND)
+            replace_folder(scratch, self.output_dir / MODEL_FOLDER)
+
+    def _write_model(self, folder: Path, results: Results):
+        ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
+        shutil.copytree(self.output_dir / "aligned", folder, ignore=ignored, dirs_exist_ok=True)
         model = ZeroShotModel.from_pretrained(folder)
         details = self._add_example(model, folder, results)
         results.write(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
-        figures.plot_curves(results, logs, self.output_dir / "curves.png")
-        sheet = self.output_dir / "contact_sheet.png"
+        figures.plot_curves(results, logs, self.output_dir / CURVES_FILE)
+        sheet = self.output_dir / SHEET_FILE
         figures.plot_contact_sheet(model, self.held_out.sets, self.held_out.class_names, sheet)
         for name in (RESULTS_FILE, CROSS_MODEL_FILE, *details.plots):
             shutil.copy(self.output_dir / name, folder)

@@ -10,16 +10,17 @@ from training.edge.formats import find_format
 from training.edge.gate import Gate
 from training.edge.gate_data import GateData
 from training.edge.options import ExportOptions
-from training.edge.output import ExportedFiles, write_output
+from training.edge.output import ExportedFiles, copied_names, write_output
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder
-from training.utils.results import Row
+from training.utils.output import claim_folder
+from training.utils.results import RESULTS_FILE, Row
 
-SCRATCH = ".export.tmp"
+COMMAND = "export"
 
 
 def export(options: ExportOptions) -> list[Verdict]:
@@ -39,7 +40,13 @@ def export(options: ExportOptions) -> list[Verdict]:
     student, processor = _open(options.folder)
     data = GateData.from_options(options)
     output_dir = Path(options.output_dir)
-    with scratch_folder(output_dir / SCRATCH) as scratch:
+    is_own = output_dir.resolve() == Path(options.folder).resolve()
+    # the files of a model are completed in its own folder, and copied to another one
+    names = [] if is_own else [RESULTS_FILE, *copied_names(Path(options.folder), output_dir)]
+    with (
+        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=options.overwrite),
+        scratch_folder(output_dir / "export") as scratch,
+    ):
         run = _Export(options, student, processor, data, scratch)
         with tqdm(total=run.num_steps, desc="export", unit="step") as progress:
             for step in run.steps():

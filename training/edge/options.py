@@ -24,6 +24,7 @@ class ExportOptions:
         label_column: Column of the class names in `data`.
         label_language: Language of the class names in `label_column`.
         threads: Threads of one operator during the latency measurement.
+        overwrite: Replace files in `output_dir` that no export has written.
     """
 
     folder: str
@@ -38,3 +39,4 @@ class ExportOptions:
     label_column: str = "label"
     label_language: str = "en"
     threads: int = 1
+    overwrite: bool = False

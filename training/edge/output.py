@@ -3,7 +3,7 @@
 import importlib.metadata
 import itertools
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from training.edge.formats import FORMATS, ONNX, Format
 from training.edge.gate import REFERENCE
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
-from training.hub import complete_folder
+from training.hub import MODEL_FILES, complete_folder
 from training.hub.cards import refresh_card
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
@@ -54,7 +54,7 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
     earlier = _earlier_results(output_dir, files.weights)
     if folder.resolve() != output_dir.resolve():
         staged = files.scratch / "repo"
-        shutil.copytree(folder, staged, ignore=shutil.ignore_patterns(*EXCLUDED, *FORMATS, output_dir.name))
+        shutil.copytree(folder, staged, ignore=_ignored(output_dir))
         _replace(staged.iterdir(), output_dir)
     complete_folder(output_dir)
     kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
@@ -64,6 +64,16 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         refresh_card(output_dir)
+
+
+def copied_names(folder: Path, output_dir: Path) -> list[str]:
+    """Names of the files and folders of a model that are copied to another output folder."""
+    names = [path.name for path in folder.iterdir()]
+    return sorted({*names, *MODEL_FILES} - _ignored(output_dir)(str(folder), names))
+
+
+def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
+    return shutil.ignore_patterns(*EXCLUDED, *FORMATS, output_dir.name)
 
 
 def _replace(files: Iterable[Path], folder: Path):

@@ -11,7 +11,7 @@ output_dir/
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -22,9 +22,12 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.utils.files import recover_folder, remove_folder, replace_folder, scratch_folder, sync
+from training.utils.files import OLD_SUFFIX, recover_folder, remove_folder, replace_folder, scratch_folder, sync
+from training.utils.output import claim_folder, record_names
 
 BEST_FOLDER = "best"
+CHECKPOINT_COMMAND = "checkpoint"  # as which checkpoints are in the record of the folder
+WEIGHTS_FILE = "model.safetensors"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 
@@ -68,11 +71,12 @@ def save_checkpoint(finished: FinishedModel, progress: Progress, state: Training
     weights, tensors = state.exported_weights(), state.tensors()
     if not state.accelerator.is_main_process:
         return folder
-    with _saving(output_dir, f".{folder.name}.tmp") as scratch:
+    with _saving(output_dir, folder.name) as scratch:
         finished.with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
         _set_modes(scratch)
         replace_folder(scratch, folder)
+    record_names(output_dir, [folder.name], CHECKPOINT_COMMAND)
     for old in list_checkpoints(output_dir)[: -finished.recipe.keep_checkpoints]:
         remove_folder(old)
     return folder
@@ -85,7 +89,7 @@ def save_best(finished: FinishedModel) -> Path:
         Folder of the model.
     """
     output_dir = Path(finished.recipe.output_dir)
-    with _saving(output_dir, f".{BEST_FOLDER}.tmp") as scratch:
+    with _saving(output_dir, BEST_FOLDER) as scratch:
         finished.save(scratch)
         _set_modes(scratch)
         replace_folder(scratch, output_dir / BEST_FOLDER)
@@ -95,7 +99,7 @@ def save_best(finished: FinishedModel) -> Path:
 def save_final(finished: FinishedModel):
     """Write the finished model to `output_dir` itself, each file atomically."""
     output_dir = Path(finished.recipe.output_dir)
-    with _saving(output_dir, ".model.tmp") as scratch:
+    with _saving(output_dir, "model") as scratch:
         finished.save(scratch)
         _set_modes(scratch)
         sync(scratch)
@@ -136,9 +140,38 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
     return found[-1] if found else None
 
 
-def prepare_output_dir(output_dir: Path):
-    """Create the folder, and complete or remove what a killed run left unfinished in it."""
-    output_dir.mkdir(parents=True, exist_ok=True)
-    recover_folder(output_dir / BEST_FOLDER)
-    for leftover in (*output_dir.glob(".*.tmp"), *output_dir.glob(".checkpoint-*.old")):
-        shutil.rmtree(leftover, ignore_errors=True)
+@contextmanager
+def open_output_dir(recipe: TrainingRecipe, names: Sequence[str], command: str, inputs: dict[str, str | None]):
+    """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
+
+    Only the main process calls it.
+
+    Args:
+        recipe: Recipe of the run.
+        names: Names that the run writes to the folder, besides checkpoints.
+        command: Name of the command.
+        inputs: Folders that the run reads, by the name of their option.
+
+    Raises:
+        ValueError: The folder has a model, checkpoints or other files that the run would replace, or another run is
+            writing to it.
+    """
+    output_dir, found = Path(recipe.output_dir), list_checkpoints(recipe.output_dir)
+    resumes = recipe.resume and bool(found)
+    if not (resumes or recipe.overwrite):
+        kept = [found[-1].name] if found else []
+        kept += [WEIGHTS_FILE] if (output_dir / WEIGHTS_FILE).exists() else []
+        if kept:
+            resume = "add --resume to continue it, " if found else ""
+            raise ValueError(
+                f"output_dir: {output_dir} has {' and '.join(kept)} of another run. Choose another folder, {resume}or "
+                "add --overwrite to replace it."
+            )
+    with claim_folder(output_dir, names, command=command, inputs=inputs, overwrite=resumes or recipe.overwrite):
+        recover_folder(output_dir / BEST_FOLDER)
+        for leftover in output_dir.glob(f".checkpoint-*{OLD_SUFFIX}"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        if not recipe.resume:  # a later --resume must not find the checkpoints of the run that is replaced
+            for old in (*found, *(path for path in [output_dir / BEST_FOLDER] if path.exists())):
+                remove_folder(old)
+        yield

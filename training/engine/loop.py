@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -23,9 +24,10 @@ from training.engine import checkpoint
 from training.engine.checkpoint import FinishedModel
 from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
 from training.engine.distributed.zero import hold_scalars
+from training.engine.identity import run_identity
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
-from training.engine.state import Progress, TrainingState, load_weights
+from training.engine.state import Progress, TrainingState, check_checkpoint, load_weights
 from training.tasks import Task
 from training.tasks.grad_cache import forward_backward, sync_on_last
 from training.utils.rng import keyed_uniform
@@ -101,19 +103,20 @@ def train(
         Summary of the run.
 
     Raises:
-        ValueError: `output_dir` has checkpoints and the recipe does not resume, or `evaluate` does not measure
-            `best_metric`.
+        ValueError: `evaluate` does not measure `best_metric`.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
-    _open_output_dir(output_dir, recipe, accelerator)
-    run = _Run(task, finished, accelerator, evaluate, on_save)
+    identity = run_identity(recipe, dataset, accelerator.num_processes)
+    run = _Run(task, finished, accelerator, evaluate, on_save, identity)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
     loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
+    if run.changes:
+        log.write({"event": "changed", "step": start, "changes": run.changes})
     with log:
         for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
             step, part = divmod(number, recipe.accumulate_steps)
@@ -131,17 +134,6 @@ def train(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
     return result
-
-
-def _open_output_dir(output_dir: Path, recipe: TrainingRecipe, accelerator: Accelerator):
-    """Refuse a folder with checkpoints of another run; otherwise create or clean it."""
-    if not recipe.resume and (found := checkpoint.list_checkpoints(output_dir)):
-        raise ValueError(
-            f"output_dir: {output_dir} has {found[-1].name} of another run. Add --resume, or choose another folder."
-        )
-    if accelerator.is_main_process:
-        checkpoint.prepare_output_dir(output_dir)
-    accelerator.wait_for_everyone()
 
 
 def _make_loader(
@@ -180,6 +172,7 @@ class _Run:
         accelerator: Accelerator of this process.
         evaluate: Function from the student to its metrics, or None.
         on_save: Function called with every finished folder, or None.
+        identity: What the run is, as `run_identity` returns it.
     """
 
     def __init__(
@@ -189,11 +182,15 @@ class _Run:
         accelerator: Accelerator,
         evaluate: Evaluate | None,
         on_save: OnSave | None,
+        identity: dict[str, Any],
     ):
         self.task, self.finished, self.accelerator = task, finished, accelerator
         self.measure, self.on_save, self.recipe = evaluate, on_save, finished.recipe
-        folder = checkpoint.last_checkpoint(self.recipe.output_dir) if self.recipe.resume else None
+        *earlier, folder = [None, None, *checkpoint.list_checkpoints(self.recipe.output_dir)]
+        folder = folder if self.recipe.resume else None
+        self.changes: list[str] = []
         if folder is not None:
+            self.changes = check_checkpoint(folder, earlier[-1], identity, self.recipe.resume_with_changes)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
         task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]
@@ -203,8 +200,13 @@ class _Run:
         adapt_to_cluster(accelerator, task, self.recipe)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
-        self.state = TrainingState(task, self.optimizer, average, accelerator)
+        self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
+        if self.progress.step > self.recipe.max_steps:
+            raise ValueError(
+                f"max_steps: is {self.recipe.max_steps}, but {folder} has {self.progress.step} steps. Set at least as "
+                "many, or remove later checkpoints."
+            )
         self.losses: dict[str, Tensor] = {}
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """The steps that both training stages share, from a recipe to a finished folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -10,8 +11,15 @@ from accelerate import Accelerator
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
-from training.engine.checkpoint import FinishedModel
+from training.engine.checkpoint import (
+    BEST_FOLDER,
+    TRACKING_FOLDER,
+    FinishedModel,
+    last_checkpoint,
+    open_output_dir,
+)
 from training.engine.inputs import Models, open_teacher
+from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
 from training.evaluation.scheduled import make_evaluate
 from training.tasks import Task
@@ -35,7 +43,9 @@ class Stage(Generic[StageRecipe]):
     """A training stage. The engine does not import what is built on it, so the scripts pass the last two functions.
 
     Args:
+        command: Name of the command, such as `distill`.
         title: Text in front of the progress bar, such as `stage 1: distil`.
+        files: Names of the files of a finished model.
         open_student: Function from recipe and teacher to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
         make_finished: Function from student, processor and recipe to the model that checkpoints save.
@@ -43,7 +53,9 @@ class Stage(Generic[StageRecipe]):
             nothing to upload. It runs first, so that a missing token or right fails at once.
     """
 
+    command: str
     title: str
+    files: Sequence[str]
     open_student: Callable[[StageRecipe, Teacher | None], tuple[DCCLIPModel, DCCLIPProcessor]]
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
     make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
@@ -63,18 +75,52 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         OSError: A checkpoint or the finished model cannot be saved.
     """
     accelerator = make_accelerator(recipe)
-    push = stage.open_push(recipe, accelerator.is_main_process)
-    teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
-    student, processor = stage.open_student(recipe, teacher)
-    if recipe.gradient_checkpointing:
-        student.activation_checkpointing_enable()
-    # before the data, because the teacher's targets can take hours
-    evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
-    task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
-    finished = stage.make_finished(student, processor, recipe)
-    result = train(
-        task, dataset, finished, accelerator, stage.title, evaluate=evaluate, on_save=push.on_save if push else None
-    )
-    if push is not None:
-        push.finish()
+    with _interruptible(recipe.output_dir), ExitStack() as claimed:
+        if accelerator.is_main_process:
+            names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
+            claimed.enter_context(open_output_dir(recipe, names, stage.command, _inputs(recipe)))
+        push = stage.open_push(recipe, accelerator.is_main_process)
+        teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
+        student, processor = stage.open_student(recipe, teacher)
+        if recipe.gradient_checkpointing:
+            student.activation_checkpointing_enable()
+        # before the data, because the teacher's targets can take hours
+        evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
+        task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
+        finished = stage.make_finished(student, processor, recipe)
+        result = train(
+            task,
+            dataset,
+            finished,
+            accelerator,
+            stage.title,
+            evaluate=evaluate,
+            on_save=push.on_save if push else None,
+        )
+        if push is not None:
+            push.finish()
     return result
+
+
+@contextmanager
+def _interruptible(output_dir: str) -> Iterator[None]:
+    """Add to Ctrl-C what was kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        found = last_checkpoint(output_dir)
+        advice = (
+            f"{found} is kept. Run the same command with --resume to continue there."
+            if found
+            else "No checkpoint was written yet. Run the same command again; save_every sets how often one is written."
+        )
+        raise KeyboardInterrupt(advice) from error
+
+
+def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
+    """Folders that a run reads, by the name of their field."""
+    inputs = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
+    if isinstance(recipe, AlignRecipe):
+        return inputs | {"student": recipe.student}
+    student = recipe.student
+    return inputs | {f"student.{name}": getattr(student, name) for name in ("tokenizer", "vision_init", "text_init")}

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from modeling_dcclip import DCCLIPModel
 from training.engine.distributed.zero import load_moments, whole_moments, zero_optimizer
+from training.engine.identity import differences, file_digest
 from training.engine.optimizer import Average
 from training.tasks import Task
 
@@ -51,12 +52,14 @@ class TrainingState:
         optimizer: AdamW over the task's parameters.
         average: Moving average of the student, which is exported; None exports the weights.
         accelerator: Accelerator of this process. It holds the gradient scaler of fp16.
+        identity: What the run is, as `run_identity` returns it.
     """
 
     task: Task
     optimizer: torch.optim.Optimizer
     average: Average | None
     accelerator: Accelerator
+    identity: dict[str, Any]
 
     @property
     def is_sharded(self) -> bool:
@@ -97,7 +100,7 @@ class TrainingState:
         """Write the state.
 
         Args:
-            folder: New folder.
+            folder: New folder in the folder of the checkpoint, whose model is complete.
             progress: Position of the run.
             tensors: Return value of the method `tensors`.
         """
@@ -108,6 +111,10 @@ class TrainingState:
             "progress": asdict(progress),
             "parameters": trainable_names(self.task),
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "identity": self.identity,
+            "digests": {
+                str(path.relative_to(folder.parent)): file_digest(path) for path in _tensor_files(folder.parent)
+            },
         }
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
@@ -133,6 +140,50 @@ class TrainingState:
         if self.accelerator.scaler is not None and state["scaler"]:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         return Progress(**state["progress"])
+
+
+def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any], allow: bool) -> list[str]:
+    """Check that a checkpoint is whole and belongs to the run that resumes from it.
+
+    Args:
+        checkpoint: Folder of the checkpoint.
+        previous: Folder of the checkpoint before it; None if there is none.
+        identity: What the resumed run is, as `run_identity` returns it.
+        allow: Whether the run may differ from the one that wrote the checkpoint.
+
+    Returns:
+        The differences, which are empty unless `allow` is set.
+
+    Raises:
+        ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
+    """
+    remedy = (
+        f"Remove {checkpoint} to continue from {previous.name}."
+        if previous is not None
+        else "It is the only checkpoint: start again with --overwrite."
+    )
+    file = checkpoint / STATE_FOLDER / "state.json"
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+        before, digests = dict(state["identity"]), dict(state["digests"])
+        Progress(**state["progress"])
+        for name, digest in digests.items():
+            file = checkpoint / name
+            if file_digest(file) != digest:
+                raise ValueError("its content has another digest")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
+    changes = differences(before, identity)
+    if changes and not allow:
+        raise ValueError(
+            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. Use the recipe "
+            "saved there, or add --resume_with_changes, which records the differences."
+        )
+    return changes
+
+
+def _tensor_files(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.rglob("*.safetensors"))
 
 
 def trainable_names(task: nn.Module) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
@@ -65,6 +66,7 @@ def build_student(
             model.logit_scale.fill_(teacher.logit_scale)
     for tower in TOWERS:
         _initialize(model, config, tower, teacher, tokenizer)
+    check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": image_size},
@@ -123,7 +125,53 @@ def load_student(name: str | Path | None) -> tuple[DCCLIPModel, DCCLIPProcessor]
             f"student: {str(name)!r} is of the family {model_type!r}; stage 2 trains models of the family 'dcclip'. "
             "Name the output folder of stage 1."
         )
-    return DCCLIPModel.from_pretrained(name, dtype=torch.float32), DCCLIPProcessor.from_pretrained(name)
+    try:
+        student = DCCLIPModel.from_pretrained(name, dtype=torch.float32)
+        processor = DCCLIPProcessor.from_pretrained(name)
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"student: {str(name)!r} is damaged or incomplete ({type(error).__name__}: {error}). Copy the folder "
+            "again, or run stage 1 again."
+        ) from error
+    check_tokens(student, processor.tokenizer)
+    return student, processor
+
+
+@torch.no_grad()
+def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
+    """Check that the text tower takes every token of the tokenizer, and texts of `max_text_length`.
+
+    A forward pass of the longest text finds the limit of any tower, whatever its position embeddings count.
+
+    Args:
+        model: Student on the CPU.
+        tokenizer: Tokenizer of the student.
+
+    Raises:
+        ValueError: The tokenizer has more tokens than the tower's embedding, or the tower has too few positions.
+    """
+    config = model.config
+    num_embeddings = config.text_config.vocab_size
+    if len(tokenizer) > num_embeddings:
+        raise ValueError(
+            f"student.tokenizer: {tokenizer.name_or_path!r} has {len(tokenizer)} tokens, the text tower embeds "
+            f"{num_embeddings}. Use the tokenizer of the model, or leave vocab_size out of student.text_config."
+        )
+    pad = tokenizer.pad_token_id
+    token = next(number for number in range(num_embeddings) if number != pad)
+    ids = torch.full((1, config.max_text_length), token, device=model.device)
+    was_training = model.training
+    try:
+        model.eval().get_text_features(ids, torch.ones_like(ids))
+    except (IndexError, RuntimeError) as error:
+        positions = getattr(config.text_config, "max_position_embeddings", "an unknown number of")
+        raise ValueError(
+            f"student.max_text_length: {config.max_text_length} tokens are more than the text tower takes "
+            f"(max_position_embeddings is {positions}, of which some towers reserve two). Lower max_text_length, or "
+            "raise max_position_embeddings in student.text_config."
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 def tower_config(

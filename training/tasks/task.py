@@ -49,6 +49,10 @@ class Task(nn.Module):
                 )
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(self.learns(name))
+        if not any(parameter.requires_grad for parameter in student.parameters()):
+            raise ValueError(
+                f"freeze: {', '.join(frozen)} freezes every parameter, so nothing would be learned. Remove a prefix."
+            )
 
     def learns(self, name: str) -> bool:
         """Whether a parameter or layer of the student is trained.

@@ -23,6 +23,7 @@ from training.utils.files import scratch_folder
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"
+FILES = (IDS_FILE, META_FILE, "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 CHUNK = 4096  # texts that are tokenized at once
 
 
@@ -129,7 +130,7 @@ class Vocabulary:
             "corpus": self.corpus,
             "counts": self.counts,
         }
-        with scratch_folder(folder.with_name(f"{folder.name}.tmp")) as scratch:
+        with scratch_folder(folder) as scratch:
             save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), scratch)
             save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
             (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

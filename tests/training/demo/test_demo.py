@@ -12,6 +12,7 @@ import yaml
 
 from training.demo.__main__ import main
 from training.demo.example import wrong_languages
+from training.utils.output import recorded_names
 
 pytestmark = pytest.mark.slow
 
@@ -130,7 +131,7 @@ def test_example_of_the_card_is_that_of_the_results(demo):
 
 def test_a_second_run_replaces_the_folders_of_the_first_and_no_others(demo, capsys, tmp_path):
     folder, _ = demo
-    assert {"model", "distilled", "aligned"} <= set((folder / ".demo_folders").read_text(encoding="utf-8").split())
+    assert recorded_names(folder).keys() >= {"model", "distilled", "aligned", "results.json"}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "thesis.txt").write_text("my own file")
     with pytest.raises(SystemExit) as stopped:

@@ -78,7 +78,7 @@ def distill_recipe(tmp_path, source, teacher_folder):
 def align_recipe(tmp_path, source, teacher_folder):
     def build(**fields) -> AlignRecipe:
         fields = {"teacher": str(teacher_folder), "new_student": student_config(), "anchor_weight": 1.0} | fields
-        return AlignRecipe(**recipe_fields(tmp_path / "aligned", source, **fields))
+        return AlignRecipe(**recipe_fields(fields.pop("output_dir", tmp_path / "aligned"), source, **fields))
 
     return build
 
@@ -337,7 +337,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(k
 def test_checkpoints_of_another_run_are_not_mixed_with_a_new_one(kept_run):
     recipe, whole = kept_run
     before = (whole / "log.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"output_dir: .* has checkpoint-000006 of another run. Add --resume"):
+    with pytest.raises(
+        ValueError, match=r"output_dir: .* has checkpoint-000006 and model.safetensors of another run.*add --resume"
+    ):
         run(recipe)
     assert (whole / "log.jsonl").read_bytes() == before
 
@@ -363,7 +365,7 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     broken.mkdir()
     # files of a run that was killed in its fourth step
     shutil.copytree(whole / "checkpoint-000002", broken / "checkpoint-000002")
-    (broken / ".checkpoint-000004.tmp").mkdir()
+    (broken / ".checkpoint-000004.0a1b2c3d.dcclip-tmp").mkdir()
     lines = (whole / "log.jsonl").read_text(encoding="utf-8").splitlines()
     (broken / "log.jsonl").write_text("".join(f"{line}\n" for line in lines[:4]) + lines[4][:9], encoding="utf-8")
     run(replace(recipe, output_dir=str(broken), resume=True))
@@ -401,11 +403,54 @@ def test_resume_without_a_checkpoint_starts_from_the_first_step(distill_recipe):
     assert [line["step"] for line in read_log(folder) if "loss" in line] == [1, 2]
 
 
+def copy_checkpoints(whole: Path, folder: Path, *steps: int) -> Path:
+    for step in steps:
+        shutil.copytree(whole / f"checkpoint-{step:06d}", folder / f"checkpoint-{step:06d}")
+    return folder
+
+
 def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_path):
     recipe, whole = kept_run
-    shutil.copytree(whole / "checkpoint-000002", tmp_path / "x" / "checkpoint-000002")
+    folder = copy_checkpoints(whole, tmp_path / "x", 2)
+    changed = replace(recipe, output_dir=str(folder), resume=True, tower="vision", resume_with_changes=True)
     with pytest.raises(ValueError, match=r"resume: .* has other trained parameters than this recipe"):
-        run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True, tower="vision"))
+        run(changed)
+
+
+def test_a_resumed_run_names_each_difference_and_records_it_if_allowed(kept_run, tmp_path, source):
+    recipe, whole = kept_run
+    folder = copy_checkpoints(whole, tmp_path / "x", 4)
+    other = {"seed": 1, "batch_size": 4, "learning_rate": 0.5, "ema_decay": 0.9}
+    resumed = replace(recipe, output_dir=str(folder), resume=True, **other)
+    with pytest.raises(ValueError, match=r"differs from the one .*: seed: 0, now 1; batch_size: 8, now 4; "):
+        run(resumed)
+    rows = Dataset.from_parquet(source, cache_dir=str(tmp_path / "cache")).select(range(40))
+    rows.to_parquet(tmp_path / "less.parquet")
+    data = DataConfig(train=str(tmp_path / "less.parquet"), in_memory=True)
+    with pytest.raises(ValueError, match=r"content of the data: '\d+ rows, \w+', now '40 rows"):
+        run(replace(recipe, output_dir=str(folder), resume=True, data=data))
+    with pytest.raises(ValueError, match=r"max_steps: is 3, but .* has 4 steps"):
+        run(replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, max_steps=3))
+    run(replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, learning_rate=0.5))
+    (changed,) = [line for line in read_log(folder) if line.get("event") == "changed"]
+    assert changed["step"] == 4 and changed["changes"] == ["learning_rate: 0.001, now 0.5"]
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "training_state/tensors.safetensors", "training_state/state.json"]
+)
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
+def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_path, name, damage):
+    recipe, whole = kept_run
+    folder = copy_checkpoints(whole, tmp_path / "x", 2, 4)
+    path = folder / "checkpoint-000004" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF if damage == "flipped" else 0
+    path.unlink()
+    if damage != "missing":
+        path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    with pytest.raises(ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"):
+        run(replace(recipe, output_dir=str(folder), resume=True))
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
@@ -413,6 +458,42 @@ def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
     shutil.copytree(whole, tmp_path / "x")
     run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True))
     assert (tmp_path / "x/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, distill_recipe):
+    folder = tmp_path / "x"
+    shutil.copytree(kept_run[1], folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    before = (folder / "model.safetensors").read_bytes()
+    recipe = distill_recipe(output_dir=folder, max_steps=1, save_every=1)
+    for refused in (recipe, replace(recipe, resume=True)):
+        with pytest.raises(ValueError, match=r"output_dir: .* has model.safetensors of another run.*--overwrite"):
+            run(refused)
+    assert (folder / "model.safetensors").read_bytes() == before
+    (folder / "checkpoint-000009").mkdir()
+    run(replace(recipe, overwrite=True))
+    assert (folder / "model.safetensors").read_bytes() != before
+    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000001"]  # and none of the earlier run
+
+
+@pytest.mark.parametrize("field", ["teacher", "teacher_cache"])
+def test_a_run_never_writes_into_what_it_reads(distill_recipe, teacher_folder, tmp_path, field):
+    folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(ValueError, match=rf"output_dir: .* would overwrite {field} "):
+        run(distill_recipe(output_dir=folder, overwrite=True, **{field: str(folder)}))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_files_of_the_user_are_not_replaced(distill_recipe, tmp_path):
+    folder = tmp_path / "distilled"
+    folder.mkdir()
+    for name in ("README.md", "requirements.txt", "log.tmp"):
+        (folder / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"has README.md, requirements.txt, which distill did not write"):
+        run(distill_recipe())
+    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
+        ("README.md", "requirements.txt", "log.tmp"), "mine"
+    )
 
 
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
@@ -430,7 +511,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     ):
         run(recipe)
     folder = Path(recipe.output_dir)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint-000002", "log.jsonl"]
+    assert sorted(path.name for path in folder.iterdir()) == [".dcclip", "checkpoint-000002", "log.jsonl"]
     monkeypatch.undo()
     run(replace(recipe, resume=True))
 
@@ -472,9 +553,9 @@ def test_the_final_folder_equals_the_last_checkpoint(kept_run):
 
 
 def test_no_file_is_a_pickle_or_incomplete(kept_run):
-    files = [path for path in kept_run[1].rglob("*") if path.is_file()]
+    files = [path for path in kept_run[1].rglob("*") if path.is_file() and path.parent.name != ".dcclip"]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}
-    assert not [path for path in kept_run[1].rglob("*") if path.name.startswith(".") or path.suffix == ".tmp"]
+    assert [path.name for path in kept_run[1].rglob(".*")] == [".dcclip"]
 
 
 def test_all_files_have_the_mode_of_new_files(kept_run):
@@ -508,9 +589,14 @@ def test_the_learning_rate_warms_up_and_falls_to_zero(kept_run):
     assert learning_rate_at(50, replace(recipe, schedule="constant")) == 1.0
 
 
-def test_a_new_student_is_built_if_stage_1_has_not_run(align_recipe, tmp_path, kept_run):
-    folder = run(align_recipe(student=str(tmp_path / "nowhere"), new_student=student_config(vision_config=MOBILENET)))
+def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_path, kept_run):
+    folder = run(align_recipe(new_student=student_config(vision_config=MOBILENET)))
     assert DCCLIPModel.from_pretrained(folder).config.vision_width == 480
-    chosen = run(align_recipe(student=str(kept_run[1]), max_steps=1, learning_rate=0.0))
+    fields = {"output_dir": tmp_path / "chosen", "new_student": None, "max_steps": 1, "learning_rate": 0.0}
+    chosen = run(align_recipe(student=str(kept_run[1]), **fields))
     for name, tensor in weights(kept_run[1]).items():
         assert torch.equal(weights(chosen)[name], tensor), name  # stage 1's weights, at learning rate 0
+    with pytest.raises(ValueError, match=r"student: '.*nowhere' is neither a folder with a config.json"):
+        run(align_recipe(**fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}))
+    with pytest.raises(ValueError, match="new_student: student is set, too"):
+        align_recipe(student=str(kept_run[1]))

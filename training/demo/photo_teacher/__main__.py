@@ -43,6 +43,16 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     Raises:
         ValueError: A package or a source is missing or damaged.
     """
+    from training.engine.checkpoint import open_output_dir
+    from training.hub import MODEL_FILES
+    from training.utils.results import RESULTS_FILE
+
+    names = [*MODEL_FILES, RESULTS_FILE, *(["features"] if recipe.features_dir is None else []), "tokenizer"]
+    with open_output_dir(recipe, names, command_name(PROGRAM), {}):
+        return _run(recipe, command)
+
+
+def _run(recipe: PhotoTeacherRecipe, command: str) -> "Results":
     from training.demo.photo_teacher.batches import load_training_data
     from training.demo.photo_teacher.build import build_teacher
     from training.demo.photo_teacher.e5 import read_e5
@@ -56,7 +66,6 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     from training.utils.results import Results, make_meta
 
     folder = Path(recipe.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
     lite2 = read_lite2()
     model, processor = build_teacher(read_e5(), lite2, recipe)
     features = Path(recipe.features_dir) if recipe.features_dir else folder / "features"

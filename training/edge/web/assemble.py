@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from training.edge.web.images import write_images
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.utils.files import REPO_ROOT, holds_files, scratch_folder
+from training.utils.files import REPO_ROOT, holds_files, recover_folder, replace_folder, scratch_folder
+from training.utils.output import check_replaceable, claim_folder, record_tree
 
 PAGE = REPO_ROOT / "model_cards" / "web"
 NODE_MODULES = PAGE / "node_modules"
@@ -51,8 +52,9 @@ class Site:
         Raises:
             ValueError: Libraries, model files or exported towers are missing, or the folder holds other files.
         """
+        recover_folder(output_dir)
         self._check(output_dir)
-        with scratch_folder(output_dir.with_name(f".{output_dir.name}.building")) as scratch:
+        with claim_folder(output_dir, (), command="web"), scratch_folder(output_dir) as scratch:
             for name in PAGE_FILES:
                 shutil.copy(PAGE / name, scratch)
             (scratch / "vendor").mkdir()
@@ -65,8 +67,8 @@ class Site:
             write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
             # written last: a folder with this file is complete
             (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
-            shutil.rmtree(output_dir, ignore_errors=True)
-            scratch.rename(output_dir)
+            record_tree(scratch, "web")
+            replace_folder(scratch, output_dir)
 
     def _check(self, output_dir: Path):
         for source in LIBRARIES.values():
@@ -87,6 +89,7 @@ class Site:
             raise ValueError(
                 f"output_dir: {str(output_dir)!r} holds other files, which would be deleted. Name a new folder."
             )
+        check_replaceable(output_dir)
 
     def _dtype(self, tower: str) -> str:
         """Number format of the tower's file that the page runs, by its name in transformers.js."""

@@ -30,13 +30,15 @@ from training.prepare.curate.examine import Examiner, image_hashes, undecoded
 from training.prepare.curate.facts import Facts
 from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.prepare.curate.similarity import Scorer
-from training.prepare.curate.write_report import MARKDOWN_FILE, Report, write_report
+from training.prepare.curate.write_report import MARKDOWN_FILE, REPORT_FILES, Report, write_report
 from training.teachers import Teacher
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, holds_files, write_text
+from training.utils.output import claim_folder
 from training.utils.results import make_meta
 
 STATE_FOLDER = "state"
+DATA_FOLDER = "data"
 FINGERPRINT_ROWS = 1024  # larger sources are sampled
 ROWS_PER_GROUP = 256  # of a parquet file, which is read one row group at a time
 
@@ -53,8 +55,15 @@ def curate(options: CurateOptions) -> Report:
     Raises:
         ValueError: If an option or a source is invalid, the folder holds another run, or no row is left.
     """
-    source = Source(options)
     folder = Path(options.output_dir)
+    if holds_files(folder) and not (folder / STATE_FOLDER).exists():
+        raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
+    with claim_folder(folder, [STATE_FOLDER, DATA_FOLDER, *REPORT_FILES], command="curate", overwrite=True):
+        return _curate(options, folder)
+
+
+def _curate(options: CurateOptions, folder: Path) -> Report:
+    source = Source(options)
     meta = _start_or_resume(folder, options, source)
     facts, excluded = source.examine(folder / STATE_FOLDER), source.hash_excluded(folder / STATE_FOLDER)
     decisions = decide(facts, np.concatenate([np.zeros(0, np.uint64), *excluded.values()]), options, source.read_text)
@@ -63,7 +72,7 @@ def curate(options: CurateOptions) -> Report:
         raise ValueError(
             f"data: no row of {options.data!r} is left. Relax the filters; {folder / MARKDOWN_FILE} lists the causes."
         )
-    source.write(folder / "data", facts)
+    source.write(folder / DATA_FOLDER, facts)
     return report
 
 
@@ -161,7 +170,7 @@ class Source:
         shards = [rows for rows in self.shards if facts.kept[rows.start : rows.stop].any()]
         for number, rows in enumerate(tqdm(shards, desc="write", unit="shard")):
             path = folder / f"train-{number:05d}-of-{len(shards):05d}.parquet"
-            if path.exists():
+            if _is_whole(path, int(facts.kept[rows.start : rows.stop].sum())):
                 continue
             table = pa.Table.from_pydict(self._kept_cells(rows, facts), schema=features.arrow_schema)
             with atomic_write(path) as scratch:
@@ -189,6 +198,15 @@ class Source:
         return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
 
 
+def _is_whole(path: Path, num_rows: int) -> bool:
+    """Whether a shard of an earlier run can be read to its end and has as many rows as it should."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return sum(batch.num_rows for batch in file.iter_batches()) == num_rows
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bool = False) -> Dataset:
     """Load the named columns of a source, with undecoded images. The first column is that of the images."""
     rows = load_source(name, subset=None if is_excluded else options.subset)
@@ -209,8 +227,6 @@ def _start_or_resume(folder: Path, options: CurateOptions, source: Source) -> di
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
     path = folder / STATE_FOLDER / "run.json"
     if not path.exists():
-        if holds_files(folder) and not (folder / STATE_FOLDER).exists():
-            raise ValueError(f"output_dir: {str(folder)!r} is not empty. Name a new folder.")
         meta = make_meta(options.data, options.seed, command_of(PROGRAM, options))
         write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
     try:

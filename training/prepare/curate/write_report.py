@@ -14,7 +14,7 @@ from training.prepare.curate.options import CurateOptions
 from training.utils.files import atomic_write
 from training.utils.results import markdown_table
 
-REPORT_FILE, MARKDOWN_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
+REPORT_FILES = REPORT_FILE, MARKDOWN_FILE, PLOT_FILE = "report.json", "report.md", "similarity.png"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 COLOURS = ("#2a78d6", "#d6452a", "#1a7f37", "#8250df")
 MAX_SAMPLE_LENGTH = 120  # characters of a caption in report.md

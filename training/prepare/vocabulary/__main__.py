@@ -17,16 +17,24 @@ def main(argv: list[str] | None = None):
     options = parse_options(VocabularyOptions, argv, prog=PROGRAM, description=__doc__)
     with user_errors("vocabulary", extra="eval"):
         # after parsing, so that --help does not load torch
-        from training.prepare.vocabulary.run import Run
+        from training.prepare.vocabulary.run import Run, written_names
+        from training.utils.output import claim_folder
 
         hide_library_bars()
-        run = Run(options)
-        if options.size is not None:
-            vocabulary, _ = run.cut(options.size)
-            vocabulary.save(options.output_dir)
-            print(f"\n{options.output_dir}: kept {vocabulary.counts}")
-        if options.curve:
-            run.measure_curve()
+        with claim_folder(
+            options.output_dir,
+            written_names(options),
+            command="vocabulary",
+            inputs={"tokenizer": options.tokenizer},
+            overwrite=options.overwrite,
+        ):
+            run = Run(options)
+            if options.size is not None:
+                vocabulary, _ = run.cut(options.size)
+                vocabulary.save(options.output_dir)
+                print(f"\n{options.output_dir}: kept {vocabulary.counts}")
+            if options.curve:
+                run.measure_curve()
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ class VocabularyOptions:
         max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
         attribution: Authors and licence of the corpus, written to results.json.
         seed: Key of the hash that selects the held-out sentences.
+        overwrite: Replace files in `output_dir` that this command has not written.
     """
 
     tokenizer: str
@@ -38,6 +39,7 @@ class VocabularyOptions:
     max_other_script: float = 0.2
     attribution: str = ""
     seed: int = 0
+    overwrite: bool = False
 
     def __post_init__(self):
         if self.size is None and not self.curve:

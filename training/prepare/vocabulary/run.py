@@ -10,11 +10,16 @@ from training.prepare.vocabulary.options import PROGRAM, VocabularyOptions
 from training.prepare.vocabulary.tables import cut_rows, plot_curve, source_rows, text_table
 from training.text.pipeline import read_unigram
 from training.text.tokenizers import load_tokenizer
-from training.text.vocabulary import Vocabulary
+from training.text.vocabulary import FILES, Vocabulary
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, make_meta
 
 CURVE_FILE = "curve.png"
+
+
+def written_names(options: VocabularyOptions) -> list[str]:
+    """Names of the files that a run writes to its output folder."""
+    return [*(FILES if options.size is not None else ()), *((RESULTS_FILE, CURVE_FILE) if options.curve else ())]
 
 
 class Run:

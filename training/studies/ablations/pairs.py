@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None):
         from training.studies.ablations.pairs_arms import ARMS
         from training.studies.ablations.stage2_runs import Stage2Ablation
 
-    results = Stage2Ablation(options, ARMS, PROGRAM).run()
-    write_and_print(results, options.results_dir, "pairs")
+        results = Stage2Ablation(options, ARMS, PROGRAM).run()
+        write_and_print(results, options.results_dir, "pairs")
 
 
 if __name__ == "__main__":

@@ -22,8 +22,8 @@ def main(argv: list[str] | None = None):
         from training.studies.ablations.comparison import write_and_print
         from training.studies.ablations.stage1_runs import ARMS, Stage1Ablation
 
-    results = Stage1Ablation(options, ARMS, PROGRAM).run()
-    write_and_print(results, options.results_dir, "ablation")
+        results = Stage1Ablation(options, ARMS, PROGRAM).run()
+        write_and_print(results, options.results_dir, "ablation")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None):
         from training.studies.ablations.comparison import write_and_print
         from training.studies.ablations.stage2_runs import ARMS, Stage2Ablation
 
-    results = Stage2Ablation(options, ARMS, PROGRAM).run()
-    write_and_print(results, options.results_dir, "alignment")
+        results = Stage2Ablation(options, ARMS, PROGRAM).run()
+        write_and_print(results, options.results_dir, "alignment")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.studies.benchmarks.measure_loading import LoadingBenchmark
 
-    print(LoadingBenchmark(options, PROGRAM).run())
+        print(LoadingBenchmark(options, PROGRAM).run())
 
 
 if __name__ == "__main__":

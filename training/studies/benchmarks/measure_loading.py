@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from training.config import CONFIGS, AlignRecipe, AugmentConfig, DataConfig, StudentConfig, parse_recipe
+from training.config import (
+    CONFIGS,
+    AlignRecipe,
+    AugmentConfig,
+    DataConfig,
+    DistillRecipe,
+    StudentConfig,
+    parse_recipe,
+)
 from training.corpus.emoji import ATTRIBUTION
 from training.data import BatchPlan, CaptionTokenizer, make_loader
 from training.data.batch import Batch
@@ -144,9 +152,8 @@ def student_config(name: str) -> StudentConfig:
     """
     random = {"vision_init": "random", "text_init": "random", "tokenizer": TOKENIZER}
     if name == "demo":
-        recipe = parse_recipe(AlignRecipe, ["--config", str(CONFIGS / "demo_align.yaml")])
-        assert recipe.new_student is not None
-        fields = vars(recipe.new_student) | random
+        recipe = parse_recipe(DistillRecipe, ["--config", str(CONFIGS / "demo_distill.yaml")])
+        fields = vars(recipe.student) | random
         return StudentConfig(**fields | {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "projection_dim": 256})
     return load_size(name, **random)
 

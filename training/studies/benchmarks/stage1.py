@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.studies.benchmarks.measure_stage1 import Stage1Benchmark
 
-    print(Stage1Benchmark(options, PROGRAM).run())
+        print(Stage1Benchmark(options, PROGRAM).run())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.studies.benchmarks.measure_stage2 import Stage2Benchmark
 
-    print(Stage2Benchmark(options, PROGRAM).run())
+        print(Stage2Benchmark(options, PROGRAM).run())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """Build a cache of teacher targets, resuming at the first missing shard."""
 
 import hashlib
+import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,9 @@ from training.teachers.cache.shards import (
 )
 from training.teachers.targets import TargetSpec, encode_bank, resample_map
 from training.utils.files import write_text
+from training.utils.output import claim_folder
 
+FILES = ("images", "captions", "images.json", "captions.json", "README.md")
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets
 
@@ -74,15 +78,27 @@ def build_target_cache(
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
     folder = Path(folder)
-    if "vision" in spec.towers:
-        _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
-    if "text" in spec.towers:
-        _cache_captions(folder, teacher, dataset, spec, batch_size, device)
-    _write_readme(folder, teacher, dataset)
+    # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
+    with _claim(folder):
+        if "vision" in spec.towers:
+            _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
+        if "text" in spec.towers:
+            _cache_captions(folder, teacher, dataset, spec, batch_size, device)
+        _write_readme(folder, teacher, dataset)
     targets = CachedTargets(folder, spec, device)
     if "vision" in spec.towers:
         targets.check_views(augment)
     return targets
+
+
+def _claim(folder: Path) -> AbstractContextManager[None]:
+    """Claim the folder of a cache, unless it is a finished one that this user cannot write to."""
+    is_cache = any((folder / name).is_file() for name in ("images.json", "captions.json"))
+    if is_cache and not os.access(folder, os.W_OK):
+        return nullcontext()
+    return claim_folder(
+        folder, FILES, command="teacher_cache", overwrite=is_cache, field="teacher_cache", flag=None, wait=True
+    )
 
 
 def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:

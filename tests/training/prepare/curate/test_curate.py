@@ -80,8 +80,9 @@ def assert_counts_are_complete(report, folder: Path):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """Content of all output files, without the state."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and "state" not in path.parts]
+    """Content of all output files, without the state and the record of the folder."""
+    skipped = {"state", ".dcclip"}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and skipped.isdisjoint(path.parts)]
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
@@ -428,3 +429,17 @@ def test_bad_arguments_are_refused(damaged, tmp_path, capsys, arguments, message
     with pytest.raises(SystemExit) as stop:
         main(["--data", damaged, "--output_dir", str(tmp_path / "out"), *arguments])
     assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "of another run"])
+def test_a_damaged_shard_of_an_earlier_run_is_written_again(distinct_images, tmp_path, damage):
+    options = options_for(save_damaged(distinct_images, tmp_path), tmp_path / "out")
+    curate(options)
+    (path,) = (tmp_path / "out/data").glob("*.parquet")
+    whole = path.read_bytes()
+    if damage == "of another run":
+        Dataset.from_dict({"image": [], "en": [], "zh": []}).to_parquet(path)
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else whole[:-6] + b"XX" + whole[-4:])
+    curate(options)
+    assert path.read_bytes() == whole
