@@ -27,15 +27,15 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, re.S | re.M)
 
 
-def run_python_blocks(text: str, home: Path) -> list[str]:
-    """Run all Python blocks where the demo would have left its folder; its teacher takes the student's place."""
+def run_python_blocks(code: str, home: Path) -> list[str]:
+    """Run Python blocks where the demo would have left its folder; its teacher takes the student's place."""
     model = home / "runs" / "demo" / "model"
     DCCLIPModel.from_pretrained(TEACHER_FOLDER).float().save_pretrained(model)
     DCCLIPProcessor.from_pretrained(TEACHER_FOLDER).save_pretrained(model)
     example = next(concept for concept in read_concepts() if concept.en == "fox")
     (model / "example.png").write_bytes(_render(example.svg_files["twemoji"], 96))
     script = home / "readme.py"
-    script.write_text("\n".join(blocks(text, "python")), encoding="utf-8")
+    script.write_text(code, encoding="utf-8")
     run = subprocess.run(
         [sys.executable, str(script)], cwd=home, capture_output=True, text=True, encoding="utf-8", check=False
     )
@@ -43,18 +43,17 @@ def run_python_blocks(text: str, home: Path) -> list[str]:
     return run.stdout.splitlines()
 
 
+# Python blocks of each README, and its name. The README and its translation have the same blocks, which run once.
+PROGRAMS = {"\n".join(blocks(path.read_text(encoding="utf-8"), "python")): path.name for path in reversed(READMES)}
+PROGRAMS.pop("", None)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in READMES if blocks(path.read_text(encoding="utf-8"), "python")])
-def test_python_blocks_print_what_their_comments_say(path, tmp_path):
-    text = path.read_text(encoding="utf-8")
-    expected = [
-        line.removeprefix("# ")
-        for block in blocks(text, "python")
-        for line in block.splitlines()
-        if line.startswith("# ")
-    ]
+@pytest.mark.parametrize("code", PROGRAMS, ids=PROGRAMS.values())
+def test_python_blocks_print_what_their_comments_say(code, tmp_path):
+    expected = [line.removeprefix("# ") for line in code.splitlines() if line.startswith("# ")]
     assert expected
-    assert run_python_blocks(text, tmp_path) == expected
+    assert run_python_blocks(code, tmp_path) == expected
 
 
 def test_first_two_bash_blocks_install_and_run():
