@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -78,17 +79,18 @@ MAX_OUTLIERS = 0.01
 STATE = "checkpoint-000003/training_state/tensors.safetensors"
 
 
-@pytest.fixture
-def recipe(tmp_path, corpus, processor) -> AlignRecipe:
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, corpus, processor) -> AlignRecipe:
     """Three steps of stage 2 with all options that interact with sharding: two batches per step, gradient caching, a
     moving average, a logit scale at its limit, and a checkpoint after every step.
     """
-    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")
-    processor.save_pretrained(tmp_path / "student")
-    fields = recipe_fields(tmp_path / "run", corpus / "train.parquet", max_steps=3, save_every=1)
+    folder = tmp_path_factory.mktemp("recipe")
+    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(folder / "student")
+    processor.save_pretrained(folder / "student")
+    fields = recipe_fields(folder / "run", corpus / "train.parquet", max_steps=3, save_every=1)
     fields |= {"accumulate_steps": 2, "chunk_size": 3, "ema_decay": 0.5}
     fields |= {"max_logit_scale": 14.0, "learning_rate": 1e-2, "warmup_steps": 1}
-    return AlignRecipe(student=str(tmp_path / "student"), keep_checkpoints=9, **fields)
+    return AlignRecipe(student=str(folder / "student"), keep_checkpoints=9, **fields)
 
 
 def run(recipe: AlignRecipe, cluster: str):
@@ -114,9 +116,17 @@ def losses(recipe: AlignRecipe) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def plain_folder(tmp_path_factory) -> Path:
-    """Folder of the runs without sharding, one per precision."""
-    return tmp_path_factory.mktemp("plain")
+def trained(recipe, tmp_path_factory) -> Callable[[str, str], AlignRecipe]:
+    """Runs the recipe once per cluster and precision, and returns the recipe of that run."""
+    folder = tmp_path_factory.mktemp("trained")
+
+    @cache
+    def train(cluster: str, precision: str) -> AlignRecipe:
+        finished = replace(recipe, mixed_precision=precision, output_dir=str(folder / f"{cluster}-{precision}"))
+        run(finished, cluster)
+        return finished
+
+    return train
 
 
 def require(cluster: str):
@@ -131,13 +141,9 @@ def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("cluster", TYPES)
 @pytest.mark.parametrize("precision", TOLERANCES)
-def test_sharded_training_equals_ddp_and_is_saved_unsharded(recipe, plain_folder, cluster, precision):
+def test_sharded_training_equals_ddp_and_is_saved_unsharded(trained, cluster, precision):
     require(cluster)
-    plain = replace(recipe, mixed_precision=precision, output_dir=str(plain_folder / precision))
-    if not Path(plain.output_dir).exists():
-        run(plain, "ddp")
-    recipe = replace(recipe, mixed_precision=precision)
-    run(recipe, cluster)
+    plain, recipe = trained("ddp", precision), trained(cluster, precision)
     assert losses(recipe) == pytest.approx(losses(plain), abs=TOLERANCES[precision])
     found, expected = weights_and_state(recipe), weights_and_state(plain)
     assert found.keys() >= expected.keys()
@@ -155,9 +161,9 @@ def test_sharded_training_equals_ddp_and_is_saved_unsharded(recipe, plain_folder
 
 
 @pytest.mark.parametrize("cluster", TYPES)
-def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(recipe, tmp_path, cluster):
+def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(trained, tmp_path, cluster):
     require(cluster)
-    run(recipe, cluster)
+    recipe = trained(cluster, "no")
     last = Path(recipe.output_dir) / "checkpoint-000002"
     endings = []
     for name in (cluster, "ddp"):
@@ -174,23 +180,20 @@ def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(recip
         torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
 
 
-def test_two_machines_give_the_bytes_of_two_processes(recipe, tmp_path, run_python):
-    recipe = replace(recipe, mixed_precision="no")
-    nodes, processes = (replace(recipe, output_dir=str(tmp_path / name)) for name in ("nodes", "processes"))
+def test_two_machines_give_the_bytes_of_two_processes(trained, tmp_path, run_python):
+    processes = trained("ddp", "no")
+    nodes = replace(processes, output_dir=str(tmp_path))
+    save_recipe(nodes, tmp_path)
+    options = {"num_machines": 2, "num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
 
-    def launch(recipe: AlignRecipe, config: str, **options: Any):
-        Path(recipe.output_dir).mkdir(exist_ok=True)
-        save_recipe(recipe, recipe.output_dir)
+    def launch(rank: int):
         words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-        script = ["training/align.py", "--config", str(Path(recipe.output_dir) / RECIPE_FILE)]
-        arguments = ["--config_file", str(CLUSTERS / config), *words, *script]
+        script = ["training/align.py", "--config", str(tmp_path / RECIPE_FILE)]
+        arguments = ["--config_file", str(CLUSTERS / "ddp_4_nodes.yaml"), *words, "--machine_rank", str(rank), *script]
         run_python("-m", "accelerate.commands.launch", *arguments, ACCELERATE_USE_CPU="true", OMP_NUM_THREADS="1")
 
-    address = {"main_process_ip": "127.0.0.1", "main_process_port": free_port()}
-    two = {"num_machines": 2, "num_processes": 2} | address
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(lambda rank: launch(nodes, "ddp_4_nodes.yaml", **two, machine_rank=rank), range(2)))
-    launch(processes, "ddp_cpu.yaml")
+        list(pool.map(launch, range(2)))
     endings = [(Path(r.output_dir) / "model.safetensors").read_bytes() for r in (nodes, processes)]
     assert endings[0] == endings[1] and losses(nodes) == losses(processes)
 
