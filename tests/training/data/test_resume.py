@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
+import torch
+from accelerate import PartialState, debug_launcher
 from accelerate.state import AcceleratorState
 
 from tests.tiny import recipe_fields, student_config
@@ -15,23 +16,6 @@ from training import align, distill
 from training.config import AlignRecipe, AugmentConfig, DataConfig, DistillRecipe, SourceConfig
 
 pytestmark = pytest.mark.slow
-
-# runs a recipe on all processes, then resumes its second half in another folder
-TWICE = """
-import os, shutil, sys
-from pathlib import Path
-from accelerate.state import AcceleratorState, PartialState
-from training import align
-from training.config import AlignRecipe, parse_recipe
-
-whole, resumed = Path(sys.argv[2]), Path(sys.argv[3])
-align.run(parse_recipe(AlignRecipe, ["--config", sys.argv[1], "--output_dir", str(whole)]))
-if PartialState().is_main_process:
-    shutil.copytree(whole / "checkpoint-000002", resumed / "checkpoint-000002")
-PartialState().wait_for_everyone()
-AcceleratorState._reset_state()
-align.run(parse_recipe(AlignRecipe, ["--config", sys.argv[1], "--output_dir", str(resumed), "--resume"]))
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -73,25 +57,19 @@ def test_resumed_run_on_a_mixture_of_streams_equals_an_uninterrupted_one(recipe,
     assert "image does not decode" in outputs_of(tmp_path / "whole")[1]
 
 
-def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_path, run_python):
-    (tmp_path / "twice.py").write_text(TWICE, encoding="utf-8")
-    content = {
-        "output_dir": "",
-        "student": None,
-        "teacher": recipe.teacher,
-        "new_student": {name: value for name, value in vars(recipe.new_student).items() if value is not None},
-        "anchor_weight": 1.0,
-        "data": vars(recipe.data) | {"sources": [vars(source) for source in recipe.data.sources]},
-        "max_steps": 4,
-        "save_every": 2,
-        "batch_size": 4,
-        "chunk_size": 2,
-        "log_every": 1,
-    }
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    folders = [str(tmp_path / name) for name in ("recipe.yaml", "whole", "resumed")]
-    run_python(*launch, str(tmp_path / "twice.py"), *folders, OMP_NUM_THREADS="1")
+def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_path):
+    recipe = replace(recipe, batch_size=4, chunk_size=2)
+
+    def work():
+        torch.set_num_threads(1)
+        align.run(recipe)
+        if PartialState().is_main_process:
+            shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002")
+        PartialState().wait_for_everyone()
+        AcceleratorState._reset_state()
+        align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
+
+    debug_launcher(work)
     assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
     state = json.loads((tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8"))
     assert len(state["progress"]["data"]) == 2
