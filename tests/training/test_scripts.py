@@ -10,12 +10,28 @@ import yaml
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
+from training import align, distill
 from training import eval as eval_script
 from training.engine import command
 
 pytestmark = pytest.mark.slow
 
-LAUNCH = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1")
+SCRIPTS = {"distill": distill, "align": align}
+CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
+# `python training/align.py` puts the script's own folder first on the path. After the run, the process lists the files
+# of ours that it imported, with the names of their modules.
+ALIGN = """
+import json, runpy, sys
+sys.path.insert(0, ROOT + "/training")
+sys.argv[0] = "training/align.py"
+runpy.run_path("training/align.py", run_name="__main__")
+names = {}
+for name, module in list(sys.modules.items()):
+    file = getattr(module, "__file__", None)
+    if file and name != "__main__" and ("/training/" in file or "modeling_dcclip" in file) and file.startswith(ROOT):
+        names.setdefault(file, []).append(name)
+print("NAMES " + json.dumps(names))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +58,25 @@ def recipes(tmp_path_factory, corpus, teacher_folder) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def distilled(recipes, run_python) -> Path:
-    run_python(*LAUNCH, "training/distill.py", "--config", recipes["distill"], "--max_steps", "3")
-    return Path(recipes["distill"]).parent / "distilled"
+    """Output of stage 1 on the two processes of a config file."""
+    folder = Path(recipes["distill"]).parent
+    arguments = ["--config", recipes["distill"], "--max_steps", "3", "--save_every", "2"]
+    cache = ["--teacher_cache", str(folder / "cache"), "--teacher_views", "1"]
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CLUSTER)]
+    run_python(*launch, "training/distill.py", *arguments, *cache)
+    return folder / "distilled"
 
 
 @pytest.fixture(scope="module")
-def aligned(recipes, distilled, run_python) -> Path:
-    run_python(*LAUNCH, "training/align.py", "--config", recipes["align"], "--max_steps", "3", "--anchor_weight", "1")
+def modules(recipes, distilled, run_python) -> dict[str, list[str]]:
+    """Run stage 2, and return the modules that it imported from each file of ours."""
+    arguments = ["--config", recipes["align"], "--max_steps", "3", "--anchor_weight", "1"]
+    output = run_python("-c", f"ROOT = {str(ROOT)!r}{ALIGN}", *arguments).stdout
+    return json.loads(output.partition("NAMES ")[2])
+
+
+@pytest.fixture(scope="module")
+def aligned(modules, distilled) -> Path:
     return distilled.parent / "aligned"
 
 
@@ -144,12 +172,21 @@ def test_help_is_fast_and_complete(run_python, script):
         ("align", ["--student", "runs/nowhere"], "align: student: "),
     ],
 )
-def test_user_errors_are_one_line(recipes, run_python, tmp_path, script, arguments, message):
+def test_user_errors_are_one_line(recipes, capsys, tmp_path, script, arguments, message):
     arguments = ["--config", recipes[script], "--output_dir", str(tmp_path / "x"), *arguments]
-    process = run_python(f"training/{script}.py", *arguments, check=False)
-    assert process.returncode == 2 and "Traceback" not in process.stderr
-    assert process.stderr.splitlines()[-1].startswith(message)
+    with pytest.raises(SystemExit) as exit_info:
+        SCRIPTS[script].main(arguments)
+    errors = capsys.readouterr().err
+    assert exit_info.value.code == 2 and "Traceback" not in errors
+    assert errors.splitlines()[-1].startswith(message)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_user_error_ends_the_process_with_one_line_and_exit_code_2(recipes, run_python):
+    process = run_python("training/distill.py", "--config", recipes["distill"], "--max_steps", "0", check=False)
+    assert process.returncode == 2
+    (line,) = process.stderr.splitlines()
+    assert line.startswith("distill: max_steps: must be at least 1, got 0.")
 
 
 def test_only_the_main_process_prints_a_user_error(recipes, run_python):
@@ -174,45 +211,12 @@ def test_failures_of_a_run_are_one_line_and_exit_code_1(error):
     assert exit_info.value.code == f"distill: {error}"  # Python prints it and exits with 1
 
 
-def test_two_processes_train_one_model(recipes, run_python, tmp_path):
-    arguments = [
-        "--config",
-        recipes["distill"],
-        "--output_dir",
-        str(tmp_path),
-        "--max_steps",
-        "3",
-        "--save_every",
-        "2",
-    ]
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    cache = ["--teacher_cache", str(tmp_path / "cache"), "--teacher_views", "1"]
-    run_python(*launch, "training/distill.py", *arguments, *cache)
-    assert AutoModel.from_pretrained(tmp_path).num_parameters() > 0
-    assert (tmp_path / "checkpoint-000002/training_state/state.json").exists()
-    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+def test_two_processes_train_one_model(distilled):
+    assert (distilled / "checkpoint-000002/training_state/state.json").exists()
+    log = [json.loads(line) for line in (distilled / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [line["step"] for line in log if "loss" in line] == [1, 2, 3]  # one process writes
 
 
-IMPORTS = """
-import json, runpy
-try:  # `run` imports everything, and fails without a recipe
-    runpy.run_path("training/distill.py")["run"](None)
-except AttributeError:
-    pass
-names = {}
-for name, module in list(sys.modules.items()):
-    file = getattr(module, "__file__", None)
-    if file and name != "__main__" and ("/training/" in file or "modeling_dcclip" in file) and file.startswith(ROOT):
-        names.setdefault(file, []).append(name)
-print("NAMES " + json.dumps(names))
-"""
-
-
-def test_no_module_is_imported_twice(run_python):
-    # `python training/distill.py` puts the script's own folder first on the path
-    code = f"ROOT = {str(ROOT)!r}\nimport sys\nsys.path.insert(0, ROOT + '/training')\n{IMPORTS}"
-    output = run_python("-c", code).stdout
-    names = json.loads(output.partition("NAMES ")[2])
-    assert any(file.endswith("training/engine/loop.py") for file in names)
-    assert {file: listed for file, listed in names.items() if len(listed) > 1} == {}
+def test_no_module_is_imported_twice(modules):
+    assert any(file.endswith("training/engine/loop.py") for file in modules)
+    assert {file: listed for file, listed in modules.items() if len(listed) > 1} == {}

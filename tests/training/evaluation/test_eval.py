@@ -5,10 +5,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
+from training.evaluation.embedding_cache import find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan
@@ -169,9 +173,14 @@ def test_a_score_needs_all_twenty_sets_of_the_protocol():
     assert results_table(rows, EvalPlan(eval_tasks, {})).endswith("| 0 of 20 |")
 
 
-def test_several_processes_share_the_images_and_write_the_same_results(evaluated, arguments, run_python, tmp_path):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    run_python(*launch, "training/eval.py", *arguments, "--output_dir", str(tmp_path))
+def test_several_processes_share_the_images_and_write_the_same_results(evaluated, arguments, tmp_path):
+    def work():
+        torch.set_num_threads(1)
+        assert find_processes().num_processes == 2
+        eval_script.main([*arguments, "--output_dir", str(tmp_path)])
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    debug_launcher(work)
     together = Results.read(tmp_path / "results.json").rows
     alone = [row for row in evaluated[0].rows if row.model == together[0].model]
     assert [(r.set, r.protocol, r.metric) for r in together] == [(r.set, r.protocol, r.metric) for r in alone]
