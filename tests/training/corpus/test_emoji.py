@@ -93,6 +93,7 @@ def test_an_existing_corpus_is_not_built_again(corpus):
     assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_two_concurrent_builds_leave_one_complete_folder(tmp_path):
     code = "import sys; from training.corpus.emoji import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
     processes = [

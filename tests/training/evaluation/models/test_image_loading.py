@@ -138,6 +138,7 @@ for count in (100, 1000):
 """
 
 
+@pytest.mark.slow
 def test_peak_memory_does_not_grow_with_the_number_of_images(corpus, run_python):
     script = PEAK.replace("SOURCE", repr(str(corpus / "train.parquet")))
     few, many = map(float, run_python("-c", script).stdout.split())
