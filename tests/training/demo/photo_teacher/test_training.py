@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,27 +64,31 @@ def recipe(sources, tmp_path):
     )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def imagenet(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def imagenet():
     names = {"en": [f"thing {number}" for number in range(10)], "zh": [f"东西{number}" for number in range(10)]}
-    monkeypatch.setattr(batches, "object_names", lambda: names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "object_names", lambda: names)
+        yield
 
 
-def make_parts(recipe):
+@pytest.fixture(scope="module")
+def feature_folder(tmp_path_factory):
+    """Features that the tests share, because those of a source do not depend on the training."""
+    return tmp_path_factory.mktemp("features")
+
+
+def make_parts(recipe, folder):
     model = make_model(WHOLE_EFFICIENTNET, seed=3)
     processor = DCCLIPProcessor(make_image_processor(), train_tokenizer([*COLOURS, *COLOURS.values()], 300))
     generator = torch.Generator().manual_seed(0)
     classifier = Lite2({}, torch.randn(10, 1280, generator=generator), torch.zeros(10))
-    maker = FeatureMaker(model, processor, recipe.text_layers, recipe_folder(recipe))
+    maker = FeatureMaker(model, processor, recipe.text_layers, folder)
     return model, processor, load_training_data(recipe, maker, classifier)
 
 
-def recipe_folder(recipe):
-    return Path(recipe.output_dir) / "features"
-
-
-def test_lower_and_upper_layers_together_equal_the_model(recipe, sources):
-    model, processor, data = make_parts(recipe)
+def test_lower_and_upper_layers_together_equal_the_model(recipe, sources, feature_folder):
+    model, processor, data = make_parts(recipe, feature_folder)
     encoder = UpperEncoder(model, recipe.text_layers).eval()
     rows = Dataset.from_parquet(str(sources / "captioned.parquet"))
     texts = [text for cell in rows["zh"] for text in cell]
@@ -96,8 +99,8 @@ def test_lower_and_upper_layers_together_equal_the_model(recipe, sources):
     assert torch.allclose(encoder.all_texts(data.captioned.captions["zh"]), outputs.text_embeds, atol=2e-3)
 
 
-def test_pooled_features_equal_the_outputs_of_the_untrained_upper_layers(recipe):
-    model, _, data = make_parts(recipe)
+def test_pooled_features_equal_the_outputs_of_the_untrained_upper_layers(recipe, feature_folder):
+    model, _, data = make_parts(recipe, feature_folder)
     pooled, upper = Encoder(model).eval(), UpperEncoder(model, recipe.text_layers).eval()
     views, captions = data.captioned.views, data.captioned.captions["en"]
     assert len(views) == 2 and not torch.allclose(views[0].pooled, views[1].pooled)
@@ -107,15 +110,15 @@ def test_pooled_features_equal_the_outputs_of_the_untrained_upper_layers(recipe)
 
 
 @pytest.mark.slow
-def test_training_is_reproducible_and_features_are_computed_once(recipe, monkeypatch):
+def test_training_is_reproducible_and_features_are_computed_once(recipe, tmp_path, monkeypatch):
     recipe = replace(recipe, head_steps=3, max_steps=2)
-    first, _, data = make_parts(recipe)
+    first, _, data = make_parts(recipe, tmp_path / "features")
     before = {name: value.clone() for name, value in first.state_dict().items()}
     torch.manual_seed(0)
     metrics = validate(train(first, data, recipe), data)
     monkeypatch.setattr(FeatureMaker, "_compute_images", None)
     monkeypatch.setattr(FeatureMaker, "_compute_texts", None)
-    second, _, stored = make_parts(recipe)
+    second, _, stored = make_parts(recipe, tmp_path / "features")
     torch.manual_seed(0)
     assert validate(train(second, stored, recipe), stored) == metrics
     assert all(torch.equal(first.state_dict()[name], value) for name, value in second.state_dict().items())
@@ -124,11 +127,12 @@ def test_training_is_reproducible_and_features_are_computed_once(recipe, monkeyp
     assert not any("encoder.layer.0." in name or "blocks.0." in name or "running_" in name for name in changed)
 
 
-def test_the_loss_falls_and_metrics_are_fractions(recipe):
+@pytest.mark.slow
+def test_the_loss_falls_and_metrics_are_fractions(recipe, tmp_path, feature_folder):
     recipe = replace(recipe, max_steps=1)
-    model, _, data = make_parts(recipe)
+    model, _, data = make_parts(recipe, feature_folder)
     metrics = validate(train(model, data, recipe), data)
-    lines = [json.loads(line) for line in (recipe_folder(recipe).parent / "log_heads.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tmp_path / "log_heads.jsonl").read_text().splitlines()]
     losses = [line["captions"] for line in lines if "captions" in line]
     assert losses[-1] < losses[0]
     assert {"t2i_recall@1_en", "i2t_recall@1_zh", "seen_top1_en"} <= set(metrics)
@@ -157,8 +161,8 @@ def test_trained_weights_of_another_model_are_refused(tmp_path):
         load_trained(model, tmp_path)
 
 
-def test_held_out_classes_are_not_drawn(recipe):
-    _, _, data = make_parts(recipe)
+def test_held_out_classes_are_not_drawn(recipe, feature_folder):
+    _, _, data = make_parts(recipe, feature_folder)
     assert data.classes.held_out.sum() == 1
     for step in range(20):
         drawn = draw_step(data, recipe, 0, step)
