@@ -209,10 +209,15 @@ def test_command_writes_numbers_table_and_plot(monkeypatch, tmp_path, capsys):
     assert "budget.png" in capsys.readouterr().out
 
 
-def test_finished_folder_is_measured_in_subprocesses(teacher_folder, tmp_path, run_python):
+def test_the_command_runs_in_a_process_of_its_own(run_python):
+    process = run_python("-m", "training.studies.budget", "--repeats", "0", check=False)
+    assert process.returncode == 2 and "repeats: 0 is less than 1" in process.stderr
+
+
+def test_finished_folder_is_measured_in_subprocesses(teacher_folder, tmp_path, capsys):
     arguments = ["--backends", "eager", "--threads", "1", "--batch_sizes", "1", "--repeats", "3"]
     arguments += ["--models", str(teacher_folder), "--output_dir", str(tmp_path)]
-    output = run_python("-m", "training.studies.budget", *arguments).stdout
+    command.main(arguments)
     results = Results.read(tmp_path / "results.json")
     name = teacher_folder.name
     assert results.mean(model=name, metric="bytes", protocol="pytorch") == (
@@ -220,7 +225,7 @@ def test_finished_folder_is_measured_in_subprocesses(teacher_folder, tmp_path, r
     )
     assert 0.5 < results.mean(model=name, metric="cold_start_s") < 240
     assert 5e7 < results.mean(model=name, metric="peak_bytes") < 4e9
-    assert name in output
+    assert name in capsys.readouterr().out
 
 
 def test_error_of_a_process_ends_with_its_stderr():
