@@ -1,4 +1,4 @@
-"""The demo end to end, on a small corpus and with few steps; and with an AltCLIP teacher."""
+"""The demo end to end, on a small corpus and with few steps; and with an AltCLIP teacher, in this process."""
 
 import json
 import os
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from accelerate.state import AcceleratorState
 
 from training.demo.__main__ import main
 from training.demo.example import wrong_languages
@@ -19,35 +20,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 
 
-def run_demo(cache: Path, output_dir: Path, *arguments: str) -> dict:
-    command = [
-        sys.executable,
-        "-m",
-        "training.demo",
-        "--output_dir",
-        str(output_dir),
-        "--every",
-        "40",
-        "--max_steps",
-        "2",
-        *arguments,
-    ]
-    environment = os.environ | {"DCCLIP_CACHE": str(cache), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
-    results = json.loads((output_dir / "results.json").read_text(encoding="utf-8"))
-    return results | {"stdout": run.stdout, "stderr": run.stderr}
-
-
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def demo(cache, tmp_path_factory) -> tuple[Path, dict]:
+def demo(tmp_path_factory) -> tuple[Path, dict]:
+    """Folder and output of a run in a process of its own. Its corpus is in the cache of the session."""
     folder = tmp_path_factory.mktemp("demo")
-    return folder, run_demo(cache, folder, "--compare")
+    options = ["--output_dir", str(folder), "--every", "40", "--max_steps", "1", "--compare"]
+    command = [sys.executable, "-m", "training.demo", *options]
+    run = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr[-3000:]
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    return folder, results | {"stdout": run.stdout, "stderr": run.stderr}
 
 
 def test_rows_have_every_stage_set_language_and_metric(demo):
@@ -148,8 +130,11 @@ def test_nothing_of_this_machine_is_in_the_hub_folder(demo):
             assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
 
 
-def test_runs_with_altclip_as_teacher(cache, tmp_path, altclip_folder):
-    results = run_demo(cache, tmp_path / "demo", "--teacher", str(altclip_folder))
+def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder):
+    AcceleratorState._reset_state(reset_partial_state=True)
+    options = ["--output_dir", str(tmp_path / "demo"), "--every", "40", "--max_steps", "1"]
+    main([*options, "--teacher", str(altclip_folder)])
+    results = json.loads((tmp_path / "demo" / "results.json").read_text(encoding="utf-8"))
     config = json.loads((tmp_path / "demo" / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["teacher"] == str(altclip_folder)
     assert config["teacher_license"] == "creativeml-openrail-m"
