@@ -89,7 +89,7 @@ def parse_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
     inputs = data.get("inputs", data.get("image"))
-    parameters = data.get("parameters") or {}
+    parameters = data["parameters"] if data.get("parameters") is not None else {}
     if not isinstance(parameters, dict):
         raise BadRequest(f"parameters is of type {type(parameters).__name__}; send a JSON object.")
     sources = [parameters, data]

@@ -38,6 +38,7 @@ class Limits:
         at_most: Largest allowed value.
         above: Value that the number must exceed.
         below: Value that the number must stay under.
+        ceiling: Largest value that can be meant, where no `at_most` or `below` is natural.
         advice: What to do instead of a value outside the range.
     """
 
@@ -45,10 +46,15 @@ class Limits:
     at_most: float = math.inf
     above: float = -math.inf
     below: float = math.inf
+    ceiling: float = 1e9
     advice: str = ""
 
     def __contains__(self, value: float) -> bool:
-        return self.at_least <= value <= self.at_most and self.above < value < self.below
+        return self.at_least <= value <= min(self.at_most, self.ceiling) and self.above < value < self.below
+
+    def describe(self, value: float) -> str:
+        """Describe the range for a value outside it. The ceiling is named only to a value above it."""
+        return f"at most {self.ceiling:,.0f}" if value > self.ceiling else str(self)
 
     def __str__(self) -> str:
         words = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "less than": self.below}
@@ -57,32 +63,32 @@ class Limits:
 
 # by field name, for all dataclasses below
 LIMITS = {
-    "weight": Limits(above=0, at_most=1e9, advice="Leave the source out instead."),
-    "workers": Limits(at_least=0, at_most=1024),
-    "shuffle_buffer": Limits(at_least=1, at_most=10_000_000),
+    "weight": Limits(above=0, advice="Leave the source out instead."),
+    "workers": Limits(at_least=0, ceiling=1024),
+    "shuffle_buffer": Limits(at_least=1, ceiling=10_000_000),
     "max_skip_share": Limits(at_least=0, at_most=1),
     "flip": Limits(at_least=0, at_most=1),
     "blur": Limits(at_least=0, at_most=1),
     "background": Limits(at_least=0, at_most=255),
-    "max_steps": Limits(at_least=1, at_most=10**9),
-    "batch_size": Limits(at_least=1, at_most=1_000_000),
-    "accumulate_steps": Limits(at_least=1, at_most=1_000_000),
-    "learning_rate": Limits(at_least=0, at_most=1e3),
-    "weight_decay": Limits(at_least=0, at_most=1e3),
-    "warmup_steps": Limits(at_least=0, at_most=10**9),
+    "max_steps": Limits(at_least=1),
+    "batch_size": Limits(at_least=1, ceiling=1_000_000),
+    "accumulate_steps": Limits(at_least=1, ceiling=1_000_000),
+    "learning_rate": Limits(at_least=0, ceiling=1e3),
+    "weight_decay": Limits(at_least=0, ceiling=1e3),
+    "warmup_steps": Limits(at_least=0),
     "max_grad_norm": Limits(above=0),
     "ema_decay": Limits(at_least=0, below=1),
     "log_every": Limits(at_least=1),
     "save_every": Limits(at_least=0),
     "keep_checkpoints": Limits(at_least=1),
     "eval_every": Limits(at_least=0),
-    "teacher_views": Limits(at_least=1, at_most=1000),
-    "chunk_size": Limits(at_least=0, at_most=1_000_000),
-    "max_logit_scale": Limits(at_least=1, at_most=1e6),
-    "seed": Limits(at_least=0, at_most=2**32 - 1),
-    "image_size": Limits(at_least=1, at_most=4096),
-    "max_text_length": Limits(at_least=2, at_most=8192),
-    "projection_dim": Limits(at_least=1, at_most=65536),
+    "teacher_views": Limits(at_least=1, ceiling=1000),
+    "chunk_size": Limits(at_least=0, ceiling=1_000_000),
+    "max_logit_scale": Limits(at_least=1, ceiling=1e6),
+    "seed": Limits(at_least=0, ceiling=2**32 - 1),
+    "image_size": Limits(at_least=1, ceiling=4096),
+    "max_text_length": Limits(at_least=2, ceiling=8192),
+    "projection_dim": Limits(at_least=1, ceiling=65536),
     "smooth_l1_beta": Limits(at_least=0),
     "map_weight": Limits(at_least=0),
     "embedding_weight": Limits(at_least=0),
@@ -115,7 +121,9 @@ class Checked:
         for name, limits in LIMITS.items():
             value = getattr(self, name, None)
             if isinstance(value, (int, float)) and value not in limits:
-                raise ValueError(f"{self.path}{name}: must be {limits}, got {value}. {limits.advice}".rstrip())
+                raise ValueError(
+                    f"{self.path}{name}: must be {limits.describe(value)}, got {value}. {limits.advice}".rstrip()
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -430,7 +438,7 @@ class TrainingRecipe(Checked):
             raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
         if self.resume_with_changes and not self.resume:
             raise ValueError("resume_with_changes: applies to a resumed run. Add --resume.")
-        if not all(0 <= beta < 1 for beta in self.betas):
+        if self.betas is None or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
             )
@@ -616,7 +624,7 @@ def recipe_from_args(
     check_config_files(argv)
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
-    except ArgumentError as error:
+    except (ArgumentError, TypeError) as error:  # TypeError: a section is no mapping
         raise ValueError(_one_line(error)) from error
     values.pop("config")
     take_debug_flag(values)
@@ -640,9 +648,12 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
             )
 
 
-def _one_line(error: ArgumentError) -> str:
+def _one_line(error: ArgumentError | TypeError) -> str:
     """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
     message = " ".join(str(error).split())
+    if isinstance(error, TypeError):
+        message = "config: a section such as data, augment, student or eval must be a mapping of fields"
+    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1.\2: is no field of a recipe", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 

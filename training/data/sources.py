@@ -128,6 +128,8 @@ def _load(source: str | list[str], split: str, subset: str | None, streaming: bo
 
 def _open(source: str | list[str], subset: str | None, streaming: bool):
     names = [source] if isinstance(source, str) else list(source)
+    if not names or not all(name.strip() for name in names):  # an empty name would be the current folder
+        raise ValueError("the name is empty")
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
         files = [name if "://" in name else str(Path(name).expanduser()) for name in _numbered(names)]

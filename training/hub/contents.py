@@ -65,13 +65,14 @@ LOCAL_PATHS = (
     re.compile(r"""(?<=['"])(?:file://)?/(?:[^'"\n/\\]+/)+([^'"\n/\\]+)/*(?=['"])"""),
     re.compile(rf"file://(?:/{PATH_PART})*/({PATH_PART})/*"),
     re.compile(rf"(?<![\w])[A-Za-z]:(?:\\+{PATH_PART})*\\+({PATH_PART})"),
-    re.compile(rf"(?<![\w.:/])~(?:/{PATH_PART})*/({PATH_PART})"),
+    re.compile(rf"(?<![\w.:/])~\w*(?:/{PATH_PART})*/({PATH_PART})"),
     re.compile(rf"(?<![\w.:/])(?:/{PATH_PART})+/({PATH_PART})"),
 )
 # access tokens and keys: Hugging Face, GitHub, GitLab, AWS, Google, OpenAI and Anthropic, Slack, PyPI, private keys
 SECRETS = re.compile(
     rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}|(?:AKIA|ASIA)[A-Z0-9]{16}"
-    rb"|AIza[\w-]{35}|sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}|xox[abposr]-[\w-]{10,}|pypi-AgEIcHlwaS5vcmc[\w-]{20,}"
+    rb"|AIza[\w-]{35}|(?<![A-Za-z0-9])sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}"
+    rb"|xox[abposr]-[\w-]{10,}|pypi-AgEIcHlwaS5vcmc[\w-]{20,}"
     rb"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----"
 )
 # sentence-transformers 6 loads both towers with these

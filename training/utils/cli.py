@@ -23,6 +23,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 Options = TypeVar("Options")
 # exit codes
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
+MAX_CONFIG_BYTES = 2**20  # YAML is read slowly
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
 
@@ -113,6 +114,8 @@ def check_config_files(argv: Sequence[str] | None):
     for path in (Path(name) for name in names):
         if not path.is_file():
             continue  # jsonargparse names it
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ValueError(f"config: {str(path)!r} has more than {MAX_CONFIG_BYTES:,} bytes. Name a recipe.")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             json.dumps(content, default=str)  # finds a node that contains itself
