@@ -76,12 +76,18 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path):
     """Remove the temporary files and folders that killed processes left in a folder and beside it.
 
-    Call it only while no other process writes to the folder.
+    Call it only while no other process writes to the folder. Folders inside it that another run may have claimed are
+    left alone.
 
     Args:
         folder: Existing folder.
     """
-    for path in (*folder.rglob(f".*{SCRATCH_SUFFIX}"), *folder.parent.glob(f".{folder.name}.*{SCRATCH_SUFFIX}")):
+    found = list(folder.parent.glob(f".{folder.name}.*{SCRATCH_SUFFIX}"))
+    for parent, names, files in os.walk(folder):
+        scratch = [name for name in (*names, *files) if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)]
+        found += [Path(parent, name) for name in scratch]
+        names[:] = [name for name in names if name not in scratch and not Path(parent, name, CLAIM_FOLDER).exists()]
+    for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

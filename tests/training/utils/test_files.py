@@ -74,6 +74,14 @@ def test_leftovers_of_a_kill_are_removed_inside_and_beside_a_folder(tmp_path):
         file.touch()  # so that the block can end
 
 
+def test_a_folder_inside_that_another_run_has_claimed_is_left_alone(tmp_path):
+    other = tmp_path / "run" / "other"
+    (other / ".dcclip").mkdir(parents=True)
+    with atomic_write(other / "a.json") as file:
+        remove_leftovers(tmp_path / "run")
+        assert file.exists()
+
+
 def test_replace_folder_replaces_the_old_folder(tmp_path):
     for content in ("first", "second"):
         (tmp_path / "scratch").mkdir()
