@@ -29,7 +29,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Answer only requests that name this machine, so that no web page can read the files by a DNS trick."""
         if not super().parse_request():
             return False
-        if urlsplit(f"//{self.headers.get('Host', '')}").hostname not in LOOPBACK:
+        if not _is_loopback(self.headers.get("Host", "")):
             self.send_error(HTTPStatus.FORBIDDEN, "The Host of the request is not this machine")
             return False
         return True
@@ -40,6 +40,31 @@ class _Handler(SimpleHTTPRequestHandler):
 
     def log_message(self, format: str, *args):
         pass
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return urlsplit(f"//{host}").hostname in LOOPBACK
+    except ValueError:  # a damaged address
+        return False
+
+
+def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
+    """Make a server of a folder that only this machine can reach.
+
+    Args:
+        folder: Folder to serve.
+        port: Port on localhost; 0 chooses a free port.
+
+    Raises:
+        ValueError: The port is out of range or in use.
+    """
+    if not 0 <= port <= MAX_PORT:
+        raise ValueError(f"port: must be in 0..{MAX_PORT}, got {port}.")
+    try:
+        return _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+    except OSError as error:
+        raise ValueError(f"port: {port} cannot be used ({error}). Choose another --port.") from error
 
 
 def serve(folder: Path, port: int, on_ready: Callable[[str], None]):
@@ -53,13 +78,7 @@ def serve(folder: Path, port: int, on_ready: Callable[[str], None]):
     Raises:
         ValueError: The port is out of range or in use.
     """
-    if not 0 <= port <= MAX_PORT:
-        raise ValueError(f"port: must be in 0..{MAX_PORT}, got {port}.")
-    try:
-        server = _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
-    except OSError as error:
-        raise ValueError(f"port: {port} cannot be used ({error}). Choose another --port.") from error
-    with server:
+    with make_server(folder, port) as server:
         on_ready(f"http://localhost:{server.server_port}/")
         with suppress(KeyboardInterrupt):
             server.serve_forever()
