@@ -143,6 +143,7 @@ class Stage1Ablation:
             warmup_steps=min(align_recipe.warmup_steps, steps // 6),
             output_dir=str(self.output_dir / "aligned"),
             student=distil_recipe.output_dir if distil_steps else None,
+            new_student=None if distil_steps else distil_recipe.student,
         )
         return distil_recipe if distil_steps else None, align_recipe if distil_steps < steps else None
 

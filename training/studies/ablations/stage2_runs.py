@@ -161,6 +161,7 @@ class Stage2Ablation:
             data=data,
             teacher_cache=cache,
             student=distil_recipe.output_dir if not arm.only else None,
+            new_student=distil_recipe.student if arm.only else None,
             max_steps=steps,
             learning_rate=rate,
             warmup_steps=min(recipe.warmup_steps, steps // 6),
