@@ -50,9 +50,9 @@ class Runtime:
 
     def __init__(self, folder: str | Path | None = None, threads: int | None = None):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
-        config = self._read("config.json")
-        self.max_text_length: int = config["max_text_length"]
-        self.pad_token_id: int = config["text_config"].get("pad_token_id") or 0
+        self.config: dict = self._read("config.json")
+        self.max_text_length: int = self.config["max_text_length"]
+        self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
         self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
@@ -147,6 +147,11 @@ class Runtime:
     def logit_scale(self) -> float:
         """Learned factor on cosine similarities."""
         return float(self._session("text").get_modelmeta().custom_metadata_map["logit_scale"])
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
+        self._tokenizer.no_truncation()
+        return len(self._tokenizer.encode(text).ids) > self.max_text_length
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.
@@ -283,6 +288,11 @@ class ImagePreprocessor:
         has_statistics = config.get("do_normalize")
         mean, std = (config["image_mean"], config["image_std"]) if has_statistics else ([0, 0, 0], [1, 1, 1])
         self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
+
+    @property
+    def edge(self) -> int | None:
+        """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
+        return max(self.size.values()) if self.size is not None else None
 
     def __call__(self, image: ImageInput) -> np.ndarray:
         """Preprocess one image.

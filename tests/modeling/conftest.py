@@ -1,0 +1,44 @@
+"""A model that knows colours, and photographs of plain colours for it to find."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.modeling.color_model import save_color_model
+
+RGB = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "yellow": (255, 255, 0), "white": (255,) * 3}
+
+
+@pytest.fixture(scope="session")
+def color_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the model. Tests must not write into it."""
+    return save_color_model(tmp_path_factory.mktemp("colors") / "model")
+
+
+@pytest.fixture(scope="session")
+def paint() -> Callable[..., Path]:
+    """Write an image of one colour. The width makes its content another one."""
+
+    def write(path: Path, color: str, width: int = 24, **save: object) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (width, 16), RGB[color]).save(path, **save)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
+    """A folder with one image of each colour, in three formats and two levels."""
+    folder = tmp_path / "photos"
+    for path, color in {
+        "red.jpg": "red",
+        "green.png": "green",
+        "a/blue.jpg": "blue",
+        "a/b/yellow.webp": "yellow",
+        "white.png": "white",
+    }.items():
+        paint(folder / path, color)
+    return folder

@@ -1,0 +1,424 @@
+"""An index of photographs through Python: search, incremental runs, bad input, two processes, a full disk."""
+
+import errno
+import json
+import os
+import shutil
+import sqlite3
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_dcclip import indexing_dcclip, vectors_dcclip
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.query_dcclip import QueryWarning
+from modeling_dcclip.runtime_dcclip import Runtime
+from tests.modeling.color_model import save_color_model
+
+
+@pytest.fixture
+def index(tmp_path, color_model):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        yield index
+
+
+@pytest.fixture
+def filled(index, photos):
+    index.add(photos)
+    return index
+
+
+@pytest.fixture
+def embedded(monkeypatch) -> list[str]:
+    """Names of the files that are embedded from here on."""
+    found: list[str] = []
+    read = indexing_dcclip._read
+
+    def note(path, **others):
+        outcome = read(path, **others)
+        if outcome.vector is not None:
+            found.append(os.path.basename(os.fsdecode(path)))
+        return outcome
+
+    monkeypatch.setattr(indexing_dcclip, "_read", note)
+    return found
+
+
+def names(hits) -> list[str]:
+    return [Path(hit.path).name for hit in hits]
+
+
+def content(index: Index) -> dict[str, bytes]:
+    """Every file with its vector."""
+    with index.catalog.reading():
+        return {file.path: index.store.read(np.array([file.row])).tobytes() for file in index.catalog.files()}
+
+
+@pytest.mark.parametrize("dtype", vectors_dcclip.DTYPES)
+def test_texts_in_both_languages_find_photographs(tmp_path, color_model, photos, dtype):
+    with Index.open(tmp_path / "index", color_model, create=True, dtype=dtype) as index:
+        index.add(photos)
+        for text, name in {"red": "red.jpg", "红": "red.jpg", "blue": "blue.jpg", "黄": "yellow.webp"}.items():
+            hits = index.search(text, top=3)
+            assert names(hits)[0] == name and len(hits) == 3
+            assert hits[0].score == pytest.approx(1, abs=0.02)
+        assert len(index) == 5
+
+
+def test_an_index_is_opened_again_with_the_model_that_wrote_it(filled, photos):
+    with Index.open(filled.folder) as again:
+        assert again.search("绿") == filled.search("绿")
+        assert again.add().unchanged == 5  # the folders are known
+        assert again.manifest["dtype"] == "int8" and again.space.dimension == 16
+
+
+def test_the_vector_of_a_file_is_that_of_the_runtime(filled, photos, color_model):
+    with filled.catalog.reading():
+        stored = {file.path: filled.store.read(np.array([file.row]))[0] for file in filled.catalog.files()}
+    expected = dict(zip(stored, Runtime(color_model).encode_images(list(stored)), strict=True))
+    for path, vector in stored.items():
+        np.testing.assert_allclose(vector, expected[path], atol=0.005)
+
+
+def test_weights_negation_and_example_images(filled, photos):
+    assert names(filled.search("red^3", "green"))[:2] == ["red.jpg", "yellow.webp"]
+    assert names(filled.search("white", without=["blue^2"]))[0] == "yellow.webp"
+    assert names(filled.search("white", "蓝^-2"))[0] == "yellow.webp"
+    assert names(filled.search(images=[photos / "a" / "blue.jpg"], top=1)) == ["blue.jpg"]
+    both = filled.search("green", images=[photos / "red.jpg"])
+    assert {*names(both)[:3]} == {"yellow.webp", "green.png", "red.jpg"}
+
+
+def test_similar_photographs_start_with_the_photograph_itself(filled):
+    (hit,) = filled.search("yellow", top=1)
+    similar = filled.similar(hit.id)
+    assert similar[0].id == hit.id and similar[0].score == pytest.approx(1, abs=1e-3) and len(similar) == 5
+    with pytest.raises(ValueError, match="id: the index has no file 99"):
+        filled.similar(99)
+
+
+def test_filters_by_date_and_path(index, photos):
+    exif = Image.Exif()
+    exif[0x0132] = "2021:05:09 10:00:00"
+    Image.new("RGB", (24, 16), (255, 0, 0)).save(photos / "dated.jpg", exif=exif)
+    for path in photos.rglob("*.*"):
+        os.utime(path, (1700000000, 1700000000))  # 2023-11-14
+    index.add(photos)
+    assert (
+        names(index.search("red", before="2021")) == ["dated.jpg"] == names(index.search("red", before="2021-05-09"))
+    )
+    assert not index.search("red", before="2021-05-08") and not index.search("red", after="2024")
+    assert len(index.search("red", after="2021-05-10")) == 5 and len(index.search("red", after="2021-05")) == 6
+    assert names(index.search("red", path="A/B/")) == ["yellow.webp"]
+    assert {*names(index.search("red", path="*.JPG"))} == {"red.jpg", "dated.jpg", "blue.jpg"}
+    assert not index.search("red", path="[a]")
+    with pytest.raises(ValueError, match=r"after: 'may' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"):
+        index.search("red", after="may")
+
+
+def test_an_unchanged_folder_is_not_read_again(filled, photos, embedded, monkeypatch):
+    monkeypatch.setattr(indexing_dcclip, "read_photo", None)
+    report = filled.add(photos)
+    assert (report.found, report.unchanged, report.embedded) == (5, 5, 0) and not embedded
+
+
+def test_new_and_changed_files_are_embedded_and_deleted_ones_leave(filled, photos, paint, embedded):
+    paint(photos / "white.png", "red", width=30)
+    paint(photos / "new.jpg", "blue", width=30)
+    (photos / "green.png").unlink()
+    report = filled.add(photos)
+    assert sorted(embedded) == ["new.jpg", "white.png"]
+    assert (report.embedded, report.unchanged, report.removed, report.moved) == (2, 3, 1, 0)
+    assert len(filled) == 5 and "green.png" not in names(filled.search("green"))
+    assert {*names(filled.search("red", top=2))} == {"red.jpg", "white.png"}
+
+
+def test_touched_moved_and_swapped_files_are_not_embedded_again(filled, photos, embedded):
+    before = content(filled)
+    os.utime(photos / "red.jpg", (1, 1))
+    (photos / "green.png").rename(photos / "a" / "moved.png")
+    (photos / "a" / "blue.jpg").rename(photos / "swap")
+    (photos / "white.png").rename(photos / "a" / "blue.jpg")
+    (photos / "swap").rename(photos / "white.png")
+    report = filled.add(photos)
+    assert not embedded and (report.embedded, report.moved, report.removed) == (0, 1, 0)
+    after = content(filled)
+    assert after[str(photos / "a" / "moved.png")] == before[str(photos / "green.png")]
+    assert after[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
+    assert filled.add(photos).unchanged == 5
+
+
+def test_copies_are_one_result(filled, photos):
+    shutil.copy(photos / "red.jpg", photos / "a" / "copy.jpg")
+    report = filled.add(photos)
+    assert report.embedded == 0 and len(filled) == 6
+    hits = filled.search("red")
+    assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["copy.jpg", "red.jpg"]
+    (photos / "a" / "copy.jpg").unlink()
+    assert filled.add(photos).removed == 0 and filled.search("red")[0].copies == ()
+
+
+def test_content_that_left_the_index_after_it_was_read_is_embedded_again(filled, photos, monkeypatch, paint):
+    """White moves to another name, and is overwritten, with a commit in between."""
+    monkeypatch.setattr(indexing_dcclip, "COMMIT_FILES", 1)
+    shutil.copy(photos / "white.png", photos / "z.png")
+    paint(photos / "white.png", "red", width=31)
+    report = filled.add(photos)
+    assert report.embedded == 2 and names(filled.search("white", top=1)) == ["z.png"]
+
+
+def test_rows_of_removed_files_are_used_again(filled, photos, paint):
+    for number in range(6):
+        (photos / "white.png").unlink()
+        filled.add(photos)
+        paint(photos / "white.png", "white", width=40 + number)
+        filled.add(photos)
+    assert filled.catalog.num_rows == 5 and names(filled.search("白", top=1)) == ["white.png"]
+
+
+def test_broken_files_are_counted_listed_and_not_read_again(index, photos, monkeypatch, paint):
+    (photos / "broken.jpg").write_bytes(b"not an image")
+    report = index.add(photos)
+    assert report.failures == [(str(photos / "broken.jpg"), "not an image, or damaged")] and len(index) == 5
+    with monkeypatch.context() as patch:
+        patch.setattr(indexing_dcclip, "read_photo", None)
+        again = index.add(photos)
+    assert again.failures == report.failures and again.unchanged == 6
+    paint(photos / "broken.jpg", "red", width=50)
+    assert not index.add(photos).failures and len(index) == 6
+
+
+def test_a_file_that_breaks_leaves_the_index(filled, photos):
+    (photos / "red.jpg").write_bytes(b"damaged")
+    report = filled.add(photos)
+    assert [cause for _, cause in report.failures] == ["not an image, or damaged"] and len(filled) == 4
+    (photos / "red.jpg").unlink()
+    assert not filled.add(photos).failures
+
+
+def test_a_file_that_cannot_be_read_now_stays(filled, photos, monkeypatch):
+    os.utime(photos / "red.jpg", (5, 5))
+    real = open
+
+    def refuse(path, *others, **options):
+        if os.fsencode(path).endswith(b"red.jpg"):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(path, *others, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("modeling_dcclip.photos_dcclip.open", refuse, raising=False)
+        report = filled.add(photos)
+    assert [cause for _, cause in report.failures] == ["permission denied"]
+    assert names(filled.search("red", top=1)) == ["red.jpg"]
+    assert not filled.add(photos).failures  # read again, unlike a damaged file
+
+
+def test_what_is_below_an_unreadable_folder_stays(filled, photos, monkeypatch):
+    scan = os.scandir
+
+    def scandir(path):
+        if os.fsdecode(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    (photos / "white.png").unlink()
+    monkeypatch.setattr(os, "scandir", scandir)
+    report = filled.add(photos)
+    assert report.unreadable == [str(photos / "a")] and report.removed == 1 and len(filled) == 4
+
+
+def test_names_that_are_not_utf_8(index, photos):
+    name = os.fsencode(photos) + b"/caf\xe9.png"
+    os.rename(photos / "green.png", name)
+    index.add(photos)
+    (hit,) = index.search("green", top=1)
+    assert os.fsencode(hit.path) == name
+    assert index.search("green", path="caf", top=1) == [hit]
+
+
+def test_folders_without_images_change_nothing(filled, photos, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"folder: '.*empty' has no images \(JPEG"):
+        filled.add(tmp_path / "empty")
+    with pytest.raises(ValueError, match=r"folder: '.*none' does not exist"):
+        filled.add(photos, tmp_path / "none")
+    with pytest.raises(ValueError, match=r"folder: '.*red.jpg' is a file; name its folder"):
+        filled.add(photos / "red.jpg")
+    photos.rename(tmp_path / "unmounted")
+    photos.mkdir()
+    with pytest.raises(ValueError, match=r"has no images now, and the index has 5 from it.*mount it.*--forget"):
+        filled.add()
+    assert len(filled) == 5 and filled.catalog.folders() == [photos]
+
+
+def test_a_folder_leaves_the_index_when_it_is_forgotten(filled, photos, tmp_path, paint):
+    paint(tmp_path / "photos too" / "red.jpg", "red", width=60)
+    filled.add(tmp_path / "photos too")
+    assert filled.forget(photos) == 5 and len(filled) == 1
+    assert names(filled.search("green")) == ["red.jpg"] and (photos / "red.jpg").exists()
+    with pytest.raises(ValueError, match=r"folder: '.*photos' is not in the index, which has .*photos too"):
+        filled.forget(photos)
+
+
+def test_nested_folders_are_walked_once(index, photos):
+    report = index.add(photos / "a", photos, photos / ".." / "photos")
+    assert report.found == 5 and index.catalog.folders() == [photos]
+    (photos / "a" / "blue.jpg").unlink()
+    assert index.add(photos / "a").removed == 1 and len(index) == 4
+
+
+def test_a_full_disk_keeps_the_last_good_index(filled, photos, paint, monkeypatch):
+    before = content(filled)
+    paint(photos / "new.jpg", "red", width=33)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vectors_dcclip, "_write_rows", full)
+        with pytest.raises(
+            OSError, match=r"index: cannot write to .* \(.*No space left.*\)\. What was indexed before is"
+        ):
+            filled.add(photos)
+    assert content(filled) == before and names(filled.search("red", top=1)) == ["red.jpg"]
+    filled.catalog._execute(f"PRAGMA max_page_count = {filled.catalog._execute('PRAGMA page_count')[0][0]}")
+    for number in range(300):
+        shutil.copy(photos / "red.jpg", photos / f"{'long' * 40}{number}.jpg")
+    with pytest.raises(OSError, match=r"index: cannot write to .* \(database or disk is full\)"):
+        filled.add(photos)
+    filled.catalog._execute("PRAGMA max_page_count = 1073741823")
+    assert {*content(filled)} >= {*before}
+    assert filled.add(photos).found == len(filled) == 306
+
+
+def test_a_second_process_is_refused(filled, photos, run_python, tmp_path):
+    script = "import sys; from modeling_dcclip.index_dcclip import Index; Index.open(sys.argv[1]).add(sys.argv[2])"
+    with filled.writing():
+        run = run_python("-c", script, str(filled.folder), str(photos), check=False)
+        assert f"index: another process is writing to '{filled.folder}'. Wait for it to end" in run.stderr
+        assert names(filled.search("red", top=1)) == ["red.jpg"]  # searches go on
+    assert run_python("-c", script, str(filled.folder), str(photos)).returncode == 0
+
+
+def test_another_format_version_is_refused(filled):
+    path = filled.folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"version": 2}))
+    with pytest.raises(ValueError, match=r"has format 'dcclip-index' version 2, expected 'dcclip-index' version 1"):
+        Index.open(filled.folder)
+    path.write_text("{")
+    with pytest.raises(ValueError, match=r"manifest.json' is not the manifest of an index"):
+        Index.open(filled.folder)
+
+
+def test_a_damaged_catalog_is_reported(filled):
+    filled.close()
+    (filled.folder / "data-1" / "catalog.sqlite").write_bytes(b"x" * 5000)
+    with pytest.raises(ValueError, match=r"index: the catalog of .* cannot be read \(file is not a database\)"):
+        Index.open(filled.folder)
+
+
+def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model, photos):
+    with pytest.raises(ValueError, match=r"index: '.*none' has no index\. Create one: dcclip index"):
+        Index.open(tmp_path / "none", color_model)
+    with pytest.raises(ValueError, match=r"index: '.*photos' has other files and no index"):
+        Index.open(photos, color_model, create=True)
+    with pytest.raises(ValueError, match=r"dtype: there is no 'int4'"):
+        Index.open(tmp_path / "none", color_model, create=True, dtype="int4")
+    assert not (tmp_path / "none").exists()
+    Index.open(tmp_path / "new", color_model, create=True).close()
+    with pytest.raises(ValueError, match=r"dtype: the index .* has int8, not binary"):
+        Index.open(tmp_path / "new", color_model, create=True, dtype="binary")
+
+
+def test_a_model_that_is_gone_is_named(filled, tmp_path, color_model):
+    manifest = json.loads((filled.folder / "manifest.json").read_text())
+    manifest["space"]["model"] = str(tmp_path / "gone")
+    (filled.folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"model: '.*gone' has no config.json\. Pass an exported model: --model"):
+        Index.open(filled.folder).search("red")
+    with Index.open(filled.folder, color_model) as index:
+        assert names(index.search("red", top=1)) == ["red.jpg"]
+
+
+def test_a_model_of_another_space_is_refused(filled, tmp_path):
+    other = save_color_model(tmp_path / "other", turn=3)
+    with pytest.raises(ValueError, match=r"model: the index .* has another embedding space: .*model'.* and .*other'"):
+        Index.open(filled.folder, other)
+
+
+def test_a_student_searches_the_index_of_its_teacher_and_the_other_way_round(tmp_path, color_model, photos):
+    student = save_color_model(tmp_path / "student", teacher="some/teacher", turn=0)
+    other_student = save_color_model(tmp_path / "other student", teacher="some/teacher")
+    np_file = student / "onnx" / "text_model.onnx"
+    np_file.write_bytes(np_file.read_bytes() + b"\x1a\x00")  # other weights by their digest, the same graph
+    with Index.open(tmp_path / "of teacher", color_model, create=True, model_id="some/teacher") as index:
+        index.add(photos)
+    with Index.open(tmp_path / "of teacher", student) as index:
+        assert names(index.search("红", top=1)) == ["red.jpg"]
+        with pytest.raises(ValueError, match=r"model: the index was written with the weights .*Only the model of the"):
+            index.add(photos)
+    with Index.open(tmp_path / "of student", student, create=True) as index:
+        index.add(photos)
+    for model in (color_model, other_student):
+        with Index.open(tmp_path / "of student", Runtime(model), model_id="some/teacher") as index:
+            assert names(index.search("红", top=1)) == ["red.jpg"]
+    with pytest.raises(ValueError, match="another embedding space"):
+        Index.open(tmp_path / "of student", color_model)  # nothing says that it is the teacher
+
+
+def test_a_local_teacher_is_known_by_its_weights(tmp_path, photos):
+    teacher = save_color_model(tmp_path / "teacher")
+    (teacher / "model.safetensors").write_bytes(b"weights of the teacher")
+    exported = shutil.copytree(teacher, tmp_path / "exported teacher")
+    student = save_color_model(tmp_path / "student", teacher=str(teacher))
+    (student / "model.safetensors").write_bytes(b"weights of the student")
+    with Index.open(tmp_path / "index", exported, create=True) as index:
+        index.add(photos)
+    with Index.open(tmp_path / "index", student) as index:
+        assert names(index.search("blue", top=1)) == ["blue.jpg"]
+
+
+@pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",)])
+def test_an_empty_query_is_refused(filled, texts):
+    with pytest.raises(ValueError, match="query: "):
+        filled.search(*texts)
+
+
+def test_terms_that_cancel_out_are_refused(filled):
+    with pytest.raises(ValueError, match="query: its terms cancel out"):
+        filled.search("red", without=["red"])
+    with pytest.raises(ValueError, match="top: got 0"):
+        filled.search("red", top=0)
+
+
+def test_a_long_query_is_truncated_with_a_warning(filled):
+    with pytest.warns(QueryWarning, match=r"'red red .*' is longer than 6 tokens, and its end is not read"):
+        hits = filled.search("red " * 6 + "blue " * 20)
+    assert names(hits)[0] == "red.jpg"
+
+
+def test_a_query_in_another_script_is_answered_with_a_note(filled):
+    with pytest.warns(QueryWarning, match=r"'закат red' has letters in Cyrillic; the model was trained on zh, en"):
+        assert names(filled.search("закат red", top=1)) == ["red.jpg"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for text in ("café 2024!", "ＲＥＤ", "红色的，日落"):
+            filled.search(text)
+
+
+def test_two_folders_of_one_name_do_not_mix(index, photos, paint, tmp_path):
+    """`photos` and `photos2` start with the same letters."""
+    paint(tmp_path / "photos2" / "red.jpg", "red", width=61)
+    index.add(photos, tmp_path / "photos2")
+    shutil.rmtree(photos / "a")
+    assert index.add(photos).removed == 2 and len(index) == 4
+
+
+def test_the_catalog_is_a_plain_sqlite_file(filled):
+    with sqlite3.connect(filled.folder / "data-1" / "catalog.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM files").fetchone() == (5,)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -1,0 +1,150 @@
+"""Walks over folders, and photographs of every kind of damage."""
+
+import os
+
+import pytest
+from PIL import Image
+
+from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo
+
+
+def names(folders, root) -> list[str]:
+    return [os.path.relpath(os.fsdecode(state.path), root) for state in Walk(folders)]
+
+
+def read(path, **options):
+    return read_photo(os.fsencode(path), lambda digest: False, **options)
+
+
+def test_a_walk_finds_images_in_the_order_of_names(photos, paint):
+    for name in (".hidden.jpg", ".cache/x.jpg", "@eaDir/x.jpg", "$RECYCLE.BIN/x.jpg"):
+        paint(photos / name, "red")
+    (photos / "notes.txt").write_text("no image")
+    (photos / "folder.jpg").mkdir()
+    assert names([photos], photos) == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp"]
+
+
+def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, paint):
+    paint(tmp_path / "elsewhere" / "far.jpg", "blue")
+    (photos / "a" / "up").symlink_to(photos)
+    (photos / "a" / "far").symlink_to(tmp_path / "elsewhere")
+    (photos / "a" / "far too").symlink_to(tmp_path / "elsewhere")
+    (photos / "self.jpg").symlink_to(photos / "self.jpg")
+    (photos / "gone.jpg").symlink_to(photos / "nowhere.jpg")
+    found = names([photos, photos], photos)
+    assert found == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp", "a/far/far.jpg"]
+
+
+def test_a_directory_that_cannot_be_read_is_reported(photos, monkeypatch):
+    scan = os.scandir
+
+    def scandir(path):
+        if os.fsdecode(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    walk = Walk([photos])
+    assert len(list(walk)) == 3 and walk.unreadable == [os.fsencode(photos / "a")]
+
+
+def test_the_state_is_that_of_the_file(photos):
+    status = (photos / "red.jpg").stat()
+    state = FileState(os.fsencode(photos / "red.jpg"), status.st_size, status.st_mtime_ns)
+    assert state in list(Walk([photos]))
+    assert read(photos / "red.jpg").state == state
+
+
+def test_date_and_rotation_come_from_exif(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    exif.get_ifd(0x8769)[0x9003] = "2023:07:14 18:22:01"
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    photo = read(tmp_path / "a.jpg")
+    assert photo.taken == "2023-07-14 18:22:01" and photo.image is not None and photo.image.size == (20, 40)
+
+
+@pytest.mark.parametrize("text", ["0000:00:00 00:00:00", "yesterday", ""])
+def test_a_damaged_date_is_no_date(tmp_path, text):
+    exif = Image.Exif()
+    exif.get_ifd(0x8769)[0x9003] = text
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert read(tmp_path / "a.jpg").taken is None
+
+
+def test_jpeg_is_decoded_at_the_size_that_is_enough(tmp_path):
+    Image.new("RGB", (1000, 750)).save(tmp_path / "a.jpg")
+    sizes = {edge: read(tmp_path / "a.jpg", edge=edge).image.size for edge in (90, 224, 400, None)}
+    assert sizes == {90: (125, 94), 224: (500, 375), 400: (1000, 750), None: (1000, 750)}
+
+
+def test_known_content_is_not_decoded(photos):
+    digest = read(photos / "red.jpg").digest
+    photo = read_photo(os.fsencode(photos / "red.jpg"), {digest}.__contains__)
+    assert photo.image is None and photo.digest == digest
+
+
+def failure_of(path) -> UnreadablePhotoError:
+    with pytest.raises(UnreadablePhotoError) as raised:
+        read(path)
+    return raised.value
+
+
+def test_damaged_files_fail_with_a_lasting_cause(photos):
+    whole = (photos / "green.png").read_bytes()
+    jpeg = (photos / "red.jpg").read_bytes()
+    cases = {"empty.jpg": b"", "text.jpg": b"not an image", "half.png": whole[:60], "half.jpg": jpeg[: len(jpeg) // 2]}
+    for name, content in cases.items():
+        (photos / name).write_bytes(content)
+        failure = failure_of(photos / name)
+        assert failure.is_lasting and failure.state is not None and failure.state.size == len(content), name
+        assert failure.cause in ("not an image, or damaged", "damaged"), name
+
+
+def test_failures_that_may_pass_are_told_apart(photos, tmp_path):
+    failure = failure_of(tmp_path / "none.jpg")
+    assert failure.cause == "no such file or directory" and not failure.is_lasting and failure.state is None
+    failure = failure_of(photos)
+    assert failure.cause == "is a directory" and not failure.is_lasting
+
+
+def test_an_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
+    Image.new("L", (60, 60)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert failure_of(tmp_path / "large.png").cause == "too many pixels"
+
+
+def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
+    failure = failure_of(tmp_path / "a.heic")
+    assert "pillow-heif" in failure.cause and not failure.is_lasting
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
+    path = photos / "red.jpg"
+    later = (photos / "a" / "blue.jpg").read_bytes()
+    calls = []
+
+    def change_once(digest):
+        calls.append(digest)
+        if len(calls) == 1:
+            path.write_bytes(later + b"\0")
+        return False
+
+    photo = read_photo(os.fsencode(path), change_once)
+    assert photo.state.size == len(later) + 1 and photo.digest == calls[1] != calls[0]
+    assert photo.image is not None and photo.image.getpixel((0, 0))[2] > 200  # the later content
+
+
+def test_a_file_that_changes_all_the_time_is_left_for_later(photos):
+    path = photos / "red.jpg"
+
+    def change(digest):
+        with path.open("ab") as file:
+            file.write(b"\0")
+        return False
+
+    with pytest.raises(UnreadablePhotoError, match="changed while it was read") as raised:
+        read_photo(os.fsencode(path), change)
+    assert not raised.value.is_lasting
