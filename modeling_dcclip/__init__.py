@@ -6,7 +6,9 @@
     image_dcclip.py          open images, in one way everywhere
     handler.py               request handler for Inference Endpoints
     runtime_dcclip.py        Runtime: encodes images and texts with ONNX Runtime
-    command.py               the `dcclip` command, which uses the runtime
+    index_dcclip.py          Index: an index of photographs on disk, with the modules vectors, catalog, photos,
+                             indexing, query, space, thumbnails, duplicates, serve and page
+    command.py               the `dcclip` command, with search_command.py
 
 Importing this package imports neither torch nor transformers. The classes load on first access, and the model family
 is registered with the transformers Auto classes as soon as transformers is imported:

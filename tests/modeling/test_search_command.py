@@ -1,0 +1,228 @@
+"""`dcclip index`, `search` and `duplicates`, as users run them."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import webbrowser
+
+import pytest
+
+from modeling_dcclip import command, vectors_dcclip
+from modeling_dcclip.index_dcclip import Index
+from tests.modeling.test_command import BLOCK, HEAVY
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path):
+    """Environment of a user without settings."""
+    monkeypatch.setenv("DCCLIP_INDEX", str(tmp_path / "index"))
+    monkeypatch.delenv("DCCLIP_MODEL", raising=False)
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def run(capfdbinary):
+    """Run a command, and return what it printed; a failure is its message."""
+
+    def call(*arguments: object) -> str:
+        try:
+            command.main([str(argument) for argument in arguments])
+        except SystemExit as stopped:
+            assert stopped.code == 2
+            printed, error = capfdbinary.readouterr()
+            assert not printed and error.startswith(b"dcclip: ") and error.count(b"\n") == 1
+            return error.decode()
+        finally:
+            sys.stdout.flush()
+        return os.fsdecode(capfdbinary.readouterr().out)
+
+    return call
+
+
+@pytest.fixture
+def indexed(place, photos, color_model):
+    with Index.open(place, color_model, create=True) as index:
+        index.add(photos)
+    return photos
+
+
+def test_index_reports_what_it_did(run, photos, color_model, paint):
+    (photos / "broken.jpg").write_bytes(b"no")
+    found = run("index", photos, "--model", color_model)
+    assert re.fullmatch(
+        r"5 files in the index: 5 images embedded, 0 unchanged, 1 unreadable \(\d+\.\d s\)\n"
+        rf"unreadable: {photos}/broken.jpg \(not an image, or damaged\)\n",
+        found,
+    )
+    (photos / "broken.jpg").unlink()
+    (photos / "red.jpg").rename(photos / "moved.jpg")
+    (photos / "white.png").unlink()
+    paint(photos / "new.jpg", "blue", width=40)
+    found = run("index")  # the index knows model and folders
+    assert found.startswith("5 files in the index: 1 image embedded, 3 unchanged, 1 moved, 1 removed (")
+
+
+def test_index_prints_json(run, photos, color_model, place):
+    (photos / "broken.jpg").write_bytes(b"no")
+    found = json.loads(run("index", photos, "--model", color_model, "--json"))
+    assert found["embedded"] == found["files"] == 5 and found["index"] == str(place)
+    assert found["failures"] == [[f"{photos}/broken.jpg", "not an image, or damaged"]]
+
+
+def test_many_unreadable_files_are_summed_up(run, photos, color_model):
+    for number in range(25):
+        (photos / f"broken{number}.jpg").write_bytes(b"no")
+    lines = run("index", photos, "--model", color_model).splitlines()
+    assert len(lines) == 22 and lines[-1] == "and 5 more; --json lists all of them"
+
+
+def test_search_prints_scores_and_paths(run, indexed):
+    lines = run("search", "红", "--top", 2).splitlines()
+    assert lines[0] == f"1.000  {indexed}/red.jpg" and len(lines) == 2
+
+
+def test_search_with_weights_negation_image_and_filters(run, indexed):
+    assert "yellow" in run("search", "white", "--not", "blue^2", "--top", 1)
+    assert "blue" in run("search", "--image", indexed / "a" / "blue.jpg", "--top", 1)
+    assert run("search", "red", "--path", "*.png", "--top", 9).count("\n") == 2
+    assert run("search", "red", "--before", "1999") == ""
+    assert run("search", "red", "--after", "1999").count("\n") == 5
+
+
+def test_search_prints_json(run, indexed):
+    shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
+    run("index")
+    first, *others = json.loads(run("search", "red", "--json"))
+    assert first["path"] == f"{indexed}/a copy.jpg" and first["copies"] == [f"{indexed}/red.jpg"]
+    assert first["score"] == pytest.approx(1, abs=0.01) and len(first["date"]) == 19 and len(others) == 4
+
+
+def test_names_that_are_not_utf_8_are_printed_as_they_are(run, photos, color_model):
+    name = os.fsencode(photos) + b"/caf\xe9.png"
+    os.rename(photos / "green.png", name)
+    run("index", photos, "--model", color_model)
+    assert os.fsencode(run("search", "green", "--top", 1).split("  ")[1].rstrip("\n")) == name
+    (entry,) = json.loads(run("search", "green", "--top", 1, "--json"))
+    assert os.fsencode(entry["path"]) == name
+
+
+def test_notes_about_a_query_go_to_stderr(indexed, capsys):
+    command.main(["search", "закат red", "--top", "1"])
+    printed = capsys.readouterr()
+    assert printed.out.endswith("red.jpg\n")
+    assert printed.err == ("dcclip: note: 'закат red' has letters in Cyrillic; the model was trained on zh, en\n")
+
+
+def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypatch):
+    (indexed / "red.jpg").rename(indexed / "<b>&'.jpg")
+    run("index")
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    run("search", "red", "<i>", "--open", "--top", 3)
+    sheet = (place / "contact_sheet.html").read_text(encoding="utf-8")
+    assert opened == [(place / "contact_sheet.html").as_uri()]
+    assert sheet.count("data:image/jpeg;base64,") == 3
+    assert "&lt;b&gt;&amp;&#x27;.jpg" in sheet and "<b>" not in sheet and "<i>" not in sheet
+
+
+def test_duplicates_lists_groups(run, indexed, paint):
+    paint(indexed / "red too.jpg", "red", width=50)
+    shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
+    run("index")
+    groups = [group.splitlines() for group in run("duplicates").split("\n\n")]
+    names = sorted([line.rpartition("/")[2] for line in group] for group in groups)
+    assert names == [["blue.jpg", "copy.jpg"], ["red.jpg", "red too.jpg"]]
+    assert all(line.startswith(("1.000  ", "0.9")) for group in groups for line in group)
+    found = json.loads(run("duplicates", "--json", "--threshold", "0.3"))
+    assert len(found) > 2 and all(group[0]["score"] == 1 and group[1]["score"] > 0.3 for group in found)
+    assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
+
+
+def test_a_forgotten_folder_leaves(run, indexed):
+    assert run("index", "--forget", indexed) == "5 files removed\n"
+    assert run("search", "red") == "" and (indexed / "red.jpg").exists()
+    assert "folder: got none, and the index has none yet" in run("index")
+
+
+def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
+    model = ["--model", color_model]
+    (tmp_path / "empty").mkdir()
+    assert "index: " in run("search", "red") and "has no index" in run("search", "red")
+    assert "folder: got none, and there is no index" in run("index", *model)
+    assert "folder: " in run("index", tmp_path / "none", *model) and not place.exists()
+    assert "has no images" in run("index", tmp_path / "empty", *model)
+    assert "model: " in run("index", photos, "--index", tmp_path / "other", "--model", tmp_path)
+    run("index", photos, *model)
+    assert "query: got none" in run("search")
+    assert "query: '' has no text" in run("search", "")
+    assert "image: 'none.jpg' cannot be read (no such file or directory)" in run("search", "--image", "none.jpg")
+    assert "cannot be read (.json needs a plug-in" in run("search", "--image", color_model / "config.json")
+    assert "before: '2020-13' is not a date" in run("search", "red", "--before", "2020-13")
+    assert "top: got 0" in run("search", "red", "--top", 0)
+    assert "dtype: the index" in run("index", "--dtype", "binary")
+    assert "--dtype" in run_usage_error("index", "--dtype", "int4")
+
+
+def run_usage_error(*arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
+        lines: list[str] = []
+        patch.setattr(sys.stderr, "write", lines.append)
+        command.main(list(arguments))
+    assert stopped.value.code == 2
+    return "".join(lines)
+
+
+def test_the_choices_are_the_types_of_the_store():
+    parser = command.build_parser()
+    for dtype in vectors_dcclip.DTYPES:
+        assert parser.parse_args(["index", "--dtype", dtype]).dtype == dtype
+
+
+def test_the_default_index_is_in_the_home_folder(monkeypatch):
+    monkeypatch.delenv("DCCLIP_INDEX")
+    monkeypatch.setenv("HOME", "/home/someone")
+    assert str(command.default_index()) == "/home/someone/.local/share/dcclip/index"
+
+
+def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Index, "add", stop)
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["index", str(photos), "--model", str(color_model)])
+    assert stopped.value.code == 130
+    assert "The same command goes on where it stopped" in capsys.readouterr().err
+
+
+def test_progress_is_shown_on_a_terminal(indexed, monkeypatch, capsys, paint):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    for width in range(30, 40):
+        paint(indexed / f"{width}.jpg", "red", width=width)
+    command.main(["index"])
+    error = capsys.readouterr().err
+    assert re.search(r"\r10 of 10 images, [\d.]+ a second, 0:00 left", error) and error.endswith("\r\033[K")
+
+
+@pytest.mark.slow
+def test_everything_runs_without_torch(run_python, photos, color_model, tmp_path):
+    options = {"PYTHONIOENCODING": "utf-8", "DCCLIP_INDEX": str(tmp_path / "index")}
+    indexed = run_python("-c", BLOCK, HEAVY, "index", str(photos), "--model", str(color_model), **options)
+    assert indexed.stdout.startswith("5 files in the index")
+    assert run_python("-c", BLOCK, HEAVY, "search", "蓝", "--top", "1", **options).stdout.endswith("blue.jpg\n")
+    assert run_python("-c", BLOCK, HEAVY, "duplicates", **options).stdout == ""
+
+
+@pytest.mark.slow
+def test_it_runs_inside_a_model_folder(exported, photos, tmp_path):
+    environment = os.environ | {"PYTHONPATH": "", "PYTHONIOENCODING": "utf-8", "DCCLIP_INDEX": str(tmp_path / "index")}
+
+    def run(*arguments: object) -> str:
+        line = [sys.executable, str(exported / "command.py"), *map(str, arguments)]
+        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout.decode()
+
+    assert run("index", photos).startswith("5 files in the index: 5 images embedded")
+    assert run("search", "红苹果").count("\n") == 5 == run("search", "--image", photos / "red.jpg").count("\n")

@@ -1,0 +1,202 @@
+"""The page on localhost: answers, what it refuses, and that it reads nothing but photographs of the index."""
+
+import io
+import json
+import os
+import socket
+import threading
+from http.client import HTTPConnection, HTTPResponse
+
+import pytest
+from PIL import Image
+
+from modeling_dcclip import command, search_command
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.serve_dcclip import SearchServer
+
+
+@pytest.fixture
+def server(tmp_path, color_model, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 90 degrees
+    exif[0x010F] = "the camera"
+    Image.new("RGB", (60, 30), (0, 255, 0)).save(photos / "rotated.jpg", exif=exif)
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+        with SearchServer(index, port=0) as server:
+            thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+            thread.start()
+            yield server
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def get(server):
+    """Request a path, and return the response with its body read into `body`."""
+
+    def request(path: str, method: str = "GET", **headers: str) -> tuple[HTTPResponse, bytes]:
+        connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=30)
+        connection.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            connection.putheader(name.replace("_", "-"), value)
+        connection.endheaders()
+        response = connection.getresponse()
+        return response, response.read()
+
+    return request
+
+
+def search(get, query: str) -> dict:
+    response, body = get(f"/search?{query}")
+    assert response.status == 200 and response.headers["Content-Type"] == "application/json"
+    return json.loads(body)
+
+
+def test_a_query_finds_photographs(get):
+    answer = search(get, "q=%E7%BA%A2")  # 红
+    assert answer["hits"][0]["name"] == "red.jpg"
+    assert answer["files"] == 6 and answer["notes"] == [] and answer["hits"][0]["score"] == pytest.approx(1, abs=0.01)
+    similar = search(get, f"similar={answer['hits'][0]['id']}")
+    assert similar["hits"][0]["name"] == "red.jpg" and len(similar["hits"]) == 6
+
+
+def test_without_a_query_the_newest_come_first(get, photos):
+    os.utime(photos / "white.png", (4e9, 4e9))
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+    (first, *_) = search(get, "q=")["hits"]
+    assert first["name"] == "white.png" and first["score"] is None and first["date"].startswith("2096-10-")
+
+
+def test_notes_and_errors_are_shown(get):
+    assert "Cyrillic" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
+    response, body = get("/search?similar=99")
+    assert response.status == 400 and json.loads(body)["error"] == "id: the index has no file 99."
+    for number in ("x", "-1", "1" * 40):
+        assert get(f"/search?similar={number}")[0].status == 400
+
+
+def test_images_are_upright_jpeg_files_without_metadata(get):
+    (hit,) = [hit for hit in search(get, "q=green")["hits"] if hit["name"] == "rotated.jpg"]
+    for kind in ("thumbnail", "photo"):
+        response, body = get(f"/{kind}/{hit['id']}")
+        assert response.status == 200 and response.headers["Content-Type"] == "image/jpeg"
+        image = Image.open(io.BytesIO(body))
+        assert image.size == (30, 60) and not image.getexif() and b"camera" not in body
+
+
+def test_the_page_carries_everything_it_needs(get):
+    page = get("/")[1].decode()
+    for path in ("/page.css", "/page.js"):
+        assert path in page and get(path)[0].status == 200
+    assert "http" not in page and "innerHTML" not in get("/page.js")[1].decode()
+
+
+def test_every_answer_has_the_security_headers(get):
+    for path in ("/", "/page.js", "/search?q=red", "/thumbnail/1", "/none"):
+        headers = get(path)[0].headers
+        assert "default-src 'none'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_other_host_names_are_refused(get, server):
+    port = server.server_address[1]
+    for host in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}", f"[::1]:{port}", "[::1]", "localhost"):
+        assert get("/search?q=red", Host=host)[0].status == 200
+    for host in (f"evil.example:{port}", "evil.example", f"127.0.0.1.evil.example:{port}", "", f"192.168.1.2:{port}"):
+        response, body = get("/search?q=red", Host=host)
+        assert response.status == 403 and "is not a name of this server" in json.loads(body)["error"]
+
+
+def test_other_sites_are_refused(get):
+    for site in ("cross-site", "same-site"):
+        assert get("/thumbnail/1", Sec_Fetch_Site=site)[0].status == 403
+    assert get("/thumbnail/1", Sec_Fetch_Site="same-origin")[0].status == 200
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/photo/../../etc/passwd",
+        "/photo//etc/passwd",
+        "/photo/%2e%2e%2fetc%2fpasswd",
+        "/etc/passwd",
+        "/photo/",
+        "/photo/1/..",
+        "/photo/1.5",
+        "/photo/-1",
+        "/photo/99",
+        "/photo/%D9%A1",
+        "/manifest.json",
+        "//etc/passwd",
+        "/page.js/../photo",
+    ],
+)
+def test_nothing_but_photographs_of_the_index_can_be_read(get, path):
+    response, body = get(path)
+    assert response.status == 404 and set(json.loads(body)) == {"error"}
+
+
+def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
+    (hit,) = [hit for hit in search(get, "q=red")["hits"] if hit["name"] == "red.jpg"]
+    outside = paint(tmp_path / "private" / "secret.jpg", "white", width=99)
+    (photos / "red.jpg").unlink()
+    assert get(f"/photo/{hit['id']}")[0].status == 404
+    (photos / "red.jpg").symlink_to(outside)
+    response, body = get(f"/photo/{hit['id']}")
+    assert response.status == 404 and "changed since it was indexed" in body.decode()
+
+
+def test_only_get_is_answered(get):
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert get("/", method)[0].status == 501
+
+
+def test_paths_that_are_not_utf_8_are_shown(get, photos):
+    os.rename(photos / "green.png", os.fsencode(photos) + b"/caf\xe9 <b>.png")
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+    names = [hit["name"] for hit in search(get, "q=green")["hits"]]
+    assert "caf\N{REPLACEMENT CHARACTER} <b>.png" in names
+
+
+def test_queries_run_side_by_side(get):
+    answers: list[str] = []
+
+    def ask(color: str):
+        answers.append(search(get, f"q={color}")["hits"][0]["name"].partition(".")[0])
+
+    colors = ["red", "blue", "white", "yellow"] * 3
+    threads = [threading.Thread(target=ask, args=(color,)) for color in colors]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(answers) == sorted(colors)
+
+
+def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, monkeypatch, capsys):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+    options = ["serve", "--index", str(tmp_path / "index"), "--port"]
+
+    def stop(server):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(search_command.SearchServer, "serve_forever", stop)
+    command.main([*options, "0"])
+    assert capsys.readouterr().out.startswith("http://127.0.0.1:")
+    command.main([*options, "0", "--host", "0.0.0.0"])
+    assert "everyone who reaches this address sees the photographs" in capsys.readouterr().err
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(SystemExit):
+            command.main([*options, str(taken.getsockname()[1])])
+    assert "port: cannot listen on 127.0.0.1:" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main([*options, "70000"])
+    assert "port: got 70000" in capsys.readouterr().err
