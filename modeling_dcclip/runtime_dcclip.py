@@ -309,7 +309,7 @@ class ImagePreprocessor:
         return (pixels - self.mean) / self.std
 
     def _cropped(self, image: Image.Image) -> Image.Image:
-        """Crop a long image, of which the center crop keeps less. A resize to a fixed size keeps it whole."""
+        """Crop a long image, as the center crop would later. For a resize to a fixed size it stays whole."""
         return crop_to_aspect(image) if self.size is None or "height" not in self.size else image
 
     def _new_size(self, height: int, width: int) -> tuple[int, int]:
