@@ -28,7 +28,7 @@ from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
 from training.engine.optimizer import learning_rate_at
-from training.engine.state import TrainingState
+from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.studies.ablations.multilingual import train_unigram
@@ -417,23 +417,31 @@ def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_p
         run(changed)
 
 
-def test_a_resumed_run_names_each_difference_and_records_it_if_allowed(kept_run, tmp_path, source):
+def read_identity(checkpoint: Path) -> dict:
+    return json.loads((checkpoint / "training_state/state.json").read_text(encoding="utf-8"))["identity"]
+
+
+def test_a_resumed_run_records_its_differences(kept_run, tmp_path):
     recipe, whole = kept_run
     folder = copy_checkpoints(whole, tmp_path / "x", 4)
-    other = {"seed": 1, "batch_size": 4, "learning_rate": 0.5, "ema_decay": 0.9}
-    resumed = replace(recipe, output_dir=str(folder), resume=True, **other)
-    with pytest.raises(ValueError, match=r"differs from the one .*: seed: 0, now 1; batch_size: 8, now 4; "):
-        run(resumed)
-    rows = Dataset.from_parquet(source, cache_dir=str(tmp_path / "cache")).select(range(40))
-    rows.to_parquet(tmp_path / "less.parquet")
-    data = DataConfig(train=str(tmp_path / "less.parquet"), in_memory=True)
-    with pytest.raises(ValueError, match=r"content of the data: '\d+ rows, \w+', now '40 rows"):
-        run(replace(recipe, output_dir=str(folder), resume=True, data=data))
-    with pytest.raises(ValueError, match=r"max_steps: is 3, but .* has 4 steps"):
-        run(replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, max_steps=3))
-    run(replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, learning_rate=0.5))
-    (changed,) = [line for line in read_log(folder) if line.get("event") == "changed"]
-    assert changed["step"] == 4 and changed["changes"] == ["learning_rate: 0.001, now 0.5"]
+    changed = replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, learning_rate=0.5)
+    with pytest.raises(ValueError, match=r"differs from the one .* in learning_rate: 0\.001, now 0\.5\. Use"):
+        run(replace(changed, resume_with_changes=False))
+    run(changed)
+    (line,) = [line for line in read_log(folder) if line.get("event") == "changed"]
+    assert line["step"] == 4 and line["changes"] == ["learning_rate: 0.001, now 0.5"]
+
+
+@pytest.mark.parametrize("name", ["seed", "batch_size", "max_steps", "data.train", "content of the data",
+                                  "number of processes", "student.max_text_length", "ema_decay"])  # fmt: skip
+def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
+    checkpoint = kept_run[1] / "checkpoint-000004"
+    identity = read_identity(checkpoint)
+    assert check_checkpoint(checkpoint, None, identity, allow=False) == []
+    other = identity | {name: "other"}
+    with pytest.raises(ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"):
+        check_checkpoint(checkpoint, None, other, allow=False)
+    assert len(check_checkpoint(checkpoint, None, other, allow=True)) == 1
 
 
 @pytest.mark.parametrize(
@@ -441,16 +449,18 @@ def test_a_resumed_run_names_each_difference_and_records_it_if_allowed(kept_run,
 )
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_path, name, damage):
-    recipe, whole = kept_run
-    folder = copy_checkpoints(whole, tmp_path / "x", 2, 4)
-    path = folder / "checkpoint-000004" / name
+    checkpoint = copy_checkpoints(kept_run[1], tmp_path, 4) / "checkpoint-000004"
+    identity, path = read_identity(checkpoint), checkpoint / name
     content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0xFF if damage == "flipped" else 0
+    content[len(content) // 2] ^= 0xFF
     path.unlink()
     if damage != "missing":
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
+    previous = kept_run[1] / "checkpoint-000002"
     with pytest.raises(ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"):
-        run(replace(recipe, output_dir=str(folder), resume=True))
+        check_checkpoint(checkpoint, previous, identity, allow=False)
+    with pytest.raises(ValueError, match="It is the only checkpoint"):
+        check_checkpoint(checkpoint, None, identity, allow=False)
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
