@@ -193,7 +193,9 @@ def test_only_the_main_process_prints_a_user_error(recipes, run_python):
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     process = run_python(*launch, "training/align.py", "--config", recipes["align"], "--max_steps", "0", check=False)
     assert process.returncode
-    assert process.stderr.count("align: max_steps: must be at least 1, got 0.") == 1
+    message = "align: max_steps: must be at least 1, got 0."
+    assert [line.startswith(message) for line in process.stderr.splitlines()].count(True) == 1
+    assert f"traceback : {message}" in process.stderr  # in the launcher's summary, which comes last
 
 
 def test_an_error_of_another_process_is_printed_after_a_while(monkeypatch, capsys):
@@ -205,10 +207,10 @@ def test_an_error_of_another_process_is_printed_after_a_while(monkeypatch, capsy
 
 
 @pytest.mark.parametrize("error", [FloatingPointError("step 3: not finite."), OSError("output_dir: disk full.")])
-def test_failures_of_a_run_are_one_line_and_exit_code_1(error):
+def test_failures_of_a_run_are_one_line_and_exit_code_1(error, capsys):
     with pytest.raises(SystemExit) as exit_info, command.stage_errors("distill"):
         raise error
-    assert exit_info.value.code == f"distill: {error}"  # Python prints it and exits with 1
+    assert exit_info.value.code == 1 and capsys.readouterr().err == f"distill: {error}\n"
 
 
 def test_two_processes_train_one_model(distilled):

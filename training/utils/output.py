@@ -100,6 +100,8 @@ def record_names(folder: Path, names: Iterable[str], command: str):
 
 
 def _write_record(folder: Path, names: Mapping[str, str]):
+    if names == recorded_names(folder):
+        return
     content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
     write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
 

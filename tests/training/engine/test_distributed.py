@@ -182,7 +182,7 @@ def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(train
 
 def test_two_machines_give_the_bytes_of_two_processes(trained, tmp_path, run_python):
     processes = trained("ddp", "no")
-    nodes = replace(processes, output_dir=str(tmp_path))
+    nodes = replace(processes, output_dir=str(tmp_path / "nodes"))
     save_recipe(nodes, tmp_path)
     options = {"num_machines": 2, "num_processes": 2, "main_process_ip": "127.0.0.1", "main_process_port": free_port()}
 

@@ -133,8 +133,9 @@ def test_an_interrupted_run_continues_with_the_next_set(arguments, tmp_path, mon
         return encode(self, rows, *rest, **fields)
 
     monkeypatch.setattr(ZeroShotModel, "encode_images", encode_one)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit) as stopped:
         eval_script.main([*arguments, "--output_dir", str(tmp_path)])
+    assert stopped.value.code == 130
     (tmp_path / "go").touch()
     first = eval_script.main([*arguments, "--output_dir", str(tmp_path)])
     assert encoded == [NUM, len(VOC)]

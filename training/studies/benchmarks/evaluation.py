@@ -20,9 +20,9 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.studies.benchmarks.measure_evaluation import EvaluationBenchmark
 
-    path = EvaluationBenchmark(options, PROGRAM).run()
-    if path is not None:
-        print(path)
+        path = EvaluationBenchmark(options, PROGRAM).run()
+        if path is not None:
+            print(path)
 
 
 if __name__ == "__main__":

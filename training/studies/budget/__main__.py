@@ -30,25 +30,26 @@ def main(argv: list[str] | None = None):
         for model in measured_models(options.models):
             if model.folder is not None:
                 check_folder(model.folder)
-    run = Run(options)
-    rows = run.measure()
-    meta = make_meta(
-        data=f"random noise as images; class names of ELEVATER in {' and '.join(map(repr, TEMPLATES.values()))}",
-        seed=0,
-        command=command_of(PROGRAM, options),
-        weights="random, except for folders of finished students",
-        failures=run.failures,
-    )
-    results = Results(meta, rows)
-    results.rows += derived_rows(results)
-    folder = results.write(options.output_dir).parent
-    table = text_table(results, options.backends, options.threads)
-    write_text(folder / "table.txt", table)
-    plot(results, quality, folder / "budget.png")
-    print(table)
-    for what, reason in run.failures.items():
-        print(f"not measured: {what}: {reason}")
-    print(f"{folder / RESULTS_FILE}\n{folder / 'table.txt'}\n{folder / 'budget.png'}")
+
+        run = Run(options)
+        rows = run.measure()
+        meta = make_meta(
+            data=f"random noise as images; class names of ELEVATER in {' and '.join(map(repr, TEMPLATES.values()))}",
+            seed=0,
+            command=command_of(PROGRAM, options),
+            weights="random, except for folders of finished students",
+            failures=run.failures,
+        )
+        results = Results(meta, rows)
+        results.rows += derived_rows(results)
+        folder = results.write(options.output_dir).parent
+        table = text_table(results, options.backends, options.threads)
+        write_text(folder / "table.txt", table)
+        plot(results, quality, folder / "budget.png")
+        print(table)
+        for what, reason in run.failures.items():
+            print(f"not measured: {what}: {reason}")
+        print(f"{folder / RESULTS_FILE}\n{folder / 'table.txt'}\n{folder / 'budget.png'}")
 
 
 if __name__ == "__main__":

@@ -476,7 +476,7 @@ def test_command_measures_a_curve(source_folder, capsys):
     ]
     main([*arguments, "--held_out", f"{corpus}:en", "--attribution", "CLDR", "--output_dir", str(output)])
     capsys.readouterr()
-    assert {path.name for path in output.iterdir()} == {"results.json", "curve.png"}
+    assert {path.name for path in output.iterdir()} == {".dcclip", "results.json", "curve.png"}
     results = json.loads((output / "results.json").read_text(encoding="utf-8"))
     assert results["meta"]["data"] == "names.parquet; CLDR"
     assert results["meta"]["command"].startswith("python -m training.prepare.vocabulary --tokenizer")
