@@ -186,11 +186,12 @@ class _Run:
     ):
         self.task, self.finished, self.accelerator = task, finished, accelerator
         self.measure, self.on_save, self.recipe = evaluate, on_save, finished.recipe
-        *earlier, folder = [None, None, *checkpoint.list_checkpoints(self.recipe.output_dir)]
-        folder = folder if self.recipe.resume else None
+        found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
+        folder = found[-1] if found else None
         self.changes: list[str] = []
         if folder is not None:
-            self.changes = check_checkpoint(folder, earlier[-1], identity, self.recipe.resume_with_changes)
+            previous = found[-2] if len(found) > 1 else None
+            self.changes = check_checkpoint(folder, previous, identity, self.recipe.resume_with_changes)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
         task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]

@@ -191,7 +191,7 @@ def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
     for _ in range(2):
         accelerator = Accelerator(cpu=True)
         accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
-        found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator))
+        found.append(TrainingState(task, make_optimizer(task, recipe), None, accelerator, {}))
     first, second = found
     first.accelerator.scaler.load_state_dict(first.accelerator.scaler.state_dict() | {"scale": 64.0})
     first.accelerator.scaler.scale(torch.ones(1))

@@ -27,6 +27,7 @@ from tests.tiny import (
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.engine.checkpoint import list_checkpoints
+from training.engine.identity import file_digest
 from training.engine.optimizer import learning_rate_at
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
@@ -327,6 +328,10 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(k
     poisoned = load_file(file)
     poisoned["visual_projection.weight"].fill_(float("nan"))
     save_file(poisoned, file, metadata={"format": "pt"})
+    state = tmp_path / "checkpoint-000002/training_state/state.json"
+    content = json.loads(state.read_text(encoding="utf-8"))
+    content["digests"]["model.safetensors"] = file_digest(file)  # as if the run itself had written it
+    state.write_text(json.dumps(content), encoding="utf-8")
     before = file.read_bytes()
     with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .* rows \[\d+"):
         run(replace(recipe, output_dir=str(tmp_path), resume=True, save_every=1))
