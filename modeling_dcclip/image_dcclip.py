@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-MAX_ASPECT_RATIO = 4  # longer images are cropped to it before they are resized, to save time and memory
+MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel

@@ -1,13 +1,13 @@
 """Checks of one image, its perceptual hash and its colour thumbnail."""
 
 from dataclasses import dataclass, field
-from io import BytesIO
 
 import numpy as np
 from PIL import Image as PILImage
 from PIL import ImageStat
 
-from training.data.images import encoded_bytes, to_rgb
+from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, open_image
+from training.data.images import encoded_bytes
 from training.prepare.curate.options import CurateOptions
 
 HASH_EDGE = 8
@@ -44,15 +44,10 @@ def examine_image(cell: dict | None, options: CurateOptions) -> ExaminedImage:
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return ExaminedImage("no image")
     try:
-        with PILImage.open(BytesIO(encoded_bytes(cell))) as file:
-            if file.width * file.height > options.max_pixels:
-                return ExaminedImage("decompression bomb")
-            image = to_rgb(file)
-    except PILImage.DecompressionBombError:
+        image = open_image(encoded_bytes(cell), max_pixels=options.max_pixels)
+    except DecompressionBomb:
         return ExaminedImage("decompression bomb")
-    except MemoryError:
-        raise
-    except Exception:  # Pillow raises many kinds of errors for damaged files; they all mean the same to the user
+    except (OSError, ImageError):
         return ExaminedImage("image does not decode")
     if cause := _fault(image, options):
         return ExaminedImage(cause)
