@@ -141,7 +141,10 @@ BAD = {
     "no labels": ({"inputs": "PNG"}, "candidate_labels is missing"),
     "empty labels": ({"inputs": "PNG", "candidate_labels": " , "}, "0 non-empty labels"),
     "labels of numbers": ({"inputs": "PNG", "candidate_labels": [1]}, "list of strings"),
-    "too many labels": ({"inputs": "PNG", "candidate_labels": [str(n) for n in range(1001)]}, "1001 non-empty labels"),
+    "too many labels": (
+        {"inputs": "PNG", "candidate_labels": [str(n) for n in range(1001)]},
+        "1001 labels; send 1 to 1000",
+    ),
     "a label too long": ({"inputs": "PNG", "candidate_labels": ["frog " * 99]}, "at most 32"),
     "template without a placeholder": (
         {"inputs": "PNG", "candidate_labels": EN, "parameters": {"hypothesis_template": "a photo"}},

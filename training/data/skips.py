@@ -42,8 +42,9 @@ class CaptionCounts:
             num_usable: Number of usable captions.
             num_damaged: Number of damaged captions.
         """
-        self.usable[language] += num_usable
-        self.damaged[language] += num_damaged
+        for counts, number in ((self.usable, num_usable), (self.damaged, num_damaged)):
+            if number:  # no entries of 0, which would tell a resumed run from an unbroken one
+                counts[language] += number
 
     def check(self, least: int = 0):
         """Check the share of damaged captions of each language.
