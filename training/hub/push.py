@@ -7,6 +7,7 @@ import logging
 import os
 import shutil
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from training.config import TrainingRecipe
@@ -69,17 +70,19 @@ class Push:
         if self._running is not None and not self._running.done():
             self._num_left_out += 1
             return
-        self._running = self._pool.submit(self._upload_checkpoint, folder)
+        # links keep the files while they are sent, although the run removes old checkpoints
+        stack = ExitStack()
+        copy = stack.enter_context(scratch_folder(self.output_dir / f"push-{folder.name}"))
+        shutil.copytree(folder, copy, copy_function=os.link, dirs_exist_ok=True)
+        self._running = self._pool.submit(self._upload_checkpoint, copy, folder.name, stack)
 
-    def _upload_checkpoint(self, folder: Path):
-        message = f"Training in progress, {folder.name}"
-        try:
-            # links keep the files while they are sent, although the run removes old checkpoints
-            with scratch_folder(self.output_dir / f"push-{folder.name}") as scratch:
-                shutil.copytree(folder, scratch, copy_function=os.link, dirs_exist_ok=True)
-                upload(scratch, self.target, message)
-        except (PublishError, ValueError, OSError) as error:
-            logger.warning("%s\nTraining continues.", error)
+    def _upload_checkpoint(self, copy: Path, name: str, stack: ExitStack):
+        """Upload the copy of a checkpoint, and remove the copy."""
+        with stack:
+            try:
+                upload(copy, self.target, f"Training in progress, {name}")
+            except (PublishError, ValueError, OSError) as error:
+                logger.warning("%s\nTraining continues.", error)
 
     def wait(self):
         """Wait for the upload that is under way."""
