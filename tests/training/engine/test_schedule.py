@@ -68,9 +68,8 @@ def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp
     again = tmp_path / "again"
     again.mkdir()
     shutil.copytree(folder / "checkpoint-000002", again / "checkpoint-000002")
-    shutil.copytree(
-        folder / "checkpoint-000002", again / ".best.dcclip-old"
-    )  # killed while the best student was replaced
+    # killed while the best student was replaced
+    shutil.copytree(folder / "checkpoint-000002", again / ".best.dcclip-old")
     steps = iter(values[2:])
     resumed = replace(recipe, output_dir=str(again), resume=True)
     run_with(resumed, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
