@@ -141,7 +141,9 @@ def last_checkpoint(output_dir: str | Path) -> Path | None:
 
 
 @contextmanager
-def open_output_dir(recipe: TrainingRecipe, names: Sequence[str], command: str, inputs: dict[str, str | None]):
+def open_output_dir(
+    recipe: TrainingRecipe, names: Sequence[str], command: str, inputs: dict[str, str | None]
+) -> Iterator[None]:
     """Claim the output folder of a run for the `with` block, and complete what a killed run left unfinished in it.
 
     Only the main process calls it.
