@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 from training.edge.gate_data import GateData
+from training.edge.ranking import class_image_pairs, is_found
 from training.evaluation.classify import Encoded
 from training.text.writing_systems import LANGUAGES
 
-# largest loss of top-1 in percentage points, for each language; number formats not listed may lose nothing
+# largest loss of top-1 accuracy and of recall at 10 in percentage points, for each language; number formats not listed
+# may lose nothing
 ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}
 # largest slow-down against fp32, as a fraction: 0 for int8, which is meant to be faster; the timing noise of two equal
 # graphs for fp16 and q4, which are meant to be smaller
@@ -38,6 +40,10 @@ class Verdict:
             file.
         lost_points: Loss of top-1 against PyTorch in percentage points, by language. A gain is negative.
         worst_classes: Classes that lost the most images, by language.
+        recall10: Recall at 10 (0..1) of text-to-image retrieval, by language: the queries are the names of all classes
+            that have images, the candidates all labelled images.
+        lost_recall_points: Loss of recall at 10 against PyTorch in percentage points, by language. A gain is negative.
+        queries: Number of queries of the retrieval, in each language.
         ms: Median latency at batch 1 in milliseconds: an image, a text (mean of both languages), or both.
         ms_share: Median ratio of the latency to fp32's, measured in turns.
         parts: Number format of each tower in a file of both towers; None for a file of one tower.
@@ -55,6 +61,9 @@ class Verdict:
     top1: dict[str, float] = field(default_factory=dict)
     lost_points: dict[str, float] = field(default_factory=dict)
     worst_classes: dict[str, list[str]] = field(default_factory=dict)
+    recall10: dict[str, float] = field(default_factory=dict)
+    lost_recall_points: dict[str, float] = field(default_factory=dict)
+    queries: int = 0
     ms: float = 0.0
     ms_share: float = 0.0
     parts: dict[str, str] | None = None
@@ -63,10 +72,14 @@ class Verdict:
         """The verdict in one line, for the terminal."""
         if not self.kept:
             return f"{self.file}: not written. {' '.join(self.reasons)}"
-        lost = ", ".join(f"{language} {points:+.2f}" for language, points in self.lost_points.items())
+        lost, lost_recall = (
+            ", ".join(f"{language} {points:+.2f}" for language, points in losses.items())
+            for losses in (self.lost_points, self.lost_recall_points)
+        )
         return (
             f"{self.file}: {self.bytes / 1e6:.2f} MB ({self.bytes_share:.2f} of fp32), {self.ms:.2f} ms "
-            f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}, top-1 points lost: {lost}"
+            f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}, points lost: top-1 "
+            f"{lost}; recall at 10 {lost_recall}"
         )
 
 
@@ -83,6 +96,15 @@ def reasons_against(verdict: Verdict) -> list[str]:
                 f"{subject} loses {points:.2f} points of top-1 in {language}, from {after + points:.2f} % to "
                 f"{after:.2f} %; {allowed_points} are allowed. "
                 f"Most affected: {'; '.join(verdict.worst_classes[language])}."
+            )
+    # a variant may lose one query of a small set, in which it is more than the allowed share
+    allowed_recall = max(allowed_points, 100 / max(verdict.queries, 1)) if allowed_points else 0.0
+    for language, points in verdict.lost_recall_points.items():
+        if points > allowed_recall + 1e-9:
+            after = 100 * verdict.recall10[language]
+            reasons.append(
+                f"{subject} loses {points:.2f} points of recall at 10 in {language} (images of a class by its name), "
+                f"from {after + points:.2f} % to {after:.2f} %; {allowed_recall:.2f} are allowed."
             )
     allowed_ratio = 1 + TOLERANCE.get(verdict.variant, math.inf)
     if verdict.ms_share > allowed_ratio:
@@ -126,11 +148,17 @@ class Losses:
         top1: Top-1 accuracy (0..1).
         lost_points: Loss of top-1 against PyTorch in percentage points.
         worst_classes: Classes that lost the most images.
+        recall10: Recall at 10 (0..1) of text-to-image retrieval.
+        lost_recall_points: Loss of recall at 10 against PyTorch in percentage points.
+        queries: Number of queries of the retrieval, in each language.
     """
 
     top1: dict[str, float]
     lost_points: dict[str, float]
     worst_classes: dict[str, list[str]]
+    recall10: dict[str, float]
+    lost_recall_points: dict[str, float]
+    queries: int
 
 
 def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encoded, data: GateData) -> Losses:
@@ -145,8 +173,9 @@ def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encod
     Returns:
         Accuracy and losses by language.
     """
-    losses = Losses({}, {}, {})
-    labels = torch.cat([data.label_ids(name) for name in data.sets])  # (N,)
+    pairs = class_image_pairs(data)
+    labels = pairs[:, 0]
+    losses = Losses({}, {}, {}, {}, {}, len(labels.unique()))
     totals = Counter(labels.tolist())
     for language in LANGUAGES:
         before = _is_correct(reference, reference, labels, language)
@@ -156,10 +185,18 @@ def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encod
         losses.top1[language] = after.sum().item() / len(labels)
         losses.lost_points[language] = 100 * (before.sum() - after.sum()).item() / len(labels)
         losses.worst_classes[language] = [f"{names[number]} ({lost} of {totals[number]})" for number, lost in worst]
+        found_before = is_found(_scores(reference, reference, language), pairs)
+        found_after = is_found(_scores(image_encoded, text_encoded, language), pairs)
+        losses.recall10[language] = found_after.sum().item() / losses.queries
+        losses.lost_recall_points[language] = 100 * (found_before.sum() - found_after.sum()).item() / losses.queries
     return losses
 
 
 def _is_correct(image_encoded: Encoded, text_encoded: Encoded, labels: Tensor, language: str) -> Tensor:
     """Whether the own class of each image has the largest cosine: (N,) bool."""
-    predictions = [(images @ text_encoded.classes[language].T).argmax(1) for images in image_encoded.images.values()]
-    return torch.cat(predictions) == labels
+    return _scores(image_encoded, text_encoded, language).argmax(0) == labels
+
+
+def _scores(image_encoded: Encoded, text_encoded: Encoded, language: str) -> Tensor:
+    """Cosines of all class names and all images, (C, N)."""
+    return text_encoded.classes[language] @ torch.cat(list(image_encoded.images.values())).T
