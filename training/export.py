@@ -1,7 +1,8 @@
-"""Export a finished model to ONNX or ExecuTorch. Every file must pass an accuracy check in both languages.
+"""Export a finished model to ONNX, ExecuTorch or another tool. Every file must pass a check in both languages.
 
 python training/export.py runs/demo/model --output_dir runs/demo/edge
 python training/export.py runs/demo/model --output_dir runs/demo/edge --format executorch
+python training/export.py runs/demo/model --output_dir runs/demo/edge --format immich
 python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_names NAMES.json
 """
 
@@ -9,6 +10,7 @@ import sys
 
 from training.edge.formats import find_format
 from training.edge.options import ExportOptions
+from training.hub.layouts.table import LAYOUTS
 from training.utils.cli import parse_options, user_errors
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
@@ -18,6 +20,10 @@ def main(argv: list[str] | None = None):
     options = parse_options(
         ExportOptions, argv, prog="python training/export.py", description=__doc__, positional=("folder",)
     )
+    (_write_layout if options.format in LAYOUTS else _write_files)(options)
+
+
+def _write_files(options: ExportOptions):
     with user_errors("export"):
         export_format = find_format(options.format)
     with user_errors("export", extra=export_format.extra):
@@ -32,6 +38,18 @@ def main(argv: list[str] | None = None):
     refused = {verdict.tower for verdict in verdicts} - {verdict.tower for verdict in verdicts if verdict.kept}
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _write_layout(options: ExportOptions):
+    with user_errors("export", extra=LAYOUTS[options.format].extra):
+        hide_torchao_messages()
+        from training.edge.layouts import export_layout
+
+        hide_library_bars()
+        verdict = export_layout(options)
+    print(f"{verdict.line()}\n\n{options.output_dir}")
+    if not verdict.kept:
         sys.exit(1)
 
 

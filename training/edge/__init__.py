@@ -11,8 +11,10 @@ program_int8.py     ExecuTorch: quantise a tower to int8
 exported_towers.py  exported files behind the interface of a model
 gate_data.py        images, class names and calibration images of the accuracy gate
 gate.py             the accuracy gate: encode the data with each file, and time it
+ranking.py          rankings of images by class names
 verdict.py          limits of accuracy, latency and size, and the verdict on a file
 export.py           one export: trace, quantise, check
 output.py           the output folder: files, results and card
+layouts.py          the layouts of other tools: write and compare
 web/                a static web page that runs an exported model in the browser
 """

@@ -1,6 +1,7 @@
 """Export a finished model: trace its towers, quantise them, check each file, and write those that pass."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -37,16 +38,10 @@ def export(options: ExportOptions) -> list[Verdict]:
             installed, a tower cannot be traced, or the labelled set cannot be used.
     """
     find_format(options.format).check(options.variants or ())
-    student, processor = _open(options.folder)
+    student, processor = open_model(options.folder)
     data = GateData.from_options(options)
     output_dir = Path(options.output_dir)
-    is_own = output_dir.resolve() == Path(options.folder).resolve()
-    # the files of a model are completed in its own folder, and copied to another one
-    names = [] if is_own else [RESULTS_FILE, *copied_names(Path(options.folder), output_dir)]
-    with (
-        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=options.overwrite),
-        scratch_folder(output_dir / "export") as scratch,
-    ):
+    with open_output(options) as scratch:
         run = _Export(options, student, processor, data, scratch)
         with tqdm(total=run.num_steps, desc="export", unit="step") as progress:
             for step in run.steps():
@@ -54,6 +49,30 @@ def export(options: ExportOptions) -> list[Verdict]:
                 progress.update()
         write_output(run.files, Path(options.folder), output_dir)
     return run.files.verdicts
+
+
+@contextmanager
+def open_output(options: ExportOptions) -> Iterator[Path]:
+    """Claim the output folder for an export.
+
+    Args:
+        options: Model, output folder and format. The files of a model are completed in its own folder, and copied to
+            another one.
+
+    Yields:
+        Path of an empty scratch folder in the output folder.
+
+    Raises:
+        ValueError: The output folder has files that no export has written.
+    """
+    folder, output_dir = Path(options.folder), Path(options.output_dir)
+    is_own = output_dir.resolve() == folder.resolve()
+    names = [] if is_own else [RESULTS_FILE, *copied_names(folder, output_dir)]
+    with (
+        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=options.overwrite),
+        scratch_folder(output_dir / "export") as scratch,
+    ):
+        yield scratch
 
 
 class _Export:
@@ -144,8 +163,14 @@ class _Export:
             self.files.rows += rows
 
 
-def _open(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+def open_model(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Load a model with its processor.
+
+    Args:
+        folder: Folder of a finished model.
+
+    Returns:
+        The model in eval mode, and its processor.
 
     Raises:
         ValueError: A file of the model is missing.

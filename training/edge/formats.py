@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from training.hub.layouts.table import LAYOUTS
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -96,7 +98,7 @@ def find_format(name: str) -> Format:
         ValueError: There is no such format.
     """
     if name not in FORMATS:
-        raise ValueError(f"format: there is no format {name!r}. Expected: {', '.join(FORMATS)}.")
+        raise ValueError(f"format: there is no format {name!r}. Expected: {', '.join((*FORMATS, *LAYOUTS))}.")
     return FORMATS[name]
 
 

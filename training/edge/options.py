@@ -11,7 +11,8 @@ class ExportOptions:
     Args:
         folder: Folder of a finished model, as `training/align.py` writes it.
         output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
-        format: Export format: `onnx` for ONNX Runtime and transformers.js, or `executorch` for native apps.
+        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` for native apps, or the
+            layout of another tool: `open_clip` or `immich`.
         towers: Towers to export: `vision`, `text` or `both`.
         variants: Number formats. ONNX has fp32, fp16, int8 and q4 (4 bits), ExecuTorch fp32 and int8. If none is
             given, all of them except q4.

@@ -16,6 +16,7 @@ from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder
 from training.hub.cards import refresh_card
+from training.hub.layouts.table import LAYOUTS
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
@@ -52,11 +53,7 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
         output_dir: The output folder.
     """
     earlier = _earlier_results(output_dir, files.weights)
-    if folder.resolve() != output_dir.resolve():
-        staged = files.scratch / "repo"
-        shutil.copytree(folder, staged, ignore=_ignored(output_dir))
-        _replace(staged.iterdir(), output_dir)
-    complete_folder(output_dir)
+    copy_model(folder, output_dir, files.scratch)
     kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
     _replace(kept, output_dir / files.format.name)
     results = _merge_results(files, earlier, output_dir)
@@ -66,6 +63,21 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
         refresh_card(output_dir)
 
 
+def copy_model(folder: Path, output_dir: Path, scratch: Path):
+    """Copy a finished model to the output folder without its exports, and add the files that it may lack.
+
+    Args:
+        folder: Folder of the model.
+        output_dir: The output folder, which may be `folder` itself.
+        scratch: Existing scratch folder in the same file system as `output_dir`.
+    """
+    if folder.resolve() != output_dir.resolve():
+        staged = scratch / "repo"
+        shutil.copytree(folder, staged, ignore=_ignored(output_dir))
+        _replace(staged.iterdir(), output_dir)
+    complete_folder(output_dir)
+
+
 def copied_names(folder: Path, output_dir: Path) -> list[str]:
     """Names of the files and folders of a model that are copied to another output folder."""
     names = [path.name for path in folder.iterdir()]
@@ -73,7 +85,7 @@ def copied_names(folder: Path, output_dir: Path) -> list[str]:
 
 
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
-    return shutil.ignore_patterns(*EXCLUDED, *FORMATS, output_dir.name)
+    return shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
 
 
 def _replace(files: Iterable[Path], folder: Path):

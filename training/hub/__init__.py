@@ -8,6 +8,7 @@ isolated_load.py  the script that this process runs
 commit.py         upload a folder in one commit, with retries
 push.py           publish during a training run
 cards/            model cards
+layouts/          model folders in the layouts of other tools
 """
 
 from training.hub.check import FolderError, check_folder

@@ -53,6 +53,10 @@ OPTIONAL = (
     "onnx/*.onnx_data",
     "onnx/*.json",
     "executorch/*.pte",
+    # a pattern for each file of the layouts of training/hub/layouts/table.py that others cannot make from this folder
+    "immich/config.json",
+    "immich/*/model.onnx",
+    "immich/*/*.json",
 )
 # published only if the card shows them
 IMAGES = ("*.png", "*.jpg")

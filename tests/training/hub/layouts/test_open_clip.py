@@ -1,0 +1,175 @@
+"""open_clip loads a converted folder and gives the embeddings and rankings of transformers."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from clip_benchmark.models import load_clip
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip.open_clip_dcclip import CONFIG_FILE, WEIGHTS_FILE, convert, preprocess_config
+from tests.tiny import (
+    BERT,
+    CUT_EFFICIENTNET,
+    MAX_TEXT_LENGTH,
+    MOBILENET,
+    VIT,
+    WHOLE_EFFICIENTNET,
+    WHOLE_MOBILENET,
+    make_model,
+)
+from training import export
+from training.edge import layouts
+from training.utils.results import Results
+
+pytestmark = pytest.mark.slow
+
+LONG = "a frog that sits on a leaf " * 20
+TOWERS = {
+    "whole": (WHOLE_EFFICIENTNET, {}),
+    # the projection follows a head that the model does not have
+    "headless": (MOBILENET, {"text": BERT, "text_pooling": "cls"}),
+    # its last feature map has negative values, and a ReLU6 follows in the timm model
+    "linear end": (WHOLE_EFFICIENTNET | {"model_args": {"features_only": True, "out_indices": [4]}}, {}),
+    # the projection follows the pooling, and the head of the timm model, which is there, is not used
+    "unused head": (WHOLE_MOBILENET, {}),
+}
+
+
+def save(folder: Path, processor: DCCLIPProcessor, *arguments, **fields) -> DCCLIPModel:
+    model = make_model(*arguments, **fields)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return model
+
+
+@pytest.fixture(scope="module", params=TOWERS)
+def converted(request, processor, tmp_path_factory) -> tuple[DCCLIPModel, str]:
+    """A model, and the name of its conversion in open_clip."""
+    vision, fields = TOWERS[request.param]
+    folder = tmp_path_factory.mktemp("converted")
+    return save(folder, processor, vision, **fields), f"local-dir:{convert(folder)}"
+
+
+@torch.no_grad()
+def test_embeddings_equal_those_of_transformers(converted, processor, images, texts):
+    model, name = converted
+    network, _, transform = open_clip.create_model_and_transforms(name)
+    network.eval()
+    pixels = torch.stack([transform(image) for image in images])
+    torch.testing.assert_close(
+        network.encode_image(pixels, normalize=True),
+        F.normalize(model.get_image_features(pixels).pooler_output, dim=-1),
+        rtol=0,
+        atol=1e-5,
+    )
+    texts = [*texts, LONG]
+    tokens = processor(text=texts, return_tensors="pt", truncation=True, max_length=MAX_TEXT_LENGTH)
+    torch.testing.assert_close(
+        network.encode_text(open_clip.get_tokenizer(name)(texts), normalize=True),
+        F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1),
+        rtol=0,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(network.logit_scale, model.logit_scale)
+
+
+def test_tokens_and_pixels_are_those_of_the_processor(converted, processor, images, texts):
+    _, name = converted
+    texts = [*texts, LONG, "  red   apple "]
+    limits = {"padding": "max_length", "truncation": True, "max_length": MAX_TEXT_LENGTH}
+    expected = processor(text=[" ".join(text.split()) for text in texts], return_tensors="pt", **limits)["input_ids"]
+    assert open_clip.get_tokenizer(name)(texts).equal(expected)
+    _, _, transform = open_clip.create_model_and_transforms(name)
+    wide = images[0].resize((97, 64))
+    for image in (*images, wide, wide.rotate(90, expand=True)):
+        difference = transform(image) - processor(images=image, return_tensors="pt")["pixel_values"][0]
+        levels = difference * torch.tensor(processor.image_processor.image_std)[:, None, None] * 255
+        assert levels.abs().max() < 1.01  # Pillow and torchvision round a few pixels in opposite directions
+        assert (levels.abs() > 0.5).float().mean() < 0.02
+
+
+@torch.no_grad()
+def test_clip_benchmark_loads_it(converted, texts):
+    _, name = converted
+    network, _, tokenizer = load_clip("open_clip", name, None, None, "cpu")
+    expected = open_clip.create_model_and_transforms(name)[0].eval().encode_text(tokenizer(texts))
+    assert network.eval().encode_text(tokenizer(texts)).equal(expected)
+
+
+def test_the_folder_is_a_whole_model(converted):
+    _, name = converted
+    folder = Path(name.removeprefix("local-dir:"))
+    names = {"config.json", CONFIG_FILE, WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json"}
+    assert set(os.listdir(folder)) == names
+    assert "auto_map" not in json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+
+
+def test_a_repo_of_its_own_names_itself(processor, tmp_path):
+    save(tmp_path / "model", processor, WHOLE_EFFICIENTNET)
+    folder = convert(tmp_path / "model", tmp_path / "converted", repo_id="me/dcclip-open-clip")
+    text = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"]
+    assert text["hf_model_name"] == text["hf_tokenizer_name"] == "me/dcclip-open-clip"
+
+
+@pytest.mark.parametrize(
+    ("vision", "fields", "message"),
+    [
+        (CUT_EFFICIENTNET, {}, r"'tf_efficientnet_lite0' as it is used here.*it has no blocks\.5"),
+        (VIT, {}, r"timm models with mean or cls pooling. Got 'vit'"),
+        (WHOLE_EFFICIENTNET, {"text": BERT | {"model_type": "electra"}}, r"text_config: open_clip loads .*'electra'"),
+    ],
+)
+def test_towers_without_a_counterpart_are_refused(processor, tmp_path, vision, fields, message):
+    save(tmp_path, processor, vision, **fields)
+    with pytest.raises(ValueError, match=message):
+        convert(tmp_path)
+    assert not (tmp_path / "open_clip").exists()
+
+
+def test_preprocessing_without_a_counterpart_is_refused():
+    common = {"resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    square = {"height": 64, "width": 64}
+    assert preprocess_config(common | {"size": square}, 64)["resize_mode"] == "squash"
+    with pytest.raises(ValueError, match="no counterpart in open_clip"):
+        preprocess_config(common | {"size": {"shortest_edge": 72}, "do_center_crop": True, "crop_size": square}, 64)
+    with pytest.raises(ValueError, match="resample 1 has no counterpart"):
+        preprocess_config(common | {"size": square, "resample": 1}, 64)
+
+
+def test_export_ranks_as_transformers_and_records_it(finished, labelled, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    export.main([str(finished), "--output_dir", str(folder), "--format", "open_clip", *labelled])
+    assert "open_clip: " in capsys.readouterr().out
+    assert (folder / "modeling_dcclip.py").exists()
+    record = Results.read(folder / "results.json").meta["layouts"]["open_clip"]
+    assert record["text_difference"] <= 1e-5 and record["recall"] == record["expected_recall"]
+    assert min(record["same_top"][language] for language in ("en", "zh")) >= 0.99
+    assert record["bytes"] == sum(path.stat().st_size for path in (folder / "open_clip").iterdir())
+
+
+def test_a_tool_that_ranks_otherwise_is_refused(finished, labelled, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "folder"
+    shutil.copytree(finished, folder)
+    monkeypatch.setattr(layouts, "MAX_TEXT_DIFFERENCE", -1.0)
+    with pytest.raises(SystemExit) as exit_info:
+        export.main([str(folder), "--output_dir", str(folder), "--format", "open_clip", *labelled])
+    assert exit_info.value.code == 1
+    assert "open_clip: not written. Text embeddings differ" in capsys.readouterr().out
+    assert not (folder / "open_clip").exists()
+    assert not Results.read(folder / "results.json").meta["layouts"]["open_clip"]["kept"]
+
+
+def test_single_towers_are_refused(finished, labelled, tmp_path, capsys):
+    arguments = [str(finished), "--output_dir", str(tmp_path / "out"), "--format", "open_clip"]
+    for option in (["--towers", "text"], ["--variants", "int8"]):
+        with pytest.raises(SystemExit) as exit_info:
+            export.main([*arguments, *option, *labelled])
+        assert exit_info.value.code == 2
+        assert "format: open_clip holds both towers in fp32" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

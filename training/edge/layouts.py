@@ -1,0 +1,175 @@
+"""Write a model in the layout of another tool, and compare its embeddings and rankings with those of transformers."""
+
+import importlib.metadata
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Image as ImageFeature
+
+from training.data import open_image
+from training.edge.export import open_model, open_output
+from training.edge.gate_data import GateData
+from training.edge.graphs import trace
+from training.edge.options import ExportOptions
+from training.edge.output import copy_model
+from training.edge.ranking import TOP, class_image_pairs, recall, same_top
+from training.edge.towers import TOWERS
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.hub.layouts.layout import Layout
+from training.hub.layouts.table import LAYOUTS
+from training.teachers import weights_fingerprint
+from training.text.writing_systems import LANGUAGES
+from training.utils.results import RESULTS_FILE, Results, make_meta
+
+# a tool that encodes the same tokens gives the same embeddings, up to rounding
+MAX_TEXT_DIFFERENCE = 1e-5
+# a tool that resizes an image in another library may round a pixel in the other direction
+MIN_COSINE = 0.999
+MIN_SAME_TOP = 0.99
+
+
+@dataclass(frozen=True)
+class LayoutVerdict:
+    """The comparison of a tool with transformers in fp32, on the data of the gate.
+
+    Args:
+        layout: Name of the layout and of its folder.
+        kept: Whether the folder is written.
+        reasons: Reasons why it is not written, a sentence each.
+        bytes: Size of the folder in bytes.
+        text_difference: Largest difference of a component of the text embeddings.
+        image_difference: Largest difference of a component of the image embeddings.
+        image_cosine: Lowest cosine between the image embeddings.
+        same_top: Share of the class names (0..1) whose ten best images are the same, in any order, by language.
+        recall: Recall at 10 of text-to-image retrieval (0..1) in the tool, by language.
+        expected_recall: Recall at 10 in transformers, by language.
+    """
+
+    layout: str
+    kept: bool
+    reasons: list[str]
+    bytes: int
+    text_difference: float
+    image_difference: float
+    image_cosine: float
+    same_top: dict[str, float]
+    recall: dict[str, float]
+    expected_recall: dict[str, float]
+
+    def line(self) -> str:
+        """The verdict in one line, for the terminal."""
+        if not self.kept:
+            return f"{self.layout}: not written. {' '.join(self.reasons)}"
+        same = ", ".join(f"{language} {100 * share:.1f} %" for language, share in self.same_top.items())
+        return (
+            f"{self.layout}: {self.bytes / 1e6:.2f} MB, largest difference from transformers: texts "
+            f"{self.text_difference:.1g}, images {self.image_difference:.1g}; same ten best images: {same}"
+        )
+
+
+def export_layout(options: ExportOptions) -> LayoutVerdict:
+    """Write a model folder with the folder of one layout in it, if the tool ranks as transformers does.
+
+    Args:
+        options: Model, output folder, layout, and data of the gate.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: The folder is not a complete model, the options ask for single towers or number formats, a package
+            is missing, the tool cannot represent the model, or the labelled set cannot be used.
+    """
+    layout = LAYOUTS[options.format]
+    if options.towers != "both" or options.variants not in (None, ["fp32"]):
+        raise ValueError(
+            f"format: {layout.name} holds both towers in fp32. Leave out --towers, and name no --variants but fp32."
+        )
+    layout.check()
+    student, processor = open_model(options.folder)
+    data = GateData.from_options(options)
+    folder, output_dir = Path(options.folder), Path(options.output_dir)
+    target = output_dir / layout.name
+    with open_output(options) as scratch:
+        graphs = {tower: scratch / f"{tower}_model.onnx" for tower in TOWERS} if layout.graphs else {}
+        for tower, path in graphs.items():
+            trace(student, tower, path)
+        shutil.rmtree(target, ignore_errors=True)  # an earlier export may be of other weights
+        try:
+            # in its final place, which some layouts contain as a path
+            layout.write(folder, graphs, target)
+            verdict = _compare(layout, target, ZeroShotModel(student, processor, options.folder), data)
+        except BaseException:
+            shutil.rmtree(target, ignore_errors=True)
+            raise
+        if not verdict.kept:
+            shutil.rmtree(target)
+        copy_model(folder, output_dir, scratch)
+        _record(verdict, layout, weights_fingerprint(student), data.source, output_dir)
+    return verdict
+
+
+def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData) -> LayoutVerdict:
+    """Encode the data with the tool and with transformers, and compare embeddings and rankings."""
+    tool, column = layout.open(folder), data.image_column
+    cells = [
+        row[column] for rows in data.sets.values() for row in rows.cast_column(column, ImageFeature(decode=False))
+    ]
+    found_images = tool.encode_images([open_image(cell) for cell in cells])
+    images = np.concatenate([model.encode_images(rows, column).numpy() for rows in data.sets.values()])
+    names = {language: data.class_names.in_language(language) for language in LANGUAGES}
+    found_texts = {language: tool.encode_texts(texts) for language, texts in names.items()}
+    texts = {language: model.encode_texts(texts).numpy() for language, texts in names.items()}
+    found = {language: torch.from_numpy(found_texts[language] @ found_images.T) for language in names}
+    expected = {language: torch.from_numpy(texts[language] @ images.T) for language in names}
+    pairs = class_image_pairs(data)
+    verdict = LayoutVerdict(
+        layout=layout.name,
+        kept=True,
+        reasons=[],
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        text_difference=max(float(abs(found_texts[language] - texts[language]).max()) for language in names),
+        image_difference=float(abs(found_images - images).max()),
+        image_cosine=float((found_images * images).sum(1).min()),
+        same_top={language: same_top(found[language], expected[language]) for language in names},
+        recall={language: recall(found[language], pairs) for language in names},
+        expected_recall={language: recall(expected[language], pairs) for language in names},
+    )
+    reasons = _reasons_against(verdict)
+    return replace(verdict, kept=not reasons, reasons=reasons)
+
+
+def _reasons_against(verdict: LayoutVerdict) -> list[str]:
+    reasons = []
+    if not verdict.text_difference <= MAX_TEXT_DIFFERENCE:
+        reasons.append(
+            f"Text embeddings differ from those of transformers by up to {verdict.text_difference:.1g}; "
+            f"{MAX_TEXT_DIFFERENCE} is allowed."
+        )
+    if not verdict.image_cosine >= MIN_COSINE:
+        reasons.append(
+            f"The cosine of an image embedding with that of transformers is {verdict.image_cosine:.5f}; at least "
+            f"{MIN_COSINE} is required."
+        )
+    for language, share in verdict.same_top.items():
+        if share < MIN_SAME_TOP:
+            reasons.append(
+                f"{100 * share:.1f} % of the class names in {language} have the same {TOP} best images as in "
+                f"transformers; {100 * MIN_SAME_TOP:.0f} % are required."
+            )
+    return reasons
+
+
+def _record(verdict: LayoutVerdict, layout: Layout, weights: str, source: str, output_dir: Path):
+    """Add the verdict to the results of the folder, in place of an earlier one on this layout or on other weights."""
+    path = output_dir / RESULTS_FILE
+    run = make_meta(source, None)
+    run["versions"] |= {name: importlib.metadata.version(name) for name in layout.packages.values()}
+    results = Results.read(path) if path.exists() else Results(run)
+    earlier = results.meta.get("layouts", {})
+    kept = {name: entry for name, entry in earlier.items() if entry["weights"] == weights and name != layout.name}
+    entry = {"weights": weights, "run": run} | asdict(verdict)
+    Results(results.meta | {"layouts": kept | {layout.name: entry}}, results.rows).write(output_dir)
