@@ -9,6 +9,8 @@
     index_dcclip.py          Index: an index of photographs on disk, with the modules vectors, catalog, photos,
                              indexing, query, space, thumbnails, duplicates, serve and page
     command.py               the `dcclip` command, with search_command.py
+    fastembed_dcclip.py      both towers in fastembed and Qdrant
+    mteb_dcclip.py           metadata and loader for mteb
     open_clip_dcclip.py      conversion for open_clip and the tools that build on it
 
 Importing this package imports neither torch nor transformers. The classes load on first access, and the model family

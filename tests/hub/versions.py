@@ -24,15 +24,15 @@ VERSIONS = ("5.4.0", "5.10.4", "5.16.1", "5.20.2", version("transformers"))
 SHARED = ("transformers", "huggingface_hub", "tokenizers", "torch")
 
 
-def make_environment(folder: Path, transformers: str) -> Path:
-    """Create a virtual environment with a version of transformers, and return the path of its interpreter."""
+def share_packages(folder: Path, requirements: list[str]) -> Path:
+    """Create a virtual environment that shares the current packages, install others into it, and return its Python."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     python = folder / "bin" / "python"
     site_packages = next(folder.glob("lib/python*/site-packages"))
     shared = [path for path in sys.path if path.endswith("site-packages")] or [sysconfig.get_path("purelib")]
     (site_packages / "shared.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-warn-script-location"]
-    subprocess.run([*install, f"transformers=={transformers}"], check=True)
+    subprocess.run([*install, *requirements], check=True)
     return python
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     for transformers in options.versions:
         with tempfile.TemporaryDirectory(prefix="dcclip-versions-") as home:
             folder = Path(options.folder).resolve() if options.folder else mini_teacher(Path(home) / "model")
-            python = make_environment(Path(home) / "environment", transformers)
+            python = share_packages(Path(home) / "environment", [f"transformers=={transformers}"])
             line = "".join(f"{value:>18}" for value in installed(python).values())
             try:
                 print(f"{line}   {check_folder(folder, str(python)):.1e}", flush=True)

@@ -201,7 +201,7 @@ def _is_text(path: str) -> bool:
 
 
 def complete_folder(folder: str | Path):
-    """Add the files that transformers does not save: remote code, requirements, licences, sentence-transformers files.
+    """Add the files that transformers does not save: remote code, requirements, licences, and files of other tools.
 
     Args:
         folder: Folder with the model, its config and its processor.
@@ -215,7 +215,14 @@ def complete_folder(folder: str | Path):
     limit = {"max_seq_length": config["max_text_length"]}
     for name, content in (("modules.json", MODULES), ("sentence_bert_config.json", FEATURES | limit)):
         write_text(folder / name, json.dumps(content, indent=1) + "\n")
+    write_text(folder / "special_tokens_map.json", json.dumps(_special_tokens(folder), indent=1) + "\n")
     write_text(folder / "requirements.txt", "\n".join(_requirements()) + "\n")
+
+
+def _special_tokens(folder: Path) -> dict[str, str]:
+    """The named special tokens, which fastembed before 0.9 reads from a file that transformers no longer writes."""
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    return {name: token for name, token in config.items() if name.endswith("_token") and isinstance(token, str)}
 
 
 def _requirements() -> list[str]:
