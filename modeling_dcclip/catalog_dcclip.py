@@ -36,6 +36,7 @@ CREATE INDEX files_by_row ON files (row);
 CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
 CREATE TABLE folders (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE maps (weights TEXT PRIMARY KEY, width INTEGER NOT NULL, matrix BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 INSERT INTO counters VALUES ('rows', 0);
 """
@@ -222,6 +223,22 @@ class Catalog:
             self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
             self._free([row for (row,) in found])
         return len(found)
+
+    def store_map(self, weights: str, matrix: np.ndarray):
+        """Store the map from the embedding space of a model, by the fingerprint of its weights.
+
+        Args:
+            weights: Fingerprint of the model's weights.
+            matrix: Map, (D_model, D_index) float32.
+        """
+        with self.writing():
+            values = (weights, matrix.shape[1], matrix.astype("<f4").tobytes())
+            self._many("INSERT OR REPLACE INTO maps VALUES (?, ?, ?)", [values])
+
+    def map(self, weights: str) -> np.ndarray | None:
+        """The map from the embedding space of a model, (D_model, D_index) float32; None if there is none."""
+        found = self._execute("SELECT width, matrix FROM maps WHERE weights = ?", weights)
+        return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int]:
         """Record which files exist now, in temporary tables that `pending` and `remove_missing` read.

@@ -5,6 +5,7 @@
     dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
     dcclip serve
     dcclip duplicates
+    dcclip index --upgrade NEW_MODEL
     dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
 
 It also runs inside an exported model folder where nothing but the runtime's packages is installed:
@@ -43,6 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_index(commands)
     _add_search(commands)
     _add_serve(commands)
+    _add_adapt(commands)
     _add_duplicates(commands)
     label = _add_command(commands, "label", run_label, "Rank labels for an image.")
     label.add_argument("image", metavar="IMAGE", type=Path, help="Image file.")
@@ -117,6 +119,13 @@ def _add_index(commands: Any):
         "int8.",
     )
     index.add_argument(
+        "--upgrade",
+        metavar="MODEL",
+        type=Path,
+        help="Embed all photographs again with another exported model. Searches use the old vectors until the new "
+        "ones are complete. With --dtype, in another type.",
+    )
+    index.add_argument(
         "--forget",
         metavar="FOLDER",
         type=Path,
@@ -181,6 +190,25 @@ def _add_serve(commands: Any):
     serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
     _add_index_options(serve)
     _add_index_model(serve, "the model of the index")
+
+
+def _add_adapt(commands: Any):
+    adapt = _add_command(
+        commands,
+        "adapt",
+        _on_index("run_adapt"),
+        "Let another model search an index, through a map fitted to a sample.",
+    )
+    adapt.add_argument(
+        "--sample",
+        metavar="N",
+        type=int,
+        default=2000,
+        help="Maximum number of photographs of the index to embed with the model. Default: 2000.",
+    )
+    adapt.add_argument("--json", action="store_true", help="Print a JSON object with the quality of the map.")
+    _add_index_options(adapt)
+    _add_index_model(adapt, "as for `label`")
 
 
 def _add_duplicates(commands: Any):

@@ -14,6 +14,7 @@ An index is a folder:
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -44,7 +45,7 @@ else:  # in a model folder
     from vectors_dcclip import VectorStore  # type: ignore[no-redef]
 
 FORMAT, VERSION = "dcclip-index", 1
-MANIFEST, LOCK, CATALOG, VECTORS = "manifest.json", ".lock", "catalog.sqlite", "vectors"
+MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Index:
     Args:
         folder: Folder of the index.
         manifest: Content of its manifest.
-        model: Model to search with, or its folder. None takes the model that wrote the index.
+        model: Model to search with, or its folder. None takes the model that wrote the index, after an upgrade the new
+            one.
         model_id: Hub id of that model. None takes its folder.
     """
 
@@ -83,16 +85,25 @@ class Index:
         model: Runtime | str | Path | None = None,
         model_id: str | None = None,
     ):
-        self.folder, self.manifest = folder, manifest
+        self.folder = folder
+        self._model, self._model_id = model, model_id
+        self._lock = threading.RLock()
+        self._load(manifest)
+
+    def _load(self, manifest: dict[str, Any]):
+        self.manifest = manifest
         self.space = Space(**manifest["space"])
-        data = folder / manifest["data"]
-        data.mkdir(exist_ok=True)
-        with _damage_reported(folder):
-            self.catalog = Catalog(data / CATALOG)
-        self.store = VectorStore(data / VECTORS, self.space.dimension, manifest["dtype"])
-        self._model, self._model_id = self.space.model if model is None else model, model_id
+        with _damage_reported(self.folder):
+            self.catalog, self.store = open_data(self.folder, manifest)
         self._runtime: Runtime | None = None
-        self._lock = threading.Lock()
+        self._map: np.ndarray | None = None
+
+    def refresh(self):
+        """Take over an upgrade by another process. Searches call this method."""
+        with self._lock:
+            manifest = read_manifest(self.folder)
+            if manifest["data"] != self.manifest["data"]:
+                self._load(manifest)
 
     @classmethod
     def open(
@@ -121,11 +132,11 @@ class Index:
         if not (folder / MANIFEST).is_file():
             if not create:
                 raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
-            runtime = _open_model(model)
+            runtime = open_model(model)
             space = Space.of(runtime, model_id)
             VectorStore(folder, space.dimension, dtype or "int8")  # refuses a wrong type before anything is written
-            return cls(folder, _create(folder, space, dtype or "int8"), runtime)
-        manifest = _read_manifest(folder)
+            return cls(folder, _create(folder, runtime, space, dtype or "int8"), runtime)
+        manifest = read_manifest(folder)
         if dtype not in (None, manifest["dtype"]):
             raise ValueError(
                 f"dtype: the index {str(folder)!r} has {manifest['dtype']}, not {dtype}. Index into another folder "
@@ -159,8 +170,11 @@ class Index:
         """
         with self._lock:
             if self._runtime is None:
-                runtime = _open_model(self._model)
-                self._check_space(Space.of(runtime, self._model_id))
+                runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
+                space = Space.of(runtime, self._model_id)
+                self._map = None if self.space.shares(space) else self.catalog.map(space.weights)
+                if self._map is None:
+                    self._check_space(space)
                 self._runtime = runtime
             return self._runtime
 
@@ -176,7 +190,8 @@ class Index:
         if not self.space.shares(space):
             raise ValueError(
                 f"model: the index {str(self.folder)!r} has another embedding space: {self.space.difference(space)}. "
-                "Search with the model of the index, with a student of it, or index into another folder with --index."
+                "Search with the model of the index or with a student of it, fit a map with dcclip adapt --model "
+                "FOLDER, or embed again with dcclip index --upgrade FOLDER."
             )
 
     def add(self, *folders: str | Path, progress: Progress | None = None) -> Report:
@@ -204,7 +219,18 @@ class Index:
                 "the model of the index may add to it. Pass that model, or index into another folder with --index."
             )
         with self.writing():
+            self.refresh()
             return update(self.catalog, self.store, runtime, chosen, progress)
+
+    def add_map(self, weights: str, facts: dict[str, Any]):
+        """Record a map of the catalog in the manifest. Call it within `writing()`.
+
+        Args:
+            weights: Fingerprint of the weights of the model whose embeddings are mapped.
+            facts: What is known of the map, such as the name of the model.
+        """
+        self.manifest = self.manifest | {"maps": self.manifest["maps"] | {weights: facts}}
+        write_manifest(self.folder, self.manifest)
 
     def forget(self, folder: str | Path) -> int:
         """Remove a folder of photographs from the index. No photograph is touched.
@@ -232,6 +258,7 @@ class Index:
             OSError: The disk is full or cannot be written.
         """
         with _write_lock(self.folder):
+            remove_stale_data(self.folder)
             yield
 
     def search(
@@ -265,9 +292,14 @@ class Index:
             QueryWarning: A text is longer than the model reads, or in a script of none of its languages.
         """
         chosen = Filter(after, before, path)
+        self.refresh()
         edge = self.runtime.preprocess.edge
         examples = [image if isinstance(image, Image.Image) else _read_example(image, edge) for image in images]
-        return self.search_vector(embed_query(self.runtime, texts, without, examples), top, chosen)
+        query = embed_query(self.runtime, texts, without, examples)
+        if self._map is not None:
+            query = query @ self._map
+            query /= np.linalg.norm(query)
+        return self.search_vector(query, top, chosen)
 
     def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
         """Find photographs by an embedding.
@@ -283,6 +315,7 @@ class Index:
         if top < 1:
             raise ValueError(f"top: got {top}, expected at least 1.")
         chosen = chosen or Filter()
+        self.refresh()
         with self.catalog.reading():
             count = self.catalog.num_rows
             rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
@@ -312,6 +345,7 @@ class Index:
         Raises:
             ValueError: The index has no such file.
         """
+        self.refresh()
         with self.catalog.reading():
             file = self.catalog.file(number)
             if file is None:
@@ -320,6 +354,7 @@ class Index:
 
     def newest(self, top: int = 20) -> list[Hit]:
         """The newest photographs, newest first, each with score 0."""
+        self.refresh()
         return [_hit([file], 0.0) for file in self.catalog.files(top)]
 
 
@@ -338,7 +373,12 @@ def _read_example(path: str | Path, edge: int | None) -> Image.Image:
     return image
 
 
-def _open_model(model: Runtime | str | Path | None) -> Runtime:
+def open_model(model: Runtime | str | Path | None) -> Runtime:
+    """Open a model for an index.
+
+    Raises:
+        ValueError: There is no exported model in the folder.
+    """
     if isinstance(model, Runtime):
         return model
     if model is None or not (Path(model) / "config.json").is_file():
@@ -365,40 +405,77 @@ def _write_lock(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _create(folder: Path, space: Space, dtype: str) -> dict[str, Any]:
+def _create(folder: Path, runtime: Runtime, space: Space, dtype: str) -> dict[str, Any]:
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {
+    manifest = make_manifest(runtime, space, dtype, 1)
+    with _write_lock(folder):
+        if not (folder / MANIFEST).exists():  # else another process was faster
+            write_manifest(folder, manifest)
+    return read_manifest(folder)
+
+
+def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int) -> dict[str, Any]:
+    """Content of a manifest.
+
+    Args:
+        runtime: Model of the index; its folder is used by searches without another one.
+        space: Embedding space of the model.
+        dtype: How vectors are stored.
+        number: Number of the data folder, counted from 1 by upgrades.
+    """
+    return {
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dtype": dtype,
-        "data": "data-1",
+        "data": f"data-{number}",
+        "model_folder": str(runtime.folder.absolute()),
         "space": space.to_dict(),
+        "maps": {},
     }
-    with _write_lock(folder):
-        if not (folder / MANIFEST).exists():  # else another process was faster
-            write_manifest(folder, manifest)
-    return _read_manifest(folder)
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]):
-    """Write the manifest of an index atomically."""
-    scratch = folder / f".{MANIFEST}.{os.getpid()}"
+def open_data(folder: Path, manifest: dict[str, Any]) -> tuple[Catalog, VectorStore]:
+    """Open the catalog and the vectors that a manifest names; what does not exist is created."""
+    data = folder / manifest["data"]
+    data.mkdir(exist_ok=True)
+    store = VectorStore(data / VECTORS, manifest["space"]["dimension"], manifest["dtype"])
+    return Catalog(data / CATALOG), store
+
+
+def remove_stale_data(folder: Path):
+    """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
+    named = {read_manifest(folder)["data"]}
+    if (folder / UPGRADE).is_file():
+        named.add(read_manifest(folder, UPGRADE)["data"])
+    for data in folder.glob("data-*"):
+        if data.name not in named:
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], name: str = MANIFEST):
+    """Write a manifest atomically."""
+    scratch = folder / f".{name}.{os.getpid()}"
     with scratch.open("w", encoding="utf-8") as file:
         json.dump(manifest, file, ensure_ascii=False, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    scratch.replace(folder / MANIFEST)
+    scratch.replace(folder / name)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        ValueError: It is no manifest, or has another format version.
+    """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / file).read_text(encoding="utf-8"))
         name, version = manifest["format"], manifest["version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"index: {str(folder / MANIFEST)!r} is not the manifest of an index ({error}).") from error
+        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}).") from error
     if name != FORMAT or version != VERSION:
         raise ValueError(
             f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 if __package__:
+    from .adapt_dcclip import adapt_index
     from .command import PROGRAM, default_model
     from .duplicates_dcclip import find_duplicates
     from .index_dcclip import MANIFEST, Hit, Index
@@ -18,7 +19,9 @@ if __package__:
     from .query_dcclip import QueryWarning
     from .serve_dcclip import LOOPBACK, SearchServer
     from .thumbnails_dcclip import write_contact_sheet
+    from .upgrade_dcclip import upgrade_index
 else:  # in a model folder
+    from adapt_dcclip import adapt_index  # type: ignore[no-redef]
     from command import PROGRAM, default_model  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from index_dcclip import MANIFEST, Hit, Index  # type: ignore[no-redef]
@@ -26,6 +29,7 @@ else:  # in a model folder
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
     from thumbnails_dcclip import write_contact_sheet  # type: ignore[no-redef]
+    from upgrade_dcclip import upgrade_index  # type: ignore[no-redef]
 
 CONTACT_SHEET = "contact_sheet.html"
 SHOWN_FAILURES = 20
@@ -43,6 +47,9 @@ def run_index(options: argparse.Namespace):
         else:
             print(f"{_count(removed, 'file')} removed")
         return
+    if options.upgrade is not None:
+        _upgrade(options)
+        return
     if not exists and not options.folders:
         raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
     outermost(options.folders)  # refuses a wrong name before a model is loaded and an index is created
@@ -53,13 +60,23 @@ def run_index(options: argparse.Namespace):
     ):
         report = index.add(*options.folders, progress=show)
         files = len(index)
+    _print_report(report, files, options)
+
+
+def _upgrade(options: argparse.Namespace):
+    """Embed an index again with another model."""
+    if options.folders or options.model:
+        raise ValueError("upgrade: takes no folders and no --model. First run dcclip index, then the upgrade.")
+    with Index.open(options.index) as index, _progress("images") as show:
+        report = upgrade_index(index, options.upgrade, model_id=options.model_id, dtype=options.dtype, progress=show)
+        files = len(index)
+    _print_report(report, files, options)
+
+
+def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
         _print_json(vars(report) | {"files": files, "index": str(options.index)})
-    else:
-        _print_report(report, files)
-
-
-def _print_report(report: Report, files: int):
+        return
     parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
     parts += [f"{report.moved:,} moved"] if report.moved else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
@@ -119,6 +136,22 @@ def run_serve(options: argparse.Namespace):
                 server.serve_forever()
             except KeyboardInterrupt:  # how a user ends it
                 return
+
+
+def run_adapt(options: argparse.Namespace):
+    """Fit a map from the space of a model to that of the index, and print its quality."""
+    if options.sample < 1:
+        raise ValueError(f"sample: got {options.sample}, expected at least 1.")
+    model = options.model or default_model()
+    with Index.open(options.index) as index, _progress("images") as show:
+        fitted = adapt_index(index, model, model_id=options.model_id, sample=options.sample, progress=show)
+    if options.json:
+        _print_json({name: value for name, value in vars(fitted).items() if name != "matrix"})
+    else:
+        print(
+            f"map of rank {fitted.rank} from {_count(fitted.num_pairs, 'image')}; mean cosine on held-out images "
+            f"{fitted.cosine:.3f}, of the orthogonal map alone {fitted.orthogonal_cosine:.3f}"
+        )
 
 
 def run_duplicates(options: argparse.Namespace):

@@ -336,7 +336,7 @@ def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model,
 
 def test_a_model_that_is_gone_is_named(filled, tmp_path, color_model):
     manifest = json.loads((filled.folder / "manifest.json").read_text())
-    manifest["space"]["model"] = str(tmp_path / "gone")
+    manifest["model_folder"] = str(tmp_path / "gone")
     (filled.folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match=r"model: '.*gone' has no config.json\. Pass an exported model: --model"):
         Index.open(filled.folder).search("red")

@@ -1,0 +1,107 @@
+"""An index that is embedded again with another model: searchable throughout, resumable, and never half changed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from modeling_dcclip import command, indexing_dcclip
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.upgrade_dcclip import upgrade_index
+from tests.modeling.color_model import save_color_model
+
+
+@pytest.fixture(scope="module")
+def new_model(tmp_path_factory) -> Path:
+    """A model of another embedding space."""
+    return save_color_model(tmp_path_factory.mktemp("new") / "model", turn=3)
+
+
+@pytest.fixture
+def index(tmp_path, color_model, photos):
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(photos)
+    with Index.open(tmp_path / "index") as index:
+        yield index
+
+
+def first(index: Index, text: str) -> str:
+    return Path(index.search(text, top=1)[0].path).name
+
+
+def data_folders(index: Index) -> list[str]:
+    return sorted(path.name for path in index.folder.glob("data-*"))
+
+
+def test_an_upgraded_index_has_the_new_space(index, new_model, photos):
+    old = index.search("红")[0]
+    assert upgrade_index(index, new_model).embedded == 5
+    assert index.space.model == str(new_model)
+    assert first(index, "红") == Path(old.path).name == "red.jpg"
+    assert index.add().unchanged == 5 and data_folders(index) == ["data-2"]  # the old vectors are gone now
+
+
+def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new_model):
+    found: list[str] = []
+
+    def search(done: int, total: int):
+        with Index.open(index.folder) as other:  # as another process
+            found.append(first(other, "blue"))
+        found.append(first(index, "green"))
+
+    long_running = Index.open(index.folder)
+    assert first(long_running, "red") == "red.jpg"
+    upgrade_index(index, new_model, progress=search)
+    assert found == ["blue.jpg", "green.png"] * 5
+    assert first(long_running, "yellow") == "yellow.webp" and long_running.space == index.space
+
+
+def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
+    monkeypatch.setattr(indexing_dcclip, "COMMIT_FILES", 1)
+
+    def stop(done: int, total: int):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upgrade_index(index, new_model, progress=stop)
+    assert first(index, "red") == "red.jpg" and data_folders(index) == ["data-1", "data-2"]
+    assert index.add().unchanged == 5  # the old index is still in use
+    report = upgrade_index(index, new_model)
+    assert (report.embedded, report.unchanged) == (2, 3) and first(index, "red") == "red.jpg"
+
+
+def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, monkeypatch):
+    def stop(done: int, total: int):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        upgrade_index(index, new_model, progress=stop)
+    assert upgrade_index(index, color_model, dtype="binary").embedded == 5
+    assert index.manifest["dtype"] == "binary" and index.manifest["data"] == "data-3"
+    index.add()
+    assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
+
+
+def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
+    photos.rename(photos.parent / "unmounted")
+    with pytest.raises(ValueError, match=r"does not exist\. If it is on a disk, mount it"):
+        upgrade_index(index, new_model)
+    assert first(index, "red") == "red.jpg" and index.manifest["data"] == "data-1"
+
+
+def test_the_command_upgrades(index, new_model, color_model, capsys):
+    options = ["--index", str(index.folder)]
+    command.main(["index", "--upgrade", str(new_model), *options, "--model_id", "some/model"])
+    assert capsys.readouterr().out.startswith("5 files in the index: 5 images embedded")
+    assert json.loads((index.folder / "manifest.json").read_text())["space"]["model"] == "some/model"
+    command.main(["search", "green", "--top", "1", *options])
+    assert capsys.readouterr().out.endswith("green.png\n")
+    for arguments, message in {
+        ("--upgrade", str(new_model)): "has this model already, in int8",
+        ("--upgrade", str(new_model), "--model", str(color_model)): "takes no folders and no --model",
+        ("--upgrade", str(index.folder)): "has no config.json",
+    }.items():
+        with pytest.raises(SystemExit):
+            command.main(["index", *arguments, *options])
+        assert message in capsys.readouterr().err
