@@ -7,6 +7,7 @@ encoded again. A file that has changed since it was indexed is not shown.
 
 import json
 import os
+import sys
 import threading
 import warnings
 from http import HTTPStatus
@@ -67,6 +68,11 @@ class SearchServer(ThreadingHTTPServer):
         self.hosts = LOOPBACK | {host}
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
         super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any):
+        """Report an error of a request, unless the browser closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:

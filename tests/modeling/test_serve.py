@@ -150,6 +150,15 @@ def test_a_file_that_was_replaced_is_not_shown(get, photos, tmp_path, paint):
     assert response.status == 404 and "changed since it was indexed" in body.decode()
 
 
+@pytest.mark.parametrize(("error", "is_reported"), [(BrokenPipeError("gone"), False), (KeyError("bug"), True)])
+def test_a_connection_that_the_browser_closes_is_no_error(server, capsys, error, is_reported):
+    try:
+        raise error
+    except type(error):
+        server.handle_error(None, ("127.0.0.1", 1))
+    assert bool(capsys.readouterr().err) == is_reported
+
+
 def test_only_get_is_answered(get):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert get("/", method)[0].status == 501
