@@ -25,7 +25,7 @@ else:  # in a model folder
     from command import PROGRAM, default_model  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from index_dcclip import MANIFEST, Hit, Index  # type: ignore[no-redef]
-    from indexing_dcclip import Report  # type: ignore[no-redef]
+    from indexing_dcclip import Report, outermost  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
     from thumbnails_dcclip import write_contact_sheet  # type: ignore[no-redef]
