@@ -318,9 +318,9 @@ class Catalog:
             Number of files whose content is gone, and number of those whose content was seen elsewhere: moved files.
         """
         with self.writing():
-            for folder in unreadable:
+            for path in unreadable:
                 self._execute(
-                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}", *_range(folder)
+                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}", *_range(path)
                 )
             rows: list[int] = []
             for folder in folders:

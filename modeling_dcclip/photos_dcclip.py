@@ -11,10 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+if __package__:
+    from .image_dcclip import FORMATS, to_rgb
+else:  # in a model folder
+    from image_dcclip import FORMATS, to_rgb  # type: ignore[no-redef]
 
 with suppress(ImportError):  # HEIC is read where this plug-in is installed
     from pillow_heif import register_heif_opener
@@ -118,7 +124,7 @@ class Photo:
         digest: Digest of its content, 16 bytes.
         taken: Date and time of EXIF at which it was taken, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content
             is known.
-        image: The decoded image, rotated as EXIF says; None if the content is known.
+        image: The decoded image, upright 8-bit RGB on white; None if the content is known.
     """
 
     state: FileState
@@ -169,10 +175,10 @@ def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
     """Date and upright image of an open file."""
     file.seek(0)
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=_formats()) as image:
             if edge is not None:
                 image.draft("RGB", (edge, edge))
-            return _date(image), ImageOps.exif_transpose(image)
+            return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
@@ -186,6 +192,13 @@ def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
         is_io = isinstance(error, OSError) and error.errno is not None
         raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
+
+
+@cache
+def _formats() -> list[str]:
+    """The formats that are opened everywhere, and HEIF where its plug-in is installed."""
+    Image.init()
+    return [name for name in (*FORMATS, "HEIF") if name in Image.OPEN]
 
 
 def _cause(error: BaseException) -> str:

@@ -64,7 +64,7 @@ class SearchServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, index: "Index", host: str = "127.0.0.1", port: int = 8000):
-        self.index = index
+        self.index, self.host = index, host
         self.hosts = LOOPBACK | {host}
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
         super().__init__((host, port), _Handler)
@@ -77,7 +77,7 @@ class SearchServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Address of the page."""
-        return f"http://{self.server_address[0]}:{self.server_address[1]}/"
+        return f"http://{self.host}:{self.server_address[1]}/"
 
 
 class _Handler(BaseHTTPRequestHandler):

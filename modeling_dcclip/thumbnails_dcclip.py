@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING
 
 if __package__:
     from .photos_dcclip import UnreadablePhotoError, read_photo
-    from .runtime_dcclip import open_rgb
 else:  # in a model folder
     from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
-    from runtime_dcclip import open_rgb  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .index_dcclip import Hit
@@ -53,7 +51,6 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     """
     image = read_photo(os.fsencode(path), lambda digest: False, edge).image
     assert image is not None  # no content is known
-    image = open_rgb(image)
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()

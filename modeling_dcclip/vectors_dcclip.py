@@ -215,7 +215,7 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
         starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)  # a run of successive rows is one write
         for begin, end in zip(starts, [*starts[1:], len(rows)], strict=True):
             file.seek(int(rows[begin]) * size)
-            remaining = memoryview(values[begin:end]).cast("B")
+            remaining = values[begin:end].data.cast("B")
             while remaining:
                 remaining = remaining[file.write(remaining) :]
         os.fsync(file.fileno())

@@ -114,6 +114,19 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
     assert failure_of(tmp_path / "large.png").cause == "too many pixels"
 
 
+def test_a_format_that_starts_a_program_is_not_opened(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    assert failure_of(tmp_path / "a.jpg").cause == "not an image, or damaged"
+
+
+def test_transparent_and_16_bit_images_are_rgb_on_white(tmp_path):
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("I;16", (20, 20), 65535).save(tmp_path / "gray.png")
+    for name in ("clear.png", "gray.png"):
+        image = read(tmp_path / name).image
+        assert image.mode == "RGB" and image.getpixel((3, 3)) == (255, 255, 255)
+
+
 def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
