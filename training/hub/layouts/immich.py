@@ -42,8 +42,8 @@ def write(folder: Path, graphs: dict[str, Path], output_dir: Path):
     pad_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(tokenizer["pad_token"])
     if pad_id is None:
         raise ValueError(
-            f"tokenizer.json: has no token {tokenizer['pad_token']!r}, the pad_token of tokenizer_config.json. Save the "
-            "processor again."
+            f"tokenizer.json: has no token {tokenizer['pad_token']!r}, the pad_token of tokenizer_config.json. Save "
+            "the processor again."
         )
     textual, visual = output_dir / "textual", output_dir / "visual"
     textual.mkdir(parents=True)
