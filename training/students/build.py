@@ -151,7 +151,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
         ValueError: The tokenizer has more tokens than the tower's embedding, or the tower has too few positions.
     """
     config = model.config
-    num_embeddings = config.text_config.vocab_size
+    num_embeddings = model.text_model.config.vocab_size
     if len(tokenizer) > num_embeddings:
         raise ValueError(
             f"student.tokenizer: {tokenizer.name_or_path!r} has {len(tokenizer)} tokens, the text tower embeds "

@@ -176,14 +176,14 @@ class _Cutter:
     def _factors(self) -> Factors | None:
         """Factors of the token embeddings, if the student's are narrower than its layers and the source's are not."""
         width = getattr(self.config, "embedding_size", None)
-        norm = [self.weights.get(f"{_NORM}{part}") for part in ("weight", "bias")]
-        if not self.can_cut or self.embedding is None or width is None or None in norm:
+        weight, bias = (self.weights.get(f"{_NORM}{part}") for part in ("weight", "bias"))
+        if not self.can_cut or self.embedding is None or width is None or weight is None or bias is None:
             return None
         table = self.weights[self.embedding]
         if not width < self.config.hidden_size == self.source_config.hidden_size == table.shape[1]:
             return None
         rows = self._token_rows(len(table), self.config.vocab_size)
-        return factorise(table[rows[rows >= 0]], width, *norm)
+        return factorise(table[rows[rows >= 0]], width, weight, bias)
 
     def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
         if self.factors is not None and name.startswith("embeddings."):

@@ -134,8 +134,9 @@ class FeatureMaker:
     @torch.inference_mode()
     def _compute_images(self, name: str, rows: Dataset, view: int) -> dict[str, Tensor]:
         maps, pooled = [], []
-        # a copy in channels-last layout, which is twice as fast on a CPU
-        lower = copy.deepcopy(LowerImageTower(self.model)).eval().to(memory_format=torch.channels_last)
+        # a copy in channels-last layout, which is twice as fast on a CPU; torch types `to` without memory_format
+        lower = copy.deepcopy(LowerImageTower(self.model)).eval()
+        lower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         progress = tqdm(total=len(rows), desc=f"features of {name}, view {view}", unit="image")
         for start in range(0, len(rows), IMAGE_BATCH):
             batch = range(start, min(start + IMAGE_BATCH, len(rows)))

@@ -46,7 +46,8 @@ class UpperImageTower(nn.Module):
         super().__init__()
         tower = model.vision_model.timm_model
         self.stage, self.conv_head, self.bn2 = tower.blocks[-1], tower.conv_head, tower.bn2
-        self.to(memory_format=torch.channels_last)  # faster on a CPU
+        # faster on a CPU; torch types `to` without memory_format
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, maps: Tensor) -> Tensor:
         """Pool feature maps.

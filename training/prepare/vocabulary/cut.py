@@ -132,7 +132,7 @@ def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) ->
     pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
     scores = np.zeros(source_size)
     scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
-    return pieces + tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size))), scores
+    return [*pieces, *tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))], scores
 
 
 def _tiers(
