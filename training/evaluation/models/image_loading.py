@@ -91,7 +91,7 @@ class ImagePreparation:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
 
         Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, for
-        images whose longer side is at most four times the shorter one.
+        images whose longer side is at most 32 times the shorter one.
         """
         image = image if squash else crop_to_aspect(image)
         size, short = self.image_size, min(image.size)
