@@ -95,7 +95,7 @@ class VectorStore:
         if allowed is not None:
             scores = np.where(allowed, scores, -np.inf)
         if self.dtype == "binary":
-            candidates = _largest(scores, max(RESCORED * top, MIN_RESCORED))
+            candidates = np.sort(_largest(scores, max(RESCORED * top, MIN_RESCORED)))
             scores = self.read(candidates) @ query
             best = _largest(scores, top)
             return candidates[best], scores[best]

@@ -59,9 +59,11 @@ def test_search_equals_a_sort_of_the_stored_vectors(tmp_path, vectors, dtype):
             np.testing.assert_allclose(cosines[rows], cosines[expected], atol=1e-5)
 
 
-def test_equal_scores_come_in_the_order_of_rows(tmp_path):
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_equal_scores_come_in_the_order_of_rows(tmp_path, dtype):
     same = np.tile(np.eye(1, DIMENSION, dtype=np.float32), (300, 1))
-    rows, _ = filled(tmp_path, same, "int8").search(same[0], 300, 7, None)
+    same[::2, 1] = -1e-9  # another sign, and so another order of the binary scan
+    rows, _ = filled(tmp_path, same, dtype).search(same[1], 300, 7, None)
     assert rows.tolist() == list(range(7))
 
 
