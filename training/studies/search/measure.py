@@ -111,7 +111,7 @@ class SearchStudy(Benchmark):
         for language in ("en", "zh"):
             captions = [text for row in self.samples[language] for text in ([row] if isinstance(row, str) else row)]
             queries = self.runtime.encode_texts(captions, truncate=True)
-            expected = [set(np.argsort(-(vectors @ query))[:NEAREST].tolist()) for query in queries]
+            expected = [set(np.argsort(-(vectors @ query), kind="stable")[:NEAREST].tolist()) for query in queries]
             for dtype, store in stores.items():
                 found = [store.search(query, len(vectors), NEAREST, None)[0].tolist() for query in queries]
                 shares = [
