@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +71,8 @@ class SearchStudy(Benchmark):
             with Index.open(scratch / f"index{number}", self.runtime, create=True) as index:
                 self.runtime.encode_images([files[0]])  # both find the tower loaded
                 calls: dict[str, Callable[[], object]] = {
-                    "index": lambda index=index: index.add(photos),
-                    "bare loop": lambda: self._bare_loop(files),
+                    "index": partial(index.add, photos),
+                    "bare loop": partial(self._bare_loop, files),
                 }
                 for name, call in calls.items():
                     with _timed() as seconds:
