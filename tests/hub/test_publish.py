@@ -36,6 +36,7 @@ from training.hub.cards.notice import weights_terms
 from training.hub.commit import ATTEMPTS
 from training.hub.contents import changed_code, without_local_paths
 from training.hub.push import Push
+from training.utils.files import SCRATCH_SUFFIX
 
 pytestmark = pytest.mark.slow
 
@@ -104,7 +105,7 @@ def test_only_listed_files_are_published(folder):
     assert {"model.safetensors", "config.json", "handler.py", "preprocessor_config.json", "README.md"} <= names
     assert {"LICENSE", "NOTICE.md", "requirements.txt", "self_check.json", "modules.json", "onnx/model.onnx"} <= names
     assert "executorch/text_model.pte" in names
-    refused = ("log", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes")
+    refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes")
     assert not [name for name in names if any(part in name for part in refused)]
 
 
@@ -372,7 +373,7 @@ def test_a_hub_that_hangs_does_not_stop_the_run(api, folder, monkeypatch, caplog
     shutil.rmtree(checkpoint)  # as the run does with old checkpoints
     answered.set()
     push.wait()
-    assert push._num_left_out == 2 and not list(folder.glob(".*"))
+    assert push._num_left_out == 2 and not list(folder.glob(f".*{SCRATCH_SUFFIX}"))
 
 
 # end to end

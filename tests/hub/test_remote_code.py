@@ -117,7 +117,9 @@ def test_a_folder_saved_by_remote_code_contains_the_code(found, saved):
 def test_saved_code_equals_the_package(saved):
     for path in saved.glob("*.py"):
         assert path.read_bytes() == (ROOT / "modeling_dcclip" / path.name).read_bytes()
-    assert len(list(saved.glob("*.py"))) == 3
+    assert {path.stem for path in saved.glob("*.py")} == {
+        f"{name}_dcclip" for name in ("configuration", "modeling", "processing", "image")
+    }
 
 
 def test_the_package_imports_nothing_of_training():

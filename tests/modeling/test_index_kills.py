@@ -89,7 +89,7 @@ def test_killed_runs_end_equal_to_an_unbroken_one(tmp_path, many, color_model):
 def test_a_full_disk_is_reported_and_the_run_goes_on_later(run_python, tmp_path, many, color_model):
     """A limit on the size of files is an error of the kernel, as on a full disk."""
     arguments = ["index", str(many), "--index", str(tmp_path / "index"), "--model", str(color_model)]
-    run = run_python("-c", FULL, "45000", *arguments, check=False)
+    run = run_python("-c", FULL, "55000", *arguments, check=False)
     assert run.returncode == 2 and run.stderr.count("\n") == 1
     assert "dcclip: index: cannot write to" in run.stderr and "What was indexed before is intact" in run.stderr
     before = content(tmp_path / "index")

@@ -8,7 +8,7 @@ The benchmarks start it:
 import json
 import subprocess
 import sys
-from pathlib import Path
+import tempfile
 from types import ModuleType
 from typing import Any
 
@@ -37,17 +37,16 @@ def peak_of(stage: str, recipe: TrainingRecipe) -> tuple[int, int]:
     Raises:
         RuntimeError: If the run fails.
     """
-    folder = Path(recipe.output_dir)
-    folder.mkdir(parents=True)
-    save_recipe(recipe, folder)
-    child = subprocess.run(
-        [sys.executable, "-m", "training.studies.benchmarks.peak", stage, str(folder / RECIPE_FILE)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        save_recipe(recipe, folder)
+        child = subprocess.run(
+            [sys.executable, "-m", "training.studies.benchmarks.peak", stage, f"{folder}/{RECIPE_FILE}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
     if child.returncode:
-        raise RuntimeError(f"The run of {folder / RECIPE_FILE} failed:\n{child.stderr[-3000:]}")
+        raise RuntimeError(f"The run in {recipe.output_dir} failed:\n{child.stderr[-3000:]}")
     loaded, peak = json.loads(child.stdout.splitlines()[-1])
     return loaded, peak
 
