@@ -40,7 +40,7 @@ class CaptionFilter:
     def _checks(self, text: str) -> Iterator[tuple[str, bool]]:
         """Causes with whether they apply, cheap checks first. The caller stops at the first that applies."""
         options = self.options
-        yield "too few characters", _below(len(text), options.min_characters)
+        yield "too few characters", _below(len(text), options.min_characters.get(self.language))
         yield "too many characters", _above(len(text), options.max_characters)
         yield "e-mail address", not options.keep_email_addresses and EMAIL.search(text) is not None
         yield "file name", not options.keep_file_names and FILE_NAME.search(text) is not None

@@ -50,9 +50,11 @@ class CurateOptions:
         max_kana_share: Largest share (0..1) of words in kana or Hangul in a caption of a language written in Han.
         max_other_language: Largest probability (0..1) that py3langid may assign to another language; null switches
             language identification off. It is unreliable on captions of a few words; 0.9 is a good start.
-        min_characters: Smallest number of characters of a caption.
+        min_characters: Smallest number of characters of a caption, by language. One ideograph can be a whole caption;
+            one letter cannot.
         max_characters: Largest number of characters of a caption.
-        min_words: Smallest number of words of a caption, by language; an ideograph counts as a word.
+        min_words: Smallest number of words of a caption, by language; an ideograph counts as a word. By default, a
+            caption may be a single word, such as a product name or a class name.
         max_words: Largest number of words of a caption, by language; an ideograph counts as a word.
         keep_urls: Whether to keep captions with a web address.
         keep_email_addresses: Whether to keep captions with an e-mail address.
@@ -97,9 +99,9 @@ class CurateOptions:
     min_script_share: float | None = 0.5
     max_kana_share: float | None = 0.1
     max_other_language: float | None = None
-    min_characters: int | None = 2
+    min_characters: dict[str, int] = field(default_factory=lambda: {"en": 2, "zh": 1})
     max_characters: int | None = 1000
-    min_words: dict[str, int] = field(default_factory=lambda: {"en": 2, "zh": 3})
+    min_words: dict[str, int] = field(default_factory=lambda: {"en": 1, "zh": 1})
     max_words: dict[str, int] = field(default_factory=lambda: {"en": 128, "zh": 128})
     keep_urls: bool = False
     keep_email_addresses: bool = False
@@ -129,7 +131,7 @@ class CurateOptions:
         for name in ("max_exclude_distance", "max_image_distance"):
             self._check(name, 0, MAX_DISTANCE)
         self._check("max_caption_similarity", MIN_CAPTION_SIMILARITY, 1)
-        for name in ("max_colour_distance", "min_characters", "max_characters", "min_contrast", "min_edge", "samples"):
+        for name in ("max_colour_distance", "max_characters", "min_contrast", "min_edge", "samples"):
             self._check(name, 0, None)
         if not self.caption_columns:
             raise ValueError("caption_columns: empty. Name a column for at least one language, such as {en: caption}.")
@@ -145,6 +147,10 @@ class CurateOptions:
             raise ValueError(f"{name}: {value} is not {expected}. Set a value in this range.")
 
     def _check_languages(self):
+        for name in ("min_characters", "min_words", "max_words"):
+            for language, number in getattr(self, name).items():
+                if number < 0:
+                    raise ValueError(f"{name}: {number} for {language!r} is not at least 0. Set a number such as 1.")
         for name in ("min_similarity", "drop_share"):
             by_language = getattr(self, name)
             if unknown := sorted(set(by_language) - set(self.caption_columns)):

@@ -8,7 +8,7 @@ from training.prepare.curate.languages import LanguageIdentifier, is_traditional
 from training.prepare.curate.options import CurateOptions
 
 OFF = CurateOptions(
-    data="x", output_dir="y", min_characters=None, max_characters=None, min_words={}, max_words={}, keep_urls=True,
+    data="x", output_dir="y", min_characters={}, max_characters=None, min_words={}, max_words={}, keep_urls=True,
     keep_email_addresses=True, keep_file_names=True, max_symbol_share=None, max_digit_share=None, scripts={},
     max_repeated_characters=None, max_repeated_words=None,
 )  # fmt: skip
@@ -16,7 +16,8 @@ SCRIPTS = {"en": "Latin", "zh": "Han"}
 
 # language, options that switch one filter on, a caption just inside the threshold, one just outside, the cause
 CASES = [
-    ("en", {"min_characters": 4}, "frog", "fox", "too few characters"),
+    ("en", {"min_characters": {"en": 4}}, "frog", "fox", "too few characters"),
+    ("zh", {"min_characters": {"en": 4, "zh": 2}}, "青蛙", "狗", "too few characters"),
     ("en", {"max_characters": 4}, "frog", "a fox", "too many characters"),
     ("en", {"min_words": {"en": 2}}, "a frog", "don't", "too few words"),
     ("zh", {"min_words": {"zh": 3}}, "红苹果", "青蛙", "too few words"),
@@ -64,11 +65,24 @@ def test_null_thresholds_switch_the_script_filters_off():
 
 
 def test_ordinary_captions_pass_the_defaults(train_rows):
-    defaults = replace(CurateOptions(data="x", output_dir="y"), min_words={})
     for language in ("en", "zh"):
-        examine = CaptionFilter(defaults, language, None)
+        examine = CaptionFilter(CurateOptions(data="x", output_dir="y"), language, None)
         causes = {text: cause for text in train_rows[language] if (cause := examine(text))}
         assert len(causes) <= 0.05 * len(train_rows), causes
+
+
+@pytest.mark.parametrize(
+    ("language", "kept", "dropped"),
+    [
+        # Chinese class names are one to three ideographs long, English ones often a single word
+        ("zh", ["青蛙", "青蛙。", "狗", "狗。", "滑雪。", "红苹果"], ["。", "7"]),
+        ("en", ["frog", "Balsam.", "ox", "A frog."], ["a", "A", "7"]),
+    ],
+)
+def test_defaults_keep_short_names_in_both_languages(language, kept, dropped):
+    examine = CaptionFilter(CurateOptions(data="x", output_dir="y"), language, None)
+    assert [text for text in kept if examine(text)] == []
+    assert [text for text in dropped if examine(text) is None] == []
 
 
 def test_words_are_ideographs_and_runs_of_letters():
@@ -113,6 +127,8 @@ def test_missing_py3langid_is_reported(monkeypatch):
         ({"max_image_distance": 16}, r"max_image_distance: 16 is not in 0\.\.15"),
         ({"max_caption_similarity": 0.1}, r"max_caption_similarity: 0.1 is not in 0\.3\.\.1"),
         ({"min_edge": -1}, "min_edge: -1 is not at least 0"),
+        ({"min_characters": {"zh": -1}}, "min_characters: -1 for 'zh' is not at least 0"),
+        ({"min_words": {"en": -2}}, "min_words: -2 for 'en' is not at least 0"),
         ({"caption_columns": {}}, "caption_columns: empty"),
         ({"min_similarity": {"en": 0.2}}, "min_similarity: no teacher is set"),
         ({"teacher": "t", "min_similarity": {"fr": 0.2}}, "min_similarity: 'fr' is not a language"),

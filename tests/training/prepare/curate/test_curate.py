@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 OFF = {
     "min_edge": None, "max_aspect_ratio": None, "min_contrast": None, "max_image_distance": None, "scripts": {},
-    "min_characters": None, "max_characters": None, "min_words": {}, "max_words": {}, "keep_urls": True,
+    "min_characters": {}, "max_characters": None, "min_words": {}, "max_words": {}, "keep_urls": True,
     "keep_email_addresses": True, "keep_file_names": True, "max_symbol_share": None, "max_digit_share": None,
     "max_repeated_characters": None, "max_repeated_words": None, "max_caption_images": None,
     "max_caption_similarity": None, "samples": 1000,
