@@ -1,10 +1,11 @@
-r"""Measure zero-shot classification and image-text retrieval in English and Chinese.
+r"""Measure zero-shot classification and image-text retrieval in English and Chinese, or label a folder of images.
 
 python training/eval.py --model runs/demo/model --protocol elevater-en elevater-zh \
     --data cifar-10=CIFAR.parquet --output_dir out
 python training/eval.py --model runs/demo/model --class_names NAMES.json --language zh \
     --data mine=TEST.parquet --output_dir out
 python training/eval.py --model runs/demo/model --retrieval flickr=PAIRS.parquet --output_dir out
+python training/eval.py --model runs/demo/model --predict IMAGES --labels 狐狸 狗 猫 --output labels.csv
 """
 
 from contextlib import ExitStack
@@ -21,17 +22,23 @@ PROG = "python training/eval.py"
 
 
 def main(argv: list[str] | None = None) -> "Results | None":
-    """Parse, measure, write the results and print the table.
+    """Parse, measure, write the results and print the table; with `--predict`, write the predictions.
 
     Args:
         argv: Command-line arguments; None takes those of the process.
 
     Returns:
-        The results in the first process, None in all others.
+        The results in the first process, None in all others and with `--predict`.
     """
     options = parse_options(EvalOptions, argv, prog=PROG, description=__doc__)
     with user_errors("eval", extra="eval"):
-        return _run(options)
+        if options.predict is None:
+            return _run(options)
+        from training.evaluation.predict import write_predictions
+
+        hide_library_bars()
+        print(write_predictions(options))
+        return None
 
 
 def _run(options: EvalOptions) -> "Results | None":

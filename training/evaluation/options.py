@@ -1,20 +1,22 @@
 """Options of `training/eval.py`. Nothing here imports torch, so that `--help` answers at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 from training.evaluation.sets.protocols import PROTOCOLS
 from training.evaluation.sets.templates import OURS
 
+TOP_K = 5  # labels with scores in a row of predictions
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """What to measure: sets of ELEVATER with `protocol`, or your own labelled sets with `class_names`. `retrieval`
-    adds sets of images with captions, or is used alone.
+    adds sets of images with captions, or is used alone. Or label a folder of images with `predict`.
 
     Args:
         model: Models with image and text features, each a folder or a Hub id with or without `@revision`.
-        output_dir: Folder for results.json, table.md and figures.
+        output_dir: Folder for results.json, table.md and figures; not with `predict`.
         protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh, cn-clip-compat.
         data: Sources of the sets, each SET=SOURCE. SOURCE is a folder with one folder per class, a parquet file, a Hub
             id with or without `@revision`, or `module:function`. With `protocol`, a set without a source is read from
@@ -42,6 +44,12 @@ class EvalOptions:
         label_names: Names of numbered labels, each SET=FILE, where FILE has one name per line.
         label_language: With `class_names`, language of the class names that the data use as labels. A plain list of
             names has one language, so that its names are the labels.
+        predict: Folder of images to label, with all folders below it. Nothing is measured.
+        labels: With `predict`, candidate labels, at least two, in any language of the model; or one .txt file with one
+            label per line.
+        output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,
+            top_k and error.
+        top_k: With `predict`, number of labels with scores in the column top_k, at least 1.
         cache_dir: Folder for cached embeddings. Default: output_dir/cache.
         published: Whether to print published results of other models.
         per_class: Whether to write a table of the results of each class.
@@ -54,7 +62,7 @@ class EvalOptions:
     """
 
     model: list[str]
-    output_dir: str
+    output_dir: str = ""
     protocol: list[str] = field(default_factory=list)
     data: list[str] = field(default_factory=list)
     sets: list[str] = field(default_factory=list)
@@ -70,6 +78,10 @@ class EvalOptions:
     label_column: str | None = None
     label_names: list[str] = field(default_factory=list)
     label_language: str = "en"
+    predict: str | None = None
+    labels: list[str] = field(default_factory=list)
+    output: str | None = None
+    top_k: int = TOP_K
     cache_dir: str | None = None
     published: bool = False
     per_class: bool = False
@@ -82,6 +94,14 @@ class EvalOptions:
     def __post_init__(self):
         if not self.model:
             raise ValueError("model: none is given. Name a folder or a Hub id with --model.")
+        if self.predict is not None:
+            self._check_prediction()
+            return
+        for_prediction = {"labels": self.labels, "output": self.output, "top_k": self.top_k != TOP_K}
+        if given := [name for name, is_given in for_prediction.items() if is_given]:
+            raise ValueError(f"{given[0]}: applies to --predict FOLDER, which is not given. Add it.")
+        if not self.output_dir:
+            raise ValueError("output_dir: none is given. Name a folder for the results with --output_dir.")
         num_ways = bool(self.protocol) + bool(self.class_names)
         if num_ways == 2 or not (num_ways or self.retrieval):
             raise ValueError(
@@ -108,6 +128,21 @@ class EvalOptions:
                 f"language: a protocol has its own language; {self.language} applies to --class_names. Choose the "
                 f"protocol: {', '.join(f'{name} is {protocol.language}' for name, protocol in PROTOCOLS.items())}."
             )
+
+    def _check_prediction(self):
+        used = {"model", "predict", "labels", "output", "top_k", "trust_remote_code", "overwrite"}
+        for option in fields(self):
+            default = option.default if option.default_factory is MISSING else option.default_factory()
+            if option.name not in used and getattr(self, option.name) != default:
+                raise ValueError(f"{option.name}: does not apply to --predict, which measures nothing. Leave it out.")
+        if len(self.model) > 1:
+            raise ValueError(f"model: --predict takes one model, got {len(self.model)}. Name one.")
+        if not self.labels:
+            raise ValueError("labels: none is given. Add candidate labels, such as --labels frog dog cat.")
+        if self.output is None:
+            raise ValueError("output: none is given. Name a CSV file with --output FILE.csv.")
+        if self.top_k < 1:
+            raise ValueError(f"top_k: {self.top_k} is not at least 1. Set a number such as 5.")
 
     @property
     def keeps_details(self) -> bool:

@@ -1,0 +1,121 @@
+"""`training/eval.py --predict`: a folder of images to a CSV file."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from transformers import AutoModel, AutoProcessor
+
+from tests.training.evaluation.drawings import CIFAR_10, write_folders
+from training import eval as eval_script
+from training.evaluation.options import EvalOptions
+
+LABELS = ["飞机", "frog", "一只狗"]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory) -> Path:
+    """Real drawings in folders, one file that is no image, and a damaged image."""
+    folder = tmp_path_factory.mktemp("images")
+    write_folders(folder, CIFAR_10)
+    (folder / "notes.md").write_text("no image", encoding="utf-8")
+    (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    return folder
+
+
+def run(model: Path, images: Path, output: Path, *arguments: str):
+    command = ["--model", str(model), "--predict", str(images), "--output", str(output)]
+    assert eval_script.main([*command, *arguments]) is None
+
+
+@pytest.fixture(scope="module")
+def predicted(teacher_folder, images, tmp_path_factory) -> list[dict[str, str]]:
+    output = tmp_path_factory.mktemp("predicted") / "labels.csv"
+    run(teacher_folder, images, output, "--labels", *LABELS, "--top_k", "2")
+    with output.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        assert reader.fieldnames == ["path", "label", "score", "top_k", "error"]
+        return list(reader)
+
+
+def test_every_image_has_a_row_in_order_of_the_paths(predicted, images):
+    expected = sorted(path for path in images.rglob("*.png"))
+    assert [images / row["path"] for row in predicted] == expected and len(expected) > 10
+
+
+def test_a_damaged_image_has_an_error_and_no_label(predicted):
+    (damaged,) = [row for row in predicted if row["error"]]
+    assert damaged["path"] == "damaged.png" and (damaged["label"], damaged["score"], damaged["top_k"]) == ("", "", "")
+
+
+def test_scores_equal_those_of_the_model(predicted, images, teacher_folder):
+    from PIL import Image
+
+    model, processor = AutoModel.from_pretrained(teacher_folder).eval(), AutoProcessor.from_pretrained(teacher_folder)
+    for row in [row for row in predicted if not row["error"]][::4]:
+        image = Image.open(images / row["path"])
+        background = Image.new("RGBA", image.size, "white")
+        flat = Image.alpha_composite(background, image.convert("RGBA")).convert("RGB")
+        scores = model(**processor(images=[flat], text=LABELS, return_tensors="pt", padding=True)).logits_per_image
+        values, order = scores.softmax(1)[0].topk(2)
+        best = json.loads(row["top_k"])
+        assert [label for label, _ in best] == [LABELS[number] for number in order]
+        assert [score for _, score in best] == pytest.approx(values.tolist(), abs=1e-3)
+        assert row["label"] == best[0][0] and float(row["score"]) == best[0][1]
+
+
+def test_labels_of_a_file_and_counts_in_the_message(teacher_folder, images, tmp_path, capsys):
+    (tmp_path / "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
+    run(teacher_folder, images, tmp_path / "a.csv", "--labels", str(tmp_path / "labels.txt"))
+    assert "1 could not be decoded" in capsys.readouterr().out
+    assert "一只狗" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+
+
+def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
+    (tmp_path / "mine.csv").write_text("mine", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run(teacher_folder, images, tmp_path / "mine.csv", "--labels", *LABELS)
+    assert "--overwrite" in capsys.readouterr().err
+    assert (tmp_path / "mine.csv").read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["frog"], "labels: got 1, need at least two"),
+        (["frog", "dog", "frog"], "labels: 'frog' is given twice"),
+        (["frog", " "], "labels: label 1 is empty"),
+        (["missing.txt"], "labels: cannot read 'missing.txt'"),
+    ],
+)
+def test_error_names_the_wrong_label(images, tmp_path, capsys, labels, message):
+    with pytest.raises(SystemExit) as exit_info:
+        run(Path("m"), images, tmp_path / "a.csv", "--labels", *labels)
+    assert exit_info.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_a_folder_without_images_is_reported(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(Path("m"), tmp_path, tmp_path / "a.csv", "--labels", *LABELS)
+    assert "predict: " in (error := capsys.readouterr().err) and "has no images" in error
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": []}, "labels: none is given"),
+        ({"output": None}, "output: none is given"),
+        ({"top_k": 0}, "top_k: 0 is not at least 1"),
+        ({"model": ["a", "b"]}, "model: --predict takes one model, got 2"),
+        ({"class_names": "x"}, "class_names: does not apply to --predict"),
+        ({"output_dir": "x"}, "output_dir: does not apply to --predict"),
+        ({"predict": None}, "labels: applies to --predict"),
+        ({"predict": None, "labels": [], "output": None, "top_k": 3}, "top_k: applies to --predict"),
+        ({"predict": None, "labels": [], "output": None}, "output_dir: none is given"),
+    ],
+)
+def test_error_names_the_wrong_option(changes, message):
+    options = {"model": ["m"], "predict": "images", "labels": LABELS, "output": "a.csv"}
+    with pytest.raises(ValueError, match=message):
+        EvalOptions(**options | changes)

@@ -1,0 +1,154 @@
+"""Label a folder of images, and write one row of a CSV file for each image."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from modeling_dcclip.image_dcclip import ImageError
+from training.data import open_image
+from training.evaluation.classify import class_embeddings
+from training.evaluation.embedding_cache import find_processes
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.options import EvalOptions
+from training.evaluation.sets.sources import IMAGE_SUFFIXES
+from training.utils.files import write_text
+from training.utils.output import claim_folder
+
+COLUMNS = ("path", "label", "score", "top_k", "error")
+BATCH_SIZE = 64
+DECIMALS = 6
+
+
+def write_predictions(options: EvalOptions) -> str:
+    """Label all images of a folder and write the CSV file.
+
+    The columns are the same for every run: `path` relative to the folder, `label` with the highest score, its `score`,
+    `top_k` as a JSON list of [label, score], the highest score first, and `error`. A score is the share (0..1) of a
+    label among the candidates. An image that cannot be decoded has a row with only `path` and `error`.
+
+    Args:
+        options: Options with `predict`.
+
+    Returns:
+        The number of labelled images, and of those that could not be decoded, with the path of the file.
+
+    Raises:
+        ValueError: The folder has no images, a label is empty or repeated, the file would overwrite one that we did
+            not write, no image can be decoded, or the model has no logit scale.
+    """
+    folder, output = Path(str(options.predict)).expanduser(), Path(str(options.output))
+    paths, labels = find_images(folder), read_labels(options.labels)
+    names = [output.name]
+    with claim_folder(output.parent, names, command="eval", overwrite=options.overwrite, field="output"):
+        model = ZeroShotModel.from_pretrained(options.model[0], trust_remote_code=options.trust_remote_code)
+        model.to(find_processes().device)
+        rows = list(predict(model, folder, paths, labels, options.top_k))
+        num_damaged = sum(bool(row[-1]) for row in rows)
+        if num_damaged == len(rows):
+            raise ValueError(f"predict: none of the {len(rows)} images of {str(folder)!r} decodes: {rows[0][-1]}")
+        content = io.StringIO()
+        writer = csv.writer(content, lineterminator="\n")
+        writer.writerows([COLUMNS, *rows])
+        write_text(output, content.getvalue())
+    damaged = f", {num_damaged} could not be decoded (column error)" if num_damaged else ""
+    return f"{len(rows) - num_damaged} images labelled{damaged}\n\n{output}"
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Image files of a folder and of all folders below it, sorted by path.
+
+    Raises:
+        ValueError: The folder does not exist or has no images.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"predict: {str(folder)!r} is not a folder. Name a folder of images.")
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    if not paths:
+        raise ValueError(f"predict: {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Add some.")
+    return paths
+
+
+def read_labels(labels: Sequence[str]) -> list[str]:
+    """Candidate labels, from the command line or from a text file.
+
+    Args:
+        labels: The labels, or the path of one .txt file with one label per line.
+
+    Raises:
+        ValueError: The file cannot be read, a label is empty or repeated, or there are fewer than two.
+    """
+    listed = list(labels)
+    if len(listed) == 1 and listed[0].endswith(".txt"):
+        try:
+            content = Path(listed[0]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"labels: cannot read {listed[0]!r} ({error}). Give a UTF-8 file of labels.") from error
+        listed = [line.strip() for line in content.splitlines() if line.strip()]
+    if empty := [number for number, label in enumerate(listed) if not label.strip()]:
+        raise ValueError(f"labels: label {empty[0]} is empty. Write a name.")
+    if repeated := sorted({label for label in listed if listed.count(label) > 1}):
+        raise ValueError(f"labels: {repeated[0]!r} is given twice. Remove one.")
+    if len(listed) < 2:
+        raise ValueError(f"labels: got {len(listed)}, need at least two to choose from. Add another label.")
+    return listed
+
+
+def predict(
+    model: ZeroShotModel, folder: Path, paths: Sequence[Path], labels: Sequence[str], top_k: int = 5
+) -> Iterator[tuple[str, str, str, str, str]]:
+    """Label images.
+
+    Args:
+        model: Model that encodes images and labels.
+        folder: Folder that the yielded paths are relative to.
+        paths: Image files in the folder.
+        labels: Candidate labels.
+        top_k: Number of labels in the fourth field of a row, at least 1.
+
+    Yields:
+        A row with the fields of `COLUMNS` for each image, in order.
+
+    Raises:
+        ValueError: The model has no logit scale.
+    """
+    logit_scale = getattr(model.model, "logit_scale", None)
+    if logit_scale is None:
+        raise ValueError(f"model: {model.name!r} has no logit_scale, which turns cosines into scores. Name another.")
+    classes = class_embeddings(model, labels)  # (C, D)
+
+    def prepare(path: Path) -> Tensor | str:
+        try:
+            return model.images.fit(open_image({"bytes": None, "path": str(path)}))
+        except (OSError, ImageError) as error:
+            return " ".join(str(error).replace(str(path), path.name).split()) or type(error).__name__
+
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths), desc="images", unit="image", leave=False) as progress:
+        for start in range(0, len(paths), BATCH_SIZE):
+            batch = paths[start : start + BATCH_SIZE]
+            prepared = list(pool.map(prepare, batch))
+            images = [image for image in prepared if isinstance(image, Tensor)]
+            scores = iter(_scores(model, images, classes, logit_scale.exp().item()) if images else [])
+            for path, image in zip(batch, prepared, strict=True):
+                name = path.relative_to(folder).as_posix()
+                yield (name, "", "", "", image) if isinstance(image, str) else _row(name, next(scores), labels, top_k)
+            progress.update(len(batch))
+
+
+def _scores(model: ZeroShotModel, images: list[Tensor], classes: Tensor, logit_scale: float) -> Tensor:
+    """Share of each label among the candidates, (B, C)."""
+    pixels = torch.stack(images).permute(0, 3, 1, 2)  # (B, 3, S, S)
+    embeddings = model.embed_images(model.images.normalize(pixels.to(model.model.device))).cpu()
+    return (logit_scale * embeddings @ classes.T).softmax(1)
+
+
+def _row(name: str, scores: Tensor, labels: Sequence[str], top_k: int) -> tuple[str, str, str, str, str]:
+    order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
+    best = [[labels[number], round(scores[number].item(), DECIMALS)] for number in order]
+    return name, best[0][0], f"{best[0][1]:.{DECIMALS}f}", json.dumps(best, ensure_ascii=False), ""
