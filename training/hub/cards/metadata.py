@@ -14,6 +14,7 @@ TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 MAX_DECIMALS = 4
+EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
 TITLES = {"en": "English", "zh": "中文"}
 
 
@@ -90,10 +91,16 @@ def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, s
 
 
 def eval_results(results: Results | None) -> list[EvalResult]:
-    """Results of the final student for the model index: one entry for each set, language and metric."""
+    """Results of the final student for the model index: one entry for each set, language and metric.
+
+    The accuracy check of an export compares files with PyTorch. Its rows are no results of the model: their data is
+    the embedded corpus by default, whatever the model was trained for.
+    """
     if results is None:
         return []
+    exported = export_models(results)
     rows = [row for row in results.rows if is_final(row.model, row.stage) and row.language is not None]
+    rows = [row for row in rows if row.model not in exported]
     return [
         EvalResult(
             task_type=TASK,
@@ -106,6 +113,12 @@ def eval_results(results: Results | None) -> list[EvalResult]:
         )
         for row in rows
     ]
+
+
+def export_models(results: Results) -> set[str]:
+    """Names under which the accuracy check of an export wrote its rows: those of its files, and `PyTorch`."""
+    verdicts = results.meta.get("export", {}).get("verdicts", [])
+    return {entry["file"] for entry in verdicts} | {EXPORT_REFERENCE}
 
 
 def is_final(model: str, stage: str | None) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from training.evaluation.sets.protocols import ELEVATER, METRICS
 from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
-from training.hub.cards.metadata import is_final
+from training.hub.cards.metadata import export_models, is_final
 from training.utils.results import Results, markdown_table
 
 
@@ -17,7 +17,7 @@ def accuracy_table(results: Results) -> str | None:
     Returns:
         The table; None if there are no such results.
     """
-    exported = {entry["file"] for entry in _verdicts(results)} | {"PyTorch"}
+    exported = export_models(results)
     elevater = _elevater_sets()
     selected = [row for row in results.rows if row.set not in elevater and row.model not in exported]
     if all(row.language is None for row in selected):

@@ -225,6 +225,22 @@ def test_exported_files_have_a_table_of_their_own(folder):
     assert "Not evaluated yet." in text  # the accuracy of exported files is not a result of the model
 
 
+def test_rows_of_an_export_are_no_results_of_the_model(folder):
+    fields = {"set": "a_set", "protocol": "class-names", "language": "zh", "metric": "top1"}
+    refused = {"file": "onnx/b.onnx", "kept": False, "reasons": ["It is slow."], "bytes": 0, "lost_points": {}}
+    results = Results(
+        {"command": "python measure.py", "export": {"verdicts": [refused], "runs": []}},
+        [Row(model=name, value=0.9, **fields) for name in ("PyTorch", "onnx/b.onnx")],
+    )
+    write_card(folder, results)
+    data = ModelCard.load(folder / "README.md").data
+    assert data.eval_results is None and data.to_dict().get("metrics") is None
+    results.rows.append(Row(model="student", stage="aligned", value=0.4, **fields))
+    write_card(folder, results)
+    (result,) = ModelCard.load(folder / "README.md").data.eval_results
+    assert result.metric_value == 0.4
+
+
 def test_front_matter_has_one_result_for_each_language(folder):
     rows = [
         Row(
