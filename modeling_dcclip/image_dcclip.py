@@ -4,6 +4,7 @@ An opened image is upright (EXIF orientation), 8-bit RGB, and opaque: transparen
 """
 
 import io
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
-FORMATS = ("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
@@ -28,7 +29,10 @@ class DecompressionBomb(ImageError):
 
 
 def open_image(
-    source: bytes | str | Path | BinaryIO, size: int | None = None, max_pixels: int | None = None
+    source: bytes | str | Path | BinaryIO,
+    size: int | None = None,
+    max_pixels: int | None = None,
+    gap: int = REDUCING_GAP,
 ) -> Image.Image:
     """Open an image file as upright 8-bit RGB.
 
@@ -38,6 +42,7 @@ def open_image(
             smaller. Default: full size.
         max_pixels: Largest number of pixels, checked before the image is decoded. Default: Pillow's limit,
             `PIL.Image.MAX_IMAGE_PIXELS`.
+        gap: Smallest multiple of `size` that the short side of a JPEG keeps, at least 1.
 
     Raises:
         DecompressionBomb: The image has too many pixels.
@@ -48,12 +53,11 @@ def open_image(
     if isinstance(source, (str, Path)):
         source = Path(source).read_bytes()
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_formats()) as image:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
             if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice its limit
                 raise DecompressionBomb(f"{image.width} x {image.height} pixels, more than {limit}")
-            if size is not None and image.format == "JPEG":
-                scale = REDUCING_GAP * size / min(image.size)
-                image.draft(None, (round(image.width * scale), round(image.height * scale)))
+            if size is not None:
+                reduce_jpeg(image, gap * size)
             return to_rgb(image)
     except ImageError:
         raise
@@ -63,6 +67,16 @@ def open_image(
         raise
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
+
+
+def reduce_jpeg(image: Image.Image, edge: int):
+    """Decode a JPEG at 1/2, 1/4 or 1/8 of its size if its short side keeps a length. Other formats have no such way.
+
+    Args:
+        image: Image that is open and not decoded yet.
+        edge: Length of the short side that is enough, in pixels.
+    """
+    image.draft(None, (edge, edge))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -98,8 +112,12 @@ def crop_to_aspect(image: Image.Image) -> Image.Image:
 
 
 @cache
-def _formats() -> tuple[str, ...]:
-    """The formats that this build of Pillow can open."""
+def formats() -> tuple[str, ...]:
+    """The formats that this build of Pillow can open, and HEIF where its plug-in is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -117,4 +135,4 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray((values * scale).round().clip(0, EIGHT_BITS).astype(np.uint8))
 
 
-__all__ = ["DecompressionBomb", "ImageError", "crop_to_aspect", "open_image", "to_rgb"]
+__all__ = ["DecompressionBomb", "ImageError", "crop_to_aspect", "formats", "open_image", "reduce_jpeg", "to_rgb"]

@@ -8,24 +8,17 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 if __package__:
-    from .image_dcclip import FORMATS, to_rgb
+    from .image_dcclip import formats, reduce_jpeg, to_rgb
 else:  # in a model folder
-    from image_dcclip import FORMATS, to_rgb  # type: ignore[no-redef]
-
-with suppress(ImportError):  # HEIC is read where this plug-in is installed
-    from pillow_heif import register_heif_opener
-
-    register_heif_opener()
+    from image_dcclip import formats, reduce_jpeg, to_rgb  # type: ignore[no-redef]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
@@ -175,9 +168,9 @@ def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
     """Date and upright image of an open file."""
     file.seek(0)
     try:
-        with Image.open(file, formats=_formats()) as image:
+        with Image.open(file, formats=formats()) as image:
             if edge is not None:
-                image.draft("RGB", (edge, edge))
+                reduce_jpeg(image, edge)
             return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
@@ -192,13 +185,6 @@ def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
         is_io = isinstance(error, OSError) and error.errno is not None
         raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
-
-
-@cache
-def _formats() -> list[str]:
-    """The formats that are opened everywhere, and HEIF where its plug-in is installed."""
-    Image.init()
-    return [name for name in (*FORMATS, "HEIF") if name in Image.OPEN]
 
 
 def _cause(error: BaseException) -> str:

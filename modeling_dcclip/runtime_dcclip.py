@@ -62,7 +62,9 @@ class Runtime:
         """Encode files or Pillow images.
 
         Args:
-            images: Paths or Pillow images of any size and mode. Transparent images are flattened onto white.
+            images: Paths or Pillow images of any size and mode. Transparent images are flattened onto white. A JPEG
+                file is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller than the model's input, as in
+                an index.
 
         Returns:
             (N, D) float32, L2-normalised.
@@ -300,7 +302,9 @@ class ImagePreprocessor:
         Returns:
             (3, height, width) float32.
         """
-        pixels = np.ascontiguousarray(np.asarray(self._cropped(open_rgb(image))).transpose(2, 0, 1))  # (3, H, W)
+        pixels = np.ascontiguousarray(
+            np.asarray(self._cropped(open_rgb(image, self.edge))).transpose(2, 0, 1)
+        )  # (3, H, W)
         height, width = pixels.shape[1:]
         new_height, new_width = self._new_size(height, width)
         rows, columns = self._window(new_height, new_width)
@@ -333,8 +337,13 @@ class ImagePreprocessor:
         return slice(top, top + self.crop["height"]), slice(left, left + self.crop["width"])
 
 
-def open_rgb(image: ImageInput) -> Image.Image:
+def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
     """Open an image as RGB, as in training: upright, 8 bits, transparent ones flattened onto white.
+
+    Args:
+        image: Path or Pillow image.
+        edge: Length of the shorter side that is enough, in pixels: a JPEG file is decoded as for an index. Default:
+            full size.
 
     Raises:
         ValueError: The file does not decode; the message names it.
@@ -343,7 +352,7 @@ def open_rgb(image: ImageInput) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     try:
-        return open_image(image)
+        return open_image(image, edge, gap=1)
     except ImageError as error:
         raise ValueError(f"image: {str(image)!r} does not decode ({error}). Pass another file.") from error
 

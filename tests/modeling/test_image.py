@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import warnings
 
 import numpy as np
@@ -15,9 +16,11 @@ from modeling_dcclip.image_dcclip import (
     DecompressionBomb,
     ImageError,
     crop_to_aspect,
+    formats,
     open_image,
     to_rgb,
 )
+from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.runtime_dcclip import open_rgb
 from tests.tiny import make_image_processor
 
@@ -122,3 +125,23 @@ def test_the_endpoint_limits_what_it_takes(fields, message):
 def test_modes_are_converted_as_before():
     assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
+
+
+def test_heic_is_opened_alike_everywhere_where_its_plug_in_is_installed(tmp_path):
+    pytest.importorskip("pillow_heif", reason="pip install pillow-heif")
+    formats()  # registers the plug-in
+    path = tmp_path / "a.heic"
+    Image.new("RGB", (64, 48), (200, 30, 40)).save(path, "HEIF")
+    photo = read_photo(os.fsencode(path), lambda digest: False, 8)
+    for image in (open_image(path.read_bytes()), open_rgb(path), photo.image):
+        assert image.size == (64, 48) and np.abs(np.asarray(image, float) - (200, 30, 40)).max() < 8
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ImageError):
+        open_image(path)
+
+
+@pytest.mark.parametrize(("gap", "size"), [(1, (125, 94)), (2, (250, 188)), (9, (1000, 750))])
+def test_a_jpeg_is_decoded_no_smaller_than_the_gap_allows(gap, size):
+    content = encode(Image.new("RGB", (1000, 750)), "JPEG")
+    assert open_image(content, 90, gap=gap).size == size
+    assert open_image(encode(Image.new("RGB", (1000, 750)), "PNG"), 90, gap=gap).size == (1000, 750)

@@ -14,6 +14,7 @@ from PIL import Image
 
 from modeling_dcclip import indexing_dcclip, vectors_dcclip
 from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.query_dcclip import QueryWarning
 from modeling_dcclip.runtime_dcclip import Runtime
 from tests.modeling.color_model import save_color_model
@@ -81,6 +82,20 @@ def test_the_vector_of_a_file_is_that_of_the_runtime(filled, photos, color_model
     expected = dict(zip(stored, Runtime(color_model).encode_images(list(stored)), strict=True))
     for path, vector in stored.items():
         np.testing.assert_allclose(vector, expected[path], atol=0.005)
+
+
+def test_a_large_jpeg_has_one_vector_in_the_index_and_by_its_path(index, tmp_path, color_model):
+    image = Image.effect_mandelbrot((1000, 750), (-2, -1.5, 1, 1.5), 50).convert("RGB")
+    (tmp_path / "large").mkdir()
+    image.save(tmp_path / "large" / "a.jpg")
+    index.add(tmp_path / "large")
+    runtime = Runtime(color_model)
+    path = tmp_path / "large" / "a.jpg"
+    (reduced,), (full,) = runtime.encode_images([path]), runtime.encode_images([Image.open(path)])
+    stored = index.store.read(np.array([0]))[0]
+    example = runtime.encode_images([read_photo(os.fsencode(path), lambda digest: False, 8).image])[0]
+    assert np.array_equal(example, reduced) and not np.array_equal(full, reduced)
+    np.testing.assert_allclose(stored, reduced, atol=0.005)
 
 
 def test_weights_negation_and_example_images(filled, photos):
