@@ -12,6 +12,7 @@ On the command line, in a model folder: `python command.py label image.png ç‹ç‹
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -391,18 +392,40 @@ def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, kernel: Ker
     old = pixels.shape[axis]
     if old == size:
         return pixels[:, window] if axis == 1 else pixels[:, :, window]
-    first, weights, precision = _weights(old, size, window, kernel)
-    parts = []
-    for start in range(0, len(first), BLOCK):  # a matrix product, exact in double precision
-        begins, taps = first[start : start + BLOCK], weights[start : start + BLOCK]
-        low, high = begins[0], min(begins[-1] + taps.shape[1], old)
-        matrix = np.zeros((len(taps), high - low + taps.shape[1]))  # (block, source), with columns for zero weights
-        matrix[np.arange(len(taps))[:, None], begins[:, None] - low + np.arange(taps.shape[1])] = taps
-        matrix = matrix[:, : high - low]
-        source = (pixels[:, low:high] if axis == 1 else pixels[:, :, low:high]).astype(np.float64)
+    shape = list(pixels.shape)
+    shape[axis] = window.stop - window.start
+    resized = np.empty(shape, np.uint8)
+    for low, high, start, matrix in _blocks(old, size, window.start, window.stop, kernel):
+        source = (pixels[:, low:high] if axis == 1 else pixels[:, :, low:high]).astype(matrix.dtype)
         total = matrix @ source if axis == 1 else source @ matrix.T
-        parts.append(np.floor(total / 2**precision + 0.5).clip(0, 255).astype(np.uint8))
-    return np.concatenate(parts, axis)
+        np.clip(total, 0, 255, out=total)
+        total += 0.5  # rounded down by the conversion
+        target = slice(start, start + len(matrix))
+        resized[(slice(None),) * axis + (target,)] = total
+    return resized
+
+
+@lru_cache(maxsize=64)
+def _blocks(old: int, size: int, begin: int, end: int, kernel: Kernel) -> list[tuple[int, int, int, np.ndarray]]:
+    """Matrices that resize one axis, in blocks of target pixels.
+
+    They are cached, because photographs share few sizes.
+
+    Returns:
+        First source pixel, end of the source pixels, first target pixel and matrix of each block, (block, source). The
+        type of the matrix is float32 if that is exact.
+    """
+    first, weights, precision = _weights(old, size, slice(begin, end), kernel)
+    # integer sums below 2^24 are exact in single precision, in any order; a power of two as divisor changes nothing
+    dtype: type[np.floating] = np.float32 if 255 * np.abs(weights).sum(1).max() < 2**24 else np.float64
+    blocks = []
+    for start in range(0, len(first), BLOCK):
+        begins, taps = first[start : start + BLOCK], weights[start : start + BLOCK]
+        low, high = int(begins[0]), int(min(begins[-1] + taps.shape[1], old))
+        matrix = np.zeros((len(taps), high - low + taps.shape[1]), dtype)  # with columns for zero weights
+        matrix[np.arange(len(taps))[:, None], begins[:, None] - low + np.arange(taps.shape[1])] = taps
+        blocks.append((low, high, start, np.ascontiguousarray(matrix[:, : high - low] / dtype(2**precision))))
+    return blocks
 
 
 def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, int]:
