@@ -1,6 +1,6 @@
 """A teacher for photographs, built from pip packages: EfficientNet-Lite2 and multilingual-e5-small.
 
-The command has run end to end on a small sample only, and no results are published.
+Its trained weights and their figures are in `trained/`. `assemble.py` restores the teacher from them.
 
 __main__.py       command: build, train and write the teacher
 assemble.py       command: write the trained teacher from the pip packages and the committed weights

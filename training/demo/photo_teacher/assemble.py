@@ -8,7 +8,7 @@ are needed. `python -m training.demo.photo_teacher` is the command that trained 
 
 # torch, transformers and the modules that need them are imported after the options are parsed, so that `--help` is
 # fast and works without the extra `photos`
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from training.config import RECIPE_FILE, recipe_from_args
@@ -27,10 +27,12 @@ class AssembleOptions:
     Args:
         output_dir: Folder for the teacher, a complete Hub repository.
         trained: Folder with `trained.safetensors` and `recipe.yaml` of a training run.
+        overwrite: Whether to replace a model in `output_dir`.
     """
 
     output_dir: str
     trained: str = str(TRAINED)
+    overwrite: bool = False
 
 
 def run(options: AssembleOptions):
@@ -40,22 +42,23 @@ def run(options: AssembleOptions):
         options: Where to read and write.
 
     Raises:
-        ValueError: A package is missing, or a file is missing or damaged.
+        ValueError: A package is missing, a file is missing or damaged, or a model would be replaced.
     """
     from training.demo.photo_teacher.build import build_teacher
     from training.demo.photo_teacher.e5 import read_e5
     from training.demo.photo_teacher.lite2 import read_lite2
     from training.demo.photo_teacher.trained import load_trained
-    from training.engine.checkpoint import save_final
+    from training.engine.checkpoint import open_output_dir, save_final
+    from training.hub import MODEL_FILES
     from training.hub.hub_model import HubModel
 
-    trained, folder = Path(options.trained), Path(options.output_dir)
+    trained = Path(options.trained)
     argv = ["--config", str(trained / RECIPE_FILE), "--output_dir", options.output_dir]
-    recipe = recipe_from_args(PhotoTeacherRecipe, argv)
-    model, processor = build_teacher(read_e5(), read_lite2(), recipe)
-    load_trained(model, trained)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_final(HubModel(model, processor, recipe))
+    recipe = replace(recipe_from_args(PhotoTeacherRecipe, argv), overwrite=options.overwrite)
+    with open_output_dir(recipe, MODEL_FILES, command_name(PROGRAM), {"trained": options.trained}):
+        model, processor = build_teacher(read_e5(), read_lite2(), recipe)
+        load_trained(model, trained)
+        save_final(HubModel(model, processor, recipe))
 
 
 def main(argv: list[str] | None = None):

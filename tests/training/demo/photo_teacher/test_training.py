@@ -17,6 +17,7 @@ from training.demo.make_teacher import train_tokenizer
 from training.demo.packaged_weights import PackagedFile
 from training.demo.photo_teacher import batches
 from training.demo.photo_teacher.__main__ import main
+from training.demo.photo_teacher.assemble import TRAINED
 from training.demo.photo_teacher.batches import draw_step, load_training_data
 from training.demo.photo_teacher.encoders import Encoder, UpperEncoder
 from training.demo.photo_teacher.features import FeatureMaker, batches_by_length
@@ -150,6 +151,17 @@ def test_trained_weights_are_restored(tmp_path):
     load_trained(fresh, tmp_path)
     assert all(torch.equal(fresh.state_dict()[name], value) for name, value in model.state_dict().items())
     assert load_file(tmp_path / "trained.safetensors").keys() == {"visual_projection.weight", "logit_scale"}
+
+
+def test_the_committed_weights_belong_to_the_layers_that_the_recipe_trains():
+    recipe = recipe_from_args(PhotoTeacherRecipe, ["--config", str(TRAINED / "recipe.yaml")])
+    first = 12 - recipe.text_layers
+    trained = ("visual_projection.", "text_projection.", "logit_scale", "vision_model.timm_model.")
+    trained += tuple(f"text_model.encoder.layer.{number}." for number in range(first, 12))
+    weights = load_file(TRAINED / "trained.safetensors")
+    assert all(name.startswith(trained) and value.dtype == torch.float16 for name, value in weights.items())
+    assert weights["visual_projection.weight"].shape == (recipe.projection_dim, 1280)
+    assert all(value.isfinite().all() for value in weights.values())
 
 
 def test_trained_weights_of_another_model_are_refused(tmp_path):
