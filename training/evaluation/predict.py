@@ -134,7 +134,9 @@ def predict(
             batch = paths[start : start + BATCH_SIZE]
             prepared = list(pool.map(prepare, batch))
             images = [image for image in prepared if isinstance(image, Tensor)]
-            scores = iter(_scores(model, images, classes, logit_scale.exp().item()) if images else [])
+            scores: Iterator[Tensor] = iter(
+                _scores(model, images, classes, logit_scale.exp().item()) if images else []
+            )
             for path, image in zip(batch, prepared, strict=True):
                 name = path.relative_to(folder).as_posix()
                 yield (name, "", "", "", image) if isinstance(image, str) else _row(name, next(scores), labels, top_k)
