@@ -32,7 +32,7 @@ def run_python_blocks(code: str, home: Path) -> list[str]:
     model = home / "runs" / "demo" / "model"
     DCCLIPModel.from_pretrained(TEACHER_FOLDER).float().save_pretrained(model)
     DCCLIPProcessor.from_pretrained(TEACHER_FOLDER).save_pretrained(model)
-    example = next(concept for concept in read_concepts() if concept.en == "fox")
+    example = next(concept for concept in read_concepts() if concept.en == "pizza")
     (model / "example.png").write_bytes(_render(example.svg_files["twemoji"], 96))
     script = home / "readme.py"
     script.write_text(code, encoding="utf-8")

@@ -11,8 +11,8 @@ from training.evaluation.sets.class_names import ClassNames
 
 # English class names in order of preference: the image's own, then the other candidate labels
 LABEL_SETS = (
-    ("fox", "dog", "cat"),
     ("pizza", "sandwich", "red apple"),
+    ("fox", "dog", "cat"),
     ("butterfly", "spider", "ant"),
     ("pineapple", "grapes", "peach"),
     ("bicycle", "motorcycle", "airplane"),
