@@ -1,4 +1,4 @@
-"""The commands of `dcclip` on an index: index, search, serve and duplicates."""
+"""The commands of `dcclip` on an index: index, search, serve, adapt and duplicates."""
 
 import argparse
 import json

@@ -116,9 +116,10 @@ class Checked:
     """
 
     path: ClassVar[str] = ""  # where the dataclass is in a recipe, such as `data.`, for error messages
+    limits: ClassVar[dict[str, Limits]] = LIMITS  # a recipe outside this file may have limits of its own
 
     def __post_init__(self):
-        for name, limits in LIMITS.items():
+        for name, limits in self.limits.items():
             value = getattr(self, name, None)
             if isinstance(value, (int, float)) and value not in limits:
                 raise ValueError(

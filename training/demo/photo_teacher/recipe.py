@@ -1,12 +1,12 @@
 """Recipe of the photo teacher."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
-from training.config import Checked, Limits, TrainingRecipe
+from training.config import LIMITS, Checked, Limits, TrainingRecipe
 from training.text.writing_systems import LANGUAGES
 
-LIMITS = {
+OWN_LIMITS = {
     "learning_rate": Limits(above=0),
     "head_learning_rate": Limits(above=0),
     "images_per_class": Limits(at_least=1),
@@ -62,6 +62,8 @@ class PhotoTeacherRecipe(TrainingRecipe):
             images.
     """
 
+    limits: ClassVar[dict[str, Limits]] = LIMITS | OWN_LIMITS
+
     validation: str
     class_images: list[str] = field(default_factory=list)
     images_per_class: int = 30
@@ -85,9 +87,6 @@ class PhotoTeacherRecipe(TrainingRecipe):
 
     def __post_init__(self):
         Checked.__post_init__(self)  # `TrainingRecipe` would require a labelled set for `eval_every`
-        for name, limits in LIMITS.items():
-            if (value := getattr(self, name)) not in limits:
-                raise ValueError(f"{name}: must be {limits}, got {value}.")
         for option in fields(self):
             if option.name in UNSUPPORTED and getattr(self, option.name) != _default(option):
                 raise ValueError(f"{option.name}: is not supported by the photo teacher. Leave it out.")
