@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.files import set_modes
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def save_backbone(network: EfficientNetLite, folder: Path):
     model = TimmWrapperModel(TimmWrapperConfig(architecture=network.architecture, do_pooling=False))
     model.timm_model.load_state_dict({name: weights[name] for name in model.timm_model.state_dict()})
     model.save_pretrained(folder)
+    set_modes(folder)
 
 
 def main(argv: list[str] | None = None):

@@ -22,7 +22,15 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
-from training.utils.files import OLD_SUFFIX, recover_folder, remove_folder, replace_folder, scratch_folder, sync
+from training.utils.files import (
+    OLD_SUFFIX,
+    recover_folder,
+    remove_folder,
+    replace_folder,
+    scratch_folder,
+    set_modes,
+    sync,
+)
 from training.utils.output import claim_folder, record_names
 
 BEST_FOLDER = "best"
@@ -74,7 +82,7 @@ def save_checkpoint(finished: FinishedModel, progress: Progress, state: Training
     with _saving(output_dir, folder.name) as scratch:
         finished.with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
-        _set_modes(scratch)
+        set_modes(scratch)
         replace_folder(scratch, folder)
     record_names(output_dir, [folder.name], CHECKPOINT_COMMAND)
     for old in list_checkpoints(output_dir)[: -finished.recipe.keep_checkpoints]:
@@ -91,7 +99,7 @@ def save_best(finished: FinishedModel) -> Path:
     output_dir = Path(finished.recipe.output_dir)
     with _saving(output_dir, BEST_FOLDER) as scratch:
         finished.save(scratch)
-        _set_modes(scratch)
+        set_modes(scratch)
         replace_folder(scratch, output_dir / BEST_FOLDER)
     return output_dir / BEST_FOLDER
 
@@ -101,7 +109,7 @@ def save_final(finished: FinishedModel):
     output_dir = Path(finished.recipe.output_dir)
     with _saving(output_dir, "model") as scratch:
         finished.save(scratch)
-        _set_modes(scratch)
+        set_modes(scratch)
         sync(scratch)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
@@ -118,14 +126,6 @@ def _saving(output_dir: Path, name: str) -> Iterator[Path]:
         found = list_checkpoints(output_dir)
         remedy = f"continue with --resume from {found[-1].name}" if found else "start again"
         raise OSError(f"output_dir: cannot save to {output_dir} ({error}). Free some space, and {remedy}.") from error
-
-
-def _set_modes(folder: Path):
-    """Give all files the mode of new files, such as 0644: safetensors creates its files with mode 0600."""
-    mode = folder.stat().st_mode & 0o666  # the folder was created under the user's umask
-    for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(mode)
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -161,3 +161,11 @@ def sync(path: Path, deep: bool = True):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def set_modes(folder: Path):
+    """Give all files of a folder the mode of new files, such as 0644: safetensors creates its files with mode 0600."""
+    mode = folder.stat().st_mode & 0o666  # the folder was created under the user's umask
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
