@@ -2,6 +2,7 @@
 
 cli.py      build a command line from a dataclass; report user errors
 files.py    atomic writes of files and folders
+process.py  memory and process group of this process
 results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
 rng.py      random numbers keyed by (seed, keys)
 timing.py   latency and memory of the running process

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from training.config import recipe_from_args
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.utils.cli import command_name, user_errors
+from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def _run(recipe: PhotoTeacherRecipe, command: str) -> "Results":
     from training.hub.hub_model import HubModel
     from training.utils.results import Results, make_meta
 
+    keep_freed_memory()
     folder = Path(recipe.output_dir)
     lite2 = read_lite2()
     model, processor = build_teacher(read_e5(), lite2, recipe)
