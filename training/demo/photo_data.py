@@ -1,0 +1,191 @@
+"""Write the training data of the photo student that are not captioned photographs: class names as captions, sentences.
+
+    python -m training.demo.photo_data --data_dir DATA --output_dir runs/photographs/texts
+
+DATA has these files: `photos_places_train.parquet` (MiniPlaces; `image`, `en`), `photos_tiny_imagenet_train.parquet`
+(`image`, `en`, `zh`), `sentences_tatoeba_en_zh.parquet` (`en`, `zh`), `imagenet_class_names_en_zh.json`
+({WordNet id: {en, zh}}) and `wordnet_zh_cow.tab` (Chinese Open WordNet).
+
+    places.parquet, tiny_imagenet.parquet   images, and their class names as captions in both languages
+    names.parquet                           class names of ImageNet and MiniPlaces as captions, without images
+    tatoeba.parquet, lemmas.parquet         sentences in both languages, and Chinese nouns
+
+A caption cell is a list: the class name itself, then the name in prompts.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
+
+PROGRAM = "python -m training.demo.photo_data"
+PROMPTS = {
+    "en": ("{}", "a photo of a {}.", "a picture of {}.", "a blurry photo of a {}.", "a close-up of the {}.",
+           "a painting of a {}."),
+    "zh": ("{}", "一张{}的照片", "一张{}的图片", "一张模糊的{}的照片", "{}的特写", "一幅{}的画"),
+}  # fmt: skip
+# of the first prompts: MiniPlaces is sharp, Tiny ImageNet is small; neither has close-ups or paintings
+PLACES_PROMPTS, TINY_PROMPTS = 3, 4
+WRITTEN = ("places.parquet", "tiny_imagenet.parquet", "names.parquet", "tatoeba.parquet", "lemmas.parquet")
+Name = Mapping[str, str]  # language -> class name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoDataOptions:
+    """Options of the command.
+
+    Args:
+        data_dir: Folder with the source files.
+        output_dir: Folder for the written files.
+        num_sentences: Number of pairs of sentences to draw.
+        num_lemmas: Number of Chinese nouns to draw.
+        seed: Seed of the draws.
+        overwrite: Whether to replace existing files in `output_dir`.
+    """
+
+    data_dir: str
+    output_dir: str
+    num_sentences: int = 12_000
+    num_lemmas: int = 10_000
+    seed: int = 0
+    overwrite: bool = False
+
+
+def run(options: PhotoDataOptions):
+    """Write the files.
+
+    Args:
+        options: Where to read and write, and how much.
+
+    Raises:
+        ValueError: A source is missing or damaged, or a file would be replaced.
+    """
+    from datasets import Dataset
+
+    from training.data import load_source, require_columns
+    from training.demo.photo_teacher.photographs import scene_names
+    from training.utils.files import atomic_write
+    from training.utils.output import claim_folder
+
+    sources, folder = Path(options.data_dir), Path(options.output_dir)
+    scenes = scene_names()
+
+    def load(name: str, columns: Sequence[str]) -> Dataset:
+        rows = require_columns(load_source(str(sources / name)), columns, name, "Give another file.", "data_dir")
+        return rows.select_columns(list(columns))
+
+    with claim_folder(
+        folder, WRITTEN, command=command_name(PROGRAM), inputs={"data_dir": sources}, overwrite=options.overwrite
+    ):
+        places = load("photos_places_train.parquet", ["image", "en"])
+        tiny = load("photos_tiny_imagenet_train.parquet", ["image", "en", "zh"])
+        if missing := sorted(set(places["en"]) - set(scenes)):
+            raise ValueError(f"data_dir: {missing[0]!r} in photos_places_train.parquet is no scene of MiniPlaces.")
+        named_places = [{"en": name, "zh": scenes[name]} for name in places["en"]]
+        named_tiny = [{"en": en, "zh": zh} for en, zh in zip(tiny["en"], tiny["zh"], strict=True)]
+        names = _read_names(sources / "imagenet_class_names_en_zh.json")
+        names += [{"en": english, "zh": chinese} for english, chinese in scenes.items()]
+        names += list({tuple(name.values()): name for name in named_tiny}.values())
+        sentences = load("sentences_tatoeba_en_zh.parquet", ["en", "zh"])
+        lemmas = read_nouns(sources / "wordnet_zh_cow.tab")
+        tables = {
+            "places.parquet": _with_captions(places, captions(named_places, PLACES_PROMPTS)),
+            "tiny_imagenet.parquet": _with_captions(tiny, captions(named_tiny, TINY_PROMPTS)),
+            "names.parquet": Dataset.from_dict(captions(names, len(PROMPTS["en"]))),
+            "tatoeba.parquet": sentences.select(draw(len(sentences), options.num_sentences, options.seed)),
+            "lemmas.parquet": Dataset.from_dict(
+                {"zh": [lemmas[row] for row in draw(len(lemmas), options.num_lemmas, options.seed)]}
+            ),
+        }
+        for name, rows in tables.items():
+            with atomic_write(folder / name) as scratch:
+                rows.to_parquet(scratch)
+
+
+def captions(names: Iterable[Name], num_prompts: int) -> dict[str, list[list[str]]]:
+    """Make captions from class names.
+
+    Args:
+        names: Class name of each row by language.
+        num_prompts: Number of prompts, from the first.
+
+    Returns:
+        Captions of each row by language.
+    """
+    names = list(names)
+    return {
+        language: [[prompt.format(name[language]) for prompt in prompts[:num_prompts]] for name in names]
+        for language, prompts in PROMPTS.items()
+    }
+
+
+def read_nouns(path: Path) -> list[str]:
+    """Read the nouns of Chinese Open WordNet.
+
+    Args:
+        path: File with a tab between synset, kind and lemma; a plus sign stands between the words of a lemma.
+
+    Returns:
+        Different lemmas in the order of their code points.
+
+    Raises:
+        ValueError: The file is missing, or has no noun.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"data_dir: cannot read {path.name} ({error}). Copy Chinese Open WordNet there.") from error
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    nouns = {row[2] for row in rows if len(row) == 3 and row[0].endswith("-n") and row[1] == "cmn:lemma"}
+    if not nouns:
+        raise ValueError(f"data_dir: {path.name} has no lines 'SYNSET-n<tab>cmn:lemma<tab>LEMMA'. Copy it again.")
+    return [lemma.strip().replace("+", "") for lemma in sorted(nouns)]
+
+
+def draw(total: int, count: int, seed: int) -> list[int]:
+    """Draw rows without replacement.
+
+    Args:
+        total: Number of rows to draw from.
+        count: Number of rows to draw; all, if there are fewer.
+        seed: Seed of the draw.
+
+    Returns:
+        Row numbers in ascending order.
+    """
+    return np.sort(np.random.default_rng(seed).permutation(total)[:count]).tolist()
+
+
+def _read_names(path: Path) -> list[Name]:
+    try:
+        entries: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return [{language: entry[language] for language in PROMPTS} for entry in entries.values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"data_dir: cannot read {path.name} ({type(error).__name__}: {error}). It maps an id to {{en, zh}}."
+        ) from error
+
+
+def _with_captions(rows: Any, cells: dict[str, list[list[str]]]) -> Any:
+    rows = rows.select_columns(["image"])
+    for language, column in cells.items():
+        rows = rows.add_column(language, column)
+    return rows
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options and write the files."""
+    options = parse_options(PhotoDataOptions, argv, prog=PROGRAM, description=__doc__ or "")
+    with user_errors(command_name(PROGRAM), extra="photos"):
+        hide_library_bars()
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
