@@ -42,9 +42,9 @@ def write(tmp_path):
 
 
 def arguments_of(path: Path) -> list[str]:
-    """A recipe in a subfolder overrides the one of the same name, so it comes second."""
-    files = [FOLDER / path] if path.parent == Path(".") else [FOLDER / path.name, FOLDER / path]
-    return [argument for file in files for argument in ("--config", str(file))]
+    """A recipe in a subfolder overrides the one of the same name, if there is one, so it comes second."""
+    files = dict.fromkeys([FOLDER / path.name, FOLDER / path])
+    return [argument for file in files if file.exists() for argument in ("--config", str(file))]
 
 
 def refusal(capsys, argv: list[str]) -> str:
@@ -65,7 +65,9 @@ def test_every_published_recipe_parses_to_its_own_numbers(path: Path):
 
 
 def test_there_are_published_recipes_of_both_stages():
-    assert {"demo_distill", "demo_align"} <= {path.stem for path in CONFIGS}
+    assert {"demo_distill", "demo_align", "photographs/distill_vision", "photographs/align"} <= {
+        str(path.with_suffix("")) for path in CONFIGS
+    }
 
 
 def test_missing_keys_have_their_defaults(write):

@@ -98,7 +98,7 @@ def plot_contact_sheet(
         top=0.95,
         bottom=0.03,
     )
-    fonts = ["DejaVu Sans", _chinese_font()]
+    fonts = ["DejaVu Sans", chinese_font()]
     classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
     for set_number, (name, rows) in enumerate(sets.items()):
         count = min(columns * ROWS_PER_SET, len(rows))
@@ -138,7 +138,7 @@ def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _chinese_font() -> str:
+def chinese_font() -> str:
     """Register Noto Sans CJK with matplotlib, whose own fonts have no Chinese characters, and return its name."""
     from matplotlib import font_manager
 

@@ -41,6 +41,7 @@ MODEL_FILES = (
 )
 OPTIONAL = (
     "recipe.yaml",
+    "recipe_*.yaml",  # earlier stages
     "results.json",
     "cross_model.json",
     "special_tokens_map.json",

@@ -19,6 +19,7 @@ from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
+EARLIER_RECIPES = "recipe_*.yaml"
 # a card without this line was edited by hand and is never rendered again
 MARK = "<!-- Rendered by training/hub/cards. Remove this line to keep your own edits when the model is published. -->"
 
@@ -99,7 +100,8 @@ def write_card(
     """Write the card of a folder to `README.md`.
 
     Args:
-        folder: A finished Hub folder with config.json, recipe.yaml and model.safetensors.
+        folder: A finished Hub folder with config.json, recipe.yaml and model.safetensors. The recipes of earlier
+            stages are in `recipe_*.yaml`, in the order of their names.
         results: Results of the model; None if it was not evaluated.
         details: The part of the card that is written by hand. None takes the defaults.
         repo_id: Id of the repo on the Hub, NAMESPACE/NAME. Default: the name of the folder.
@@ -110,7 +112,7 @@ def write_card(
     text = render_card(
         ModelFacts.from_folder(folder),
         details or CardDetails(),
-        {RECIPE_FILE: recipe},
+        {path.name: read_recipe(path) for path in sorted(folder.glob(EARLIER_RECIPES))} | {RECIPE_FILE: recipe},
         results,
         title=Path(recipe["output_dir"]).name,
         repo_id=repo_id,

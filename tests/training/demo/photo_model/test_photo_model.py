@@ -1,0 +1,123 @@
+"""The Hub folder of the model of photographs, from the folders of three small runs."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
+from training.config import AlignRecipe, DistillRecipe
+from training.demo.photo_model.__main__ import main, read_results
+from training.demo.photo_model.free_photos import FREE_PHOTOS, FreePhoto
+from training.hub.hub_model import HubModel
+from training.utils.results import Results, Row
+
+pytest.importorskip("skimage", reason="the extra `photos` is not installed")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, processor):
+    """Outputs of both stages; the weights are those of untrained models."""
+    folder = tmp_path_factory.mktemp("photographs")
+    stages = {"vision": {"tower": "vision"}, "distilled": {"tower": "text"}, "aligned": {}}
+    for seed, (name, fields) in enumerate(stages.items()):
+        fields = recipe_fields(folder / name, "captions.parquet", teacher="photo_teacher", **fields)
+        recipe = AlignRecipe(**fields) if name == "aligned" else DistillRecipe(**fields, student=student_config())
+        model = make_model(CUT_EFFICIENTNET, seed=seed, teacher="photo_teacher", teacher_license="cc-by-nc-4.0")
+        HubModel(model.eval(), processor, recipe).save(folder / name)
+        (folder / name / "log.jsonl").write_text(json.dumps({"step": seed}) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(runs):
+    """The folder of the finished model, written again with results."""
+    meta = {"command": "eval", "commit": "0" * 40, "date": "2026-11-26", "seed": 0, "models": ["x"]}
+    row = Row(
+        model="runs/photographs/model",
+        set="flickr8k_validation",
+        protocol="p",
+        language="zh",
+        metric="t2i_recall@5",
+        value=0.4,
+    )
+    for role in ("teacher", "aligned"):
+        Results(meta, [row]).write(runs / "measured" / role)
+    folder = runs / "model"
+    main(["--runs", str(runs), "--output_dir", str(folder)])
+    results = [f"{role}={runs / 'measured' / role}" for role in ("teacher", "aligned")]
+    main(["--runs", str(runs), "--output_dir", str(folder), "--results", *results])
+    return folder
+
+
+def test_weights_are_stored_in_half_precision_and_load_in_single(runs, written):
+    stored, full = load_file(written / "model.safetensors"), load_file(runs / "aligned" / "model.safetensors")
+    assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.float16}
+    assert all(torch.equal(stored[name], value.half()) for name, value in full.items() if value.is_floating_point())
+    model = AutoModel.from_pretrained(written)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_the_embeddings_of_the_self_check_are_those_of_the_stored_weights(written, processor):
+    content = json.loads((written / "self_check.json").read_text(encoding="utf-8"))
+    texts = [text for each in content["texts"].values() for text in each]
+    model = AutoModel.from_pretrained(written).eval()
+    with torch.no_grad():
+        embeds = model.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
+    expected = torch.tensor(content["text_embeds"])
+    torch.testing.assert_close(torch.nn.functional.normalize(embeds), expected, atol=2e-6, rtol=0)
+
+
+def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
+    for stage, folder in (("_distill_vision", "vision"), ("_distill_text", "distilled"), ("", "aligned")):
+        assert (written / f"log{stage}.jsonl").read_text() == (runs / folder / "log.jsonl").read_text()
+        assert (written / f"recipe{stage}.yaml").exists()
+    card = (written / "README.md").read_text(encoding="utf-8")
+    assert "`recipe_distill_vision.yaml`: feature-map distillation, image tower" in card
+    assert "from the teacher `photo_teacher`: feature-map distillation, then contrastive alignment." in card
+    assert "license: cc-by-nc-4.0" in card
+
+
+def test_results_are_named_by_role(written):
+    results = Results.read(written / "results.json")
+    assert [(row.model, row.stage) for row in results.rows] == [("teacher", None), ("student", "aligned")]
+    assert set(results.meta["example"]["answers"]) == {"en", "zh"} and "models" not in results.meta
+
+
+def test_pictures_are_written(written):
+    assert (written / "example.jpg").stat().st_size < 60_000
+    assert (written / "contact_sheet.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("photo", FREE_PHOTOS, ids=lambda photo: photo.file)
+def test_free_photographs_open_and_have_a_query_in_both_languages(photo):
+    assert photo.open().mode == "RGB" and set(photo.query) == {"en", "zh"} and photo.terms
+
+
+def test_a_missing_package_or_photograph_is_named():
+    with pytest.raises(ValueError, match=r"no-such: the package is not installed. Run `pip install no-such`"):
+        FreePhoto("no-such", "no_such_module", "a.png", {}, "CC0").open()
+    with pytest.raises(ValueError, match=r"scikit-image: the installed version has no data/a.png"):
+        FreePhoto("scikit-image", "skimage", "data/a.png", {}, "CC0").open()
+
+
+@pytest.mark.parametrize("entry", ["student=out", "aligned", "aligned=nowhere"])
+def test_a_wrong_role_or_folder_is_named(entry):
+    with pytest.raises(ValueError, match=f"results: '{entry}' is not ROLE=FOLDER with one of teacher, distilled"):
+        read_results([entry])
+
+
+def test_results_of_the_teacher_alone_are_refused(runs, written):
+    with pytest.raises(ValueError, match="none of the finished student"):
+        read_results([f"teacher={runs / 'measured' / 'teacher'}"])
+
+
+def test_a_missing_run_is_named(runs, tmp_path, capsys):
+    shutil.copytree(runs / "aligned", tmp_path / "aligned")
+    with pytest.raises(SystemExit):
+        main(["--runs", str(tmp_path), "--output_dir", str(tmp_path / "model")])
+    assert "Run the recipes of training/configs/photographs first" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()

@@ -1,0 +1,7 @@
+"""The finished model of photographs: the aligned student in half precision, with its figures, examples and card.
+
+__main__.py     command: collect the student, its recipes and results, and write the Hub folder
+free_photos.py  photographs with a free licence, from pip packages
+sheet.py        figure of these photographs, found by queries in both languages
+card.yaml       the part of the card that is written by hand
+"""

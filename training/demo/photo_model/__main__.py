@@ -1,0 +1,193 @@
+r"""Write the Hub folder of the model of photographs from the runs of training/configs/photographs.
+
+    python -m training.demo.photo_model --runs runs/photographs --output_dir runs/photographs/model
+    python training/eval.py --model runs/photographs/model --output_dir runs/photographs/measured/aligned ...
+    python -m training.demo.photo_model --runs runs/photographs --output_dir model_cards/dcclip-tiny-photo \
+        --results aligned=runs/photographs/measured/aligned teacher=runs/photographs/measured/teacher
+
+The weights are in half precision, so the folder is written first, measured, and written again with its results.
+Install the extra `photos` first: `pip install -e ".[photos]"`.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.config import RECIPE_FILE, AlignRecipe, recipe_from_args
+from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
+
+if TYPE_CHECKING:
+    from modeling_dcclip import DCCLIPModel
+    from training.demo.photo_model.free_photos import FreePhoto
+    from training.utils.results import Results
+
+PROGRAM = "python -m training.demo.photo_model"
+CARD = Path(__file__).with_name("card.yaml")
+STAGES = ("distill_vision", "distill_text")  # before alignment; the folders are `vision` and `distilled`
+STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}
+LAST_STAGE = "aligned"
+ROLES = ("teacher", "distilled", LAST_STAGE, "no_teacher")
+SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
+EXAMPLE_SIZE = 320  # pixels of the longer side
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhotoModelOptions:
+    """Options of the command.
+
+    Args:
+        runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
+        output_dir: Folder for the model, a complete Hub repository.
+        results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE is `teacher`, `distilled`, `aligned` or
+            `no_teacher`, and may be given several times.
+        overwrite: Whether to replace a model in `output_dir`.
+    """
+
+    runs: str
+    output_dir: str
+    results: list[str] = field(default_factory=list)
+    overwrite: bool = False
+
+
+def run(options: PhotoModelOptions):
+    """Write the folder.
+
+    Args:
+        options: Where to read and write.
+
+    Raises:
+        ValueError: A run, a package or a results file is missing, or a file would be replaced.
+    """
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+    from training.demo.photo_model.free_photos import FREE_PHOTOS
+    from training.demo.photo_model.sheet import plot_contact_sheet
+    from training.engine.log import LOG_FILE
+    from training.evaluation.models.zero_shot_model import ZeroShotModel
+    from training.hub import MODEL_FILES
+    from training.hub.cards import CARD_FILE, CardDetails, write_card
+    from training.hub.cards.example import classify_example
+    from training.hub.hub_model import HubModel
+    from training.utils.files import write_text
+    from training.utils.output import claim_folder
+    from training.utils.results import RESULTS_FILE
+
+    runs, folder = Path(options.runs), Path(options.output_dir)
+    results = read_results(options.results)
+    logs = {f"log_{stage}.jsonl": runs / STAGE_FOLDERS[stage] / LOG_FILE for stage in STAGES}
+    logs[LOG_FILE] = runs / LAST_STAGE / LOG_FILE
+    recipes = {f"recipe_{stage}.yaml": runs / STAGE_FOLDERS[stage] / RECIPE_FILE for stage in STAGES}
+    for path in (*logs.values(), *recipes.values()):
+        if not path.exists():
+            raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
+    names = [*MODEL_FILES, *logs, *recipes, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
+    inputs = {"runs": runs}
+    with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
+        student = DCCLIPModel.from_pretrained(runs / LAST_STAGE)
+        processor = DCCLIPProcessor.from_pretrained(runs / LAST_STAGE)
+        round_to_half(student)
+        recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
+        HubModel(student.eval(), processor, recipe).save(folder)
+        store_in_half(folder / "model.safetensors")
+        for name, path in (logs | recipes).items():
+            write_text(folder / name, path.read_text(encoding="utf-8"))
+        write_text(folder / CARD_FILE, CARD.read_text(encoding="utf-8"))
+        details = CardDetails.read(folder / CARD_FILE)
+        save_example(FREE_PHOTOS[0], folder / EXAMPLE_FILE)
+        plot_contact_sheet(ZeroShotModel.from_pretrained(folder), folder / SHEET_FILE)
+        if results is not None:
+            results.meta["example"] = classify_example(folder, EXAMPLE_FILE, details.labels)
+            results.write(folder)
+        write_card(folder, results, details)
+
+
+def read_results(named: list[str]) -> "Results | None":
+    """Read results of evaluations, and name their models by role.
+
+    Args:
+        named: Folders with results, each ROLE=FOLDER.
+
+    Returns:
+        All rows, with the settings of the last evaluation of the finished student; None without results.
+
+    Raises:
+        ValueError: A role is unknown, a file is missing, or the finished student has no results.
+    """
+    from dataclasses import replace
+
+    from training.utils.results import RESULTS_FILE, Results
+
+    rows, meta = [], None
+    for entry in named:
+        role, _, folder = entry.partition("=")
+        path = Path(folder) / RESULTS_FILE
+        if role not in ROLES or not path.is_file():
+            raise ValueError(
+                f"results: {entry!r} is not ROLE=FOLDER with one of {', '.join(ROLES)} and a folder that "
+                "training/eval.py has written."
+            )
+        read = Results.read(path)
+        model, stage = ("teacher", None) if role == "teacher" else ("student", role)
+        rows += [replace(row, model=model, stage=stage) for row in read.rows]
+        meta = read.meta if role == LAST_STAGE else meta
+    if named and meta is None:
+        raise ValueError(f"results: there is none of the finished student. Add {LAST_STAGE}=FOLDER.")
+    return Results(_shared_meta(meta), rows) if meta else None
+
+
+def _shared_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """What holds for all evaluations: not the models and sets of one of them."""
+    return {name: value for name, value in meta.items() if name not in ("models", "sets")}
+
+
+def round_to_half(model: "DCCLIPModel"):
+    """Round all weights in place to half precision, without a change of their type.
+
+    Args:
+        model: Model in float32.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data.copy_(tensor.data.half())
+
+
+def store_in_half(path: Path):
+    """Store the floating-point weights of a file in half precision. The config keeps float32, the type after loading.
+
+    Args:
+        path: safetensors file.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from training.utils.files import atomic_write
+
+    tensors = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
+    with atomic_write(path) as scratch:
+        save_file(tensors, scratch, {"format": "pt"})
+
+
+def save_example(photo: "FreePhoto", path: Path):
+    """Save a photograph as a small JPEG.
+
+    Args:
+        photo: Photograph with a free licence.
+        path: JPEG file to write.
+    """
+    from training.utils.files import atomic_write
+
+    image = photo.open()
+    image.thumbnail((EXAMPLE_SIZE, EXAMPLE_SIZE))
+    with atomic_write(path) as scratch:
+        image.save(scratch, "JPEG", quality=90)
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options and write the folder."""
+    options = parse_options(PhotoModelOptions, argv, prog=PROGRAM, description=__doc__ or "")
+    with user_errors(command_name(PROGRAM), extra="photos"):
+        hide_library_bars()
+        run(options)
+
+
+if __name__ == "__main__":
+    main()

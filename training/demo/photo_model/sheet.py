@@ -1,0 +1,60 @@
+"""A contact sheet: queries in both languages, and the photographs that they find."""
+
+from pathlib import Path
+
+from datasets import Dataset
+
+from training.demo.figures import chinese_font
+from training.demo.photo_model.free_photos import FREE_PHOTOS
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+
+NUM_FOUND = 3
+RIGHT, OTHER = "#1a7f37", "#666666"
+
+
+def plot_contact_sheet(model: ZeroShotModel, path: Path):
+    """Plot the photographs that each query finds, the best first. The photograph of the query has a green cosine.
+
+    Args:
+        model: The finished student.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure  # its import takes half a second
+
+    photos = [photo.open() for photo in FREE_PHOTOS]
+    images = model.encode_images(Dataset.from_dict({"image": photos}))
+    languages = list(FREE_PHOTOS[0].query)
+    figure = Figure(figsize=(1.45 * NUM_FOUND * len(languages) + 0.4, 1.75 * len(photos) + 0.7))
+    grid = figure.add_gridspec(
+        len(photos),
+        NUM_FOUND * len(languages),
+        left=0.01,
+        right=0.99,
+        top=0.94,
+        bottom=0.03,
+        hspace=0.55,
+        wspace=0.06,
+    )
+    fonts = ["DejaVu Sans", chinese_font()]
+    for side, language in enumerate(languages):
+        queries = [photo.query[language] for photo in FREE_PHOTOS]
+        cosines = model.encode_texts(queries) @ images.T
+        for row, (query, scores) in enumerate(zip(queries, cosines, strict=True)):
+            for place, found in enumerate(scores.topk(NUM_FOUND).indices.tolist()):
+                axis = figure.add_subplot(grid[row, NUM_FOUND * side + place])
+                axis.imshow(_square(photos[found]))
+                axis.set(xticks=[], yticks=[])
+                axis.set_xlabel(f"{scores[found]:.2f}", fontsize=8, color=RIGHT if found == row else OTHER, labelpad=2)
+                if place == 0:
+                    axis.set_title(query, fontsize=10, family=fonts, loc="left", pad=4)
+    figure.suptitle("The best three of seven photographs for each query, with cosines; the right one in green")
+    credits = "; ".join(dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS))
+    figure.text(0.5, 0.006, credits, ha="center", fontsize=5.5, color="grey")
+    figure.savefig(path, dpi=110)
+
+
+def _square(photo):
+    """The central square, as the model sees it."""
+    edge = min(photo.size)
+    left, top = (photo.width - edge) // 2, (photo.height - edge) // 2
+    return photo.crop((left, top, left + edge, top + edge)).resize((224, 224))
