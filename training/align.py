@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
 from training.engine.command import stage_errors
+from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -127,3 +128,4 @@ def main(argv: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    end_process_group()

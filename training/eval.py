@@ -34,9 +34,7 @@ def main(argv: list[str] | None = None) -> "Results | None":
     options = parse_options(EvalOptions, argv, prog=PROG, description=__doc__)
     with user_errors("eval", extra="eval"):
         if options.predict is None:
-            results = _run(options)
-            end_process_group()
-            return results
+            return _run(options)
         from training.evaluation.predict import write_predictions
 
         hide_library_bars()
@@ -76,3 +74,4 @@ def _run(options: EvalOptions) -> "Results | None":
 
 if __name__ == "__main__":
     main()
+    end_process_group()

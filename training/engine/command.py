@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.utils.cli import one_line, user_errors
-from training.utils.process import end_process_group
 
 # launchers end all other processes within a second of the first failure
 GRACE_S = 10.0
@@ -33,7 +32,6 @@ def stage_errors(command: str) -> Iterator[None]:
     with user_errors(command, extra="train"):
         try:
             yield
-            end_process_group()
         except (ValueError, ModuleNotFoundError, OSError, FloatingPointError) as error:
             _wait_for_main_process()
             _tell_launcher(f"{command}: {one_line(error)}")

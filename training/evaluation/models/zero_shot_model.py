@@ -91,7 +91,8 @@ class ZeroShotModel:
                 )
         parameters = {key for key, _ in model.named_parameters()}
         check_complete("model", name, type(model), set(report["missing_keys"]) & parameters)
-        loaded = cls(model.eval(), processor, name, commit)
+        # the fastest layout for convolutions
+        loaded = cls(model.eval().to(memory_format=torch.channels_last), processor, name, commit)
         loaded.describe()  # raises now if the model does not state how its input is prepared
         return loaded
 
