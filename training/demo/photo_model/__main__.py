@@ -28,6 +28,7 @@ STAGES = ("distill_vision", "distill_text")  # before alignment; the folders are
 STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}
 LAST_STAGE = "aligned"
 ROLES = ("teacher", "distilled", LAST_STAGE, "no_teacher")
+ROLE = {True: "student", False: "teacher"}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
 EXAMPLE_SIZE = 320  # pixels of the longer side
 
@@ -128,11 +129,30 @@ def read_results(named: list[str]) -> "Results | None":
             )
         read = Results.read(path)
         model, stage = ("teacher", None) if role == "teacher" else ("student", role)
-        rows += [replace(row, model=model, stage=stage) for row in read.rows]
+        own = read.rows[0].model
+        for row in read.rows:
+            name = model if row.model == own else joint_role(row.model, own)
+            rows.append(replace(row, model=name, stage=stage, metric=short_metric(row.metric)))
         meta = read.meta if role == LAST_STAGE else meta
     if named and meta is None:
         raise ValueError(f"results: there is none of the finished student. Add {LAST_STAGE}=FOLDER.")
     return Results(_shared_meta(meta), rows) if meta else None
+
+
+def joint_role(name: str, own: str) -> str:
+    """Name two models by role, of which one encodes the images and the other one the texts.
+
+    Args:
+        name: Names of both, `A images, B texts`.
+        own: Name of the student; the other model is the teacher.
+    """
+    images, texts = name.removesuffix(" texts").split(" images, ")
+    return f"{ROLE[images == own]} images, {ROLE[texts == own]} texts"
+
+
+def short_metric(name: str) -> str:
+    """The name of a recall as in training logs, such as `t2i_recall@5` for `text_to_image_R@5`."""
+    return name.replace("text_to_image_R@", "t2i_recall@").replace("image_to_text_R@", "i2t_recall@")
 
 
 def _shared_meta(meta: dict[str, Any]) -> dict[str, Any]:

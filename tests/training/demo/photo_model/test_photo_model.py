@@ -36,16 +36,11 @@ def runs(tmp_path_factory, processor):
 def written(runs):
     """The folder of the finished model, written again with results."""
     meta = {"command": "eval", "commit": "0" * 40, "date": "2026-11-26", "seed": 0, "models": ["x"]}
-    row = Row(
-        model="runs/photographs/model",
-        set="flickr8k_validation",
-        protocol="p",
-        language="zh",
-        metric="t2i_recall@5",
-        value=0.4,
-    )
-    for role in ("teacher", "aligned"):
-        Results(meta, [row]).write(runs / "measured" / role)
+    fields = {"set": "flickr8k_validation", "protocol": "p", "language": "zh", "metric": "text_to_image_R@5"}
+    names = ("x/model", "x/model images, x/teacher texts", "x/teacher images, x/model texts")
+    rows = [Row(model=name, value=0.4, **fields) for name in names]
+    for role, count in (("teacher", 1), ("aligned", 3)):
+        Results(meta, rows[:count]).write(runs / "measured" / role)
     folder = runs / "model"
     main(["--runs", str(runs), "--output_dir", str(folder)])
     results = [f"{role}={runs / 'measured' / role}" for role in ("teacher", "aligned")]
@@ -83,7 +78,13 @@ def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
 
 def test_results_are_named_by_role(written):
     results = Results.read(written / "results.json")
-    assert [(row.model, row.stage) for row in results.rows] == [("teacher", None), ("student", "aligned")]
+    assert [(row.model, row.stage) for row in results.rows] == [
+        ("teacher", None),
+        ("student", "aligned"),
+        ("student images, teacher texts", "aligned"),
+        ("teacher images, student texts", "aligned"),
+    ]
+    assert {row.metric for row in results.rows} == {"t2i_recall@5"}
     assert set(results.meta["example"]["answers"]) == {"en", "zh"} and "models" not in results.meta
 
 
