@@ -173,6 +173,10 @@ class Catalog:
         """Whether a content has a vector."""
         return bool(self._execute("SELECT 1 FROM contents WHERE digest = ?", digest))
 
+    def has_file(self, path: bytes) -> bool:
+        """Whether a path is in the index."""
+        return bool(self._execute(_ROW_OF_PATH, path))
+
     def folders(self) -> list[Path]:
         """The indexed folders, sorted."""
         return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM folders ORDER BY path")]

@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -206,15 +206,29 @@ def _commit(catalog: Catalog, store: "VectorStore", batch: list[Outcome], read: 
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
         batch = [read(each.path) if each.needs_vector and not catalog.knows(each.digest) else each for each in batch]
-        new: dict[bytes, Outcome] = {}
-        for outcome in batch:
-            if outcome.vector is not None and not catalog.knows(outcome.digest):
-                new.setdefault(outcome.digest, outcome)
-        if new:
-            rows = catalog.allocate([(digest, outcome.taken) for digest, outcome in new.items()])
-            store.write(rows, np.stack([outcome.vector for outcome in new.values() if outcome.vector is not None]))
-        catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
-        for outcome in batch:
-            if outcome.failure is not None:
-                catalog.add_failure(outcome.path, outcome.failure.cause, outcome.failure.state)
+        return enter(catalog, store, batch)
+
+
+def enter(catalog: Catalog, store: "VectorStore", batch: Sequence[Outcome]) -> int:
+    """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`.
+
+    Args:
+        catalog: Catalog of the index.
+        store: Vectors of the index.
+        batch: Files that were read. Each has a vector, a failure, or a content that the catalog knows.
+
+    Returns:
+        Number of new contents.
+    """
+    new: dict[bytes, Outcome] = {}
+    for outcome in batch:
+        if outcome.vector is not None and not catalog.knows(outcome.digest):
+            new.setdefault(outcome.digest, outcome)
+    if new:
+        rows = catalog.allocate([(digest, outcome.taken) for digest, outcome in new.items()])
+        store.write(rows, np.stack([outcome.vector for outcome in new.values() if outcome.vector is not None]))
+    catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
+    for outcome in batch:
+        if outcome.failure is not None:
+            catalog.add_failure(outcome.path, outcome.failure.cause, outcome.failure.state)
     return len(new)

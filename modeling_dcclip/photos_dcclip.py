@@ -149,7 +149,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
                 if not is_known(digest):
                     try:
-                        taken, image = _decode(file, edge)
+                        taken, image = decode_photo(file, edge)
                     except UnreadablePhotoError as error:
                         failure = error
                 after = os.stat(path)
@@ -164,8 +164,19 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     raise UnreadablePhotoError("changed while it was read", is_lasting=False)
 
 
-def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
-    """Date and upright image of an open file."""
+def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, Image.Image]:
+    """Decode an open image file.
+
+    Args:
+        file: The file, or its content as `io.BytesIO`.
+        edge: Length of the shorter side that is enough, in pixels, as for `read_photo`.
+
+    Returns:
+        Date by EXIF, and the upright image in 8-bit RGB on white.
+
+    Raises:
+        UnreadablePhotoError: The file cannot be decoded.
+    """
     file.seek(0)
     try:
         with Image.open(file, formats=formats()) as image:
@@ -175,10 +186,10 @@ def _decode(file: BinaryIO, edge: int | None) -> tuple[str | None, Image.Image]:
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        extension = os.path.splitext(os.fsdecode(file.name))[1].lower()
-        if extension in Image.registered_extensions():
+        extension = os.path.splitext(os.fsdecode(getattr(file, "name", "")))[1].lower()
+        if not extension or extension in Image.registered_extensions():
             raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
-        cause = f"{extension or 'it'} needs a plug-in of Pillow, such as pillow-heif for HEIC"
+        cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
         raise UnreadablePhotoError(cause, is_lasting=False) from error
     except MemoryError as error:
         raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if __package__:
     from .index_dcclip import MANIFEST, UPGRADE, make_manifest, open_data, open_model, read_manifest, write_manifest
-    from .indexing_dcclip import Progress, Report, update
+    from .indexing_dcclip import Progress, Report, outermost, update
     from .space_dcclip import Space
 else:  # in a model folder
     from index_dcclip import (  # type: ignore[no-redef]
@@ -22,7 +22,7 @@ else:  # in a model folder
         read_manifest,
         write_manifest,
     )
-    from indexing_dcclip import Progress, Report, update  # type: ignore[no-redef]
+    from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
     from space_dcclip import Space  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def upgrade_index(
         What was done.
 
     Raises:
-        ValueError: The index has this model and type already, another process writes to it, or a folder of it is gone.
+        ValueError: The index has this model and type already, another process writes to it, a folder of it is gone, or
+            it has images that are in none of its folders.
         OSError: The disk is full or cannot be written. The old vectors stay in use.
     """
     runtime = open_model(model)
@@ -64,6 +65,7 @@ def upgrade_index(
         dtype = dtype or index.manifest["dtype"]
         if (space.weights, dtype) == (index.space.weights, index.manifest["dtype"]):
             raise ValueError(f"model: the index {str(index.folder)!r} has this model already, in {dtype}.")
+        _check_folders(index)
         manifest = _pending(index, runtime, space, dtype)
         catalog, store = open_data(index.folder, manifest)
         try:
@@ -73,6 +75,15 @@ def upgrade_index(
         os.replace(index.folder / UPGRADE, index.folder / MANIFEST)
     index.refresh()
     return report
+
+
+def _check_folders(index: "Index"):
+    """Images that were embedded from other data than folders cannot be found again."""
+    if others := len(index) - sum(map(index.catalog.count_below, outermost(index.catalog.folders()))):
+        raise ValueError(
+            f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
+            "data with the new model into a new index: training/embed.py."
+        )
 
 
 def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> dict:

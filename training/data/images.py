@@ -116,7 +116,7 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
     """
     encoded = cell.get("bytes")
     if encoded is None and is_url(cell["path"]):
-        encoded = _fetch(cell["path"])
+        encoded = fetch(cell["path"])
     return open_file(encoded if encoded is not None else cell["path"], size)
 
 
@@ -125,8 +125,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def _fetch(url: str) -> bytes:
+def fetch(url: str) -> bytes:
     """Read a file that a cell names by its URL, within limits of time and size.
+
+    Args:
+        url: URL of any protocol that `fsspec` knows.
 
     Raises:
         ImageError: The file is too large, or cannot be fetched in time.
@@ -171,7 +174,7 @@ class CellRules:
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
         if is_url(path):
-            return cell if self.allow_urls else "image is a URL, and data.allow_urls is off"
+            return cell if self.allow_urls else "image is a URL, and allow_urls is off"
         if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
             return cell
-        return "image is a path outside the data, and data.allow_paths is off"
+        return "image is a path outside the data, and allow_paths is off"

@@ -15,7 +15,7 @@ ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"  # set by torchrun and accelerat
 
 
 @contextmanager
-def stage_errors(command: str) -> Iterator[None]:
+def stage_errors(command: str, extra: str = "train") -> Iterator[None]:
     """Turn an expected failure into one line on stderr, as `user_errors` does.
 
     Several processes usually fail with the same error. The main process prints it, and the launcher ends the others
@@ -24,12 +24,13 @@ def stage_errors(command: str) -> Iterator[None]:
 
     Args:
         command: Name that the line starts with, such as `distill`.
+        extra: Extra of this project that installs the packages of the command.
 
     Raises:
         SystemExit: With code 2, if an option, the data or a model cannot be used. With code 1, if training fails
             later: the loss is not finite or the disk is full.
     """
-    with user_errors(command, extra="train"):
+    with user_errors(command, extra=extra):
         try:
             yield
         except (ValueError, ModuleNotFoundError, OSError, FloatingPointError) as error:

@@ -114,8 +114,8 @@ def test_cells_that_name_urls_or_foreign_files_are_skipped_unless_allowed(images
     inside, outside, url = str(data / "a.png"), str(data / "../outside.png"), "http://127.0.0.1:1/a.png"
     rules = CellRules(roots=(data.resolve(),))
     assert torch.is_tensor(decode_image(rules(inside), 64))
-    assert decode_image(rules(outside), 64) == "image is a path outside the data, and data.allow_paths is off"
-    assert decode_image(rules(url), 64) == "image is a URL, and data.allow_urls is off"
+    assert decode_image(rules(outside), 64) == "image is a path outside the data, and allow_paths is off"
+    assert decode_image(rules(url), 64) == "image is a URL, and allow_urls is off"
     assert torch.is_tensor(decode_image(CellRules(allow_paths=True)(outside), 64))
     assert decode_image(CellRules(allow_urls=True)(url), 64) == "image does not decode"  # nothing answers there
 

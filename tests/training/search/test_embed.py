@@ -1,0 +1,210 @@
+"""`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import Dataset, Image
+from PIL import Image as PILImage
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.upgrade_dcclip import upgrade_index
+from tests.modeling.color_model import save_color_model
+from tests.training.data.shards import encoded, read_samples, write_shards
+from training import embed
+from training.data import open_image
+from training.search import run
+from training.utils.results import Results
+
+
+def embed_into(output_dir: Path, model: Path, data: object, *more: object):
+    arguments = ["--model", model, "--data", data, "--output_dir", output_dir, "--batch_size", 4, *more]
+    embed.main([str(argument) for argument in arguments])
+
+
+def rows_of(output_dir: Path) -> list[dict]:
+    return [row for path in sorted((output_dir / "shards").iterdir()) for row in pq.read_table(path).to_pylist()]
+
+
+def counts_of(output_dir: Path) -> dict[str, float]:
+    return {row.metric: row.value for row in Results.read(output_dir / "results.json").rows}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Bytes of the vector of each image of an index, by name."""
+    with Index.open(folder) as index, index.catalog.reading():
+        return {file.path: index.store.read(np.array([file.row])).tobytes() for file in index.catalog.files()}
+
+
+@pytest.fixture
+def cells(train_rows) -> list[dict | None]:
+    """Twenty images, then one that is damaged and none."""
+    images = train_rows.select(range(20)).cast_column("image", Image(decode=False))["image"]
+    return [*({"bytes": cell["bytes"], "path": None} for cell in images), {"bytes": b"no", "path": None}, None]
+
+
+@pytest.fixture
+def table(cells, tmp_path) -> Path:
+    """A parquet file of them, with a name for each."""
+    rows = Dataset.from_dict({"image": cells, "key": [f"key {number}" for number in range(len(cells))]})
+    rows.cast_column("image", Image(decode=False)).to_parquet(path := tmp_path / "images.parquet")
+    return path
+
+
+@pytest.fixture
+def tars(train_rows, tmp_path) -> str:
+    return write_shards(tmp_path / "tars", read_samples(train_rows, 20), 5)
+
+
+STREAMED = ("--streaming", "--image_column", "png", "--name_column", "__key__")
+
+
+def test_an_index_has_the_vectors_that_dcclip_index_writes(table, cells, color_model, tmp_path, capsys):
+    embed_into(tmp_path / "out", color_model, table, "--name_column", "key", "--rows_per_shard", 6)
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 4
+    for number, cell in enumerate(cells[:20]):
+        path = tmp_path / "photos" / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(cell["bytes"])
+    with Index.open(tmp_path / "index", color_model, create=True) as index:
+        index.add(tmp_path / "photos")
+    expected = {f"key {Path(path).stem}": vector for path, vector in content(tmp_path / "index").items()}
+    assert content(tmp_path / "out" / "index") == expected and len(expected) == 20
+    printed = capsys.readouterr().out
+    assert "embedded: 20\n" in printed and "unreadable: not an image, or damaged: 1\n" in printed
+    counts = counts_of(tmp_path / "out")
+    assert counts.pop("images_per_s") > 0
+    assert counts == {"embedded": 20, "unreadable: not an image, or damaged": 1, "unreadable: no image": 1}
+    with Index.open(tmp_path / "out" / "index") as index:
+        assert index.catalog.failures() == [("key 20", "not an image, or damaged"), ("key 21", "no image")]
+
+
+def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
+    for name, color in {"a/one": "red", "a/two": "blue", "three": "lime"}.items():
+        (path := tmp_path / "photos" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+        PILImage.new("RGB", (20, 16), color).save(path)
+    embed_into(tmp_path / "out", color_model, tmp_path / "photos", "--dtype", "float16")
+    with Index.open(tmp_path / "out" / "index") as index:
+        assert [hit.path for hit in index.search("红", top=1)] == [str(tmp_path / "photos" / "a" / "one.png")]
+        assert index.manifest["dtype"] == "float16"
+        assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
+
+
+def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
+    embed_into(tmp_path / "out", teacher_folder, table, "--format", "parquet")
+    assert not (tmp_path / "out" / "index").exists()
+    rows = rows_of(tmp_path / "out")
+    assert [row["name"] for row in rows] == [f"00000/{number:06d}" for number in range(22)]
+    assert [row["vector"] is None for row in rows] == [False] * 20 + [True] * 2
+    model = DCCLIPModel.from_pretrained(teacher_folder).eval()
+    processor = DCCLIPProcessor.from_pretrained(teacher_folder)
+    with torch.no_grad():
+        images = processor(images=[open_image(cell) for cell in cells[:20]], return_tensors="pt")
+        expected = torch.nn.functional.normalize(model.get_image_features(**images).pooler_output, dim=-1)
+    np.testing.assert_allclose([row["vector"] for row in rows[:20]], expected, atol=1e-5)
+
+
+def test_an_interrupted_run_goes_on_with_the_missing_shards(tars, color_model, tmp_path, monkeypatch):
+    embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
+    write_shard, written = run.write_shard, []
+
+    def stop_at_the_third(path, tables, dimension):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path.name)
+        write_shard(path, tables, dimension)
+
+    monkeypatch.setattr(run, "write_shard", stop_at_the_third)
+    with pytest.raises(SystemExit) as stopped:
+        embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
+    assert stopped.value.code == 130 and not (tmp_path / "stopped" / "index").exists()
+    monkeypatch.setattr(run, "write_shard", lambda path, *rest: (written.append(path.name), write_shard(path, *rest)))
+    embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
+    assert written == [f"{number:05d}.parquet" for number in range(5)]
+    assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
+    # the keys of the shards repeat: the first image of each is in the index, the others are listed
+    assert content(tmp_path / "stopped" / "index") == content(tmp_path / "whole" / "index")
+    with Index.open(tmp_path / "whole" / "index") as index:
+        assert len(index) == 4
+        assert set(index.catalog.failures()) == {(f"0000{n}", "another image has the same name") for n in range(4)}
+
+
+def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model, tmp_path, capsys):
+    damaged = tmp_path / "tars" / "0002.tar"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:600])  # in the middle of the first image
+    with pytest.raises(SystemExit) as stopped:
+        embed_into(tmp_path / "out", color_model, tars, *STREAMED)
+    assert stopped.value.code == 1
+    assert "1 of 5 shards could not be read" in capsys.readouterr().err
+    finished = {path.stem for path in (tmp_path / "out" / "shards").glob("*.parquet")}
+    assert finished == {"00000", "00001", "00003", "00004"}
+    damaged.write_bytes(whole)
+    embed_into(tmp_path / "out", color_model, tars, *STREAMED)
+    assert counts_of(tmp_path / "out")["embedded"] == 20
+    assert not list((tmp_path / "out" / "shards").glob("*.failed"))
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_writes(tars, color_model, tmp_path, run_python):
+    embed_into(tmp_path / "one", color_model, tars, *STREAMED)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "training/embed.py"]
+    arguments = ["--model", color_model, "--data", tars, "--output_dir", tmp_path / "two", "--batch_size", "4"]
+    printed = run_python(*launch, *map(str, arguments), *STREAMED)
+    assert printed.stdout.count("embedded: 20") == 1
+    assert "images of process 1 of 2" in printed.stderr and "process 2" not in printed.stderr
+    assert rows_of(tmp_path / "two") == rows_of(tmp_path / "one")
+    assert content(tmp_path / "two" / "index") == content(tmp_path / "one" / "index")
+
+
+def error_of(capsys, *arguments) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        embed_into(*arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    return error[error.rindex("embed: ") :]
+
+
+def test_embeddings_of_other_data_or_models_are_kept_apart(table, color_model, tmp_path, capsys):
+    embed_into(tmp_path / "out", color_model, table)
+    other = save_color_model(tmp_path / "other", turn=1)
+    assert "has embeddings with weights" in error_of(capsys, tmp_path / "out", other, table)
+    assert "has embeddings with num_shards 1, and this run has 3" in error_of(
+        capsys, tmp_path / "out", color_model, table, "--rows_per_shard", 8
+    )
+    shutil.rmtree(tmp_path / "out" / "index")
+    embed_into(tmp_path / "out", color_model, table)  # the index is written again from the shards
+    assert len(content(tmp_path / "out" / "index")) == 20
+
+
+def test_wrong_input_is_one_line(table, color_model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "has no column 'jpg'" in error_of(capsys, out, color_model, table, "--image_column", "jpg")
+    assert "has no config.json" in error_of(capsys, out, tmp_path, table)
+    assert "rows_per_shard: got 0" in error_of(capsys, out, color_model, table, "--rows_per_shard", 0)
+    bad = Dataset.from_dict({"image": [b"no", b"image"]})
+    bad.to_parquet(tmp_path / "bad.parquet")
+    assert "no image of" in error_of(capsys, out, color_model, tmp_path / "bad.parquet")
+
+
+def test_rows_cannot_name_files_outside_the_data(color_model, tmp_path):
+    secret = tmp_path / "secret.png"
+    secret.write_bytes(encoded(PILImage.new("RGB", (20, 16), "red")))
+    cells = [{"bytes": None, "path": str(secret)}, {"bytes": secret.read_bytes(), "path": None}]
+    Dataset.from_dict({"image": cells}).to_parquet(tmp_path / "rows.parquet")
+    embed_into(tmp_path / "out", color_model, tmp_path / "rows.parquet")
+    assert counts_of(tmp_path / "out")["unreadable: image is a path outside the data, and allow_paths is off"] == 1
+    embed_into(tmp_path / "all", color_model, tmp_path / "rows.parquet", "--allow_paths")
+    assert set(content(tmp_path / "all" / "index")) == {str(secret), "00000/000001"}
+
+
+def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_path):
+    embed_into(tmp_path / "out", color_model, table)
+    with Index.open(tmp_path / "out" / "index") as index:
+        with pytest.raises(ValueError, match="upgrade: 20 images of the index"):
+            upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
+        assert len(index) == 20

@@ -1,0 +1,34 @@
+r"""Embed a collection of images of any size, for an index that `dcclip search` reads or as Parquet files.
+
+python training/embed.py --model runs/demo/edge --data Photos --output_dir runs/photos
+accelerate launch training/embed.py --model MODEL --data "shards/{0000..0999}.tar" --streaming \
+    --image_column jpg --name_column __key__ --output_dir /shared/collection
+python training/embed.py --model MODEL --data HUB_ID --format parquet --output_dir runs/vectors
+"""
+
+from training.engine.command import stage_errors
+from training.search.options import EmbedOptions
+from training.utils.cli import parse_options
+from training.utils.quiet import hide_library_bars
+
+PROG = "python training/embed.py"
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options, embed, and print what was done."""
+    options = parse_options(EmbedOptions, argv, prog=PROG, description=__doc__)
+    with stage_errors("embed", extra="search"):
+        # imported after parsing: torch and transformers take seconds, and --help needs neither
+        from training.search.run import embed
+
+        hide_library_bars()
+        results = embed(options)
+        if results is None:
+            return
+    for row in results.rows:
+        print(f"{row.metric}: {row.value:,.1f}" if row.metric == "images_per_s" else f"{row.metric}: {row.value:,}")
+    print(f"\n{options.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
