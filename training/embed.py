@@ -9,6 +9,7 @@ python training/embed.py --model MODEL --data HUB_ID --format parquet --output_d
 from training.engine.command import stage_errors
 from training.search.options import EmbedOptions
 from training.utils.cli import parse_options
+from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 PROG = "python training/embed.py"
@@ -32,3 +33,4 @@ def main(argv: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    end_process_group()
