@@ -128,7 +128,7 @@ def adapt_index(
     space = Space.of(runtime, model_id)
     with index.writing():
         index.refresh()
-        if index.space.shares(space):
+        if index.match(runtime, space) is not None:
             raise ValueError(f"model: {space.model!r} shares the embedding space of the index, and needs no map.")
         files = index.catalog.files()
         chosen = files[:: -(-len(files) // sample)] if files else []
@@ -143,8 +143,7 @@ def adapt_index(
                 rows.append(file.row)
             if progress is not None:
                 progress(number + 1, len(chosen))
-        dimension = runtime.config["projection_dim"]
-        fitted = fit_map(np.array(source).reshape(-1, dimension), index.store.read(np.array(rows, np.int64)))
+        fitted = fit_map(np.array(source).reshape(-1, runtime.dimension), index.store.read(np.array(rows, np.int64)))
         index.catalog.store_map(space.weights, fitted.matrix)
         facts = {"model": space.model, "rank": fitted.rank, "num_pairs": fitted.num_pairs}
         index.add_map(space.weights, facts | {"cosine": fitted.cosine})

@@ -119,11 +119,18 @@ def _add_index(commands: Any):
         "int8.",
     )
     index.add_argument(
+        "--truncate_dim",
+        metavar="N",
+        type=int,
+        help="Number of leading dimensions of the embeddings that a new index stores. The `prefixes` in the config of "
+        "the model are those that it was trained for. Default: all.",
+    )
+    index.add_argument(
         "--upgrade",
         metavar="MODEL",
         type=Path,
         help="Embed all photographs again with another exported model. Searches use the old vectors until the new "
-        "ones are complete. With --dtype, in another type.",
+        "ones are complete. With --dtype, in another type, and with --truncate_dim, in other dimensions.",
     )
     index.add_argument(
         "--forget",

@@ -1,5 +1,6 @@
 """Configuration of DC-CLIP: an image tower, a text tower, their pooling and the shared embedding space."""
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
@@ -34,6 +35,11 @@ class DCCLIPConfig(PreTrainedConfig):
         languages: ISO 639-1 codes of the languages that the model was trained on.
         teacher: Hub id or name of the model that this model was distilled from.
         teacher_license: Licence of the teacher's weights, which also applies to the student's.
+        prefixes: Numbers of leading dimensions at which the embedding was trained too, ascending, each at most
+            `projection_dim`.
+        rotation: Digest of the rotation of the teacher's embedding space, 16 hexadecimal digits. The matrix is the
+            weight `rotation`. None if the space is the teacher's own.
+        truncate_dim: Number of leading dimensions that the towers return, in 1..projection_dim. None returns all.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A value has the wrong type or is out of range; the message names
@@ -61,6 +67,14 @@ class DCCLIPConfig(PreTrainedConfig):
     languages: list[str] | tuple[str, ...] = ("zh", "en")
     teacher: str | None = None
     teacher_license: str | None = None
+    prefixes: list[int] | tuple[int, ...] = ()
+    rotation: str | None = None
+    truncate_dim: int | None = None
+
+    @property
+    def embedding_dim(self) -> int:
+        """Number of dimensions that the towers return."""
+        return self.truncate_dim or self.projection_dim
 
     def __post_init__(self, **kwargs):
         self.vision_config = _tower_config(self.vision_config, "vit", "vision_config")
@@ -72,11 +86,35 @@ class DCCLIPConfig(PreTrainedConfig):
         for name in ("projection_dim", "image_size", "max_text_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.projection_dim:
+            raise ValueError(
+                f"truncate_dim must be in 1..{self.projection_dim} (projection_dim), got {self.truncate_dim}."
+            )
+        check_prefixes(self.prefixes, self.projection_dim)
         if self.vision_pooling == "cls" and self.vision_layout is not None and self.vision_prefix_tokens == 0:
             raise ValueError(
                 "vision_pooling='cls' needs a tower with a CLS token, but this tower has none. Use "
                 "vision_pooling='mean'."
             )
+
+
+def check_prefixes(prefixes: Sequence[int], projection_dim: int):
+    """Check the widths at which an embedding is trained.
+
+    Args:
+        prefixes: Numbers of leading dimensions.
+        projection_dim: Number of all dimensions.
+
+    Raises:
+        ValueError: They do not ascend, one is repeated, or one is less than 1 or more than `projection_dim`.
+    """
+    if list(prefixes) != sorted(set(prefixes)):
+        raise ValueError(f"prefixes: must ascend without repetition, got {list(prefixes)}. Sort them.")
+    if prefixes and not 1 <= prefixes[0] <= prefixes[-1] <= projection_dim:
+        raise ValueError(
+            f"prefixes: must be in 1..{projection_dim} (the width of the embedding), got {list(prefixes)}. Remove the "
+            "widths outside this range."
+        )
 
 
 def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: str) -> PreTrainedConfig:

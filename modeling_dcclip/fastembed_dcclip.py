@@ -49,7 +49,7 @@ def register(folder: str | Path, variant: str = "") -> tuple[str, str]:
             continue
         fields: dict[str, Any] = {
             "model": name,
-            "dim": config["projection_dim"],
+            "dim": config.get("truncate_dim") or config["projection_dim"],
             "sources": ModelSource(hf=name),
             "model_file": file,
             "license": config.get("teacher_license") or "",

@@ -45,6 +45,7 @@ else:  # in a model folder
     from vectors_dcclip import VectorStore  # type: ignore[no-redef]
 
 FORMAT, VERSION = "dcclip-index", 1
+ROTATION = "rotation"  # name of the map from the teacher's space to that of the index
 MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
 
 
@@ -113,6 +114,7 @@ class Index:
         *,
         create: bool = False,
         dtype: str | None = None,
+        truncate_dim: int | None = None,
         model_id: str | None = None,
     ) -> "Index":
         """Open an index.
@@ -122,17 +124,18 @@ class Index:
             model: Model to search and to add with, or its folder. Default: the model that wrote the index.
             create: Whether to create an index that does not exist; it then belongs to `model`.
             dtype: How a new index stores vectors: `int8` (default), `float16` or `binary` (with int8 for rescoring).
+            truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
             model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
 
         Raises:
-            ValueError: There is no index, it has another format version or dtype, or the model has another embedding
-                space.
+            ValueError: There is no index, it has another format version, dtype or number of dimensions, or the model
+                has another embedding space.
         """
         folder = Path(folder)
         if not (folder / MANIFEST).is_file():
             if not create:
                 raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
-            runtime = open_model(model)
+            runtime = open_model(model, truncate_dim)
             space = Space.of(runtime, model_id)
             VectorStore(folder, space.dimension, dtype or "int8")  # refuses a wrong type before anything is written
             return cls(folder, _create(folder, runtime, space, dtype or "int8"), runtime)
@@ -141,6 +144,11 @@ class Index:
             raise ValueError(
                 f"dtype: the index {str(folder)!r} has {manifest['dtype']}, not {dtype}. Index into another folder "
                 "with --index."
+            )
+        if truncate_dim not in (None, manifest["space"]["dimension"]):
+            raise ValueError(
+                f"truncate_dim: the index {str(folder)!r} has {manifest['space']['dimension']} dimensions, not "
+                f"{truncate_dim}. Index into another folder with --index."
             )
         index = cls(folder, manifest, model, model_id)
         if model is not None:
@@ -172,11 +180,40 @@ class Index:
             if self._runtime is None:
                 runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
                 space = Space.of(runtime, self._model_id)
-                self._map = None if self.space.shares(space) else self.catalog.map(space.weights)
-                if self._map is None:
-                    self._check_space(space)
-                self._runtime = runtime
+                found = self.match(runtime, space)
+                fitted = self.catalog.map(space.weights) if found is None else None
+                if found is None and fitted is None:
+                    raise ValueError(
+                        f"model: the index {str(self.folder)!r} has another embedding space: "
+                        f"{self.space.difference(space)}. Search with the model of the index or with a student of "
+                        "it, fit a map with dcclip adapt --model FOLDER, or embed again with dcclip index --upgrade "
+                        "FOLDER."
+                    )
+                self._runtime, self._map = found or (runtime, fitted)
             return self._runtime
+
+    def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
+        """Find out how a model searches the index without a fitted map.
+
+        Args:
+            runtime: The model.
+            space: Its embedding space.
+
+        Returns:
+            The model, with as many dimensions as the index if it can be truncated, and the map from its space to that
+            of the index, (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their
+            embeddings cannot be compared.
+        """
+        rotations, dimension = self.space.rotations(space), self.space.dimension
+        if rotations is None or space.dimension < dimension:
+            return None
+        if rotations[0] == rotations[1]:
+            return runtime.truncated(dimension), None
+        ours = self.catalog.map(ROTATION) if rotations[0] is not None else np.eye(space.dimension, dtype=np.float32)
+        theirs = runtime.rotation if rotations[1] is not None else np.eye(space.dimension, dtype=np.float32)
+        if ours is None or theirs is None or len(ours) != space.dimension or len(theirs) != space.dimension:
+            return None  # the rotation is not known, or the model is truncated
+        return runtime, (theirs.T @ ours)[:, :dimension]
 
     def check_model(self):
         """Load the model.
@@ -185,14 +222,6 @@ class Index:
             ValueError: It is missing, or has another embedding space than the index.
         """
         _ = self.runtime
-
-    def _check_space(self, space: Space):
-        if not self.space.shares(space):
-            raise ValueError(
-                f"model: the index {str(self.folder)!r} has another embedding space: {self.space.difference(space)}. "
-                "Search with the model of the index or with a student of it, fit a map with dcclip adapt --model "
-                "FOLDER, or embed again with dcclip index --upgrade FOLDER."
-            )
 
     def add(self, *folders: str | Path, progress: Progress | None = None) -> Report:
         """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
@@ -373,18 +402,22 @@ def _read_example(path: str | Path, edge: int | None) -> Image.Image:
     return image
 
 
-def open_model(model: Runtime | str | Path | None) -> Runtime:
+def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
     """Open a model for an index.
 
+    Args:
+        model: The model, or its folder.
+        truncate_dim: Number of leading dimensions of the embeddings. Default: those of the model.
+
     Raises:
-        ValueError: There is no exported model in the folder.
+        ValueError: There is no exported model in the folder, or it has fewer dimensions.
     """
     if isinstance(model, Runtime):
-        return model
+        return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():
         raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
     # one thread a session: images are embedded side by side
-    return Runtime(model, threads=1)
+    return Runtime(model, threads=1, truncate_dim=truncate_dim)
 
 
 @contextmanager
@@ -412,6 +445,8 @@ def _create(folder: Path, runtime: Runtime, space: Space, dtype: str) -> dict[st
     manifest = make_manifest(runtime, space, dtype, 1)
     with _write_lock(folder):
         if not (folder / MANIFEST).exists():  # else another process was faster
+            with closing(open_data(folder, manifest)[0]) as catalog:
+                store_rotation(catalog, runtime)
             write_manifest(folder, manifest)
     return read_manifest(folder)
 
@@ -443,6 +478,15 @@ def open_data(folder: Path, manifest: dict[str, Any]) -> tuple[Catalog, VectorSt
     data.mkdir(exist_ok=True)
     store = VectorStore(data / VECTORS, manifest["space"]["dimension"], manifest["dtype"])
     return Catalog(data / CATALOG), store
+
+
+def store_rotation(catalog: Catalog, runtime: Runtime):
+    """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder.
+
+    A folder without model.safetensors lacks the rotation; its index is searched by models of the same rotation.
+    """
+    if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
+        catalog.store_map(ROTATION, runtime.rotation)
 
 
 def remove_stale_data(folder: Path):

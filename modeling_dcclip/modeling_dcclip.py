@@ -19,7 +19,7 @@ class DCCLIPVisionOutput(BaseModelOutputWithPooling):
 
     Args:
         last_hidden_state: Last hidden state of the tower, in the layout `config.vision_layout`.
-        pooler_output: Projected image embedding, (B, projection_dim), not normalised.
+        pooler_output: Projected image embedding, (B, embedding_dim), not normalised.
         feature_map: Spatial feature map without prefix tokens, (B, vision_width, height, width).
     """
 
@@ -64,6 +64,10 @@ class DCCLIPPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+
+    def __init__(self, config: DCCLIPConfig):
+        super().__init__(config)
+        config.validate_architecture()  # `from_pretrained` sets its arguments without validation
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
@@ -134,7 +138,7 @@ class _VisionTower(DCCLIPPreTrainedModel):
             pooled = outputs.pooler_output.flatten(1)
         return DCCLIPVisionOutput(
             last_hidden_state=hidden,
-            pooler_output=self.visual_projection(pooled),
+            pooler_output=self.visual_projection(pooled)[:, : self.config.embedding_dim],
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
             feature_map=feature_map,
@@ -165,7 +169,7 @@ class _TextTower(DCCLIPPreTrainedModel):
             kwargs: Arguments of the text tower, such as `output_hidden_states`.
 
         Returns:
-            An output whose `.pooler_output` (B, projection_dim) is the projected embedding, not normalised, and whose
+            An output whose `.pooler_output` (B, embedding_dim) is the projected embedding, not normalised, and whose
             `.last_hidden_state` (B, L, text_width) is the text feature map. Padding does not change the embedding.
 
         Raises:
@@ -192,7 +196,7 @@ class _TextTower(DCCLIPPreTrainedModel):
             pooled = hidden[torch.arange(len(hidden), device=hidden.device), first]
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden,
-            pooler_output=self.text_projection(pooled),
+            pooler_output=self.text_projection(pooled)[:, : self.config.embedding_dim],
             hidden_states=outputs.get("hidden_states"),
             attentions=outputs.get("attentions"),
         )
@@ -215,6 +219,7 @@ class DCCLIPVisionModelWithProjection(_VisionTower):
         r"^text_model\.",
         r"^text_projection\.",
         r"^logit_scale$",
+        r"^rotation$",
     ]
 
     def __init__(self, config: DCCLIPConfig):
@@ -240,6 +245,7 @@ class DCCLIPTextModelWithProjection(_TextTower):
         r"^vision_model\.",
         r"^visual_projection\.",
         r"^logit_scale$",
+        r"^rotation$",
     ]
 
     def __init__(self, config: DCCLIPConfig):
@@ -271,6 +277,8 @@ class DCCLIPModel(_VisionTower, _TextTower):
         super().__init__(config)
         self._build_vision(config)
         self._build_text(config)
+        if config.rotation is not None:  # no tower uses it: the projections are rotated already
+            self.register_buffer("rotation", torch.eye(config.projection_dim))
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 

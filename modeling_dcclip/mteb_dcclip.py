@@ -55,7 +55,7 @@ def model_meta(
         n_embedding_parameters=text["vocab_size"] * text["hidden_size"],
         memory_usage_mb=round(weights.stat().st_size / 2**20, 1),
         max_tokens=config["max_text_length"],
-        embed_dim=config["projection_dim"],
+        embed_dim=config.get("truncate_dim") or config["projection_dim"],
         license=license_id if license_id in _licenses() else None,
         open_weights=True,
         public_training_code=None,

@@ -154,7 +154,7 @@ def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
         raise ValueError(f"text_config: open_clip loads {', '.join(arch_dict)}. Got {text.model_type!r}.")
     for projection in ("linear", ""):
         yield {
-            "embed_dim": config.projection_dim,
+            "embed_dim": config.embedding_dim,
             "vision_cfg": {
                 "image_size": config.image_size,
                 "timm_model_name": vision.architecture,
@@ -179,6 +179,8 @@ def _fill(network: CustomTextCLIP, model: nn.Module) -> list[str]:
     names = {"logit_scale": "logit_scale", "text_projection.weight": "text.proj.weight"}
     filled: dict[str, Tensor] = {}
     for name, weight in model.state_dict().items():
+        if name.endswith("_projection.weight"):
+            weight = weight[: cast(Any, model.config).embedding_dim]
         if name.startswith("vision_model.timm_model."):
             # timm's getter of feature maps holds the backbone as `model`
             filled["visual.trunk." + name.removeprefix("vision_model.timm_model.").removeprefix("model.")] = weight

@@ -59,7 +59,7 @@ def embed_query(
         raise ValueError("query: got none. Describe a photograph in Chinese or English, or pass an example image.")
     for text, _ in terms:
         _warn(runtime, text)
-    total = np.zeros(runtime.config["projection_dim"], np.float32)
+    total = np.zeros(runtime.dimension, np.float32)
     if terms:
         weights = np.array([weight for _, weight in terms], np.float32)
         total += weights @ runtime.encode_texts([text for text, _ in terms], truncate=True)

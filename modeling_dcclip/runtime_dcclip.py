@@ -9,6 +9,7 @@
 On the command line, in a model folder: `python command.py label image.png 狐狸 狗 猫`.
 """
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -38,26 +39,47 @@ STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_conver
 
 
 class Runtime:
-    """An exported model on the CPU. Each tower is loaded on first use.
+    """An exported model on the CPU. Each tower is loaded on first use. `dimension` is the width of its embeddings.
 
     Args:
         folder: Model folder with config.json, preprocessor_config.json, tokenizer.json and `onnx/`. Default: the
             folder of this file.
         threads: Number of threads within one operator. Default: all cores.
+        truncate_dim: Number of leading dimensions of the embeddings, in 1..projection_dim. The config's `prefixes` are
+            those that the model was trained for. Default: all dimensions.
 
     Raises:
-        ValueError: A file is missing, or preprocessor_config.json has a step that this runtime does not implement.
+        ValueError: A file is missing, preprocessor_config.json has a step that this runtime does not implement, or
+            `truncate_dim` does not fit the model.
     """
 
-    def __init__(self, folder: str | Path | None = None, threads: int | None = None):
+    def __init__(self, folder: str | Path | None = None, threads: int | None = None, truncate_dim: int | None = None):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.config: dict = self._read("config.json")
+        self.dimension: int = self.config.get("truncate_dim") or self.config["projection_dim"]
+        if truncate_dim is not None:
+            self.dimension = self.truncated(truncate_dim).dimension
         self.max_text_length: int = self.config["max_text_length"]
         self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
         self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
+
+    def truncated(self, truncate_dim: int) -> "Runtime":
+        """The same model, with embeddings of fewer dimensions.
+
+        Args:
+            truncate_dim: Number of leading dimensions, in 1..`dimension`.
+
+        Raises:
+            ValueError: The model has fewer dimensions.
+        """
+        if not 1 <= truncate_dim <= self.dimension:
+            raise ValueError(f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim}.")
+        runtime = copy.copy(self)  # which shares the loaded towers
+        runtime.dimension = truncate_dim
+        return runtime
 
     def encode_images(self, images: Sequence[ImageInput]) -> np.ndarray:
         """Encode files or Pillow images.
@@ -75,7 +97,7 @@ class Runtime:
             session.run(None, {"pixel_values": np.stack([self.preprocess(image) for image in batch])})[0]
             for batch in _batches(images)
         ]
-        return _stack(batches, session)
+        return self._stack(batches)
 
     def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
         """Encode Chinese or English texts.
@@ -97,7 +119,7 @@ class Runtime:
         # batches of texts of similar length need less padding
         order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
         batches = [self._encode_ids(session, [ids[number] for number in batch]) for batch in _batches(order)]
-        embeddings = _stack(batches, session)
+        embeddings = self._stack(batches)
         embeddings[order] = embeddings.copy()
         return embeddings
 
@@ -150,6 +172,26 @@ class Runtime:
     def logit_scale(self) -> float:
         """Learned factor on cosine similarities."""
         return float(self._session("text").get_modelmeta().custom_metadata_map["logit_scale"])
+
+    @property
+    def rotation(self) -> np.ndarray | None:
+        """Rotation from the teacher's embedding space to the model's own, (projection_dim, projection_dim) float32.
+
+        It multiplies row vectors from the right. None if the spaces are the same.
+
+        Raises:
+            ValueError: The folder lacks model.safetensors, which holds the matrix, or it is damaged.
+        """
+        if self.config.get("rotation") is None:
+            return None
+        path = self.folder / "model.safetensors"
+        try:
+            return _read_tensor(path, "rotation")
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"folder: {str(path)!r} has no rotation of the teacher's space ({error}). Copy it from the original "
+                "model folder."
+            ) from error
 
     def is_truncated(self, text: str) -> bool:
         """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
@@ -251,6 +293,16 @@ class Runtime:
                 "Shorten the text, or pass truncate=True."
             )
         return ids
+
+    def _stack(self, batches: list[np.ndarray]) -> np.ndarray:
+        """Embeddings of all batches, truncated to `dimension` and normalised again, (N, dimension) float32."""
+        if not batches:
+            return np.zeros((0, self.dimension), np.float32)
+        embeddings = np.concatenate(batches)
+        if embeddings.shape[1] == self.dimension:
+            return embeddings
+        leading = embeddings[:, : self.dimension]
+        return leading / np.linalg.norm(leading, axis=1, keepdims=True)
 
     def _encode_ids(self, session: onnxruntime.InferenceSession, ids: list[list[int]]) -> np.ndarray:
         input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)
@@ -451,10 +503,15 @@ def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.nda
     return first[window], np.trunc(scaled + np.copysign(0.5, scaled))[window], precision
 
 
+def _read_tensor(path: Path, name: str) -> np.ndarray:
+    """Read one float32 tensor of a safetensors file, whose header is JSON after its length in 8 bytes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+        start, stop = entry["data_offsets"]
+        file.seek(8 + length + start)
+        return np.frombuffer(file.read(stop - start), "<f4").reshape(entry["shape"])
+
+
 def _batches(items: Sequence) -> list[Sequence]:
     return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]
-
-
-def _stack(batches: list[np.ndarray], session: onnxruntime.InferenceSession) -> np.ndarray:
-    width = session.get_outputs()[0].shape[-1]
-    return np.concatenate(batches) if batches else np.zeros((0, width), np.float32)

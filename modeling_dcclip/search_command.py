@@ -55,7 +55,14 @@ def run_index(options: argparse.Namespace):
     outermost(options.folders)  # refuses a wrong name before a model is loaded and an index is created
     model = options.model if exists else options.model or default_model()
     with (
-        Index.open(options.index, model, create=True, dtype=options.dtype, model_id=options.model_id) as index,
+        Index.open(
+            options.index,
+            model,
+            create=True,
+            dtype=options.dtype,
+            truncate_dim=options.truncate_dim,
+            model_id=options.model_id,
+        ) as index,
         _progress("images") as show,
     ):
         report = index.add(*options.folders, progress=show)
@@ -68,7 +75,14 @@ def _upgrade(options: argparse.Namespace):
     if options.folders or options.model:
         raise ValueError("upgrade: takes no folders and no --model. First run dcclip index, then the upgrade.")
     with Index.open(options.index) as index, _progress("images") as show:
-        report = upgrade_index(index, options.upgrade, model_id=options.model_id, dtype=options.dtype, progress=show)
+        report = upgrade_index(
+            index,
+            options.upgrade,
+            model_id=options.model_id,
+            dtype=options.dtype,
+            truncate_dim=options.truncate_dim,
+            progress=show,
+        )
         files = len(index)
     _print_report(report, files, options)
 

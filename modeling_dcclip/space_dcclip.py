@@ -21,8 +21,10 @@ class Space:
         model: Hub id of the model, or its folder.
         weights: Fingerprint of its weights, 16 hexadecimal digits.
         teacher: Hub id or folder of the teacher whose space it has; None if it has no teacher.
-        dimension: Number of dimensions D.
+        dimension: Number of dimensions D of the embeddings.
         preprocessing: Content of preprocessor_config.json.
+        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
+        projection_dim: Number of dimensions before the embeddings were truncated. None: they were not.
     """
 
     model: str
@@ -30,6 +32,8 @@ class Space:
     teacher: str | None
     dimension: int
     preprocessing: Mapping[str, Any]
+    rotation: str | None = None
+    projection_dim: int | None = None
 
     @classmethod
     def of(cls, runtime: "Runtime", model: str | None = None) -> "Space":
@@ -43,8 +47,10 @@ class Space:
             model or str(runtime.folder.absolute()),
             fingerprint(runtime),
             runtime.config.get("teacher"),
-            runtime.config["projection_dim"],
+            runtime.dimension,
             json.loads((runtime.folder / "preprocessor_config.json").read_text(encoding="utf-8")),
+            runtime.config.get("rotation"),
+            runtime.config["projection_dim"],
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -53,15 +59,24 @@ class Space:
 
     def shares(self, other: "Space") -> bool:
         """Whether embeddings of both are comparable: the same weights, teacher and student, or two students of one
-        teacher, with as many dimensions.
+        teacher, with as many dimensions and the same rotation.
         """
-        if self.dimension != other.dimension:
-            return False
+        rotations = self.rotations(other)
+        return self.dimension == other.dimension and rotations is not None and rotations[0] == rotations[1]
+
+    def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
+        """Digests of the rotations from a common space to this one and to the other; None for a rotation that does
+        nothing. Without a common space, None instead of both.
+        """
+        if (self.projection_dim or self.dimension) != (other.projection_dim or other.dimension):
+            return None
         if self.weights == other.weights:
-            return True
+            return None, None
         if self.teacher is not None and self.teacher == other.teacher:
-            return True
-        return self._taught(other) or other._taught(self)
+            return self.rotation, other.rotation
+        if self._taught(other):
+            return None, other.rotation
+        return (self.rotation, None) if other._taught(self) else None
 
     def _taught(self, student: "Space") -> bool:
         """Whether this is the teacher of a student, by name or, for a folder, by weights."""
@@ -74,10 +89,13 @@ class Space:
 
     def difference(self, other: "Space") -> str:
         """One line that says how the other space differs."""
+        return f"{self._description} and {other._description}"
+
+    @property
+    def _description(self) -> str:
         return (
-            f"{self.model!r} (weights {self.weights}, {self.dimension} dimensions, teacher {self.teacher or 'none'}) "
-            f"and {other.model!r} (weights {other.weights}, {other.dimension} dimensions, teacher "
-            f"{other.teacher or 'none'})"
+            f"{self.model!r} (weights {self.weights}, {self.dimension} dimensions, teacher {self.teacher or 'none'}, "
+            f"rotation {self.rotation or 'none'})"
         )
 
 

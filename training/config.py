@@ -391,6 +391,9 @@ class TrainingRecipe(Checked):
         hub_private_repo: Whether a new repository is private.
         hub_strategy: When to upload: `end` publishes the finished model only, `every_save` also uploads each
             checkpoint without its training state. Training waits for the upload.
+        prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
+            embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
+            teacher, its space is first rotated to the principal axes of its embeddings of training data.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
@@ -429,6 +432,7 @@ class TrainingRecipe(Checked):
     hub_model_id: str | None = None
     hub_private_repo: bool = False
     hub_strategy: Literal["end", "every_save"] = "end"
+    prefixes: list[int] = field(default_factory=list)
     teacher_cache: str | None = None
     teacher_views: int = 4
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -486,6 +490,13 @@ class DistillRecipe(TrainingRecipe):
             raise ValueError(
                 f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
                 "nothing would be learned. Give at least one loss a weight above 0."
+            )
+
+        if self.prefixes and (self.target == "logits" or not self.embedding_weight):
+            raise ValueError(
+                f"prefixes: shorten the embedding, but target {self.target!r} with embedding_weight "
+                f"{self.embedding_weight} compares no embeddings. Set target to feature_map or embedding, and "
+                "embedding_weight above 0."
             )
 
     @property

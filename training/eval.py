@@ -63,7 +63,9 @@ def _run(options: EvalOptions) -> "Results | None":
             )
             claimed.enter_context(claim)
         cache = EmbeddingCache(options.cache_folder, state)
-        runner = Runner(plan, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details)
+        runner = Runner(
+            plan, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details, options.widths
+        )
         outcome = runner.run(options.model, options.text_model)
         if not state.is_main_process:
             return None

@@ -33,3 +33,13 @@ def test_embeddings_equal_those_of_the_model(encoder, finished, images):
 def test_similarity_of_an_image_to_labels_in_both_languages(encoder, images):
     scores = encoder.similarity(encoder.encode([images[0]]), encoder.encode(TEXTS[:2]))
     assert scores.shape == (1, 2) and scores.abs().max() <= 1 + 1e-5
+
+
+def test_truncated_embeddings_are_normalised_again(encoder, finished, images):
+    from sentence_transformers import SentenceTransformer
+
+    short = SentenceTransformer(str(finished), trust_remote_code=True, device="cpu", truncate_dim=6)
+    for inputs in (TEXTS, [images[0]]):
+        expected = torch.nn.functional.normalize(torch.tensor(encoder.encode(inputs))[:, :6], dim=-1)
+        found = torch.tensor(short.encode(inputs, normalize_embeddings=True))
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

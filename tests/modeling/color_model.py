@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 COLORS = {"red": (1, -1, -1), "green": (-1, 1, -1), "blue": (-1, -1, 1), "yellow": (1, 1, -1), "white": (1, 1, 1)}
@@ -28,13 +29,14 @@ PREPROCESSING = {
 }
 
 
-def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0) -> Path:
+def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0, rotated: bool = False) -> Path:
     """Write the model folder.
 
     Args:
         folder: Folder to write to.
         teacher: Name of the teacher in the config.
         turn: Number of dimensions by which embeddings are rotated; another number is another embedding space.
+        rotated: Whether the folder states this rotation, as a student that was trained with prefixes does.
     """
     (folder / "onnx").mkdir(parents=True)
     config = {
@@ -44,6 +46,12 @@ def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0) ->
         "languages": ["zh", "en"],
         "teacher": teacher,
     }
+    if rotated:
+        config["rotation"] = f"turn {turn}"
+        save_file(
+            {"a": np.zeros(3), "rotation": np.roll(np.eye(DIMENSION, dtype=np.float32), turn, 1)},
+            folder / "model.safetensors",
+        )
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSING))
     words = ["[PAD]", "[UNK]", *COLORS, *CHINESE]

@@ -28,6 +28,21 @@ def test_sizes_below_one_raise_an_error_with_the_field(field):
         make_config(**{field: 0})
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"truncate_dim": 17}, r"truncate_dim must be in 1\.\.16 \(projection_dim\), got 17"),
+        ({"truncate_dim": 0}, r"truncate_dim must be in 1\.\.16"),
+        ({"prefixes": [8, 4]}, r"prefixes: must ascend without repetition, got \[8, 4\]"),
+        ({"prefixes": [8, 8]}, r"prefixes: must ascend without repetition"),
+        ({"prefixes": [8, 17]}, r"prefixes: must be in 1\.\.16"),
+    ],
+)
+def test_widths_that_do_not_fit_raise_an_error(fields, message):
+    with pytest.raises(StrictDataclassError, match=message):
+        make_config(**fields)
+
+
 @pytest.mark.parametrize("field", ["vision_config", "text_config"])
 def test_tower_without_model_type_raises_an_error_with_the_field(field):
     with pytest.raises(ValueError, match=rf"{field} has no 'model_type'"):

@@ -397,6 +397,44 @@ def test_a_local_teacher_is_known_by_its_weights(tmp_path, photos):
         assert names(index.search("blue", top=1)) == ["blue.jpg"]
 
 
+def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(tmp_path, color_model, photos):
+    students = [
+        save_color_model(tmp_path / f"student {turn}", teacher="some/teacher", turn=turn, rotated=True)
+        for turn in (3, 7)
+    ]
+    with Index.open(tmp_path / "of teacher", color_model, create=True, model_id="some/teacher") as index:
+        index.add(photos)
+    with Index.open(tmp_path / "of student", students[0], create=True, truncate_dim=9) as index:
+        index.add(photos)
+    shutil.rmtree(students[0])  # its rotation is in the index
+    for name, model in {"of teacher": students[1], "of student": students[1], "of student ": color_model}.items():
+        with Index.open(tmp_path / name.strip(), model, model_id="some/teacher") as index:
+            (hit,) = index.search("红", top=1)
+            assert Path(hit.path).name == "red.jpg" and hit.score == pytest.approx(1, abs=0.02)
+    (students[1] / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"folder: .*model.safetensors' has no rotation of the teacher's space"):
+        Index.open(tmp_path / "of teacher", students[1], model_id="another/name")
+
+
+def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, color_model, photos, paint):
+    folder = tmp_path / "index"
+    with Index.open(folder, color_model, create=True, truncate_dim=8, dtype="float16") as index:
+        index.add(photos)
+        assert index.space.dimension == 8 and index.store.bytes_per_row == 16
+        red = index.search("red", top=1)
+    paint(photos / "more.png", "green", 30)
+    for model in (None, color_model, Runtime(color_model)):
+        with Index.open(folder, model) as index:
+            assert index.search("red", top=1) == red and red[0].score == pytest.approx(1, abs=1e-3)
+            assert index.add().embedded == (model is None)
+    with pytest.raises(ValueError, match=r"truncate_dim: the index .* has 8 dimensions, not 4\. Index into another"):
+        Index.open(folder, color_model, truncate_dim=4)
+    with pytest.raises(ValueError, match=r"another embedding space: .* 8 dimensions, .* and .* 4 dimensions"):
+        Index.open(folder, Runtime(color_model, truncate_dim=4))
+    with pytest.raises(ValueError, match=r"truncate_dim: must be in 1\.\.16 \(the model's width\), got 17\."):
+        Index.open(tmp_path / "wide", color_model, create=True, truncate_dim=17)
+
+
 @pytest.mark.parametrize("texts", [(), ("",), ("red", "  "), ("^2",)])
 def test_an_empty_query_is_refused(filled, texts):
     with pytest.raises(ValueError, match="query: "):

@@ -15,6 +15,7 @@ from tests.tiny import (
     CUT_EFFICIENTNET,
     MAX_TEXT_LENGTH,
     MOBILENET,
+    PROJECTION_DIM,
     RESNET,
     TIMM_SWIN,
     VIT,
@@ -247,3 +248,33 @@ def test_config_of_a_model_names_the_auto_classes(model, tmp_path):
     model.save_pretrained(tmp_path)
     auto_map = DCCLIPConfig.from_pretrained(tmp_path).auto_map
     assert set(auto_map) >= {"AutoConfig", "AutoModel", "AutoModelForZeroShotImageClassification"}
+
+
+@torch.no_grad()
+def test_truncate_dim_returns_leading_dimensions(model, inputs, tmp_path):
+    model.save_pretrained(tmp_path)
+    short = DCCLIPModel.from_pretrained(tmp_path, truncate_dim=6).eval()
+    expected, found = model(**inputs), short(**inputs)
+    for name in ("vision_model_output", "text_model_output"):
+        assert torch.equal(found[name].pooler_output, expected[name].pooler_output[:, :6])
+    norms = found.image_embeds.norm(dim=-1)
+    torch.testing.assert_close(norms, torch.ones_like(norms))
+    short.save_pretrained(tmp_path / "short")
+    again = DCCLIPModel.from_pretrained(tmp_path / "short").eval()  # whole weights, and the width is kept
+    assert torch.equal(again(**inputs).image_embeds, found.image_embeds)
+    assert DCCLIPModel.from_pretrained(tmp_path / "short", truncate_dim=None).config.embedding_dim == PROJECTION_DIM
+
+
+def test_a_width_above_the_embedding_is_refused_when_a_model_is_loaded(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"truncate_dim must be in 1\.\.16"):
+        DCCLIPModel.from_pretrained(tmp_path, truncate_dim=17)
+
+
+def test_single_towers_load_from_a_rotated_model(tmp_path):
+    model = make_model(VIT, rotation="digest")
+    model.save_pretrained(tmp_path)
+    for tower in (DCCLIPVisionModelWithProjection, DCCLIPTextModelWithProjection):
+        _, report = tower.from_pretrained(tmp_path, output_loading_info=True)
+        assert not report["unexpected_keys"] and not report["missing_keys"]
+    assert torch.equal(DCCLIPModel.from_pretrained(tmp_path).rotation, torch.eye(PROJECTION_DIM))

@@ -130,6 +130,25 @@ def test_order_and_batch_do_not_matter(full, texts):
     assert full.encode_texts([]).shape == (0, together.shape[1])
 
 
+def test_truncated_embeddings_are_normalised_again(color_model, images):
+    whole, short = Runtime(color_model), Runtime(color_model, truncate_dim=8)
+    for found, expected in (
+        (short.encode_texts(["red", "蓝"]), whole.encode_texts(["red", "蓝"])),
+        (short.encode_images(images), whole.encode_images(images)),
+    ):
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+        expected = expected[:, :8] / np.linalg.norm(expected[:, :8], axis=1, keepdims=True)
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert short.encode_images([]).shape == (0, 8)
+    assert short.zero_shot(images[0], ["red", "blue"])[0][1] > 0.5
+
+
+@pytest.mark.parametrize("width", [0, 17])
+def test_a_width_that_does_not_fit_raises_an_error(color_model, width):
+    with pytest.raises(ValueError, match=rf"truncate_dim: must be in 1\.\.16 \(the model's width\), got {width}"):
+        Runtime(color_model, truncate_dim=width)
+
+
 def test_search_ranks_the_query_itself_first(full, images):
     index = full.encode_images(images)
     for row, embedding in enumerate(index):

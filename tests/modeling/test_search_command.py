@@ -65,6 +65,14 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     assert found.startswith("5 files in the index: 1 image embedded, 3 unchanged, 1 moved, 1 removed (")
 
 
+def test_a_new_index_is_truncated(run, photos, color_model, place):
+    run("index", photos, "--model", color_model, "--truncate_dim", 8)
+    with Index.open(place) as index:
+        assert index.space.dimension == 8
+    assert run("search", "红", "--top", 1).endswith(f"{photos}/red.jpg\n")
+    assert "truncate_dim: the index" in run("index", photos, "--truncate_dim", 4)
+
+
 def test_index_prints_json(run, photos, color_model, place):
     (photos / "broken.jpg").write_bytes(b"no")
     found = json.loads(run("index", photos, "--model", color_model, "--json"))

@@ -83,6 +83,18 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
     assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
 
 
+def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(index, color_model, tmp_path):
+    student = save_color_model(tmp_path / "student", teacher=str(color_model), turn=3, rotated=True)
+    assert upgrade_index(index, student, truncate_dim=9).embedded == 5
+    assert index.space.dimension == 9 and index.space.rotation == "turn 3"
+    assert first(index, "红") == "red.jpg" and index.add().unchanged == 5
+    with Index.open(index.folder, save_color_model(tmp_path / "other", str(color_model), 7, rotated=True)) as other:
+        assert first(other, "red") == "red.jpg"
+    assert upgrade_index(index, student, truncate_dim=11).embedded == 5
+    with pytest.raises(ValueError, match="has this model already, in int8 and 11 dimensions"):
+        upgrade_index(index, student, truncate_dim=11)
+
+
 def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
     photos.rename(photos.parent / "unmounted")
     with pytest.raises(ValueError, match=r"does not exist\. If it is on a disk, mount it"):

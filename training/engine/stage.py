@@ -21,6 +21,7 @@ from training.engine.checkpoint import (
 from training.engine.inputs import Models, open_teacher
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, make_accelerator, train
+from training.engine.rotation import rotate_student
 from training.evaluation.scheduled import make_evaluate
 from training.tasks import Task
 from training.teachers import Teacher
@@ -82,11 +83,15 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         push = stage.open_push(recipe, accelerator.is_main_process)
         teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
         student, processor = stage.open_student(recipe, teacher)
+        student.config.prefixes = recipe.prefixes
+        student.config.validate_architecture()
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
         task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
+        if recipe.prefixes:
+            rotate_student(task, dataset, recipe, accelerator.device)
         finished = stage.make_finished(student, processor, recipe)
         result = train(
             task,

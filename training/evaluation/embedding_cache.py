@@ -1,11 +1,13 @@
 """Embeddings of images and texts, computed once, by one process or several, and cached by content."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import broadcast, gather, parse_flag_from_env
 from safetensors import SafetensorError
@@ -104,10 +106,22 @@ class CachedEncoder:
         self.fingerprint = model.fingerprint
         self.cache = cache
         self._model: ZeroShotModel | None = model
+        self._width: int | None = None  # None for all dimensions
 
     def release(self):
         """Drop the model, so that its memory can be freed; cached embeddings remain available."""
         self._model = None
+
+    def truncated(self, width: int) -> "CachedEncoder":
+        """The same model, with the leading dimensions of its embeddings. Class embeddings are truncated after the mean
+        over prompt templates.
+
+        Args:
+            width: Number of dimensions, at least 1.
+        """
+        encoder = copy.copy(self)
+        encoder.name, encoder._width = f"{self.name}, {width} dimensions", width
+        return encoder
 
     def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool = False) -> Tensor | None:
         """Embeddings of the images of a set.
@@ -132,7 +146,7 @@ class CachedEncoder:
 
         digest = dataset.digest if self.cache.state.is_main_process else ""
         key = [self.fingerprint, digest, "squashed" if squashed else "cropped"]
-        return self.cache.get("images", key, len(dataset.rows), compute)
+        return self._leading(self.cache.get("images", key, len(dataset.rows), compute))
 
     def classes(self, names: list[str], templates: Templates) -> Tensor | None:
         """Embeddings of classes.
@@ -149,7 +163,7 @@ class CachedEncoder:
             return class_embeddings(self._loaded(), names[start:stop], templates.lines)
 
         key = [self.fingerprint, *names, "", *templates.lines]
-        return self.cache.get("classes", key, len(names), compute)
+        return self._leading(self.cache.get("classes", key, len(names), compute))
 
     def texts(self, texts: list[str]) -> Tensor | None:
         """Embeddings of texts, (T, D) float32, L2-normalised, in the first process; None in all others."""
@@ -157,7 +171,17 @@ class CachedEncoder:
         def compute(start: int, stop: int) -> Tensor:
             return self._loaded().encode_texts(texts[start:stop])
 
-        return self.cache.get("texts", [self.fingerprint, *texts], len(texts), compute)
+        return self._leading(self.cache.get("texts", [self.fingerprint, *texts], len(texts), compute))
+
+    def _leading(self, embeddings: Tensor | None) -> Tensor | None:
+        """Leading dimensions of embeddings, normalised again."""
+        if embeddings is None or self._width is None:
+            return embeddings
+        if self._width > embeddings.shape[1]:
+            raise ValueError(
+                f"widths: {self._width} is more than the {embeddings.shape[1]} dimensions of the model. Leave it out."
+            )
+        return F.normalize(embeddings[:, : self._width], dim=-1)
 
     def _loaded(self) -> ZeroShotModel:
         if self._model is None:

@@ -34,6 +34,8 @@ class EvalOptions:
         imagenet_zh: Chinese class names of ImageNet: clip-benchmark, cn-clip, or a file with one name per line.
         text_model: Folder or Hub id of another model, such as the teacher. It encodes the texts for the images of each
             model, and the images for the texts of each model, to measure whether their embeddings can be compared.
+        widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which the embeddings are measured too,
+            truncated and normalised again. A row with this number in the name of the model is added for each.
         retrieval: Sets of images with captions, each NAME=SOURCE, measured in both directions. SOURCE is a parquet
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
         caption_columns: With `retrieval`, caption columns by language, such as --caption_columns.zh COLUMN. A cell is
@@ -71,6 +73,7 @@ class EvalOptions:
     templates: str = "auto"
     imagenet_zh: str = "clip-benchmark"
     text_model: str | None = None
+    widths: list[int] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)
     caption_columns: dict[str, str] | None = None
     split: str | None = None
@@ -114,6 +117,10 @@ class EvalOptions:
                 f"{given[0]}: applies to labelled sets, and --retrieval alone has none. Give --protocol or "
                 "--class_names too."
             )
+        if self.widths != sorted(set(self.widths)) or min(self.widths, default=1) < 1:
+            raise ValueError(f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them.")
+        if self.widths and self.text_model:
+            raise ValueError("widths: truncate one model's own embeddings. Leave out --text_model or --widths.")
         if self.caption_columns and not self.retrieval:
             raise ValueError("caption_columns: apply to --retrieval NAME=SOURCE, which is not given. Add it.")
         if self.class_names and (self.sets or not self.data):

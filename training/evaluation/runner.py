@@ -52,6 +52,7 @@ class Runner:
         seed: Seed of the training run, written to the rows.
         trust_remote_code: Whether to run code that comes with a model.
         keep_details: Whether to keep the results of each class.
+        widths: Numbers of leading dimensions at which the models are measured too, besides all of them.
     """
 
     plan: EvalPlan
@@ -60,6 +61,7 @@ class Runner:
     seed: int | None = None
     trust_remote_code: bool = False
     keep_details: bool = False
+    widths: Sequence[int] = ()
 
     def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
         """Measure models.
@@ -81,7 +83,8 @@ class Runner:
             other.release()
         for name in models:
             encoder = self._encode(name, outcome)
-            outcome.rows += self._measure(encoder, encoder, outcome)
+            for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
+                outcome.rows += self._measure(measured, measured, outcome)
             if other is not None:
                 outcome.rows += self._measure(encoder, other, outcome)
                 outcome.rows += self._measure(other, encoder, outcome)

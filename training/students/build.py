@@ -126,7 +126,7 @@ def load_student(name: str | Path | None) -> tuple[DCCLIPModel, DCCLIPProcessor]
             "Name the output folder of stage 1."
         )
     try:
-        student = DCCLIPModel.from_pretrained(name, dtype=torch.float32)
+        student = DCCLIPModel.from_pretrained(name, dtype=torch.float32, truncate_dim=None)
         processor = DCCLIPProcessor.from_pretrained(name)
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         raise ValueError(

@@ -61,7 +61,11 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
         owner = _require(teacher, tower) if init == TEACHER else Teacher.from_pretrained(init, towers=(tower,))
-        weights, projection = owner.with_towers((tower,)).tower_weights(tower)
+        owner = owner.with_towers((tower,))
+        weights, projection = owner.tower_weights(tower)
+        rotation = owner.state_dict().get("rotation") if init != TEACHER else None
+        if rotation is not None and projection is not None:  # of a student, back to the space of its teacher
+            projection = rotation @ projection
         return SourceTower(
             name=owner.name,
             tower=tower,

@@ -93,12 +93,14 @@ class AlignTask(Task):
             images: Augmented images of the batch, if they are already computed.
 
         Returns:
-            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized; nothing without a teacher.
+            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized, in the student's space; nothing without
+            a teacher.
         """
         if self.targets is None:
             return {}
         image = self.targets.images(self.augmented_images(batch) if images is None else images, batch).embedding
-        return {"teacher_image": image.float(), "teacher_text": self.targets.texts(batch).embedding.float()}
+        text = self.targets.texts(batch).embedding
+        return {"teacher_image": self.to_student_space(image), "teacher_text": self.to_student_space(text)}
 
     def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses over the batches of all processes, in float32.
@@ -109,7 +111,7 @@ class AlignTask(Task):
             batch: Batch whose captions and rows determine the matching pairs.
 
         Returns:
-            Losses by name; `loss` is their weighted sum.
+            Losses by name, each the mean over all widths; `loss` is their weighted sum.
         """
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
@@ -121,7 +123,8 @@ class AlignTask(Task):
                 language=pairs["language"],
                 num_languages=len(self.languages),
             )
-            return self._weighted_sum(inputs)
+            values = [self._weighted_sum(inputs.at_width(width)) for width in self.widths]
+            return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}
 
     def _weighted_sum(self, inputs: LossInputs) -> dict[str, Tensor]:
         weights = self.recipe.language_weights

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
@@ -59,7 +60,7 @@ class DistillTask(Task):
         super().__init__(student, augment, normalize, targets, learning, recipe.freeze)
         if recipe.target == "logits" and bank is None:
             raise ValueError("bank: the target 'logits' needs the embeddings of a bank of texts. Give bank.")
-        self.recipe, self.bank, self.logit_scale = recipe, bank, logit_scale
+        self.recipe, self.bank, self.logit_scale, self.towers = recipe, bank, logit_scale, recipe.towers
         config: Any = student.config  # a built student has widths; the type of the config allows None
         self.vision_adapter: nn.Module | None = None
         self.text_adapter: nn.Module | None = None
@@ -118,7 +119,9 @@ class DistillTask(Task):
     def _pooled(self, tower: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         if self.bank is not None and self.recipe.target == "logits":
             return {f"{tower}_logits": bank_loss(student, teacher, self.bank, self.logit_scale)}
-        return {f"{tower}_embedding": embedding_loss(student, teacher)}
+        teacher = self.to_student_space(teacher)
+        values = [embedding_loss(student[:, :width], teacher[:, :width]) for width in self.widths]
+        return {f"{tower}_embedding": torch.stack(values).mean()}
 
     def _map_loss(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, dim: int = 1) -> Tensor:
         return feature_map_loss(student, teacher, mask, self.recipe.smooth_l1_beta, dim, self.recipe.whiten)

@@ -86,6 +86,18 @@ class LossInputs:
             language=self.language[chosen],
         )
 
+    def at_width(self, width: int) -> "LossInputs":
+        """The same batch with the leading dimensions of all embeddings.
+
+        Args:
+            width: Number of dimensions, in 1..D.
+        """
+        if all(value.shape[1] == width for value in self.embeddings.values()):
+            return self
+        embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
+        unit = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        return replace(self, embeddings=embeddings, unit=unit)
+
     @property
     def student_pair(self) -> tuple[Tensor, Tensor]:
         """The student's images (B, D) and captions (T, D), L2-normalized."""

@@ -1,10 +1,12 @@
 """What both stages share: the student, the augmentation of its images, and which of its parameters are trained."""
 
+import torch
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
+from training.teachers import TOWERS
 from training.teachers.batching import encode_by_length
 from training.teachers.targets import TargetSource
 
@@ -27,6 +29,7 @@ class Task(nn.Module):
     """
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
+    towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
 
     def __init__(
         self,
@@ -93,6 +96,39 @@ class Task(nn.Module):
     def augmented_images(self, batch: Batch) -> Tensor:
         """The augmented images of a batch, (B, 3, S, S), 0..255."""
         return self.augment(batch["images"], batch["rows"], batch["view_ids"])
+
+    @property
+    def widths(self) -> list[int]:
+        """Numbers of leading dimensions at which embeddings are compared, ascending; the last one is all of them."""
+        config = self.student.config
+        return [*(width for width in config.prefixes if width < config.projection_dim), config.projection_dim]
+
+    def teacher_embeddings(self, batch: Batch) -> dict[str, Tensor]:
+        """The teacher's embeddings of a batch by tower, (B, D) and (T, D), in the teacher's own space.
+
+        Args:
+            batch: Batch on the device.
+        """
+        embeddings: dict[str, Tensor] = {}
+        if self.targets is not None and "vision" in self.towers:
+            embeddings["vision"] = self.targets.images(self.augmented_images(batch), batch).embedding
+        if self.targets is not None and "text" in self.towers:
+            embeddings["text"] = self.targets.texts(batch).embedding
+        return embeddings
+
+    def to_student_space(self, embeddings: Tensor) -> Tensor:
+        """Rotate the teacher's embeddings as the student's space is rotated.
+
+        Args:
+            embeddings: Embeddings of the teacher, (N, D).
+
+        Returns:
+            (N, D) float32.
+        """
+        if self.student.config.rotation is None:
+            return embeddings.float()
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return embeddings.float() @ self.student.get_buffer("rotation")
 
     def encode_texts(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Encode the captions of a batch, in chunks of similar length.

@@ -124,6 +124,7 @@ FAMILIES: dict[str, Family] = {
         image_map=_dcclip_image_map,
         vision_width=attrgetter("vision_width"),
         text_width=attrgetter("text_width"),
+        projection_dim=attrgetter("embedding_dim"),
         image_size=attrgetter("image_size"),
         max_text_length=attrgetter("max_text_length"),
         license=attrgetter("teacher_license"),

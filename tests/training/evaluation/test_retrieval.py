@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
+from tests.tiny import PROJECTION_DIM
 from training import eval as eval_script
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -127,6 +128,39 @@ def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altcl
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
+
+
+def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
+    place = str(corpus / "unseen_style.parquet")
+    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
+    results = eval_script.main([*arguments, "--widths", "4", "8"])
+    retrieval_set, model = open_retrieval_set("drawings", place), ZeroShotModel.from_pretrained(teacher_folder)
+    images = model.encode_images(retrieval_set.rows)
+    for language, captions in retrieval_set.captions.items():
+        texts = model.encode_texts(captions)
+        for name, width in ((f"{teacher_folder}, 4 dimensions", 4), (str(teacher_folder), PROJECTION_DIM)):
+            leading = [F.normalize(each[:, :width], dim=1) for each in (images, texts)]
+            expected = score(retrieval_set, language, *leading, name)
+            assert [row for row in results.rows if (row.model, row.language) == (name, language)] == expected
+    table = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert table.count("4 dimensions |") == table.count("8 dimensions |") == 2  # one row per language
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        (["8", "4"], "widths: must ascend from at least 1 without repetition, got [8, 4]. Sort them."),
+        (["4", "4"], "widths: must ascend from at least 1 without repetition, got [4, 4]. Sort them."),
+        (["17"], "widths: 17 is more than the 16 dimensions of the model. Leave it out."),
+        (["4", "--text_model", "other"], "widths: truncate one model's own embeddings."),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(widths, message, corpus, teacher_folder, tmp_path, capsys):
+    place = str(corpus / "unseen_style.parquet")
+    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as stopped:
+        eval_script.main([*arguments, "--widths", *widths])
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):

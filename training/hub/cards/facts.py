@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import safe_open
 
 WEIGHTS_FILE = "model.safetensors"
+BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,8 @@ class ModelFacts:
         image_size: Edge of the square input in pixels.
         max_text_length: Longest text in tokens.
         projection_dim: Width of the embeddings.
+        prefixes: Widths at which truncated embeddings were trained too.
+        rotation: Digest of the rotation of the teacher's embedding space; None if there is none.
         languages: Languages of the training texts, as ISO 639-1 codes.
         teacher: Hub id or name of the teacher; None if there was none.
         teacher_license: Licence identifier of the teacher's weights; None if unknown.
@@ -33,6 +37,8 @@ class ModelFacts:
     languages: tuple[str, ...]
     teacher: str | None
     teacher_license: str | None
+    prefixes: tuple[int, ...] = ()
+    rotation: str | None = None
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
@@ -49,11 +55,15 @@ class ModelFacts:
             languages=tuple(config["languages"]),
             teacher=Path(teacher).name if teacher and Path(teacher).is_absolute() else teacher,
             teacher_license=config["teacher_license"],
+            prefixes=tuple(config.get("prefixes", ())),
+            rotation=config.get("rotation"),
         )
 
 
 def count_parameters(folder: str | Path) -> int:
-    """Number of parameters in `model.safetensors`, from its header. BatchNorm's running statistics do not count."""
+    """Number of parameters in `model.safetensors`, from its header. BatchNorm's running statistics and the rotation of
+    the teacher's space do not count.
+    """
     with safe_open(Path(folder) / WEIGHTS_FILE, framework="pt") as weights:
-        names = [name for name in weights.keys() if "running_" not in name and "num_batches_tracked" not in name]  # noqa: SIM118
+        names = [name for name in weights.keys() if not BUFFERS.search(name)]  # noqa: SIM118
         return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)

@@ -53,7 +53,8 @@ def write(folder: Path, graphs: dict[str, Path], output_dir: Path):
     shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
     _write(textual / "tokenizer_config.json", {"pad_token": tokenizer["pad_token"]})
     _write(visual / "preprocess_cfg.json", preprocess)
-    _write(output_dir / "config.json", {"embed_dim": config["projection_dim"], "text_cfg": {"context_length": length}})
+    width = config.get("truncate_dim") or config["projection_dim"]
+    _write(output_dir / "config.json", {"embed_dim": width, "text_cfg": {"context_length": length}})
 
 
 def _write(path: Path, content: dict):

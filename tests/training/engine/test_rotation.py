@@ -1,0 +1,166 @@
+"""Prefixes of the embedding and the rotation of the teacher's space, in both stages."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import MOBILENET, PROJECTION_DIM, make_model, recipe_fields, student_config
+from training import align, distill
+from training.config import AlignRecipe, DistillRecipe
+from training.engine.rotation import principal_axes, rotate
+from training.students.sources import open_source
+from training.teachers import Teacher
+
+PREFIXES = [4, 8]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def source(corpus) -> str:
+    return str(corpus / "train.parquet")
+
+
+def run(recipe: DistillRecipe | AlignRecipe) -> Path:
+    (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
+    return Path(recipe.output_dir)
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, source, teacher_folder) -> tuple[DistillRecipe, Path]:
+    """Stage 1 with prefixes and two checkpoints. Tests must not write into it."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    fields = recipe_fields(tmp_path_factory.mktemp("prefixes") / "distilled", source, max_steps=4, save_every=2)
+    recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), prefixes=PREFIXES, **fields)
+    return recipe, run(recipe)
+
+
+def test_principal_axes_are_orthogonal_sorted_and_of_one_sign():
+    points = torch.randn(50, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = points * torch.tensor([0.1, 3.0, 1.0, 0.5, 2.0, 0.2])
+    axes = principal_axes(points.T @ points)
+    torch.testing.assert_close(axes.T @ axes, torch.eye(6, dtype=torch.float64))
+    energies = (points @ axes).square().sum(0)
+    assert (energies.diff() < 0).all() and axes[1, 0] > 0.9  # the second dimension varies most
+    torch.testing.assert_close(principal_axes(3 * points.T @ points), axes)
+    assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+@torch.no_grad()
+def test_a_rotation_keeps_all_cosines(inputs):
+    student = make_model(MOBILENET)
+    before = student(**inputs)
+    rotation = principal_axes(before.image_embeds.double().T @ before.image_embeds.double())
+    rotate(student, rotation)
+    after = student(**inputs)
+    torch.testing.assert_close(after.image_embeds, before.image_embeds @ rotation.float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(after.logits_per_image, before.logits_per_image, atol=1e-4, rtol=0)
+    assert len(student.config.rotation) == 16 and "rotation" in student.state_dict()
+
+
+@pytest.mark.slow
+def test_the_rotation_is_that_of_the_teachers_captions(tmp_path, source, teacher, teacher_folder, train_rows):
+    fields = recipe_fields(tmp_path / "text", source, batch_size=len(train_rows), max_steps=1)
+    recipe = DistillRecipe(
+        teacher=str(teacher_folder), student=student_config(), tower="text", prefixes=PREFIXES, **fields
+    )
+    rotation = load_file(run(recipe) / "model.safetensors")["rotation"].double()
+    texts = [text for row in train_rows for text in (row["en"], row["zh"])]  # one epoch is one batch
+    unit = F.normalize(teacher.encode_texts(**teacher.tokenize(texts, 32)).embedding.double(), dim=-1)
+    torch.testing.assert_close(rotation, principal_axes(unit.T @ unit), atol=1e-3, rtol=0)
+
+
+@pytest.mark.slow
+def test_stage_1_saves_widths_and_rotation(distilled, inputs):
+    folder = distilled[1]
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+    assert model.config.prefixes == PREFIXES and len(model.config.rotation) == 16
+    torch.testing.assert_close(model.rotation.T @ model.rotation, torch.eye(PROJECTION_DIM), atol=1e-5, rtol=0)
+    short = AutoModel.from_pretrained(folder, trust_remote_code=True, truncate_dim=4).eval()
+    with torch.no_grad():
+        assert torch.equal(short(**inputs).vision_model_output[1], model(**inputs).vision_model_output[1][:, :4])
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "the first 4, 8 were trained to be used alone" in card and "`teacher_embeddings @ rotation`" in card
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_the_rotation_to_the_bit(distilled, tmp_path):
+    recipe, whole = distilled
+    shutil.copytree(whole / "checkpoint-000002", tmp_path / "checkpoint-000002")
+    resumed = run(replace(recipe, output_dir=str(tmp_path), resume=True))
+    for name in ("model.safetensors", "config.json"):
+        assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_the_student_comes_close_to_the_rotated_teacher(tmp_path, source, teacher_folder, teacher, processor, texts):
+    fields = recipe_fields(tmp_path / "text", source, batch_size=16, max_steps=60, learning_rate=3e-3)
+    folder = run(
+        DistillRecipe(teacher=str(teacher_folder), student=student_config(), tower="text", prefixes=PREFIXES, **fields)
+    )
+    student = DCCLIPModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        found = student.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
+    target = teacher.encode_texts(**teacher.tokenize(texts)).embedding
+    rotated = target @ student.rotation
+    for width in (*PREFIXES, PROJECTION_DIM):
+        cosine = F.cosine_similarity(found[:, :width], rotated[:, :width]).mean()
+        assert cosine > F.cosine_similarity(found[:, :width], target[:, :width]).mean() + 0.1 and cosine > 0.5
+
+
+@pytest.mark.slow
+def test_stage_2_keeps_the_rotation_of_stage_1(distilled, tmp_path, source, teacher_folder):
+    fields = recipe_fields(tmp_path / "aligned", source)
+    recipe = AlignRecipe(
+        student=str(distilled[1]), teacher=str(teacher_folder), anchor_weight=1.0, prefixes=[4], **fields
+    )
+    before, after = (DCCLIPModel.from_pretrained(folder) for folder in (distilled[1], run(recipe)))
+    assert torch.equal(before.rotation, after.rotation) and before.config.rotation == after.config.rotation
+    assert after.config.prefixes == [4]
+
+
+@pytest.mark.slow
+def test_a_tower_of_a_rotated_student_is_inherited_in_the_space_of_the_teacher(distilled):
+    student = DCCLIPModel.from_pretrained(distilled[1])
+    projection = open_source(str(distilled[1]), "vision").projection
+    torch.testing.assert_close(student.rotation.T @ projection, student.visual_projection.weight, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_rotated_student_can_teach(distilled):
+    assert Teacher.from_pretrained(str(distilled[1]), towers=("text",)).projection_dim == PROJECTION_DIM
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("prefixes", "message"),
+    [
+        ([8, 4], r"prefixes: must ascend without repetition, got \[8, 4\]"),
+        ([4, 4], r"prefixes: must ascend without repetition, got \[4, 4\]"),
+        ([4, 32], r"prefixes: must be in 1\.\.16 \(the width of the embedding\), got \[4, 32\]"),
+        ([0, 4], r"prefixes: must be in 1\.\.16"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(tmp_path, source, teacher_folder, prefixes, message):
+    fields = recipe_fields(tmp_path / "out", source, teacher=str(teacher_folder), student=student_config())
+    with pytest.raises(ValueError, match=message):
+        run(DistillRecipe(prefixes=prefixes, **fields))
+
+
+@pytest.mark.parametrize("fields", [{"target": "logits"}, {"embedding_weight": 0.0}])
+def test_prefixes_need_a_loss_between_embeddings(tmp_path, fields):
+    fields |= recipe_fields(tmp_path, "rows", teacher="some/teacher", student=student_config())
+    with pytest.raises(ValueError, match="prefixes: shorten the embedding, but target"):
+        DistillRecipe(prefixes=PREFIXES, **fields)

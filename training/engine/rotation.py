@@ -1,0 +1,101 @@
+"""The rotation of the teacher's embedding space, after which the leading dimensions hold the most of it.
+
+A rotation changes no cosine similarity, so the rotated space is as good a target as the teacher's own. But embeddings
+can then be truncated: of all projections to as many dimensions, the leading ones lose the least of the similarities.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from accelerate.utils import send_to_device
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel
+from training.config import TrainingRecipe
+from training.data import BatchPlan, PairDataset, Pairs, make_loader
+from training.engine.checkpoint import WEIGHTS_FILE, last_checkpoint
+from training.tasks import Task
+
+MAX_ROWS = 8192  # rows of the data that the axes are computed from
+
+
+def rotate_student(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device):
+    """Rotate the student to the principal axes of its teacher's embeddings of the first batches of training data.
+
+    A student that is rotated already, such as one of stage 1, and a student without a teacher stay as they are. A
+    resumed run takes the rotation of its checkpoint.
+
+    Args:
+        task: Task of the run, with the student and its targets.
+        dataset: Training data.
+        recipe: Recipe of the run.
+        device: Device of the targets.
+    """
+    if task.student.config.rotation is not None or task.targets is None:
+        return
+    stored = _stored_rotation(last_checkpoint(recipe.output_dir)) if recipe.resume else None
+    rotate(task.student, _teacher_axes(task, dataset, recipe, device) if stored is None else stored)
+
+
+@torch.no_grad()
+def rotate(student: DCCLIPModel, rotation: Tensor):
+    """Rotate the embedding space of a student. Cosine similarities between its embeddings stay the same.
+
+    Args:
+        student: Student whose space is not rotated. Its projections are multiplied by the rotation, which becomes the
+            weight `rotation`.
+        rotation: Orthogonal matrix, (D, D), that multiplies row vectors from the right.
+    """
+    for projection in (student.visual_projection, student.text_projection):
+        projection.weight.copy_(rotation.double().T @ projection.weight.double())
+    stored = rotation.float().contiguous()
+    student.register_buffer("rotation", stored)
+    student.config.rotation = hashlib.blake2b(stored.numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def principal_axes(moment: Tensor) -> Tensor:
+    """Principal axes of embeddings, the one with the largest share of their squared length first.
+
+    Args:
+        moment: Sum or mean of the outer products of the embeddings, (D, D) float64. The mean of the embeddings is not
+            subtracted, because cosine similarities depend on it.
+
+    Returns:
+        Orthogonal matrix, (D, D) float64, one axis per column. The largest component of each axis is positive.
+    """
+    axes = torch.linalg.eigh(moment).eigenvectors.flip(1)
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))  # (1, D)
+    return axes * largest.sign()
+
+
+@torch.no_grad()
+def _teacher_axes(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device) -> Tensor:
+    """Principal axes of the teacher's embeddings, with equal weights for images and captions, (D, D) float64.
+
+    Every process computes them from the same batches.
+    """
+    num_rows = min(MAX_ROWS, len(dataset)) if isinstance(dataset, PairDataset) else MAX_ROWS
+    stop = math.ceil(num_rows / recipe.batch_size)
+    plan = BatchPlan(recipe.batch_size, recipe.seed, task.num_views, start=0, stop=stop)
+    width = task.student.config.projection_dim
+    moments = {tower: torch.zeros(width, width, dtype=torch.float64) for tower in task.towers}
+    for batch in make_loader(dataset, plan):
+        for tower, embeddings in task.teacher_embeddings(send_to_device(batch, device)).items():
+            unit = F.normalize(embeddings.double().cpu(), dim=-1)  # (B, D)
+            moments[tower] += unit.T @ unit
+    return principal_axes(sum((moment / moment.trace() for moment in moments.values()), torch.zeros(())))
+
+
+def _stored_rotation(checkpoint: Path | None) -> Tensor | None:
+    """The rotation of a checkpoint; None if it has none or is damaged, which is reported when the run resumes."""
+    if checkpoint is None:
+        return None
+    try:
+        with safe_open(checkpoint / WEIGHTS_FILE, "pt") as weights:
+            return weights.get_tensor("rotation")
+    except (OSError, SafetensorError):
+        return None
