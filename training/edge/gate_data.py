@@ -57,16 +57,21 @@ class GateData:
             ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
         """
         if options.data is None:
-            if options.class_names is not None:
-                raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
+            for name in ("class_names", "calibration"):
+                if (value := getattr(options, name)) is not None:
+                    raise ValueError(f"{name}: {value!r} is given without data. Name a labelled set.")
             return cls.embedded()
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
         rows = load_source(options.data, options.split)
         names = ClassNames.read(options.class_names, options.label_language)
         sets = {Path(options.data).stem: rows}
-        # its own images, without labels, set the int8 ranges
-        return cls(sets, names, rows, options.image_column, options.label_column, options.data)
+        calibration = rows
+        if options.calibration is not None:
+            calibration = load_source(options.calibration, options.split)
+            remedy = "Name the right one with --image_column."
+            require_columns(calibration, (options.image_column,), options.calibration, remedy, "calibration")
+        return cls(sets, names, calibration, options.image_column, options.label_column, options.data)
 
     @classmethod
     def embedded(cls) -> "GateData":

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import onnx
 import pytest
+from datasets import Dataset
 from onnx import TensorProto, helper
 
 from training import export
+from training.data import load_source
 from training.edge import graphs, output, variants, verdict
+from training.edge.gate_data import GateData
+from training.edge.options import ExportOptions
 from training.edge.sessions import open_session
 from training.hub import list_contents
 from training.utils.results import Results
@@ -127,6 +131,18 @@ def test_labelled_set_without_chinese_names_is_refused(exported, corpus, tmp_pat
     data = ["--data", corpus / "unseen_style.parquet", "--class_names", path]
     message = fails(exported, "--output_dir", tmp_path / "out", *data)
     assert "none in 'zh'" in message and "class_names" in message
+
+
+def test_other_images_can_set_the_int8_ranges(corpus, exported, labelled, tmp_path, fails):
+    calibration = str(corpus / "train.parquet")
+    fields = {"folder": str(exported), "output_dir": "out", "data": labelled[1], "class_names": labelled[3]}
+    data = GateData.from_options(ExportOptions(**fields, calibration=calibration))
+    assert len(data.calibration) == len(load_source(calibration)) != len(data.sets["unseen_style"])
+    assert len(GateData.from_options(ExportOptions(**fields)).calibration) == len(data.sets["unseen_style"])
+    assert "calibration" in fails(exported, "--output_dir", tmp_path / "out", "--calibration", calibration)
+    Dataset.from_dict({"photo": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
+    message = fails(exported, "--output_dir", tmp_path / "out", *labelled, "--calibration", tmp_path / "a.parquet")
+    assert "calibration" in message and "--image_column" in message
 
 
 def test_data_and_class_names_need_each_other(exported, labelled, tmp_path, fails):
