@@ -20,8 +20,8 @@ class ExportOptions:
             given, the embedded corpus.
         class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
             for each class, or the id of an ELEVATER set, such as cifar-100.
-        calibration: Images that set the int8 ranges: any source, with the column `image_column`. If none is given, those
-            of `data`.
+        calibration: Images that set the int8 ranges: any source, with the column `image_column`. If none is given,
+            those of `data`.
         split: Split of `data` and `calibration`.
         image_column: Column of the images in `data`.
         label_column: Column of the class names in `data`.
