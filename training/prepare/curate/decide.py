@@ -12,6 +12,7 @@ from training.prepare.curate.near_duplicates import (
     hamming_distance,
     jaccard,
     match_earlier,
+    match_images,
     normalise,
     shingles,
 )
@@ -118,17 +119,9 @@ def _drop_boilerplate(facts: Facts, limit: int):
 
 def _drop_near_images(decisions: Decisions, options: CurateOptions):
     facts, rows = decisions.facts, np.flatnonzero(decisions.facts.kept)
-    hashes, colours, distance = facts.hash[rows], facts.colours[rows], options.max_image_distance or 0
-
-    def is_near(row: int, others: np.ndarray) -> np.ndarray:
-        difference = np.abs(colours[others].astype(np.int16) - colours[row]).mean(1)
-        return (hamming_distance(hashes[row], hashes[others]) <= distance) & (
-            difference <= options.max_colour_distance
-        )
-
-    keys = np.concatenate([hashes[:, None].view(np.uint8), colours], 1)
-    _, identity = np.unique(keys, axis=0, return_inverse=True)
-    match = match_earlier(identity, hamming_bands(hashes, distance), is_near)
+    match = match_images(
+        facts.hash[rows], facts.colours[rows], options.max_image_distance or 0, options.max_colour_distance
+    )
     decisions.image_like[rows] = rows[match]
     facts.drop(rows[match != np.arange(len(rows))], "near-duplicate image")
 

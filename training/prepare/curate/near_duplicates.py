@@ -79,6 +79,35 @@ class _Groups:
         return self.order[self.start[row] : self.position[row]]
 
 
+def match_images(
+    hashes: np.ndarray,
+    colours: np.ndarray,
+    max_distance: int,
+    max_colour_distance: float,
+    num_reference: int = 0,
+) -> np.ndarray:
+    """Match each image with the first earlier image that it is a near-duplicate of.
+
+    Args:
+        hashes: Perceptual hashes, (N,) uint64.
+        colours: Colour thumbnails, (N, 48) uint8.
+        max_distance: Largest number of differing hash bits, 0..15 of 64.
+        max_colour_distance: Largest mean difference of the thumbnails, 0..255.
+        num_reference: Number of leading images that serve as candidates; 0 uses all images.
+
+    Returns:
+        (N,) int64, the matched image; the image itself if it has no match.
+    """
+
+    def is_near(row: int, others: np.ndarray) -> np.ndarray:
+        difference = np.abs(colours[others].astype(np.int16) - colours[row]).mean(1)
+        return (hamming_distance(hashes[row], hashes[others]) <= max_distance) & (difference <= max_colour_distance)
+
+    keys = np.concatenate([hashes[:, None].view(np.uint8), colours], 1)
+    _, identity = np.unique(keys, axis=0, return_inverse=True)
+    return match_earlier(identity, hamming_bands(hashes, max_distance), is_near, num_reference)
+
+
 def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
     """Split hashes into bands. Two hashes within the distance agree in at least one band.
 

@@ -1,0 +1,169 @@
+"""From data as users have them to two splits of usable pairs."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from tests.training.data.shards import read_samples, write_shards
+from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
+from training.data import load_source
+from training.finetuning.options import FinetuneOptions
+from training.finetuning.prepare import Prepared, prepare
+from training.finetuning.split import split_images
+from training.prepare.curate.images import colours, perceptual_hash
+
+NUM_IMAGES = 24
+
+
+@pytest.fixture(scope="module")
+def rows(train_rows) -> Dataset:
+    return distinct_rows(train_rows, NUM_IMAGES)
+
+
+@pytest.fixture
+def titles(tmp_path, rows) -> list[Row]:
+    """Images in the folder `images`, named as in a CSV file in `tmp_path`."""
+    return write_images(tmp_path, rows, "images/{}.png".format)
+
+
+def run(tmp_path: Path, data: Path | str, **options) -> Prepared:
+    options = FinetuneOptions(model="", data=str(data), output_dir="", **options)
+    return prepare(options, tmp_path / "prepared")
+
+
+def pairs_of(prepared: Prepared) -> list[tuple[str, list[str]]]:
+    """File name and Chinese captions of all images."""
+    found = []
+    for path in (prepared.training, prepared.validation):
+        table = load_source(str(path)).to_pandas()
+        found += [(Path(cell["path"]).name, list(zh)) for cell, zh in zip(table["image"], table["zh"], strict=True)]
+    return sorted(found)
+
+
+def expected(titles: list[Row]) -> list[tuple[str, list[str]]]:
+    return sorted((Path(path).name, [title]) for path, title in titles)
+
+
+def test_every_title_is_with_its_image(tmp_path, titles):
+    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", titles))
+    assert pairs_of(prepared) == expected(titles)
+    assert (prepared.languages, prepared.num_training, prepared.num_validation) == (["zh"], 20, 4)
+    assert prepared.found == "CSV file in UTF-8, image column: file, zh captions: title"
+    assert Prepared.load(prepared.folder) == prepared
+
+
+@pytest.mark.parametrize("form", ["absolute", "backslashes", "names", "stems", "folder"])
+def test_images_are_found_however_they_are_named(tmp_path, titles, form):
+    written = {
+        "absolute": [(str(tmp_path / path), title) for path, title in titles],
+        "backslashes": [(path.replace("/", "\\"), title) for path, title in titles],
+        "names": [(Path(path).name, title) for path, title in titles],
+        "stems": [(Path(path).stem, title) for path, title in titles],
+        "folder": titles,
+    }[form]
+    path = write_csv(tmp_path / "titles.csv", written)
+    assert pairs_of(run(tmp_path, tmp_path if form == "folder" else path)) == expected(titles)
+
+
+def test_two_images_of_one_name_are_no_answer(tmp_path, titles):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "images" / "3.png").rename(tmp_path / "images" / "x.png")
+    for folder in ("images", "other"):
+        (tmp_path / folder / "1.png").write_bytes((tmp_path / "images" / "0.png").read_bytes())
+    names = [(Path(path).name, title) for path, title in titles]
+    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", names))
+    assert "2 rows left out, image file is missing: 1.png, 3.png." in prepared.notes
+    listed = (prepared.folder / "skipped.csv").read_text(encoding="utf-8").splitlines()
+    assert listed == ["row,image,cause", "1,1.png,image file is missing", "3,3.png,image file is missing"]
+
+
+def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
+    (tmp_path / titles[0][0]).write_bytes(b"no image")
+    changed = [titles[0], (titles[1][0], ""), *titles[2:], (titles[2][0], "另一个标题"), ("https://x.org/a.png", "x")]
+    prepared = run(tmp_path, write_csv(tmp_path / "titles.csv", changed))
+    assert dict(pairs_of(prepared))["2.png"] == [titles[2][1], "另一个标题"]
+    notes = "\n".join(prepared.notes)
+    for note in (
+        "image does not decode: images/0.png",
+        "no caption: images/1.png",
+        "web address: https://x.org/a.png",
+    ):
+        assert f"1 rows left out, {note}." in notes.replace("image is a web", "web")
+    assert "1 rows with a copy of an earlier image were merged with it." in notes
+
+
+def test_folders_of_images(tmp_path, rows):
+    write_images(tmp_path / "named", rows, lambda number: f"{rows[number]['zh'].replace('/', ' ')}_{number}.png")
+    prepared = run(tmp_path, tmp_path / "named")
+    assert prepared.found.startswith("images with file names") and prepared.languages == ["zh"]
+    write_images(tmp_path / "classes", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    prepared = run(tmp_path, tmp_path / "classes")
+    assert prepared.are_labels and prepared.found == "class folders, image column: file, en class names: label"
+    for path, title in write_images(tmp_path / "texts", rows):
+        (tmp_path / "texts" / path).with_suffix(".txt").write_text(title, encoding="gbk")
+    assert run(tmp_path, tmp_path / "texts").found.startswith("images with text files")
+
+
+def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
+    rows.to_parquet(tmp_path / "a.parquet")
+    write_shards(tmp_path, read_samples(rows, len(rows)), 2)
+    for data in (tmp_path / "a.parquet", tmp_path / "*.tar"):
+        prepared = run(tmp_path, data)
+        assert prepared.languages == ["en", "zh"]
+        both = [load_source(str(path)) for path in (prepared.training, prepared.validation)]
+        assert sorted(text for table in both for texts in table["zh"] for text in texts) == sorted(rows["zh"])
+        assert both[0][0]["image"].size == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("number", "options", "message"),
+    [
+        (15, {}, "15 usable images are too few: training and validation take at least 16"),
+        (NUM_IMAGES, {"validation_share": 0.05}, "leaves 23 images for training and 1 for validation"),
+        (NUM_IMAGES, {"validation_share": 0.9}, "leaves 2 images for training and 22 for validation"),
+    ],
+)
+def test_splits_that_are_too_small_are_refused(tmp_path, titles, number, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, write_csv(tmp_path / "titles.csv", titles[:number]), **options)
+
+
+def test_images_that_are_all_alike_are_refused(tmp_path, rows):
+    alike = [(f"{number}.png", f"标题{number}") for number in range(20)]
+    for number, (path, _) in enumerate(alike):
+        Image.new("RGB", (64, 64), (200, 30, number % 4)).save(tmp_path / path)
+    with pytest.raises(ValueError, match=r"the 20 images are all alike \(1 different ones\)"):
+        run(tmp_path, write_csv(tmp_path / "titles.csv", alike))
+
+
+def test_one_class_only_is_refused(tmp_path, rows, titles):
+    with pytest.raises(ValueError, match="24 images of one class only, and no captions"):
+        run(tmp_path, tmp_path / "images")
+    same = [(path, "青蛙") for path, _ in titles]
+    with pytest.raises(ValueError, match=r"there is one class only, '青蛙' \(zh\)"):
+        run(tmp_path, write_csv(tmp_path / "labels.csv", same, ("file", "label")))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [("nowhere.csv", "there is no file"), ("a.xlsx", "Save it as CSV"), ("nowhere", "cannot load"), (".", "neither")],
+)
+def test_data_that_are_not_there_are_named(tmp_path, data, message, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, data)
+
+
+def test_near_duplicates_are_on_one_side(train_rows):
+    images = [image.convert("RGB") for image in train_rows["image"][:60]]
+    images += [image.resize((48, 48)).resize((64, 64)) for image in images]  # a near-duplicate of each
+    hashes = np.array([perceptual_hash(image) for image in images], np.uint64)
+    thumbnails = np.stack([colours(image) for image in images])
+    training, validation = split_images(hashes, thumbnails)
+    assert len(training) + len(validation) == len(images) and 4 <= len(validation) <= 18
+    assert {row % 60 for row in training}.isdisjoint({row % 60 for row in validation})
+    again = split_images(hashes, thumbnails, seed=1)
+    assert not np.array_equal(again[1], validation)

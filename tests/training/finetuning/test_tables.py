@@ -1,0 +1,65 @@
+import pytest
+
+from training.finetuning.tables import read_table
+
+ROWS = [("1.jpg", "红苹果"), ("2.jpg", "青蛙，绿色")]
+
+
+def write(path, text: str, encoding: str):
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"),
+    [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("gbk", "GB 18030"), ("gb18030", "GB 18030"), ("utf-16", "UTF-16")],
+)
+def test_usual_encodings_are_found(tmp_path, encoding, name):
+    text = "\n".join(["文件,标题", *(f"{file},{title}" for file, title in ROWS)])
+    table = read_table(write(tmp_path / "a.csv", text, encoding))
+    assert table.encoding == name
+    assert table.columns == {"文件": ["1.jpg", "2.jpg"], "标题": ["红苹果", "青蛙，绿色"]}
+
+
+def test_damaged_utf_8_is_not_taken_for_gbk(tmp_path):
+    content = ("file,title\n" + "\n".join(f"{n}.jpg,红苹果和青蛙" for n in range(9))).encode()
+    path = tmp_path / "a.csv"
+    path.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=r"UTF-8 with 1 damaged characters, the first in line 10\."):
+        read_table(path)
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+def test_the_separator_is_found(tmp_path, separator):
+    text = "\n".join(separator.join(cells) for cells in [("file", "title"), *ROWS])
+    assert read_table(write(tmp_path / "a.csv", text, "utf-8")).columns["title"] == ["红苹果", "青蛙，绿色"]
+
+
+def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", "1.jpg,红苹果\n2.jpg,青蛙", "utf-8"))
+    assert table.columns == {"column 1": ["1.jpg", "2.jpg"], "column 2": ["红苹果", "青蛙"]}
+
+
+def test_commas_in_a_title_without_quotes_stay_in_it(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", "file,title\n1.jpg,a red, round apple\n2.jpg,frog\n3.jpg", "utf-8"))
+    assert table.columns["title"] == ["a red, round apple", "frog", None]
+    assert table.notes == ["1 rows have more cells than the header; the last ones were joined."]
+
+
+def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
+    text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
+    columns = read_table(write(tmp_path / "a.jsonl", text, "utf-8")).columns
+    assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("file,title\n", "has a header and no rows"),
+        ("title\n红苹果\n", "has one column, 'title'"),
+    ],
+)
+def test_a_table_without_pairs_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        read_table(write(tmp_path / "a.csv", text, "utf-8"))

@@ -1,0 +1,10 @@
+"""Fine-tune a finished model on a user's own images.
+
+options.py      options of `training/finetune.py`
+tables.py       CSV, TSV and JSON Lines files in any usual encoding
+sources.py      open the user's data: tables, folders, parquet files, tar shards, Hub ids
+columns.py      detect the image column and the caption columns with their languages
+images.py       find the image file of each row
+prepare.py      from the user's data to images and captions in parquet files, with what was left out
+split.py        validation split by image content
+"""

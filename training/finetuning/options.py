@@ -1,0 +1,66 @@
+"""Options of `training/finetune.py`. Nothing here imports torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass
+
+MAX_GENERAL_LOSS = 0.01  # of the accuracy on general texts, as a fraction
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """What to fine-tune, and on which images. All options without a value are chosen from the data.
+
+    Args:
+        model: Folder or Hub id of a finished DC-CLIP model.
+        data: Images with captions or class names. One of: a CSV, TSV or JSON Lines file with paths and captions; a
+            folder with such a file, with one folder per class, or with images whose captions are text files or file
+            names; parquet files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file
+            are relative to the folder of the file.
+        output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
+        image_column: Column of the images or their paths. Default: detected.
+        caption_columns: Caption columns by language, such as --caption_columns.zh TITLE. A cell is a caption or a list
+            of captions. Default: detected.
+        split: Split to train on, if the data have several.
+        subset: Configuration of a Hub data set that has several.
+        validation_share: Share of the images for the validation split, above 0 and below 1. Default: 0.15, at most
+            1,000 images.
+        max_steps: Number of optimizer steps. Default: chosen from the number of images.
+        batch_size: Number of images in a batch of one process, at least 2. Default: chosen from the number of images.
+        learning_rate: Peak learning rate.
+        anchor_weight: Weight of the cosine distance to the embeddings of the starting model, for your images and
+            captions. With 0 the embeddings cannot be compared with those of the starting model.
+        general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
+            come with this project.
+        seed: Seed of all randomness.
+        resume: Whether to continue an interrupted run from its last checkpoint.
+        overwrite: Whether to replace a model and other files in `output_dir`.
+    """
+
+    model: str
+    data: str
+    output_dir: str
+    image_column: str | None = None
+    caption_columns: dict[str, str] | None = None
+    split: str = "train"
+    subset: str | None = None
+    validation_share: float | None = None
+    max_steps: int | None = None
+    batch_size: int | None = None
+    learning_rate: float = 3e-4
+    anchor_weight: float = 1.0
+    general_weight: float = 1.0
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        if self.validation_share is not None and not 0 < self.validation_share < 1:
+            raise ValueError(
+                f"validation_share: must be above 0 and below 1, got {self.validation_share}. Set one such as 0.15."
+            )
+        if self.batch_size is not None and self.batch_size < 2:
+            raise ValueError(
+                f"batch_size: is {self.batch_size}, but the pairs of a batch are compared with each other. Set at "
+                "least 2."
+            )
+        if self.caption_columns is not None and not self.caption_columns:
+            raise ValueError("caption_columns: is empty. Name a column, such as --caption_columns.zh TITLE.")

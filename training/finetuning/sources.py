@@ -1,0 +1,147 @@
+"""Open the user's data, whatever their form."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from datasets import Dataset, Image
+
+from training.data import load_source
+from training.finetuning.columns import language_of
+from training.finetuning.images import ImageFinder, list_images
+from training.finetuning.tables import SUFFIXES, find_encoding, read_table
+
+SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "dev"})
+TRAIN_FOLDERS = ("train", "training")
+CAMERA_NAME = re.compile(
+    r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*[\da-f-]*$", re.I
+)
+MOST = 0.5  # share of the images of a folder that have captions
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The user's data as rows.
+
+    Args:
+        rows: Rows with undecoded images, or with paths of images.
+        finder: Finder of the images that the rows name by path; None if the rows hold their images.
+        form: Form of the data, such as `CSV file in UTF-8`.
+        notes: Sentences about what was repaired or left out.
+    """
+
+    rows: Dataset
+    finder: ImageFinder | None
+    form: str
+    notes: list[str] = field(default_factory=list)
+
+
+def open_data(data: str, split: str = "train", subset: str | None = None) -> Opened:
+    """Open the user's data.
+
+    Args:
+        data: Any form that the option `data` of `training/finetune.py` accepts.
+        split: Split to load, if the source has several.
+        subset: Configuration of a Hub data set that has several.
+
+    Raises:
+        ValueError: There is nothing of a known form at this location.
+    """
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return _open_folder(path, split)
+    if path.suffix.lower() in SUFFIXES:
+        if not path.is_file():
+            raise ValueError(f"data: there is no file {data!r}. Check the path.")
+        return _open_table(path)
+    if path.suffix.lower() in (".xlsx", ".xls", ".txt", ".json", ".zip"):
+        raise ValueError(
+            f"data: {data!r} is no table that can be read. Save it as CSV with one row per image: path, caption."
+        )
+    rows = load_source(data, split, subset)
+    folder = path.parent if path.is_file() else None
+    finder = ImageFinder(folder) if folder is not None else None
+    return Opened(_undecoded(rows), finder, f"{len(rows):,} rows")
+
+
+def _open_table(path: Path) -> Opened:
+    table = read_table(path)
+    kind = f"{path.suffix[1:].upper()} file"
+    return Opened(
+        Dataset.from_dict(table.columns), ImageFinder(path.parent), f"{kind} in {table.encoding}", table.notes
+    )
+
+
+def _open_folder(folder: Path, split: str) -> Opened:
+    """Open a table in the folder, or parquet files and tar shards, or images in class folders or with captions."""
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    if len(tables) > 1:
+        names = ", ".join(path.name for path in tables)
+        raise ValueError(f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data.")
+    if tables:
+        return _open_table(tables[0])
+    if shards := sorted(map(str, folder.glob("*.tar"))):
+        return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards")
+    if any(folder.rglob("*.parquet")):
+        return Opened(_undecoded(load_source(str(folder), split)), ImageFinder(folder), "parquet files")
+    return _open_images(folder)
+
+
+def _open_images(folder: Path) -> Opened:
+    """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
+    inner = {path.name.lower(): path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    train = next((name for name in TRAIN_FOLDERS if name in inner), None)
+    if train is not None and set(inner) <= SPLIT_FOLDERS:
+        opened = _open_images(inner[train])
+        opened.notes.append(f"Only the folder {train!r} is used; the other splits stay untouched.")
+        return opened
+    paths = list_images(folder)
+    if not paths:
+        raise ValueError(
+            f"data: {str(folder)!r} has neither images nor a CSV file. Add images in one folder per class, or a CSV "
+            "file with paths and captions."
+        )
+    classes = [path.relative_to(folder.absolute()).parts[0].replace("_", " ") for path in paths]
+    if _cover(texts := [_text_beside(path) for path in paths]):
+        return _images_with("caption", texts, paths, folder, "images with text files")
+    if all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
+        return _images_with("label", classes, paths, folder, "class folders")
+    if _cover(texts := [_text_of_name(path) for path in paths]):
+        return _images_with("file name", texts, paths, folder, "images with file names")
+    raise ValueError(
+        f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "
+        "class, a text file beside each image, or a CSV file with paths and captions."
+    )
+
+
+def _images_with(column: str, texts: Sequence[str | None], paths: list[Path], folder: Path, form: str) -> Opened:
+    return Opened(Dataset.from_dict({"file": list(map(str, paths)), column: list(texts)}), ImageFinder(folder), form)
+
+
+def _cover(texts: Sequence[str | None]) -> bool:
+    return sum(text is not None for text in texts) >= MOST * len(texts)
+
+
+def _text_beside(image: Path) -> str | None:
+    """Content of the text file beside an image, such as 1.txt beside 1.jpg."""
+    path = image.with_suffix(".txt")
+    if not path.is_file():
+        return None
+    content = path.read_bytes()
+    return " ".join(content.decode(find_encoding(content, path)).split()) or None
+
+
+def _text_of_name(image: Path) -> str | None:
+    """File name of an image as a caption, without a number at its end; None for the names that cameras give."""
+    if CAMERA_NAME.match(image.stem):
+        return None
+    text = re.sub(r"[\s\d()]+$", "", image.stem.replace("_", " ").replace("-", " "))
+    return text if language_of(text) else None
+
+
+def _undecoded(rows: Dataset) -> Dataset:
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image):
+            rows = rows.cast_column(name, Image(decode=False))
+    return rows
