@@ -97,6 +97,7 @@ LIMITS = {
     "affinity_weight": Limits(at_least=0),
     "interactive_weight": Limits(at_least=0),
     "anchor_weight": Limits(at_least=0),
+    "general_weight": Limits(at_least=0),
     "zoom": Limits(at_least=0, at_most=4),
     "rotate": Limits(at_least=0, at_most=180),
     "stretch": Limits(at_least=0, at_most=4),
@@ -512,8 +513,8 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
-        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight` and `anchor_weight`. None
-            trains without a teacher.
+        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight` and
+            `general_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
         language_weights: Weight of each language in all losses between images and captions. The languages must be
@@ -525,6 +526,8 @@ class AlignRecipe(TrainingRecipe):
         interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
             teacher's images and the student's captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
+        general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
+            project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
@@ -543,6 +546,7 @@ class AlignRecipe(TrainingRecipe):
     affinity_weight: float = 0.0
     interactive_weight: float = 0.0
     anchor_weight: float = 0.0
+    general_weight: float = 0.0
     extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
     max_logit_scale: float = 100.0

@@ -1,5 +1,6 @@
 """Stage 2 as a task."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,23 @@ from training.tasks.loss_table import Loss, LossInputs, active_losses
 from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, positives
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource
+
+GENERAL_TEXTS = 64  # encoded at each step
+
+
+@dataclass(frozen=True)
+class GeneralTexts:
+    """Texts beyond the data, with the teacher's embeddings of them.
+
+    Args:
+        input_ids: Token ids of the student, (N, L) int64, padded on the right.
+        attention_mask: 1 for each token and 0 for padding, (N, L) int64.
+        targets: Embeddings by the teacher, (N, D) float32.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    targets: Tensor
 
 
 class AlignTask(Task):
@@ -31,6 +49,7 @@ class AlignTask(Task):
         recipe: Recipe with the choice of the loss and the weights.
         languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
         teacher_logit_scale: Factor on the teacher's cosines.
+        general: Texts for the recipe's `general_weight`; None if it is 0.
 
     Raises:
         ValueError: The recipe weights a language that the data lack, or leaves one out; or it weights a loss that
@@ -46,6 +65,7 @@ class AlignTask(Task):
         recipe: AlignRecipe,
         languages: list[str],
         teacher_logit_scale: float = 1.0,
+        general: GeneralTexts | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
@@ -54,6 +74,9 @@ class AlignTask(Task):
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
+        self.has_general = general is not None
+        for name, tensor in (vars(general) if general is not None else {}).items():
+            self.register_buffer(f"general_{name}", tensor, persistent=False)
 
     def updates_statistics(self, name: str) -> bool:
         """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them.
@@ -72,7 +95,8 @@ class AlignTask(Task):
 
         Returns:
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
-            (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs it, `logit_bias`.
+            (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
+            and `general` and `teacher_general` (G, D).
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -81,9 +105,22 @@ class AlignTask(Task):
         if self.logit_bias is not None:
             # DDP finds used parameters through the graph of the outputs, so a parameter itself cannot be an output
             outputs["logit_bias"] = self.logit_bias.clone()
+        if self.has_general:
+            outputs |= self._general_outputs()
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
+
+    def _general_outputs(self) -> dict[str, Tensor]:
+        """Embeddings `general` of randomly drawn general texts, and `teacher_general`, both (G, D).
+
+        Torch's generator has a seed for each batch, so a resumed run draws the same texts.
+        """
+        ids, mask = self.get_buffer("general_input_ids"), self.get_buffer("general_attention_mask")
+        drawn = torch.randperm(len(ids))[:GENERAL_TEXTS].to(ids.device)
+        length = int(mask[drawn].sum(1).max())
+        student = self.student.get_text_features(ids[drawn, :length], mask[drawn, :length]).pooler_output
+        return {"general": student.float(), "teacher_general": self.get_buffer("general_targets")[drawn]}
 
     def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch.

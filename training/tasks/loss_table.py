@@ -33,7 +33,8 @@ class LossInputs:
 
     Args:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
-            teacher, `teacher_image` (B, D) and `teacher_text` (T, D).
+            teacher, `teacher_image` (B, D) and `teacher_text` (T, D); `general` and `teacher_general`, (G, D) each, if
+            the recipe has a `general_weight`.
         unit: The same embeddings, L2-normalized.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
@@ -187,6 +188,10 @@ def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
     }
 
 
+def _general(inputs: LossInputs) -> Tensor:
+    return embedding_loss(inputs.embeddings["general"], inputs.embeddings["teacher_general"])
+
+
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
     Loss(
@@ -202,6 +207,7 @@ LOSSES: list[Loss] = [
     Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
+    Loss("general", _general, "general_weight", needs_teacher=True),
 ]
 
 

@@ -1,0 +1,65 @@
+"""The loss that keeps what the student knows beyond the captions of its data."""
+
+import pytest
+import torch
+
+from tests.tiny import IMAGE_SIZE, VIT, XLM_ROBERTA, make_model
+from training.config import AlignRecipe, AugmentConfig, DataConfig
+from training.data import CaptionTokenizer, PairDataset, tokenize
+from training.data.transforms import Augment, Normalize
+from training.evaluation.sets.general import general_pairs
+from training.tasks import AlignTask
+from training.tasks.align import GeneralTexts
+from training.teachers import TOWERS, Teacher
+from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def dataset(train_rows, tokenizer) -> PairDataset:
+    config = DataConfig(train="", in_memory=True)
+    return PairDataset(train_rows.select(range(6)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+
+
+@pytest.fixture(scope="module")
+def batch(dataset):
+    batch = dataset.collate([(row, 0, dataset[row]) for row in range(6)])
+    batch.pop("skipped")
+    return batch
+
+
+def make_task(dataset, teacher: Teacher, student, weight: float) -> AlignTask:
+    texts = general_pairs(["en", "zh"], held_out=False).texts
+    tokens = tokenize(teacher.tokenizer, texts, 32)
+    general = GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
+    normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
+    recipe = AlignRecipe(output_dir="", data=dataset.config, general_weight=weight)
+    targets = LiveTargets(teacher, TargetSpec(TOWERS))
+    augment = Augment(AugmentConfig(), 0)
+    return AlignTask(student, augment, normalize, targets, recipe, dataset.languages, general=general).eval()
+
+
+def test_a_student_that_equals_its_teacher_has_no_loss(dataset, batch, teacher):
+    task = make_task(dataset, teacher, teacher.model, 1.0)
+    assert task(batch)["general"].abs() < 1e-5
+
+
+def test_the_loss_is_weighted_and_trains_the_text_tower(dataset, batch, teacher):
+    task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 0.5)
+    torch.manual_seed(0)
+    losses = task(batch)
+    contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["general"])
+    losses["general"].backward()
+    assert task.student.text_projection.weight.grad.abs().sum() > 0
+    assert task.student.visual_projection.weight.grad is None
+
+
+def test_each_batch_draws_other_texts_and_a_resumed_run_the_same(dataset, batch, teacher):
+    task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 1.0)
+    values = []
+    for seed in (0, 1, 0):
+        torch.manual_seed(seed)
+        values.append(task(batch)["general"])
+    assert values[0] == values[2] != values[1]
