@@ -40,6 +40,8 @@ class DCCLIPConfig(PreTrainedConfig):
         rotation: Digest of the rotation of the teacher's embedding space, 16 hexadecimal digits. The matrix is the
             weight `rotation`. None if the space is the teacher's own.
         truncate_dim: Number of leading dimensions that the towers return, in 1..projection_dim. None returns all.
+        base_model: Hub id or folder of the model that this model was fine-tuned from.
+        base_model_license: Licence of the weights of that model, which also applies to this model's.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: A value has the wrong type or is out of range; the message names
@@ -70,6 +72,8 @@ class DCCLIPConfig(PreTrainedConfig):
     prefixes: list[int] | tuple[int, ...] = ()
     rotation: str | None = None
     truncate_dim: int | None = None
+    base_model: str | None = None
+    base_model_license: str | None = None
 
     @property
     def embedding_dim(self) -> int:

@@ -212,7 +212,9 @@ def complete_folder(folder: str | Path):
         shutil.copyfile(REPO_ROOT / "modeling_dcclip" / name, folder / name)
     shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    write_notice(folder, config["teacher"], config["teacher_license"])
+    # models that were written before there was fine-tuning have no base model
+    base = (config.get("base_model"), config.get("base_model_license"))
+    write_notice(folder, config["teacher"], config["teacher_license"], *base)
     limit = {"max_seq_length": config["max_text_length"]}
     for name, content in (("modules.json", MODULES), ("sentence_bert_config.json", FEATURES | limit)):
         write_text(folder / name, json.dumps(content, indent=1) + "\n")

@@ -28,7 +28,7 @@ class Row:
         model: Name of the model, or `teacher` or `student`.
         metric: Name of the metric, such as `top1` or `parameters`.
         value: The number: a fraction in 0..1, a count, bytes or milliseconds, as the metric defines.
-        stage: Training stage: `untrained`, `distilled`, `aligned` or `no_teacher`.
+        stage: Training stage: `untrained`, `distilled`, `aligned` or `no_teacher`; `start` and `finetuned`.
         set: Name of the evaluation set; None for size and latency.
         protocol: Name of the evaluation protocol.
         language: ISO 639-1 code of the prompts or captions.

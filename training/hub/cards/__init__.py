@@ -3,6 +3,7 @@
 card.py           render and write a card
 details.py        the YAML file: the part of a card that is written by hand
 facts.py          size, input and origin of a model
+finetuning.py     what is known about a fine-tuned model
 training_runs.py  the recipes: stages, data and initial weights
 metadata.py       front matter for the Hub
 tables.py         tables of accuracy, size and exported files

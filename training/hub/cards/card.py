@@ -11,6 +11,7 @@ from training.config import RECIPE_FILE
 from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
 from training.hub.cards.example import NAMES, check_example
 from training.hub.cards.facts import ModelFacts
+from training.hub.cards.finetuning import Finetuning
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.notice import weights_terms
 from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
@@ -53,7 +54,11 @@ def render_card(
     runs = [TrainingRun(name, recipe) for name, recipe in recipes.items()]
     sources = unique_sources(runs)
     teacher = details.teacher or facts.teacher
-    lineage = [teacher or "", *details.base_model, *(name for run in runs for name in run.initial_weights)]
+    finetuned = Finetuning.of(facts, runs, results)
+    if finetuned is not None:
+        sources = [finetuned.data]
+    origin = facts.base_model or teacher or ""
+    lineage = [origin, *details.base_model, *(name for run in runs for name in run.initial_weights)]
     size = budget and budget_table(budget, details.size or title)
     predictions = check_example(details, results)
     card = ModelCard.from_template(
@@ -69,6 +74,7 @@ def render_card(
         repo_id=repo_id or title,
         revision=revision or details.revision,
         teacher=teacher,
+        finetuned=finetuned,
         runs=runs,
         stages=", then ".join(unique_stages(runs)),
         sources=[without_folder(source) for source in sources],
@@ -81,7 +87,7 @@ def render_card(
         wrong_predictions=[prediction for prediction in predictions.values() if not prediction.is_correct],
         size=size or (results and size_table(results)),
         size_meta=budget.meta if budget and size else results and results.meta,
-        terms=weights_terms(teacher, facts.teacher_license),
+        terms=weights_terms(teacher, facts.teacher_license, facts.base_model, facts.base_model_license),
     )
     return card.content.rstrip() + "\n"
 

@@ -10,6 +10,7 @@ from safetensors import safe_open
 
 WEIGHTS_FILE = "model.safetensors"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
+OWN_LICENSE = "apache-2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,8 @@ class ModelFacts:
         languages: Languages of the training texts, as ISO 639-1 codes.
         teacher: Hub id or name of the teacher; None if there was none.
         teacher_license: Licence identifier of the teacher's weights; None if unknown.
+        base_model: Hub id or name of the model that it was fine-tuned from; None if it was not fine-tuned.
+        base_model_license: Licence identifier of that model's weights; None if unknown.
     """
 
     parameters: int
@@ -39,13 +42,20 @@ class ModelFacts:
     teacher_license: str | None
     prefixes: tuple[int, ...] = ()
     rotation: str | None = None
+    base_model: str | None = None
+    base_model_license: str | None = None
+
+    @property
+    def license(self) -> str:
+        """Licence identifier of the weights: that of their origin, if it is another one than ours."""
+        origins = (self.teacher_license, self.base_model_license)
+        return next((name for name in origins if name not in (None, OWN_LICENSE)), None) or OWN_LICENSE
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
         """Read the facts of a finished Hub folder."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        teacher = config["teacher"]
         return cls(
             parameters=count_parameters(folder),
             bytes=(folder / WEIGHTS_FILE).stat().st_size,
@@ -53,11 +63,17 @@ class ModelFacts:
             max_text_length=config["max_text_length"],
             projection_dim=config["projection_dim"],
             languages=tuple(config["languages"]),
-            teacher=Path(teacher).name if teacher and Path(teacher).is_absolute() else teacher,
+            teacher=_without_folder(config["teacher"]),
             teacher_license=config["teacher_license"],
             prefixes=tuple(config.get("prefixes", ())),
             rotation=config.get("rotation"),
+            base_model=_without_folder(config.get("base_model")),
+            base_model_license=config.get("base_model_license"),
         )
+
+
+def _without_folder(name: str | None) -> str | None:
+    return Path(name).name if name and Path(name).is_absolute() else name
 
 
 def count_parameters(folder: str | Path) -> int:

@@ -47,12 +47,14 @@ def front_matter(
     more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
     if details.image is not None:
         more["widget"] = widget(details, repo_id)
+    if facts.base_model is not None and base_model:
+        more["base_model_relation"] = "finetune"
     return ModelCardData(
         language=list(facts.languages),
-        license=facts.teacher_license or "apache-2.0",
+        license=facts.license,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=TAGS,
+        tags=TAGS if facts.base_model is None or facts.teacher else [tag for tag in TAGS if tag != "distillation"],
         base_model=list(dict.fromkeys(base_model)) or None,
         datasets=list(dict.fromkeys(datasets)) or None,
         metrics=["accuracy"] if evaluated else None,
@@ -128,4 +130,4 @@ def is_final(model: str, stage: str | None) -> bool:
         model: The `model` of the row.
         stage: The `stage` of the row.
     """
-    return model != "teacher" and stage in ("aligned", None)
+    return model != "teacher" and stage in ("aligned", "finetuned", None)

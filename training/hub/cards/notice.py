@@ -5,6 +5,12 @@ from pathlib import Path
 from training.utils.files import write_text
 
 NOTICE_FILE = "NOTICE.md"
+NOTICE = """# Licences
+
+The code in this folder (`*.py`) is licensed under the Apache License 2.0; see `LICENSE`.
+
+{terms}
+"""
 # full texts of the licences that restrict use and must be passed on to every recipient
 TERMS = {
     "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
@@ -13,7 +19,13 @@ TERMS = {
 }
 
 
-def write_notice(folder: str | Path, teacher: str | None, teacher_license: str | None):
+def write_notice(
+    folder: str | Path,
+    teacher: str | None,
+    teacher_license: str | None,
+    base_model: str | None = None,
+    base_model_license: str | None = None,
+):
     """Write `NOTICE.md`.
 
     Args:
@@ -21,38 +33,33 @@ def write_notice(folder: str | Path, teacher: str | None, teacher_license: str |
         teacher: Hub id or folder of the teacher; None if there was none.
         teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
             teacher; None if unknown.
+        base_model: Hub id or folder of the model that it was fine-tuned from; None if it was not fine-tuned.
+        base_model_license: Licence identifier of that model's weights; None if unknown.
     """
-    write_text(Path(folder) / NOTICE_FILE, render_notice(teacher, teacher_license))
+    terms = weights_terms(teacher, teacher_license, base_model, base_model_license)
+    write_text(Path(folder) / NOTICE_FILE, NOTICE.format(terms=terms))
 
 
-def render_notice(teacher: str | None, teacher_license: str | None) -> str:
-    """The licence note in Markdown.
-
-    Args:
-        teacher: Hub id or folder of the teacher; None if there was none.
-        teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
-            teacher; None if unknown.
-
-    Returns:
-        The text of `NOTICE.md`.
-    """
-    return (
-        "# Licences\n\nThe code in this folder (`*.py`) is licensed under the Apache License 2.0; see `LICENSE`.\n\n"
-        f"{weights_terms(teacher, teacher_license)}\n"
-    )
-
-
-def weights_terms(teacher: str | None, teacher_license: str | None) -> str:
+def weights_terms(
+    teacher: str | None,
+    teacher_license: str | None,
+    base_model: str | None = None,
+    base_model_license: str | None = None,
+) -> str:
     """A paragraph about the weights: their origin and their licence.
 
     Args:
         teacher: Hub id or folder of the teacher; None if there was none.
         teacher_license: Licence identifier of the teacher's weights, or of the model's own weights if there was no
             teacher; None if unknown.
+        base_model: Hub id or folder of the model that it was fine-tuned from; None if it was not fine-tuned.
+        base_model_license: Licence identifier of that model's weights; None if unknown.
 
     Returns:
         The paragraph in Markdown.
     """
+    if base_model is not None:
+        return _finetuned_terms(base_model, base_model_license, teacher_license)
     if teacher is None and teacher_license not in (None, "apache-2.0"):
         return (
             f"The weights were trained without a teacher and are licensed under `{teacher_license}`, because of the "
@@ -71,11 +78,35 @@ def weights_terms(teacher: str | None, teacher_license: str | None) -> str:
     text = f"{source}, whose weights are licensed under `{teacher_license}`. Its terms also apply to these weights"
     if "openrail" not in teacher_license:
         return f"{text}."
-    full_text = f" ([full text]({TERMS[teacher_license]}))" if teacher_license in TERMS else ""
     return (
-        f"{text}{full_text}. The use restrictions in the attachment of that licence bind you and everyone who "
-        "receives these weights, or weights derived from them, from you. Include this note and that licence with "
-        "every copy, state your changes, and require users of a hosted service to accept the same restrictions. "
-        "Changes from the teacher: the model has another, smaller architecture and was trained to match the teacher's "
-        "outputs."
+        f"{text}{_restrictions(teacher_license)} Changes from the teacher: the model has another, smaller "
+        "architecture and was trained to match the teacher's outputs."
+    )
+
+
+def _finetuned_terms(base_model: str, base_model_license: str | None, teacher_license: str | None) -> str:
+    source = (
+        f"The weights are fine-tuned from `{Path(base_model).name if Path(base_model).is_absolute() else base_model}`"
+    )
+    licenses = [name for name in dict.fromkeys((base_model_license, teacher_license)) if name]
+    if not licenses:
+        return (
+            f"{source}, which names no licence. They are licensed under the Apache License 2.0 as far as the rights "
+            "in that model allow."
+        )
+    text = f"{source}, whose weights are licensed under {' and '.join(f'`{name}`' for name in licenses)}. "
+    text += "The same terms also apply to these weights"
+    restricted = next((name for name in licenses if "openrail" in name), None)
+    if restricted is None:
+        return f"{text}."
+    return f"{text}{_restrictions(restricted)} Changes from that model: it was trained on further images and captions."
+
+
+def _restrictions(license: str) -> str:
+    """What a licence of the OpenRAIL family requires of those who pass the weights on."""
+    full_text = f" ([full text]({TERMS[license]}))" if license in TERMS else ""
+    return (
+        f"{full_text}. The use restrictions in the attachment of that licence bind you and everyone who receives "
+        "these weights, or weights derived from them, from you. Include this note and that licence with every "
+        "copy, state your changes, and require users of a hosted service to accept the same restrictions."
     )
