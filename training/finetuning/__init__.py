@@ -7,4 +7,9 @@ columns.py      detect the image column and the caption columns with their langu
 images.py       find the image file of each row
 prepare.py      from the user's data to images and captions in parquet files, with what was left out
 split.py        validation split by image content
+plan.py         steps, batch size and frozen layers
+measure.py      accuracy on the validation split and on general texts
+interpolate.py  weights between the starting model and the end of training
+finish.py       choose a point, write the Hub folder
+report.py       table, plot, results and next commands
 """

@@ -102,11 +102,12 @@ def student_from_config(config: StudentConfig) -> DCCLIPModel:
     )
 
 
-def load_student(name: str | Path | None) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Load a saved student with its processor.
 
     Args:
         name: Folder or Hub id.
+        field: Option that names the model, for error messages.
 
     Raises:
         ValueError: No student is named, there is no such model, or it is not a DC-CLIP model.
@@ -117,21 +118,21 @@ def load_student(name: str | Path | None) -> tuple[DCCLIPModel, DCCLIPProcessor]
         model_type = AutoConfig.from_pretrained(name).model_type
     except OSError as error:
         raise ValueError(
-            f"student: {str(name)!r} is neither a folder with a config.json nor on the Hub. Run stage 1 first? "
+            f"{field}: {str(name)!r} is neither a folder with a config.json nor on the Hub. Name a finished model. "
             f"({error})"
         ) from error
     if model_type != DCCLIPConfig.model_type:
         raise ValueError(
-            f"student: {str(name)!r} is of the family {model_type!r}; stage 2 trains models of the family 'dcclip'. "
-            "Name the output folder of stage 1."
+            f"{field}: {str(name)!r} is of the family {model_type!r}, and not 'dcclip'. Name the output folder of "
+            "training/distill.py or training/align.py."
         )
     try:
         student = DCCLIPModel.from_pretrained(name, dtype=torch.float32, truncate_dim=None)
         processor = DCCLIPProcessor.from_pretrained(name)
     except (SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
         raise ValueError(
-            f"student: {str(name)!r} is damaged or incomplete ({type(error).__name__}: {error}). Copy the folder "
-            "again, or run stage 1 again."
+            f"{field}: {str(name)!r} is damaged or incomplete ({type(error).__name__}: {error}). Copy the folder "
+            "again, or train it again."
         ) from error
     check_tokens(student, processor.tokenizer)
     return student, processor

@@ -1,0 +1,177 @@
+"""A newcomer's first command: a CSV of Chinese titles and a folder of images, and variants of it."""
+
+import re
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
+from training import finetune
+from training.config import DistillRecipe
+from training.hub.hub_model import HubModel
+from training.utils.results import Results
+
+pytestmark = pytest.mark.slow
+
+NUM_IMAGES = 24
+STEPS = ["--max_steps", "3", "--learning_rate", "3e-3"]
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def rows(train_rows) -> Dataset:
+    return distinct_rows(train_rows, NUM_IMAGES)
+
+
+@pytest.fixture(scope="module")
+def start(processor, tmp_path_factory) -> Path:
+    """A finished model, distilled from a teacher with a licence of its own."""
+    folder = tmp_path_factory.mktemp("start")
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    model = make_model(MOBILENET, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
+    HubModel(model, processor, recipe).save(folder)
+    return folder
+
+
+def run(start: Path, data: Path, output_dir: Path, *arguments: str):
+    finetune.main(["--model", str(start), "--data", str(data), "--output_dir", str(output_dir), *STEPS, *arguments])
+
+
+@pytest.fixture(scope="module")
+def finetuned(start, rows, tmp_path_factory) -> tuple[Path, str]:
+    """The newcomer's command, without any further option but the number of steps, and what it prints."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    folder = tmp_path_factory.mktemp("newcomer")
+    data = write_csv(folder / "titles.csv", write_images(folder, rows))
+    with redirect_stdout(StringIO()) as printed:
+        run(start, data, folder / "mine")
+    return folder / "mine", printed.getvalue()
+
+
+def test_the_command_ends_with_a_model_that_loads(finetuned, start, inputs):
+    folder, _ = finetuned
+    with torch.no_grad():
+        assert DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
+
+
+def test_the_columns_are_shown_before_the_training(finetuned):
+    _, printed = finetuned
+    assert printed.startswith("CSV file in UTF-8, image column: file, zh captions: title\n20 images for training, 4")
+    assert "3 steps of 4 images, about 1 min" in printed
+
+
+def test_the_end_shows_the_table_and_the_next_commands(finetuned):
+    folder, printed = finetuned
+    assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
+    assert (folder / "finetune.png").read_bytes().startswith(b"\x89PNG")
+    *_, export, search, publish = printed.splitlines()
+    assert export == f"  python training/export.py {folder} --output_dir {folder}/edge"
+    assert search == f"  dcclip index PHOTOS --model {folder}/edge && dcclip search QUERY"
+    assert publish == f"  python training/publish.py {folder} --repo_id NAME/MODEL --dry_run"
+
+
+def test_results_have_both_models_on_both_sets(finetuned):
+    results = Results.read(finetuned[0] / "results.json")
+    for stage in ("start", "finetuned"):
+        names = {(row.set, row.language, row.metric) for row in results.rows if row.stage == stage}
+        assert ("validation", "zh", "text_to_image_R@1") in names
+        assert not any(name == "validation" and language == "en" for name, language, _ in names)
+        assert {("general texts", language, "text_to_text_R@1") for language in ("en", "zh")} <= names
+    assert results.meta["command"].startswith("python training/finetune.py --model")
+    assert results.meta["finetune"]["cosine_to_start"]["images"] > 0.5
+
+
+def test_the_finished_model_is_the_chosen_point(finetuned, start):
+    folder, _ = finetuned
+    facts = Results.read(folder / "results.json").meta["finetune"]
+    first, *_ = facts["curve"]
+    chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
+    assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
+    assert chosen["general"] >= first["general"] - 0.01 and chosen["validation"] >= first["validation"]
+    before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
+    for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
+        torch.testing.assert_close(after[name], before[name] + facts["weight"] * (end[name] - before[name]))
+
+
+def test_early_image_layers_stay_as_they_were(finetuned, start):
+    before, end = (load_file(path / "model.safetensors") for path in (start, finetuned[0] / "tuned"))
+    changed = {name for name in before if not torch.equal(before[name], end[name])}
+    assert any("blocks.4" in name for name in changed) and any(name.startswith("text_model") for name in changed)
+    assert not any("conv_stem" in name or "blocks.0" in name for name in changed)
+
+
+def write_variant(folder: Path, rows: Dataset, variant: str) -> Path:
+    """One of the forms in which the data of new users differ."""
+    name = {"sub-folders": lambda number: f"{number % 3}/{number}.png"}.get(variant, "{}.png".format)
+    titles = write_images(folder, rows, name)
+    if variant == "absolute paths":
+        titles = [(str(folder / path), title) for path, title in titles]
+    if variant == "missing files":
+        titles += [("nowhere.png", "没有图片"), ("gone.png", "没有图片")]
+    if variant == "one duplicate":
+        titles += [titles[0]]
+    return write_csv(folder / "titles.csv", titles, encoding="gbk" if variant == "GBK" else "utf-8")
+
+
+@pytest.mark.parametrize("variant", ["absolute paths", "sub-folders", "GBK", "missing files", "one duplicate"])
+def test_a_variant_trains_the_same_model(variant, start, rows, finetuned, tmp_path, capsys):
+    run(start, write_variant(tmp_path, rows, variant), tmp_path / "mine")
+    printed = capsys.readouterr().out
+    assert ("CSV file in GB 18030" if variant == "GBK" else "CSV file in UTF-8") in printed
+    assert "20 images for training, 4 for validation" in printed
+    missing = "2 rows left out, image file is missing: nowhere.png, gone.png." in printed
+    copies = "1 rows with a copy of an earlier image were merged with it." in printed
+    assert (missing, copies) == (variant == "missing files", variant == "one duplicate")
+    before, after = (load_file(folder / "tuned" / "model.safetensors") for folder in (finetuned[0], tmp_path / "mine"))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_card_names_the_start_and_the_data(finetuned, start):
+    card = ModelCard.load(finetuned[0] / "README.md")
+    assert f"from `{start.name}` (licence `cc-by-nc-4.0`) on images with Chinese captions" in card.text
+    assert "Data: `titles.csv`. Languages of the captions: Chinese." in card.text
+    assert "with an anchor to the embeddings" in card.text and "train.parquet" not in card.text
+    assert card.data.license == "cc-by-nc-4.0"
+
+
+def test_class_folders_without_an_anchor(start, rows, tmp_path):
+    write_images(tmp_path / "images", rows, lambda number: f"{['红色', '绿色', '蓝色'][number % 3]}/{number}.png")
+    run(start, tmp_path / "images", tmp_path / "mine", "--anchor_weight", "0", "--general_weight", "0")
+    results = Results.read(tmp_path / "mine" / "results.json")
+    measured = {(row.set, row.language, row.metric) for row in results.rows}
+    assert ("validation", "zh", "top1") in measured
+    assert not any("R@" in metric for name, _, metric in measured if name == "validation")
+    config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
+    assert config.teacher is None and config.base_model == str(start) and config.base_model_license == "cc-by-nc-4.0"
+    assert "not comparable with those of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("model", "output_dir", "message"),
+    [
+        ("start", "mine", r"finetune: output_dir: .* has a model of another run"),
+        ("nowhere", "new", "finetune: model: 'nowhere' is neither a folder"),
+    ],
+)
+def test_user_errors_are_one_line(model, output_dir, message, finetuned, start, tmp_path, capsys):
+    folder = finetuned[0] if output_dir == "mine" else tmp_path / "new"
+    before = (finetuned[0] / "model.safetensors").stat().st_mtime_ns
+    with pytest.raises(SystemExit) as exit_info:
+        run(start if model == "start" else Path("nowhere"), finetuned[0].parent / "titles.csv", folder)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("finetune:")]
+    assert exit_info.value.code == 2 and re.match(message, line)
+    assert not (tmp_path / "new").exists() and (finetuned[0] / "model.safetensors").stat().st_mtime_ns == before

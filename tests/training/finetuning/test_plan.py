@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import MOBILENET, RESNET, TIMM_SWIN, VIT, make_model
+from training.finetuning.options import FinetuneOptions
+from training.finetuning.plan import early_layers, estimate_minutes, make_recipe
+from training.finetuning.prepare import Prepared
+
+
+def recipe_for(num_images: int, **options):
+    prepared = Prepared(Path("data"), ["zh"], num_images, 10, False, "", [])
+    return make_recipe(
+        FinetuneOptions(model="start", data="", output_dir="mine", **options), prepared, make_model(VIT)
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_images", "batch_size", "epochs"), [(12, 4, 137), (100, 16, 48), (1000, 64, 15), (50_000, 64, 2)]
+)
+def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epochs):
+    recipe = recipe_for(num_images)
+    assert recipe.batch_size == batch_size
+    assert round(recipe.max_steps * batch_size / num_images) == pytest.approx(epochs, abs=1)
+    assert estimate_minutes(recipe, 150.0) <= 10 or num_images > 1000
+
+
+def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
+    assert recipe_for(100).teacher == "start" and recipe_for(100, anchor_weight=0.0).teacher == "start"
+    assert recipe_for(100, anchor_weight=0.0, general_weight=0.0).teacher is None
+
+
+def test_a_batch_that_is_larger_than_the_data_is_refused():
+    with pytest.raises(ValueError, match="batch_size: is 64, but there are only 40 images for training"):
+        recipe_for(40, batch_size=64)
+
+
+@pytest.mark.parametrize("vision", [MOBILENET, VIT, RESNET, TIMM_SWIN])
+def test_the_first_parts_of_any_image_tower_are_frozen(vision):
+    model = make_model(vision)
+    prefixes = early_layers(model)
+    names = [f"vision_model.{name}" for name, _ in model.vision_model.named_parameters()]
+    frozen = [name for name in names if name.startswith(tuple(prefixes))]
+    assert frozen == names[: len(frozen)] and 0 < len(frozen) < len(names)
+    assert all(any(name.startswith(prefix) for name in names) for prefix in prefixes)

@@ -1,0 +1,152 @@
+r"""Fine-tune a finished model on your own images with captions or class names.
+
+accelerate launch training/finetune.py --model runs/demo/model --data titles.csv --output_dir runs/mine
+python training/finetune.py --model FOLDER --data IMAGES --output_dir runs/mine
+
+DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of images, parquet files, tar shards, a Hub id.
+"""
+
+# torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.engine.command import stage_errors
+from training.finetuning.options import FinetuneOptions
+from training.utils.cli import parse_options
+from training.utils.quiet import hide_library_bars
+
+if TYPE_CHECKING:
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+    from training.config import AlignRecipe
+    from training.finetuning.report import Outcome
+    from training.teachers import Teacher
+
+PROG = "python training/finetune.py"
+
+
+def run(options: FinetuneOptions) -> "Outcome | None":
+    """Prepare the data, train, interpolate, and write the finished model and its results to `output_dir`.
+
+    Args:
+        options: Options of the command.
+
+    Returns:
+        The result in the main process, None in all others.
+
+    Raises:
+        ValueError: The model, the data or an option cannot be used; nothing has been trained.
+    """
+    import matplotlib  # noqa: F401  (a missing package is reported now, and not after the training)
+
+    from training.evaluation.embedding_cache import find_processes
+    from training.finetuning.finish import Start, finish
+    from training.finetuning.measure import Measurer
+    from training.finetuning.plan import estimate_minutes, make_recipe
+    from training.finetuning.prepare import DATA_FOLDER, Prepared, prepare
+    from training.finetuning.report import START
+    from training.students import load_student
+
+    state, output_dir = find_processes(), Path(options.output_dir)
+    with ExitStack() as claimed:
+        start, processor = load_student(options.model, "model")
+        if state.is_main_process:
+            claimed.enter_context(_claim(options))
+            print(prepare(options, output_dir / DATA_FOLDER), flush=True)
+        state.wait_for_everyone()
+        prepared = Prepared.load(output_dir / DATA_FOLDER)
+        recipe = make_recipe(options, prepared, start)
+        if not state.is_main_process:
+            _train(recipe)
+            return None
+        measurer = Measurer(prepared, start, processor, state.device, options.seed)
+        embeddings = measurer.encode(start)
+        minutes = estimate_minutes(recipe, measurer.images_per_s * state.num_processes)
+        print(
+            f"{recipe.max_steps:,} steps of {recipe.batch_size} images, about {minutes} min, then the choice of a "
+            f"point between the starting model and the end of training. Output: {output_dir}",
+            flush=True,
+        )
+        rows = measurer.rows(start, START, embeddings)
+        weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
+        _train(recipe)
+        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings), PROG)
+
+
+@contextmanager
+def _claim(options: FinetuneOptions) -> Iterator[None]:
+    """Claim the output folder, after a check that it has no other model."""
+    from training.engine.checkpoint import WEIGHTS_FILE
+    from training.finetuning.plan import TUNED_FOLDER
+    from training.finetuning.prepare import DATA_FOLDER
+    from training.finetuning.report import PLOT_FILE, TABLE_FILE
+    from training.hub import MODEL_FILES
+    from training.utils.output import claim_folder
+    from training.utils.results import RESULTS_FILE
+
+    replaces = options.overwrite or options.resume
+    if (Path(options.output_dir) / WEIGHTS_FILE).exists() and not replaces:
+        raise ValueError(
+            f"output_dir: {options.output_dir!r} has a model of another run. Choose another folder, or add "
+            "--overwrite to replace it."
+        )
+    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER]
+    inputs = {"model": options.model, "data": options.data}
+    with claim_folder(options.output_dir, names, command="finetune", inputs=inputs, overwrite=replaces):
+        yield
+
+
+def _train(recipe: "AlignRecipe"):
+    """Train with the losses and the loop of stage 2."""
+    from training.align import make_task
+    from training.engine.stage import Stage, run_stage
+    from training.hub import MODEL_FILES, open_push
+    from training.hub.hub_model import HubModel
+
+    stage = Stage["AlignRecipe"](
+        command="finetune",
+        title="fine-tune",
+        files=MODEL_FILES,
+        open_student=_open_student,
+        make_task=make_task,
+        make_finished=HubModel,
+        open_push=open_push,
+    )
+    run_stage(stage, recipe)
+
+
+def _open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+    """Load the starting model, and record its lineage in the config."""
+    from training.students import load_student
+    from training.teachers.lineage import find_commit, read_license
+
+    student, processor = load_student(recipe.student)
+    name, config = str(recipe.student), student.config
+    # a relative path could be taken for a Hub id
+    config.base_model = str(Path(name).absolute()) if Path(name).is_dir() else name
+    config.base_model_license = read_license(name, find_commit(name)) or config.teacher_license
+    config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
+    if not recipe.anchor_weight:
+        config.teacher = None  # its embeddings can no longer be compared with the teacher's
+    return student, processor
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options, fine-tune, print the table and the next commands."""
+    options = parse_options(FinetuneOptions, argv, prog=PROG, description=__doc__ or "")
+    with stage_errors("finetune", extra="eval"):
+        hide_library_bars()
+        outcome = run(options)
+    if outcome is None:
+        return
+    from training.finetuning.report import PLOT_FILE, next_commands
+
+    print(f"\n{outcome.table()}\n\n{outcome.choice()}\n")
+    print(f"  {options.output_dir}: Hub folder with model, code, card and results\n  {options.output_dir}/{PLOT_FILE}")
+    print("\nNext:")
+    print("\n".join(f"  {command}" for command in next_commands(options.output_dir)))
+
+
+if __name__ == "__main__":
+    main()

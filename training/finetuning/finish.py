@@ -1,0 +1,101 @@
+"""From the end of training to the finished model: interpolate, choose, write the Hub folder and the report."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import AlignRecipe
+from training.engine.checkpoint import save_final
+from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate
+from training.finetuning.measure import GENERAL, VALIDATION, Embeddings, Measurer, mean_of
+from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
+from training.finetuning.prepare import Prepared
+from training.finetuning.report import FINETUNED, Outcome, compatibility, write_report
+from training.hub.cards import refresh_card
+from training.hub.hub_model import HubModel
+from training.students import load_student
+from training.utils.cli import command_of
+from training.utils.results import Row, make_meta
+
+
+@dataclass(frozen=True)
+class Start:
+    """The starting model.
+
+    Args:
+        weights: Weights by name, on the CPU.
+        rows: Its accuracy.
+        embeddings: Its embeddings of the validation split.
+    """
+
+    weights: Mapping[str, Tensor]
+    rows: list[Row]
+    embeddings: Embeddings
+
+
+def finish(
+    options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start, program: str
+) -> Outcome:
+    """Choose a point between the starting model and the end of training, and write it with its report.
+
+    Args:
+        options: Options of the command.
+        prepared: Images and captions.
+        recipe: Recipe of the training, whose `output_dir` has its end.
+        measurer: Validation split and general texts.
+        start: Starting model.
+        program: Command as users type it, for the results.
+    """
+    model, processor = load_student(recipe.output_dir)
+    end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measured: list[tuple[Point, list[Row]]] = []
+    for weight in WEIGHTS:
+        model.load_state_dict(interpolate(start.weights, end, weight))
+        rows = measurer.rows(model, FINETUNED)
+        measured.append((Point(weight, mean_of(rows, VALIDATION), mean_of(rows, GENERAL)), rows))
+    points = [point for point, _ in measured]
+    chosen = choose(points, MAX_GENERAL_LOSS)
+    after = next(rows for point, rows in measured if point is chosen)
+    chance = [measurer.chance(row) for row in after]
+    outcome = Outcome(start.rows, after, chance, points, chosen)
+    model.load_state_dict(interpolate(start.weights, end, chosen.weight))
+    cosines = _cosines(start.embeddings, measurer.encode(model))
+    _write(options, prepared, recipe, outcome, cosines, (model, processor), program)
+    return outcome
+
+
+def _cosines(start: Embeddings, end: Embeddings) -> dict[str, float]:
+    """Mean cosine of the embeddings of the validation split by both models."""
+    captions = [(start.captions[language], end.captions[language]) for language in start.captions]
+    return {
+        "images": compatibility([start.images], [end.images]),
+        "texts": compatibility([one for one, _ in captions], [other for _, other in captions]),
+    }
+
+
+def _write(
+    options: FinetuneOptions,
+    prepared: Prepared,
+    recipe: AlignRecipe,
+    outcome: Outcome,
+    cosines: dict[str, float],
+    models: tuple[DCCLIPModel, DCCLIPProcessor],
+    program: str,
+):
+    """Write the Hub folder, the report, and the card with the results."""
+    output_dir = Path(options.output_dir)
+    save_final(HubModel(*models, replace(recipe, output_dir=options.output_dir)))
+    facts = {
+        # a relative path could be taken for a Hub id
+        "data": str(Path(options.data).absolute()) if Path(options.data).exists() else options.data,
+        "found": prepared.found,
+        "notes": prepared.notes,
+        "images": {"training": prepared.num_training, "validation": prepared.num_validation},
+        "cosine_to_start": cosines,
+    }
+    meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts | outcome.describe())
+    write_report(output_dir, outcome, meta)
+    refresh_card(output_dir)

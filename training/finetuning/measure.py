@@ -1,0 +1,167 @@
+"""Accuracy of a model on the validation split of the user's data, and on general texts."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.data import load_source
+from training.evaluation import retrieval
+from training.evaluation.classify import class_embeddings
+from training.evaluation.measure import measure
+from training.evaluation.metrics import wilson_interval
+from training.evaluation.models.image_loading import prepared_batches
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.general import GeneralPairs, general_pairs
+from training.evaluation.sets.protocols import CLASS_NAMES
+from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set
+from training.finetuning.prepare import Prepared
+from training.utils.results import Row
+
+VALIDATION, GENERAL = "validation", "general texts"
+TEXT_PROTOCOL = "text to text"
+MODEL = "student"
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of the validation split.
+
+    Args:
+        images: Embeddings of the images, (N, D) float32, L2-normalized.
+        captions: Embeddings of the captions by language, (T, D) float32, L2-normalized.
+    """
+
+    images: Tensor
+    captions: dict[str, Tensor]
+
+
+class Measurer:
+    """Measures models on the same images and texts. The images are decoded once.
+
+    Args:
+        prepared: Images and captions.
+        model: Starting model, for the preparation of its images and for its languages.
+        processor: Processor of the model.
+        device: Device on which models run.
+        seed: Seed of the run, written to the rows.
+
+    Attributes:
+        images_per_s: Throughput of the last model that was measured.
+    """
+
+    def __init__(
+        self, prepared: Prepared, model: DCCLIPModel, processor: DCCLIPProcessor, device: torch.device, seed: int
+    ):
+        self.processor, self.device, self.seed, self.images_per_s = processor, device, seed, 0.0
+        rows = load_source(str(prepared.validation))
+        columns = {language: language for language in prepared.languages if any(rows[language])}
+        self.pairs: RetrievalSet = make_retrieval_set(VALIDATION, rows, columns, "image", prepared.validation.name)
+        prepare = self._wrap(model).images.fit
+        self.pixels = torch.cat(list(prepared_batches(self.pairs.rows, "image", BATCH_SIZE, prepare)))
+        self.names = {language: _names(prepared.training, rows, language) for language in columns}
+        self.are_labels = prepared.are_labels
+        self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
+
+    def _wrap(self, model: DCCLIPModel) -> ZeroShotModel:
+        return ZeroShotModel(model.eval(), self.processor, MODEL).to(self.device)
+
+    def encode(self, model: DCCLIPModel) -> Embeddings:
+        """Encode the validation split.
+
+        Args:
+            model: Model with the same image and text preparation as the starting model.
+        """
+        wrapped, start = self._wrap(model), time.perf_counter()
+        normalize = wrapped.images.normalize
+        parts = [wrapped.embed_images(normalize(part.to(self.device))).cpu() for part in self.pixels.split(BATCH_SIZE)]
+        self.images_per_s = len(self.pixels) / (time.perf_counter() - start)
+        captions = {language: wrapped.encode_texts(texts) for language, texts in self.pairs.captions.items()}
+        return Embeddings(torch.cat(parts), captions)
+
+    def rows(self, model: DCCLIPModel, stage: str, embeddings: Embeddings | None = None) -> list[Row]:
+        """Measure a model on the validation split and on general texts.
+
+        Args:
+            model: Model to measure.
+            stage: Stage of the model, written to the rows.
+            embeddings: Embeddings of the validation split by this model. Default: they are computed.
+        """
+        embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
+        rows: list[Row] = []
+        for language, texts in embeddings.captions.items():
+            if self.are_labels:
+                rows += self._classify(wrapped, embeddings.images, language, stage)
+            else:
+                rows += retrieval.score(
+                    self.pairs, language, embeddings.images, texts, MODEL, stage=stage, seed=self.seed
+                )
+        return rows + self._general(wrapped, stage)
+
+    def _classify(self, model: ZeroShotModel, images: Tensor, language: str, stage: str) -> list[Row]:
+        """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
+        names, captions = self.names[language], self.pairs.captions[language]
+        label = {image: names.index(captions[caption]) for image, caption in self.pairs.pairs[language].tolist()}
+        labels = torch.tensor(list(label.values()))
+        measured = measure(images[list(label)], class_embeddings(model, names), labels, ("top1", "top5"))
+        fields = {"model": MODEL, "stage": stage, "set": VALIDATION, "protocol": CLASS_NAMES, "language": language}
+        return measured.rows(seed=self.seed, **fields)
+
+    def _general(self, model: ZeroShotModel, stage: str) -> list[Row]:
+        """Share of the general texts whose nearest text in the other form is the right one, in both directions."""
+        first, second = model.encode_texts(self.general.texts).chunk(2)
+        pairs = torch.arange(len(first))[:, None].expand(-1, 2)
+        rows = []
+        for language, queries, candidates in (
+            (self.general.languages[0], first, second),
+            (self.general.languages[1], second, first),
+        ):
+            recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
+            rows.append(
+                Row(
+                    model=MODEL,
+                    stage=stage,
+                    set=GENERAL,
+                    protocol=TEXT_PROTOCOL,
+                    language=language,
+                    metric="text_to_text_R@1",
+                    value=recall,
+                    seed=self.seed,
+                    interval=wilson_interval(recall, len(first)),
+                )
+            )
+        return rows
+
+    def chance(self, row: Row) -> float:
+        """Expected value of a row for a model that answers at random, 0..1."""
+        if row.set == GENERAL:
+            return 1 / len(self.general.first)
+        language = str(row.language)
+        if row.protocol == CLASS_NAMES:
+            return min(1.0, int(row.metric.removeprefix("top")) / len(self.names[language]))
+        k = int(row.metric.rpartition("@")[2])
+        is_to_text = row.metric.startswith("image_to_text")
+        return min(1.0, k / (len(self.pairs.captions[language]) if is_to_text else len(self.pairs.rows)))
+
+
+def mean_of(rows: Sequence[Row], name: str) -> float:
+    """Mean of all values of one set, 0..1.
+
+    Args:
+        rows: Rows of one model.
+        name: Name of the set, `VALIDATION` or `GENERAL`.
+    """
+    values = [row.value for row in rows if row.set == name]
+    return sum(values) / len(values)
+
+
+def _names(training: Path, validation: Dataset, language: str) -> list[str]:
+    """All captions of both splits in one language, sorted."""
+    cells = [*load_source(str(training))[language], *validation[language]]
+    return sorted({text for cell in cells for text in cell or []})

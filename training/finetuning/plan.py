@@ -1,0 +1,112 @@
+"""Recipe of a run, chosen from the model and the number of images."""
+
+import math
+import re
+
+from modeling_dcclip import DCCLIPModel
+from training.config import AlignRecipe, DataConfig
+from training.finetuning.options import FinetuneOptions
+from training.finetuning.prepare import Prepared
+
+TUNED_FOLDER = "tuned"
+# images of a run over 1,000 different ones; it grows with the square root of their number
+IMAGES_PER_1000 = 15_000
+MIN_BATCH, MAX_BATCH = 4, 64
+FROZEN_SHARE = 0.5  # of the parts of the image tower
+WARMUP_SHARE = 0.1
+CHECKPOINT_EVERY = 200  # steps
+MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
+# one image in training costs a forward and a backward pass, and a forward pass of the starting model
+FORWARD_PASSES = 4
+NUMBERED = re.compile(r"^(.*?\.\d+\.)")
+
+
+def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel) -> AlignRecipe:
+    """Choose steps, batch size and frozen layers, unless the options state them.
+
+    Args:
+        options: Options of the command.
+        prepared: Images and captions.
+        model: Starting model.
+
+    Raises:
+        ValueError: The batch is larger than the training split.
+    """
+    num_images = prepared.num_training
+    batch_size = options.batch_size or batch_size_for(num_images)
+    if batch_size > num_images:
+        raise ValueError(
+            f"batch_size: is {batch_size}, but there are only {num_images} images for training. Leave it out, or set "
+            f"at most {num_images}."
+        )
+    steps = options.max_steps or math.ceil(images_for(num_images) / batch_size)
+    size = model.config.image_size
+    anchored = options.anchor_weight or options.general_weight
+    return AlignRecipe(
+        output_dir=f"{options.output_dir}/{TUNED_FOLDER}",
+        student=options.model,
+        teacher=options.model if anchored else None,
+        data=DataConfig(
+            train=str(prepared.training),
+            caption_columns={language: language for language in prepared.languages},
+            # the columns were divided by script before
+            skip_wrong_script=False,
+            # images are named by their absolute path
+            allow_paths=True,
+            in_memory=3 * size * size * num_images <= MAX_IN_MEMORY,
+        ),
+        language_weights=dict.fromkeys(prepared.languages, 1.0),
+        anchor_weight=options.anchor_weight,
+        general_weight=options.general_weight,
+        seed=options.seed,
+        max_steps=steps,
+        batch_size=batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=0.01,
+        warmup_steps=max(1, round(WARMUP_SHARE * steps)),
+        freeze=early_layers(model),
+        save_every=CHECKPOINT_EVERY,
+        keep_checkpoints=1,
+        resume=options.resume,
+        overwrite=options.overwrite,
+    )
+
+
+def batch_size_for(num_images: int) -> int:
+    """Batch size: the largest power of two in `MIN_BATCH`..`MAX_BATCH` that is at most a quarter of the images."""
+    return min(max(MIN_BATCH, 2 ** int(math.log2(max(1, num_images / 4)))), MAX_BATCH)
+
+
+def images_for(num_images: int) -> int:
+    """Number of images in all steps: 47 epochs over 100 images, 15 over 1,000, 2 over 50,000.
+
+    Args:
+        num_images: Number of different images.
+    """
+    return round(IMAGES_PER_1000 * math.sqrt(num_images / 1000))
+
+
+def early_layers(model: DCCLIPModel) -> list[str]:
+    """Prefixes of the parameters of the first parts of the image tower: its stem and its first blocks.
+
+    A part is a numbered block such as `blocks.0`, or a module outside of the blocks.
+
+    Args:
+        model: Model with any image tower.
+    """
+    parts: dict[str, None] = {}
+    for name, _ in model.vision_model.named_parameters():
+        numbered = NUMBERED.match(name)
+        parts[numbered.group(1) if numbered else name.rpartition(".")[0] + "."] = None
+    listed = list(parts)
+    return [f"vision_model.{part}" for part in listed[: int(FROZEN_SHARE * len(listed))]]
+
+
+def estimate_minutes(recipe: AlignRecipe, images_per_s: float) -> int:
+    """Minutes of the training.
+
+    Args:
+        recipe: Recipe of the run.
+        images_per_s: Throughput of the starting model, in images that it encodes per second.
+    """
+    return math.ceil(recipe.max_steps * recipe.batch_size * FORWARD_PASSES / images_per_s / 60)
