@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from training.engine.command import stage_errors
 from training.finetuning.options import FinetuneOptions
 from training.utils.cli import parse_options
+from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -150,3 +151,4 @@ def main(argv: list[str] | None = None):
 
 if __name__ == "__main__":
     main()
+    end_process_group()
