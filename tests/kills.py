@@ -3,10 +3,12 @@
     python -m tests.kills --kills 20
     python -m tests.kills --kills 20 --processes 2
     python -m tests.kills --kills 20 --streamed
+    python -m tests.kills --kills 20 --indexing
 
 Every run is stage 2 with gradient caching and dropout. It is killed with all its processes after its first checkpoint,
 or while it writes another one, and started again with `--resume`. The bytes of `model.safetensors` must equal those of
-an unbroken run. The exit code is 1 if any of them differ.
+an unbroken run. With `--indexing`, every run indexes photographs, and its index must equal that of an unbroken run
+(index_kills.py). The exit code is 1 if any of them differ.
 """
 
 import json
@@ -24,6 +26,8 @@ import psutil
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPProcessor
+from tests import index_kills
+from tests.index_kills import IndexCounts
 from tests.tiny import RESNET, ROOT, XLM_ROBERTA, make_image_processor, make_model
 from tests.training.data.shards import read_samples, write_shards
 from training.corpus.emoji import build_corpus
@@ -52,6 +56,7 @@ class Options:
         max_steps: Number of steps of each run, at least 8.
         seed: Seed of the random moments.
         streamed: Whether to train on a stream of tar shards.
+        indexing: Whether to index photographs instead of training; of the other options, `kills` and `seed` apply.
     """
 
     kills: int = 20
@@ -60,6 +65,7 @@ class Options:
     max_steps: int = 40
     seed: int = 0
     streamed: bool = False
+    indexing: bool = False
 
 
 @dataclass
@@ -77,6 +83,11 @@ class Counts:
     in_save: int = 0
     resumed: int = 0
     identical: int = 0
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every run resumed and ended with the expected weights."""
+        return self.kills == self.resumed == self.identical
 
 
 @dataclass
@@ -180,11 +191,13 @@ def save_student(folder: Path, tokenizer: PreTrainedTokenizerBase):
     DCCLIPProcessor(make_image_processor(), tokenizer).save_pretrained(folder / "student")
 
 
-def main(argv: list[str] | None = None) -> Counts:
+def main(argv: list[str] | None = None) -> Counts | IndexCounts:
     """Parse the options, run the test and print the counts."""
     options = parse_options(Options, argv, prog="python -m tests.kills", description=__doc__)
     with tempfile.TemporaryDirectory(prefix="dcclip-kills-") as scratch:
         folder = Path(scratch)
+        if options.indexing:
+            return index_kills.run(folder, options.kills, options.seed)
         corpus = build_corpus(folder / "corpora", size=64, every=40) / "train.parquet"
         rows = load_source(str(corpus))
         save_student(folder, train_tokenizer([*rows["en"], *rows["zh"]], 600))
@@ -202,4 +215,4 @@ def main(argv: list[str] | None = None) -> Counts:
 
 if __name__ == "__main__":
     found = main()
-    sys.exit(not found.kills == found.resumed == found.identical)
+    sys.exit(not found.is_good)
