@@ -62,7 +62,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None) -> Ope
     rows = load_source(data, split, subset)
     folder = path.parent if path.is_file() else None
     finder = ImageFinder(folder) if folder is not None else None
-    return Opened(_undecoded(rows), finder, f"{len(rows):,} rows")
+    return Opened(_undecoded(rows), finder, f"{len(rows):,} rows of {path.name}")
 
 
 def _open_table(path: Path) -> Opened:

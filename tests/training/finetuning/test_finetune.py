@@ -160,6 +160,12 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     assert "not comparable with those of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
 
+def test_help_needs_no_torch(run_python):
+    code = "import runpy, sys; sys.argv = ['finetune.py', '--help']; sys.modules['torch'] = None\n"
+    output = run_python("-c", f"{code}runpy.run_path('training/finetune.py', run_name='__main__')").stdout
+    assert "accelerate launch training/finetune.py --model" in output and "--validation_share" in output
+
+
 @pytest.mark.parametrize(
     ("model", "output_dir", "message"),
     [

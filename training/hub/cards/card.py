@@ -52,11 +52,9 @@ def render_card(
     """
     title = details.name or title or "DC-CLIP"
     runs = [TrainingRun(name, recipe) for name, recipe in recipes.items()]
-    sources = unique_sources(runs)
-    teacher = details.teacher or facts.teacher
     finetuned = Finetuning.of(facts, runs, results)
-    if finetuned is not None:
-        sources = [finetuned.data]
+    sources = [finetuned.data] if finetuned is not None else unique_sources(runs)
+    teacher = details.teacher or facts.teacher
     origin = facts.base_model or teacher or ""
     lineage = [origin, *details.base_model, *(name for run in runs for name in run.initial_weights)]
     size = budget and budget_table(budget, details.size or title)
@@ -78,11 +76,7 @@ def render_card(
         runs=runs,
         stages=", then ".join(unique_stages(runs)),
         sources=[without_folder(source) for source in sources],
-        meta=results.meta if results else None,
-        accuracy=results and accuracy_table(results),
-        protocols=results and ", ".join(protocols(results)),
-        elevater=results and elevater_table(results),
-        exports=results and export_table(results),
+        **_tables(results),
         predictions=predictions,
         wrong_predictions=[prediction for prediction in predictions.values() if not prediction.is_correct],
         size=size or (results and size_table(results)),
@@ -90,6 +84,17 @@ def render_card(
         terms=weights_terms(teacher, facts.teacher_license, facts.base_model, facts.base_model_license),
     )
     return card.content.rstrip() + "\n"
+
+
+def _tables(results: Results | None) -> dict[str, Any]:
+    """Provenance and tables of the results; None for each that there is not."""
+    return {
+        "meta": results and results.meta,
+        "accuracy": results and accuracy_table(results),
+        "protocols": results and ", ".join(protocols(results)),
+        "elevater": results and elevater_table(results),
+        "exports": results and export_table(results),
+    }
 
 
 def _as_code(labels: list[str]) -> str:
