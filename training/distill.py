@@ -76,6 +76,10 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
             "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "
             "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."
         )
+    if maps and "vision" in recipe.towers and not teacher.vision_width:
+        raise ValueError(
+            f"target: the image tower of {teacher.name!r} gives no feature map. Set target to embedding or logits."
+        )
     grid = student.config.vision_grid if maps else None
     spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)

@@ -1,1 +1,3 @@
-"""Prepare training inputs: `curate` filters image-text pairs, `vocabulary` cuts a tokenizer to English and Chinese."""
+"""Prepare training inputs: `curate` filters image-text pairs, `vocabulary` cuts a tokenizer to English and Chinese,
+`open_clip` converts a checkpoint of open_clip to a teacher.
+"""

@@ -93,7 +93,13 @@ def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict
     Raises:
         ValueError: There is no such checkpoint, or there is no teacher.
     """
-    config = _tower_of(_read_config(init, tower, teacher), tower)
+    source = _read_config(init, tower, teacher)
+    if source.model_type == "open_clip":
+        raise ValueError(
+            f"student.{tower}_init: {init!r} is a model of open_clip, whose towers are no models of transformers. Set "
+            f"student.{tower}_init to 'random' or to another checkpoint."
+        )
+    config = _tower_of(source, tower)
     standalone = {name: other for family in FAMILIES.values() for name, other in family.standalone_towers.items()}
     model_type = standalone.get(config.model_type, config.model_type)
     known = AutoConfig.for_model(model_type).to_dict().keys() - _NOT_OF_THE_TOWER

@@ -27,9 +27,11 @@ from transformers import (
     SiglipModel,
     VisionTextDualEncoderModel,
 )
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
 from training.teachers.family import Family, patch_map
+from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.text_preparation import (
     GEMMA_TOKEN,
     TextPreparation,
@@ -79,6 +81,10 @@ def _dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
 
 def _dual_encoder_image_size(config: PreTrainedConfig) -> int | None:
     return getattr(config.vision_config, "image_size", None)
+
+
+def _open_clip_image_map(model: Any, outputs: Any) -> Tensor | None:
+    return outputs.last_hidden_state
 
 
 def _dcclip_image_map(model: Any, outputs: Any) -> Tensor:
@@ -134,6 +140,17 @@ FAMILIES: dict[str, Family] = {
         image_map=_clip_image_map,
         # as many as it has positions; facebookresearch/MetaCLIP trains as CLIP does
         text_preparation=TextPreparation(77, end_token=config_end_token),
+    ),
+    "open_clip": Family(
+        model_class=OpenClipModel,
+        image_map=_open_clip_image_map,
+        vision_width=attrgetter("vision_width"),
+        text_width=attrgetter("text_width"),
+        projection_dim=attrgetter("embed_dim"),
+        image_size=attrgetter("image_size"),
+        max_text_length=attrgetter("context_length"),
+        # open_clip pads every text; the cleaning is in the tokenizer
+        text_preparation=TextPreparation(VERY_LARGE_INTEGER, pad_to_max=True, mask_padding=False),
     ),
     "siglip": Family(
         model_class=SiglipModel,

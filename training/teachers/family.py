@@ -108,11 +108,11 @@ class Family:
         image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
             `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`.
         image_map: Function of the model and its image outputs that returns the feature map (B, D, H, W) after the
-            final norm.
+            final norm, or None if its tower gives none.
         text_outputs: Function of the model, input ids (B, L) and attention mask (B, L) or None that returns an object
             with `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`, the token states
             (B, L, D) after the final norm.
-        vision_width: Function of the config that returns D of the image feature map.
+        vision_width: Function of the config that returns D of the image feature map; 0 if there is no map.
         text_width: Function of the config that returns D of the token states.
         projection_dim: Function of the config that returns the width of the embeddings.
         image_size: Function of the config that returns the edge of the square image in pixels; None if only the image
@@ -130,7 +130,7 @@ class Family:
     model_class: type[PreTrainedModel]
     tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
     image_outputs: Callable[[Any, Tensor], Any] = _image_features
-    image_map: Callable[[Any, Any], Tensor] = _patches_of_last_layer
+    image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer
     text_outputs: Callable[[Any, Tensor, Tensor | None], Any] = _text_features
     vision_width: Callable[[PreTrainedConfig], int] = attrgetter("vision_config.hidden_size")
     text_width: Callable[[PreTrainedConfig], int] = attrgetter("text_config.hidden_size")

@@ -31,7 +31,7 @@ class Teacher:
     Attributes:
         towers: Loaded towers, in the order of `TOWERS`.
         projection_dim: Width of the embeddings.
-        vision_width: Number of channels of the image feature map.
+        vision_width: Number of channels of the image feature map; 0 if the image tower gives none.
         text_width: Width of a token state.
         image_size: Edge of the square image in pixels.
         max_text_length: Longest text in tokens that both the model and the tokenizer allow.

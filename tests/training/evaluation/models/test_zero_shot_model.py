@@ -34,7 +34,7 @@ from training.teachers.text_preparation import GEMMA_TOKEN
 pytestmark = pytest.mark.slow
 
 KINDS = [*TEACHERS, "siglip2_fixed"]
-PREPARED = sorted(name for name, family in FAMILIES.items() if family.text_preparation is not None)
+PREPARED = sorted(kind for kind in TEACHERS if kind in FAMILIES and FAMILIES[kind].text_preparation is not None)
 NUM_POSITIONS = 40
 TEXTS = ["A red Frog, jumping!", "青蛙", "owl"]
 CLEANED = {

@@ -1,0 +1,186 @@
+"""Checkpoints of open_clip as teachers, compared with open_clip itself on tiny networks of its true classes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip.model import CLIP, CustomTextCLIP
+from safetensors.torch import save_file
+
+from tests.tiny import BERT, IMAGE_SIZE, XLM_ROBERTA, recipe_fields, student_config
+from training import distill
+from training.config import DistillRecipe
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.prepare.open_clip.__main__ import main
+from training.students.sources import source_config
+from training.teachers import Teacher
+
+pytestmark = pytest.mark.slow
+
+VIT_CFG: dict[str, Any] = {"image_size": IMAGE_SIZE, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
+TIMM_CFG: dict[str, Any] = {
+    "image_size": IMAGE_SIZE,
+    "timm_model_name": "resnet10t",
+    "timm_pool": "avg",
+    "timm_proj": "linear",
+}
+CLIP_TEXT: dict[str, Any] = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+SIGLIP_TEXT: dict[str, Any] = {
+    "context_length": 16,
+    "width": 32,
+    "heads": 2,
+    "layers": 2,
+    "no_causal_mask": True,
+    "pool_type": "last",
+    "tokenizer_kwargs": {"clean": "canonicalize"},
+}
+KINDS = ["clip", "resnet", "siglip", "xlm-roberta", "bert"]
+PREPROCESSING = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.25, 0.3],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+TEXTS = ["a red apple", "  Two DOGS,\n\tplay_in the   snow!  It's 2024.", "一只青蛙坐在叶子上。", "frog " * 40]
+
+
+def save_open_clip(kind: str, folder: Path, tokenizer: Any) -> Path:
+    """A checkpoint in the layout of open_clip, with random weights."""
+    text: dict[str, Any] = dict(CLIP_TEXT)
+    vision = {"resnet": VIT_CFG | {"layers": [1, 1, 1, 1], "width": 16}, "siglip": TIMM_CFG}.get(kind, VIT_CFG)
+    if kind not in ("clip", "resnet"):
+        tokenizer.save_pretrained(folder)
+    if kind == "siglip":
+        own = {"vocab_size": len(tokenizer), "pad_id": tokenizer.pad_token_id, "hf_tokenizer_name": str(folder)}
+        text = SIGLIP_TEXT | own
+    elif kind in ("xlm-roberta", "bert"):
+        fields = (XLM_ROBERTA if kind == "xlm-roberta" else BERT) | {"vocab_size": len(tokenizer)}
+        (folder / "config.json").write_text(json.dumps(fields | {"pad_token_id": tokenizer.pad_token_id}))
+        text = {
+            "context_length": 16,
+            "hf_model_name": str(folder),
+            "hf_model_pretrained": False,
+            "hf_tokenizer_name": str(folder),
+            "hf_proj_type": "mlp" if kind == "bert" else "linear",
+            "hf_pooler_type": "cls_last_hidden_state_pooler" if kind == "bert" else "mean_pooler",
+        }
+    folder.mkdir(exist_ok=True)
+    config = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    network = (CLIP if kind in ("clip", "resnet") else CustomTextCLIP)(**config).eval()
+    with torch.no_grad():  # a test would not notice a missing norm that is the identity
+        for module in network.modules():
+            if isinstance(module, torch.nn.LayerNorm):
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.uniform_(-0.5, 0.5)
+    save_file(
+        {name: value.contiguous() for name, value in network.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    config["custom_text"] = isinstance(network, CustomTextCLIP)
+    content = {"model_cfg": config, "preprocess_cfg": PREPROCESSING | {"size": [IMAGE_SIZE, IMAGE_SIZE]}}
+    (folder / "open_clip_config.json").write_text(json.dumps(content))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def converted(tokenizer, tmp_path_factory) -> dict[str, tuple[Path, Path]]:
+    """The checkpoint of each kind, and the folder that it was converted to."""
+    folders = {}
+    for kind in KINDS:
+        source = save_open_clip(kind, tmp_path_factory.mktemp("source") / kind, tokenizer)
+        folders[kind] = source, tmp_path_factory.mktemp("converted") / kind
+        main(["--model", str(source), "--output_dir", str(folders[kind][1])])
+    return folders
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_embeddings_equal_those_of_open_clip(kind, converted, images):
+    source, folder = converted[kind]
+    network, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{source}")
+    tokenize = open_clip.get_tokenizer(f"local-dir:{source}")
+    texts = F.normalize(network.eval().encode_text(tokenize(TEXTS)), dim=-1)
+    pixels = torch.stack([preprocess(image) for image in images])
+    expected = F.normalize(network.encode_image(pixels), dim=-1)
+    teacher = Teacher.from_pretrained(str(folder))
+    found = teacher.encode_texts(**teacher.tokenize(TEXTS)).embedding
+    torch.testing.assert_close(F.normalize(found, dim=-1), texts, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        F.normalize(teacher.encode_images(pixels).embedding, dim=-1), expected, atol=1e-5, rtol=0
+    )
+    model = ZeroShotModel.from_pretrained(folder)
+    torch.testing.assert_close(model.encode_texts(TEXTS), texts, atol=1e-5, rtol=0)
+    torch.testing.assert_close(model.embed_images(pixels), expected, atol=1e-5, rtol=0)
+    assert teacher.license == "mit" and teacher.logit_scale == pytest.approx(network.logit_scale.item())
+
+
+@torch.no_grad()
+def test_feature_maps_are_after_the_final_norm(converted, images):
+    teacher = Teacher.from_pretrained(str(converted["clip"][1]))
+    network = open_clip.create_model(f"local-dir:{converted['clip'][0]}").eval()
+    pixels = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    network.visual.output_tokens = True
+    _, tokens = network.visual(pixels)
+    feature_map = teacher.encode_images(pixels).required_map
+    assert teacher.vision_width == 32 and feature_map.shape == (2, 32, 4, 4)
+    torch.testing.assert_close(feature_map.flatten(2).transpose(1, 2), tokens)
+    timm_teacher = Teacher.from_pretrained(str(converted["siglip"][1]))
+    assert timm_teacher.encode_images(pixels).required_map.shape == (2, timm_teacher.vision_width, 2, 2)
+
+
+@pytest.mark.parametrize("towers", [("vision",), ("text",)])
+def test_one_tower_equals_that_of_the_whole_teacher(towers, converted):
+    whole, part = (Teacher.from_pretrained(str(converted["bert"][1]), towers=t) for t in (("vision", "text"), towers))
+    weights = part.state_dict()
+    assert {name.partition(".")[0] for name in weights} == {f"{towers[0]}_model", "logit_scale"}
+    assert all(torch.equal(value, whole.state_dict()[name]) for name, value in weights.items())
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_student_learns_from_it(converted, tmp_path, corpus, cached):
+    fields = recipe_fields(tmp_path / "out", corpus / "train.parquet", student=student_config(), max_steps=1)
+    cache = str(tmp_path / "targets") if cached else None
+    result = distill.run(DistillRecipe(teacher=str(converted["xlm-roberta"][1]), teacher_cache=cache, **fields))
+    assert result.steps == 1 and (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_a_tower_without_a_feature_map_gives_pooled_targets(converted, tmp_path, corpus):
+    student = student_config(text_config=BERT)
+    fields = recipe_fields(tmp_path / "out", corpus / "train.parquet", student=student, max_steps=1)
+    fields |= {"teacher": str(converted["resnet"][1]), "tower": "vision"}
+    with pytest.raises(ValueError, match=r"target: the image tower of .* gives no feature map"):
+        distill.run(DistillRecipe(**fields))
+    assert distill.run(DistillRecipe(target="embedding", **fields)).steps == 1
+
+
+def test_its_towers_are_not_inherited(converted):
+    with pytest.raises(ValueError, match=r"student.vision_init: .* is a model of open_clip"):
+        source_config(str(converted["clip"][1]), "vision")
+
+
+def change_config(folder: Path, **text: Any):
+    path = folder / "open_clip_config.json"
+    content = json.loads(path.read_text())
+    content["model_cfg"]["text_cfg"] |= text
+    path.write_text(json.dumps(content))
+
+
+def test_undeclared_text_preparation_is_refused(tmp_path, tokenizer, capsys):
+    source = save_open_clip("bert", tmp_path / "bert", tokenizer)
+    change_config(source, tokenizer_kwargs={"strip_sep_token": True})
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(source), "--output_dir", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and "its texts are prepared by HFTokenizer with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "ViT-B-32", "."])
+def test_what_is_no_checkpoint_is_refused(name, tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--model", str(tmp_path) if name == "." else name, "--output_dir", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and "open_clip: model: " in capsys.readouterr().err
