@@ -17,6 +17,7 @@ from typing import Any
 from training.utils.files import REPO_ROOT, write_text
 
 RESULTS_FILE = "results.json"
+MAX_COLUMNS = 12  # of a table that people read
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "timm", "tokenizers")
 
 
@@ -95,13 +96,13 @@ class Results:
     def table(self) -> str:
         """Render all rows that have a language as a Markdown table, in percent.
 
-        The table has one row for each model and stage, and one column for each set, language and metric. Values of
-        several seeds are averaged.
+        The table has one row for each model and stage, and one column for each set, language and metric, or the other
+        way round if these are many. Values of several seeds are averaged.
         """
         fractions = [row for row in self.rows if row.language is not None]
         columns = _unique((row.set, row.language, row.metric) for row in fractions)
         header = ["model", *(" ".join(map(str, column)) for column in columns)]
-        lines = [header, ["---"] * len(header)]
+        lines = [header]
         for model, stage in _unique((row.model, row.stage) for row in fractions):
             values = [
                 self.mean(model=model, stage=stage, set=name, language=language, metric=metric)
@@ -113,7 +114,9 @@ class Results:
                     *("" if value is None else f"{100 * value:.1f}" for value in values),
                 ]
             )
-        return markdown_table(lines)
+        if len(header) > MAX_COLUMNS:
+            lines = [list(line) for line in zip(*lines, strict=True)]
+        return markdown_table([lines[0], ["---"] * len(lines[0]), *lines[1:]])
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:

@@ -3,18 +3,21 @@ r"""Write the Hub folder of the model of photographs from the runs of training/c
     python -m training.demo.photo_model --runs runs/photographs --output_dir runs/photographs/model
     python training/eval.py --model runs/photographs/model --output_dir runs/photographs/measured/aligned ...
     python -m training.demo.photo_model --runs runs/photographs --output_dir model_cards/dcclip-tiny-photo \
-        --results aligned=runs/photographs/measured/aligned teacher=runs/photographs/measured/teacher
+        --results aligned=runs/photographs/measured/aligned teacher=runs/photographs/measured/teacher \
+        --report_dir model_cards/results/photographs
 
-The weights are in half precision, so the folder is written first, measured, and written again with its results.
-Install the extra `photos` first: `pip install -e ".[photos]"`.
+The finished weights are the mean of stage 1 and stage 2 (WiSE-FT, arXiv 2109.01903): stage 2 raises retrieval and the
+names it has seen, and costs accuracy on others. They are stored in half precision. So the folder is written first,
+measured, and written again with its results. Install the extra `photos` first: `pip install -e ".[photos]"`.
 """
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from training.config import RECIPE_FILE, AlignRecipe, recipe_from_args
-from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -24,10 +27,11 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m training.demo.photo_model"
 CARD = Path(__file__).with_name("card.yaml")
-STAGES = ("distill_vision", "distill_text")  # before alignment; the folders are `vision` and `distilled`
-STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}
+STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}  # before alignment, by recipe
 LAST_STAGE = "aligned"
-ROLES = ("teacher", "distilled", LAST_STAGE, "no_teacher")
+ROLES = ("teacher", "distilled", "stage_2", LAST_STAGE, "no_teacher")
+LANGUAGES = ("en", "zh")
+DATA = "Flickr8k validation (690 photographs, en and zh), CIFAR-10 test, Tiny ImageNet validation"
 ROLE = {True: "student", False: "teacher"}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
 EXAMPLE_SIZE = 320  # pixels of the longer side
@@ -40,15 +44,24 @@ class PhotoModelOptions:
     Args:
         runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
         output_dir: Folder for the model, a complete Hub repository.
-        results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE is `teacher`, `distilled`, `aligned` or
-            `no_teacher`, and may be given several times.
+        results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
+            `distilled` (stage 1), `stage_2`, `aligned` (the finished model) or `no_teacher`.
+        report_dir: Folder for all results and the contact sheet; the model's own folder has those of its card. If none
+            is given, they are not written.
+        stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
         overwrite: Whether to replace a model in `output_dir`.
     """
 
     runs: str
     output_dir: str
     results: list[str] = field(default_factory=list)
+    report_dir: str | None = None
+    stage_2_weight: float = 0.5
     overwrite: bool = False
+
+    def __post_init__(self):
+        if not 0 <= self.stage_2_weight <= 1:
+            raise ValueError(f"stage_2_weight: is {self.stage_2_weight}, expected 0 to 1.")
 
 
 def run(options: PhotoModelOptions):
@@ -65,6 +78,7 @@ def run(options: PhotoModelOptions):
     from training.demo.photo_model.sheet import plot_contact_sheet
     from training.engine.log import LOG_FILE
     from training.evaluation.models.zero_shot_model import ZeroShotModel
+    from training.finetuning.interpolate import interpolate
     from training.hub import MODEL_FILES
     from training.hub.cards import CARD_FILE, CardDetails, write_card
     from training.hub.cards.example import classify_example
@@ -74,10 +88,10 @@ def run(options: PhotoModelOptions):
     from training.utils.results import RESULTS_FILE
 
     runs, folder = Path(options.runs), Path(options.output_dir)
-    results = read_results(options.results)
-    logs = {f"log_{stage}.jsonl": runs / STAGE_FOLDERS[stage] / LOG_FILE for stage in STAGES}
+    results = read_results(options.results, command_of(PROGRAM, options))
+    logs = {f"log_{stage}.jsonl": runs / STAGE_FOLDERS[stage] / LOG_FILE for stage in STAGE_FOLDERS}
     logs[LOG_FILE] = runs / LAST_STAGE / LOG_FILE
-    recipes = {f"recipe_{stage}.yaml": runs / STAGE_FOLDERS[stage] / RECIPE_FILE for stage in STAGES}
+    recipes = {f"recipe_{stage}.yaml": runs / STAGE_FOLDERS[stage] / RECIPE_FILE for stage in STAGE_FOLDERS}
     for path in (*logs.values(), *recipes.values()):
         if not path.exists():
             raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
@@ -86,6 +100,8 @@ def run(options: PhotoModelOptions):
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         student = DCCLIPModel.from_pretrained(runs / LAST_STAGE)
         processor = DCCLIPProcessor.from_pretrained(runs / LAST_STAGE)
+        stage_1 = DCCLIPModel.from_pretrained(runs / STAGE_FOLDERS["distill_text"]).state_dict()
+        student.load_state_dict(interpolate(stage_1, student.state_dict(), options.stage_2_weight))
         round_to_half(student)
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
@@ -96,29 +112,37 @@ def run(options: PhotoModelOptions):
         details = CardDetails.read(folder / CARD_FILE)
         save_example(FREE_PHOTOS[0], folder / EXAMPLE_FILE)
         plot_contact_sheet(ZeroShotModel.from_pretrained(folder), folder / SHEET_FILE)
-        if results is not None:
-            results.meta["example"] = classify_example(folder, EXAMPLE_FILE, details.labels)
-            results.write(folder)
-        write_card(folder, results, details)
+        if results is None:
+            write_card(folder, None, details)
+            return
+        results.meta["example"] = classify_example(folder, EXAMPLE_FILE, details.labels)
+        if options.report_dir is not None:
+            results.write(options.report_dir)
+            shutil.copyfile(folder / SHEET_FILE, Path(options.report_dir) / SHEET_FILE)
+        shown = for_card(results)
+        shown.write(folder)
+        write_card(folder, shown, details)
 
 
-def read_results(named: list[str]) -> "Results | None":
+def read_results(named: list[str], command: str) -> "Results | None":
     """Read results of evaluations, and name their models by role.
 
     Args:
         named: Folders with results, each ROLE=FOLDER.
+        command: Command of this run.
 
     Returns:
-        All rows, with the settings of the last evaluation of the finished student; None without results.
+        All rows; None without results.
 
     Raises:
         ValueError: A role is unknown, a file is missing, or the finished student has no results.
     """
     from dataclasses import replace
 
-    from training.utils.results import RESULTS_FILE, Results
+    from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
-    rows, meta = [], None
+    rows: list[Row] = []
+    commands: list[str] = []
     for entry in named:
         role, _, folder = entry.partition("=")
         path = Path(folder) / RESULTS_FILE
@@ -133,14 +157,15 @@ def read_results(named: list[str]) -> "Results | None":
         for row in read.rows:
             name = model if row.model == own else joint_role(row.model, own)
             rows.append(replace(row, model=name, stage=stage, metric=short_metric(row.metric)))
-        meta = read.meta if role == LAST_STAGE else meta
-    if named and meta is None:
+        commands.append(read.meta["command"])
+    if named and not any(row.stage == LAST_STAGE for row in rows):
         raise ValueError(f"results: there is none of the finished student. Add {LAST_STAGE}=FOLDER.")
-    return Results(_shared_meta(meta), rows) if meta else None
+    meta = make_meta(DATA, 0, command, evaluations=commands)
+    return Results(meta, rows) if rows else None
 
 
 def joint_role(name: str, own: str) -> str:
-    """Name two models by role, of which one encodes the images and the other one the texts.
+    """Name a pair of models by role. One encodes the images, the other the texts.
 
     Args:
         name: Names of both, `A images, B texts`.
@@ -155,9 +180,16 @@ def short_metric(name: str) -> str:
     return name.replace("text_to_image_R@", "t2i_recall@").replace("image_to_text_R@", "i2t_recall@")
 
 
-def _shared_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """What holds for all evaluations: not the models and sets of one of them."""
-    return {name: value for name, value in meta.items() if name not in ("models", "sets")}
+def for_card(results: "Results") -> "Results":
+    """Results of single models in one language by the usual metrics, of the many that an evaluation writes.
+
+    Args:
+        results: All results.
+    """
+    from training.utils.results import Results
+
+    rows = [row for row in results.rows if row.language in LANGUAGES and " images, " not in row.model]
+    return Results(results.meta, [row for row in rows if row.metric == "top1" or "recall@" in row.metric])
 
 
 def round_to_half(model: "DCCLIPModel"):
@@ -175,7 +207,7 @@ def store_in_half(path: Path):
     """Store the floating-point weights of a file in half precision. The config keeps float32, the type after loading.
 
     Args:
-        path: safetensors file.
+        path: File of the weights in safetensors format.
     """
     from safetensors.torch import load_file, save_file
 

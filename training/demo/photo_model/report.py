@@ -6,7 +6,8 @@ MODELS = (
     ("teacher", None, "teacher"),
     ("student", "no_teacher", "same student without a teacher"),
     ("student", "distilled", "student after stage 1"),
-    ("student", "aligned", "**student after stage 2**"),
+    ("student", "stage_2", "student after stage 2"),
+    ("student", "aligned", "**dcclip-tiny-photo**: mean of both stages"),
 )
 RECALL = ("recall@1", "recall@5", "recall@10")
 LANGUAGES = ("en", "zh")

@@ -24,15 +24,15 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
     photos = [photo.open() for photo in FREE_PHOTOS]
     images = model.encode_images(Dataset.from_dict({"image": photos}))
     languages = list(FREE_PHOTOS[0].query)
-    figure = Figure(figsize=(1.45 * NUM_FOUND * len(languages) + 0.4, 1.75 * len(photos) + 0.7))
+    figure = Figure(figsize=(1.3 * NUM_FOUND * len(languages) + 0.3, 1.5 * len(photos) + 0.8))
     grid = figure.add_gridspec(
         len(photos),
         NUM_FOUND * len(languages),
         left=0.01,
         right=0.99,
         top=0.94,
-        bottom=0.03,
-        hspace=0.55,
+        bottom=0.04,
+        hspace=0.5,
         wspace=0.06,
     )
     fonts = ["DejaVu Sans", chinese_font()]
@@ -48,9 +48,10 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
                 if place == 0:
                     axis.set_title(query, fontsize=10, family=fonts, loc="left", pad=4)
     figure.suptitle("The best three of seven photographs for each query, with cosines; the right one in green")
-    credits = "; ".join(dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS))
-    figure.text(0.5, 0.006, credits, ha="center", fontsize=5.5, color="grey")
-    figure.savefig(path, dpi=110)
+    terms = list(dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS))
+    credits = "\n".join("; ".join(part) for part in (terms[:4], terms[4:]))
+    figure.text(0.5, 0.004, credits, ha="center", fontsize=6, color="grey")
+    figure.savefig(path, dpi=96)
 
 
 def _square(photo):

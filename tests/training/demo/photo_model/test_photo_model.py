@@ -44,14 +44,18 @@ def written(runs):
     folder = runs / "model"
     main(["--runs", str(runs), "--output_dir", str(folder)])
     results = [f"{role}={runs / 'measured' / role}" for role in ("teacher", "aligned")]
-    main(["--runs", str(runs), "--output_dir", str(folder), "--results", *results])
+    report = ["--report_dir", str(runs / "report")]
+    main(["--runs", str(runs), "--output_dir", str(folder), *report, "--results", *results])
     return folder
 
 
 def test_weights_are_stored_in_half_precision_and_load_in_single(runs, written):
-    stored, full = load_file(written / "model.safetensors"), load_file(runs / "aligned" / "model.safetensors")
+    stored = load_file(written / "model.safetensors")
     assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.float16}
-    assert all(torch.equal(stored[name], value.half()) for name, value in full.items() if value.is_floating_point())
+    first, second = (load_file(runs / stage / "model.safetensors") for stage in ("distilled", "aligned"))
+    for name, value in second.items():
+        if value.is_floating_point():
+            assert torch.equal(stored[name], first[name].lerp(value, 0.5).half())
     model = AutoModel.from_pretrained(written)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -76,8 +80,8 @@ def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
     assert "license: cc-by-nc-4.0" in card
 
 
-def test_results_are_named_by_role(written):
-    results = Results.read(written / "results.json")
+def test_results_are_named_by_role(runs, written):
+    results = Results.read(runs / "report" / "results.json")
     assert [(row.model, row.stage) for row in results.rows] == [
         ("teacher", None),
         ("student", "aligned"),
@@ -85,7 +89,12 @@ def test_results_are_named_by_role(written):
         ("teacher images, student texts", "aligned"),
     ]
     assert {row.metric for row in results.rows} == {"t2i_recall@5"}
-    assert set(results.meta["example"]["answers"]) == {"en", "zh"} and "models" not in results.meta
+    assert set(results.meta["example"]["answers"]) == {"en", "zh"} and results.meta["evaluations"] == ["eval", "eval"]
+
+
+def test_the_card_shows_single_models(written):
+    results = Results.read(written / "results.json")
+    assert [(row.model, row.stage) for row in results.rows] == [("teacher", None), ("student", "aligned")]
 
 
 def test_pictures_are_written(written):
@@ -108,12 +117,18 @@ def test_a_missing_package_or_photograph_is_named():
 @pytest.mark.parametrize("entry", ["student=out", "aligned", "aligned=nowhere"])
 def test_a_wrong_role_or_folder_is_named(entry):
     with pytest.raises(ValueError, match=f"results: '{entry}' is not ROLE=FOLDER with one of teacher, distilled"):
-        read_results([entry])
+        read_results([entry], "command")
 
 
 def test_results_of_the_teacher_alone_are_refused(runs, written):
     with pytest.raises(ValueError, match="none of the finished student"):
-        read_results([f"teacher={runs / 'measured' / 'teacher'}"])
+        read_results([f"teacher={runs / 'measured' / 'teacher'}"], "command")
+
+
+def test_a_weight_outside_its_range_is_refused(runs, capsys):
+    with pytest.raises(SystemExit):
+        main(["--runs", str(runs), "--output_dir", str(runs / "other"), "--stage_2_weight", "1.5"])
+    assert "stage_2_weight: is 1.5, expected 0 to 1" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_named(runs, tmp_path, capsys):
