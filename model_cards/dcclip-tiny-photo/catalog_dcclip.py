@@ -1,0 +1,390 @@
+"""The catalog of an index in SQLite: files, the rows of their vectors, and what could not be read.
+
+One row of vectors belongs to one content, so copies and moved files share it. SQLite's rollback journal makes each
+commit atomic, and a reader within `reading()` sees one state of the catalog for as long as the block lasts. A vector
+is written to a row that no committed entry refers to, and then committed: a process may be killed at any moment.
+"""
+
+import os
+import re
+import sqlite3
+import threading
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+if __package__:
+    from .photos_dcclip import FileState
+else:  # in a model folder
+    from photos_dcclip import FileState  # type: ignore[no-redef]
+
+DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+BUSY_S = 60.0  # how long a process waits for the commit of another
+# path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
+# taken: date by EXIF; failures with a size are not read again until the file changes
+SCHEMA = """
+CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT);
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    row INTEGER NOT NULL REFERENCES contents
+);
+CREATE INDEX files_by_row ON files (row);
+CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
+CREATE TABLE folders (path BLOB PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE maps (weights TEXT PRIMARY KEY, width INTEGER NOT NULL, matrix BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('rows', 0);
+"""
+_DATE = "coalesce(taken, strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime'))"
+_FILES = f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns FROM files JOIN contents USING (row)"
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an index.
+
+    Args:
+        id: Number of the file, stable while the file stays in the index.
+        path: Absolute path; bytes that are not UTF-8 are surrogate escapes.
+        row: Row of its vector.
+        taken: Date and time at which it was taken, else of its last modification, `YYYY-MM-DD HH:MM:SS`.
+        state: State of the file when it was indexed.
+    """
+
+    id: int
+    path: str
+    row: int
+    taken: str
+    state: FileState
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files a search may find.
+
+    Args:
+        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`. None does not limit it.
+        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
+        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
+
+    Raises:
+        ValueError: A date has another form.
+    """
+
+    after: str | None = None
+    before: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        for name in ("after", "before"):
+            value = getattr(self, name)
+            if value is not None and not DATE.fullmatch(value):
+                raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
+
+    def condition(self) -> tuple[str, list[object]]:
+        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
+        conditions: list[str] = []
+        values: list[object] = []
+        if self.after is not None:
+            conditions, values = [*conditions, "date >= ?"], [*values, self.after]
+        if self.before is not None:
+            conditions, values = [*conditions, "substr(date, 1, ?) <= ?"], [*values, len(self.before), self.before]
+        if self.path is not None:
+            glob = _search_text(os.fsencode(self.path)).replace("[", "[[]")
+            glob = glob if set("*?") & set(glob) else f"*{glob}*"
+            conditions, values = [*conditions, "search_text(path) GLOB ?"], [*values, glob]
+        return (f" WHERE {' AND '.join(conditions)}" if conditions else ""), values
+
+
+class Catalog:
+    """Catalog in one SQLite file, usable from several threads.
+
+    Args:
+        path: Path of the file; it is created if it is missing.
+    """
+
+    def __init__(self, path: Path):
+        self._lock = threading.RLock()
+        # autocommit: transactions are explicit
+        self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA synchronous = FULL")
+        self._connection.create_function("search_text", 1, _search_text, deterministic=True)
+        if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+
+    def close(self):
+        """Close the file."""
+        self._connection.close()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute(begin)
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself ends it after some errors
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold one state of the catalog: no other process can commit within the block."""
+        with self._transaction("BEGIN"):
+            self._execute("SELECT value FROM counters")  # takes the lock
+            yield
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Commit everything within the block, or after an error nothing."""
+        return self._transaction("BEGIN IMMEDIATE")
+
+    def _execute(self, statement: str, *values: object) -> list[tuple]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def _many(self, statement: str, values: Iterable[tuple]):
+        with self._lock:
+            self._connection.executemany(statement, values)
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of vectors, free ones included."""
+        return self._execute("SELECT value FROM counters WHERE name = 'rows'")[0][0]
+
+    @property
+    def num_files(self) -> int:
+        """Number of files."""
+        return self._execute("SELECT count(*) FROM files")[0][0]
+
+    def free_rows(self) -> np.ndarray:
+        """Rows that hold no vector of a file, (N,) int64."""
+        return np.array([row for (row,) in self._execute("SELECT row FROM free_rows ORDER BY row")], np.int64)
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a content has a vector."""
+        return bool(self._execute("SELECT 1 FROM contents WHERE digest = ?", digest))
+
+    def has_file(self, path: bytes) -> bool:
+        """Whether a path is in the index."""
+        return bool(self._execute(_ROW_OF_PATH, path))
+
+    def folders(self) -> list[Path]:
+        """The indexed folders, sorted."""
+        return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM folders ORDER BY path")]
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Paths of the files that could not be read, each with its cause, sorted by path."""
+        found = self._execute("SELECT path, cause FROM failures ORDER BY path")
+        return [(os.fsdecode(path), cause) for path, cause in found]
+
+    def files_of_rows(self, rows: Iterable[int], chosen: "Filter | None" = None) -> dict[int, list[File]]:
+        """The files of each row that pass a filter, sorted by path."""
+        where, values = (chosen or Filter()).condition()
+        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
+        return {int(row): [_file(each) for each in self._execute(query, int(row), *values)] for row in rows}
+
+    def file(self, number: int) -> File | None:
+        """The file of an id; None if there is none."""
+        found = self._execute(f"{_FILES} WHERE id = ?", number)
+        return _file(found[0]) if found else None
+
+    def files(self, newest: int | None = None) -> list[File]:
+        """All files sorted by path, or a number of the newest, newest first."""
+        if newest is None:
+            return [_file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
+        return [_file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
+
+    def rows_of_files(self, chosen: "Filter") -> np.ndarray:
+        """Rows of the files that pass a filter, (N,) int64, each row once."""
+        where, values = chosen.condition()
+        found = self._execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
+        return np.array([row for (row,) in found], np.int64)
+
+    def add_folders(self, folders: Iterable[Path]):
+        """Record folders as indexed."""
+        with self.writing():
+            self._many("INSERT OR IGNORE INTO folders VALUES (?)", [(os.fsencode(folder),) for folder in folders])
+
+    def forget_folder(self, folder: Path) -> int:
+        """Remove a folder with its files.
+
+        Returns:
+            Number of files removed.
+        """
+        path = os.fsencode(folder)
+        with self.writing():
+            self._many("DELETE FROM folders WHERE path = ?", [(path,)])
+            found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *_range(path))
+            self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
+            self._free([row for (row,) in found])
+        return len(found)
+
+    def store_map(self, weights: str, matrix: np.ndarray):
+        """Store the map from the embedding space of a model, by the fingerprint of its weights.
+
+        Args:
+            weights: Fingerprint of the model's weights.
+            matrix: Map, (D_model, D_index) float32.
+        """
+        with self.writing():
+            values = (weights, matrix.shape[1], matrix.astype("<f4").tobytes())
+            self._many("INSERT OR REPLACE INTO maps VALUES (?, ?, ?)", [values])
+
+    def map(self, weights: str) -> np.ndarray | None:
+        """The map from the embedding space of a model, (D_model, D_index) float32; None if there is none."""
+        found = self._execute("SELECT width, matrix FROM maps WHERE weights = ?", weights)
+        return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
+
+    def compare(self, files: Iterable[FileState]) -> tuple[int, int]:
+        """Record which files exist now, in temporary tables that `pending` and `remove_missing` read.
+
+        Args:
+            files: States of all files below the folders of a run, in the order in which they are to be indexed.
+
+        Returns:
+            Number of files, and number of those that are new or changed.
+        """
+        with self._transaction("BEGIN"):
+            for statement in _COMPARISON:
+                self._execute(statement)
+            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
+            self._execute(_FIND_PENDING)
+        return self._execute("SELECT count(*) FROM seen")[0][0], self._execute("SELECT count(*) FROM pending")[0][0]
+
+    def pending(self, size: int = 1000) -> Iterator[bytes]:
+        """Paths of the files that are new or changed, in order, read in parts of a size."""
+        position = 0
+        while found := self._execute(
+            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?", position, size
+        ):
+            yield from (path for _, path in found)
+            position = found[-1][0]
+
+    def allocate(self, contents: Sequence[tuple[bytes, str | None]]) -> np.ndarray:
+        """Give each new content a row: free ones first, then new ones. Call it within `writing()`, before any row is
+        freed, because a row that this transaction frees may still be read.
+
+        Args:
+            contents: Digest and date by EXIF of each content, all different and unknown.
+
+        Returns:
+            (N,) int64, in the order of the contents.
+        """
+        query = "SELECT row FROM free_rows ORDER BY row LIMIT ?"
+        rows = [row for (row,) in self._execute(query, len(contents))]
+        self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
+        end = self.num_rows
+        rows += range(end, end + len(contents) - len(rows))
+        self._execute("UPDATE counters SET value = ? WHERE name = 'rows'", max(end, rows[-1] + 1 if rows else 0))
+        entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
+        self._many("INSERT INTO contents VALUES (?, ?, ?)", entries)
+        return np.array(rows, np.int64)
+
+    def add_files(self, files: Sequence[tuple[FileState, bytes]]):
+        """Enter files, each with the digest of a known content. Call it within `writing()`."""
+        replaced = [row for state, _ in files for (row,) in self._execute(_ROW_OF_PATH, state.path)]
+        self._many(_ENTER_FILE, [(state.path, state.size, state.mtime_ns, digest) for state, digest in files])
+        self._many("DELETE FROM failures WHERE path = ?", [(state.path,) for state, _ in files])
+        self._free(replaced)
+
+    def add_failure(self, path: bytes, cause: str, state: FileState | None):
+        """Enter a file that cannot be read. Call it within `writing()`.
+
+        Args:
+            path: Path of the file.
+            cause: Short cause.
+            state: State in which it cannot be read; an earlier state leaves the index. None for a failure that may
+                pass: the file is read again by the next run, and an earlier state stays in the index.
+        """
+        known = (state.size, state.mtime_ns) if state else (None, None)
+        self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
+        if state is not None:
+            self._free([row for (row,) in self._execute("DELETE FROM files WHERE path = ? RETURNING row", path)])
+
+    def remove_missing(self, folders: Iterable[Path], unreadable: Iterable[bytes]) -> tuple[int, int]:
+        """Remove the files below folders that `compare` did not see.
+
+        Args:
+            folders: Folders that were walked.
+            unreadable: Directories that could not be read; what is below them stays.
+
+        Returns:
+            Number of files whose content is gone, and number of those whose content was seen elsewhere: moved files.
+        """
+        with self.writing():
+            for path in unreadable:
+                self._execute(
+                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}", *_range(path)
+                )
+            rows: list[int] = []
+            for folder in folders:
+                limits = _range(os.fsencode(folder))
+                missing = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
+                rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)]
+                self._execute(f"DELETE FROM failures WHERE {missing}", *limits)
+            self._free(rows)
+            moved = sum(bool(self._execute("SELECT 1 FROM contents WHERE row = ?", row)) for row in rows)
+        return len(rows) - moved, moved
+
+    def count_below(self, folder: Path) -> int:
+        """Number of files below a folder."""
+        return self._execute(f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+
+    def count_seen(self, folder: Path) -> int:
+        """Number of files below a folder that the last `compare` saw."""
+        return self._execute(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+
+    def _free(self, rows: Iterable[int]):
+        """Free those of the rows that no file refers to now."""
+        candidates = [(row,) for row in set(rows)]
+        unused = "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
+        self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
+        self._many(f"DELETE FROM contents WHERE {unused}", candidates)
+
+
+_COMPARISON = (
+    "DROP TABLE IF EXISTS temp.seen",
+    "DROP TABLE IF EXISTS temp.pending",
+    "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns INTEGER)",
+    "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL)",
+)
+_FIND_PENDING = """
+INSERT INTO pending SELECT position, path FROM seen
+WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.path = seen.path
+                  AND files.size = seen.size AND files.mtime_ns = seen.mtime_ns)
+  AND NOT EXISTS (SELECT 1 FROM failures WHERE failures.path = seen.path
+                  AND failures.size = seen.size AND failures.mtime_ns = seen.mtime_ns)
+ORDER BY position
+"""
+_ENTER_FILE = """
+INSERT INTO files (path, size, mtime_ns, row) SELECT ?1, ?2, ?3, row FROM contents WHERE digest = ?4
+ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
+"""
+_ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
+_BELOW = "path > ? AND path < ?"
+
+
+def _range(folder: bytes) -> tuple[bytes, bytes]:
+    """Limits of the paths below a folder: they start with its path and a separator."""
+    start = folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
+    return start, start[:-1] + bytes([start[-1] + 1])
+
+
+def _file(row: tuple) -> File:
+    number, path, vector_row, date, size, mtime_ns = row
+    return File(number, os.fsdecode(path), vector_row, date, FileState(path, size, mtime_ns))
+
+
+def _search_text(path: bytes) -> str:
+    """Path in the form in which filters compare it: lower case, composed characters, no invalid bytes."""
+    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()

@@ -1,0 +1,313 @@
+"""The `dcclip` command: search your photographs and label images, in Chinese and English, without PyTorch.
+
+    dcclip index Photos --model runs/demo/edge
+    dcclip search 海边的日落
+    dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
+    dcclip serve
+    dcclip duplicates
+    dcclip index --upgrade NEW_MODEL
+    dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
+
+It also runs inside an exported model folder where nothing but the runtime's packages is installed:
+
+    python command.py index Photos
+"""
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .runtime_dcclip import Runtime
+
+PROGRAM = "dcclip"
+# packages of the extra `runtime`, by the name that an import error gives
+RUNTIME_PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "PIL": "pillow", "tokenizers": "tokenizers"}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser. A subcommand is a parser with a `run` default: a function of the options."""
+    summary, _, examples = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description=summary,
+        epilog=examples,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_index(commands)
+    _add_search(commands)
+    _add_serve(commands)
+    _add_adapt(commands)
+    _add_duplicates(commands)
+    label = _add_command(commands, "label", run_label, "Rank labels for an image.")
+    label.add_argument("image", metavar="IMAGE", type=Path, help="Image file.")
+    label.add_argument("labels", metavar="LABEL", nargs="+", help="Candidate labels in Chinese or English.")
+    label.add_argument(
+        "--template", default="{}", help="Text around each label, with {} for the label. Default: the label alone."
+    )
+    label.add_argument("--json", action="store_true", help="Print a JSON list of labels and scores.")
+    _add_model(label, "the variable DCCLIP_MODEL, else the folder of this file, else the current folder")
+    return parser
+
+
+def _add_command(
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str
+) -> argparse.ArgumentParser:
+    """Add a subcommand."""
+    command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_model(command: argparse.ArgumentParser, default: str):
+    command.add_argument(
+        "--model",
+        metavar="FOLDER",
+        type=Path,
+        help=f"Folder of an exported model, with onnx/. Default: {default}.",
+    )
+
+
+def _add_index_model(command: argparse.ArgumentParser, default: str):
+    """Add the options of the model of an index."""
+    _add_model(command, default)
+    command.add_argument(
+        "--model_id",
+        metavar="NAME",
+        help="Hub id of the model, by which its students and their indexes are recognised. Default: the folder.",
+    )
+
+
+def _add_index_options(command: argparse.ArgumentParser):
+    """Add the option that all commands on an index share."""
+    command.add_argument(
+        "--index",
+        metavar="DIR",
+        type=Path,
+        default=default_index(),
+        help="Folder of the index. Default: the variable DCCLIP_INDEX, else ~/.local/share/dcclip/index.",
+    )
+
+
+def _add_index(commands: Any):
+    index = _add_command(
+        commands,
+        "index",
+        _on_index("run_index"),
+        "Index folders of photographs, or bring the index up to date with them.",
+    )
+    index.add_argument(
+        "folders",
+        metavar="FOLDER",
+        nargs="*",
+        type=Path,
+        help="Folders of photographs, with everything below. Default: the folders that the index has.",
+    )
+    _add_index_options(index)
+    _add_index_model(index, "the model of the index; for a new index as for `label`")
+    index.add_argument(
+        "--dtype",
+        choices=("int8", "float16", "binary"),
+        help="How a new index stores vectors: int8, float16, or binary with int8 for the best candidates. Default: "
+        "int8.",
+    )
+    index.add_argument(
+        "--truncate_dim",
+        metavar="N",
+        type=int,
+        help="Number of leading dimensions of the embeddings that a new index stores. The `prefixes` in the config of "
+        "the model are those that it was trained for. Default: all.",
+    )
+    index.add_argument(
+        "--upgrade",
+        metavar="MODEL",
+        type=Path,
+        help="Embed all photographs again with another exported model. Searches use the old vectors until the new "
+        "ones are complete. With --dtype, in another type, and with --truncate_dim, in other dimensions.",
+    )
+    index.add_argument(
+        "--forget",
+        metavar="FOLDER",
+        type=Path,
+        help="Remove a folder of photographs from the index instead. No photograph is touched.",
+    )
+    index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
+
+
+def _add_search(commands: Any):
+    search = _add_command(
+        commands,
+        "search",
+        _on_index("run_search"),
+        "Find photographs by texts in Chinese or English, or by an example image.",
+    )
+    search.add_argument(
+        "texts",
+        metavar="TEXT",
+        nargs="*",
+        help="What the photograph shows. Several texts are added; TEXT^WEIGHT weights one, such as 雪^0.5.",
+    )
+    search.add_argument(
+        "--not",
+        dest="without",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="What the photograph should not show. May be repeated.",
+    )
+    search.add_argument(
+        "--image",
+        dest="images",
+        metavar="FILE",
+        action="append",
+        default=[],
+        type=Path,
+        help="Example image, added to the query. May be repeated.",
+    )
+    search.add_argument("--top", metavar="N", type=int, default=20, help="Number of results. Default: 20.")
+    search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
+    search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")
+    search.add_argument("--path", metavar="PATTERN", help="Part of the path, or a pattern of it with * and ?.")
+    search.add_argument("--json", action="store_true", help="Print a JSON list of results.")
+    search.add_argument(
+        "--open", action="store_true", help="Write a contact sheet to the index folder and open it in the browser."
+    )
+    _add_index_options(search)
+    _add_index_model(search, "the model of the index")
+
+
+def _add_serve(commands: Any):
+    serve = _add_command(
+        commands, "serve", _on_index("run_serve"), "Search an index on a page in the browser, on this machine."
+    )
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="Address to listen on. With another than the default, everyone who reaches it sees the photographs of "
+        "the index. Default: 127.0.0.1.",
+    )
+    serve.add_argument("--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000.")
+    serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
+    _add_index_options(serve)
+    _add_index_model(serve, "the model of the index")
+
+
+def _add_adapt(commands: Any):
+    adapt = _add_command(
+        commands,
+        "adapt",
+        _on_index("run_adapt"),
+        "Let another model search an index, through a map fitted to a sample.",
+    )
+    adapt.add_argument(
+        "--sample",
+        metavar="N",
+        type=int,
+        default=2000,
+        help="Maximum number of photographs of the index to embed with the model. Default: 2000.",
+    )
+    adapt.add_argument("--json", action="store_true", help="Print a JSON object with the quality of the map.")
+    _add_index_options(adapt)
+    _add_index_model(adapt, "as for `label`")
+
+
+def _add_duplicates(commands: Any):
+    duplicates = _add_command(commands, "duplicates", _on_index("run_duplicates"), "List near duplicates in an index.")
+    duplicates.add_argument(
+        "--threshold",
+        metavar="COSINE",
+        type=float,
+        default=0.97,
+        help="Lowest cosine similarity of a photograph to the first of its group, above 0, at most 1. Default: 0.97.",
+    )
+    duplicates.add_argument("--json", action="store_true", help="Print a JSON list of groups.")
+    _add_index_options(duplicates)
+
+
+def default_index() -> Path:
+    """Return the folder of the index to use if none is given."""
+    if name := os.environ.get("DCCLIP_INDEX"):
+        return Path(name)
+    return Path.home() / ".local" / "share" / "dcclip" / "index"
+
+
+def default_model() -> Path:
+    """Return the model folder to use if none is given."""
+    if name := os.environ.get("DCCLIP_MODEL"):
+        return Path(name)
+    here = Path(__file__).parent
+    return here if (here / "config.json").is_file() else Path()
+
+
+def open_runtime(folder: Path) -> "Runtime":
+    """Open an exported model.
+
+    Raises:
+        ValueError: The folder is not a model folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"model: {str(folder)!r} has no config.json. Pass an exported model: --model FOLDER.")
+    # imported here, because --help must work, and fast, without the packages of the runtime
+    if __package__:
+        from .runtime_dcclip import Runtime
+    else:
+        from runtime_dcclip import Runtime  # type: ignore[no-redef]  # run as a script in a model folder
+    return Runtime(folder)
+
+
+def run_label(options: argparse.Namespace) -> None:
+    """Print the labels with their scores, highest first."""
+    if not options.image.is_file():
+        raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
+    scores = open_runtime(options.model or default_model()).zero_shot(options.image, options.labels, options.template)
+    if options.json:
+        print(json.dumps([{"label": label, "score": round(score, 6)} for label, score in scores], ensure_ascii=False))
+    else:
+        print("\n".join(f"{score:.3f}  {label}" for label, score in scores))
+
+
+def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
+    """A function of search_command.py, imported when it runs: --help must work without the runtime's packages."""
+
+    def run(options: argparse.Namespace):
+        module = importlib.import_module(f"{__package__}.search_command" if __package__ else "search_command")
+        getattr(module, name)(options)
+
+    return run
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse and run; exit with code 2 and one line on stderr after a user error.
+
+    Args:
+        argv: Command-line arguments; None takes those of the process.
+    """
+    options = build_parser().parse_args(argv)
+    try:
+        options.run(options)
+    except ModuleNotFoundError as error:
+        package = RUNTIME_PACKAGES.get((error.name or "").partition(".")[0])
+        if package is None:
+            raise
+        _exit(f'{package} is not installed. Run: pip install "dcclip[runtime]"')
+    except (ValueError, OSError) as error:
+        _exit(str(error))
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: stopped. The same command goes on where it stopped.", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def _exit(message: str) -> None:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

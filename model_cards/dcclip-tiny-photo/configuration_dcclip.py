@@ -1,0 +1,148 @@
+"""Configuration of DC-CLIP: an image tower, a text tower, their pooling and the shared embedding space."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+LOADING_ARGUMENTS = frozenset({"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"})
+
+
+@strict
+class DCCLIPConfig(PreTrainedConfig):
+    """Configuration of a [`DCCLIPModel`].
+
+    Args:
+        vision_config: Any transformers vision config, or its dict. `{"model_type": "timm_wrapper", "architecture":
+            ...}` gives any timm backbone. Default: `ViTConfig()`.
+        text_config: Any transformers text encoder config, or its dict. Default: `XLMRobertaConfig()`.
+        projection_dim: Width of the shared embedding space, at least 1. If it equals the teacher's, student and
+            teacher embeddings are comparable.
+        logit_scale_init_value: Initial logarithm of the factor on cosine similarities.
+        vision_pooling: Pooling of the image tower: `mean` over the feature map, `cls` for the first prefix token, or
+            `tower` for the tower's own pooled output.
+        text_pooling: Pooling of the text tower: `mean` over attended tokens, or `cls` for the first token.
+        image_size: Edge of the square input image, in pixels.
+        max_text_length: Maximum text length in tokens, special tokens included. Longer texts raise an error.
+        vision_layout: Layout of the image tower's last hidden state: `tokens` (B, N, D), `nchw` or `nhwc`. Like the
+            other `vision_` sizes below, it is detected when a model is built, and stored.
+        vision_width: Number of channels D of the feature map.
+        vision_grid: Height and width of the feature map.
+        vision_prefix_tokens: Number of tokens before the patch tokens (CLS, registers).
+        vision_pooled_width: Width of the pooled image vector before the projection.
+        text_width: Width of a token's hidden state and of the pooled text vector before the projection.
+        languages: ISO 639-1 codes of the languages that the model was trained on.
+        teacher: Hub id or name of the model that this model was distilled from.
+        teacher_license: Licence of the teacher's weights, which also applies to the student's.
+        prefixes: Numbers of leading dimensions at which the embedding was trained too, ascending, each at most
+            `projection_dim`.
+        rotation: Digest of the rotation of the teacher's embedding space, 16 hexadecimal digits. The matrix is the
+            weight `rotation`. None if the space is the teacher's own.
+        truncate_dim: Number of leading dimensions that the towers return, in 1..projection_dim. None returns all.
+        base_model: Hub id or folder of the model that this model was fine-tuned from.
+        base_model_license: Licence of the weights of that model, which also applies to this model's.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: A value has the wrong type or is out of range; the message names
+            the field.
+        ValueError: A tower config has no model type.
+    """
+
+    model_type: ClassVar[str] = "dcclip"
+    sub_configs: ClassVar[dict[str, Any]] = {"text_config": AutoConfig, "vision_config": AutoConfig}
+
+    vision_config: PreTrainedConfig | dict | None = None
+    text_config: PreTrainedConfig | dict | None = None
+    projection_dim: int = 768
+    logit_scale_init_value: float | int = 2.6592
+    vision_pooling: Literal["mean", "cls", "tower"] = "mean"
+    text_pooling: Literal["mean", "cls"] = "mean"
+    image_size: int = 224
+    max_text_length: int = 77
+    vision_layout: Literal["tokens", "nchw", "nhwc"] | None = None
+    vision_width: int | None = None
+    vision_grid: list[int] | tuple[int, ...] | None = None
+    vision_prefix_tokens: int = 0
+    vision_pooled_width: int | None = None
+    text_width: int | None = None
+    languages: list[str] | tuple[str, ...] = ("zh", "en")
+    teacher: str | None = None
+    teacher_license: str | None = None
+    prefixes: list[int] | tuple[int, ...] = ()
+    rotation: str | None = None
+    truncate_dim: int | None = None
+    base_model: str | None = None
+    base_model_license: str | None = None
+
+    @property
+    def embedding_dim(self) -> int:
+        """Number of dimensions that the towers return."""
+        return self.truncate_dim or self.projection_dim
+
+    def __post_init__(self, **kwargs):
+        self.vision_config = _tower_config(self.vision_config, "vit", "vision_config")
+        self.text_config = _tower_config(self.text_config, "xlm-roberta", "text_config")
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self):
+        """Check ranges and combinations of fields. `@strict` calls this method."""
+        for name in ("projection_dim", "image_size", "max_text_length"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}.")
+        if self.truncate_dim is not None and not 1 <= self.truncate_dim <= self.projection_dim:
+            raise ValueError(
+                f"truncate_dim must be in 1..{self.projection_dim} (projection_dim), got {self.truncate_dim}."
+            )
+        check_prefixes(self.prefixes, self.projection_dim)
+        if self.vision_pooling == "cls" and self.vision_layout is not None and self.vision_prefix_tokens == 0:
+            raise ValueError(
+                "vision_pooling='cls' needs a tower with a CLS token, but this tower has none. Use "
+                "vision_pooling='mean'."
+            )
+
+
+def check_prefixes(prefixes: Sequence[int], projection_dim: int):
+    """Check the widths at which an embedding is trained.
+
+    Args:
+        prefixes: Numbers of leading dimensions.
+        projection_dim: Number of all dimensions.
+
+    Raises:
+        ValueError: They do not ascend, one is repeated, or one is less than 1 or more than `projection_dim`.
+    """
+    if list(prefixes) != sorted(set(prefixes)):
+        raise ValueError(f"prefixes: must ascend without repetition, got {list(prefixes)}. Sort them.")
+    if prefixes and not 1 <= prefixes[0] <= prefixes[-1] <= projection_dim:
+        raise ValueError(
+            f"prefixes: must be in 1..{projection_dim} (the width of the embedding), got {list(prefixes)}. Remove the "
+            "widths outside this range."
+        )
+
+
+def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: str) -> PreTrainedConfig:
+    if config is None:
+        return AutoConfig.for_model(default)
+    if isinstance(config, PreTrainedConfig):
+        _check_loads_nothing(getattr(config, "model_args", None), field)
+        return config
+    config = dict(config)
+    _check_loads_nothing(config.get("model_args"), field)
+    if "model_type" not in config:
+        raise ValueError(
+            f"{field} has no 'model_type'. Set it to a transformers model type, such as 'vit', 'xlm-roberta' or "
+            "'timm_wrapper'."
+        )
+    return AutoConfig.for_model(config.pop("model_type"), **config)
+
+
+def _check_loads_nothing(arguments: Any, field: str):
+    """Refuse arguments with which timm loads a file of its own, which may be a pickle and run code."""
+    if isinstance(arguments, dict) and (found := sorted(LOADING_ARGUMENTS & arguments.keys())):
+        raise ValueError(
+            f"{field}.model_args: {found[0]!r} would load another file. Remove it; weights come from the folder."
+        )
+
+
+__all__ = ["DCCLIPConfig"]

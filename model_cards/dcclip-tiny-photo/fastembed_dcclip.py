@@ -1,0 +1,63 @@
+"""Register a model folder with fastembed, and so with Qdrant: one name for texts, one for images.
+
+    from fastembed_dcclip import register             # in a model folder; else modeling_dcclip.fastembed_dcclip
+    text, image = register("FOLDER")
+    fastembed.TextEmbedding(text, specific_model_path="FOLDER")
+    fastembed.ImageEmbedding(image, specific_model_path="FOLDER")
+
+The folder needs `onnx/` (training/export.py). Embeddings are L2-normalised.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fastembed import TextEmbedding
+from fastembed.common.model_description import DenseModelDescription, ModelSource, PoolingType
+from fastembed.image.onnx_embedding import OnnxImageEmbedding, supported_onnx_models
+
+
+def register(folder: str | Path, variant: str = "") -> tuple[str, str]:
+    """Add both towers to the models that fastembed knows. Repeated calls change nothing.
+
+    Args:
+        folder: Exported model folder. fastembed also takes it as `specific_model_path`.
+        variant: Ending of the graphs: empty for fp32, `_fp16` or `_quantized`.
+
+    Returns:
+        Names of the text model and of the image model, such as `dcclip/FOLDER-text`.
+
+    Raises:
+        ValueError: The folder has no such graph.
+    """
+    folder = Path(folder).resolve()
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = []
+    for kind, tower, known in (
+        ("text", "text", TextEmbedding._list_supported_models()),
+        ("image", "vision", OnnxImageEmbedding._list_supported_models()),
+    ):
+        file = f"onnx/{tower}_model{variant}.onnx"
+        if not (folder / file).exists():
+            raise ValueError(
+                f"folder: {str(folder)!r} has no {file}. Export the model first: python training/export.py FOLDER "
+                "--output_dir FOLDER."
+            )
+        name = f"dcclip/{folder.name}-{kind}{variant}"
+        names.append(name)
+        if any(entry.model.lower() == name.lower() for entry in known):
+            continue
+        fields: dict[str, Any] = {
+            "model": name,
+            "dim": config.get("truncate_dim") or config["projection_dim"],
+            "sources": ModelSource(hf=name),
+            "model_file": file,
+            "license": config.get("teacher_license") or "",
+            "description": f"DC-CLIP {kind} embeddings in Chinese and English",
+        }
+        size = (folder / file).stat().st_size / 1e9
+        if kind == "text":
+            TextEmbedding.add_custom_model(**fields, pooling=PoolingType.DISABLED, normalization=True, size_in_gb=size)
+        else:  # fastembed has no such method for images; this list is where its own models are
+            supported_onnx_models.append(DenseModelDescription(**fields, size_in_GB=size))
+    return names[0], names[1]

@@ -1,0 +1,174 @@
+"""Request handler for Inference Endpoints, with the format of the Hub's zero-shot-image-classification task."""
+
+import base64
+import binascii
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, UnidentifiedImageError
+from transformers import AutoModel, AutoProcessor
+
+if __package__:
+    from .image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb
+else:  # the endpoint imports this file by its path
+    sys.path.append(str(Path(__file__).parent))
+    from image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
+
+MAX_LABELS = 1000
+MAX_CHARACTERS = 1000  # of a label and of the template
+MAX_PLACES = 8  # of the label in the template
+MAX_PIXELS = 40_000_000
+MAX_BYTES = 32 * 2**20  # of an encoded image
+DEFAULT_TEMPLATE = "{}"
+DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
+# commas of an English and a Chinese keyboard
+LABEL_SEPARATOR = re.compile("[,，、]")
+
+
+class BadRequest(ValueError):
+    """An invalid request. Inference Endpoints return status 400 with the message of any exception.
+
+    Args:
+        message: Error message with the field, the value and the expected value.
+        status_code: HTTP status code of the response, in 400..499.
+    """
+
+    def __init__(self, message: str, status_code: int = 400):
+        super().__init__(message)
+        self.status_code = status_code
+
+
+class EndpointHandler:
+    """Zero-shot image classification in Chinese and English. Inference Endpoints look up this class by name.
+
+    Args:
+        path: Folder of the repo. The model code is loaded from it.
+    """
+
+    def __init__(self, path: str = ""):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
+        self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
+
+    @torch.inference_mode()
+    def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
+        """Classify the image of one request.
+
+        Args:
+            data: Request with an image under `inputs`: base64 with or without a `data:image/...;base64,` prefix,
+                bytes, a PIL image, or a dict with one of these under `image` and optional `candidate_labels`. The
+                labels are in `parameters.candidate_labels` or `candidate_labels`: a list, or one string with commas.
+                `parameters.hypothesis_template` is a sentence with `{}` for the label; default: the label alone, which
+                works in both languages.
+
+        Returns:
+            `[{"score": score, "label": label}, ...]`, highest score first; the scores sum to 1.
+
+        Raises:
+            BadRequest: A field is missing, empty, too large or of the wrong type.
+        """
+        image, labels, template = parse_request(data)
+        inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
+        longest = max(len(ids) for ids in inputs["input_ids"])
+        if longest > self.model.config.max_text_length:
+            raise BadRequest(
+                f"candidate_labels: the longest label has {longest} tokens; this model accepts at most "
+                f"{self.model.config.max_text_length}. Shorten it."
+            )
+        inputs = inputs.convert_to_tensors("pt").to(self.model.device)
+        scores = self.model(**inputs).logits_per_image[0].float().softmax(-1).tolist()
+        predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
+        return sorted(predictions, key=lambda prediction: -prediction["score"])
+
+
+def parse_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
+    """Return image, labels and template of a request in the format of [`EndpointHandler.__call__`]."""
+    if not isinstance(data, dict):
+        raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
+    inputs = data.get("inputs", data.get("image"))
+    parameters = data["parameters"] if data.get("parameters") is not None else {}
+    if not isinstance(parameters, dict):
+        raise BadRequest(f"parameters is of type {type(parameters).__name__}; send a JSON object.")
+    sources = [parameters, data]
+    if isinstance(inputs, dict):
+        sources.append(inputs)
+        inputs = inputs.get("image", inputs.get("inputs"))
+    labels = next((each["candidate_labels"] for each in sources if each.get("candidate_labels") is not None), None)
+    template = next((each["hypothesis_template"] for each in sources if each.get("hypothesis_template")), None)
+    return _decode_image(inputs), _parse_labels(labels), _check_template(template)
+
+
+def _decode_image(value: Any) -> Image.Image:
+    if isinstance(value, str):
+        if len(value) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
+            raise BadRequest(f"inputs has {len(value):,} characters; send at most {MAX_BYTES:,} bytes as base64.", 413)
+        if value.startswith(("http://", "https://")):
+            raise BadRequest("inputs is a URL; this endpoint does not download images. Send the image as base64.")
+        try:
+            value = base64.b64decode("".join(DATA_URL.sub("", value).split()), validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise BadRequest(f"inputs is not base64 ({error}). Send an image as base64.") from error
+    if isinstance(value, (bytes, bytearray)):
+        if len(value) > MAX_BYTES:
+            raise BadRequest(f"inputs has {len(value):,} bytes; send at most {MAX_BYTES:,}.", 413)
+        return _open_file(bytes(value))
+    if not isinstance(value, Image.Image):
+        kind = "missing" if value is None else f"of type {type(value).__name__}"
+        raise BadRequest(f"inputs is {kind}; send an image as base64.")
+    if value.width * value.height > MAX_PIXELS:
+        raise BadRequest(f"inputs has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413)
+    return to_rgb(value)
+
+
+def _open_file(content: bytes) -> Image.Image:
+    try:
+        return open_image(content, max_pixels=MAX_PIXELS)
+    except DecompressionBomb as error:
+        raise BadRequest(f"inputs has {error}; send fewer pixels.", 413) from error
+    except ImageError as error:
+        if isinstance(error.__cause__, UnidentifiedImageError):
+            raise BadRequest("inputs cannot be decoded as an image. Send a PNG, JPEG or WebP image.") from error
+        raise BadRequest(f"inputs is a damaged image ({error}).") from error
+
+
+def _parse_labels(value: Any) -> list[str]:
+    if isinstance(value, str):
+        if len(value) > MAX_LABELS * MAX_CHARACTERS:
+            raise BadRequest(f"candidate_labels has {len(value):,} characters; send at most {MAX_LABELS} labels.", 413)
+        value = LABEL_SEPARATOR.split(value)
+    if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
+        kind = "missing" if value is None else f"{value!r:.80}"
+        raise BadRequest(f"candidate_labels is {kind}; send a list of strings, or one string with commas.")
+    if len(value) > MAX_LABELS:
+        raise BadRequest(f"candidate_labels has {len(value)} labels; send 1 to {MAX_LABELS}.")
+    for label in value:
+        _check_text("candidate_labels", label)
+    labels = list(dict.fromkeys(label.strip() for label in value if label.strip()))
+    if not 1 <= len(labels) <= MAX_LABELS:
+        raise BadRequest(f"candidate_labels has {len(labels)} non-empty labels; send 1 to {MAX_LABELS}.")
+    return labels
+
+
+def _check_template(value: Any) -> str:
+    value = DEFAULT_TEMPLATE if value is None else value
+    if not isinstance(value, str) or "{}" not in value:
+        raise BadRequest(f"hypothesis_template is {value!r:.80}; send a sentence with {{}} where the label goes.")
+    _check_text("hypothesis_template", value)
+    if value.count("{}") > MAX_PLACES:
+        raise BadRequest(f"hypothesis_template has {value.count('{}')} places {{}}; send at most {MAX_PLACES}.")
+    return value
+
+
+def _check_text(field: str, text: str):
+    """Refuse what would take long to tokenize, and half a surrogate pair, which is no text."""
+    if len(text) > MAX_CHARACTERS:
+        raise BadRequest(
+            f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.", 413
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest(f"{field}: {text[:40]!r} is not valid Unicode ({error.reason}). Send UTF-8 text.") from error

@@ -1,0 +1,541 @@
+"""An index of photographs on disk: add folders, search in Chinese or English.
+
+    from index_dcclip import Index                     # in a model folder; else modeling_dcclip.index_dcclip
+    index = Index.open("photos.index", model="runs/edge", create=True)
+    index.add("Photos")
+    for hit in index.search("海边的日落", top=5):
+        print(hit.score, hit.path)
+
+An index is a folder:
+
+    manifest.json     format version, date, embedding space (model, weights, teacher, preprocessing, dimension), dtype
+    data-1/           catalog.sqlite (files, catalog_dcclip.py) and vectors/ (shards, vectors_dcclip.py)
+"""
+
+import json
+import os
+import shutil
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+if __package__:
+    from .catalog_dcclip import Catalog, File, Filter
+    from .indexing_dcclip import Progress, Report, update
+    from .photos_dcclip import UnreadablePhotoError, read_photo
+    from .query_dcclip import embed_query
+    from .runtime_dcclip import ImageInput, Runtime
+    from .space_dcclip import Space
+    from .vectors_dcclip import VectorStore
+else:  # in a model folder
+    from catalog_dcclip import Catalog, File, Filter  # type: ignore[no-redef]
+    from indexing_dcclip import Progress, Report, update  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
+    from query_dcclip import embed_query  # type: ignore[no-redef]
+    from runtime_dcclip import ImageInput, Runtime  # type: ignore[no-redef]
+    from space_dcclip import Space  # type: ignore[no-redef]
+    from vectors_dcclip import VectorStore  # type: ignore[no-redef]
+
+FORMAT, VERSION = "dcclip-index", 1
+ROTATION = "rotation"  # name of the map from the teacher's space to that of the index
+MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photograph that a search found.
+
+    Args:
+        path: Absolute path.
+        score: Cosine similarity to the query, -1 to 1.
+        taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
+        copies: Paths of other files with the same content.
+        id: Number of the file in the index.
+    """
+
+    path: str
+    score: float
+    taken: str
+    copies: tuple[str, ...]
+    id: int
+
+
+class Index:
+    """An index that was opened with `Index.open`; it may be used from several threads.
+
+    Args:
+        folder: Folder of the index.
+        manifest: Content of its manifest.
+        model: Model to search with, or its folder. None takes the model that wrote the index, after an upgrade the new
+            one.
+        model_id: Hub id of that model. None takes its folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        model: Runtime | str | Path | None = None,
+        model_id: str | None = None,
+    ):
+        self.folder = folder
+        self._model, self._model_id = model, model_id
+        self._lock = threading.RLock()
+        self._load(manifest)
+
+    def _load(self, manifest: dict[str, Any]):
+        self.manifest = manifest
+        self.space = Space(**manifest["space"])
+        with _damage_reported(self.folder):
+            self.catalog, self.store = open_data(self.folder, manifest)
+        self._runtime: Runtime | None = None
+        self._map: np.ndarray | None = None
+
+    def refresh(self):
+        """Take over an upgrade by another process. Searches call this method."""
+        with self._lock:
+            manifest = read_manifest(self.folder)
+            if manifest["data"] != self.manifest["data"]:
+                self._load(manifest)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        model: Runtime | str | Path | None = None,
+        *,
+        create: bool = False,
+        dtype: str | None = None,
+        truncate_dim: int | None = None,
+        model_id: str | None = None,
+    ) -> "Index":
+        """Open an index.
+
+        Args:
+            folder: Folder of the index.
+            model: Model to search and to add with, or its folder. Default: the model that wrote the index.
+            create: Whether to create an index that does not exist; it then belongs to `model`.
+            dtype: How a new index stores vectors: `int8` (default), `float16` or `binary` (with int8 for rescoring).
+            truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
+            model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
+
+        Raises:
+            ValueError: There is no index, it has another format version, dtype or number of dimensions, or the model
+                has another embedding space.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            if not create:
+                raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
+            runtime = open_model(model, truncate_dim)
+            space = Space.of(runtime, model_id)
+            VectorStore(folder, space.dimension, dtype or "int8")  # refuses a wrong type before anything is written
+            return cls(folder, _create(folder, runtime, space, dtype or "int8"), runtime)
+        manifest = read_manifest(folder)
+        if dtype not in (None, manifest["dtype"]):
+            raise ValueError(
+                f"dtype: the index {str(folder)!r} has {manifest['dtype']}, not {dtype}. Index into another folder "
+                "with --index."
+            )
+        if truncate_dim not in (None, manifest["space"]["dimension"]):
+            raise ValueError(
+                f"truncate_dim: the index {str(folder)!r} has {manifest['space']['dimension']} dimensions, not "
+                f"{truncate_dim}. Index into another folder with --index."
+            )
+        index = cls(folder, manifest, model, model_id)
+        if model is not None:
+            index.check_model()
+        return index
+
+    def close(self):
+        """Close the files of the index."""
+        self.catalog.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *error: object):
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return self.catalog.num_files
+
+    @property
+    def runtime(self) -> Runtime:
+        """The model, loaded on first use.
+
+        Raises:
+            ValueError: It is missing, or has another embedding space than the index.
+        """
+        with self._lock:
+            if self._runtime is None:
+                runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
+                space = Space.of(runtime, self._model_id)
+                found = self.match(runtime, space)
+                fitted = self.catalog.map(space.weights) if found is None else None
+                if found is None and fitted is None:
+                    raise ValueError(
+                        f"model: the index {str(self.folder)!r} has another embedding space: "
+                        f"{self.space.difference(space)}. Search with the model of the index or with a student of "
+                        "it, fit a map with dcclip adapt --model FOLDER, or embed again with dcclip index --upgrade "
+                        "FOLDER."
+                    )
+                self._runtime, self._map = found or (runtime, fitted)
+            return self._runtime
+
+    def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
+        """Find out how a model searches the index without a fitted map.
+
+        Args:
+            runtime: The model.
+            space: Its embedding space.
+
+        Returns:
+            The model, with as many dimensions as the index if it can be truncated, and the map from its space to that
+            of the index, (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their
+            embeddings cannot be compared.
+        """
+        rotations, dimension = self.space.rotations(space), self.space.dimension
+        if rotations is None or space.dimension < dimension:
+            return None
+        if rotations[0] == rotations[1]:
+            return runtime.truncated(dimension), None
+        ours = self.catalog.map(ROTATION) if rotations[0] is not None else np.eye(space.dimension, dtype=np.float32)
+        theirs = runtime.rotation if rotations[1] is not None else np.eye(space.dimension, dtype=np.float32)
+        if ours is None or theirs is None or len(ours) != space.dimension or len(theirs) != space.dimension:
+            return None  # the rotation is not known, or the model is truncated
+        return runtime, (theirs.T @ ours)[:, :dimension]
+
+    def check_model(self):
+        """Load the model.
+
+        Raises:
+            ValueError: It is missing, or has another embedding space than the index.
+        """
+        _ = self.runtime
+
+    def add(self, *folders: str | Path, progress: Progress | None = None) -> Report:
+        """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
+
+        Args:
+            folders: Folders of photographs. Default: the folders that were added before.
+            progress: Function that is called with the number of files done and the number to do.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ValueError: A folder does not exist or has no images, another process writes to the index, or the model is
+                not the one that wrote the index.
+            OSError: The disk is full or cannot be written. What was committed stays.
+        """
+        chosen = [Path(folder) for folder in folders] or self.catalog.folders()
+        if not chosen:
+            raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
+        runtime = self.runtime
+        if (weights := Space.of(runtime).weights) != self.space.weights:
+            raise ValueError(
+                f"model: the index was written with the weights {self.space.weights}, this model has {weights}. Only "
+                "the model of the index may add to it. Pass that model, or index into another folder with --index."
+            )
+        with self.writing():
+            self.refresh()
+            return update(self.catalog, self.store, runtime, chosen, progress)
+
+    def add_map(self, weights: str, facts: dict[str, Any]):
+        """Record a map of the catalog in the manifest. Call it within `writing()`.
+
+        Args:
+            weights: Fingerprint of the weights of the model whose embeddings are mapped.
+            facts: What is known of the map, such as the name of the model.
+        """
+        self.manifest = self.manifest | {"maps": self.manifest["maps"] | {weights: facts}}
+        write_manifest(self.folder, self.manifest)
+
+    def forget(self, folder: str | Path) -> int:
+        """Remove a folder of photographs from the index. No photograph is touched.
+
+        Returns:
+            Number of files that left the index.
+
+        Raises:
+            ValueError: The folder is not in the index, or another process writes to it.
+        """
+        path = Path(os.path.abspath(folder))
+        known = self.catalog.folders()
+        if path not in known and not self.catalog.count_below(path):
+            names = ", ".join(map(str, known)) or "none"
+            raise ValueError(f"folder: {str(path)!r} is not in the index, which has {names}.")
+        with self.writing():
+            return self.catalog.forget_folder(path)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock of the index.
+
+        Raises:
+            ValueError: Another process has it.
+            OSError: The disk is full or cannot be written.
+        """
+        with _write_lock(self.folder):
+            remove_stale_data(self.folder)
+            yield
+
+    def search(
+        self,
+        *texts: str,
+        without: Sequence[str] = (),
+        images: Sequence[ImageInput] = (),
+        top: int = 20,
+        after: str | None = None,
+        before: str | None = None,
+        path: str | None = None,
+    ) -> list[Hit]:
+        """Find photographs.
+
+        Args:
+            texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
+            without: What it should not show; the embedding of each text is subtracted.
+            images: Example images, added to the query.
+            top: Maximum number of results, at least 1.
+            after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
+            before: Last date, in the same form.
+            path: Part of the path, or a pattern of the whole path with `*` and `?`.
+
+        Returns:
+            The photographs, most similar first. Copies of one file are one result.
+
+        Raises:
+            ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
+
+        Warns:
+            QueryWarning: A text is longer than the model reads, or in a script of none of its languages.
+        """
+        chosen = Filter(after, before, path)
+        self.refresh()
+        edge = self.runtime.preprocess.edge
+        examples = [image if isinstance(image, Image.Image) else _read_example(image, edge) for image in images]
+        query = embed_query(self.runtime, texts, without, examples)
+        if self._map is not None:
+            query = query @ self._map
+            query /= np.linalg.norm(query)
+        return self.search_vector(query, top, chosen)
+
+    def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
+        """Find photographs by an embedding.
+
+        Args:
+            query: Embedding of the space of the index, (D,) float32, of unit length.
+            top: Maximum number of results, at least 1.
+            chosen: Filter on files. Default: all.
+
+        Returns:
+            The photographs, most similar first.
+        """
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1.")
+        chosen = chosen or Filter()
+        self.refresh()
+        with self.catalog.reading():
+            count = self.catalog.num_rows
+            rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
+            files = self.catalog.files_of_rows(rows, chosen)
+        return [_hit(files[int(row)], float(score)) for row, score in zip(rows, scores, strict=True)]
+
+    def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
+        """Rows that may be found, (count,) bool; None if all may."""
+        if chosen != Filter():
+            allowed = np.zeros(count, bool)
+            allowed[self.catalog.rows_of_files(chosen)] = True
+            return allowed
+        free = self.catalog.free_rows()
+        if not len(free):
+            return None
+        allowed = np.ones(count, bool)
+        allowed[free] = False
+        return allowed
+
+    def similar(self, number: int, top: int = 20) -> list[Hit]:
+        """Find photographs similar to one of the index, which comes first.
+
+        Args:
+            number: Number of the file, `Hit.id`.
+            top: Maximum number of results, at least 1.
+
+        Raises:
+            ValueError: The index has no such file.
+        """
+        self.refresh()
+        with self.catalog.reading():
+            file = self.catalog.file(number)
+            if file is None:
+                raise ValueError(f"id: the index has no file {number}.")
+            return self.search_vector(self.store.read(np.array([file.row]))[0], top)
+
+    def newest(self, top: int = 20) -> list[Hit]:
+        """The newest photographs, newest first, each with score 0."""
+        self.refresh()
+        return [_hit([file], 0.0) for file in self.catalog.files(top)]
+
+
+def _hit(files: Sequence[File], score: float) -> Hit:
+    first, *others = files
+    return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id)
+
+
+def _read_example(path: str | Path, edge: int | None) -> Image.Image:
+    """Read an example image in the way in which photographs are indexed."""
+    try:
+        image = read_photo(os.fsencode(path), lambda digest: False, edge).image
+    except UnreadablePhotoError as error:
+        raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
+    assert image is not None  # no content is known
+    return image
+
+
+def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
+    """Open a model for an index.
+
+    Args:
+        model: The model, or its folder.
+        truncate_dim: Number of leading dimensions of the embeddings. Default: those of the model.
+
+    Raises:
+        ValueError: There is no exported model in the folder, or it has fewer dimensions.
+    """
+    if isinstance(model, Runtime):
+        return model if truncate_dim is None else model.truncated(truncate_dim)
+    if model is None or not (Path(model) / "config.json").is_file():
+        raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
+    # one thread a session: images are embedded side by side
+    return Runtime(model, threads=1, truncate_dim=truncate_dim)
+
+
+@contextmanager
+def _write_lock(folder: Path) -> Iterator[None]:
+    """Lock that one process at a time can have; a killed process releases it."""
+    try:
+        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
+            lock.execute("BEGIN EXCLUSIVE")
+            yield
+    except (OSError, sqlite3.Error) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise ValueError(
+                f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
+            ) from error
+        raise OSError(
+            f"index: cannot write to {str(folder)!r} ({error}). What was indexed before is intact. Free some space or "
+            "check the disk, and run the same command again."
+        ) from error
+
+
+def _create(folder: Path, runtime: Runtime, space: Space, dtype: str) -> dict[str, Any]:
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = make_manifest(runtime, space, dtype, 1)
+    with _write_lock(folder):
+        if not (folder / MANIFEST).exists():  # else another process was faster
+            with closing(open_data(folder, manifest)[0]) as catalog:
+                store_rotation(catalog, runtime)
+            write_manifest(folder, manifest)
+    return read_manifest(folder)
+
+
+def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int) -> dict[str, Any]:
+    """Content of a manifest.
+
+    Args:
+        runtime: Model of the index; its folder is used by searches without another one.
+        space: Embedding space of the model.
+        dtype: How vectors are stored.
+        number: Number of the data folder, counted from 1 by upgrades.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "dtype": dtype,
+        "data": f"data-{number}",
+        "model_folder": str(runtime.folder.absolute()),
+        "space": space.to_dict(),
+        "maps": {},
+    }
+
+
+def open_data(folder: Path, manifest: dict[str, Any]) -> tuple[Catalog, VectorStore]:
+    """Open the catalog and the vectors that a manifest names; what does not exist is created."""
+    data = folder / manifest["data"]
+    data.mkdir(exist_ok=True)
+    store = VectorStore(data / VECTORS, manifest["space"]["dimension"], manifest["dtype"])
+    return Catalog(data / CATALOG), store
+
+
+def store_rotation(catalog: Catalog, runtime: Runtime):
+    """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder.
+
+    A folder without model.safetensors lacks the rotation; its index is searched by models of the same rotation.
+    """
+    if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
+        catalog.store_map(ROTATION, runtime.rotation)
+
+
+def remove_stale_data(folder: Path):
+    """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
+    named = {read_manifest(folder)["data"]}
+    if (folder / UPGRADE).is_file():
+        named.add(read_manifest(folder, UPGRADE)["data"])
+    for data in folder.glob("data-*"):
+        if data.name not in named:
+            shutil.rmtree(data, ignore_errors=True)
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], name: str = MANIFEST):
+    """Write a manifest atomically."""
+    scratch = folder / f".{name}.{os.getpid()}"
+    with scratch.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(folder / name)
+
+
+def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        ValueError: It is no manifest, or has another format version.
+    """
+    try:
+        manifest = json.loads((folder / file).read_text(encoding="utf-8"))
+        name, version = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}).") from error
+    if name != FORMAT or version != VERSION:
+        raise ValueError(
+            f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "
+            "Update dcclip, or index into another folder with --index."
+        )
+    return manifest
+
+
+@contextmanager
+def _damage_reported(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"index: cannot open {str(folder)!r} ({error}). Free some space or check the disk.") from error
+    except sqlite3.DatabaseError as error:
+        raise ValueError(
+            f"index: the catalog of {str(folder)!r} cannot be read ({error}). Restore it, or index into another "
+            "folder with --index."
+        ) from error

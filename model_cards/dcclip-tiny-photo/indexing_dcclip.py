@@ -1,0 +1,234 @@
+"""Bring an index up to date with folders of photographs.
+
+A run walks the folders, compares every file with the catalog, embeds what is new, and commits in small parts. Each
+image is embedded alone, so its vector depends on nothing else: a run that was killed and continued equals an unbroken
+one.
+"""
+
+import os
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if __package__:
+    from .catalog_dcclip import Catalog
+    from .photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo
+else:  # in a model folder
+    from catalog_dcclip import Catalog  # type: ignore[no-redef]
+    from photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    from .runtime_dcclip import Runtime
+    from .vectors_dcclip import VectorStore
+
+COMMIT_FILES, COMMIT_S = 128, 5.0  # a commit after so many files or seconds: what a kill may lose
+WAITING = 4  # files in work for each thread
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Report:
+    """What a run did.
+
+    Args:
+        found: Number of image files in the folders.
+        unchanged: Number of files that were not read, because size and time are those of the index.
+        embedded: Number of images that were embedded.
+        moved: Number of files whose path is gone and whose content is elsewhere.
+        removed: Number of files that left the index.
+        failures: Path and cause of each file that could not be read, in this run or an earlier one.
+        unreadable: Directories that could not be read; what the index has below them stays.
+        seconds: Duration of the run, in seconds.
+    """
+
+    found: int = 0
+    unchanged: int = 0
+    embedded: int = 0
+    moved: int = 0
+    removed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One file that was read.
+
+    Args:
+        path: Path of the file.
+        state: State of the file while it was read; None if it could not be read.
+        digest: Digest of its content.
+        taken: Date by EXIF.
+        vector: Embedding, (D,) float32; None if the content is known.
+        failure: Why it could not be read.
+    """
+
+    path: bytes
+    state: FileState | None = None
+    digest: bytes = b""
+    taken: str | None = None
+    vector: np.ndarray | None = None
+    failure: UnreadablePhotoError | None = None
+
+    @property
+    def needs_vector(self) -> bool:
+        """Whether the file relies on a vector that the index has."""
+        return self.failure is None and self.vector is None
+
+
+def update(
+    catalog: Catalog, store: "VectorStore", runtime: "Runtime", folders: list[Path], progress: Progress | None = None
+) -> Report:
+    """Bring an index up to date. The caller holds the lock of the index.
+
+    Args:
+        catalog: Catalog of the index.
+        store: Vectors of the index.
+        runtime: Model that embeds.
+        folders: Folders to walk.
+        progress: Function that is called with the number of files done and the number to do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: A folder does not exist or has no images.
+        OSError: The disk is full or cannot be written. What was committed stays.
+    """
+    began = time.monotonic()
+    folders = outermost(folders)
+    walk = Walk(folders)
+    report = Report()
+    report.found, pending = catalog.compare(walk)
+    report.unchanged = report.found - pending
+    for folder in folders:
+        _check_images(catalog, folder)
+    catalog.add_folders(folders)
+    if pending:
+        report.embedded = _embed_pending(catalog, store, runtime, pending, progress)
+    report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
+    report.failures = catalog.failures()
+    report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
+    report.seconds = time.monotonic() - began
+    return report
+
+
+def outermost(folders: Iterable[Path]) -> list[Path]:
+    """Absolute paths of the folders that are inside no other one, sorted.
+
+    Raises:
+        ValueError: A folder does not exist, or is a file.
+    """
+    found: dict[Path, Path] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            kind = "is a file; name its folder" if folder.exists() else "does not exist. If it is on a disk, mount it"
+            raise ValueError(f"folder: {str(folder)!r} {kind}.")
+        found.setdefault(folder.resolve(), Path(os.path.abspath(folder)))
+    return sorted(path for real, path in found.items() if not set(real.parents) & set(found))
+
+
+def _check_images(catalog: Catalog, folder: Path):
+    """An empty folder is a mistake: perhaps a disk is not mounted, and nothing must leave the index."""
+    if catalog.count_seen(folder):
+        return
+    if indexed := catalog.count_below(folder):
+        raise ValueError(
+            f"folder: {str(folder)!r} has no images now, and the index has {indexed} from it. If it is on a disk, "
+            "mount it. To remove them from the index, pass --forget."
+        )
+    raise ValueError(f"folder: {str(folder)!r} has no images (JPEG, PNG, WebP, GIF, TIFF, HEIC or AVIF) in it.")
+
+
+def _embed_pending(
+    catalog: Catalog, store: "VectorStore", runtime: "Runtime", pending: int, progress: Progress | None
+) -> int:
+    """Embed the pending files, and return the number of new contents."""
+    runtime.encode_images([])  # loads the tower before threads share it
+    read = partial(_read, catalog=catalog, runtime=runtime)
+    batch: list[Outcome] = []
+    done, embedded, committed = 0, 0, time.monotonic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about damaged files; they are listed as failures
+        for outcome in _read_all(catalog.pending(), read):
+            batch.append(outcome)
+            done += 1
+            if done == pending or len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S:
+                embedded += _commit(catalog, store, batch, read)
+                batch, committed = [], time.monotonic()
+            if progress is not None:
+                progress(done, pending)
+    return embedded
+
+
+def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Iterator[Outcome]:
+    """Read files in as many threads as there are processors, and yield them in order."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    executor = ThreadPoolExecutor(threads, "dcclip")
+    try:
+        waiting: deque[Future[Outcome]] = deque()
+        for path in paths:
+            waiting.append(executor.submit(read, path))
+            if len(waiting) >= WAITING * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(cancel_futures=True)
+
+
+def _read(path: bytes, catalog: Catalog, runtime: "Runtime") -> Outcome:
+    """Read and embed one file, in a thread."""
+    try:
+        photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
+    except UnreadablePhotoError as failure:
+        return Outcome(path, failure=failure)
+    vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
+    return Outcome(path, photo.state, photo.digest, photo.taken, vector)
+
+
+def _commit(catalog: Catalog, store: "VectorStore", batch: list[Outcome], read: Callable[[bytes], Outcome]) -> int:
+    """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to.
+
+    Returns:
+        Number of new contents.
+    """
+    with catalog.writing():
+        # the vector of a known content may have left the index since the file was read
+        batch = [read(each.path) if each.needs_vector and not catalog.knows(each.digest) else each for each in batch]
+        return enter(catalog, store, batch)
+
+
+def enter(catalog: Catalog, store: "VectorStore", batch: Sequence[Outcome]) -> int:
+    """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`.
+
+    Args:
+        catalog: Catalog of the index.
+        store: Vectors of the index.
+        batch: Files that were read. Each has a vector, a failure, or a content that the catalog knows.
+
+    Returns:
+        Number of new contents.
+    """
+    new: dict[bytes, Outcome] = {}
+    for outcome in batch:
+        if outcome.vector is not None and not catalog.knows(outcome.digest):
+            new.setdefault(outcome.digest, outcome)
+    if new:
+        rows = catalog.allocate([(digest, outcome.taken) for digest, outcome in new.items()])
+        store.write(rows, np.stack([outcome.vector for outcome in new.values() if outcome.vector is not None]))
+    catalog.add_files([(each.state, each.digest) for each in batch if each.state is not None])
+    for outcome in batch:
+        if outcome.failure is not None:
+            catalog.add_failure(outcome.path, outcome.failure.cause, outcome.failure.state)
+    return len(new)

@@ -1,0 +1,212 @@
+"""Photographs on disk: find them below folders, and read one with its digest and date.
+
+Folders are walked in the order of their names. A directory that several symbolic links lead to is walked once, so
+loops end. Hidden and system directories are skipped.
+"""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+if __package__:
+    from .image_dcclip import formats, reduce_jpeg, to_rgb
+else:  # in a model folder
+    from image_dcclip import formats, reduce_jpeg, to_rgb  # type: ignore[no-redef]
+
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
+SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
+EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
+ATTEMPTS = 2  # a file that changes while it is read is read once more
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells whether a file is unchanged.
+
+    Args:
+        path: Absolute path, as the bytes that the operating system uses.
+        size: Size in bytes.
+        mtime_ns: Time of the last modification, in nanoseconds since 1970.
+    """
+
+    path: bytes
+    size: int
+    mtime_ns: int
+
+
+@dataclass
+class Walk:
+    """A walk over folders; iterate over it for the files.
+
+    Args:
+        folders: Folders to walk.
+        unreadable: Absolute paths of directories that could not be read, filled by the walk.
+    """
+
+    folders: list[Path]
+    unreadable: list[bytes] = field(default_factory=list)
+    _visited: set[tuple[int, int]] = field(default_factory=set)
+
+    def __iter__(self) -> Iterator[FileState]:
+        for folder in self.folders:
+            yield from self._walk(os.fsencode(folder.absolute()))
+
+    def _walk(self, folder: bytes) -> Iterator[FileState]:
+        waiting = [folder]
+        while waiting:
+            path = waiting.pop()
+            try:
+                found = os.stat(path)
+                if (found.st_dev, found.st_ino) in self._visited:
+                    continue
+                self._visited.add((found.st_dev, found.st_ino))
+                with os.scandir(path) as entries:
+                    inside = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                self.unreadable.append(path)
+                continue
+            below = []
+            for entry in inside:
+                if _is_hidden(entry.name):
+                    continue
+                try:
+                    if entry.is_dir():
+                        below.append(entry.path)
+                    elif _is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):
+                        yield FileState(entry.path, status.st_size, status.st_mtime_ns)
+                except OSError:  # such as a symbolic link in a circle, or one to a missing file
+                    continue
+            waiting += reversed(below)
+
+
+def _is_hidden(name: bytes) -> bool:
+    return name.startswith(b".") or os.fsdecode(name).lower() in SYSTEM_FOLDERS
+
+
+def _is_image(name: bytes) -> bool:
+    return os.path.splitext(os.fsdecode(name))[1].lower() in EXTENSIONS
+
+
+class UnreadablePhotoError(ValueError):
+    """A file cannot be read as an image.
+
+    Args:
+        cause: Short cause, the same for all files that fail alike.
+        is_lasting: Whether the file fails again until it changes.
+    """
+
+    def __init__(self, cause: str, is_lasting: bool):
+        super().__init__(cause)
+        self.cause, self.is_lasting = cause, is_lasting
+        self.state: FileState | None = None  # the state that fails, if it lasts
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file that was read as an image.
+
+    Args:
+        state: State of the file while it was read.
+        digest: Digest of its content, 16 bytes.
+        taken: Date and time of EXIF at which it was taken, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content
+            is known.
+        image: The decoded image, upright 8-bit RGB on white; None if the content is known.
+    """
+
+    state: FileState
+    digest: bytes
+    taken: str | None
+    image: Image.Image | None
+
+
+def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
+    """Read a photograph.
+
+    Args:
+        path: Path of the file.
+        is_known: Function that tells from the digest of its content whether the image need not be decoded.
+        edge: Length of the shorter side that is enough, in pixels; JPEG files are decoded at 1/2, 1/4 or 1/8 of their
+            size if that is not less. None decodes the full size.
+
+    Returns:
+        The photograph, with the state of the file during the read.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
+    """
+    for _ in range(ATTEMPTS):
+        failure = taken = image = None
+        try:
+            with open(path, "rb") as file:
+                before = os.fstat(file.fileno())
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+                if not is_known(digest):
+                    try:
+                        taken, image = decode_photo(file, edge)
+                    except UnreadablePhotoError as error:
+                        failure = error
+                after = os.stat(path)
+        except OSError as error:
+            raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            state = FileState(path, after.st_size, after.st_mtime_ns)
+            if failure is None:
+                return Photo(state, digest, taken, image)
+            failure.state = state if failure.is_lasting else None
+            raise failure
+    raise UnreadablePhotoError("changed while it was read", is_lasting=False)
+
+
+def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, Image.Image]:
+    """Decode an open image file.
+
+    Args:
+        file: The file, or its content as `io.BytesIO`.
+        edge: Length of the shorter side that is enough, in pixels, as for `read_photo`.
+
+    Returns:
+        Date by EXIF, and the upright image in 8-bit RGB on white.
+
+    Raises:
+        UnreadablePhotoError: The file cannot be decoded.
+    """
+    file.seek(0)
+    try:
+        with Image.open(file, formats=formats()) as image:
+            if edge is not None:
+                reduce_jpeg(image, edge)
+            return _date(image), to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
+    except Image.UnidentifiedImageError as error:
+        extension = os.path.splitext(os.fsdecode(getattr(file, "name", "")))[1].lower()
+        if not extension or extension in Image.registered_extensions():
+            raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
+        cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
+        raise UnreadablePhotoError(cause, is_lasting=False) from error
+    except MemoryError as error:
+        raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
+    except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
+        is_io = isinstance(error, OSError) and error.errno is not None
+        raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
+
+
+def _cause(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+
+
+def _date(image: Image.Image) -> str | None:
+    """Date and time of EXIF at which an image was taken."""
+    try:
+        exif = image.getexif()
+        text = exif.get_ifd(EXIF_IFD).get(DATE_TIME_ORIGINAL) or exif.get(DATE_TIME)
+        return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")) if text else None
+    except Exception:  # damaged EXIF data, of an image that may still be decoded
+        return None

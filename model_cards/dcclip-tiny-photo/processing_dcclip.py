@@ -1,0 +1,57 @@
+"""Processor of DC-CLIP: a transformers image processor and a transformers tokenizer."""
+
+from PIL import Image
+from transformers import ProcessorMixin
+
+from .image_dcclip import crop_to_aspect, to_rgb
+
+
+class DCCLIPProcessor(ProcessorMixin):
+    """Preprocess images and tokenize texts.
+
+    All text normalisation (Unicode form, case, special tokens) is in `tokenizer.json`, so the zero-shot pipeline, the
+    browser and training get equal token ids. This class adds padding to the longest text of a batch, and prepares
+    Pillow images as in training: upright, 8 bits, transparent ones flattened onto white.
+
+    Args:
+        image_processor: Any transformers image processor.
+        tokenizer: Any fast transformers tokenizer.
+    """
+
+    def __init__(self, image_processor=None, tokenizer=None):
+        super().__init__(image_processor, tokenizer)
+
+    def __call__(self, images=None, text=None, **kwargs):
+        """Preprocess images, tokenize texts, or both.
+
+        Args:
+            images: Image or list of images: PIL images, arrays or tensors.
+            text: Text or list of texts.
+            kwargs: Options such as `return_tensors`, `padding` (default: True), `truncation` and `max_length`.
+                Tokenizer options can also be passed in a dict `text_kwargs`.
+
+        Returns:
+            A `BatchFeature` with `pixel_values` if images are given, and `input_ids` and `attention_mask` if texts
+            are given.
+        """
+        if text is not None and "padding" not in kwargs.get("text_kwargs", {}):
+            kwargs.setdefault("padding", True)
+        return super().__call__(images=self.prepare_images(images), text=text, **kwargs)
+
+    @classmethod
+    def prepare_images(cls, images):
+        """Prepare Pillow images, also in nested lists, as in training. Other values are returned as they are."""
+        if isinstance(images, Image.Image):
+            return crop_to_aspect(to_rgb(images))
+        if isinstance(images, (list, tuple)):
+            return [cls.prepare_images(image) for image in images]
+        return images
+
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """Save the processor, the tokenizer and `preprocessor_config.json`, which transformers.js requires."""
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        self.image_processor.save_pretrained(save_directory)
+        return files
+
+
+__all__ = ["DCCLIPProcessor"]

@@ -1,0 +1,517 @@
+"""DC-CLIP without PyTorch: numpy, ONNX Runtime, tokenizers and Pillow encode images and texts.
+
+    from runtime_dcclip import Runtime                # in a model folder; else modeling_dcclip.runtime_dcclip
+    runtime = Runtime()
+    runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
+    index = runtime.encode_images(paths)              # (N, D), L2-normalised
+    runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
+
+On the command line, in a model folder: `python command.py label image.png 狐狸 狗 猫`.
+"""
+
+import copy
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+from tokenizers import Tokenizer
+
+if __package__:
+    from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
+else:  # in a model folder
+    from image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
+
+ImageInput = str | Path | Image.Image
+
+Kernel = Callable[[np.ndarray], np.ndarray]
+
+# variants in order of preference, used where results.json names no best file
+PREFERENCE = ("_quantized", "_fp16", "", "_q4")
+BATCH_SIZE = 32
+BLOCK = 16  # resized rows or columns per matrix product
+BICUBIC, BILINEAR = 3, 2  # Pillow's numbers, also used by preprocessor_config.json
+STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+
+
+class Runtime:
+    """An exported model on the CPU. Each tower is loaded on first use. `dimension` is the width of its embeddings.
+
+    Args:
+        folder: Model folder with config.json, preprocessor_config.json, tokenizer.json and `onnx/`. Default: the
+            folder of this file.
+        threads: Number of threads within one operator. Default: all cores.
+        truncate_dim: Number of leading dimensions of the embeddings, in 1..projection_dim. The config's `prefixes` are
+            those that the model was trained for. Default: all dimensions.
+
+    Raises:
+        ValueError: A file is missing, preprocessor_config.json has a step that this runtime does not implement, or
+            `truncate_dim` does not fit the model.
+    """
+
+    def __init__(self, folder: str | Path | None = None, threads: int | None = None, truncate_dim: int | None = None):
+        self.folder = Path(folder) if folder is not None else Path(__file__).parent
+        self.config: dict = self._read("config.json")
+        self.dimension: int = self.config.get("truncate_dim") or self.config["projection_dim"]
+        if truncate_dim is not None:
+            self.dimension = self.truncated(truncate_dim).dimension
+        self.max_text_length: int = self.config["max_text_length"]
+        self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
+        self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
+        self._threads = threads
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._loaded_tokenizer: Tokenizer | None = None
+
+    def truncated(self, truncate_dim: int) -> "Runtime":
+        """The same model, with embeddings of fewer dimensions.
+
+        Args:
+            truncate_dim: Number of leading dimensions, in 1..`dimension`.
+
+        Raises:
+            ValueError: The model has fewer dimensions.
+        """
+        if not 1 <= truncate_dim <= self.dimension:
+            raise ValueError(f"truncate_dim: must be in 1..{self.dimension} (the model's width), got {truncate_dim}.")
+        runtime = copy.copy(self)  # which shares the loaded towers
+        runtime.dimension = truncate_dim
+        return runtime
+
+    def encode_images(self, images: Sequence[ImageInput]) -> np.ndarray:
+        """Encode files or Pillow images.
+
+        Args:
+            images: Paths or Pillow images of any size and mode. Transparent images are flattened onto white. A JPEG
+                file is decoded at 1/2, 1/4 or 1/8 of its size if that is not smaller than the model's input, as in
+                an index.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+        """
+        session = self._session("vision")
+        batches = [
+            session.run(None, {"pixel_values": np.stack([self.preprocess(image) for image in batch])})[0]
+            for batch in _batches(images)
+        ]
+        return self._stack(batches)
+
+    def encode_texts(self, texts: Sequence[str], truncate: bool = False) -> np.ndarray:
+        """Encode Chinese or English texts.
+
+        Args:
+            texts: Texts to encode, in any order and of any length up to `max_text_length` tokens.
+            truncate: Whether to truncate longer texts. By default they raise an error.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+
+        Raises:
+            ValueError: A text is too long.
+        """
+        session = self._session("text")
+        if isinstance(texts, str):
+            raise ValueError(f"texts: got the single string {texts!r}; pass a list of strings.")
+        ids = [self._tokenize(text, truncate) for text in texts]
+        # batches of texts of similar length need less padding
+        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+        batches = [self._encode_ids(session, [ids[number] for number in batch]) for batch in _batches(order)]
+        embeddings = self._stack(batches)
+        embeddings[order] = embeddings.copy()
+        return embeddings
+
+    def zero_shot(
+        self, image: ImageInput, labels: Sequence[str], template: str = "{}", truncate: bool = False
+    ) -> list[tuple[str, float]]:
+        """Rank labels for an image.
+
+        Args:
+            image: Path or Pillow image.
+            labels: One or more candidate labels, in Chinese, English or both.
+            template: Text around each label, with `{}` for the label.
+            truncate: Whether to truncate texts longer than `max_text_length` tokens.
+
+        Returns:
+            (label, score) pairs, highest score first; the scores sum to 1.
+
+        Raises:
+            ValueError: There is no label, the template has no `{}`, or a text is too long.
+        """
+        if not labels:
+            raise ValueError("labels: got none. Pass at least one label.")
+        if "{}" not in template:
+            raise ValueError(f"template: {template!r} has no {{}}. Write {{}} where the label goes.")
+        texts = self.encode_texts([template.replace("{}", label) for label in labels], truncate)
+        logits = self.logit_scale * (texts @ self.encode_images([image])[0])
+        scores = np.exp(logits - logits.max())
+        scores /= scores.sum()
+        return [(labels[number], float(scores[number])) for number in np.argsort(-scores, kind="stable")]
+
+    def search(self, query: ImageInput | np.ndarray, index: np.ndarray, k: int = 10) -> list[tuple[int, float]]:
+        """Find the rows of an index that are most similar to a query.
+
+        Args:
+            query: Text as `str`, image as `Path` or Pillow image, or embedding of shape (D,).
+            index: Embeddings from `encode_images` or `encode_texts`, (N, D), L2-normalised.
+            k: Maximum number of results.
+
+        Returns:
+            (row, cosine similarity) pairs, most similar first.
+        """
+        if isinstance(query, str):
+            (query,) = self.encode_texts([query])
+        elif not isinstance(query, np.ndarray):
+            (query,) = self.encode_images([query])
+        cosines = index @ query
+        return [(int(row), float(cosines[row])) for row in np.argsort(-cosines, kind="stable")[:k]]
+
+    @property
+    def logit_scale(self) -> float:
+        """Learned factor on cosine similarities."""
+        return float(self._session("text").get_modelmeta().custom_metadata_map["logit_scale"])
+
+    @property
+    def rotation(self) -> np.ndarray | None:
+        """Rotation from the teacher's embedding space to the model's own, (projection_dim, projection_dim) float32.
+
+        It multiplies row vectors from the right. None if the spaces are the same.
+
+        Raises:
+            ValueError: The folder lacks model.safetensors, which holds the matrix, or it is damaged.
+        """
+        if self.config.get("rotation") is None:
+            return None
+        path = self.folder / "model.safetensors"
+        try:
+            return _read_tensor(path, "rotation")
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"folder: {str(path)!r} has no rotation of the teacher's space ({error}). Copy it from the original "
+                "model folder."
+            ) from error
+
+    def is_truncated(self, text: str) -> bool:
+        """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
+        self._tokenizer.no_truncation()
+        return len(self._tokenizer.encode(text).ids) > self.max_text_length
+
+    def file(self, tower: str) -> Path:
+        """Path of the ONNX file that a tower runs from.
+
+        Returns:
+            The file that results.json names as the best on a CPU; without it, the first variant in `PREFERENCE` that
+            the folder has. `tower` is `vision` or `text`.
+        """
+        return self._files(tower)[0]
+
+    def _files(self, tower: str) -> list[Path]:
+        results = self.folder / "results.json"
+        best = {}
+        if results.exists():
+            best = json.loads(results.read_text(encoding="utf-8"))["meta"].get("export", {}).get("best", {})
+        names = [best[tower]] if tower in best else []
+        names += [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
+        files = [path for name in dict.fromkeys(names) if (path := self.folder / name).exists()]
+        if not files:
+            raise ValueError(
+                f"folder: {str(self.folder)!r} has no onnx/{tower}_model*.onnx. Export the model first: python "
+                "training/export.py FOLDER --output_dir FOLDER."
+            )
+        return files
+
+    def _session(self, tower: str) -> onnxruntime.InferenceSession:
+        """Open the first of the tower's files that this machine can run."""
+        if tower in self._sessions:
+            return self._sessions[tower]
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        failures = []
+        for path in self._files(tower):
+            try:
+                session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            except Exception as error:  # ONNX Runtime's exceptions share no other base class
+                failures.append(f"{path.name}: {str(error).strip().splitlines()[0]}")
+                continue
+            if failures:
+                warnings.warn(
+                    f"using {path.name}, because other files failed to load: {'; '.join(failures)}", stacklevel=3
+                )
+            self._sessions[tower] = session
+            return session
+        raise ValueError(
+            f"folder: onnxruntime {onnxruntime.__version__} cannot run any {tower} tower of {str(self.folder)!r} on "
+            f"this machine ({'; '.join(failures)}). Export the model in fp32, which every machine can run."
+        )
+
+    def _read(self, name: str) -> dict:
+        path = self.folder / name
+        if not path.exists():
+            raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder.")
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again.") from error
+
+    @property
+    def _tokenizer(self) -> Tokenizer:
+        if self._loaded_tokenizer is None:
+            path = self.folder / "tokenizer.json"
+            if not path.exists():
+                raise ValueError(
+                    f"folder: {str(self.folder)!r} has no tokenizer.json. Pass an exported model's folder."
+                )
+            try:
+                self._loaded_tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # tokenizers raises Exception itself
+                raise ValueError(
+                    f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again."
+                ) from error
+            self._loaded_tokenizer.no_padding()
+        return self._loaded_tokenizer
+
+    def _tokenize(self, text: str, truncate: bool) -> list[int]:
+        tokenizer = self._tokenizer
+        if truncate:
+            tokenizer.enable_truncation(self.max_text_length)
+        else:
+            tokenizer.no_truncation()
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # half a surrogate pair
+            raise ValueError(
+                f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text."
+            ) from error
+        ids = tokenizer.encode(text).ids
+        if len(ids) > self.max_text_length:
+            raise ValueError(
+                f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "
+                "Shorten the text, or pass truncate=True."
+            )
+        return ids
+
+    def _stack(self, batches: list[np.ndarray]) -> np.ndarray:
+        """Embeddings of all batches, truncated to `dimension` and normalised again, (N, dimension) float32."""
+        if not batches:
+            return np.zeros((0, self.dimension), np.float32)
+        embeddings = np.concatenate(batches)
+        if embeddings.shape[1] == self.dimension:
+            return embeddings
+        leading = embeddings[:, : self.dimension]
+        return leading / np.linalg.norm(leading, axis=1, keepdims=True)
+
+    def _encode_ids(self, session: onnxruntime.InferenceSession, ids: list[list[int]]) -> np.ndarray:
+        input_ids = np.full((len(ids), max(map(len, ids))), self.pad_token_id, np.int64)  # (B, L)
+        attention_mask = np.zeros_like(input_ids)
+        for row, tokens in enumerate(ids):
+            input_ids[row, : len(tokens)] = tokens
+            attention_mask[row, : len(tokens)] = 1
+        return session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
+
+
+class ImagePreprocessor:
+    """Resize, centre crop and normalise images as the Hugging Face image processor does; the resize is bit-exact.
+
+    Args:
+        config: Content of preprocessor_config.json, with resize, centre crop, rescale and normalise as its only steps.
+
+    Raises:
+        ValueError: The config has another step, size or filter.
+    """
+
+    def __init__(self, config: dict):
+        unknown = [name for name, value in config.items() if name.startswith("do_") and value and name not in STEPS]
+        if unknown:
+            raise ValueError(
+                f"preprocessor_config.json: {', '.join(unknown)} is not supported by this runtime, which supports "
+                f"{', '.join(STEPS)}."
+            )
+        self.size = config["size"] if config.get("do_resize") else None
+        self.crop = config["crop_size"] if config.get("do_center_crop") else None
+        kernel = {BICUBIC: _bicubic, BILINEAR: _bilinear}.get(config.get("resample", BILINEAR))
+        if self.size is not None and (kernel is None or not {"shortest_edge", "height"} & set(self.size)):
+            raise ValueError(
+                f"preprocessor_config.json: size {self.size} with resample {config.get('resample')} is not supported "
+                "by this runtime, which supports shortest_edge, or height and width, bicubic (3) or bilinear (2)."
+            )
+        self.kernel: Kernel = kernel or _bilinear  # without a resize, no pixel passes through it
+        factor = config.get("rescale_factor", 1 / 255) if config.get("do_rescale") else 1.0
+        has_statistics = config.get("do_normalize")
+        mean, std = (config["image_mean"], config["image_std"]) if has_statistics else ([0, 0, 0], [1, 1, 1])
+        self.mean, self.std = (np.array(each, np.float32)[:, None, None] / np.float32(factor) for each in (mean, std))
+
+    @property
+    def edge(self) -> int | None:
+        """Length of an image's shorter side that is enough, in pixels. None if images are not resized."""
+        return max(self.size.values()) if self.size is not None else None
+
+    def __call__(self, image: ImageInput) -> np.ndarray:
+        """Preprocess one image.
+
+        Returns:
+            (3, height, width) float32.
+        """
+        pixels = np.ascontiguousarray(
+            np.asarray(self._cropped(open_rgb(image, self.edge))).transpose(2, 0, 1)
+        )  # (3, H, W)
+        height, width = pixels.shape[1:]
+        new_height, new_width = self._new_size(height, width)
+        rows, columns = self._window(new_height, new_width)
+        pixels = _resize(pixels, 2, new_width, columns, self.kernel)
+        pixels = _resize(pixels, 1, new_height, rows, self.kernel)
+        return (pixels - self.mean) / self.std
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """Crop a long image, as the center crop would later. For a resize to a fixed size it stays whole."""
+        return crop_to_aspect(image) if self.size is None or "height" not in self.size else image
+
+    def _new_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.size is None:
+            return height, width
+        if "height" in self.size:
+            return self.size["height"], self.size["width"]
+        edge, shortest = self.size["shortest_edge"], min(height, width)
+        return (edge, int(edge * width / height)) if shortest == height else (int(edge * height / width), edge)
+
+    def _window(self, height: int, width: int) -> tuple[slice, slice]:
+        """Rows and columns inside the crop. Only these are computed."""
+        if self.crop is None:
+            return slice(0, height), slice(0, width)
+        if self.crop["height"] > height or self.crop["width"] > width:
+            raise ValueError(
+                f"preprocessor_config.json: crop_size {self.crop} is larger than the resized image, {height} x "
+                f"{width}."
+            )
+        top, left = (height - self.crop["height"]) // 2, (width - self.crop["width"]) // 2
+        return slice(top, top + self.crop["height"]), slice(left, left + self.crop["width"])
+
+
+def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
+    """Open an image as RGB, as in training: upright, 8 bits, transparent ones flattened onto white.
+
+    Args:
+        image: Path or Pillow image.
+        edge: Length of the shorter side that is enough, in pixels: a JPEG file is decoded as for an index. Default:
+            full size.
+
+    Raises:
+        ValueError: The file does not decode; the message names it.
+        OSError: There is no such file.
+    """
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    try:
+        return open_image(image, edge, gap=1)
+    except ImageError as error:
+        raise ValueError(f"image: {str(image)!r} does not decode ({error}). Pass another file.") from error
+
+
+def _bicubic(distance: np.ndarray) -> np.ndarray:
+    distance = np.abs(distance)
+    near = (1.5 * distance - 2.5) * distance * distance + 1
+    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
+    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))
+
+
+def _bilinear(distance: np.ndarray) -> np.ndarray:
+    return np.maximum(1 - np.abs(distance), 0.0)
+
+
+SUPPORT: dict[Kernel, float] = {_bicubic: 2.0, _bilinear: 1.0}
+
+
+def _resize(pixels: np.ndarray, axis: int, size: int, window: slice, kernel: Kernel) -> np.ndarray:
+    """Resize along one axis, bit-exact with torchvision on 8-bit images.
+
+    Pillow's resize differs by 1 of 255 in a few pixels, because its weights have more bits.
+
+    Args:
+        pixels: Image of shape (3, H, W), uint8.
+        axis: Axis to resize: 1 for height, 2 for width.
+        size: Length of the whole resized axis, in pixels.
+        window: Part of the resized axis to compute.
+        kernel: Interpolation kernel, a function of the distance in pixels.
+
+    Returns:
+        (3, H, W) uint8, where the resized axis has the window's length.
+
+    Source: aten/src/ATen/native/cpu/UpSampleKernel.cpp of PyTorch 2.13 (weights of 16 bits, sums of 32).
+    """
+    old = pixels.shape[axis]
+    if old == size:
+        return pixels[:, window] if axis == 1 else pixels[:, :, window]
+    shape = list(pixels.shape)
+    shape[axis] = window.stop - window.start
+    resized = np.empty(shape, np.uint8)
+    for low, high, start, matrix in _blocks(old, size, window.start, window.stop, kernel):
+        source = (pixels[:, low:high] if axis == 1 else pixels[:, :, low:high]).astype(matrix.dtype)
+        total = matrix @ source if axis == 1 else source @ matrix.T
+        np.clip(total, 0, 255, out=total)
+        total += 0.5  # rounded down by the conversion
+        target = slice(start, start + len(matrix))
+        resized[(slice(None),) * axis + (target,)] = total
+    return resized
+
+
+@lru_cache(maxsize=64)
+def _blocks(old: int, size: int, begin: int, end: int, kernel: Kernel) -> list[tuple[int, int, int, np.ndarray]]:
+    """Matrices that resize one axis, in blocks of target pixels.
+
+    They are cached, because photographs share few sizes.
+
+    Returns:
+        First source pixel, end of the source pixels, first target pixel and matrix of each block, (block, source). The
+        type of the matrix is float32 if that is exact.
+    """
+    first, weights, precision = _weights(old, size, slice(begin, end), kernel)
+    # integer sums below 2^24 are exact in single precision, in any order; a power of two as divisor changes nothing
+    dtype: type[np.floating] = np.float32 if 255 * np.abs(weights).sum(1).max() < 2**24 else np.float64
+    blocks = []
+    for start in range(0, len(first), BLOCK):
+        begins, taps = first[start : start + BLOCK], weights[start : start + BLOCK]
+        low, high = int(begins[0]), int(min(begins[-1] + taps.shape[1], old))
+        matrix = np.zeros((len(taps), high - low + taps.shape[1]), dtype)  # with columns for zero weights
+        matrix[np.arange(len(taps))[:, None], begins[:, None] - low + np.arange(taps.shape[1])] = taps
+        blocks.append((low, high, start, np.ascontiguousarray(matrix[:, : high - low] / dtype(2**precision))))
+    return blocks
+
+
+def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.ndarray, np.ndarray, int]:
+    """Fixed-point weights of one axis.
+
+    Returns:
+        The first source pixel of each target pixel, (window,); its integer weights, (window, taps); and the number of
+        fraction bits in the weights.
+    """
+    scale = old / size
+    stretch = max(scale, 1.0)
+    support = SUPPORT[kernel] * stretch
+    centre = scale * (np.arange(size) + 0.5)
+    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    count = np.minimum((centre + support + 0.5).astype(np.int64), old) - first
+    taps = np.arange(count.max())
+    weights = kernel((first[:, None] + taps - centre[:, None] + 0.5) / stretch)
+    weights[taps >= count[:, None]] = 0.0
+    weights /= weights.sum(1, keepdims=True)
+    # as many fraction bits as the largest weight leaves in 16 bits
+    precision = next(bits for bits in range(23) if bits == 22 or int(0.5 + weights.max() * 2 ** (bits + 1)) >= 1 << 15)
+    scaled = weights * 2**precision
+    return first[window], np.trunc(scaled + np.copysign(0.5, scaled))[window], precision
+
+
+def _read_tensor(path: Path, name: str) -> np.ndarray:
+    """Read one float32 tensor of a safetensors file, whose header is JSON after its length in 8 bytes."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(length))[name]
+        start, stop = entry["data_offsets"]
+        file.seek(8 + length + start)
+        return np.frombuffer(file.read(stop - start), "<f4").reshape(entry["shape"])
+
+
+def _batches(items: Sequence) -> list[Sequence]:
+    return [items[start : start + BATCH_SIZE] for start in range(0, len(items), BATCH_SIZE)]

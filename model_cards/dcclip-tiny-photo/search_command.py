@@ -1,0 +1,238 @@
+"""The commands of `dcclip` on an index: index, search, serve, adapt and duplicates."""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+import webbrowser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+if __package__:
+    from .adapt_dcclip import adapt_index
+    from .command import PROGRAM, default_model
+    from .duplicates_dcclip import find_duplicates
+    from .index_dcclip import MANIFEST, Hit, Index
+    from .indexing_dcclip import Report, outermost
+    from .query_dcclip import QueryWarning
+    from .serve_dcclip import LOOPBACK, SearchServer
+    from .thumbnails_dcclip import write_contact_sheet
+    from .upgrade_dcclip import upgrade_index
+else:  # in a model folder
+    from adapt_dcclip import adapt_index  # type: ignore[no-redef]
+    from command import PROGRAM, default_model  # type: ignore[no-redef]
+    from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
+    from index_dcclip import MANIFEST, Hit, Index  # type: ignore[no-redef]
+    from indexing_dcclip import Report, outermost  # type: ignore[no-redef]
+    from query_dcclip import QueryWarning  # type: ignore[no-redef]
+    from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
+    from thumbnails_dcclip import write_contact_sheet  # type: ignore[no-redef]
+    from upgrade_dcclip import upgrade_index  # type: ignore[no-redef]
+
+CONTACT_SHEET = "contact_sheet.html"
+SHOWN_FAILURES = 20
+REDRAW_S = 0.2
+
+
+def run_index(options: argparse.Namespace):
+    """Index folders, or remove one, and print what was done."""
+    exists = (options.index / MANIFEST).is_file()
+    if options.forget is not None:
+        with Index.open(options.index) as index:
+            removed = index.forget(options.forget)
+        if options.json:
+            _print_json({"removed": removed})
+        else:
+            print(f"{_count(removed, 'file')} removed")
+        return
+    if options.upgrade is not None:
+        _upgrade(options)
+        return
+    if not exists and not options.folders:
+        raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
+    outermost(options.folders)  # refuses a wrong name before a model is loaded and an index is created
+    model = options.model if exists else options.model or default_model()
+    with (
+        Index.open(
+            options.index,
+            model,
+            create=True,
+            dtype=options.dtype,
+            truncate_dim=options.truncate_dim,
+            model_id=options.model_id,
+        ) as index,
+        _progress("images") as show,
+    ):
+        report = index.add(*options.folders, progress=show)
+        files = len(index)
+    _print_report(report, files, options)
+
+
+def _upgrade(options: argparse.Namespace):
+    """Embed an index again with another model."""
+    if options.folders or options.model:
+        raise ValueError("upgrade: takes no folders and no --model. First run dcclip index, then the upgrade.")
+    with Index.open(options.index) as index, _progress("images") as show:
+        report = upgrade_index(
+            index,
+            options.upgrade,
+            model_id=options.model_id,
+            dtype=options.dtype,
+            truncate_dim=options.truncate_dim,
+            progress=show,
+        )
+        files = len(index)
+    _print_report(report, files, options)
+
+
+def _print_report(report: Report, files: int, options: argparse.Namespace):
+    if options.json:
+        _print_json(vars(report) | {"files": files, "index": str(options.index)})
+        return
+    parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
+    parts += [f"{report.moved:,} moved"] if report.moved else []
+    parts += [f"{report.removed:,} removed"] if report.removed else []
+    parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
+    print(f"{_count(files, 'file')} in the index: {', '.join(parts)} ({report.seconds:.1f} s)")
+    for path, cause in report.failures[:SHOWN_FAILURES]:
+        _print_line(f"unreadable: {path} ({cause})")
+    if len(report.failures) > SHOWN_FAILURES:
+        print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
+    for folder in report.unreadable:
+        _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
+
+
+def run_search(options: argparse.Namespace):
+    """Print scores and paths, most similar first."""
+    limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
+    with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
+        hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
+    if options.open:
+        sheet = (options.index / CONTACT_SHEET).absolute()
+        title = " + ".join([*options.texts, *(image.name for image in options.images)])
+        write_contact_sheet(hits, " - ".join([title, *options.without]), sheet)
+        webbrowser.open(sheet.as_uri())
+        print(f"{PROGRAM}: wrote {sheet}", file=sys.stderr)
+    if options.json:
+        _print_json([_entry(hit) for hit in hits])
+    else:
+        for hit in hits:
+            _print_line(f"{hit.score:.3f}  {hit.path}")
+
+
+def _entry(hit: Hit) -> dict[str, Any]:
+    return {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
+
+
+def run_serve(options: argparse.Namespace):
+    """Serve the page until the process is stopped."""
+    if not 0 <= options.port < 65536:
+        raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
+    with Index.open(options.index, options.model, model_id=options.model_id) as index:
+        index.check_model()
+        try:
+            server = SearchServer(index, options.host, options.port)
+        except OSError as error:
+            raise OSError(
+                f"port: cannot listen on {options.host}:{options.port} ({error.strerror or error}). Choose another "
+                "--host or --port."
+            ) from error
+        with server:
+            print(server.url, flush=True)
+            if options.host not in LOOPBACK:
+                note = "everyone who reaches this address sees the photographs of the index"
+                print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+            if options.open:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:  # how a user ends it
+                return
+
+
+def run_adapt(options: argparse.Namespace):
+    """Fit a map from the space of a model to that of the index, and print its quality."""
+    if options.sample < 1:
+        raise ValueError(f"sample: got {options.sample}, expected at least 1.")
+    model = options.model or default_model()
+    with Index.open(options.index) as index, _progress("images") as show:
+        fitted = adapt_index(index, model, model_id=options.model_id, sample=options.sample, progress=show)
+    if options.json:
+        _print_json({name: value for name, value in vars(fitted).items() if name != "matrix"})
+    else:
+        print(
+            f"map of rank {fitted.rank} from {_count(fitted.num_pairs, 'image')}; mean cosine on held-out images "
+            f"{fitted.cosine:.3f}, of the orthogonal map alone {fitted.orthogonal_cosine:.3f}"
+        )
+
+
+def run_duplicates(options: argparse.Namespace):
+    """Print groups of near duplicates, each with the similarity to its first photograph."""
+    with Index.open(options.index) as index:
+        groups = find_duplicates(index, options.threshold)
+    if options.json:
+        _print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
+        return
+    for number, group in enumerate(groups):
+        if number:
+            print()
+        for each in group:
+            _print_line(f"{each.score:.3f}  {each.path}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_line(text: str):
+    """Print a line; a path keeps its bytes, UTF-8 or not."""
+    _print(text, "surrogateescape")
+
+
+def _print_json(content: Any):
+    """Print JSON; bytes of a path that are not UTF-8 become escapes, which JSON readers turn into surrogates."""
+    _print(json.dumps(content, ensure_ascii=False), "backslashreplace")
+
+
+def _print(text: str, errors: str):
+    sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]  # a text file, here and under test
+    print(text)
+
+
+@contextmanager
+def _notes_printed() -> Iterator[None]:
+    """Print the warnings about a query as notes on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QueryWarning)
+        yield
+    for each in caught:
+        kind = "note" if issubclass(each.category, QueryWarning) else "warning"
+        print(f"{PROGRAM}: {kind}: {each.message}", file=sys.stderr)
+
+
+class _progress:
+    """Progress line on a terminal: number done, rate and time left."""
+
+    def __init__(self, noun: str):
+        self.noun, self.is_shown = noun, sys.stderr.isatty()
+        self.began = self.drawn = time.monotonic()
+
+    def __enter__(self) -> "_progress":
+        return self
+
+    def __exit__(self, *error: object):
+        if self.is_shown:
+            print(end="\r\033[K", file=sys.stderr, flush=True)
+
+    def __call__(self, done: int, total: int):
+        now = time.monotonic()
+        if not self.is_shown or (now - self.drawn < REDRAW_S and done < total):
+            return
+        self.drawn = now
+        rate = done / max(now - self.began, 1e-9)
+        minutes, seconds = divmod(round((total - done) / rate), 60)
+        left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+        line = f"{done:,} of {total:,} {self.noun}, {rate:.1f} a second, {left} left"
+        print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)

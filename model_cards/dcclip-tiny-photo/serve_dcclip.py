@@ -1,0 +1,177 @@
+"""A page on localhost to search an index: `dcclip serve`.
+
+Only GET is answered, only for the host names of this machine (so no other site can reach it through a name of its
+own), and only photographs of the index are read: a request names a number, never a path, and an image is decoded and
+encoded again. A file that has changed since it was indexed is not shown.
+"""
+
+import json
+import os
+import sys
+import threading
+import warnings
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+if __package__:
+    from .page_dcclip import HTML, SCRIPT, STYLE
+    from .photos_dcclip import UnreadablePhotoError
+    from .query_dcclip import QueryWarning
+    from .thumbnails_dcclip import THUMBNAIL, make_thumbnail
+else:  # in a model folder
+    from page_dcclip import HTML, SCRIPT, STYLE  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError  # type: ignore[no-redef]
+    from query_dcclip import QueryWarning  # type: ignore[no-redef]
+    from thumbnails_dcclip import THUMBNAIL, make_thumbnail  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    from .index_dcclip import Hit, Index
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+TOP = 60  # photographs on a page
+PHOTO = 2048  # pixels of the longer side of a photograph in full view
+IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
+PAGES = {
+    "/": ("text/html", HTML),
+    "/page.css": ("text/css", STYLE),
+    "/page.js": ("text/javascript", SCRIPT),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class SearchServer(ThreadingHTTPServer):
+    """Server of one index.
+
+    Args:
+        index: Index to search.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, index: "Index", host: str = "127.0.0.1", port: int = 8000):
+        self.index, self.host = index, host
+        self.hosts = LOOPBACK | {host}
+        self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any):
+        """Report an error of a request, unless the browser closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        return f"http://{self.host}:{self.server_address[1]}/"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: SearchServer
+    server_version, sys_version = "dcclip", ""
+
+    def do_GET(self):
+        """Answer a request."""
+        host = (self.headers.get("Host") or "").lower()
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if name not in self.server.hosts:
+            self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
+            return
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+            self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
+            return
+        url = urlsplit(self.path)
+        kind, _, number = url.path[1:].partition("/")
+        if url.path in PAGES:
+            content_type, text = PAGES[url.path]
+            self._send(f"{content_type}; charset=utf-8", text.encode())
+        elif url.path == "/search":
+            self._search({name: values[0] for name, values in parse_qs(url.query).items()})
+        elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
+            self._send_image(int(number), IMAGE_SIZES[kind])
+        else:
+            self._send_error(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def _search(self, parameters: dict[str, str]):
+        index = self.server.index
+        notes: list[str] = []
+        try:
+            if "similar" in parameters:
+                hits, has_scores = index.similar(_number(parameters["similar"]), TOP), True
+            elif text := parameters.get("q", "").strip():
+                with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
+                    warnings.simplefilter("always", QueryWarning)
+                    hits, has_scores = index.search(text, top=TOP), True
+                notes = [str(each.message) for each in caught]
+            else:
+                hits, has_scores = index.newest(TOP), False
+        except ValueError as error:
+            self._send_error(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": len(index)}
+        self._send_json(HTTPStatus.OK, answer)
+
+    def _send_image(self, number: int, edge: int):
+        file = self.server.index.catalog.file(number)
+        try:
+            if file is None:
+                raise UnreadablePhotoError("not in the index", is_lasting=True)
+            status = os.stat(file.path)
+            if (status.st_size, status.st_mtime_ns) != (file.state.size, file.state.mtime_ns):
+                raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
+            content = make_thumbnail(file.path, edge)
+        except (OSError, UnreadablePhotoError) as error:
+            self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
+            return
+        self._send("image/jpeg", content, {"Cache-Control": "private, max-age=600"})
+
+    def _send_error(self, status: HTTPStatus, message: str):
+        self._send_json(status, {"error": message})
+
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any]):
+        text = json.dumps(content, ensure_ascii=True)  # a path may have bytes that UTF-8 cannot encode
+        self._send("application/json", text.encode(), {"Cache-Control": "no-store"}, status)
+
+    def _send(
+        self,
+        content_type: str,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        status: HTTPStatus = HTTPStatus.OK,
+    ):
+        self.send_response(status)
+        length = {"Content-Type": content_type, "Content-Length": str(len(content))}
+        for name, value in (HEADERS | length | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *arguments: Any):
+        """Print nothing."""
+
+
+def _entry(hit: "Hit", has_score: bool) -> dict[str, Any]:
+    """What the page shows of a photograph."""
+    path = os.fsencode(hit.path).decode("utf-8", "replace")
+    score = round(hit.score, 4) if has_score else None
+    return {"id": hit.id, "name": Path(path).name, "path": path, "date": hit.taken[:10], "score": score}
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise ValueError(f"similar: {text!r} is not the number of a photograph.")
+    return int(text)

@@ -1,0 +1,119 @@
+"""Embed an index again with another model, while the old vectors stay in use until the new ones are complete.
+
+The new catalog and vectors grow in a data folder of their own, which `upgrade.json` names. Renaming this file to
+`manifest.json` is the one step that changes over. An interrupted upgrade continues where it stopped.
+"""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __package__:
+    from .index_dcclip import (
+        MANIFEST,
+        UPGRADE,
+        make_manifest,
+        open_data,
+        open_model,
+        read_manifest,
+        store_rotation,
+        write_manifest,
+    )
+    from .indexing_dcclip import Progress, Report, outermost, update
+    from .space_dcclip import Space
+else:  # in a model folder
+    from index_dcclip import (  # type: ignore[no-redef]
+        MANIFEST,
+        UPGRADE,
+        make_manifest,
+        open_data,
+        open_model,
+        read_manifest,
+        store_rotation,
+        write_manifest,
+    )
+    from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
+    from space_dcclip import Space  # type: ignore[no-redef]
+
+if TYPE_CHECKING:
+    from .index_dcclip import Index
+    from .runtime_dcclip import Runtime
+
+
+def upgrade_index(
+    index: "Index",
+    model: "Runtime | str | Path",
+    *,
+    model_id: str | None = None,
+    dtype: str | None = None,
+    truncate_dim: int | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Embed all photographs of an index with another model, or store them in another type.
+
+    Searches, also of other processes, use the old vectors until the new ones are complete, and the new ones from then
+    on. The old ones are removed by the next run that writes to the index.
+
+    Args:
+        index: Index to upgrade.
+        model: New model, or its folder.
+        model_id: Hub id of the new model. Default: its folder.
+        dtype: How the new vectors are stored: `int8`, `float16` or `binary`. Default: as before.
+        truncate_dim: Number of leading dimensions of the new vectors. Default: all of the model.
+        progress: Function that is called with the number of files done and the number to do.
+
+    Returns:
+        What was done.
+
+    Raises:
+        ValueError: The index has this model, type and width already, another process writes to it, a folder of it is
+            gone, or it has images that are in none of its folders.
+        OSError: The disk is full or cannot be written. The old vectors stay in use.
+    """
+    runtime = open_model(model, truncate_dim)
+    space = Space.of(runtime, model_id)
+    with index.writing():
+        index.refresh()
+        dtype = dtype or index.manifest["dtype"]
+        before = index.space.weights, index.space.dimension, index.manifest["dtype"]
+        if (space.weights, space.dimension, dtype) == before:
+            raise ValueError(
+                f"model: the index {str(index.folder)!r} has this model already, in {dtype} and {space.dimension} "
+                "dimensions."
+            )
+        _check_folders(index)
+        manifest = _pending(index, runtime, space, dtype)
+        catalog, store = open_data(index.folder, manifest)
+        try:
+            store_rotation(catalog, runtime)
+            report = update(catalog, store, runtime, index.catalog.folders(), progress)
+        finally:
+            catalog.close()
+        os.replace(index.folder / UPGRADE, index.folder / MANIFEST)
+    index.refresh()
+    return report
+
+
+def _check_folders(index: "Index"):
+    """Images that were embedded from other data than folders cannot be found again."""
+    if others := len(index) - sum(map(index.catalog.count_below, outermost(index.catalog.folders()))):
+        raise ValueError(
+            f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
+            "data with the new model into a new index: training/embed.py."
+        )
+
+
+def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> dict:
+    """The manifest of the upgrade: of the one that was interrupted, if it had this model, type and width, else a new
+    one.
+    """
+    number = int(index.manifest["data"].removeprefix("data-")) + 1
+    if (index.folder / UPGRADE).is_file():
+        earlier = read_manifest(index.folder, UPGRADE)
+        found = Space(**earlier["space"])
+        if (found.weights, found.dimension, earlier["dtype"]) == (space.weights, space.dimension, dtype):
+            return earlier
+        number = int(earlier["data"].removeprefix("data-")) + 1
+    manifest = make_manifest(runtime, space, dtype, number)
+    write_manifest(index.folder, manifest, UPGRADE)
+    return manifest

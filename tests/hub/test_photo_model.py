@@ -1,0 +1,44 @@
+"""The model of photographs in `model_cards/dcclip-tiny-photo`: complete, small, and with the code of the package."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from modeling_dcclip.runtime_dcclip import Runtime
+from training.hub.cards.card import refresh_card
+from training.hub.check import check_folder
+from training.hub.contents import changed_code, list_contents
+
+FOLDER = Path(__file__).parents[2] / "model_cards" / "dcclip-tiny-photo"
+MAX_BYTES = 45_000_000
+REMEDY = (
+    "run: python -c \"from training.hub.contents import complete_folder as c; c('model_cards/dcclip-tiny-photo')\""
+)
+LABELS = {"en": ["cat", "dog", "rabbit"], "zh": ["猫", "狗", "兔子"]}
+
+
+def test_its_code_is_that_of_the_package():
+    assert changed_code(FOLDER) == [], REMEDY
+
+
+def test_it_can_be_published_and_is_small():
+    contents = list_contents(FOLDER)
+    assert sum(content.size for content in contents) <= MAX_BYTES
+    assert {"onnx/vision_model_quantized.onnx", "onnx/text_model_quantized.onnx"} <= {each.path for each in contents}
+
+
+def test_its_card_is_rendered_from_its_files(tmp_path):
+    copy = shutil.copytree(FOLDER, tmp_path / FOLDER.name)
+    refresh_card(copy)
+    assert (copy / "README.md").read_bytes() == (FOLDER / "README.md").read_bytes()
+
+
+def test_it_loads_alone_and_gives_the_embeddings_of_its_training():
+    check_folder(FOLDER)
+
+
+@pytest.mark.parametrize("language", LABELS)
+def test_the_int8_files_label_the_example(language):
+    labels = LABELS[language]
+    assert Runtime(FOLDER).zero_shot(FOLDER / "example.jpg", labels)[0][0] == labels[0]
