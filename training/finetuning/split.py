@@ -40,7 +40,7 @@ def split_images(
     groups = match_images(hashes, colours, *LIMITS)
     if len(np.unique(groups)) < MIN_VALIDATION:
         raise ValueError(
-            f"data: the {num_images} images are all alike ({len(np.unique(groups))} different ones), so there is "
+            f"data: the {num_images} images are all alike ({len(np.unique(groups))} different), so there is "
             "nothing to tell apart. Check that the paths lead to the right images."
         )
     wanted = _wanted(num_images, share)

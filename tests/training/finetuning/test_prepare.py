@@ -134,8 +134,8 @@ def test_splits_that_are_too_small_are_refused(tmp_path, titles, number, options
 def test_images_that_are_all_alike_are_refused(tmp_path, rows):
     alike = [(f"{number}.png", f"标题{number}") for number in range(20)]
     for number, (path, _) in enumerate(alike):
-        Image.new("RGB", (64, 64), (200, 30, number % 4)).save(tmp_path / path)
-    with pytest.raises(ValueError, match=r"the 20 images are all alike \(1 different ones\)"):
+        Image.new("RGB", (64 + number, 64), (200, 30, 40)).save(tmp_path / path)
+    with pytest.raises(ValueError, match=r"the 20 images are all alike \(1 different\)"):
         run(tmp_path, write_csv(tmp_path / "titles.csv", alike))
 
 
