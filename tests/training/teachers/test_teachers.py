@@ -565,7 +565,8 @@ def test_unknown_family_raises_with_the_known_ones(tmp_path, tokenizer):
     config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=16)
     BertModel(config).save_pretrained(tmp_path)
     known = (
-        r"family 'bert'; supported are altclip, chinese_clip, clip, dcclip, metaclip_2, open_clip, siglip, siglip2, vision-text"
+        r"family 'bert'; supported are altclip, chinese_clip, clip, dcclip, metaclip_2, open_clip, siglip, siglip2, "
+        r"vision-text"
     )
     with pytest.raises(ValueError, match=known):
         Teacher.from_pretrained(str(tmp_path))
