@@ -90,6 +90,8 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
         task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
+        if teacher is not None:
+            task.teacher_rotation = getattr(teacher.config, "rotation", None)
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
         finished = stage.make_finished(student, processor, recipe)

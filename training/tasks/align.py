@@ -120,7 +120,8 @@ class AlignTask(Task):
         drawn = torch.randperm(len(ids))[:GENERAL_TEXTS].to(ids.device)
         length = int(mask[drawn].sum(1).max())
         student = self.student.get_text_features(ids[drawn, :length], mask[drawn, :length]).pooler_output
-        return {"general": student.float(), "teacher_general": self.get_buffer("general_targets")[drawn]}
+        targets = self.to_student_space(self.get_buffer("general_targets")[drawn])
+        return {"general": student.float(), "teacher_general": targets}
 
     def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch.

@@ -30,6 +30,7 @@ class Task(nn.Module):
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
+    teacher_rotation: str | None = None  # digest of the teacher's own rotation, such as that of a fine-tuned start
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class Task(nn.Module):
         return embeddings
 
     def to_student_space(self, embeddings: Tensor) -> Tensor:
-        """Rotate the teacher's embeddings as the student's space is rotated.
+        """Rotate the teacher's embeddings as the student's space is rotated, unless the teacher has the same rotation.
 
         Args:
             embeddings: Embeddings of the teacher, (N, D).
@@ -125,7 +126,7 @@ class Task(nn.Module):
         Returns:
             (N, D) float32.
         """
-        if self.student.config.rotation is None:
+        if self.student.config.rotation in (None, self.teacher_rotation):
             return embeddings.float()
         with torch.autocast(embeddings.device.type, enabled=False):
             return embeddings.float() @ self.student.get_buffer("rotation")

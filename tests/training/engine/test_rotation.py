@@ -1,5 +1,6 @@
 """Prefixes of the embedding and the rotation of the teacher's space, in both stages."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -164,3 +165,14 @@ def test_prefixes_need_a_loss_between_embeddings(tmp_path, fields):
     fields |= recipe_fields(tmp_path, "rows", teacher="some/teacher", student=student_config())
     with pytest.raises(ValueError, match="prefixes: shorten the embedding, but target"):
         DistillRecipe(prefixes=PREFIXES, **fields)
+
+
+@pytest.mark.slow
+def test_a_rotated_model_is_its_own_teacher(distilled, tmp_path, source):
+    _, folder = distilled
+    fields = recipe_fields(tmp_path / "tuned", source, max_steps=1, anchor_weight=1.0, general_weight=1.0)
+    tuned = run(AlignRecipe(student=str(folder), teacher=str(folder), **fields))
+    lines = [json.loads(line) for line in (tuned / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    step = next(line for line in lines if "loss" in line)
+    assert step["anchor_image"] < 1e-4
+    assert max(step["anchor_text"], step["general"]) < 0.05  # the student has dropout, its copy has none

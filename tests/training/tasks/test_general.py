@@ -1,12 +1,15 @@
 """The loss that keeps what the student knows beyond the captions of its data."""
 
+import copy
+
 import pytest
 import torch
 
-from tests.tiny import IMAGE_SIZE, VIT, XLM_ROBERTA, make_model
+from tests.tiny import IMAGE_SIZE, PROJECTION_DIM, VIT, XLM_ROBERTA, make_model
 from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.transforms import Augment, Normalize
+from training.engine.rotation import rotate
 from training.evaluation.sets.general import general_pairs
 from training.tasks import AlignTask
 from training.tasks.align import GeneralTexts
@@ -43,6 +46,17 @@ def make_task(dataset, teacher: Teacher, student, weight: float) -> AlignTask:
 def test_a_student_that_equals_its_teacher_has_no_loss(dataset, batch, teacher):
     task = make_task(dataset, teacher, teacher.model, 1.0)
     assert task(batch)["general"].abs() < 1e-5
+
+
+@pytest.mark.parametrize("is_rotated_too", [False, True])
+def test_a_rotated_copy_of_its_teacher_has_no_loss(dataset, batch, teacher, is_rotated_too):
+    student = copy.deepcopy(teacher.model)
+    rotate(student, torch.linalg.qr(torch.randn(PROJECTION_DIM, PROJECTION_DIM, dtype=torch.float64))[0])
+    targets = Teacher(student, teacher.tokenizer, teacher.image_processor, "rotated") if is_rotated_too else teacher
+    task = make_task(dataset, targets, student, 1.0)
+    task.teacher_rotation = student.config.rotation if is_rotated_too else None
+    losses = task(batch)
+    assert max(losses[name].abs() for name in ("general", "anchor_image", "anchor_text")) < 1e-5
 
 
 def test_the_loss_is_weighted_and_trains_the_text_tower(dataset, batch, teacher):
