@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datasets import Dataset
+from PIL import ImageOps
 
 from training.demo.figures import chinese_font
 from training.demo.photo_model.free_photos import FREE_PHOTOS
@@ -42,7 +43,7 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
         for row, (query, scores) in enumerate(zip(queries, cosines, strict=True)):
             for place, found in enumerate(scores.topk(NUM_FOUND).indices.tolist()):
                 axis = figure.add_subplot(grid[row, NUM_FOUND * side + place])
-                axis.imshow(_square(photos[found]))
+                axis.imshow(ImageOps.fit(photos[found], (224, 224)))  # the central square, as the model sees it
                 axis.set(xticks=[], yticks=[])
                 axis.set_xlabel(f"{scores[found]:.2f}", fontsize=8, color=RIGHT if found == row else OTHER, labelpad=2)
                 if place == 0:
@@ -52,10 +53,3 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
     credits = "\n".join("; ".join(part) for part in (terms[:4], terms[4:]))
     figure.text(0.5, 0.004, credits, ha="center", fontsize=6, color="grey")
     figure.savefig(path, dpi=96)
-
-
-def _square(photo):
-    """The central square, as the model sees it."""
-    edge = min(photo.size)
-    left, top = (photo.width - edge) // 2, (photo.height - edge) // 2
-    return photo.crop((left, top, left + edge, top + edge)).resize((224, 224))
