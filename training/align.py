@@ -103,7 +103,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         recipe,
         recipe.data.languages,
         teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
-        general=_general_texts(recipe, models),
+        general=_general_texts(recipe, models, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
@@ -115,21 +115,18 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     return task, inputs.dataset
 
 
-def _general_texts(recipe: AlignRecipe, models: "Models") -> "GeneralTexts | None":
+def _general_texts(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> "GeneralTexts | None":
     """Class names that come with this project, with the teacher's embeddings; None without a `general_weight`."""
-    import torch
-
     from training.data import tokenize
     from training.evaluation.sets.general import general_pairs
     from training.tasks.align import GeneralTexts
-    from training.teachers.targets import encode_bank
+    from training.teachers.cache import cached_bank
 
     if models.teacher is None or not recipe.general_weight:
         return None
     texts = general_pairs(models.student.config.languages, held_out=False).texts
     tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
-    with torch.no_grad():
-        targets = encode_bank(models.teacher.with_towers(("text",)), texts)
+    targets = cached_bank(recipe.teacher_cache, models.teacher, texts, accelerator.device)
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], targets)
 
 

@@ -10,10 +10,10 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
 from training.engine.checkpoint import save_final
 from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate
-from training.finetuning.measure import GENERAL, VALIDATION, Embeddings, Measurer, mean_of
+from training.finetuning.measure import GENERAL, VALIDATION, Embeddings, Measurer, compatibility, mean_of
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
 from training.finetuning.prepare import Prepared
-from training.finetuning.report import FINETUNED, Outcome, compatibility, write_report
+from training.finetuning.report import FINETUNED, Outcome, write_report
 from training.hub.cards import refresh_card
 from training.hub.hub_model import HubModel
 from training.students import load_student
@@ -51,18 +51,20 @@ def finish(
     """
     model, processor = load_student(recipe.output_dir)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measured: list[tuple[Point, list[Row]]] = []
+    points: list[Point] = []
+    measured: list[tuple[list[Row], Embeddings]] = []
     for weight in WEIGHTS:
         model.load_state_dict(interpolate(start.weights, end, weight))
-        rows = measurer.rows(model, FINETUNED)
-        measured.append((Point(weight, mean_of(rows, VALIDATION), mean_of(rows, GENERAL)), rows))
-    points = [point for point, _ in measured]
+        embeddings = measurer.encode(model) if weight else start.embeddings
+        rows = measurer.rows(model, FINETUNED, embeddings)
+        points.append(Point(weight, mean_of(rows, VALIDATION), mean_of(rows, GENERAL)))
+        measured.append((rows, embeddings))
     chosen = choose(points, MAX_GENERAL_LOSS)
-    after = next(rows for point, rows in measured if point is chosen)
+    after, embeddings = measured[points.index(chosen)]
     chance = [measurer.chance(row) for row in after]
     outcome = Outcome(start.rows, after, chance, points, chosen)
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
-    cosines = _cosines(start.embeddings, measurer.encode(model))
+    cosines = _cosines(start.embeddings, embeddings)
     _write(options, prepared, recipe, outcome, cosines, (model, processor), program)
     return outcome
 

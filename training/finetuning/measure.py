@@ -161,6 +161,17 @@ def mean_of(rows: Sequence[Row], name: str) -> float:
     return sum(values) / len(values)
 
 
+def compatibility(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
+    """Mean cosine of the embeddings of two models.
+
+    Args:
+        start: Embeddings by the starting model, (N, D) each, L2-normalized.
+        end: Embeddings by the other model, (N, D) each, L2-normalized.
+    """
+    cosines = [(one * other).sum(-1) for one, other in zip(start, end, strict=True)]
+    return sum(float(part.sum()) for part in cosines) / sum(len(part) for part in cosines)
+
+
 def _names(training: Path, validation: Dataset, language: str) -> list[str]:
     """All captions of both splits in one language, sorted."""
     cells = [*load_source(str(training))[language], *validation[language]]

@@ -1,7 +1,6 @@
 """The end of a run: a table, a plot, the results, and the next commands."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -127,14 +126,3 @@ def next_commands(output_dir: str) -> list[str]:
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f}"
-
-
-def compatibility(start: Sequence[Any], end: Sequence[Any]) -> float:
-    """Mean cosine of the embeddings of two models.
-
-    Args:
-        start: Embeddings by the starting model, (N, D) each, L2-normalized.
-        end: Embeddings by the other model, (N, D) each, L2-normalized.
-    """
-    cosines = [(one * other).sum(-1) for one, other in zip(start, end, strict=True)]
-    return sum(float(part.sum()) for part in cosines) / sum(len(part) for part in cosines)
