@@ -23,16 +23,11 @@ from training.utils.quiet import hide_library_bars
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel
     from training.demo.photo_model.free_photos import FreePhoto
-    from training.utils.results import Results
 
 PROGRAM = "python -m training.demo.photo_model"
 CARD = Path(__file__).with_name("card.yaml")
 STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}  # before alignment, by recipe
 LAST_STAGE = "aligned"
-ROLES = ("teacher", "distilled", "stage_2", LAST_STAGE, "no_teacher")
-LANGUAGES = ("en", "zh")
-DATA = "Flickr8k validation (690 photographs, en and zh), CIFAR-10 test, Tiny ImageNet validation"
-ROLE = {True: "student", False: "teacher"}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
 EXAMPLE_SIZE = 320  # pixels of the longer side
 
@@ -75,6 +70,7 @@ def run(options: PhotoModelOptions):
     """
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.demo.photo_model.free_photos import FREE_PHOTOS
+    from training.demo.photo_model.results import for_card, read_results
     from training.demo.photo_model.sheet import plot_contact_sheet
     from training.engine.log import LOG_FILE
     from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -122,74 +118,6 @@ def run(options: PhotoModelOptions):
         shown = for_card(results)
         shown.write(folder)
         write_card(folder, shown, details)
-
-
-def read_results(named: list[str], command: str) -> "Results | None":
-    """Read results of evaluations, and name their models by role.
-
-    Args:
-        named: Folders with results, each ROLE=FOLDER.
-        command: Command of this run.
-
-    Returns:
-        All rows; None without results.
-
-    Raises:
-        ValueError: A role is unknown, a file is missing, or the finished student has no results.
-    """
-    from dataclasses import replace
-
-    from training.utils.results import RESULTS_FILE, Results, Row, make_meta
-
-    rows: list[Row] = []
-    commands: list[str] = []
-    for entry in named:
-        role, _, folder = entry.partition("=")
-        path = Path(folder) / RESULTS_FILE
-        if role not in ROLES or not path.is_file():
-            raise ValueError(
-                f"results: {entry!r} is not ROLE=FOLDER with one of {', '.join(ROLES)} and a folder that "
-                "training/eval.py has written."
-            )
-        read = Results.read(path)
-        model, stage = ("teacher", None) if role == "teacher" else ("student", role)
-        own = read.rows[0].model
-        for row in read.rows:
-            name = model if row.model == own else joint_role(row.model, own)
-            rows.append(replace(row, model=name, stage=stage, metric=short_metric(row.metric)))
-        commands.append(read.meta["command"])
-    if named and not any(row.stage == LAST_STAGE for row in rows):
-        raise ValueError(f"results: there is none of the finished student. Add {LAST_STAGE}=FOLDER.")
-    meta = make_meta(DATA, 0, command, evaluations=commands)
-    return Results(meta, rows) if rows else None
-
-
-def joint_role(name: str, own: str) -> str:
-    """Name a pair of models by role. One encodes the images, the other the texts.
-
-    Args:
-        name: Names of both, `A images, B texts`.
-        own: Name of the student; the other model is the teacher.
-    """
-    images, texts = name.removesuffix(" texts").split(" images, ")
-    return f"{ROLE[images == own]} images, {ROLE[texts == own]} texts"
-
-
-def short_metric(name: str) -> str:
-    """The name of a recall as in training logs, such as `t2i_recall@5` for `text_to_image_R@5`."""
-    return name.replace("text_to_image_R@", "t2i_recall@").replace("image_to_text_R@", "i2t_recall@")
-
-
-def for_card(results: "Results") -> "Results":
-    """Results of single models in one language by the usual metrics, of the many that an evaluation writes.
-
-    Args:
-        results: All results.
-    """
-    from training.utils.results import Results
-
-    rows = [row for row in results.rows if row.language in LANGUAGES and " images, " not in row.model]
-    return Results(results.meta, [row for row in rows if row.metric == "top1" or "recall@" in row.metric])
 
 
 def round_to_half(model: "DCCLIPModel"):

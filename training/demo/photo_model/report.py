@@ -1,5 +1,6 @@
 """The table of the model of photographs, for the README."""
 
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
 MODELS = (
@@ -9,7 +10,6 @@ MODELS = (
     ("student", "stage_2", "student after stage 2"),
     ("student", "aligned", "**dcclip-tiny-photo**: mean of both stages"),
 )
-LANGUAGES = ("en", "zh")
 # title, set and metric
 COLUMNS = (
     ("text to image", "flickr8k_validation", "t2i_recall@5"),

@@ -10,8 +10,9 @@ from transformers import AutoModel
 
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
 from training.config import AlignRecipe, DistillRecipe
-from training.demo.photo_model.__main__ import main, read_results
+from training.demo.photo_model.__main__ import main
 from training.demo.photo_model.free_photos import FREE_PHOTOS, FreePhoto
+from training.demo.photo_model.results import read_results
 from training.hub.hub_model import HubModel
 from training.utils.results import Results, Row
 
