@@ -69,6 +69,7 @@ LIMITS = {
     "max_skip_share": Limits(at_least=0, at_most=1),
     "flip": Limits(at_least=0, at_most=1),
     "blur": Limits(at_least=0, at_most=1),
+    "downscale": Limits(at_least=0, at_most=1),
     "background": Limits(at_least=0, at_most=255),
     "max_steps": Limits(at_least=1),
     "batch_size": Limits(at_least=1, ceiling=1_000_000),
@@ -255,6 +256,8 @@ class AugmentConfig(Checked):
         saturation: Largest change of saturation, as a log2 factor.
         tint: Standard deviation of a random mix of the colour channels.
         blur: Probability of a slight blur, 0..1.
+        downscale: Probability of a lower resolution, 0..1: the image is reduced by a factor of 2 to 8 and enlarged
+            again, as small images are enlarged to the model's input.
         background: Pixel value, 0..255, of areas that the warp uncovers.
     """
 
@@ -270,6 +273,7 @@ class AugmentConfig(Checked):
     saturation: float = 0.3
     tint: float = 0.0
     blur: float = 0.0
+    downscale: float = 0.0
     background: int = 255
 
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from training.config import AugmentConfig
 from training.utils.rng import keyed_uniform
 
-NUM_DRAWS = 20  # random numbers for each view
+NUM_DRAWS = 22  # random numbers for each view
+MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Augment:
     seed: int
 
     def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Warp, recolor and blur images.
+        """Warp, recolor, downscale and blur images.
 
         Args:
             images: (B, 3, S, S) uint8.
@@ -47,7 +48,8 @@ class Augment:
         draws = self.draws(image_ids, view_ids).to(images.device)
         # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
-        return self._blur(self._recolor(warped, draws[:, 6:]), draws[:, 6:]).clamp_(0, 255)
+        recolored = self._recolor(warped, draws[:, 6:])
+        return self._blur(self._downscale(recolored, draws[:, 20:]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views.
@@ -91,6 +93,18 @@ class Augment:
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
         flat = images.flatten(2)  # (B, 3, H * W)
         return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
+
+    def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
+        # log-uniform; zero marks the images that keep their resolution
+        factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** draws[:, 1]).round().long()
+        factors[draws[:, 0] >= self.config.downscale] = 0
+        size = images.shape[-1]
+        for factor in range(MIN_REDUCTION, MAX_REDUCTION + 1):
+            chosen = factors == factor
+            if chosen.any():
+                small = F.interpolate(images[chosen], size=max(1, size // factor), mode="bilinear", antialias=True)
+                images[chosen] = F.interpolate(small, size=size, mode="bicubic")
+        return images
 
     def _blur(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen = draws[:, 3] < self.config.blur

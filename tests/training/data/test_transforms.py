@@ -9,7 +9,9 @@ from training.config import AugmentConfig
 from training.data import decode_image
 from training.data.transforms import Augment, Normalize
 
-STRONG = AugmentConfig(zoom=0.4, rotate=20, stretch=0.4, shift=0.1, flip=0.5, saturation=1.0, tint=0.1, blur=0.5)
+STRONG = AugmentConfig(
+    zoom=0.4, rotate=20, stretch=0.4, shift=0.1, flip=0.5, saturation=1.0, tint=0.1, blur=0.5, downscale=0.5
+)
 NOTHING = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
 
 
@@ -59,6 +61,7 @@ def test_ranges_of_zero_do_not_change_the_image(batch):
         {"saturation": 1.0},
         {"tint": 0.2},
         {"blur": 1.0},
+        {"downscale": 1.0},
     ],
     ids=lambda change: next(iter(change)),
 )
@@ -71,6 +74,16 @@ def test_every_range_changes_the_image_and_keeps_values_in_range(batch, change):
 def test_flip_with_probability_1_mirrors_the_image(batch):
     views = Augment(replace(NOTHING, flip=1.0), 0)(batch, IDS, VIEWS)
     torch.testing.assert_close(views, batch.float().flip(3), rtol=0, atol=1e-2)
+
+
+def test_downscaling_removes_detail_from_the_expected_share_of_images(batch):
+    images = batch[:1].expand(400, -1, -1, -1)
+    views = Augment(replace(NOTHING, downscale=0.3), 0)(images, torch.arange(400), torch.zeros(400, dtype=torch.long))
+    detail = (views[..., 1:] - views[..., :-1]).square().mean((1, 2, 3))
+    original = (batch[:1, ..., 1:].float() - batch[:1, ..., :-1].float()).square().mean()
+    lost = detail < 0.9 * original
+    assert 0.2 < lost.float().mean() < 0.4
+    torch.testing.assert_close(views[~lost], images[~lost].float(), rtol=0, atol=1e-2)
 
 
 def test_autocast_does_not_change_views(batch):
