@@ -7,10 +7,8 @@ from modeling_dcclip import DCCLIPModel
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.teachers import TOWERS
-from training.teachers.batching import encode_by_length
+from training.teachers.batching import TEXT_CHUNK, encode_by_length
 from training.teachers.targets import TargetSource
-
-TEXT_CHUNK = 64  # texts encoded at once
 
 
 class Task(nn.Module):

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+TEXT_CHUNK = 32  # texts of a training batch that are encoded at once
+
 
 def encode_by_length(
     lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]

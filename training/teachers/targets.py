@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.transforms import Normalize
+from training.teachers.batching import TEXT_CHUNK, encode_by_length
 from training.teachers.family import Targets
 from training.teachers.teacher import Teacher
 
@@ -93,10 +94,23 @@ class LiveTargets:
         return Targets(resample_map(targets.required_map, self.spec.grid), targets.embedding)
 
     def texts(self, batch: Batch) -> Targets:
-        """Targets of the captions of a batch; the feature map is on the teacher's own tokens."""
-        if "teacher_input_ids" in batch:
-            return self.teacher.encode_texts(batch["teacher_input_ids"], batch["teacher_attention_mask"])
-        return self.teacher.encode_texts(batch["input_ids"], batch["attention_mask"])
+        """Targets of the captions of a batch, encoded in chunks of similar length.
+
+        The feature map is on the teacher's own tokens, and zero beyond the longest caption of a chunk.
+        """
+        prefix = "teacher_" if "teacher_input_ids" in batch else ""
+        input_ids, mask = batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]
+        lengths = mask.sum(1)
+
+        def encode(indices: Tensor) -> tuple[Tensor, ...]:
+            length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
+            targets = self.teacher.encode_texts(input_ids[indices, :length], mask[indices, :length])
+            if targets.feature_map is None:
+                return (targets.embedding,)
+            return targets.embedding, F.pad(targets.feature_map, (0, 0, 0, input_ids.shape[1] - length))
+
+        embeddings, *maps = encode_by_length(lengths, TEXT_CHUNK, encode)
+        return Targets(maps[0] if maps else None, embeddings)
 
 
 @torch.no_grad()
