@@ -4,16 +4,19 @@
 
 DATA has these files: `photos_places_train.parquet` (MiniPlaces; `image`, `en`), `photos_tiny_imagenet_train.parquet`
 (`image`, `en`, `zh`), `sentences_tatoeba_en_zh.parquet` (`en`, `zh`), `imagenet_class_names_en_zh.json`
-({WordNet id: {en, zh}}) and `wordnet_zh_cow.tab` (Chinese Open WordNet).
+({WordNet id: {en, zh}}) and `wordnet_zh_cow.tab` (Chinese Open WordNet). English words come from the package
+`wordfreq` (data under CC-BY-SA-4.0).
 
     places.parquet, tiny_imagenet.parquet   images, and their class names as captions in both languages
     names.parquet                           class names of ImageNet and MiniPlaces as captions, without images
-    tatoeba.parquet, lemmas.parquet         sentences in both languages, and Chinese nouns
+    tatoeba.parquet                         sentences in both languages
+    words.parquet, nouns.parquet            frequent English words, and Chinese nouns, as captions in one language
 
-A caption cell is a list: the class name itself, then the name in prompts.
+A caption cell is a list: the name or the word itself, then the same in prompts.
 """
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +33,26 @@ PROMPTS = {
            "a painting of a {}."),
     "zh": ("{}", "一张{}的照片", "一张{}的图片", "一张模糊的{}的照片", "{}的特写", "一幅{}的画"),
 }  # fmt: skip
+# beside those above, for words that have no images
+MORE_PROMPTS = {
+    "en": ("two {}", "a small {}", "an old {}", "a toy {}", "a cartoon {}", "a drawing of a {}.",
+           "a sketch of the {}.", "a {} on a white background", "a black and white photo of a {}.", "a {} outdoors",
+           "a person with a {}", "part of a {}", "inside a {}", "a {} for sale"),
+    "zh": ("两个{}", "一个小{}", "旧{}", "玩具{}", "卡通{}", "{}的图画", "{}的素描", "白色背景上的{}",
+           "{}的黑白照片", "户外的{}", "一个人和{}", "{}的一部分", "{}的内部", "出售的{}"),
+}  # fmt: skip
+PROMPTS_PER_WORD = 2
+MIN_LETTERS = 3
 # of the first prompts: MiniPlaces is sharp, Tiny ImageNet is small; neither has close-ups or paintings
 PLACES_PROMPTS, TINY_PROMPTS = 3, 4
-WRITTEN = ("places.parquet", "tiny_imagenet.parquet", "names.parquet", "tatoeba.parquet", "lemmas.parquet")
+WRITTEN = (
+    "places.parquet",
+    "tiny_imagenet.parquet",
+    "names.parquet",
+    "tatoeba.parquet",
+    "words.parquet",
+    "nouns.parquet",
+)
 Name = Mapping[str, str]  # language -> class name
 
 
@@ -44,15 +64,17 @@ class PhotoDataOptions:
         data_dir: Folder with the source files.
         output_dir: Folder for the written files.
         num_sentences: Number of pairs of sentences to draw.
-        num_lemmas: Number of Chinese nouns to draw.
+        num_words: Number of English words, the most frequent first.
+        num_nouns: Number of Chinese nouns to draw.
         seed: Seed of the draws.
         overwrite: Whether to replace existing files in `output_dir`.
     """
 
     data_dir: str
     output_dir: str
-    num_sentences: int = 12_000
-    num_lemmas: int = 10_000
+    num_sentences: int = 29_000
+    num_words: int = 40_000
+    num_nouns: int = 60_000
     seed: int = 0
     overwrite: bool = False
 
@@ -93,15 +115,17 @@ def run(options: PhotoDataOptions):
         names += [{"en": english, "zh": chinese} for english, chinese in scenes.items()]
         names += list({tuple(name.values()): name for name in named_tiny}.values())
         sentences = load("sentences_tatoeba_en_zh.parquet", ["en", "zh"])
-        lemmas = read_nouns(sources / "wordnet_zh_cow.tab")
+        nouns = read_nouns(sources / "wordnet_zh_cow.tab")
+        nouns = [nouns[row] for row in draw(len(nouns), options.num_nouns, options.seed)]
         tables = {
             "places.parquet": _with_captions(places, captions(named_places, PLACES_PROMPTS)),
             "tiny_imagenet.parquet": _with_captions(tiny, captions(named_tiny, TINY_PROMPTS)),
             "names.parquet": Dataset.from_dict(captions(names, len(PROMPTS["en"]))),
             "tatoeba.parquet": sentences.select(draw(len(sentences), options.num_sentences, options.seed)),
-            "lemmas.parquet": Dataset.from_dict(
-                {"zh": [lemmas[row] for row in draw(len(lemmas), options.num_lemmas, options.seed)]}
+            "words.parquet": Dataset.from_dict(
+                {"en": in_prompts(english_words(options.num_words), "en", options.seed)}
             ),
+            "nouns.parquet": Dataset.from_dict({"zh": in_prompts(nouns, "zh", options.seed)}),
         }
         for name, rows in tables.items():
             with atomic_write(folder / name) as scratch:
@@ -123,6 +147,41 @@ def captions(names: Iterable[Name], num_prompts: int) -> dict[str, list[list[str
         language: [[prompt.format(name[language]) for prompt in prompts[:num_prompts]] for name in names]
         for language, prompts in PROMPTS.items()
     }
+
+
+def in_prompts(words: Sequence[str], language: str, seed: int) -> list[list[str]]:
+    """Make captions from words: the word itself, and the word in prompts that are drawn at random.
+
+    Args:
+        words: Words in one language.
+        language: Language of the words, `en` or `zh`.
+        seed: Seed of the draws.
+
+    Returns:
+        Captions of each word.
+    """
+    prompts = [*PROMPTS[language][1:], *MORE_PROMPTS[language]]
+    rng = np.random.default_rng(seed)
+    drawn = rng.permuted(np.tile(np.arange(len(prompts)), (len(words), 1)), axis=1)[:, :PROMPTS_PER_WORD]
+    return [[word, *(prompts[index].format(word) for index in row)] for word, row in zip(words, drawn, strict=True)]
+
+
+def english_words(count: int) -> list[str]:
+    """Return the most frequent English words, the most frequent first.
+
+    Args:
+        count: Number of words that are looked at. Those with other characters than a to z, or with fewer than 3
+            letters, are left out.
+
+    Raises:
+        ValueError: The package `wordfreq` is not installed.
+    """
+    try:
+        from wordfreq import top_n_list
+    except ImportError as error:
+        raise ValueError('wordfreq: the package is not installed. Run `pip install "dcclip[photos]"`.') from error
+    letters = re.compile(f"[a-z]{{{MIN_LETTERS},}}")
+    return [word for word in top_n_list("en", count, wordlist="large") if letters.fullmatch(word)]
 
 
 def read_nouns(path: Path) -> list[str]:

@@ -7,7 +7,17 @@ import pytest
 from datasets import Dataset
 from PIL import Image
 
-from training.demo.photo_data import PROMPTS, WRITTEN, captions, draw, main, read_nouns
+from training.demo.photo_data import (
+    MORE_PROMPTS,
+    PROMPTS,
+    WRITTEN,
+    captions,
+    draw,
+    english_words,
+    in_prompts,
+    main,
+    read_nouns,
+)
 
 NOUNS = (
     "# Chinese Open Wordnet\n02131777-n\tcmn:lemma\t猫\n13742358-n\tcmn:lemma\t导+水管\n02667576-a\tcmn:lemma\t红\n"
@@ -68,6 +78,21 @@ def test_sentences_are_drawn_in_pairs(sources):
 
 def test_nouns_are_kept_without_plus_signs(sources):
     assert read_nouns(sources / "wordnet_zh_cow.tab") == ["导水管", "猫"]
+
+
+def test_words_stand_alone_and_in_prompts(sources):
+    words = run(sources, "--num_words", "3000")["words.parquet"]
+    cells = {row["en"][0]: row["en"] for row in words}
+    assert len(words) > 2000 and "butterfly" in {*cells} | {*english_words(30_000)} and "the" in cells
+    assert all(len(set(cell)) == 3 and all(word in text for text in cell) for word, cell in cells.items())
+
+
+def test_prompts_of_words_are_drawn_by_seed():
+    words = [f"word{number}" for number in range(200)]
+    cells = in_prompts(words, "en", 0)
+    assert cells == in_prompts(words, "en", 0) != in_prompts(words, "en", 1)
+    used = {text.replace(cell[0], "{}") for cell in cells for text in cell}
+    assert len(used) == 1 + len(PROMPTS["en"]) - 1 + len(MORE_PROMPTS["en"])
 
 
 def test_prompts_are_cut():
