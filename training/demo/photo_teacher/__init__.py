@@ -16,7 +16,7 @@ fast_linear.py    linear layers as 1x1 convolutions
 batches.py        all features of a run, and the samples of a step
 encoders.py       embeddings from features, for both training phases
 losses.py         the losses of a step
-train.py          the two training phases
+train.py          the three training phases
 trained.py        the weights that training changed, as a small file
 validate.py       metrics on the validation images
 scene_names.json  Chinese names of scene classes

@@ -44,14 +44,14 @@ def run(recipe: PhotoTeacherRecipe, command: str = PROGRAM) -> "Results":
     Raises:
         ValueError: A package or a source is missing or damaged.
     """
-    from training.demo.photo_teacher.train import HEADS_LOG_FILE
+    from training.demo.photo_teacher.train import HEADS_LOG_FILE, IMAGES_LOG_FILE
     from training.demo.photo_teacher.trained import WEIGHTS_FILE
     from training.engine.checkpoint import open_output_dir
     from training.engine.log import LOG_FILE
     from training.hub import MODEL_FILES
     from training.utils.results import RESULTS_FILE
 
-    names = [*MODEL_FILES, RESULTS_FILE, WEIGHTS_FILE, LOG_FILE, HEADS_LOG_FILE]
+    names = [*MODEL_FILES, RESULTS_FILE, WEIGHTS_FILE, LOG_FILE, HEADS_LOG_FILE, IMAGES_LOG_FILE]
     names += ["features"] if recipe.features_dir is None else []
     with open_output_dir(recipe, names, command_name(PROGRAM), {}):
         return _run(recipe, command)
@@ -64,7 +64,7 @@ def _run(recipe: PhotoTeacherRecipe, command: str) -> "Results":
     from training.demo.photo_teacher.features import FeatureMaker
     from training.demo.photo_teacher.lite2 import read_lite2
     from training.demo.photo_teacher.train import train
-    from training.demo.photo_teacher.trained import save_trained, snapshot
+    from training.demo.photo_teacher.trained import load_trained, save_trained, snapshot
     from training.demo.photo_teacher.validate import validate
     from training.engine.checkpoint import save_final
     from training.hub.hub_model import HubModel
@@ -78,6 +78,8 @@ def _run(recipe: PhotoTeacherRecipe, command: str) -> "Results":
     maker = FeatureMaker(model, processor, recipe.text_layers, features, recipe.seed)
     before = snapshot(model)
     data = load_training_data(recipe, maker, lite2)
+    if recipe.start is not None:
+        load_trained(model, Path(recipe.start))
     encoder = train(model, data, recipe)
     save_trained(model, before, folder)
     metrics = validate(encoder, data)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from training.demo.photo_teacher.features import FeatureMaker, ImageFeatures, TextFeatures
@@ -21,6 +22,7 @@ from training.demo.photo_teacher.photographs import (
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.text.writing_systems import LANGUAGES
 
+IMAGE_PHASE = 2
 Prompts = dict[str, list[TextFeatures]]  # language -> features of the class names, one item per template
 
 
@@ -29,7 +31,7 @@ class Captioned:
     """Features of captioned images.
 
     Args:
-        views: Features of the whole images, then of random crops, one item per view.
+        views: Features of the whole images, then of random crops and of small images, one item per view.
         captions: Features of the captions by language, image after image.
         caption_ids: Ids of the captions by language, (captions,) int64. Equal captions have the same id.
         starts: Index of the first caption of each image, then the number of captions, (N + 1,) int64.
@@ -46,13 +48,13 @@ class Classes:
     """Features of images with a class name.
 
     Args:
-        images: Features of the images.
+        views: Features of the whole images, then of small images, one item per view.
         labels: Class index of each image, (M,) int64.
         held_out: Whether a class is not trained on, (classes,) bool.
         names: Features of the class names by language and template.
     """
 
-    images: ImageFeatures
+    views: list[ImageFeatures]
     labels: Tensor
     held_out: Tensor
     names: Prompts
@@ -67,7 +69,7 @@ class TrainingData:
         validation: Validation images with captions.
         classes: Training images with class names; None if the recipe has none.
         class_validation: Validation images with class names; None if the recipe has none.
-        unlabelled: Images without captions; None if the recipe has none.
+        unlabelled: Images without captions by view, as in `Classes`; empty if the recipe has none.
         object_names: Features of the names of ImageNet's classes by language and template.
         classifier: Classifier of ImageNet's classes.
     """
@@ -76,7 +78,7 @@ class TrainingData:
     validation: Captioned
     classes: Classes | None
     class_validation: Classes | None
-    unlabelled: ImageFeatures | None
+    unlabelled: list[ImageFeatures]
     object_names: Prompts
     classifier: Lite2
 
@@ -101,18 +103,19 @@ def load_training_data(recipe: PhotoTeacherRecipe, maker: FeatureMaker, lite2: L
     imagenet = object_names()
     train, held = _classes(*class_sets, maker, recipe)
     return TrainingData(
-        captioned=_captioned(captioned, maker, recipe.image_crops),
-        validation=_captioned(validation, maker, 0),
+        captioned=_captioned(captioned, maker, recipe.image_crops, recipe.small_views),
+        validation=_captioned(validation, maker, 0, 0),
         classes=train,
         class_validation=held,
-        unlabelled=_concatenate([maker.images(each.name, each.images) for each in unlabelled]) if unlabelled else None,
+        unlabelled=_views([(each.name, each.images) for each in unlabelled], maker, recipe.small_views),
         object_names=_prompts("imagenet", imagenet, maker),
         classifier=lite2,
     )
 
 
-def _captioned(source: CaptionedImages, maker: FeatureMaker, num_crops: int) -> Captioned:
-    views = [maker.images(source.name, source.images, view) for view in range(1 + num_crops)]
+def _captioned(source: CaptionedImages, maker: FeatureMaker, num_crops: int, num_small: int) -> Captioned:
+    views = _views([(source.name, source.images)], maker, num_small)
+    views[1:1] = [maker.images(source.name, source.images, 1 + number) for number in range(num_crops)]
     texts = {language: [text for cell in cells for text in cell] for language, cells in source.captions.items()}
     features = {language: maker.texts(f"{source.name}-{language}", each) for language, each in texts.items()}
     ids = {language: torch.from_numpy(np.unique(each, return_inverse=True)[1]) for language, each in texts.items()}
@@ -141,8 +144,8 @@ def _classes(
             parts.append(None)
             continue
         labels = torch.tensor([indices[name] for each in sets for name in each.names])
-        images = _concatenate([maker.images(f"{each.name}-{kind}", each.images) for each in sets])
-        parts.append(Classes(images, labels, held_out, names))
+        views = _views([(f"{each.name}-{kind}", each.images) for each in sets], maker, recipe.small_views)
+        parts.append(Classes(views, labels, held_out, names))
     return parts[0], parts[1]
 
 
@@ -154,6 +157,18 @@ def _prompts(name: str, names: dict[str, list[str]], maker: FeatureMaker) -> Pro
         ]
         for language, each in names.items()
     }
+
+
+def _views(sources: Sequence[tuple[str, Dataset]], maker: FeatureMaker, num_small: int) -> list[ImageFeatures]:
+    """Features of the whole images of all sources, then of small images, one item per view."""
+    if not sources:
+        return []
+    views = [_concatenate([maker.images(*source) for source in sources])]
+    for view in range(num_small):
+        small = _concatenate([maker.images(*source, view, is_small=True) for source in sources])
+        # the classifier reads the sharp image, so that a small one is trained towards what it shows
+        views.append(ImageFeatures(small.maps, views[0].pooled))
+    return views
 
 
 def _concatenate(parts: Sequence[ImageFeatures]) -> ImageFeatures:
@@ -171,6 +186,7 @@ class Step:
         class_images: Indices of class images, (M,) int64; empty if there are none.
         unlabelled: Indices of images without captions, (U,) int64; empty if there are none.
         template: Index of the prompt template of all class names.
+        other_view: Index of the view of the images without captions.
     """
 
     view: int
@@ -179,6 +195,7 @@ class Step:
     class_images: Tensor
     unlabelled: Tensor
     template: int
+    other_view: int
 
 
 def draw_step(data: TrainingData, recipe: PhotoTeacherRecipe, phase: int, step: int) -> Step:
@@ -187,7 +204,8 @@ def draw_step(data: TrainingData, recipe: PhotoTeacherRecipe, phase: int, step: 
     Args:
         data: All features of the run.
         recipe: Recipe with the batch sizes and the seed.
-        phase: Training phase, 0 for the projections alone and 1 for the upper layers.
+        phase: Training phase, 0 for the projections alone, 1 for the upper layers, 2 for the image tower alone. Small
+            images are drawn in phase 2 only.
         step: Number of the step, from 0.
     """
     rng = np.random.default_rng([recipe.seed, phase, step])
@@ -198,14 +216,16 @@ def draw_step(data: TrainingData, recipe: PhotoTeacherRecipe, phase: int, step: 
     trained = torch.empty(0, dtype=torch.long)
     if data.classes is not None:
         trained = (~data.classes.held_out[data.classes.labels]).nonzero()[:, 0]
-    num_unlabelled = 0 if data.unlabelled is None else len(data.unlabelled)
+    num_unlabelled = len(data.unlabelled[0]) if data.unlabelled else 0
+    num_small = 0 if phase == IMAGE_PHASE else recipe.small_views
     return Step(
-        view=int(rng.integers(len(data.captioned.views))),
+        view=int(rng.integers(len(data.captioned.views) - num_small)),
         images=images,
         captions=captions,
         class_images=_draw(rng, trained, recipe.class_batch_size),
         unlabelled=_draw(rng, torch.arange(num_unlabelled), recipe.class_batch_size),
         template=int(rng.integers(len(data.object_names["en"]))),
+        other_view=int(rng.integers(1 + recipe.small_views - num_small)),
     )
 
 

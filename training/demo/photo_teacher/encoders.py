@@ -1,4 +1,7 @@
-"""Embeddings from features: from pooled vectors in the first phase, through the upper layers in the second."""
+"""Embeddings from features, one encoder for each training phase.
+
+First from pooled vectors, then through the upper layers, then from images alone while the texts stay as they are.
+"""
 
 import torch
 import torch.nn.functional as F
@@ -127,3 +130,44 @@ class UpperEncoder(Encoder):
         order = features.starts.diff()[indices].argsort()
         parts = [self.upper_text(*features.padded(indices[part].tolist())) for part in order.chunk(LENGTH_PARTS)]
         return torch.cat(parts)[order.argsort()]
+
+
+class ImageEncoder(Encoder):
+    """Trains the upper image layers alone; the embeddings of texts are computed once.
+
+    Args:
+        model: Teacher; the encoder shares the parameters of the image tower.
+        num_text_layers: Number of text layers above the stored features.
+        dropout: Dropout probability on pooled features while training.
+    """
+
+    def __init__(self, model: DCCLIPModel, num_text_layers: int, dropout: float = 0.0):
+        super().__init__(model, dropout)
+        self.upper_image = UpperImageTower(model)
+        del self.text_projection  # it is not trained
+        # in a list, because a module's attribute would be trained with it
+        self._finished = [UpperEncoder(model, num_text_layers).eval()]
+        self._embeds: dict[int, tuple[TextFeatures, Tensor]] = {}  # by identity; the features keep their ids alive
+
+    def pool_images(self, features: ImageFeatures, indices: Tensor) -> Tensor:
+        """Pooled features of a batch of images, (B, 1280) float32.
+
+        Args:
+            features: Features of N images.
+            indices: Indices of the images, (B,) int64.
+        """
+        return self.upper_image(features.maps[indices].float())
+
+    def texts(self, features: TextFeatures, indices: Tensor) -> Tensor:
+        """L2-normalized embeddings of a batch of texts.
+
+        Args:
+            features: Features of N texts.
+            indices: Indices of the texts, (B,) int64.
+
+        Returns:
+            (B, D) float32 without a gradient.
+        """
+        if id(features) not in self._embeds:
+            self._embeds[id(features)] = features, self._finished[0].all_texts(features)
+        return self._embeds[id(features)][1][indices]

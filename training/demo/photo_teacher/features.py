@@ -26,6 +26,7 @@ IMAGE_BATCH = 32
 TOKENS_PER_BATCH = 4096
 # of random crops: smallest share of the area, largest change of the aspect ratio (natural logarithm) and of colours
 MIN_AREA, MAX_STRETCH, COLOUR_RANGE = 0.5, 0.25, 0.2
+SMALL_EDGES = 28, 72  # smallest and largest edge of a view of low resolution, in pixels
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class FeatureMaker:
         self.upper_image = UpperImageTower(self.model).eval()
         self.upper_text = UpperTextTower(self.model, self.num_text_layers).eval()
 
-    def images(self, name: str, rows: Dataset, view: int = 0) -> ImageFeatures:
+    def images(self, name: str, rows: Dataset, view: int = 0, is_small: bool = False) -> ImageFeatures:
         """Features of images.
 
         Args:
@@ -108,9 +109,11 @@ class FeatureMaker:
             rows: Rows with a decoded `image`.
             view: Number of the view. 0 is the whole image as the processor prepares it; other numbers are random
                 crops.
+            is_small: Whether the view is reduced to a low resolution, as small images are enlarged for the model.
         """
-        key = [name, len(rows), rows._fingerprint, view, self.seed if view else None]
-        stored = self._stored(f"{name}-view{view}", key, lambda: self._compute_images(name, rows, view))
+        key = [name, len(rows), rows._fingerprint, view, self.seed if view or is_small else None, is_small]
+        label = f"{name}-view{view}{'-small' * is_small}"
+        stored = self._stored(label, key, lambda: self._compute_images(label, rows, view, is_small))
         return ImageFeatures(**stored)
 
     def texts(self, name: str, texts: list[str]) -> TextFeatures:
@@ -132,20 +135,20 @@ class FeatureMaker:
         return load_file(path)
 
     @torch.inference_mode()
-    def _compute_images(self, name: str, rows: Dataset, view: int) -> dict[str, Tensor]:
+    def _compute_images(self, name: str, rows: Dataset, view: int, is_small: bool) -> dict[str, Tensor]:
         maps, pooled = [], []
         # a copy in channels-last layout, which is twice as fast on a CPU; torch types `to` without memory_format
         lower = copy.deepcopy(LowerImageTower(self.model)).eval()
         lower.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        progress = tqdm(total=len(rows), desc=f"features of {name}, view {view}", unit="image")
+        progress = tqdm(total=len(rows), desc=f"features of {name}", unit="image")
         for start in range(0, len(rows), IMAGE_BATCH):
             batch = range(start, min(start + IMAGE_BATCH, len(rows)))
             images = [rows[index]["image"].convert("RGB") for index in batch]
+            draws = [np.random.default_rng([self.seed, view, index]) for index in batch]
             if view:
-                images = [
-                    random_crop(image, np.random.default_rng([self.seed, view, index]))
-                    for image, index in zip(images, batch, strict=True)
-                ]
+                images = [random_crop(image, rng) for image, rng in zip(images, draws, strict=True)]
+            if is_small:
+                images = [reduce(image, rng) for image, rng in zip(images, draws, strict=True)]
             pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
             hidden = lower(pixel_values.contiguous(memory_format=torch.channels_last))
             maps.append(hidden.half().contiguous())
@@ -219,3 +222,19 @@ def random_crop(image: PILImage.Image, rng: np.random.Generator) -> PILImage.Ima
     for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
         image = enhance(image).enhance(rng.uniform(1 - COLOUR_RANGE, 1 + COLOUR_RANGE))
     return image.transpose(PILImage.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+
+
+def reduce(image: PILImage.Image, rng: np.random.Generator) -> PILImage.Image:
+    """Reduce an image to a random low resolution. A smaller image stays as it is.
+
+    Args:
+        image: RGB image.
+        rng: Random number generator.
+    """
+    low, high = np.log(SMALL_EDGES)
+    factor = np.exp(rng.uniform(low, high)) / min(image.size)
+    if factor >= 1:
+        return image
+    filters = [PILImage.Resampling.BOX, PILImage.Resampling.BICUBIC]
+    size = [max(1, round(edge * factor)) for edge in image.size]
+    return image.resize((size[0], size[1]), filters[int(rng.integers(len(filters)))])

@@ -36,7 +36,8 @@ def step_losses(encoder: Encoder, data: TrainingData, step: Step, recipe: PhotoT
     weights = {"captions": 1.0, "text_text": recipe.text_text_weight}
     embeds, pooled = [images], [view.pooled[step.images]]
     if data.classes is not None and len(step.class_images):
-        class_images = encoder.images(data.classes.images, step.class_images)
+        class_view = data.classes.views[step.other_view]
+        class_images = encoder.images(class_view, step.class_images)
         labels, positions = data.classes.labels[step.class_images].unique(return_inverse=True)
         is_class = positions[:, None] == torch.arange(len(labels))  # (M, classes)
         names = {language: data.classes.names[language][step.template] for language in LANGUAGES}
@@ -45,10 +46,11 @@ def step_losses(encoder: Encoder, data: TrainingData, step: Step, recipe: PhotoT
         )
         weights["classes"] = recipe.class_weight
         embeds.append(class_images)
-        pooled.append(data.classes.images.pooled[step.class_images])
-    if data.unlabelled is not None and len(step.unlabelled):
-        embeds.append(encoder.images(data.unlabelled, step.unlabelled))
-        pooled.append(data.unlabelled.pooled[step.unlabelled])
+        pooled.append(class_view.pooled[step.class_images])
+    if len(step.unlabelled):
+        unlabelled = data.unlabelled[step.other_view]
+        embeds.append(encoder.images(unlabelled, step.unlabelled))
+        pooled.append(unlabelled.pooled[step.unlabelled])
     losses["imagenet"] = _imagenet_loss(encoder, data, step, recipe, torch.cat(embeds), torch.cat(pooled).float())
     weights["imagenet"] = recipe.imagenet_weight
     return losses | {"loss": torch.stack([weights[name] * value for name, value in losses.items()]).sum()}

@@ -13,6 +13,8 @@ OWN_LIMITS = {
     "num_unlabelled": Limits(at_least=0),
     "held_out_classes": Limits(at_least=0, below=1),
     "image_crops": Limits(at_least=0),
+    "small_views": Limits(at_least=0),
+    "image_steps": Limits(at_least=0),
     "projection_dim": Limits(at_least=1),
     "max_text_length": Limits(at_least=3),
     "text_layers": Limits(at_least=1),
@@ -33,7 +35,8 @@ class PhotoTeacherRecipe(TrainingRecipe):
     """A teacher for photographs: ImageNet's EfficientNet-Lite2 and multilingual-e5-small, aligned on captioned images.
 
     The lower layers of both towers are frozen. Their outputs are computed once and stored in `features_dir`.
-    Training has two phases: first the projections alone, then the projections with the upper layers.
+    Training has three phases: the projections alone, the projections with the upper layers, and the upper layers of
+    the image tower alone, while the embeddings of texts stay as they are.
 
     Args:
         validation: Parquet file of captioned images for validation, with the same columns as `data.train`.
@@ -44,13 +47,17 @@ class PhotoTeacherRecipe(TrainingRecipe):
         num_unlabelled: Number of images to read from each file of `unlabelled`.
         held_out_classes: Share of the class names, at least 0 and below 1, that are validated but not trained on.
         image_crops: Number of random crops of each captioned image that are trained on beside the whole image.
+        small_views: Number of views of low resolution of every image, which the third phase trains on too.
         features_dir: Folder for the outputs of the frozen layers. None takes `output_dir/features`.
         projection_dim: Width of the shared embedding space.
         max_text_length: Largest number of tokens of a text, special tokens included.
         text_layers: Number of text layers that are trained, from the top.
         head_steps: Number of steps of the first phase. `max_steps` is the number of steps of the second phase.
-        head_learning_rate: Peak learning rate of the projections in the first phase. In the second phase it is a tenth
-            of this value.
+        image_steps: Number of steps of the third phase.
+        start: Folder with the `trained.safetensors` of an earlier run to start from; the first two phases are left
+            out.
+        head_learning_rate: Peak learning rate of the projections in the first phase. In later phases it is a tenth of
+            this value.
         dropout: Dropout probability on pooled features, at least 0 and below 1.
         class_batch_size: Number of class images in a step, and of images without captions.
         class_weight: Weight of InfoNCE between class images and their class names.
@@ -71,11 +78,14 @@ class PhotoTeacherRecipe(TrainingRecipe):
     num_unlabelled: int = 3500
     held_out_classes: float = 0.2
     image_crops: int = 1
+    small_views: int = 0
     features_dir: str | None = None
     projection_dim: int = 512
     max_text_length: int = 77
     text_layers: int = 2
     head_steps: int = 1500
+    image_steps: int = 0
+    start: str | None = None
     head_learning_rate: float = 3e-3
     dropout: float = 0.2
     class_batch_size: int = 128
@@ -95,6 +105,8 @@ class PhotoTeacherRecipe(TrainingRecipe):
                 f"data.caption_columns: has no column for {', '.join(sorted(missing))}. Name one for each of "
                 f"{', '.join(LANGUAGES)}."
             )
+        if self.start is not None and not self.image_steps:
+            raise ValueError("start: leaves out the first two phases. Set image_steps too, or leave start out.")
         if not self.data.train:
             raise ValueError(
                 "data.train: is missing. Name a file with captioned images; data.sources is not supported."

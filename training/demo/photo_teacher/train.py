@@ -1,4 +1,4 @@
-"""The two training phases: the projections alone, then the projections with the upper layers."""
+"""The training phases: the projections alone, the projections with the upper layers, the image tower alone."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,8 +8,8 @@ from accelerate import Accelerator
 from torch import nn
 
 from modeling_dcclip import DCCLIPModel
-from training.demo.photo_teacher.batches import TrainingData, draw_step
-from training.demo.photo_teacher.encoders import Encoder, UpperEncoder
+from training.demo.photo_teacher.batches import IMAGE_PHASE, TrainingData, draw_step
+from training.demo.photo_teacher.encoders import Encoder, ImageEncoder, UpperEncoder
 from training.demo.photo_teacher.losses import step_losses
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.validate import validate
@@ -17,17 +17,17 @@ from training.engine.log import LOG_FILE, Log
 from training.engine.optimizer import learning_rate_at
 from training.tasks.losses import clamp_logit_scale
 
-HEADS_LOG_FILE = "log_heads.jsonl"
-SECOND_PHASE = 0.1  # factor on the projections' learning rate, because the first phase has fitted them
+HEADS_LOG_FILE, IMAGES_LOG_FILE = "log_heads.jsonl", "log_images.jsonl"
+LATER_PHASES = 0.1  # factor on the projections' learning rate, because the first phase has fitted them
 MAX_LOGIT_SCALE = 100.0
 HEADS = ("visual_projection.", "text_projection.", "logit_scale")
 
 
 def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) -> Encoder:
-    """Train the projections, then the projections with the upper layers.
+    """Train the projections, then the projections with the upper layers, then the image tower alone.
 
     Args:
-        model: Teacher, which is trained in place.
+        model: Teacher, which is trained in place. If the recipe has `start`, the first two phases are behind it.
         data: All features of the run.
         recipe: Recipe of the run.
 
@@ -36,12 +36,18 @@ def train(model: DCCLIPModel, data: TrainingData, recipe: PhotoTeacherRecipe) ->
     """
     model.requires_grad_(False)
     folder = Path(recipe.output_dir)
-    heads = replace(recipe, max_steps=recipe.head_steps, learning_rate=recipe.head_learning_rate)
-    _run(Encoder(model, recipe.dropout), data, heads, 0, "projections", folder / HEADS_LOG_FILE)
-    upper = UpperEncoder(model, recipe.text_layers, recipe.dropout)
-    tuned = replace(recipe, head_learning_rate=SECOND_PHASE * recipe.head_learning_rate)
-    _run(upper, data, tuned, 1, "upper layers", folder / LOG_FILE)
-    return upper
+    tuned = replace(recipe, head_learning_rate=LATER_PHASES * recipe.head_learning_rate)
+    if recipe.start is None:
+        heads = replace(recipe, max_steps=recipe.head_steps, learning_rate=recipe.head_learning_rate)
+        _run(Encoder(model, recipe.dropout), data, heads, 0, "projections", folder / HEADS_LOG_FILE)
+        upper = UpperEncoder(model, recipe.text_layers, recipe.dropout)
+        _run(upper, data, tuned, 1, "upper layers", folder / LOG_FILE)
+        model.requires_grad_(False)
+    if recipe.image_steps:
+        images = replace(tuned, max_steps=recipe.image_steps)
+        encoder = ImageEncoder(model, recipe.text_layers, recipe.dropout)
+        _run(encoder, data, images, IMAGE_PHASE, "image tower", folder / IMAGES_LOG_FILE)
+    return UpperEncoder(model, recipe.text_layers).eval()
 
 
 def _run(

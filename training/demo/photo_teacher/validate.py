@@ -4,6 +4,7 @@ import torch
 
 from training.demo.photo_teacher.batches import Captioned, Classes, TrainingData
 from training.demo.photo_teacher.encoders import Encoder
+from training.demo.photo_teacher.features import ImageFeatures
 from training.evaluation.metrics import recall_at_k
 from training.text.writing_systems import LANGUAGES
 
@@ -18,13 +19,16 @@ def validate(encoder: Encoder, data: TrainingData) -> dict[str, float]:
         data: All features of the run.
 
     Returns:
-        Fractions in 0..1 by names such as `t2i_recall@5_en` and `held_out_top1_zh`.
+        Fractions in 0..1 by names such as `t2i_recall@5_en`, `held_out_top1_zh` and `small_held_out_top1_zh`, which is
+        of images of low resolution.
     """
     is_training = encoder.training
     encoder.eval()
     metrics = recalls(encoder, data.validation)
     if data.class_validation is not None:
-        metrics |= accuracies(encoder, data.class_validation)
+        for prefix, features in zip(("", "small_"), data.class_validation.views, strict=False):
+            found = accuracies(encoder, data.class_validation, features)
+            metrics |= {prefix + name: value for name, value in found.items()}
     encoder.train(is_training)
     return metrics
 
@@ -49,14 +53,15 @@ def recalls(encoder: Encoder, captioned: Captioned) -> dict[str, float]:
     return metrics
 
 
-def accuracies(encoder: Encoder, classes: Classes) -> dict[str, float]:
+def accuracies(encoder: Encoder, classes: Classes, features: ImageFeatures) -> dict[str, float]:
     """Top-1 accuracy among the names of all classes, separately for trained and for held-out classes.
 
     Args:
         encoder: Trained part of the teacher, in eval mode.
-        classes: Features of the validation images with class names.
+        classes: Validation images with class names.
+        features: Features of one view of them.
     """
-    images = encoder.all_images(classes.images)
+    images = encoder.all_images(features)
     held_out = classes.held_out[classes.labels]
     metrics = {}
     for language in LANGUAGES:

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -20,7 +21,7 @@ from training.demo.photo_teacher.__main__ import main
 from training.demo.photo_teacher.assemble import TRAINED
 from training.demo.photo_teacher.batches import draw_step, load_training_data
 from training.demo.photo_teacher.encoders import Encoder, UpperEncoder
-from training.demo.photo_teacher.features import FeatureMaker, batches_by_length
+from training.demo.photo_teacher.features import FeatureMaker, batches_by_length, reduce
 from training.demo.photo_teacher.lite2 import Lite2
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.demo.photo_teacher.train import train
@@ -139,6 +140,42 @@ def test_the_loss_falls_and_metrics_are_fractions(recipe, tmp_path, feature_fold
     assert {"t2i_recall@1_en", "i2t_recall@1_zh", "seen_top1_en"} <= set(metrics)
     assert all(0 <= value <= 1 for value in metrics.values())
     assert model.logit_scale <= math.log(100) + 1e-6
+
+
+@pytest.mark.slow
+def test_the_third_phase_trains_the_image_tower_alone(recipe, tmp_path, feature_folder):
+    recipe = replace(recipe, start="earlier", image_steps=2, small_views=1, text_text_weight=0.0)
+    model, _, data = make_parts(recipe, feature_folder)
+    before = snapshot(model)
+    metrics = validate(train(model, data, recipe), data)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert "visual_projection.weight" in changed and any("conv_head" in name for name in changed)
+    assert not any(name.startswith("text_") or "blocks.0." in name or "running_" in name for name in changed)
+    assert not (tmp_path / "log_heads.jsonl").exists() and (tmp_path / "log_images.jsonl").exists()
+    assert {"seen_top1_en", "small_seen_top1_en"} <= set(metrics)
+
+
+def test_small_views_show_less_and_keep_what_the_classifier_reads(recipe, feature_folder):
+    _, _, data = make_parts(replace(recipe, small_views=1), feature_folder)
+    assert len(data.captioned.views) == 3 and len(data.classes.views) == len(data.unlabelled) == 2
+    whole, small = data.classes.views
+    assert torch.equal(whole.pooled, small.pooled) and not torch.equal(whole.maps, small.maps)
+    drawn = [draw_step(data, replace(recipe, small_views=1), phase, step) for phase in (0, 2) for step in range(20)]
+    assert {step.view for step in drawn[:20]} == {0, 1} and {step.view for step in drawn[20:]} == {0, 1, 2}
+    assert {step.other_view for step in drawn[:20]} == {0} and {step.other_view for step in drawn[20:]} == {0, 1}
+
+
+def test_images_are_reduced_but_never_enlarged():
+    sizes = {reduce(Image.new("RGB", (300, 200)), np.random.default_rng(seed)).size for seed in range(50)}
+    edges = [min(size) for size in sizes]
+    assert len(sizes) > 10 and min(edges) >= 28 and max(edges) <= 72
+    assert all(abs(width / height - 1.5) < 0.04 for width, height in sizes)
+    assert reduce(Image.new("RGB", (20, 20)), np.random.default_rng(0)).size == (20, 20)
+
+
+def test_a_start_without_a_third_phase_is_refused():
+    with pytest.raises(ValueError, match=r"start: leaves out the first two phases\. Set image_steps too"):
+        PhotoTeacherRecipe(output_dir="x", data=DataConfig(train="x"), validation="y", start="z")
 
 
 def test_trained_weights_are_restored(tmp_path):
