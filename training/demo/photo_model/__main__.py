@@ -38,6 +38,7 @@ class PhotoModelOptions:
 
     Args:
         runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
+        first_round: Folder with those of the model that the towers start from; its recipes and logs are kept too.
         output_dir: Folder for the model, a complete Hub repository.
         results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
             `distilled` (stage 1), `stage_2`, `aligned` (the finished model) or `no_teacher`.
@@ -49,6 +50,7 @@ class PhotoModelOptions:
 
     runs: str
     output_dir: str
+    first_round: str | None = None
     results: list[str] = field(default_factory=list)
     report_dir: str | None = None
     stage_2_weight: float = 0.5
@@ -85,9 +87,13 @@ def run(options: PhotoModelOptions):
 
     runs, folder = Path(options.runs), Path(options.output_dir)
     results = read_results(options.results, command_of(PROGRAM, options))
-    logs = {f"log_{stage}.jsonl": runs / STAGE_FOLDERS[stage] / LOG_FILE for stage in STAGE_FOLDERS}
+    earlier = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
+    if options.first_round is not None:
+        stages = STAGE_FOLDERS | {"align": LAST_STAGE}
+        earlier |= {f"first_{stage}": Path(options.first_round) / name for stage, name in stages.items()}
+    logs = {f"log_{stage}.jsonl": path / LOG_FILE for stage, path in earlier.items()}
     logs[LOG_FILE] = runs / LAST_STAGE / LOG_FILE
-    recipes = {f"recipe_{stage}.yaml": runs / STAGE_FOLDERS[stage] / RECIPE_FILE for stage in STAGE_FOLDERS}
+    recipes = {f"recipe_{stage}.yaml": path / RECIPE_FILE for stage, path in earlier.items()}
     for path in (*logs.values(), *recipes.values()):
         if not path.exists():
             raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")

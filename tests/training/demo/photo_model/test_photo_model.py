@@ -81,6 +81,15 @@ def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
     assert "license: cc-by-nc-4.0" in card
 
 
+def test_recipes_and_logs_of_the_first_round_are_kept(runs, tmp_path):
+    main(["--runs", str(runs), "--first_round", str(runs), "--output_dir", str(tmp_path / "model")])
+    names = {path.name for path in (tmp_path / "model").iterdir()}
+    for stage in ("distill_vision", "distill_text", "align"):
+        assert {f"recipe_first_{stage}.yaml", f"log_first_{stage}.jsonl"} <= names
+    card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    assert "feature-map distillation, then contrastive alignment." in card
+
+
 def test_results_are_named_by_role(runs, written):
     results = Results.read(runs / "report" / "results.json")
     assert [(row.model, row.stage) for row in results.rows] == [
