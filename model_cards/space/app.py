@@ -1,6 +1,7 @@
 """Label an image and search images in Chinese or English.
 
-python model_cards/space/app.py --model runs/demo/model
+python model_cards/space/app.py
+python model_cards/space/app.py --model MODEL --images FOLDER
 """
 
 import argparse
@@ -17,32 +18,41 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 try:
     import gradio as gr
-    from encoder import Encoder
-    from images import Hit, Index, open_images
+    from encoder import CACHE, Album, Encoder, Hit
     from PIL import Image
 except ModuleNotFoundError as error:
     print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
     sys.exit(2)
 
-EMOJI = "training.corpus.emoji:load_images"
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
+PHOTO_MODEL = HERE.parent / "dcclip-tiny-photo"
 SEPARATORS = re.compile(r"[,，、;；\n]")
-CHINESE = re.compile(r"[\u3400-\u9fff]")
 MAX_LABELS = 100
 HITS = 24
-DEFAULT_LABELS = "狐狸, 狗, 猫, 熊, a red apple, a rocket"
+DEFAULT_LABELS = "猫, 狗, 兔子, a cup of coffee, a rocket"
 LABEL_IDEAS = [
-    ["狐狸, 狗, 猫, 熊, 老虎, 兔子"],
-    ["fox, dog, cat, bear, tiger, rabbit"],
-    ["动物, 食物, 旗帜, 天气, 交通工具"],
+    ["猫, 狗, 马, 鸟, 羊, 兔子"],
+    ["cat, dog, horse, bird, sheep, rabbit"],
+    ["海滩, 雪山, 森林, 街道, 房间"],
 ]
-QUERY_IDEAS = [["红色的心"], ["birthday cake"], ["下雨"], ["a person running"]]
+QUERY_IDEAS = [["一杯咖啡"], ["an astronaut"], ["寺庙"], ["a flower"], ["一只猫"]]
 TEMPLATES = [
     ("label alone · 仅标签", "{}"),
-    ("an image of {}", "an image of {}"),
-    ("一张{}的图片", "一张{}的图片"),
+    ("a photo of {}", "a photo of {}"),
+    ("一张{}的照片", "一张{}的照片"),
 ]
+# the browser hides the old answer when a file is chosen, and shows a busy sign when the file has arrived
+BUSY = '<p class="note busy" role="status">Encoding the image … · 正在处理图片……</p>'
+ARRIVED = f"() => {{ document.getElementById('answer').classList.remove('stale'); return {BUSY!r}; }}"
+WATCH_FILES = """() => {
+  const chosen = ({ target, dataTransfer, clipboardData }) => {
+    const files = target?.files ?? dataTransfer?.files ?? clipboardData?.files ?? [];
+    const isImage = [...files].some((file) => file.type.startsWith("image/"));
+    if (isImage && target?.closest?.("#image")) document.getElementById("answer").classList.add("stale");
+  };
+  for (const kind of ["change", "drop", "paste"]) document.addEventListener(kind, chosen, true);
+}"""
 
 
 def parse_labels(text: str) -> list[str]:
@@ -72,23 +82,22 @@ def render_bars(scores: list[tuple[str, float]], milliseconds: float) -> str:
     return f'<ol class="bars">{rows}</ol><p class="note"><b>{milliseconds:.0f} ms</b> · 1 image, {labels}</p>'
 
 
-def render_hits(hits: list[Hit], query: str, total: int, milliseconds: float) -> str:
-    """Render search results as tiles, with titles in the language of the query if the images have them.
+def render_hits(hits: list[Hit], total: int, milliseconds: float, notes: list[str]) -> str:
+    """Render search results as tiles with the names of their files.
 
     Args:
         hits: Search results, most similar first.
-        query: Query text, which sets the language of the titles.
         total: Number of images that were searched.
         milliseconds: Latency to show below the tiles.
+        notes: Notes about the query, to show above the tiles.
     """
-    language = "zh" if CHINESE.search(query) else "en"
     tiles = []
     for hit in hits:
-        title = html.escape(hit.title.get(language) or next(iter(hit.title.values())))
-        source = f"data:image/webp;base64,{base64.b64encode(hit.thumbnail).decode()}"
+        title = html.escape(hit.title)
+        source = f"data:image/jpeg;base64,{base64.b64encode(hit.thumbnail).decode()}"
         tiles.append(f'<li title="cosine {hit.score:.3f}"><img src="{source}" alt="{title}"><span>{title}</span></li>')
     return (
-        f'<ol class="hits">{"".join(tiles)}</ol>'
+        f'{"".join(map(note, notes))}<ol class="hits">{"".join(tiles)}</ol>'
         f'<p class="note"><b>{milliseconds:.0f} ms</b> · top {len(hits)} of {total:,} images</p>'
     )
 
@@ -97,19 +106,19 @@ class Demo:
     """Callbacks of the two tabs.
 
     Args:
-        encoder: Model that encodes images and texts.
-        index: Index of the images to search; None without images.
+        encoder: Model that labels images.
+        album: Images to search; None without images.
     """
 
-    def __init__(self, encoder: Encoder, index: Index | None):
-        self.encoder, self.index = encoder, index
-        encoder.label(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call is slow
+    def __init__(self, encoder: Encoder, album: Album | None):
+        self.encoder, self.album = encoder, album
+        encoder.runtime.zero_shot(Image.new("RGB", (64, 64)), ["warm-up"])  # the first call is slow
 
-    def label(self, image: Image.Image | None, labels: str, template: str) -> str:
+    def label(self, image: str | None, labels: str, template: str) -> str:
         """Label an image for the first tab.
 
         Args:
-            image: Uploaded image; None before an upload.
+            image: Path of the uploaded file; None before an upload.
             labels: Labels as typed, separated by commas.
             template: Sentence around each label, with `{}` for the label.
 
@@ -118,7 +127,7 @@ class Demo:
         """
         names = parse_labels(labels or "")
         if image is None:
-            return note("Drop an image on the left. · 请先在左侧放入一张图片。")
+            return note("Drop an image above. · 请先放入一张图片。")
         if not names:
             return note("Enter labels, separated by commas. · 请输入标签，用逗号分隔。")
         if len(names) > MAX_LABELS:
@@ -127,18 +136,27 @@ class Demo:
         if "{}" not in template:
             return note(f"The sentence {template!r} has no {{}}. Write {{}} where the label goes. · 句式中缺少 {{}}。")
         began = time.perf_counter()
-        scores = self.encoder.label(self.encoder.to_rgb(image), names, template)
+        try:
+            scores = self.encoder.label(image, names, template)
+        except ValueError:
+            return note(
+                "This file cannot be opened as an image. Use a JPEG, PNG or WebP file that opens elsewhere. · "
+                "无法打开该文件，请换一张 JPEG、PNG 或 WebP 图片。"
+            )
         return render_bars(scores, 1000 * (time.perf_counter() - began))
 
     def search(self, query: str) -> str:
         """Search the images for the second tab and return the results, or a message, as HTML."""
-        if self.index is None:
+        if self.album is None:
             return note("This Space has no images to search. · 此 Space 没有可搜索的图片。")
         if not (query := (query or "").strip()):
             return note("Enter a search text. · 请输入要搜索的内容。")
         began = time.perf_counter()
-        hits = self.index.search(self.encoder.encode_texts([query])[0], HITS)
-        return render_hits(hits, query, len(self.index.titles), 1000 * (time.perf_counter() - began))
+        try:
+            hits, notes = self.album.search(query, HITS)
+        except ValueError as error:
+            return note(str(error))
+        return render_hits(hits, self.album.total, 1000 * (time.perf_counter() - began), notes)
 
 
 def build(demo: Demo, example: Path | None) -> gr.Blocks:
@@ -152,50 +170,51 @@ def build(demo: Demo, example: Path | None) -> gr.Blocks:
     with gr.Blocks(title="DC-CLIP", analytics_enabled=False) as page:
         gr.HTML(
             "<header><h1>DC-CLIP</h1><p>A small Chinese–English CLIP model. "
-            f"轻量级中英双语图文模型。</p><code>{html.escape(demo.encoder.name)}</code></header>",
+            f"轻量级中英双语图文模型。</p><code>{html.escape(demo.encoder.title)}</code></header>",
             padding=False,
         )
         with gr.Tab("Label · 标注"):
-            with gr.Row(equal_height=False):
-                with gr.Column():
-                    image = gr.Image(
-                        str(example) if example else None,
-                        type="pil",
-                        image_mode=None,
-                        sources=["upload", "webcam", "clipboard"],
-                        show_label=False,
-                        buttons=[],
-                        height=300,
-                        elem_id="image",
-                        placeholder="Drop an image here, or click · 拖入图片，或点击上传",
-                    )
-                    template = gr.Dropdown(
-                        TEMPLATES,
-                        value="{}",
-                        label="Prompt template · 提示模板",
-                        allow_custom_value=True,
-                        elem_id="template",
-                    )
-                with gr.Column():
-                    labels = gr.Textbox(
-                        DEFAULT_LABELS,
-                        label="Labels, separated by commas · 标签，用逗号分隔",
-                        lines=2,
-                        elem_id="labels",
-                    )
-                    answer = gr.HTML(elem_id="answer", padding=False)
-                    gr.Examples(LABEL_IDEAS, labels, label="Try · 试试")
-            inputs = [image, labels, template]
-            # gradio adds the event methods of its components at run time
-            changes = [part.change for part in inputs]  # type: ignore[attr-defined]
-            gr.on([page.load, *changes], demo.label, inputs, answer, **live)
+            _build_label(demo, page, live, example)
         with gr.Tab("Search · 搜图"):
             _build_search(demo, page, live)
     return page
 
 
+def _build_label(demo: Demo, page: gr.Blocks, live: dict[str, Any], example: Path | None):
+    """Build the tab that labels an image: on a phone, the answer stands between the labels and everything else."""
+    with gr.Row(equal_height=False):
+        with gr.Column():
+            image = gr.Image(
+                str(example) if example else None,
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "webcam", "clipboard"],
+                show_label=False,
+                buttons=[],
+                elem_id="image",
+                placeholder="Drop an image here, or click · 拖入图片，或点击上传",
+            )
+            # Gradio would open the file itself, and fail on a damaged one without a message
+            image.preprocess = lambda payload: payload.path if payload else None  # type: ignore[method-assign]
+        with gr.Column():
+            labels = gr.Textbox(
+                DEFAULT_LABELS, label="Labels, separated by commas · 标签，用逗号分隔", lines=1, elem_id="labels"
+            )
+            answer = gr.HTML(elem_id="answer", padding=False)
+            gr.Examples(LABEL_IDEAS, labels, label="Try · 试试")
+            template = gr.Dropdown(
+                TEMPLATES, value="{}", label="Prompt template · 提示模板", allow_custom_value=True, elem_id="template"
+            )
+    inputs = [image, labels, template]
+    # gradio adds the event methods of its components at run time
+    image.change(None, None, answer, js=ARRIVED, show_progress="hidden")  # type: ignore[attr-defined]
+    page.load(None, None, None, js=WATCH_FILES, show_progress="hidden")  # type: ignore[attr-defined]
+    changes = [part.change for part in inputs]  # type: ignore[attr-defined]
+    gr.on([page.load, *changes], demo.label, inputs, answer, **live)
+
+
 def _build_search(demo: Demo, page: gr.Blocks, live: dict[str, Any]):
-    """Build the tab that searches the index of the Space."""
+    """Build the tab that searches the images of the Space."""
     query = gr.Textbox(
         QUERY_IDEAS[0][0],
         show_label=False,
@@ -205,8 +224,8 @@ def _build_search(demo: Demo, page: gr.Blocks, live: dict[str, Any]):
     gr.Examples(QUERY_IDEAS, query, label="Try · 试试")
     found = gr.HTML(elem_id="found", padding=False)
     gr.on([page.load, query.change], demo.search, query, found, **live)
-    if demo.index is not None and demo.index.credit:
-        gr.HTML(note(demo.index.credit), padding=False)
+    if demo.album is not None and demo.album.credit:
+        gr.HTML(note(demo.album.credit), padding=False)
 
 
 THEME = gr.themes.Base(
@@ -225,28 +244,35 @@ THEME = gr.themes.Base(
 
 
 def default_images() -> str | None:
-    """Return the default source of images.
+    """Return the default folder of images.
 
     Returns:
-        The folder `examples` next to this file if it exists, else the embedded emoji if `training` is installed, else
-        None.
+        The folder `examples` next to this file if it exists, else the free photographs of pip packages if `training`
+        and the packages are installed, else None.
     """
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
-        import training.corpus.emoji  # noqa: F401
-    except ImportError:
+        from training.demo.photo_model.free_photos import write_free_photos
+
+        return str(write_free_photos(CACHE / "photographs"))
+    except (ImportError, ValueError):  # without this project, or without one of the packages
         return None
-    return EMOJI
 
 
-def main():
-    """Parse the options, load the model and the images, start the server."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+def default_model() -> str | None:
+    """Return the default model: that of `DCCLIP_MODEL`, else the model of photographs in a checkout, else None."""
+    return os.environ.get("DCCLIP_MODEL") or (str(PHOTO_MODEL) if PHOTO_MODEL.is_dir() else None)
+
+
+def parse_options() -> argparse.Namespace:
+    """Parse the options."""
+    parser = argparse.ArgumentParser(prog="space", description=(__doc__ or "").splitlines()[0], allow_abbrev=False)
     parser.add_argument(
         "--model",
-        default=os.environ.get("DCCLIP_MODEL", "runs/demo/model"),
-        help="Model folder or Hub id. Default: the variable DCCLIP_MODEL, else runs/demo/model.",
+        default=default_model(),
+        help="Exported model folder or Hub id. Default: the variable DCCLIP_MODEL, else the model of photographs in "
+        "model_cards/dcclip-tiny-photo.",
     )
     parser.add_argument(
         "--revision",
@@ -255,26 +281,38 @@ def main():
     )
     parser.add_argument(
         "--images",
-        default=os.environ.get("DCCLIP_IMAGES") or default_images(),
-        help="Images to search: a folder or module:function. Default: the variable DCCLIP_IMAGES, else the folder "
-        "`examples` next to this file, else the embedded emoji.",
+        default=os.environ.get("DCCLIP_IMAGES") or None,
+        help="Folder of images to search. Default: the variable DCCLIP_IMAGES, else the folder `examples` next to "
+        "this file, else the free photographs of pip packages.",
     )
     parser.add_argument("--port", type=int, default=None, help="Port. Default: the first free port from 7860.")
     options = parser.parse_args()
+    if options.model is None:
+        parser.exit(2, "space: model: none is given. Name one with --model or the variable DCCLIP_MODEL.\n")
     is_hub_id = options.model.count("/") == 1 and not Path(options.model).exists()
     if is_hub_id and options.revision is None:
         parser.exit(
             2, f"space: revision: {options.model!r} runs code from the Hub. Name its commit with --revision.\n"
         )
+    return options
+
+
+def main():
+    """Parse the options, load the model and the images, start the server."""
+    options = parse_options()
     try:
         encoder = Encoder(options.model, options.revision)
-        index = Index.open(encoder, open_images(options.images)) if options.images else None
+        images = options.images or default_images()
+        album = Album(encoder, images) if images else None
     except ValueError as error:
-        parser.exit(2, f"space: {error}\n")
-    example = Path(options.model) / "example.png"
-    page = build(Demo(encoder, index), example if example.is_file() else None)
+        print(f"space: {error}", file=sys.stderr)
+        sys.exit(2)
+    for path, cause in album.failures if album else ():
+        print(f"space: left out {path}: {cause}", file=sys.stderr)
+    page = build(Demo(encoder, album), encoder.example)
+    allowed = [encoder.example] if encoder.example else []
     page.launch(
-        theme=THEME, css_paths=HERE / "style.css", footer_links=[], server_port=options.port, allowed_paths=[example]
+        theme=THEME, css_paths=HERE / "style.css", footer_links=[], server_port=options.port, allowed_paths=allowed
     )
 
 

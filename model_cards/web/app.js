@@ -6,7 +6,7 @@ import { ImageIndex } from "./search.js";
 const HITS = 24;
 const MAX_LABELS = 100;
 const at = (id) => document.getElementById(id);
-const state = { encoder: null, index: null, image: null, imageMs: 0 };
+const state = { encoder: null, index: null, image: null, imageMs: 0, upload: 0, waiting: null };
 
 /** Split a text into unique labels at commas, semicolons (ASCII or Chinese) and line ends. */
 export function parseLabels(text) {
@@ -22,6 +22,10 @@ function element(tag, className, text) {
 
 function showNote(id, bold, text) {
   at(id).replaceChildren(element("b", "", bold), text);
+}
+
+function showBusy(text) {
+  at("answer-note").replaceChildren(element("span", "busy"), text);
 }
 
 function showError(error) {
@@ -53,6 +57,7 @@ function latest(work) {
 const updateLabels = latest(async () => {
   if (!state.encoder) return;
   const labels = parseLabels(at("labels").value);
+  if (!state.image && state.upload) return; // an image is being encoded, or its note says why not
   const problem = !state.image
     ? "Drop an image. · 请先放入一张图片。"
     : !labels.length
@@ -105,18 +110,33 @@ const updateSearch = latest(async () => {
   showNote("found-note", `${ms.toFixed(0)} ms`, ` · top ${hits.length} of ${state.index.count.toLocaleString("en")} images`);
 });
 
+// Clear the old answer at once, encode the image, and show the new answer. Each image is decoded once.
 async function showImage(blob) {
+  const upload = ++state.upload; // a newer image takes over
   const image = at("image");
+  state.image = null;
+  at("answer").replaceChildren();
+  if (!blob.type.startsWith("image/")) {
+    image.hidden = true;
+    return showNote("answer-note", "", `This file is not an image${blob.name ? `: ${blob.name}` : ""}. · 该文件不是图片。`);
+  }
   URL.revokeObjectURL(image.src);
   image.src = URL.createObjectURL(blob);
   image.hidden = false;
+  if (!state.encoder) {
+    state.waiting = blob;
+    return showBusy("The model is loading … · 正在加载模型……");
+  }
+  showBusy("Encoding the image … · 正在处理图片……");
+  await new Promise((resolve) => setTimeout(resolve)); // the browser paints the sign before the work begins
   const began = performance.now();
   try {
-    state.image = await state.encoder.encodeImage(blob);
+    const embedding = await state.encoder.encodeImage(blob);
+    if (upload !== state.upload) return;
+    state.image = embedding;
   } catch (error) {
-    state.image = null;
+    if (upload !== state.upload) return;
     image.hidden = true;
-    at("answer").replaceChildren();
     return showNote("answer-note", "", `The browser cannot decode this file as an image (${error.message}). · 无法打开该图片。`);
   }
   state.imageMs = performance.now() - began;
@@ -136,8 +156,8 @@ function listen() {
   const file = at("file");
   const drop = at("drop");
   const take = (files) => {
-    const image = [...files].find((entry) => entry.type.startsWith("image/"));
-    if (image && state.encoder) showImage(image);
+    const file = [...files].find((entry) => entry.type.startsWith("image/")) ?? files[0];
+    if (file) showImage(file);
   };
   file.addEventListener("change", () => take(file.files));
   document.addEventListener("paste", (event) => take(event.clipboardData.files));
@@ -180,7 +200,8 @@ async function start() {
   const index = ImageIndex.load("images/index.safetensors"); // in parallel: labels do not need it
   index.catch(() => {}); // awaited below, after the model
   state.encoder = await Encoder.load(site);
-  if (site.example) await showImage(await (await fetchOk(site.example)).blob());
+  if (state.waiting) await showImage(state.waiting);
+  else if (site.example) await showImage(await (await fetchOk(site.example)).blob());
   const seconds = (performance.now() / 1000).toFixed(1);
   at("status").textContent = `${site.name} · ${(site.bytes / 1e6).toFixed(1)} MB · ready in ${seconds} s`;
   document.body.dataset.readyMs = Math.round(performance.now());

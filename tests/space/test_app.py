@@ -16,6 +16,7 @@ from training.studies.benchmarks.pages import free_port
 
 pytestmark = pytest.mark.slow
 
+PHONE_HEIGHT = 664  # pixels that a browser leaves of a phone's 844
 LABELS = ["红苹果", "绿色的青蛙", "red apple", "狗"]
 # a Space installs neither `training` nor `modeling_dcclip`
 ISOLATED_LOAD = """
@@ -45,26 +46,20 @@ def test_labels_are_split_at_commas_semicolons_and_lines(app):
     assert app.parse_labels(" 狐狸，狗、cat; a dog；\n\n狗,") == ["狐狸", "狗", "cat", "a dog"]
 
 
-def test_invalid_input_shows_a_message(app, space, model_folder, images):
+def test_invalid_input_shows_a_message(app, space, model_folder, tmp_path):
     demo = app.Demo(space.Encoder(str(model_folder)), None)
+    image = str(model_folder / "example.png")
     assert "Drop an image" in demo.label(None, "fox", "{}")
-    assert "Enter labels" in demo.label(images[0], " ,， ", "{}")
-    assert "101 labels" in demo.label(images[0], ",".join(map(str, range(101))), "{}")
-    assert "has no {}" in demo.label(images[0], "fox", "an image")
+    assert "Enter labels" in demo.label(image, " ,， ", "{}")
+    assert "101 labels" in demo.label(image, ",".join(map(str, range(101))), "{}")
+    assert "has no {}" in demo.label(image, "fox", "an image")
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    assert "cannot be opened" in demo.label(str(tmp_path / "a.png"), "fox", "{}")
     assert "no images" in demo.search("fox")
 
 
 def test_labels_are_escaped_in_html(app):
     assert "<script>" not in app.render_bars([("<script>", 1.0)], 1)
-
-
-def test_the_template_is_applied_to_each_label(app, space, model_folder, model, processor, images):
-    found = dict(space.Encoder(str(model_folder)).label(images[0], LABELS, "一张{}的图片"))
-    texts = [f"一张{label}的图片" for label in LABELS]
-    with torch.inference_mode():
-        outputs = model(**processor(images=images[0], text=texts, return_tensors="pt"))
-    expected = dict(zip(LABELS, outputs.logits_per_image[0].softmax(0).tolist(), strict=True))
-    assert found == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.fixture
@@ -77,13 +72,35 @@ def visit(browser, address) -> Iterator[Visit]:
     visit.page.close()
 
 
+def test_a_broken_file_shows_a_message_and_the_next_image_is_labelled(visit, tmp_path, image_folder):
+    (tmp_path / "a.png").write_bytes(b"not an image")
+    visit.page.set_input_files("#image input[type=file]", str(tmp_path / "a.png"))
+    visit.page.wait_for_selector("#answer .note:has-text('cannot be opened')")
+    assert visit.page.locator("#answer .bars").count() == 0
+    visit.page.set_input_files("#image input[type=file]", str(sorted(image_folder.glob("*.png"))[-1]))
+    visit.page.wait_for_selector("#answer .bars li")
+
+
+def test_a_new_upload_clears_the_old_answer_at_once(visit, image_folder):
+    """The server gets the file, and then the request, only after the old answer is gone."""
+    uploads, requests = [], []
+    visit.page.route("**/gradio_api/upload?**", lambda route: uploads.append(route))
+    visit.page.set_input_files("#image input[type=file]", str(sorted(image_folder.glob("*.png"))[-1]))
+    visit.page.wait_for_selector("#answer .bars li", state="hidden")
+    visit.page.route("**/gradio_api/queue/join**", lambda route: requests.append(route))
+    uploads[0].continue_()
+    visit.page.wait_for_selector("#answer .busy")
+    requests[0].continue_()
+    visit.page.wait_for_selector("#answer .bars li")
+
+
 def test_an_uploaded_image_gets_the_scores_of_the_model_for_chinese_labels(visit, model, processor, image_folder):
     page, file = visit.page, sorted(image_folder.glob("*.png"))[-1]
     page.fill("#labels textarea", "，".join(LABELS))
     page.click("#image button[aria-label='Remove Image']")
     page.wait_for_selector("#answer .note:has-text('Drop an image')")
     page.set_input_files("#image input[type=file]", str(file))
-    page.wait_for_selector("#answer .bars li")
+    page.wait_for_selector(f"#answer .bars li >> text={LABELS[0]}")
     with torch.inference_mode():
         outputs = model(**processor(images=Image.open(file).convert("RGB"), text=LABELS, return_tensors="pt"))
     scores = outputs.logits_per_image[0].softmax(0).tolist()
@@ -111,6 +128,12 @@ def test_the_page_fits_a_phone(browser, address):
     visit.page.wait_for_selector("#answer .bars li")
     assert not visit.overflows()
     assert visit.page.get_by_role("tab").count() == 2  # no tab is hidden in a menu
+    visit.page.set_viewport_size({"width": 390, "height": PHONE_HEIGHT})
+    for number, selector in enumerate(("#answer .bars li", "#found .hits li")):
+        visit.page.get_by_role("tab").nth(number).click()
+        visit.page.wait_for_selector(selector)
+        box = visit.page.locator(selector).first.bounding_box()
+        assert box["y"] + box["height"] < PHONE_HEIGHT, selector
     visit.page.close()
 
 
@@ -133,6 +156,6 @@ def test_readme_is_a_space_card_and_its_files_exist():
     front = yaml.safe_load((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1])
     assert front["sdk"] == "gradio" and (SPACE / front["app_file"]).is_file()
     requirements = (SPACE / "requirements.txt").read_text(encoding="utf-8")
-    assert {"torch", "torchvision", "transformers", "timm", "safetensors"} <= set(
+    assert {"huggingface_hub", "numpy", "onnxruntime", "pillow", "tokenizers"} == set(
         re.findall(r"^[a-z_]+", requirements, re.M)
     )

@@ -91,7 +91,7 @@ def photos(images, tmp_path_factory) -> Path:
 def address(exported, node_modules, corpus, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("web"), free_port()
     arguments = ["-m", "training.edge.web", "--model", str(exported), "--images", str(corpus / "train.parquet")]
-    arguments += ["--output_dir", str(cwd / "site"), "--port", str(port)]
+    arguments += ["--output_dir", str(cwd / "site"), "--port", str(port), "--serve"]
     with serving(arguments, port, cwd, os.environ | {"PYTHONPATH": str(ROOT)}) as address:
         yield address
 

@@ -59,6 +59,36 @@ def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpu
     assert len(list((output / "images").glob("*.webp"))) == len(train_rows)
 
 
+def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, images, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    images[0].save(photos / "a cat.png")
+    (photos / "broken.png").write_bytes(b"not an image")
+    images[1].save(photos / "狗.jpg")
+    arguments = ["--model", str(folder), "--images", str(photos), "--node_modules", str(libraries)]
+    main([*arguments, "--output_dir", str(tmp_path / "site")])
+    output = capsys.readouterr().out
+    assert re.search(r"left out .*broken\.png: UnidentifiedImageError", output)
+    assert f"{tmp_path / 'site'}: the page is complete" in output and "python -m http.server" in output
+    with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
+        assert json.loads(index.metadata()["titles"]) == [{"en": "a cat"}, {"en": "狗"}]
+    for path in photos.iterdir():
+        path.write_bytes(b"not an image")
+    message = run(capsys, *arguments, "--output_dir", str(tmp_path / "other"))
+    assert "none of the 3 images" in message
+
+
+def test_by_default_the_page_shows_the_model_of_photographs_and_free_photographs(libraries, tmp_path, capsys):
+    pytest.importorskip("skimage", reason='pip install -e ".[photos]"')
+    pytest.importorskip("sklearn", reason='pip install -e ".[photos]"')
+    main(["--node_modules", str(libraries), "--output_dir", str(tmp_path / "site")])
+    site = json.loads((tmp_path / "site" / "site.json").read_text(encoding="utf-8"))
+    assert site["name"] == "dcclip-tiny-photo" and site["example"] == "example.jpg"
+    with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
+        metadata = index.metadata()
+    assert {"en": "a cat", "zh": "一只猫"} in json.loads(metadata["titles"]) and "CC0" in metadata["credit"]
+
+
 def test_all_page_files_and_imported_modules_are_listed():
     names = {path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".html")}
     assert names == set(PAGE_FILES)
@@ -70,7 +100,7 @@ def test_all_page_files_and_imported_modules_are_listed():
 
 def run(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
-        main([*arguments, "--no_serve"])
+        main(list(arguments))
     assert stopped.value.code == 2
     return capsys.readouterr().err
 

@@ -3,8 +3,16 @@
 import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
+
+from training.utils.files import atomic_write, write_text
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+CREDITS_FILE = "CREDITS.txt"
 
 
 @dataclass(frozen=True)
@@ -63,3 +71,48 @@ FREE_PHOTOS = (
         "public domain, U.S. Navy",
     ),
 )
+
+
+def write_free_photos(folder: Path) -> Path:
+    """Write the photographs to a folder, named by what they show in both languages, and `CREDITS.txt`.
+
+    Args:
+        folder: Folder to write, created if it does not exist. Files that are there stay.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: A package is not installed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for photo in FREE_PHOTOS:
+        path = folder / f"{photo.query['zh']} {photo.query['en']}.jpg"
+        if not path.exists():
+            with atomic_write(path) as scratch:
+                photo.open().save(scratch, "JPEG", quality=95)
+    write_text(folder / CREDITS_FILE, f"{credits_line()}\n")
+    return folder
+
+
+def load_images() -> "Dataset":
+    """Load the photographs, for search: `training.demo.photo_model.free_photos:load_images`.
+
+    Returns:
+        Rows with the columns `image`, `en` and `zh`; `info.description` has the credits.
+
+    Raises:
+        ValueError: A package is not installed.
+    """
+    from datasets import Dataset  # not needed by the Space
+
+    columns = {"image": [photo.open() for photo in FREE_PHOTOS]}
+    rows = Dataset.from_dict(columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")})
+    rows.info.description = credits_line()
+    return rows
+
+
+def credits_line() -> str:
+    """Licences and authors of the photographs, in one line."""
+    terms = dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS)
+    return f"Photographs: {'; '.join(terms)}"

@@ -29,7 +29,7 @@ TOWERS = ("vision_model", "text_model")
 # number formats by their names in transformers.js, the preferred one first: a file in int8 exists only if it is faster
 # than fp32 and passed the accuracy gate
 SUFFIXES = {"q8": "_quantized", "fp32": "", "fp16": "_fp16"}
-EXAMPLE = "example.png"
+EXAMPLES = ("example.jpg", "example.png")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,14 @@ class Site:
     images: str
     node_modules: Path = NODE_MODULES
 
-    def assemble(self, output_dir: Path):
+    def assemble(self, output_dir: Path) -> list[tuple[str, str]]:
         """Write the folder atomically. An older page is replaced.
+
+        Args:
+            output_dir: Folder for the finished page.
+
+        Returns:
+            Name and cause of each image that does not decode; the page has the others.
 
         Raises:
             ValueError: Libraries, model files or exported towers are missing, or the folder holds other files.
@@ -61,14 +67,15 @@ class Site:
             for name, source in LIBRARIES.items():
                 shutil.copy(self.node_modules / source, scratch / "vendor" / name)
             site = self._copy_model(scratch / "model")
-            if (self.model / EXAMPLE).is_file():
-                shutil.copy(self.model / EXAMPLE, scratch)
-                site["example"] = EXAMPLE
-            write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
+            if example := next((name for name in EXAMPLES if (self.model / name).is_file()), None):
+                shutil.copy(self.model / example, scratch)
+                site["example"] = example
+            failures = write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
             # written last: a folder with this file is complete
             (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
             record_tree(scratch, "web")
             replace_folder(scratch, output_dir)
+        return failures
 
     def _check(self, output_dir: Path):
         for source in LIBRARIES.values():

@@ -1,12 +1,13 @@
 """Measure the latency of the web page and of the Space in a real browser, and take screenshots.
 
 Examples:
-  python -m training.studies.benchmarks.pages --site runs/web --model runs/demo/model
+  python -m training.studies.benchmarks.pages --site runs/web
 
 It writes results.json, page.png and space.png.
 """
 
 import io
+import json
 import os
 import socket
 import statistics
@@ -39,10 +40,10 @@ TIMEOUT_S = 600  # the Space encodes its images when it starts
 DESKTOP, PHONE = {"width": 1060, "height": 700}, {"width": 360, "height": 700}
 # ten labels each; alternating between them prevents cached results
 LABELS = (
-    "狐狸, 狗, 猫, 熊, 老虎, 兔子, 马, 牛, 猪, 羊",
-    "fox, dog, cat, bear, tiger, rabbit, horse, cow, pig, sheep",
+    "猫, 狗, 兔子, 马, 牛, 羊, 鸟, 鱼, 老虎, 大象",
+    "cat, dog, rabbit, horse, cow, sheep, bird, fish, tiger, elephant",
 )
-SCREENSHOT_LABELS = "狐狸, 狗, 猫, 熊, a red apple, a rocket"
+SCREENSHOT_LABELS = "猫, 狗, 兔子, a tiger, a cup of coffee"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +52,12 @@ class PagesOptions:
 
     Args:
         site: Folder that `python -m training.edge.web` wrote.
-        model: Folder of the model for the Space.
+        model: Exported folder of the model for the Space.
         output_dir: Folder for results.json and the screenshots.
     """
 
     site: str = "runs/web"
-    model: str = "runs/demo/model"
+    model: str = "model_cards/dcclip-tiny-photo"
     output_dir: str = "runs/pages"
 
 
@@ -200,6 +201,15 @@ def take_screenshot(browser: Any, address: str, path: Path):
     sheet.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def _read_site(site: Path) -> dict[str, Any]:
+    path = site / "site.json"
+    if not path.is_file():
+        raise ValueError(
+            f"site: {str(site)!r} has no site.json. Name a folder that `python -m training.edge.web` wrote."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
 def measure(options: PagesOptions) -> Results:
     """Measure the web page and the Space, take screenshots, and write results.json.
 
@@ -209,18 +219,17 @@ def measure(options: PagesOptions) -> Results:
     Raises:
         ValueError: If a folder has the wrong content, or the browser is missing.
     """
-    from training.edge.web.assemble import EXAMPLE  # imports torch, which --help does not need
-
     output_dir, site = Path(options.output_dir), Path(options.site)
-    if not (site / EXAMPLE).is_file():
+    example = site / str(_read_site(site).get("example"))
+    if not example.is_file():
         raise ValueError(
-            f"site: {options.site!r} has no {EXAMPLE}, which the page shows first. Name a folder that "
-            "`python -m training.edge.web` wrote for a model with an example, such as that of the demo."
+            f"site: {options.site!r} has no example image, which the page shows first. Name a folder that "
+            "`python -m training.edge.web` wrote for a model with an example, such as the model of photographs."
         )
     measured: dict[str, dict[str, float]] = {}
     with open_browser() as browser:
         address = _serve_page(site)
-        measured["page"] = measure_page(browser, address, (site / EXAMPLE).read_bytes())
+        measured["page"] = measure_page(browser, address, example.read_bytes())
         take_screenshot(browser, address, output_dir / "page.png")
         with serving_space(options.model) as address:
             measured["space"] = measure_space(browser, address)

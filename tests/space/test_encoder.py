@@ -1,0 +1,104 @@
+"""The model of the Space: the runtime and the index of an exported folder, without PyTorch."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from tests.space.conftest import SPACE
+
+PHOTO_MODEL = SPACE.parent / "dcclip-tiny-photo"
+
+
+@pytest.fixture(scope="module")
+def encoder(space, model_folder):
+    return space.Encoder(str(model_folder))
+
+
+def test_an_image_is_decoded_once_for_all_edits_of_the_labels(space, model_folder, image_folder):
+    encoder = space.Encoder(str(model_folder))
+    path, opened = str(next(image_folder.glob("*.png"))), []
+    encode = encoder.runtime.encode_images
+    encoder.runtime.encode_images = lambda images: opened.append(images) or encode(images)
+    assert encoder.label(path, ["狗"]) == [("狗", 1.0)]
+    assert len(encoder.label(path, ["狗", "a dog"], "一张{}的图片")) == 2
+    assert opened == [[path]]
+
+
+def test_a_large_jpeg_is_decoded_at_a_fraction_of_its_size(encoder, tmp_path, monkeypatch):
+    sizes = []
+    load = Image.Image.convert
+    monkeypatch.setattr(Image.Image, "convert", lambda image, *args: sizes.append(image.size) or load(image, *args))
+    Image.new("RGB", (1600, 1200), "red").save(tmp_path / "large.jpg")
+    encoder.encode_image(str(tmp_path / "large.jpg"))
+    assert sizes and max(sizes) <= (400, 300)
+
+
+def test_scores_are_those_of_pytorch(encoder, model, processor, image_folder):
+    path, labels = sorted(image_folder.glob("*.png"))[0], ["红苹果", "red apple", "狗"]
+    found = dict(encoder.label(str(path), labels, "一张{}的图片"))
+    texts = [f"一张{label}的图片" for label in labels]
+    with torch.inference_mode():
+        outputs = model(**processor(images=Image.open(path).convert("RGB"), text=texts, return_tensors="pt"))
+    expected = dict(zip(labels, outputs.logits_per_image[0].softmax(0).tolist(), strict=True))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_folder_is_indexed_once_and_images_that_do_not_decode_are_listed(
+    space, encoder, image_folder, texts, tmp_path, monkeypatch
+):
+    album = space.Album(encoder, str(image_folder), tmp_path)
+    assert album.total == len(texts) and album.credit == "Emoji: nobody"
+    assert [Path(path).name for path, _ in album.failures] == ["broken.png"]
+    monkeypatch.setattr(encoder.runtime, "encode_images", lambda images: pytest.fail("encoded again") if images else 0)
+    again = space.Album(encoder, str(image_folder), tmp_path)
+    assert again.total == album.total and len(list(tmp_path.iterdir())) == 1
+
+
+def test_search_ranks_as_the_model_does(space, encoder, model, processor, image_folder, tmp_path):
+    album = space.Album(encoder, str(image_folder), tmp_path)
+    hits, notes = album.search("红苹果", 3)
+    files = sorted(path for path in image_folder.glob("*.png") if path.name != "broken.png")
+    with torch.inference_mode():
+        pixels = processor(images=[Image.open(path) for path in files], return_tensors="pt")
+        embeddings = F.normalize(model.get_image_features(**pixels).pooler_output, dim=-1)
+        tokens = processor.tokenizer(["红苹果"], return_tensors="pt")
+        query = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)[0]
+    scores, order = (embeddings @ query).topk(3)
+    assert [hit.title for hit in hits] == [files[number].stem for number in order]
+    assert [hit.score for hit in hits] == pytest.approx(scores.tolist(), abs=2e-3)  # half precision
+    assert hits[0].thumbnail[:2] == b"\xff\xd8" and not notes
+    assert "Cyrillic" in album.search("собака", 3)[1][0]
+
+
+def test_a_folder_without_images_or_with_broken_ones_raises_an_error(space, encoder, tmp_path):
+    for folder in ("none", "."):
+        with pytest.raises(ValueError, match="images: folder: "):
+            space.Album(encoder, str(tmp_path / folder), tmp_path / "cache")
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="none of the 1 images"):
+        space.Album(encoder, str(tmp_path), tmp_path / "cache")
+
+
+def test_a_missing_model_or_one_that_is_not_exported_raises_an_error_with_its_name(space, teacher_folder, tmp_path):
+    with pytest.raises(ValueError, match=r"model: .*none.*--model"):
+        space.Encoder(str(tmp_path / "none"))
+    with pytest.raises(ValueError, match=r"model: .*training/export\.py"):
+        space.Encoder(str(teacher_folder))
+
+
+def test_the_space_imports_neither_this_project_nor_pytorch_at_module_level():
+    for path in SPACE.glob("*.py"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        assert not [line for line in lines if re.match(r"(from|import) (training|modeling|torch|transformers)", line)]
+
+
+@pytest.mark.parametrize("labels", [["猫", "狗", "兔子", "a cup of coffee", "a rocket"]])
+def test_the_default_labels_are_answered_correctly_by_the_shipped_model(space, labels):
+    encoder = space.Encoder(str(PHOTO_MODEL))
+    assert encoder.example == PHOTO_MODEL / "example.jpg" and encoder.title == "dcclip-tiny-photo"
+    assert encoder.label(str(encoder.example), labels)[0][0] == "猫"
+    assert re.search(f'DEFAULT_LABELS = "{", ".join(labels)}"', (SPACE / "app.py").read_text(encoding="utf-8"))
