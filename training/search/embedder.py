@@ -203,10 +203,10 @@ class Embedder:
             vectors[[each.pixels is not None for each in prepared]] = self.encoder.encode(pixels)
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         errors = [each.error if is_finite else NOT_FINITE for each, is_finite in zip(prepared, finite, strict=True)]
-        is_null = pa.array([error is not None for error in errors])
+        vectors[[error is not None for error in errors]] = 0  # no nulls: pyarrow < 26 cannot read them in Parquet
         columns = {
             "name": [each.name for each in prepared],
-            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension, mask=is_null),
+            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension),
             "error": errors,
             "digest": [each.digest for each in prepared],
             "size": [each.size for each in prepared],

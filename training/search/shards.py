@@ -2,7 +2,7 @@
 
 | Column   | Type                        | Content |
 | name     | string                      | Unique name of the image: a path, a key, or the numbers of shard and row |
-| vector   | fixed-size list of D float32 | Embedding, L2-normalised; null if the image could not be read |
+| vector   | fixed-size list of D float32 | Embedding, L2-normalised; zeros if the image could not be read |
 | error    | string                      | Why it could not be read; null otherwise |
 | digest   | 16 bytes                    | Digest of the file's content; null if there is no content |
 | size     | int64                       | Size of the file in bytes |

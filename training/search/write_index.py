@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -64,10 +63,7 @@ def _check(path: Path, dimension: int):
 def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
     """Rows of a shard in the form of files that were read."""
     column = batch["vector"]
-    vectors = np.zeros((len(batch), column.type.list_size), np.float32)
-    vectors[column.is_valid().to_numpy(zero_copy_only=False)] = (
-        column.flatten().to_numpy().reshape(-1, vectors.shape[1])
-    )
+    vectors = column.flatten().to_numpy().reshape(-1, column.type.list_size)
     seen: set[bytes] = set()
     for row, vector in zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
         path = os.fsencode(row["name"] or "")
