@@ -178,6 +178,7 @@ class DataConfig(Checked):
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
         max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
         allow_urls: Whether images that the data name by URL are fetched, each within 30 s. Otherwise they are skipped.
+            Both this and `allow_paths` also apply to `eval.data`, which is refused instead.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise they are skipped.
         in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for

@@ -5,6 +5,7 @@ captions.py       usable captions, and their token ids for student and teacher
 dataset.py        `PairDataset`: images and captions whose rows can be looked up
 images.py         decode, resize and crop images; flatten transparent images onto white
 loader.py         `make_loader`: the batches of one training process
+named_images.py   which images that rows name by path or URL are opened
 pair_stream.py    `PairStream`: images and captions from streams of any size
 sampling.py       which samples make up which batch, as pure functions of seed and step
 samples.py        one image with its captions, and samples as a batch
@@ -19,6 +20,7 @@ from training.data.captions import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset
 from training.data.images import decode_image, decode_images, open_image
 from training.data.loader import Loader, Pairs, make_loader
+from training.data.named_images import require_allowed, rules_for
 from training.data.pair_stream import PairStream
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey
 from training.data.skips import SkipError, SkipReport
@@ -43,7 +45,9 @@ __all__ = [
     "make_loader",
     "open_image",
     "open_stream",
+    "require_allowed",
     "require_columns",
+    "rules_for",
     "tokenize",
     "usable_captions",
 ]

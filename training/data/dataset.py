@@ -12,27 +12,17 @@ from torch import Tensor
 from training.config import DataConfig, SourceConfig
 from training.data.batch import Batch
 from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, usable_captions
-from training.data.images import CellRules, decode_images, encoded_bytes
+from training.data.images import decode_images, encoded_bytes
+from training.data.named_images import rules_for
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
 from training.data.skips import CaptionCounts, SkipReport
-from training.data.sources import evenly_spaced_rows, image_roots, require_columns, require_images, require_texts
+from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
 from training.text.identity import texts_digest
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once
 TOKENIZED_AT_ONCE = 8192
-
-
-def cell_rules(source: SourceConfig, config: DataConfig) -> CellRules:
-    """Return which images of a source may be opened.
-
-    Args:
-        source: Source of a mixture.
-        config: Data of the recipe.
-    """
-    roots = image_roots(source.train)
-    return CellRules(config.allow_urls, config.allow_paths or roots is None, roots or ())
 
 
 class CollatedBatch(Batch, total=False):
@@ -77,7 +67,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.caption_counts = CaptionCounts(config.max_skip_share)
         self.captions: dict[int, dict[str, list[str]]] = {}
         self.images: list[tuple[Dataset, str]] = []
-        self.rules = [cell_rules(source, config) for source in config.mixture]
+        self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
         for table, source, start in zip(tables, config.mixture, self.starts.tolist(), strict=False):
             if image_size is not None:
                 column = source.image_column or config.image_column

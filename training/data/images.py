@@ -23,6 +23,8 @@ from modeling_dcclip.image_dcclip import open_image as open_file
 
 URL_TIMEOUT_S = 30.0  # for one image
 MAX_URL_BYTES = 64 * 2**20
+URL_REFUSED = "image is a URL, and allow_urls is off"
+PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
 THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 
 
@@ -125,6 +127,11 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
+def _is_local(url: str) -> bool:
+    """Whether a URL can lead to a file of this machine: by its protocol, or as a chain of protocols."""
+    return url.startswith(("file:", "local:")) or "::" in url
+
+
 def fetch(url: str) -> bytes:
     """Read a file that a cell names by its URL, within limits of time and size.
 
@@ -173,8 +180,10 @@ class CellRules:
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
+        if is_url(path) and _is_local(path):  # fsspec would open a file of this machine
+            return cell if self.allow_urls and self.allow_paths else PATH_REFUSED
         if is_url(path):
-            return cell if self.allow_urls else "image is a URL, and allow_urls is off"
+            return cell if self.allow_urls else URL_REFUSED
         if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
             return cell
-        return "image is a path outside the data, and allow_paths is off"
+        return PATH_REFUSED

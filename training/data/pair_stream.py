@@ -8,8 +8,8 @@ from torch import Tensor
 from training.config import DataConfig
 from training.data.batch import Batch
 from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, usable_captions
-from training.data.dataset import cell_rules
 from training.data.images import decode_images
+from training.data.named_images import rules_for
 from training.data.samples import Sample, make_batch, select_captions
 from training.data.sampling import SampleGroup, make_groups
 from training.data.shard_stream import RawSample, Shards, get_cell
@@ -38,7 +38,7 @@ class PairStream:
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
         self.image_columns = [source.image_column or config.image_column for source in config.mixture]
-        self.rules = [cell_rules(source, config) for source in config.mixture]
+        self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
         self.skipped = StreamSkipReport(config.max_skip_share)
         self.shards = [
             Shards(

@@ -90,7 +90,7 @@ def run(options: PhotoDataOptions):
     """
     from datasets import Dataset
 
-    from training.data import load_source, require_columns
+    from training.data import load_source, require_allowed, require_columns, rules_for
     from training.demo.photo_teacher.photographs import scene_names
     from training.utils.files import atomic_write
     from training.utils.output import claim_folder
@@ -100,6 +100,8 @@ def run(options: PhotoDataOptions):
 
     def load(name: str, columns: Sequence[str]) -> Dataset:
         rows = require_columns(load_source(str(sources / name)), columns, name, "Give another file.", "data_dir")
+        if "image" in columns:  # writing a file reads the images that rows name by path
+            require_allowed(rows, "image", rules_for(str(sources / name)), name, "data_dir")
         return rows.select_columns(list(columns))
 
     with claim_folder(

@@ -9,7 +9,14 @@ from datasets import Dataset, Image
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.data import evenly_spaced_rows, load_source, open_image, require_columns
+from training.data import (
+    evenly_spaced_rows,
+    load_source,
+    open_image,
+    require_allowed,
+    require_columns,
+    rules_for,
+)
 from training.edge.options import ExportOptions
 from training.evaluation.sets.class_names import ClassNames
 from training.text.writing_systems import LANGUAGES
@@ -63,14 +70,12 @@ class GateData:
             return cls.embedded()
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
-        rows = load_source(options.data, options.split)
+        rows = _load(options.data, options, "data")
         names = ClassNames.read(options.class_names, options.label_language)
         sets = {Path(options.data).stem: rows}
         calibration = rows
         if options.calibration is not None:
-            calibration = load_source(options.calibration, options.split)
-            remedy = "Name the right one with --image_column."
-            require_columns(calibration, (options.image_column,), options.calibration, remedy, "calibration")
+            calibration = _load(options.calibration, options, "calibration")
         return cls(sets, names, calibration, options.image_column, options.label_column, options.data)
 
     @classmethod
@@ -93,3 +98,11 @@ class GateData:
         for row in rows.cast_column(self.image_column, Image(decode=False)):
             image = open_image(row[self.image_column])
             yield processor.image_processor([image], return_tensors="np")["pixel_values"]
+
+
+def _load(source: str, options: ExportOptions, field: str) -> Dataset:
+    """Load rows whose images may be opened."""
+    rows = load_source(source, options.split)
+    require_columns(rows, (options.image_column,), source, "Name the right one with --image_column.", field)
+    rules = rules_for(source, options.allow_urls, options.allow_paths)
+    return require_allowed(rows, options.image_column, rules, source, field)

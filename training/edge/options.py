@@ -24,6 +24,10 @@ class ExportOptions:
             those of `data`.
         split: Split of `data` and `calibration`.
         image_column: Column of the images in `data`.
+        allow_urls: Whether images that `data` and `calibration` name by URL are fetched. Otherwise such data are
+            refused.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise such data are refused.
         label_column: Column of the class names in `data`.
         label_language: Language of the class names in `label_column`.
         threads: Threads of one operator during the latency measurement.
@@ -40,6 +44,8 @@ class ExportOptions:
     calibration: str | None = None
     split: str = "test"
     image_column: str = "image"
+    allow_urls: bool = False
+    allow_paths: bool = False
     label_column: str = "label"
     label_language: str = "en"
     threads: int = 1

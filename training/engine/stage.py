@@ -88,7 +88,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
-        evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor)
+        evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
         if teacher is not None:
             task.teacher_rotation = getattr(teacher.config, "rotation", None)

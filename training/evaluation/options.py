@@ -42,6 +42,9 @@ class EvalOptions:
             a caption or a list of captions. Default: those of the columns en and zh that exist.
         split: Split of the data. Default: test, or for the own data set of a set on the Hub, its test split there.
         image_column: Name of the column of images. Default: the first usual name that exists; with `retrieval`, image.
+        allow_urls: Whether images that the data name by URL are fetched. Otherwise such data are refused.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise such data are refused.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
         label_names: Names of numbered labels, each SET=FILE, where FILE has one name per line.
         label_language: With `class_names`, language of the class names that the data use as labels. A plain list of
@@ -78,6 +81,8 @@ class EvalOptions:
     caption_columns: dict[str, str] | None = None
     split: str | None = None
     image_column: str | None = None
+    allow_urls: bool = False
+    allow_paths: bool = False
     label_column: str | None = None
     label_names: list[str] = field(default_factory=list)
     label_language: str = "en"

@@ -82,7 +82,13 @@ def find_sources(options: EvalOptions) -> dict[str, Source]:
         if name in sources:
             raise ValueError(f"data: {name} is given twice. Give each set one source.")
         sources[name] = Source(
-            location, options.split, options.image_column, options.label_column, label_names.pop(name, None)
+            location,
+            options.split,
+            options.image_column,
+            options.label_column,
+            label_names.pop(name, None),
+            options.allow_urls,
+            options.allow_paths,
         )
     if label_names:
         raise ValueError(
@@ -164,6 +170,12 @@ def open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
         if name in retrieval_sets or not location:
             raise ValueError(f"retrieval: {entry!r} repeats a name, or names no source. Give NAME=SOURCE.")
         retrieval_sets[name] = open_retrieval_set(
-            name, location, options.split, options.image_column, options.caption_columns
+            name,
+            location,
+            options.split,
+            options.image_column,
+            options.caption_columns,
+            options.allow_urls,
+            options.allow_paths,
         )
     return list(retrieval_sets.values())

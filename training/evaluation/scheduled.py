@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Callable
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import EvalConfig
-from training.data import load_source
+from training.config import DataConfig, EvalConfig
+from training.data import load_source, require_allowed, require_columns, rules_for
 from training.evaluation.classify import evaluate
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
@@ -14,7 +14,7 @@ KS = (1, 5)
 
 
 def make_evaluate(
-    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor
+    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor, data: DataConfig
 ) -> Callable[[DCCLIPModel], dict[str, float]] | None:
     """Open the validation set before training starts, not at the first evaluation.
 
@@ -22,6 +22,7 @@ def make_evaluate(
         config: Validation set and its class names.
         best_metric: Metric that selects the best checkpoint; one of those that are measured.
         processor: Processor of the student.
+        data: Training data, which state whether images may be named by URL or path.
 
     Returns:
         A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
@@ -40,7 +41,10 @@ def make_evaluate(
         raise ValueError(
             f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
         )
-    sets = {"eval": load_source(config.data, config.split)}
+    rows = load_source(config.data, config.split)
+    rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
+    rules = rules_for(config.data, data.allow_urls, data.allow_paths)
+    sets = {"eval": require_allowed(rows, config.image_column, rules, config.data, "eval.data")}
 
     def measure(model: DCCLIPModel) -> dict[str, float]:
         rows = evaluate(

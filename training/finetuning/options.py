@@ -17,6 +17,9 @@ class FinetuneOptions:
             are relative to the folder of the file.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
         image_column: Column of the images or their paths. Default: detected.
+        allow_urls: Whether images that the data name by URL are fetched. Otherwise they are left out.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise they are left out.
         caption_columns: Caption columns by language, such as --caption_columns.zh TITLE. A cell is a caption or a list
             of captions. Default: detected.
         split: Split to train on, if the data have several.
@@ -39,6 +42,8 @@ class FinetuneOptions:
     data: str
     output_dir: str
     image_column: str | None = None
+    allow_urls: bool = False
+    allow_paths: bool = False
     caption_columns: dict[str, str] | None = None
     split: str = "train"
     subset: str | None = None

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
-from training.data.images import encoded_bytes, image_cell, is_url
+from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_cell, is_url
+from training.data.named_images import fetch_allowed
 from training.finetuning.columns import Columns, captions_of, cells_of, find_columns, is_mixed
 from training.finetuning.images import ImageFinder
 from training.finetuning.options import FinetuneOptions
@@ -119,7 +120,10 @@ def prepare(options: FinetuneOptions, folder: Path) -> Prepared:
     """
     opened = open_data(options.data, options.split, options.subset)
     columns = find_columns(opened.rows, opened.finder, options.image_column, options.caption_columns)
-    pairs = _read_pairs(opened, columns)
+    rules = CellRules(options.allow_urls, options.allow_paths or opened.roots is None, opened.roots or ())
+    if options.allow_urls:
+        opened = replace(opened, rows=fetch_allowed(opened.rows, columns.image, rules, options.data))
+    pairs = _read_pairs(opened, columns, rules)
     folder.mkdir(parents=True, exist_ok=True)
     _write_skipped(folder / SKIPPED_FILE, pairs.skipped)
     if not pairs.rows:
@@ -147,14 +151,14 @@ def prepare(options: FinetuneOptions, folder: Path) -> Prepared:
     return prepared
 
 
-def _read_pairs(opened: Opened, columns: Columns) -> _Pairs:
+def _read_pairs(opened: Opened, columns: Columns, rules: CellRules) -> _Pairs:
     """Look up, decode and hash the image of each row, and read its captions."""
     pairs, by_digest = _Pairs(), dict[bytes, int]()
     texts = {
         language: (cells_of(opened.rows, column), is_mixed(opened.rows, column, language))
         for language, column in columns.captions.items()
     }
-    rows = _examined(opened.rows, columns.image, opened.finder)
+    rows = _examined(opened.rows, columns.image, opened.finder, rules)
     progress = tqdm(rows, total=len(opened.rows), desc="images", unit="image", leave=False)
     for number, (name, path, cause, digest, image) in enumerate(progress):
         captions = {
@@ -199,8 +203,8 @@ class _Examined(NamedTuple):
     image: ExaminedImage
 
 
-def _examined(rows: Dataset, column: str, finder: ImageFinder | None) -> Iterator[_Examined]:
-    """Look up, decode and hash the image of each row."""
+def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: CellRules) -> Iterator[_Examined]:
+    """Look up, decode and hash the image of each row, if it may be opened."""
     find = finder or _existing
 
     def examine(value: Any) -> _Examined:
@@ -211,10 +215,12 @@ def _examined(rows: Dataset, column: str, finder: ImageFinder | None) -> Iterato
             if not name:
                 return unusable
             if is_url(name) and not name.startswith("file://"):
-                return unusable._replace(cause="image is a web address")
+                return unusable._replace(cause=URL_REFUSED)
             if (found := find(name)) is None:
                 return unusable._replace(cause="image file is missing")
             path = str(found)
+            if isinstance(refused := rules(path), str):
+                return unusable._replace(cause=refused)
             cell = {"bytes": found.read_bytes(), "path": None}
         image = examine_image(cell, NO_FILTERS)
         return _Examined(name, path, image.cause, hashlib.blake2b(encoded_bytes(cell)).digest(), image)

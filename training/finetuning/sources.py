@@ -8,6 +8,7 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
+from training.data.sources import image_roots
 from training.finetuning.columns import language_of
 from training.finetuning.images import ImageFinder, list_images
 from training.finetuning.tables import SUFFIXES, find_encoding, read_table
@@ -28,12 +29,14 @@ class Opened:
         rows: Rows with undecoded images, or with paths of images.
         finder: Finder of the images that the rows name by path; None if the rows hold their images.
         form: Form of the data, such as `CSV file in UTF-8`.
+        roots: Folders in which the rows may name images; None for images that were listed here, not named by others.
         notes: Sentences about what was repaired or left out.
     """
 
     rows: Dataset
     finder: ImageFinder | None
     form: str
+    roots: tuple[Path, ...] | None
     notes: list[str] = field(default_factory=list)
 
 
@@ -62,15 +65,15 @@ def open_data(data: str, split: str = "train", subset: str | None = None) -> Ope
     rows = load_source(data, split, subset)
     folder = path.parent if path.is_file() else None
     finder = ImageFinder(folder) if folder is not None else None
-    return Opened(_undecoded(rows), finder, f"{len(rows):,} rows of {path.name}")
+    roots = image_roots(data) if folder is None else (folder.resolve(),)
+    return Opened(_undecoded(rows), finder, f"{len(rows):,} rows of {path.name}", roots)
 
 
 def _open_table(path: Path) -> Opened:
     table = read_table(path)
     kind = f"{path.suffix[1:].upper()} file"
-    return Opened(
-        Dataset.from_dict(table.columns), ImageFinder(path.parent), f"{kind} in {table.encoding}", table.notes
-    )
+    rows, roots = Dataset.from_dict(table.columns), (path.parent.resolve(),)
+    return Opened(rows, ImageFinder(path.parent), f"{kind} in {table.encoding}", roots, table.notes)
 
 
 def _open_folder(folder: Path, split: str) -> Opened:
@@ -82,9 +85,10 @@ def _open_folder(folder: Path, split: str) -> Opened:
     if tables:
         return _open_table(tables[0])
     if shards := sorted(map(str, folder.glob("*.tar"))):
-        return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards")
+        return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards", ())
     if any(folder.rglob("*.parquet")):
-        return Opened(_undecoded(load_source(str(folder), split)), ImageFinder(folder), "parquet files")
+        rows, roots = _undecoded(load_source(str(folder), split)), (folder.resolve(),)
+        return Opened(rows, ImageFinder(folder), "parquet files", roots)
     return _open_images(folder)
 
 
@@ -116,7 +120,8 @@ def _open_images(folder: Path) -> Opened:
 
 
 def _images_with(column: str, texts: Sequence[str | None], paths: list[Path], folder: Path, form: str) -> Opened:
-    return Opened(Dataset.from_dict({"file": list(map(str, paths)), column: list(texts)}), ImageFinder(folder), form)
+    rows = Dataset.from_dict({"file": list(map(str, paths)), column: list(texts)})
+    return Opened(rows, ImageFinder(folder), form, roots=None)
 
 
 def _cover(texts: Sequence[str | None]) -> bool:

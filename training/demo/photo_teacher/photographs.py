@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 from datasets import Dataset
 
-from training.data import load_source, require_columns
+from training.data import load_source, require_allowed, require_columns, rules_for
 from training.demo.photo_teacher.recipe import PhotoTeacherRecipe
 from training.evaluation.sets.imagenet import imagenet_names
 from training.evaluation.sets.packages import CLIP_BENCHMARK
@@ -71,7 +71,7 @@ def load_captioned(
         raise ValueError(f"{option}: {source!r} has no rows. Name a file with captioned images.")
     for row, cells in enumerate(zip(*captions.values(), strict=True)):
         check_captions(cells, f"{option}: row {row}")
-    return CaptionedImages(_stem(source), _with_images(rows, image), captions)
+    return CaptionedImages(_stem(source), _with_images(rows, image, source, option), captions)
 
 
 def check_captions(cells: tuple, where: str):
@@ -117,7 +117,7 @@ def load_classes(recipe: PhotoTeacherRecipe) -> tuple[list[ClassImages], list[Cl
             )
         translations = {name: chinese[name] for name in sorted(set(names))} | translations
         picked = spaced_rows(names, recipe.images_per_class)
-        images = _with_images(rows, "image")
+        images = _with_images(rows, "image", source, "class_images")
         for kind, indices in zip((train, validation), picked, strict=True):
             kind.append(ClassImages(_stem(source), images.select(indices), [names[index] for index in indices]))
     return train, validation, translations
@@ -153,7 +153,7 @@ def load_unlabelled(recipe: PhotoTeacherRecipe) -> list[ClassImages]:
         rows = load_source(source)
         rows = require_columns(rows, ["image"], source, "Rename them in the file.", "unlabelled")
         rows = rows.select(range(min(len(rows), recipe.num_unlabelled)))
-        sets.append(ClassImages(_stem(source), _with_images(rows, "image"), []))
+        sets.append(ClassImages(_stem(source), _with_images(rows, "image", source, "unlabelled"), []))
     return sets
 
 
@@ -185,8 +185,8 @@ def prompts(names: list[str], language: str) -> list[list[str]]:
     return [[template.format(name) for name in names] for template in TEMPLATES[language]]
 
 
-def _with_images(rows: Dataset, column: str) -> Dataset:
-    rows = rows.select_columns([column])
+def _with_images(rows: Dataset, column: str, source: str | list[str], option: str) -> Dataset:
+    rows = require_allowed(rows.select_columns([column]), column, rules_for(source), str(source), option)
     rows = rows if column == "image" else rows.rename_column(column, "image")
     return rows.cast_column("image", datasets.Image())
 

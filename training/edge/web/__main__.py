@@ -24,6 +24,9 @@ class WebOptions:
         model: Model folder with `onnx/`, as `training/export.py` writes it.
         images: Images to search: a folder of images, a parquet file, a Hub id, or `module:function`. By default, free
             photographs from pip packages.
+        allow_urls: Whether images that a data set names by URL are fetched. Otherwise it is refused.
+        allow_paths: Whether image files outside the folder of a data set, which it names by path, are opened.
+            Otherwise it is refused.
         output_dir: Folder for the finished page, which any web server can serve.
         node_modules: Folder in which npm installed the libraries.
         port: Port on localhost; 0 chooses a free port.
@@ -32,6 +35,8 @@ class WebOptions:
 
     model: str = "model_cards/dcclip-tiny-photo"
     images: str = "training.demo.photo_model.free_photos:load_images"
+    allow_urls: bool = False
+    allow_paths: bool = False
     output_dir: str = "runs/web"
     node_modules: str = str(REPO_ROOT / "model_cards" / "web" / "node_modules")
     port: int = 8000
@@ -48,7 +53,9 @@ def main(argv: list[str] | None = None):
         from training.edge.web.serve import serve
 
         hide_library_bars()
-        failures = Site(Path(options.model), options.images, Path(options.node_modules)).assemble(folder)
+        allowed = (options.allow_urls, options.allow_paths)
+        site = Site(Path(options.model), options.images, Path(options.node_modules), *allowed)
+        failures = site.assemble(folder)
         for name, cause in failures[:MAX_LISTED]:
             print(f"left out {name}: {cause}")
         if len(failures) > MAX_LISTED:

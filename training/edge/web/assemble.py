@@ -40,11 +40,15 @@ class Site:
         model: Model folder with `onnx/`, as `training/export.py` writes it.
         images: Images to search, as `load_source` accepts them.
         node_modules: Folder in which npm installed the libraries.
+        allow_urls: Whether the source may name images by URL.
+        allow_paths: Whether the source may name image files outside its folder.
     """
 
     model: Path
     images: str
     node_modules: Path = NODE_MODULES
+    allow_urls: bool = False
+    allow_paths: bool = False
 
     def assemble(self, output_dir: Path) -> list[tuple[str, str]]:
         """Write the folder atomically. An older page is replaced.
@@ -70,7 +74,9 @@ class Site:
             if example := next((name for name in EXAMPLES if (self.model / name).is_file()), None):
                 shutil.copy(self.model / example, scratch)
                 site["example"] = example
-            failures = write_images(ZeroShotModel.from_pretrained(self.model), self.images, scratch / "images")
+            model = ZeroShotModel.from_pretrained(self.model)
+            allowed = (self.allow_urls, self.allow_paths)
+            failures = write_images(model, self.images, scratch / "images", *allowed)
             # written last: a folder with this file is complete
             (scratch / "site.json").write_text(json.dumps(site, indent=1), encoding="utf-8")
             record_tree(scratch, "web")

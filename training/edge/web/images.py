@@ -8,8 +8,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from modeling_dcclip.image_dcclip import ImageError
-from training.data import load_source, open_image
-from training.data.sources import require_columns
+from training.data import load_source, open_image, require_allowed, require_columns, rules_for
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
 
@@ -17,7 +16,9 @@ INDEX_FILE = "index.safetensors"
 MAX_SIZE = 192  # longer edge of the written images, in pixels
 
 
-def write_images(model: ZeroShotModel, source: str, folder: Path) -> list[tuple[str, str]]:
+def write_images(
+    model: ZeroShotModel, source: str, folder: Path, allow_urls: bool = False, allow_paths: bool = False
+) -> list[tuple[str, str]]:
     """Write the images as `00000.webp` and so on, and their embeddings to `index.safetensors`.
 
     `embeddings` is (N, D) float16, L2-normalised. The metadata has the titles by language and the credit line.
@@ -26,6 +27,8 @@ def write_images(model: ZeroShotModel, source: str, folder: Path) -> list[tuple[
         model: Model that encodes the images.
         source: Images, as `load_source` accepts them: a column `image`, and columns `en` and `zh` for the titles.
         folder: Folder to write, created if it does not exist.
+        allow_urls: Whether rows may name images by URL.
+        allow_paths: Whether rows may name image files outside the source.
 
     Returns:
         Name and cause of each image that does not decode; such images are left out.
@@ -34,6 +37,7 @@ def write_images(model: ZeroShotModel, source: str, folder: Path) -> list[tuple[
         ValueError: The source does not exist, or none of its images decodes.
     """
     rows = require_columns(load_source(source), ["image"], source, "Rename yours.", "images")
+    rows = require_allowed(rows, "image", rules_for(source, allow_urls, allow_paths), source, "images")
     folder.mkdir(parents=True)
     kept: list[int] = []
     names: list[str] = []

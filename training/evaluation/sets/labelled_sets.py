@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Image, List
+from datasets import ClassLabel, Dataset, List
 from torch import Tensor
 
+from training.data import require_allowed, rules_for
 from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labels import ClassLookup, class_ids
@@ -66,7 +67,8 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
     labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
-    images = rows.select_columns([image]).cast_column(image, Image(decode=False))
+    rules = rules_for(loaded.location, source.allow_urls, source.allow_paths or loaded.is_listing)
+    images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
     differences = find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
     return LabelledSet(name, images, labels, loaded.location, loaded.split, loaded.revision, differences)

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, Image
 from torch import Tensor
 
-from training.data import load_source, require_columns, usable_captions
+from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
 from training.data.images import encoded_bytes
 from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.sources import LoadedRows, read_hub
@@ -70,6 +70,8 @@ def open_retrieval_set(
     split: str | None = None,
     image_column: str | None = None,
     caption_columns: dict[str, str] | None = None,
+    allow_urls: bool = False,
+    allow_paths: bool = False,
 ) -> RetrievalSet:
     """Load images and captions.
 
@@ -81,9 +83,12 @@ def open_retrieval_set(
         image_column: Name of the column of images. Default: `image`.
         caption_columns: Caption columns by language; a cell is a caption or a list of captions. Default: those of the
             columns `en` and `zh` that exist.
+        allow_urls: Whether rows may name images by URL.
+        allow_paths: Whether rows may name image files outside the source.
 
     Raises:
-        ValueError: There is nothing at this location, a column is missing, or a language has no captions.
+        ValueError: There is nothing at this location, a column is missing, a row names an image that may not be
+            opened, or a language has no captions.
     """
     split, image = split or "test", image_column or "image"
     if not Path(location).expanduser().exists() and HUB_ID.fullmatch(location):
@@ -101,6 +106,8 @@ def open_retrieval_set(
     rows = require_columns(
         loaded.rows, [image, *columns.values()], f"{name} ({location})", "Name the right one.", field="retrieval"
     )
+    rules = rules_for(loaded.location, allow_urls, allow_paths)
+    rows = require_allowed(rows, image, rules, f"{name} ({location})", "retrieval")
     return make_retrieval_set(name, rows, columns, image, loaded.location, loaded.split, loaded.revision)
 
 

@@ -34,6 +34,8 @@ class Source:
         image_column: Name of the column of images. Default: the first usual name that exists.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
         label_names: File with the names of numbered labels, one per line.
+        allow_urls: Whether rows may name images by URL.
+        allow_paths: Whether rows may name image files outside the source.
     """
 
     location: str
@@ -41,6 +43,8 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     label_names: str | None = None
+    allow_urls: bool = False
+    allow_paths: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,7 @@ class LoadedRows:
         split: Split that was loaded; None if the source has no splits.
         revision: Commit of a data set on the Hub.
         listed: Names of numbered labels, if a file lists them.
+        is_listing: Whether the images were listed from folders, so that the data name none.
     """
 
     rows: Dataset
@@ -60,6 +65,7 @@ class LoadedRows:
     split: str | None = None
     revision: str | None = None
     listed: list[str] | None = None
+    is_listing: bool = False
 
 
 def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRows:
@@ -105,7 +111,7 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) ->
         return LoadedRows(rows, str(path), split, listed=listed)
     if any(path.rglob("*.parquet")):
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
-    return LoadedRows(read_class_folders(name, within), str(path))
+    return LoadedRows(read_class_folders(name, within), str(path), is_listing=True)
 
 
 def read_names(name: str, path: Path) -> list[str]:

@@ -3,10 +3,14 @@
 Each cause maps to the options that set its threshold. A cause without options cannot be switched off.
 """
 
+from training.data.images import PATH_REFUSED, URL_REFUSED
+
 KEPT = "kept"
 
 IMAGE_CAUSES: dict[str, tuple[str, ...]] = {
     "no image": (),
+    URL_REFUSED: ("allow_urls",),
+    PATH_REFUSED: ("allow_paths",),
     "decompression bomb": ("max_pixels",),
     "image does not decode": (),
     "image too small": ("min_edge",),

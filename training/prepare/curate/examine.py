@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 
 from training.data import usable_captions
+from training.data.images import CellRules
 from training.prepare.curate.captions import CaptionFilter
 from training.prepare.curate.causes import CODES, KEPT
 from training.prepare.curate.facts import CaptionFacts, Facts
@@ -66,10 +67,11 @@ class Examiner:
         rows: Rows of the source with undecoded images.
         options: Columns and thresholds.
         scorer: Scorer of image-caption similarity; None skips the scores.
+        rules: Which images may be opened.
     """
 
-    def __init__(self, rows: Dataset, options: CurateOptions, scorer: Scorer | None):
-        self.rows, self.options, self.scorer = rows, options, scorer
+    def __init__(self, rows: Dataset, options: CurateOptions, scorer: Scorer | None, rules: CellRules):
+        self.rows, self.options, self.scorer, self.rules = rows, options, scorer, rules
         identifier = LanguageIdentifier() if options.max_other_language is not None else None
         self.filters = {language: CaptionFilter(options, language, identifier) for language in options.caption_columns}
         threshold = options.max_caption_similarity
@@ -98,7 +100,7 @@ class Examiner:
         hashes, thumbnails = np.zeros(num_rows, np.uint64), np.zeros((num_rows, NUM_COLOURS), np.uint8)
         with ThreadPoolExecutor(self.options.workers) as pool:
             for start in range(0, num_rows, IMAGES_PER_CHUNK):
-                cells = shard[start : start + IMAGES_PER_CHUNK][column]
+                cells = map(self.rules, shard[start : start + IMAGES_PER_CHUNK][column])
                 found = pool.map(lambda cell: examine_image(cell, self.options), cells)
                 for row, image in enumerate(found, start):
                     cause[row] = CODES[image.cause or KEPT]
@@ -145,13 +147,3 @@ class Examiner:
             scored = np.flatnonzero(captions.kept)
             image_embeddings = embeddings[torch.from_numpy(np.searchsorted(kept, captions.row[scored]))]
             captions.similarity[scored] = scorer.score(image_embeddings, [texts[language][index] for index in scored])
-
-
-def undecoded(rows: Dataset, column: str) -> Dataset:
-    """The rows with an image column that returns encoded bytes instead of decoded images.
-
-    Args:
-        rows: Rows of a source.
-        column: Column of the images.
-    """
-    return rows.cast_column(column, Image(decode=False))

@@ -34,13 +34,16 @@ class ExaminedImage:
     colours: np.ndarray = field(default_factory=lambda: np.zeros(NUM_COLOURS, np.uint8))
 
 
-def examine_image(cell: dict | None, options: CurateOptions) -> ExaminedImage:
+def examine_image(cell: dict | str | None, options: CurateOptions) -> ExaminedImage:
     """Check one image and compute its hash and thumbnail.
 
     Args:
-        cell: Undecoded image as `datasets` stores it, `{"bytes": ..., "path": ...}`; None for a missing image.
+        cell: Undecoded image as `datasets` stores it, `{"bytes": ..., "path": ...}`; None for a missing image,
+            and the cause for one that may not be opened.
         options: Thresholds of the filters.
     """
+    if isinstance(cell, str):
+        return ExaminedImage(cell)
     if cell is None or (cell.get("bytes") is None and not cell.get("path")):
         return ExaminedImage("no image")
     try:

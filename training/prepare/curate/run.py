@@ -23,10 +23,18 @@ from datasets import Dataset, Features, Image, List, Value
 from safetensors.numpy import load_file, save_file
 from tqdm.auto import tqdm
 
-from training.data import evenly_spaced_rows, load_source, require_columns, usable_captions
+from training.data import (
+    evenly_spaced_rows,
+    load_source,
+    require_allowed,
+    require_columns,
+    rules_for,
+    usable_captions,
+)
 from training.data.images import encoded_bytes
+from training.data.named_images import fetch_allowed
 from training.prepare.curate.decide import decide
-from training.prepare.curate.examine import Examiner, image_hashes, undecoded
+from training.prepare.curate.examine import Examiner, image_hashes
 from training.prepare.curate.facts import Facts
 from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.prepare.curate.similarity import Scorer
@@ -88,6 +96,7 @@ class Source:
 
     def __init__(self, options: CurateOptions):
         self.options = options
+        self.rules = rules_for(options.data, options.allow_urls, options.allow_paths)
         self.rows = _load(options.data, [options.image_column, *options.caption_columns.values()], options)
         if not len(self.rows):
             raise ValueError(f"data: {options.data!r} has no rows. Name another source.")
@@ -115,7 +124,7 @@ class Source:
         digest = hashlib.blake2b(str(len(self.rows)).encode(), digest_size=8)
         for row in evenly_spaced_rows(len(self.rows), FINGERPRINT_ROWS):
             cells = self.rows[row]
-            digest.update(encoded_bytes(cells[self.options.image_column]))
+            digest.update(encoded_bytes(self.rules(cells[self.options.image_column])))
             captions = [cells[column] for column in self.options.caption_columns.values()]
             digest.update(json.dumps(captions, ensure_ascii=True, default=str).encode())
         return digest.hexdigest()
@@ -131,7 +140,7 @@ class Source:
         if missing:
             options = self.options
             scorer = Scorer(options.teacher, options.teacher_dtype, options.batch_size) if options.teacher else None
-            examiner = Examiner(self.rows, options, scorer)
+            examiner = Examiner(self.rows, options, scorer, self.rules)
             with tqdm(total=sum(len(rows) for _, rows in missing), desc="examine", unit="row") as progress:
                 for path, rows in missing:
                     examiner(rows).save(path)
@@ -213,7 +222,10 @@ def _load(name: str, columns: list[str], options: CurateOptions, is_excluded: bo
     field = "exclude" if is_excluded else "data"
     option = "exclude_column" if is_excluded else "image_column or caption_columns"
     rows = require_columns(rows, columns, name, f"Name the right one as {option}.", field)
-    return undecoded(rows.select_columns(columns), columns[0])
+    # an excluded image that is not opened would let its copies pass, so that it is refused
+    open_images = require_allowed if is_excluded else fetch_allowed
+    rules = rules_for(name, options.allow_urls, options.allow_paths)
+    return open_images(rows.select_columns(columns), columns[0], rules, name, field)
 
 
 def _start_or_resume(folder: Path, options: CurateOptions, source: Source) -> dict[str, Any]:

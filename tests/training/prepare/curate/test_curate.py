@@ -106,6 +106,31 @@ def save_damaged(distinct_images: list[PILImage.Image], folder: Path) -> str:
     return save_rows(folder / "damaged.parquet", images, en, zh)
 
 
+def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_images, tmp_path):
+    outside = tmp_path / "outside.png"
+    distinct_images[1].save(outside)
+    images = [
+        distinct_images[0],
+        *({"bytes": None, "path": path} for path in (str(outside), "http://127.0.0.1:1/a.png")),
+    ]
+    cells = [cell(image) if isinstance(image, PILImage.Image) else image for image in images]
+    features = Features({"image": Image(decode=False), "en": Value("string")})
+    rows = Dataset.from_dict({"image": cells, "en": ["a frog", "a cat", "a dog"]}, features=features)
+    pq.write_table(rows.with_format("arrow")[:], tmp_path / "a.parquet")
+
+    def dropped(name: str, **options) -> dict[str, int]:
+        fields = {"caption_columns": {"en": "en"}, **options}
+        return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields)).content["rows"]["dropped"]
+
+    path_cause, url_cause = (f"image is a {kind}, and allow_{name} is off" for kind, name in (
+        ("path outside the data", "paths"), ("URL", "urls")))  # fmt: skip
+    assert dropped("neither") == {url_cause: 1, path_cause: 1}
+    assert dropped("paths", allow_paths=True) == {url_cause: 1}
+    assert dropped("urls", allow_urls=True) == {path_cause: 1, "image does not decode": 1}
+    with pytest.raises(ValueError, match=f"exclude: row 1 of .*: {path_cause}"):
+        dropped("excluded", exclude=[str(tmp_path / "a.parquet")])
+
+
 def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, tokenizer):
     folder = tmp_path / "out"
     options = CurateOptions(data=damaged, output_dir=str(folder), rows_per_shard=5, max_caption_similarity=1.0)
