@@ -26,12 +26,13 @@ class AssembleOptions:
 
     Args:
         output_dir: Folder for the teacher, a complete Hub repository.
-        trained: Folder with `trained.safetensors` and `recipe.yaml` of a training run.
+        trained: Folder with `trained.safetensors` and `recipe.yaml` of a training run. None writes the towers as the
+            packages bring them, with random projections: a student without a teacher can start from them.
         overwrite: Whether to replace a model in `output_dir`.
     """
 
     output_dir: str
-    trained: str = str(TRAINED)
+    trained: str | None = str(TRAINED)
     overwrite: bool = False
 
 
@@ -52,12 +53,13 @@ def run(options: AssembleOptions):
     from training.hub import MODEL_FILES
     from training.hub.hub_model import HubModel
 
-    trained = Path(options.trained)
+    trained = Path(options.trained or TRAINED)
     argv = ["--config", str(trained / RECIPE_FILE), "--output_dir", options.output_dir]
     recipe = replace(recipe_from_args(PhotoTeacherRecipe, argv), overwrite=options.overwrite)
-    with open_output_dir(recipe, MODEL_FILES, command_name(PROGRAM), {"trained": options.trained}):
+    with open_output_dir(recipe, MODEL_FILES, command_name(PROGRAM), {"trained": trained}):
         model, processor = build_teacher(read_e5(), read_lite2(), recipe)
-        load_trained(model, trained)
+        if options.trained is not None:
+            load_trained(model, trained)
         save_final(HubModel(model, processor, recipe))
 
 
