@@ -159,7 +159,7 @@ def test_links_that_leave_the_folder_are_refused_and_hidden_files_are_not_publis
 def test_a_secret_in_any_file_is_refused(folder, secret):
     with (folder / "onnx/model.onnx").open("ab") as file:  # as in the metadata of a graph
         file.write(secret.encode())
-    with pytest.raises(ValueError, match=r"onnx/model\.onnx seems to have an access token or a private key"):
+    with pytest.raises(ValueError, match=r"onnx/model\.onnx seems to have a secret in it"):
         list_contents(folder)
 
 
@@ -185,7 +185,7 @@ def test_incomplete_folder_is_refused_with_the_missing_file(folder):
 
 def test_file_with_a_token_is_refused(folder):
     (folder / "README.md").write_text(f"my token is {TOKEN}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"README\.md seems to have an access token"):
+    with pytest.raises(ValueError, match=r"README\.md seems to have a secret in it \(Hugging Face token, line 1\)"):
         list_contents(folder)
 
 

@@ -2,6 +2,7 @@
 
 hub_model.py      write model, processor, recipe, card and licences as one finished folder
 contents.py       list the files of a folder that may be published
+secret_scan.py    find access tokens, private keys and other secrets
 self_check.py     store embeddings of a fixed image and fixed texts beside the weights
 check.py          load a folder in a fresh process and compare it with the stored embeddings
 isolated_load.py  the script that this process runs

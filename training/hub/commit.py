@@ -110,7 +110,7 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
 
     Raises:
         PublishError: The upload failed; the message has the command that repeats it.
-        ValueError: The folder is incomplete, or a file has an access token in it.
+        ValueError: The folder is incomplete, or a file has a secret in it.
     """
     contents = list_contents(folder)
     api = HfApi()

@@ -2,7 +2,6 @@
 
 import configparser
 import json
-import mmap
 import re
 import shutil
 import tempfile
@@ -73,13 +72,6 @@ LOCAL_PATHS = (
     re.compile(rf"(?<![\w.:/])~\w*(?:/{PATH_PART})*/({PATH_PART})"),
     re.compile(rf"(?<![\w.:/])(?:/{PATH_PART})+/({PATH_PART})"),
 )
-# access tokens and keys: Hugging Face, GitHub, GitLab, AWS, Google, OpenAI and Anthropic, Slack, PyPI, private keys
-SECRETS = re.compile(
-    rb"hf_[A-Za-z0-9]{20,}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}|(?:AKIA|ASIA)[A-Z0-9]{16}"
-    rb"|AIza[\w-]{35}|(?<![A-Za-z0-9])sk-(?:ant-|proj-)?[A-Za-z0-9_-]{32,}"
-    rb"|xox[abposr]-[\w-]{10,}|pypi-AgEIcHlwaS5vcmc[\w-]{20,}"
-    rb"|-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----"
-)
 # sentence-transformers 6 loads both towers with these
 MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
 FEATURES = {
@@ -133,6 +125,9 @@ def list_contents(folder: str | Path) -> list[Content]:
         ValueError: A required file is missing or damaged, a file has a secret in it, or it is a link that leaves the
             folder.
     """
+    # not at the top, because only publishing needs the package detect-secrets
+    from training.hub.secret_scan import find_secret
+
     folder = Path(folder)
     if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
         raise ValueError(
@@ -148,17 +143,9 @@ def list_contents(folder: str | Path) -> list[Content]:
             )
     contents = [_content(folder, path) for path in paths if is_publishable(path, card)]
     for content in contents:
-        if _has_secret(content.file):
-            raise ValueError(f"{content.path} seems to have an access token or a private key in it. Remove it first.")
+        if secret := find_secret(content.file):
+            raise ValueError(f"{content.path} seems to have a secret in it ({secret}). Remove it before publishing.")
     return contents
-
-
-def _has_secret(file: Path) -> bool:
-    """Whether a file of any type, such as the metadata of an ONNX file, holds a secret."""
-    if not file.stat().st_size:  # cannot be mapped
-        return False
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        return SECRETS.search(content) is not None
 
 
 def _content(folder: Path, path: str) -> Content:
