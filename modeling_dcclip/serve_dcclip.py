@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .index_dcclip import Hit, Index
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+TIMEOUT_S = 30  # of a connection that sends nothing
 TOP = 60  # photographs on a page
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
 IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
@@ -62,6 +63,7 @@ class SearchServer(ThreadingHTTPServer):
     """
 
     daemon_threads = True
+    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
 
     def __init__(self, index: "Index", host: str = "127.0.0.1", port: int = 8000):
         self.index, self.host = index, host
@@ -83,6 +85,7 @@ class SearchServer(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: SearchServer
     server_version, sys_version = "dcclip", ""
+    timeout = TIMEOUT_S
 
     def do_GET(self):
         """Answer a request."""

@@ -5,12 +5,13 @@ import json
 import os
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection, HTTPResponse
 
 import pytest
 from PIL import Image
 
-from modeling_dcclip import command, search_command
+from modeling_dcclip import command, search_command, serve_dcclip
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.serve_dcclip import SearchServer
 
@@ -162,6 +163,20 @@ def test_a_connection_that_the_browser_closes_is_no_error(server, capsys, error,
 def test_only_get_is_answered(get):
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         assert get("/", method)[0].status == 501
+
+
+def test_two_hundred_requests_at_once_are_answered(get):
+    with ThreadPoolExecutor(200) as pool:
+        assert {response.status for response, _ in pool.map(lambda _: get("/thumbnail/1"), range(200))} == {200}
+
+
+def test_a_silent_connection_is_closed_and_a_body_is_not_read(server, monkeypatch):
+    monkeypatch.setattr(serve_dcclip._Handler, "timeout", 0.2)
+    with socket.create_connection(server.server_address, timeout=10) as silent:
+        assert silent.recv(1) == b""
+    with socket.create_connection(server.server_address, timeout=10) as large:
+        large.sendall(b"POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n")
+        assert b" 501 " in large.recv(100)  # at once, and not after the body
 
 
 def test_paths_that_are_not_utf_8_are_shown(get, photos):

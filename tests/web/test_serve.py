@@ -1,5 +1,6 @@
 """The local server of the page: answers this machine's names only, and many requests at once."""
 
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
@@ -43,6 +44,15 @@ def test_requests_that_name_another_machine_are_refused(port, host):
 def test_two_hundred_requests_at_once_are_answered(port):
     with ThreadPoolExecutor(200) as pool:
         assert set(pool.map(lambda _: get(port, "localhost"), range(200))) == {(200, b"page")}
+
+
+def test_a_silent_connection_is_closed_and_a_body_is_not_read(port, monkeypatch):
+    monkeypatch.setattr(module._Handler, "timeout", 0.2)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as silent:
+        assert silent.recv(1) == b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as large:
+        large.sendall(b"POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n")
+        assert b" 501 " in large.recv(100)  # at once, and not after the body
 
 
 @pytest.mark.parametrize("port_number", [-1, 65536, 99999])

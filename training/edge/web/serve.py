@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PORT = 65535
+TIMEOUT_S = 30  # of a connection that sends nothing
 
 
 class _Server(ThreadingHTTPServer):
@@ -18,6 +19,7 @@ class _Server(ThreadingHTTPServer):
 
 
 class _Handler(SimpleHTTPRequestHandler):
+    timeout = TIMEOUT_S
     extensions_map = SimpleHTTPRequestHandler.extensions_map | {
         ".js": "text/javascript",
         ".mjs": "text/javascript",
