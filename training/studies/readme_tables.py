@@ -17,6 +17,7 @@ from training.hub.cards.device_budget import read_costs, read_pairs
 from training.hub.cards.facts import count_parameters
 from training.hub.cards.tables import export_table
 from training.studies.ablations import arms
+from training.studies.search import tables as search_tables
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results, markdown_table
 
@@ -125,6 +126,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
     "arms": lambda path: arms.table(_read(path)),
     "export": lambda path: export_table(_read(path)),
+    "recall": lambda path: search_tables.recall_table(_read(path)),
 }
 
 

@@ -1,12 +1,11 @@
-"""Measure the search over photographs with an exported model.
+"""Measure indexing and a scan of many vectors with an exported model.
 
 Examples:
   python -m training.studies.search --model runs/demo/edge --data pairs.parquet
 
 The images are stored as JPEG files and indexed with int8 vectors. The bare loop decodes the same files in draft mode
 and encodes a ready tensor for each, in as many threads. Processor time counts the work of all threads; other load on
-the machine hardly changes it. Recall compares the ten best results of each stored type with those of the float32
-vectors, for every caption.
+the machine hardly changes it.
 """
 
 from training.studies.search.options import SearchOptions

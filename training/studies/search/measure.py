@@ -1,4 +1,4 @@
-"""Indexing against a bare loop, a scan of many vectors, and the recall of each stored type."""
+"""Indexing against a bare loop, and a scan of many vectors."""
 
 import os
 import shutil
@@ -51,7 +51,6 @@ class SearchStudy(Benchmark):
             self._write_photos(photos)
             self.measure_indexing(photos, scratch)
             vectors = self.runtime.encode_images(sorted(photos.iterdir()))
-            self.measure_recall(vectors, scratch)
             self.measure_scans(vectors, scratch)
         self.write(self.options.data, model=self.options.model)
 
@@ -102,23 +101,6 @@ class SearchStudy(Benchmark):
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
             list(executor.map(encode, files))
-
-    def measure_recall(self, vectors: np.ndarray, scratch: Path):
-        """Share of the ten nearest by float32 that each stored type finds, for every caption in each language."""
-        stores = {dtype: VectorStore(scratch / f"recall-{dtype}", vectors.shape[1], dtype) for dtype in DTYPES}
-        for dtype, store in stores.items():
-            store.write(np.arange(len(vectors)), vectors)
-            self.add(dtype, "bytes_per_vector", store.bytes_per_row)
-        for language in ("en", "zh"):
-            captions = [text for row in self.samples[language] for text in ([row] if isinstance(row, str) else row)]
-            queries = self.runtime.encode_texts(captions, truncate=True)
-            expected = [set(np.argsort(-(vectors @ query), kind="stable")[:NEAREST].tolist()) for query in queries]
-            for dtype, store in stores.items():
-                found = [store.search(query, len(vectors), NEAREST, None)[0].tolist() for query in queries]
-                shares = [
-                    len(nearest & set(rows)) / len(nearest) for nearest, rows in zip(expected, found, strict=True)
-                ]
-                self.add(dtype, f"recall_at_{NEAREST}_{language}", statistics.fmean(shares))
 
     def measure_scans(self, vectors: np.ndarray, scratch: Path):
         """Processor time of one search in many vectors."""

@@ -1,0 +1,31 @@
+"""Tables of search, rendered from committed results."""
+
+from training.text.writing_systems import LANGUAGES
+from training.utils.results import Results, markdown_table
+
+
+def recall_table(results: Results) -> str:
+    """Render the recall of each stored type, in percent, English / Chinese.
+
+    Args:
+        results: Results of `python -m training.studies.search.recall`.
+
+    Returns:
+        Markdown table with a line for each type and each set of photographs.
+    """
+    header = ["%, en / zh", "Bytes a vector", "recall@10", "of float32's recall@10", "of float32's ten nearest"]
+    lines = [header, ["---", *["---:"] * 4]]
+    for size in dict.fromkeys(row.set for row in results.rows):
+        for name in dict.fromkeys(row.model for row in results.rows if row.set == size):
+            recall, reference, nearest = (
+                [results.mean(set=size, language=each, model=model, metric=metric) or 0.0 for each in LANGUAGES]
+                for model, metric in ((name, "recall_at_10"), ("float32", "recall_at_10"), (name, "nearest_at_10"))
+            )
+            kept = [each / best if best else 0.0 for each, best in zip(recall, reference, strict=True)]
+            num_bytes = results.mean(set=size, model=name, metric="bytes_per_vector") or 0.0
+            lines.append([f"{name}, {size}", f"{num_bytes:,.0f}", *map(_pair, (recall, kept, nearest))])
+    return markdown_table(lines)
+
+
+def _pair(values: list[float]) -> str:
+    return " / ".join(f"{100 * value:.1f}" for value in values)
