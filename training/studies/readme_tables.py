@@ -127,6 +127,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "arms": lambda path: arms.table(_read(path)),
     "export": lambda path: export_table(_read(path)),
     "recall": lambda path: search_tables.recall_table(_read(path)),
+    "compatible": lambda path: search_tables.compatible_table(_read(path)),
 }
 
 

@@ -1,5 +1,7 @@
 """Tables of search, rendered from committed results."""
 
+from collections.abc import Sequence
+
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
@@ -27,5 +29,32 @@ def recall_table(results: Results) -> str:
     return markdown_table(lines)
 
 
-def _pair(values: list[float]) -> str:
-    return " / ".join(f"{100 * value:.1f}" for value in values)
+def compatible_table(results: Results) -> str:
+    """Render how a teacher and its student search each other's images, in percent, English / Chinese.
+
+    Args:
+        results: Results of the model of photographs, with those of `training/eval.py --text_model TEACHER`.
+
+    Returns:
+        Markdown table with a line for each pair of models.
+    """
+    names = {"teacher": "teacher", "student": "dcclip-tiny-photo"}
+    lines = [["Index", "Queries", "recall@5", "recall@10"], ["---", "---", "---:", "---:"]]
+    for images, texts in (
+        ("teacher", "teacher"),
+        ("student", "student"),
+        ("teacher", "student"),
+        ("student", "teacher"),
+    ):
+        model = images if images == texts else f"{images} images, {texts} texts"
+        fields = {"model": model, "set": "flickr8k_validation", "stage": None if model == "teacher" else "aligned"}
+        cells = [
+            _pair([results.mean(**fields, language=each, metric=f"t2i_recall@{k}") for each in LANGUAGES])
+            for k in (5, 10)
+        ]
+        lines.append([names[images], names[texts], *cells])
+    return markdown_table(lines)
+
+
+def _pair(values: Sequence[float | None]) -> str:
+    return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
