@@ -16,7 +16,9 @@ from PIL import Image
 
 from modeling_dcclip.handler import parse_request
 from modeling_dcclip.image_dcclip import open_image
+from tests.campaign.named_images import named_images
 from tests.campaign.outcome import CLEAR, RIGHT, Case, Hole, Lost
+from tests.training.utils.test_results import DAMAGED
 from training.config import (
     LIMITS,
     AlignRecipe,
@@ -35,6 +37,7 @@ from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.templates import read_templates
 from training.hub.contents import without_local_paths
 from training.utils.output import claim_folder
+from training.utils.results import Results
 
 EITHER = "either"
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -47,8 +50,8 @@ WRONG_TYPES: tuple[Any, ...] = ("word", [[1]], {"a": 1}, None)
 def all_cases() -> list[Case]:
     """Every case, in the order of the table."""
     groups = (
-        _numbers, _types, _recipe_files, _options, _images, _image_modes, _cells, _endpoint, _captions, _class_names,
-        _templates, _folders, _sources, _local_paths,
+        _numbers, _types, _recipe_files, _options, _images, _image_modes, _cells, named_images, _endpoint, _captions,
+        _class_names, _results, _templates, _folders, _sources, _local_paths,
     )  # fmt: skip
     return [case for group in groups for case in group()]
 
@@ -313,6 +316,16 @@ def _write(path: Path, content: Any) -> Path:
 
 def _read_names(folder: Path, content: Any):
     ClassNames.read(_write(folder / "names.json", content))
+
+
+def _results() -> Iterator[Case]:
+    for number, content in enumerate(DAMAGED):
+        run = partial(_read_results, content=content)
+        yield Case("results files", f"{number}: {content[:60]!r}", run, CLEAR)
+
+
+def _read_results(folder: Path, content: bytes):
+    Results.read(_write(folder / "results.json", content))
 
 
 def _templates() -> Iterator[Case]:

@@ -77,12 +77,29 @@ class Results:
 
     @classmethod
     def read(cls, path: str | Path) -> "Results":
-        """Read a file that `write` has written."""
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-        return cls(
-            content["meta"],
-            [Row(**row | {"interval": row.get("interval") and tuple(row["interval"])}) for row in content["rows"]],
-        )
+        """Read a file that `write` has written.
+
+        Args:
+            path: Path of the file.
+
+        Raises:
+            OSError: There is no such file.
+            ValueError: The file is damaged, or has another form.
+        """
+        text = Path(path).read_bytes()
+        try:
+            content = json.loads(text)
+            rows = [
+                Row(**row | {"interval": row.get("interval") and tuple(row["interval"])}) for row in content["rows"]
+            ]
+            if not all(isinstance(row.value, (int, float)) for row in rows):
+                raise TypeError("a value is no number")
+            return cls(dict(content["meta"]), rows)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(
+                f"{Path(path).name}: is damaged or no table of results ({type(error).__name__}: {str(error)[:200]}). "
+                "Measure again, or copy the file again."
+            ) from error
 
     def values(self, **fields: Any) -> list[float]:
         """Return the values of all rows whose fields equal the given ones, such as `metric="top1"`."""

@@ -4,6 +4,14 @@ import pytest
 
 from training.utils.results import Results, Row, make_meta
 
+DAMAGED = (
+    b"", b"{", b"[]", b"null", b"5", b"\xff", b"{}", b'{"meta": {}}', b'{"meta": 5, "rows": []}',
+    b'{"meta": {}, "rows": [5]}', b'{"meta": {}, "rows": [{}]}', b'{"meta": {}, "rows": {"a": 1}}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": "c"}]}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "interval": 5}]}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "other": 2}]}',
+    b"[" * 100_000,
+)  # fmt: skip
 ROWS = [
     Row(
         model="teacher",
@@ -83,3 +91,10 @@ def test_table_has_a_row_for_each_model_and_a_column_for_each_metric(results):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in results.table().splitlines()]
     assert lines[0] == ["model", "unseen_style zh top1", "unseen_style en top1"]
     assert lines[2:] == [["teacher", "50.0", ""], ["student, aligned", "35.0", "35.0"]]
+
+
+@pytest.mark.parametrize("content", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_damaged_file_is_refused_by_name(tmp_path, content):
+    (tmp_path / "results.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"results\.json: is damaged or no table of results \(.*\)\. Measure again"):
+        Results.read(tmp_path / "results.json")
