@@ -209,6 +209,36 @@ class Catalog:
         found = self._execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
         return np.array([row for (row,) in found], np.int64)
 
+    @property
+    def graph(self) -> int:
+        """Number of the graph that searches use; 0 if there is none."""
+        return max(self._graphs, 0)
+
+    @property
+    def next_graph(self) -> int:
+        """Number of the next graph. No number is used twice, because another process may have an old graph open."""
+        return abs(self._graphs) + 1
+
+    @property
+    def _graphs(self) -> int:
+        """Number of the last graph; negative if it is gone."""
+        found = self._execute("SELECT value FROM counters WHERE name = 'graph'")
+        return found[0][0] if found else 0
+
+    def rows_outside_graph(self) -> np.ndarray:
+        """Rows that were written since the graph was built, (N,) int64. Call it only if there is a graph."""
+        return np.array([row for (row,) in self._execute("SELECT row FROM outside_graph ORDER BY row")], np.int64)
+
+    def set_graph(self, number: int):
+        """Name the graph that searches use: it has all rows. Call it within `writing()`.
+
+        Args:
+            number: Number of the graph, `next_graph`; 0 to use none.
+        """
+        self._execute("CREATE TABLE IF NOT EXISTS outside_graph (row INTEGER PRIMARY KEY)")
+        self._execute("DELETE FROM outside_graph")
+        self._execute("INSERT OR REPLACE INTO counters VALUES ('graph', ?)", number or -abs(self._graphs))
+
     def add_folders(self, folders: Iterable[Path]):
         """Record folders as indexed."""
         with self.writing():
@@ -288,6 +318,8 @@ class Catalog:
         self._execute("UPDATE counters SET value = ? WHERE name = 'rows'", max(end, rows[-1] + 1 if rows else 0))
         entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
         self._many("INSERT INTO contents VALUES (?, ?, ?)", entries)
+        if self.graph:
+            self._many("INSERT OR IGNORE INTO outside_graph VALUES (?)", [(row,) for row in rows])
         return np.array(rows, np.int64)
 
     def add_files(self, files: Sequence[tuple[FileState, bytes]]):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __package__:
+    from .graph_dcclip import check_engine, update_graph
     from .index_dcclip import (
         MANIFEST,
         UPGRADE,
@@ -22,6 +23,7 @@ if __package__:
     from .indexing_dcclip import Progress, Report, outermost, update
     from .space_dcclip import Space
 else:  # in a model folder
+    from graph_dcclip import check_engine, update_graph  # type: ignore[no-redef]
     from index_dcclip import (  # type: ignore[no-redef]
         MANIFEST,
         UPGRADE,
@@ -66,10 +68,11 @@ def upgrade_index(
         What was done.
 
     Raises:
-        ValueError: The index has this model, type and width already, another process writes to it, a folder of it is
-            gone, or it has images that are in none of its folders.
+        ValueError: The index has this model, type and width already, its engine is not installed, another process
+            writes to it, a folder of it is gone, or it has images that are in none of its folders.
         OSError: The disk is full or cannot be written. The old vectors stay in use.
     """
+    check_engine(index.engine)
     runtime = open_model(model, truncate_dim)
     space = Space.of(runtime, model_id)
     with index.writing():
@@ -87,6 +90,8 @@ def upgrade_index(
         try:
             store_rotation(catalog, runtime)
             report = update(catalog, store, runtime, index.catalog.folders(), progress)
+            if index.engine == "usearch":
+                update_graph(catalog, store)
         finally:
             catalog.close()
         os.replace(index.folder / UPGRADE, index.folder / MANIFEST)
@@ -114,6 +119,6 @@ def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> di
         if (found.weights, found.dimension, earlier["dtype"]) == (space.weights, space.dimension, dtype):
             return earlier
         number = int(earlier["data"].removeprefix("data-")) + 1
-    manifest = make_manifest(runtime, space, dtype, number)
+    manifest = make_manifest(runtime, space, dtype, number, index.engine)
     write_manifest(index.folder, manifest, UPGRADE)
     return manifest

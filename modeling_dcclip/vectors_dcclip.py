@@ -95,11 +95,11 @@ class VectorStore:
         if allowed is not None:
             scores = np.where(allowed, scores, -np.inf)
         if self.dtype == "binary":
-            candidates = np.sort(_largest(scores, max(RESCORED * top, MIN_RESCORED)))
+            candidates = np.sort(largest(scores, max(RESCORED * top, MIN_RESCORED)))
             scores = self.read(candidates) @ query
-            best = _largest(scores, top)
+            best = largest(scores, top)
             return candidates[best], scores[best]
-        rows = _largest(scores, top)
+        rows = largest(scores, top)
         return rows, scores[rows]
 
     def scores(self, query: np.ndarray, count: int) -> np.ndarray:
@@ -221,8 +221,16 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
         os.fsync(file.fileno())
 
 
-def _largest(scores: np.ndarray, top: int) -> np.ndarray:
-    """Positions of the largest finite scores, largest first; of equal ones the lower position first."""
+def largest(scores: np.ndarray, top: int) -> np.ndarray:
+    """Positions of the largest finite scores, largest first; of equal ones the lower position first.
+
+    Args:
+        scores: Scores, (N,) float32.
+        top: Maximum number of positions.
+
+    Returns:
+        (K,) int64.
+    """
     if top < len(scores):
         # the maxima of chunks bound the score from below, which leaves few candidates to sort
         chunk = max(len(scores) // (16 * top), 1)

@@ -126,6 +126,12 @@ def _add_index(commands: Any):
         "the model are those that it was trained for. Default: all.",
     )
     index.add_argument(
+        "--engine",
+        choices=("scan", "usearch"),
+        help="How searches find vectors, from now on: by an exact scan of all, or with a graph, which is faster above "
+        "a million images and needs the extra `usearch`. Default: as before; for a new index scan.",
+    )
+    index.add_argument(
         "--upgrade",
         metavar="MODEL",
         type=Path,

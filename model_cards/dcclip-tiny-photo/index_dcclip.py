@@ -9,7 +9,8 @@
 An index is a folder:
 
     manifest.json     format version, date, embedding space (model, weights, teacher, preprocessing, dimension), dtype
-    data-1/           catalog.sqlite (files, catalog_dcclip.py) and vectors/ (shards, vectors_dcclip.py)
+    data-1/           catalog.sqlite (files, catalog_dcclip.py) and vectors/ (shards, vectors_dcclip.py; with USearch a
+                      graph, graph_dcclip.py)
 """
 
 import json
@@ -17,6 +18,7 @@ import os
 import shutil
 import sqlite3
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -29,17 +31,27 @@ from PIL import Image
 
 if __package__:
     from .catalog_dcclip import Catalog, File, Filter
+    from .graph_dcclip import ENGINES, Graph, check_engine, graph_path, has_usearch, remove_graph, update_graph
     from .indexing_dcclip import Progress, Report, update
     from .photos_dcclip import UnreadablePhotoError, read_photo
-    from .query_dcclip import embed_query
+    from .query_dcclip import QueryWarning, embed_query
     from .runtime_dcclip import ImageInput, Runtime
     from .space_dcclip import Space
     from .vectors_dcclip import VectorStore
 else:  # in a model folder
     from catalog_dcclip import Catalog, File, Filter  # type: ignore[no-redef]
+    from graph_dcclip import (  # type: ignore[no-redef]
+        ENGINES,
+        Graph,
+        check_engine,
+        graph_path,
+        has_usearch,
+        remove_graph,
+        update_graph,
+    )
     from indexing_dcclip import Progress, Report, update  # type: ignore[no-redef]
     from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
-    from query_dcclip import embed_query  # type: ignore[no-redef]
+    from query_dcclip import QueryWarning, embed_query  # type: ignore[no-redef]
     from runtime_dcclip import ImageInput, Runtime  # type: ignore[no-redef]
     from space_dcclip import Space  # type: ignore[no-redef]
     from vectors_dcclip import VectorStore  # type: ignore[no-redef]
@@ -98,6 +110,7 @@ class Index:
             self.catalog, self.store = open_data(self.folder, manifest)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
+        self._graph: Graph | None = None
 
     def refresh(self):
         """Take over an upgrade by another process. Searches call this method."""
@@ -247,9 +260,40 @@ class Index:
                 f"model: the index was written with the weights {self.space.weights}, this model has {weights}. Only "
                 "the model of the index may add to it. Pass that model, or index into another folder with --index."
             )
+        check_engine(self.engine)
         with self.writing():
             self.refresh()
-            return update(self.catalog, self.store, runtime, chosen, progress)
+            report = update(self.catalog, self.store, runtime, chosen, progress)
+            if self.engine == "usearch":
+                update_graph(self.catalog, self.store)
+            return report
+
+    @property
+    def engine(self) -> str:
+        """How vectors are searched: by a `scan`, or with candidates of a graph by `usearch`."""
+        return read_manifest(self.folder).get("engine", ENGINES[0])  # another process may have changed it
+
+    def use_engine(self, engine: str, progress: Progress | None = None):
+        """Change how vectors are searched, from now on. Later additions keep a graph up to date.
+
+        Args:
+            engine: `scan`, which is exact, or `usearch`, which is faster above a million images. It needs the extra
+                `usearch`, and D + 150 bytes more for a vector of D dimensions.
+            progress: Function that is called with the number of vectors done and the number to do.
+
+        Raises:
+            ValueError: There is no such engine, its package is missing, or another process writes to the index.
+            OSError: The disk is full or cannot be written. The index is searched as before.
+        """
+        check_engine(engine)
+        with self.writing():
+            self.refresh()
+            if engine == "usearch":
+                update_graph(self.catalog, self.store, progress)
+            else:
+                remove_graph(self.catalog, self.store)
+            self.manifest = read_manifest(self.folder) | {"engine": engine}
+            write_manifest(self.folder, self.manifest)
 
     def add_map(self, weights: str, facts: dict[str, Any]):
         """Record a map of the catalog in the manifest. Call it within `writing()`.
@@ -347,9 +391,25 @@ class Index:
         self.refresh()
         with self.catalog.reading():
             count = self.catalog.num_rows
-            rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
+            rows, scores = self._nearest(query, count, top, self._allowed(count, chosen))
             files = self.catalog.files_of_rows(rows, chosen)
         return [_hit(files[int(row)], float(score)) for row, score in zip(rows, scores, strict=True)]
+
+    def _nearest(self, query: np.ndarray, count: int, top: int, allowed: np.ndarray | None) -> tuple[np.ndarray, ...]:
+        """Rows and scores of a scan, or of the graph if there is one."""
+        number = self.catalog.graph
+        if number and not has_usearch():
+            message = 'usearch is not installed, so all vectors are scanned: pip install "dcclip[usearch]"'
+            warnings.warn(message, QueryWarning, stacklevel=4)
+            number = 0
+        if not number:
+            return self.store.search(query, count, top, allowed)
+        with self._lock:
+            path = graph_path(self.store, number)
+            if self._graph is None or self._graph.path != path:
+                self._graph = Graph(path, self.store)
+            graph = self._graph
+        return graph.search(query, count, top, allowed, self.catalog.rows_outside_graph())
 
     def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
         """Rows that may be found, (count,) bool; None if all may."""
@@ -451,7 +511,7 @@ def _create(folder: Path, runtime: Runtime, space: Space, dtype: str) -> dict[st
     return read_manifest(folder)
 
 
-def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int) -> dict[str, Any]:
+def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int, engine: str = ENGINES[0]) -> dict[str, Any]:
     """Content of a manifest.
 
     Args:
@@ -459,12 +519,14 @@ def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int) -> di
         space: Embedding space of the model.
         dtype: How vectors are stored.
         number: Number of the data folder, counted from 1 by upgrades.
+        engine: How vectors are searched, one of `ENGINES`.
     """
     return {
         "format": FORMAT,
         "version": VERSION,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dtype": dtype,
+        "engine": engine,
         "data": f"data-{number}",
         "model_folder": str(runtime.folder.absolute()),
         "space": space.to_dict(),

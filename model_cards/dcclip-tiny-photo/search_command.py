@@ -14,6 +14,7 @@ if __package__:
     from .adapt_dcclip import adapt_index
     from .command import PROGRAM, default_model
     from .duplicates_dcclip import find_duplicates
+    from .graph_dcclip import check_engine
     from .index_dcclip import MANIFEST, Hit, Index
     from .indexing_dcclip import Report, outermost
     from .query_dcclip import QueryWarning
@@ -24,6 +25,7 @@ else:  # in a model folder
     from adapt_dcclip import adapt_index  # type: ignore[no-redef]
     from command import PROGRAM, default_model  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
+    from graph_dcclip import check_engine  # type: ignore[no-redef]
     from index_dcclip import MANIFEST, Hit, Index  # type: ignore[no-redef]
     from indexing_dcclip import Report, outermost  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
@@ -53,6 +55,7 @@ def run_index(options: argparse.Namespace):
     if not exists and not options.folders:
         raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
     outermost(options.folders)  # refuses a wrong name before a model is loaded and an index is created
+    check_engine(options.engine or "scan")
     model = options.model if exists else options.model or default_model()
     with (
         Index.open(
@@ -65,15 +68,21 @@ def run_index(options: argparse.Namespace):
         ) as index,
         _progress("images") as show,
     ):
+        if options.engine == "scan":
+            index.use_engine("scan")
         report = index.add(*options.folders, progress=show)
         files = len(index)
+        if options.engine == "usearch":
+            index.use_engine("usearch", show)
     _print_report(report, files, options)
 
 
 def _upgrade(options: argparse.Namespace):
     """Embed an index again with another model."""
-    if options.folders or options.model:
-        raise ValueError("upgrade: takes no folders and no --model. First run dcclip index, then the upgrade.")
+    if options.folders or options.model or options.engine:
+        raise ValueError(
+            "upgrade: takes no folders, no --model and no --engine. First run dcclip index, then the upgrade."
+        )
     with Index.open(options.index) as index, _progress("images") as show:
         report = upgrade_index(
             index,

@@ -111,7 +111,8 @@ def test_the_command_upgrades(index, new_model, color_model, capsys):
     assert capsys.readouterr().out.endswith("green.png\n")
     for arguments, message in {
         ("--upgrade", str(new_model)): "has this model already, in int8",
-        ("--upgrade", str(new_model), "--model", str(color_model)): "takes no folders and no --model",
+        ("--upgrade", str(new_model), "--model", str(color_model)): "takes no folders, no --model",
+        ("--upgrade", str(new_model), "--engine", "scan"): "and no --engine",
         ("--upgrade", str(index.folder)): "has no config.json",
     }.items():
         with pytest.raises(SystemExit):

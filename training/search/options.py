@@ -16,6 +16,8 @@ class EmbedOptions:
             share it.
         format: Whether to write an index from the shards, `index`, or to leave it at the Parquet files, `parquet`.
         dtype: How the index stores vectors: `int8`, `float16` or `binary` (with int8 for rescoring).
+        engine: How the index finds vectors: by an exact `scan`, or `usearch` with a graph, which is faster above a
+            million images and needs the extra `usearch`.
         model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
         split: Split of the data.
         subset: Configuration of a Hub data set with several.
@@ -37,6 +39,7 @@ class EmbedOptions:
     output_dir: str
     format: Literal["index", "parquet"] = "index"
     dtype: Literal["int8", "float16", "binary"] = "int8"
+    engine: Literal["scan", "usearch"] = "scan"
     model_id: str | None = None
     split: str = "train"
     subset: str | None = None

@@ -19,6 +19,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
+from modeling_dcclip.graph_dcclip import check_engine
 from modeling_dcclip.space_dcclip import fingerprint
 from training.evaluation.embedding_cache import find_processes
 from training.search.collection import Collection
@@ -48,10 +49,11 @@ def embed(options: EmbedOptions) -> Results | None:
         others.
 
     Raises:
-        ValueError: The data or the model cannot be used, the folder has embeddings of other data or of another model,
-            or no image can be read.
+        ValueError: The data, the model or the engine cannot be used, the folder has embeddings of other data or of
+            another model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
+    check_engine(options.engine)  # now, and not after hours
     state, folder = find_processes(), Path(options.output_dir)
     collection = Collection(options)
     embedder = Embedder(
@@ -75,7 +77,7 @@ def embed(options: EmbedOptions) -> Results | None:
         shards = [_shard(folder, number) for number in range(len(collection))]
         results = _count(options, shards, [_shard(folder, number) for number in missing], seconds)
         if options.format == "index":
-            write_index(shards, folder / INDEX, options.model, options.dtype, options.model_id)
+            write_index(shards, folder / INDEX, options.model, options.dtype, options.model_id, options.engine)
         results.write(folder)
     return results
 

@@ -18,7 +18,12 @@ REPEATED = "another image has the same name"
 
 
 def write_index(
-    shards: Sequence[Path], folder: Path, model: str | Path, dtype: str = "int8", model_id: str | None = None
+    shards: Sequence[Path],
+    folder: Path,
+    model: str | Path,
+    dtype: str = "int8",
+    model_id: str | None = None,
+    engine: str = "scan",
 ) -> int:
     """Write an index. It replaces the folder when it is complete.
 
@@ -31,21 +36,24 @@ def write_index(
         model: Folder of the model that encoded the images.
         dtype: How the index stores vectors: `int8`, `float16` or `binary`.
         model_id: Hub id of the model. Default: its folder.
+        engine: How the index finds vectors: by an exact `scan`, or `usearch` with a graph.
 
     Returns:
         Number of images in the index.
 
     Raises:
-        ValueError: The embeddings have another dimension than the model.
+        ValueError: The embeddings have another dimension than the model, or USearch is not installed.
         OSError: The disk is full or cannot be written. The previous index stays.
     """
     with scratch_folder(folder) as scratch:
-        with Index.open(scratch, model, create=True, dtype=dtype, model_id=model_id) as index, index.writing():
-            for path in shards:
-                _check(path, index.space.dimension)
-                for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
-                    with index.catalog.writing():
-                        enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+        with Index.open(scratch, model, create=True, dtype=dtype, model_id=model_id) as index:
+            with index.writing():
+                for path in shards:
+                    _check(path, index.space.dimension)
+                    for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
+                        with index.catalog.writing():
+                            enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+            index.use_engine(engine)
             num_images = len(index)
         replace_folder(scratch, folder)
     return num_images

@@ -208,3 +208,11 @@ def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_
         with pytest.raises(ValueError, match="upgrade: 20 images of the index"):
             upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
         assert len(index) == 20
+
+
+def test_a_collection_can_have_a_graph(table, color_model, tmp_path):
+    pytest.importorskip("usearch", reason='pip install -e ".[usearch]"')
+    embed_into(tmp_path / "out", color_model, table, "--engine", "usearch")
+    with Index.open(tmp_path / "out" / "index") as index:
+        assert index.engine == "usearch" and index.catalog.graph == 1
+        assert len(index.search("red", top=30)) == 20
