@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
 from training.engine.command import stage_errors
+from training.utils.ending import commands_of_stage_2, print_ending
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -141,6 +142,8 @@ def main(argv: list[str] | None = None):
             run(recipe)
         except PublishError as error:
             sys.exit(f"align: {error}")
+    written = {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}
+    print_ending(written, commands_of_stage_2(recipe.output_dir))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.config import DistillRecipe, recipe_from_args
 from training.engine.command import stage_errors
+from training.utils.ending import commands_of_stage_1, print_ending
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -113,6 +114,8 @@ def main(argv: list[str] | None = None):
             run(recipe)
         except PublishError as error:
             sys.exit(f"distill: {error}")
+    written = {recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}
+    print_ending(written, commands_of_stage_1(recipe.output_dir, recipe.tower))
 
 
 if __name__ == "__main__":

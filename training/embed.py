@@ -6,9 +6,12 @@ accelerate launch training/embed.py --model MODEL --data "shards/{0000..0999}.ta
 python training/embed.py --model MODEL --data HUB_ID --format parquet --output_dir runs/vectors
 """
 
+import shlex
+
 from training.engine.command import stage_errors
 from training.search.options import EmbedOptions
 from training.utils.cli import parse_options
+from training.utils.ending import commands_of_index, print_ending
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -28,7 +31,14 @@ def main(argv: list[str] | None = None):
             return
     for row in results.rows:
         print(f"{row.metric}: {row.value:,.1f}" if row.metric == "images_per_s" else f"{row.metric}: {row.value:,}")
-    print(f"\n{options.output_dir}")
+    written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
+    if options.format == "index":
+        index = f"{options.output_dir}/index"
+        print_ending(written | {index: "index of the collection"}, commands_of_index(index))
+    else:
+        # the shards stay, and the same command without the format writes an index from them
+        again = ["python", "training/embed.py", "--model", options.model, "--data", *options.data]
+        print_ending(written, [shlex.join([*again, "--output_dir", options.output_dir])])
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from training.edge.formats import find_format
 from training.edge.options import ExportOptions
 from training.hub.layouts.table import LAYOUTS
 from training.utils.cli import parse_options, user_errors
+from training.utils.ending import commands_of_export, print_ending
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
 
@@ -34,7 +35,8 @@ def _write_files(options: ExportOptions):
         hide_library_bars()
         verdicts = export(options)
     print("\n".join(verdict.line() for verdict in verdicts))
-    print(f"\n{options.output_dir}")
+    written = {options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"}
+    print_ending(written, commands_of_export(options.output_dir, options.format))
     refused = {verdict.tower for verdict in verdicts} - {verdict.tower for verdict in verdicts if verdict.kept}
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
@@ -48,9 +50,11 @@ def _write_layout(options: ExportOptions):
 
         hide_library_bars()
         verdict = export_layout(options)
-    print(f"{verdict.line()}\n\n{options.output_dir}")
+    print(verdict.line())
     if not verdict.kept:
         sys.exit(1)
+    written = {f"{options.output_dir}/{options.format}": f"folder for {options.format}"}
+    print_ending(written, commands_of_export(options.output_dir, options.format))
 
 
 if __name__ == "__main__":

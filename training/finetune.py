@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from training.engine.command import stage_errors
 from training.finetuning.options import FinetuneOptions
 from training.utils.cli import parse_options
+from training.utils.ending import commands_of_model, print_ending
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -141,12 +142,14 @@ def main(argv: list[str] | None = None):
         outcome = run(options)
     if outcome is None:
         return
-    from training.finetuning.report import PLOT_FILE, next_commands
+    from training.finetuning.report import PLOT_FILE
 
-    print(f"\n{outcome.table()}\n\n{outcome.choice()}\n")
-    print(f"  {options.output_dir}: Hub folder with model, code, card and results\n  {options.output_dir}/{PLOT_FILE}")
-    print("\nNext:")
-    print("\n".join(f"  {command}" for command in next_commands(options.output_dir)))
+    print(f"\n{outcome.table()}\n\n{outcome.choice()}")
+    written = {
+        options.output_dir: "Hub folder with model, code, card and results",
+        f"{options.output_dir}/{PLOT_FILE}": "figure of the results",
+    }
+    print_ending(written, commands_of_model(options.output_dir))
 
 
 if __name__ == "__main__":

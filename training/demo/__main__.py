@@ -10,6 +10,7 @@ from pathlib import Path
 
 from training.demo.options import DemoOptions, Plan, next_commands
 from training.utils.cli import parse_options, user_errors
+from training.utils.ending import print_ending
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 from training.utils.results import RESULTS_FILE, Results
 
@@ -34,11 +35,12 @@ def main(argv: list[str] | None = None):
     print(f"\n{report.summary(results)}")
     print(f"\n{report.cross_model(Results.read(output_dir / CROSS_MODEL_FILE))}")
     print(f"\nFinished in {results.meta['seconds']} s.")
-    print(f"  {output_dir}/model: Hub folder with model, code and card")
-    print(f"  {output_dir}/{RESULTS_FILE}: all numbers")
-    print(f"  {output_dir}/contact_sheet.png, {output_dir}/curves.png: figures")
-    print("\nNext:")
-    print("\n".join(f"  {command}" for command in next_commands(output_dir, demo.held_out.corpus)))
+    written = {
+        f"{output_dir}/model": "Hub folder with model, code and card",
+        f"{output_dir}/{RESULTS_FILE}": "all numbers",
+        f"{output_dir}/contact_sheet.png, {output_dir}/curves.png": "figures",
+    }
+    print_ending(written, next_commands(output_dir, demo.held_out.corpus))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
-"""The end of a run: a table, a plot, the results, and the next commands."""
+"""The end of a run: a table, a plot and the results."""
 
-import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,20 +107,6 @@ def plot(outcome: Outcome, path: Path):
         axis.spines[["top", "right"]].set_visible(False)
     with atomic_write(path) as scratch:
         figure.savefig(scratch, dpi=110, format="png")
-
-
-def next_commands(output_dir: str) -> list[str]:
-    """Commands that use the finished model: export, search, publish.
-
-    Args:
-        output_dir: Folder of the finished model.
-    """
-    edge = f"{output_dir}/edge"
-    return [
-        shlex.join(["python", "training/export.py", output_dir, "--output_dir", edge]),
-        f"dcclip index PHOTOS --model {shlex.quote(edge)} && dcclip search QUERY",
-        shlex.join(["python", "training/publish.py", output_dir, "--repo_id", "NAME/MODEL", "--dry_run"]),
-    ]
 
 
 def _percent(value: float) -> str:

@@ -11,6 +11,7 @@ run. Run the same command again to resume an interrupted run.
 
 from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.utils.cli import parse_options, user_errors
+from training.utils.ending import commands_of_data, print_ending
 from training.utils.quiet import hide_library_bars
 
 
@@ -23,7 +24,12 @@ def main(argv: list[str] | None = None):
 
         hide_library_bars()
         report = curate(options)
-    print(f"{report.table()}\n\n{options.output_dir}/data, {options.output_dir}/report.md")
+    print(report.table())
+    written = {
+        f"{options.output_dir}/data": "captioned images that were kept, as parquet files",
+        f"{options.output_dir}/report.md": "counts and samples of each filter",
+    }
+    print_ending(written, commands_of_data(f"{options.output_dir}/data/*.parquet"))
 
 
 if __name__ == "__main__":
