@@ -74,7 +74,6 @@ def run(options: PhotoModelOptions):
     from training.demo.photo_model.free_photos import FREE_PHOTOS
     from training.demo.photo_model.results import for_card, read_results
     from training.demo.photo_model.sheet import plot_contact_sheet
-    from training.engine.log import LOG_FILE
     from training.evaluation.models.zero_shot_model import ZeroShotModel
     from training.finetuning.interpolate import interpolate
     from training.hub import MODEL_FILES
@@ -87,17 +86,8 @@ def run(options: PhotoModelOptions):
 
     runs, folder = Path(options.runs), Path(options.output_dir)
     results = read_results(options.results, command_of(PROGRAM, options))
-    earlier = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
-    if options.first_round is not None:
-        stages = STAGE_FOLDERS | {"align": LAST_STAGE}
-        earlier |= {f"first_{stage}": Path(options.first_round) / name for stage, name in stages.items()}
-    logs = {f"log_{stage}.jsonl": path / LOG_FILE for stage, path in earlier.items()}
-    logs[LOG_FILE] = runs / LAST_STAGE / LOG_FILE
-    recipes = {f"recipe_{stage}.yaml": path / RECIPE_FILE for stage, path in earlier.items()}
-    for path in (*logs.values(), *recipes.values()):
-        if not path.exists():
-            raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
-    names = [*MODEL_FILES, *logs, *recipes, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
+    history = find_history(options)
+    names = [*MODEL_FILES, *history, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
     inputs = {"runs": runs}
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         student = DCCLIPModel.from_pretrained(runs / LAST_STAGE)
@@ -108,7 +98,7 @@ def run(options: PhotoModelOptions):
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
         store_in_half(folder / "model.safetensors")
-        for name, path in (logs | recipes).items():
+        for name, path in history.items():
             write_text(folder / name, path.read_text(encoding="utf-8"))
         write_text(folder / CARD_FILE, CARD.read_text(encoding="utf-8"))
         details = CardDetails.read(folder / CARD_FILE)
@@ -124,6 +114,34 @@ def run(options: PhotoModelOptions):
         shown = for_card(results)
         shown.write(folder)
         write_card(folder, shown, details)
+
+
+def find_history(options: PhotoModelOptions) -> dict[str, Path]:
+    """Find the log of stage 2, and the logs and recipes of the stages before it.
+
+    Args:
+        options: Folders of the runs.
+
+    Returns:
+        Path of each by its name in the model's folder.
+
+    Raises:
+        ValueError: One of them is missing.
+    """
+    from training.engine.log import LOG_FILE
+
+    runs = Path(options.runs)
+    earlier = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
+    if options.first_round is not None:
+        stages = STAGE_FOLDERS | {"align": LAST_STAGE}
+        earlier |= {f"first_{stage}": Path(options.first_round) / name for stage, name in stages.items()}
+    history = {LOG_FILE: runs / LAST_STAGE / LOG_FILE}
+    for stage, folder in earlier.items():
+        history |= {f"log_{stage}.jsonl": folder / LOG_FILE, f"recipe_{stage}.yaml": folder / RECIPE_FILE}
+    for path in history.values():
+        if not path.exists():
+            raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
+    return history
 
 
 def round_to_half(model: "DCCLIPModel"):
