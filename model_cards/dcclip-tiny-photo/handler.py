@@ -4,6 +4,7 @@ import base64
 import binascii
 import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ MAX_CHARACTERS = 1000  # of a label and of the template
 MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 32 * 2**20  # of an encoded image
+LABELS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
 # commas of an English and a Chinese keyboard
@@ -52,6 +54,8 @@ class EndpointHandler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
+        # one large image at a time; a forward pass uses all cores anyway
+        self.lock = threading.Lock()
 
     @torch.inference_mode()
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
@@ -70,7 +74,10 @@ class EndpointHandler:
         Raises:
             BadRequest: A field is missing, empty, too large or of the wrong type.
         """
-        image, labels, template = parse_request(data)
+        with self.lock:
+            return self._classify(*parse_request(data))
+
+    def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
         inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
         longest = max(len(ids) for ids in inputs["input_ids"])
         if longest > self.model.config.max_text_length:
@@ -79,7 +86,15 @@ class EndpointHandler:
                 f"{self.model.config.max_text_length}. Shorten it."
             )
         inputs = inputs.convert_to_tensors("pt").to(self.model.device)
-        scores = self.model(**inputs).logits_per_image[0].float().softmax(-1).tolist()
+        pixel_values = inputs.pop("pixel_values")
+        parts = [
+            self.model(
+                pixel_values=pixel_values,
+                **{name: value[start : start + LABELS_AT_ONCE] for name, value in inputs.items()},
+            ).logits_per_image[0]
+            for start in range(0, len(labels), LABELS_AT_ONCE)
+        ]
+        scores = torch.cat(parts).float().softmax(-1).tolist()
         predictions = [{"score": score, "label": label} for score, label in zip(scores, labels, strict=True)]
         return sorted(predictions, key=lambda prediction: -prediction["score"])
 

@@ -17,6 +17,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG"
 MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
+BAND_ROWS = 256  # of an image whose pixels are scaled
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -124,15 +125,24 @@ def formats() -> tuple[str, ...]:
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale gray values to 0..255 by the smallest usual range that holds them: 0..1 for floats, 8 bits, 16 bits."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    largest = values.max(initial=0.0)
+    values = np.asarray(image)
+    bands = range(0, len(values), BAND_ROWS)  # a large image as float64 would take gigabytes
+    largest = max((_finite(values[start : start + BAND_ROWS]).max(initial=0.0) for start in bands), default=0.0)
     if image.mode == "F" and largest <= 1:
         scale: float = EIGHT_BITS
     elif image.mode in ("I", "F") and largest <= EIGHT_BITS:
         scale = 1
     else:
         scale = EIGHT_BITS / max(largest, SIXTEEN_BITS)
-    return Image.fromarray((values * scale).round().clip(0, EIGHT_BITS).astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    for start in bands:
+        band = _finite(values[start : start + BAND_ROWS]) * scale
+        scaled[start : start + BAND_ROWS] = band.round().clip(0, EIGHT_BITS)
+    return Image.fromarray(scaled)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(values.astype(np.float64))
 
 
 __all__ = ["DecompressionBomb", "ImageError", "crop_to_aspect", "formats", "open_image", "reduce_jpeg", "to_rgb"]

@@ -5,6 +5,8 @@ import importlib.util
 import io
 import json
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -161,6 +163,34 @@ def test_invalid_requests_get_status_400_and_the_reason(url, png, name):
         payload = payload | {"inputs": base64.b64encode(png).decode()}
     status, answer = post(url, payload)
     assert status == 400 and reason in answer["error"]
+
+
+def test_many_labels_in_parts_have_the_scores_of_one_pass(handler, png, monkeypatch):
+    """More labels than a forward pass takes."""
+    labels = [f"label {number}" for number in range(150)]
+    request = {"inputs": png, "candidate_labels": labels}
+    found = {answer["label"]: answer["score"] for answer in handler(request)}
+    monkeypatch.setitem(type(handler)._classify.__globals__, "LABELS_AT_ONCE", 1000)
+    expected = {answer["label"]: answer["score"] for answer in handler(request)}
+    assert list(found) != labels and found == pytest.approx(expected, abs=1e-6)
+
+
+def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch):
+    """Each of fifty hostile images at once may take some hundred megabytes."""
+    running, most = [], []
+    parse = type(handler)._classify.__globals__["parse_request"]
+
+    def slow(data):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.005)
+        running.pop()
+        return parse(data)
+
+    monkeypatch.setitem(type(handler)._classify.__globals__, "parse_request", slow)
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(handler, [{"inputs": png, "candidate_labels": ["a"]}] * 50))
+    assert len(answers) == 50 and max(most) == 1
 
 
 def test_a_truncated_image_is_an_error(url, png):
