@@ -19,7 +19,7 @@ from training.studies.benchmarks.pages import free_port
 @pytest.fixture(scope="package")
 def node_modules() -> Path:
     if not all((NODE_MODULES / source).is_file() for source in LIBRARIES.values()):
-        pytest.skip("run `npm install --ignore-scripts --prefix model_cards/web`")
+        pytest.skip("run `npm ci --ignore-scripts --prefix model_cards/web`")
     return NODE_MODULES
 
 

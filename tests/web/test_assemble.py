@@ -98,6 +98,15 @@ def test_all_page_files_and_imported_modules_are_listed():
     assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(LIBRARIES)
 
 
+def test_the_lock_file_pins_every_library_with_its_digest():
+    lock = json.loads((PAGE / "package-lock.json").read_text(encoding="utf-8"))
+    declared = json.loads((PAGE / "package.json").read_text(encoding="utf-8"))["dependencies"]
+    packages = {name.removeprefix("node_modules/"): each for name, each in lock["packages"].items() if name}
+    assert lock["packages"][""]["dependencies"] == declared
+    assert {name: packages[name]["version"] for name in declared} == declared
+    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+
+
 def run(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
@@ -120,7 +129,7 @@ def test_an_incomplete_model_is_an_error(folder, libraries, tmp_path, capsys, mi
 
 def test_missing_libraries_are_an_error_with_the_install_command(folder, tmp_path, capsys):
     message = run(capsys, "--model", str(folder), "--node_modules", str(tmp_path / "none"))
-    assert "npm install --ignore-scripts --prefix model_cards/web" in message
+    assert "npm ci --ignore-scripts --prefix model_cards/web" in message
 
 
 def test_a_folder_with_other_files_is_not_replaced(folder, libraries, tmp_path, capsys):

@@ -88,7 +88,7 @@ class Site:
             if not (self.node_modules / source).is_file():
                 raise ValueError(
                     f"node_modules: {source} is not in {str(self.node_modules)!r}. Run "
-                    "`npm install --ignore-scripts --prefix model_cards/web`."
+                    "`npm ci --ignore-scripts --prefix model_cards/web`."
                 )
         for name in MODEL_FILES:
             if not (self.model / name).is_file():
