@@ -24,6 +24,7 @@ except ModuleNotFoundError as error:
     print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
     sys.exit(2)
 
+MAX_UPLOAD = "20mb"  # of an image
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
 PHOTO_MODEL = HERE.parent / "dcclip-tiny-photo"
@@ -312,7 +313,12 @@ def main():
     page = build(Demo(encoder, album), encoder.example)
     allowed = [encoder.example] if encoder.example else []
     page.launch(
-        theme=THEME, css_paths=HERE / "style.css", footer_links=[], server_port=options.port, allowed_paths=allowed
+        theme=THEME,
+        css_paths=HERE / "style.css",
+        footer_links=[],
+        server_port=options.port,
+        allowed_paths=allowed,
+        max_file_size=MAX_UPLOAD,
     )
 
 

@@ -145,6 +145,14 @@ def test_a_missing_model_is_a_one_line_error_with_the_next_step(app, tmp_path, m
     assert "space: model: " in capsys.readouterr().err
 
 
+def test_uploads_are_limited(app, model_folder, monkeypatch):
+    launched: dict = {}
+    monkeypatch.setattr("sys.argv", ["app.py", "--model", str(model_folder)])
+    monkeypatch.setattr("gradio.Blocks.launch", lambda page, **options: launched.update(options))
+    app.main()
+    assert launched["max_file_size"] == "20mb" and launched["allowed_paths"] == [model_folder / "example.png"]
+
+
 def test_a_missing_package_is_named_with_the_extra(run_python):
     code = "import runpy, sys; sys.modules['gradio'] = None; runpy.run_path(sys.argv[1], run_name='__main__')"
     run = run_python("-c", code, str(SPACE / "app.py"), check=False)
