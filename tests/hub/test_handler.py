@@ -1,13 +1,13 @@
-"""The handler behind an HTTP server like that of Inference Endpoints: JSON or bytes in, JSON out, errors as 4xx."""
+"""The handler behind the local endpoint: JSON or bytes in, JSON out, errors as 4xx."""
 
 import base64
-import importlib.util
 import io
 import json
+import socket
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -18,6 +18,7 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.hub.endpoint import EndpointServer, load_handler, main
 
 pytestmark = pytest.mark.slow
 
@@ -28,37 +29,20 @@ ZH = ["红苹果", "青蛙", "按键"]
 @pytest.fixture(scope="module")
 def handler(finished):
     """The folder's handler.py, imported from its file as Inference Endpoints do."""
-    spec = importlib.util.spec_from_file_location("handler", finished / "handler.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.EndpointHandler(str(finished))
+    return load_handler(finished)
 
 
 @pytest.fixture(scope="module")
-def url(handler):
-    class Server(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            try:
-                is_image = self.headers["Content-Type"].startswith("image/")
-                status, answer = 200, handler({"inputs": body} if is_image else json.loads(body))
-            except Exception as error:
-                status, answer = getattr(error, "status_code", 500), {"error": str(error)}
-            data = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
+def server(handler) -> Iterator[EndpointServer]:
+    with EndpointServer(handler, "127.0.0.1", 0, 44 * 2**20) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
 
-        def log_message(self, *arguments):
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+@pytest.fixture(scope="module")
+def url(server) -> str:
+    return server.url
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +193,53 @@ def test_an_image_with_too_many_pixels_is_not_decoded(url):
 def test_raw_bytes_without_labels_are_an_error(url, png):
     status, answer = post(url, png, "image/png")
     assert status == 400 and "candidate_labels is missing" in answer["error"]
+
+
+def answer_to(server: EndpointServer, *lines: str, body: bytes = b"") -> str:
+    """Answer to a request whose every line is given."""
+    with socket.create_connection(server.server_address, timeout=30) as connection:
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode() + body)
+        return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
+
+
+def test_the_endpoint_says_when_it_is_ready(url):
+    with urlopen(f"{url}health") as answer:
+        assert json.load(answer) == {"status": "ok"}
+    assert post(f"{url}models", {})[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (["POST / HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: 99999999999"], 413),
+        (["POST / HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: " + "9" * 99], 413),
+        (["POST / HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json", "Content-Length: -1"], 411),
+        (["POST / HTTP/1.1", "Host: 127.0.0.1", "Content-Type: application/json"], 411),
+        (["POST / HTTP/1.1", "Host: 127.0.0.1", "Content-Type: text/plain", "Content-Length: 2"], 415),
+        (["POST / HTTP/1.1", "Host: evil.example", "Content-Type: application/json", "Content-Length: 2"], 403),
+        (["GET /health HTTP/1.1", "Host: localhost:1", "Origin: http://evil.example"], 403),
+        (["GET /health HTTP/1.1", "Host: [::1]:1", "Origin: http://[::1]:1"], 200),
+        (["GET /../handler.py HTTP/1.1", "Host: localhost"], 404),
+    ],
+)
+def test_bodies_are_limited_and_other_sites_are_refused(server, lines, status):
+    assert answer_to(server, *lines).startswith(f"HTTP/1.0 {status} ")
+
+
+def test_a_body_that_is_no_json_is_an_error(url):
+    for body in (b"{", b"\xff", b"[" * 100_000):
+        status, answer = post(url, body)
+        assert status == 400 and "not JSON" in answer["error"]
+
+
+def test_options_of_the_endpoint_that_cannot_be_used_are_errors(server, tmp_path, finished, capsys):
+    port = str(server.server_address[1])
+    for options, message in (
+        (["--model", str(tmp_path)], "model: "),
+        (["--port", "99999"], "port: must be in"),
+        (["--max_body_mib", "0"], "max_body_mib: "),
+        (["--model", str(finished), "--port", port], f"port: 127.0.0.1:{port} cannot be used"),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(options)
+        assert stopped.value.code == 2 and message in capsys.readouterr().err

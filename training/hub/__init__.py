@@ -8,6 +8,7 @@ check.py          load a folder in a fresh process and compare it with the store
 isolated_load.py  the script that this process runs
 commit.py         upload a folder in one commit, with retries
 push.py           publish during a training run
+endpoint.py       command: serve the handler of a folder on this machine
 cards/            model cards
 layouts/          model folders in the layouts of other tools
 """
