@@ -30,11 +30,13 @@ def _write_files(options: ExportOptions):
     with user_errors("export", extra=export_format.extra):
         hide_torchao_messages()
         # after parsing, so that --help answers without PyTorch and without the extra
-        from training.edge.export import export
+        from training.edge.export import UNCHECKED, export
 
         hide_library_bars()
         verdicts = export(options)
     print("\n".join(verdict.line() for verdict in verdicts))
+    if not all(verdict.checked for verdict in verdicts):
+        print(f"\n{UNCHECKED}")
     written = {options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"}
     print_ending(written, commands_of_export(options.output_dir, options.format))
     refused = {verdict.tower for verdict in verdicts} - {verdict.tower for verdict in verdicts if verdict.kept}

@@ -9,6 +9,7 @@ sessions.py         ONNX: run a graph in ONNX Runtime
 programs.py         ExecuTorch: write and run towers as programs
 program_int8.py     ExecuTorch: quantise a tower to int8
 exported_towers.py  exported files behind the interface of a model
+model_data.py       data of the model's own kind that its folder tells of
 gate_data.py        images, class names and calibration images of the accuracy gate
 gate.py             the accuracy gate: encode the data with each file, and time it
 ranking.py          rankings of images by class names

@@ -22,6 +22,11 @@ from training.utils.output import claim_folder
 from training.utils.results import RESULTS_FILE, Row
 
 COMMAND = "export"
+NO_CALIBRATION = "Photographs or other images of the model's kind set its ranges: name some with --calibration."
+UNCHECKED = (
+    "No accuracy check is possible: the folder names no validation set. The files are marked as unchecked. To check "
+    "them, name a labelled set: --data PATH --class_names NAMES.json"
+)
 
 
 def export(options: ExportOptions) -> list[Verdict]:
@@ -109,9 +114,13 @@ class _Export:
         yield "PyTorch"
         for tower in self.towers:
             for variant in self.variants:
-                path, images = self._path(tower, variant), self.data.calibration_images(self.model.processor)
-                self.format.write(self.student, tower, variant, path, images)
-                self._note(path, tower, variant, *gate.check(tower, variant, path, self._path(tower, "fp32")))
+                path = self._path(tower, variant)
+                if self.data.calibration is None and (tower, variant) == ("vision", "int8"):
+                    self._note(path, tower, variant, gate.refuse(tower, variant, path, NO_CALIBRATION), [])
+                else:
+                    images = self.data.calibration_images(self.model.processor)
+                    self.format.write(self.student, tower, variant, path, images)
+                    self._note(path, tower, variant, *gate.check(tower, variant, path, self._path(tower, "fp32")))
                 yield path.name
         if self.joins:
             yield from self._join(gate)

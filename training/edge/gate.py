@@ -19,7 +19,6 @@ from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 from training.utils.timing import interleaved_ms
 
@@ -40,12 +39,12 @@ class Gate:
 
     def __init__(self, student: ZeroShotModel, data: GateData, export_format: Format, threads: int = 1):
         self.student, self.data, self.format, self.threads = student, data, export_format, threads
-        self.reference = self._encode(student, data.sets, LANGUAGES)
+        self.reference = self._encode(student, data.sets, data.languages)
         self.encoded: dict[Path, Encoded] = {}
-        self.image, self.texts = self._image(), [self._text(language) for language in LANGUAGES]
+        self.image, self.texts = self._image(), [self._text(language) for language in data.languages]
 
     def rows(self) -> list[Row]:
-        """Accuracy of PyTorch."""
+        """Accuracy of PyTorch; no rows without labels."""
         return self._score(self.reference, self.reference, REFERENCE)
 
     def check(self, tower: str, variant: str, path: Path, fp32: Path) -> tuple[Verdict, list[Row]]:
@@ -118,8 +117,11 @@ class Gate:
             mean_cosine=cosine,
             ms=ms,
             ms_share=ms_share,
-            **asdict(count_losses(image_encoded, text_encoded, self.reference, self.data)),
+            checked=self.data.is_checked,
         )
+        if self.data.is_checked:
+            losses = count_losses(image_encoded, text_encoded, self.reference, self.data)
+            verdict = replace(verdict, **asdict(losses))
         reasons = reasons_against(verdict)
         rows = self._score(image_encoded, text_encoded, verdict.file)
         rows += [Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES]
@@ -137,12 +139,13 @@ class Gate:
         Returns:
             A verdict without numbers.
         """
-        return Verdict(self.format.repo_path(path), tower, variant, False, [reason])
+        file = self.format.repo_path(path)
+        return Verdict(file, tower, variant, False, [reason], checked=self.data.is_checked)
 
     def _encode_file(self, tower: str, path: Path) -> Encoded:
         """Embeddings of the images or the class names by a file, which is closed again before it is timed."""
         towers = ExportedTowers(self.student.model.config, **{tower: self.format.open(path, 0)})
-        sets, languages = (self.data.sets, ()) if tower == "vision" else ({}, LANGUAGES)
+        sets, languages = (self.data.sets, []) if tower == "vision" else ({}, self.data.languages)
         model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)
         return self._encode(model, sets, languages)
 
@@ -151,6 +154,8 @@ class Gate:
 
     def _score(self, image_encoded: Encoded, text_encoded: Encoded, name: str) -> list[Row]:
         data = self.data
+        if data.label_column is None:
+            return []
         rows = score(image_encoded, text_encoded, data.sets, data.class_names, data.label_column)
         return [replace(row, model=name) for row in rows]
 

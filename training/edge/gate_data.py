@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, Image
+from datasets import Dataset, Features, Image
+from PIL import Image as PILImage
 from torch import Tensor
 from transformers import ProcessorMixin
 
+from training.config import EvalConfig
 from training.data import (
     evenly_spaced_rows,
     load_source,
@@ -17,11 +19,17 @@ from training.data import (
     require_columns,
     rules_for,
 )
+from training.edge.model_data import TRAINING_FILE, VALIDATION_FILE, find_model_data
 from training.edge.options import ExportOptions
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.general import general_pairs
 from training.text.writing_systems import LANGUAGES
 
 NUM_CALIBRATION = 128
+MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
+NUM_NOISE, NOISE_EDGE = 8, 256
+CALIBRATION, NOISE = "calibration", "noise"  # names of sets without labels
+ROW = "row"  # key of the numbers that are the labels of captioned images
 
 
 @dataclass(frozen=True)
@@ -29,75 +37,178 @@ class GateData:
     """Labelled sets with class names and calibration images.
 
     Args:
-        sets: Labelled images by name of the set.
-        class_names: Names of the classes in both languages.
-        calibration: Images that set the int8 ranges.
+        sets: Labelled images by name of the set; images without labels if `label_column` is None.
+        class_names: Names of the classes by language. The gate checks these languages.
+        calibration: Images that set the int8 ranges; None if there are none.
         image_column: Column of the images.
-        label_column: Column of the class names.
+        label_column: Column of the class names. None without labels: accuracy is not checked.
         source: Description of the data in results.
     """
 
     sets: dict[str, Dataset]
     class_names: ClassNames
-    calibration: Dataset
+    calibration: Dataset | None
     image_column: str
-    label_column: str
+    label_column: str | None
     source: str
 
     def __post_init__(self):
-        for language in LANGUAGES:
-            if language not in self.class_names.names:
-                raise ValueError(
-                    f"class_names: the labelled set has names in {sorted(self.class_names.names)}, none in "
-                    f"{language!r}. The gate checks both languages: add names in {language!r} to each class."
-                )
         for name, rows in self.sets.items():
             remedy = "Name the right one with --image_column or --label_column."
-            require_columns(rows, (self.image_column, self.label_column), name, remedy)
-            self.label_ids(name)  # an unknown label is reported before the export starts
+            columns = [self.image_column] if self.label_column is None else [self.image_column, self.label_column]
+            require_columns(rows, columns, name, remedy)
+            if self.label_column is not None:
+                self.label_ids(name)  # an unknown label is reported before the export starts
+
+    @property
+    def languages(self) -> list[str]:
+        """Languages that are checked (ISO 639-1 codes)."""
+        return [language for language in LANGUAGES if language in self.class_names.names]
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether the images have labels, so that accuracy can be checked."""
+        return self.label_column is not None
 
     @classmethod
     def from_options(cls, options: ExportOptions) -> "GateData":
-        """The labelled set that the options name, or the embedded corpus.
+        """The labelled set that the options name; else data of the kind that the model was trained on; else none.
 
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
         """
-        if options.data is None:
-            for name in ("class_names", "calibration"):
-                if (value := getattr(options, name)) is not None:
-                    raise ValueError(f"{name}: {value!r} is given without data. Name a labelled set.")
-            return cls.embedded()
-        if options.class_names is None:
-            raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
-        rows = _load(options.data, options, "data")
-        names = ClassNames.read(options.class_names, options.label_language)
-        sets = {Path(options.data).stem: rows}
-        calibration = rows
+        if options.data is not None:
+            return cls.labelled(options)
+        if options.class_names is not None:
+            raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
+        found, calibration = find_model_data(Path(options.folder)), None
         if options.calibration is not None:
-            calibration = _load(options.calibration, options, "calibration")
-        return cls(sets, names, calibration, options.image_column, options.label_column, options.data)
+            calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
+        if found.is_emoji:
+            return cls.embedded(calibration)
+        if found.validation is not None:
+            return cls.validation(found.validation, calibration)
+        if found.eval is not None:
+            return cls.of_recipe(found.eval, calibration)
+        return cls.unchecked(calibration, options.image_column)
 
     @classmethod
-    def embedded(cls) -> "GateData":
-        """The embedded corpus: images held out from training, and the names of all concepts."""
+    def labelled(cls, options: ExportOptions) -> "GateData":
+        """The labelled set that the options name.
+
+        Raises:
+            ValueError: `class_names` is missing, lacks a language, or does not match the labelled set.
+        """
+        if options.class_names is None:
+            raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
+        source = str(options.data)
+        rows = _load(source, options, "data")
+        names = _both_languages(ClassNames.read(options.class_names, options.label_language))
+        calibration = rows
+        if options.calibration is not None:
+            calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
+        return cls({Path(source).stem: rows}, names, calibration, options.image_column, options.label_column, source)
+
+    @classmethod
+    def embedded(cls, calibration: Dataset | None = None) -> "GateData":
+        """The embedded corpus: images held out from training, and the names of all concepts.
+
+        Args:
+            calibration: Images that set the int8 ranges. Default: those of the training split.
+        """
         # not at the top, so that other data do not need the packages of the embedded corpus
         from training.evaluation.sets.held_out import HeldOut
 
         held_out = HeldOut.open()
-        train = load_source(str(held_out.corpus / "train.parquet"))
-        return cls(held_out.sets, held_out.class_names, train, "image", "label", held_out.corpus.name)
+        calibration = load_source(str(held_out.corpus / "train.parquet")) if calibration is None else calibration
+        return cls(held_out.sets, held_out.class_names, calibration, "image", "label", held_out.corpus.name)
+
+    @classmethod
+    def validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
+        """The validation split of a fine-tuned model. Images with the same first captions are one class.
+
+        Args:
+            folder: Folder of the two splits.
+            calibration: Images that set the int8 ranges. Default: those of the training split.
+        """
+        rows = load_source(str(folder / VALIDATION_FILE))
+        languages = [language for language in LANGUAGES if language in rows.column_names]
+        # rows without a caption in one of the languages have no class there
+        captions = {language: [texts[0] if texts else "" for texts in rows[language]] for language in languages}
+        complete = [row for row, texts in enumerate(zip(*captions.values(), strict=True)) if all(texts)]
+        if len(complete) < 2:  # no image has captions in both languages: the language with more of them is checked
+            languages = [max(languages, key=lambda language: sum(map(bool, captions[language])))]
+            complete = [row for row, text in enumerate(captions[languages[0]]) if text]
+        chosen = [complete[row] for row in evenly_spaced_rows(len(complete), MAX_VALIDATION)]
+        classes: dict[tuple[str, ...], int] = {}
+        labels = [
+            classes.setdefault(tuple(captions[language][row] for language in languages), len(classes))
+            for row in chosen
+        ]
+        names = {language: [texts[number] for texts in classes] for number, language in enumerate(languages)}
+        names[ROW] = list(map(str, range(len(classes))))
+        labelled = rows.select(chosen).select_columns(["image"]).add_column("label", list(map(str, labels)))
+        if calibration is None and (folder / TRAINING_FILE).exists():
+            calibration = load_source(str(folder / TRAINING_FILE))
+        calibration = labelled if calibration is None else calibration
+        source = str(folder / VALIDATION_FILE)
+        return cls({"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source)
+
+    @classmethod
+    def of_recipe(cls, config: EvalConfig, calibration: Dataset | None) -> "GateData":
+        """The labelled validation set of the model's recipe.
+
+        Args:
+            config: Validation set.
+            calibration: Images that set the int8 ranges. Default: those of the validation set.
+
+        Raises:
+            ValueError: The class names lack a language, or do not match the validation set.
+        """
+        source = str(config.data)
+        rows = load_source(source, config.split)
+        rows = require_allowed(rows, config.image_column, rules_for(source, False, False), source, "eval.data")
+        names = _both_languages(ClassNames.read(str(config.class_names), config.label_language))
+        calibration = rows if calibration is None else calibration
+        sets = {Path(source).stem: rows}
+        return cls(sets, names, calibration, config.image_column, config.label_column, source)
+
+    @classmethod
+    def unchecked(cls, calibration: Dataset | None, image_column: str) -> "GateData":
+        """No labels: embeddings are compared on the calibration images, or on noise, and on general class names.
+
+        Args:
+            calibration: Images that set the int8 ranges; None if there are none.
+            image_column: Column of the images in `calibration`.
+        """
+        general = general_pairs(LANGUAGES, held_out=True)
+        names = ClassNames(dict(zip(general.languages, (general.first, general.second), strict=True)))
+        if calibration is None:
+            return cls({NOISE: make_noise()}, names, None, "image", None, f"none: {NUM_NOISE} images of noise")
+        chosen = calibration.select(evenly_spaced_rows(len(calibration), NUM_CALIBRATION))
+        return cls({CALIBRATION: chosen}, names, calibration, image_column, None, "none: images without labels")
 
     def label_ids(self, name: str) -> Tensor:
-        """Class ids of a set's images, (N,)."""
+        """Class ids of a labelled set's images, (N,)."""
         return self.class_names.label_ids(self.sets[name][self.label_column])
 
     def calibration_images(self, processor: ProcessorMixin) -> Iterator[np.ndarray]:
-        """Up to `NUM_CALIBRATION` prepared images, evenly spaced over the calibration set: (1, 3, S, S) float32."""
-        rows = self.calibration.select(evenly_spaced_rows(len(self.calibration), NUM_CALIBRATION))
+        """Up to `NUM_CALIBRATION` prepared images, evenly spaced over the calibration set: (1, 3, S, S) float32.
+
+        Without a calibration set, the images of noise.
+        """
+        rows = self.sets[NOISE] if self.calibration is None else self.calibration
+        rows = rows.select(evenly_spaced_rows(len(rows), NUM_CALIBRATION))
         for row in rows.cast_column(self.image_column, Image(decode=False)):
             image = open_image(row[self.image_column])
             yield processor.image_processor([image], return_tensors="np")["pixel_values"]
+
+
+def make_noise() -> Dataset:
+    """Images of noise, the same at each call: they tell whether a file computes what PyTorch computes, and no more."""
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3), np.uint8)
+    features = Features({"image": Image()})
+    return Dataset.from_dict({"image": [PILImage.fromarray(image) for image in pixels]}, features=features)
 
 
 def _load(source: str, options: ExportOptions, field: str) -> Dataset:
@@ -106,3 +217,13 @@ def _load(source: str, options: ExportOptions, field: str) -> Dataset:
     require_columns(rows, (options.image_column,), source, "Name the right one with --image_column.", field)
     rules = rules_for(source, options.allow_urls, options.allow_paths)
     return require_allowed(rows, options.image_column, rules, source, field)
+
+
+def _both_languages(class_names: ClassNames) -> ClassNames:
+    for language in LANGUAGES:
+        if language not in class_names.names:
+            raise ValueError(
+                f"class_names: the labelled set has names in {sorted(class_names.names)}, none in {language!r}. The "
+                f"gate checks both languages: add names in {language!r} to each class."
+            )
+    return class_names

@@ -21,7 +21,6 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.hub.layouts.layout import Layout
 from training.hub.layouts.table import LAYOUTS
 from training.teachers import weights_fingerprint
-from training.text.writing_systems import LANGUAGES
 from training.utils.results import RESULTS_FILE, Results, make_meta
 
 # a tool that encodes the same tokens gives the same embeddings, up to rounding
@@ -43,8 +42,9 @@ class LayoutVerdict:
         text_difference: Largest difference of a component of the text embeddings.
         image_difference: Largest difference of a component of the image embeddings.
         image_cosine: Lowest cosine between the image embeddings.
-        same_top: Share of the class names (0..1) whose ten best images are the same, in any order, by language.
-        recall: Recall at 10 of text-to-image retrieval (0..1) in the tool, by language.
+        same_top: Share of the class names (0..1) whose ten best images are the same, in any order, by language; empty
+            without labels.
+        recall: Recall at 10 of text-to-image retrieval (0..1) in the tool, by language; empty without labels.
         expected_recall: Recall at 10 in transformers, by language.
     """
 
@@ -63,11 +63,12 @@ class LayoutVerdict:
         """The verdict in one line, for the terminal."""
         if not self.kept:
             return f"{self.layout}: not written. {' '.join(self.reasons)}"
+        size = f"{self.layout}: {self.bytes / 1e6:.2f} MB, largest difference from transformers: texts "
+        size += f"{self.text_difference:.1g}, images {self.image_difference:.1g}"
+        if not self.same_top:
+            return f"{size}; rankings unchecked"
         same = ", ".join(f"{language} {100 * share:.1f} %" for language, share in self.same_top.items())
-        return (
-            f"{self.layout}: {self.bytes / 1e6:.2f} MB, largest difference from transformers: texts "
-            f"{self.text_difference:.1g}, images {self.image_difference:.1g}; same ten best images: {same}"
-        )
+        return f"{size}; same ten best images: {same}"
 
 
 def export_layout(options: ExportOptions) -> LayoutVerdict:
@@ -120,12 +121,14 @@ def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData)
     ]
     found_images = tool.encode_images([open_image(cell) for cell in cells])
     images = np.concatenate([model.encode_images(rows, column).numpy() for rows in data.sets.values()])
-    names = {language: data.class_names.in_language(language) for language in LANGUAGES}
+    names = {language: data.class_names.in_language(language) for language in data.languages}
     found_texts = {language: tool.encode_texts(texts) for language, texts in names.items()}
     texts = {language: model.encode_texts(texts).numpy() for language, texts in names.items()}
     found = {language: torch.from_numpy(found_texts[language] @ found_images.T) for language in names}
     expected = {language: torch.from_numpy(texts[language] @ images.T) for language in names}
-    pairs = class_image_pairs(data)
+    # without labels, the images are few or noise, and their rankings tell nothing
+    ranked = list(names) if data.is_checked else []
+    pairs = class_image_pairs(data) if data.is_checked else torch.empty(0, 2)
     verdict = LayoutVerdict(
         layout=layout.name,
         kept=True,
@@ -134,9 +137,9 @@ def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData)
         text_difference=max(float(abs(found_texts[language] - texts[language]).max()) for language in names),
         image_difference=float(abs(found_images - images).max()),
         image_cosine=float((found_images * images).sum(1).min()),
-        same_top={language: same_top(found[language], expected[language]) for language in names},
-        recall={language: recall(found[language], pairs) for language in names},
-        expected_recall={language: recall(expected[language], pairs) for language in names},
+        same_top={language: same_top(found[language], expected[language]) for language in ranked},
+        recall={language: recall(found[language], pairs) for language in ranked},
+        expected_recall={language: recall(expected[language], pairs) for language in ranked},
     )
     reasons = _reasons_against(verdict)
     return replace(verdict, kept=not reasons, reasons=reasons)

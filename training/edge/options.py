@@ -17,11 +17,13 @@ class ExportOptions:
         variants: Number formats. ONNX has fp32, fp16, int8 and q4 (4 bits), ExecuTorch fp32 and int8. If none is
             given, all of them except q4.
         data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. If none is
-            given, the embedded corpus.
+            given: the embedded corpus for a model of emoji, the validation split that fine-tuning left in `folder`, or
+            the validation set of the model's recipe. Without any of these, accuracy is not checked and the files are
+            marked as unchecked.
         class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
             for each class, or the id of an ELEVATER set, such as cifar-100.
         calibration: Images that set the int8 ranges: any source, with the column `image_column`. If none is given,
-            those of `data`.
+            those of `data`. Without any, the image tower is not written in int8.
         split: Split of `data` and `calibration`.
         image_column: Column of the images in `data`.
         allow_urls: Whether images that `data` and `calibration` name by URL are fetched. Otherwise such data are

@@ -20,7 +20,7 @@ from training.hub.layouts.table import LAYOUTS
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
-EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "__pycache__", ".*")
+EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "data", "tuned", "__pycache__", ".*")
 
 
 @dataclass

@@ -10,7 +10,6 @@ from torch import Tensor
 from training.edge.gate_data import GateData
 from training.edge.ranking import class_image_pairs, is_found
 from training.evaluation.classify import Encoded
-from training.text.writing_systems import LANGUAGES
 
 # largest loss of top-1 accuracy and of recall at 10 in percentage points, for each language; number formats not listed
 # may lose nothing
@@ -47,6 +46,7 @@ class Verdict:
         ms: Median latency at batch 1 in milliseconds: an image, a text (mean of both languages), or both.
         ms_share: Median ratio of the latency to fp32's, measured in turns.
         parts: Number format of each tower in a file of both towers; None for a file of one tower.
+        checked: Whether accuracy was checked. Without labelled images, only embeddings, latency and size were.
     """
 
     file: str
@@ -67,20 +67,21 @@ class Verdict:
     ms: float = 0.0
     ms_share: float = 0.0
     parts: dict[str, str] | None = None
+    checked: bool = True
 
     def line(self) -> str:
         """The verdict in one line, for the terminal."""
         if not self.kept:
             return f"{self.file}: not written. {' '.join(self.reasons)}"
+        size = f"{self.file}: {self.bytes / 1e6:.2f} MB ({self.bytes_share:.2f} of fp32), {self.ms:.2f} ms "
+        size += f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}"
+        if not self.checked:
+            return f"{size}, accuracy unchecked"
         lost, lost_recall = (
             ", ".join(f"{language} {points:+.2f}" for language, points in losses.items())
             for losses in (self.lost_points, self.lost_recall_points)
         )
-        return (
-            f"{self.file}: {self.bytes / 1e6:.2f} MB ({self.bytes_share:.2f} of fp32), {self.ms:.2f} ms "
-            f"({self.ms_share:.2f} of fp32), cosine with PyTorch {self.mean_cosine:.5f}, points lost: top-1 "
-            f"{lost}; recall at 10 {lost_recall}"
-        )
+        return f"{size}, points lost: top-1 {lost}; recall at 10 {lost_recall}"
 
 
 def reasons_against(verdict: Verdict) -> list[str]:
@@ -177,7 +178,7 @@ def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encod
     labels = pairs[:, 0]
     losses = Losses({}, {}, {}, {}, {}, len(labels.unique()))
     totals = Counter(labels.tolist())
-    for language in LANGUAGES:
+    for language in data.languages:
         before = _is_correct(reference, reference, labels, language)
         after = _is_correct(image_encoded, text_encoded, labels, language)
         names = data.class_names.in_language(language)

@@ -135,8 +135,11 @@ def export_table(results: Results) -> str | None:
         cells = ["", "", "", *[""] * len(languages)]
         if entry["bytes"]:
             cells = [f"{entry['bytes'] / 1e6:.2f}", f"{entry['ms']:.2f}", f"{entry['mean_cosine']:.5f}"]
-            cells += [f"{entry['lost_points'][language]:+.2f}" for language in languages]
-        lines.append([f"`{entry['file']}`", *cells, "" if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"])
+            lost = entry["lost_points"]
+            cells += [f"{lost[language]:+.2f}" if language in lost else "" for language in languages]
+        note = "" if entry.get("checked", True) else "accuracy unchecked"
+        note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
+        lines.append([f"`{entry['file']}`", *cells, note])
     return markdown_table(lines)
 
 
