@@ -7,6 +7,9 @@ example.py       the example image of the card
 report.py        latency and tables
 figures.py       learning curves and contact sheet
 folders.py       output folders, removed only if the demo wrote them
+photo_plan.py    recipes and plan of the run on a user's own photographs
+photo_run.py     that run, from teacher to exported files
+photo_vocabulary.py  the tokenizer of the shipped model, related to the teacher's
 make_teacher.py  train the demo's teacher
 mini_teacher/    the demo's teacher
 photo_teacher/   a teacher for photographs, built from pip packages

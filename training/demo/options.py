@@ -19,7 +19,11 @@ class DemoOptions:
     """Options of the demo.
 
     Args:
-        teacher: Hub id or folder of the teacher. Default: the small teacher in training/demo/mini_teacher.
+        photos: Your own captioned photographs instead of emoji, such as a parquet file with the columns `image`, `en`
+            and `zh`. A caption cell is a string or a list of strings. Needs the extras `photos` and `edge`. Outputs
+            are in the folder `photos` of `output_dir`.
+        teacher: Hub id or folder of the teacher. Default: the small teacher in training/demo/mini_teacher; with
+            `photos`, the teacher of photographs.
         full: Whether to use longer recipes, which take about an hour on two CPU cores.
         compare: Whether to also train the same student without a teacher, for as many steps as both stages.
         seeds: Training seeds. The student of the first seed becomes the Hub folder.
@@ -28,6 +32,7 @@ class DemoOptions:
         every: Use only every n-th concept of the corpus. For a quick trial.
     """
 
+    photos: str | None = None
     teacher: str | None = None
     full: bool = False
     compare: bool = False
@@ -43,6 +48,12 @@ class DemoOptions:
             raise ValueError(f"seeds: must be different numbers, at least one, got {self.seeds}.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
+        if self.photos is not None:
+            used = [name for name in ("full", "compare") if getattr(self, name)]
+            used += ["every"] if self.every != 1 else []
+            used += ["seeds"] if len(self.seeds) > 1 else []
+            if used:
+                raise ValueError(f"{used[0]}: is an option of the demo with emoji. Leave it out with --photos.")
 
 
 def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
@@ -98,6 +109,8 @@ class Plan:
         options: Options of the run.
     """
 
+    name = "DC-CLIP demo"
+
     def __init__(self, options: DemoOptions):
         distill_recipe, align_recipe = load_recipes(options)
         self.output_dir = Path(options.output_dir)
@@ -116,7 +129,7 @@ class Plan:
 
     def __str__(self) -> str:
         duration = "" if self.minutes is None else f", about {self.minutes} minutes {CORES}"
-        lines = [f"DC-CLIP demo: {len(self.titles)} steps{duration}, output in {self.output_dir}"]
+        lines = [f"{self.name}: {len(self.titles)} steps{duration}, output in {self.output_dir}"]
         return "\n".join([*lines, *(f"  {number}. {title}" for number, title in enumerate(self.titles.values(), 1))])
 
     def start(self, step: str, seed: int | None = None):
