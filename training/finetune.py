@@ -22,6 +22,8 @@ from training.utils.quiet import hide_library_bars
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
+    from training.engine.loop import Watch
+    from training.finetuning.measure import Measurer
     from training.finetuning.report import Outcome
     from training.teachers import Teacher
 
@@ -60,7 +62,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         prepared = Prepared.load(output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, start)
         if not state.is_main_process:
-            _train(recipe)
+            _train(recipe, make_watch(None, options, recipe))  # the main process measures for all
             return None
         measurer = Measurer(prepared, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
@@ -72,7 +74,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         rows = measurer.rows(start, START, embeddings)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        _train(recipe)
+        _train(recipe, make_watch(measurer, options, recipe))
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings), PROG)
 
 
@@ -99,7 +101,26 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         yield
 
 
-def _train(recipe: "AlignRecipe"):
+def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "AlignRecipe") -> "Watch":
+    """Evaluation on the validation split during training, which stops training early.
+
+    Args:
+        measurer: Validation split; None in processes other than the main one, which do not measure.
+        options: Options of the command.
+        recipe: Recipe of the training.
+    """
+    from training.engine.loop import Watch
+    from training.finetuning.measure import VALIDATION
+    from training.finetuning.plan import evaluate_every
+
+    def measure(model: "DCCLIPModel") -> dict[str, float]:
+        assert measurer is not None  # only the main process evaluates
+        return measurer.validate(model)
+
+    return Watch(measure, VALIDATION, evaluate_every(recipe), options.patience)
+
+
+def _train(recipe: "AlignRecipe", watch: "Watch"):
     """Train with the losses and the loop of stage 2."""
     from training.align import make_task
     from training.engine.stage import Stage, run_stage
@@ -114,6 +135,7 @@ def _train(recipe: "AlignRecipe"):
         make_task=make_task,
         make_finished=HubModel,
         open_push=open_push,
+        watch=watch,
     )
     run_stage(stage, recipe)
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedDataParallelKwargs,
     InitProcessGroupKwargs,
+    broadcast_object_list,
     gather_object,
     send_to_device,
 )
@@ -38,6 +39,23 @@ PROCESS_TIMEOUT = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
 OnSave = Callable[[Path], None]  # called with every finished folder
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Evaluation during training, and when training stops early.
+
+    Args:
+        measure: Function from the student to its metrics. It runs on the main process.
+        metric: Metric that selects the best student, which is kept in `output_dir/best`.
+        every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is none.
+        patience: Number of evaluations without a better student after which training stops; 0 never stops it.
+    """
+
+    measure: Evaluate
+    metric: str
+    every: int
+    patience: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,10 +103,10 @@ def train(
     finished: FinishedModel,
     accelerator: Accelerator,
     description: str,
-    evaluate: Evaluate | None = None,
+    watch: Watch | None = None,
     on_save: OnSave | None = None,
 ) -> TrainingResult:
-    """Train to the last step of the recipe, and write the finished Hub folder to `output_dir`.
+    """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
 
     Args:
         task: Task to train: student, teacher targets and losses.
@@ -96,8 +114,7 @@ def train(
         finished: Model that saves itself as a complete Hub folder, with the recipe of the run.
         accelerator: Accelerator of this process.
         description: Text in front of the progress bar.
-        evaluate: Function from the student to its metrics. It runs on the main process every `eval_every` steps and
-            after the last step. The best student by `best_metric` is kept in `output_dir/best`.
+        watch: Evaluation during training. The best student is kept in `output_dir/best`.
         on_save: Function called with every finished folder: each checkpoint, and `output_dir` at the end. It runs on
             the main process while the others wait.
 
@@ -105,14 +122,14 @@ def train(
         Summary of the run.
 
     Raises:
-        ValueError: `evaluate` does not measure `best_metric`.
+        ValueError: `watch` does not measure its metric.
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
     identity = run_identity(recipe, dataset, accelerator.num_processes)
-    run = _Run(task, finished, accelerator, evaluate, on_save, identity)
+    run = _Run(task, finished, accelerator, watch, on_save, identity)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
@@ -129,9 +146,11 @@ def train(
                 run.step(step)
                 log.step(step, losses)
                 run.evaluate_or_save(loader, log)
+                if run.is_done():
+                    break
     run.finish()
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # the samples that other processes skipped
-    result = TrainingResult(recipe.max_steps, log.seconds, log.images_per_s, str(dataset.skipped))
+    result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
         {"event": "finished", "step": result.steps, "seconds": round(result.seconds, 1), "skipped": result.skipped}
     )
@@ -172,7 +191,7 @@ class _Run:
         task: Task to train.
         finished: Model that saves itself, with the recipe of the run.
         accelerator: Accelerator of this process.
-        evaluate: Function from the student to its metrics, or None.
+        watch: Evaluation during training, or None.
         on_save: Function called with every finished folder, or None.
         identity: What the run is, as `run_identity` returns it.
     """
@@ -182,12 +201,12 @@ class _Run:
         task: Task,
         finished: FinishedModel,
         accelerator: Accelerator,
-        evaluate: Evaluate | None,
+        watch: Watch | None,
         on_save: OnSave | None,
         identity: dict[str, Any],
     ):
         self.task, self.finished, self.accelerator = task, finished, accelerator
-        self.measure, self.on_save, self.recipe = evaluate, on_save, finished.recipe
+        self.watch, self.on_save, self.recipe = watch, on_save, finished.recipe
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
         self.changes: list[str] = []
@@ -261,19 +280,36 @@ class _Run:
             loader: Loader of this process, whose position a checkpoint saves.
             log: Log of the run.
         """
-        recipe, step = self.recipe, self.progress.step
-        if self.measure and recipe.eval_every and (step % recipe.eval_every == 0 or step == recipe.max_steps):
-            self.evaluate(log)
+        recipe, watch, step = self.recipe, self.watch, self.progress.step
+        if watch and watch.every and (step % watch.every == 0 or step == recipe.max_steps):
+            self.evaluate(watch, log)
         if recipe.save_every and step % recipe.save_every == 0:
             self.save(loader)
 
-    def evaluate(self, log: Log):
-        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
+    def is_done(self) -> bool:
+        """Whether the last evaluations found no better student. Every process must call it after each step."""
+        watch, step = self.watch, self.progress.step
+        if watch is None or not watch.patience or not watch.every or step % watch.every:
+            return False
+        # only the main process evaluates
+        found = self.progress.best is not None
+        decision = [found and step - (self.progress.best_step or 0) >= watch.patience * watch.every]
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(decision)
+        return decision[0]
+
+    def evaluate(self, watch: Watch, log: Log):
+        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far.
+
+        Args:
+            watch: Evaluation during training.
+            log: Log of the run.
+        """
         exported = self._exported()
-        if exported is None or self.measure is None:
+        if exported is None:
             return
-        name = self.recipe.best_metric
-        metrics = self.measure(exported.student.eval())
+        name = watch.metric
+        metrics = watch.measure(exported.student.eval())
         self.task.train()
         if name not in metrics:
             raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")

@@ -20,7 +20,7 @@ from training.engine.checkpoint import (
 )
 from training.engine.inputs import Models, open_teacher
 from training.engine.log import LOG_FILE
-from training.engine.loop import TrainingResult, make_accelerator, train
+from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.evaluation.scheduled import make_evaluate
 from training.tasks import Task
@@ -52,6 +52,8 @@ class Stage(Generic[StageRecipe]):
         make_finished: Function from student, processor and recipe to the model that checkpoints save.
         open_push: Function from recipe and "is main process" to the upload to the Hub; it returns None if there is
             nothing to upload. It runs first, so that a missing token or right fails at once.
+        watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
+            recipe's.
     """
 
     command: str
@@ -61,6 +63,7 @@ class Stage(Generic[StageRecipe]):
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
     make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
     open_push: Callable[[StageRecipe, bool], Push | None]
+    watch: Watch | None = None
 
 
 def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
@@ -101,7 +104,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             finished,
             accelerator,
             stage.title,
-            evaluate=evaluate,
+            watch=stage.watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
             on_save=push.on_save if push else None,
         )
         if push is not None:

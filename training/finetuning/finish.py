@@ -8,7 +8,7 @@ from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
-from training.engine.checkpoint import save_final
+from training.engine.checkpoint import BEST_FOLDER, save_final
 from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate
 from training.finetuning.measure import GENERAL, VALIDATION, Embeddings, Measurer, compatibility, mean_of
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
@@ -39,17 +39,18 @@ class Start:
 def finish(
     options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start, program: str
 ) -> Outcome:
-    """Choose a point between the starting model and the end of training, and write it with its report.
+    """Choose a point between the starting model and the best model of the training, and write it with its report.
 
     Args:
         options: Options of the command.
         prepared: Images and captions.
-        recipe: Recipe of the training, whose `output_dir` has its end.
+        recipe: Recipe of the training, whose `output_dir` has its end, and the best model on the validation split.
         measurer: Validation split and general texts.
         start: Starting model.
         program: Command as users type it, for the results.
     """
-    model, processor = load_student(recipe.output_dir)
+    best = Path(recipe.output_dir) / BEST_FOLDER
+    model, processor = load_student(best if best.exists() else recipe.output_dir)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     points: list[Point] = []
     measured: list[tuple[list[Row], Embeddings]] = []

@@ -94,6 +94,19 @@ class Measurer:
             embeddings: Embeddings of the validation split by this model. Default: they are computed.
         """
         embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
+        return self._validation(wrapped, stage, embeddings) + self._general(wrapped, stage)
+
+    def validate(self, model: DCCLIPModel) -> dict[str, float]:
+        """Mean accuracy on the validation split, 0..1, by the name `VALIDATION`.
+
+        Args:
+            model: Model to measure.
+        """
+        rows = self._validation(self._wrap(model), "", self.encode(model))
+        return {VALIDATION: mean_of(rows, VALIDATION)}
+
+    def _validation(self, wrapped: ZeroShotModel, stage: str, embeddings: Embeddings) -> list[Row]:
+        """Accuracy on the validation split in each language."""
         rows: list[Row] = []
         for language, texts in embeddings.captions.items():
             if self.are_labels:
@@ -102,7 +115,7 @@ class Measurer:
                 rows += retrieval.score(
                     self.pairs, language, embeddings.images, texts, MODEL, stage=stage, seed=self.seed
                 )
-        return rows + self._general(wrapped, stage)
+        return rows
 
     def _classify(self, model: ZeroShotModel, images: Tensor, language: str, stage: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""

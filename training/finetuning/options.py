@@ -27,6 +27,8 @@ class FinetuneOptions:
         validation_share: Share of the images for the validation split, above 0 and below 1. Default: 0.15, at most
             1,000 images.
         max_steps: Number of optimizer steps. Default: chosen from the number of images.
+        patience: Number of evaluations on the validation split without a better model after which training stops. The
+            model is evaluated ten times in all. With 0 training runs to its last step.
         batch_size: Number of images in a batch of one process, at least 2. Default: chosen from the number of images.
         learning_rate: Peak learning rate.
         anchor_weight: Weight of the cosine distance to the embeddings of the starting model, for your images and
@@ -49,6 +51,7 @@ class FinetuneOptions:
     subset: str | None = None
     validation_share: float | None = None
     max_steps: int | None = None
+    patience: int = 3
     batch_size: int | None = None
     learning_rate: float = 3e-4
     anchor_weight: float = 1.0
@@ -62,6 +65,8 @@ class FinetuneOptions:
             raise ValueError(
                 f"validation_share: must be above 0 and below 1, got {self.validation_share}. Set one such as 0.15."
             )
+        if self.patience < 0:
+            raise ValueError(f"patience: must be at least 0, got {self.patience}.")
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(
                 f"batch_size: is {self.batch_size}, but the pairs of a batch are compared with each other. Set at "

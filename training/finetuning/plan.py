@@ -15,6 +15,7 @@ MIN_BATCH, MAX_BATCH = 4, 64
 FROZEN_SHARE = 0.5  # of the parts of the image tower
 WARMUP_SHARE = 0.1
 CHECKPOINT_EVERY = 200  # steps
+NUM_EVALUATIONS = 10  # on the validation split, during training
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
 # one image in training costs a forward and a backward pass, and a forward pass of the starting model
 FORWARD_PASSES = 4
@@ -70,6 +71,15 @@ def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel
         resume=options.resume,
         overwrite=options.overwrite,
     )
+
+
+def evaluate_every(recipe: AlignRecipe) -> int:
+    """Number of steps between two evaluations on the validation split.
+
+    Args:
+        recipe: Recipe of the run.
+    """
+    return math.ceil(recipe.max_steps / NUM_EVALUATIONS)
 
 
 def batch_size_for(num_images: int) -> int:

@@ -17,9 +17,11 @@ from training import align
 from training.config import AlignRecipe, EvalConfig, parse_recipe
 from training.engine import stage
 from training.engine.log import require_trackers
-from training.engine.loop import make_accelerator
+from training.engine.loop import Watch, make_accelerator
 from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState
+from training.hub import MODEL_FILES
+from training.hub.hub_model import HubModel
 from training.tasks.grad_cache import forward_backward, sync_on_last
 
 pytestmark = pytest.mark.slow
@@ -173,6 +175,25 @@ def test_evaluation_measures_the_average(recipe, monkeypatch):
     recipe = replace(recipe, ema_decay=0.5, eval_every=3, eval=VALIDATION)
     run(recipe)
     assert logit_scales == [weights(recipe)["logit_scale"].item()]
+
+
+@pytest.mark.parametrize(("patience", "values", "steps"), [(2, [0.5, 0.4, 0.5, 0.9, 0.9], 3), (0, [0.5] * 5, 5)])
+def test_training_stops_after_evaluations_without_a_better_student(recipe, patience, values, steps):
+    measured = []
+
+    def measure(model) -> dict[str, float]:
+        measured.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        return {"recall": values[len(measured) - 1]}
+
+    task = stage.Stage(
+        command="align", title="align", files=MODEL_FILES, open_student=align.open_student, make_task=align.make_task,
+        make_finished=HubModel, open_push=lambda recipe, is_main: None, watch=Watch(measure, "recall", 1, patience),
+    )  # fmt: skip
+    result = stage.run_stage(task, replace(recipe, max_steps=5))
+    assert result.steps == len(measured) == steps
+    best, last = weights(recipe, "best"), weights(recipe)
+    assert all(torch.equal(measured[0][name], tensor) for name, tensor in best.items())
+    assert all(torch.equal(measured[-1][name], tensor) for name, tensor in last.items())
 
 
 def test_a_decay_out_of_range_is_refused(recipe, capsys):

@@ -1,5 +1,6 @@
 """A newcomer's first command: a CSV of Chinese titles and a folder of images, and variants of it."""
 
+import json
 import re
 from contextlib import redirect_stdout
 from io import StringIO
@@ -13,15 +14,18 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from tests.tiny import MOBILENET, ROOT, make_model, recipe_fields, student_config
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune
 from training.config import DistillRecipe
+from training.engine import loop
+from training.finetuning import measure, plan
 from training.hub.hub_model import HubModel
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
+CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
 NUM_IMAGES = 24
 STEPS = ["--max_steps", "3", "--learning_rate", "3e-3"]
 
@@ -102,7 +106,8 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
     assert chosen["general"] >= first["general"] - 0.01 and chosen["validation"] >= first["validation"]
-    before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
+    best = folder / "tuned" / "best"
+    before, end, after = (load_file(path / "model.safetensors") for path in (start, best, folder))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
         torch.testing.assert_close(after[name], before[name] + facts["weight"] * (end[name] - before[name]))
 
@@ -158,6 +163,60 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert config.teacher is None and config.base_model == str(start) and config.base_model_license == "cc-by-nc-4.0"
     assert "not comparable with those of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+
+
+def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tmp_path, monkeypatch):
+    data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
+    monkeypatch.setattr(plan, "CHECKPOINT_EVERY", 1)
+    step = loop._Run.step
+
+    def fail(self, number):
+        if number == 2:
+            raise OSError("the disk is gone")
+        step(self, number)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(loop._Run, "step", fail)
+        run(start, data, tmp_path / "mine")
+    assert stopped.value.code == 1 and not (tmp_path / "mine" / "model.safetensors").exists()
+    assert [path.name for path in (tmp_path / "mine" / "tuned").glob("checkpoint-*")] == ["checkpoint-000002"]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    run(start, data, tmp_path / "mine", "--resume")
+    for name in ("tuned", "."):
+        unbroken, resumed = (
+            load_file(path / name / "model.safetensors") for path in (finetuned[0], tmp_path / "mine")
+        )
+        assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+
+
+def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, run_python):
+    """Two processes with two images each see the batches of one process with four."""
+    data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
+    launch = ["-m", "accelerate.commands.launch", "--config_file", str(CLUSTER), "training/finetune.py"]
+    arguments = ["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *STEPS]
+    output = run_python(*launch, *arguments, "--batch_size", "2").stdout
+    assert output.count("\nNext:") == 1
+    one, two = (load_file(path / "tuned" / "model.safetensors") for path in (finetuned[0], tmp_path / "mine"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    results = [Results.read(path / "results.json") for path in (finetuned[0], tmp_path / "mine")]
+    assert len(results[0].rows) == len(results[1].rows)
+
+
+def test_training_stops_early_and_the_best_model_is_the_end(start, rows, tmp_path, monkeypatch):
+    """Only the first evaluation during training counts as an improvement."""
+    data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
+    values = iter([0.5, 0.4, 0.3])
+    monkeypatch.setattr(measure.Measurer, "validate", lambda self, model: {measure.VALIDATION: next(values)})
+    options = ["--max_steps", "20", "--patience", "2"]
+    finetune.main(["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *options])
+    log = [json.loads(line) for line in (tmp_path / "mine/tuned/log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert log[-1]["step"] == 6  # evaluated every second step
+    best = load_file(tmp_path / "mine" / "tuned" / "best" / "model.safetensors")
+    weight = Results.read(tmp_path / "mine" / "results.json").meta["finetune"]["weight"]
+    before, after = (load_file(path / "model.safetensors") for path in (start, tmp_path / "mine"))
+    for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
+        torch.testing.assert_close(after[name], before[name] + weight * (best[name] - before[name]))
 
 
 def test_help_needs_no_torch(run_python):
