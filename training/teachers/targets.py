@@ -98,8 +98,10 @@ class LiveTargets:
 
         The feature map is on the teacher's own tokens, and zero beyond the longest caption of a chunk.
         """
-        prefix = "teacher_" if "teacher_input_ids" in batch else ""
-        input_ids, mask = batch[f"{prefix}input_ids"], batch[f"{prefix}attention_mask"]
+        if "teacher_input_ids" in batch:
+            input_ids, mask = batch["teacher_input_ids"], batch["teacher_attention_mask"]
+        else:
+            input_ids, mask = batch["input_ids"], batch["attention_mask"]
         lengths = mask.sum(1)
 
         def encode(indices: Tensor) -> tuple[Tensor, ...]:

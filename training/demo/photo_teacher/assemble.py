@@ -56,7 +56,7 @@ def run(options: AssembleOptions):
     trained = Path(options.trained or TRAINED)
     argv = ["--config", str(trained / RECIPE_FILE), "--output_dir", options.output_dir]
     recipe = replace(recipe_from_args(PhotoTeacherRecipe, argv), overwrite=options.overwrite)
-    with open_output_dir(recipe, MODEL_FILES, command_name(PROGRAM), {"trained": trained}):
+    with open_output_dir(recipe, MODEL_FILES, command_name(PROGRAM), {"trained": str(trained)}):
         model, processor = build_teacher(read_e5(), read_lite2(), recipe)
         if options.trained is not None:
             load_trained(model, trained)
