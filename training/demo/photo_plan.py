@@ -8,7 +8,7 @@ from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, par
 from training.demo.options import DemoOptions, Plan
 from training.utils.files import REPO_ROOT
 
-RECIPES = CONFIGS / "photographs"
+RECIPES = CONFIGS / "photographs" / "first_round"  # from pretrained towers
 # whose vocabulary is cut from that of the teacher of photographs
 TOKENIZER = REPO_ROOT / "model_cards" / "dcclip-tiny-photo"
 PHOTOS_FOLDER = "photos"

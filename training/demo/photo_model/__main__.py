@@ -6,9 +6,10 @@ r"""Write the Hub folder of the model of photographs from the runs of training/c
         --results aligned=runs/photographs/measured/aligned teacher=runs/photographs/measured/teacher \
         --report_dir model_cards/results/photographs
 
-The finished weights are the mean of stage 1 and stage 2 (WiSE-FT, arXiv 2109.01903): stage 2 raises retrieval and the
-names it has seen, and costs accuracy on others. They are stored in half precision. So the folder is written first,
-measured, and written again with its results. Install the extra `photos` first: `pip install -e ".[photos]"`.
+The weights are stored in half precision. So the folder is written first, measured, and written again with its results.
+`--stage_2_weight` mixes stage 1 into stage 2 (WiSE-FT, arXiv 2109.01903), which the first round needed: there, stage 2
+raised retrieval and cost accuracy on names that it had not seen. Install the extra `photos` first:
+`pip install -e ".[photos]"`.
 """
 
 import shutil
@@ -41,7 +42,7 @@ class PhotoModelOptions:
         first_round: Folder with those of the model that the towers start from; its recipes and logs are kept too.
         output_dir: Folder for the model, a complete Hub repository.
         results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
-            `distilled` (stage 1), `stage_2`, `aligned` (the finished model) or `no_teacher`.
+            `distilled` (stage 1), `aligned` (the finished model) or `no_teacher`.
         report_dir: Folder for all results and the contact sheet; the model's own folder has those of its card. If none
             is given, they are not written.
         stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
@@ -53,7 +54,7 @@ class PhotoModelOptions:
     first_round: str | None = None
     results: list[str] = field(default_factory=list)
     report_dir: str | None = None
-    stage_2_weight: float = 0.5
+    stage_2_weight: float = 1.0
     overwrite: bool = False
 
     def __post_init__(self):

@@ -7,8 +7,7 @@ MODELS = (
     ("teacher", None, "teacher"),
     ("student", "no_teacher", "same student without a teacher"),
     ("student", "distilled", "student after stage 1"),
-    ("student", "stage_2", "student after stage 2"),
-    ("student", "aligned", "**dcclip-tiny-photo**: mean of both stages"),
+    ("student", "aligned", "**dcclip-tiny-photo**: after stage 2"),
 )
 # title, set and metric
 COLUMNS = (

@@ -7,7 +7,7 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 FINISHED = "aligned"
-ROLES = ("teacher", "distilled", "stage_2", FINISHED, "no_teacher")
+ROLES = ("teacher", "distilled", FINISHED, "no_teacher")
 DATA = "Flickr8k validation (690 photographs, en and zh), CIFAR-10 test, Tiny ImageNet validation"
 ROLE = {True: "student", False: "teacher"}
 

@@ -53,10 +53,9 @@ def written(runs):
 def test_weights_are_stored_in_half_precision_and_load_in_single(runs, written):
     stored = load_file(written / "model.safetensors")
     assert {value.dtype for value in stored.values() if value.is_floating_point()} == {torch.float16}
-    first, second = (load_file(runs / stage / "model.safetensors") for stage in ("distilled", "aligned"))
-    for name, value in second.items():
+    for name, value in load_file(runs / "aligned" / "model.safetensors").items():
         if value.is_floating_point():
-            assert torch.equal(stored[name], first[name].lerp(value, 0.5).half())
+            assert torch.equal(stored[name], value.half())
     model = AutoModel.from_pretrained(written)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -147,3 +146,12 @@ def test_a_missing_run_is_named(runs, tmp_path, capsys):
         main(["--runs", str(tmp_path), "--output_dir", str(tmp_path / "model")])
     assert "Run the recipes of training/configs/photographs first" in capsys.readouterr().err
     assert not (tmp_path / "model").exists()
+
+
+def test_stage_1_is_mixed_into_stage_2(runs, tmp_path):
+    main(["--runs", str(runs), "--output_dir", str(tmp_path / "mean"), "--stage_2_weight", "0.5"])
+    stored = load_file(tmp_path / "mean" / "model.safetensors")
+    first, second = (load_file(runs / stage / "model.safetensors") for stage in ("distilled", "aligned"))
+    for name, value in second.items():
+        if value.is_floating_point():
+            assert torch.equal(stored[name], first[name].lerp(value, 0.5).half())
