@@ -57,7 +57,7 @@ def find_secret(file: Path) -> str | None:
     """Search a file of any type for secrets, such as access tokens, passwords in URLs and private keys.
 
     Args:
-        file: Text file, or binary file such as an ONNX graph, of which the printable parts are searched.
+        file: Text file, or binary file such as an ONNX graph, whose printable parts are searched.
 
     Returns:
         Type of the first secret with its line in a text file, such as `GitHub Token, line 3`; None if there is none.
