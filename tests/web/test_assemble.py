@@ -1,5 +1,7 @@
 """Assembling the page: the files next to it, and invalid input. Without a browser."""
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -96,6 +98,19 @@ def test_all_page_files_and_imported_modules_are_listed():
         for module in re.findall(r'from "\./([^"]+)"', (PAGE / name).read_text(encoding="utf-8")):
             assert module in names
     assert set(re.findall(r"\./vendor/([\w.-]+)", (PAGE / "index.html").read_text())) <= set(LIBRARIES)
+
+
+def test_the_page_runs_nothing_but_its_own_scripts():
+    """The policy names the import map, the only inline script, by its digest. Browser tests fail on a violation."""
+    page = (PAGE / "index.html").read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page).group(1)
+    (import_map,) = re.findall(r"<script(?![^>]* src=)[^>]*>(.*?)</script>", page, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(import_map.encode()).digest()).decode()
+    assert f"'sha256-{digest}'" in policy and policy.startswith("default-src 'none'; script-src 'self' ")
+    assert "unsafe-inline" not in policy and "unsafe-eval" not in policy.replace("wasm-unsafe-eval", "")
+    assert not re.search(r"""\s(style|on[a-z]+)=["']""", page)
+    scripts = "".join(path.read_text(encoding="utf-8") for path in PAGE.glob("*.js"))
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", scripts)
 
 
 def test_the_lock_file_pins_every_library_with_its_digest():
