@@ -128,6 +128,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "export": lambda path: export_table(_read(path)),
     "recall": lambda path: search_tables.recall_table(_read(path)),
     "compatible": lambda path: search_tables.compatible_table(_read(path)),
+    "scale": lambda path: search_tables.scale_table(_read(path)),
 }
 
 

@@ -4,7 +4,8 @@ Examples:
   python -m training.studies.search --model runs/demo/edge --data pairs.parquet
 
 The images are stored as JPEG files and indexed with int8 vectors. The bare loop decodes the same files in draft mode
-and encodes a ready tensor for each, in as many threads. Processor time counts the work of all threads; other load on
+and encodes a ready tensor for each, in as many threads. `decoding` decodes, resizes and normalizes them, and encodes
+nothing: that is the work of the CPU if a GPU encodes. Processor time counts the work of all threads; other load on
 the machine hardly changes it.
 """
 

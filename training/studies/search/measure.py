@@ -62,16 +62,17 @@ class SearchStudy(Benchmark):
             image.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number:06d}.jpg", quality=88)
 
     def measure_indexing(self, photos: Path, scratch: Path):
-        """Rates of the index and of the bare loop, and the time of a run without changes."""
+        """Rates of the index, of the bare loop and of decoding alone, and the time of a run without changes."""
         files = sorted(photos.iterdir())
-        rates: dict[str, list[float]] = {"index": [], "bare loop": []}
-        cpu_rates: dict[str, list[float]] = {"index": [], "bare loop": []}
+        rates: dict[str, list[float]] = {"index": [], "bare loop": [], "decoding": []}
+        cpu_rates: dict[str, list[float]] = {name: [] for name in rates}
         for number in range(self.options.rounds):
             with Index.open(scratch / f"index{number}", self.runtime, create=True) as index:
                 self.runtime.encode_images([files[0]])  # both find the tower loaded
                 calls: dict[str, Callable[[], object]] = {
                     "index": partial(index.add, photos),
                     "bare loop": partial(self._bare_loop, files),
+                    "decoding": partial(_in_threads, self.runtime.preprocess, files),
                 }
                 for name, call in calls.items():
                     with _timed() as seconds:
@@ -99,8 +100,7 @@ class SearchStudy(Benchmark):
                 image.load()
             return session.run(None, ready)[0]
 
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
-            list(executor.map(encode, files))
+        _in_threads(encode, files)
 
     def measure_scans(self, vectors: np.ndarray, scratch: Path):
         """Processor time of one search in many vectors."""
@@ -118,6 +118,13 @@ class SearchStudy(Benchmark):
                 times.append(1000 * seconds["cpu"])
             self.add(dtype, "scan_cpu_ms", min(times))
             shutil.rmtree(folder)
+
+
+def _in_threads(work: Callable[[Path], object], files: list[Path]):
+    """Do the work for each file, in as many threads as there are cores."""
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as executor:
+        for _ in executor.map(work, files):
+            pass
 
 
 def _rgb(cell: object) -> Image.Image:

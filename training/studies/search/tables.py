@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
+NUM_IMAGES, NUM_NODES, CORES_PER_NODE = 100_000_000, 10, 32
+
 
 def recall_table(results: Results) -> str:
     """Render the recall of each stored type, in percent, English / Chinese.
@@ -53,6 +55,28 @@ def compatible_table(results: Results) -> str:
             for k in (5, 10)
         ]
         lines.append([names[images], names[texts], *cells])
+    return markdown_table(lines)
+
+
+def scale_table(results: Results) -> str:
+    """Render the time that 100 million images take on 10 nodes, by arithmetic from rates of one core.
+
+    Args:
+        results: Results of `python -m training.studies.search`.
+
+    Returns:
+        Markdown table with a line for each kind of node.
+    """
+    lines = [["10 nodes of 32 cores", "Images a second and core", "Images a second", "Hours", "Node hours"]]
+    lines.append(["---", *["---:"] * 4])
+    for title, work in (
+        ("without GPU: decoding and the int8 model", "index"),
+        ("with a GPU that waits for decoding", "decoding"),
+    ):
+        rate = results.mean(model=work, metric="images_per_cpu_s") or 0.0
+        total = rate * NUM_NODES * CORES_PER_NODE
+        hours = NUM_IMAGES / total / 3600
+        lines.append([title, f"{rate:,.0f}", f"{total:,.0f}", f"{hours:,.1f}", f"{hours * NUM_NODES:,.0f}"])
     return markdown_table(lines)
 
 

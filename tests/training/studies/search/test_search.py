@@ -15,6 +15,7 @@ def test_index_and_bare_loop_are_compared_and_every_type_is_scanned(corpus, tmp_
     rows = {(row.model, row.metric): row.value for row in Results.read(tmp_path / "results" / "results.json").rows}
     ratio = rows["index", "images_per_s"] / rows["bare loop", "images_per_s"]
     assert rows["index", "over_bare_loop"] == pytest.approx(ratio, rel=1e-2)
+    assert rows["decoding", "images_per_cpu_s"] > 0
     for dtype in ("int8", "float16", "binary"):
         assert rows[dtype, "scan_cpu_ms"] > 0
     assert not (tmp_path / "results" / ".search").exists()
