@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from training.engine.loop import TrainingResult
     from training.tasks import Task
     from training.tasks.align import GeneralTexts
-    from training.teachers import Teacher
+    from training.teachers.ensemble import Ensemble
 
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
@@ -45,25 +45,25 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     return run_stage(stage, recipe)
 
 
-def open_student(recipe: AlignRecipe, teacher: "Teacher | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
+def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
     """Load the student of stage 1, or build the recipe's `new_student` if it names none.
 
     Args:
         recipe: Recipe of stage 2.
-        teacher: Teacher of the student; None trains without a teacher.
+        teachers: Teachers of the student; None trains without a teacher.
 
     Raises:
-        ValueError: There is no such student, or its embeddings and the teacher's differ in width.
+        ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
     from training.students import build_student, load_student
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
     else:
-        student, processor = build_student(recipe.new_student, recipe.data.languages, teacher, recipe.seed)
-    if teacher is not None and teacher.projection_dim != student.config.projection_dim:
+        student, processor = build_student(recipe.new_student, recipe.data.languages, teachers, recipe.seed)
+    if teachers is not None and teachers.projection_dim != student.config.projection_dim:
         raise ValueError(
-            f"teacher: {teacher.name!r} embeds in {teacher.projection_dim} dimensions, the student in "
+            f"teacher: {teachers.name!r} embeds in {teachers.projection_dim} dimensions, the student in "
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
             "none."
         )
@@ -75,7 +75,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 
     Args:
         recipe: Recipe of stage 2.
-        models: Student, processor and teacher.
+        models: Student, processor and teachers.
         accelerator: Accelerator of this process.
 
     Returns:
@@ -88,13 +88,13 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     from training.teachers import TOWERS
     from training.teachers.targets import TargetSpec
 
-    student, processor, teacher = models.student, models.processor, models.teacher
+    student, processor, teachers = models.student, models.processor, models.teachers
     if recipe.loss == "infonce" and recipe.contrastive_weight and recipe.batch_size * accelerator.num_processes == 1:
         raise ValueError(
             "batch_size: is 1, but InfoNCE compares the pairs of a batch with each other, so nothing would be "
             "learned. Set at least 2."
         )
-    tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teacher)
+    tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teachers)
     inputs = open_inputs(recipe, models, tokens, TargetSpec(TOWERS), accelerator)
     task = AlignTask(
         student,
@@ -103,7 +103,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         inputs.targets,
         recipe,
         recipe.data.languages,
-        teacher_logit_scale=math.exp(teacher.logit_scale) if teacher is not None else 1.0,
+        teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
         general=_general_texts(recipe, models, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
@@ -117,17 +117,17 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 
 
 def _general_texts(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> "GeneralTexts | None":
-    """Class names that come with this project, with the teacher's embeddings; None without a `general_weight`."""
+    """Class names that come with this project, with the teachers' embeddings; None without a `general_weight`."""
     from training.data import tokenize
     from training.evaluation.sets.general import general_pairs
     from training.tasks.align import GeneralTexts
-    from training.teachers.cache import cached_bank
+    from training.teachers.joint_targets import joint_bank
 
-    if models.teacher is None or not recipe.general_weight:
+    if models.teachers is None or not recipe.general_weight:
         return None
     texts = general_pairs(models.student.config.languages, held_out=False).texts
     tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
-    targets = cached_bank(recipe.teacher_cache, models.teacher, texts, accelerator.device)
+    targets = joint_bank(recipe.teacher_cache, models.teachers, texts, accelerator.device, "general_weight")
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], targets)
 
 

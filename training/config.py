@@ -352,6 +352,45 @@ class EvalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Checked):
+    """One of several teachers. Their embeddings are concatenated, so a student embeds in the sum of their dimensions.
+
+    Args:
+        teacher: Hub id or folder of the teacher.
+        weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
+        tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
+            the joint space.
+        languages: Languages of the captions that this teacher encodes. A caption in another language takes the target
+            of its translation, the caption of the same image in one of these, unless another teacher of the same space
+            encodes it. None encodes all captions.
+        space: Name of this teacher's embedding space. Teachers with the same name have one part of the joint space
+            together, such as two text encoders of one image encoder. None gives the teacher a space of its own.
+    """
+
+    path: ClassVar[str] = "teachers."
+    limits: ClassVar[dict[str, Limits]] = {"weight": Limits(above=0, advice="Leave the teacher out instead.")}
+
+    teacher: str
+    weight: float = 1.0
+    tower: Literal["vision", "text", "both"] = "both"
+    languages: list[str] | None = None
+    space: str | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.languages is not None and (not self.languages or self.tower == "vision"):
+            raise ValueError(
+                f"teachers.languages: is {self.languages} for {self.teacher!r} with tower {self.tower!r}, which "
+                "encodes no captions then. Leave languages out, or name at least one language of a text tower."
+            )
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers whose targets are learned."""
+        return ("vision", "text") if self.tower == "both" else (self.tower,)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingRecipe(Checked):
     """Options of both training stages.
 
@@ -400,6 +439,7 @@ class TrainingRecipe(Checked):
         prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
             embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
             teacher, its space is first rotated to the principal axes of its embeddings of training data.
+        teachers: Several teachers, instead of `teacher`. Each has its own weight, towers and caption languages.
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
@@ -439,6 +479,7 @@ class TrainingRecipe(Checked):
     hub_private_repo: bool = False
     hub_strategy: Literal["end", "every_save"] = "end"
     prefixes: list[int] = field(default_factory=list)
+    teachers: list[TeacherConfig] = field(default_factory=list)
     teacher_cache: str | None = None
     teacher_views: int = 4
     teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -455,6 +496,22 @@ class TrainingRecipe(Checked):
             )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
+        teacher = getattr(self, "teacher", None)
+        if teacher is not None and self.teachers:
+            raise ValueError(
+                f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
+            )
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers that are trained."""
+        return ("vision", "text")
+
+    @property
+    def all_teachers(self) -> list[TeacherConfig]:
+        """All teachers: those of the list, or the one teacher; none if the stage has no teacher."""
+        teacher = getattr(self, "teacher", None)  # a field of both stages
+        return self.teachers if teacher is None else [TeacherConfig(teacher=teacher)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -462,7 +519,7 @@ class DistillRecipe(TrainingRecipe):
     """Stage 1: each student tower learns the feature map of its teacher tower.
 
     Args:
-        teacher: Hub id or folder of the teacher.
+        teacher: Hub id or folder of the teacher. None takes the list `teachers`.
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
         target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,
@@ -477,7 +534,7 @@ class DistillRecipe(TrainingRecipe):
         text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data.
     """
 
-    teacher: str
+    teacher: str | None = None
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
     target: Literal["feature_map", "embedding", "logits"] = "feature_map"
@@ -497,7 +554,8 @@ class DistillRecipe(TrainingRecipe):
                 f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
                 "nothing would be learned. Give at least one loss a weight above 0."
             )
-
+        if not self.all_teachers:
+            raise ValueError("teacher: none is named. Name one, or several under teachers.")
         if self.prefixes and (self.target == "logits" or not self.embedding_weight):
             raise ValueError(
                 f"prefixes: shorten the embedding, but target {self.target!r} with embedding_weight "
@@ -679,6 +737,11 @@ def _one_line(error: ArgumentError | TypeError) -> str:
     return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 
 
+def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
+    """Fields of a recipe by name, nested. Without `teachers` there is no such field, as before it existed."""
+    return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
+
+
 def save_recipe(recipe: TrainingRecipe, folder: str | Path):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
@@ -686,7 +749,7 @@ def save_recipe(recipe: TrainingRecipe, folder: str | Path):
         recipe: Recipe to save.
         folder: Existing folder.
     """
-    fields_of_recipe = {name: value for name, value in asdict(recipe).items() if name not in OF_ONE_START}
+    fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
     resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
 

@@ -35,8 +35,8 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
         command="distill",
         title="stage 1: distil",
         files=MODEL_FILES,
-        open_student=lambda recipe, teacher: build_student(
-            recipe.student, recipe.data.languages, teacher, recipe.seed
+        open_student=lambda recipe, teachers: build_student(
+            recipe.student, recipe.data.languages, teachers, recipe.seed
         ),
         make_task=make_task,
         make_finished=HubModel,
@@ -50,7 +50,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
     Args:
         recipe: Recipe of stage 1.
-        models: Student, processor and teacher.
+        models: Student, processor and teachers.
         accelerator: Accelerator of this process.
 
     Returns:
@@ -58,17 +58,17 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     """
     from accelerate.logging import get_logger
 
-    from training.engine.inputs import caption_tokens, open_bank, open_inputs
+    from training.engine.inputs import caption_tokens, open_bank, open_inputs, states_teacher
     from training.tasks import DistillTask
-    from training.teachers.cache import cached_bank
+    from training.teachers.joint_targets import joint_bank
     from training.teachers.targets import TargetSpec
 
-    student, processor, teacher = models.student, models.processor, models.teacher
-    assert teacher is not None  # `DistillRecipe.teacher` is required
+    student, processor, teachers = models.student, models.processor, models.teachers
+    assert teachers is not None  # `DistillRecipe` requires one
     tokens = None  # not needed for images alone, and comparing large vocabularies takes long
     if "text" in recipe.towers:
         tokens = caption_tokens(
-            processor.tokenizer, student.config.max_text_length, teacher, folder=recipe.student.tokenizer
+            processor.tokenizer, student.config.max_text_length, teachers, folder=recipe.student.tokenizer
         )
     maps = recipe.target == "feature_map"
     token_maps = maps and tokens is not None and tokens.has_token_targets
@@ -77,9 +77,10 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
             "Student and teacher have different tokenizers, so the text tower learns pooled targets only. A "
             "vocabulary cut from the teacher's (python -m training.prepare.vocabulary) would keep the feature maps."
         )
-    if maps and "vision" in recipe.towers and not teacher.vision_width:
+    map_member = teachers.image_map_member
+    if maps and "vision" in recipe.towers and map_member is None:
         raise ValueError(
-            f"target: the image tower of {teacher.name!r} gives no feature map. Set target to embedding or logits."
+            f"target: the image tower of {teachers.name!r} gives no feature map. Set target to embedding or logits."
         )
     grid = student.config.vision_grid if maps else None
     spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
@@ -88,17 +89,17 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     bank = None
     if recipe.target == "logits":
         texts = open_bank(recipe.text_bank, inputs.dataset)
-        bank = cached_bank(recipe.teacher_cache, teacher, texts, accelerator.device)
+        bank = joint_bank(recipe.teacher_cache, teachers, texts, accelerator.device, "target 'logits'")
     task = DistillTask(
         student,
         inputs.augment,
         inputs.normalize,
         inputs.targets,
         recipe,
-        vision_width=teacher.vision_width,
-        text_width=teacher.text_width if token_maps else None,
+        vision_width=map_member.teacher.vision_width if map_member is not None else 0,
+        text_width=states_teacher(teachers, tokens).text_width if tokens is not None and token_maps else None,
         bank=bank,
-        logit_scale=math.exp(teacher.logit_scale),
+        logit_scale=math.exp(teachers.logit_scale),
     )
     return task, inputs.dataset
 

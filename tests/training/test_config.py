@@ -16,6 +16,7 @@ from training.config import (
     DistillRecipe,
     SourceConfig,
     StudentConfig,
+    TeacherConfig,
     parse_recipe,
     recipe_from_args,
     save_recipe,
@@ -241,6 +242,32 @@ def test_missing_key_is_refused_by_name(tmp_path, capsys, missing):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != missing}))
     assert missing in refusal(capsys, ["--config", str(path)])
+
+
+def test_several_teachers_are_read_from_a_file_and_from_the_command_line(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    fields = {name: value for name, value in MINIMAL.items() if name != "teacher"}
+    path.write_text(yaml.safe_dump(fields | {"teachers": [{"teacher": "a", "weight": 2}, {"teacher": "b"}]}))
+    recipe = recipe_from_args(DistillRecipe, ["--config", str(path)])
+    assert recipe.all_teachers == [TeacherConfig(teacher="a", weight=2.0), TeacherConfig(teacher="b")]
+    typed = ["--teachers", "[{teacher: c, tower: text, languages: [zh], space: one}]"]
+    (entry,) = recipe_from_args(DistillRecipe, ["--config", str(path), *typed]).all_teachers
+    assert entry == TeacherConfig(teacher="c", tower="text", languages=["zh"], space="one")
+    assert entry.towers == ("text",)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"teachers": [{"teacher": "a"}]}, "teachers: teacher is set, too"),
+        ({"teacher": None, "teachers": []}, "teacher: none is named"),
+        ({"teacher": None, "teachers": [{"teacher": "a", "weight": 0}]}, "teachers.weight: must be above 0, got 0"),
+        ({"teacher": None, "teachers": [{"teacher": "a", "tower": "image"}]}, "tower"),
+        ({"teacher": None, "teachers": [{"name": "a"}]}, "teachers"),
+    ],
+)
+def test_teachers_that_contradict_are_refused(write, capsys, fields, message):
+    assert message in refusal(capsys, write(**fields))
 
 
 def test_missing_file_is_refused_by_name(capsys):

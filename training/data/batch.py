@@ -20,7 +20,8 @@ class Batch(TypedDict, total=False):
         caption_ids: (T,) int64, equal for equal captions on all processes.
         language: (T,) int64, index into the languages of the recipe.
         teacher_input_ids: (T, L') int64, teacher tokens; only if the teacher has another tokenizer.
-        teacher_attention_mask: (T, L') int64, mask of the teacher tokens.
+        teacher_attention_mask: (T, L') int64, mask of the teacher tokens. Both fields of further teachers have names
+            that end with the number of the teacher, such as `teacher_input_ids_1`; see `captions.teacher_tokens`.
         aligned: (T,) bool, whether student and teacher split the caption into the same pieces; only if the student's
             vocabulary is a cut of the teacher's.
     """

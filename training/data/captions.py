@@ -1,7 +1,7 @@
 """Captions: which ones are usable, and their token ids for student and teacher."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -88,6 +88,7 @@ class CaptionTokenizer:
         max_text_length: Longest text in tokens, for both tokenizers; longer texts are truncated.
         teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
         vocabulary: Vocabulary of the student, if it was cut from the teacher's.
+        further: Tokenization for each further teacher, by the number of the teacher.
     """
 
     def __init__(
@@ -96,9 +97,10 @@ class CaptionTokenizer:
         max_text_length: int,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         vocabulary: Vocabulary | None = None,
+        further: "Mapping[int, CaptionTokenizer] | None" = None,
     ):
         self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
-        self.max_text_length = max_text_length
+        self.max_text_length, self.further = max_text_length, further or {}
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
 
@@ -143,8 +145,17 @@ class CaptionTokenizer:
 
         Returns:
             The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
-            `teacher_attention_mask` if the teacher has another tokenizer; `aligned` if the vocabulary is a cut.
+            `teacher_attention_mask` if the teacher has another tokenizer; `aligned` if the vocabulary is a cut; the
+            fields of further teachers, whose names end with the number of the teacher (see `teacher_tokens`).
         """
+        batch = self._first(texts)
+        for number, other in self.further.items():
+            tokens = tokenize(other.teacher, texts, other.max_text_length)
+            batch = cast(Batch, batch | {f"teacher_{name}_{number}": value for name, value in tokens.items()})
+        return batch
+
+    def _first(self, texts: list[str]) -> Batch:
+        """The token fields of the student and its first teacher."""
         tokens = tokenize(self.tokenizer, texts, self.max_text_length)
         batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         if self.teacher_tokenizer is None:
@@ -159,3 +170,16 @@ class CaptionTokenizer:
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]
         return batch
+
+
+def teacher_tokens(batch: Batch, number: int) -> Batch:
+    """The batch with the token fields of one teacher in the place of those of the first one.
+
+    Args:
+        batch: Batch with captions.
+        number: Number of a teacher. If the batch has no fields with this number, it is returned unchanged.
+    """
+    names = ("teacher_input_ids", "teacher_attention_mask")
+    if f"{names[0]}_{number}" not in batch:
+        return batch
+    return cast(Batch, dict(batch) | {name: cast(dict, batch)[f"{name}_{number}"] for name in names})

@@ -1,7 +1,9 @@
 """Decoded images with tokenized captions, whose rows can be looked up."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +60,7 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         self.config, self.tokens, self.image_size = config, tokens, image_size
         self.languages = config.languages
+        self._digests: dict[str, str] = {}  # also of the same data with another image size
         tables = [
             self._select(table, source)
             for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
@@ -208,8 +211,25 @@ class PairDataset(torch.utils.data.Dataset):
     def _captions(self, row: int, view_id: int, languages: Sequence[str]) -> dict[str, str]:
         return select_captions(self.captions.get(row, {}), view_id, languages)
 
+    def with_image_size(self, image_size: int) -> "PairDataset":
+        """Return this data set with images of another size, which it does not keep in memory.
+
+        Args:
+            image_size: Edge of the decoded images in pixels.
+        """
+        if image_size == self.image_size:
+            return self
+        other = copy.copy(self)
+        other.image_size, other.config = image_size, replace(self.config, in_memory=False)
+        return other
+
     def image_fingerprint(self) -> str:
         """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""
+        if "images" not in self._digests:
+            self._digests["images"] = self._digest_images()
+        return self._digests["images"]
+
+    def _digest_images(self) -> str:
         digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
         for (table, column), rules in zip(self.images, self.rules, strict=True):
             for batch in table.iter(FINGERPRINT_BATCH):

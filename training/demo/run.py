@@ -13,7 +13,7 @@ from training.demo import figures, report
 from training.demo.example import choose_example, wrong_languages
 from training.demo.folders import COMMAND, claim_demo_folder
 from training.demo.options import DemoOptions, Plan, load_recipes, without_teacher
-from training.engine.inputs import open_teacher
+from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -76,7 +76,7 @@ class Demo:
         data = self.held_out.training_data(distill_recipe.data)
         distill_recipe, align_recipe = replace(distill_recipe, data=data), replace(align_recipe, data=data)
         self.plan.start("teacher")
-        self.teacher = self._evaluate(distill_recipe.teacher, "teacher", None, None)
+        self.teacher = self._evaluate(distill_recipe.all_teachers[0].teacher, "teacher", None, None)
         for seed, prefix in self._seed_folders().items():
             folder = self.output_dir / prefix
             self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
@@ -123,8 +123,7 @@ class Demo:
     def _save_untrained(self, recipe: DistillRecipe, folder: Path):
         """Save the student with random weights in both towers."""
         student = replace(recipe.student, vision_init="random", text_init="random")
-        teacher = open_teacher(recipe.teacher, recipe.teacher_dtype)
-        model, processor = build_student(student, list(LANGUAGES), teacher, recipe.seed)
+        model, processor = build_student(student, list(LANGUAGES), open_teachers(recipe), recipe.seed)
         HubModel(model, processor, recipe).save(folder)
         record_tree(folder, COMMAND)
 

@@ -3,11 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.config import OF_ONE_START, TrainingRecipe
+from training.config import OF_ONE_START, TrainingRecipe, stored_fields
 from training.data import Pairs
 
 # fields of a recipe that do not change what is learned
@@ -27,7 +26,7 @@ def run_identity(recipe: TrainingRecipe, dataset: Pairs, num_processes: int) -> 
         num_processes: Number of its training processes.
     """
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
-    return json.loads(json.dumps(_flat(asdict(recipe)) | values))
+    return json.loads(json.dumps(_flat(stored_fields(recipe)) | values))
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -8,12 +8,14 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import DataConfig, TrainingRecipe
+from training.config import DataConfig, TeacherConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
 from training.data.sources import check_split
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
-from training.teachers.cache import build_target_cache
+from training.teachers.cache import build_target_cache, find_targets
+from training.teachers.ensemble import Ensemble, Member
+from training.teachers.joint_targets import JointTargets
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary
@@ -26,12 +28,12 @@ class Models:
     Args:
         student: Student to train.
         processor: Processor of the student.
-        teacher: Teacher without its towers, which are loaded where they run; None trains without a teacher.
+        teachers: Teachers without their towers, which are loaded where they run; None trains without a teacher.
     """
 
     student: DCCLIPModel
     processor: DCCLIPProcessor
-    teacher: Teacher | None
+    teachers: Ensemble | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Inputs:
         dataset: Decoded images and tokenized captions.
         augment: Random image augmentation.
         normalize: Normalization with the student's mean and standard deviation.
-        targets: Targets of the teacher; None without a teacher.
+        targets: Targets of the teachers; None without a teacher.
     """
 
     dataset: Pairs
@@ -64,23 +66,64 @@ def open_teacher(name: str, dtype: str) -> Teacher:
     return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype))
 
 
+def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
+    """Open all teachers of a recipe without their towers; None if it has no teacher.
+
+    Raises:
+        ValueError: A teacher cannot be opened, teachers cannot be combined, or a tower that is trained has none.
+    """
+    configs: list[TeacherConfig] = recipe.all_teachers
+    if not configs:
+        return None
+    ensemble = Ensemble([open_teacher(config.teacher, recipe.teacher_dtype) for config in configs], configs)
+    ensemble.check(recipe.towers, recipe.data.languages)
+    return ensemble
+
+
 def caption_tokens(
-    tokenizer: PreTrainedTokenizerBase, max_text_length: int, teacher: Teacher | None, folder: str | None = None
+    tokenizer: PreTrainedTokenizerBase, max_text_length: int, teachers: Ensemble | None, folder: str | None = None
 ) -> CaptionTokenizer:
-    """Relate the student's tokens to the teacher's.
+    """Relate the student's tokens to those of its teachers.
+
+    Of several teachers, the first one is one whose token states the student can learn, if there is one.
 
     Args:
         tokenizer: Tokenizer of the student.
         max_text_length: Longest text of the student in tokens.
-        teacher: Teacher of the student; None without a teacher.
-        folder: Folder of the student's tokenizer, which may record how it was cut from the teacher's.
+        teachers: Teachers of the student; None without a teacher.
+        folder: Folder of the student's tokenizer, which may record how it was cut from a teacher's.
 
     Returns:
-        The student's tokenization, together with the teacher's if the two differ.
+        The student's tokenization, together with those of the teachers if they differ.
     """
-    if teacher is None:
+    if teachers is None:
         return CaptionTokenizer(tokenizer, max_text_length)
+    each = {
+        member.number: _tokens_of(member, tokenizer, max_text_length, folder) for member in teachers.with_tower("text")
+    }
+    first = next((number for number, tokens in each.items() if tokens.has_token_targets), min(each))
+    tokens = each.pop(first)
+    tokens.further = each
+    return tokens
+
+
+def states_teacher(teachers: Ensemble, tokens: CaptionTokenizer) -> Teacher:
+    """The teacher whose token states the student learns, if there are targets of tokens at all.
+
+    Args:
+        teachers: Teachers of the student.
+        tokens: Tokenization that `caption_tokens` returned for them.
+    """
+    return next(member.teacher for member in teachers.with_tower("text") if member.number not in tokens.further)
+
+
+def _tokens_of(
+    member: Member, tokenizer: PreTrainedTokenizerBase, max_text_length: int, folder: str | None
+) -> CaptionTokenizer:
+    teacher = member.teacher
     max_text_length = min(max_text_length, teacher.max_text_length)
+    if member.config.languages is not None:  # the translation of a caption has other tokens
+        return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer)
     if same_tokens(tokenizer, teacher.tokenizer):
         return CaptionTokenizer(tokenizer, max_text_length)
     if folder is not None and Vocabulary.is_in(folder):
@@ -111,9 +154,9 @@ def open_inputs(
     Raises:
         ValueError: The data cannot be opened, or are a stream although the recipe has a `teacher_cache`.
     """
-    student, teacher = models.student, models.teacher
-    size = max(student.config.image_size, teacher.image_size if teacher else 0) if images else None
-    dataset = open_pairs(recipe.data, tokens, size)
+    student, teachers = models.student, models.teachers
+    sizes = [member.teacher.image_size for member in teachers.with_tower("vision")] if teachers is not None else []
+    dataset = open_pairs(recipe.data, tokens, max(student.config.image_size, *sizes, 0) if images else None)
     if isinstance(dataset, PairStream) and recipe.teacher_cache is not None:
         raise ValueError(
             f"teacher_cache: {recipe.teacher_cache!r} cannot hold targets of a stream, which has no numbered rows. "
@@ -122,21 +165,57 @@ def open_inputs(
     # cached views are the same for every seed, so that runs can share them
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     targets: TargetSource | None = None
-    if teacher is not None and recipe.teacher_cache is None:
-        targets = LiveTargets(teacher.with_towers(spec.towers).to(accelerator.device), spec)
-    elif teacher is not None and recipe.teacher_cache is not None and isinstance(dataset, PairDataset):
-        with accelerator.main_process_first():
-            targets = build_target_cache(
-                recipe.teacher_cache,
-                teacher,
-                dataset,
-                augment,
-                spec,
-                recipe.teacher_views,
-                device=accelerator.device,
-            )
+    if teachers is not None:
+        sources = _Sources(recipe, student.config.image_size, dataset, augment, tokens, accelerator)
+        targets = sources.open(teachers, spec)
     normalize = Normalize.from_processor(models.processor.image_processor, student.config.image_size)
     return Inputs(dataset, augment, normalize, targets)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    """Opens the targets of each teacher: cached if the recipe names a cache folder, otherwise live."""
+
+    recipe: TrainingRecipe
+    student_size: int
+    dataset: Pairs
+    augment: Augment
+    tokens: CaptionTokenizer | None
+    accelerator: Accelerator
+
+    def open(self, teachers: Ensemble, spec: TargetSpec) -> TargetSource:
+        sources = []
+        for member in teachers.members:
+            towers = tuple(tower for tower in spec.towers if tower in member.config.towers)
+            if towers:
+                gives_map = member is teachers.image_map_member
+                gives_states = self.tokens is not None and member.number not in self.tokens.further
+                own = TargetSpec(towers, spec.grid if gives_map else None, spec.token_maps and gives_states)
+                sources.append((member, self._open(member, own, len(teachers.members) == 1)))
+        if len(teachers.members) == 1 and teachers.members[0].config.languages is None:
+            return sources[0][1]
+        return JointTargets(sources, teachers.projection_dim, self.recipe.data.languages)
+
+    def _open(self, member: Member, spec: TargetSpec, is_alone: bool) -> TargetSource:
+        teacher, device = member.teacher, self.accelerator.device
+        if self.recipe.teacher_cache is None:
+            return LiveTargets(teacher.with_towers(spec.towers).to(device), spec)
+        dataset = self.dataset
+        assert isinstance(dataset, PairDataset)  # a stream is refused
+        if dataset.image_size is not None:  # as without other teachers, whose images may be larger
+            dataset = dataset.with_image_size(max(self.student_size, teacher.image_size))
+        tokens = self.tokens.further.get(member.number, self.tokens) if self.tokens is not None else None
+        with self.accelerator.main_process_first():
+            return build_target_cache(
+                find_targets(self.recipe.teacher_cache, teacher, is_alone),
+                teacher,
+                dataset,
+                self.augment,
+                spec,
+                self.recipe.teacher_views,
+                device=device,
+                tokens=tokens,
+            )
 
 
 def open_pairs(data: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None) -> Pairs:

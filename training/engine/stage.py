@@ -18,13 +18,13 @@ from training.engine.checkpoint import (
     last_checkpoint,
     open_output_dir,
 )
-from training.engine.inputs import Models, open_teacher
+from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.evaluation.scheduled import make_evaluate
 from training.tasks import Task
-from training.teachers import Teacher
+from training.teachers.ensemble import Ensemble
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
@@ -47,7 +47,7 @@ class Stage(Generic[StageRecipe]):
         command: Name of the command, such as `distill`.
         title: Text in front of the progress bar, such as `stage 1: distil`.
         files: Names of the files of a finished model.
-        open_student: Function from recipe and teacher to the student and its processor.
+        open_student: Function from recipe and teachers to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
         make_finished: Function from student, processor and recipe to the model that checkpoints save.
         open_push: Function from recipe and "is main process" to the upload to the Hub; it returns None if there is
@@ -59,7 +59,7 @@ class Stage(Generic[StageRecipe]):
     command: str
     title: str
     files: Sequence[str]
-    open_student: Callable[[StageRecipe, Teacher | None], tuple[DCCLIPModel, DCCLIPProcessor]]
+    open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
     make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
     open_push: Callable[[StageRecipe, bool], Push | None]
@@ -84,17 +84,17 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, stage.command, _inputs(recipe)))
         push = stage.open_push(recipe, accelerator.is_main_process)
-        teacher = open_teacher(recipe.teacher, recipe.teacher_dtype) if recipe.teacher else None
-        student, processor = stage.open_student(recipe, teacher)
+        teachers = open_teachers(recipe)
+        student, processor = stage.open_student(recipe, teachers)
         student.config.prefixes = recipe.prefixes
         student.config.validate_architecture()
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
-        task, dataset = stage.make_task(recipe, Models(student, processor, teacher), accelerator)
-        if teacher is not None:
-            task.teacher_rotation = getattr(teacher.config, "rotation", None)
+        task, dataset = stage.make_task(recipe, Models(student, processor, teachers), accelerator)
+        if teachers is not None:
+            task.teacher_rotation = teachers.rotation
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
         finished = stage.make_finished(student, processor, recipe)
@@ -130,6 +130,7 @@ def _interruptible(output_dir: str) -> Iterator[None]:
 def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
     """Folders that a run reads, by the name of their field."""
     inputs = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
+    inputs |= {f"teachers.{number}": entry.teacher for number, entry in enumerate(recipe.teachers)}
     if isinstance(recipe, AlignRecipe):
         return inputs | {"student": recipe.student}
     student = recipe.student

@@ -15,6 +15,7 @@ from training.config import StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import open_source, source_config
 from training.teachers import TOWERS, Teacher
+from training.teachers.ensemble import Ensemble
 from training.text.tokenizers import load_tokenizer, match_tokens
 
 RANDOM = "random"
@@ -23,15 +24,15 @@ logger = logging.getLogger(__name__)
 
 
 def build_student(
-    config: StudentConfig, languages: list[str], teacher: Teacher | None = None, seed: int = 0
+    config: StudentConfig, languages: list[str], teacher: Teacher | Ensemble | None = None, seed: int = 0
 ) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Build a student with its processor.
 
     Args:
         config: Student of a recipe.
         languages: ISO 639-1 codes of the student's caption languages.
-        teacher: Teacher that provides tokenizer, image size and statistics, embedding width and logit scale, unless
-            the recipe states them. It needs no loaded tower.
+        teacher: Teacher, or several, that provide tokenizer, image size and statistics, embedding width and logit
+            scale, unless the recipe states them. No tower needs to be loaded.
         seed: Seed of the random weights.
 
     Raises:
@@ -178,7 +179,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
 def tower_config(
     config: StudentConfig,
     tower: str,
-    teacher: Teacher | None = None,
+    teacher: Teacher | Ensemble | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> PreTrainedConfig:
     """Build the transformers config of one tower.
@@ -255,7 +256,7 @@ def _initialize(
     model: DCCLIPModel,
     config: StudentConfig,
     tower: str,
-    teacher: Teacher | None,
+    teacher: Teacher | Ensemble | None,
     tokenizer: PreTrainedTokenizerBase,
 ):
     init = getattr(config, f"{tower}_init")
@@ -266,7 +267,7 @@ def _initialize(
     logger.info("%s", inherit_weights(model, source, tokens))
 
 
-def _from_teacher(teacher: Teacher | None, field: str) -> Any:
+def _from_teacher(teacher: Teacher | Ensemble | None, field: str) -> Any:
     if teacher is None:
         raise ValueError(f"student.{field} is not given and there is no teacher to take it from. Set student.{field}.")
     return getattr(teacher.image_processor if field in ("image_mean", "image_std") else teacher, field)

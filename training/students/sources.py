@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedTokenizerBase
 
 from training.teachers import FAMILIES, Teacher
+from training.teachers.ensemble import Ensemble
 from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
@@ -47,13 +48,14 @@ class SourceTower:
     tokenizer: PreTrainedTokenizerBase | None = None
 
 
-def open_source(init: str, tower: str, teacher: Teacher | None = None) -> SourceTower:
+def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> SourceTower:
     """Load the weights of one tower.
 
     Args:
         init: Source of the weights: `teacher`, or the Hub id or folder of a tower or of a dual encoder.
         tower: Kind of tower, `vision` or `text`.
-        teacher: Teacher that `teacher` refers to. If its tower is not loaded, it is loaded for this call.
+        teacher: Teacher that `teacher` refers to; of several, the first one of this tower. If its tower is not loaded,
+            it is loaded for this call.
 
     Raises:
         ValueError: There is no such checkpoint, it has no tokenizer, or there is no teacher.
@@ -79,7 +81,7 @@ def open_source(init: str, tower: str, teacher: Teacher | None = None) -> Source
     return SourceTower(init, tower, config, weights, tokenizer=tokenizer)
 
 
-def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict[str, Any]:
+def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> dict[str, Any]:
     """Read the config of a source's tower, in the form from which a student is built.
 
     Args:
@@ -106,7 +108,7 @@ def source_config(init: str, tower: str, teacher: Teacher | None = None) -> dict
     return {key: value for key, value in config.to_dict().items() if key in known} | {"model_type": model_type}
 
 
-def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedConfig:
+def _read_config(init: str, tower: str, teacher: Teacher | Ensemble | None) -> PreTrainedConfig:
     if init == TEACHER:
         return _require(teacher, tower).config
     try:
@@ -118,13 +120,13 @@ def _read_config(init: str, tower: str, teacher: Teacher | None) -> PreTrainedCo
         ) from error
 
 
-def _require(teacher: Teacher | None, tower: str) -> Teacher:
+def _require(teacher: Teacher | Ensemble | None, tower: str) -> Teacher:
     if teacher is None:
         raise ValueError(
             f"student.{tower}_init is 'teacher', but no teacher is given. Name one, or set student.{tower}_init to "
             "'random'."
         )
-    return teacher
+    return teacher.lead(tower) if isinstance(teacher, Ensemble) else teacher
 
 
 def _is_dual_encoder(config: PreTrainedConfig) -> bool:

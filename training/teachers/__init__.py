@@ -7,6 +7,8 @@
 - `loading.py`: partial loading of a checkpoint
 - `lineage.py`: revision, weight fingerprint and licence
 - `targets.py`: the targets that a run needs, computed at every step
+- `ensemble.py`: several teachers as one: who gives which target, and their joint space
+- `joint_targets.py`: their targets, joined
 - `batching.py`: texts encoded in batches of similar length
 - `cache/`: targets computed once and stored
 """

@@ -107,7 +107,7 @@ class LiveTargets:
         def encode(indices: Tensor) -> tuple[Tensor, ...]:
             length = int(lengths[indices[-1]])  # the last caption of a chunk is its longest
             targets = self.teacher.encode_texts(input_ids[indices, :length], mask[indices, :length])
-            if targets.feature_map is None:
+            if targets.feature_map is None or not self.spec.token_maps:
                 return (targets.embedding,)
             return targets.embedding, F.pad(targets.feature_map, (0, 0, 0, input_ids.shape[1] - length))
 

@@ -133,6 +133,11 @@ class Teacher:
         return self.model.config
 
     @property
+    def has_logit_scale(self) -> bool:
+        """Whether the model compares images with texts, and so has a factor on cosines."""
+        return hasattr(self.model, "logit_scale")
+
+    @property
     def logit_scale(self) -> float:
         """Logarithm of the factor on cosines, as stored in the model."""
         return self.model.logit_scale.item()

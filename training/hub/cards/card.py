@@ -1,6 +1,7 @@
 """Render the card of a model from the template."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from huggingface_hub import ModelCard
 from training.config import RECIPE_FILE
 from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
 from training.hub.cards.example import NAMES, check_example
-from training.hub.cards.facts import ModelFacts
+from training.hub.cards.facts import ModelFacts, split_teachers
 from training.hub.cards.finetuning import Finetuning
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.notice import weights_terms
@@ -20,6 +21,7 @@ from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
 TEMPLATE = CARDS / "template.md"
+WEIGHT = re.compile(r" \([\d.e+-]+\)$")  # of one of several teachers
 EARLIER_RECIPES = "recipe_*.yaml"
 # a card without this line was edited by hand and is never rendered again
 MARK = "<!-- Rendered by training/hub/cards. Remove this line to keep your own edits when the model is published. -->"
@@ -56,7 +58,11 @@ def render_card(
     sources = [finetuned.data] if finetuned is not None else unique_sources(runs)
     teacher = details.teacher or facts.teacher
     origin = facts.base_model or teacher or ""
-    lineage = [origin, *details.base_model, *(name for run in runs for name in run.initial_weights)]
+    lineage = [
+        *(WEIGHT.sub("", name) for name in split_teachers(origin)),
+        *details.base_model,
+        *(name for run in runs for name in run.initial_weights),
+    ]
     size = budget and budget_table(budget, details.size or title)
     predictions = check_example(details, results)
     card = ModelCard.from_template(

@@ -11,6 +11,8 @@ from safetensors import safe_open
 WEIGHTS_FILE = "model.safetensors"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 OWN_LICENSE = "apache-2.0"
+# between the names of several teachers and between their licences, in a config
+TEACHER_SEPARATOR, LICENSE_SEPARATOR = " + ", " and "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,10 @@ class ModelFacts:
     @property
     def license(self) -> str:
         """Licence identifier of the weights: that of their origin, if it is another one than ours."""
-        origins = (self.teacher_license, self.base_model_license)
-        return next((name for name in origins if name not in (None, OWN_LICENSE)), None) or OWN_LICENSE
+        origins = [name for name in (self.teacher_license, self.base_model_license) if name]
+        others = {part for name in origins for part in name.split(LICENSE_SEPARATOR)} - {OWN_LICENSE}
+        # the Hub has one identifier for a model; the notice names all licences
+        return OWN_LICENSE if not others else others.pop() if len(others) == 1 else "other"
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
@@ -72,8 +76,14 @@ class ModelFacts:
         )
 
 
+def split_teachers(teacher: str) -> list[str]:
+    """Names of the teachers of a model, from the field of its config; each with its weight if these differ."""
+    return teacher.split(TEACHER_SEPARATOR)
+
+
 def _without_folder(name: str | None) -> str | None:
-    return Path(name).name if name and Path(name).is_absolute() else name
+    names = split_teachers(name) if name else []
+    return TEACHER_SEPARATOR.join(Path(part).name if Path(part).is_absolute() else part for part in names) or name
 
 
 def count_parameters(folder: str | Path) -> int:

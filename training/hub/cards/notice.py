@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from training.hub.cards.facts import LICENSE_SEPARATOR, split_teachers
 from training.utils.files import write_text
 
 NOTICE_FILE = "NOTICE.md"
@@ -67,7 +68,10 @@ def weights_terms(
         )
     if teacher is None:
         return "The weights were trained without a teacher and are also licensed under the Apache License 2.0."
-    source = f"The weights are distilled from `{Path(teacher).name if Path(teacher).is_absolute() else teacher}`"
+    names = [Path(name).name if Path(name).is_absolute() else name for name in split_teachers(teacher)]
+    source = f"The weights are distilled from {' and '.join(f'`{name}`' for name in names)}"
+    if teacher_license is not None and LICENSE_SEPARATOR in teacher_license:
+        return _joint_terms(source, teacher_license.split(LICENSE_SEPARATOR))
     if teacher_license is None:
         return (
             f"{source}, which names no licence. They are licensed under the Apache License 2.0 as far as the rights "
@@ -82,6 +86,14 @@ def weights_terms(
         f"{text}{_restrictions(teacher_license)} Changes from the teacher: the model has another, smaller "
         "architecture and was trained to match the teacher's outputs."
     )
+
+
+def _joint_terms(source: str, licenses: list[str]) -> str:
+    """Terms of a model of several teachers, whose licences differ."""
+    named = " and ".join("an unknown licence" if name == "unknown" else f"`{name}`" for name in licenses)
+    text = f"{source}, whose weights are licensed under {named}. The terms of all of them also apply to these weights"
+    restricted = next((name for name in licenses if "openrail" in name), None)
+    return f"{text}." if restricted is None else f"{text}{_restrictions(restricted)}"
 
 
 def _finetuned_terms(base_model: str, base_model_license: str | None, teacher_license: str | None) -> str:

@@ -175,7 +175,7 @@ class Stage1Ablation:
             return evaluate(student, self.held_out.sets, self.held_out.class_names, LANGUAGES, seed=seed)
         # a text tower alone is evaluated with the teacher's image embeddings
         if self.teacher is None:
-            model = ZeroShotModel.from_pretrained(distil_recipe.teacher)
+            model = ZeroShotModel.from_pretrained(distil_recipe.all_teachers[0].teacher)
             self.teacher = encode(model, self.held_out.sets, self.held_out.class_names, [])
         texts = encode(student, {}, self.held_out.class_names, LANGUAGES)
         return score(self.teacher, texts, self.held_out.sets, self.held_out.class_names, seed=seed)

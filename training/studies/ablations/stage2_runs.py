@@ -118,7 +118,7 @@ class Stage2Ablation:
     @cached_property
     def teacher(self) -> Encoded:
         """The teacher's text embeddings of the class names."""
-        model = ZeroShotModel.from_pretrained(self._distil(0, 1, "distilled").teacher)
+        model = ZeroShotModel.from_pretrained(self._distil(0, 1, "distilled").all_teachers[0].teacher)
         return encode(model, {}, self.held_out.class_names, LANGUAGES)
 
     def _evaluate(self, student: ZeroShotModel, seed: int) -> list[Row]:

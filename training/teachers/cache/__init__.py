@@ -15,13 +15,15 @@ A cache is a folder:
     captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
                                  each caption, embedding (fp16)
     bank-*.safetensors           embeddings of a bank of texts (float32)
+    teacher-REVISION/            the same files for each of several teachers
 
-A view is a pure function of (seed, row, view number), so student and teacher encode the same image. Every shard has a
+The targets of a teacher are the same bytes, alone or among others: adding a teacher computes only its own. A view is a
+pure function of (seed, row, view number), so student and teacher encode the same image. Every shard has a
 digest of its content. An interrupted run resumes at the first missing shard.
 """
 
-from training.teachers.cache.build import build_target_cache, cached_bank
+from training.teachers.cache.build import build_target_cache, cached_bank, find_targets
 from training.teachers.cache.cached import CachedTargets
 from training.teachers.cache.shards import TargetCacheError
 
-__all__ = ["CachedTargets", "TargetCacheError", "build_target_cache", "cached_bank"]
+__all__ = ["CachedTargets", "TargetCacheError", "build_target_cache", "cached_bank", "find_targets"]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from training.data import PairDataset, tokenize
+from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache.cached import CachedTargets
@@ -31,7 +31,8 @@ from training.teachers.targets import TargetSpec, encode_bank, resample_map
 from training.utils.files import write_text
 from training.utils.output import claim_folder
 
-FILES = ("images", "captions", "images.json", "captions.json", "README.md")
+META_FILES = ("images.json", "captions.json")
+FILES = ("images", "captions", *META_FILES, "README.md")
 SHARD_BYTES = 256 * 2**20
 README = """# Teacher targets
 
@@ -60,6 +61,7 @@ def build_target_cache(
     num_views: int,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
+    tokens: CaptionTokenizer | None = None,
 ) -> CachedTargets:
     """Compute the targets that are missing, and open the cache.
 
@@ -72,6 +74,7 @@ def build_target_cache(
         num_views: Number of views of each image.
         batch_size: Number of images or texts that the teacher encodes at once.
         device: Device of the teacher and of the batches.
+        tokens: Tokenization of the captions for this teacher. Default: that of the data set.
 
     Raises:
         TargetCacheError: The folder holds targets of another teacher, data set or augmentation, or a damaged shard.
@@ -83,7 +86,7 @@ def build_target_cache(
         if "vision" in spec.towers:
             _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
         if "text" in spec.towers:
-            _cache_captions(folder, teacher, dataset, spec, batch_size, device)
+            _cache_captions(folder, teacher, dataset, tokens or dataset.tokens, spec, batch_size, device)
         _write_readme(folder, teacher, dataset)
     targets = CachedTargets(folder, spec, device)
     if "vision" in spec.towers:
@@ -91,9 +94,27 @@ def build_target_cache(
     return targets
 
 
+def find_targets(folder: str | Path, teacher: Teacher, is_alone: bool) -> Path:
+    """Folder of one teacher's targets in a cache.
+
+    A single teacher has the whole folder, and each of several ones a folder inside it. Targets that are there already
+    are found in either place, so a teacher can be added to the cache of a single one.
+
+    Args:
+        folder: Folder of the cache.
+        teacher: Teacher, of which no tower needs to be loaded.
+        is_alone: Whether it is the only teacher of the run.
+    """
+    folder = Path(folder)
+    own = folder / f"teacher-{teacher.revision[:16]}"
+    metas = [read_meta(path) for name in META_FILES if (path := folder / name).exists()]
+    holds_this = any(meta["key"]["teacher_revision"] == teacher.revision for meta in metas)
+    return folder if holds_this or (is_alone and not own.exists()) else own
+
+
 def _claim(folder: Path) -> AbstractContextManager[None]:
     """Claim the folder of a cache, unless it is a finished one that this user cannot write to."""
-    is_cache = any((folder / name).is_file() for name in ("images.json", "captions.json"))
+    is_cache = any((folder / name).is_file() for name in META_FILES)
     if is_cache and not os.access(folder, os.W_OK):
         return nullcontext()
     return claim_folder(
@@ -208,12 +229,12 @@ def _cache_captions(
     folder: Path,
     teacher: Teacher,
     dataset: PairDataset,
+    tokens: CaptionTokenizer | None,
     spec: TargetSpec,
     batch_size: int,
     device: torch.device | str,
 ):
     """Compute the missing shards of captions."""
-    tokens = dataset.tokens
     if tokens is None:
         raise ValueError("teacher_cache: the run needs targets of captions, but the data set has no captions.")
     unaligned_texts = tokens.unaligned or frozenset()

@@ -31,6 +31,17 @@ def test_front_matter_has_the_fields_of_the_hub(folder):
     assert "dcclip" in data.tags
 
 
+def test_card_of_several_teachers_names_them_and_their_licences(tmp_path, processor):
+    fields = recipe_fields(tmp_path / "dcclip-tiny", "some/images", teacher="some/teacher", student=student_config())
+    teachers = {"teacher": "some/teacher (1) + /folder/of/other (0.5)", "teacher_license": "mit and cc-by-nc-4.0"}
+    HubModel(make_model(MOBILENET, **teachers), processor, DistillRecipe(**fields)).save(tmp_path)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model == ["some/teacher"] and card.data.license == "other"
+    assert "from the teachers `some/teacher (1) + other (0.5)`" in card.text
+    terms = "from `some/teacher (1)` and `other (0.5)`, whose weights are licensed under `mit` and `cc-by-nc-4.0`."
+    assert terms in card.text and terms in (tmp_path / "NOTICE.md").read_text(encoding="utf-8")
+
+
 def test_card_without_results_says_so(folder):
     card = ModelCard.load(folder / "README.md")
     assert "Not evaluated yet." in card.text and not card.data.eval_results

@@ -1,0 +1,157 @@
+"""Both stages with several teachers, run as their scripts run them."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import PROJECTION_DIM, VIT, recipe_fields, student_config
+from training import align, distill
+from training.config import AlignRecipe, DistillRecipe, TeacherConfig, parse_recipe
+from training.teachers import Teacher
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerator():
+    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(scope="module")
+def source(corpus) -> str:
+    return str(corpus / "train.parquet")
+
+
+def run(recipe: DistillRecipe | AlignRecipe) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
+    return Path(recipe.output_dir)
+
+
+def read_losses(folder: Path) -> dict[str, float]:
+    """Losses of the last step."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [line for line in lines if "loss" in line][-1]
+
+
+def entries(*folders: Path, **fields) -> list[TeacherConfig]:
+    """Entries of a recipe; each field has one value for each teacher."""
+    return [
+        TeacherConfig(teacher=str(folder), **{name: values[number] for name, values in fields.items()})
+        for number, folder in enumerate(folders)
+    ]
+
+
+@pytest.fixture(scope="module")
+def distilled(tmp_path_factory, source, altclip_folder, teacher_folder) -> tuple[DistillRecipe, Path]:
+    """Stage 1 of two teachers, of which the second has the student's tokens. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("several")
+    recipe = DistillRecipe(
+        teachers=entries(altclip_folder, teacher_folder, weight=(1.0, 2.0)),
+        student=student_config(tokenizer=str(teacher_folder)),
+        teacher_cache=str(folder / "cache"),
+        teacher_views=1,
+        **recipe_fields(folder / "distilled", source),
+    )
+    return recipe, run(recipe)
+
+
+def test_stage_1_learns_the_joint_space_and_the_maps_that_there_are(distilled, altclip_folder, teacher_folder):
+    recipe, folder = distilled
+    config = DCCLIPModel.from_pretrained(folder).config
+    assert config.projection_dim == 2 * PROJECTION_DIM
+    assert config.teacher == f"{altclip_folder} (1) + {teacher_folder} (2)"
+    names = {name for name in read_losses(folder) if name.startswith(("vision", "text"))}
+    # token states of the second teacher, because the first has other tokens
+    assert names == {"vision_map", "vision_embedding", "text_map", "text_embedding"}
+    assert parse_recipe(DistillRecipe, ["--config", str(folder / "recipe.yaml")]) == recipe
+    assert len(list(Path(recipe.teacher_cache).glob("teacher-*/images.json"))) == 2
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    names = f"{altclip_folder.name} (1)", f"{teacher_folder.name} (2)"
+    assert f"from the teachers `{names[0]} + {names[1]}`" in card and "license: other" in card
+    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
+    assert f"`{names[0]}` and `{names[1]}`, whose weights are licensed under `creativeml-openrail-m` and an" in notice
+
+
+def test_stage_2_of_two_teachers_uses_their_cache(distilled, source, tmp_path):
+    recipe, folder = distilled
+    before = {file: file.stat().st_mtime_ns for file in Path(recipe.teacher_cache).rglob("*.safetensors")}
+    weights = {"anchor_weight": 1.0, "affinity_weight": 1.0, "interactive_weight": 1.0}
+    cached = {"teacher_cache": recipe.teacher_cache, "teacher_views": 1}
+    fields = recipe_fields(tmp_path / "aligned", source, prefixes=[4, 20], **weights, **cached)
+    aligned = run(AlignRecipe(student=str(folder), teachers=recipe.teachers, **fields))
+    losses = read_losses(aligned)
+    assert {"anchor_image", "anchor_text", "affinity_en", "interactive_zh"} <= set(losses)
+    assert all(math.isfinite(value) for value in losses.values() if isinstance(value, float))
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert DCCLIPModel.from_pretrained(aligned).config.rotation is not None
+
+
+def test_a_list_of_one_teacher_is_that_teacher_to_the_bit(source, teacher_folder, tmp_path):
+    folders = [
+        run(DistillRecipe(student=student_config(), **teacher, **recipe_fields(tmp_path / name, source)))
+        for name, teacher in (
+            ("one", {"teacher": str(teacher_folder)}),
+            ("list", {"teachers": entries(teacher_folder)}),
+        )
+    ]
+    for name in ("model.safetensors", "config.json"):
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
+    recipes = [(folder / "recipe.yaml").read_text(encoding="utf-8") for folder in folders]
+    assert "teachers:" not in recipes[0] and "teachers:" in recipes[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"student": {"projection_dim": PROJECTION_DIM}},
+            r"projection_dim is 16, the teacher .* embeds in 32 dimensions",
+        ),
+        ({"prefixes": [4, 40]}, r"prefixes: must be in 1..32 \(the width of the embedding\), got \[4, 40\]"),
+        ({"entries": {"tower": ("vision", "vision")}}, "none of .* gives targets of the text tower"),
+        ({"entries": {"languages": (["fr"], None)}}, r"has \['fr'\], but data.caption_columns has \['en', 'zh'\]"),
+        (
+            {"target": "logits", "entries": {"languages": (["en"], None)}},
+            "target 'logits' needs embeddings of texts in",
+        ),
+        ({"adapter": False, "student": {"vision_config": VIT}}, r"adapter: without one"),
+    ],
+)
+def test_an_ensemble_that_does_not_fit_is_refused(fields, message, source, teacher_folder, altclip_folder, tmp_path):
+    teachers = entries(teacher_folder, altclip_folder, **fields.pop("entries", {}))
+    student = student_config(tokenizer=str(teacher_folder), **fields.pop("student", {}))
+    with pytest.raises(ValueError, match=message):
+        run(DistillRecipe(teachers=teachers, student=student, **recipe_fields(tmp_path / "x", source, **fields)))
+
+
+def test_a_student_of_one_teacher_cannot_be_aligned_with_two(source, teacher_folder, altclip_folder, tmp_path):
+    fields = recipe_fields(tmp_path / "one", source)
+    folder = run(DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields))
+    recipe = AlignRecipe(
+        student=str(folder),
+        teachers=entries(teacher_folder, altclip_folder),
+        anchor_weight=1.0,
+        **recipe_fields(tmp_path / "two", source),
+    )
+    with pytest.raises(ValueError, match="embeds in 32 dimensions, the student in 16, so"):
+        run(recipe)
+
+
+def test_a_tower_can_start_from_the_first_teacher_that_has_it(source, teacher_folder, altclip_folder, tmp_path):
+    student = student_config(vision_config=None, vision_init="teacher", tokenizer=str(teacher_folder))
+    recipe = DistillRecipe(
+        teachers=entries(altclip_folder, teacher_folder, tower=("text", "both")),
+        student=student,
+        freeze=["vision_model."],
+        **recipe_fields(tmp_path / "x", source),
+    )
+    name = "vision_model.timm_model.conv_stem.weight"
+    found = DCCLIPModel.from_pretrained(run(recipe)).state_dict()[name]
+    assert torch.equal(found, Teacher.from_pretrained(str(teacher_folder)).state_dict()[name])

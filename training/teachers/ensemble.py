@@ -1,0 +1,212 @@
+"""Several teachers as one: which teacher gives which targets, and the joint space of their embeddings.
+
+The part of each teacher is its normalized embedding times a factor, and the joint embedding is the concatenation of
+all parts. Cosine similarities in the joint space are a weighted mean of those of the teachers. The factors are chosen
+such that joint logits are the mean of the teachers' logits, each with its own temperature, weighted by `weight`.
+
+A teacher that gives no targets of a tower or language has zeros there. So the similarities of an image and a caption
+come from the spaces that have both.
+
+Source: Vasu et al., MobileCLIP, arXiv 2311.17049, section 3 (concatenated embeddings of several CLIP models, each with
+its own temperature). This is the mean before the softmax, which its code has too (apple/ml-mobileclip,
+training/open_clip.patch); the runs of the paper take the mean after it, which has no joint space.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from training.config import TeacherConfig
+from training.teachers.teacher import Teacher
+
+CLIP_FACTOR = 1 / 0.07  # of cosines, with which CLIP starts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One teacher of an ensemble.
+
+    Args:
+        number: Number of the teacher in the recipe, from 0.
+        teacher: The teacher, of which no tower needs to be loaded.
+        config: Its entry in the recipe.
+        columns: Dimensions of the joint embedding that are its part.
+        factor: Length of its part of the joint embedding; None if it is the only teacher, whose embeddings stay as
+            they are.
+        others: Languages of the captions that other teachers of the same space encode.
+    """
+
+    number: int
+    teacher: Teacher
+    config: TeacherConfig
+    columns: slice
+    factor: float | None
+    others: frozenset[str] = frozenset()
+
+    def part(self, embedding: Tensor) -> Tensor:
+        """Its part of the joint embedding.
+
+        Args:
+            embedding: Embeddings of the teacher, (N, D), any norm.
+
+        Returns:
+            (N, D) float32.
+        """
+        embedding = embedding.float()
+        return embedding if self.factor is None else self.factor * F.normalize(embedding, dim=-1)
+
+
+class Ensemble:
+    """One or several teachers.
+
+    Args:
+        teachers: Teachers, at least one, of which no tower needs to be loaded.
+        configs: Entry of each teacher in the recipe.
+
+    Attributes:
+        members: The teachers with their parts of the joint space.
+        projection_dim: Width of the joint embedding.
+        logit_scale: Logarithm of the factor on cosines of joint embeddings.
+
+    Raises:
+        ValueError: Teachers of one space differ in width or weight, or give the same targets.
+    """
+
+    def __init__(self, teachers: Sequence[Teacher], configs: Sequence[TeacherConfig]):
+        spaces: dict[str, list[int]] = {}
+        for number, config in enumerate(configs):
+            spaces.setdefault(f"space {config.space}" if config.space else f"number {number}", []).append(number)
+        for numbers in spaces.values():
+            _check_space([teachers[number] for number in numbers], [configs[number] for number in numbers])
+        firsts = [numbers[0] for numbers in spaces.values()]
+        weights = [configs[first].weight for first in firsts]
+        scales = _logit_factors([teachers[first] for first in firsts], weights)
+        total = sum(weight * scale for weight, scale in zip(weights, scales, strict=True))
+        self.members: list[Member] = []
+        start = 0
+        for numbers, weight, scale in zip(spaces.values(), weights, scales, strict=True):
+            columns = slice(start, start + teachers[numbers[0]].projection_dim)
+            # a joint embedding has length 1; a cosine times the joint scale is the weighted mean of the logits
+            factor = math.sqrt(weight * scale / total) if len(teachers) > 1 else None
+            for n in numbers:
+                others = frozenset(name for other in numbers if other != n for name in configs[other].languages or ())
+                self.members.append(
+                    Member(
+                        number=n, teacher=teachers[n], config=configs[n], columns=columns, factor=factor, others=others
+                    )
+                )
+            start = columns.stop
+        self.members.sort(key=lambda member: member.number)
+        self.projection_dim = start
+        is_single = len(teachers) == 1 and teachers[0].has_logit_scale  # its value to the bit
+        self.logit_scale = teachers[0].logit_scale if is_single else math.log(total / sum(weights))
+
+    def with_tower(self, tower: str) -> list[Member]:
+        """The members that give targets of a tower, in the order of the recipe; none for some ensembles."""
+        return [member for member in self.members if tower in member.config.towers]
+
+    def check(self, towers: Sequence[str], languages: Sequence[str]):
+        """Check that there are targets for a run.
+
+        Args:
+            towers: Towers that the run trains.
+            languages: Languages of its captions, ISO 639-1 codes.
+
+        Raises:
+            ValueError: A tower has no teacher, or a teacher is for a language that the data do not have.
+        """
+        for tower in towers:
+            if not self.with_tower(tower):
+                raise ValueError(
+                    f"teachers: none of {self.name} gives targets of the {tower} tower. Add a teacher that does, or "
+                    "change its tower."
+                )
+        for member in self.members:
+            if unknown := set(member.config.languages or ()) - set(languages):
+                raise ValueError(
+                    f"teachers.languages: {member.teacher.name!r} has {sorted(unknown)}, but data.caption_columns "
+                    f"has {sorted(languages)}. Name languages of the data."
+                )
+
+    def lead(self, tower: str) -> Teacher:
+        """The first teacher of a tower, from which a student takes what it does not state itself."""
+        return next(iter(self.with_tower(tower)), self.members[0]).teacher
+
+    @property
+    def image_map_member(self) -> Member | None:
+        """The first member that gives image feature maps."""
+        return next((member for member in self.with_tower("vision") if member.teacher.vision_width), None)
+
+    @property
+    def name(self) -> str:
+        """Names of all teachers, with their weights if these differ."""
+        names = [member.teacher.name for member in self.members]
+        weights = [member.config.weight for member in self.members]
+        if len(set(weights)) > 1:
+            names = [f"{name} ({weight:g})" for name, weight in zip(names, weights, strict=True)]
+        return " + ".join(names)
+
+    @property
+    def license(self) -> str | None:
+        """Licences of all teachers, joined by `and`; `unknown` for some, and None for all of them."""
+        licenses = list(dict.fromkeys(member.teacher.license for member in self.members))
+        return None if licenses == [None] else " and ".join(license or "unknown" for license in licenses)
+
+    @property
+    def rotation(self) -> str | None:
+        """Digest of the rotation of a single teacher's space. A joint space is not rotated."""
+        return getattr(self.members[0].teacher.config, "rotation", None) if len(self.members) == 1 else None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the first text teacher."""
+        return self.lead("text").tokenizer
+
+    @property
+    def image_processor(self) -> Any:
+        """Image processor of the first image teacher."""
+        return self.lead("vision").image_processor
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the square image of the first image teacher in pixels."""
+        return self.lead("vision").image_size
+
+
+def _logit_factors(teachers: Sequence[Teacher], weights: Sequence[float]) -> list[float]:
+    """Factor on cosines of each teacher; a teacher of one tower, which has none, gets the mean of the others."""
+    factors = [math.exp(teacher.logit_scale) if teacher.has_logit_scale else None for teacher in teachers]
+    known = [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor is not None]
+    total = sum(weight for _, weight in known)
+    mean = sum(factor * weight for factor, weight in known) / total if known else CLIP_FACTOR
+    return [mean if factor is None else factor for factor in factors]
+
+
+def _check_space(teachers: Sequence[Teacher], configs: Sequence[TeacherConfig]):
+    """Check that the teachers of one space can share a part of the joint space."""
+    first, space = teachers[0], f"teachers.space: {configs[0].space!r} has "
+    for teacher, config in zip(teachers, configs, strict=True):
+        if teacher.projection_dim != first.projection_dim:
+            raise ValueError(
+                f"{space}{first.name!r} with {first.projection_dim} dimensions and {teacher.name!r} with "
+                f"{teacher.projection_dim}, which cannot be one space. Leave space out for one of them."
+            )
+        if config.weight != configs[0].weight:
+            raise ValueError(
+                f"{space}the weights {configs[0].weight:g} and {config.weight:g}. A space has one weight: set the "
+                "same for all of its teachers."
+            )
+    images = [config for config in configs if "vision" in config.towers]
+    languages = [config.languages for config in configs if "text" in config.towers]
+    named = [language for group in languages for language in group or ()]
+    if len(images) > 1 or len(set(named)) < len(named) or (None in languages and len(languages) > 1):
+        names = ", ".join(repr(teacher.name) for teacher in teachers)
+        raise ValueError(
+            f"{space}two teachers for the same images or captions: {names}. Set tower or languages so that each "
+            "target has one teacher, or give each a space of its own."
+        )
