@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from training.engine.loop import Watch
     from training.finetuning.measure import Measurer
     from training.finetuning.report import Outcome
-    from training.teachers import Teacher
+    from training.teachers.ensemble import Ensemble
 
 PROG = "python training/finetune.py"
 
@@ -140,7 +140,7 @@ def _train(recipe: "AlignRecipe", watch: "Watch"):
     run_stage(stage, recipe)
 
 
-def _open_student(recipe: "AlignRecipe", teacher: "Teacher | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+def _open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config."""
     from training.students import load_student
     from training.teachers.lineage import find_commit, read_license
