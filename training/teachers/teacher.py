@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from training.data import tokenize
 from training.teachers.families import find_family
@@ -21,7 +21,7 @@ class Teacher:
 
     Args:
         model: Dual encoder of one of `FAMILIES`, with all or some of its towers.
-        tokenizer: Tokenizer of the model.
+        tokenizer: Tokenizer of the model; None for a teacher of images only.
         image_processor: Image processor of the model.
         name: Hub id or folder, for error messages and the lineage of the student.
         towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
@@ -34,7 +34,6 @@ class Teacher:
         vision_width: Number of channels of the image feature map; 0 if the image tower gives none.
         text_width: Width of a token state.
         image_size: Edge of the square image in pixels.
-        max_text_length: Longest text in tokens that both the model and the tokenizer allow.
 
     Raises:
         ValueError: The family is unknown, or the model lacks one of `towers`.
@@ -43,7 +42,7 @@ class Teacher:
     def __init__(
         self,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         image_processor: Any,
         name: str,
         towers: Sequence[str] = TOWERS,
@@ -55,12 +54,11 @@ class Teacher:
             if not hasattr(model, self.family.tower_modules[tower][0]):
                 raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
         self.model: Any = model.eval().requires_grad_(False)
-        self.tokenizer, self.image_processor, self.name = tokenizer, image_processor, name
+        self._tokenizer, self.image_processor, self.name = tokenizer, image_processor, name
         config = model.config
         self.projection_dim = self.family.projection_dim(config)
         self.vision_width, self.text_width = self.family.vision_width(config), self.family.text_width(config)
         self.image_size = self.family.image_size(config) or _processor_size(image_processor)
-        self.max_text_length = min(self.family.max_text_length(config), tokenizer.model_max_length)
         self._revision = revision
         self._is_checkpoint = False
 
@@ -93,8 +91,7 @@ class Teacher:
                 f"teacher: {name!r} is neither a folder with a config.json nor on the Hub. ({error})"
             ) from error
         model = load_model(name, find_family(fields, name), _in_order(towers), dtype, commit)
-        processor = AutoProcessor.from_pretrained(name, revision=commit or "main")
-        teacher = cls(model, processor.tokenizer, processor.image_processor, name, towers, commit)
+        teacher = cls(model, *_open_processors(name, commit or "main"), name, towers, commit)
         teacher._is_checkpoint = True
         return teacher.to(device)
 
@@ -131,6 +128,25 @@ class Teacher:
     def config(self) -> PreTrainedConfig:
         """Config of the model."""
         return self.model.config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Tokenizer of the model.
+
+        Raises:
+            ValueError: The teacher has none.
+        """
+        if self._tokenizer is None:
+            raise ValueError(
+                f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or list it under teachers with "
+                "`tower: vision`."
+            )
+        return self._tokenizer
+
+    @property
+    def max_text_length(self) -> int:
+        """Longest text in tokens that both the model and the tokenizer allow."""
+        return min(self.family.max_text_length(self.config), self.tokenizer.model_max_length)
 
     @property
     def has_logit_scale(self) -> bool:
@@ -246,6 +262,18 @@ class Teacher:
                 f"towers: the {tower} tower of {self.name!r} is not loaded. Load it with "
                 f"teacher.with_towers({(*self.towers, tower)})."
             )
+
+
+def _open_processors(name: str, revision: str) -> tuple[PreTrainedTokenizerBase | None, Any]:
+    """Tokenizer, or None if there is none, and image processor of a checkpoint."""
+    try:
+        processor = AutoProcessor.from_pretrained(name, revision=revision)
+    except ValueError:  # transformers cannot build the tokenizer of some classes without its files
+        return None, AutoImageProcessor.from_pretrained(name, revision=revision)
+    tokenizer = processor.tokenizer
+    # of other classes it builds one that knows the special tokens only
+    is_empty = tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens))
+    return None if is_empty else tokenizer, processor.image_processor
 
 
 def _in_order(towers: Sequence[str]) -> tuple[str, ...]:

@@ -31,14 +31,14 @@ LANGUAGES = ["en", "zh"]
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory, tokenizer, other_tokenizer) -> list[str]:
-    """CLIP and SigLIP: other tokens, widths, logit scales, statistics and image sizes."""
+    """AltCLIP and SigLIP: other tokens, widths, logit scales, statistics and image sizes."""
     folder = tmp_path_factory.mktemp("teachers")
-    save_teacher("clip", folder / "clip", tokenizer)
+    save_teacher("altclip", folder / "altclip", tokenizer)
     save_teacher("siglip", folder / "siglip", other_tokenizer)
     processor = CLIPImageProcessor.from_pretrained(folder / "siglip")
     processor.image_mean, processor.image_std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.3]
     processor.save_pretrained(folder / "siglip")
-    return [str(folder / "clip"), str(folder / "siglip")]
+    return [str(folder / "altclip"), str(folder / "siglip")]
 
 
 @pytest.fixture(scope="module")

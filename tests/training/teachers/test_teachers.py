@@ -586,6 +586,18 @@ def test_unknown_teacher_raises_with_its_name(name):
         Teacher.from_pretrained(name)
 
 
+@pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])  # transformers builds an empty one, or fails
+def test_a_teacher_without_a_tokenizer_gives_image_targets_only(kind, folders, tmp_path, pixel_values):
+    folder = shutil.copytree(folders[kind], tmp_path / kind)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    teacher, whole = (Teacher.from_pretrained(str(path), towers=("vision",)) for path in (folder, folders[kind]))
+    assert torch.equal(teacher.encode_images(pixel_values).embedding, whole.encode_images(pixel_values).embedding)
+    for read in (lambda: teacher.tokenizer, lambda: teacher.max_text_length):
+        with pytest.raises(ValueError, match=rf"teacher: .*{kind}' has no tokenizer. .* under teachers"):
+            read()
+
+
 # fixtures and tokenizers
 
 
