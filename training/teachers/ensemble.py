@@ -33,7 +33,7 @@ class Member:
 
     Args:
         number: Number of the teacher in the recipe, from 0.
-        teacher: The teacher, of which no tower needs to be loaded.
+        teacher: The teacher; no tower needs to be loaded.
         config: Its entry in the recipe.
         columns: Dimensions of the joint embedding that are its part.
         factor: Length of its part of the joint embedding; None if it is the only teacher, whose embeddings stay as
@@ -65,7 +65,7 @@ class Ensemble:
     """One or several teachers.
 
     Args:
-        teachers: Teachers, at least one, of which no tower needs to be loaded.
+        teachers: Teachers, at least one; no tower needs to be loaded.
         configs: Entry of each teacher in the recipe.
 
     Attributes:

@@ -102,7 +102,7 @@ def find_targets(folder: str | Path, teacher: Teacher, is_alone: bool) -> Path:
 
     Args:
         folder: Folder of the cache.
-        teacher: Teacher, of which no tower needs to be loaded.
+        teacher: Teacher; no tower needs to be loaded.
         is_alone: Whether it is the only teacher of the run.
     """
     folder = Path(folder)
