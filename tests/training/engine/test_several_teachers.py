@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import PROJECTION_DIM, VIT, recipe_fields, student_config
+from tests.tiny_teachers import save_teacher
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe, TeacherConfig, parse_recipe
 from training.teachers import Teacher
@@ -105,6 +107,30 @@ def test_a_list_of_one_teacher_is_that_teacher_to_the_bit(source, teacher_folder
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
     recipes = [(folder / "recipe.yaml").read_text(encoding="utf-8") for folder in folders]
     assert "teachers:" not in recipes[0] and "teachers:" in recipes[1]
+
+
+def test_a_student_learns_chinese_from_english_targets(tokenizer, train_rows, inputs, tmp_path):
+    """AltCLIP's teacher learning: the teacher encodes the English sentence, the student both. As in
+    training/configs/parallel_distill_text.yaml, the image tower is the teacher's.
+    """
+    clip = Teacher.from_pretrained(str(save_teacher("altclip", tmp_path / "clip", tokenizer)))
+    rows = train_rows.select(range(0, 80, 10))
+    rows.select_columns(["en", "zh"]).to_parquet(tmp_path / "sentences.parquet")
+    student_fields = student_config(vision_config=None, vision_init="teacher", vision_pooling="tower")
+    fields = {"batch_size": 8, "max_steps": 80, "learning_rate": 3e-3, "target": "embedding", "tower": "text"}
+    recipe = DistillRecipe(
+        teachers=entries(tmp_path / "clip", languages=(["en"],)),
+        student=student_fields,
+        **recipe_fields(tmp_path / "text", tmp_path / "sentences.parquet", **fields),
+    )
+    student = DCCLIPModel.from_pretrained(run(recipe)).eval()
+    english = F.normalize(clip.encode_texts(**clip.tokenize(rows["en"], 32)).embedding, dim=-1)
+    with torch.no_grad():
+        chinese = F.normalize(student.get_text_features(**clip.tokenize(rows["zh"], 32)).pooler_output, dim=-1)
+        found = student.get_image_features(inputs["pixel_values"]).pooler_output
+    torch.testing.assert_close(found, clip.encode_images(inputs["pixel_values"]).embedding, rtol=1e-4, atol=1e-5)
+    cosines = chinese @ english.T
+    assert cosines.diag().mean() > cosines.mean() + 0.2  # closer to the target of its own translation than to others
 
 
 @pytest.mark.parametrize(
