@@ -130,7 +130,7 @@ def test_a_student_learns_chinese_from_english_targets(tokenizer, train_rows, in
         found = student.get_image_features(inputs["pixel_values"]).pooler_output
     torch.testing.assert_close(found, clip.encode_images(inputs["pixel_values"]).embedding, rtol=1e-4, atol=1e-5)
     cosines = chinese @ english.T
-    assert cosines.diag().mean() > cosines.mean() + 0.2  # closer to the target of its own translation than to others
+    assert cosines.diag().mean() > cosines.mean() + 0.1  # closer to the target of its own translation than to others
 
 
 @pytest.mark.parametrize(
