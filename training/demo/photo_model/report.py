@@ -5,7 +5,7 @@ from training.utils.results import Results, markdown_table
 
 MODELS = (
     ("teacher", None, "teacher"),
-    ("student", "no_teacher", "same student without a teacher"),
+    ("student", "no_teacher", "same student without a teacher, 300 steps"),
     ("student", "distilled", "student after stage 1"),
     ("student", "aligned", "**dcclip-tiny-photo**: after stage 2"),
 )
