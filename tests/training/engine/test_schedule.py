@@ -35,10 +35,15 @@ def read_log(recipe: DistillRecipe) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def run_with(recipe: DistillRecipe, monkeypatch, **callables):
-    """Run a recipe with `evaluate` or `on_save` replaced."""
+def run_with(recipe: DistillRecipe, monkeypatch, measure=None, **callables):
+    """Run a recipe with `on_save` or what its evaluation measures replaced."""
     train = loop.train
-    monkeypatch.setattr(stage, "train", lambda *arguments, **keywords: train(*arguments, **keywords | callables))
+
+    def replaced(*arguments, watch, **keywords):
+        watch = watch if measure is None else replace(watch, measure=measure)
+        return train(*arguments, watch=watch, **keywords | callables)
+
+    monkeypatch.setattr(stage, "train", replaced)
     try:
         distill.run(recipe)
     finally:
@@ -61,7 +66,7 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
 def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch, values, kept):
     recipe = replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9)
     steps = iter(values)
-    run_with(recipe, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
+    run_with(recipe, monkeypatch, measure=lambda model: {"top1": next(steps)})
     folder = Path(recipe.output_dir)
     best = (folder / "best/model.safetensors").read_bytes()
     assert best == (folder / f"checkpoint-{kept:06d}/model.safetensors").read_bytes()
@@ -72,7 +77,7 @@ def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp
     shutil.copytree(folder / "checkpoint-000002", again / ".best.dcclip-old")
     steps = iter(values[2:])
     resumed = replace(recipe, output_dir=str(again), resume=True)
-    run_with(resumed, monkeypatch, evaluate=lambda model: {"top1": next(steps)})
+    run_with(resumed, monkeypatch, measure=lambda model: {"top1": next(steps)})
     assert (again / "best/model.safetensors").read_bytes() == best or kept == 1
     flags = [line["best"] for line in read_log(resumed) if line.get("event") == "evaluated"]
     assert flags == [line["best"] for line in read_log(recipe) if line.get("event") == "evaluated"][2:]
@@ -106,4 +111,4 @@ def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):
 
 def test_an_evaluation_without_the_best_metric_is_refused(recipe, monkeypatch):
     with pytest.raises(ValueError, match=r"best_metric: 'top1' is not measured, only \['recall'\]"):
-        run_with(recipe, monkeypatch, evaluate=lambda model: {"recall": 0.5})
+        run_with(recipe, monkeypatch, measure=lambda model: {"recall": 0.5})

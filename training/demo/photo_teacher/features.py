@@ -225,7 +225,7 @@ def random_crop(image: PILImage.Image, rng: np.random.Generator) -> PILImage.Ima
 
 
 def reduce(image: PILImage.Image, rng: np.random.Generator) -> PILImage.Image:
-    """Reduce an image to a random low resolution. A smaller image stays as it is.
+    """Reduce an image to a random low resolution. A smaller image is not enlarged.
 
     Args:
         image: RGB image.

@@ -57,12 +57,7 @@ def render_card(
     finetuned = Finetuning.of(facts, runs, results)
     sources = [finetuned.data] if finetuned is not None else unique_sources(runs)
     teacher = details.teacher or facts.teacher
-    origin = facts.base_model or teacher or ""
-    lineage = [
-        *(WEIGHT.sub("", name) for name in split_teachers(origin)),
-        *details.base_model,
-        *(name for run in runs for name in run.initial_weights),
-    ]
+    lineage = _lineage(facts.base_model or teacher, details, runs)
     size = budget and budget_table(budget, details.size or title)
     predictions = check_example(details, results)
     card = ModelCard.from_template(
@@ -90,6 +85,12 @@ def render_card(
         terms=weights_terms(teacher, facts.teacher_license, facts.base_model, facts.base_model_license),
     )
     return card.content.rstrip() + "\n"
+
+
+def _lineage(origin: str | None, details: CardDetails, runs: list[TrainingRun]) -> list[str]:
+    """Names of the models that the weights come from."""
+    origins = [WEIGHT.sub("", name) for name in split_teachers(origin or "")]
+    return [*origins, *details.base_model, *(name for run in runs for name in run.initial_weights)]
 
 
 def _tables(results: Results | None) -> dict[str, Any]:
