@@ -96,7 +96,29 @@ class Encoder(nn.Module):
         return embeds[order.argsort()]
 
 
-class UpperEncoder(Encoder):
+class UpperImageEncoder(Encoder):
+    """Base of the encoders that run images through the upper layers of the image tower.
+
+    Args:
+        model: Teacher; the encoder shares its parameters.
+        dropout: Dropout probability on pooled features while training.
+    """
+
+    def __init__(self, model: DCCLIPModel, dropout: float = 0.0):
+        super().__init__(model, dropout)
+        self.upper_image = UpperImageTower(model)
+
+    def pool_images(self, features: ImageFeatures, indices: Tensor) -> Tensor:
+        """Pooled features of a batch of images, (B, 1280) float32.
+
+        Args:
+            features: Features of N images.
+            indices: Indices of the images, (B,) int64.
+        """
+        return self.upper_image(features.maps[indices].float())
+
+
+class UpperEncoder(UpperImageEncoder):
     """Projections of the outputs of the trained upper layers.
 
     Args:
@@ -107,17 +129,7 @@ class UpperEncoder(Encoder):
 
     def __init__(self, model: DCCLIPModel, num_text_layers: int, dropout: float = 0.0):
         super().__init__(model, dropout)
-        self.upper_image = UpperImageTower(model)
         self.upper_text = UpperTextTower(model, num_text_layers)
-
-    def pool_images(self, features: ImageFeatures, indices: Tensor) -> Tensor:
-        """Pooled features of a batch of images, (B, 1280) float32.
-
-        Args:
-            features: Features of N images.
-            indices: Indices of the images, (B,) int64.
-        """
-        return self.upper_image(features.maps[indices].float())
 
     def pool_texts(self, features: TextFeatures, indices: Tensor) -> Tensor:
         """Pooled features of a batch of texts, (B, 384) float32.
@@ -132,7 +144,7 @@ class UpperEncoder(Encoder):
         return torch.cat(parts)[order.argsort()]
 
 
-class ImageEncoder(Encoder):
+class ImageEncoder(UpperImageEncoder):
     """Trains the upper image layers alone; the embeddings of texts are computed once.
 
     Args:
@@ -143,20 +155,10 @@ class ImageEncoder(Encoder):
 
     def __init__(self, model: DCCLIPModel, num_text_layers: int, dropout: float = 0.0):
         super().__init__(model, dropout)
-        self.upper_image = UpperImageTower(model)
         del self.text_projection  # it is not trained
         # in a list, because a module's attribute would be trained with it
         self._finished = [UpperEncoder(model, num_text_layers).eval()]
         self._embeds: dict[int, tuple[TextFeatures, Tensor]] = {}  # by identity; the features keep their ids alive
-
-    def pool_images(self, features: ImageFeatures, indices: Tensor) -> Tensor:
-        """Pooled features of a batch of images, (B, 1280) float32.
-
-        Args:
-            features: Features of N images.
-            indices: Indices of the images, (B,) int64.
-        """
-        return self.upper_image(features.maps[indices].float())
 
     def texts(self, features: TextFeatures, indices: Tensor) -> Tensor:
         """L2-normalized embeddings of a batch of texts.
