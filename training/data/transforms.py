@@ -95,6 +95,8 @@ class Augment:
         return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
 
     def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
+        if not self.config.downscale:
+            return images
         # log-uniform; zero marks the images that keep their resolution
         factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** draws[:, 1]).round().long()
         factors[draws[:, 0] >= self.config.downscale] = 0

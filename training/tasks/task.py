@@ -7,7 +7,7 @@ from modeling_dcclip import DCCLIPModel
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.teachers import TOWERS
-from training.teachers.batching import TEXT_CHUNK, encode_by_length
+from training.teachers.batching import encode_by_length, text_chunk
 from training.teachers.targets import TargetSource
 
 
@@ -145,7 +145,7 @@ class Task(nn.Module):
             excess = input_ids.shape[1] - length
             return nn.functional.pad(outputs.last_hidden_state, (0, 0, 0, excess)), outputs.pooler_output
 
-        states, embeddings = encode_by_length(lengths, TEXT_CHUNK, encode)
+        states, embeddings = encode_by_length(lengths, text_chunk(lengths.device), encode)
         return states, embeddings
 
     def after_step(self):

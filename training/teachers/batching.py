@@ -5,7 +5,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-TEXT_CHUNK = 32  # texts of a training batch that are encoded at once
+CPU_CHUNK, GPU_CHUNK = 32, 512  # a CPU pays for every padded token, a GPU for every small batch
+
+
+def text_chunk(device: torch.device) -> int:
+    """Number of texts of a training batch that are encoded at once.
+
+    Args:
+        device: Device of the texts.
+    """
+    return CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
 
 
 def encode_by_length(

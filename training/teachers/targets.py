@@ -10,7 +10,7 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.transforms import Normalize
-from training.teachers.batching import TEXT_CHUNK, encode_by_length
+from training.teachers.batching import encode_by_length, text_chunk
 from training.teachers.family import Targets
 from training.teachers.teacher import Teacher
 
@@ -111,7 +111,7 @@ class LiveTargets:
                 return (targets.embedding,)
             return targets.embedding, F.pad(targets.feature_map, (0, 0, 0, input_ids.shape[1] - length))
 
-        embeddings, *maps = encode_by_length(lengths, TEXT_CHUNK, encode)
+        embeddings, *maps = encode_by_length(lengths, text_chunk(lengths.device), encode)
         return Targets(maps[0] if maps else None, embeddings)
 
 
