@@ -6,6 +6,7 @@ from pathlib import Path
 
 from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.demo.options import DemoOptions, Plan
+from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT
 
 RECIPES = CONFIGS / "photographs" / "first_round"  # from pretrained towers
@@ -21,7 +22,6 @@ MODULES = {
     "onnxscript": "edge",
     "onnxruntime": "edge",
 }
-LANGUAGES = ("en", "zh")
 
 
 class PhotoPlan(Plan):

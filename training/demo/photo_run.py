@@ -14,7 +14,7 @@ from training.data import load_source
 from training.demo.folders import COMMAND, claim_demo_folder
 from training.demo.options import DemoOptions
 from training.demo.packaged_weights import LITE0, save_backbone
-from training.demo.photo_plan import LANGUAGES, TOKENIZER, PhotoPlan, load_photo_recipes, training_data
+from training.demo.photo_plan import TOKENIZER, PhotoPlan, load_photo_recipes, training_data
 from training.demo.photo_teacher import assemble
 from training.demo.photo_vocabulary import relate_vocabulary
 from training.edge.export import export
@@ -30,6 +30,7 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import Prepared, prepare
 from training.hub.cards import CARD_FILE, CardDetails, write_card
+from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, replace_folder, scratch_folder
 from training.utils.output import record_tree
