@@ -16,13 +16,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from training.utils.cli import command_name, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
+from training.utils.server import LocalServer, host_name
 
 PROGRAM = "python -m training.hub.endpoint"
 HANDLER_FILE = "handler.py"
@@ -56,7 +57,7 @@ class EndpointOptions:
             raise ValueError(f"max_body_mib: must be at least 1, got {self.max_body_mib}.")
 
 
-class EndpointServer(ThreadingHTTPServer):
+class EndpointServer(LocalServer):
     """Server of one handler. Requests are answered one at a time.
 
     Args:
@@ -69,8 +70,6 @@ class EndpointServer(ThreadingHTTPServer):
     Raises:
         ValueError: The address cannot be used.
     """
-
-    daemon_threads = True
 
     def __init__(self, handler: Handler, host: str, port: int, max_bytes: int):
         self.handler, self.max_bytes = handler, max_bytes
@@ -147,7 +146,7 @@ class _Requests(BaseHTTPRequestHandler):
     def _is_refused(self) -> bool:
         """Refuse a request that another site or another name of this machine made."""
         host, origin = self.headers.get("Host", ""), self.headers.get("Origin")
-        if self.server.is_local and not _is_loopback(_host_of(host)):
+        if self.server.is_local and not _is_loopback(host_name(host)):
             self._refuse(HTTPStatus.FORBIDDEN, "The Host of the request is not this machine.")
         elif origin is not None and urlsplit(origin).netloc != host:
             self._refuse(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
@@ -179,12 +178,6 @@ class BadBody(ValueError):
     def __init__(self, message: str, status: HTTPStatus):
         super().__init__(message)
         self.status = status
-
-
-def _host_of(value: str) -> str:
-    with suppress(ValueError):  # a damaged address
-        return urlsplit(f"//{value}").hostname or ""
-    return ""
 
 
 def _is_loopback(host: str) -> bool:

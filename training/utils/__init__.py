@@ -6,5 +6,6 @@ files.py    atomic writes of files and folders
 process.py  memory and process group of this process
 results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
 rng.py      random numbers keyed by (seed, keys)
+server.py   what HTTP servers on this machine share
 timing.py   latency and memory of the running process
 """

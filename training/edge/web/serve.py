@@ -4,18 +4,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import SimpleHTTPRequestHandler
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from training.utils.server import LocalServer, host_name
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PORT = 65535
 TIMEOUT_S = 30  # of a connection that sends nothing
-
-
-class _Server(ThreadingHTTPServer):
-    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
-    daemon_threads = True
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -31,7 +27,7 @@ class _Handler(SimpleHTTPRequestHandler):
         """Answer only requests that name this machine, so that no web page can read the files by a DNS trick."""
         if not super().parse_request():
             return False
-        if not _is_loopback(self.headers.get("Host", "")):
+        if host_name(self.headers.get("Host")) not in LOOPBACK:
             self.send_error(HTTPStatus.FORBIDDEN, "The Host of the request is not this machine")
             return False
         return True
@@ -44,14 +40,7 @@ class _Handler(SimpleHTTPRequestHandler):
         pass
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return urlsplit(f"//{host}").hostname in LOOPBACK
-    except ValueError:  # a damaged address
-        return False
-
-
-def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
+def make_server(folder: Path, port: int) -> LocalServer:
     """Make a server of a folder that only this machine can reach.
 
     Args:
@@ -64,7 +53,7 @@ def make_server(folder: Path, port: int) -> ThreadingHTTPServer:
     if not 0 <= port <= MAX_PORT:
         raise ValueError(f"port: must be in 0..{MAX_PORT}, got {port}.")
     try:
-        return _Server(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
+        return LocalServer(("127.0.0.1", port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise ValueError(f"port: {port} cannot be used ({error}). Choose another --port.") from error
 
