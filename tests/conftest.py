@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -51,6 +52,12 @@ torch.set_num_threads(1)  # tiny models gain nothing from more
 
 def pytest_sessionfinish():
     shutil.rmtree(_SCRATCH, ignore_errors=True)
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps the settings of the first run in a process; such a test simulates a new process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="session")

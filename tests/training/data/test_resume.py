@@ -15,13 +15,7 @@ from tests.training.data.shards import read_samples, write_shards
 from training import align, distill
 from training.config import AlignRecipe, AugmentConfig, DataConfig, DistillRecipe, SourceConfig
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Reset Accelerate, which keeps the precision of the first run of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture

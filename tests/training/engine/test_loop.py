@@ -24,14 +24,9 @@ from training.hub import MODEL_FILES
 from training.hub.hub_model import HubModel
 from training.tasks.grad_cache import forward_backward, sync_on_last
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 VALIDATION = EvalConfig(data="validation", class_names="names")  # replaced by a function in the tests
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -20,13 +20,9 @@ from training.engine.rotation import principal_axes, rotate
 from training.students.sources import open_source
 from training.teachers import Teacher
 
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
 PREFIXES = [4, 8]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import recipe_fields, student_config
@@ -14,12 +13,7 @@ from training import distill
 from training.config import DistillRecipe, EvalConfig
 from training.engine import loop, stage
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture

@@ -16,13 +16,7 @@ from training import align, distill
 from training.config import AlignRecipe, DistillRecipe, TeacherConfig, parse_recipe
 from training.teachers import Teacher
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture(scope="module")

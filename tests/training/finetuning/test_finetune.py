@@ -23,17 +23,11 @@ from training.finetuning import measure, plan
 from training.hub.hub_model import HubModel
 from training.utils.results import Results
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 CLUSTER = ROOT / "training" / "engine" / "distributed" / "ddp_cpu.yaml"
 NUM_IMAGES = 24
 STEPS = ["--max_steps", "3", "--learning_rate", "3e-3"]
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    """Accelerate keeps the settings of the first run in a process; every test simulates a new process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

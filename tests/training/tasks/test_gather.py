@@ -28,7 +28,7 @@ from training.tasks.grad_cache import forward_backward, split_batch
 from training.teachers import TOWERS
 from training.teachers.targets import LiveTargets, TargetSpec
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 BATCH, CHUNK = 64, 16
 NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -38,11 +38,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
     "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerator():
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
