@@ -1,4 +1,4 @@
-"""What the servers of this machine share: many connections at once, and the host that a request names."""
+"""What the servers of this machine share: a thread for each connection, and the host of a request."""
 
 from contextlib import suppress
 from http.server import ThreadingHTTPServer
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 
 class LocalServer(ThreadingHTTPServer):
-    """HTTP server with a thread for each connection, none of which holds up the end of the process."""
+    """HTTP server with a thread for each connection. Open connections do not keep the process running."""
 
     request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
     daemon_threads = True
