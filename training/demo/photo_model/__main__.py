@@ -39,7 +39,8 @@ class PhotoModelOptions:
 
     Args:
         runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
-        first_round: Folder with those of the model that the towers start from; its recipes and logs are kept too.
+        first_round: Folder with both stages of the model that the towers started from. Its recipes and logs are kept
+            too.
         output_dir: Folder for the model, a complete Hub repository.
         results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
             `distilled` (stage 1), `aligned` (the finished model) or `no_teacher`.
