@@ -11,6 +11,8 @@ DATA has these files: `photos_places_train.parquet` (MiniPlaces; `image`, `en`),
     names.parquet                           class names of ImageNet and MiniPlaces as captions, without images
     tatoeba.parquet                         sentences in both languages
     words.parquet, nouns.parquet            frequent English words, and Chinese nouns, as captions in one language
+    objects_en.parquet, objects_zh.parquet  names of the synsets of ImageNet-21k, as captions in one language
+    objects_validation.parquet              names of other synsets in both languages, in none of the four files above
 
 A caption cell is a list: the name or the word itself, then the same in prompts.
 """
@@ -24,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from training.demo.object_names import hold_out, lemmas, read_nouns, read_object_names
 from training.utils.cli import command_name, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
@@ -52,6 +55,9 @@ WRITTEN = (
     "tatoeba.parquet",
     "words.parquet",
     "nouns.parquet",
+    "objects_en.parquet",
+    "objects_zh.parquet",
+    "objects_validation.parquet",
 )
 Name = Mapping[str, str]  # language -> class name
 
@@ -66,6 +72,7 @@ class PhotoDataOptions:
         num_sentences: Number of pairs of sentences to draw.
         num_words: Number of English words, the most frequent first.
         num_nouns: Number of Chinese nouns to draw.
+        num_held_out: Number of synsets whose names are kept for validation.
         seed: Seed of the draws.
         overwrite: Whether to replace existing files in `output_dir`.
     """
@@ -75,6 +82,7 @@ class PhotoDataOptions:
     num_sentences: int = 29_000
     num_words: int = 40_000
     num_nouns: int = 60_000
+    num_held_out: int = 1_000
     seed: int = 0
     overwrite: bool = False
 
@@ -117,17 +125,24 @@ def run(options: PhotoDataOptions):
         names += [{"en": english, "zh": chinese} for english, chinese in scenes.items()]
         names += list({tuple(name.values()): name for name in named_tiny}.values())
         sentences = load("sentences_tatoeba_en_zh.parquet", ["en", "zh"])
-        nouns = read_nouns(sources / "wordnet_zh_cow.tab")
+        chinese = read_nouns(sources / "wordnet_zh_cow.tab")
+        objects, held_out = hold_out(read_object_names(chinese), options.num_held_out, options.seed)
+        unseen = lemmas(held_out)
+        nouns = sorted({lemma for lemmas_of in chinese.values() for lemma in lemmas_of} - unseen)
         nouns = [nouns[row] for row in draw(len(nouns), options.num_nouns, options.seed)]
+        words = [word for word in english_words(options.num_words) if word not in unseen]
         tables = {
             "places.parquet": _with_captions(places, captions(named_places, PLACES_PROMPTS)),
             "tiny_imagenet.parquet": _with_captions(tiny, captions(named_tiny, TINY_PROMPTS)),
             "names.parquet": Dataset.from_dict(captions(names, len(PROMPTS["en"]))),
             "tatoeba.parquet": sentences.select(draw(len(sentences), options.num_sentences, options.seed)),
-            "words.parquet": Dataset.from_dict(
-                {"en": in_prompts(english_words(options.num_words), "en", options.seed)}
+            "words.parquet": _prompted(words, "en", options.seed),
+            "nouns.parquet": _prompted(nouns, "zh", options.seed),
+            "objects_en.parquet": _prompted([lemma for name in objects for lemma in name.en], "en", options.seed),
+            "objects_zh.parquet": _prompted([lemma for name in objects for lemma in name.zh], "zh", options.seed),
+            "objects_validation.parquet": Dataset.from_dict(
+                {"en": [name.en[0] for name in held_out], "zh": [name.zh[0] for name in held_out]}
             ),
-            "nouns.parquet": Dataset.from_dict({"zh": in_prompts(nouns, "zh", options.seed)}),
         }
         for name, rows in tables.items():
             with atomic_write(folder / name) as scratch:
@@ -186,29 +201,6 @@ def english_words(count: int) -> list[str]:
     return [word for word in top_n_list("en", count, wordlist="large") if letters.fullmatch(word)]
 
 
-def read_nouns(path: Path) -> list[str]:
-    """Read the nouns of Chinese Open WordNet.
-
-    Args:
-        path: File with a tab between synset, kind and lemma; a plus sign stands between the words of a lemma.
-
-    Returns:
-        Different lemmas in the order of their code points.
-
-    Raises:
-        ValueError: The file is missing, or has no noun.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"data_dir: cannot read {path.name} ({error}). Copy Chinese Open WordNet there.") from error
-    rows = [line.split("\t") for line in lines if not line.startswith("#")]
-    nouns = {row[2] for row in rows if len(row) == 3 and row[0].endswith("-n") and row[1] == "cmn:lemma"}
-    if not nouns:
-        raise ValueError(f"data_dir: {path.name} has no lines 'SYNSET-n<tab>cmn:lemma<tab>LEMMA'. Copy it again.")
-    return [lemma.strip().replace("+", "") for lemma in sorted(nouns)]
-
-
 def draw(total: int, count: int, seed: int) -> list[int]:
     """Draw rows without replacement.
 
@@ -231,6 +223,12 @@ def _read_names(path: Path) -> list[Name]:
         raise ValueError(
             f"data_dir: cannot read {path.name} ({type(error).__name__}: {error}). It maps an id to {{en, zh}}."
         ) from error
+
+
+def _prompted(words: Sequence[str], language: str, seed: int) -> Any:
+    from datasets import Dataset
+
+    return Dataset.from_dict({language: in_prompts(words, language, seed)})
 
 
 def _with_captions(rows: Any, cells: dict[str, list[list[str]]]) -> Any:

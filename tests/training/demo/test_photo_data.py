@@ -16,7 +16,6 @@ from training.demo.photo_data import (
     english_words,
     in_prompts,
     main,
-    read_nouns,
 )
 
 NOUNS = (
@@ -76,8 +75,14 @@ def test_sentences_are_drawn_in_pairs(sources):
     assert len(rows) == 2 and {(row["en"], row["zh"]) for row in rows} < pairs
 
 
-def test_nouns_are_kept_without_plus_signs(sources):
-    assert read_nouns(sources / "wordnet_zh_cow.tab") == ["导水管", "猫"]
+def test_names_for_validation_are_in_no_file_of_words(sources):
+    (sources / "wordnet_zh_cow.tab").write_text(NOUNS + "02121620-n\tcmn:lemma\t猫\n02084071-n\tcmn:lemma\t狗\n")
+    tables = run(sources, "--num_held_out", "1", "--num_words", "3000")
+    validation = tables["objects_validation.parquet"]
+    assert validation in ([{"en": "cat", "zh": "猫"}], [{"en": "dog", "zh": "狗"}])
+    words = {cell[0] for name in WRITTEN[4:8] for row in tables[name] for cell in row.values()}
+    assert {"animal", "food", *({"cat", "dog"} - {validation[0]["en"]})} <= words
+    assert words.isdisjoint(validation[0].values())
 
 
 def test_words_stand_alone_and_in_prompts(sources):

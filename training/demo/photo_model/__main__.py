@@ -8,7 +8,8 @@ r"""Write the Hub folder of the model of photographs from the runs of training/c
 
 The weights are stored in half precision. So the folder is written first, measured, and written again with its results.
 `--stage_2_weight` mixes stage 1 into stage 2 (WiSE-FT, arXiv 2109.01903), which the first round needed: there, stage 2
-raised retrieval and cost accuracy on names that it had not seen. Install the extra `photos` first:
+raised retrieval and cost accuracy on names that it had not seen. `--earlier first=runs/photographs/first` keeps the
+recipes and logs of the rounds that the towers started from. Install the extra `photos` first:
 `pip install -e ".[photos]"`.
 """
 
@@ -29,6 +30,7 @@ PROGRAM = "python -m training.demo.photo_model"
 CARD = Path(__file__).with_name("card.yaml")
 STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}  # before alignment, by recipe
 LAST_STAGE = "aligned"
+LAST_FOLDER = {"align": LAST_STAGE}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
 EXAMPLE_SIZE = 320  # pixels of the longer side
 
@@ -38,9 +40,10 @@ class PhotoModelOptions:
     """Options of the command.
 
     Args:
-        runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
-        first_round: Folder with both stages of the model that the towers started from. Its recipes and logs are kept
-            too.
+        runs: Folder with the outputs of both stages: `vision` (left out if that tower was not distilled again),
+            `distilled` and `aligned`.
+        earlier: Earlier rounds of both stages, each NAME=FOLDER, the first one first. Their recipes and logs are kept
+            under their names.
         output_dir: Folder for the model, a complete Hub repository.
         results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
             `distilled` (stage 1), `aligned` (the finished model) or `no_teacher`.
@@ -52,7 +55,7 @@ class PhotoModelOptions:
 
     runs: str
     output_dir: str
-    first_round: str | None = None
+    earlier: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     report_dir: str | None = None
     stage_2_weight: float = 1.0
@@ -133,12 +136,16 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
     from training.engine.log import LOG_FILE
 
     runs = Path(options.runs)
-    earlier = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
-    if options.first_round is not None:
-        stages = STAGE_FOLDERS | {"align": LAST_STAGE}
-        earlier |= {f"first_{stage}": Path(options.first_round) / name for stage, name in stages.items()}
+    stages = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
+    if not stages["distill_vision"].exists():
+        del stages["distill_vision"]
+    for entry in options.earlier:
+        name, _, folder = entry.partition("=")
+        if not name.isidentifier() or not folder:
+            raise ValueError(f"earlier: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
+        stages |= {f"{name}_{stage}": Path(folder) / each for stage, each in (STAGE_FOLDERS | LAST_FOLDER).items()}
     history = {LOG_FILE: runs / LAST_STAGE / LOG_FILE}
-    for stage, folder in earlier.items():
+    for stage, folder in stages.items():
         history |= {f"log_{stage}.jsonl": folder / LOG_FILE, f"recipe_{stage}.yaml": folder / RECIPE_FILE}
     for path in history.values():
         if not path.exists():

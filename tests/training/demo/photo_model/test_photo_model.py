@@ -80,13 +80,26 @@ def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
     assert "license: cc-by-nc-4.0" in card
 
 
-def test_recipes_and_logs_of_the_first_round_are_kept(runs, tmp_path):
-    main(["--runs", str(runs), "--first_round", str(runs), "--output_dir", str(tmp_path / "model")])
+def test_recipes_and_logs_of_earlier_rounds_are_kept(runs, tmp_path):
+    last = tmp_path / "last"
+    for name in ("distilled", "aligned"):  # the last round left the image tower as it was
+        shutil.copytree(runs / name, last / name)
+    earlier = [f"first={runs}", f"second={runs}"]
+    main(["--runs", str(last), "--earlier", *earlier, "--output_dir", str(tmp_path / "model")])
     names = {path.name for path in (tmp_path / "model").iterdir()}
     for stage in ("distill_vision", "distill_text", "align"):
-        assert {f"recipe_first_{stage}.yaml", f"log_first_{stage}.jsonl"} <= names
+        for name in ("first", "second"):
+            assert {f"recipe_{name}_{stage}.yaml", f"log_{name}_{stage}.jsonl"} <= names
+    assert "recipe_distill_text.yaml" in names and "recipe_distill_vision.yaml" not in names
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "feature-map distillation, then contrastive alignment." in card
+
+
+@pytest.mark.parametrize("entry", ["runs/first", "first=", "the first=runs/first"])
+def test_an_earlier_round_without_name_or_folder_is_refused(runs, tmp_path, capsys, entry):
+    with pytest.raises(SystemExit):
+        main(["--runs", str(runs), "--earlier", entry, "--output_dir", str(tmp_path / "model")])
+    assert f"earlier: {entry!r} is not NAME=FOLDER" in capsys.readouterr().err
 
 
 def test_results_are_named_by_role(runs, written):
