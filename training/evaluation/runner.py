@@ -84,10 +84,10 @@ class Runner:
         for name in models:
             encoder = self._encode(name, outcome)
             for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
-                outcome.rows += self._measure(measured, measured, outcome)
+                outcome.rows += self.measure(measured, measured, outcome)
             if other is not None:
-                outcome.rows += self._measure(encoder, other, outcome)
-                outcome.rows += self._measure(other, encoder, outcome)
+                outcome.rows += self.measure(encoder, other, outcome)
+                outcome.rows += self.measure(other, encoder, outcome)
             encoder.release()
             del encoder
             gc.collect()  # before the next model is loaded: two large models may not fit in memory together
@@ -119,8 +119,17 @@ class Runner:
                 counts[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
         return {name: count for name, count in counts.items() if count}
 
-    def _measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:
-        """Rows of all tasks, of the languages together, and of retrieval."""
+    def measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:
+        """Measure the images of one model with the texts of another, or of the same one.
+
+        Args:
+            image_encoder: Encoder of the images.
+            text_encoder: Encoder of the texts.
+            outcome: Where the results of each class are added, if they are kept.
+
+        Returns:
+            Rows of all tasks, of the languages together, and of retrieval.
+        """
         name = joint_name(image_encoder, text_encoder)
         rows: list[Row] = []
         measurements: dict[tuple[str, ...], Measurement] = {}
