@@ -32,6 +32,7 @@ XLM_ROBERTA: dict[str, Any] = {
     "hidden_dropout_prob": 0.1,
     "attention_probs_dropout_prob": 0.1,
 }
+NO_DROPOUT: dict[str, Any] = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 BERT: dict[str, Any] = XLM_ROBERTA | {"model_type": "bert"}
 MOBILENET: dict[str, Any] = {
     "model_type": "timm_wrapper",

@@ -139,6 +139,7 @@ def train(
     with log:
         for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
             step, part = divmod(number, recipe.accumulate_steps)
+            task.before_batch(number)
             losses = run.learn(batch, step, part)
             log.num_images += len(batch["rows"]) * accelerator.num_processes
             batch.pop("images", None)  # frees the pixels before the next batch is made

@@ -15,6 +15,7 @@ from training.tasks.loss_table import Loss, LossInputs, active_losses
 from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, positives
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource
+from training.utils.rng import keyed_uniform
 
 GENERAL_TEXTS = 64  # encoded at each step
 
@@ -75,6 +76,7 @@ class AlignTask(Task):
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.has_general = general is not None
+        self.batch_number = 0
         for name, tensor in (vars(general) if general is not None else {}).items():
             self.register_buffer(f"general_{name}", tensor, persistent=False)
 
@@ -111,13 +113,18 @@ class AlignTask(Task):
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
 
+    def before_batch(self, number: int):
+        """Set the number of the batch, which keys the draw of general texts."""
+        self.batch_number = number
+
     def _general_outputs(self) -> dict[str, Tensor]:
         """Embeddings `general` of randomly drawn general texts, and `teacher_general`, both (G, D).
 
-        Torch's generator has a seed for each batch, so a resumed run draws the same texts.
+        All processes and all chunks of a batch draw the same texts, so that their loss is that of the whole batch.
         """
         ids, mask = self.get_buffer("general_input_ids"), self.get_buffer("general_attention_mask")
-        drawn = torch.randperm(len(ids))[:GENERAL_TEXTS].to(ids.device)
+        draws = keyed_uniform(self.recipe.seed, self.batch_number, num=len(ids))[0]
+        drawn = torch.from_numpy(draws.argsort()[:GENERAL_TEXTS]).to(ids.device)
         length = int(mask[drawn].sum(1).max())
         student = self.student.get_text_features(ids[drawn, :length], mask[drawn, :length]).pooler_output
         targets = self.to_student_space(self.get_buffer("general_targets")[drawn])

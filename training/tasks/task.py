@@ -148,6 +148,13 @@ class Task(nn.Module):
         states, embeddings = encode_by_length(lengths, text_chunk(lengths.device), encode)
         return states, embeddings
 
+    def before_batch(self, number: int):
+        """Hook that the training loop calls before each batch.
+
+        Args:
+            number: Number of the batch in the run, from 0; the same on all processes.
+        """
+
     def after_step(self):
         """Hook that the training loop calls after each optimizer step."""
 

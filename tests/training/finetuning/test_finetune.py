@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, ROOT, make_model, recipe_fields, student_config
+from tests.tiny import MOBILENET, NO_DROPOUT, ROOT, make_model, recipe_fields, student_config
 from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_images
 from training import finetune
 from training.config import DistillRecipe
@@ -40,7 +40,8 @@ def start(processor, tmp_path_factory) -> Path:
     """A finished model, distilled from a teacher with a licence of its own."""
     folder = tmp_path_factory.mktemp("start")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    model = make_model(MOBILENET, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
+    # dropout would differ between processes
+    model = make_model(MOBILENET, NO_DROPOUT, seed=3, teacher="some/teacher", teacher_license="cc-by-nc-4.0")
     HubModel(model, processor, recipe).save(folder)
     return folder
 
@@ -183,16 +184,20 @@ def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tm
         assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
 
 
-def test_two_processes_train_one_model(start, rows, finetuned, tmp_path, run_python):
-    """The main process measures and prints; both train."""
+def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, run_python):
+    """Two processes with two images each see the batches of one with four. The main process measures and prints."""
     data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(CLUSTER), "training/finetune.py"]
     arguments = ["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *STEPS]
     output = run_python(*launch, *arguments, "--batch_size", "2").stdout
     assert output.count("\nNext:") == 1
-    before, after = (load_file(path / "model.safetensors") for path in (start, tmp_path / "mine" / "tuned"))
-    changed = [name for name, tensor in after.items() if not torch.equal(tensor, before[name])]
-    assert changed and all(tensor.isfinite().all() for tensor in after.values())
+    before = load_file(start / "model.safetensors")
+    one, two = (load_file(path / "tuned" / "model.safetensors") for path in (finetuned[0], tmp_path / "mine"))
+    changes = [
+        torch.cat([(after[name] - before[name]).flatten() for name in before if before[name].is_floating_point()])
+        for after in (one, two)
+    ]
+    assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
     results = [Results.read(path / "results.json") for path in (finetuned[0], tmp_path / "mine")]
     assert len(results[0].rows) == len(results[1].rows)
 

@@ -15,24 +15,41 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
-from tests.tiny import IMAGE_SIZE, MOBILENET, RESNET, VIT, WHOLE_MOBILENET, XLM_ROBERTA, make_model, recipe_fields
+from tests.tiny import (
+    IMAGE_SIZE,
+    MOBILENET,
+    NO_DROPOUT,
+    RESNET,
+    VIT,
+    WHOLE_MOBILENET,
+    XLM_ROBERTA,
+    make_model,
+    recipe_fields,
+)
 from training import align
 from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
-from training.data import CaptionTokenizer, PairDataset
+from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.engine import stage
+from training.evaluation.sets.general import general_pairs
 from training.tasks import AlignTask
+from training.tasks.align import GeneralTexts
 from training.tasks.gather import gather
 from training.tasks.grad_cache import forward_backward, split_batch
-from training.teachers import TOWERS
-from training.teachers.targets import LiveTargets, TargetSpec
+from training.teachers import TOWERS, Teacher
+from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 BATCH, CHUNK = 64, 16
-NO_DROPOUT = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-ALL_LOSSES = {"text_text_weight": 0.5, "affinity_weight": 0.7, "interactive_weight": 0.3, "anchor_weight": 2.0}
+ALL_LOSSES = {
+    "text_text_weight": 0.5,
+    "affinity_weight": 0.7,
+    "interactive_weight": 0.3,
+    "anchor_weight": 2.0,
+    "general_weight": 0.4,
+}
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
     "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
@@ -67,9 +84,16 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
         targets = LiveTargets(teacher, TargetSpec(TOWERS))
         augment = Augment(AugmentConfig(), 0)
-        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0).train()
+        general = make_general(teacher) if recipe.general_weight else None
+        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, general).train()
 
     return make
+
+
+def make_general(teacher: Teacher) -> GeneralTexts:
+    texts = general_pairs(["en", "zh"], held_out=False).texts
+    tokens = tokenize(teacher.tokenizer, texts, 32)
+    return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -160,7 +184,15 @@ def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two
 
 
 def test_the_compared_losses_contain_every_loss(whole):
-    names = {"contrastive_en", "contrastive_zh", "affinity_en", "interactive_zh", "text_text", "anchor_text"}
+    names = {
+        "contrastive_en",
+        "contrastive_zh",
+        "affinity_en",
+        "interactive_zh",
+        "text_text",
+        "anchor_text",
+        "general",
+    }
     assert {f"loss/{name}" for name in names} <= whole["all losses"].keys() & whole["sigmoid"].keys()
     assert "loss/text_text" not in whole["infonce"] and "logit_bias" not in whole["infonce"]
     assert whole["sigmoid"]["logit_bias"].abs() > 0 and whole["sigmoid"]["student.logit_scale"].abs() > 0
