@@ -63,7 +63,7 @@ class EvalOptions:
             ID@COMMIT.
         stage: Training stage of the model, written to the results.
         seed: Seed of the training run of the model, written to the results.
-        overwrite: Replace files in `output_dir` that no evaluation has written.
+        overwrite: Replace files in `output_dir` that no evaluation has written; with `predict`, replace `output`.
     """
 
     model: list[str]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,7 +20,6 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
 from training.evaluation.sets.sources import IMAGE_SUFFIXES
 from training.utils.files import write_text
-from training.utils.output import claim_folder
 
 COLUMNS = ("path", "label", "score", "top_k", "error")
 BATCH_SIZE = 64
@@ -40,25 +40,38 @@ def write_predictions(options: EvalOptions) -> str:
         The number of labelled images, and of those that could not be decoded, with the path of the file.
 
     Raises:
-        ValueError: The folder has no images, a label is empty or repeated, the file would overwrite one that we did
-            not write, no image can be decoded, or the model has no logit scale.
+        ValueError: The folder has no images, a label is empty or repeated, the file exists or cannot be written, no
+            image can be decoded, or the model has no logit scale.
     """
     folder, output = Path(str(options.predict)).expanduser(), Path(str(options.output))
     paths, labels = find_images(folder), read_labels(options.labels)
-    names = [output.name]
-    with claim_folder(output.parent, names, command="eval", overwrite=options.overwrite, field="output"):
-        model = ZeroShotModel.from_pretrained(options.model[0], trust_remote_code=options.trust_remote_code)
-        model.to(find_processes().device)
-        rows = list(predict(model, folder, paths, labels, options.top_k))
-        num_damaged = sum(bool(row[-1]) for row in rows)
-        if num_damaged == len(rows):
-            raise ValueError(f"predict: none of the {len(rows)} images of {str(folder)!r} decodes: {rows[0][-1]}")
-        content = io.StringIO()
-        writer = csv.writer(content, lineterminator="\n")
-        writer.writerows([COLUMNS, *rows])
-        write_text(output, content.getvalue())
+    _check_output(output, options.overwrite)
+    model = ZeroShotModel.from_pretrained(options.model[0], trust_remote_code=options.trust_remote_code)
+    model.to(find_processes().device)
+    rows = list(predict(model, folder, paths, labels, options.top_k))
+    num_damaged = sum(bool(row[-1]) for row in rows)
+    if num_damaged == len(rows):
+        raise ValueError(f"predict: none of the {len(rows)} images of {str(folder)!r} decodes: {rows[0][-1]}")
+    content = io.StringIO()
+    writer = csv.writer(content, lineterminator="\n")
+    writer.writerows([COLUMNS, *rows])
+    write_text(output, content.getvalue())
     damaged = f", {num_damaged} could not be decoded (column error)" if num_damaged else ""
     return f"{len(rows) - num_damaged} images labelled{damaged}\n\n{output}"
+
+
+def _check_output(output: Path, overwrite: bool):
+    """Refuse a file that exists, or that could not be written after all images are labelled.
+
+    The file may lie among the user's own, so its folder gets no lock and no record, unlike an output folder.
+    """
+    if output.is_dir():
+        raise ValueError(f"output: {str(output)!r} is a folder. Name a CSV file in it.")
+    if output.exists() and not overwrite:
+        raise ValueError(f"output: {str(output)!r} exists. Name another file, or add --overwrite to replace it.")
+    parent = next(path for path in output.absolute().parents if path.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"output: {str(output)!r} cannot be written in {str(parent)!r}. Name a file elsewhere.")
 
 
 def find_images(folder: Path) -> list[Path]:

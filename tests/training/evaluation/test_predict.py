@@ -68,6 +68,7 @@ def test_labels_of_a_file_and_counts_in_the_message(teacher_folder, images, tmp_
     run(teacher_folder, images, tmp_path / "a.csv", "--labels", str(tmp_path / "labels.txt"))
     assert "1 could not be decoded" in capsys.readouterr().out
     assert "一只狗" in (tmp_path / "a.csv").read_text(encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "labels.txt"]
 
 
 def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
@@ -76,6 +77,20 @@ def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
         run(teacher_folder, images, tmp_path / "mine.csv", "--labels", *LABELS)
     assert "--overwrite" in capsys.readouterr().err
     assert (tmp_path / "mine.csv").read_text(encoding="utf-8") == "mine"
+    run(teacher_folder, images, tmp_path / "mine.csv", "--labels", *LABELS, "--overwrite")
+    assert (tmp_path / "mine.csv").read_text(encoding="utf-8").startswith("path,label,")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("", "is a folder"), ("notes.txt/labels.csv", "cannot be written"), ("a/b.csv", None)]
+)
+def test_a_file_that_cannot_be_written_is_reported_first(images, tmp_path, capsys, name, message):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(SystemExit):
+        run(Path("missing_model"), images, tmp_path / name, "--labels", *LABELS)
+    error = capsys.readouterr().err
+    assert f"output: {str(tmp_path / name)!r} {message}" in error if message else "output: " not in error
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
