@@ -94,7 +94,7 @@ class Runtime:
         """
         session = self._session("vision")
         batches = [
-            session.run(None, {"pixel_values": np.stack([self.preprocess(image) for image in batch])})[0]
+            session.run(None, {"pixel_values": _joined([self.preprocess(image) for image in batch])})[0]
             for batch in _batches(images)
         ]
         return self._stack(batches)
@@ -363,7 +363,9 @@ class ImagePreprocessor:
         rows, columns = self._window(new_height, new_width)
         pixels = _resize(pixels, 2, new_width, columns, self.kernel)
         pixels = _resize(pixels, 1, new_height, rows, self.kernel)
-        return (pixels - self.mean) / self.std
+        normalized = pixels - self.mean  # (3, height, width)
+        normalized /= self.std
+        return normalized
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         """Crop a long image, as the center crop would later. For a resize to a fixed size it stays whole."""
@@ -511,6 +513,11 @@ def _read_tensor(path: Path, name: str) -> np.ndarray:
         start, stop = entry["data_offsets"]
         file.seek(8 + length + start)
         return np.frombuffer(file.read(stop - start), "<f4").reshape(entry["shape"])
+
+
+def _joined(images: list[np.ndarray]) -> np.ndarray:
+    """Images as one batch, (B, 3, height, width), without a copy of a single one."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def _batches(items: Sequence) -> list[Sequence]:

@@ -84,13 +84,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to upright 8-bit RGB.
 
     Transparent images are flattened onto white. Pixels of 16 bits, 32 bits or floating point are scaled to 8 bits.
+
+    Returns:
+        The converted image; the image itself if there is nothing to convert.
     """
     if image.getexif().get(ORIENTATION, 1) != 1:  # exif_transpose would copy an upright image
         image = ImageOps.exif_transpose(image)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_eight_bits(image)
     if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        return image.convert("RGB")
+        image.load()  # the file may be closed next
+        return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
     if image.mode != "RGBA":  # convert would copy an RGBA image
         image = image.convert("RGBA")
     if image.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
     from .vectors_dcclip import VectorStore
 
-COMMIT_FILES, COMMIT_S = 128, 5.0  # a commit after so many files or seconds: what a kill may lose
-WAITING = 4  # files in work for each thread
+COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
+WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
 
 Progress = Callable[[int, int], None]
 

@@ -5,6 +5,7 @@ loops end. Hidden and system directories are skipped.
 """
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif"
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
 ATTEMPTS = 2  # a file that changes while it is read is read once more
+WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 
 
 @dataclass(frozen=True)
@@ -146,10 +148,11 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         try:
             with open(path, "rb") as file:
                 before = os.fstat(file.fileno())
-                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+                source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
+                digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
                 if not is_known(digest):
                     try:
-                        taken, image = decode_photo(file, edge)
+                        taken, image = decode_photo(source, edge, path)
                     except UnreadablePhotoError as error:
                         failure = error
                 after = os.stat(path)
@@ -164,12 +167,13 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     raise UnreadablePhotoError("changed while it was read", is_lasting=False)
 
 
-def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, Image.Image]:
+def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> tuple[str | None, Image.Image]:
     """Decode an open image file.
 
     Args:
         file: The file, or its content as `io.BytesIO`.
         edge: Length of the shorter side that is enough, in pixels, as for `read_photo`.
+        path: Path of the file, whose extension may tell why it cannot be decoded.
 
     Returns:
         Date by EXIF, and the upright image in 8-bit RGB on white.
@@ -186,7 +190,7 @@ def decode_photo(file: BinaryIO, edge: int | None = None) -> tuple[str | None, I
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        extension = os.path.splitext(os.fsdecode(getattr(file, "name", "")))[1].lower()
+        extension = os.path.splitext(os.fsdecode(path))[1].lower()
         if not extension or extension in Image.registered_extensions():
             raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
         cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
