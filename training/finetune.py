@@ -7,7 +7,7 @@ DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of image
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from training.utils.quiet import hide_library_bars
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
+    from training.engine.checkpoint import FinishedModel
     from training.engine.loop import Watch
     from training.finetuning.measure import Measurer
     from training.finetuning.report import Outcome
@@ -50,6 +51,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.plan import estimate_minutes, make_recipe
     from training.finetuning.prepare import DATA_FOLDER, Prepared, prepare
     from training.finetuning.report import START
+    from training.hub.hub_model import HubModel
     from training.students import load_student
 
     state, output_dir = find_processes(), Path(options.output_dir)
@@ -62,7 +64,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         prepared = Prepared.load(output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, start)
         if not state.is_main_process:
-            _train(recipe, make_watch(None, options, recipe))  # the main process measures for all
+            train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
             return None
         measurer = Measurer(prepared, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
@@ -74,7 +76,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         rows = measurer.rows(start, START, embeddings)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        _train(recipe, make_watch(measurer, options, recipe))
+        train(recipe, make_watch(measurer, options, recipe), open_student, HubModel)
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings), PROG)
 
 
@@ -120,28 +122,44 @@ def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "A
     return Watch(measure, VALIDATION, evaluate_every(recipe), options.patience)
 
 
-def _train(recipe: "AlignRecipe", watch: "Watch"):
-    """Train with the losses and the loop of stage 2."""
+def train(
+    recipe: "AlignRecipe",
+    watch: "Watch | None",
+    open_student: "Callable[[AlignRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]",
+    make_finished: "Callable[[DCCLIPModel, DCCLIPProcessor, AlignRecipe], FinishedModel]",
+):
+    """Train with the losses and the loop of stage 2.
+
+    Args:
+        recipe: Recipe of the training.
+        watch: Evaluation during training; None trains to the last step.
+        open_student: Function that loads the starting model.
+        make_finished: Function that makes the model that is written.
+    """
     from training.align import make_task
     from training.engine.stage import Stage, run_stage
     from training.hub import MODEL_FILES, open_push
-    from training.hub.hub_model import HubModel
 
     stage = Stage["AlignRecipe"](
         command="finetune",
         title="fine-tune",
         files=MODEL_FILES,
-        open_student=_open_student,
+        open_student=open_student,
         make_task=make_task,
-        make_finished=HubModel,
+        make_finished=make_finished,
         open_push=open_push,
         watch=watch,
     )
     run_stage(stage, recipe)
 
 
-def _open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
-    """Load the starting model, and record its lineage in the config."""
+def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+    """Load the starting model, and record its lineage in the config.
+
+    Args:
+        recipe: Recipe of the training.
+        teachers: The starting model as an anchor, which this function does not need.
+    """
     from training.students import load_student
     from training.teachers.lineage import find_commit, read_license
 

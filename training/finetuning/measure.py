@@ -94,7 +94,7 @@ class Measurer:
             embeddings: Embeddings of the validation split by this model. Default: they are computed.
         """
         embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
-        return self._validation(wrapped, stage, embeddings) + self._general(wrapped, stage)
+        return self._validation(wrapped, stage, embeddings) + general_rows(wrapped, self.general, stage, self.seed)
 
     def validate(self, model: DCCLIPModel) -> dict[str, float]:
         """Mean accuracy on the validation split, 0..1, by the name `VALIDATION`.
@@ -126,31 +126,6 @@ class Measurer:
         fields = {"model": MODEL, "stage": stage, "set": VALIDATION, "protocol": CLASS_NAMES, "language": language}
         return measured.rows(seed=self.seed, **fields)
 
-    def _general(self, model: ZeroShotModel, stage: str) -> list[Row]:
-        """Share of the general texts whose nearest text in the other form is the right one, in both directions."""
-        first, second = model.encode_texts(self.general.texts).chunk(2)
-        pairs = torch.arange(len(first))[:, None].expand(-1, 2)
-        rows = []
-        for language, queries, candidates in (
-            (self.general.languages[0], first, second),
-            (self.general.languages[1], second, first),
-        ):
-            recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-            rows.append(
-                Row(
-                    model=MODEL,
-                    stage=stage,
-                    set=GENERAL,
-                    protocol=TEXT_PROTOCOL,
-                    language=language,
-                    metric="text_to_text_R@1",
-                    value=recall,
-                    seed=self.seed,
-                    interval=wilson_interval(recall, len(first)),
-                )
-            )
-        return rows
-
     def chance(self, row: Row) -> float:
         """Expected value of a row for a model that answers at random, 0..1."""
         if row.set == GENERAL:
@@ -161,6 +136,39 @@ class Measurer:
         k = int(row.metric.rpartition("@")[2])
         is_to_text = row.metric.startswith("image_to_text")
         return min(1.0, k / (len(self.pairs.captions[language]) if is_to_text else len(self.pairs.rows)))
+
+
+def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None, seed: int | None) -> list[Row]:
+    """Share of the general texts whose nearest text in the other form is the right one, in both directions.
+
+    Args:
+        model: Model to measure.
+        general: Pairs of texts.
+        stage: Stage of the model, written to the rows.
+        seed: Seed of the training run, written to the rows.
+    """
+    first, second = model.encode_texts(general.texts).chunk(2)
+    pairs = torch.arange(len(first))[:, None].expand(-1, 2)
+    rows = []
+    for language, queries, candidates in (
+        (general.languages[0], first, second),
+        (general.languages[1], second, first),
+    ):
+        recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
+        rows.append(
+            Row(
+                model=MODEL,
+                stage=stage,
+                set=GENERAL,
+                protocol=TEXT_PROTOCOL,
+                language=language,
+                metric="text_to_text_R@1",
+                value=recall,
+                seed=seed,
+                interval=wilson_interval(recall, len(first)),
+            )
+        )
+    return rows
 
 
 def mean_of(rows: Sequence[Row], name: str) -> float:

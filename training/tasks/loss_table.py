@@ -35,7 +35,7 @@ class LossInputs:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
             teacher, `teacher_image` (B, D) and `teacher_text` (T, D); `general` and `teacher_general`, (G, D) each, if
             the recipe has a `general_weight`.
-        unit: The same embeddings, L2-normalized.
+        unit: The embeddings of images and captions, L2-normalized.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
@@ -63,7 +63,7 @@ class LossInputs:
             labels: All other fields.
         """
         embeddings = {name: value for name, value in outputs.items() if value.ndim}
-        unit = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        unit = _normalized(embeddings)
         return cls(
             embeddings=embeddings,
             unit=unit,
@@ -96,7 +96,7 @@ class LossInputs:
         if all(value.shape[1] == width for value in self.embeddings.values()):
             return self
         embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
-        unit = {name: nn.functional.normalize(value, dim=-1) for name, value in embeddings.items()}
+        unit = _normalized(embeddings)
         return replace(self, embeddings=embeddings, unit=unit)
 
     @property
@@ -108,6 +108,15 @@ class LossInputs:
     def teacher_pair(self) -> tuple[Tensor, Tensor]:
         """The teacher's images (B, D) and captions (T, D), L2-normalized."""
         return self.unit["teacher_image"], self.unit["teacher_text"]
+
+
+def _normalized(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
+    """L2-normalized embeddings of images and captions; the loss on general texts takes them as they are."""
+    return {
+        name: nn.functional.normalize(value, dim=-1)
+        for name, value in embeddings.items()
+        if not name.endswith("general")
+    }
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,148 @@
+"""Train every arm, and measure what was gained on a test split and kept on general sets."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from datasets import Dataset, Image
+
+from training.data import evenly_spaced_rows, load_source, require_columns
+from training.evaluation import retrieval
+from training.evaluation.classify import class_embeddings
+from training.evaluation.measure import measure
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.general import general_pairs
+from training.evaluation.sets.protocols import CLASS_NAMES
+from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set
+from training.finetuning.measure import general_rows
+from training.finetuning.options import FinetuneOptions
+from training.studies.finetuning.arms import train
+from training.studies.finetuning.options import FinetuningOptions
+from training.studies.finetuning.pool import Pool
+from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
+from training.text.writing_systems import LANGUAGES
+from training.utils.cli import command_of
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+
+PLOT_FILE, RUN_FOLDER = "finetuning.png", "run"
+LABELLED = "labelled photographs"
+K = 10
+
+
+class FinetuningStudy:
+    """One run of the study.
+
+    Args:
+        options: Options of the command.
+        program: Command as users type it, without options.
+    """
+
+    def __init__(self, options: FinetuningOptions, program: str):
+        self.options, self.folder = options, Path(options.output_dir)
+        self.pool = Pool.open(options.data)
+        self.sets = [
+            _retrieval_set(TEST, self.pool.test),
+            _retrieval_set(PHOTOGRAPHS, _some(options.photographs, ["image", *LANGUAGES], options.num_general)),
+        ]
+        self.labelled = _some(options.labelled, ["image", "label", *LANGUAGES], options.num_general)
+        self.names = _class_names(options.labelled)
+        self.general = general_pairs(LANGUAGES, held_out=True)
+        self.results = Results(
+            make_meta(
+                " ".join(options.data),
+                None,
+                command_of(program, options),
+                model=options.model,
+                seeds=options.seeds,
+                images={"test": len(self.pool.test), "training": len(self.pool.training)},
+                steps=options.max_steps,
+            )
+        )
+
+    def run(self) -> Results:
+        """Train and measure what is not yet in results.json, which is written after each run."""
+        path = self.folder / RESULTS_FILE
+        if path.exists():
+            self.results.rows = Results.read(path).rows
+        if not self.results.values(model=START):
+            self._keep(list(self._measure(Path(self.options.model), START)))
+        for size in self.options.sizes:
+            for seed in self.options.seeds:
+                for arm in self.options.arms:
+                    if not self.results.values(model=arm, stage=_stage(size), seed=seed):
+                        self._keep(self._train(arm, size, seed))
+        plot(self.results, self.folder / PLOT_FILE)
+        return self.results
+
+    def _keep(self, rows: list[Row]):
+        self.results.rows += rows
+        self.results.write(self.folder)
+        first = rows[0]
+        values = " ".join(f"{row.metric} {row.language} {100 * row.value:.1f}," for row in rows if row.language)
+        print(f"{first.model}, {first.stage}, seed {first.seed}: {values}", flush=True)
+
+    def _train(self, arm: str, size: int, seed: int) -> list[Row]:
+        """Train one arm, measure it, and delete the run."""
+        run = self.folder / RUN_FOLDER
+        shutil.rmtree(run, ignore_errors=True)
+        data = self.pool.write(run / "pairs.parquet", size, seed)
+        options = FinetuneOptions(
+            model=self.options.model,
+            data=str(data),
+            output_dir=str(run / arm),
+            max_steps=self.options.max_steps,
+            seed=seed,
+        )
+        wall, cpu = time.perf_counter(), time.process_time()
+        folder = train(arm, options)
+        minutes = {"minutes": time.perf_counter() - wall, "cpu_minutes": time.process_time() - cpu}
+        rows = list(self._measure(folder, arm, _stage(size), seed))
+        rows += [
+            Row(model=arm, stage=_stage(size), seed=seed, metric=name, value=seconds / 60)
+            for name, seconds in minutes.items()
+        ]
+        shutil.rmtree(run)
+        return rows
+
+    def _measure(self, folder: Path, arm: str, stage: str | None = None, seed: int | None = None) -> Iterator[Row]:
+        """Recall on the test split and on photographs, top-1 on labelled photographs, accuracy on general texts."""
+        model = ZeroShotModel.from_pretrained(folder)
+        for name in self.sets:
+            images = model.encode_images(name.rows)
+            for language, texts in name.captions.items():
+                embeddings = model.encode_texts(texts)
+                yield from retrieval.score(name, language, images, embeddings, arm, (K,), stage, seed)
+        images, labels = model.encode_images(self.labelled), torch.tensor(self.labelled["label"])
+        for language, names in self.names.items():
+            measured = measure(images, class_embeddings(model, names), labels, (TOP1,))
+            yield from measured.rows(
+                model=arm, stage=stage, seed=seed, set=LABELLED, protocol=CLASS_NAMES, language=language
+            )
+        for row in general_rows(model, self.general, stage, seed):
+            yield replace(row, model=arm)
+
+
+def _stage(size: int) -> str:
+    return f"{size} pairs"
+
+
+def _some(source: str, columns: list[str], number: int) -> Dataset:
+    """Rows of a source with undecoded images, evenly spaced."""
+    rows = require_columns(load_source(source), columns, source, "Name other data.", field="data")
+    return rows.select(evenly_spaced_rows(len(rows), number)).cast_column("image", Image(decode=False))
+
+
+def _retrieval_set(name: str, rows: Dataset) -> RetrievalSet:
+    return make_retrieval_set(name, rows, {language: language for language in LANGUAGES}, "image", name)
+
+
+def _class_names(source: str) -> dict[str, list[str]]:
+    """Class names of all labels of a source in each language, in the order of the labels."""
+    rows = load_source(source)
+    return {
+        language: [name for _, name in sorted(dict(zip(rows["label"], rows[language], strict=True)).items())]
+        for language in LANGUAGES
+    }

@@ -1,0 +1,46 @@
+"""Options of the study of fine-tuning. Nothing here imports torch, so that `--help` answers at once."""
+
+from dataclasses import dataclass, field
+
+ARMS = ("default", "plain", "lora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuningOptions:
+    """What to train, and where to measure.
+
+    Args:
+        data: Images with captions in English and Chinese, as `data.train` in a recipe; several are joined. 15 % of the
+            images are the test split of all runs.
+        photographs: Photographs with captions, to measure retrieval that the model had learned before.
+        labelled: Photographs with class names, to measure classification that the model had learned before.
+        model: Folder of the starting model.
+        arms: Ways to fine-tune: `default`, `plain`, `lora`.
+        sizes: Numbers of pairs, drawn from the rest of the images.
+        seeds: Seeds of the draw and of the training.
+        max_steps: Optimizer steps of every run. Default: those of `training/finetune.py`.
+        num_general: Largest number of images of `photographs` and of `labelled`, evenly spaced.
+        output_dir: Folder for results.json, the plot, and the runs, which are deleted one by one. Runs whose results
+            are there already are not repeated.
+    """
+
+    data: list[str]
+    photographs: str
+    labelled: str
+    model: str = "model_cards/dcclip-tiny-photo"
+    arms: list[str] = field(default_factory=lambda: list(ARMS))
+    sizes: list[int] = field(default_factory=lambda: [200, 1000])
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    max_steps: int | None = None
+    num_general: int = 400
+    output_dir: str = "runs/finetuning"
+
+    def __post_init__(self):
+        if unknown := [arm for arm in self.arms if arm not in ARMS]:
+            raise ValueError(f"arms: there is no {unknown[0]!r}, only {', '.join(ARMS)}. Name one of these.")
+        if not self.data:
+            raise ValueError("data: none is given. Name images with captions in both languages.")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
+        if self.num_general < 1:
+            raise ValueError(f"num_general: must be at least 1, got {self.num_general}.")
