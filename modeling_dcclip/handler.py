@@ -2,9 +2,12 @@
 
 import base64
 import binascii
+import ctypes
 import re
+import reprlib
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,12 @@ MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
 MAX_BYTES = 32 * 2**20  # of an encoded image
 LABELS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
+MAX_WAITING = 128  # requests in work and waiting
+MAPPED_BYTES = 4 * 2**20  # smallest block of memory that goes back to the system when it is freed
+_M_MMAP_THRESHOLD = -3  # parameter of mallopt(3)
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
+WHITESPACE = b" \t\r\n\f\v"
 # commas of an English and a Chinese keyboard
 LABEL_SEPARATOR = re.compile("[,，、]")
 
@@ -43,6 +50,13 @@ class BadRequest(ValueError):
         self.status_code = status_code
 
 
+class Busy(BadRequest):
+    """Too many requests wait already. The same request can be sent again later."""
+
+    def __init__(self) -> None:
+        super().__init__(f"{MAX_WAITING} requests are in work already; send this one again later.", 503)
+
+
 class EndpointHandler:
     """Zero-shot image classification in Chinese and English. Inference Endpoints look up this class by name.
 
@@ -54,10 +68,12 @@ class EndpointHandler:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
-        # one large image at a time; a forward pass uses all cores anyway
-        self.lock = threading.Lock()
+        self.size = max(value for value in dict(self.processor.image_processor.size).values() if value)
+        # one large image at a time; a forward pass uses all cores anyway, and freed memory of several threads adds up
+        self.worker = ThreadPoolExecutor(1)
+        self.places = threading.BoundedSemaphore(MAX_WAITING)
+        return_freed_memory()
 
-    @torch.inference_mode()
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
         """Classify the image of one request.
 
@@ -73,9 +89,18 @@ class EndpointHandler:
 
         Raises:
             BadRequest: A field is missing, empty, too large or of the wrong type.
+            Busy: `MAX_WAITING` requests are in work already.
         """
-        with self.lock:
-            return self._classify(*parse_request(data))
+        if not self.places.acquire(blocking=False):
+            raise Busy
+        try:
+            return self.worker.submit(self._answer, data).result()
+        finally:
+            self.places.release()
+
+    @torch.inference_mode()
+    def _answer(self, data: dict[str, Any]) -> list[dict[str, Any]]:
+        return self._classify(*parse_request(data, self.size))
 
     def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
         inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
@@ -99,8 +124,30 @@ class EndpointHandler:
         return sorted(predictions, key=lambda prediction: -prediction["score"])
 
 
-def parse_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
-    """Return image, labels and template of a request in the format of [`EndpointHandler.__call__`]."""
+def return_freed_memory():
+    """Let large blocks go back to the system when they are freed, also after larger ones.
+
+    glibc raises this limit whenever a larger block is freed, up to 32 MiB, and then keeps what Pillow allocates in
+    blocks of 16 MiB. Other C libraries have no such parameter.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+
+
+def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.Image, list[str], str]:
+    """Take a request apart.
+
+    Args:
+        data: Request in the format of [`EndpointHandler.__call__`].
+        size: Short side in pixels to which the image will be resized, so that a large JPEG is decoded smaller.
+
+    Returns:
+        Image, labels and template.
+
+    Raises:
+        BadRequest: A field is missing, empty, too large or of the wrong type.
+    """
     if not isinstance(data, dict):
         raise BadRequest(f"The request is of type {type(data).__name__}; send a JSON object with `inputs`.")
     inputs = data.get("inputs", data.get("image"))
@@ -113,23 +160,23 @@ def parse_request(data: dict[str, Any]) -> tuple[Image.Image, list[str], str]:
         inputs = inputs.get("image", inputs.get("inputs"))
     labels = next((each["candidate_labels"] for each in sources if each.get("candidate_labels") is not None), None)
     template = next((each["hypothesis_template"] for each in sources if each.get("hypothesis_template")), None)
-    return _decode_image(inputs), _parse_labels(labels), _check_template(template)
+    return _decode_image(inputs, size), _parse_labels(labels), _check_template(template)
 
 
-def _decode_image(value: Any) -> Image.Image:
+def _decode_image(value: Any, size: int | None) -> Image.Image:
     if isinstance(value, str):
         if len(value) > MAX_BYTES * 4 // 3 + 1000:  # before it is copied
             raise BadRequest(f"inputs has {len(value):,} characters; send at most {MAX_BYTES:,} bytes as base64.", 413)
         if value.startswith(("http://", "https://")):
             raise BadRequest("inputs is a URL; this endpoint does not download images. Send the image as base64.")
         try:
-            value = base64.b64decode("".join(DATA_URL.sub("", value).split()), validate=True)
+            value = base64.b64decode(_base64_characters(value), validate=True)
         except (binascii.Error, ValueError) as error:
             raise BadRequest(f"inputs is not base64 ({error}). Send an image as base64.") from error
     if isinstance(value, (bytes, bytearray)):
         if len(value) > MAX_BYTES:
             raise BadRequest(f"inputs has {len(value):,} bytes; send at most {MAX_BYTES:,}.", 413)
-        return _open_file(bytes(value))
+        return _open_file(bytes(value), size)
     if not isinstance(value, Image.Image):
         kind = "missing" if value is None else f"of type {type(value).__name__}"
         raise BadRequest(f"inputs is {kind}; send an image as base64.")
@@ -138,9 +185,15 @@ def _decode_image(value: Any) -> Image.Image:
     return to_rgb(value)
 
 
-def _open_file(content: bytes) -> Image.Image:
+def _base64_characters(text: str) -> bytes:
+    """The characters of base64 without prefix and white space. `split` would make an object of every piece."""
+    prefix = DATA_URL.match(text)
+    return (text[prefix.end() :] if prefix else text).encode("ascii").translate(None, WHITESPACE)
+
+
+def _open_file(content: bytes, size: int | None) -> Image.Image:
     try:
-        return open_image(content, max_pixels=MAX_PIXELS)
+        return open_image(content, size, max_pixels=MAX_PIXELS)
     except DecompressionBomb as error:
         raise BadRequest(f"inputs has {error}; send fewer pixels.", 413) from error
     except ImageError as error:
@@ -155,7 +208,7 @@ def _parse_labels(value: Any) -> list[str]:
             raise BadRequest(f"candidate_labels has {len(value):,} characters; send at most {MAX_LABELS} labels.", 413)
         value = LABEL_SEPARATOR.split(value)
     if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
-        kind = "missing" if value is None else f"{value!r:.80}"
+        kind = "missing" if value is None else f"{reprlib.repr(value):.80}"
         raise BadRequest(f"candidate_labels is {kind}; send a list of strings, or one string with commas.")
     if len(value) > MAX_LABELS:
         raise BadRequest(f"candidate_labels has {len(value)} labels; send 1 to {MAX_LABELS}.")
@@ -170,7 +223,9 @@ def _parse_labels(value: Any) -> list[str]:
 def _check_template(value: Any) -> str:
     value = DEFAULT_TEMPLATE if value is None else value
     if not isinstance(value, str) or "{}" not in value:
-        raise BadRequest(f"hypothesis_template is {value!r:.80}; send a sentence with {{}} where the label goes.")
+        raise BadRequest(
+            f"hypothesis_template is {reprlib.repr(value):.80}; send a sentence with {{}} where the label goes."
+        )
     _check_text("hypothesis_template", value)
     if value.count("{}") > MAX_PLACES:
         raise BadRequest(f"hypothesis_template has {value.count('{}')} places {{}}; send at most {MAX_PLACES}.")

@@ -4,20 +4,33 @@ An opened image is upright (EXIF orientation), 8-bit RGB, and opaque: transparen
 """
 
 import io
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
-BAND_ROWS = 256  # of an image whose pixels are scaled
+# what makes an image of each orientation upright, as in Pillow's exif_transpose
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+FROM_BELOW = (3, 4, 6, 7)  # orientations whose last row becomes the first row or column
+SIDEWAYS = (5, 6, 7, 8)  # orientations whose rows become columns
+BAND_PIXELS = 2**20  # that are converted at once; a second copy of a large image would take as much memory again
 EIGHT_BITS, SIXTEEN_BITS = 255, 65535  # largest values of a pixel
 
 
@@ -86,21 +99,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Transparent images are flattened onto white. Pixels of 16 bits, 32 bits or floating point are scaled to 8 bits.
 
     Returns:
-        The converted image; the image itself if there is nothing to convert.
+        The converted image; the image itself if it is in memory and needs no change.
     """
-    if image.getexif().get(ORIENTATION, 1) != 1:  # exif_transpose would copy an upright image
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _to_eight_bits(image)
-    if image.mode in ("RGB", "L") and "transparency" not in image.info:
-        image.load()  # the file may be closed next
-        return image if image.mode == "RGB" else image.convert("RGB")  # convert would copy it
-    if image.mode != "RGBA":  # convert would copy an RGBA image
-        image = image.convert("RGBA")
-    if image.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step
-        return image.convert("RGB")
-    canvas = Image.new("RGBA", image.size, "white")
-    return Image.alpha_composite(canvas, image).convert("RGB")
+    orientation = image.getexif().get(ORIENTATION, 1)
+    is_plain = image.mode == "RGB" and "transparency" not in image.info
+    if is_plain and orientation not in TURNS:
+        return image if type(image) is Image.Image else image.convert("RGB")  # the copy lets go of the file's content
+    scale = _scale(image) if _is_wide(image) else None
+    width, height = image.size
+    canvas = Image.new("RGB", (height, width) if orientation in SIDEWAYS else (width, height))
+    for top, band in _bands(image):
+        pixels = _band_to_rgb(band, scale)
+        start = height - top - band.height if orientation in FROM_BELOW else top
+        if orientation in TURNS:
+            pixels = pixels.transpose(TURNS[orientation])
+        canvas.paste(pixels, (start, 0) if orientation in SIDEWAYS else (0, start))
+    return canvas
 
 
 def crop_to_aspect(image: Image.Image) -> Image.Image:
@@ -127,26 +141,44 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale gray values to 0..255 by the smallest usual range that holds them: 0..1 for floats, 8 bits, 16 bits."""
-    values = np.asarray(image)
-    bands = range(0, len(values), BAND_ROWS)  # a large image as float64 would take gigabytes
-    largest = max((_finite(values[start : start + BAND_ROWS]).max(initial=0.0) for start in bands), default=0.0)
+def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """Top and pixels of each band of rows of an image."""
+    rows = max(1, BAND_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield top, image.crop((0, top, image.width, min(top + rows, image.height)))
+
+
+def _band_to_rgb(band: Image.Image, scale: float | None) -> Image.Image:
+    """Convert a band of any mode to opaque RGB; `scale` is that of its gray values if they have more than 8 bits."""
+    if scale is not None:
+        values = _finite(band) * scale
+        band = Image.fromarray(values.round().clip(0, EIGHT_BITS).astype(np.uint8))
+    if band.mode in ("RGB", "L") and "transparency" not in band.info:
+        return band.convert("RGB")
+    if band.mode != "RGBA":  # convert would copy an RGBA image
+        band = band.convert("RGBA")
+    if band.getchannel("A").getextrema() == (255, 255):  # opaque; compositing would be the slowest step
+        return band.convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", band.size, "white"), band).convert("RGB")
+
+
+def _is_wide(image: Image.Image) -> bool:
+    """Whether the pixels are gray values of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _scale(image: Image.Image) -> float:
+    """Factor from gray values to 0..255, by the smallest usual range that holds them: 0..1 for floats, 8, 16 bits."""
+    largest = max((_finite(band).max(initial=0.0) for _, band in _bands(image)), default=0.0)
     if image.mode == "F" and largest <= 1:
-        scale: float = EIGHT_BITS
-    elif image.mode in ("I", "F") and largest <= EIGHT_BITS:
-        scale = 1
-    else:
-        scale = EIGHT_BITS / max(largest, SIXTEEN_BITS)
-    scaled = np.empty(values.shape, np.uint8)
-    for start in bands:
-        band = _finite(values[start : start + BAND_ROWS]) * scale
-        scaled[start : start + BAND_ROWS] = band.round().clip(0, EIGHT_BITS)
-    return Image.fromarray(scaled)
+        return EIGHT_BITS
+    if image.mode in ("I", "F") and largest <= EIGHT_BITS:
+        return 1
+    return EIGHT_BITS / max(largest, SIXTEEN_BITS)
 
 
-def _finite(values: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(values.astype(np.float64))
+def _finite(band: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(band).astype(np.float64))
 
 
 __all__ = ["DecompressionBomb", "ImageError", "crop_to_aspect", "formats", "open_image", "reduce_jpeg", "to_rgb"]

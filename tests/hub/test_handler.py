@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -18,7 +19,9 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.hub.endpoint import EndpointServer, load_handler, main
+from tests.hostile import memory_mib
+from training.hub import endpoint
+from training.hub.endpoint import BadBody, EndpointServer, Room, load_handler, main
 
 pytestmark = pytest.mark.slow
 
@@ -164,17 +167,36 @@ def test_one_request_at_a_time_is_decoded_and_encoded(handler, png, monkeypatch)
     running, most = [], []
     parse = type(handler)._classify.__globals__["parse_request"]
 
-    def slow(data):
+    def slow(data, size):
         running.append(1)
         most.append(len(running))
         time.sleep(0.005)
         running.pop()
-        return parse(data)
+        return parse(data, size)
 
     monkeypatch.setitem(type(handler)._classify.__globals__, "parse_request", slow)
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(handler, [{"inputs": png, "candidate_labels": ["a"]}] * 50))
     assert len(answers) == 50 and max(most) == 1
+
+
+def test_more_requests_than_may_wait_are_told_that_the_endpoint_is_busy(handler, png, monkeypatch):
+    monkeypatch.setattr(handler, "places", threading.BoundedSemaphore(1))
+    assert handler({"inputs": png, "candidate_labels": ["a"]})
+    handler.places.acquire()
+    with pytest.raises(ValueError, match="send this one again later") as error:
+        handler({"inputs": png, "candidate_labels": ["a"]})
+    assert error.value.status_code == 503
+
+
+def test_large_blocks_of_memory_go_back_to_the_system(handler):
+    """Pillow's blocks of 16 MiB stayed with the process after the first large image."""
+    large = {"inputs": Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)), "candidate_labels": ["a"]}
+    handler(large)
+    before = memory_mib(os.getpid(), "VmRSS")
+    for _ in range(3):
+        handler(large)
+    assert memory_mib(os.getpid(), "VmRSS") < before + 16
 
 
 def test_a_truncated_image_is_an_error(url, png):
@@ -230,6 +252,41 @@ def test_a_body_that_is_no_json_is_an_error(url):
     for body in (b"{", b"\xff", b"[" * 100_000):
         status, answer = post(url, body)
         assert status == 400 and "not JSON" in answer["error"]
+
+
+def test_a_body_with_more_values_than_memory_should_hold_is_an_error(url):
+    status, answer = post(url, b"[" + b"[]," * 100_000 + b"[]]")
+    assert status == 413 and "send at most 100,000" in answer["error"]
+
+
+def test_a_body_that_finds_no_room_is_answered_and_not_read(server, url, png, monkeypatch):
+    """The answer arrives although the client is still sending."""
+    monkeypatch.setattr(endpoint, "BUSY_AFTER_S", 0.1)
+    payload = json.dumps({"inputs": base64.b64encode(png).decode(), "candidate_labels": EN}).encode()
+    with server.room.take(server.max_bytes - len(payload)):
+        status, answer = post(url, payload + b" " * 10_000_000)
+        assert status == 503 and "busy" in answer["error"]
+        assert post(url, payload)[0] == 200
+    assert post(url, payload + b" " * 10_000_000)[0] == 200
+
+
+def test_more_requests_than_may_wait_are_answered_at_once(monkeypatch):
+    room = Room(10)
+    monkeypatch.setattr(endpoint, "MAX_WAITING", 2)
+    with room.take(1), room.take(1):
+        for _ in range(2):
+            with pytest.raises(BadBody, match="busy"), room.take(1):
+                pass
+    with room.take(10):
+        assert room.free == 0
+    assert room.free == 10 and room.num_waiting == 0
+
+
+def test_a_body_that_does_not_arrive_is_an_error(server, monkeypatch):
+    lines = ["POST / HTTP/1.1", "Host: localhost", "Content-Type: application/json", "Content-Length: 9"]
+    monkeypatch.setattr(endpoint, "READ_TIMEOUT_S", -1)
+    answer = answer_to(server, *lines, body=b"123")
+    assert answer.startswith("HTTP/1.0 408 ") and "9 bytes, of which" in answer
 
 
 def test_options_of_the_endpoint_that_cannot_be_used_are_errors(server, tmp_path, finished, capsys):

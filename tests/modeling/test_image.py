@@ -1,13 +1,15 @@
 """One way to open images: upright, 8 bits, opaque, limited in size, and one error for all damage."""
 
+import base64
 import contextlib
 import io
 import os
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from modeling_dcclip import image_dcclip
 from modeling_dcclip.handler import BadRequest, parse_request
@@ -125,6 +127,45 @@ def test_the_endpoint_limits_what_it_takes(fields, message):
 def test_modes_are_converted_as_before():
     assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
     assert to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
+
+
+MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", MODES)
+def test_bands_give_the_pixels_of_the_whole_image(mode, orientation, monkeypatch):
+    """An image is converted and turned band by band, so that no second copy of it is in memory."""
+    values = np.random.default_rng(0).integers(0, 256, (23, 17, 4), np.uint8)
+    image = Image.fromarray(values[..., 0].astype("uint16") * 99) if mode == "I;16" else Image.fromarray(values)
+    image = image if image.mode == mode else image.convert("RGB" if mode in ("CMYK", "YCbCr") else "RGBA")
+    image = image if image.mode == mode else image.convert("L" if mode in ("I", "F") else image.mode).convert(mode)
+    whole = to_rgb(image).copy()
+    if mode in ("RGBA", "LA"):
+        flat = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA")).convert("RGB")
+        assert np.array_equal(np.asarray(whole), np.asarray(flat))
+    image.getexif()[image_dcclip.ORIENTATION] = whole.getexif()[image_dcclip.ORIENTATION] = orientation
+    monkeypatch.setattr(image_dcclip, "BAND_PIXELS", 17 * 4)
+    assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(ImageOps.exif_transpose(whole)))
+
+
+def test_an_image_that_needs_no_change_is_not_copied():
+    image = Image.new("RGB", (8, 8))
+    assert to_rgb(image) is image
+    opened = Image.open(io.BytesIO(encode(image, "PNG")))
+    assert to_rgb(opened) is not opened  # it would keep the content of the file
+
+
+def test_white_space_in_base64_costs_no_object_for_each_piece():
+    content = encode(Image.new("RGB", (8, 8), "red"), "PNG")
+    text = base64.b64encode(content).decode()
+    spaced = "data:image/png;base64," + " ".join(text[start : start + 2] for start in range(0, len(text), 2)) + "\r\n"
+    assert parse_request({"inputs": spaced, "candidate_labels": ["a"]})[0].getpixel((0, 0)) == (255, 0, 0)
+    tracemalloc.start()
+    with pytest.raises(BadRequest, match="inputs cannot be decoded"):
+        parse_request({"inputs": "AA " * 1_000_000, "candidate_labels": ["a"]})
+    assert tracemalloc.get_traced_memory()[1] < 20 * 2**20
+    tracemalloc.stop()
 
 
 def test_heic_is_opened_alike_everywhere_where_its_plug_in_is_installed(tmp_path):

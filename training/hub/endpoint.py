@@ -10,10 +10,12 @@ A POST request to `/` has the format of Inference Endpoints. `GET /health` answe
 import importlib.util
 import ipaddress
 import json
+import socket
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -22,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from training.utils.cli import command_name, parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.quiet import hide_model_bars
 from training.utils.server import LocalServer, host_name
 
 PROGRAM = "python -m training.hub.endpoint"
@@ -30,6 +32,12 @@ HANDLER_FILE = "handler.py"
 MAX_PORT = 65535
 MIB = 2**20
 READ_TIMEOUT_S = 60.0  # for a request to arrive
+BUSY_AFTER_S = 30.0  # for earlier requests to make room
+MAX_WAITING = 128  # requests in work and waiting
+MAX_VALUES = 100_000  # in JSON; an empty list takes three bytes in a request and eighty in memory
+VALUE_MARKS = (b",", b":", b"[", b"{")  # none is in base64
+PIECE_BYTES = 2**18  # of a body, read at once
+DISCARD_S = 10.0  # for the rest of a refused body
 
 Handler = Callable[[dict[str, Any]], list[dict[str, Any]]]
 
@@ -57,8 +65,52 @@ class EndpointOptions:
             raise ValueError(f"max_body_mib: must be at least 1, got {self.max_body_mib}.")
 
 
+class Room:
+    """Memory for the bodies of requests. A body is not read before there is room for it.
+
+    Args:
+        num_bytes: Size of all bodies together.
+    """
+
+    def __init__(self, num_bytes: int):
+        self.free, self.num_waiting = num_bytes, 0
+        self.changed = threading.Condition()
+
+    @contextmanager
+    def take(self, num_bytes: int) -> Iterator[None]:
+        """Take room for a body, which is free again after the block.
+
+        Args:
+            num_bytes: Size of the body.
+
+        Raises:
+            BadBody: There is none within `BUSY_AFTER_S`, or `MAX_WAITING` requests are in work already.
+        """
+        with self.changed:
+            if self.num_waiting >= MAX_WAITING:
+                raise busy()
+            self.num_waiting += 1
+            try:
+                if not self.changed.wait_for(lambda: self.free >= num_bytes, BUSY_AFTER_S):
+                    raise busy()
+            except BadBody:
+                self.num_waiting -= 1
+                raise
+            self.free -= num_bytes
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += num_bytes
+                self.num_waiting -= 1
+                self.changed.notify_all()
+
+
 class EndpointServer(LocalServer):
     """Server of one handler. Requests are answered one at a time.
+
+    The bodies of all requests in work take at most `max_bytes` together. Others wait unread, and are answered with
+    status 503 if that takes too long.
 
     Args:
         handler: Function from a request to its answer.
@@ -73,6 +125,7 @@ class EndpointServer(LocalServer):
 
     def __init__(self, handler: Handler, host: str, port: int, max_bytes: int):
         self.handler, self.max_bytes = handler, max_bytes
+        self.room = Room(max_bytes)
         self.lock = threading.Lock()
         self.is_local = _is_loopback(host)
         try:
@@ -103,14 +156,12 @@ class _Requests(BaseHTTPRequestHandler):
         if self._is_refused():
             return
         try:
-            body = self._read()
+            length = self._length()
+            with self.server.room.take(length):
+                answer = self._answer(length)
         except BadBody as error:
-            self.close_connection = True  # the rest of the body is not read
             self._refuse(error.status, str(error))
-            return
-        try:
-            with self.server.lock:
-                answer = self.server.handler(body)
+            self._discard()
         except ValueError as error:
             # the handler's own errors name a status; any other is of the request as well
             self._refuse(HTTPStatus(getattr(error, "status_code", HTTPStatus.BAD_REQUEST)), str(error))
@@ -120,12 +171,21 @@ class _Requests(BaseHTTPRequestHandler):
         else:
             self._send(HTTPStatus.OK, answer)
 
-    def _read(self) -> Any:
-        """The body of the request: JSON, or the bytes of an image alone, which is then the whole request."""
+    def _answer(self, length: int) -> Any:
+        content = self._receive(length)
+        body = {"inputs": content} if self._is_image() else _parse(content)
+        del content  # the parsed request is as large
+        with self.server.lock:
+            return self.server.handler(body)
+
+    def _is_image(self) -> bool:
+        return self.headers.get_content_maintype() == "image"
+
+    def _length(self) -> int:
+        """Size of the body: JSON, or the bytes of an image alone, which is then the whole request."""
         if self.path != "/":
             raise BadBody("Send the request to /.", HTTPStatus.NOT_FOUND)
-        is_image = self.headers.get_content_maintype() == "image"
-        if not is_image and self.headers.get_content_type() != "application/json":
+        if not self._is_image() and self.headers.get_content_type() != "application/json":
             raise BadBody("Send JSON with Content-Type: application/json.", HTTPStatus.UNSUPPORTED_MEDIA_TYPE)
         length = self.headers.get("Content-Length", "")
         if not length.isascii() or not length.isdecimal():
@@ -135,13 +195,30 @@ class _Requests(BaseHTTPRequestHandler):
             raise BadBody(
                 f"The request has {length} bytes; send at most {limit}.", HTTPStatus.REQUEST_ENTITY_TOO_LARGE
             )
-        content = self.rfile.read(int(length))
-        if is_image:
-            return {"inputs": content}
-        try:
-            return json.loads(content)
-        except (ValueError, RecursionError) as error:
-            raise BadBody(f"The request is not JSON ({error}).", HTTPStatus.BAD_REQUEST) from error
+        return int(length)
+
+    def _receive(self, length: int) -> bytearray:
+        """Read the body. A client that sends a byte a minute does not keep the room of others."""
+        content, until = bytearray(), time.monotonic() + READ_TIMEOUT_S
+        while len(content) < length:
+            piece = self.rfile.read1(min(PIECE_BYTES, length - len(content)))  # type: ignore[attr-defined]
+            if not piece or time.monotonic() > until:
+                raise BadBody(
+                    f"The request has {length} bytes, of which {len(content)} arrived within {READ_TIMEOUT_S:.0f} s.",
+                    HTTPStatus.REQUEST_TIMEOUT,
+                )
+            content += piece
+        return content
+
+    def _discard(self):
+        """Close the connection after the client has sent all, or the system would drop the answer on its way."""
+        self.close_connection = True
+        until = time.monotonic() + DISCARD_S
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(DISCARD_S)
+            while time.monotonic() < until and self.rfile.read1(PIECE_BYTES):  # type: ignore[attr-defined]
+                pass
 
     def _is_refused(self) -> bool:
         """Refuse a request that another site or another name of this machine made."""
@@ -163,6 +240,8 @@ class _Requests(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json; charset=utf-8")
         self.send_header("Content-Length", str(len(content)))
         self.send_header("X-Content-Type-Options", "nosniff")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            self.send_header("Retry-After", f"{BUSY_AFTER_S:.0f}")
         self.end_headers()
         self.wfile.write(content)
 
@@ -178,6 +257,26 @@ class BadBody(ValueError):
     def __init__(self, message: str, status: HTTPStatus):
         super().__init__(message)
         self.status = status
+
+
+def busy() -> BadBody:
+    """The error for a request that finds no room."""
+    return BadBody(
+        "The server is busy with other requests; send this one again later.", HTTPStatus.SERVICE_UNAVAILABLE
+    )
+
+
+def _parse(content: bytearray) -> Any:
+    num_values = sum(map(content.count, VALUE_MARKS))
+    if num_values > MAX_VALUES:
+        raise BadBody(
+            f"The request has about {num_values:,} values; send at most {MAX_VALUES:,}.",
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadBody(f"The request is not JSON ({error}).", HTTPStatus.BAD_REQUEST) from error
 
 
 def _is_loopback(host: str) -> bool:
@@ -212,7 +311,7 @@ def main(argv: list[str] | None = None):
     """Parse the options, load the model, serve until the process is interrupted."""
     options = parse_options(EndpointOptions, argv, prog=PROGRAM, description=__doc__ or "")
     with user_errors(command_name(PROGRAM), extra="torch"):
-        hide_library_bars()
+        hide_model_bars()
         handler = load_handler(Path(options.model))
         server = EndpointServer(handler, options.host, options.port, options.max_body_mib * MIB)
     if not server.is_local:
