@@ -16,7 +16,7 @@ from training.hub.cards.finetuning import Finetuning
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.notice import weights_terms
 from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
-from training.hub.cards.training_runs import TrainingRun, unique_sources, unique_stages, without_folder
+from training.hub.cards.training_runs import TrainingRun, teacher_space, unique_sources, unique_stages, without_folder
 from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
@@ -76,6 +76,7 @@ def render_card(
         finetuned=finetuned,
         runs=runs,
         stages=", then ".join(unique_stages(runs)),
+        space=teacher_space(runs),
         sources=[without_folder(source) for source in sources],
         **_tables(results),
         predictions=predictions,

@@ -72,6 +72,20 @@ def unique_stages(runs: list[TrainingRun]) -> list[str]:
     return list(dict.fromkeys(run.stage for run in runs if run.stage))
 
 
+def teacher_space(runs: list[TrainingRun]) -> str:
+    """Whether the embeddings of a model that has a teacher can be compared with those of the teacher.
+
+    Args:
+        runs: Training runs of the model, the last one last.
+    """
+    last = runs[-1].recipe if runs else {}
+    if not runs or runs[-1].stage != ALIGN or last.get("anchor_weight"):
+        return "trained to match the teacher's embeddings"
+    if last.get("new_student"):
+        return "not comparable with the teacher's"
+    return "trained to match the teacher's embeddings before the alignment, which had no anchor to them"
+
+
 def without_folder(name: str) -> str:
     """The name; of an absolute path, its last part, since the folder exists on one machine only."""
     return Path(name).name if Path(name).is_absolute() else name

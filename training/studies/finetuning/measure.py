@@ -19,17 +19,17 @@ from training.evaluation.sets.protocols import CLASS_NAMES
 from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set
 from training.finetuning.measure import general_rows
 from training.finetuning.options import FinetuneOptions
+from training.students import load_student
 from training.studies.finetuning.arms import train
-from training.studies.finetuning.options import FinetuningOptions
+from training.studies.finetuning.options import FinetuningOptions, K
 from training.studies.finetuning.pool import Pool
 from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
-PLOT_FILE, RUN_FOLDER = "finetuning.png", "run"
+PLOT_FILE, RUN_FOLDER, START_FOLDER = "finetuning.png", "run", "start"
 LABELLED = "labelled photographs"
-K = 10
 
 
 class FinetuningStudy:
@@ -41,7 +41,7 @@ class FinetuningStudy:
     """
 
     def __init__(self, options: FinetuningOptions, program: str):
-        self.options, self.folder = options, Path(options.output_dir)
+        self.options, self.folder, self.model = options, Path(options.output_dir), options.model
         self.pool = Pool.open(options.data)
         self.sets = [
             _retrieval_set(TEST, self.pool.test),
@@ -59,6 +59,7 @@ class FinetuningStudy:
                 seeds=options.seeds,
                 images={"test": len(self.pool.test), "training": len(self.pool.training)},
                 steps=options.max_steps,
+                image_size=options.image_size,
             )
         )
 
@@ -67,13 +68,16 @@ class FinetuningStudy:
         path = self.folder / RESULTS_FILE
         if path.exists():
             self.results.rows = Results.read(path).rows
+        if self.options.image_size is not None:
+            self.model = _resized(self.options.model, self.options.image_size, self.folder / START_FOLDER)
         if not self.results.values(model=START):
-            self._keep(list(self._measure(Path(self.options.model), START)))
+            self._keep(list(self._measure(Path(self.model), START)))
         for size in self.options.sizes:
             for seed in self.options.seeds:
                 for arm in self.options.arms:
                     if not self.results.values(model=arm, stage=_stage(size), seed=seed):
                         self._keep(self._train(arm, size, seed))
+        shutil.rmtree(self.folder / START_FOLDER, ignore_errors=True)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
 
@@ -90,7 +94,7 @@ class FinetuningStudy:
         shutil.rmtree(run, ignore_errors=True)
         data = self.pool.write(run / "pairs.parquet", size, seed)
         options = FinetuneOptions(
-            model=self.options.model,
+            model=self.model,
             data=str(data),
             output_dir=str(run / arm),
             max_steps=self.options.max_steps,
@@ -123,6 +127,16 @@ class FinetuningStudy:
             )
         for row in general_rows(model, self.general, stage, seed):
             yield replace(row, model=arm)
+
+
+def _resized(model: str, image_size: int, folder: Path) -> str:
+    """Write a copy of a model with a smaller input; returns its folder."""
+    student, processor = load_student(model, "model")
+    student.config.image_size, images = image_size, processor.image_processor
+    images.size, images.crop_size = {"shortest_edge": image_size}, {"height": image_size, "width": image_size}
+    for part in (student, processor):
+        part.save_pretrained(folder)
+    return str(folder)
 
 
 def _stage(size: int) -> str:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+K = 10  # of the recall
 ARMS = ("default", "plain", "lora")
 
 
@@ -19,6 +20,8 @@ class FinetuningOptions:
         sizes: Numbers of pairs, drawn from the rest of the images.
         seeds: Seeds of the draw and of the training.
         max_steps: Optimizer steps of every run. Default: those of `training/finetune.py`.
+        image_size: Edge in pixels to which the images of every run are reduced, for a study that takes less time.
+            Default: that of the model.
         num_general: Largest number of images of `photographs` and of `labelled`, evenly spaced.
         output_dir: Folder for results.json, the plot, and the runs, which are deleted one by one. Runs whose results
             are there already are not repeated.
@@ -32,6 +35,7 @@ class FinetuningOptions:
     sizes: list[int] = field(default_factory=lambda: [200, 1000])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
     max_steps: int | None = None
+    image_size: int | None = None
     num_general: int = 400
     output_dir: str = "runs/finetuning"
 
@@ -42,5 +46,7 @@ class FinetuningOptions:
             raise ValueError("data: none is given. Name images with captions in both languages.")
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}.")
-        if self.num_general < 1:
-            raise ValueError(f"num_general: must be at least 1, got {self.num_general}.")
+        if self.image_size is not None and self.image_size < 32:
+            raise ValueError(f"image_size: must be at least 32 pixels, got {self.image_size}.")
+        if self.num_general < K:
+            raise ValueError(f"num_general: must be at least {K} for recall at {K}, got {self.num_general}.")

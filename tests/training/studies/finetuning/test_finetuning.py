@@ -34,7 +34,7 @@ def labelled(train_rows, tmp_path_factory) -> str:
 def arguments(source: str, labelled: str, model: object, out: object, *arms: str) -> list[str]:
     fields = {"data": source, "photographs": source, "labelled": labelled, "model": model, "output_dir": out}
     words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
-    return [*words, "--arms", *arms, "--sizes", "40", "--seeds", "1", "2", "--max_steps", "2", "--num_general", "9"]
+    return [*words, "--arms", *arms, "--sizes", "40", "--seeds", "1", "2", "--max_steps", "2", "--num_general", "12"]
 
 
 def test_every_arm_is_measured_and_a_second_call_repeats_none(
@@ -74,7 +74,8 @@ def test_the_test_split_is_in_no_training_set(source, tmp_path):
         ("sizes", "9999", "sizes: 9999 pairs were asked for"),
         ("arms", "other", "arms: there is no 'other'"),
         ("max_steps", "0", "max_steps: must be at least 1"),
-        ("num_general", "0", "num_general: must be at least 1"),
+        ("image_size", "8", "image_size: must be at least 32 pixels"),
+        ("num_general", "9", "num_general: must be at least 10"),
     ],
 )
 def test_a_wrong_option_is_one_line(source, labelled, teacher_folder, tmp_path, capsys, name, value, message):
@@ -105,5 +106,7 @@ def test_merged_adapters_give_the_same_embeddings_as_before(inputs):
 
 def test_adapters_are_trained_and_merged(source, labelled, teacher_folder, tmp_path):
     pytest.importorskip("peft")
-    main([*arguments(source, labelled, teacher_folder, tmp_path, "lora"), "--seeds", "1"])
-    assert Results.read(tmp_path / RESULTS_FILE).values(model="lora", metric="top1", language="zh")
+    main([*arguments(source, labelled, teacher_folder, tmp_path, "lora"), "--seeds", "1", "--image_size", "32"])
+    results = Results.read(tmp_path / RESULTS_FILE)
+    assert results.values(model="lora", metric="top1", language="zh") and results.meta["image_size"] == 32
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["finetuning.png", RESULTS_FILE]
