@@ -356,7 +356,7 @@ class TeacherConfig(Checked):
     """One of several teachers. Their embeddings are concatenated, so a student embeds in the sum of their dimensions.
 
     Args:
-        teacher: Hub id or folder of the teacher.
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm.
         weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
         tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
             the joint space.
@@ -365,6 +365,8 @@ class TeacherConfig(Checked):
             encodes it. None encodes all captions.
         space: Name of this teacher's embedding space. Teachers with the same name have one part of the joint space
             together, such as two text encoders of one image encoder. None gives the teacher a space of its own.
+        trust_remote_code: Whether to run code that comes with the teacher. A Hub id then needs the commit whose code
+            you read, as in ID@COMMIT.
     """
 
     path: ClassVar[str] = "teachers."
@@ -375,6 +377,7 @@ class TeacherConfig(Checked):
     tower: Literal["vision", "text", "both"] = "both"
     languages: list[str] | None = None
     space: str | None = None
+    trust_remote_code: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -519,7 +522,8 @@ class DistillRecipe(TrainingRecipe):
     """Stage 1: each student tower learns the feature map of its teacher tower.
 
     Args:
-        teacher: Hub id or folder of the teacher. None takes the list `teachers`.
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm. None takes the
+            list `teachers`.
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
         target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,

@@ -1,6 +1,6 @@
 """Captions: which ones are usable, and their token ids for student and teacher."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -88,6 +88,8 @@ class CaptionTokenizer:
         max_text_length: Longest text in tokens, for both tokenizers; longer texts are truncated.
         teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
         vocabulary: Vocabulary of the student, if it was cut from the teacher's.
+        clean: Function that cleans a caption before the teacher's tokenizer; None if the tokenizer does all that is
+            needed.
         further: Tokenization for each further teacher, by the number of the teacher.
     """
 
@@ -98,9 +100,10 @@ class CaptionTokenizer:
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         vocabulary: Vocabulary | None = None,
         further: "Mapping[int, CaptionTokenizer] | None" = None,
+        clean: Callable[[str], str] | None = None,
     ):
         self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
-        self.max_text_length, self.further = max_text_length, further or {}
+        self.max_text_length, self.further, self.clean = max_text_length, further or {}, clean
         # None until `find_unaligned` has run, which is never the case for a stream
         self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
 
@@ -113,6 +116,15 @@ class CaptionTokenizer:
     def has_token_targets(self) -> bool:
         """Whether student and teacher split captions into the same pieces, so that token states can be compared."""
         return self.teacher_tokenizer is None or self.vocabulary is not None
+
+    def tokenize_for_teacher(self, texts: list[str]) -> dict[str, Tensor]:
+        """Tokenize texts with the teacher's tokenizer, after its cleaning.
+
+        Returns:
+            `input_ids` and `attention_mask`, both (T, L) int64.
+        """
+        cleaned = [self.clean(text) for text in texts] if self.clean else texts
+        return tokenize(self.teacher, cleaned, self.max_text_length)
 
     def find_unaligned(self, texts: Iterable[str]) -> int:
         """Find the captions that a cut vocabulary and its source split into different pieces.
@@ -150,7 +162,7 @@ class CaptionTokenizer:
         """
         batch = self._first(texts)
         for number, other in self.further.items():
-            tokens = tokenize(other.teacher, texts, other.max_text_length)
+            tokens = other.tokenize_for_teacher(texts)
             batch = cast(Batch, batch | {f"teacher_{name}_{number}": value for name, value in tokens.items()})
         return batch
 
@@ -166,7 +178,7 @@ class CaptionTokenizer:
             batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
             batch["teacher_attention_mask"] = tokens["attention_mask"]
         else:
-            teacher = tokenize(self.teacher_tokenizer, texts, self.max_text_length)
+            teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]
         return batch

@@ -53,17 +53,18 @@ class Inputs:
     targets: TargetSource | None
 
 
-def open_teacher(name: str, dtype: str) -> Teacher:
+def open_teacher(name: str, dtype: str, trust_remote_code: bool = False) -> Teacher:
     """Open a teacher without its towers: its configuration, tokenizer and image processor.
 
     Args:
         name: Hub id or folder of the teacher.
         dtype: Precision of weights and activations, once towers are loaded: `float32`, `bfloat16` or `float16`.
+        trust_remote_code: Whether to run code that comes with the teacher.
 
     Returns:
         The teacher. Call `with_towers` to load the towers that run.
     """
-    return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype))
+    return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
 
 
 def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
@@ -75,7 +76,8 @@ def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
     configs: list[TeacherConfig] = recipe.all_teachers
     if not configs:
         return None
-    ensemble = Ensemble([open_teacher(config.teacher, recipe.teacher_dtype) for config in configs], configs)
+    teachers = [open_teacher(config.teacher, recipe.teacher_dtype, config.trust_remote_code) for config in configs]
+    ensemble = Ensemble(teachers, configs)
     ensemble.check(recipe.towers, recipe.data.languages)
     return ensemble
 
@@ -122,8 +124,9 @@ def _tokens_of(
 ) -> CaptionTokenizer:
     teacher = member.teacher
     max_text_length = min(max_text_length, teacher.max_text_length)
-    if member.config.languages is not None:  # the translation of a caption has other tokens
-        return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer)
+    # the translation of a caption has other tokens, and so has a text that is cleaned for the teacher alone
+    if member.config.languages is not None or teacher.clean is not None:
+        return CaptionTokenizer(tokenizer, max_text_length, teacher.tokenizer, clean=teacher.clean)
     if same_tokens(tokenizer, teacher.tokenizer):
         return CaptionTokenizer(tokenizer, max_text_length)
     if folder is not None and Vocabulary.is_in(folder):
@@ -186,7 +189,7 @@ class _Sources:
     def open(self, teachers: Ensemble, spec: TargetSpec) -> TargetSource:
         sources = []
         for member in teachers.members:
-            towers = tuple(tower for tower in spec.towers if tower in member.config.towers)
+            towers = tuple(tower for tower in spec.towers if tower in member.towers)
             if towers:
                 gives_map = member is teachers.image_map_member
                 gives_states = self.tokens is not None and member.number not in self.tokens.further

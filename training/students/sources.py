@@ -74,7 +74,7 @@ def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None
             config=_tower_of(config, tower),
             weights=weights,
             projection=projection,
-            tokenizer=owner.tokenizer,
+            tokenizer=owner.tokenizer if tower == "text" else None,
         )
     tokenizer = load_tokenizer(init, "student.text_init") if tower == "text" else None
     weights = AutoModel.from_pretrained(init, dtype=torch.float32).state_dict()

@@ -48,6 +48,11 @@ class Member:
     factor: float | None
     others: frozenset[str] = frozenset()
 
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers whose targets it gives."""
+        return tuple(tower for tower in self.config.towers if tower in self.teacher.family.towers)
+
     def part(self, embedding: Tensor) -> Tensor:
         """Its part of the joint embedding.
 
@@ -108,7 +113,7 @@ class Ensemble:
 
     def with_tower(self, tower: str) -> list[Member]:
         """The members that give targets of a tower, in the order of the recipe; none for some ensembles."""
-        return [member for member in self.members if tower in member.config.towers]
+        return [member for member in self.members if tower in member.towers]
 
     def check(self, towers: Sequence[str], languages: Sequence[str]):
         """Check that there are targets for a run.
@@ -118,8 +123,18 @@ class Ensemble:
             languages: Languages of its captions, ISO 639-1 codes.
 
         Raises:
-            ValueError: A tower has no teacher, or a teacher is for a language that the data do not have.
+            ValueError: A tower has no teacher, a teacher of one tower is to teach the other one, too, or a teacher is
+                for a language that the data do not have.
         """
+        for member in self.members:
+            if missing := set(member.config.towers) & set(towers) - set(member.teacher.family.towers):
+                (own,) = member.teacher.family.towers
+                kinds = {"vision": "images", "text": "captions"}
+                raise ValueError(
+                    f"teachers.tower: is {member.config.tower!r}, but {member.teacher.name!r} encodes {kinds[own]} "
+                    f"alone. Set `tower: {own}` for it under teachers, and add a teacher of {kinds[min(missing)]}; or "
+                    f"train the {own} tower alone."
+                )
         for tower in towers:
             if not self.with_tower(tower):
                 raise ValueError(

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 from transformers import (
     AltCLIPModel,
-    AltCLIPVisionModel,
     ChineseCLIPModel,
-    ChineseCLIPVisionModel,
     CLIPModel,
-    CLIPVisionModel,
     MetaClip2Model,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
@@ -30,7 +27,15 @@ from transformers import (
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel
-from training.teachers.family import Family, patch_map
+from training.teachers.encoders import (
+    BareImageEncoder,
+    BareTextEncoder,
+    main_input,
+    map_width,
+    model_type_of,
+    pooled_width,
+)
+from training.teachers.family import NORM_AFTER_POOLING, Family, patch_map
 from training.teachers.open_clip_model import OpenClipModel
 from training.teachers.text_preparation import (
     GEMMA_TOKEN,
@@ -41,15 +46,13 @@ from training.teachers.text_preparation import (
     tokenizer_end_token,
 )
 
-# the last hidden state of these towers is before the final norm, which they apply only to the pooled CLS token
-NORM_AFTER_POOLING = (AltCLIPVisionModel, ChineseCLIPVisionModel, CLIPVisionModel)
-
 
 def _clip_image_map(model: Any, outputs: Any) -> Tensor:
     return patch_map(model.vision_model.post_layernorm(outputs.last_hidden_state))
 
 
-def _naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
+def _naflex_patches(model: Any, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The patches of square images, their mask and the shapes of their grids."""
     edge = model.config.vision_config.patch_size
     patches = pixel_values.unfold(2, edge, edge).unfold(3, edge, edge)  # (B, 3, H, W, edge, edge)
     grid = patches.shape[2:4]
@@ -57,7 +60,23 @@ def _naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
     patches = patches.permute(0, 2, 3, 4, 5, 1).flatten(3).flatten(1, 2)  # (B, H * W, edge * edge * 3)
     shapes = torch.tensor([grid], device=patches.device).expand(len(patches), 2)
     mask = torch.ones(patches.shape[:2], dtype=torch.int64, device=patches.device)
+    return patches, mask, shapes
+
+
+def _naflex_image_outputs(model: Any, pixel_values: Tensor) -> Any:
+    patches, mask, shapes = _naflex_patches(model, pixel_values)
     return model.get_image_features(patches, pixel_attention_mask=mask, spatial_shapes=shapes)
+
+
+def _fgclip2_image_outputs(model: Any, pixel_values: Tensor) -> Any:
+    # get_image_features returns the pooled output of this tower alone
+    patches, mask, shapes = _naflex_patches(model, pixel_values)
+    return model.vision_model(pixel_values=patches, attention_mask=mask, spatial_shapes=shapes)
+
+
+def _fgclip2_text_outputs(model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Any:
+    # as get_text_features for short captions, which uses none of the heads for regions and long captions
+    return model.text_model(input_ids=input_ids, attention_mask=attention_mask, walk_type="short")
 
 
 def _naflex_image_size(config: PreTrainedConfig) -> int:
@@ -66,7 +85,7 @@ def _naflex_image_size(config: PreTrainedConfig) -> int:
 
 
 def _dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
-    if isinstance(model.vision_model, NORM_AFTER_POOLING):
+    if model.config.vision_config.model_type in NORM_AFTER_POOLING:
         return _clip_image_map(model, outputs)
     hidden, width = outputs.last_hidden_state, model.config.vision_config.hidden_size
     feature_map = hidden if hidden.ndim == 4 else patch_map(hidden)
@@ -79,11 +98,19 @@ def _dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
     return feature_map
 
 
+def _nothing(config: PreTrainedConfig) -> int:
+    return 0  # of a tower that the family does not have
+
+
+def _stated_by_processor(config: PreTrainedConfig) -> None:
+    return None
+
+
 def _dual_encoder_image_size(config: PreTrainedConfig) -> int | None:
     return getattr(config.vision_config, "image_size", None)
 
 
-def _open_clip_image_map(model: Any, outputs: Any) -> Tensor | None:
+def _own_image_map(model: Any, outputs: Any) -> Tensor | None:
     return outputs.last_hidden_state
 
 
@@ -135,6 +162,16 @@ FAMILIES: dict[str, Family] = {
         max_text_length=attrgetter("max_text_length"),
         license=attrgetter("teacher_license"),
     ),
+    "fgclip2": Family(
+        model_class="AutoModelForCausalLM",  # 360CVGroup/FG-CLIP, code beside the weights
+        image_outputs=_fgclip2_image_outputs,
+        text_outputs=_fgclip2_text_outputs,
+        projection_dim=attrgetter("text_config.hidden_size"),
+        image_size=_naflex_image_size,
+        takes_patches=True,
+        max_text_length=lambda config: _SIGLIP2_TEXTS.max_length,  # longer captions have positions of their own
+        text_preparation=_SIGLIP2_TEXTS,
+    ),
     "metaclip_2": Family(
         model_class=MetaClip2Model,
         image_map=_clip_image_map,
@@ -143,7 +180,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "open_clip": Family(
         model_class=OpenClipModel,
-        image_map=_open_clip_image_map,
+        image_map=_own_image_map,
         vision_width=attrgetter("vision_width"),
         text_width=attrgetter("text_width"),
         projection_dim=attrgetter("embed_dim"),
@@ -172,6 +209,30 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+# families of one tower, by the input of their models
+ENCODERS: dict[str, Family] = {
+    "pixel_values": Family(
+        model_class=BareImageEncoder,
+        towers=("vision",),
+        image_outputs=BareImageEncoder.encode,
+        image_map=_own_image_map,
+        vision_width=map_width,
+        text_width=_nothing,
+        projection_dim=pooled_width,
+        image_size=_stated_by_processor,
+        max_text_length=_nothing,
+    ),
+    "input_ids": Family(
+        model_class=BareTextEncoder,
+        towers=("text",),
+        text_outputs=BareTextEncoder.encode,
+        vision_width=_nothing,
+        text_width=attrgetter("hidden_size"),
+        projection_dim=attrgetter("hidden_size"),
+        image_size=_nothing,
+    ),
+}
+
 
 def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
     """Look up the family of a model.
@@ -181,12 +242,14 @@ def find_family(config: PreTrainedConfig | dict, name: str) -> Family:
         name: Hub id or folder of the model, for the error message.
 
     Raises:
-        ValueError: The model type is not in `FAMILIES`.
+        ValueError: The model type is not in `FAMILIES`, and no encoder of transformers.
     """
-    model_type = config.get("model_type") if isinstance(config, dict) else config.model_type
-    if model_type not in FAMILIES:
+    model_type = model_type_of(config) if isinstance(config, dict) else config.model_type
+    family = FAMILIES.get(model_type or "") or ENCODERS.get(main_input(model_type) or "")
+    if family is None:
         raise ValueError(
-            f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}. Choose one of "
-            "these, or add the family to FAMILIES (training/teachers/families.py)."
+            f"teacher: {name!r} is of the family {model_type!r}; supported are {', '.join(FAMILIES)}, and encoders of "
+            "images or texts alone. Choose one of these, or add the family to FAMILIES "
+            "(training/teachers/families.py)."
         )
-    return FAMILIES[model_type]
+    return family

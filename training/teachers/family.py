@@ -30,6 +30,9 @@ ROBERTA_LIKE = {
     "xmod",
 }
 
+# image towers whose last hidden state is before the final norm, which they apply only to the pooled CLS token
+NORM_AFTER_POOLING = {"altclip_vision_model", "chinese_clip_vision_model", "clip_vision_model"}
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -72,6 +75,23 @@ def patch_map(tokens: Tensor) -> Tensor:
     return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))  # (B, H * W, D) -> (B, D, H, W)
 
 
+def spatial_map(hidden: Tensor, width: int) -> Tensor | None:
+    """Arrange the last hidden state of an image tower as a feature map.
+
+    Args:
+        hidden: Tokens (B, N, D), as in `patch_map`, or a map (B, D, H, W) or (B, H, W, D).
+        width: Number of channels D.
+
+    Returns:
+        (B, D, H, W); None for a state of another width, which the tower's head would widen first.
+    """
+    if hidden.ndim == 3:
+        return patch_map(hidden)
+    if hidden.shape[1] == width:
+        return hidden
+    return hidden.permute(0, 3, 1, 2) if hidden.shape[-1] == width else None
+
+
 def first_position(text_config: PreTrainedConfig) -> int:
     """The position id of a text's first token."""
     return text_config.pad_token_id + 1 if text_config.model_type in ROBERTA_LIKE else 0
@@ -79,8 +99,9 @@ def first_position(text_config: PreTrainedConfig) -> int:
 
 def num_positions(config: PreTrainedConfig) -> int:
     """Longest text in tokens that the text tower has positions for; VERY_LARGE_INTEGER for relative positions."""
-    positions = getattr(config.text_config, "max_position_embeddings", None)
-    return VERY_LARGE_INTEGER if positions is None else positions - first_position(config.text_config)
+    text_config = getattr(config, "text_config", config)  # a bare encoder has no other config
+    positions = getattr(text_config, "max_position_embeddings", None)
+    return VERY_LARGE_INTEGER if positions is None else positions - first_position(text_config)
 
 
 def _image_features(model: Any, pixel_values: Tensor) -> Any:
@@ -102,7 +123,9 @@ class Family:
     The defaults describe a dual encoder in the layout of transformers' CLIP. A row names what differs.
 
     Args:
-        model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row.
+        model_class: Class of the whole dual encoder; its `config_class.model_type` is the key of the row. For a model
+            with code of its own, the name of its class in the config's `auto_map`, such as `AutoModel`.
+        towers: Towers that a model of this family has.
         tower_modules: Names of the modules that belong to each tower: the tower itself, then its projection. A model
             need not have the projections.
         image_outputs: Function of the model and pixel values (B, 3, S, S) that returns an object with
@@ -127,7 +150,8 @@ class Family:
             its own that computes the same. A student inherits such a tower as that class.
     """
 
-    model_class: type[PreTrainedModel]
+    model_class: type[PreTrainedModel] | str
+    towers: tuple[str, ...] = TOWERS
     tower_modules: Mapping[str, tuple[str, str]] = field(default_factory=lambda: dict(TOWER_MODULES))
     image_outputs: Callable[[Any, Tensor], Any] = _image_features
     image_map: Callable[[Any, Any], Tensor | None] = _patches_of_last_layer

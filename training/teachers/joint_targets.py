@@ -40,9 +40,7 @@ class JointTargets:
             batch: Batch on the device.
         """
         return self._join(
-            (member, source.images(images, batch))
-            for member, source in self.sources
-            if "vision" in member.config.towers
+            (member, source.images(images, batch)) for member, source in self.sources if "vision" in member.towers
         )
 
     def texts(self, batch: Batch) -> Targets:
@@ -50,7 +48,7 @@ class JointTargets:
         return self._join(
             (member, self._texts_of(member, source, batch))
             for member, source in self.sources
-            if "text" in member.config.towers
+            if "text" in member.towers
         )
 
     def _texts_of(self, member: Member, source: TargetSource, batch: Batch) -> Targets:

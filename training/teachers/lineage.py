@@ -35,6 +35,29 @@ def find_commit(name: str, revision: str | None = None) -> str | None:
         raise OSError(error) from error
 
 
+def split_revision(name: str, revision: str | None, trust_remote_code: bool) -> tuple[str, str | None]:
+    """Split `ID@REVISION` into the Hub id and the revision. Folders and ids without a revision are returned unchanged.
+
+    Args:
+        name: Hub id, which may name a revision, or folder.
+        revision: Branch, tag or commit that is named apart; the name then has none.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ValueError: The code of a Hub id is trusted, and no revision is named.
+    """
+    if Path(name).is_dir():
+        return name, revision
+    if revision is None and "@" in name:
+        name, _, revision = name.rpartition("@")
+    if trust_remote_code and revision is None:
+        raise ValueError(
+            f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision that you "
+            f"read: {name}@COMMIT."
+        )
+    return name, revision
+
+
 def digest_folder(folder: str | Path) -> str:
     """Digest of the weight files of a checkpoint; no weights are loaded.
 

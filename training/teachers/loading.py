@@ -1,13 +1,20 @@
-"""Partial loading of a checkpoint: the weights of a tower that is not needed are neither read nor held in memory."""
+"""Partial loading of a checkpoint: the weights of a tower that is not needed are neither read nor held in memory.
+
+A model with code of its own is built whole and then loses the towers that are not needed.
+"""
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import load_torch_model, snapshot_download
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from training.teachers.encoders import BareEncoder
 from training.teachers.family import Family
 
 
@@ -27,10 +34,56 @@ def load_model(
         ValueError: The checkpoint lacks weights, so that a part of the model would be random.
     """
     absent = [module for tower, modules in family.tower_modules.items() if tower not in towers for module in modules]
-    model_class: Any = _without(family.model_class, absent) if absent else family.model_class
-    model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", output_loading_info=True)
-    check_complete("teacher", name, family.model_class, report["missing_keys"])
+    own_class: Any = family.model_class
+    if isinstance(own_class, str):
+        return load_remote_model("teacher", name, own_class, dtype, commit, absent)
+    if issubclass(own_class, BareEncoder):
+        model, missing = own_class.load(name, bool(towers), dtype, commit)
+    else:
+        model_class = _without(own_class, absent) if absent else own_class
+        model, report = model_class.from_pretrained(
+            name, dtype=dtype, revision=commit or "main", output_loading_info=True
+        )
+        missing = report["missing_keys"]
+    check_complete("teacher", name, own_class, missing)
     return model
+
+
+def load_remote_model(
+    field: str, name: str, auto_class: str, dtype: torch.dtype, commit: str | None, absent: Collection[str] = ()
+) -> PreTrainedModel:
+    """Load a model with the code of its checkpoint. The caller makes sure that the code is trusted.
+
+    The model is not built on the meta device, where tensors that such code computes beside the weights would be lost.
+
+    Args:
+        field: Option that named the checkpoint, for error messages.
+        name: Hub id or folder.
+        auto_class: Name of the model's class in the `auto_map` of the config, such as `AutoModel`.
+        dtype: Precision of the weights in memory.
+        commit: Commit of the Hub id; None for a folder.
+        absent: Names of modules to remove.
+
+    Raises:
+        ValueError: The checkpoint has no such class, no safetensors, or lacks weights.
+    """
+    config = AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=True)
+    classes = getattr(config, "auto_map", None) or {}
+    if auto_class not in classes:
+        raise ValueError(
+            f"{field}: {name!r} has no code for {auto_class} in the auto_map of its config.json, which has "
+            f"{sorted(classes)}. Name a checkpoint with its code."
+        )
+    model_class: Any = get_class_from_dynamic_module(classes[auto_class], name, revision=commit or "main")
+    model = model_class(config)
+    for module in set(absent) & set(model._modules):
+        delattr(model, module)
+    folder = name if commit is None else snapshot_download(name, revision=commit, allow_patterns=["*.safetensors*"])
+    if not list(Path(folder).glob("*.safetensors")):
+        raise ValueError(f"{field}: {name!r} has no safetensors. Name a checkpoint with them.")
+    report: Any = load_torch_model(model, folder)
+    check_complete(field, name, model_class, report.missing_keys)
+    return model.to(dtype).eval()
 
 
 def check_complete(field: str, name: str, model_class: type, missing: Collection[str]):

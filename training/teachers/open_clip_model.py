@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import cached_file
 
-from training.teachers.family import patch_map
+from training.teachers.family import patch_map, spatial_map
 
 WEIGHTS_FILE = "model.safetensors"
 # names of open_clip's modules, and ours
@@ -120,7 +120,7 @@ class OpenClipModel(PreTrainedModel):
         if hasattr(tower, "trunk"):
             hidden = tower.trunk.forward_features(pixel_values)
             embedding = tower.head(tower.trunk.forward_head(hidden))
-            return _image_output(embedding, _timm_map(hidden, tower.trunk.num_features))
+            return _image_output(embedding, spatial_map(hidden, tower.trunk.num_features))
         if not hasattr(tower, "ln_post") or tower.attn_pool is not None:  # a ResNet, or a pooler with queries
             return _image_output(tower(pixel_values), None)
         hidden = tower.transformer(tower._embeds(pixel_values))
@@ -150,15 +150,6 @@ class OpenClipModel(PreTrainedModel):
 
 def _image_output(embedding: Tensor, feature_map: Tensor | None) -> BaseModelOutputWithPooling:
     return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=embedding)
-
-
-def _timm_map(hidden: Tensor, width: int) -> Tensor | None:
-    """Feature map (B, D, H, W) of a timm model's features; None for features that its head widens first."""
-    if hidden.ndim == 3:
-        return patch_map(hidden)
-    if hidden.shape[1] == width:
-        return hidden
-    return hidden.permute(0, 3, 1, 2) if hidden.shape[-1] == width else None
 
 
 def _build_hf_text_tower(embed_dim: int, text_cfg: dict[str, Any], hf_config: dict[str, Any]) -> nn.Module:

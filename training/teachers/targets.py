@@ -79,7 +79,8 @@ class LiveTargets:
 
     def __init__(self, teacher: Teacher, spec: TargetSpec):
         self.teacher, self.spec = teacher, spec
-        self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
+        if "vision" in spec.towers:
+            self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
         """Targets of augmented images.

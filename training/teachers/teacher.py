@@ -1,30 +1,42 @@
 """A frozen teacher of any family, whole or one tower at a time."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoImageProcessor, AutoProcessor, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoImageProcessor,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from training.data import tokenize
+from training.teachers.encoders import open_processors, resolve_name
 from training.teachers.families import find_family
-from training.teachers.family import TOWERS, Targets
-from training.teachers.lineage import digest_folder, find_commit, read_license, weights_fingerprint
+from training.teachers.family import TOWERS, Family, Targets
+from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
 from training.teachers.loading import load_model
+
+# a text that every cleaning changes
+CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
 
 
 class Teacher:
     """A frozen teacher.
 
     Args:
-        model: Dual encoder of one of `FAMILIES`, with all or some of its towers.
+        model: Dual encoder of one of `FAMILIES`, with all or some of its towers, or a bare encoder.
         tokenizer: Tokenizer of the model; None for a teacher of images only.
-        image_processor: Image processor of the model.
+        image_processor: Image processor of the model; None for a teacher of texts only.
         name: Hub id or folder, for error messages and the lineage of the student.
-        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none.
+        towers: Towers that the model has. Sizes, image statistics, tokens and lineage need none. Default: all towers
+            of its family.
         revision: Identifier of the state of the weights. Default: a digest of the folder, or else of the weights in
             memory.
 
@@ -32,8 +44,8 @@ class Teacher:
         towers: Loaded towers, in the order of `TOWERS`.
         projection_dim: Width of the embeddings.
         vision_width: Number of channels of the image feature map; 0 if the image tower gives none.
-        text_width: Width of a token state.
-        image_size: Edge of the square image in pixels.
+        text_width: Width of a token state; 0 for a teacher of images only.
+        image_size: Edge of the square image in pixels; 0 for a teacher of texts only.
 
     Raises:
         ValueError: The family is unknown, or the model lacks one of `towers`.
@@ -45,11 +57,12 @@ class Teacher:
         tokenizer: PreTrainedTokenizerBase | None,
         image_processor: Any,
         name: str,
-        towers: Sequence[str] = TOWERS,
+        towers: Sequence[str] | None = None,
         revision: str | None = None,
     ):
         self.family = find_family(model.config, name)
-        self.towers = _in_order(towers)
+        self.towers = _in_order(self.family.towers if towers is None else towers)
+        _check_towers(self.family, self.towers, name)
         for tower in self.towers:
             if not hasattr(model, self.family.tower_modules[tower][0]):
                 raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
@@ -58,31 +71,38 @@ class Teacher:
         config = model.config
         self.projection_dim = self.family.projection_dim(config)
         self.vision_width, self.text_width = self.family.vision_width(config), self.family.text_width(config)
-        self.image_size = self.family.image_size(config) or _processor_size(image_processor)
+        self.image_size = self.family.image_size(config) or 0
+        if not self.image_size and "vision" in self.family.towers:
+            self.image_size = _processor_size(image_processor)
         self._revision = revision
-        self._is_checkpoint = False
+        self._is_checkpoint = self._is_trusted = False
 
     @classmethod
     def from_pretrained(
         cls,
         name: str,
-        towers: Sequence[str] = TOWERS,
+        towers: Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
         revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "Teacher":
         """Load a teacher with its tokenizer and image processor.
 
         Args:
-            name: Hub id or folder.
+            name: Hub id, folder, or `timm:ARCHITECTURE`; `ID@REVISION` names the revision too.
             towers: Towers to load, some of `vision` and `text`. The others are neither read nor held in memory.
+                Default: all towers of its family.
             dtype: Precision of the weights in memory, whatever the precision of the file.
             device: Device of the weights.
             revision: Branch, tag or commit of a Hub id. Default: the newest commit.
+            trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: There is no such model, its family is not supported, or its checkpoint lacks weights.
+            ValueError: There is no such model, its family is not supported or lacks a tower, its checkpoint lacks
+                weights, or it comes with code that is not trusted or not pinned.
         """
+        name, revision = split_revision(resolve_name(name), revision, trust_remote_code)
         try:
             commit = find_commit(name, revision)
             fields, _ = PreTrainedConfig.get_config_dict(name, revision=commit)
@@ -90,9 +110,21 @@ class Teacher:
             raise ValueError(
                 f"teacher: {name!r} is neither a folder with a config.json nor on the Hub. ({error})"
             ) from error
-        model = load_model(name, find_family(fields, name), _in_order(towers), dtype, commit)
-        teacher = cls(model, *_open_processors(name, commit or "main"), name, towers, commit)
-        teacher._is_checkpoint = True
+        family = find_family(fields, name)
+        towers = _in_order(family.towers if towers is None else towers)
+        _check_towers(family, towers, name)
+        if isinstance(family.model_class, str) and not trust_remote_code:
+            raise ValueError(
+                f"teacher: {name!r} comes with its own code. Read it, and list the teacher under teachers with "
+                "`trust_remote_code: true`; for a Hub id, add the revision that you read: ID@COMMIT."
+            )
+        model = load_model(name, family, towers, dtype, commit)
+        if family.towers == TOWERS:
+            processors = _open_processors(name, revision=commit or "main", trust_remote_code=trust_remote_code)
+        else:
+            processors = open_processors(name, model.config, family.towers[0], commit)
+        teacher = cls(model, *processors, name, towers, commit)
+        teacher._is_checkpoint, teacher._is_trusted = True, trust_remote_code
         return teacher.to(device)
 
     def with_towers(self, towers: Sequence[str]) -> "Teacher":
@@ -111,7 +143,8 @@ class Teacher:
         if towers == self.towers:
             return self
         if self._is_checkpoint:
-            return self.from_pretrained(self.name, towers, self.model.dtype, self.model.device, self._revision)
+            fields = self.model.dtype, self.model.device, self._revision, self._is_trusted
+            return self.from_pretrained(self.name, towers, *fields)
         if set(towers) <= set(self.towers):
             return self
         raise ValueError(
@@ -136,6 +169,11 @@ class Teacher:
         Raises:
             ValueError: The teacher has none.
         """
+        if "text" not in self.family.towers:
+            raise ValueError(
+                f"teacher: {self.name!r} is an encoder of images alone and has no tokenizer. Set student.tokenizer, "
+                "or add a teacher of captions under teachers."
+            )
         if self._tokenizer is None:
             raise ValueError(
                 f"teacher: {self.name!r} has no tokenizer. Add its tokenizer files, or list it under teachers with "
@@ -171,6 +209,15 @@ class Teacher:
             return self._revision
         return digest_folder(self.name) if self._is_checkpoint else weights_fingerprint(self.model)
 
+    @cached_property
+    def clean(self) -> Callable[[str], str] | None:
+        """Function that cleans a text before the tokenizer, as in training; None if the tokenizer does it itself."""
+        preparation = self.family.prepare_texts(self.tokenizer)
+        if preparation is None or preparation.clean is None:
+            return None
+        is_own = self.tokenizer(CLEANED_PROBE).input_ids == self.tokenizer(preparation.clean(CLEANED_PROBE)).input_ids
+        return None if is_own else preparation.clean
+
     def tokenize(self, texts: Sequence[str], max_text_length: int | None = None) -> dict[str, Tensor]:
         """Tokenize texts for `encode_texts`.
 
@@ -181,7 +228,8 @@ class Teacher:
         Returns:
             `input_ids` and `attention_mask`, (T, L) int64, padded on the right, on the device of the model.
         """
-        tokens = tokenize(self.tokenizer, list(texts), max_text_length or self.max_text_length)
+        texts = [self.clean(text) for text in texts] if self.clean else list(texts)
+        tokens = tokenize(self.tokenizer, texts, max_text_length or self.max_text_length)
         return {name: value.to(self.model.device) for name, value in tokens.items()}
 
     @torch.no_grad()
@@ -264,12 +312,14 @@ class Teacher:
             )
 
 
-def _open_processors(name: str, revision: str) -> tuple[PreTrainedTokenizerBase | None, Any]:
+def _open_processors(name: str, **fields: Any) -> tuple[PreTrainedTokenizerBase | None, Any]:
     """Tokenizer, or None if there is none, and image processor of a checkpoint."""
     try:
-        processor = AutoProcessor.from_pretrained(name, revision=revision)
+        processor = AutoProcessor.from_pretrained(name, **fields)
+        if not hasattr(processor, "image_processor"):  # a checkpoint without a file that names both
+            return AutoTokenizer.from_pretrained(name, **fields), AutoImageProcessor.from_pretrained(name, **fields)
     except ValueError:  # transformers cannot build the tokenizer of some classes without its files
-        return None, AutoImageProcessor.from_pretrained(name, revision=revision)
+        return None, AutoImageProcessor.from_pretrained(name, **fields)
     tokenizer = processor.tokenizer
     # of other classes it builds one that knows the special tokens only
     is_empty = tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens))
@@ -280,6 +330,15 @@ def _in_order(towers: Sequence[str]) -> tuple[str, ...]:
     if unknown := set(towers) - set(TOWERS):
         raise ValueError(f"towers: {sorted(unknown)} are none of {TOWERS}.")
     return tuple(tower for tower in TOWERS if tower in towers)
+
+
+def _check_towers(family: Family, towers: Sequence[str], name: str):
+    if missing := set(towers) - set(family.towers):
+        kind = {"vision": "images", "text": "texts"}[family.towers[0]]
+        raise ValueError(
+            f"towers: {name!r} is an encoder of {kind} alone, and has no {min(missing)} tower. Leave "
+            f"{min(missing)!r} out."
+        )
 
 
 def _processor_size(image_processor: Any) -> int:

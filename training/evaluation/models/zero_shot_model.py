@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
 import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
 from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
 from training.evaluation.models.text_settings import find_text_preparation
 from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint
 from training.teachers.batching import encode_by_length
-from training.teachers.lineage import find_commit
-from training.teachers.loading import check_complete
+from training.teachers.lineage import find_commit, split_revision
+from training.teachers.loading import check_complete, load_remote_model
 from training.text.pipeline import read_pipeline
 
 log = logging.getLogger(__name__)
@@ -62,18 +62,11 @@ class ZeroShotModel:
             ValueError: There is no such model, it lacks a tower or weights, it comes with code that is not trusted or
                 not pinned, or it does not state how its input is prepared.
         """
-        name = str(name)
-        if not Path(name).is_dir() and revision is None and "@" in name:
-            name, _, revision = name.rpartition("@")
-        if trust_remote_code and revision is None and not Path(name).is_dir():
-            raise ValueError(
-                f"trust_remote_code: the code of {name!r} can change at any time. Read it, and name the revision "
-                f"that you read: {name}@COMMIT."
-            )
+        name, revision = split_revision(str(name), revision, trust_remote_code)
         try:
             commit = find_commit(name, revision)
             fields = {"trust_remote_code": trust_remote_code, "revision": commit or "main"}
-            model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
+            model, missing = _load_model(name, commit, **fields)
             processor = _load_processor(name, **fields)
         except OSError as error:
             raise ValueError(f"model: {name!r} is neither a model folder nor on the Hub. ({error})") from error
@@ -90,7 +83,7 @@ class ZeroShotModel:
                     f"model: {name!r} ({type(model).__name__}) has no {method}; zero-shot needs both towers."
                 )
         parameters = {key for key, _ in model.named_parameters()}
-        check_complete("model", name, type(model), set(report["missing_keys"]) & parameters)
+        check_complete("model", name, type(model), missing & parameters)
         # the fastest layout for convolutions
         loaded = cls(model.eval().to(memory_format=torch.channels_last), processor, name, commit)
         loaded.describe()  # raises now if the model does not state how its input is prepared
@@ -260,6 +253,16 @@ class ZeroShotModel:
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(output).__name__
             raise ValueError(f"model: {self.name!r} returns {shape} for the {kind} embeddings; expected (B, D).")
         return F.normalize(features.float(), dim=-1)
+
+
+def _load_model(name: str, commit: str | None, **fields: Any) -> tuple[Any, set[str]]:
+    """Model in float32, and the names of the weights that its checkpoint lacks."""
+    values, _ = PreTrainedConfig.get_config_dict(name, revision=fields["revision"])
+    family = FAMILIES.get(values.get("model_type", ""))
+    if family is not None and isinstance(family.model_class, str) and fields["trust_remote_code"]:
+        return load_remote_model("model", name, family.model_class, torch.float32, commit), set()
+    model, report = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **fields)
+    return model, set(report["missing_keys"])
 
 
 def _load_processor(name: str, **fields: Any) -> Any:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from training.data import CaptionTokenizer, PairDataset, tokenize
+from training.data import CaptionTokenizer, PairDataset
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache.cached import CachedTargets
@@ -136,7 +136,8 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     """
     if folder is None:
         return encode_bank(teacher.with_towers(("text",)).to(device), texts)
-    key = hashlib.blake2b("\n".join([teacher.revision, *texts]).encode(), digest_size=8).hexdigest()
+    cleaning = [teacher.clean.__name__] if teacher.clean is not None else []
+    key = hashlib.blake2b("\n".join([teacher.revision, *cleaning, *texts]).encode(), digest_size=8).hexdigest()
     path = Path(folder) / f"bank-{key}.safetensors"
     if not path.exists():
         save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
@@ -245,6 +246,8 @@ def _cache_captions(
     if spec.token_maps:
         unaligned = "\n".join(sorted(unaligned_texts)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
+    if tokens.clean is not None:  # older caches of other teachers have no such key
+        key["cleaning"] = tokens.clean.__name__
     texts = list(dataset.caption_ids)
     claim(folder / "captions.json", key, {"num_captions": len(texts)})
     shards = list(enumerate(split_captions(texts)))
@@ -256,7 +259,7 @@ def _cache_captions(
         for number, part in missing:
             states, lengths, embeddings = [], [], []
             for chunk in batches(part, batch_size):
-                encoded = tokenize(tokens.teacher, list(chunk), tokens.max_text_length)
+                encoded = tokens.tokenize_for_teacher(list(chunk))
                 targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
                 embeddings.append(targets.embedding.half().cpu())
                 if spec.token_maps:

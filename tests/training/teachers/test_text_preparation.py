@@ -1,0 +1,105 @@
+"""Texts of a teacher are prepared as in its training: the same as in evaluation, and as transformers does it."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from tokenizers import normalizers
+from transformers import SiglipImageProcessor, SiglipProcessor, SiglipTokenizer
+
+from tests.tiny import make_image_processor
+from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
+from training.config import AugmentConfig, DataConfig, TeacherConfig
+from training.data import CaptionTokenizer, PairDataset
+from training.data.transforms import Augment
+from training.engine.inputs import caption_tokens
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.teachers import Teacher
+from training.teachers.cache import build_target_cache
+from training.teachers.cache.shards import TargetCacheError
+from training.teachers.ensemble import Ensemble
+from training.teachers.targets import LiveTargets, TargetSpec
+from training.teachers.text_preparation import canonical, lower_case
+
+pytestmark = pytest.mark.slow
+
+AUGMENT = Augment(AugmentConfig(), seed=0)
+TEXTS = ["A Red-Apple,  on a (green) Table!", "frog", "红苹果，青蛙"]
+
+
+# evaluation refuses the tiny tokenizer for CLIP, whose end token it does not add; transformers rebuilds SigLIP 2's
+EVALUATED = [kind for kind in TEACHERS if kind not in ("clip", "metaclip_2", "siglip2")]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", EVALUATED)
+def test_a_teacher_encodes_texts_as_evaluation_does(kind, tokenizer, tmp_path):
+    folder = save_teacher(kind, tmp_path, tokenizer)
+    teacher = Teacher.from_pretrained(str(folder), ("text",))
+    found = F.normalize(teacher.encode_texts(**teacher.tokenize(TEXTS)).embedding, dim=1)
+    expected = ZeroShotModel.from_pretrained(folder).encode_texts(TEXTS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (teacher.clean is None) == (kind != "siglip")
+
+
+def test_siglip_2_lower_cases_texts_unless_its_tokenizer_does(tokenizer):
+    cased = copy.deepcopy(tokenizer)
+    cased.backend_tokenizer.normalizer = normalizers.NFKC()
+    for kind, tokens, clean in (("siglip2", cased, lower_case), ("siglip2", tokenizer, None), ("clip", cased, None)):
+        teacher = Teacher(make_teacher_model(kind, len(tokens)), tokens, make_image_processor(), "x")
+        assert teacher.clean is clean
+        expected = tokens("a red apple" if clean else "A Red APPLE").input_ids
+        assert teacher.tokenize(["A Red APPLE"])["input_ids"].tolist() == [expected]
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory, tokenizer) -> Teacher:
+    return Teacher.from_pretrained(str(save_teacher("siglip", tmp_path_factory.mktemp("siglip"), tokenizer)))
+
+
+def test_captions_of_a_training_batch_are_cleaned_for_the_teacher_alone(siglip, tokenizer):
+    ensemble = Ensemble([siglip], [TeacherConfig(teacher=siglip.name)])
+    tokens = caption_tokens(tokenizer, 32, ensemble)
+    batch = tokens(TEXTS)
+    cleaned = ["a redapple on a green table", "frog", "红苹果，青蛙"]
+    assert [canonical(text) for text in TEXTS] == cleaned
+    for row, (text, clean) in enumerate(zip(TEXTS, cleaned, strict=True)):
+        for name, expected in (("input_ids", text), ("teacher_input_ids", clean)):
+            ids = tokenizer(expected).input_ids
+            assert batch[name][row, : len(ids)].tolist() == ids
+    found = LiveTargets(siglip, TargetSpec(("text",))).texts(batch).embedding
+    expected = siglip.encode_texts(**siglip.tokenize(TEXTS)).embedding
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_cached_captions_are_cleaned_and_older_ones_are_refused(siglip, tokenizer, train_rows, tmp_path):
+    tokens = CaptionTokenizer(tokenizer, 32, siglip.tokenizer, clean=siglip.clean)
+    dataset = PairDataset(train_rows.select(range(8)), DataConfig(train="tiny"), tokens, None)
+    spec = TargetSpec(("text",))
+    cached = build_target_cache(tmp_path / "cache", siglip, dataset, AUGMENT, spec, 1)
+    batch = dataset.collate([(row, 0, dataset[row]) for row in range(4)])
+    expected = LiveTargets(siglip, spec).texts(batch).embedding
+    torch.testing.assert_close(cached.texts(batch).embedding.float(), expected, rtol=4e-3, atol=4e-3)
+    as_before = CaptionTokenizer(tokenizer, 32, siglip.tokenizer)
+    build_target_cache(tmp_path / "older", siglip, dataset, AUGMENT, spec, 1, tokens=as_before)
+    with pytest.raises(TargetCacheError, match="cleaning"):
+        build_target_cache(tmp_path / "older", siglip, dataset, AUGMENT, spec, 1)
+
+
+def test_siglips_own_tokenizer_cleans_texts_itself(train_rows, tmp_path):
+    lines = tmp_path / "lines.txt"
+    lines.write_text("\n".join([*train_rows["en"], *train_rows["zh"]]).lower(), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(lines), model_prefix=str(tmp_path / "spiece"), vocab_size=300, hard_vocab_limit=False, minloglevel=2
+    )
+    tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"))
+    folder: Path = tmp_path / "siglip"
+    make_teacher_model("siglip", len(tokenizer)).save_pretrained(folder)
+    SiglipProcessor(SiglipImageProcessor(), tokenizer).save_pretrained(folder)
+    teacher = Teacher.from_pretrained(str(folder), ("text",))
+    assert type(teacher.tokenizer) is SiglipTokenizer and teacher.clean is None
+    for text in TEXTS:
+        assert teacher.tokenize([text])["input_ids"].tolist() == [tokenizer(canonical(text)).input_ids]

@@ -1,0 +1,340 @@
+"""Bare encoders as teachers of one tower: image backbones, and sentence encoders.
+
+Any image model of transformers, or of timm through transformers, gives image targets: its feature map after the final
+norm and its pooled output. Any text encoder of transformers gives text targets: its token states and their mean, or
+what the pooling of its sentence-transformers folder states.
+"""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TimmWrapperConfig,
+)
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+from transformers.utils import cached_file
+
+from training.teachers.family import NORM_AFTER_POOLING, spatial_map
+
+TIMM = "timm:"
+# folders of sentence-transformers: the modules, and the pooling of token states
+MODULES_FILE, POOLING_FILE = "modules.json", "config.json"
+KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
+POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
+
+
+def resolve_name(name: str) -> str:
+    """Hub id of `timm:ARCHITECTURE`, with the weights that timm takes by default; other names are returned unchanged.
+
+    Args:
+        name: Name of a teacher.
+
+    Raises:
+        ValueError: timm has no such architecture, or no weights of it on the Hub.
+    """
+    if not name.startswith(TIMM):
+        return name
+    from timm.models import get_pretrained_cfg
+
+    pretrained = get_pretrained_cfg(name.removeprefix(TIMM), allow_unregistered=True)
+    if pretrained is None or not pretrained.hf_hub_id:
+        raise ValueError(
+            f"teacher: timm has no weights of {name.removeprefix(TIMM)!r} on the Hub. Name one of "
+            "timm.list_pretrained(), or the folder of a checkpoint."
+        )
+    return pretrained.hf_hub_id
+
+
+def model_type_of(fields: dict[str, Any]) -> str | None:
+    """Model type of a config file; timm's own files have an architecture instead."""
+    if "model_type" not in fields and "pretrained_cfg" in fields:
+        return TimmWrapperConfig.model_type
+    return fields.get("model_type")
+
+
+def main_input(model_type: str | None) -> str | None:
+    """Name of the input of a model of transformers with one tower: `pixel_values`, `input_ids` or another one.
+
+    Args:
+        model_type: Model type of the config.
+
+    Returns:
+        The name; None if there is no such model, if it decodes, or if it has several towers.
+    """
+    if model_type not in CONFIG_MAPPING or (config_class := CONFIG_MAPPING[model_type]) not in MODEL_MAPPING:
+        return None
+    model_class = MODEL_MAPPING[config_class]
+    if isinstance(model_class, (tuple, list)):  # one for each setting of the config
+        return None
+    if not model_class.__module__.startswith("transformers."):  # what its outputs mean is not known
+        return None
+    has_parts = bool(getattr(config_class, "sub_configs", None)) or getattr(config_class, "is_encoder_decoder", False)
+    return None if has_parts else model_class.main_input_name
+
+
+class BareEncoder(PreTrainedModel):
+    """One encoder of transformers as a tower of a teacher.
+
+    Args:
+        config: Config of the encoder.
+        tower: The encoder; None if it is not needed.
+        dtype: Precision of its weights.
+    """
+
+    config_class = PreTrainedConfig
+    module: ClassVar[str]
+
+    def __init__(
+        self, config: PreTrainedConfig, tower: PreTrainedModel | None = None, dtype: torch.dtype = torch.float32
+    ):
+        super().__init__(copy.deepcopy(config))  # transformers writes the attention of this class into its config
+        # without a tower there is no parameter that has the precision and the device
+        self.register_buffer("_place", torch.zeros((), dtype=dtype), persistent=False)
+        if tower is not None:
+            setattr(self, self.module, tower)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return cast(Tensor, self._place).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return cast(Tensor, self._place).device
+
+    @classmethod
+    def load(
+        cls, name: str, with_tower: bool, dtype: torch.dtype, commit: str | None
+    ) -> "tuple[BareEncoder, list[str]]":
+        """Load an encoder.
+
+        Args:
+            name: Hub id or folder.
+            with_tower: Whether to load the weights. Sizes need none.
+            dtype: Precision of the weights in memory.
+            commit: Commit of the Hub id; None for a folder.
+
+        Returns:
+            The encoder, and the names of the weights that the checkpoint lacks.
+        """
+        fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
+        config = _load_config(name, **fields)
+        if not with_tower:
+            return cls(config, None, dtype), []
+        tower, report = AutoModel.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **fields)
+        # not all checkpoints have the weights of this layer, which transformers adds for fine-tuning
+        unused = getattr(tower, "pooler", None)
+        if unused is not None and any(True for _ in unused.parameters()):
+            tower.pooler = None
+            report["missing_keys"] = [key for key in report["missing_keys"] if not key.startswith("pooler.")]
+        return cls(config, tower, dtype), sorted(report["missing_keys"])
+
+
+class BareImageEncoder(BareEncoder):
+    """An image model of transformers or timm."""
+
+    module = "vision_model"
+
+    def encode(self, pixel_values: Tensor) -> BaseModelOutputWithPooling:
+        """Encode images.
+
+        Args:
+            pixel_values: Normalized images, (B, 3, S, S).
+
+        Returns:
+            An output whose `.last_hidden_state` is the feature map (B, D, H, W), and whose `.pooler_output` is the
+            model's own pooled output, (B, width); the CLS token or the mean of the map if it has none.
+        """
+        tower: Any = self.vision_model
+        is_timm = isinstance(self.config, TimmWrapperConfig)
+        outputs = tower(pixel_values=pixel_values, **({"do_pooling": True} if is_timm else {}))
+        hidden = outputs.last_hidden_state
+        if self.config.model_type in NORM_AFTER_POOLING:
+            hidden = tower.post_layernorm(hidden)
+        feature_map = spatial_map(hidden, map_width(self.config))
+        pooled = outputs.get("pooler_output")
+        if pooled is None:
+            pooled = hidden[:, 0] if hidden.ndim == 3 else cast(Tensor, feature_map).mean((2, 3))
+        return BaseModelOutputWithPooling(last_hidden_state=feature_map, pooler_output=pooled.flatten(1))
+
+
+class BareTextEncoder(BareEncoder):
+    """A text encoder of transformers, with the pooling of token states.
+
+    Attributes:
+        pooling: Pooling of token states: their `mean`, the first one (`cls`) or the `last` one.
+    """
+
+    module = "text_model"
+    pooling = "mean"
+
+    @classmethod
+    def load(
+        cls, name: str, with_tower: bool, dtype: torch.dtype, commit: str | None
+    ) -> "tuple[BareEncoder, list[str]]":
+        """Load an encoder, with the pooling that its sentence-transformers files state.
+
+        Args:
+            name: Hub id or folder.
+            with_tower: Whether to load the weights. Sizes need none.
+            dtype: Precision of the weights in memory.
+            commit: Commit of the Hub id; None for a folder.
+
+        Raises:
+            ValueError: The files state another pooling, or layers after it.
+        """
+        model, missing = super().load(name, with_tower, dtype, commit)
+        cast(BareTextEncoder, model).pooling = stated_pooling(name, commit)
+        return model, missing
+
+    def encode(self, input_ids: Tensor, attention_mask: Tensor | None) -> BaseModelOutputWithPooling:
+        """Encode texts.
+
+        Args:
+            input_ids: Token ids, (B, L) int64, padded on the right.
+            attention_mask: Mask, (B, L) int64, 1 for tokens and 0 for padding; None to attend everything.
+
+        Returns:
+            An output whose `.last_hidden_state` has the token states (B, L, D), and whose `.pooler_output` is their
+            pooled value, (B, D).
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        states = cast(Any, self.text_model)(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        if self.pooling == "mean":
+            weights = mask[:, :, None].to(states.dtype)
+            pooled = (states * weights).sum(1) / weights.sum(1).clamp_min(1)
+        else:
+            last = mask.sum(1) - 1 if self.pooling == "last" else torch.zeros_like(mask[:, 0])
+            pooled = states[torch.arange(len(states), device=states.device), last]
+        return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=pooled)
+
+
+def map_width(config: PreTrainedConfig) -> int:
+    """Number of channels of the feature map of an image encoder."""
+    if isinstance(config, TimmWrapperConfig):
+        return _timm_widths(config)[0]
+    return getattr(config, "hidden_size", None) or cast(Any, config).hidden_sizes[-1]
+
+
+def pooled_width(config: PreTrainedConfig) -> int:
+    """Width of the pooled output of an image encoder."""
+    return _timm_widths(config)[1] if isinstance(config, TimmWrapperConfig) else map_width(config)
+
+
+def _timm_widths(config: TimmWrapperConfig) -> tuple[int, int]:
+    """Channels of a timm model's feature map and of its pooled output. No weights are made."""
+    import timm
+
+    arguments = config.model_args or {}
+    if arguments.get("features_only"):
+        raise ValueError(
+            f"teacher: {config.architecture!r} has model_args features_only, so it gives no pooled output. Save the "
+            "whole backbone, without features_only."
+        )
+    with torch.device("meta"):
+        model: Any = timm.create_model(config.architecture, num_classes=0, **arguments)
+    return model.num_features, model.head_hidden_size
+
+
+def open_processors(
+    name: str, config: PreTrainedConfig, tower: str, commit: str | None
+) -> tuple[PreTrainedTokenizerBase | None, Any]:
+    """Tokenizer of a text encoder, or image processor of an image encoder; the other one is None.
+
+    Args:
+        name: Hub id or folder.
+        config: Config of the encoder.
+        tower: Its tower, `vision` or `text`.
+        commit: Commit of the Hub id; None for a folder.
+
+    Raises:
+        ValueError: The checkpoint has no such file.
+    """
+    fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
+    if tower == "vision" and isinstance(config, TimmWrapperConfig):
+        return None, _timm_processor(config)
+    try:
+        if tower == "vision":
+            return None, AutoImageProcessor.from_pretrained(name, **fields)
+        tokenizer = AutoTokenizer.from_pretrained(name, **fields)
+    except (OSError, ValueError) as error:
+        part = "image processor" if tower == "vision" else "tokenizer"
+        raise ValueError(f"teacher: {name!r} has no {part}. Save it beside the weights. ({error})") from error
+    is_empty = len(tokenizer) <= len(set(tokenizer.all_special_ids))  # made by transformers from a config alone
+    return None if is_empty else tokenizer, None
+
+
+def _timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
+    """Image size and statistics of a timm model: those of its config, or else of the architecture in timm."""
+    from timm.data import resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    stated = getattr(config, "pretrained_cfg", None)
+    if not stated:
+        default = get_pretrained_cfg(config.architecture, allow_unregistered=True)
+        stated = {} if default is None else default.to_dict()
+    data = resolve_data_config(args={}, pretrained_cfg=stated)
+    edge = (config.model_args or {}).get("img_size", data["input_size"][1])
+    return CLIPImageProcessor(
+        size={"shortest_edge": edge},
+        crop_size={"height": edge, "width": edge},
+        image_mean=list(data["mean"]),
+        image_std=list(data["std"]),
+    )
+
+
+def stated_pooling(name: str, commit: str | None) -> str:
+    """Pooling of token states that the sentence-transformers files of a checkpoint state; `mean` without these files.
+
+    Args:
+        name: Hub id or folder.
+        commit: Commit of the Hub id; None for a folder.
+
+    Raises:
+        ValueError: The files state another pooling, or layers after it.
+    """
+    modules = _read_json(name, MODULES_FILE, commit)
+    if modules is None:
+        return "mean"
+    kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
+    if unknown := set(kinds) - KNOWN_MODULES:
+        raise ValueError(
+            f"teacher: {name!r} has modules of sentence-transformers that are not supported: {sorted(unknown)}. "
+            f"Choose an encoder with no other modules than {sorted(KNOWN_MODULES)}."
+        )
+    settings = _read_json(name, f"{kinds['Pooling']}/{POOLING_FILE}", commit) if "Pooling" in kinds else None
+    if settings is None:
+        return "mean"
+    chosen = [field for field, value in settings.items() if field.startswith("pooling_mode_") and value is True]
+    stated = settings.get("pooling_mode")  # of sentence-transformers 5.2 and later
+    names = [POOLINGS.get(field) for field in chosen] or [{"lasttoken": "last"}.get(stated, stated)]
+    if len(names) != 1 or names[0] not in POOLINGS.values():
+        raise ValueError(
+            f"teacher: {name!r} pools its tokens by {chosen or stated}, which is not supported. Choose an encoder "
+            f"that pools by one of {sorted(POOLINGS.values())}."
+        )
+    return cast(str, names[0])
+
+
+def _read_json(name: str, file: str, commit: str | None) -> Any:
+    path = cached_file(name, file, revision=commit or "main", _raise_exceptions_for_missing_entries=False)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def _load_config(name: str, **fields: Any) -> PreTrainedConfig:
+    values, _ = PreTrainedConfig.get_config_dict(name, **fields)
+    return CONFIG_MAPPING[cast(str, model_type_of(values))].from_pretrained(name, **fields)
