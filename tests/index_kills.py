@@ -1,7 +1,7 @@
 """Kill indexing with SIGKILL at random moments, continue it, and compare the index with that of an unbroken run.
 
-Every index has 65 photographs and a damaged file. A run commits after every second file, so that kills meet every part
-of the work. Nothing is imported that needs PyTorch.
+Every index has 65 photographs and a damaged file. A run commits after every second file and reads few files ahead, so
+that kills meet every part of the work. Nothing is imported that needs PyTorch.
 """
 
 import os
@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 
 from modeling_dcclip.index_dcclip import Index
-from modeling_dcclip.indexing_dcclip import WAITING
 from tests.modeling.color_model import save_color_model
+from training.utils.results import Row
 
 ROOT = Path(__file__).parents[1]
 NUM_PHOTOS = 65
-COMMIT_FILES = 2
+COMMIT_FILES, WAITING = 2, 4
 # what a kill loses was not committed yet: the files of a commit, and those that each thread has read ahead
 MAX_REPEATED = COMMIT_FILES + WAITING * (
     len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -35,7 +35,7 @@ CHILD = f"""
 import sys, time
 from modeling_dcclip import indexing_dcclip
 from modeling_dcclip.index_dcclip import Index
-indexing_dcclip.COMMIT_FILES = {COMMIT_FILES}
+indexing_dcclip.COMMIT_FILES, indexing_dcclip.WAITING = {COMMIT_FILES}, {WAITING}
 read = indexing_dcclip._read
 def slow(path, **others):
     time.sleep(0.01)
@@ -68,6 +68,18 @@ class IndexCounts:
     def is_good(self) -> bool:
         """Whether every index is identical, and only images that were not committed were embedded twice."""
         return self.kills == self.identical and max(self.repeated) <= MAX_REPEATED
+
+    @property
+    def rows(self) -> list[Row]:
+        """The counts as rows of a results file."""
+        numbers = {
+            "kills": self.kills,
+            "identical": self.identical,
+            "images": NUM_PHOTOS,
+            "most_repeated": max(self.repeated),
+            "most_in_work": MAX_REPEATED,
+        }
+        return [Row(model="dcclip index", metric=metric, value=value) for metric, value in numbers.items()]
 
     def __str__(self) -> str:
         return (

@@ -34,8 +34,10 @@ from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
 from training.engine.checkpoint import last_checkpoint
-from training.utils.cli import parse_options
+from training.utils.cli import command_of, parse_options
+from training.utils.results import Results, make_meta
 
+PROGRAM = "python -m tests.kills"
 POLL_S = 0.002
 INCOMPLETE = ".checkpoint-*.dcclip-tmp"
 TIMEOUT_S = 600.0
@@ -56,7 +58,9 @@ class Options:
         max_steps: Number of steps of each run, at least 8.
         seed: Seed of the random moments.
         streamed: Whether to train on a stream of tar shards.
-        indexing: Whether to index photographs instead of training; of the other options, `kills` and `seed` apply.
+        indexing: Whether to index photographs instead of training; of the other options, `kills`, `seed` and
+            `output_dir` apply.
+        output_dir: Folder for results.json of `indexing`. None writes no file.
     """
 
     kills: int = 20
@@ -66,6 +70,11 @@ class Options:
     seed: int = 0
     streamed: bool = False
     indexing: bool = False
+    output_dir: str | None = None
+
+    def __post_init__(self):
+        if self.output_dir is not None and not self.indexing:
+            raise ValueError("output_dir: only --indexing writes results. Leave it out.")
 
 
 @dataclass
@@ -193,11 +202,15 @@ def save_student(folder: Path, tokenizer: PreTrainedTokenizerBase):
 
 def main(argv: list[str] | None = None) -> Counts | IndexCounts:
     """Parse the options, run the test and print the counts."""
-    options = parse_options(Options, argv, prog="python -m tests.kills", description=__doc__)
+    options = parse_options(Options, argv, prog=PROGRAM, description=__doc__)
     with tempfile.TemporaryDirectory(prefix="dcclip-kills-") as scratch:
         folder = Path(scratch)
         if options.indexing:
-            return index_kills.run(folder, options.kills, options.seed)
+            counts = index_kills.run(folder, options.kills, options.seed)
+            if options.output_dir is not None:
+                meta = make_meta("generated images", options.seed, command_of(PROGRAM, options))
+                Results(meta, counts.rows).write(options.output_dir)
+            return counts
         corpus = build_corpus(folder / "corpora", size=64, every=40) / "train.parquet"
         rows = load_source(str(corpus))
         save_student(folder, train_tokenizer([*rows["en"], *rows["zh"]], 600))

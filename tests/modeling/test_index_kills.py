@@ -8,6 +8,7 @@ import pytest
 
 from modeling_dcclip.index_dcclip import Index
 from tests import kills
+from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
@@ -33,10 +34,12 @@ def vectors(folder: Path) -> dict[str, bytes]:
         return {file.path: index.store.read(np.array([file.row])).tobytes() for file in index.catalog.files()}
 
 
-def test_killed_runs_end_equal_to_an_unbroken_one(capsys):
-    counts = kills.main(["--indexing", "--kills", str(KILLS)])
+def test_killed_runs_end_equal_to_an_unbroken_one(capsys, tmp_path):
+    counts = kills.main(["--indexing", "--kills", str(KILLS), "--output_dir", str(tmp_path)])
     assert counts.kills == counts.identical == KILLS and counts.is_good
     assert f"{KILLS} kills during indexing, {KILLS} identical indexes" in capsys.readouterr().out
+    written = {row.metric: row.value for row in Results.read(tmp_path / "results.json").rows}
+    assert written["identical"] == KILLS and written["most_repeated"] == max(counts.repeated)
 
 
 def test_a_full_disk_is_reported_and_the_run_goes_on_later(run_python, tmp_path, many, color_model):

@@ -129,6 +129,12 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "recall": lambda path: search_tables.recall_table(_read(path)),
     "compatible": lambda path: search_tables.compatible_table(_read(path)),
     "scale": lambda path: search_tables.scale_table(_read(path)),
+    "search-rates": lambda path: search_tables.rates_table(_read(path)),
+    "search-growth": lambda path: search_tables.growth_table(_read(path)),
+    "search-scan": lambda path: search_tables.scan_table(_read(path)),
+    "search-rclip": lambda path: search_tables.rclip_table(_read(path)),
+    "search-adapt": lambda path: search_tables.adapt_table(_read(path)),
+    "search-kills": lambda path: search_tables.kills_table(_read(path)),
 }
 
 

@@ -1,9 +1,9 @@
-"""Measure indexing and a scan of many vectors with an exported model.
+"""Measure the rate of indexing with an exported model.
 
 Examples:
   python -m training.studies.search --model runs/demo/edge --data pairs.parquet
 
-The images are stored as JPEG files and indexed with int8 vectors. The bare loop decodes the same files in draft mode
+The images are stored as JPEG files and indexed. The bare loop decodes the same files in draft mode
 and encodes a ready tensor for each, in as many threads. `decoding` decodes, resizes and normalizes them, and encodes
 nothing: that is the work of the CPU if a GPU encodes. Processor time counts the work of all threads; other load on
 the machine hardly changes it.

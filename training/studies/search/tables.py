@@ -80,5 +80,127 @@ def scale_table(results: Results) -> str:
     return markdown_table(lines)
 
 
+def adapt_table(results: Results) -> str:
+    """Render the recall of models that search an index of an unrelated model, in percent, English / Chinese.
+
+    Args:
+        results: Results of `python -m training.studies.search.adapt`.
+
+    Returns:
+        Markdown table with three lines for each direction.
+    """
+    titles = {"no map": "without a map", "dcclip adapt": "with `dcclip adapt`", "own index": "after embedding again"}
+    lines = [["Index of", "Queries of", "Index", "recall@1", "recall@5", "recall@10"], ["---"] * 3 + ["---:"] * 3]
+    for owner, other in dict.fromkeys((row.set, row.model) for row in results.rows):
+        for stage, title in titles.items():
+            fields = {"model": other, "set": owner, "stage": stage}
+            cells = [
+                _pair([results.mean(**fields, language=each, metric=f"t2i_recall@{k}") for each in LANGUAGES])
+                for k in (1, 5, 10)
+            ]
+            lines.append([other if stage == "own index" else str(owner), other, title, *cells])
+    return markdown_table(lines)
+
+
+def growth_table(results: Results) -> str:
+    """Render memory and time of an index that grows.
+
+    Args:
+        results: Results of `python -m training.studies.search.growth`.
+
+    Returns:
+        Markdown table with a line for each number of files.
+    """
+    header = [
+        "Files",
+        "Peak memory of indexing, MB",
+        "Second run, s",
+        "First answer, s",
+        "Peak memory of a search, MB",
+    ]
+    lines = [header, ["---:"] * len(header)]
+    for size in dict.fromkeys(row.set for row in results.rows):
+        peak, again, answer, search = (
+            results.mean(set=size, metric=metric) or 0.0
+            for metric in ("index_peak_bytes", "unchanged_s", "first_answer_s", "search_peak_bytes")
+        )
+        files = str(size).removesuffix(" files")
+        lines.append([files, f"{peak / 1e6:.0f}", f"{again:.2f}", f"{answer:.2f}", f"{search / 1e6:.0f}"])
+    return markdown_table(lines)
+
+
+def scan_table(results: Results) -> str:
+    """Render the latency of exact scans.
+
+    Args:
+        results: Results of `python -m training.studies.search.scan`.
+
+    Returns:
+        Markdown table with a line for each program and type of vectors.
+    """
+    lines = [["Program and type", "ms a query", "of float32's ten nearest, %", "Bytes a vector"]]
+    lines.append(["---", *["---:"] * 3])
+    for name in dict.fromkeys(row.model for row in results.rows):
+        ms, share, size = (
+            results.mean(model=name, metric=metric) or 0.0 for metric in ("ms", "recall_at_10", "bytes_per_vector")
+        )
+        lines.append([name, f"{ms:.0f}", f"{100 * share:.1f}", f"{size:,.0f}"])
+    return markdown_table(lines)
+
+
+def rclip_table(results: Results) -> str:
+    """Render indexing and queries beside rclip.
+
+    Args:
+        results: Results of `python -m training.studies.search.rclip`.
+
+    Returns:
+        Markdown table with a line for each program.
+    """
+    lines = [["Program", "Images indexed a second", "Query, s", "Model, MB"], ["---", *["---:"] * 3]]
+    for name in dict.fromkeys(row.model for row in results.rows):
+        rate, query, size = (
+            results.mean(model=name, metric=metric) or 0.0 for metric in ("images_per_s", "query_s", "model_bytes")
+        )
+        lines.append([name, f"{rate:.0f}", f"{query:.2f}", f"{size / 1e6:.0f}"])
+    return markdown_table(lines)
+
+
+def rates_table(results: Results) -> str:
+    """Render the rates of indexing and of its parts.
+
+    Args:
+        results: Results of `python -m training.studies.search`.
+
+    Returns:
+        Markdown table with a line for each kind of work.
+    """
+    titles = {
+        "index": "`dcclip index`",
+        "bare loop": "bare loop: decoding in draft mode, and encoding ready tensors",
+        "decoding": "decoding, resizing and normalizing, without encoding",
+    }
+    lines = [["Work", "Images a second", "Images a second and core"], ["---", "---:", "---:"]]
+    for name, title in titles.items():
+        rate, of_core = (results.mean(model=name, metric=each) or 0.0 for each in ("images_per_s", "images_per_cpu_s"))
+        lines.append([title, f"{rate:.0f}", f"{of_core:.0f}"])
+    return markdown_table(lines)
+
+
+def kills_table(results: Results) -> str:
+    """Render the kill test of indexing.
+
+    Args:
+        results: Results of `python -m tests.kills --indexing --output_dir DIR`.
+
+    Returns:
+        Markdown table of one line.
+    """
+    header = ["Kills", "Identical indexes", "Images of each index", "Embedded twice, at most", "In work, at most"]
+    metrics = ("kills", "identical", "images", "most_repeated", "most_in_work")
+    values = [f"{results.mean(metric=metric) or 0.0:.0f}" for metric in metrics]
+    return markdown_table([header, ["---:"] * len(header), values])
+
+
 def _pair(values: Sequence[float | None]) -> str:
     return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
