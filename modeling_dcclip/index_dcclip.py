@@ -15,6 +15,7 @@ An index is a folder:
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -57,6 +58,8 @@ else:  # in a model folder
     from vectors_dcclip import VectorStore  # type: ignore[no-redef]
 
 FORMAT, VERSION = "dcclip-index", 1
+DATA_NAME = re.compile(r"data-\d{1,9}")
+MAX_DIMENSION = 2**16
 ROTATION = "rotation"  # name of the map from the teacher's space to that of the index
 MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
 
@@ -580,14 +583,35 @@ def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
     try:
         manifest = json.loads((folder / file).read_text(encoding="utf-8"))
         name, version = manifest["format"], manifest["version"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}).") from error
     if name != FORMAT or version != VERSION:
         raise ValueError(
             f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "
             "Update dcclip, or index into another folder with --index."
         )
+    if damaged := _damaged_fields(manifest):
+        raise ValueError(
+            f"index: {str(folder / file)!r} is damaged ({', '.join(damaged)}). Restore it, or index into another "
+            "folder with --index."
+        )
     return manifest
+
+
+def _damaged_fields(manifest: dict[str, Any]) -> list[str]:
+    """Fields of a manifest whose value cannot be right. A folder of the data elsewhere would be written to."""
+    damaged = [name for name in ("model_folder", "data", "dtype") if not isinstance(manifest.get(name), str)]
+    if "data" not in damaged and not DATA_NAME.fullmatch(manifest["data"]):
+        damaged.append("data")
+    if not isinstance(manifest.get("maps"), dict):
+        damaged.append("maps")
+    try:
+        space = Space(**manifest["space"])
+        if type(space.dimension) is not int or not 1 <= space.dimension <= MAX_DIMENSION:
+            damaged.append("space.dimension")
+    except (TypeError, KeyError):
+        damaged.append("space")
+    return damaged
 
 
 @contextmanager

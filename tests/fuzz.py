@@ -11,13 +11,15 @@ exit code is 1 if there is one. This needs `pip install atheris hypothesis`.
 import base64
 import io
 import json
+import logging
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -28,21 +30,25 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modeling_dcclip.handler import parse_request
+from modeling_dcclip.index_dcclip import FORMAT, MANIFEST, VERSION, Index
 from tests.campaign.cases import FORMATS
 from tests.campaign.outcome import MAX_CHARACTERS, NAMED
 from training.config import AlignRecipe, DataConfig, DistillRecipe, StudentConfig, recipe_from_args
 from training.data import usable_captions
 from training.data.images import decode_image
+from training.data.shard_stream import Shards
+from training.data.sources import open_stream
 from training.evaluation.sets.class_names import ClassNames
 from training.finetuning.tables import read_table
 from training.utils.cli import parse_options
+from training.utils.results import Results, Row
 
 EXAMPLES_AT_ONCE = 200  # between two looks at the clock
 LIMIT_S = 20  # of one input
 MAX_BYTES = 8192  # of an input of atheris
 MAX_MIB = 4096  # memory of a process
 FOLLOWED = ("PIL.", "modeling_dcclip.image_dcclip", "training.data.")
-GRACE_S = 120  # for the start and the end of a process
+GRACE_S = 1200  # for the start and the end of a process, on a machine with other work
 TINY = Image.linear_gradient("L").resize((16, 12)).convert("RGB")
 
 
@@ -190,12 +196,93 @@ def feed_table(content: bytes, folder: Path):
 TABLES = st.binary(max_size=300) | st.lists(st.lists(st.text(max_size=8), max_size=4).map(",".join), max_size=6).map(
     lambda lines: "\n".join(lines).encode("utf-8", "surrogatepass")
 )
+
+
+def feed_tar(content: bytes, folder: Path):
+    """Read a tar shard to its end, as a stream."""
+    path = folder / "0.tar"
+    path.write_bytes(content)
+
+    def read():
+        shards = Shards(open_stream(str(path)), 0, str(path), "png", ["txt"])
+        for number in range(len(shards)):
+            for _ in shards.read(number, 0):
+                pass
+
+    expect_clear(read)
+
+
+def feed_results(content: bytes, folder: Path):
+    """Read a `results.json`, and render its table."""
+    path = folder / "results.json"
+    path.write_bytes(content)
+    expect_clear(lambda: Results.read(path).table())
+
+
+def feed_manifest(content: bytes, folder: Path):
+    """Open an index whose manifest is damaged."""
+    (folder / MANIFEST).write_bytes(content)
+    expect_clear(lambda: Index.open(folder).close())
+
+
+def tar_of(members: list[tuple[str, bytes]]) -> bytes:
+    """Content of a tar shard."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, content in members:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return file.getvalue()
+
+
+def damaged(contents: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    """Contents of files of which some bytes are replaced, and the end is cut."""
+    places = st.lists(st.tuples(st.floats(0, 1), st.binary(min_size=1, max_size=12)), max_size=4)
+
+    def change(content: bytes, changes: list[tuple[float, bytes]], kept: float) -> bytes:
+        for place, piece in changes:
+            start = round(place * len(content))
+            content = content[:start] + piece + content[start + len(piece) :]
+        return content[: round(kept * len(content))]
+
+    return st.builds(change, contents, places, st.just(1.0) | st.floats(0, 1))
+
+
+def json_files(fields: dict[str, Any], rows: str | None = None) -> st.SearchStrategy[bytes]:
+    """JSON files like a valid one: as it is, with other values of its fields, or anything."""
+    names = st.sampled_from(sorted(fields))
+    changed = st.dictionaries(names, JSON, max_size=2).map(lambda changes: fields | changes)
+    content = JSON | (changed if rows is None else changed.map(lambda row: {"meta": {}, rows: [fields, row]}))
+    return damaged(content.map(lambda value: json.dumps(value).encode()))
+
+
+MEMBERS = [
+    (f"{number}.{extension}", content)
+    for number in range(2)
+    for extension, content in (("png", seeds_of_images()[0]), ("txt", b"a frog"), ("json", b'{"a": [1]}'))
+]
+TARS = damaged(
+    st.just(tar_of(MEMBERS))
+    | st.lists(st.tuples(st.text("01./aé", min_size=1, max_size=6), st.binary(max_size=40)), max_size=4)
+    .map(lambda members: [(f"{name}.{kind}", content) for name, content in members for kind in ("png", "txt")])
+    .map(tar_of)
+)
+ROW = asdict(Row(model="a", metric="top1", value=0.5, set="b", language="en", interval=(0.4, 0.6)))
+INDEX = {
+    "format": FORMAT, "version": VERSION, "created": "2026-01-01", "data": "data-1", "dtype": "float16", "maps": {},
+    "engine": "scan", "model_folder": "model",
+    "space": {"model": "a", "weights": "b", "dimension": 8, "teacher": None, "preprocessing": {}},
+}  # fmt: skip
 VALUES: dict[str, tuple[Callable[[Any, Path], None], st.SearchStrategy]] = {
     "recipe": (feed_recipe, recipes()),
     "handler": (feed_request, REQUESTS),
     "captions": (feed_caption, JSON | st.binary()),
     "class_names": (feed_classes, CLASSES),
     "table": (feed_table, TABLES),
+    "tar": (feed_tar, TARS),
+    "results": (feed_results, json_files(ROW, "rows")),
+    "manifest": (feed_manifest, json_files(INDEX)),
 }
 
 
@@ -276,6 +363,7 @@ def run_target(target: str, minutes: float, first_seed: int) -> str | None:
 
 def work(options: Options) -> int:
     """Feed one target in this process."""
+    logging.disable(logging.WARNING)  # a tar file without an end mark is one for each input
     target = str(options.worker)
     with tempfile.TemporaryDirectory(prefix="dcclip-fuzz-") as folder:
         if target in BYTES:

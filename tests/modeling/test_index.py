@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import sqlite3
 import warnings
@@ -327,6 +328,28 @@ def test_another_format_version_is_refused(filled):
     path.write_text("{")
     with pytest.raises(ValueError, match=r"manifest.json' is not the manifest of an index"):
         Index.open(filled.folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"data": "../elsewhere"}, "(data)"),
+        ({"data": None, "maps": []}, "(data, maps)"),
+        ({"dtype": 5}, "(dtype)"),
+        ({"space": {}}, "(space)"),
+        ({"space": None}, "(space)"),
+        (
+            {"space": {"model": "a", "weights": "b", "teacher": None, "dimension": 0, "preprocessing": {}}},
+            "dimension)",
+        ),
+    ],
+)
+def test_a_damaged_manifest_is_refused_before_anything_is_written(filled, change, named):
+    path = filled.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=re.escape(named)):
+        Index.open(filled.folder)
+    assert not (filled.folder.parent / "elsewhere").exists()
 
 
 def test_a_damaged_catalog_is_reported(filled):

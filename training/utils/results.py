@@ -92,8 +92,8 @@ class Results:
             rows = [
                 Row(**row | {"interval": row.get("interval") and tuple(row["interval"])}) for row in content["rows"]
             ]
-            if not all(isinstance(row.value, (int, float)) for row in rows):
-                raise TypeError("a value is no number")
+            for row in rows:
+                _check_types(row)
             return cls(dict(content["meta"]), rows)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
@@ -143,6 +143,23 @@ def markdown_table(lines: Iterable[Sequence[str]]) -> str:
         lines: Lines of the table: the header, the delimiter row (cells `---` or `---:`), and the body.
     """
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _check_types(row: Row):
+    """Check the values of a row that was read from a file.
+
+    Raises:
+        TypeError: A field has a value of another type.
+    """
+    interval = () if row.interval is None else row.interval
+    if not all(isinstance(number, (int, float)) for number in (row.value, *interval)):
+        raise TypeError("a value is no number")
+    for name in ("model", "metric", "stage", "set", "protocol", "language"):
+        value = getattr(row, name)
+        if not isinstance(value, str) and (value is not None or name in ("model", "metric")):
+            raise TypeError(f"{name} is of type {type(value).__name__}")
+    if row.seed is not None and not isinstance(row.seed, int):
+        raise TypeError(f"seed is of type {type(row.seed).__name__}")
 
 
 def _unique(items: Iterable) -> list:

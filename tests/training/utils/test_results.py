@@ -10,6 +10,10 @@ DAMAGED = (
     b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": "c"}]}',
     b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "interval": 5}]}',
     b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "other": 2}]}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "language": ["en"]}]}',
+    b'{"meta": {}, "rows": [{"model": null, "metric": "b", "value": 1}]}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "seed": "0"}]}',
+    b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "interval": ["a", "b"]}]}',
     b"[" * 100_000,
 )  # fmt: skip
 ROWS = [
