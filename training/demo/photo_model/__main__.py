@@ -46,7 +46,9 @@ class PhotoModelOptions:
             under their names.
         output_dir: Folder for the model, a complete Hub repository.
         results: Results of `training/eval.py`, each ROLE=FOLDER. ROLE may be given several times. It is `teacher`,
-            `distilled` (stage 1), `aligned` (the finished model) or `no_teacher`.
+            `distilled` (stage 1), `aligned` (the finished model), `no_teacher`, or `baselines` (of
+            `python -m training.studies.photographs`).
+        keep_results: Whether the results of roles that are not given are kept from the report in `report_dir`.
         report_dir: Folder for all results and the contact sheet; the model's own folder has those of its card. If none
             is given, they are not written.
         stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
@@ -58,12 +60,15 @@ class PhotoModelOptions:
     earlier: list[str] = field(default_factory=list)
     results: list[str] = field(default_factory=list)
     report_dir: str | None = None
+    keep_results: bool = False
     stage_2_weight: float = 1.0
     overwrite: bool = False
 
     def __post_init__(self):
         if not 0 <= self.stage_2_weight <= 1:
             raise ValueError(f"stage_2_weight: is {self.stage_2_weight}, expected 0 to 1.")
+        if self.keep_results and (self.report_dir is None or not self.results):
+            raise ValueError("keep_results: needs --report_dir with an earlier report, and --results. Add them.")
 
 
 def run(options: PhotoModelOptions):
@@ -90,7 +95,8 @@ def run(options: PhotoModelOptions):
     from training.utils.results import RESULTS_FILE
 
     runs, folder = Path(options.runs), Path(options.output_dir)
-    results = read_results(options.results, command_of(PROGRAM, options))
+    kept = options.report_dir if options.keep_results else None
+    results = read_results(options.results, command_of(PROGRAM, options), kept)
     history = find_history(options)
     names = [*MODEL_FILES, *history, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
     inputs = {"runs": runs}

@@ -4,6 +4,8 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
 MODELS = (
+    ("ConSE", None, "ConSE, no training"),
+    ("caption heads", None, "heads on the same frozen towers, trained on captions"),
     ("teacher", None, "teacher"),
     ("student", "no_teacher", "same student without a teacher, 300 steps"),
     ("student", "distilled", "student after stage 1"),

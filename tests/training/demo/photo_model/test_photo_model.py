@@ -111,7 +111,10 @@ def test_results_are_named_by_role(runs, written):
         ("teacher images, student texts", "aligned"),
     ]
     assert {row.metric for row in results.rows} == {"t2i_recall@5"}
-    assert set(results.meta["example"]["answers"]) == {"en", "zh"} and results.meta["evaluations"] == ["eval", "eval"]
+    assert set(results.meta["example"]["answers"]) == {"en", "zh"} and results.meta["evaluations"] == {
+        "teacher": ["eval"],
+        "aligned": ["eval"],
+    }
 
 
 def test_the_card_shows_single_models(written):
@@ -134,6 +137,25 @@ def test_a_missing_package_or_photograph_is_named():
         FreePhoto("no-such", "no_such_module", "a.png", {}, "CC0").open()
     with pytest.raises(ValueError, match=r"scikit-image: the installed version has no data/a.png"):
         FreePhoto("scikit-image", "skimage", "data/a.png", {}, "CC0").open()
+
+
+def test_roles_that_are_not_measured_again_keep_their_results(tmp_path):
+    def write(name, model, value):
+        meta = {"command": name, "commit": None, "date": "2026-11-26", "seed": None}
+        rows = [Row(model=model, set="s", protocol="p", language="en", metric="top1", value=value)]
+        Results(meta, rows).write(tmp_path / name)
+        return f"{tmp_path / name}"
+
+    first = [
+        f"teacher={write('a', 'x', 0.5)}",
+        f"aligned={write('b', 'y', 0.3)}",
+        f"baselines={write('c', 'ConSE', 0.2)}",
+    ]
+    read_results(first, "first").write(tmp_path / "report")
+    results = read_results([f"aligned={write('d', 'y', 0.4)}"], "second", tmp_path / "report")
+    values = {(row.model, row.stage): row.value for row in results.rows}
+    assert values == {("student", "aligned"): 0.4, ("teacher", None): 0.5, ("ConSE", None): 0.2}
+    assert results.meta["evaluations"] == {"aligned": ["d"], "teacher": ["a"], "baselines": ["c"]}
 
 
 @pytest.mark.parametrize("entry", ["student=out", "aligned", "aligned=nowhere"])
