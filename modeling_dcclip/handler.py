@@ -16,15 +16,16 @@ from PIL import Image, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
 if __package__:
-    from .image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb
+    from .image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb
 else:  # the endpoint imports this file by its path
     sys.path.append(str(Path(__file__).parent))
-    from image_dcclip import DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
 
 MAX_LABELS = 1000
 MAX_CHARACTERS = 1000  # of a label and of the template
 MAX_PLACES = 8  # of the label in the template
 MAX_PIXELS = 40_000_000
+WHOLE_PIXELS = 8_000_000  # of an image that is prepared as it is; the processor makes four copies of it
 MAX_BYTES = 32 * 2**20  # of an encoded image
 LABELS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
 MAX_WAITING = 128  # requests in work and waiting
@@ -140,7 +141,8 @@ def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.
 
     Args:
         data: Request in the format of [`EndpointHandler.__call__`].
-        size: Short side in pixels to which the image will be resized, so that a large JPEG is decoded smaller.
+        size: Short side in pixels to which the image will be resized, so that a large image is made smaller
+            at once. Default: it keeps its size.
 
     Returns:
         Image, labels and template.
@@ -182,7 +184,7 @@ def _decode_image(value: Any, size: int | None) -> Image.Image:
         raise BadRequest(f"inputs is {kind}; send an image as base64.")
     if value.width * value.height > MAX_PIXELS:
         raise BadRequest(f"inputs has {value.width} x {value.height} pixels; send at most {MAX_PIXELS:,}.", 413)
-    return to_rgb(value)
+    return _reduced(to_rgb(value), size)
 
 
 def _base64_characters(text: str) -> bytes:
@@ -193,13 +195,20 @@ def _base64_characters(text: str) -> bytes:
 
 def _open_file(content: bytes, size: int | None) -> Image.Image:
     try:
-        return open_image(content, size, max_pixels=MAX_PIXELS)
+        return _reduced(open_image(content, size, max_pixels=MAX_PIXELS), size)
     except DecompressionBomb as error:
         raise BadRequest(f"inputs has {error}; send fewer pixels.", 413) from error
     except ImageError as error:
         if isinstance(error.__cause__, UnidentifiedImageError):
             raise BadRequest("inputs cannot be decoded as an image. Send a PNG, JPEG or WebP image.") from error
         raise BadRequest(f"inputs is a damaged image ({error}).") from error
+
+
+def _reduced(image: Image.Image, size: int | None) -> Image.Image:
+    """Shrink a very large image by a whole factor, as a JPEG is decoded smaller."""
+    if size is None or image.width * image.height <= WHOLE_PIXELS:
+        return image
+    return image.reduce(max(1, min(image.size) // (REDUCING_GAP * size)))
 
 
 def _parse_labels(value: Any) -> list[str]:

@@ -1,6 +1,6 @@
 """Send hostile requests to the endpoint, many at once, and measure the peak memory of its process.
 
-    python -m tests.hostile                              200 requests, 50 at once; rewrites the table in tests/results
+    python -m tests.hostile                              100 requests, 50 at once; rewrites the table in tests/results
     python -m tests.hostile --num_requests 50 --model runs/demo/model
 
 Once to the handler of the model folder, as on Inference Endpoints, with a thread for each request, and once through
@@ -70,7 +70,7 @@ class Options:
     """
 
     model: str = str(ROOT / "model_cards" / "dcclip-tiny-photo")
-    num_requests: int = 200
+    num_requests: int = 100
     concurrent: int = 50
     max_mib: int = 1024
 

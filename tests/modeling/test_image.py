@@ -156,6 +156,18 @@ def test_an_image_that_needs_no_change_is_not_copied():
     assert to_rgb(opened) is not opened  # it would keep the content of the file
 
 
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG"])
+def test_the_endpoint_makes_very_large_images_smaller_at_once(file_format):
+    image = Image.linear_gradient("L").resize((4000, 3000)).convert("RGB")
+    request = {"inputs": encode(image, file_format), "candidate_labels": ["a"]}
+    whole, reduced = parse_request(request)[0], parse_request(request, 224)[0]
+    assert whole.size == (4000, 3000) and 2 * 224 <= reduced.height < 4 * 224
+    pixels = [np.asarray(each.resize((224, 224)), float) for each in (whole, reduced)]
+    assert np.abs(np.subtract(*pixels)).max() < 3
+    small = Image.new("RGB", (2000, 1500))
+    assert parse_request({"inputs": small, "candidate_labels": ["a"]}, 224)[0] is small
+
+
 def test_white_space_in_base64_costs_no_object_for_each_piece():
     content = encode(Image.new("RGB", (8, 8), "red"), "PNG")
     text = base64.b64encode(content).decode()
