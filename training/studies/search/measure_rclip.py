@@ -107,7 +107,7 @@ def write_random_model(folder: Path):
     for name, method, example in (("visual", model.encode_image, images), ("textual", model.encode_text, tokens)):
         with quiet_export():
             torch.onnx.export(
-                _Tower(model, method),
+                _Tower(model, method).eval(),
                 (example,),
                 folder / FOLDER / f"{name}.onnx",
                 dynamo=True,
