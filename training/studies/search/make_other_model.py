@@ -59,9 +59,15 @@ def image_features(model: Any, processor: DCCLIPProcessor, rows: Dataset) -> np.
 
 
 def text_features(model: Any, processor: DCCLIPProcessor, rows: Dataset) -> np.ndarray:
-    """Mean features of the captions of each image, in both languages, in front of the projection, (N, F) float64."""
+    """Features of the first caption of each image in front of the projection, the mean of both languages.
+
+    Returns:
+        (N, F) float64.
+    """
     sums, counts = np.zeros((len(rows), model.config.text_width)), np.zeros((len(rows), 1))
-    for texts, numbers in read_captions(rows).values():
+    for captions, images in read_captions(rows).values():
+        numbers, firsts = np.unique(images, return_index=True)
+        texts = [captions[first] for first in firsts]
         for start in range(0, len(texts), BATCH_SIZE):
             inputs = processor(text=texts[start : start + BATCH_SIZE], truncation=True, return_tensors="pt")
             hidden = model.get_text_features(**inputs).last_hidden_state.double()  # (B, L, F)
