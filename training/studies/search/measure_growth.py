@@ -1,9 +1,16 @@
 """Memory and time of an index that grows."""
 
+import hashlib
 import json
+import os
 import statistics
 from pathlib import Path
 
+import numpy as np
+
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.indexing_dcclip import Outcome, enter
+from modeling_dcclip.photos_dcclip import FileState
 from training.studies.search.child import run_dcclip
 from training.studies.search.options import GrowthOptions
 from training.studies.search.photo_files import encode_photos, write_photos
@@ -13,6 +20,7 @@ from training.utils.results import Results, Row, make_meta
 
 QUERIES = ("海边的日落", "a dog in the snow")
 MAX_PHOTOS = 1000  # different photographs
+COMMITTED = 5000  # random vectors written at once
 
 
 def measure_growth(options: GrowthOptions, program: str) -> Results:
@@ -35,13 +43,38 @@ def measure_growth(options: GrowthOptions, program: str) -> Results:
     with scratch_folder(folder / ".growth") as scratch:
         before = 0
         for count in options.counts:
-            write_photos(scratch / "photos", encoded, range(before, count))
-            for metric, value in measure_step(scratch, options, count - before).items():
+            paths = write_photos(scratch / "photos", encoded, range(before, count))
+            num_random = 0 if options.embedded is None else max(len(paths) - options.embedded, 0)
+            if num_random:
+                enter_random(scratch / "index", options.model, paths[:num_random])
+            for metric, value in measure_step(scratch, options, len(paths) - num_random).items():
                 results.rows.append(Row(model="dcclip", metric=metric, set=f"{count:,} files", value=round(value, 4)))
                 print(f"{count:,} files: {metric} {value:.4g}", flush=True)
             before = count
     results.write(folder)
     return results
+
+
+def enter_random(folder: Path, model: str, paths: list[Path]):
+    """Enter files in an index with random vectors, as if they had been embedded.
+
+    Args:
+        folder: Folder of the index; it is created if it is missing.
+        model: Folder of the model of the index.
+        paths: Files of distinct content.
+    """
+    rng = np.random.default_rng(len(paths))
+    with Index.open(folder, model, create=True) as index, index.writing():
+        for start in range(0, len(paths), COMMITTED):
+            batch = []
+            for path in paths[start : start + COMMITTED]:
+                status, name = path.stat(), os.fsencode(path.absolute())
+                digest = hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
+                vector = rng.standard_normal(index.store.dimension, np.float32)
+                state = FileState(name, status.st_size, status.st_mtime_ns)
+                batch.append(Outcome(name, state, digest, None, vector / np.linalg.norm(vector)))
+            with index.catalog.writing():
+                enter(index.catalog, index.store, batch)
 
 
 def measure_step(scratch: Path, options: GrowthOptions, added: int) -> dict[str, float]:

@@ -32,6 +32,8 @@ class GrowthOptions:
         model: Folder of an exported model.
         data: Images, as `data.train` in a recipe; they are repeated.
         counts: Numbers of files in the index, growing.
+        embedded: Number of files that each step embeds. The other new ones get random vectors, which takes seconds.
+            Default: all.
         width: Width of the JPEG files, in pixels.
         rounds: Rounds of the run without changes and of the search, each a new process.
         output_dir: Folder for results.json and for the files, which are deleted at the end.
@@ -40,6 +42,7 @@ class GrowthOptions:
     model: str
     data: str
     counts: list[int] = field(default_factory=lambda: [5_000, 20_000, 50_000])
+    embedded: int | None = None
     width: int = 1000
     rounds: int = 5
     output_dir: str = "runs/search_growth"

@@ -12,13 +12,28 @@ from training.utils.results import Results
 def test_each_step_indexes_what_is_new_and_searches_it(corpus, tmp_path, capsys):
     out = tmp_path / "results"
     arguments = ["--model", str(save_color_model(tmp_path / "model")), "--data", str(corpus / "train.parquet")]
-    main([*arguments, "--counts", "4", "7", "--width", "64", "--rounds", "1", "--output_dir", str(out)])
+    main(
+        [
+            *arguments,
+            "--counts",
+            "4",
+            "9",
+            "--embedded",
+            "4",
+            "--width",
+            "64",
+            "--rounds",
+            "1",
+            "--output_dir",
+            str(out),
+        ]
+    )
     rows = {(row.set, row.metric): row.value for row in Results.read(out / "results.json").rows}
-    for size in ("4 files", "7 files"):
+    for size in ("4 files", "9 files"):
         assert 20e6 < rows[size, "search_peak_bytes"] < 400e6 and 20e6 < rows[size, "index_peak_bytes"] < 400e6
         assert 0 < rows[size, "first_answer_s"] < 60 and 0 < rows[size, "unchanged_s"] < 60
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    assert [line.split(" | ")[0] for line in table[2:]] == ["| 4", "| 7"]
+    assert [line.split(" | ")[0] for line in table[2:]] == ["| 4", "| 9"]
     assert not (out / ".growth").exists()
 
 
