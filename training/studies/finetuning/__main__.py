@@ -5,8 +5,8 @@ Examples:
       --photographs flickr8k.parquet --labelled tiny_imagenet.parquet
 
 All arms train on the same pairs, for as many steps. `plain` trains all weights, without anchors, early stopping and
-interpolation. `lora` trains low-rank adapters and merges them (`pip install peft`). The test split is in no training
-set. An interrupted study goes on with the same command.
+interpolation. `lora` trains low-rank adapters and merges them. The test split is in no training set. An interrupted
+study goes on with the same command.
 """
 
 from training.studies.finetuning.options import FinetuningOptions
@@ -18,7 +18,7 @@ PROGRAM = "python -m training.studies.finetuning"
 def main(argv: list[str] | None = None):
     """Parse the options, train, measure, print the table."""
     options = parse_options(FinetuningOptions, argv, prog=PROGRAM, description=__doc__)
-    with user_errors("finetuning", extra="eval"):
+    with user_errors("finetuning", extra="bench"):
         # after parsing, so that --help does not load torch
         from training.studies.finetuning.measure import FinetuningStudy
         from training.studies.finetuning.tables import finetuning_table

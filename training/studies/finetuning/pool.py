@@ -18,7 +18,7 @@ TEST_SEED = 0  # of the split; no run trains with it
 
 @dataclass(frozen=True)
 class Pool:
-    """Images with captions, of which no image of one split is a near-duplicate of one of the other.
+    """Images with captions. No image of one split is a near-duplicate of one of the other split.
 
     Args:
         test: Rows of the test split, with the columns `image`, `en` and `zh`.
