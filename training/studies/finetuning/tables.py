@@ -12,7 +12,7 @@ from training.utils.results import Results, markdown_table
 START, TEST, PHOTOGRAPHS, TOP1 = "start", "test split", "photographs", "top1"
 LABELLED_METRIC, TEST_METRIC, GENERAL_METRIC = TOP1, "text_to_image_R@10", "text_to_text_R@1"
 # title and fields of each column
-COLUMNS = (
+COLUMNS: tuple[tuple[str, dict[str, str | None]], ...] = (
     ("R@10 on the test split", {"set": TEST, "metric": TEST_METRIC}),
     ("R@10 on photographs", {"set": PHOTOGRAPHS, "metric": TEST_METRIC}),
     ("Top-1 on photographs", {"metric": LABELLED_METRIC}),
