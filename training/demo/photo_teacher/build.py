@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from typing import Any
 
 import torch
 
@@ -45,19 +46,23 @@ def build_teacher(e5: E5, lite2: Lite2, recipe: PhotoTeacherRecipe) -> tuple[DCC
     return model.eval(), processor
 
 
+def e5_config(e5: E5) -> dict[str, Any]:
+    """Fields of an `XLMRobertaConfig` of multilingual-e5-small, except for the vocabulary."""
+    return {
+        "hidden_size": e5.width,
+        "num_hidden_layers": e5.num_layers,
+        "num_attention_heads": e5.num_heads,
+        "intermediate_size": e5.feed_forward,
+        "max_position_embeddings": MAX_POSITIONS + POSITION_OFFSET,
+        "type_vocab_size": 1,
+        "layer_norm_eps": e5.epsilon,
+    }
+
+
 def _config(e5: E5, recipe: PhotoTeacherRecipe, tokenizer: str) -> StudentConfig:
     return StudentConfig(
         vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
-        text_config={
-            "model_type": "xlm-roberta",
-            "hidden_size": e5.width,
-            "num_hidden_layers": e5.num_layers,
-            "num_attention_heads": e5.num_heads,
-            "intermediate_size": e5.feed_forward,
-            "max_position_embeddings": MAX_POSITIONS + POSITION_OFFSET,
-            "type_vocab_size": 1,
-            "layer_norm_eps": e5.epsilon,
-        },
+        text_config={"model_type": "xlm-roberta", **e5_config(e5)},
         tokenizer=tokenizer,
         image_size=IMAGE_SIZE,
         image_mean=IMAGE_MEAN,
