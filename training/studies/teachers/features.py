@@ -1,0 +1,158 @@
+"""Features of encoders, computed once and stored."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from datasets import Dataset
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from training.data import load_source
+from training.data.images import image_cell, open_image
+from training.data.transforms import Normalize
+from training.evaluation.models.image_loading import ImagePreparation
+from training.teachers import Teacher
+from training.teachers.cache.shards import save
+from training.text.writing_systems import LANGUAGES
+
+IMAGE_BATCH, TEXT_BATCH = 32, 64
+MAX_TOKENS = 48  # of a caption
+
+
+def stored(path: Path, make: Callable[[], Tensor]) -> Tensor:
+    """Features of a file, which is written if it does not exist.
+
+    Args:
+        path: File of the features.
+        make: Function that computes them.
+    """
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save({"features": make()}, path)
+    return load_file(path)["features"].float()
+
+
+def first_rows(source: str, number: int) -> Dataset:
+    """The first rows of a source.
+
+    Args:
+        source: Any source that `load_source` accepts.
+        number: Largest number of rows.
+    """
+    rows = load_source(source)
+    return rows.select(range(min(number, len(rows))))
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Captions of images, all languages together.
+
+    Args:
+        texts: The captions.
+        owners: Row of the image of each caption, (T,) int64.
+        languages: Index of the language of each caption in `LANGUAGES`, (T,) int64.
+    """
+
+    texts: list[str]
+    owners: Tensor
+    languages: Tensor
+
+    @classmethod
+    def of(cls, rows: Dataset, most: int | None = None) -> "Captions":
+        """The captions of rows with the columns `en` and `zh`.
+
+        Args:
+            rows: Rows with lists of captions.
+            most: Largest number of captions per image and language. Default: all.
+        """
+        texts, owners, languages = [], [], []
+        for number, language in enumerate(LANGUAGES):
+            for row, captions in enumerate(rows[language]):
+                for text in captions[:most]:
+                    texts.append(text)
+                    owners.append(row)
+                    languages.append(number)
+        return cls(texts, torch.tensor(owners), torch.tensor(languages))
+
+
+@torch.inference_mode()
+def pooled_images(teacher: Teacher, rows: Dataset, image_size: int | None = None) -> Tensor:
+    """Pooled outputs of images, squashed to the square.
+
+    Args:
+        teacher: Teacher with its vision tower.
+        rows: Rows with the column `image`.
+        image_size: Edge of the square image in pixels. Default: the teacher's.
+
+    Returns:
+        (N, D) float16.
+    """
+    normalize = Normalize.from_processor(teacher.image_processor, image_size or teacher.image_size)
+    preparation = ImagePreparation(normalize.image_size, normalize, "the study")
+    parts = []
+    for start in tqdm(range(0, len(rows), IMAGE_BATCH), desc="images", unit="batch"):
+        cells = [image_cell(cell) for cell in rows[start : start + IMAGE_BATCH]["image"]]
+        images = [open_image(cell) for cell in cells if cell is not None]
+        batch = torch.stack([preparation.fit(image, squash=True) for image in images]).permute(0, 3, 1, 2)
+        parts.append(teacher.encode_images(normalize(batch)).embedding.half())
+    return torch.cat(parts)
+
+
+@torch.inference_mode()
+def pooled_texts(teacher: Teacher, texts: Sequence[str]) -> Tensor:
+    """Pooled outputs of texts, (N, D) float16.
+
+    Args:
+        teacher: Teacher with its text tower.
+        texts: The texts.
+    """
+    order = sorted(range(len(texts)), key=lambda number: len(texts[number].encode()))
+    parts = []
+    for start in tqdm(range(0, len(order), TEXT_BATCH), desc="texts", unit="batch"):
+        chunk = [texts[number] for number in order[start : start + TEXT_BATCH]]
+        parts.append(teacher.encode_texts(**teacher.tokenize(chunk, MAX_TOKENS)).embedding.half())
+    inverse = torch.tensor(order).argsort()
+    return torch.cat(parts)[inverse]
+
+
+def batches_of(captions: Captions, batch_size: int, epochs: int, seed: int) -> Iterable[Tensor]:
+    """Random batches of captions, at most one per image.
+
+    Args:
+        captions: All captions.
+        batch_size: Number of captions in a batch.
+        epochs: Number of passes over the images; each takes one random caption per image.
+        seed: Seed of the order and of the captions.
+
+    Yields:
+        Indices of the captions of a batch, (B,) int64.
+    """
+    num_images = int(captions.owners.max()) + 1
+    for epoch in range(epochs):
+        rng = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = torch.randperm(len(captions.texts), generator=rng)
+        # the first caption of each image in this order
+        first = torch.full((num_images,), len(order)).scatter_reduce(
+            0, captions.owners[order], torch.arange(len(order)), "amin"
+        )
+        chosen = order[first[first < len(order)]]
+        chosen = chosen[torch.randperm(len(chosen), generator=rng)]
+        yield from chosen[: len(chosen) // batch_size * batch_size].split(batch_size)
+
+
+def recall_at_10(images: Tensor, texts: Tensor, captions: Captions) -> dict[str, float]:
+    """Recall at 10 of text-to-image retrieval in each language; every caption is a query.
+
+    Args:
+        images: Embeddings of the images, (N, D), any norm.
+        texts: Embeddings of the captions, (T, D), any norm.
+        captions: The captions.
+    """
+    scores = F.normalize(texts, dim=1) @ F.normalize(images, dim=1).T
+    own = scores.gather(1, captions.owners[:, None])
+    found = (scores >= own).sum(1) <= 10  # a wrong image with the same score ranks first
+    return {language: found[captions.languages == n].float().mean().item() for n, language in enumerate(LANGUAGES)}
