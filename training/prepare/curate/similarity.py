@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from training.data import decode_images, tokenize
+from training.data import decode_images
 from training.data.transforms import Normalize
 from training.teachers import Teacher
 
@@ -58,8 +58,7 @@ class Scorer:
         cosines = np.zeros(len(texts), np.float32)
         for start in range(0, len(order), self.batch_size):
             chunk = order[start : start + self.batch_size]
-            tokens = tokenize(self.teacher.tokenizer, [texts[n] for n in chunk], self.teacher.max_text_length)
-            targets = self.teacher.encode_texts(*(value.to(self.device) for value in tokens.values()))
+            targets = self.teacher.encode_texts(**self.teacher.tokenize([texts[n] for n in chunk]))
             cosines[chunk] = (self._unit(targets.embedding) * images[chunk]).sum(1).numpy()
         if not np.isfinite(cosines).all():
             raise ValueError(f"teacher_dtype: {self.teacher.name!r} returns values that are not finite. Use float32.")
