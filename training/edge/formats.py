@@ -136,6 +136,18 @@ def _open_executorch(path: Path, threads: int) -> "Runner":
     return open_program(path, threads)
 
 
+def _write_litert(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
+    from training.edge.litert import write_litert
+
+    write_litert(student, tower, variant, path, images)
+
+
+def _open_litert(path: Path, threads: int) -> "Runner":
+    from training.edge.litert import open_litert
+
+    return open_litert(path, threads)
+
+
 ONNX = Format(
     name="onnx",
     suffix=".onnx",
@@ -158,4 +170,14 @@ EXECUTORCH = Format(
     write=_write_executorch,
     open=_open_executorch,
 )
-FORMATS = {entry.name: entry for entry in (ONNX, EXECUTORCH)}
+LITERT = Format(
+    name="litert",
+    suffix=".tflite",
+    variants={"fp32": "", "int8": "_quantized"},
+    default_variants=("fp32", "int8"),
+    extra="litert",
+    packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
+    write=_write_litert,
+    open=_open_litert,
+)
+FORMATS = {entry.name: entry for entry in (ONNX, EXECUTORCH, LITERT)}

@@ -11,11 +11,11 @@ class ExportOptions:
     Args:
         folder: Folder of a finished model, as `training/align.py` writes it.
         output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
-        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` for native apps, or the
+        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` or `litert` for apps, or the
             layout of another tool: `open_clip` or `immich`.
         towers: Towers to export: `vision`, `text` or `both`.
-        variants: Number formats. ONNX has fp32, fp16, int8 and q4 (4 bits), ExecuTorch fp32 and int8. If none is
-            given, all of them except q4.
+        variants: Number formats. ONNX has fp32, fp16, int8 and q4 (4 bits), ExecuTorch and LiteRT fp32 and
+            int8. If none is given, all of them except q4.
         data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. If none is
             given: the embedded corpus for a model of emoji, the validation split that fine-tuning left in `folder`, or
             the validation set of the model's recipe. Without any of these, accuracy is not checked and the files are

@@ -53,6 +53,7 @@ OPTIONAL = (
     "onnx/*.onnx_data",
     "onnx/*.json",
     "executorch/*.pte",
+    "litert/*.tflite",
     # a pattern for each file of the layouts of training/hub/layouts/table.py that others cannot make from this folder
     "immich/config.json",
     "immich/*/model.onnx",

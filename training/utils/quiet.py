@@ -18,6 +18,8 @@ EXPORT_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     # torch.onnx has one name for dimensions of equal size; ids and mask share batch and length on purpose
     (UserWarning, r"# The axis name: .* will not be used, since it shares the same shape constraints"),
+    # ai-edge-quantizer keeps all tensors in order to measure their ranges, of which LiteRT's interpreter warns
+    (UserWarning, r"Warning: Enabling `experimental_preserve_all_tensors`"),
 )
 # (logger, start of the message): log records of exporters and quantisers
 EXPORT_LOGS = (
@@ -37,6 +39,8 @@ TORCHAO_LOGS = (
 )
 # start of a line: ExecuTorch's C++ runtime prints its search for ARM core types and the size of its thread pool
 EXECUTORCH_LINES = r"\[(cpuinfo_utils|threadpool)\.cpp:\d+\]"
+# LiteRT's C++ code logs at level I its delegates and the size of a graph, and at W what it cannot log before it starts
+LITERT_LINES = r"(INFO: |[IW]\d{4} |WARNING: All log messages before absl)"
 
 
 class _MessageFilter(logging.Filter):
