@@ -1,0 +1,125 @@
+"""Encode photographs and captions in every tool, rank, and compare with transformers."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from training.edge.verdict import ALLOWED_POINTS
+from training.studies.tools.agreement import TIE, agreement
+from training.studies.tools.encoder import Tool
+from training.studies.tools.options import ToolsOptions
+from training.studies.tools.photographs import Photographs, write_photographs
+from training.studies.tools.runtimes import js_versions
+from training.studies.tools.table import REFERENCE, TOOLS
+from training.utils.cli import command_of
+from training.utils.files import scratch_folder
+from training.utils.results import Results, Row, make_meta
+
+MIN_SAME = 0.99  # of the queries of a tool in fp32
+# the embeddings of the queries of each language
+Texts = dict[str, np.ndarray]
+
+
+def measure_tools(options: ToolsOptions, program: str) -> Results:
+    """Compare the tools with transformers, and write results.json.
+
+    Args:
+        options: Options of the command.
+        program: Command as users type it, without options.
+
+    Returns:
+        For each tool, number format and language: the shares of `Agreement`, `recall_at_10`, and the largest
+        difference of a component of the text embeddings from transformers in fp32; without a language, that of the
+        image embeddings.
+
+    Raises:
+        ValueError: A tool does not exist, is not installed or lacks a file, or the data cannot be used.
+    """
+    model, folder = Path(options.model), Path(options.output_dir)
+    tools = chosen_tools(options.tools)
+    for tool in (REFERENCE, *tools):
+        tool.check(model)
+    folder.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(folder / ".tools") as scratch:
+        photographs = write_photographs(options.data, options.num_queries, options.width, scratch)
+        run = _Run(model, photographs)
+        rows = [row for tool in tqdm([REFERENCE, *tools], desc="tools") for row in run.rows(tool)]
+    versions = {tool.name: tool.versions() or js_versions() for tool in (REFERENCE, *tools)}
+    fields = {
+        "model": options.model,
+        "queries": options.num_queries,
+        "images": len(photographs.files),
+        "width": options.width,
+        "tie": TIE,
+        "tools": versions,
+    }
+    results = Results(make_meta(options.data, None, command_of(program, options), **fields), rows)
+    results.write(folder)
+    return results
+
+
+def chosen_tools(names: list[str] | None) -> list[Tool]:
+    """The tools of these names, in the order of the table; all of them by default.
+
+    Raises:
+        ValueError: There is no such tool.
+    """
+    known = [tool.name for tool in TOOLS]
+    if unknown := [name for name in names or () if name not in known]:
+        raise ValueError(f"tools: there is no {unknown[0]!r}. Expected: {'; '.join(known)}.")
+    return [tool for tool in TOOLS if names is None or tool.name in names]
+
+
+def shortfalls(results: Results) -> list[str]:
+    """What falls short, a sentence each.
+
+    In fp32, 99 % of the queries must have the same ten images as in transformers, in any order. In int8, the recall
+    at 10 may fall as far as the accuracy check of an export allows.
+    """
+    found = []
+    for row in results.rows:
+        if row.metric == "tied_set" and row.stage == "fp32" and row.value < MIN_SAME:
+            found.append(
+                f"{row.model}, fp32: {100 * row.value:.1f} % of the queries in {row.language} have the "
+                f"same ten best images; {100 * MIN_SAME:.0f} % are required."
+            )
+        if row.metric == "recall_at_10" and row.stage == "int8":
+            reference = results.mean(model=REFERENCE.name, metric="recall_at_10", language=row.language) or 0.0
+            lost = 100 * (reference - row.value)
+            if lost > ALLOWED_POINTS["int8"] + 1e-9:
+                found.append(
+                    f"{row.model}, int8: loses {lost:.2f} points of recall at 10 in {row.language}; "
+                    f"{ALLOWED_POINTS['int8']} are allowed."
+                )
+    return found
+
+
+class _Run:
+    """The photographs, and what transformers makes of them."""
+
+    def __init__(self, model: Path, photographs: Photographs):
+        self.model, self.photographs = model, photographs
+        self.images: np.ndarray | None = None
+        self.texts: Texts = {}
+
+    def rows(self, tool: Tool) -> Iterator[Row]:
+        """Encode and rank in one tool. The reference comes first."""
+        for variant in tool.variants:
+            encoder = tool.open(self.model, variant)
+            images = encoder.encode_images(self.photographs.files)
+            texts = {language: encoder.encode_texts(queries) for language, queries in self.photographs.texts.items()}
+            if self.images is None:
+                self.images, self.texts = images, texts
+            difference = float(abs(images - self.images).max())
+            yield Row(model=tool.name, stage=variant, metric="largest_difference", value=difference)
+            for language, embeddings in texts.items():
+                found = encoder.rank(self.photographs.files, images, self.photographs.texts[language], embeddings)
+                hits = (found == self.photographs.targets[language][:, None]).any(1)
+                values = asdict(agreement(found, self.texts[language] @ self.images.T))
+                values["recall_at_10"] = float(hits.mean())
+                values["largest_difference"] = float(abs(embeddings - self.texts[language]).max())
+                for metric, value in values.items():
+                    yield Row(model=tool.name, stage=variant, language=language, metric=metric, value=value)
