@@ -146,10 +146,10 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
     if not stages["distill_vision"].exists():
         del stages["distill_vision"]
     for entry in options.earlier:
-        name, _, folder = entry.partition("=")
-        if not name.isidentifier() or not folder:
+        name, _, earlier = entry.partition("=")
+        if not name.isidentifier() or not earlier:
             raise ValueError(f"earlier: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
-        stages |= {f"{name}_{stage}": Path(folder) / each for stage, each in (STAGE_FOLDERS | LAST_FOLDER).items()}
+        stages |= {f"{name}_{stage}": Path(earlier) / each for stage, each in (STAGE_FOLDERS | LAST_FOLDER).items()}
     history = {LOG_FILE: runs / LAST_STAGE / LOG_FILE}
     for stage, folder in stages.items():
         history |= {f"log_{stage}.jsonl": folder / LOG_FILE, f"recipe_{stage}.yaml": folder / RECIPE_FILE}

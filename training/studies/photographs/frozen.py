@@ -82,7 +82,7 @@ class FrozenTowers(ZeroShotModel):
     """Both towers with a head each. Texts are encoded as strings: the sentence encoder brings its own tokenizer.
 
     Args:
-        model: `Towers`.
+        model: Both towers.
         processor: Nothing; the towers prepare their input.
         name: Name of the model, for results; also the key of its cached embeddings.
         image_head: Maps pooled features, (N, 1280), to embeddings, (N, D).
