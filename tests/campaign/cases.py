@@ -17,7 +17,8 @@ from PIL import Image
 from modeling_dcclip.handler import parse_request
 from modeling_dcclip.image_dcclip import open_image
 from tests.campaign.named_images import named_images
-from tests.campaign.outcome import CLEAR, RIGHT, Case, Hole, Lost
+from tests.campaign.outcome import CLEAR, EITHER, RIGHT, Case, Hole, Lost
+from tests.campaign.permissions import permissions
 from tests.training.utils.test_results import DAMAGED
 from training.config import (
     LIMITS,
@@ -39,7 +40,6 @@ from training.hub.contents import without_local_paths
 from training.utils.output import claim_folder
 from training.utils.results import Results
 
-EITHER = "either"
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 FOREIGN_FORMATS = ("EPS", "PDF", "PCX", "TGA", "DDS", "SGI")
 DAMAGED_PER_FORMAT = 24
@@ -51,7 +51,7 @@ def all_cases() -> list[Case]:
     """Every case, in the order of the table."""
     groups = (
         _numbers, _types, _recipe_files, _options, _images, _image_modes, _cells, named_images, _endpoint, _captions,
-        _class_names, _results, _templates, _folders, _sources, _local_paths,
+        _class_names, _results, _templates, _folders, _sources, _local_paths, permissions,
     )  # fmt: skip
     return [case for group in groups for case in group()]
 

@@ -15,6 +15,7 @@ NAMED = re.compile(r"^[\w.'/-][\w .'/\[\]*-]*(:| is | has | seems | cannot | nam
 MAX_CHARACTERS = 1500
 
 RIGHT, CLEAR = "handled", "clear"
+EITHER = "either"  # of an expected outcome
 UNCLEAR, SILENT, LOST, HANG, HOLE = "unclear", "silent", "lost", "hang", "hole"
 OUTCOMES = (CLEAR, RIGHT, UNCLEAR, SILENT, LOST, HANG, HOLE)
 FAULTS = (UNCLEAR, SILENT, LOST, HANG, HOLE)
