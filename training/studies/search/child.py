@@ -1,10 +1,11 @@
-"""Run the `dcclip` command in a process of its own, which prints the peak of its memory at the end.
+"""Run the `dcclip` command in a process of its own, which prints its memory and its processor time at the end.
 
     python -m training.studies.search.child search beach --index INDEX
 
 No torch is imported here, so the memory is that of the command.
 """
 
+import json
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from modeling_dcclip.command import main
 from training.utils.timing import peak_bytes
 
-PEAK = "peak bytes: "
+COSTS = "costs: "
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,28 @@ class Finished:
     seconds: float
 
 
-def run_dcclip(*arguments: str) -> tuple[Finished, int]:
-    """Run the command, and return its end with the peak of its memory in bytes.
+@dataclass(frozen=True)
+class Command(Finished):
+    """A `dcclip` command that ended.
+
+    Args:
+        peak_bytes: Peak of its memory.
+        cpu_s: Processor time of all its threads, in seconds. Other load on the machine hardly changes it.
+    """
+
+    peak_bytes: int
+    cpu_s: float
+
+
+def run_dcclip(*arguments: str) -> Command:
+    """Run a `dcclip` command, and wait for its end.
 
     Raises:
         RuntimeError: It failed.
     """
     finished = run([sys.executable, "-m", "training.studies.search.child", *arguments])
-    output, _, peak = finished.output.rpartition(PEAK)
-    return Finished(output, finished.seconds), int(peak)
+    output, _, costs = finished.output.rpartition(COSTS)
+    return Command(output, finished.seconds, **json.loads(costs))
 
 
 def run(command: list[str], **options: object) -> Finished:
@@ -60,4 +74,4 @@ def run(command: list[str], **options: object) -> Finished:
 
 if __name__ == "__main__":
     main()
-    print(f"{PEAK}{peak_bytes()}")
+    print(COSTS + json.dumps({"peak_bytes": peak_bytes(), "cpu_s": time.process_time()}))

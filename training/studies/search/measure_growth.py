@@ -90,17 +90,19 @@ def measure_step(scratch: Path, options: GrowthOptions, added: int) -> dict[str,
     """
     index = ["--index", str(scratch / "index")]
     command = ["index", str(scratch / "photos"), "--model", options.model, "--json", *index]
-    indexed, peak = run_dcclip(*command)
+    indexed = run_dcclip(*command)
     report = json.loads(indexed.output)
     if report["embedded"] != added:
         raise RuntimeError(f"dcclip index embedded {report['embedded']} files, expected {added}.")
     again = [run_dcclip(*command) for _ in range(options.rounds)]
     answers = [run_dcclip("search", query, *index) for _ in range(options.rounds) for query in QUERIES]
     return {
-        "index_peak_bytes": peak,
+        "index_peak_bytes": indexed.peak_bytes,
         "images_per_s": added / report["seconds"],
-        "unchanged_s": statistics.median(finished.seconds for finished, _ in again),
-        "unchanged_peak_bytes": max(peak for _, peak in again),
-        "first_answer_s": statistics.median(finished.seconds for finished, _ in answers),
-        "search_peak_bytes": max(peak for _, peak in answers),
+        "unchanged_s": statistics.median(each.seconds for each in again),
+        "unchanged_cpu_s": statistics.median(each.cpu_s for each in again),
+        "unchanged_peak_bytes": max(each.peak_bytes for each in again),
+        "first_answer_s": statistics.median(each.seconds for each in answers),
+        "first_answer_cpu_s": statistics.median(each.cpu_s for each in answers),
+        "search_peak_bytes": max(each.peak_bytes for each in answers),
     }

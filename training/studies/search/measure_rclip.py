@@ -63,10 +63,10 @@ def measure_rclip(options: RclipOptions, program: str) -> Results:
 def measure_dcclip(scratch: Path, options: RclipOptions) -> dict[str, float]:
     """Seconds of `dcclip index` with its start, and of `dcclip search`."""
     index = ["--index", str(scratch / "index")]
-    finished, _ = run_dcclip("index", str(scratch / "photos"), "--model", options.model, "--json", *index)
+    finished = run_dcclip("index", str(scratch / "photos"), "--model", options.model, "--json", *index)
     if json.loads(finished.output)["embedded"] != options.num_images:
         raise RuntimeError("dcclip index did not embed all files.")
-    answers = [run_dcclip("search", QUERY, *index)[0].seconds for _ in range(options.rounds)]
+    answers = [run_dcclip("search", QUERY, *index).seconds for _ in range(options.rounds)]
     return {
         "images_per_s": options.num_images / finished.seconds,
         "query_s": statistics.median(answers),

@@ -109,7 +109,7 @@ def growth_table(results: Results) -> str:
         results: Results of `python -m training.studies.search.growth`.
 
     Returns:
-        Markdown table with a line for each number of files.
+        Markdown table with a line for each number of files; seconds are processor time.
     """
     header = [
         "Files",
@@ -122,7 +122,7 @@ def growth_table(results: Results) -> str:
     for size in dict.fromkeys(row.set for row in results.rows):
         peak, again, answer, search = (
             results.mean(set=size, metric=metric) or 0.0
-            for metric in ("index_peak_bytes", "unchanged_s", "first_answer_s", "search_peak_bytes")
+            for metric in ("index_peak_bytes", "unchanged_cpu_s", "first_answer_cpu_s", "search_peak_bytes")
         )
         files = str(size).removesuffix(" files")
         lines.append([files, f"{peak / 1e6:.0f}", f"{again:.2f}", f"{answer:.2f}", f"{search / 1e6:.0f}"])
@@ -162,7 +162,7 @@ def rclip_table(results: Results) -> str:
         rate, query, size = (
             results.mean(model=name, metric=metric) or 0.0 for metric in ("images_per_s", "query_s", "model_bytes")
         )
-        lines.append([name, f"{rate:.0f}", f"{query:.2f}", f"{size / 1e6:.0f}"])
+        lines.append([name, f"{rate:.1f}", f"{query:.1f}", f"{size / 1e6:.0f}"])
     return markdown_table(lines)
 
 

@@ -32,6 +32,7 @@ def test_each_step_indexes_what_is_new_and_searches_it(corpus, tmp_path, capsys)
     for size in ("4 files", "9 files"):
         assert 20e6 < rows[size, "search_peak_bytes"] < 400e6 and 20e6 < rows[size, "index_peak_bytes"] < 400e6
         assert 0 < rows[size, "first_answer_s"] < 60 and 0 < rows[size, "unchanged_s"] < 60
+        assert 0 < rows[size, "first_answer_cpu_s"] < 20 and 0 < rows[size, "unchanged_cpu_s"] < 20
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in table[2:]] == ["| 4", "| 9"]
     assert not (out / ".growth").exists()
