@@ -5,6 +5,7 @@ import os
 import shutil
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -43,9 +44,8 @@ def measure_rclip(options: RclipOptions, program: str) -> Results:
     version = run([options.rclip, "--version"]).output.split()[-1]
     folder = Path(options.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    results = Results(
-        make_meta(options.data, None, command_of(program, options), model=options.model, rclip=version.strip('"'))
-    )
+    command = command_of(program, replace(options, rclip=Path(options.rclip).name))  # without a path of this machine
+    results = Results(make_meta(options.data, None, command, model=options.model, rclip=version))
     encoded = encode_photos(options.data, options.num_images, options.width)
     with scratch_folder(folder / ".rclip") as scratch:
         write_photos(scratch / "photos", encoded, range(options.num_images))
