@@ -1,3 +1,3 @@
-"""Prepare training inputs: `curate` filters image-text pairs, `vocabulary` cuts a tokenizer to English and Chinese,
-`open_clip` converts a checkpoint of open_clip to a teacher.
+"""Prepare training inputs: `curate` filters image-text pairs, `captions` captions images, `vocabulary` cuts a
+tokenizer to English and Chinese, `open_clip` converts a checkpoint of open_clip to a teacher.
 """

@@ -1,18 +1,22 @@
 """Features of encoders, computed once and stored."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
+from PIL import Image as PILImage
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from modeling_dcclip.runtime_dcclip import Runtime
 from training.data import load_source
 from training.data.images import image_cell, open_image
+from training.data.named_images import undecoded
 from training.data.transforms import Normalize
 from training.evaluation.models.image_loading import ImagePreparation
 from training.teachers import Teacher
@@ -79,6 +83,46 @@ class Captions:
         return cls(texts, torch.tensor(owners), torch.tensor(languages))
 
 
+def image_batches(rows: Dataset) -> Iterator[list[PILImage.Image]]:
+    """The images of rows with the column `image`, in batches.
+
+    Args:
+        rows: Rows whose images all decode.
+
+    Yields:
+        RGB images of a batch.
+    """
+    cells = undecoded(rows.select_columns("image"), "image", "the study")
+    for start in tqdm(range(0, len(rows), IMAGE_BATCH), desc="images", unit="batch"):
+        batch = [image_cell(cell) for cell in cells[start : start + IMAGE_BATCH]["image"]]
+        yield [open_image(cell) for cell in batch if cell is not None]
+
+
+class ModelEncoder:
+    """Embeddings of a model: by its exported graphs if it has them, which takes a fraction of the time.
+
+    Args:
+        model: Folder of a model.
+    """
+
+    def __init__(self, model: str):
+        self.runtime = Runtime(model, threads=1) if Path(model, "onnx").is_dir() else None
+        self.teacher = Teacher.from_pretrained(model, () if self.runtime is not None else None)
+        self.logit_scale = torch.tensor(self.teacher.logit_scale)
+
+    def images(self, rows: Dataset) -> Tensor:
+        """Embeddings of the images of rows, (N, D)."""
+        if self.runtime is None:
+            return pooled_images(self.teacher, rows)
+        return torch.from_numpy(np.concatenate([self.runtime.encode_images(batch) for batch in image_batches(rows)]))
+
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of texts, (N, D)."""
+        if self.runtime is None:
+            return pooled_texts(self.teacher, texts)
+        return torch.from_numpy(self.runtime.encode_texts(texts, truncate=True))
+
+
 @torch.inference_mode()
 def pooled_images(teacher: Teacher, rows: Dataset, image_size: int | None = None) -> Tensor:
     """Pooled outputs of images, squashed to the square.
@@ -94,9 +138,7 @@ def pooled_images(teacher: Teacher, rows: Dataset, image_size: int | None = None
     normalize = Normalize.from_processor(teacher.image_processor, image_size or teacher.image_size)
     preparation = ImagePreparation(normalize.image_size, normalize, "the study")
     parts = []
-    for start in tqdm(range(0, len(rows), IMAGE_BATCH), desc="images", unit="batch"):
-        cells = [image_cell(cell) for cell in rows[start : start + IMAGE_BATCH]["image"]]
-        images = [open_image(cell) for cell in cells if cell is not None]
+    for images in image_batches(rows):
         batch = torch.stack([preparation.fit(image, squash=True) for image in images]).permute(0, 3, 1, 2)
         parts.append(teacher.encode_images(normalize(batch)).embedding.half())
     return torch.cat(parts)

@@ -9,18 +9,9 @@ from torch import Tensor, nn
 
 from training.data import load_source
 from training.engine.rotation import principal_axes
-from training.studies.teachers.features import (
-    Captions,
-    batches_of,
-    first_rows,
-    pooled_images,
-    pooled_texts,
-    recall_at_10,
-    stored,
-)
+from training.studies.teachers.features import Captions, ModelEncoder, batches_of, first_rows, recall_at_10, stored
 from training.studies.teachers.heads import contrast, train
 from training.studies.teachers.options import WidthsOptions
-from training.teachers import Teacher
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import Results, Row, make_meta
@@ -37,7 +28,7 @@ class Embeddings:
     """
 
     def __init__(self, options: WidthsOptions):
-        folder, model = Path(options.output_dir, "features"), Teacher.from_pretrained(options.model)
+        folder, model = Path(options.output_dir, "features"), ModelEncoder(options.model)
         rows = {"train": first_rows(options.train, options.num_images), "validation": load_source(options.validation)}
         classes = load_source(options.class_images)
         step = max(1, len(classes) // options.num_class_images)
@@ -48,18 +39,16 @@ class Embeddings:
         self.captions = {name: Captions.of(part) for name, part in rows.items()}
         self.images, self.texts = {}, {}
         for name, part in (rows | {"classes": chosen}).items():
-            self.images[name] = stored(
-                folder / f"{name}_images.safetensors", lambda part=part: pooled_images(model, part)
-            )
+            self.images[name] = stored(folder / f"{name}_images.safetensors", lambda part=part: model.images(part))
         for name, captions in self.captions.items():
             self.texts[name] = stored(
-                folder / f"{name}_texts.safetensors", lambda captions=captions: pooled_texts(model, captions.texts)
+                folder / f"{name}_texts.safetensors", lambda captions=captions: model.texts(captions.texts)
             )
         self.names = {
-            language: pooled_texts(model, [PROMPTS[language].format(pair[number]) for pair in names]).float()
+            language: model.texts([PROMPTS[language].format(pair[number]) for pair in names]).float()
             for number, language in enumerate(LANGUAGES)
         }
-        self.logit_scale = torch.tensor(model.logit_scale)
+        self.logit_scale = model.logit_scale
 
 
 class Maps(nn.Module):

@@ -13,7 +13,7 @@ class WidthsOptions:
         num_images: Number of training images, from the first on.
         class_images: Labelled images with the columns `image`, `en` and `zh`, for zero-shot accuracy.
         num_class_images: Number of labelled images, evenly spaced.
-        model: Folder of a model.
+        model: Folder of a model. Its exported graphs are used if it has them.
         widths: Numbers of leading dimensions.
         steps: Steps of the alignment of both projections with a loss at each width.
         seeds: Seeds of the alignment.
