@@ -53,7 +53,7 @@ class Heads(nn.Module):
 
 
 def contrast(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
-    """InfoNCE of pairs, of which no two have the same image.
+    """InfoNCE of pairs of different images.
 
     Args:
         images: Embeddings of B images, (B, D).

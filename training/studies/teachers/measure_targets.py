@@ -93,18 +93,15 @@ def load_parts(options: TargetsOptions) -> dict[str, Part]:
         rows = first_rows(options.train, options.num_images) if name == "train" else load_source(options.validation)
         captions = Captions.of(rows, options.num_captions)
 
-        encoders: dict[str, Callable[[], Tensor]] = {
-            FIRST: lambda captions=captions: pooled_texts(
-                Teacher.from_pretrained(options.text_teacher, ("text",)), captions.texts
-            ),
-            SECOND: lambda captions=captions: encode_with_use(captions.texts),
-        }
         ids = tokenizer(captions.texts, truncation=True, max_length=MAX_TOKENS).input_ids
         parts[name] = Part(
             captions,
             stored(folder / f"{name}_teacher.safetensors", partial(_images, options.image_teacher, rows, options)),
             stored(folder / f"{name}_student.safetensors", partial(_images, options.student_images, rows, options)),
-            {key: stored(folder / f"{name}_{key}.safetensors", make) for key, make in encoders.items()},
+            {
+                FIRST: stored(folder / f"{name}_{FIRST}.safetensors", partial(_texts, options, captions.texts)),
+                SECOND: stored(folder / f"{name}_{SECOND}.safetensors", partial(encode_with_use, captions.texts)),
+            },
             [torch.tensor(row) for row in ids],
             len(tokenizer),
         )
@@ -113,6 +110,10 @@ def load_parts(options: TargetsOptions) -> dict[str, Part]:
 
 def _images(encoder: str, rows: Dataset, options: TargetsOptions) -> Tensor:
     return pooled_images(Teacher.from_pretrained(encoder, ("vision",)), rows, options.image_size)
+
+
+def _texts(options: TargetsOptions, texts: Sequence[str]) -> Tensor:
+    return pooled_texts(Teacher.from_pretrained(options.text_teacher, ("text",)), texts)
 
 
 def measure_targets(options: TargetsOptions, program: str) -> Results:
@@ -129,13 +130,7 @@ def measure_targets(options: TargetsOptions, program: str) -> Results:
     scales: dict[str, float] = {}
     for name in (FIRST, SECOND):
         targets[name], scales[name] = train_teacher(parts, name, options)
-    targets[BOTH] = {
-        part: tuple(
-            torch.cat([(scales[n] / sum(scales.values())) ** 0.5 * targets[n][part][k] for n in (FIRST, SECOND)], 1)
-            for k in range(2)
-        )
-        for part in PARTS
-    }  # type: ignore[assignment]
+    targets[BOTH] = {part: (_joined(targets, scales, part, 0), _joined(targets, scales, part, 1)) for part in PARTS}
     for name, both in targets.items():
         results.rows += _rows(*both["validation"], parts["validation"], f"teacher, {name}", None)
     for seed in options.seeds:
@@ -148,6 +143,14 @@ def measure_targets(options: TargetsOptions, program: str) -> Results:
             results.rows += _rows(images, texts, own, arm, seed)
             results.write(options.output_dir)
     return results
+
+
+def _joined(
+    targets: dict[str, dict[str, tuple[Tensor, Tensor]]], scales: dict[str, float], part: str, number: int
+) -> Tensor:
+    """Embeddings of both teachers in one space, in which logits are the mean of theirs, as in an `Ensemble`."""
+    total = sum(scales.values())
+    return torch.cat([(scales[name] / total) ** 0.5 * targets[name][part][number] for name in (FIRST, SECOND)], 1)
 
 
 def train_teacher(

@@ -1,7 +1,9 @@
 """Retrieval and zero-shot accuracy of truncated embeddings of a model."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,11 +41,9 @@ class Embeddings:
         self.captions = {name: Captions.of(part) for name, part in rows.items()}
         self.images, self.texts = {}, {}
         for name, part in (rows | {"classes": chosen}).items():
-            self.images[name] = stored(folder / f"{name}_images.safetensors", lambda part=part: model.images(part))
+            self.images[name] = stored(folder / f"{name}_images.safetensors", partial(model.images, part))
         for name, captions in self.captions.items():
-            self.texts[name] = stored(
-                folder / f"{name}_texts.safetensors", lambda captions=captions: model.texts(captions.texts)
-            )
+            self.texts[name] = stored(folder / f"{name}_texts.safetensors", partial(model.texts, captions.texts))
         self.names = {
             language: model.texts([PROMPTS[language].format(pair[number]) for pair in names]).float()
             for number, language in enumerate(LANGUAGES)
@@ -107,7 +107,7 @@ def _rows(found: Embeddings, maps: Maps, options: WidthsOptions, name: str, seed
     images = found.images["validation"] @ maps.image
     texts, classes = found.texts["validation"] @ maps.text, found.images["classes"] @ maps.image
     for width in options.widths:
-        row = {"model": name, "protocol": f"{width} dimensions", "seed": seed}
+        row: dict[str, Any] = {"model": name, "protocol": f"{width} dimensions", "seed": seed}
         recall = recall_at_10(images[:, :width], texts[:, :width], found.captions["validation"])
         for language in LANGUAGES:
             yield Row(**row, set="validation", language=language, metric="t2i_recall@10", value=recall[language])
