@@ -16,7 +16,7 @@ from training.studies.tools.runtimes import js_versions
 from training.studies.tools.table import REFERENCE, TOOLS
 from training.utils.cli import command_of
 from training.utils.files import scratch_folder
-from training.utils.results import Results, Row, make_meta
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 MIN_SAME = 0.99  # of the queries of a tool in fp32
 # the embeddings of the queries of each language
@@ -44,21 +44,35 @@ def measure_tools(options: ToolsOptions, program: str) -> Results:
         tool.check(model)
     folder.mkdir(parents=True, exist_ok=True)
     with scratch_folder(folder / ".tools") as scratch:
-        photographs = write_photographs(options.data, options.num_queries, options.width, scratch)
+        photographs = write_photographs(options, scratch)
+        settings = {
+            "model": options.model,
+            "images": len(photographs.files),
+            "queries": options.num_queries,
+            "width": options.width,
+            "tie": TIE,
+        }
+        results = _earlier(folder, options.data, settings)
         run = _Run(model, photographs)
-        rows = [row for tool in tqdm([REFERENCE, *tools], desc="tools") for row in run.rows(tool)]
-    versions = {tool.name: tool.versions() or js_versions() for tool in (REFERENCE, *tools)}
-    fields = {
-        "model": options.model,
-        "queries": options.num_queries,
-        "images": len(photographs.files),
-        "width": options.width,
-        "tie": TIE,
-        "tools": versions,
-    }
-    results = Results(make_meta(options.data, None, command_of(program, options), **fields), rows)
-    results.write(folder)
+        for tool in tqdm([REFERENCE, *tools], desc="tools"):
+            rows = list(run.rows(tool))
+            measured = results.meta.get("tools", {}) | {tool.name: tool.versions() or js_versions()}
+            meta = make_meta(options.data, None, command_of(program, options), **settings, tools=measured)
+            order = [each.name for each in (REFERENCE, *TOOLS)]
+            kept = [row for row in results.rows if row.model != tool.name]
+            results = Results(meta, sorted([*kept, *rows], key=lambda row: order.index(row.model)))
+            results.write(folder)
     return results
+
+
+def _earlier(folder: Path, data: str, settings: dict) -> Results:
+    """The results of an earlier run with the same options; without one, empty results."""
+    path = folder / RESULTS_FILE
+    if path.exists():
+        earlier = Results.read(path)
+        if {name: earlier.meta.get(name) for name in ("data", *settings)} == {"data": data} | settings:
+            return earlier
+    return Results({})
 
 
 def chosen_tools(names: list[str] | None) -> list[Tool]:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.data import evenly_spaced_rows, load_source
 from training.studies.search.photographs import read_captions
-from training.text.writing_systems import LANGUAGES
+from training.studies.tools.options import ToolsOptions
 
 JPEG_QUALITY = 90
 
@@ -30,32 +30,25 @@ class Photographs:
     targets: dict[str, np.ndarray]
 
 
-def write_photographs(source: str, num_queries: int, width: int, folder: Path) -> Photographs:
+def write_photographs(options: ToolsOptions, folder: Path) -> Photographs:
     """Write the images of a source as files, and choose the queries.
 
     Args:
-        source: Images with captions in both languages, as `data.train` in a recipe.
-        num_queries: Number of captions in each language.
-        width: Width of the files in pixels; their height is three quarters of it. 0 keeps the images as stored.
+        options: Source, numbers of images and queries, and width of the files.
         folder: Folder to write to.
 
     Raises:
         ValueError: The source has fewer captions, no column of images or captions, or an image that cannot be read.
     """
+    source, width = options.data, options.width
     rows = load_source(source)
     if "image" not in rows.column_names:
         raise ValueError(f"data: {source!r} has no column 'image', only {', '.join(rows.column_names)}.")
-    captions = read_captions(rows)
-    if num_queries > len(rows):
-        raise ValueError(
-            f"num_queries: must be at most {len(rows)}, the number of images of {source!r}; got {num_queries}."
-        )
+    rows = rows.select(evenly_spaced_rows(len(rows), _checked("num_images", options.num_images, len(rows))))
     texts, targets = {}, {}
-    for language in LANGUAGES:
-        all_texts, owners = captions[language]
-        first = np.flatnonzero(np.diff(owners, prepend=-1))  # the first caption of each image that has one
-        chosen = first[evenly_spaced_rows(len(first), num_queries)]
-        texts[language], targets[language] = [all_texts[number] for number in chosen], owners[chosen]
+    for language, (captions, owners) in read_captions(rows).items():
+        chosen = evenly_spaced_rows(len(captions), _checked("num_queries", options.num_queries, len(captions)))
+        texts[language], targets[language] = [captions[number] for number in chosen], owners[chosen]
     files = []
     folder.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(rows.select_columns(["image"]).cast_column("image", ImageFeature(decode=False))):
@@ -73,3 +66,11 @@ def write_photographs(source: str, num_queries: int, width: int, folder: Path) -
             path.write_bytes(content)
         files.append(str(path))
     return Photographs(files, texts, targets)
+
+
+def _checked(field: str, value: int | None, available: int) -> int:
+    if value is None:
+        return available
+    if not 1 <= value <= available:
+        raise ValueError(f"{field}: must be in 1..{available}, the number in the data; got {value}.")
+    return value

@@ -16,6 +16,7 @@ from training.hub.hub_model import HubModel
 from training.studies.tools import measure
 from training.studies.tools.__main__ import main
 from training.studies.tools.encoder import normalized
+from training.studies.tools.options import ToolsOptions
 from training.studies.tools.photographs import write_photographs
 from training.studies.tools.runtimes import TorchFree
 from training.studies.tools.table import TOOLS
@@ -47,7 +48,7 @@ def options(exported, corpus, out, *more: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_runtime_ranks_as_transformers_does(exported, corpus, tmp_path, capsys):
+def test_the_runtime_ranks_as_transformers_does(exported, corpus, tmp_path, capsys, monkeypatch):
     main(options(exported, corpus, tmp_path / "out", "--tools", TOOL))
     results = Results.read(tmp_path / "out" / "results.json")
     assert (results.meta["queries"], results.meta["images"], results.meta["width"]) == (30, 180, 96)
@@ -61,6 +62,12 @@ def test_the_runtime_ranks_as_transformers_does(exported, corpus, tmp_path, caps
     assert max(results.values(model=TOOL, metric="largest_difference")) < 1e-3
     assert capsys.readouterr().out.strip() == tools_table(results)
     assert not (tmp_path / "out" / ".tools").exists()
+    # a second run with the same options keeps the tools that it does not measure
+    monkeypatch.setattr(measure, "chosen_tools", lambda names: [])
+    main(options(exported, corpus, tmp_path / "out"))
+    assert Results.read(tmp_path / "out" / "results.json").rows == results.rows
+    main(options(exported, corpus, tmp_path / "out", "--num_images", "100"))
+    assert {row.model for row in Results.read(tmp_path / "out" / "results.json").rows} == {"transformers"}
 
 
 @pytest.mark.slow
@@ -94,21 +101,21 @@ def test_shortfalls_are_judged_by_the_number_format():
 
 
 @pytest.mark.parametrize("width", [0, 96])
-def test_each_query_is_the_first_caption_of_its_image(corpus, tmp_path, width):
-    rows = load_dataset("parquet", data_files=str(corpus / "train.parquet"), split="train").select(range(6))
+def test_queries_and_images_are_evenly_spaced(corpus, tmp_path, width):
+    rows = load_dataset("parquet", data_files=str(corpus / "train.parquet"), split="train").select(range(7))
     several = [[f"{text} 1", f"{text} 2"] for text in rows["en"]]
     rows = rows.select_columns(["image", "zh"]).add_column("en", several)
-    source = str(tmp_path / "rows.parquet")
-    rows.to_parquet(source)
-    photographs = write_photographs(source, 3, width, tmp_path / "files")
-    assert photographs.targets["en"].tolist() == photographs.targets["zh"].tolist() == [0, 2, 5]
-    assert photographs.texts["en"] == [several[row][0] for row in (0, 2, 5)]
-    assert photographs.texts["zh"] == [rows["zh"][row] for row in (0, 2, 5)]
-    assert len(photographs.files) == 6
+    rows.to_parquet(tmp_path / "rows.parquet")
+    fields = {"data": str(tmp_path / "rows.parquet"), "num_images": 4, "width": width}
+    photographs = write_photographs(ToolsOptions(**fields, num_queries=3), tmp_path / "files")
+    assert len(photographs.files) == 4  # rows 0, 2, 4, 6
+    assert photographs.targets["en"].tolist() == [0, 1, 3]
+    assert photographs.texts["en"] == [several[0][0], several[2][1], several[6][1]]
+    assert photographs.texts["zh"] == [rows["zh"][row] for row in (0, 2, 6)]
     with Image.open(photographs.files[0]) as image:
         assert image.size == ((96, 72) if width else rows[0]["image"].size)
-    with pytest.raises(ValueError, match="num_queries: must be at most 6"):
-        write_photographs(source, 7, width, tmp_path / "more")
+    with pytest.raises(ValueError, match=r"num_queries: must be in 1\.\.4, the number in the data; got 5"):
+        write_photographs(ToolsOptions(**fields, num_queries=5), tmp_path / "more")
 
 
 def test_unknown_tools_and_missing_files_are_one_line(corpus, tmp_path, capsys):
