@@ -108,9 +108,23 @@ def export_layout(options: ExportOptions) -> LayoutVerdict:
             raise
         if not verdict.kept:
             shutil.rmtree(target)
+        weights = weights_fingerprint(student)
+        earlier = _results_of(output_dir, weights)
         copy_model(folder, output_dir, scratch)
-        _record(verdict, layout, weights_fingerprint(student), data.source, output_dir)
+        if earlier is not None:  # the copy has replaced them by the results of the model's own folder
+            earlier.write(output_dir)
+        _record(verdict, layout, weights, data.source, output_dir)
     return verdict
+
+
+def _results_of(output_dir: Path, weights: str) -> Results | None:
+    """The results in an output folder if they tell of exports of these weights; else None."""
+    path = output_dir / RESULTS_FILE
+    if not path.exists():
+        return None
+    results = Results.read(path)
+    exports = [results.meta.get("export", {}), *results.meta.get("layouts", {}).values()]
+    return results if any(entry.get("weights") == weights for entry in exports) else None
 
 
 def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData) -> LayoutVerdict:

@@ -153,6 +153,17 @@ def test_export_ranks_as_transformers_and_records_it(finished, labelled, tmp_pat
     assert record["bytes"] == sum(path.stat().st_size for path in (folder / "open_clip").iterdir())
 
 
+def test_records_of_other_exports_stay(finished, labelled, tmp_path):
+    source, folder = shutil.copytree(finished, tmp_path / "source"), tmp_path / "folder"
+    Results({"note": "of the training"}).write(source)
+    arguments = [str(source), "--output_dir", str(folder), *labelled]
+    export.main([*arguments, "--towers", "text", "--variants", "fp32"])
+    export.main([*arguments, "--format", "open_clip"])
+    meta = Results.read(folder / "results.json").meta
+    assert [entry["file"] for entry in meta["export"]["verdicts"]] == ["onnx/text_model.onnx"]
+    assert meta["layouts"]["open_clip"]["kept"] and meta["note"] == "of the training"
+
+
 def test_a_tool_that_ranks_otherwise_is_refused(finished, labelled, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "folder"
     shutil.copytree(finished, folder)
