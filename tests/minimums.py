@@ -67,6 +67,7 @@ GROUPS = {
     "space": Group(("space", "test"), ("-m", "pytest", "-q", "tests/space")),
     "ray": Group(("ray", "test"), ("-m", "pytest", "-q", "tests/training/search/test_ray.py")),
     "mobile": Group(("mobile", "test"), ("-m", "pytest", "-q", "-m", "executorch", "tests/training/edge")),
+    "litert": Group(("litert", "test"), ("-m", "pytest", "-q", "-m", "litert", "tests/training/edge")),
     "deepspeed": Group(("deepspeed",), ("-c", "import deepspeed, training.distill, training.engine.stage")),
 }
 

@@ -166,7 +166,7 @@ def test_missing_package_is_reported_with_its_extra(exported, tmp_path, fails, m
 
 def test_unknown_format_is_reported(exported, tmp_path, fails):
     message = fails(exported, "--output_dir", tmp_path / "out", "--format", "tflite")
-    assert "format: there is no format 'tflite'. Expected: onnx, executorch" in message
+    assert "format: there is no format 'tflite'. Expected: onnx, executorch, litert" in message
 
 
 def test_help_needs_neither_torch_nor_the_extra(run_python):

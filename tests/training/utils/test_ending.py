@@ -29,6 +29,7 @@ ENDINGS = {
     "model": ending.commands_of_model(FOLDER),
     "onnx": ending.commands_of_export(FOLDER, "onnx"),
     "executorch": ending.commands_of_export(FOLDER, "executorch"),
+    "litert": ending.commands_of_export(FOLDER, "litert"),
     "open_clip": ending.commands_of_export(FOLDER, "open_clip"),
     "immich": ending.commands_of_export(FOLDER, "immich"),
     "data": ending.commands_of_data(f"{FOLDER}/data/*.parquet"),
