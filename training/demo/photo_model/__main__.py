@@ -8,8 +8,9 @@ r"""Write the Hub folder of the model of photographs from the runs of training/c
 
 The weights are stored in half precision. So the folder is written first, measured, and written again with its results.
 `--stage_2_weight` mixes stage 1 into stage 2 (WiSE-FT, arXiv 2109.01903), which the first round needed: there, stage 2
-raised retrieval and cost accuracy on names that it had not seen. `--earlier first=runs/photographs/first` keeps the
-recipes and logs of the rounds that the towers started from. Install the extra `photos` first:
+raised retrieval and cost accuracy on names that it had not seen. `--later` does the same with a distillation after
+stage 2. `--earlier first=runs/photographs/first` keeps the recipes and logs of the rounds that the towers started
+from. Install the extra `photos` first:
 `pip install -e ".[photos]"`.
 """
 
@@ -40,8 +41,7 @@ class PhotoModelOptions:
     """Options of the command.
 
     Args:
-        runs: Folder with the outputs of both stages: `vision` (left out if that tower was not distilled again),
-            `distilled` and `aligned`.
+        runs: Folder with the outputs of both stages: `vision`, `distilled` and `aligned`.
         earlier: Earlier rounds of both stages, each NAME=FOLDER, the first one first. Their recipes and logs are kept
             under their names.
         output_dir: Folder for the model, a complete Hub repository.
@@ -52,6 +52,8 @@ class PhotoModelOptions:
         report_dir: Folder for all results and the contact sheet; the model's own folder has those of its card. If none
             is given, they are not written.
         stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
+        later: Output of a distillation that started from the finished model. Its weights are mixed into the model's.
+        later_weight: Weight of `later` in that mean, 0..1.
         overwrite: Whether to replace a model in `output_dir`.
     """
 
@@ -62,11 +64,14 @@ class PhotoModelOptions:
     report_dir: str | None = None
     keep_results: bool = False
     stage_2_weight: float = 1.0
+    later: str | None = None
+    later_weight: float = 0.5
     overwrite: bool = False
 
     def __post_init__(self):
-        if not 0 <= self.stage_2_weight <= 1:
-            raise ValueError(f"stage_2_weight: is {self.stage_2_weight}, expected 0 to 1.")
+        for name in ("stage_2_weight", "later_weight"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}: is {getattr(self, name)}, expected 0 to 1.")
         if self.keep_results and (self.report_dir is None or not self.results):
             raise ValueError("keep_results: needs --report_dir with an earlier report, and --results. Add them.")
 
@@ -105,6 +110,9 @@ def run(options: PhotoModelOptions):
         processor = DCCLIPProcessor.from_pretrained(runs / LAST_STAGE)
         stage_1 = DCCLIPModel.from_pretrained(runs / STAGE_FOLDERS["distill_text"]).state_dict()
         student.load_state_dict(interpolate(stage_1, student.state_dict(), options.stage_2_weight))
+        if options.later is not None:
+            later = DCCLIPModel.from_pretrained(options.later).state_dict()
+            student.load_state_dict(interpolate(student.state_dict(), later, options.later_weight))
         round_to_half(student)
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
@@ -143,8 +151,8 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
 
     runs = Path(options.runs)
     stages = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
-    if not stages["distill_vision"].exists():
-        del stages["distill_vision"]
+    if options.later is not None:
+        stages["later_distill"] = Path(options.later)
     for entry in options.earlier:
         name, _, earlier = entry.partition("=")
         if not name.isidentifier() or not earlier:

@@ -81,18 +81,24 @@ def test_recipes_and_logs_of_all_stages_are_kept(runs, written):
 
 
 def test_recipes_and_logs_of_earlier_rounds_are_kept(runs, tmp_path):
-    last = tmp_path / "last"
-    for name in ("distilled", "aligned"):  # the last round left the image tower as it was
-        shutil.copytree(runs / name, last / name)
-    earlier = [f"first={runs}", f"second={runs}"]
-    main(["--runs", str(last), "--earlier", *earlier, "--output_dir", str(tmp_path / "model")])
+    earlier = [f"zero={runs}", f"first={runs}"]
+    main(["--runs", str(runs), "--earlier", *earlier, "--output_dir", str(tmp_path / "model")])
     names = {path.name for path in (tmp_path / "model").iterdir()}
     for stage in ("distill_vision", "distill_text", "align"):
-        for name in ("first", "second"):
+        for name in ("zero", "first"):
             assert {f"recipe_{name}_{stage}.yaml", f"log_{name}_{stage}.jsonl"} <= names
-    assert "recipe_distill_text.yaml" in names and "recipe_distill_vision.yaml" not in names
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "feature-map distillation, then contrastive alignment." in card
+
+
+def test_a_later_distillation_is_mixed_in(runs, tmp_path):
+    folder = tmp_path / "model"
+    later = ["--later", str(runs / "distilled"), "--later_weight", "0.25"]
+    main(["--runs", str(runs), *later, "--output_dir", str(folder)])
+    stored, name = load_file(folder / "model.safetensors"), "text_projection.weight"
+    aligned, distilled = (load_file(runs / each / "model.safetensors")[name] for each in ("aligned", "distilled"))
+    torch.testing.assert_close(stored[name].float(), 0.75 * aligned + 0.25 * distilled, atol=1e-3, rtol=0)
+    assert (folder / "log_later_distill.jsonl").read_text() == (runs / "distilled" / "log.jsonl").read_text()
 
 
 @pytest.mark.parametrize("entry", ["runs/first", "first=", "the first=runs/first"])
