@@ -19,6 +19,7 @@ from training.hub.cards.tables import export_table
 from training.studies.ablations import arms
 from training.studies.search import tables as search_tables
 from training.studies.teachers import tables as teachers_tables
+from training.studies.tools.tables import tools_table
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results, markdown_table
 
@@ -130,6 +131,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "recall": lambda path: search_tables.recall_table(_read(path)),
     "compatible": lambda path: search_tables.compatible_table(_read(path)),
     "widths": lambda path: teachers_tables.widths_table(_read(path)),
+    "tools": lambda path: tools_table(_read(path)),
     "scale": lambda path: search_tables.scale_table(_read(path)),
     "search-rates": lambda path: search_tables.rates_table(_read(path)),
     "search-growth": lambda path: search_tables.growth_table(_read(path)),

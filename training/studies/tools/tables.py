@@ -11,7 +11,7 @@ def tools_table(results: Results) -> str:
         results: Results of `python -m training.studies.tools`.
 
     Returns:
-        Markdown table with a line for each tool and number format.
+        Markdown table with a line for each tool and number format, and a line on the data.
     """
     header = ["Tool", "Version", "Format", "Same ten images, %", "In the same order, %", "Up to ties, %"]
     header += ["Largest difference, texts", "Images", "Recall@10, %"]
@@ -25,7 +25,10 @@ def tools_table(results: Results) -> str:
         line += [_pair(results, metric, **fields) for metric in ("same_set", "same_order", "tied_order")]
         line += [f"{value:.0e}" if value else "0" for value in (texts, images)]
         lines.append([*line, _pair(results, "recall_at_10", **fields)])
-    return markdown_table(lines)
+    meta = results.meta
+    size = f"JPEG files of {meta['width']} x {meta['width'] * 3 // 4} pixels" if meta["width"] else "files as stored"
+    note = f"{meta['queries']} captions in each language, {meta['images']} photographs, {size}."
+    return f"{markdown_table(lines)}\n\n{note}"
 
 
 def _pair(results: Results, metric: str, **fields: str | None) -> str:

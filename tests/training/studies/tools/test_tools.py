@@ -129,8 +129,9 @@ def test_unknown_tools_and_missing_files_are_one_line(corpus, tmp_path, capsys):
 
 
 def test_the_tools_are_those_of_the_manual():
-    manual = (ROOT / "model_cards/README.md").read_text(encoding="utf-8").partition("## Load a folder")[2]
-    listed = [line.split(" | ")[0].removeprefix("| ") for line in manual.partition("\n\nThe")[0].splitlines()[4:]]
+    manual = (ROOT / "model_cards/README.md").read_text(encoding="utf-8")
+    table = manual.partition("## Load a folder\n\n")[2].partition("\n\n")[0].splitlines()[2:]
+    listed = {line.split(" | ")[0].removeprefix("| ") for line in table}
     names = {tool.name.partition(", ")[0] if tool.name != "fastembed, Qdrant" else tool.name for tool in TOOLS}
     # the handler gives scores of labels for one image, which rank no images
-    assert names | {"transformers", "Inference Endpoints"} == {name for name in listed if name}
+    assert names | {"transformers", "Inference Endpoints"} == listed
