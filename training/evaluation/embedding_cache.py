@@ -106,7 +106,9 @@ class CachedEncoder:
         self.fingerprint = model.fingerprint
         self.cache = cache
         self._model: ZeroShotModel | None = model
+        self._rotation: Tensor | None = getattr(model.model, "rotation", None)
         self._width: int | None = None  # None for all dimensions
+        self._unrotated = False
 
     def release(self):
         """Drop the model, so that its memory can be freed; cached embeddings remain available."""
@@ -121,6 +123,12 @@ class CachedEncoder:
         """
         encoder = copy.copy(self)
         encoder.name, encoder._width = f"{self.name}, {width} dimensions", width
+        return encoder
+
+    def unrotated(self) -> "CachedEncoder":
+        """The same model in the space of its teacher, where it can be compared with other models of this space."""
+        encoder = copy.copy(self)
+        encoder._unrotated = True
         return encoder
 
     def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool = False) -> Tensor | None:
@@ -174,7 +182,9 @@ class CachedEncoder:
         return self._leading(self.cache.get("texts", [self.fingerprint, *texts], len(texts), compute))
 
     def _leading(self, embeddings: Tensor | None) -> Tensor | None:
-        """Leading dimensions of embeddings, normalised again."""
+        """Embeddings in the space that was asked for; leading dimensions of them, normalised again."""
+        if embeddings is not None and self._unrotated and self._rotation is not None:
+            embeddings = embeddings @ self._rotation.cpu().T
         if embeddings is None or self._width is None:
             return embeddings
         if self._width > embeddings.shape[1]:

@@ -24,7 +24,7 @@ from training.utils.cli import command_name, command_of, parse_options, user_err
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
-    from modeling_dcclip import DCCLIPModel
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.demo.photo_model.free_photos import FreePhoto
 
 PROGRAM = "python -m training.demo.photo_model"
@@ -33,6 +33,7 @@ STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}  # bef
 LAST_STAGE = "aligned"
 LAST_FOLDER = {"align": LAST_STAGE}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
+ROTATION_IMAGES, ROTATION_CAPTIONS = 2000, 5000  # captions in each language
 EXAMPLE_SIZE = 320  # pixels of the longer side
 
 
@@ -54,6 +55,8 @@ class PhotoModelOptions:
         stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
         later: Output of a distillation that started from the finished model. Its weights are mixed into the model's.
         later_weight: Weight of `later` in that mean, 0..1.
+        rotate_by: Images with captions, such as those of training. The model's space is rotated to the principal axes
+            of their embeddings, so that the leading dimensions can be used alone. None leaves it as it is.
         overwrite: Whether to replace a model in `output_dir`.
     """
 
@@ -66,6 +69,7 @@ class PhotoModelOptions:
     stage_2_weight: float = 1.0
     later: str | None = None
     later_weight: float = 0.5
+    rotate_by: str | None = None
     overwrite: bool = False
 
     def __post_init__(self):
@@ -113,6 +117,8 @@ def run(options: PhotoModelOptions):
         if options.later is not None:
             later = DCCLIPModel.from_pretrained(options.later).state_dict()
             student.load_state_dict(interpolate(student.state_dict(), later, options.later_weight))
+        if options.rotate_by is not None:
+            rotate_to_axes(student.eval(), processor, options.rotate_by)
         round_to_half(student)
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
@@ -165,6 +171,26 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
         if not path.exists():
             raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
     return history
+
+
+def rotate_to_axes(model: "DCCLIPModel", processor: "DCCLIPProcessor", source: str):
+    """Rotate the space of a model in place to the principal axes of embeddings. Its cosine similarities stay the same.
+
+    Args:
+        model: Model in eval mode.
+        processor: Its processor.
+        source: Images with captions; the first `ROTATION_IMAGES`, and the first `ROTATION_CAPTIONS` captions in
+            each language, are embedded.
+    """
+    from training.engine.rotation import axes_of, rotate
+    from training.evaluation.models.zero_shot_model import ZeroShotModel
+    from training.evaluation.sets.retrieval_sets import open_retrieval_set
+
+    found = open_retrieval_set("rotate_by", source)
+    encoder = ZeroShotModel(model, processor, "student")
+    images = encoder.encode_images(found.rows.select(range(min(ROTATION_IMAGES, len(found.rows)))))
+    texts = encoder.encode_texts([text for each in found.captions.values() for text in each[:ROTATION_CAPTIONS]])
+    rotate(model, axes_of(images, texts))
 
 
 def round_to_half(model: "DCCLIPModel"):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.data import load_source
-from training.engine.rotation import principal_axes
+from training.engine.rotation import axes_of
 from training.studies.teachers.features import Captions, ModelEncoder, batches_of, first_rows, recall_at_10, stored
 from training.studies.teachers.heads import contrast, train
 from training.studies.teachers.options import WidthsOptions
@@ -75,9 +75,7 @@ def measure_widths(options: WidthsOptions, program: str) -> Results:
     found = Embeddings(options)
     width = found.images["train"].shape[1]
     results = Results(make_meta(options.validation, None, command_of(program, options), model=options.model))
-    unit = [F.normalize(part.double(), dim=1) for part in (found.images["train"], found.texts["train"])]
-    moments = [part.T @ part for part in unit]
-    rotation = principal_axes(sum((m / m.trace() for m in moments), torch.zeros(()))).float()
+    rotation = axes_of(found.images["train"], found.texts["train"])
     same = torch.eye(width)
     results.rows += _rows(found, Maps(same, same), options, "as shipped", None)
     results.rows += _rows(found, Maps(rotation, rotation), options, "rotated", None)

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel
 
@@ -13,6 +15,11 @@ from training.config import AlignRecipe, DistillRecipe
 from training.demo.photo_model.__main__ import main
 from training.demo.photo_model.free_photos import FREE_PHOTOS, FreePhoto
 from training.demo.photo_model.results import read_results
+from training.eval import main as evaluate
+from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache, find_processes
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.options import EvalOptions
+from training.evaluation.plan import EvalPlan
 from training.hub.hub_model import HubModel
 from training.utils.results import Results, Row
 
@@ -99,6 +106,36 @@ def test_a_later_distillation_is_mixed_in(runs, tmp_path):
     aligned, distilled = (load_file(runs / each / "model.safetensors")[name] for each in ("aligned", "distilled"))
     torch.testing.assert_close(stored[name].float(), 0.75 * aligned + 0.25 * distilled, atol=1e-3, rtol=0)
     assert (folder / "log_later_distill.jsonl").read_text() == (runs / "distilled" / "log.jsonl").read_text()
+
+
+def test_a_rotation_keeps_the_similarities_and_is_undone_for_the_teacher(runs, written, tmp_path):
+    images = [Image.effect_noise((48, 48), 20 + 9 * number).convert("RGB") for number in range(6)]
+    captions = {
+        "en": [[f"a photo of {number} cats"] for number in range(6)],
+        "zh": [[f"{number}只猫"] for number in range(6)],
+    }
+    Dataset.from_dict({"image": images, **captions}).to_parquet(tmp_path / "pairs.parquet")
+    rotated = tmp_path / "model"
+    main(["--runs", str(runs), "--rotate_by", str(tmp_path / "pairs.parquet"), "--output_dir", str(rotated)])
+    assert AutoModel.from_pretrained(rotated).config.rotation is not None
+    command = ["--model", str(rotated), "--text_model", str(written), "--retrieval", f"mine={tmp_path}/pairs.parquet"]
+    evaluate([*command, "--output_dir", str(tmp_path / "eval")])
+    plan = EvalPlan.open(EvalOptions(model=["x"], output_dir="x", retrieval=[f"mine={tmp_path}/pairs.parquet"]))
+    cache = EmbeddingCache(tmp_path / "eval" / "cache", find_processes())
+    one, other = (CachedEncoder(ZeroShotModel.from_pretrained(folder), cache) for folder in (rotated, written))
+    texts, images = captions["en"][0] + captions["zh"][1], plan.retrieval_sets[0]
+    rows = one.texts(texts), one.images(images), other.texts(texts), other.images(images)
+    torch.testing.assert_close(rows[0] @ rows[1].T, rows[2] @ rows[3].T, atol=5e-3, rtol=0)
+    assert (rows[0] - rows[2]).abs().max() > 0.05
+    torch.testing.assert_close(one.unrotated().texts(texts), rows[2], atol=5e-3, rtol=0)
+    shares = rows[1].square().mean(0)
+    assert shares[: len(shares) // 4].sum() > 0.9
+    values = {
+        row.model: row.value
+        for row in Results.read(tmp_path / "eval" / "results.json").rows
+        if row.metric == "text_to_image_R@1"
+    }
+    assert len(values) == 3
 
 
 @pytest.mark.parametrize("entry", ["runs/first", "first=", "the first=runs/first"])
