@@ -79,6 +79,7 @@ def _convert(student: DCCLIPModel, tower: str, path: Path):
 
     progress.config.show_progress = False
     config = student.config
+    module: nn.Module
     if tower == "vision":
         module, examples = _Vision(student), [torch.zeros(1, 3, config.image_size, config.image_size)]
     else:

@@ -86,9 +86,9 @@ class Runner:
             for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
                 outcome.rows += self.measure(measured, measured, outcome)
             if other is not None:
-                pair = encoder.unrotated(), other.unrotated()
-                outcome.rows += self.measure(*pair, outcome)
-                outcome.rows += self.measure(*reversed(pair), outcome)
+                own, others = encoder.unrotated(), other.unrotated()
+                outcome.rows += self.measure(own, others, outcome)
+                outcome.rows += self.measure(others, own, outcome)
             encoder.release()
             del encoder
             gc.collect()  # before the next model is loaded: two large models may not fit in memory together

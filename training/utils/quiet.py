@@ -18,7 +18,7 @@ EXPORT_WARNINGS: tuple[tuple[type[Warning], str], ...] = (
     (FutureWarning, r"`isinstance\(treespec, LeafSpec\)` is deprecated"),
     # torch.onnx has one name for dimensions of equal size; ids and mask share batch and length on purpose
     (UserWarning, r"# The axis name: .* will not be used, since it shares the same shape constraints"),
-    # ai-edge-quantizer keeps all tensors in order to measure their ranges, of which LiteRT's interpreter warns
+    # LiteRT's interpreter warns that ai-edge-quantizer keeps all tensors in order to measure their ranges
     (UserWarning, r"Warning: Enabling `experimental_preserve_all_tensors`"),
 )
 # (logger, start of the message): log records of exporters and quantisers

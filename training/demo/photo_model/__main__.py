@@ -56,7 +56,7 @@ class PhotoModelOptions:
         later: Output of a distillation that started from the finished model. Its weights are mixed into the model's.
         later_weight: Weight of `later` in that mean, 0..1.
         rotate_by: Images with captions, such as those of training. The model's space is rotated to the principal axes
-            of their embeddings, so that the leading dimensions can be used alone. None leaves it as it is.
+            of their embeddings, so that the leading dimensions can be used alone. None rotates nothing.
         overwrite: Whether to replace a model in `output_dir`.
     """
 
