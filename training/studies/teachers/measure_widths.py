@@ -77,7 +77,7 @@ def measure_widths(options: WidthsOptions, program: str) -> Results:
     results = Results(make_meta(options.validation, None, command_of(program, options), model=options.model))
     rotation = axes_of(found.images["train"], found.texts["train"])
     same = torch.eye(width)
-    results.rows += _rows(found, Maps(same, same), options, "as shipped", None)
+    results.rows += _rows(found, Maps(same, same), options, "as trained", None)
     results.rows += _rows(found, Maps(rotation, rotation), options, "rotated", None)
     for seed in options.seeds:
         maps = Maps(rotation, rotation)

@@ -83,7 +83,7 @@ def test_widths_are_measured(photos, captions, teacher_folder, tmp_path, capsys)
     # a rotation keeps every cosine of the full width
     fields = {"set": "validation", "metric": "t2i_recall@10", "protocol": "16 dimensions"}
     for language in ("en", "zh"):
-        shipped = results.mean(**fields, model="as shipped", language=language)
+        shipped = results.mean(**fields, model="as trained", language=language)
         assert results.mean(**fields, model="rotated", language=language) == pytest.approx(shipped, abs=0.05)
     assert texts.shape == (96, 16)
     table = widths_table(results)
