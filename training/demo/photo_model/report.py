@@ -8,8 +8,8 @@ MODELS = (
     ("caption heads", None, "heads on the same frozen towers, trained on captions"),
     ("teacher", None, "teacher"),
     ("student", "no_teacher", "same student without a teacher, 300 steps"),
-    ("student", "distilled", "student after stage 1"),
-    ("student", "aligned", "**dcclip-tiny-photo**: after stage 2"),
+    ("student", "distilled", "student after stage 1 of the second round"),
+    ("student", "aligned", "**dcclip-tiny-photo**"),
 )
 # title, set and metric
 COLUMNS = (
