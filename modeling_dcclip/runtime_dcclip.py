@@ -32,6 +32,7 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "_fp16", "", "_q4")
+STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
 BATCH_SIZE = 32
 BLOCK = 16  # resized rows or columns per matrix product
 BICUBIC, BILINEAR = 3, 2  # Pillow's numbers, also used by preprocessor_config.json
@@ -506,13 +507,14 @@ def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.nda
 
 
 def _read_tensor(path: Path, name: str) -> np.ndarray:
-    """Read one float32 tensor of a safetensors file, whose header is JSON after its length in 8 bytes."""
+    """Read a tensor of a safetensors file as float32. The header of such a file is JSON after its length in 8 bytes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(length))[name]
         start, stop = entry["data_offsets"]
         file.seek(8 + length + start)
-        return np.frombuffer(file.read(stop - start), "<f4").reshape(entry["shape"])
+        values = np.frombuffer(file.read(stop - start), STORED_TYPES[entry["dtype"]])
+        return values.astype(np.float32).reshape(entry["shape"])
 
 
 def _joined(images: list[np.ndarray]) -> np.ndarray:

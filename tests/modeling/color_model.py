@@ -29,7 +29,9 @@ PREPROCESSING = {
 }
 
 
-def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0, rotated: bool = False) -> Path:
+def save_color_model(
+    folder: Path, teacher: str | None = None, turn: int = 0, rotated: bool = False, dtype: type = np.float32
+) -> Path:
     """Write the model folder.
 
     Args:
@@ -37,6 +39,7 @@ def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0, ro
         teacher: Name of the teacher in the config.
         turn: Number of dimensions by which embeddings are rotated; another number is another embedding space.
         rotated: Whether the folder states this rotation, as a student that was trained with prefixes does.
+        dtype: Type in which the rotation is stored.
     """
     (folder / "onnx").mkdir(parents=True)
     config = {
@@ -49,7 +52,7 @@ def save_color_model(folder: Path, teacher: str | None = None, turn: int = 0, ro
     if rotated:
         config["rotation"] = f"turn {turn}"
         save_file(
-            {"a": np.zeros(3), "rotation": np.roll(np.eye(DIMENSION, dtype=np.float32), turn, 1)},
+            {"a": np.zeros(3), "rotation": np.roll(np.eye(DIMENSION, dtype=dtype), turn, 1)},
             folder / "model.safetensors",
         )
     (folder / "config.json").write_text(json.dumps(config))

@@ -420,9 +420,10 @@ def test_a_local_teacher_is_known_by_its_weights(tmp_path, photos):
         assert names(index.search("blue", top=1)) == ["blue.jpg"]
 
 
-def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(tmp_path, color_model, photos):
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_rotated_students_search_the_indexes_of_each_other_and_of_their_teacher(tmp_path, color_model, photos, dtype):
     students = [
-        save_color_model(tmp_path / f"student {turn}", teacher="some/teacher", turn=turn, rotated=True)
+        save_color_model(tmp_path / f"student {turn}", teacher="some/teacher", turn=turn, rotated=True, dtype=dtype)
         for turn in (3, 7)
     ]
     with Index.open(tmp_path / "of teacher", color_model, create=True, model_id="some/teacher") as index:
