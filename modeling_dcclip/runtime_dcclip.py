@@ -507,7 +507,7 @@ def _weights(old: int, size: int, window: slice, kernel: Kernel) -> tuple[np.nda
 
 
 def _read_tensor(path: Path, name: str) -> np.ndarray:
-    """Read a tensor of a safetensors file as float32. The header of such a file is JSON after its length in 8 bytes."""
+    """Read a tensor of a safetensors file as float32. Its header is JSON, after the length of it in 8 bytes."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         entry = json.loads(file.read(length))[name]
