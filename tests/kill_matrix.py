@@ -51,6 +51,7 @@ RESULTS = ROOT / "tests" / "results"
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 OWN_RECORD = ".dcclip"  # lock and list of files, with the time and the process
 EARLIER = 0.8  # factor of the moment if the command had ended before
+MAX_TRIES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,8 @@ def _wait(process: int, log: Path):
 def _work(run: Callable[[], object], log: Path):
     """Run a command in this fork, and end the process with its exit code."""
     code = 1
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells ignore it in jobs in the background
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -253,8 +256,12 @@ COMMANDS = ("distill", "align", "cache", "curate", "vocabulary", "evaluation", "
 
 
 def kill_at(job: Job, moment_s: float, number: signal.Signals, log: Path):
-    """Start a command, and send it a signal after a time; earlier if it had ended before."""
-    while True:
+    """Start a command, and send it a signal after a time; earlier if it had ended before.
+
+    Raises:
+        RuntimeError: The signal never ended the command.
+    """
+    for _ in range(MAX_TRIES):
         shutil.rmtree(job.output, ignore_errors=True)
         process = job.start(log)
         time.sleep(moment_s)
@@ -263,6 +270,7 @@ def kill_at(job: Job, moment_s: float, number: signal.Signals, log: Path):
         if code:
             return
         moment_s *= EARLIER
+    raise RuntimeError(f"{number.name} did not end the command in {MAX_TRIES} tries")
 
 
 def try_command(job: Job, kills: int, log: Path) -> tuple[dict[str, Count], list[str]]:
