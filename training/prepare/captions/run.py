@@ -26,13 +26,14 @@ from training.data.named_images import undecoded
 from training.prepare.captions.captioner import Captioner
 from training.prepare.captions.options import PROGRAM, CaptionsOptions
 from training.prepare.curate.similarity import Scorer
+from training.prepare.run_state import STATE_FOLDER, start_or_resume
 from training.teachers import Teacher
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, holds_files, write_text
 from training.utils.output import claim_folder
 from training.utils.results import make_meta
 
-DATA_FOLDER, STATE_FOLDER, COUNTS_FILE = "data", "state", "captions.json"
+DATA_FOLDER, COUNTS_FILE = "data", "captions.json"
 WRITTEN, NO_IMAGE, REPEATED, UNLIKE = "written", "image does not decode", "repeated caption", "similarity too low"
 # options that do not change the result
 FREE = ("output_dir",)
@@ -61,7 +62,7 @@ def caption(options: CaptionsOptions) -> dict[str, int]:
     captioner = Captioner(options)
     names = [DATA_FOLDER, STATE_FOLDER, COUNTS_FILE]
     with claim_folder(folder, names, command="captions", inputs={"data": options.data}, overwrite=True):
-        meta = _start_or_resume(folder / STATE_FOLDER / "run.json", options, captioner, rows)
+        meta = _start_or_resume(folder, options, captioner, rows)
         counts = _caption_shards(folder, rows, captioner, options)
         content = {"meta": meta, "language": options.language, "captions": counts}
         write_text(folder / COUNTS_FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -157,24 +158,11 @@ def _similar(
     return captions
 
 
-def _start_or_resume(path: Path, options: CaptionsOptions, captioner: Captioner, rows: Dataset) -> dict[str, Any]:
+def _start_or_resume(folder: Path, options: CaptionsOptions, captioner: Captioner, rows: Dataset) -> dict[str, Any]:
     """Store the options and provenance of a new run, or compare them with those of the run to resume."""
     key = {name: value for name, value in vars(options).items() if name not in FREE}
     key |= {"revision of model": captioner.revision, "number of rows": len(rows)}
     if options.teacher is not None:
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
-    if not path.exists():
-        meta = make_meta(options.data, options.seed, command_of(PROGRAM, options), model=options.model)
-        write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        stored, meta = state["key"], state["meta"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"output_dir: {path} is damaged ({error}). Delete its folder and run again.") from error
-    for name, value in key.items():
-        if stored.get(name) != value:
-            raise ValueError(
-                f"{name}: the folder was started with {stored.get(name)!r}, this run has {value!r}. Use the same "
-                "value, or another output_dir."
-            )
-    return meta
+    command = command_of(PROGRAM, options)
+    return start_or_resume(folder, key, lambda: make_meta(options.data, options.seed, command, model=options.model))

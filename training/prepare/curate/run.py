@@ -39,13 +39,13 @@ from training.prepare.curate.facts import Facts
 from training.prepare.curate.options import PROGRAM, CurateOptions
 from training.prepare.curate.similarity import Scorer
 from training.prepare.curate.write_report import MARKDOWN_FILE, REPORT_FILES, Report, write_report
+from training.prepare.run_state import STATE_FOLDER, start_or_resume
 from training.teachers import Teacher
 from training.utils.cli import command_of
-from training.utils.files import atomic_write, holds_files, write_text
+from training.utils.files import atomic_write, holds_files
 from training.utils.output import claim_folder
 from training.utils.results import make_meta
 
-STATE_FOLDER = "state"
 DATA_FOLDER = "data"
 FINGERPRINT_ROWS = 1024  # larger sources are sampled
 ROWS_PER_GROUP = 256  # of a parquet file, which is read one row group at a time
@@ -237,19 +237,4 @@ def _start_or_resume(folder: Path, options: CurateOptions, source: Source) -> di
     key = options.key() | {"fingerprint of data": source.fingerprint()}
     if options.teacher is not None:
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
-    path = folder / STATE_FOLDER / "run.json"
-    if not path.exists():
-        meta = make_meta(options.data, options.seed, command_of(PROGRAM, options))
-        write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        stored_key, meta = state["key"], state["meta"]
-    except (ValueError, KeyError) as error:
-        raise ValueError(f"output_dir: {path} is damaged ({error}). Delete {str(folder)!r} and run again.") from error
-    for name, value in key.items():
-        if stored_key.get(name) != value:
-            raise ValueError(
-                f"{name}: {str(folder)!r} was started with {stored_key.get(name)!r}, this run has {value!r}. Use the "
-                "same value, another output_dir, or delete the folder."
-            )
-    return meta
+    return start_or_resume(folder, key, lambda: make_meta(options.data, options.seed, command_of(PROGRAM, options)))
