@@ -125,8 +125,9 @@ def baselines(options: BaselineOptions) -> "Iterator[tuple[int | None, FrozenTow
 
     from training.demo.photo_teacher.lite2 import read_lite2
     from training.demo.photo_teacher.photographs import load_captioned, object_names
-    from training.studies.photographs.frozen import FrozenTowers, Towers, read_sentence_encoder
+    from training.studies.photographs.frozen import FrozenTowers, Towers
     from training.studies.photographs.heads import Both, Captions, Conse, train_heads
+    from training.studies.sentence_encoder import read_sentence_encoder
     from training.text.writing_systems import LANGUAGES
 
     captioned = load_captioned(options.train, {language: language for language in LANGUAGES}, "train")

