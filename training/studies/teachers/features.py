@@ -18,6 +18,7 @@ from training.data import load_source
 from training.data.images import image_cell, open_image
 from training.data.named_images import undecoded
 from training.data.transforms import Normalize
+from training.evaluation.metrics import recall_at_k
 from training.evaluation.models.image_loading import ImagePreparation
 from training.teachers import Teacher
 from training.teachers.cache.shards import save
@@ -195,6 +196,9 @@ def recall_at_10(images: Tensor, texts: Tensor, captions: Captions) -> dict[str,
         captions: The captions.
     """
     scores = F.normalize(texts, dim=1) @ F.normalize(images, dim=1).T
-    own = scores.gather(1, captions.owners[:, None])
-    found = (scores >= own).sum(1) <= 10  # a wrong image with the same score ranks first
-    return {language: found[captions.languages == n].float().mean().item() for n, language in enumerate(LANGUAGES)}
+    recalls = {}
+    for number, language in enumerate(LANGUAGES):
+        owners = captions.owners[captions.languages == number]
+        pairs = torch.stack([torch.arange(len(owners)), owners], 1)
+        recalls[language] = recall_at_k(scores[captions.languages == number], pairs, 10)
+    return recalls

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.tasks.losses import info_nce
+
 LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 1e-3, 0.05, 0.2
 HIDDEN, WIDTH = 512, 256
 START_SCALE = 2.659  # logarithm of the factor on cosines, with which CLIP starts
@@ -60,9 +62,8 @@ def contrast(images: Tensor, texts: Tensor, logit_scale: Tensor) -> Tensor:
         texts: Embeddings of their captions, (B, D).
         logit_scale: Logarithm of the factor on cosines.
     """
-    logits = logit_scale.exp().clamp(max=100) * F.normalize(images, dim=1) @ F.normalize(texts, dim=1).T
-    own = torch.arange(len(logits))
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    own = torch.eye(len(images), dtype=torch.bool)
+    return info_nce(F.normalize(images, dim=1), F.normalize(texts, dim=1), logit_scale.exp().clamp(max=100), own)
 
 
 def train(module: nn.Module, batches: Iterable[Tensor], steps: int, loss_of: Callable[[Tensor], Tensor], rate: float):
