@@ -5,5 +5,6 @@ free_photos.py  photographs with a free licence, from pip packages
 report.py       table of its figures for the README
 results.py      results of evaluations, with their models named by role
 sheet.py        figure of these photographs, found by queries in both languages
+weights.py      the rotation to principal axes, and half precision
 card.yaml       the part of the card that is written by hand
 """

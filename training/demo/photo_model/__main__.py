@@ -24,16 +24,14 @@ from training.utils.cli import command_name, command_of, parse_options, user_err
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
-    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.demo.photo_model.free_photos import FreePhoto
 
 PROGRAM = "python -m training.demo.photo_model"
 CARD = Path(__file__).with_name("card.yaml")
 STAGE_FOLDERS = {"distill_vision": "vision", "distill_text": "distilled"}  # before alignment, by recipe
 LAST_STAGE = "aligned"
-LAST_FOLDER = {"align": LAST_STAGE}
+ROUND_FOLDERS = STAGE_FOLDERS | {"align": LAST_STAGE}
 SHEET_FILE, EXAMPLE_FILE = "contact_sheet.png", "example.jpg"
-ROTATION_IMAGES, ROTATION_CAPTIONS = 2000, 5000  # captions in each language
 EXAMPLE_SIZE = 320  # pixels of the longer side
 
 
@@ -93,6 +91,7 @@ def run(options: PhotoModelOptions):
     from training.demo.photo_model.free_photos import FREE_PHOTOS
     from training.demo.photo_model.results import for_card, read_results
     from training.demo.photo_model.sheet import plot_contact_sheet
+    from training.demo.photo_model.weights import rotate_to_axes, round_to_half, store_in_half
     from training.evaluation.models.zero_shot_model import ZeroShotModel
     from training.finetuning.interpolate import interpolate
     from training.hub import MODEL_FILES
@@ -163,7 +162,7 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
         name, _, earlier = entry.partition("=")
         if not name.isidentifier() or not earlier:
             raise ValueError(f"earlier: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
-        stages |= {f"{name}_{stage}": Path(earlier) / each for stage, each in (STAGE_FOLDERS | LAST_FOLDER).items()}
+        stages |= {f"{name}_{stage}": Path(earlier) / each for stage, each in ROUND_FOLDERS.items()}
     history = {LOG_FILE: runs / LAST_STAGE / LOG_FILE}
     for stage, folder in stages.items():
         history |= {f"log_{stage}.jsonl": folder / LOG_FILE, f"recipe_{stage}.yaml": folder / RECIPE_FILE}
@@ -171,52 +170,6 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
         if not path.exists():
             raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
     return history
-
-
-def rotate_to_axes(model: "DCCLIPModel", processor: "DCCLIPProcessor", source: str):
-    """Rotate the space of a model in place to the principal axes of embeddings. Its cosine similarities stay the same.
-
-    Args:
-        model: Model in eval mode.
-        processor: Its processor.
-        source: Images with captions; the first `ROTATION_IMAGES`, and the first `ROTATION_CAPTIONS` captions in
-            each language, are embedded.
-    """
-    from training.engine.rotation import axes_of, rotate
-    from training.evaluation.models.zero_shot_model import ZeroShotModel
-    from training.evaluation.sets.retrieval_sets import open_retrieval_set
-
-    found = open_retrieval_set("rotate_by", source)
-    encoder = ZeroShotModel(model, processor, "student")
-    images = encoder.encode_images(found.rows.select(range(min(ROTATION_IMAGES, len(found.rows)))))
-    texts = encoder.encode_texts([text for each in found.captions.values() for text in each[:ROTATION_CAPTIONS]])
-    rotate(model, axes_of(images, texts))
-
-
-def round_to_half(model: "DCCLIPModel"):
-    """Round all weights in place to half precision, without a change of their type.
-
-    Args:
-        model: Model in float32.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.data.copy_(tensor.data.half())
-
-
-def store_in_half(path: Path):
-    """Store the floating-point weights of a file in half precision. The config keeps float32, the type after loading.
-
-    Args:
-        path: File of the weights in safetensors format.
-    """
-    from safetensors.torch import load_file, save_file
-
-    from training.utils.files import atomic_write
-
-    tensors = {name: value.half() if value.is_floating_point() else value for name, value in load_file(path).items()}
-    with atomic_write(path) as scratch:
-        save_file(tensors, scratch, {"format": "pt"})
 
 
 def save_example(photo: "FreePhoto", path: Path):
