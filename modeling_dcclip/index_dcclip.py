@@ -62,6 +62,7 @@ DATA_NAME = re.compile(r"data-\d{1,9}")
 MAX_DIMENSION = 2**16
 ROTATION = "rotation"  # name of the map from the teacher's space to that of the index
 MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
+UNFINISHED = ".unfinished.json"  # manifest of an index until its data are there
 
 
 @dataclass(frozen=True)
@@ -502,15 +503,21 @@ def _write_lock(folder: Path) -> Iterator[None]:
 
 
 def _create(folder: Path, runtime: Runtime, space: Space, dtype: str) -> dict[str, Any]:
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+    unfinished = folder / UNFINISHED
+    found = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    # listed before these two are looked for: another process may be creating the index
+    if found and not unfinished.exists() and not (folder / MANIFEST).exists():
         raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
     folder.mkdir(parents=True, exist_ok=True)
     manifest = make_manifest(runtime, space, dtype, 1)
     with _write_lock(folder):
         if not (folder / MANIFEST).exists():  # else another process was faster
+            if unfinished.exists():  # a process was killed here
+                shutil.rmtree(folder / manifest["data"], ignore_errors=True)
+            write_manifest(folder, manifest, UNFINISHED)
             with closing(open_data(folder, manifest)[0]) as catalog:
                 store_rotation(catalog, runtime)
-            write_manifest(folder, manifest)
+            unfinished.replace(folder / MANIFEST)
     return read_manifest(folder)
 
 

@@ -147,7 +147,8 @@ def run_python():
             raise
         process = subprocess.CompletedProcess(process.args, process.returncode, output, errors)
         if check and process.returncode:
-            raise AssertionError(f"{arguments} exited with {process.returncode}:\n{process.stderr[-4000:]}")
+            printed = f"{process.stdout[-2000:]}\n{process.stderr[-4000:]}"
+            raise AssertionError(f"{arguments} exited with {process.returncode}:\n{printed}")
         return process
 
     return run

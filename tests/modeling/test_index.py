@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip import indexing_dcclip, vectors_dcclip
+from modeling_dcclip import index_dcclip, indexing_dcclip, vectors_dcclip
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.query_dcclip import QueryWarning
@@ -370,6 +370,21 @@ def test_an_index_is_only_created_where_it_is_meant_to_be(tmp_path, color_model,
     Index.open(tmp_path / "new", color_model, create=True).close()
     with pytest.raises(ValueError, match=r"dtype: the index .* has int8, not binary"):
         Index.open(tmp_path / "new", color_model, create=True, dtype="binary")
+
+
+def test_an_index_whose_creation_was_killed_is_created_again(tmp_path, color_model, monkeypatch):
+    def kill(catalog, runtime):
+        catalog.store_map("rotation of another model", np.eye(2, dtype=np.float32))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(index_dcclip, "store_rotation", kill)
+        Index.open(tmp_path / "new", color_model, create=True)
+    with pytest.raises(ValueError, match="has no index"):
+        Index.open(tmp_path / "new")
+    with Index.open(tmp_path / "new", color_model, create=True) as index:
+        assert index.catalog.map("rotation of another model") is None
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"manifest.json", "data-1", ".lock"}
 
 
 def test_a_model_that_is_gone_is_named(filled, tmp_path, color_model):
