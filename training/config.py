@@ -70,6 +70,7 @@ LIMITS = {
     "flip": Limits(at_least=0, at_most=1),
     "blur": Limits(at_least=0, at_most=1),
     "downscale": Limits(at_least=0, at_most=1),
+    "mix": Limits(at_least=0, at_most=1),
     "background": Limits(at_least=0, at_most=255),
     "max_steps": Limits(at_least=1),
     "batch_size": Limits(at_least=1, ceiling=1_000_000),
@@ -536,6 +537,9 @@ class DistillRecipe(TrainingRecipe):
         adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
             must be equal.
         text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data.
+        mix: Probability that an image is mixed with another one of the batch, 0..1. Student and teacher see the mixed
+            image, so that the student follows its teacher on images unlike those of the data. It needs a teacher that
+            runs during training, without `teacher_cache`.
     """
 
     teacher: str | None = None
@@ -548,9 +552,13 @@ class DistillRecipe(TrainingRecipe):
     whiten: bool = True
     adapter: bool = True
     text_bank: str | None = None
+    mix: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
+        if self.mix and (self.teacher_cache is not None or "vision" not in self.towers):
+            reason = "a cache has no targets of mixed images" if "vision" in self.towers else "no images are read"
+            raise ValueError(f"mix: is {self.mix}, but {reason}. Set mix to 0, or leave teacher_cache and tower out.")
         if not (
             self.embedding_weight or (self.map_weight and self.target == "feature_map") or self.target == "logits"
         ):

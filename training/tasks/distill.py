@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.batch import Batch
+from training.data.mixing import mix_images
 from training.data.transforms import Augment, Normalize
 from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss
 from training.tasks.task import Task
@@ -94,6 +95,8 @@ class DistillTask(Task):
 
     def _vision(self, batch: Batch) -> dict[str, Tensor]:
         images = self.augmented_images(batch)
+        if self.recipe.mix:
+            images = mix_images(images, batch["rows"], batch["view_ids"], self.recipe.mix, self.recipe.seed)
         targets = self.targets.images(images, batch)
         outputs = self.student.get_image_features(self.normalize(images))
         losses = self._pooled("vision", outputs.pooler_output, targets.embedding)
