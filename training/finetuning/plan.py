@@ -10,7 +10,7 @@ from training.finetuning.prepare import Prepared
 
 TUNED_FOLDER = "tuned"
 # images of a run over 1,000 different ones; it grows with the square root of their number
-IMAGES_PER_1000 = 15_000
+IMAGES_PER_1000 = 8_000
 MIN_BATCH, MAX_BATCH = 4, 64
 FROZEN_SHARE = 0.5  # of the parts of the image tower
 WARMUP_SHARE = 0.1
@@ -88,7 +88,7 @@ def batch_size_for(num_images: int) -> int:
 
 
 def images_for(num_images: int) -> int:
-    """Number of images in all steps: 47 epochs over 100 images, 15 over 1,000, 2 over 50,000.
+    """Number of images in all steps: 25 epochs over 100 images, 8 over 1,000, 1 over 50,000.
 
     Args:
         num_images: Number of different images.
