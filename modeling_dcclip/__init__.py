@@ -6,9 +6,9 @@
     image_dcclip.py          open images, in one way everywhere
     handler.py               request handler for Inference Endpoints
     runtime_dcclip.py        Runtime: encodes images and texts with ONNX Runtime
-    index_dcclip.py          Index: an index of photographs on disk, with the modules vectors, catalog, photos,
-                             indexing, query, space, graph, upgrade, adapt, thumbnails, duplicates,
-                             serve, page
+    index_dcclip.py          Index: an index of photographs on disk, with the modules manifest, vectors, catalog,
+                             photos, indexing, query, space, graph, upgrade, adapt, thumbnails,
+                             duplicates, serve, page
     command.py               the `dcclip` command, with search_command.py
     fastembed_dcclip.py      both towers in fastembed and Qdrant
     mteb_dcclip.py           metadata and loader for mteb

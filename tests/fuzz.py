@@ -30,7 +30,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from modeling_dcclip.handler import parse_request
-from modeling_dcclip.index_dcclip import FORMAT, MANIFEST, VERSION, Index
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.manifest_dcclip import FORMAT, MANIFEST, VERSION
 from tests.campaign.cases import FORMATS
 from tests.campaign.outcome import MAX_CHARACTERS, NAMED
 from training.config import AlignRecipe, DataConfig, DistillRecipe, StudentConfig, recipe_from_args

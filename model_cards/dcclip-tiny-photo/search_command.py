@@ -15,8 +15,9 @@ if __package__:
     from .command import PROGRAM, default_model
     from .duplicates_dcclip import find_duplicates
     from .graph_dcclip import check_engine
-    from .index_dcclip import MANIFEST, Hit, Index
+    from .index_dcclip import Hit, Index
     from .indexing_dcclip import Report, outermost
+    from .manifest_dcclip import MANIFEST
     from .query_dcclip import QueryWarning
     from .serve_dcclip import LOOPBACK, SearchServer
     from .thumbnails_dcclip import write_contact_sheet
@@ -26,8 +27,9 @@ else:  # in a model folder
     from command import PROGRAM, default_model  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from graph_dcclip import check_engine  # type: ignore[no-redef]
-    from index_dcclip import MANIFEST, Hit, Index  # type: ignore[no-redef]
+    from index_dcclip import Hit, Index  # type: ignore[no-redef]
     from indexing_dcclip import Report, outermost  # type: ignore[no-redef]
+    from manifest_dcclip import MANIFEST  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
     from thumbnails_dcclip import write_contact_sheet  # type: ignore[no-redef]

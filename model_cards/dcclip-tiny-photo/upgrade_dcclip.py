@@ -10,31 +10,31 @@ from typing import TYPE_CHECKING
 
 if __package__:
     from .graph_dcclip import check_engine, update_graph
-    from .index_dcclip import (
+    from .index_dcclip import open_model
+    from .indexing_dcclip import Progress, Report, outermost, update
+    from .manifest_dcclip import (
         MANIFEST,
         UPGRADE,
         make_manifest,
         open_data,
-        open_model,
         read_manifest,
         store_rotation,
         write_manifest,
     )
-    from .indexing_dcclip import Progress, Report, outermost, update
     from .space_dcclip import Space
 else:  # in a model folder
     from graph_dcclip import check_engine, update_graph  # type: ignore[no-redef]
-    from index_dcclip import (  # type: ignore[no-redef]
+    from index_dcclip import open_model  # type: ignore[no-redef]
+    from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
+    from manifest_dcclip import (  # type: ignore[no-redef]
         MANIFEST,
         UPGRADE,
         make_manifest,
         open_data,
-        open_model,
         read_manifest,
         store_rotation,
         write_manifest,
     )
-    from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
     from space_dcclip import Space  # type: ignore[no-redef]
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from modeling_dcclip.index_dcclip import MANIFEST, Index
+from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.manifest_dcclip import MANIFEST
 from tests.campaign.outcome import CLEAR, EITHER, Case
 from training.config import DistillRecipe, recipe_from_args
 from training.data.sources import load_source

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip import index_dcclip, indexing_dcclip, vectors_dcclip
+from modeling_dcclip import indexing_dcclip, manifest_dcclip, vectors_dcclip
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.query_dcclip import QueryWarning
@@ -378,7 +378,7 @@ def test_an_index_whose_creation_was_killed_is_created_again(tmp_path, color_mod
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(index_dcclip, "store_rotation", kill)
+        patch.setattr(manifest_dcclip, "store_rotation", kill)
         Index.open(tmp_path / "new", color_model, create=True)
     with pytest.raises(ValueError, match="has no index"):
         Index.open(tmp_path / "new")
