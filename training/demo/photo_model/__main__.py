@@ -8,10 +8,9 @@ r"""Write the Hub folder of the model of photographs from the runs of training/c
 
 The weights are stored in half precision. So the folder is written first, measured, and written again with its results.
 `--stage_2_weight` mixes stage 1 into stage 2 (WiSE-FT, arXiv 2109.01903), which the first round needed: there, stage 2
-raised retrieval and cost accuracy on names that it had not seen. `--later` does the same with a distillation after
-stage 2. `--earlier first=runs/photographs/first` keeps the recipes and logs of the rounds that the towers started
-from. Install the extra `photos` first:
-`pip install -e ".[photos]"`.
+raised retrieval and cost accuracy on names that it had not seen. `--later third=FOLDER` does the same with a
+distillation that started from the finished model, for any number of rounds. `--earlier first=FOLDER` keeps the recipes
+and logs of the rounds that the towers started from. Install the extra `photos` first: `pip install -e ".[photos]"`.
 """
 
 import shutil
@@ -51,8 +50,9 @@ class PhotoModelOptions:
         report_dir: Folder for all results and the contact sheet; the model's own folder has those of its card. If none
             is given, they are not written.
         stage_2_weight: Weight of stage 2 in the mean with stage 1, 0..1. With 1, stage 2 stays unchanged.
-        later: Output of a distillation that started from the finished model. Its weights are mixed into the model's.
-        later_weight: Weight of `later` in that mean, 0..1.
+        later: Rounds of distillation alone, each NAME=FOLDER, the first one first. Each started from the model of the
+            round before. Its weights are mixed into that model's, and its recipe and log are kept under its name.
+        later_weights: Weight of each of them in that mean, 0..1.
         rotate_by: Images with captions, such as those of training. The model's space is rotated to the principal axes
             of their embeddings, so that the leading dimensions can be used alone. None rotates nothing.
         overwrite: Whether to replace a model in `output_dir`.
@@ -65,15 +65,21 @@ class PhotoModelOptions:
     report_dir: str | None = None
     keep_results: bool = False
     stage_2_weight: float = 1.0
-    later: str | None = None
-    later_weight: float = 0.5
+    later: list[str] = field(default_factory=list)
+    later_weights: list[float] = field(default_factory=list)
     rotate_by: str | None = None
     overwrite: bool = False
 
     def __post_init__(self):
-        for name in ("stage_2_weight", "later_weight"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}: is {getattr(self, name)}, expected 0 to 1.")
+        for name, weights in (("stage_2_weight", [self.stage_2_weight]), ("later_weights", self.later_weights)):
+            for weight in weights:
+                if not 0 <= weight <= 1:
+                    raise ValueError(f"{name}: must be 0 to 1, got {weight}.")
+        if len(self.later) != len(self.later_weights):
+            raise ValueError(
+                f"later_weights: {len(self.later_weights)} are given for {len(self.later)} rounds in later. Give one "
+                "for each."
+            )
         if self.keep_results and (self.report_dir is None or not self.results):
             raise ValueError("keep_results: needs --report_dir with an earlier report, and --results. Add them.")
 
@@ -113,9 +119,10 @@ def run(options: PhotoModelOptions):
         processor = DCCLIPProcessor.from_pretrained(runs / LAST_STAGE)
         stage_1 = DCCLIPModel.from_pretrained(runs / STAGE_FOLDERS["distill_text"]).state_dict()
         student.load_state_dict(interpolate(stage_1, student.state_dict(), options.stage_2_weight))
-        if options.later is not None:
-            later = DCCLIPModel.from_pretrained(options.later).state_dict()
-            student.load_state_dict(interpolate(student.state_dict(), later, options.later_weight))
+        later = read_rounds("later", options.later).values()
+        for round_folder, weight in zip(later, options.later_weights, strict=True):
+            distilled = DCCLIPModel.from_pretrained(round_folder).state_dict()
+            student.load_state_dict(interpolate(student.state_dict(), distilled, weight))
         if options.rotate_by is not None:
             rotate_to_axes(student.eval(), processor, options.rotate_by)
         round_to_half(student)
@@ -156,13 +163,9 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
 
     runs = Path(options.runs)
     stages = {stage: runs / name for stage, name in STAGE_FOLDERS.items()}
-    if options.later is not None:
-        stages["later_distill"] = Path(options.later)
-    for entry in options.earlier:
-        name, _, earlier = entry.partition("=")
-        if not name.isidentifier() or not earlier:
-            raise ValueError(f"earlier: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
-        stages |= {f"{name}_{stage}": Path(earlier) / each for stage, each in ROUND_FOLDERS.items()}
+    stages |= {f"{name}_distill": folder for name, folder in read_rounds("later", options.later).items()}
+    for name, folder in read_rounds("earlier", options.earlier).items():
+        stages |= {f"{name}_{stage}": folder / each for stage, each in ROUND_FOLDERS.items()}
     history = {LOG_FILE: runs / LAST_STAGE / LOG_FILE}
     for stage, folder in stages.items():
         history |= {f"log_{stage}.jsonl": folder / LOG_FILE, f"recipe_{stage}.yaml": folder / RECIPE_FILE}
@@ -170,6 +173,25 @@ def find_history(options: PhotoModelOptions) -> dict[str, Path]:
         if not path.exists():
             raise ValueError(f"runs: there is no {path}. Run the recipes of training/configs/photographs first.")
     return history
+
+
+def read_rounds(option: str, entries: list[str]) -> dict[str, Path]:
+    """Read the names and folders of rounds.
+
+    Args:
+        option: Name of the option, for the error message.
+        entries: Each NAME=FOLDER.
+
+    Raises:
+        ValueError: An entry has another form.
+    """
+    rounds = {}
+    for entry in entries:
+        name, _, folder = entry.partition("=")
+        if not name.isidentifier() or not folder:
+            raise ValueError(f"{option}: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
+        rounds[name] = Path(folder)
+    return rounds
 
 
 def save_example(photo: "FreePhoto", path: Path):

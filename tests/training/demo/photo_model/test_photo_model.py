@@ -98,14 +98,33 @@ def test_recipes_and_logs_of_earlier_rounds_are_kept(runs, tmp_path):
     assert "feature-map distillation, then contrastive alignment." in card
 
 
-def test_a_later_distillation_is_mixed_in(runs, tmp_path):
+def test_later_distillations_are_mixed_in_one_by_one(runs, tmp_path):
     folder = tmp_path / "model"
-    later = ["--later", str(runs / "distilled"), "--later_weight", "0.25"]
+    later = ["--later", f"third={runs / 'distilled'}", f"fourth={runs / 'vision'}", "--later_weights", "0.25", "0.5"]
     main(["--runs", str(runs), *later, "--output_dir", str(folder)])
     stored, name = load_file(folder / "model.safetensors"), "text_projection.weight"
-    aligned, distilled = (load_file(runs / each / "model.safetensors")[name] for each in ("aligned", "distilled"))
-    torch.testing.assert_close(stored[name].float(), 0.75 * aligned + 0.25 * distilled, atol=1e-3, rtol=0)
-    assert (folder / "log_later_distill.jsonl").read_text() == (runs / "distilled" / "log.jsonl").read_text()
+    aligned, third, fourth = (
+        load_file(runs / each / "model.safetensors")[name] for each in ("aligned", "distilled", "vision")
+    )
+    expected = 0.5 * (0.75 * aligned + 0.25 * third) + 0.5 * fourth
+    torch.testing.assert_close(stored[name].float(), expected, atol=1e-3, rtol=0)
+    for name, run in (("third", "distilled"), ("fourth", "vision")):
+        assert (folder / f"log_{name}_distill.jsonl").read_text() == (runs / run / "log.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--later", "third=x"], "later_weights: 0 are given for 1 rounds in later"),
+        (["--later", "third=x", "--later_weights", "1.5"], "later_weights: must be 0 to 1, got 1.5"),
+        (["--later", "x", "--later_weights", "0.5"], "later: 'x' is not NAME=FOLDER"),
+        (["--earlier", "=x"], "earlier: '=x' is not NAME=FOLDER"),
+    ],
+)
+def test_rounds_without_a_name_or_a_weight_are_refused(runs, tmp_path, capsys, options, message):
+    with pytest.raises(SystemExit):
+        main(["--runs", str(runs), *options, "--output_dir", str(tmp_path / "model")])
+    assert message in capsys.readouterr().err
 
 
 def test_a_rotation_keeps_the_similarities_and_is_undone_for_the_teacher(runs, written, tmp_path):
@@ -215,7 +234,7 @@ def test_results_of_the_teacher_alone_are_refused(runs, written):
 def test_a_weight_outside_its_range_is_refused(runs, capsys):
     with pytest.raises(SystemExit):
         main(["--runs", str(runs), "--output_dir", str(runs / "other"), "--stage_2_weight", "1.5"])
-    assert "stage_2_weight: is 1.5, expected 0 to 1" in capsys.readouterr().err
+    assert "stage_2_weight: must be 0 to 1, got 1.5" in capsys.readouterr().err
 
 
 def test_a_missing_run_is_named(runs, tmp_path, capsys):
