@@ -24,11 +24,13 @@ from training.studies.finetuning.arms import train
 from training.studies.finetuning.options import FinetuningOptions, K
 from training.studies.finetuning.pool import Pool
 from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
+from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 PLOT_FILE, RUN_FOLDER, START_FOLDER = "finetuning.png", "run", "start"
+CONDITIONS = ("data", "model", "weights", "images", "steps", "image_size")  # of all runs of one results file
 LABELLED = "labelled photographs"
 
 
@@ -56,18 +58,25 @@ class FinetuningStudy:
                 None,
                 command_of(program, options),
                 model=options.model,
-                seeds=options.seeds,
-                images={"test": len(self.pool.test), "training": len(self.pool.training)},
+                weights=weights_fingerprint(load_student(options.model, "model")[0]),
+                images={
+                    "test": len(self.pool.test),
+                    "training": len(self.pool.training),
+                    "photographs": len(self.sets[1].rows),
+                    "labelled": len(self.labelled),
+                },
                 steps=options.max_steps,
                 image_size=options.image_size,
             )
         )
 
     def run(self) -> Results:
-        """Train and measure what is not yet in results.json, which is written after each run."""
-        path = self.folder / RESULTS_FILE
-        if path.exists():
-            self.results.rows = Results.read(path).rows
+        """Train and measure what is not yet in results.json, which is written after each run.
+
+        Raises:
+            ValueError: results.json is of other data, of another model, or of runs of another length or image size.
+        """
+        self._read_earlier(self.folder / RESULTS_FILE)
         if self.options.image_size is not None:
             self.model = _resized(self.options.model, self.options.image_size, self.folder / START_FOLDER)
         if not self.results.values(model=START):
@@ -78,8 +87,22 @@ class FinetuningStudy:
                     if not self.results.values(model=arm, stage=_stage(size), seed=seed):
                         self._keep(self._train(arm, size, seed))
         shutil.rmtree(self.folder / START_FOLDER, ignore_errors=True)
+        self.results.write(self.folder)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
+
+    def _read_earlier(self, path: Path):
+        if not path.exists():
+            return
+        earlier = Results.read(path)
+        for name in CONDITIONS:
+            old, new = earlier.meta.get(name), self.results.meta[name]
+            if old != new:
+                raise ValueError(
+                    f"output_dir: {str(path)!r} has runs with {name} {old}, not {new}. Name another folder, or remove "
+                    "that file."
+                )
+        self.results.rows = earlier.rows
 
     def _keep(self, rows: list[Row]):
         self.results.rows += rows

@@ -54,6 +54,13 @@ def test_every_arm_is_measured_and_a_second_call_repeats_none(
     monkeypatch.setattr(measure, "train", None)  # nothing is trained again
     main(command)
     assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
+    with pytest.raises(SystemExit):
+        main([*command, "--num_general", "11"])
+    assert "has runs with images {" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*command, "--max_steps", "3"])
+    assert "has runs with steps 2, not 3. Name another folder" in capsys.readouterr().err
+    assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
 
 
 def test_the_test_split_is_in_no_training_set(source, tmp_path):
