@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from training.engine.inputs import Models
     from training.engine.loop import TrainingResult
     from training.tasks import Task
-    from training.tasks.align import GeneralTexts
+    from training.tasks.align import GeneralImages, GeneralTexts
     from training.teachers.ensemble import Ensemble
+    from training.teachers.targets import TargetSource
+
+PHOTO_BATCH = 32
 
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
@@ -105,6 +108,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         recipe.data.languages,
         teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
         general=_general_texts(recipe, models, accelerator),
+        photos=_general_photos(recipe, student.config.image_size, inputs.targets, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
@@ -129,6 +133,24 @@ def _general_texts(recipe: AlignRecipe, models: "Models", accelerator: "Accelera
     tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
     targets = joint_bank(recipe.teacher_cache, models.teachers, texts, accelerator.device, "general_weight")
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], targets)
+
+
+def _general_photos(
+    recipe: AlignRecipe, size: int, targets: "TargetSource | None", accelerator: "Accelerator"
+) -> "GeneralImages | None":
+    """Crops of free photographs, with the teachers' embeddings; None without a `photo_weight`."""
+    import torch
+
+    from training.corpus.photo_crops import photo_crops
+    from training.tasks.align import GeneralImages
+
+    if targets is None or not recipe.photo_weight:
+        return None
+    images = photo_crops(size)
+    parts = [part.to(accelerator.device).float() for part in images.split(PHOTO_BATCH)]
+    with torch.inference_mode():
+        embeddings = [targets.images(part, {}).embedding.float() for part in parts]
+    return GeneralImages(images, torch.cat(embeddings))
 
 
 def main(argv: list[str] | None = None):

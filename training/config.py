@@ -100,6 +100,7 @@ LIMITS = {
     "interactive_weight": Limits(at_least=0),
     "anchor_weight": Limits(at_least=0),
     "general_weight": Limits(at_least=0),
+    "photo_weight": Limits(at_least=0),
     "zoom": Limits(at_least=0, at_most=4),
     "rotate": Limits(at_least=0, at_most=180),
     "stretch": Limits(at_least=0, at_most=4),
@@ -588,8 +589,8 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
-        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight` and
-            `general_weight`. None trains without a teacher.
+        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight`,
+            `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
         language_weights: Weight of each language in all losses between images and captions. The languages must be
@@ -603,6 +604,9 @@ class AlignRecipe(TrainingRecipe):
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
             project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of crops of a few photographs that pip
+            packages bring (extra `finetune`). It keeps what the image tower knows beyond the images of the data. It
+            needs a teacher that runs during training, without `teacher_cache`.
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
@@ -622,6 +626,7 @@ class AlignRecipe(TrainingRecipe):
     interactive_weight: float = 0.0
     anchor_weight: float = 0.0
     general_weight: float = 0.0
+    photo_weight: float = 0.0
     extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
     max_logit_scale: float = 100.0
@@ -637,6 +642,11 @@ class AlignRecipe(TrainingRecipe):
             for name, weight in getattr(self, field_name).items():
                 if not 0 <= weight < math.inf:
                     raise ValueError(f"{field_name}.{name}: must be at least 0, got {weight}.")
+        if self.photo_weight and self.teacher_cache is not None:
+            raise ValueError(
+                f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
+                "or leave teacher_cache out."
+            )
         if not any(self.language_weights.values()):
             raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
         weights = [value for name, value in vars(self).items() if name.endswith("_weight")]

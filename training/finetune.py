@@ -177,7 +177,7 @@ def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[D
 def main(argv: list[str] | None = None):
     """Parse the options, fine-tune, print the table and the next commands."""
     options = parse_options(FinetuneOptions, argv, prog=PROG, description=__doc__ or "")
-    with stage_errors("finetune", extra="eval"):
+    with stage_errors("finetune", extra="finetune"):
         hide_library_bars()
         outcome = run(options)
     if outcome is None:

@@ -254,7 +254,7 @@ def default_images() -> str | None:
     if EXAMPLES.is_dir():
         return str(EXAMPLES)
     try:
-        from training.demo.photo_model.free_photos import write_free_photos
+        from training.corpus.free_photos import write_free_photos
 
         return str(write_free_photos(CACHE / "photographs"))
     except (ImportError, ValueError):  # without this project, or without one of the packages

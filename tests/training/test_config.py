@@ -318,6 +318,7 @@ def test_values_without_effect_or_out_of_range_are_refused(tmp_path, fields, mes
     [
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
         ({"language_weights": {"en": 0, "zh": 0}}, "language_weights: all are 0"),
+        ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
         ({"language_weights": {"en": -1, "zh": 1}}, "language_weights.en: must be at least 0"),
         ({"extra_weights": {"spread": -1}}, "extra_weights.spread: must be at least 0"),
     ],

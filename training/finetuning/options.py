@@ -35,6 +35,8 @@ class FinetuneOptions:
             captions. With 0 the embeddings cannot be compared with those of the starting model.
         general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
             come with this project.
+        photo_weight: Weight of the cosine distance to the embeddings of the starting model, for crops of a few
+            photographs that pip packages bring.
         seed: Seed of all randomness.
         resume: Whether to continue an interrupted run from its last checkpoint.
         overwrite: Whether to replace a model and other files in `output_dir`.
@@ -56,6 +58,7 @@ class FinetuneOptions:
     learning_rate: float = 3e-4
     anchor_weight: float = 1.0
     general_weight: float = 1.0
+    photo_weight: float = 3.0
     seed: int = 0
     resume: bool = False
     overwrite: bool = False

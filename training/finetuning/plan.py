@@ -17,8 +17,9 @@ WARMUP_SHARE = 0.1
 CHECKPOINT_EVERY = 200  # steps
 NUM_EVALUATIONS = 10  # on the validation split, during training
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
-# one image in training costs a forward and a backward pass, and a forward pass of the starting model
-FORWARD_PASSES = 4
+# one image in training costs a forward and a backward pass, and a forward pass of the starting model; half as many
+# general photographs cost a forward and a backward pass each
+FORWARD_PASSES = 5.5
 NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
@@ -42,7 +43,7 @@ def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel
         )
     steps = options.max_steps or math.ceil(images_for(num_images) / batch_size)
     size = model.config.image_size
-    anchored = options.anchor_weight or options.general_weight
+    anchored = options.anchor_weight or options.general_weight or options.photo_weight
     return AlignRecipe(
         output_dir=f"{options.output_dir}/{TUNED_FOLDER}",
         student=options.model,
@@ -59,6 +60,7 @@ def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel
         language_weights=dict.fromkeys(prepared.languages, 1.0),
         anchor_weight=options.anchor_weight,
         general_weight=options.general_weight,
+        photo_weight=options.photo_weight,
         seed=options.seed,
         max_steps=steps,
         batch_size=batch_size,

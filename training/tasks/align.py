@@ -17,7 +17,7 @@ from training.tasks.task import Task
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 
-GENERAL_TEXTS = 64  # encoded at each step
+GENERAL_TEXTS, GENERAL_IMAGES = 64, 32  # encoded at each step
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class GeneralTexts:
 
     input_ids: Tensor
     attention_mask: Tensor
+    targets: Tensor
+
+
+@dataclass(frozen=True)
+class GeneralImages:
+    """Images beyond the data, with the teacher's embeddings of them.
+
+    Args:
+        images: (N, 3, S, S) uint8.
+        targets: Embeddings by the teacher, (N, D) float32.
+    """
+
+    images: Tensor
     targets: Tensor
 
 
@@ -51,6 +64,7 @@ class AlignTask(Task):
         languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
         teacher_logit_scale: Factor on the teacher's cosines.
         general: Texts for the recipe's `general_weight`; None if it is 0.
+        photos: Images for the recipe's `photo_weight`; None if it is 0.
 
     Raises:
         ValueError: The recipe weights a language that the data lack, or leaves one out; or it weights a loss that
@@ -67,6 +81,7 @@ class AlignTask(Task):
         languages: list[str],
         teacher_logit_scale: float = 1.0,
         general: GeneralTexts | None = None,
+        photos: GeneralImages | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
@@ -75,10 +90,11 @@ class AlignTask(Task):
         # a bias shifts all similarities equally and has no use after training, so it belongs to the task
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
-        self.has_general = general is not None
+        self.has_general, self.has_photos = general is not None, photos is not None
         self.batch_number = 0
-        for name, tensor in (vars(general) if general is not None else {}).items():
-            self.register_buffer(f"general_{name}", tensor, persistent=False)
+        for kind, tensors in (("general", general), ("photo", photos)):
+            for name, tensor in (vars(tensors) if tensors is not None else {}).items():
+                self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
 
     def updates_statistics(self, name: str) -> bool:
         """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them.
@@ -98,7 +114,7 @@ class AlignTask(Task):
         Returns:
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
-            and `general` and `teacher_general` (G, D).
+            and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D).
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -109,12 +125,14 @@ class AlignTask(Task):
             outputs["logit_bias"] = self.logit_bias.clone()
         if self.has_general:
             outputs |= self._general_outputs()
+        if self.has_photos:
+            outputs |= self._photo_outputs()
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
 
     def before_batch(self, number: int):
-        """Set the number of the batch, which keys the draw of general texts."""
+        """Set the number of the batch, which keys the draw of general texts and images."""
         self.batch_number = number
 
     def _general_outputs(self) -> dict[str, Tensor]:
@@ -123,12 +141,24 @@ class AlignTask(Task):
         All processes and all chunks of a batch draw the same texts, so that their loss is that of the whole batch.
         """
         ids, mask = self.get_buffer("general_input_ids"), self.get_buffer("general_attention_mask")
-        draws = keyed_uniform(self.recipe.seed, self.batch_number, num=len(ids))[0]
-        drawn = torch.from_numpy(draws.argsort()[:GENERAL_TEXTS]).to(ids.device)
+        drawn = self._draw(len(ids), GENERAL_TEXTS).to(ids.device)
         length = int(mask[drawn].sum(1).max())
         student = self.student.get_text_features(ids[drawn, :length], mask[drawn, :length]).pooler_output
         targets = self.to_student_space(self.get_buffer("general_targets")[drawn])
         return {"general": student.float(), "teacher_general": targets}
+
+    def _photo_outputs(self) -> dict[str, Tensor]:
+        """The same of randomly drawn general images: `photo_general` and `teacher_photo_general`, both (P, D)."""
+        images = self.get_buffer("photo_images")
+        drawn = self._draw(len(images), GENERAL_IMAGES).to(images.device)
+        student = self.student.get_image_features(self.normalize(images[drawn])).pooler_output
+        targets = self.to_student_space(self.get_buffer("photo_targets")[drawn])
+        return {"photo_general": student.float(), "teacher_photo_general": targets}
+
+    def _draw(self, number: int, drawn: int) -> Tensor:
+        """Draw some of a number of rows for this batch, without repetition, (drawn,) int64."""
+        draws = keyed_uniform(self.recipe.seed, self.batch_number, num=number)[0]
+        return torch.from_numpy(draws.argsort()[:drawn])
 
     def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch.

@@ -34,7 +34,8 @@ class LossInputs:
     Args:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
             teacher, `teacher_image` (B, D) and `teacher_text` (T, D); `general` and `teacher_general`, (G, D) each, if
-            the recipe has a `general_weight`.
+            the recipe has a `general_weight`; `photo_general` and `teacher_photo_general`, (P, D) each, if it has a
+            `photo_weight`.
         unit: The embeddings of images and captions, L2-normalized.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
@@ -111,7 +112,7 @@ class LossInputs:
 
 
 def _normalized(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
-    """L2-normalized embeddings of images and captions; the loss on general texts takes them as they are."""
+    """L2-normalized embeddings of images and captions; losses on general texts and images take them as they are."""
     return {
         name: nn.functional.normalize(value, dim=-1)
         for name, value in embeddings.items()
@@ -201,6 +202,10 @@ def _general(inputs: LossInputs) -> Tensor:
     return embedding_loss(inputs.embeddings["general"], inputs.embeddings["teacher_general"])
 
 
+def _photos(inputs: LossInputs) -> Tensor:
+    return embedding_loss(inputs.embeddings["photo_general"], inputs.embeddings["teacher_photo_general"])
+
+
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
     Loss(
@@ -217,6 +222,7 @@ LOSSES: list[Loss] = [
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
     Loss("general", _general, "general_weight", needs_teacher=True),
+    Loss("photos", _photos, "photo_weight", needs_teacher=True),
 ]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from training.corpus.free_photos import FREE_PHOTOS
 from training.demo.__main__ import main
 from training.demo.options import DemoOptions
-from training.demo.photo_model.free_photos import FREE_PHOTOS
 from training.demo.photo_plan import MODULES, check_packages, load_photo_recipes, training_data
 
 PARTS = ((0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))

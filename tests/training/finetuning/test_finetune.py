@@ -150,7 +150,17 @@ def test_the_card_names_the_start_and_the_data(finetuned, start):
 
 def test_class_folders_without_an_anchor(start, rows, tmp_path):
     write_images(tmp_path / "images", rows, lambda number: f"{['红色', '绿色', '蓝色'][number % 3]}/{number}.png")
-    run(start, tmp_path / "images", tmp_path / "mine", "--anchor_weight", "0", "--general_weight", "0")
+    run(
+        start,
+        tmp_path / "images",
+        tmp_path / "mine",
+        "--anchor_weight",
+        "0",
+        "--general_weight",
+        "0",
+        "--photo_weight",
+        "0",
+    )
     results = Results.read(tmp_path / "mine" / "results.json")
     measured = {(row.set, row.language, row.metric) for row in results.rows}
     assert ("validation", "zh", "top1") in measured

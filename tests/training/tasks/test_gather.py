@@ -28,13 +28,14 @@ from tests.tiny import (
 )
 from training import align
 from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
+from training.corpus.photo_crops import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.engine import stage
 from training.evaluation.sets.general import general_pairs
 from training.tasks import AlignTask
-from training.tasks.align import GeneralTexts
+from training.tasks.align import GeneralImages, GeneralTexts
 from training.tasks.gather import gather
 from training.tasks.grad_cache import forward_backward, split_batch
 from training.teachers import TOWERS, Teacher
@@ -49,6 +50,7 @@ ALL_LOSSES = {
     "interactive_weight": 0.3,
     "anchor_weight": 2.0,
     "general_weight": 0.4,
+    "photo_weight": 0.6,
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
@@ -85,7 +87,8 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         targets = LiveTargets(teacher, TargetSpec(TOWERS))
         augment = Augment(AugmentConfig(), 0)
         general = make_general(teacher) if recipe.general_weight else None
-        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, general).train()
+        photos = make_photos(teacher, normalize) if recipe.photo_weight else None
+        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, general, photos).train()
 
     return make
 
@@ -94,6 +97,11 @@ def make_general(teacher: Teacher) -> GeneralTexts:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
+
+
+def make_photos(teacher: Teacher, normalize: Normalize) -> GeneralImages:
+    images = photo_crops(IMAGE_SIZE, 64)
+    return GeneralImages(images, teacher.encode_images(normalize(images)).embedding)
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -348,8 +356,8 @@ def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
     batch = collate(dataset, keys)
     peaks = {}
     for size in (0, CHUNK):
-        # each chunk encodes the same general texts
-        task = make_task(**ALL_LOSSES | {"general_weight": 0.0}, chunk_size=size)
+        # each chunk encodes the same general texts and images
+        task = make_task(**ALL_LOSSES | {"general_weight": 0.0, "photo_weight": 0.0}, chunk_size=size)
         held = Held(task)
         with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
             gradients(task, batch)
@@ -406,7 +414,8 @@ def test_the_logged_loss_is_the_weighted_sum(recipe):
             weight * (line[f"{name}_en"] + line[f"{name}_zh"]) / 2
             for name, weight in (("contrastive", 0.5), ("affinity", 0.7), ("interactive", 0.3))
         )
-        others = 0.5 * line["text_text"] + 2.0 * (line["anchor_image"] + line["anchor_text"]) + 0.4 * line["general"]
+        others = 0.5 * line["text_text"] + 2.0 * (line["anchor_image"] + line["anchor_text"])
+        others += 0.4 * line["general"] + 0.6 * line["photos"]
         assert line["loss"] == pytest.approx(pairs + others, abs=1e-4)
 
 

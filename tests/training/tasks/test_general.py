@@ -7,12 +7,13 @@ import torch
 
 from tests.tiny import IMAGE_SIZE, PROJECTION_DIM, VIT, XLM_ROBERTA, make_model
 from training.config import AlignRecipe, AugmentConfig, DataConfig
+from training.corpus.photo_crops import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.transforms import Augment, Normalize
 from training.engine.rotation import rotate
 from training.evaluation.sets.general import general_pairs
 from training.tasks import AlignTask
-from training.tasks.align import GeneralTexts
+from training.tasks.align import GeneralImages, GeneralTexts
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
@@ -32,20 +33,23 @@ def batch(dataset):
     return batch
 
 
-def make_task(dataset, teacher: Teacher, student, weight: float) -> AlignTask:
+def make_task(dataset, teacher: Teacher, student, weight: float, photo_weight: float = 1.0) -> AlignTask:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     general = GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
     normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
-    recipe = AlignRecipe(output_dir="", data=dataset.config, general_weight=weight)
+    recipe = AlignRecipe(output_dir="", data=dataset.config, general_weight=weight, photo_weight=photo_weight)
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
     augment = Augment(AugmentConfig(), 0)
-    return AlignTask(student, augment, normalize, targets, recipe, dataset.languages, general=general).eval()
+    crops = photo_crops(IMAGE_SIZE, 48)
+    photos = GeneralImages(crops, teacher.encode_images(normalize(crops)).embedding)
+    more = {"general": general, "photos": photos}
+    return AlignTask(student, augment, normalize, targets, recipe, dataset.languages, **more).eval()
 
 
 def test_a_student_that_equals_its_teacher_has_no_loss(dataset, batch, teacher):
-    task = make_task(dataset, teacher, teacher.model, 1.0)
-    assert task(batch)["general"].abs() < 1e-5
+    losses = make_task(dataset, teacher, teacher.model, 1.0)(batch)
+    assert losses["general"].abs() < 1e-5 and losses["photos"].abs() < 1e-5
 
 
 @pytest.mark.parametrize("is_rotated_too", [False, True])
@@ -56,23 +60,34 @@ def test_a_rotated_copy_of_its_teacher_has_no_loss(dataset, batch, teacher, is_r
     task = make_task(dataset, targets, student, 1.0)
     task.teacher_rotation = student.config.rotation if is_rotated_too else None
     losses = task(batch)
-    assert max(losses[name].abs() for name in ("general", "anchor_image", "anchor_text")) < 1e-5
+    assert max(losses[name].abs() for name in ("general", "photos", "anchor_image", "anchor_text")) < 1e-5
 
 
 def test_the_loss_is_weighted_and_trains_the_text_tower(dataset, batch, teacher):
     task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 0.5)
     losses = task(batch)
     contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
-    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["general"])
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["general"] + losses["photos"])
     losses["general"].backward()
     assert task.student.text_projection.weight.grad.abs().sum() > 0
     assert task.student.visual_projection.weight.grad is None
 
 
-def test_each_batch_draws_other_texts_by_its_number(dataset, batch, teacher):
+def test_the_loss_on_photographs_trains_the_image_tower(dataset, batch, teacher):
+    task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 0.0, 0.5)
+    losses = task(batch)
+    contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["photos"])
+    losses["photos"].backward()
+    assert task.student.visual_projection.weight.grad.abs().sum() > 0
+    assert task.student.text_projection.weight.grad is None
+
+
+@pytest.mark.parametrize("name", ["general", "photos"])
+def test_each_batch_draws_other_texts_and_images_by_its_number(dataset, batch, teacher, name):
     task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 1.0)
     values = []
     for number in (0, 1, 0):
         task.before_batch(number)
-        values.append(task(batch)["general"])
+        values.append(task(batch)[name])
     assert values[0] == values[2] != values[1]

@@ -1,7 +1,6 @@
 """The finished model of photographs: the aligned student in half precision, with its figures, examples and card.
 
 __main__.py     command: collect the student, its recipes and results, and write the Hub folder
-free_photos.py  photographs with a free licence, from pip packages
 report.py       table of its figures for the README
 results.py      results of evaluations, with their models named by role
 sheet.py        figure of these photographs, found by queries in both languages

@@ -23,7 +23,8 @@ from training.utils.cli import command_name, command_of, parse_options, user_err
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
-    from training.demo.photo_model.free_photos import FreePhoto
+    from modeling_dcclip import DCCLIPModel
+    from training.corpus.free_photos import FreePhoto
 
 PROGRAM = "python -m training.demo.photo_model"
 CARD = Path(__file__).with_name("card.yaml")
@@ -93,13 +94,12 @@ def run(options: PhotoModelOptions):
     Raises:
         ValueError: A run, a package or a results file is missing, or a file would be replaced.
     """
-    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-    from training.demo.photo_model.free_photos import FREE_PHOTOS
+    from modeling_dcclip import DCCLIPProcessor
+    from training.corpus.free_photos import FREE_PHOTOS
     from training.demo.photo_model.results import for_card, read_results
     from training.demo.photo_model.sheet import plot_contact_sheet
     from training.demo.photo_model.weights import rotate_to_axes, round_to_half, store_in_half
     from training.evaluation.models.zero_shot_model import ZeroShotModel
-    from training.finetuning.interpolate import interpolate
     from training.hub import MODEL_FILES
     from training.hub.cards import CARD_FILE, CardDetails, write_card
     from training.hub.cards.example import classify_example
@@ -115,14 +115,8 @@ def run(options: PhotoModelOptions):
     names = [*MODEL_FILES, *history, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
     inputs = {"runs": runs}
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
-        student = DCCLIPModel.from_pretrained(runs / LAST_STAGE)
+        student = mix_rounds(options)
         processor = DCCLIPProcessor.from_pretrained(runs / LAST_STAGE)
-        stage_1 = DCCLIPModel.from_pretrained(runs / STAGE_FOLDERS["distill_text"]).state_dict()
-        student.load_state_dict(interpolate(stage_1, student.state_dict(), options.stage_2_weight))
-        later = read_rounds("later", options.later).values()
-        for round_folder, weight in zip(later, options.later_weights, strict=True):
-            distilled = DCCLIPModel.from_pretrained(round_folder).state_dict()
-            student.load_state_dict(interpolate(student.state_dict(), distilled, weight))
         if options.rotate_by is not None:
             rotate_to_axes(student.eval(), processor, options.rotate_by)
         round_to_half(student)
@@ -145,6 +139,26 @@ def run(options: PhotoModelOptions):
         shown = for_card(results)
         shown.write(folder)
         write_card(folder, shown, details)
+
+
+def mix_rounds(options: PhotoModelOptions) -> "DCCLIPModel":
+    """Mix the weights of stage 1, of stage 2 and of later distillations.
+
+    Args:
+        options: Folders of the runs, and their weights.
+    """
+    from modeling_dcclip import DCCLIPModel
+    from training.finetuning.interpolate import interpolate
+
+    runs = Path(options.runs)
+    student = DCCLIPModel.from_pretrained(runs / LAST_STAGE)
+    stage_1 = DCCLIPModel.from_pretrained(runs / STAGE_FOLDERS["distill_text"]).state_dict()
+    student.load_state_dict(interpolate(stage_1, student.state_dict(), options.stage_2_weight))
+    later = read_rounds("later", options.later).values()
+    for folder, weight in zip(later, options.later_weights, strict=True):
+        distilled = DCCLIPModel.from_pretrained(folder).state_dict()
+        student.load_state_dict(interpolate(student.state_dict(), distilled, weight))
+    return student
 
 
 def find_history(options: PhotoModelOptions) -> dict[str, Path]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from datasets import Dataset
 from PIL import ImageOps
 
+from training.corpus.free_photos import FREE_PHOTOS
 from training.demo.figures import chinese_font
-from training.demo.photo_model.free_photos import FREE_PHOTOS
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 
 NUM_FOUND = 3

@@ -34,7 +34,7 @@ class WebOptions:
     """
 
     model: str = "model_cards/dcclip-tiny-photo"
-    images: str = "training.demo.photo_model.free_photos:load_images"
+    images: str = "training.corpus.free_photos:load_images"
     allow_urls: bool = False
     allow_paths: bool = False
     output_dir: str = "runs/web"

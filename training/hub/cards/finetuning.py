@@ -9,6 +9,10 @@ from training.hub.cards.training_runs import TrainingRun
 from training.utils.results import Results
 
 KIND = {"images": "images", "texts": "captions"}  # of the measured cosines
+GENERAL = {  # what a weight of the recipe holds to the starting model beyond the data
+    "general_weight": "class names that come with DC-CLIP",
+    "photo_weight": "crops of free photographs from scikit-image, scikit-learn and matplotlib",
+}
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class Finetuning:
         license: Licence of that model's weights; None if it names none.
         languages: Names of the languages of the captions.
         is_anchored: Whether a loss held the embeddings close to those of the base model.
+        general: Kinds of texts and images beyond the data on which losses held it to the base model.
         data: Data of the run, as the user named them, or the file of the training split.
         weight: Weight of the end of training in the interpolation, 0..1; None if the run has not chosen one.
         cosines: Mean cosine between the embeddings of both models on the validation split, by kind; empty if it was
@@ -30,6 +35,7 @@ class Finetuning:
     license: str | None
     languages: list[str]
     is_anchored: bool
+    general: list[str]
     data: str
     weight: float | None
     cosines: dict[str, float]
@@ -51,6 +57,7 @@ class Finetuning:
             license=facts.base_model_license,
             languages=[NAMES.get(language, language) for language in recipe["data"]["caption_columns"]],
             is_anchored=bool(recipe.get("anchor_weight")),
+            general=[kind for weight, kind in GENERAL.items() if recipe.get("teacher") and recipe.get(weight)],
             data=measured.get("data", runs[-1].sources[0]),
             weight=measured.get("weight"),
             cosines=measured.get("cosine_to_start", {}),
@@ -58,14 +65,15 @@ class Finetuning:
 
     @property
     def summary(self) -> str:
-        """One sentence about the origin of the model."""
+        """One sentence about the origin of the model, and one about what held it to its start beyond the data."""
         license = f"licence `{self.license}`" if self.license else "no licence stated"
         languages = " and ".join(self.languages)
-        return (
+        text = (
             f"Fine-tuned with DC-CLIP from `{self.base_model}` ({license}) on images with {languages} captions: "
             f"contrastive alignment, {'with' if self.is_anchored else 'without'} an anchor to the embeddings of that "
             "model."
         )
+        return f"{text} It was also held to that model on {' and '.join(self.general)}." if self.general else text
 
     @property
     def space(self) -> str:

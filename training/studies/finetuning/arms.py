@@ -15,18 +15,18 @@ def train(arm: str, options: FinetuneOptions) -> Path:
     """Fine-tune a model.
 
     Args:
-        arm: `default` is the command as users run it. `plain` trains everything, without anchors, early stopping and
-            interpolation. `lora` does so with low-rank adapters.
+        arm: `default` is the command as users run it, `no_photos` without its anchor on photographs. `plain` trains
+            everything, without anchors, early stopping and interpolation. `lora` does so with low-rank adapters.
         options: Options of the command.
 
     Returns:
         Folder of the finished model.
     """
     output_dir = Path(options.output_dir)
-    if arm == "default":
-        finetune.run(options)
+    if arm in ("default", "no_photos"):
+        finetune.run(options if arm == "default" else replace(options, photo_weight=0.0))
         return output_dir
-    options = replace(options, anchor_weight=0.0, general_weight=0.0)
+    options = replace(options, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0)
     start, _ = load_student(options.model, "model")
     recipe = make_recipe(options, prepare(options, output_dir / DATA_FOLDER), start)
     recipe = replace(recipe, freeze=[], save_every=0)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 K = 10  # of the recall
-ARMS = ("default", "plain", "lora")
+ARMS = ("default", "no_photos", "plain", "lora")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class FinetuningOptions:
         photographs: Photographs with captions, to measure retrieval that the model had learned before.
         labelled: Photographs with class names, to measure classification that the model had learned before.
         model: Folder of the starting model.
-        arms: Ways to fine-tune: `default`, `plain`, `lora`.
+        arms: Ways to fine-tune: `default`, `no_photos`, `plain`, `lora`.
         sizes: Numbers of pairs, drawn from the rest of the images.
         seeds: Seeds of the draw and of the training.
         max_steps: Optimizer steps of every run. Default: those of `training/finetune.py`.

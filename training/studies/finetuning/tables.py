@@ -18,7 +18,7 @@ COLUMNS: tuple[tuple[str, dict[str, str | None]], ...] = (
     ("Top-1 on photographs", {"metric": LABELLED_METRIC}),
     ("General texts", {"set": GENERAL, "metric": GENERAL_METRIC}),
 )
-COLOURS = {"default": "#2a78d6", "plain": "#d6452a", "lora": "#3a9a4a"}
+COLOURS = {"default": "#2a78d6", "no_photos": "#7db4f0", "plain": "#d6452a", "lora": "#3a9a4a"}
 
 
 def runs_of(results: Results) -> list[tuple[str, str]]:

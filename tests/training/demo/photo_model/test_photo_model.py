@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
 from training.config import AlignRecipe, DistillRecipe
+from training.corpus.free_photos import FREE_PHOTOS, FreePhoto
 from training.demo.photo_model.__main__ import main
-from training.demo.photo_model.free_photos import FREE_PHOTOS, FreePhoto
 from training.demo.photo_model.results import read_results
 from training.eval import main as evaluate
 from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache, find_processes

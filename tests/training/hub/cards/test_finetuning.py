@@ -48,12 +48,23 @@ def test_one_language_with_an_anchor(card_of):
         "Fine-tuned with DC-CLIP from `me/start` (licence `cc-by-nc-4.0`) on images with Chinese captions: "
         "contrastive alignment, with an anchor to the embeddings of that model."
     ) in card.text
-    assert "dimensions, held close to those of `me/start` |" in card.text
+    assert (
+        "dimensions, held close to those of `me/start` |" in card.text and "also held to that model" not in card.text
+    )
     assert "Languages of the captions: Chinese.\n" in card.text and "| languages | English, Chinese |" in card.text
     assert "Not evaluated yet." in card.text and "WiSE-FT" not in card.text
     assert card.data.base_model == ["me/start"] and card.data.base_model_relation == "finetune"
     assert card.data.license == "cc-by-nc-4.0"
     assert "trained to match the teacher's" not in card.text and "distilled from" not in card.text
+
+
+def test_what_held_it_beyond_the_data_is_named(card_of):
+    text = card_of(teacher="me/start", anchor_weight=1.0, general_weight=1.0, photo_weight=3.0).text
+    assert (
+        "It was also held to that model on class names that come with DC-CLIP and crops of free photographs from "
+        "scikit-image, scikit-learn and matplotlib."
+    ) in text
+    assert "free photographs" not in card_of(teacher="me/start", general_weight=1.0).text
 
 
 def test_without_an_anchor_its_embeddings_are_not_comparable(card_of):

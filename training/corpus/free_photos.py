@@ -96,7 +96,7 @@ def write_free_photos(folder: Path) -> Path:
 
 
 def load_images() -> "Dataset":
-    """Load the photographs, for search: `training.demo.photo_model.free_photos:load_images`.
+    """Load the photographs, for search: `training.corpus.free_photos:load_images`.
 
     Returns:
         Rows with the columns `image`, `en` and `zh`; `info.description` has the credits.

@@ -1,0 +1,33 @@
+import torch
+from PIL import Image
+
+from training.corpus import photo_crops as module
+from training.corpus.free_photos import FREE_PHOTOS
+from training.corpus.photo_crops import photo_crops
+
+
+def test_crops_are_reproducible_and_differ():
+    crops = photo_crops(32, 3 * len(FREE_PHOTOS))
+    assert crops.shape == (3 * len(FREE_PHOTOS), 3, 32, 32) and crops.dtype == torch.uint8
+    assert torch.equal(photo_crops(32, 3 * len(FREE_PHOTOS)), crops)
+    assert not torch.equal(photo_crops(32, 3 * len(FREE_PHOTOS), seed=1), crops)
+    assert len(crops.unique(dim=0)) == len(crops)
+    assert torch.equal(photo_crops(32, 4), crops[:4])
+
+
+def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
+    class Gradient:
+        """A photograph whose red is the column of a pixel, and whose green is its row."""
+
+        def open(self) -> Image.Image:
+            ramp = Image.linear_gradient("L")
+            return Image.merge("RGB", (ramp.rotate(90), ramp, ramp))
+
+    monkeypatch.setattr(module, "FREE_PHOTOS", [Gradient()])
+    crops = photo_crops(64, 200).float() / 255
+    width = crops[:, 0, 32, -1] - crops[:, 0, 32, 0]
+    height = crops[:, 1, -1, 32] - crops[:, 1, 0, 32]
+    assert 0.4 < (width < 0).float().mean() < 0.6
+    area = width.abs() * height.abs()
+    assert height.min() > 0 and 0.02 < area.min() < 0.05 and area.max() > 0.8
+    assert 0.15 < area.median() < 0.25  # log-uniform
