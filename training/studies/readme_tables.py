@@ -133,6 +133,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "recall": lambda path: search_tables.recall_table(_read(path)),
     "compatible": lambda path: search_tables.compatible_table(_read(path)),
     "widths": lambda path: teachers_tables.widths_table(_read(path)),
+    "targets": lambda path: teachers_tables.targets_table(_read(path)),
     "tools": lambda path: tools_table(_read(path)),
     "scale": lambda path: search_tables.scale_table(_read(path)),
     "finetuning": lambda path: finetuning_table(_read(path)),
