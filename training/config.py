@@ -754,7 +754,8 @@ def _one_line(error: ArgumentError | TypeError) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, TypeError):
         message = "config: a section such as data, augment, student or eval must be a mapping of fields"
-    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1.\2: is no field of a recipe", message)
+    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 

@@ -313,6 +313,13 @@ def test_values_without_effect_or_out_of_range_are_refused(tmp_path, fields, mes
         recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
+def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"augment": {"\x1bflip": 1}}))
+    with pytest.raises(ValueError, match=r"^augment: has no field '\\x1bflip'\. See --help"):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
