@@ -756,6 +756,7 @@ def _one_line(error: ArgumentError | TypeError) -> str:
         message = "config: a section such as data, augment, student or eval must be a mapping of fields"
     message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
     message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
+    message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
     message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
     return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 

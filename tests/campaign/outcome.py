@@ -11,10 +11,7 @@ from types import FrameType
 
 LIMIT_S = 20  # of one case
 # the start of a clear message: the field, option or file that is wrong
-NAMED = re.compile(
-    r"^(?:'[^']*'|[\w./-])(?:'[^']*'|[\w ./\[\]*-]|(?<=\w)'(?=\w))*"
-    r"(:| is | has | seems | cannot | names | was | exists)"
-)
+NAMED = re.compile(r"^[\w.'/-][\w .'/\[\]*-]*(:| is | has | seems | cannot | names | was | exists)")
 MAX_CHARACTERS = 1500
 
 RIGHT, CLEAR = "handled", "clear"

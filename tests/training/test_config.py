@@ -318,6 +318,9 @@ def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path)
     path.write_text(yaml.safe_dump(MINIMAL | {"augment": {"\x1bflip": 1}}))
     with pytest.raises(ValueError, match=r"^augment: has no field '\\x1bflip'\. See --help"):
         recipe_from_args(DistillRecipe, ["--config", str(path)])
+    path.write_text(yaml.safe_dump(MINIMAL | {"path": {";": None}}))
+    with pytest.raises(ValueError, match=r"^config: has no field 'path\.;'\. See --help"):
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
 @pytest.mark.parametrize(
