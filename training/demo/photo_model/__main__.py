@@ -197,13 +197,15 @@ def read_rounds(option: str, entries: list[str]) -> dict[str, Path]:
         entries: Each NAME=FOLDER.
 
     Raises:
-        ValueError: An entry has another form.
+        ValueError: An entry has another form, or repeats a name.
     """
     rounds = {}
     for entry in entries:
         name, _, folder = entry.partition("=")
         if not name.isidentifier() or not folder:
             raise ValueError(f"{option}: {entry!r} is not NAME=FOLDER. Write for example first=runs/first.")
+        if name in rounds:
+            raise ValueError(f"{option}: {name!r} is given twice, but names the files of one round. Rename one.")
         rounds[name] = Path(folder)
     return rounds
 

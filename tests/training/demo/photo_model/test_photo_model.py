@@ -118,6 +118,7 @@ def test_later_distillations_are_mixed_in_one_by_one(runs, tmp_path):
         (["--later", "third=x"], "later_weights: 0 are given for 1 rounds in later"),
         (["--later", "third=x", "--later_weights", "1.5"], "later_weights: must be 0 to 1, got 1.5"),
         (["--later", "x", "--later_weights", "0.5"], "later: 'x' is not NAME=FOLDER"),
+        (["--later", "a=x", "a=y", "--later_weights", "0.5", "0.5"], "later: 'a' is given twice"),
         (["--earlier", "=x"], "earlier: '=x' is not NAME=FOLDER"),
     ],
 )
