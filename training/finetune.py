@@ -45,6 +45,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     """
     import matplotlib  # noqa: F401  (a missing package is reported now, and not after the training)
 
+    from training.corpus.free_photos import FREE_PHOTOS
     from training.evaluation.embedding_cache import find_processes
     from training.finetuning.finish import Start, finish
     from training.finetuning.measure import Measurer
@@ -54,6 +55,8 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.hub.hub_model import HubModel
     from training.students import load_student
 
+    if options.photo_weight:
+        _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, too
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")

@@ -33,8 +33,9 @@ class FreePhoto:
     query: dict[str, str]
     terms: str
 
-    def open(self) -> Image.Image:
-        """Open the photograph in RGB.
+    @property
+    def path(self) -> Path:
+        """Where the installed package has the photograph.
 
         Raises:
             ValueError: The package is not installed, or has no such file.
@@ -46,7 +47,15 @@ class FreePhoto:
         path = Path(spec.submodule_search_locations[0]) / self.file
         if not path.exists():
             raise ValueError(f"{self.package}: the installed version has no {self.file}. {remedy}")
-        with Image.open(path) as image:
+        return path
+
+    def open(self) -> Image.Image:
+        """Open the photograph in RGB.
+
+        Raises:
+            ValueError: The package is not installed, or has no such file.
+        """
+        with Image.open(self.path) as image:
             return image.convert("RGB")
 
 
