@@ -138,15 +138,16 @@ def _general_texts(recipe: AlignRecipe, models: "Models", accelerator: "Accelera
 def _general_photos(
     recipe: AlignRecipe, size: int, targets: "TargetSource | None", accelerator: "Accelerator"
 ) -> "GeneralImages | None":
-    """Crops of free photographs, with the teachers' embeddings; None without a `photo_weight`."""
+    """General images, with the teachers' embeddings; None without a `photo_weight`."""
     import torch
 
     from training.corpus.photo_crops import photo_crops
+    from training.data.image_bank import load_images
     from training.tasks.align import GeneralImages
 
     if targets is None or not recipe.photo_weight:
         return None
-    images = photo_crops(size)
+    images = load_images(recipe.photos, recipe.data, size) if recipe.photos is not None else photo_crops(size)
     parts = [part.to(accelerator.device).float() for part in images.split(PHOTO_BATCH)]
     with torch.inference_mode():
         embeddings = [targets.images(part, {}).embedding.float() for part in parts]

@@ -604,9 +604,11 @@ class AlignRecipe(TrainingRecipe):
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
             project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
-        photo_weight: Weight of the cosine distance to the teacher's embeddings of crops of a few photographs that pip
-            packages bring (extra `finetune`). It keeps what the image tower knows beyond the images of the data. It
-            needs a teacher that runs during training, without `teacher_cache`.
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images. It keeps what the
+            image tower knows beyond the images of the data. It needs a teacher that runs during training, without
+            `teacher_cache`.
+        photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
+            photographs that pip packages bring (extra `finetune`).
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
@@ -627,6 +629,7 @@ class AlignRecipe(TrainingRecipe):
     anchor_weight: float = 0.0
     general_weight: float = 0.0
     photo_weight: float = 0.0
+    photos: str | None = None
     extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
     max_logit_scale: float = 100.0
@@ -647,6 +650,8 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
                 "or leave teacher_cache out."
             )
+        if self.photos is not None and not self.photo_weight:
+            raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
         if not any(self.language_weights.values()):
             raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
         weights = [value for name, value in vars(self).items() if name.endswith("_weight")]

@@ -50,12 +50,12 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.finish import Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import estimate_minutes, make_recipe
-    from training.finetuning.prepare import DATA_FOLDER, Prepared, prepare
+    from training.finetuning.prepare import DATA_FOLDER, GENERAL_FOLDER, Prepared, prepare, prepare_general
     from training.finetuning.report import START
     from training.hub.hub_model import HubModel
     from training.students import load_student
 
-    if options.photo_weight:
+    if options.photo_weight and options.general_data is None:
         _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, too
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
@@ -63,13 +63,17 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         if state.is_main_process:
             claimed.enter_context(_claim(options))
             print(prepare(options, output_dir / DATA_FOLDER), flush=True)
+            if (found := prepare_general(options, output_dir / DATA_FOLDER)) is not None:
+                print(f"General images: {found}", flush=True)
         state.wait_for_everyone()
-        prepared = Prepared.load(output_dir / DATA_FOLDER)
-        recipe = make_recipe(options, prepared, start)
+        prepared, general = Prepared.load(output_dir / DATA_FOLDER), None
+        if options.general_data is not None:
+            general = Prepared.load(output_dir / DATA_FOLDER / GENERAL_FOLDER)
+        recipe = make_recipe(options, prepared, general, start)
         if not state.is_main_process:
             train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
             return None
-        measurer = Measurer(prepared, start, processor, state.device, options.seed)
+        measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
         minutes = estimate_minutes(recipe, measurer.images_per_s * state.num_processes)
         print(
@@ -102,6 +106,8 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         )
     names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER]
     inputs = {"model": options.model, "data": options.data}
+    if options.general_data is not None:
+        inputs["general_data"] = options.general_data
     with claim_folder(options.output_dir, names, command="finetune", inputs=inputs, overwrite=replaces):
         yield
 

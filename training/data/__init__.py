@@ -3,6 +3,7 @@
 batch.py          the batch, a `TypedDict`
 captions.py       usable captions, and their token ids for student and teacher
 dataset.py        `PairDataset`: images and captions whose rows can be looked up
+image_bank.py     images without captions that stay in memory
 images.py         decode, resize and crop images; flatten transparent images onto white
 loader.py         `make_loader`: the batches of one training process
 named_images.py   which images that rows name by path or URL are opened

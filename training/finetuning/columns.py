@@ -63,7 +63,7 @@ class Columns:
     def describe(self) -> str:
         """What was found, such as `image column: file, zh captions: title`."""
         kind = "class names" if self.are_labels else "captions"
-        parts = [f"image column: {self.image}"]
+        parts = [f"image column: {self.image}"] + ([] if self.captions else ["no captions"])
         parts += [f"{language} {kind}: {column}" for language, column in self.captions.items()]
         others = [f"{language}: {', '.join(names)}" for language, names in self.others.items() if names]
         return ", ".join(parts) + (f" (not used: {'; '.join(others)})" if others else "")
@@ -86,6 +86,7 @@ def find_columns(
     finder: ImageFinder | None,
     image_column: str | None = None,
     caption_columns: Mapping[str, str] | None = None,
+    needs_captions: bool = True,
 ) -> Columns:
     """Find the columns of images and captions.
 
@@ -94,6 +95,7 @@ def find_columns(
         finder: Finder of the images that a column names by path; None if the data have no folder.
         image_column: Column of the images. Default: detected.
         caption_columns: Caption columns by language. Default: detected.
+        needs_captions: Whether data without a column of captions are refused.
 
     Raises:
         ValueError: A given column does not exist, or none is detected.
@@ -115,7 +117,7 @@ def find_columns(
     best = min((_tier(name) for names in found.values() for name in names), default=0)
     ranked = {language: [name for name in names if _tier(name) == best] for language, names in found.items()}
     captions = {language: names[0] for language, names in ranked.items() if names}
-    if not captions:
+    if not captions and needs_captions:
         raise ValueError(
             "data: no column has captions in Chinese characters or Latin letters, only "
             f"{', '.join(rows.column_names)}. Add such a column, or name it: --caption_columns.zh COLUMN."

@@ -10,7 +10,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
 from training.engine.checkpoint import BEST_FOLDER, save_final
 from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate
-from training.finetuning.measure import GENERAL, VALIDATION, Embeddings, Measurer, compatibility, mean_of
+from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compatibility, general_means, mean_of
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
 from training.finetuning.prepare import Prepared
 from training.finetuning.report import FINETUNED, Outcome, write_report
@@ -45,7 +45,7 @@ def finish(
         options: Options of the command.
         prepared: Images and captions.
         recipe: Recipe of the training, whose `output_dir` has its end, and the best model on the validation split.
-        measurer: Validation split and general texts.
+        measurer: Validation split, general images and general texts.
         start: Starting model.
         program: Command as users type it, for the results.
     """
@@ -58,7 +58,7 @@ def finish(
         model.load_state_dict(interpolate(start.weights, end, weight))
         embeddings = measurer.encode(model) if weight else start.embeddings
         rows = measurer.rows(model, FINETUNED, embeddings)
-        points.append(Point(weight, mean_of(rows, VALIDATION), mean_of(rows, GENERAL)))
+        points.append(Point(weight, mean_of(rows, VALIDATION), general_means(rows)))
         measured.append((rows, embeddings))
     chosen = choose(points, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]

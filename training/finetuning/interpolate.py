@@ -19,12 +19,12 @@ class Point:
     Args:
         weight: Weight of the end of training, 0..1; 0 is the starting model.
         validation: Mean accuracy on the validation split, 0..1.
-        general: Mean accuracy on general texts, 0..1.
+        general: Mean accuracy on each set of what should be kept, 0..1, by its name.
     """
 
     weight: float
     validation: float
-    general: float
+    general: Mapping[str, float]
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -42,14 +42,18 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: 
 
 
 def choose(points: Sequence[Point], max_loss: float) -> Point:
-    """The point that is best on the validation split among those that keep the accuracy on general texts.
+    """The point that is best on the validation split among those that keep the accuracy on all general sets.
 
     Of equally good points, the one nearest to the starting model is chosen.
 
     Args:
         points: Points in ascending order of their weight, the starting model first.
-        max_loss: Largest loss of accuracy on general texts, as a fraction.
+        max_loss: Largest loss of accuracy on a general set, as a fraction.
     """
-    least = points[0].general - max_loss - TOLERANCE
-    kept = [point for point in points if point.general >= least]
+    start = points[0].general
+    kept = [
+        point
+        for point in points
+        if all(point.general[name] >= value - max_loss - TOLERANCE for name, value in start.items())
+    ]
     return max(kept, key=lambda point: (point.validation, -point.weight))

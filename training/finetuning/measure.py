@@ -1,12 +1,13 @@
-"""Accuracy of a model on the validation split of the user's data, and on general texts."""
+"""Accuracy of a model on the validation split of the user's data, on general images, and on general texts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from datasets import Dataset
+from PIL import Image as PILImage
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -23,7 +24,7 @@ from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval
 from training.finetuning.prepare import Prepared
 from training.utils.results import Row
 
-VALIDATION, GENERAL = "validation", "general texts"
+VALIDATION, GENERAL, GENERAL_IMAGES = "validation", "general texts", "general images"
 TEXT_PROTOCOL = "text to text"
 MODEL = "student"
 BATCH_SIZE = 64
@@ -31,7 +32,7 @@ BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of the validation split.
+    """Embeddings of a validation split.
 
     Args:
         images: Embeddings of the images, (N, D) float32, L2-normalized.
@@ -42,75 +43,49 @@ class Embeddings:
     captions: dict[str, Tensor]
 
 
-class Measurer:
-    """Measures models on the same images and texts. The images are decoded once.
+class CaptionedImages:
+    """A validation split whose images are decoded once.
 
     Args:
+        name: Name of the set, written to the rows.
         prepared: Images and captions.
-        model: Starting model, for the preparation of its images and for its languages.
-        processor: Processor of the model.
-        device: Device on which models run.
+        prepare: Function of an RGB image that returns the input of the model, (S, S, 3) uint8.
         seed: Seed of the run, written to the rows.
-
-    Attributes:
-        images_per_s: Throughput of the last model that was measured.
     """
 
-    def __init__(
-        self, prepared: Prepared, model: DCCLIPModel, processor: DCCLIPProcessor, device: torch.device, seed: int
-    ):
-        self.processor, self.device, self.seed, self.images_per_s = processor, device, seed, 0.0
+    def __init__(self, name: str, prepared: Prepared, prepare: Callable[[PILImage.Image], Tensor], seed: int):
+        self.name, self.seed = name, seed
         rows = load_source(str(prepared.validation))
         columns = {language: language for language in prepared.languages if any(rows[language])}
-        self.pairs: RetrievalSet = make_retrieval_set(VALIDATION, rows, columns, "image", prepared.validation.name)
-        prepare = self._wrap(model).images.fit
+        self.pairs: RetrievalSet = make_retrieval_set(name, rows, columns, "image", prepared.validation.name)
         self.pixels = torch.cat(list(prepared_batches(self.pairs.rows, "image", BATCH_SIZE, prepare)))
         self.names = {language: _names(prepared.training, rows, language) for language in columns}
         self.are_labels = prepared.are_labels
-        self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
 
-    def _wrap(self, model: DCCLIPModel) -> ZeroShotModel:
-        return ZeroShotModel(model.eval(), self.processor, MODEL).to(self.device)
-
-    def encode(self, model: DCCLIPModel) -> Embeddings:
-        """Encode the validation split.
+    def encode(self, model: ZeroShotModel, device: torch.device) -> Embeddings:
+        """Encode the images and the captions.
 
         Args:
-            model: Model with the same image and text preparation as the starting model.
+            model: Model with the preparation of images that the set was made for.
+            device: Device on which the model runs.
         """
-        wrapped, start = self._wrap(model), time.perf_counter()
-        normalize = wrapped.images.normalize
-        parts = [wrapped.embed_images(normalize(part.to(self.device))).cpu() for part in self.pixels.split(BATCH_SIZE)]
-        self.images_per_s = len(self.pixels) / (time.perf_counter() - start)
-        captions = {language: wrapped.encode_texts(texts) for language, texts in self.pairs.captions.items()}
+        normalize = model.images.normalize
+        parts = [model.embed_images(normalize(part.to(device))).cpu() for part in self.pixels.split(BATCH_SIZE)]
+        captions = {language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()}
         return Embeddings(torch.cat(parts), captions)
 
-    def rows(self, model: DCCLIPModel, stage: str, embeddings: Embeddings | None = None) -> list[Row]:
-        """Measure a model on the validation split and on general texts.
+    def score(self, model: ZeroShotModel, stage: str, embeddings: Embeddings) -> list[Row]:
+        """Accuracy in each language: retrieval, or top-1 and top-5 among the class names.
 
         Args:
             model: Model to measure.
             stage: Stage of the model, written to the rows.
-            embeddings: Embeddings of the validation split by this model. Default: they are computed.
+            embeddings: Embeddings of the set by this model.
         """
-        embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
-        return self._validation(wrapped, stage, embeddings) + general_rows(wrapped, self.general, stage, self.seed)
-
-    def validate(self, model: DCCLIPModel) -> dict[str, float]:
-        """Mean accuracy on the validation split, 0..1, by the name `VALIDATION`.
-
-        Args:
-            model: Model to measure.
-        """
-        rows = self._validation(self._wrap(model), "", self.encode(model))
-        return {VALIDATION: mean_of(rows, VALIDATION)}
-
-    def _validation(self, wrapped: ZeroShotModel, stage: str, embeddings: Embeddings) -> list[Row]:
-        """Accuracy on the validation split in each language."""
         rows: list[Row] = []
         for language, texts in embeddings.captions.items():
             if self.are_labels:
-                rows += self._classify(wrapped, embeddings.images, language, stage)
+                rows += self._classify(model, embeddings.images, language, stage)
             else:
                 rows += retrieval.score(
                     self.pairs, language, embeddings.images, texts, MODEL, stage=stage, seed=self.seed
@@ -123,19 +98,96 @@ class Measurer:
         label = {image: names.index(captions[caption]) for image, caption in self.pairs.pairs[language].tolist()}
         labels = torch.tensor(list(label.values()))
         measured = measure(images[list(label)], class_embeddings(model, names), labels, ("top1", "top5"))
-        fields = {"model": MODEL, "stage": stage, "set": VALIDATION, "protocol": CLASS_NAMES, "language": language}
+        fields = {"model": MODEL, "stage": stage, "set": self.name, "protocol": CLASS_NAMES, "language": language}
         return measured.rows(seed=self.seed, **fields)
 
     def chance(self, row: Row) -> float:
-        """Expected value of a row for a model that answers at random, 0..1."""
-        if row.set == GENERAL:
-            return 1 / len(self.general.first)
+        """Expected value of a row of this set for a model that answers at random, 0..1."""
         language = str(row.language)
         if row.protocol == CLASS_NAMES:
             return min(1.0, int(row.metric.removeprefix("top")) / len(self.names[language]))
         k = int(row.metric.rpartition("@")[2])
         is_to_text = row.metric.startswith("image_to_text")
         return min(1.0, k / (len(self.pairs.captions[language]) if is_to_text else len(self.pairs.rows)))
+
+
+class Measurer:
+    """Measures models on the same images and texts.
+
+    Args:
+        prepared: The user's images and captions.
+        general: The user's general images; None if there are none. Without captions they are not measured.
+        model: Starting model, for the preparation of its images and for its languages.
+        processor: Processor of the model.
+        device: Device on which models run.
+        seed: Seed of the run, written to the rows.
+
+    Attributes:
+        images_per_s: Throughput of the last model that was measured.
+    """
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        general: Prepared | None,
+        model: DCCLIPModel,
+        processor: DCCLIPProcessor,
+        device: torch.device,
+        seed: int,
+    ):
+        self.processor, self.device, self.seed, self.images_per_s = processor, device, seed, 0.0
+        prepare = self._wrap(model).images.fit
+        self.validation = CaptionedImages(VALIDATION, prepared, prepare, seed)
+        self.general_images: CaptionedImages | None = None
+        if general is not None and general.num_validation:
+            self.general_images = CaptionedImages(GENERAL_IMAGES, general, prepare, seed)
+        self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
+
+    def _wrap(self, model: DCCLIPModel) -> ZeroShotModel:
+        return ZeroShotModel(model.eval(), self.processor, MODEL).to(self.device)
+
+    def encode(self, model: DCCLIPModel) -> Embeddings:
+        """Encode the validation split.
+
+        Args:
+            model: Model with the same image and text preparation as the starting model.
+        """
+        start = time.perf_counter()
+        embeddings = self.validation.encode(self._wrap(model), self.device)
+        self.images_per_s = len(embeddings.images) / (time.perf_counter() - start)
+        return embeddings
+
+    def rows(self, model: DCCLIPModel, stage: str, embeddings: Embeddings | None = None) -> list[Row]:
+        """Measure a model on the validation split, on general images and on general texts.
+
+        Args:
+            model: Model to measure.
+            stage: Stage of the model, written to the rows.
+            embeddings: Embeddings of the validation split by this model. Default: they are computed.
+        """
+        embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
+        rows = self.validation.score(wrapped, stage, embeddings)
+        if self.general_images is not None:
+            encoded = self.general_images.encode(wrapped, self.device)
+            rows += self.general_images.score(wrapped, stage, encoded)
+        return rows + general_rows(wrapped, self.general, stage, self.seed)
+
+    def validate(self, model: DCCLIPModel) -> dict[str, float]:
+        """Mean accuracy on the validation split, 0..1, by the name `VALIDATION`.
+
+        Args:
+            model: Model to measure.
+        """
+        rows = self.validation.score(self._wrap(model), "", self.encode(model))
+        return {VALIDATION: mean_of(rows, VALIDATION)}
+
+    def chance(self, row: Row) -> float:
+        """Expected value of a row for a model that answers at random, 0..1."""
+        if row.set == GENERAL:
+            return 1 / len(self.general.first)
+        measured = self.general_images if row.set == GENERAL_IMAGES else self.validation
+        assert measured is not None  # it has given the row
+        return measured.chance(row)
 
 
 def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None, seed: int | None) -> list[Row]:
@@ -176,10 +228,19 @@ def mean_of(rows: Sequence[Row], name: str) -> float:
 
     Args:
         rows: Rows of one model.
-        name: Name of the set, `VALIDATION` or `GENERAL`.
+        name: Name of the set, `VALIDATION`, `GENERAL` or `GENERAL_IMAGES`.
     """
     values = [row.value for row in rows if row.set == name]
     return sum(values) / len(values)
+
+
+def general_means(rows: Sequence[Row]) -> dict[str, float]:
+    """Mean accuracy on general texts and, if they were measured, on general images, 0..1, by name of the set.
+
+    Args:
+        rows: Rows of one model.
+    """
+    return {name: mean_of(rows, name) for name in (GENERAL, GENERAL_IMAGES) if any(row.set == name for row in rows)}
 
 
 def compatibility(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MAX_GENERAL_LOSS = 0.01  # of the accuracy on general texts, as a fraction
+MAX_GENERAL_LOSS = 0.01  # of the accuracy on general texts, and on general images, as a fraction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +16,9 @@ class FinetuneOptions:
             names; parquet files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file
             are relative to the folder of the file.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
+        general_data: Other images on which the model should stay as good, in any form of `data`, with or without
+            captions. The model is held to its start on them, instead of on crops of free photographs. With captions,
+            15 % of them are measured before and after, and the finished model loses at most 1 point there.
         image_column: Column of the images or their paths. Default: detected.
         allow_urls: Whether images that the data name by URL are fetched. Otherwise they are left out.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
@@ -35,8 +38,8 @@ class FinetuneOptions:
             captions. With 0 the embeddings cannot be compared with those of the starting model.
         general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
             come with this project.
-        photo_weight: Weight of the cosine distance to the embeddings of the starting model, for crops of a few
-            photographs that pip packages bring.
+        photo_weight: Weight of the cosine distance to the embeddings of the starting model, for the images of
+            `general_data`, or else for crops of a few photographs that pip packages bring.
         seed: Seed of all randomness.
         resume: Whether to continue an interrupted run from its last checkpoint.
         overwrite: Whether to replace a model and other files in `output_dir`.
@@ -45,6 +48,7 @@ class FinetuneOptions:
     model: str
     data: str
     output_dir: str
+    general_data: str | None = None
     image_column: str | None = None
     allow_urls: bool = False
     allow_paths: bool = False

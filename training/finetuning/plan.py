@@ -23,12 +23,15 @@ FORWARD_PASSES = 5.5
 NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
-def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel) -> AlignRecipe:
+def make_recipe(
+    options: FinetuneOptions, prepared: Prepared, general: Prepared | None, model: DCCLIPModel
+) -> AlignRecipe:
     """Choose steps, batch size and frozen layers, unless the options state them.
 
     Args:
         options: Options of the command.
         prepared: Images and captions.
+        general: General images; None for the photographs that pip packages bring.
         model: Starting model.
 
     Raises:
@@ -61,6 +64,7 @@ def make_recipe(options: FinetuneOptions, prepared: Prepared, model: DCCLIPModel
         anchor_weight=options.anchor_weight,
         general_weight=options.general_weight,
         photo_weight=options.photo_weight,
+        photos=str(general.training) if general is not None and options.photo_weight else None,
         seed=options.seed,
         max_steps=steps,
         batch_size=batch_size,

@@ -28,7 +28,7 @@ from training.prepare.curate.images import ExaminedImage, examine_image
 from training.prepare.curate.options import CurateOptions
 from training.utils.files import atomic_write, write_text
 
-DATA_FOLDER = "data"
+DATA_FOLDER, GENERAL_FOLDER = "data", "general"
 TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
     "train.parquet", "validation.parquet", "summary.json", "skipped.csv"
 )  # fmt: skip
@@ -107,34 +107,65 @@ class _Pairs:
     num_merged: int = 0
 
 
-def prepare(options: FinetuneOptions, folder: Path) -> Prepared:
+def prepare_general(options: FinetuneOptions, folder: Path) -> Prepared | None:
+    """Read the images of `general_data` and write their two splits; without captions, all are for training.
+
+    Args:
+        options: Location of the data.
+        folder: Folder of the splits of `data`, in which this one gets a folder of its own.
+
+    Returns:
+        None without `general_data`.
+
+    Raises:
+        ValueError: As `prepare`, except that captions may be missing.
+    """
+    if options.general_data is None:
+        return None
+    general = FinetuneOptions(
+        model=options.model,
+        data=options.general_data,
+        output_dir=options.output_dir,
+        allow_urls=options.allow_urls,
+        allow_paths=options.allow_paths,
+        seed=options.seed,
+    )
+    try:
+        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False)
+    except ValueError as error:
+        raise ValueError(f"general_data: {str(error).removeprefix('data: ')}") from error
+
+
+def prepare(options: FinetuneOptions, folder: Path, needs_captions: bool = True) -> Prepared:
     """Read the user's data, leave out what cannot be used, and write the two splits.
 
     Args:
         options: Location of the data, their columns, and the share of the validation split.
         folder: Folder for the parquet files; created if it is missing.
+        needs_captions: Whether images without captions are left out. Otherwise they are for training, and without any
+            caption in the data all images are.
 
     Raises:
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
             different images.
     """
-    opened = open_data(options.data, options.split, options.subset)
-    columns = find_columns(opened.rows, opened.finder, options.image_column, options.caption_columns)
+    opened = open_data(options.data, options.split, options.subset, needs_captions)
+    given = options.image_column, options.caption_columns
+    columns = find_columns(opened.rows, opened.finder, *given, needs_captions=needs_captions)
     rules = CellRules(options.allow_urls, options.allow_paths or opened.roots is None, opened.roots or ())
     if options.allow_urls:
         opened = replace(opened, rows=fetch_allowed(opened.rows, columns.image, rules, options.data))
-    pairs = _read_pairs(opened, columns, rules)
+    pairs = _read_pairs(opened, columns, rules, needs_captions)
     folder.mkdir(parents=True, exist_ok=True)
     _write_skipped(folder / SKIPPED_FILE, pairs.skipped)
     if not pairs.rows:
         raise ValueError(f"data: no row of {options.data!r} can be used. {_describe(pairs, folder)[0]}")
     languages = [language for language in columns.captions if any(language in texts for texts in pairs.captions)]
-    _check_captions(pairs, languages, columns)
-    hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
-    try:
-        training, validation = split_images(hashes, colours, options.validation_share, options.seed)
-    except ValueError as error:
-        raise ValueError(" ".join([str(error), *_describe(pairs, folder)])) from error
+    if needs_captions:
+        _check_captions(pairs, languages, columns)
+    else:
+        languages = [language for language in languages if len(_texts(pairs, language)) > 1]
+    training, validation = _split(options, pairs, folder) if languages else (np.arange(len(pairs.rows)), np.arange(0))
     images = opened.rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     for name, rows in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
         _write_rows(folder / name, images, pairs, rows.tolist(), languages)
@@ -151,7 +182,7 @@ def prepare(options: FinetuneOptions, folder: Path) -> Prepared:
     return prepared
 
 
-def _read_pairs(opened: Opened, columns: Columns, rules: CellRules) -> _Pairs:
+def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
     """Look up, decode and hash the image of each row, and read its captions."""
     pairs, by_digest = _Pairs(), dict[bytes, int]()
     texts = {
@@ -165,7 +196,7 @@ def _read_pairs(opened: Opened, columns: Columns, rules: CellRules) -> _Pairs:
             language: found for language, (cells, mixed) in texts.items()
             if (found := captions_of(cells[number], language, mixed))
         }  # fmt: skip
-        if cause is None and not captions:
+        if cause is None and not captions and needs_captions:
             cause = "no caption"
         if cause is not None:
             pairs.skipped.append((number, name, cause))
@@ -234,16 +265,33 @@ def _existing(name: str) -> Path | None:
     return Path(name).absolute() if Path(name).is_file() else None
 
 
+def _split(options: FinetuneOptions, pairs: _Pairs, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and of the validation images; one without a caption is for training."""
+    hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
+    try:
+        training, validation = split_images(hashes, colours, options.validation_share, options.seed)
+    except ValueError as error:
+        raise ValueError(" ".join([str(error), *_describe(pairs, folder)])) from error
+    has_captions = np.array(list(map(bool, pairs.captions)))
+    bare = validation[~has_captions[validation]]
+    return np.sort(np.concatenate([training, bare])), validation[has_captions[validation]]
+
+
 def _check_captions(pairs: _Pairs, languages: list[str], columns: Columns):
     """Refuse captions that are all the same: there is nothing to tell apart."""
     for language in languages:
-        texts = {text for captions in pairs.captions for text in captions.get(language, [])}
+        texts = _texts(pairs, language)
         if len(texts) == 1:
             kind = "one class only" if columns.are_labels else "the same caption for every image"
             raise ValueError(
                 f"data: there is {kind}, {next(iter(texts))!r} ({language}), so there is nothing to tell apart. Add "
                 "images of other classes, or captions that differ."
             )
+
+
+def _texts(pairs: _Pairs, language: str) -> set[str]:
+    """All different captions in a language."""
+    return {text for captions in pairs.captions for text in captions.get(language, [])}
 
 
 def _describe(pairs: _Pairs, folder: Path) -> list[str]:

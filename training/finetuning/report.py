@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from training.finetuning.interpolate import Point
-from training.finetuning.measure import GENERAL, VALIDATION
+from training.finetuning.measure import GENERAL, GENERAL_IMAGES, VALIDATION
 from training.utils.files import atomic_write, write_text
 from training.utils.results import RESULTS_FILE, Results, Row, markdown_table
 
 TABLE_FILE, PLOT_FILE = "table.md", "finetune.png"
 START, FINETUNED = "start", "finetuned"
-COLOURS = {VALIDATION: "#2a78d6", GENERAL: "#d6452a"}
+COLOURS = {VALIDATION: "#2a78d6", GENERAL: "#d6452a", GENERAL_IMAGES: "#3a9a4a"}
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,16 @@ class Outcome:
 
     def choice(self) -> str:
         """One sentence about the chosen point."""
+        kept = " and ".join(self.chosen.general)
         if not self.chosen.weight:
             return (
                 "No point between the starting model and the end of training is better on the validation split while "
-                "it keeps the accuracy on general texts, so the finished model equals the starting model. More images "
+                f"it keeps the accuracy on {kept}, so the finished model equals the starting model. More images "
                 "help most."
             )
         return (
             f"The finished model is the starting model plus {self.chosen.weight:.1f} of its change in training, the "
-            "best point on the validation split that loses at most 1 point on general texts."
+            f"best point on the validation split that loses at most 1 point on {kept}."
         )
 
 
@@ -95,10 +96,9 @@ def plot(outcome: Outcome, path: Path):
     bars.invert_yaxis()
     bars.set(title="before (grey) and after", xlabel="%", xlim=(0, 100))
     weights = [point.weight for point in outcome.points]
-    for name, values in (
-        (VALIDATION, [point.validation for point in outcome.points]),
-        (GENERAL, [point.general for point in outcome.points]),
-    ):
+    curves = {VALIDATION: [point.validation for point in outcome.points]}
+    curves |= {name: [point.general[name] for point in outcome.points] for name in outcome.chosen.general}
+    for name, values in curves.items():
         curve.plot(weights, [100 * value for value in values], "o-", color=COLOURS[name], label=name)
     curve.axvline(outcome.chosen.weight, color="#333333", ls=":", lw=1)
     curve.set(title="interpolation (dotted: chosen)", xlabel="weight of the end of training", ylabel="mean, %")

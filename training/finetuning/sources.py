@@ -40,20 +40,21 @@ class Opened:
     notes: list[str] = field(default_factory=list)
 
 
-def open_data(data: str, split: str = "train", subset: str | None = None) -> Opened:
+def open_data(data: str, split: str = "train", subset: str | None = None, needs_captions: bool = True) -> Opened:
     """Open the user's data.
 
     Args:
         data: Any form that the option `data` of `training/finetune.py` accepts.
         split: Split to load, if the source has several.
         subset: Configuration of a Hub data set that has several.
+        needs_captions: Whether a folder of images without captions is refused.
 
     Raises:
         ValueError: There is nothing of a known form at this location.
     """
     path = Path(data).expanduser()
     if path.is_dir():
-        return _open_folder(path, split)
+        return _open_folder(path, split, needs_captions)
     if path.suffix.lower() in SUFFIXES:
         if not path.is_file():
             raise ValueError(f"data: there is no file {data!r}. Check the path.")
@@ -76,7 +77,7 @@ def _open_table(path: Path) -> Opened:
     return Opened(rows, ImageFinder(path.parent), f"{kind} in {table.encoding}", roots, table.notes)
 
 
-def _open_folder(folder: Path, split: str) -> Opened:
+def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a table in the folder, or parquet files and tar shards, or images in class folders or with captions."""
     tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
     if len(tables) > 1:
@@ -89,15 +90,15 @@ def _open_folder(folder: Path, split: str) -> Opened:
     if any(folder.rglob("*.parquet")):
         rows, roots = _undecoded(load_source(str(folder), split)), (folder.resolve(),)
         return Opened(rows, ImageFinder(folder), "parquet files", roots)
-    return _open_images(folder)
+    return _open_images(folder, needs_captions)
 
 
-def _open_images(folder: Path) -> Opened:
+def _open_images(folder: Path, needs_captions: bool) -> Opened:
     """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
     inner = {path.name.lower(): path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
     train = next((name for name in TRAIN_FOLDERS if name in inner), None)
     if train is not None and set(inner) <= SPLIT_FOLDERS:
-        opened = _open_images(inner[train])
+        opened = _open_images(inner[train], needs_captions)
         opened.notes.append(f"Only the folder {train!r} is used; the other splits stay untouched.")
         return opened
     paths = list_images(folder)
@@ -113,6 +114,8 @@ def _open_images(folder: Path) -> Opened:
         return _images_with("label", classes, paths, folder, "class folders")
     if _cover(texts := [_text_of_name(path) for path in paths]):
         return _images_with("file name", texts, paths, folder, "images with file names")
+    if not needs_captions:
+        return Opened(Dataset.from_dict({"file": list(map(str, paths))}), ImageFinder(folder), "images", roots=None)
     raise ValueError(
         f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "
         "class, a text file beside each image, or a CSV file with paths and captions."

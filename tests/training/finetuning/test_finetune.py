@@ -100,7 +100,8 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
-    assert chosen["general"] >= first["general"] - 0.01 and chosen["validation"] >= first["validation"]
+    assert chosen["general"]["general texts"] >= first["general"]["general texts"] - 0.01
+    assert list(first["general"]) == ["general texts"] and chosen["validation"] >= first["validation"]
     best = folder / "tuned" / "best"
     before, end, after = (load_file(path / "model.safetensors") for path in (start, best, folder))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
@@ -168,6 +169,29 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert config.teacher is None and config.base_model == str(start) and config.base_model_license == "cc-by-nc-4.0"
     assert "not comparable with those of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+
+
+def test_general_images_are_held_and_measured(start, rows, train_rows, tmp_path, capsys):
+    """Half of them have captions. The packages of free photographs are not needed."""
+    data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
+    others = distinct_rows(train_rows, 3 * NUM_IMAGES).select(range(1, 3 * NUM_IMAGES, 2))
+    titles = [
+        (path, title if number % 2 else "")
+        for number, (path, title) in enumerate(write_images(tmp_path / "general", others))
+    ]
+    general = write_csv(tmp_path / "general" / "general.csv", titles)
+    run(start, data, tmp_path / "mine", "--general_data", str(general))
+    assert "General images: CSV file in UTF-8, image column: file, zh captions: title" in capsys.readouterr().out
+    results = Results.read(tmp_path / "mine" / "results.json")
+    for stage in ("start", "finetuned"):
+        assert {row.language for row in results.rows if (row.set, row.stage) == ("general images", stage)} == {"zh"}
+    facts = results.meta["finetune"]
+    assert all(list(point["general"]) == ["general texts", "general images"] for point in facts["curve"])
+    log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    assert any("photos" in json.loads(line) for line in log)
+    card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "class names that come with DC-CLIP and other images, without captions." in card
+    assert "general texts and general images" in card and str(tmp_path) not in card
 
 
 def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tmp_path, monkeypatch):

@@ -24,5 +24,14 @@ def test_weights_are_interpolated_and_counts_are_not():
     ],
 )
 def test_the_best_point_that_keeps_general_accuracy_is_chosen(validation, general, weight):
-    points = [Point(*values) for values in zip((0.0, 0.5, 1.0), validation, general, strict=True)]
+    points = [
+        Point(place, value, {"texts": kept})
+        for place, value, kept in zip((0, 0.5, 1), validation, general, strict=True)
+    ]
     assert choose(points, 0.01).weight == weight
+
+
+def test_every_general_set_is_kept():
+    kept = [{"texts": 0.9, "images": 0.5}, {"texts": 0.9, "images": 0.495}, {"texts": 0.95, "images": 0.48}]
+    points = [Point(weight, weight, each) for weight, each in zip((0, 0.5, 1), kept, strict=True)]
+    assert choose(points, 0.01).weight == 0.5

@@ -8,10 +8,10 @@ from training.finetuning.plan import early_layers, estimate_minutes, make_recipe
 from training.finetuning.prepare import Prepared
 
 
-def recipe_for(num_images: int, **options):
+def recipe_for(num_images: int, general: Prepared | None = None, **options):
     prepared = Prepared(Path("data"), ["zh"], num_images, 10, False, "", [])
     return make_recipe(
-        FinetuneOptions(model="start", data="", output_dir="mine", **options), prepared, make_model(VIT)
+        FinetuneOptions(model="start", data="", output_dir="mine", **options), prepared, general, make_model(VIT)
     )
 
 
@@ -28,6 +28,13 @@ def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epo
 def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
     assert recipe_for(100).teacher == "start" and recipe_for(100, anchor_weight=0.0).teacher == "start"
     assert recipe_for(100, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0).teacher is None
+
+
+def test_general_images_of_the_user_replace_the_free_photographs():
+    general = Prepared(Path("general"), [], 50, 0, False, "", [])
+    assert recipe_for(100).photos is None
+    assert recipe_for(100, general).photos == str(Path("general", "train.parquet"))
+    assert recipe_for(100, general, photo_weight=0.0).photos is None
 
 
 def test_a_batch_that_is_larger_than_the_data_is_refused():

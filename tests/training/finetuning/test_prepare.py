@@ -12,7 +12,7 @@ from tests.training.data.shards import read_samples, write_shards
 from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
 from training.data import load_source
 from training.finetuning.options import FinetuneOptions
-from training.finetuning.prepare import Prepared, prepare
+from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.split import split_images
 from training.prepare.curate.images import colours, perceptual_hash
 
@@ -140,6 +140,42 @@ def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
         both = [load_source(str(path)) for path in (prepared.training, prepared.validation)]
         assert sorted(text for table in both for texts in table["zh"] for text in texts) == sorted(rows["zh"])
         assert both[0][0]["image"].size == (64, 64)
+
+
+def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:
+    general = None if data is None else str(data)
+    # the options of the user's own data do not apply to general images
+    own = {"caption_columns": {"zh": "title"}, "image_column": "file", "validation_share": 0.5, "split": "own"}
+    return prepare_general(
+        FinetuneOptions(model="", data="", output_dir="", general_data=general, **(own | options)), tmp_path / "data"
+    )
+
+
+def test_general_images_need_no_captions(tmp_path, rows):
+    assert general_of(tmp_path, None) is None
+    write_images(tmp_path / "camera", rows, lambda number: f"IMG_{number:04}.png")
+    prepared = general_of(tmp_path, tmp_path / "camera")
+    assert prepared.found == "images, image column: file, no captions" and prepared.languages == []
+    assert (prepared.num_training, prepared.num_validation) == (len(rows), 0)
+    assert prepared == Prepared.load(tmp_path / "data" / "general")
+    assert load_source(str(prepared.training)).column_names == ["image"]
+
+
+def test_general_images_with_captions_have_a_validation_split(tmp_path, titles):
+    some = [(path, title if number % 2 else "") for number, (path, title) in enumerate(titles)]
+    prepared = general_of(tmp_path, write_csv(tmp_path / "titles.csv", some))
+    assert prepared.languages == ["zh"] and 0 < prepared.num_validation <= 4
+    assert prepared.num_training + prepared.num_validation == len(titles)
+    assert all(load_source(str(prepared.validation))["zh"])
+    same = write_csv(tmp_path / "same.csv", [(path, "照片") for path, _ in titles])
+    assert general_of(tmp_path, same).num_validation == 0  # there is nothing to tell apart
+
+
+def test_errors_of_general_images_name_their_option(tmp_path, titles):
+    with pytest.raises(ValueError, match=r"^general_data: there is no file 'nowhere\.csv'"):
+        general_of(tmp_path, "nowhere.csv")
+    with pytest.raises(ValueError, match=r"^general_data: 15 usable images are too few"):
+        general_of(tmp_path, write_csv(tmp_path / "titles.csv", titles[:15]))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """What a card says about a fine-tuned model. Every sentence follows from its config, its recipe or its results."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from training.hub.cards.example import NAMES
 from training.hub.cards.facts import ModelFacts
@@ -13,6 +14,7 @@ GENERAL = {  # what a weight of the recipe holds to the starting model beyond th
     "general_weight": "class names that come with DC-CLIP",
     "photo_weight": "crops of free photographs from scikit-image, scikit-learn and matplotlib",
 }
+PHOTOS = "other images, without captions"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Finetuning:
         general: Kinds of texts and images beyond the data on which losses held it to the base model.
         data: Data of the run, as the user named them, or the file of the training split.
         weight: Weight of the end of training in the interpolation, 0..1; None if the run has not chosen one.
+        kept: Sets that the choice of this point kept the accuracy on.
         cosines: Mean cosine between the embeddings of both models on the validation split, by kind; empty if it was
             not measured.
     """
@@ -38,6 +41,7 @@ class Finetuning:
     general: list[str]
     data: str
     weight: float | None
+    kept: list[str]
     cosines: dict[str, float]
 
     @classmethod
@@ -57,9 +61,10 @@ class Finetuning:
             license=facts.base_model_license,
             languages=[NAMES.get(language, language) for language in recipe["data"]["caption_columns"]],
             is_anchored=bool(recipe.get("anchor_weight")),
-            general=[kind for weight, kind in GENERAL.items() if recipe.get("teacher") and recipe.get(weight)],
+            general=_general_kinds(recipe),
             data=measured.get("data", runs[-1].sources[0]),
             weight=measured.get("weight"),
+            kept=list(curve[0]["general"]) if (curve := measured.get("curve")) else [],
             cosines=measured.get("cosine_to_start", {}),
         )
 
@@ -94,10 +99,16 @@ class Finetuning:
         if not self.weight:
             return (
                 f"The weights equal those of `{self.base_model}`: no point between them and the end of training was "
-                "better on the validation split and kept the accuracy on general texts."
+                f"better on the validation split and kept the accuracy on {' and '.join(self.kept)}."
             )
         return (
             f"The weights are those of `{self.base_model}` plus {self.weight:.1f} of their change in training "
             "(WiSE-FT, [arXiv 2109.01903](https://arxiv.org/abs/2109.01903)). This point was chosen on the validation "
-            "split, on condition that the accuracy on general texts falls by at most 1 point."
+            f"split, on condition that the accuracy on {' and '.join(self.kept)} falls by at most 1 point."
         )
+
+
+def _general_kinds(recipe: Mapping[str, Any]) -> list[str]:
+    """Kinds of texts and images, beyond the data, on which a recipe holds a model to its start."""
+    kinds = GENERAL | ({"photo_weight": PHOTOS} if recipe.get("photos") else {})
+    return [kind for weight, kind in kinds.items() if recipe.get("teacher") and recipe.get(weight)]

@@ -15,20 +15,21 @@ def train(arm: str, options: FinetuneOptions) -> Path:
     """Fine-tune a model.
 
     Args:
-        arm: `default` is the command as users run it, `no_photos` without its anchor on photographs. `plain` trains
-            everything, without anchors, early stopping and interpolation. `lora` does so with low-rank adapters.
+        arm: `default` is the command as users run it, `no_photos` without its anchor on photographs, and any arm that
+            is not named here with `general_data`. `plain` trains everything, without anchors, early stopping and
+            interpolation. `lora` does so with low-rank adapters.
         options: Options of the command.
 
     Returns:
         Folder of the finished model.
     """
     output_dir = Path(options.output_dir)
-    if arm in ("default", "no_photos"):
-        finetune.run(options if arm == "default" else replace(options, photo_weight=0.0))
+    if arm not in ("plain", "lora"):
+        finetune.run(replace(options, photo_weight=0.0) if arm == "no_photos" else options)
         return output_dir
     options = replace(options, anchor_weight=0.0, general_weight=0.0, photo_weight=0.0)
     start, _ = load_student(options.model, "model")
-    recipe = make_recipe(options, prepare(options, output_dir / DATA_FOLDER), start)
+    recipe = make_recipe(options, prepare(options, output_dir / DATA_FOLDER), None, start)
     recipe = replace(recipe, freeze=[], save_every=0)
     if arm == "plain":
         finetune.train(recipe, None, finetune.open_student, HubModel)

@@ -21,7 +21,7 @@ from training.finetuning.measure import general_rows
 from training.finetuning.options import FinetuneOptions
 from training.students import load_student
 from training.studies.finetuning.arms import train
-from training.studies.finetuning.options import FinetuningOptions, K
+from training.studies.finetuning.options import GENERAL_ARM, FinetuningOptions, K
 from training.studies.finetuning.pool import Pool
 from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
 from training.teachers.lineage import weights_fingerprint
@@ -58,6 +58,7 @@ class FinetuningStudy:
                 None,
                 command_of(program, options),
                 model=options.model,
+                general_data=options.general_data,
                 weights=weights_fingerprint(load_student(options.model, "model")[0]),
                 images={
                     "test": len(self.pool.test),
@@ -120,6 +121,7 @@ class FinetuningStudy:
             model=self.model,
             data=str(data),
             output_dir=str(run / arm),
+            general_data=self.options.general_data.get(arm.removeprefix(GENERAL_ARM)),
             max_steps=self.options.max_steps,
             seed=seed,
         )

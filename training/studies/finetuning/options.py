@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 K = 10  # of the recall
 ARMS = ("default", "no_photos", "plain", "lora")
+GENERAL_ARM = "general_"  # followed by a name of `general_data`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,8 @@ class FinetuningOptions:
         photographs: Photographs with captions, to measure retrieval that the model had learned before.
         labelled: Photographs with class names, to measure classification that the model had learned before.
         model: Folder of the starting model.
-        arms: Ways to fine-tune: `default`, `no_photos`, `plain`, `lora`.
+        general_data: General images of further arms by name; `--general_data.NAME SOURCE` makes an arm `general_NAME`.
+        arms: Ways to fine-tune: `default`, `no_photos`, `plain`, `lora`, `general_NAME`.
         sizes: Numbers of pairs, drawn from the rest of the images.
         seeds: Seeds of the draw and of the training.
         max_steps: Optimizer steps of every run. Default: those of `training/finetune.py`.
@@ -31,6 +33,7 @@ class FinetuningOptions:
     photographs: str
     labelled: str
     model: str = "model_cards/dcclip-tiny-photo"
+    general_data: dict[str, str] = field(default_factory=dict)
     arms: list[str] = field(default_factory=lambda: list(ARMS))
     sizes: list[int] = field(default_factory=lambda: [200, 1000])
     seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
@@ -40,8 +43,9 @@ class FinetuningOptions:
     output_dir: str = "runs/finetuning"
 
     def __post_init__(self):
-        if unknown := [arm for arm in self.arms if arm not in ARMS]:
-            raise ValueError(f"arms: there is no {unknown[0]!r}, only {', '.join(ARMS)}. Name one of these.")
+        known = [*ARMS, *(f"{GENERAL_ARM}{name}" for name in self.general_data)]
+        if unknown := [arm for arm in self.arms if arm not in known]:
+            raise ValueError(f"arms: there is no {unknown[0]!r}, only {', '.join(known)}. Name one of these.")
         if not self.data:
             raise ValueError("data: none is given. Name images with captions in both languages.")
         if self.max_steps is not None and self.max_steps < 1:

@@ -19,6 +19,7 @@ COLUMNS: tuple[tuple[str, dict[str, str | None]], ...] = (
     ("General texts", {"set": GENERAL, "metric": GENERAL_METRIC}),
 )
 COLOURS = {"default": "#2a78d6", "no_photos": "#7db4f0", "plain": "#d6452a", "lora": "#3a9a4a"}
+OTHER_COLOURS = ("#8a4fc4", "#e0a030", "#333333")  # of arms with general images, in order
 
 
 def runs_of(results: Results) -> list[tuple[str, str]]:
@@ -65,6 +66,8 @@ def plot(results: Results, path: Path):
     from matplotlib.figure import Figure
 
     runs = runs_of(results)
+    others = list(dict.fromkeys(arm for _, arm in runs if arm not in COLOURS))
+    colours = COLOURS | {arm: OTHER_COLOURS[number % 3] for number, arm in enumerate(others)}
     figure = Figure(figsize=(6 * len(LANGUAGES), 4.5), layout="constrained")
     for axis, language in zip(figure.subplots(1, len(LANGUAGES), sharey=True), LANGUAGES, strict=True):
         for number, (stage, arm) in enumerate([(None, START), *runs]):
@@ -73,7 +76,7 @@ def plot(results: Results, path: Path):
                 [100 * value for value in results.values(**fields, set=name)] for name in (TEST, PHOTOGRAPHS)
             )
             label = START if stage is None else f"{stage}, {arm}"
-            axis.scatter(kept, gained, color=COLOURS.get(arm, "#333333"), marker="osD^v"[number % 5], label=label)
+            axis.scatter(kept, gained, color=colours.get(arm, "#777777"), marker="osD^v"[number % 5], label=label)
         axis.set(title=language, xlabel="R@10 on photographs, %")
         axis.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("R@10 on the test split, %")

@@ -13,7 +13,11 @@ from training.hub.hub_model import HubModel
 from training.utils.results import Results, Row
 
 START = {"base_model": "me/start", "base_model_license": "cc-by-nc-4.0"}
-MEASURED = {"data": "/home/me/titles.csv", "cosine_to_start": {"images": 0.91234, "texts": 0.95}}
+MEASURED = {
+    "data": "/home/me/titles.csv",
+    "cosine_to_start": {"images": 0.91234, "texts": 0.95},
+    "curve": [{"weight": 0.0, "validation": 0.25, "general": {"general texts": 0.25}}],
+}
 ROWS = [
     Row(model="student", stage=stage, set=name, protocol=protocol, language="zh", metric=metric, value=value)
     for stage, value in (("start", 0.25), ("finetuned", 0.5))
@@ -65,6 +69,8 @@ def test_what_held_it_beyond_the_data_is_named(card_of):
         "scikit-image, scikit-learn and matplotlib."
     ) in text
     assert "free photographs" not in card_of(teacher="me/start", general_weight=1.0).text
+    general = card_of(teacher="me/start", photo_weight=3.0, photos="/home/me/data/general/train.parquet").text
+    assert "held to that model on other images, without captions." in general and "free photographs" not in general
 
 
 def test_without_an_anchor_its_embeddings_are_not_comparable(card_of):
@@ -84,6 +90,13 @@ def test_interpolated_weights_are_named_with_the_condition(card_of):
     assert "before (`start`) and after (`finetuned`), on a validation split" in card.text
     assert "| student, start | 25.0 | 25.0 |" in card.text and "| student, finetuned | 50.0 | 50.0 |" in card.text
     assert {result.metric_value for result in card.data.eval_results} == {0.5}
+
+
+def test_all_sets_that_were_kept_are_named(card_of):
+    kept = {"general texts": 0.25, "general images": 0.5}
+    measured = {"weight": 0.6, "curve": [{"weight": 0.0, "validation": 0.25, "general": kept}]}
+    text = card_of(None, measured, teacher="me/start", anchor_weight=1.0).text
+    assert "accuracy on general texts and general images falls by at most 1 point." in text
 
 
 def test_a_run_without_a_gain_says_that_the_weights_are_those_of_the_start(card_of):

@@ -63,6 +63,13 @@ def test_every_arm_is_measured_and_a_second_call_repeats_none(
     assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows
 
 
+def test_general_images_make_an_arm(source, labelled, teacher_folder, tmp_path):
+    main([*arguments(source, labelled, teacher_folder, tmp_path, "general_own"), "--general_data.own", source])
+    results = Results.read(tmp_path / RESULTS_FILE)
+    assert {row.seed for row in results.rows if row.model == "general_own"} == {1, 2}
+    assert results.meta["general_data"] == {"own": source}
+
+
 def test_the_test_split_is_in_no_training_set(source, tmp_path):
     pool = Pool.open([source, source])
     captions = {text for texts in pool.test["zh"] for text in texts}

@@ -1,0 +1,42 @@
+"""Images that stay in memory for a whole run."""
+
+import pytest
+import torch
+from datasets import Dataset, Features, Image
+
+from training.config import DataConfig
+from training.data import image_bank
+from training.data.image_bank import load_images
+from training.data.images import decode_image
+
+CONFIG = DataConfig(train="unused")
+SIZE = 32
+
+
+def write(path, images) -> str:
+    Dataset.from_dict({"image": images}, features=Features({"image": Image()})).to_parquet(path)
+    return str(path)
+
+
+def test_images_are_decoded_as_in_training(tmp_path, images):
+    source = write(tmp_path / "a.parquet", images[:5])
+    loaded = load_images(source, CONFIG, SIZE)
+    cells = Dataset.from_parquet(source).cast_column("image", Image(decode=False))["image"]
+    assert loaded.dtype == torch.uint8
+    torch.testing.assert_close(loaded, torch.stack([decode_image(cell, SIZE) for cell in cells]))
+
+
+def test_of_many_images_evenly_spaced_ones_are_taken(tmp_path, images, monkeypatch):
+    everything = load_images(write(tmp_path / "a.parquet", images[:5]), CONFIG, SIZE)
+    monkeypatch.setattr(image_bank, "MAX_IMAGES", 3)
+    torch.testing.assert_close(load_images(str(tmp_path / "a.parquet"), CONFIG, SIZE), everything[::2])
+
+
+def test_images_that_cannot_be_used_are_named(tmp_path, images):
+    source = write(tmp_path / "a.parquet", [*images[:2], {"bytes": b"no image", "path": None}])
+    with pytest.raises(ValueError, match=r"photos: row 2 of .*: image does not decode. Fix or remove the row"):
+        load_images(source, CONFIG, SIZE)
+    with pytest.raises(ValueError, match=r"photos: .* has no column 'picture', only"):
+        load_images(source, DataConfig(train="unused", image_column="picture"), SIZE)
+    with pytest.raises(ValueError, match=r"^photos: cannot load 'nowhere'"):
+        load_images("nowhere", CONFIG, SIZE)
