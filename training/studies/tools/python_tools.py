@@ -30,13 +30,19 @@ def open_files(paths: Sequence[str]) -> list[Image.Image]:
 
 
 class Transformers(Encoder):
-    """`AutoModel` and `AutoProcessor`, with the code of the folder. All tools are compared with it."""
+    """`AutoModel` and `AutoProcessor`, with the code of the folder. All tools are compared with it.
 
-    def __init__(self, folder: Path, variant: str):
+    Args:
+        folder: Model folder.
+        variant: Number format; fp32.
+        backend: What resizes images: `torchvision`, the default of transformers, or `pil`.
+    """
+
+    def __init__(self, folder: Path, variant: str, backend: str = "torchvision"):
         from transformers import AutoModel, AutoProcessor
 
         self.model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
-        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+        self.processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True, backend=backend)
 
     @torch.inference_mode()
     def encode_images(self, paths: Sequence[str]) -> np.ndarray:

@@ -27,6 +27,10 @@ def _exported(format_name: str) -> dict[str, tuple[str, ...]]:
 
 
 REFERENCE = _plain("transformers", ["transformers"], "transformers", python_tools.Transformers)
+PILLOW = _plain(
+    "transformers, Pillow", ["transformers"], "transformers", partial(python_tools.Transformers, backend="pil")
+)
+REFERENCES = (REFERENCE, PILLOW)
 TOOLS = [
     _plain(
         "sentence-transformers",
