@@ -277,6 +277,21 @@ def test_missing_file_is_refused_by_name(capsys):
     assert "nowhere.yaml" in refusal(capsys, ["--config", "nowhere.yaml"])
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("data.train", {"data": {"train": "os:abort"}}),
+        ("eval.data", {"eval": {"data": "os:abort"}}),
+        ("photos", {"photos": "os:abort", "photo_weight": 1}),
+    ],
+)
+def test_no_source_of_a_recipe_file_may_be_a_function(tmp_path, field, values):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL | {"student": "some/student"} | values))
+    with pytest.raises(ValueError, match=f"^{field}: 'os:abort' in the recipe is a function"):
+        recipe_from_args(AlignRecipe, ["--config", str(path)])
+
+
 def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(MINIMAL | {"data": {"train": "os:abort"}}))

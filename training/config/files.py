@@ -1,0 +1,153 @@
+"""Read a recipe from YAML and the command line, and save it."""
+
+import re
+import sys
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from training.config.recipes import TrainingRecipe
+from training.utils.cli import (
+    HelpFormatter,
+    add_debug_flag,
+    check_config_files,
+    command_name,
+    exit_with_usage_error,
+    help_texts,
+    take_debug_flag,
+)
+
+RECIPE_FILE = "recipe.yaml"
+FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
+OWN_CODE = "training.corpus."  # the data sets of this project
+CONFIGS = Path(__file__).parents[1] / "configs"
+# fields that apply to one start of a run, and must not take effect when its saved recipe is used again
+OF_ONE_START = ("resume", "resume_with_changes", "overwrite")
+
+Recipe = TypeVar("Recipe", bound=TrainingRecipe)
+
+
+def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe") -> Recipe:
+    """Parse a command line into a recipe; a user's mistake ends the process.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        argv: Arguments; None takes those of the process.
+        prog: Command as users type it, for messages.
+
+    Returns:
+        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
+
+    Raises:
+        SystemExit: An option is unknown, missing or invalid. One line on stderr names the field, the exit code is 2.
+    """
+    try:
+        return recipe_from_args(recipe_class, argv, prog)
+    except ValueError as error:
+        exit_with_usage_error(command_name(prog), error)
+        raise  # unreachable
+
+
+def recipe_from_args(
+    recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe", description: str | None = None
+) -> Recipe:
+    """Parse a command line into a recipe.
+
+    Nested fields are written `--data.train`. A boolean that is false by default is also a bare flag: `--resume`.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        argv: Arguments; None takes those of the process.
+        prog: Command as users type it, for `--help`.
+        description: Docstring of the script. Its first paragraph heads `--help`, the rest follows the options. None
+            takes the summary of the recipe's docstring.
+
+    Returns:
+        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
+
+    Raises:
+        ValueError: An option is unknown, missing or invalid; the message names the field.
+    """
+    summary, _, examples = (description or recipe_class.__doc__ or "").partition("\n\n")
+    parser = ArgumentParser(
+        prog=prog,
+        description=" ".join(summary.split()),
+        epilog=examples if description else None,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="Recipe in YAML; other arguments override it.")
+    add_debug_flag(parser)
+    parser.add_argument(
+        "--trust_recipe_code",
+        action="store_true",
+        help="Run functions (module:function) that the recipe file names as data. Check them first.",
+    )
+    flags = [option.name for option in fields(recipe_class) if option.type is bool and option.default is False]
+    parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
+    helps = help_texts(recipe_class)
+    for name in flags:
+        parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
+    check_config_files(argv)
+    try:
+        values = vars(parser.instantiate(parser.parse_args(argv)))
+    except (ArgumentError, TypeError) as error:  # TypeError: a section is no mapping
+        raise ValueError(_one_line(error)) from error
+    values.pop("config")
+    take_debug_flag(values)
+    trusts_code = values.pop("trust_recipe_code")
+    recipe = recipe_class(**values)
+    if not trusts_code:
+        _check_code(recipe, sys.argv[1:] if argv is None else argv)
+    return recipe
+
+
+def _check_code(recipe: TrainingRecipe, argv: list[str]):
+    """Refuse functions that a recipe file names as data, and that the user did not type. Loading them runs code."""
+    typed = " ".join(argv)
+    for field, name in recipe.sources():
+        if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
+            raise ValueError(
+                f"{field}: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
+                "trust it, and add --trust_recipe_code."
+            )
+
+
+def _one_line(error: ArgumentError | TypeError) -> str:
+    """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
+    message = " ".join(str(error).split())
+    if isinstance(error, TypeError):
+        message = "config: a section such as data, augment, student or eval must be a mapping of fields"
+    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
+    message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
+    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
+
+
+def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
+    """Fields of a recipe by name, nested. Without `teachers` there is no such field, as before it existed."""
+    return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
+
+
+def save_recipe(recipe: TrainingRecipe, folder: str | Path):
+    """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
+
+    Args:
+        recipe: Recipe to save.
+        folder: Existing folder.
+    """
+    fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
+    resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
+    (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    """Replace tuples by lists, because YAML has no tuples."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,286 @@
+"""Recipes of both stages. They are read from YAML and the command line, and saved beside the weights."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from training.config.limits import Checked
+from training.config.sections import AugmentConfig, DataConfig, EvalConfig, StudentConfig, TeacherConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRecipe(Checked):
+    """Options of both training stages.
+
+    Args:
+        output_dir: Folder for the finished model (a complete Hub repository), the checkpoints and the log.
+        data: Training images and captions.
+        augment: Image augmentation.
+        seed: Seed of all randomness. Random numbers depend on the seed, the step and the process only.
+        max_steps: Number of optimizer steps of the whole run.
+        batch_size: Number of images (of texts, if the run has no images) in a batch of one process.
+        accumulate_steps: Number of batches per optimizer step; the loss is their mean. Pairs are compared within a
+            batch only. To compare more pairs at the same memory in stage 2, raise `batch_size` and set `chunk_size`.
+        learning_rate: Peak learning rate, after warm-up.
+        weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
+        betas: Decay rates of AdamW's first and second moments.
+        warmup_steps: Number of steps of linear warm-up.
+        schedule: Learning rate after warm-up: `cosine` falls to 0 at `max_steps`, `constant` stays at the peak.
+        max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
+        mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
+            of its config file.
+        gradient_checkpointing: Whether to recompute the student's activations in the backward pass, which saves memory
+            and costs time.
+        torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
+        ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
+            such as 0.999. The average is exported instead of the weights. With 0 there is no average.
+        freeze: Prefixes of parameter names that are not trained, such as `vision_model.timm_model.blocks.0`.
+        log_every: Number of steps between two lines of `log.jsonl`.
+        trackers: Experiment trackers to log to. `tensorboard` writes to `output_dir/tracking`.
+        save_every: Number of steps between two checkpoints. With 0 only the finished model is saved.
+        keep_checkpoints: Number of most recent checkpoints to keep.
+        resume: Whether to resume from the last checkpoint in `output_dir`. Without a checkpoint the run starts from
+            the first step.
+        resume_with_changes: Whether a resumed run may differ from the one that wrote the checkpoint, such as in its
+            data, seed or number of processes. The differences are written to `log.jsonl`.
+        overwrite: Whether a new run may replace a model, checkpoints and other files in `output_dir`.
+        eval: Validation set for evaluation during training.
+        eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
+            evaluation.
+        best_metric: Metric that selects the student kept in `output_dir/best`: `top1` or `top5`, the mean over
+            languages, or one language, such as `top1_zh`.
+        push_to_hub: Whether to publish the finished model on the Hub, as `training/publish.py` does.
+        hub_model_id: Repository on the Hub, NAMESPACE/NAME.
+        hub_private_repo: Whether a new repository is private.
+        hub_strategy: When to upload: `end` publishes the finished model only, `every_save` also uploads each
+            checkpoint without its training state. Training waits for the upload.
+        prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
+            embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
+            teacher, its space is first rotated to the principal axes of its embeddings of training data.
+        teachers: Several teachers, instead of `teacher`. Each has its own weight, towers and caption languages.
+        teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
+            each image and shared by all seeds. None runs the teacher at every step, on new views each time.
+        teacher_views: Number of cached views per image.
+        teacher_dtype: Precision of the teacher's weights and activations.
+    """
+
+    output_dir: str
+    data: DataConfig
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    seed: int = 0
+    max_steps: int = 1000
+    batch_size: int = 128
+    accumulate_steps: int = 1
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    warmup_steps: int = 50
+    schedule: Literal["cosine", "constant"] = "cosine"
+    max_grad_norm: float = 3.0
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = None
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
+    ema_decay: float = 0.0
+    freeze: list[str] = field(default_factory=list)
+    log_every: int = 10
+    trackers: list[Literal["tensorboard", "trackio", "wandb"]] = field(default_factory=list)
+    save_every: int = 0
+    keep_checkpoints: int = 2
+    resume: bool = False
+    resume_with_changes: bool = False
+    overwrite: bool = False
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    eval_every: int = 0
+    best_metric: str = "top1"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool = False
+    hub_strategy: Literal["end", "every_save"] = "end"
+    prefixes: list[int] = field(default_factory=list)
+    teachers: list[TeacherConfig] = field(default_factory=list)
+    teacher_cache: str | None = None
+    teacher_views: int = 4
+    teacher_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.eval_every and not (self.eval.data and self.eval.class_names):
+            raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
+        if self.resume_with_changes and not self.resume:
+            raise ValueError("resume_with_changes: applies to a resumed run. Add --resume.")
+        if self.betas is None or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(
+                f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
+            )
+        if self.push_to_hub and not self.hub_model_id:
+            raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
+        teacher = getattr(self, "teacher", None)
+        if teacher is not None and self.teachers:
+            raise ValueError(
+                f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
+            )
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers that are trained."""
+        return ("vision", "text")
+
+    @property
+    def all_teachers(self) -> list[TeacherConfig]:
+        """All teachers: those of the list, or the one teacher; none if the stage has no teacher."""
+        teacher = getattr(self, "teacher", None)  # a field of both stages
+        return self.teachers if teacher is None else [TeacherConfig(teacher=teacher)]
+
+    def sources(self) -> list[tuple[str, str]]:
+        """Name of the field and location of all data that the recipe names."""
+        trains = [[each.train] if isinstance(each.train, str) else each.train for each in self.data.mixture]
+        named = [("data.train", name) for names in trains for name in names]
+        return [*named, ("eval.data", self.eval.data)] if self.eval.data else named
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillRecipe(TrainingRecipe):
+    """Stage 1: each student tower learns the feature map of its teacher tower.
+
+    Args:
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm. None takes the
+            list `teachers`.
+        student: Student to build.
+        tower: Towers to train. `vision` needs images only, `text` needs captions only.
+        target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,
+            `embedding` is the embedding alone, `logits` are the teacher's similarities to the texts of `text_bank`.
+        map_weight: Weight of the Smooth-L1 loss between the adapted student map and the teacher map.
+        embedding_weight: Weight of the cosine distance between student and teacher embeddings. This loss trains the
+            student's projections, so that both embeddings can be compared after stage 1.
+        smooth_l1_beta: Absolute error at which Smooth-L1 changes from quadratic to linear.
+        whiten: Whether to whiten the teacher map by LayerNorm without affine parameters.
+        adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
+            must be equal.
+        text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data.
+        mix: Probability that an image is mixed with another one of the batch, 0..1. Student and teacher see the mixed
+            image, so that the student follows its teacher on images unlike those of the data. It needs a teacher that
+            runs during training, without `teacher_cache`.
+    """
+
+    teacher: str | None = None
+    student: StudentConfig
+    tower: Literal["vision", "text", "both"] = "both"
+    target: Literal["feature_map", "embedding", "logits"] = "feature_map"
+    map_weight: float = 1.0
+    embedding_weight: float = 1.0
+    smooth_l1_beta: float = 2.0
+    whiten: bool = True
+    adapter: bool = True
+    text_bank: str | None = None
+    mix: float = 0.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.mix and (self.teacher_cache is not None or "vision" not in self.towers):
+            reason = "a cache has no targets of mixed images" if "vision" in self.towers else "no images are read"
+            raise ValueError(f"mix: is {self.mix}, but {reason}. Set mix to 0, or leave teacher_cache and tower out.")
+        if not (
+            self.embedding_weight or (self.map_weight and self.target == "feature_map") or self.target == "logits"
+        ):
+            raise ValueError(
+                f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
+                "nothing would be learned. Give at least one loss a weight above 0."
+            )
+        if not self.all_teachers:
+            raise ValueError("teacher: none is named. Name one, or several under teachers.")
+        if self.prefixes and (self.target == "logits" or not self.embedding_weight):
+            raise ValueError(
+                f"prefixes: shorten the embedding, but target {self.target!r} with embedding_weight "
+                f"{self.embedding_weight} compares no embeddings. Set target to feature_map or embedding, and "
+                "embedding_weight above 0."
+            )
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers that are trained."""
+        return ("vision", "text") if self.tower == "both" else (self.tower,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignRecipe(TrainingRecipe):
+    """Stage 2: both towers learn together which caption belongs to which image.
+
+    Args:
+        student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
+        new_student: Student to build, which stage 1 has not distilled, instead of `student`.
+        teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight`,
+            `general_weight` and `photo_weight`. None trains without a teacher.
+        loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
+            other way round; `sigmoid` classifies every pair on its own as matching or not.
+        language_weights: Weight of each language in all losses between images and captions. The languages must be
+            those of `data.caption_columns`.
+        contrastive_weight: Weight of the contrastive loss.
+        text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
+        affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
+            images and captions.
+        interactive_weight: Weight of InfoNCE between the student's images and the teacher's captions, and between the
+            teacher's images and the student's captions.
+        anchor_weight: Weight of the cosine distance to the teacher's embeddings.
+        general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
+            project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images. It keeps what the
+            image tower knows beyond the images of the data. It needs a teacher that runs during training, without
+            `teacher_cache`.
+        photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
+            photographs that pip packages bring (extra `finetune`).
+        extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
+        chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
+            and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
+            split.
+        max_logit_scale: Largest value of the learnt logit scale, which is clamped to 1..max_logit_scale.
+        freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
+    """
+
+    student: str | None = None
+    new_student: StudentConfig | None = None
+    teacher: str | None = None
+    loss: Literal["infonce", "sigmoid"] = "infonce"
+    language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
+    contrastive_weight: float = 1.0
+    text_text_weight: float = 0.0
+    affinity_weight: float = 0.0
+    interactive_weight: float = 0.0
+    anchor_weight: float = 0.0
+    general_weight: float = 0.0
+    photo_weight: float = 0.0
+    photos: str | None = None
+    extra_weights: dict[str, float] = field(default_factory=dict)
+    chunk_size: int = 0
+    max_logit_scale: float = 100.0
+    freeze_batch_norm: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.student is not None and self.new_student is not None:
+            raise ValueError(
+                f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
+            )
+        for field_name in ("language_weights", "extra_weights"):
+            for name, weight in getattr(self, field_name).items():
+                if not 0 <= weight < math.inf:
+                    raise ValueError(f"{field_name}.{name}: must be at least 0, got {weight}.")
+        if self.photo_weight and self.teacher_cache is not None:
+            raise ValueError(
+                f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
+                "or leave teacher_cache out."
+            )
+        if self.photos is not None and not self.photo_weight:
+            raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
+        if not any(self.language_weights.values()):
+            raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
+        weights = [value for name, value in vars(self).items() if name.endswith("_weight")]
+        if not any((*weights, *self.extra_weights.values())):
+            raise ValueError(
+                "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "
+                "above 0."
+            )
+
+    def sources(self) -> list[tuple[str, str]]:
+        """Name of the field and location of all data that the recipe names."""
+        named = super().sources()
+        return named if self.photos is None else [*named, ("photos", self.photos)]

@@ -1,0 +1,272 @@
+"""Sections of a recipe: data, augmentation, student, teachers and evaluation."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from training.config.limits import Checked, Limits
+
+CHANNELS = 3  # of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig(Checked):
+    """One source of a mixture. A field without a value takes the value of the same field of `data`.
+
+    Args:
+        train: Hub id, folder, files or `module:function` of this source, as in `data.train`.
+        subset: Configuration of a Hub data set that has several.
+        split: Split to train on.
+        image_column: Column of the images.
+        caption_columns: Column of the captions for each language. Sources may differ in their languages.
+        weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
+            weights.
+    """
+
+    path: ClassVar[str] = "data.sources."
+
+    train: list[str] | str
+    subset: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    caption_columns: dict[str, str] | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Checked):
+    """Training images and captions.
+
+    Args:
+        train: Training data. One of: a Hub id; a folder that `datasets` can load, such as an image folder with
+            metadata; parquet files or tar shards (webdataset layout), each a path, a glob pattern or a URL such as
+            `hf://datasets/ID/FILE`, or a list of these; `module:function` that returns a `datasets.Dataset` or
+            `IterableDataset`.
+        subset: Configuration of a Hub data set that has several.
+        split: Split to train on.
+        image_column: Column of the images. In tar shards it is the file extension, such as `jpg`.
+        caption_columns: Column of the captions for each language (ISO 639-1 code). A cell is a string or a list of
+            strings. Write a field of a nested column as `translation.en`. In tar shards the column is a file
+            extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
+        sources: Mixture of several sources, instead of `train`. Each source can have its own columns and weight.
+        batches: Composition of a batch. `mixed` draws every sample from all sources. `one_source` takes all samples
+            of a step, on all processes, from one source. `one_language` also takes all captions in one language.
+        streaming: Whether to read the data in the order of their shards, without a copy on disk and at any size.
+            Otherwise the data are stored on disk and fully shuffled.
+        shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
+            process has its own buffer.
+        skip_wrong_script: Whether to skip captions that have no letter of their language's script.
+        max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
+        allow_urls: Whether images that the data name by URL are fetched, each within 30 s. Otherwise they are skipped.
+            Both this and `allow_paths` also apply to `eval.data`, which is refused instead.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise they are skipped.
+        in_memory: Whether to keep every decoded and resized image in memory after its first use. Not available for
+            streams.
+        workers: Number of processes that decode images. With 0 the training process decodes them. The order of a
+            stream depends on this number.
+    """
+
+    path: ClassVar[str] = "data."
+
+    train: list[str] | str | None = None
+    subset: str | None = None
+    split: str = "train"
+    image_column: str = "image"
+    caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
+    sources: list[SourceConfig] = field(default_factory=list)
+    batches: Literal["mixed", "one_source", "one_language"] = "mixed"
+    streaming: bool = False
+    shuffle_buffer: int = 1024
+    skip_wrong_script: bool = True
+    max_skip_share: float = 0.01
+    allow_urls: bool = False
+    allow_paths: bool = False
+    in_memory: bool = False
+    workers: int = 0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if (self.train is None) == (not self.sources):
+            raise ValueError("data: set either train, for one source, or sources, for a mixture.")
+        if {} in (self.caption_columns, *(source.caption_columns for source in self.sources)):
+            raise ValueError(
+                "data.caption_columns: is empty; name a column for at least one language, such as {en: caption}."
+            )
+        if self.streaming and self.in_memory:
+            raise ValueError("data.in_memory: a stream has too many images to keep. Turn off in_memory or streaming.")
+
+    @property
+    def mixture(self) -> list[SourceConfig]:
+        """All sources with every field filled in; a single source if `train` is set."""
+        return [
+            SourceConfig(
+                train=source.train,
+                subset=source.subset or self.subset,
+                split=source.split or self.split,
+                image_column=source.image_column or self.image_column,
+                caption_columns=source.caption_columns or self.caption_columns,
+                weight=source.weight,
+            )
+            for source in (self.sources if self.train is None else [SourceConfig(train=self.train)])
+        ]
+
+    @property
+    def languages(self) -> list[str]:
+        """Caption languages of all sources, in the order in which the recipe names them."""
+        return list(dict.fromkeys(language for source in self.mixture for language in source.caption_columns or {}))
+
+    @property
+    def name(self) -> str:
+        """Short name of all sources, for messages."""
+        return ", ".join(source.train if isinstance(source.train, str) else source.train[0] for source in self.mixture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Checked):
+    """Image augmentation: one random affine warp and one random colour change. Ranges are centred on "no change".
+
+    Args:
+        zoom: Largest zoom in or out, as a log2 factor; 0.25 is up to 19 % larger or smaller.
+        rotate: Largest rotation in degrees, in either direction.
+        stretch: Largest change of the aspect ratio, as a log2 factor.
+        shift: Largest shift in either direction, as a share of the image's edge.
+        flip: Probability of a horizontal flip, 0..1.
+        brightness: Largest change of brightness in either direction, as a share of the full range.
+        contrast: Largest change of contrast, as a log2 factor.
+        saturation: Largest change of saturation, as a log2 factor.
+        tint: Standard deviation of a random mix of the colour channels.
+        blur: Probability of a slight blur, 0..1.
+        downscale: Probability of a lower resolution, 0..1: the image is reduced by a factor of 2 to 8 and enlarged
+            again, as small images are enlarged to the model's input.
+        background: Pixel value, 0..255, of areas that the warp uncovers.
+    """
+
+    path: ClassVar[str] = "augment."
+
+    zoom: float = 0.15
+    rotate: float = 0.0
+    stretch: float = 0.1
+    shift: float = 0.05
+    flip: float = 0.0
+    brightness: float = 0.1
+    contrast: float = 0.2
+    saturation: float = 0.3
+    tint: float = 0.0
+    blur: float = 0.0
+    downscale: float = 0.0
+    background: int = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig(Checked):
+    """A new student.
+
+    Args:
+        vision_config: Transformers config of the image tower, including its `model_type`. If `vision_init` names a
+            checkpoint, only the fields that differ from the checkpoint's config; None takes that config unchanged.
+        text_config: Transformers config of the text tower, by the same rules with `text_init`. Vocabulary size and
+            special tokens come from the tokenizer.
+        vision_init: Initial weights of the image tower: `random`, `teacher`, or the Hub id or folder of a pretrained
+            tower. A deeper or wider tower is cut to evenly spaced layers, heads and channels.
+        text_init: Initial weights of the text tower: `random`, `teacher`, or the Hub id or folder of a pretrained
+            tower, which is cut like an image tower. Token embeddings are matched by the token's text. With ELECTRA's
+            `embedding_size` they are narrower than the layers, and start from the principal components of the source.
+        tokenizer: Hub id or folder of the tokenizer, such as a vocabulary from
+            `python -m training.prepare.vocabulary`. None takes the teacher's tokenizer.
+        image_size: Height and width of the input image in pixels. None takes the teacher's size.
+        image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the teacher's mean.
+        image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
+        max_text_length: Longest text in tokens; longer texts are truncated.
+        vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
+        text_pooling: Pooling of the token states: `mean` or the `cls` token.
+        projection_dim: Width of the shared embedding space. None takes the teacher's width.
+    """
+
+    path: ClassVar[str] = "student."
+
+    vision_config: dict[str, Any] | None = None
+    text_config: dict[str, Any] | None = None
+    vision_init: str = "random"
+    text_init: str = "random"
+    tokenizer: str | None = None
+    image_size: int | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    max_text_length: int = 64
+    vision_pooling: Literal["mean", "cls", "tower"] = "mean"
+    text_pooling: Literal["mean", "cls"] = "mean"
+    projection_dim: int | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        for name in ("image_mean", "image_std"):
+            values = getattr(self, name)
+            if values is not None and (len(values) != CHANNELS or not all(0 <= value <= 1 for value in values)):
+                raise ValueError(f"student.{name}: must be three numbers in 0..1, got {values}.")
+        if self.image_std is not None and not all(self.image_std):
+            raise ValueError(f"student.image_std: must be above 0, got {self.image_std}; pixels are divided by it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Labelled validation set for zero-shot classification during training, measured as in `training/eval.py`.
+
+    Args:
+        data: Parquet file, folder, Hub id or `module:function` of the images and labels. None runs no evaluation.
+        class_names: JSON file with a list of {language: name}, one entry per class, or the id of an ELEVATER set.
+        languages: Languages of the class names (ISO 639-1 codes); each is measured on its own.
+        split: Split to evaluate on.
+        image_column: Column of the images.
+        label_column: Column of the labels, which are class names.
+        label_language: Language of the labels (ISO 639-1 code).
+    """
+
+    data: str | None = None
+    class_names: str | None = None
+    languages: list[str] = field(default_factory=lambda: ["en", "zh"])
+    split: str = "test"
+    image_column: str = "image"
+    label_column: str = "label"
+    label_language: str = "en"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig(Checked):
+    """One of several teachers. Their embeddings are concatenated, so a student embeds in the sum of their dimensions.
+
+    Args:
+        teacher: Hub id or folder of the teacher, or `timm:ARCHITECTURE` for an image encoder of timm.
+        weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
+        tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
+            the joint space.
+        languages: Languages of the captions that this teacher encodes. A caption in another language takes the target
+            of its translation, the caption of the same image in one of these, unless another teacher of the same space
+            encodes it. None encodes all captions.
+        space: Name of this teacher's embedding space. Teachers with the same name have one part of the joint space
+            together, such as two text encoders of one image encoder. None gives the teacher a space of its own.
+        trust_remote_code: Whether to run code that comes with the teacher. A Hub id then needs the commit whose code
+            you read, as in ID@COMMIT.
+    """
+
+    path: ClassVar[str] = "teachers."
+    limits: ClassVar[dict[str, Limits]] = {"weight": Limits(above=0, advice="Leave the teacher out instead.")}
+
+    teacher: str
+    weight: float = 1.0
+    tower: Literal["vision", "text", "both"] = "both"
+    languages: list[str] | None = None
+    space: str | None = None
+    trust_remote_code: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.languages is not None and (not self.languages or self.tower == "vision"):
+            raise ValueError(
+                f"teachers.languages: is {self.languages} for {self.teacher!r} with tower {self.tower!r}, which "
+                "encodes no captions then. Leave languages out, or name at least one language of a text tower."
+            )
+
+    @property
+    def towers(self) -> tuple[str, ...]:
+        """Towers whose targets are learned."""
+        return ("vision", "text") if self.tower == "both" else (self.tower,)
