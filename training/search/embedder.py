@@ -228,7 +228,9 @@ def open_encoder(runtime: Runtime, device: torch.device) -> Encoder:
 
 
 def _accelerator() -> torch.device:
-    return torch.accelerator.current_accelerator() or torch.device("cpu")
+    # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device or torch.device("cpu")
 
 
 def _read(cell: dict | str | None) -> tuple[bytes, int]:

@@ -17,7 +17,7 @@ from tests.modeling.color_model import save_color_model
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training import embed
 from training.data import open_image
-from training.search import run
+from training.search import embedder, run
 from training.utils.results import Results
 
 
@@ -216,3 +216,11 @@ def test_a_collection_can_have_a_graph(table, color_model, tmp_path):
     with Index.open(tmp_path / "out" / "index") as index:
         assert index.engine == "usearch" and index.catalog.graph == 1
         assert len(index.search("red", top=30)) == 20
+
+
+def test_a_build_for_cuda_runs_on_the_cpu_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert embedder._accelerator() == torch.device("cpu")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert embedder._accelerator() == torch.device("cuda")
