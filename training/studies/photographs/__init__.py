@@ -1,7 +1,11 @@
-"""Baselines on photographs: what the same pretrained towers do without distillation.
+"""Studies of the model of photographs: what the same pretrained towers do without distillation, and the paper's claims.
 
-    python -m training.studies.photographs --train TRAIN.parquet --validation VALIDATION.parquet ...
+    python -m training.studies.photographs --train TRAIN.parquet --retrieval NAME=VALIDATION.parquet --output_dir DIR
+    python -m training.studies.photographs.claims --train TRAIN.parquet --validation VALIDATION.parquet --output_dir DIR
 
-frozen.py    EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model that can be evaluated
-heads.py     heads on their embeddings, trained on captions
+frozen.py           EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model to evaluate
+heads.py            heads on their embeddings, trained on captions
+claims.py           options of the claims
+claims_runs.py      the arms of the claims, and their training runs
+claims_tables.py    their table and plot
 """

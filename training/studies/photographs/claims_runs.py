@@ -1,0 +1,240 @@
+"""Train every arm of the claims on photographs, and measure retrieval."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from datasets import Dataset, Image
+
+from training import align, distill
+from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
+from training.data import evenly_spaced_rows, load_source, require_columns
+from training.demo.photo_teacher import assemble
+from training.evaluation import retrieval
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.retrieval_sets import make_retrieval_set
+from training.studies.photographs.claims import ClaimsOptions
+from training.studies.photographs.claims_tables import K, plot
+from training.teachers.lineage import weights_fingerprint
+from training.text.writing_systems import LANGUAGES
+from training.utils.cli import command_of
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+from training.utils.rng import keyed_uniform
+
+PLOT_FILE = "claims.png"
+RECIPES = CONFIGS / "photographs"
+CONDITIONS = ("data", "validation", "weights", "settings")  # of all runs of one results file
+COLUMNS = {language: language for language in LANGUAGES}
+Target = Literal["feature_map", "embedding", "logits"]
+TARGETS: tuple[Target, ...] = ("feature_map", "embedding", "logits")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train the student.
+
+    Args:
+        stages: Stages that run.
+        target: What stage 1 matches; None without stage 1.
+        share: Stage 2 has all pairs divided by this number; None without stage 2.
+    """
+
+    stages: Literal["1", "2", "1+2"]
+    target: Target | None = None
+    share: int | None = None
+
+    @property
+    def label(self) -> str:
+        """Name of the arm in the results."""
+        parts = [f"stage {self.stages}"]
+        if self.target is not None:
+            parts.append(self.target.replace("_", " "))
+        if self.share is not None:
+            parts.append("all pairs" if self.share == 1 else f"1/{self.share} of the pairs")
+        return ", ".join(parts)
+
+
+def arms_of(shares: Sequence[int]) -> list[Arm]:
+    """All arms, those of stage 1 alone first; stage 2 goes on from the one that matches feature maps.
+
+    Args:
+        shares: The pairs of stage 2 are all of them divided by each of these numbers.
+    """
+    both = [Arm("1+2", TARGETS[0], share) for share in shares]
+    return [*(Arm("1", target) for target in TARGETS), *both, *(Arm("2", share=share) for share in shares)]
+
+
+class ClaimsStudy:
+    """One run of the study.
+
+    Args:
+        options: Options of the command.
+        program: Command as users type it, without options.
+    """
+
+    def __init__(self, options: ClaimsOptions, program: str):
+        self.options, self.folder = options, Path(options.output_dir)
+        self.rows = _captioned(options.train, "train")
+        self.rows = self.rows.select(evenly_spaced_rows(len(self.rows), options.num_images or len(self.rows)))
+        validation = _captioned(options.validation, "validation")
+        self.pairs = make_retrieval_set("validation", validation, COLUMNS, "image", "validation")
+        settings = {"image_size", "num_images", "distill_steps", "align_steps", "batch_size"}
+        self.results = Results(
+            make_meta(
+                options.train,
+                None,
+                command_of(program, options),
+                validation=options.validation,
+                weights=weights_fingerprint(ZeroShotModel.from_pretrained(options.teacher).model),
+                settings={name: getattr(options, name) for name in sorted(settings)},
+                images={"training": len(self.rows), "validation": len(validation)},
+            )
+        )
+
+    def run(self) -> Results:
+        """Train and measure what is not yet in results.json, which is written after each run.
+
+        Raises:
+            ValueError: results.json is of other data, of another teacher or of other settings.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._read_earlier(self.folder / RESULTS_FILE)
+        for seed in self.options.seeds:
+            for arm in arms_of(self.options.shares):
+                if not self.results.values(model=arm.label, seed=seed):
+                    self._keep(self._measure(self._train(arm, seed), arm, seed))
+            shutil.rmtree(self._distilled(seed), ignore_errors=True)
+        plot(self.results, self.folder / PLOT_FILE)
+        return self.results
+
+    def _read_earlier(self, path: Path):
+        if not path.exists():
+            return
+        earlier = Results.read(path)
+        for name in CONDITIONS:
+            old, new = earlier.meta.get(name), self.results.meta[name]
+            if old != new:
+                raise ValueError(
+                    f"output_dir: {str(path)!r} has runs with {name} {old}, not {new}. Name another folder, or remove "
+                    "that file."
+                )
+        self.results.rows = earlier.rows
+
+    def _keep(self, rows: list[Row]):
+        self.results.rows += rows
+        self.results.write(self.folder)
+        shown = " ".join(f"{row.metric} {row.language} {100 * row.value:.1f}," for row in rows if str(K) in row.metric)
+        print(f"{rows[0].model}, seed {rows[0].seed}: {shown}", flush=True)
+
+    def _distilled(self, seed: int) -> Path:
+        """Folder of the student that has matched feature maps, from which stage 2 goes on."""
+        return self.folder / f"distilled-{seed}"
+
+    def _train(self, arm: Arm, seed: int) -> Path:
+        """Run the stages of an arm, and return the folder of the student."""
+        run = self.folder / "run"
+        shutil.rmtree(run, ignore_errors=True)
+        start = run if arm.target is None else self._distill(arm.target, run, seed)
+        if arm.share is None:
+            return start
+        data = self._data(arm.share, seed)
+        align.run(self._align_recipe(data, run, start, seed) if arm.target else self._alone_recipe(data, run, seed))
+        return run
+
+    def _distill(self, target: Target, run: Path, seed: int) -> Path:
+        """Run stage 1, unless the student that has matched feature maps is there; return the folder of the student."""
+        folder = self._distilled(seed) if target == TARGETS[0] else run
+        if not (folder / "model.safetensors").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            distill.run(self._distill_recipe(target, folder, seed))
+        return folder
+
+    def _distill_recipe(self, target: Target, folder: Path, seed: int) -> DistillRecipe:
+        """Recipe of stage 1 for both towers."""
+        path = RECIPES / "first_round" / "distill_vision.yaml"
+        recipe = parse_recipe(DistillRecipe, ["--config", str(path), "--student", self.options.student])
+        size = self.options.image_size or recipe.student.image_size
+        return replace(
+            recipe,
+            output_dir=str(folder),
+            teacher=self.options.teacher,
+            student=replace(recipe.student, image_size=size),
+            tower="both",
+            target=target,
+            data=self._data(),
+            teacher_cache=str(self.folder / "targets"),
+            teacher_views=1,
+            max_steps=self.options.distill_steps,
+            batch_size=self.options.batch_size,
+            warmup_steps=max(1, self.options.distill_steps // 10),
+            save_every=0,
+            seed=seed,
+        )
+
+    def _align_recipe(self, data: DataConfig, folder: Path, start: Path, seed: int) -> AlignRecipe:
+        """Recipe of stage 2 after stage 1: InfoNCE alone, without a teacher."""
+        recipe = parse_recipe(AlignRecipe, ["--config", str(RECIPES / "first_round" / "align.yaml")])
+        recipe = replace(recipe, student=str(start), teacher=None, anchor_weight=0.0, contrastive_weight=1.0)
+        return self._with_run(recipe, data, folder, self.options.align_steps, seed)
+
+    def _alone_recipe(self, data: DataConfig, folder: Path, seed: int) -> AlignRecipe:
+        """Recipe of stage 2 from pretrained towers, with as many steps as both stages."""
+        arguments = ["--config", str(RECIPES / "no_teacher.yaml"), "--new_student", self.options.student]
+        recipe = parse_recipe(AlignRecipe, arguments)
+        assert recipe.new_student is not None  # set above
+        size = self.options.image_size or recipe.new_student.image_size
+        student = replace(recipe.new_student, image_size=size, text_init=self._pretrained)
+        recipe = replace(recipe, new_student=student, text_text_weight=0.0)
+        return self._with_run(recipe, data, folder, self.options.distill_steps + self.options.align_steps, seed)
+
+    def _with_run(self, recipe: AlignRecipe, data: DataConfig, folder: Path, steps: int, seed: int) -> AlignRecipe:
+        return replace(
+            recipe,
+            data=data,
+            output_dir=str(folder),
+            max_steps=steps,
+            batch_size=self.options.batch_size,
+            warmup_steps=max(1, steps // 10),
+            save_every=0,
+            seed=seed,
+        )
+
+    @cached_property
+    def _pretrained(self) -> str:
+        """Folder of the teacher's towers before its training, so that stage 2 alone knows nothing of the teacher."""
+        folder = self.folder / "pretrained"
+        if not (folder / "config.json").exists():
+            assemble.run(assemble.AssembleOptions(output_dir=str(folder), trained=None))
+        return str(folder)
+
+    def _data(self, share: int = 1, seed: int = 0) -> DataConfig:
+        """All training pairs, or a share of them that is drawn by the seed."""
+        rows, path = self.rows, self.folder / ("pairs.parquet" if share == 1 else f"pairs-{share}-{seed}.parquet")
+        if share > 1:
+            order = keyed_uniform(seed, np.arange(len(rows)), num=1)[:, 0].argsort()
+            rows = rows.select(sorted(order[: max(1, len(rows) // share)].tolist()))
+        if not path.exists():
+            rows.to_parquet(path)
+        return DataConfig(train=str(path), caption_columns=COLUMNS, skip_wrong_script=False)
+
+    def _measure(self, folder: Path, arm: Arm, seed: int) -> list[Row]:
+        """Recall on the validation photographs, in both directions and languages."""
+        model = ZeroShotModel.from_pretrained(folder)
+        images, rows = model.encode_images(self.pairs.rows), list[Row]()
+        for language, captions in self.pairs.captions.items():
+            texts = model.encode_texts(captions)
+            rows += retrieval.score(self.pairs, language, images, texts, arm.label, stage=arm.stages, seed=seed)
+        return rows
+
+
+def _captioned(source: str, field: str) -> Dataset:
+    try:
+        rows = load_source(source)
+    except ValueError as error:
+        raise ValueError(f"{field}: {str(error).removeprefix('data: ')}") from error
+    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
+    return rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))
