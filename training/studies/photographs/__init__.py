@@ -1,7 +1,7 @@
-"""Studies of the model of photographs: what the same pretrained towers do without distillation, and the paper's claims.
+"""Studies on photographs: what the same pretrained towers do without distillation, and the paper's claims.
 
-    python -m training.studies.photographs --train TRAIN.parquet --retrieval NAME=VALIDATION.parquet --output_dir DIR
-    python -m training.studies.photographs.claims --train TRAIN.parquet --validation VALIDATION.parquet --output_dir DIR
+    python -m training.studies.photographs --train TRAIN.parquet --retrieval NAME=VALIDATION.parquet ...
+    python -m training.studies.photographs.claims --train TRAIN.parquet --validation VALIDATION.parquet ...
 
 frozen.py           EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model to evaluate
 heads.py            heads on their embeddings, trained on captions
