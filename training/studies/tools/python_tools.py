@@ -190,7 +190,8 @@ class Daft(Transformers):
         from daft.functions import embed_image
 
         column = embed_image(images, provider="transformers", model=self.folder)
-        return normalized(frame.select(column.alias("embedding")).to_pydict()["embedding"])
+        # otherwise Daft sends all images of a partition through the model at once
+        return normalized(frame.into_batches(BATCH_SIZE).select(column.alias("embedding")).to_pydict()["embedding"])
 
 
 class DaftOfPillow(Daft):
