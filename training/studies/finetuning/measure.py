@@ -24,6 +24,7 @@ from training.studies.finetuning.arms import train
 from training.studies.finetuning.options import GENERAL_ARM, FinetuningOptions, K
 from training.studies.finetuning.pool import Pool
 from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
+from training.studies.many_runs import take_over
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -77,7 +78,7 @@ class FinetuningStudy:
         Raises:
             ValueError: results.json is of other data, of another model, or of runs of another length or image size.
         """
-        self._read_earlier(self.folder / RESULTS_FILE)
+        take_over(self.results, self.folder / RESULTS_FILE, CONDITIONS)
         if self.options.image_size is not None:
             self.model = _resized(self.options.model, self.options.image_size, self.folder / START_FOLDER)
         if not self.results.values(model=START):
@@ -91,19 +92,6 @@ class FinetuningStudy:
         self.results.write(self.folder)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
-
-    def _read_earlier(self, path: Path):
-        if not path.exists():
-            return
-        earlier = Results.read(path)
-        for name in CONDITIONS:
-            old, new = earlier.meta.get(name), self.results.meta[name]
-            if old != new:
-                raise ValueError(
-                    f"output_dir: {str(path)!r} has runs with {name} {old}, not {new}. Name another folder, or remove "
-                    "that file."
-                )
-        self.results.rows = earlier.rows
 
     def _keep(self, rows: list[Row]):
         self.results.rows += rows

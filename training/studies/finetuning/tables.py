@@ -1,10 +1,9 @@
 """Table and plot of the study of fine-tuning, rendered from its results."""
 
-import statistics
-from collections.abc import Sequence
 from pathlib import Path
 
 from training.finetuning.measure import GENERAL
+from training.studies.many_runs import mean_and_spread
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write
 from training.utils.results import Results, markdown_table
@@ -48,12 +47,7 @@ def finetuning_table(results: Results) -> str:
 
 
 def _pair(results: Results, fields: dict[str, str | None]) -> str:
-    return " / ".join(_spread(results.values(**fields, language=language)) for language in LANGUAGES)
-
-
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+    return " / ".join(mean_and_spread(results.values(**fields, language=language)) for language in LANGUAGES)
 
 
 def plot(results: Results, path: Path):

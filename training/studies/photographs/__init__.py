@@ -5,7 +5,8 @@
 
 frozen.py           EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model to evaluate
 heads.py            heads on their embeddings, trained on captions
-claims.py           options of the claims
+claims.py           the claims: the command
+claims_options.py   its options
 claims_runs.py      the arms of the claims, and their training runs
 claims_tables.py    their table and plot
 """

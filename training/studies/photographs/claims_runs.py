@@ -17,7 +17,8 @@ from training.demo.photo_teacher import assemble
 from training.evaluation import retrieval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import make_retrieval_set
-from training.studies.photographs.claims import ClaimsOptions
+from training.studies.many_runs import take_over
+from training.studies.photographs.claims_options import ClaimsOptions
 from training.studies.photographs.claims_tables import K, plot
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
@@ -102,7 +103,7 @@ class ClaimsStudy:
             ValueError: results.json is of other data, of another teacher or of other settings.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._read_earlier(self.folder / RESULTS_FILE)
+        take_over(self.results, self.folder / RESULTS_FILE, CONDITIONS)
         for seed in self.options.seeds:
             for arm in arms_of(self.options.shares):
                 if not self.results.values(model=arm.label, seed=seed):
@@ -110,19 +111,6 @@ class ClaimsStudy:
             shutil.rmtree(self._distilled(seed), ignore_errors=True)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
-
-    def _read_earlier(self, path: Path):
-        if not path.exists():
-            return
-        earlier = Results.read(path)
-        for name in CONDITIONS:
-            old, new = earlier.meta.get(name), self.results.meta[name]
-            if old != new:
-                raise ValueError(
-                    f"output_dir: {str(path)!r} has runs with {name} {old}, not {new}. Name another folder, or remove "
-                    "that file."
-                )
-        self.results.rows = earlier.rows
 
     def _keep(self, rows: list[Row]):
         self.results.rows += rows

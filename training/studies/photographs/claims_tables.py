@@ -1,8 +1,8 @@
 """Table and plot of the claims on photographs, rendered from their results."""
 
-import statistics
 from pathlib import Path
 
+from training.studies.many_runs import mean_and_spread
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write
 from training.utils.results import Results, markdown_table
@@ -24,17 +24,13 @@ def claims_table(results: Results) -> str:
     lines = [["R@10, %, en / zh", "Seeds", *METRICS], ["---", *["---:"] * (len(METRICS) + 1)]]
     for arm in dict.fromkeys(row.model for row in results.rows):
         seeds = {row.seed for row in results.rows if row.model == arm}
-        cells = [
-            " / ".join(_spread(results.values(model=arm, metric=metric, language=language)) for language in LANGUAGES)
-            for metric in METRICS.values()
-        ]
+        cells = [_pair(results, model=arm, metric=metric) for metric in METRICS.values()]
         lines.append([arm, f"{len(seeds)}", *cells])
     return markdown_table(lines)
 
 
-def _spread(values: list[float]) -> str:
-    mean = f"{100 * statistics.fmean(values):.1f}"
-    return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def _pair(results: Results, **fields: str) -> str:
+    return " / ".join(mean_and_spread(results.values(**fields, language=language)) for language in LANGUAGES)
 
 
 def plot(results: Results, path: Path):

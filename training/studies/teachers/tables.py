@@ -1,7 +1,6 @@
 """Tables of the studies of teachers."""
 
-import statistics
-
+from training.studies.many_runs import mean_and_spread
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
@@ -9,10 +8,7 @@ METRICS = (("validation", "t2i_recall@10", "R@10"), ("class_images", "top1", "to
 
 
 def _percent(values: list[float]) -> str:
-    if not values:
-        return ""
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
+    return mean_and_spread(values) if values else ""
 
 
 def widths_table(results: Results) -> str:

@@ -8,7 +8,8 @@ import yaml
 from tests.tiny import NO_DROPOUT, PROJECTION_DIM, WHOLE_EFFICIENTNET, student_config
 from training.data import load_source
 from training.studies.photographs import claims_runs
-from training.studies.photographs.claims import ClaimsOptions, main
+from training.studies.photographs.claims import main
+from training.studies.photographs.claims_options import ClaimsOptions
 from training.studies.photographs.claims_runs import ClaimsStudy, arms_of
 from training.studies.photographs.claims_tables import claims_table
 from training.utils.cli import parse_options
