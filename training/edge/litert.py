@@ -97,7 +97,8 @@ def _quantise(source: Path, tower: str, path: Path, images: Iterable[np.ndarray]
     Activations of the image tower have ranges measured on calibration images; its input and its last operators stay
     in float32. Activations of the text tower are quantised at run time by their own range.
     """
-    from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer import algorithm_manager, calibrator, qtyping, quantizer, recipe, recipe_manager
+    from ai_edge_quantizer.utils import qsv_utils
 
     rules = recipe_manager.RecipeManager()
     rules.load_quantization_recipe(recipe.dynamic_wi8_afp32() if tower == "text" else recipe.static_wi8_ai8())
@@ -110,7 +111,15 @@ def _quantise(source: Path, tower: str, path: Path, images: Iterable[np.ndarray]
     ranges = None
     if quantiser.need_calibration:
         (name,) = INPUTS["vision"]
-        ranges = quantiser.calibrate({SIGNATURE: [{name: image} for image in images]})
+        # the quantizer's own calibration takes a moving average of the ranges of the images, which cuts off a part of
+        # most images
+        calibration = calibrator.Calibrator(
+            str(source),
+            mode=calibrator.CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS,
+            qsv_update_func=qsv_utils.min_max_update,
+        )
+        calibration.calibrate({SIGNATURE: [{name: image} for image in images]}, rules)
+        ranges = calibration.get_model_qsvs()
     with np.errstate(invalid="ignore"):  # a row of zeros, such as the padding token's, gives 0 / 0
         quantised = quantiser.quantize(ranges, enable_progress_bar=False, enable_progress_report=False)
     path.write_bytes(quantised.quantized_model)
