@@ -3,14 +3,20 @@
 A store is a folder of files that hold `SHARD_ROWS` rows each, row after row, without headers:
 
     000000.int8   (rows, D) int8: the vector divided by its scale      000000.scale  (rows,) float32: the scale
-    000000.float16 (rows, D) float16                                   000000.bits   (rows, D / 8) uint8: the signs
+    000000.float16 (rows, D) float16                                   000000.signs  (rows, D / 8) uint8: the signs
+
+The signs are those of the vectors in a random rotation, which spreads what the vectors tell over all dimensions:
+embeddings that can be truncated have most of it in the first ones, and the other signs are noise.
+Source: RaBitQ (Gao and Long, arXiv 2405.12497).
 
 Which rows are valid is not stored here. The catalog of the index (catalog_dcclip.py) decides that, so a row may be
 written again until the catalog commits it.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +130,7 @@ class VectorStore:
         return scores
 
     def binary_scores(self, query: np.ndarray, count: int) -> np.ndarray:
-        """Number of dimensions whose sign equals the query's, for all rows.
+        """Number of dimensions whose sign equals the query's in the random rotation, for all rows.
 
         Args:
             query: Vector, (D,) float32.
@@ -133,10 +139,10 @@ class VectorStore:
         Returns:
             (count,) float32.
         """
-        signs = np.packbits(query > 0)
+        signs = np.packbits(query @ random_rotation(self.dimension) > 0)
         word = np.uint64 if len(signs) % 8 == 0 else np.uint8
         scores = np.empty(count, np.float32)
-        for start, bits in self._blocks("bits", count):
+        for start, bits in self._blocks("signs", count):
             differing = np.bitwise_count(bits.view(word) ^ signs.view(word))
             scores[start : start + len(bits)] = self.dimension - differing.sum(1, dtype=np.int32)
         return scores
@@ -160,7 +166,9 @@ class VectorStore:
             return {"float16": vectors.astype(np.float16)}
         scales = np.maximum(np.abs(vectors).max(1), np.finfo(np.float32).tiny).astype(np.float32) / np.float32(127)
         encoded = {"int8": np.rint(vectors / scales[:, None]).astype(np.int8), "scale": scales}
-        return encoded | ({"bits": np.packbits(vectors > 0, 1)} if self.dtype == "binary" else {})
+        if self.dtype == "binary":
+            encoded["signs"] = np.packbits(vectors @ random_rotation(self.dimension) > 0, 1)
+        return encoded
 
     def _path(self, shard: int, name: str) -> Path:
         return self.folder / f"{shard:06d}.{name}"
@@ -183,7 +191,7 @@ class VectorStore:
         """Type and shape of one row of a kind of file."""
         if name == "scale":
             return np.dtype(np.float32), ()
-        return (np.dtype(np.uint8), (self.dimension // 8,)) if name == "bits" else (np.dtype(name), (self.dimension,))
+        return (np.dtype(np.uint8), (self.dimension // 8,)) if name == "signs" else (np.dtype(name), (self.dimension,))
 
     def _blocks(self, name: str, count: int) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, count, SHARD_ROWS):
@@ -205,6 +213,24 @@ class VectorStore:
         for shard, mapped in parts.items():
             gathered[shards == shard] = mapped[rows[shards == shard] % SHARD_ROWS]
         return gathered
+
+
+@lru_cache(maxsize=4)
+def random_rotation(dimension: int) -> np.ndarray:
+    """A fixed rotation, drawn at random from all rotations.
+
+    It is drawn from a hash, and not by NumPy, whose generators may change and would make old signs useless.
+
+    Args:
+        dimension: Number of dimensions D.
+
+    Returns:
+        (D, D) float32, orthogonal.
+    """
+    content = hashlib.shake_256(b"dcclip signs").digest(8 * dimension * dimension)
+    radius, angle = ((np.frombuffer(content, "<u4") + 0.5) / 2**32).reshape(2, dimension, dimension)
+    normal = np.sqrt(-2 * np.log(radius)) * np.cos(2 * np.pi * angle)
+    return np.linalg.qr(normal)[0].astype(np.float32)
 
 
 def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from modeling_dcclip import vectors_dcclip
-from modeling_dcclip.vectors_dcclip import DTYPES, VectorStore
+from modeling_dcclip.vectors_dcclip import DTYPES, VectorStore, random_rotation
 
 DIMENSION = 64
+ROTATION = (-0.409151, -0.052334, -0.096044)  # the start of that in 16 dimensions
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +63,8 @@ def test_search_equals_a_sort_of_the_stored_vectors(tmp_path, vectors, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equal_scores_come_in_the_order_of_rows(tmp_path, dtype):
     same = np.tile(np.eye(1, DIMENSION, dtype=np.float32), (300, 1))
-    same[::2, 1] = -1e-9  # another sign, and so another order of the binary scan
+    # equal in int8, but with other signs, and so another order of the binary scan
+    same[::2, 1:] = np.random.default_rng(0).uniform(-0.0039, 0.0039, (150, DIMENSION - 1))
     rows, _ = filled(tmp_path, same, dtype).search(same[1], 300, 7, None)
     assert rows.tolist() == list(range(7))
 
@@ -108,3 +110,28 @@ def test_binary_with_rescoring_finds_most_of_the_nearest(tmp_path, vectors):
         for query in vectors[::50]
     ]
     assert np.mean(found) > 9
+
+
+def test_signs_tell_as_much_of_embeddings_that_can_be_truncated(tmp_path):
+    """Most of such an embedding is in its first dimensions, and images and texts have means of their own."""
+    random = np.random.default_rng(0)
+    spread = 0.9 ** np.arange(DIMENSION)
+    images = random.standard_normal((2000, DIMENSION)) * spread
+    queries = images[:50] + random.standard_normal((50, DIMENSION)) * spread
+    images[:, 30:] += 0.05
+    queries[:, 30:] -= 0.05
+    images, queries = (
+        (each / np.linalg.norm(each, axis=1, keepdims=True)).astype(np.float32) for each in (images, queries)
+    )
+    store = filled(tmp_path, images, "binary")
+    shares = []
+    for query in queries:
+        candidates = np.argsort(-store.binary_scores(query, len(images)), kind="stable")[:100]
+        shares.append(np.isin(np.argsort(-(images @ query))[:10], candidates).mean())
+    assert np.mean(shares) > 0.85
+
+
+def test_the_rotation_is_the_same_everywhere():
+    rotation = random_rotation(16)
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(16), atol=1e-6)
+    np.testing.assert_allclose(rotation[0, :3], ROTATION, atol=1e-6)
