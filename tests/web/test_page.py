@@ -146,14 +146,14 @@ def _image_ms(visit: Visit) -> float:
         example = response.read()
     visit.page.evaluate("document.getElementById('answer-note').textContent = ''")
     visit.page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": example})
-    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('ms')")
+    visit.page.wait_for_function("() => document.getElementById('answer-note').textContent.includes('ms')")
     return float(visit.page.inner_text("#answer-note b").removesuffix(" ms"))
 
 
 def test_a_file_that_is_not_an_image_shows_a_message(visit, tmp_path: Path):
     (tmp_path / "a.png").write_bytes(b"not an image")
     visit.page.set_input_files("#file", str(tmp_path / "a.png"))
-    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('cannot decode')")
+    visit.page.wait_for_function("() => document.getElementById('answer-note').textContent.includes('cannot decode')")
     assert visit.page.locator("#answer li").count() == 0
 
 
@@ -178,14 +178,14 @@ def test_a_new_image_clears_the_old_answer_at_once_and_is_decoded_once(visit, ph
     visit.page.evaluate("window.go()")
     visit.page.wait_for_selector("#answer li")
     visit.page.fill("#labels", "猫, a cat, 狗")
-    visit.page.wait_for_function("document.querySelectorAll('#answer li').length === 3")
+    visit.page.wait_for_function("() => document.querySelectorAll('#answer li').length === 3")
     assert visit.page.evaluate("window.encoded") == 1
 
 
 def test_a_file_of_another_kind_shows_a_message(visit, tmp_path):
     (tmp_path / "notes.txt").write_text("text")
     visit.page.set_input_files("#file", str(tmp_path / "notes.txt"))
-    visit.page.wait_for_function("document.getElementById('answer-note').textContent.includes('notes.txt')")
+    visit.page.wait_for_function("() => document.getElementById('answer-note').textContent.includes('notes.txt')")
     assert visit.page.locator("#answer li").count() == 0
 
 
