@@ -5,7 +5,7 @@ from dataclasses import asdict
 import pytest
 import yaml
 
-from tests.tiny import NO_DROPOUT, PROJECTION_DIM, WHOLE_EFFICIENTNET, student_config
+from tests.tiny import IMAGE_SIZE, NO_DROPOUT, PROJECTION_DIM, WHOLE_EFFICIENTNET, student_config
 from training.data import load_source
 from training.studies.photographs import claims_runs
 from training.studies.photographs.claims import main
@@ -19,10 +19,12 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 @pytest.fixture(scope="module")
-def student(tmp_path_factory) -> str:
-    config = student_config(vision_config=WHOLE_EFFICIENTNET, text_config=NO_DROPOUT, projection_dim=PROJECTION_DIM)
+def student(teacher_folder, tmp_path_factory) -> str:
+    own = {"projection_dim": PROJECTION_DIM, "image_size": IMAGE_SIZE, "tokenizer": str(teacher_folder)}
+    own |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    config = student_config(vision_config=WHOLE_EFFICIENTNET, text_config=NO_DROPOUT, **own)
     path = tmp_path_factory.mktemp("student") / "student.yaml"
-    path.write_text(yaml.safe_dump({name: value for name, value in asdict(config).items() if value is not None}))
+    path.write_text(yaml.safe_dump(asdict(config)))  # with all fields, as it replaces those of the recipes
     return str(path)
 
 

@@ -14,9 +14,9 @@ def values(rows, metric):
     return {(row.model, row.set, row.language): row.value for row in rows if row.metric == metric}
 
 
-def test_types_that_distinguish_the_images_find_them_and_signs_alone_do_not(tmp_path):
+def test_types_that_distinguish_the_images_find_them_and_signs_alone_find_fewer(tmp_path):
     rng = np.random.default_rng(0)
-    vectors = np.abs(rng.standard_normal((40, 16))).astype(np.float32)  # all signs are equal
+    vectors = np.abs(rng.standard_normal((40, 16))).astype(np.float32)  # all signs are equal without a rotation
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     targets = np.array([3, 30])
     rows = measure_gallery(vectors, {"en": (vectors[targets], targets)}, tmp_path)
@@ -24,7 +24,7 @@ def test_types_that_distinguish_the_images_find_them_and_signs_alone_do_not(tmp_
     for name in ("float32", "float16", "int8", "binary"):
         assert recall[name, "40 photographs", "en"] == 1
         assert nearest[name, "40 photographs", "en"] >= 0.9
-    assert recall[SIGNS, "40 photographs", "en"] == 0.5  # the first ten rows
+    assert 0.3 < nearest[SIGNS, "40 photographs", "en"] < 0.9
     sizes = {name: value for (name, _, _), value in values(rows, "bytes_per_vector").items()}
     assert sizes == {"float32": 64, "float16": 32, "int8": 20, "binary": 22, SIGNS: 2}
 
