@@ -26,11 +26,7 @@ def load_images(source: str, config: DataConfig, size: int) -> Tensor:
     Raises:
         ValueError: The source cannot be loaded, has no images, or has one that cannot be used.
     """
-    try:
-        rows = load_source(source)
-    except ValueError as error:
-        raise ValueError(f"photos: {str(error).removeprefix('data: ')}") from error
-    column = config.image_column
+    column, rows = config.image_column, load_source(source, field="photos")
     rows = require_columns(rows, [column], source, "Name it under data.image_column.", field="photos")
     numbers = evenly_spaced_rows(len(rows), MAX_IMAGES)
     rules = rules_for(source, config.allow_urls, config.allow_paths)

@@ -48,7 +48,9 @@ def check_split(source: str | list[str], split: str):
         raise ValueError(f"data.split: {names[0]!r} has no splits, got {split!r}. Leave it out.")
 
 
-def load_source(source: str | list[str], split: str = "train", subset: str | None = None) -> Dataset:
+def load_source(
+    source: str | list[str], split: str = "train", subset: str | None = None, field: str = "data"
+) -> Dataset:
     """Load all rows of a source.
 
     Args:
@@ -57,14 +59,15 @@ def load_source(source: str | list[str], split: str = "train", subset: str | Non
             with metadata; a Hub id; or `module:function` that returns a `datasets.Dataset`.
         split: Split to load, if the source has several.
         subset: Configuration to load, if the source is a Hub data set with several.
+        field: Field of the recipe or the options, with which the error message starts.
 
     Raises:
         ValueError: If the source cannot be loaded or is a stream.
     """
-    rows = _load(source, split, subset, streaming=False)
+    rows = _load(source, split, subset, streaming=False, field=field)
     if not isinstance(rows, Dataset):
         raise ValueError(
-            f"data: {source!r} is a {type(rows).__name__}, not a Dataset. Set data.streaming: true, or return a "
+            f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. Set data.streaming: true, or return a "
             "datasets.Dataset."
         )
     return rows
@@ -81,7 +84,7 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
     Raises:
         ValueError: If the source cannot be opened.
     """
-    rows = _load(source, split, subset, streaming=True)
+    rows = _load(source, split, subset, streaming=True, field="data")
     if isinstance(rows, Dataset):
         return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
     return rows
@@ -109,19 +112,21 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
     return tuple(Path(cache).resolve() for cache in caches)
 
 
-def _load(source: str | list[str], split: str, subset: str | None, streaming: bool) -> Dataset | IterableDataset:
+def _load(
+    source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
+) -> Dataset | IterableDataset:
     try:
         rows = _open(source, subset, streaming)
     except (
         Exception
     ) as error:  # `datasets` raises many types; to a user they all mean that the source cannot be loaded
         raise ValueError(
-            f"data: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
+            f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
             "image folder, a Hub id, or module:function."
         ) from error
     if isinstance(rows, (DatasetDict, IterableDatasetDict)):
         if split not in rows:
-            raise ValueError(f"data: {source!r} has no split {split!r}, only {sorted(rows)}.")
+            raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}.")
         return rows[split]
     return rows
 

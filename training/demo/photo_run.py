@@ -178,10 +178,7 @@ class PhotoDemo:
         """Measure retrieval on the validation photographs, in both directions and languages."""
         assert self.pairs is not None  # _prepare comes first
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
-        images = model.encode_images(self.pairs.rows)
-        for language, captions in self.pairs.captions.items():
-            texts, seed = model.encode_texts(captions), self.options.seeds[0]
-            self.rows += retrieval.score(self.pairs, language, images, texts, name, stage=stage, seed=seed)
+        self.rows += retrieval.measure(model, self.pairs, name, stage=stage, seed=self.options.seeds[0])
 
     def _card(self, prepared: Prepared) -> dict[str, Any]:
         """The part of the card that is not measured."""

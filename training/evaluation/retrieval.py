@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from training.evaluation.metrics import right_ranks, wilson_interval
+from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.utils.results import Row, markdown_table
 
@@ -88,6 +89,30 @@ def score(
                     interval=wilson_interval(recall, len(found)),
                 )
             )
+    return rows
+
+
+def measure(
+    model: ZeroShotModel,
+    retrieval_set: RetrievalSet,
+    name: str,
+    ks: Sequence[int] = KS,
+    stage: str | None = None,
+    seed: int | None = None,
+) -> list[Row]:
+    """Encode a set, and measure recall at k in both directions, in every language.
+
+    Args:
+        model: Model to measure.
+        retrieval_set: Images with captions.
+        name: Model name, written to the rows.
+        ks: Values of k, as in `score`.
+        stage: Training stage, written to the rows.
+        seed: Seed of the training run, written to the rows.
+    """
+    images, rows = model.encode_images(retrieval_set.rows), list[Row]()
+    for language, captions in retrieval_set.captions.items():
+        rows += score(retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed)
     return rows
 
 

@@ -128,10 +128,7 @@ class FinetuningStudy:
         """Recall on the test split and on photographs, top-1 on labelled photographs, accuracy on general texts."""
         model = ZeroShotModel.from_pretrained(folder)
         for name in self.sets:
-            images = model.encode_images(name.rows)
-            for language, texts in name.captions.items():
-                embeddings = model.encode_texts(texts)
-                yield from retrieval.score(name, language, images, embeddings, arm, (K,), stage, seed)
+            yield from retrieval.measure(model, name, arm, (K,), stage, seed)
         images, labels = model.encode_images(self.labelled), torch.tensor(self.labelled["label"])
         for language, names in self.names.items():
             measured = measure(images, class_embeddings(model, names), labels, (TOP1,))

@@ -212,17 +212,10 @@ class ClaimsStudy:
     def _measure(self, folder: Path, arm: Arm, seed: int) -> list[Row]:
         """Recall on the validation photographs, in both directions and languages."""
         model = ZeroShotModel.from_pretrained(folder)
-        images, rows = model.encode_images(self.pairs.rows), list[Row]()
-        for language, captions in self.pairs.captions.items():
-            texts = model.encode_texts(captions)
-            rows += retrieval.score(self.pairs, language, images, texts, arm.label, stage=arm.stages, seed=seed)
-        return rows
+        return retrieval.measure(model, self.pairs, arm.label, stage=arm.stages, seed=seed)
 
 
 def _captioned(source: str, field: str) -> Dataset:
-    try:
-        rows = load_source(source)
-    except ValueError as error:
-        raise ValueError(f"{field}: {str(error).removeprefix('data: ')}") from error
+    rows = load_source(source, field=field)
     rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
     return rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))
