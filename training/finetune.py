@@ -66,9 +66,8 @@ def run(options: FinetuneOptions) -> "Outcome | None":
             if (found := prepare_general(options, output_dir / DATA_FOLDER)) is not None:
                 print(f"General images: {found}", flush=True)
         state.wait_for_everyone()
-        prepared, general = Prepared.load(output_dir / DATA_FOLDER), None
-        if options.general_data is not None:
-            general = Prepared.load(output_dir / DATA_FOLDER / GENERAL_FOLDER)
+        prepared = Prepared.load(output_dir / DATA_FOLDER)
+        general = Prepared.load(prepared.folder / GENERAL_FOLDER) if options.general_data is not None else None
         recipe = make_recipe(options, prepared, general, start)
         if not state.is_main_process:
             train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures

@@ -55,9 +55,12 @@ def finish(
     points: list[Point] = []
     measured: list[tuple[list[Row], Embeddings]] = []
     for weight in WEIGHTS:
-        model.load_state_dict(interpolate(start.weights, end, weight))
-        embeddings = measurer.encode(model) if weight else start.embeddings
-        rows = measurer.rows(model, FINETUNED, embeddings)
+        if weight:
+            model.load_state_dict(interpolate(start.weights, end, weight))
+            embeddings = measurer.encode(model)
+            rows = measurer.rows(model, FINETUNED, embeddings)
+        else:
+            embeddings, rows = start.embeddings, [replace(row, stage=FINETUNED) for row in start.rows]
         points.append(Point(weight, mean_of(rows, VALIDATION), general_means(rows)))
         measured.append((rows, embeddings))
     chosen = choose(points, MAX_GENERAL_LOSS)

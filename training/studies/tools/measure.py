@@ -1,7 +1,7 @@
 """Encode photographs and captions in every tool, rank, and compare with transformers."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from training.edge.verdict import ALLOWED_POINTS
 from training.studies.tools.agreement import TIE, agreement
-from training.studies.tools.encoder import Tool
+from training.studies.tools.encoder import Encoder, Tool
 from training.studies.tools.options import ToolsOptions
 from training.studies.tools.photographs import Photographs, write_photographs
 from training.studies.tools.runtimes import js_versions
@@ -116,25 +116,41 @@ def shortfalls(results: Results) -> list[str]:
     return found
 
 
+@dataclass(frozen=True)
+class _Encoded:
+    """The photographs and the queries in one tool."""
+
+    encoder: Encoder
+    images: np.ndarray
+    texts: Texts
+
+
 class _Run:
     """The photographs, and what transformers makes of them, with its own way to resize images and with Pillow's."""
 
     def __init__(self, model: Path, photographs: Photographs):
         self.model, self.photographs = model, photographs
-        own, pillow = (tool.open(model, "fp32") for tool in REFERENCES)
-        self.images, self.of_pillow = (each.encode_images(photographs.files) for each in (own, pillow))
-        self.texts: Texts = {language: own.encode_texts(queries) for language, queries in photographs.texts.items()}
+        self.references = {tool.name: self._encode(tool, "fp32") for tool in REFERENCES}
+        own, pillow = self.references.values()
+        self.images, self.texts, self.of_pillow = own.images, own.texts, pillow.images
+
+    def _encode(self, tool: Tool, variant: str) -> _Encoded:
+        encoder = tool.open(self.model, variant)
+        images = encoder.encode_images(self.photographs.files)
+        texts = {language: encoder.encode_texts(queries) for language, queries in self.photographs.texts.items()}
+        return _Encoded(encoder, images, texts)
 
     def rows(self, tool: Tool) -> Iterator[Row]:
         """Encode and rank in one tool."""
         for variant in tool.variants:
-            encoder = tool.open(self.model, variant)
-            images = encoder.encode_images(self.photographs.files)
-            texts = {language: encoder.encode_texts(queries) for language, queries in self.photographs.texts.items()}
+            encoded = self.references.get(tool.name) or self._encode(tool, variant)
+            images, texts = encoded.images, encoded.texts
             difference = float(abs(images - self.images).max())
             yield Row(model=tool.name, stage=variant, metric="largest_difference", value=difference)
             for language, embeddings in texts.items():
-                found = encoder.rank(self.photographs.files, images, self.photographs.texts[language], embeddings)
+                found = encoded.encoder.rank(
+                    self.photographs.files, images, self.photographs.texts[language], embeddings
+                )
                 hits = (found == self.photographs.targets[language][:, None]).any(1)
                 values = asdict(agreement(found, self.texts[language] @ self.images.T))
                 by_pillow = asdict(agreement(found, self.texts[language] @ self.of_pillow.T))
