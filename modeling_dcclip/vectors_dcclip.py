@@ -5,8 +5,8 @@ A store is a folder of files that hold `SHARD_ROWS` rows each, row after row, wi
     000000.int8   (rows, D) int8: the vector divided by its scale      000000.scale  (rows,) float32: the scale
     000000.float16 (rows, D) float16                                   000000.signs  (rows, D / 8) uint8: the signs
 
-The signs are those of the vectors in a random rotation, which spreads what the vectors tell over all dimensions:
-embeddings that can be truncated have most of it in the first ones, and the other signs are noise.
+The signs are those of the vectors in a random rotation, which spreads their information evenly over all dimensions:
+embeddings that can be truncated carry most of it in the first ones, so that the signs of the others are noise.
 Source: RaBitQ (Gao and Long, arXiv 2405.12497).
 
 Which rows are valid is not stored here. The catalog of the index (catalog_dcclip.py) decides that, so a row may be
