@@ -1,10 +1,10 @@
-"""What studies of many training runs share: they go on after an interruption, and render means over seeds."""
+"""What studies of many training runs share: they keep every run, go on after an interruption, and render means."""
 
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.utils.results import Results
+from training.utils.results import Results, Row
 
 
 def take_over(results: Results, path: Path, conditions: Sequence[str]):
@@ -29,6 +29,26 @@ def take_over(results: Results, path: Path, conditions: Sequence[str]):
                 "that file."
             )
     results.rows = earlier.rows
+
+
+def keep_rows(results: Results, rows: list[Row], folder: Path):
+    """Add the rows of one run to the results, write them, and print the run in one line.
+
+    Args:
+        results: Results of the study.
+        rows: Rows of the run; those with a language are printed.
+        folder: Folder of the results.
+    """
+    results.rows += rows
+    results.write(folder)
+    first = rows[0]
+    run = [
+        first.model,
+        *([first.stage] if first.stage else []),
+        *([] if first.seed is None else [f"seed {first.seed}"]),
+    ]
+    values = [f"{row.metric} {row.language} {100 * row.value:.1f}" for row in rows if row.language]
+    print(f"{', '.join(run)}: {', '.join(values)}", flush=True)
 
 
 def mean_and_spread(values: Sequence[float]) -> str:

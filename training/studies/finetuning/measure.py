@@ -6,16 +6,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from datasets import Dataset, Image
 
 from training.data import evenly_spaced_rows, load_source, require_columns
 from training.evaluation import retrieval
-from training.evaluation.classify import class_embeddings
-from training.evaluation.measure import measure
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.general import general_pairs
-from training.evaluation.sets.protocols import CLASS_NAMES
 from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set
 from training.finetuning.measure import general_rows
 from training.finetuning.options import FinetuneOptions
@@ -23,8 +19,9 @@ from training.students import load_student
 from training.studies.finetuning.arms import train
 from training.studies.finetuning.options import GENERAL_ARM, FinetuningOptions, K
 from training.studies.finetuning.pool import Pool
-from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, TOP1, plot
-from training.studies.many_runs import take_over
+from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, plot
+from training.studies.labelled import LabelledPhotographs
+from training.studies.many_runs import keep_rows, take_over
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -32,7 +29,6 @@ from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 PLOT_FILE, RUN_FOLDER, START_FOLDER = "finetuning.png", "run", "start"
 CONDITIONS = ("data", "model", "weights", "images", "steps", "image_size")  # of all runs of one results file
-LABELLED = "labelled photographs"
 
 
 class FinetuningStudy:
@@ -45,13 +41,12 @@ class FinetuningStudy:
 
     def __init__(self, options: FinetuningOptions, program: str):
         self.options, self.folder, self.model = options, Path(options.output_dir), options.model
-        self.pool = Pool.open(options.data)
+        self.pool = Pool.open(options.data, options.test)
         self.sets = [
             _retrieval_set(TEST, self.pool.test),
-            _retrieval_set(PHOTOGRAPHS, _some(options.photographs, ["image", *LANGUAGES], options.num_general)),
+            _retrieval_set(PHOTOGRAPHS, _captioned(options.photographs, options.num_general)),
         ]
-        self.labelled = _some(options.labelled, ["image", "label", *LANGUAGES], options.num_general)
-        self.names = _class_names(options.labelled)
+        self.labelled = LabelledPhotographs.open(options.labelled, options.num_general)
         self.general = general_pairs(LANGUAGES, held_out=True)
         self.results = Results(
             make_meta(
@@ -65,7 +60,7 @@ class FinetuningStudy:
                     "test": len(self.pool.test),
                     "training": len(self.pool.training),
                     "photographs": len(self.sets[1].rows),
-                    "labelled": len(self.labelled),
+                    "labelled": len(self.labelled.rows),
                 },
                 steps=options.max_steps,
                 image_size=options.image_size,
@@ -82,23 +77,16 @@ class FinetuningStudy:
         if self.options.image_size is not None:
             self.model = _resized(self.options.model, self.options.image_size, self.folder / START_FOLDER)
         if not self.results.values(model=START):
-            self._keep(list(self._measure(Path(self.model), START)))
+            keep_rows(self.results, list(self._measure(Path(self.model), START)), self.folder)
         for size in self.options.sizes:
             for seed in self.options.seeds:
                 for arm in self.options.arms:
                     if not self.results.values(model=arm, stage=_stage(size), seed=seed):
-                        self._keep(self._train(arm, size, seed))
+                        keep_rows(self.results, self._train(arm, size, seed), self.folder)
         shutil.rmtree(self.folder / START_FOLDER, ignore_errors=True)
         self.results.write(self.folder)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
-
-    def _keep(self, rows: list[Row]):
-        self.results.rows += rows
-        self.results.write(self.folder)
-        first = rows[0]
-        values = " ".join(f"{row.metric} {row.language} {100 * row.value:.1f}," for row in rows if row.language)
-        print(f"{first.model}, {first.stage}, seed {first.seed}: {values}", flush=True)
 
     def _train(self, arm: str, size: int, seed: int) -> list[Row]:
         """Train one arm, measure it, and delete the run."""
@@ -129,12 +117,7 @@ class FinetuningStudy:
         model = ZeroShotModel.from_pretrained(folder)
         for name in self.sets:
             yield from retrieval.measure(model, name, arm, (K,), stage, seed)
-        images, labels = model.encode_images(self.labelled), torch.tensor(self.labelled["label"])
-        for language, names in self.names.items():
-            measured = measure(images, class_embeddings(model, names), labels, (TOP1,))
-            yield from measured.rows(
-                model=arm, stage=stage, seed=seed, set=LABELLED, protocol=CLASS_NAMES, language=language
-            )
+        yield from self.labelled.measure(model, arm, stage, seed)
         for row in general_rows(model, self.general, stage, seed):
             yield replace(row, model=arm)
 
@@ -153,20 +136,12 @@ def _stage(size: int) -> str:
     return f"{size} pairs"
 
 
-def _some(source: str, columns: list[str], number: int) -> Dataset:
-    """Rows of a source with undecoded images, evenly spaced."""
-    rows = require_columns(load_source(source), columns, source, "Name other data.", field="data")
+def _captioned(source: str, number: int) -> Dataset:
+    """Evenly spaced rows of captioned photographs, undecoded."""
+    rows = load_source(source, field="photographs")
+    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field="photographs")
     return rows.select(evenly_spaced_rows(len(rows), number)).cast_column("image", Image(decode=False))
 
 
 def _retrieval_set(name: str, rows: Dataset) -> RetrievalSet:
     return make_retrieval_set(name, rows, {language: language for language in LANGUAGES}, "image", name)
-
-
-def _class_names(source: str) -> dict[str, list[str]]:
-    """Class names of all labels of a source in each language, in the order of the labels."""
-    rows = load_source(source)
-    return {
-        language: [name for _, name in sorted(dict(zip(rows["label"], rows[language], strict=True)).items())]
-        for language in LANGUAGES
-    }

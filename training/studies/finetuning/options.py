@@ -12,14 +12,14 @@ class FinetuningOptions:
     """What to train, and where to measure.
 
     Args:
-        data: Images with captions in English and Chinese, as `data.train` in a recipe; several are joined. 15 % of the
-            images are the test split of all runs.
+        data: Images with captions in English and Chinese, as `data.train` in a recipe; several are joined.
+        test: The same for the test split of all runs. Default: 15 % of the images of `data`.
         photographs: Photographs with captions, to measure retrieval that the model had learned before.
         labelled: Photographs with class names, to measure classification that the model had learned before.
         model: Folder of the starting model.
         general_data: General images of further arms by name; `--general_data.NAME SOURCE` makes an arm `general_NAME`.
         arms: Ways to fine-tune: `default`, `no_photos`, `plain`, `lora`, `general_NAME`.
-        sizes: Numbers of pairs, drawn from the rest of the images.
+        sizes: Numbers of pairs, drawn from the images that are not in the test split.
         seeds: Seeds of the draw and of the training.
         max_steps: Optimizer steps of every run. Default: those of `training/finetune.py`.
         image_size: Edge in pixels to which the images of every run are reduced, for a study that takes less time.
@@ -32,6 +32,7 @@ class FinetuningOptions:
     data: list[str]
     photographs: str
     labelled: str
+    test: str | None = None
     model: str = "model_cards/dcclip-tiny-photo"
     general_data: dict[str, str] = field(default_factory=dict)
     arms: list[str] = field(default_factory=lambda: list(ARMS))

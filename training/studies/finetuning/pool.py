@@ -8,8 +8,9 @@ from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 
 from training.data import load_source, require_columns, usable_captions
 from training.finetuning.prepare import NO_FILTERS
-from training.finetuning.split import DEFAULT_SHARE, split_images
+from training.finetuning.split import DEFAULT_SHARE, LIMITS, split_images
 from training.prepare.curate.images import examine_image
+from training.prepare.curate.near_duplicates import match_images
 from training.text.writing_systems import LANGUAGES
 from training.utils.rng import keyed_uniform
 
@@ -29,27 +30,26 @@ class Pool:
     training: Dataset
 
     @classmethod
-    def open(cls, sources: list[str]) -> "Pool":
-        """Join the sources, leave out rows without a usable image or caption, and split the rest.
+    def open(cls, sources: list[str], test: str | None = None) -> "Pool":
+        """Join the sources, leave out rows without a usable image or caption, and make a test split.
 
         Args:
             sources: Data with the columns `image`, `en` and `zh`.
+            test: The same for the test split; images that resemble one of it are left out of the rest. None takes a
+                share of the sources.
 
         Raises:
             ValueError: A column is missing, or there are too few images.
         """
-        rows = concatenate_datasets([_columns_of(source) for source in sources])
-        examined = [examine_image(cell, NO_FILTERS) for cell in rows["image"]]
-        usable = [
-            number
-            for number, image in enumerate(examined)
-            if image.cause is None and all(rows[language][number] for language in LANGUAGES)
-        ]
-        hashes = np.array([examined[number].hash for number in usable], np.uint64)
-        colours = np.stack([examined[number].colours for number in usable])
-        training, test = split_images(hashes, colours, DEFAULT_SHARE, TEST_SEED)
-        rows = rows.select(usable)
-        return cls(rows.select(test), rows.select(training))
+        joined = concatenate_datasets([_columns_of(source, "data") for source in sources])
+        rows, hashes, colours = _usable(joined)
+        if test is None:
+            training, chosen = split_images(hashes, colours, DEFAULT_SHARE, TEST_SEED)
+            return cls(rows.select(chosen), rows.select(training))
+        test_rows, test_hashes, test_colours = _usable(_columns_of(test, "test"))
+        both = np.concatenate([test_hashes, hashes]), np.concatenate([test_colours, colours])
+        match = match_images(*both, *LIMITS, num_reference=len(test_rows))[len(test_rows) :]
+        return cls(test_rows, rows.select(np.flatnonzero(match >= len(test_rows))))
 
     def write(self, path: Path, size: int, seed: int) -> Path:
         """Write training pairs that are drawn at random.
@@ -73,8 +73,21 @@ class Pool:
         return path
 
 
-def _columns_of(source: str) -> Dataset:
-    rows = require_columns(load_source(source), ["image", *LANGUAGES], source, "Name other data.", field="data")
+def _usable(rows: Dataset) -> tuple[Dataset, np.ndarray, np.ndarray]:
+    """Rows with a usable image and captions in both languages, and the hashes and colours of their images."""
+    examined = [examine_image(cell, NO_FILTERS) for cell in rows["image"]]
+    usable = [
+        number
+        for number, image in enumerate(examined)
+        if image.cause is None and all(rows[language][number] for language in LANGUAGES)
+    ]
+    hashes = np.array([examined[number].hash for number in usable], np.uint64)
+    return rows.select(usable), hashes, np.stack([examined[number].colours for number in usable])
+
+
+def _columns_of(source: str, field: str) -> Dataset:
+    rows = load_source(source, field=field)
+    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
     rows = rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))
     features = Features({"image": Image(decode=False)} | {name: List(Value("string")) for name in LANGUAGES})
     captions = {name: [usable_captions(cell)[0] for cell in rows[name]] for name in LANGUAGES}

@@ -3,18 +3,19 @@
 from pathlib import Path
 
 from training.finetuning.measure import GENERAL
+from training.studies.labelled import TOP1
 from training.studies.many_runs import mean_and_spread
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import atomic_write
 from training.utils.results import Results, markdown_table
 
-START, TEST, PHOTOGRAPHS, TOP1 = "start", "test split", "photographs", "top1"
-LABELLED_METRIC, TEST_METRIC, GENERAL_METRIC = TOP1, "text_to_image_R@10", "text_to_text_R@1"
+START, TEST, PHOTOGRAPHS = "start", "test split", "photographs"
+TEST_METRIC, GENERAL_METRIC = "text_to_image_R@10", "text_to_text_R@1"
 # title and fields of each column
 COLUMNS: tuple[tuple[str, dict[str, str | None]], ...] = (
     ("R@10 on the test split", {"set": TEST, "metric": TEST_METRIC}),
     ("R@10 on photographs", {"set": PHOTOGRAPHS, "metric": TEST_METRIC}),
-    ("Top-1 on photographs", {"metric": LABELLED_METRIC}),
+    ("Top-1 on photographs", {"metric": TOP1}),
     ("General texts", {"set": GENERAL, "metric": GENERAL_METRIC}),
 )
 COLOURS = {"default": "#2a78d6", "no_photos": "#7db4f0", "plain": "#d6452a", "lora": "#3a9a4a"}

@@ -1,12 +1,17 @@
-"""Studies on photographs: what the same pretrained towers do without distillation, and the paper's claims.
+"""Studies on photographs: pretrained towers without distillation, the paper's claims, and text-only alignment.
 
     python -m training.studies.photographs --train TRAIN.parquet --retrieval NAME=VALIDATION.parquet ...
     python -m training.studies.photographs.claims --train TRAIN.parquet --validation VALIDATION.parquet ...
+    python -m training.studies.photographs.text_only --train TRAIN.parquet --validation VALIDATION.parquet ...
 
-frozen.py           EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model to evaluate
-heads.py            heads on their embeddings, trained on captions
-claims.py           the claims: the command
-claims_options.py   its options
-claims_runs.py      the arms of the claims, and their training runs
-claims_tables.py    their table and plot
+frozen.py               EfficientNet-Lite2 and the multilingual Universal Sentence Encoder, as one model to evaluate
+heads.py                heads on their embeddings, trained on captions
+claims.py               the claims: the command
+claims_options.py       its options
+claims_runs.py          the arms of the claims, and their training runs
+text_only.py            text-only alignment: the command
+text_only_options.py    its options
+text_only_runs.py       its arms, and their training runs
+ingredients.py          what both start from
+tables.py               their tables and plots
 """

@@ -3,25 +3,22 @@
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset, Image
 
 from training import align, distill
 from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
-from training.data import evenly_spaced_rows, load_source, require_columns
-from training.demo.photo_teacher import assemble
+from training.data import evenly_spaced_rows
 from training.evaluation import retrieval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import make_retrieval_set
-from training.studies.many_runs import take_over
+from training.studies.many_runs import keep_rows, take_over
 from training.studies.photographs.claims_options import ClaimsOptions
-from training.studies.photographs.claims_tables import K, plot
+from training.studies.photographs.ingredients import COLUMNS, captioned_photographs, pretrained_towers, short_run
+from training.studies.photographs.tables import plot
 from training.teachers.lineage import weights_fingerprint
-from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 from training.utils.rng import keyed_uniform
@@ -29,7 +26,6 @@ from training.utils.rng import keyed_uniform
 PLOT_FILE = "claims.png"
 RECIPES = CONFIGS / "photographs"
 CONDITIONS = ("data", "validation", "weights", "settings")  # of all runs of one results file
-COLUMNS = {language: language for language in LANGUAGES}
 Target = Literal["feature_map", "embedding", "logits"]
 TARGETS: tuple[Target, ...] = ("feature_map", "embedding", "logits")
 
@@ -79,9 +75,9 @@ class ClaimsStudy:
 
     def __init__(self, options: ClaimsOptions, program: str):
         self.options, self.folder = options, Path(options.output_dir)
-        self.rows = _captioned(options.train, "train")
+        self.rows = captioned_photographs(options.train, "train")
         self.rows = self.rows.select(evenly_spaced_rows(len(self.rows), options.num_images or len(self.rows)))
-        validation = _captioned(options.validation, "validation")
+        validation = captioned_photographs(options.validation, "validation")
         self.pairs = make_retrieval_set("validation", validation, COLUMNS, "image", "validation")
         settings = {"image_size", "num_images", "distill_steps", "align_steps", "batch_size"}
         self.results = Results(
@@ -107,16 +103,10 @@ class ClaimsStudy:
         for seed in self.options.seeds:
             for arm in arms_of(self.options.shares):
                 if not self.results.values(model=arm.label, seed=seed):
-                    self._keep(self._measure(self._train(arm, seed), arm, seed))
+                    keep_rows(self.results, self._measure(self._train(arm, seed), arm, seed), self.folder)
             shutil.rmtree(self._distilled(seed), ignore_errors=True)
         plot(self.results, self.folder / PLOT_FILE)
         return self.results
-
-    def _keep(self, rows: list[Row]):
-        self.results.rows += rows
-        self.results.write(self.folder)
-        shown = " ".join(f"{row.metric} {row.language} {100 * row.value:.1f}," for row in rows if str(K) in row.metric)
-        print(f"{rows[0].model}, seed {rows[0].seed}: {shown}", flush=True)
 
     def _distilled(self, seed: int) -> Path:
         """Folder of the student that has matched feature maps, from which stage 2 goes on."""
@@ -146,9 +136,8 @@ class ClaimsStudy:
         path = RECIPES / "first_round" / "distill_vision.yaml"
         recipe = parse_recipe(DistillRecipe, ["--config", str(path), "--student", self.options.student])
         size = self.options.image_size or recipe.student.image_size
-        return replace(
+        recipe = replace(
             recipe,
-            output_dir=str(folder),
             teacher=self.options.teacher,
             student=replace(recipe.student, image_size=size),
             tower="both",
@@ -156,18 +145,16 @@ class ClaimsStudy:
             data=self._data(),
             teacher_cache=str(self.folder / "targets"),
             teacher_views=1,
-            max_steps=self.options.distill_steps,
-            batch_size=self.options.batch_size,
-            warmup_steps=max(1, self.options.distill_steps // 10),
-            save_every=0,
-            seed=seed,
         )
+        return short_run(recipe, folder, self.options.distill_steps, self.options.batch_size, seed)
 
     def _align_recipe(self, data: DataConfig, folder: Path, start: Path, seed: int) -> AlignRecipe:
         """Recipe of stage 2 after stage 1: InfoNCE alone, without a teacher."""
         recipe = parse_recipe(AlignRecipe, ["--config", str(RECIPES / "first_round" / "align.yaml")])
-        recipe = replace(recipe, student=str(start), teacher=None, anchor_weight=0.0, contrastive_weight=1.0)
-        return self._with_run(recipe, data, folder, self.options.align_steps, seed)
+        recipe = replace(
+            recipe, student=str(start), teacher=None, anchor_weight=0.0, contrastive_weight=1.0, data=data
+        )
+        return short_run(recipe, folder, self.options.align_steps, self.options.batch_size, seed)
 
     def _alone_recipe(self, data: DataConfig, folder: Path, seed: int) -> AlignRecipe:
         """Recipe of stage 2 from pretrained towers, with as many steps as both stages."""
@@ -175,29 +162,10 @@ class ClaimsStudy:
         recipe = parse_recipe(AlignRecipe, arguments)
         assert recipe.new_student is not None  # set above
         size = self.options.image_size or recipe.new_student.image_size
-        student = replace(recipe.new_student, image_size=size, text_init=self._pretrained)
-        recipe = replace(recipe, new_student=student, text_text_weight=0.0)
-        return self._with_run(recipe, data, folder, self.options.distill_steps + self.options.align_steps, seed)
-
-    def _with_run(self, recipe: AlignRecipe, data: DataConfig, folder: Path, steps: int, seed: int) -> AlignRecipe:
-        return replace(
-            recipe,
-            data=data,
-            output_dir=str(folder),
-            max_steps=steps,
-            batch_size=self.options.batch_size,
-            warmup_steps=max(1, steps // 10),
-            save_every=0,
-            seed=seed,
-        )
-
-    @cached_property
-    def _pretrained(self) -> str:
-        """Folder of the teacher's towers before its training, so that stage 2 alone knows nothing of the teacher."""
-        folder = self.folder / "pretrained"
-        if not (folder / "config.json").exists():
-            assemble.run(assemble.AssembleOptions(output_dir=str(folder), trained=None))
-        return str(folder)
+        student = replace(recipe.new_student, image_size=size, text_init=pretrained_towers(self.folder))
+        recipe = replace(recipe, new_student=student, text_text_weight=0.0, data=data)
+        steps = self.options.distill_steps + self.options.align_steps
+        return short_run(recipe, folder, steps, self.options.batch_size, seed)
 
     def _data(self, share: int = 1, seed: int = 0) -> DataConfig:
         """All training pairs, or a share of them that is drawn by the seed."""
@@ -213,9 +181,3 @@ class ClaimsStudy:
         """Recall on the validation photographs, in both directions and languages."""
         model = ZeroShotModel.from_pretrained(folder)
         return retrieval.measure(model, self.pairs, arm.label, stage=arm.stages, seed=seed)
-
-
-def _captioned(source: str, field: str) -> Dataset:
-    rows = load_source(source, field=field)
-    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
-    return rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))

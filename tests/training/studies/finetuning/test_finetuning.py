@@ -82,6 +82,18 @@ def test_the_test_split_is_in_no_training_set(source, tmp_path):
     assert len(first) == 20 and first[:] == again[:] != other[:]
 
 
+def test_images_that_resemble_one_of_a_given_test_split_are_left_out(source, tmp_path):
+    rows = Dataset.from_parquet(source).cast_column("image", Image(decode=False))
+    rows.select(range(8)).to_parquet(tmp_path / "test.parquet")
+    pool = Pool.open([source], str(tmp_path / "test.parquet"))
+    assert pool.test["image"][:] == rows["image"][:8]
+    images = {cell["bytes"] for cell in rows["image"]}
+    training = {cell["bytes"] for cell in pool.training["image"]}
+    assert training < images and not training & {cell["bytes"] for cell in pool.test["image"]}
+    with pytest.raises(ValueError, match=r"^test: cannot load 'nowhere.parquet'"):
+        Pool.open([source], "nowhere.parquet")
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

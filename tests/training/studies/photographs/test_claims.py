@@ -11,7 +11,7 @@ from training.studies.photographs import claims_runs
 from training.studies.photographs.claims import main
 from training.studies.photographs.claims_options import ClaimsOptions
 from training.studies.photographs.claims_runs import ClaimsStudy, arms_of
-from training.studies.photographs.claims_tables import claims_table
+from training.studies.photographs.tables import arms_table
 from training.utils.cli import parse_options
 from training.utils.results import RESULTS_FILE, Results
 
@@ -30,7 +30,7 @@ def student(teacher_folder, tmp_path_factory) -> str:
 
 @pytest.fixture
 def command(corpus, teacher_folder, student, tmp_path, monkeypatch) -> list[str]:
-    monkeypatch.setattr(ClaimsStudy, "_pretrained", "random")
+    monkeypatch.setattr(claims_runs, "pretrained_towers", lambda folder: "random")
     source = str(corpus / "train.parquet")
     paths = {"train": source, "validation": source, "teacher": teacher_folder, "student": student}
     words = [word for name, path in paths.items() for word in (f"--{name}", str(path))]
@@ -62,7 +62,7 @@ def test_every_arm_is_measured_and_a_second_call_repeats_none(command, tmp_path,
     main(command)
     results = Results.read(tmp_path / "claims" / RESULTS_FILE)
     assert list(dict.fromkeys(row.model for row in results.rows)) == [arm.label for arm in arms_of([4])]
-    assert claims_table(results) in capsys.readouterr().out
+    assert arms_table(results) in capsys.readouterr().out
     # stage 1 with feature maps ran once for two arms; stage 2 has no teacher, and alone as many steps as both
     assert [recipe.target for recipe in recipes["distill"]] == ["feature_map", "embedding", "logits"]
     assert [recipe.max_steps for recipe in recipes["align"]] == [1, 3]

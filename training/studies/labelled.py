@@ -1,0 +1,73 @@
+"""Labelled photographs on which studies measure zero-shot classification."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from datasets import Dataset, Image
+
+from training.data import evenly_spaced_rows, load_source, require_columns
+from training.evaluation.classify import class_embeddings
+from training.evaluation.measure import measure
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.protocols import CLASS_NAMES
+from training.text.writing_systems import LANGUAGES
+from training.utils.results import Row
+
+LABELLED, TOP1 = "labelled photographs", "top1"
+
+
+@dataclass(frozen=True)
+class LabelledPhotographs:
+    """Photographs with class names.
+
+    Args:
+        rows: Rows with the columns `image` and `label`.
+        names: Class names in each language, in the order of the labels.
+    """
+
+    rows: Dataset
+    names: dict[str, list[str]]
+
+    @classmethod
+    def open(cls, source: str, number: int) -> "LabelledPhotographs":
+        """Open a source; its classes are those of all its rows.
+
+        Args:
+            source: Data with the columns `image`, `label`, `en` and `zh`.
+            number: Largest number of photographs, evenly spaced.
+
+        Raises:
+            ValueError: The data cannot be opened, or a column is missing.
+        """
+        columns = ["image", "label", *LANGUAGES]
+        rows = require_columns(
+            load_source(source, field="labelled"), columns, source, "Name other data.", field="labelled"
+        )
+        names = {
+            language: [name for _, name in sorted(dict(zip(rows["label"], rows[language], strict=True)).items())]
+            for language in LANGUAGES
+        }
+        chosen = rows.select(evenly_spaced_rows(len(rows), number)).cast_column("image", Image(decode=False))
+        return cls(chosen, names)
+
+    def measure(
+        self, model: ZeroShotModel, name: str, stage: str | None = None, seed: int | None = None
+    ) -> Iterator[Row]:
+        """Measure top-1 accuracy in each language.
+
+        Args:
+            model: Model to measure.
+            name: Model name, written to the rows.
+            stage: Training stage, written to the rows.
+            seed: Seed of the training run, written to the rows.
+
+        Yields:
+            A row for each language.
+        """
+        images, labels = model.encode_images(self.rows), torch.tensor(self.rows["label"])
+        for language, names in self.names.items():
+            measured = measure(images, class_embeddings(model, names), labels, (TOP1,))
+            yield from measured.rows(
+                model=name, stage=stage, seed=seed, set=LABELLED, protocol=CLASS_NAMES, language=language
+            )
