@@ -284,6 +284,9 @@ def command_of(program: str, options: Any) -> str:
         default = option.default if option.default_factory is MISSING else option.default_factory()
         if value == default or option.name.endswith("_dir"):
             continue
+        if isinstance(value, dict):  # as users type it: an option for each key
+            parts += [word for key, item in value.items() for word in (f"--{option.name}.{key}", str(item))]
+            continue
         values = value if isinstance(value, list) else [] if value is True else [value]
         parts += [f"--{option.name}", *map(str, values)]
     return shlex.join(parts)

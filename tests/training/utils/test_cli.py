@@ -1,5 +1,6 @@
 import errno
-from dataclasses import dataclass, field
+import shlex
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
@@ -179,10 +180,22 @@ def test_command_name_of_scripts_and_modules():
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
+    """Options of a run.
+
+    Args:
+        name: A name.
+        flag: A flag.
+        seeds: Numbers.
+        steps: A number.
+        sources: Words by name.
+        output_dir: A folder.
+    """
+
     name: str
     flag: bool = False
     seeds: list[int] = field(default_factory=lambda: [0])
     steps: int = 80
+    sources: dict[str, str] = field(default_factory=dict)
     output_dir: str = "runs"
 
 
@@ -192,7 +205,11 @@ class RunOptions:
         (RunOptions(name="x"), "python -m it --name x"),
         (RunOptions(name="a b", flag=True, output_dir="elsewhere"), "python -m it --name 'a b' --flag"),
         (RunOptions(name="x", seeds=[0, 1], steps=3), "python -m it --name x --seeds 0 1 --steps 3"),
+        (RunOptions(name="x", sources={"a": "b c"}), "python -m it --name x --sources.a 'b c'"),
     ],
 )
 def test_command_contains_options_that_differ_from_their_defaults(options, expected):
     assert command_of("python -m it", options) == expected
+    assert parse_options(RunOptions, shlex.split(expected)[3:], prog="it", description="It.") == replace(
+        options, output_dir="runs"
+    )
