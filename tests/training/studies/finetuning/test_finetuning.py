@@ -21,16 +21,6 @@ def source(corpus) -> str:
     return str(corpus / "train.parquet")
 
 
-@pytest.fixture(scope="module")
-def labelled(train_rows, tmp_path_factory) -> str:
-    rows = train_rows.select_columns(["image", "en", "zh"]).cast_column("image", Image(decode=False)).select(range(12))
-    labels = [number // 2 for number in range(12)]
-    names = {"en": [f"class {label}" for label in labels], "zh": [f"类别 {label}" for label in labels]}
-    path = tmp_path_factory.mktemp("labelled") / "labelled.parquet"
-    Dataset.from_dict({"image": rows["image"][:], "label": labels} | names).to_parquet(path)
-    return str(path)
-
-
 def arguments(source: str, labelled: str, model: object, out: object, *arms: str) -> list[str]:
     fields = {"data": source, "photographs": source, "labelled": labelled, "model": model, "output_dir": out}
     words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]

@@ -16,15 +16,6 @@ from training.utils.results import RESULTS_FILE, Results
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
-@pytest.fixture(scope="module")
-def labelled(train_rows, tmp_path_factory) -> str:
-    rows = train_rows.select_columns(["image", "en", "zh"]).cast_column("image", Image(decode=False)).select(range(8))
-    names = {"en": [f"class {number}" for number in range(8)], "zh": [f"类别 {number}" for number in range(8)]}
-    path = tmp_path_factory.mktemp("labelled") / "labelled.parquet"
-    Dataset.from_dict({"image": rows["image"][:], "label": list(range(8))} | names).to_parquet(path)
-    return str(path)
-
-
 @pytest.fixture
 def command(corpus, teacher_folder, labelled, tmp_path, monkeypatch) -> list[str]:
     monkeypatch.setattr(text_only_runs, "pretrained_towers", lambda folder: "random")
