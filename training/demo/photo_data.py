@@ -196,7 +196,7 @@ def english_words(count: int) -> list[str]:
     try:
         from wordfreq import top_n_list
     except ImportError as error:
-        raise ValueError('wordfreq: the package is not installed. Run `pip install "dcclip[photos]"`.') from error
+        raise ValueError('wordfreq: the package is not installed. Run `pip install -e ".[photos]"`.') from error
     letters = re.compile(f"[a-z]{{{MIN_LETTERS},}}")
     return [word for word in top_n_list("en", count, wordlist="large") if letters.fullmatch(word)]
 
