@@ -149,6 +149,37 @@ def test_bands_give_the_pixels_of_the_whole_image(mode, orientation, monkeypatch
     assert np.array_equal(np.asarray(to_rgb(image)), np.asarray(ImageOps.exif_transpose(whole)))
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("file_format", ["AVIF", "JPEG", "PNG", "TIFF", "WEBP"])
+def test_files_are_turned_upright_once(file_format, orientation):
+    """Pillow turns a TIFF file by itself when it decodes it."""
+    image = Image.new("RGB", (60, 40), "red")
+    image.paste((0, 0, 255), (0, 0, 30, 20))
+    exif = Image.Exif()
+    exif[image_dcclip.ORIENTATION] = orientation
+    content = encode(image, file_format, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+    opened = open_image(content)
+    assert opened.size == upright.size
+    assert np.abs(np.asarray(opened).astype(int) - np.asarray(upright.convert("RGB"))).max() <= 1
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_damaged_exif_of_a_sound_image_is_ignored(file_format):
+    image = Image.new("RGB", (16, 16), "red")
+    content = encode(image, file_format, exif=b"Exif\0\0" + b"\0" * 16)
+    assert open_image(content).size == (16, 16)
+
+
+def test_a_large_jpeg_is_decoded_if_a_smaller_size_is_enough(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 400 * 300)
+    content = encode(Image.new("RGB", (480, 360), "red"), "JPEG")
+    assert open_image(content, size=40).size == (120, 90)
+    for arguments in ({}, {"size": 40, "max_pixels": 400 * 300}):
+        with pytest.raises(DecompressionBomb, match="480 x 360 pixels, more than 120000"):
+            open_image(content, **arguments)
+
+
 def test_an_image_that_needs_no_change_is_not_copied():
     image = Image.new("RGB", (8, 8))
     assert to_rgb(image) is image

@@ -77,7 +77,7 @@ def _fit(image: PILImage.Image, size: int) -> Tensor:
     """
     image = crop_to_aspect(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    width, height = (max(size, round(edge * size / min(image.size))) for edge in image.size)
+    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
     if (width, height) != image.size:
         pixels = F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
     left, top = (width - size) // 2, (height - size) // 2
