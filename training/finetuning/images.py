@@ -1,6 +1,7 @@
 """Find the image file of each row of a table."""
 
 import os
+import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -37,22 +38,29 @@ class ImageFinder:
             return None
         if path.is_absolute():
             return None
-        *folders, last = PurePosixPath(name.lower()).parts
+        if not (parts := PurePosixPath(_normal(name)).parts):  # such as `.`
+            return None
+        *folders, last = parts
         found = [path for path in self._by_name.get(last, []) if _ends_with(path.parent, folders)]
         return found[0] if len(found) == 1 else None
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
-        """Images below the folder, by file name and by file name without its suffix, in lower case."""
+        """Images below the folder, by file name and by file name without its suffix, in normal form."""
         found: dict[str, list[Path]] = {}
         for path in list_images(self.folder):
-            for name in {path.name.lower(), path.stem.lower()}:
+            for name in {_normal(path.name), _normal(path.stem)}:
                 found.setdefault(name, []).append(path)
         return found
 
 
+def _normal(name: str) -> str:
+    """A name in lower case, with composed characters: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
 def _ends_with(folder: Path, parts: list[str]) -> bool:
-    return not parts or [part.lower() for part in folder.parts[-len(parts) :]] == parts
+    return not parts or [_normal(part) for part in folder.parts[-len(parts) :]] == parts
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -252,7 +252,10 @@ def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: Cel
             path = str(found)
             if isinstance(refused := rules(path), str):
                 return unusable._replace(cause=refused)
-            cell = {"bytes": found.read_bytes(), "path": None}
+            try:
+                cell = {"bytes": found.read_bytes(), "path": None}
+            except OSError as error:
+                return unusable._replace(cause=f"image file cannot be read ({error.strerror})")
         image = examine_image(cell, NO_FILTERS)
         return _Examined(name, path, image.cause, hashlib.blake2b(encoded_bytes(cell)).digest(), image)
 

@@ -79,7 +79,8 @@ def _open_table(path: Path) -> Opened:
 
 def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a table in the folder, or parquet files and tar shards, or images in class folders or with captions."""
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    tables = sorted(path for path in found if not path.name.startswith("."))  # macOS leaves `._titles.csv`
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data.")

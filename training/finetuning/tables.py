@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 SEPARATORS = ",;\t|"
 PROBED_ROWS = 20  # from which the separator is found
 MAX_DAMAGED_SHARE = 0.1  # of the characters beyond ASCII, in a text that is meant to be UTF-8
+ENCODINGS = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16", "gb18030": "GB 18030", "cp1252": "Windows-1252"}
+BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,13 @@ def read_table(path: Path) -> Table:
     encoding = find_encoding(content, path)
     text = content.decode(encoding)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return Table(_read_json_lines(text, path), _name(encoding), [])
+        return Table(_read_json_lines(text, path), ENCODINGS[encoding], [])
     columns, notes = _read_csv(text, path)
-    return Table(columns, _name(encoding), notes)
+    return Table(columns, ENCODINGS[encoding], notes)
 
 
 def find_encoding(content: bytes, path: Path) -> str:
-    """Encoding of a text: UTF-8, with or without a byte order mark, UTF-16 with one, or GB 18030, which includes GBK.
+    """Encoding of a text: UTF-8, UTF-16 with a byte order mark, GB 18030, which includes GBK, or Windows-1252.
 
     Args:
         content: Bytes of the whole file.
@@ -71,27 +74,23 @@ def find_encoding(content: bytes, path: Path) -> str:
             f"data: {str(path)!r} is UTF-8 with {num_damaged} damaged characters, the first in line "
             f"{text.partition(chr(0xFFFD))[0].count(chr(10)) + 1}. Correct them, and save the file again."
         )
+    # a Chinese character is mostly two such bytes, and has others beside it; an accent or a curly quote is one byte
+    runs = BEYOND_ASCII.findall(content)
+    encoding = "cp1252" if sum(len(run) == 1 for run in runs) > len(runs) / 2 else "gb18030"
     try:
-        content.decode("gb18030")
-        return "gb18030"
-    except UnicodeDecodeError:
-        pass
-    raise ValueError(f"data: {str(path)!r} is neither UTF-8 nor GBK (GB 18030). Save it as UTF-8 again.")
-
-
-def _name(encoding: str) -> str:
-    return {"utf-8-sig": "UTF-8", "utf-16": "UTF-16", "gb18030": "GB 18030"}[encoding]
+        content.decode(encoding)
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data: {str(path)!r} is neither UTF-8 nor GBK (GB 18030) nor Windows-1252. Save it as UTF-8 again."
+        ) from error
+    return encoding
 
 
 def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:
     separator = "\t" if path.suffix.lower() == ".tsv" else _separator(text)
-    try:
-        lines = [line for line in csv.reader(io.StringIO(text), delimiter=separator) if any(map(str.strip, line))]
-    except csv.Error as error:
-        raise ValueError(f"data: {str(path)!r} is not a table ({error}). Export it again as CSV.") from error
+    lines, notes = _split_lines(text, separator, path)
     if not lines:
         raise ValueError(f"data: {str(path)!r} is empty. Add one row per image: its path and its caption.")
-    notes = []
     header = [name.strip() for name in lines[0]]
     if any(_is_image_name(name) for name in header):
         header = [f"column {number}" for number in range(1, len(header) + 1)]
@@ -110,6 +109,34 @@ def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:
     rows = [_fit(line, len(header), separator) for line in lines]
     names = _unique(header)
     return {name: [row[number] for row in rows] for number, name in enumerate(names)}, notes
+
+
+def _split_lines(text: str, separator: str, path: Path) -> tuple[list[list[str]], list[str]]:
+    """Lines of a table that are not empty, and notes. Quotes that swallow other rows are read as plain characters."""
+
+    def read(quoting: int) -> list[list[str]]:
+        reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
+        try:
+            return [line for line in reader if any(map(str.strip, line))]
+        except csv.Error as error:
+            raise ValueError(f"data: {str(path)!r} is not a table ({error}). Export it again as CSV.") from error
+
+    lines = read(csv.QUOTE_MINIMAL)
+    swallowing = [cell for line in lines for cell in line if _holds_a_row(cell, separator)]
+    if not swallowing:
+        return lines, []
+    plain = read(csv.QUOTE_NONE)
+    if len({len(line) for line in plain}) == 1:
+        return plain, ["A quotation mark is not closed, so quotation marks are part of the captions."]
+    start = swallowing[0].splitlines()[0]
+    raise ValueError(
+        f"data: in {str(path)!r}, the quotation mark before {start!r} is not closed, or closed in a later row. "
+        "Close it, or remove it."
+    )
+
+
+def _holds_a_row(cell: str, separator: str) -> bool:
+    return any(_is_image_name(part) for line in cell.splitlines()[1:] for part in line.split(separator))
 
 
 def _separator(text: str) -> str:

@@ -1,5 +1,6 @@
 """From data as users have them to two splits of usable pairs."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,29 @@ def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
     ):
         assert f"1 rows left out, {note}." in notes.replace("image is a URL", "URL")
     assert "1 rows with a copy of an earlier image were merged with it." in notes
+
+
+def test_odd_paths_and_files_that_cannot_be_read_are_counted(tmp_path, titles, monkeypatch):
+    read_bytes = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.name == "2.png":
+            raise PermissionError(13, "Permission denied")
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    changed = [(".", titles[0][1]), ("./", titles[1][1]), *titles[2:]]
+    notes = "\n".join(run(tmp_path, write_csv(tmp_path / "titles.csv", changed)).notes)
+    assert "2 rows left out, image file is missing: ., ./." in notes
+    assert "1 rows left out, image file cannot be read (Permission denied): images/2.png." in notes
+
+
+def test_what_macos_leaves_is_passed_over_and_its_accents_are_found(tmp_path, titles):
+    (tmp_path / "images" / "0.png").rename(tmp_path / "images" / unicodedata.normalize("NFD", "café.png"))
+    write_csv(tmp_path / "titles.csv", [("images/café.png", titles[0][1]), *titles[1:]])
+    (tmp_path / "._titles.csv").write_bytes(b"\0\5\x16\7")
+    prepared = run(tmp_path, tmp_path)
+    assert prepared.num_training + prepared.num_validation == NUM_IMAGES and not prepared.notes
 
 
 def test_images_outside_the_folder_of_the_data_are_left_out_unless_allowed(tmp_path, titles, rows):

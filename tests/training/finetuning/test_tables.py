@@ -21,6 +21,34 @@ def test_usual_encodings_are_found(tmp_path, encoding, name):
     assert table.columns == {"文件": ["1.jpg", "2.jpg"], "标题": ["红苹果", "青蛙，绿色"]}
 
 
+def test_accents_and_curly_quotes_of_western_excel_are_not_taken_for_chinese(tmp_path):
+    titles = ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"]
+    text = "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
+    table = read_table(write(tmp_path / "a.csv", text, "cp1252"))
+    assert table.encoding == "Windows-1252" and table.columns["title"] == titles
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("a.csv", ",")])
+def test_an_open_quotation_mark_does_not_swallow_rows(tmp_path, name, separator):
+    lines = [f"{number}.jpg{separator}caption {number}" for number in range(9)]
+    lines[3] = f'3.jpg{separator}"big dog'
+    table = read_table(write(tmp_path / name, "\n".join([f"file{separator}title", *lines]), "utf-8"))
+    assert table.columns["title"] == [
+        *(f"caption {n}" for n in range(3)),
+        '"big dog',
+        *(f"caption {n}" for n in range(4, 9)),
+    ]
+    assert table.notes == ["A quotation mark is not closed, so quotation marks are part of the captions."]
+    lines[5] = f'5.jpg{separator}"a dog{separator} running"'  # this row needs the quotation marks
+    with pytest.raises(ValueError, match="the quotation mark before 'big dog' is not closed"):
+        read_table(write(tmp_path / name, "\n".join([f"file{separator}title", *lines]), "utf-8"))
+
+
+def test_a_caption_may_have_several_lines(tmp_path):
+    table = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog', "utf-8"))
+    assert table.columns["title"] == ["a dog\nthat runs", "frog"] and table.notes == []
+
+
 def test_damaged_utf_8_is_not_taken_for_gbk(tmp_path):
     content = ("file,title\n" + "\n".join(f"{n}.jpg,红苹果和青蛙" for n in range(9))).encode()
     path = tmp_path / "a.csv"
