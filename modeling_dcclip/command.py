@@ -14,13 +14,14 @@ It also runs inside an exported model folder where nothing but the runtime's pac
 """
 
 import argparse
+import codecs
 import importlib
 import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
@@ -274,9 +275,21 @@ def run_label(options: argparse.Namespace) -> None:
         raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
     scores = open_runtime(options.model or default_model()).zero_shot(options.image, options.labels, options.template)
     if options.json:
-        print(json.dumps([{"label": label, "score": round(score, 6)} for label, score in scores], ensure_ascii=False))
+        print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:
         print("\n".join(f"{score:.3f}  {label}" for label, score in scores))
+
+
+def is_utf8(stream: TextIO) -> bool:
+    """Whether a stream can print every character; on Windows a file or a pipe often cannot."""
+    return codecs.lookup(stream.encoding or "ascii").name == "utf-8"
+
+
+def print_json(content: Any) -> None:
+    """Print JSON; bytes of a path that are not UTF-8 become escapes, which JSON readers turn into surrogates."""
+    if is_utf8(sys.stdout):
+        sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
+    print(json.dumps(content, ensure_ascii=not is_utf8(sys.stdout)))
 
 
 def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
@@ -295,6 +308,9 @@ def main(argv: list[str] | None = None) -> None:
     Args:
         argv: Command-line arguments; None takes those of the process.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if not is_utf8(stream):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
     options = build_parser().parse_args(argv)
     try:
         options.run(options)

@@ -75,7 +75,7 @@ class Hit:
     """A photograph that a search found.
 
     Args:
-        path: Absolute path.
+        path: Absolute path, or the name that the index was given, as by `training/embed.py`.
         score: Cosine similarity to the query, -1 to 1.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content.
@@ -122,10 +122,10 @@ class Index:
         self._graph: Graph | None = None
 
     def refresh(self):
-        """Take over an upgrade by another process. Searches call this method."""
+        """Take over an upgrade by another process, or an index that replaced this one. Searches call this method."""
         with self._lock:
             manifest = read_manifest(self.folder)
-            if manifest["data"] != self.manifest["data"]:
+            if any(manifest.get(name) != self.manifest.get(name) for name in ("data", "id")):
                 self._load(manifest)
 
     @classmethod
@@ -316,6 +316,8 @@ class Index:
 
     def forget(self, folder: str | Path) -> int:
         """Remove a folder of photographs from the index. No photograph is touched.
+
+        A folder inside an indexed one stays out of the index until it is added by its own name.
 
         Returns:
             Number of files that left the index.

@@ -5,8 +5,10 @@ own), and only photographs of the index are read: a request names a number, neve
 encoded again. A file that has changed since it was indexed is not shown.
 """
 
+import ipaddress
 import json
 import os
+import socket
 import sys
 import threading
 import warnings
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .index_dcclip import Hit, Index
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
 TIMEOUT_S = 30  # of a connection that sends nothing
 TOP = 60  # photographs on a page
 PHOTO = 2048  # pixels of the longer side of a photograph in full view
@@ -66,8 +69,11 @@ class SearchServer(ThreadingHTTPServer):
     request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
 
     def __init__(self, index: "Index", host: str = "127.0.0.1", port: int = 8000):
-        self.index, self.host = index, host
-        self.hosts = LOOPBACK | {host}
+        self.index, self.host = index, host.lower()
+        self.is_everywhere = self.host in EVERYWHERE  # on all addresses of this machine
+        names = {socket.gethostname(), socket.getfqdn()} if self.is_everywhere else {_in_url(self.host)}
+        self.hosts = LOOPBACK | {name.lower() for name in names}
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
         super().__init__((host, port), _Handler)
 
@@ -79,7 +85,25 @@ class SearchServer(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Address of the page."""
-        return f"http://{self.host}:{self.server_address[1]}/"
+        host = socket.gethostname() if self.is_everywhere else _in_url(self.host)
+        return f"http://{host}:{self.server_address[1]}/"
+
+    def accepts(self, name: str) -> bool:
+        """Whether a request may name the server so. Another site can lead its own name here, but not an address."""
+        return name in self.hosts or (self.is_everywhere and _is_address(name))
+
+
+def _in_url(host: str) -> str:
+    """A host as URLs and the header `Host` write it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer a request."""
         host = (self.headers.get("Host") or "").lower()
         name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-        if name not in self.server.hosts:
+        if not self.server.accepts(name):
             self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
             return
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.indexing_dcclip import num_cores
 from tests.modeling.color_model import save_color_model
 from training.utils.results import Row
 
@@ -26,9 +27,7 @@ ROOT = Path(__file__).parents[1]
 NUM_PHOTOS = 65
 COMMIT_FILES, WAITING = 2, 4
 # what a kill loses was not committed yet: the files of a commit, and those that each thread has read ahead
-MAX_REPEATED = COMMIT_FILES + WAITING * (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-)
+MAX_REPEATED = COMMIT_FILES + WAITING * num_cores()
 TABLES = ("contents", "files", "failures", "free_rows", "folders", "counters")
 # an image takes a while, and its path is printed when it is embedded
 CHILD = f"""

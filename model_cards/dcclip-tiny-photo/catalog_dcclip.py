@@ -244,8 +244,21 @@ class Catalog:
         with self.writing():
             self._many("INSERT OR IGNORE INTO folders VALUES (?)", [(os.fsencode(folder),) for folder in folders])
 
+    def forgotten(self) -> list[Path]:
+        """Folders inside indexed ones that stay out of the index, sorted."""
+        if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'forgotten'"):
+            return []
+        return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM forgotten ORDER BY path")]
+
+    def set_forgotten(self, folders: Iterable[Path]):
+        """Replace the folders inside indexed ones that stay out of the index."""
+        with self.writing():
+            self._execute("CREATE TABLE IF NOT EXISTS forgotten (path BLOB PRIMARY KEY) WITHOUT ROWID")
+            self._execute("DELETE FROM forgotten")
+            self._many("INSERT INTO forgotten VALUES (?)", [(os.fsencode(folder),) for folder in folders])
+
     def forget_folder(self, folder: Path) -> int:
-        """Remove a folder with its files.
+        """Remove a folder with its files. One inside an indexed folder stays out of it.
 
         Returns:
             Number of files removed.
@@ -256,6 +269,9 @@ class Catalog:
             found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *_range(path))
             self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
             self._free([row for (row,) in found])
+            others = {each for each in self.forgotten() if each != folder and folder not in each.parents}
+            inside = any(each in folder.parents for each in self.folders())
+            self.set_forgotten(others | {folder} if inside else others)
         return len(found)
 
     def store_map(self, weights: str, matrix: np.ndarray):

@@ -54,8 +54,8 @@ def open_image(
         source: Content of the file, its path, or an open file.
         size: Short side in pixels to which the caller will resize the image, so that a large JPEG can be decoded
             smaller. Default: full size.
-        max_pixels: Largest number of pixels, checked before the image is decoded. Default: Pillow's limit,
-            `PIL.Image.MAX_IMAGE_PIXELS`.
+        max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: Pillow's limit,
+            `PIL.Image.MAX_IMAGE_PIXELS`, for the pixels that are decoded, and twice as many in the file.
         gap: Smallest multiple of `size` that the short side of a JPEG keeps, at least 1.
 
     Raises:
@@ -63,15 +63,15 @@ def open_image(
         ImageError: The file has another format, or is damaged.
         OSError: There is no such file, or it cannot be read.
     """
-    limit = Image.MAX_IMAGE_PIXELS if max_pixels is None else max_pixels
     if isinstance(source, (str, Path)):
         source = Path(source).read_bytes()
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
-            if limit is not None and image.width * image.height > limit:  # Pillow only warns, up to twice its limit
-                raise DecompressionBomb(f"{image.width} x {image.height} pixels, more than {limit}")
+            _check_pixels(image, max_pixels)
             if size is not None:
                 reduce_jpeg(image, gap * size)
+            if max_pixels is None:  # Pillow only warns, up to twice its limit
+                _check_pixels(image, Image.MAX_IMAGE_PIXELS)
             return to_rgb(image)
     except ImageError:
         raise
@@ -81,6 +81,11 @@ def open_image(
         raise
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _check_pixels(image: Image.Image, limit: int | None):
+    if limit is not None and image.width * image.height > limit:
+        raise DecompressionBomb(f"{image.width} x {image.height} pixels, more than {limit}")
 
 
 def reduce_jpeg(image: Image.Image, edge: int):
@@ -101,7 +106,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Returns:
         The converted image; the image itself if it is in memory and needs no change.
     """
-    orientation = image.getexif().get(ORIENTATION, 1)
+    image.load()  # before the orientation is read: Pillow turns a TIFF file upright by itself
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # of damaged EXIF, whose pixels may be sound
+        orientation = 1
     is_plain = image.mode == "RGB" and "transparency" not in image.info
     if is_plain and orientation not in TURNS:
         return image if type(image) is Image.Image else image.convert("RGB")  # the copy lets go of the file's content

@@ -102,20 +102,25 @@ def update(
         What was done.
 
     Raises:
-        ValueError: A folder does not exist or has no images.
+        ValueError: A folder does not exist, has no images, or is inside one that stays out of the index.
         OSError: The disk is full or cannot be written. What was committed stays.
     """
     began = time.monotonic()
-    folders = outermost(folders)
-    walk = Walk(folders)
+    recorded = catalog.folders()
+    folders = _as_recorded(outermost(folders), recorded)
+    forgotten = _still_forgotten(catalog, folders)
+    walk = Walk(folders, frozenset(map(os.fsencode, forgotten)))
     report = Report()
     report.found, pending = catalog.compare(walk)
     report.unchanged = report.found - pending
     for folder in folders:
         _check_images(catalog, folder)
     catalog.add_folders(folders)
+    catalog.set_forgotten(forgotten)
     if pending:
         report.embedded = _embed_pending(catalog, store, runtime, pending, progress)
+    for alias in _aliases(folders, recorded):
+        catalog.forget_folder(alias)
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
     report.failures = catalog.failures()
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
@@ -132,10 +137,45 @@ def outermost(folders: Iterable[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            kind = "is a file; name its folder" if folder.exists() else "does not exist. If it is on a disk, mount it"
+            kind = (
+                "is a file; name its folder"
+                if folder.exists()
+                else "does not exist. If it is on a disk, mount it. To remove it from the index, pass --forget"
+            )
             raise ValueError(f"folder: {str(folder)!r} {kind}.")
         found.setdefault(folder.resolve(), Path(os.path.abspath(folder)))
     return sorted(path for real, path in found.items() if not set(real.parents) & set(found))
+
+
+def _as_recorded(folders: list[Path], recorded: list[Path]) -> list[Path]:
+    """The folders under the paths by which the index has them: another path may lead to the same one."""
+    known = {folder.resolve(): folder for folder in reversed(recorded)}
+    return sorted(folder if folder in recorded else known.get(folder.resolve(), folder) for folder in folders)
+
+
+def _aliases(folders: list[Path], recorded: list[Path]) -> list[Path]:
+    """Recorded folders whose photographs the index has under the paths of other folders now."""
+    covered = {folder.resolve() for folder in folders}
+    return [
+        folder
+        for folder in recorded
+        if folder.is_dir()
+        and covered & {folder.resolve(), *folder.resolve().parents}
+        and not {folder, *folder.parents} & set(folders)
+    ]
+
+
+def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
+    """Folders that stay out of the index, without those that are added by their own name now."""
+    forgotten = [folder for folder in catalog.forgotten() if folder not in folders]
+    for folder in folders:
+        for each in forgotten:
+            if each in folder.parents:
+                raise ValueError(
+                    f"folder: {str(folder)!r} is inside {str(each)!r}, which was removed with --forget. Index "
+                    f"{str(each)!r} again first."
+                )
+    return forgotten
 
 
 def _check_images(catalog: Catalog, folder: Path):
@@ -171,9 +211,14 @@ def _embed_pending(
     return embedded
 
 
+def num_cores() -> int:
+    """Number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _read_all(paths: Iterator[bytes], read: Callable[[bytes], Outcome]) -> Iterator[Outcome]:
     """Read files in as many threads as there are processors, and yield them in order."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = num_cores()
     executor = ThreadPoolExecutor(threads, "dcclip")
     try:
         waiting: deque[Future[Outcome]] = deque()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -86,6 +87,7 @@ def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int, engin
     return {
         "format": FORMAT,
         "version": VERSION,
+        "id": uuid.uuid4().hex,  # a folder that was replaced has another one
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "dtype": dtype,
         "engine": engine,

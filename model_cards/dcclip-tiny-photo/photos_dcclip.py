@@ -1,7 +1,7 @@
 """Photographs on disk: find them below folders, and read one with its digest and date.
 
-Folders are walked in the order of their names. A directory that several symbolic links lead to is walked once, so
-loops end. Hidden and system directories are skipped.
+Folders are walked in the order of their names. A directory that several symbolic links of a folder lead to is walked
+once, so loops end. Hidden and system directories are skipped.
 """
 
 import hashlib
@@ -49,26 +49,27 @@ class Walk:
 
     Args:
         folders: Folders to walk.
+        skipped: Absolute paths of directories inside them that are left out.
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
     """
 
     folders: list[Path]
+    skipped: frozenset[bytes] = frozenset()
     unreadable: list[bytes] = field(default_factory=list)
-    _visited: set[tuple[int, int]] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FileState]:
         for folder in self.folders:
             yield from self._walk(os.fsencode(folder.absolute()))
 
     def _walk(self, folder: bytes) -> Iterator[FileState]:
-        waiting = [folder]
+        waiting, visited = [folder], set[tuple[int, int]]()
         while waiting:
             path = waiting.pop()
             try:
                 found = os.stat(path)
-                if (found.st_dev, found.st_ino) in self._visited:
+                if (found.st_dev, found.st_ino) in visited:
                     continue
-                self._visited.add((found.st_dev, found.st_ino))
+                visited.add((found.st_dev, found.st_ino))
                 with os.scandir(path) as entries:
                     inside = sorted(entries, key=lambda entry: entry.name)
             except OSError:
@@ -79,6 +80,8 @@ class Walk:
                 if _is_hidden(entry.name):
                     continue
                 try:
+                    if entry.path in self.skipped:
+                        continue
                     if entry.is_dir():
                         below.append(entry.path)
                     elif _is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):

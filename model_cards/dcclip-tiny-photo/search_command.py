@@ -1,7 +1,6 @@
 """The commands of `dcclip` on an index: index, search, serve, adapt and duplicates."""
 
 import argparse
-import json
 import sys
 import time
 import warnings
@@ -12,7 +11,7 @@ from typing import Any
 
 if __package__:
     from .adapt_dcclip import adapt_index
-    from .command import PROGRAM, default_model
+    from .command import PROGRAM, default_model, is_utf8, print_json
     from .duplicates_dcclip import find_duplicates
     from .graph_dcclip import check_engine
     from .index_dcclip import Hit, Index
@@ -24,7 +23,7 @@ if __package__:
     from .upgrade_dcclip import upgrade_index
 else:  # in a model folder
     from adapt_dcclip import adapt_index  # type: ignore[no-redef]
-    from command import PROGRAM, default_model  # type: ignore[no-redef]
+    from command import PROGRAM, default_model, is_utf8, print_json  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from graph_dcclip import check_engine  # type: ignore[no-redef]
     from index_dcclip import Hit, Index  # type: ignore[no-redef]
@@ -47,7 +46,7 @@ def run_index(options: argparse.Namespace):
         with Index.open(options.index) as index:
             removed = index.forget(options.forget)
         if options.json:
-            _print_json({"removed": removed})
+            print_json({"removed": removed})
         else:
             print(f"{_count(removed, 'file')} removed")
         return
@@ -100,7 +99,7 @@ def _upgrade(options: argparse.Namespace):
 
 def _print_report(report: Report, files: int, options: argparse.Namespace):
     if options.json:
-        _print_json(vars(report) | {"files": files, "index": str(options.index)})
+        print_json(vars(report) | {"files": files, "index": str(options.index)})
         return
     parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
     parts += [f"{report.moved:,} moved"] if report.moved else []
@@ -120,17 +119,17 @@ def run_search(options: argparse.Namespace):
     limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
     with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
         hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
+    if options.json:
+        print_json([_entry(hit) for hit in hits])
+    else:
+        for hit in hits:
+            _print_line(f"{hit.score:.3f}  {hit.path}")
     if options.open:
         sheet = (options.index / CONTACT_SHEET).absolute()
         title = " + ".join([*options.texts, *(image.name for image in options.images)])
         write_contact_sheet(hits, " - ".join([title, *options.without]), sheet)
         webbrowser.open(sheet.as_uri())
         print(f"{PROGRAM}: wrote {sheet}", file=sys.stderr)
-    if options.json:
-        _print_json([_entry(hit) for hit in hits])
-    else:
-        for hit in hits:
-            _print_line(f"{hit.score:.3f}  {hit.path}")
 
 
 def _entry(hit: Hit) -> dict[str, Any]:
@@ -171,7 +170,7 @@ def run_adapt(options: argparse.Namespace):
     with Index.open(options.index) as index, _progress("images") as show:
         fitted = adapt_index(index, model, model_id=options.model_id, sample=options.sample, progress=show)
     if options.json:
-        _print_json({name: value for name, value in vars(fitted).items() if name != "matrix"})
+        print_json({name: value for name, value in vars(fitted).items() if name != "matrix"})
     else:
         print(
             f"map of rank {fitted.rank} from {_count(fitted.num_pairs, 'image')}; mean cosine on held-out images "
@@ -184,7 +183,7 @@ def run_duplicates(options: argparse.Namespace):
     with Index.open(options.index) as index:
         groups = find_duplicates(index, options.threshold)
     if options.json:
-        _print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
+        print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
         return
     for number, group in enumerate(groups):
         if number:
@@ -199,16 +198,8 @@ def _count(number: int, noun: str) -> str:
 
 def _print_line(text: str):
     """Print a line; a path keeps its bytes, UTF-8 or not."""
-    _print(text, "surrogateescape")
-
-
-def _print_json(content: Any):
-    """Print JSON; bytes of a path that are not UTF-8 become escapes, which JSON readers turn into surrogates."""
-    _print(json.dumps(content, ensure_ascii=False), "backslashreplace")
-
-
-def _print(text: str, errors: str):
-    sys.stdout.reconfigure(errors=errors)  # type: ignore[union-attr]  # a text file, here and under test
+    if is_utf8(sys.stdout):
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test
     print(text)
 
 

@@ -78,8 +78,7 @@ def _figure(hit: "Hit") -> str:
     else:
         note = ""
     label = os.fsencode(hit.path).decode("utf-8", "replace")
-    link = escape(Path(hit.path).as_uri())
-    return (
-        f'<figure><a href="{link}"><img src="{source}" alt="{escape(label)}"></a>'
-        f"<figcaption>{hit.score:.3f} {escape(label + note)}</figcaption></figure>"
-    )
+    image = f'<img src="{source}" alt="{escape(label)}">'
+    if Path(hit.path).is_absolute():  # else it is the name of an image in a collection
+        image = f'<a href="{escape(Path(hit.path).as_uri())}">{image}</a>'
+    return f"<figure>{image}<figcaption>{hit.score:.3f} {escape(label + note)}</figcaption></figure>"

@@ -89,6 +89,7 @@ def upgrade_index(
         catalog, store = open_data(index.folder, manifest)
         try:
             store_rotation(catalog, runtime)
+            catalog.set_forgotten(index.catalog.forgotten())
             report = update(catalog, store, runtime, index.catalog.folders(), progress)
             if index.engine == "usearch":
                 update_graph(catalog, store)
@@ -109,15 +110,21 @@ def _check_folders(index: "Index"):
 
 
 def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> dict:
-    """The manifest of the upgrade: of the one that was interrupted, if it had this model, type and width, else a new
-    one.
+    """The manifest of the upgrade: of the one that was interrupted, if it had this model, type and width, with the
+    model's present folder, else a new one.
     """
     number = int(index.manifest["data"].removeprefix("data-")) + 1
     if (index.folder / UPGRADE).is_file():
         earlier = read_manifest(index.folder, UPGRADE)
         found = Space(**earlier["space"])
         if (found.weights, found.dimension, earlier["dtype"]) == (space.weights, space.dimension, dtype):
-            return earlier
+            manifest = earlier | {
+                "model_folder": str(runtime.folder.absolute()),
+                "space": space.to_dict(),
+                "engine": index.engine,
+            }
+            write_manifest(index.folder, manifest, UPGRADE)
+            return manifest
         number = int(earlier["data"].removeprefix("data-")) + 1
     manifest = make_manifest(runtime, space, dtype, number, index.engine)
     write_manifest(index.folder, manifest, UPGRADE)

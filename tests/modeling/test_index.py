@@ -18,6 +18,7 @@ from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.query_dcclip import QueryWarning
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.upgrade_dcclip import upgrade_index
 from tests.modeling.color_model import save_color_model
 
 
@@ -277,6 +278,55 @@ def test_a_folder_leaves_the_index_when_it_is_forgotten(filled, photos, tmp_path
     assert names(filled.search("green")) == ["red.jpg"] and (photos / "red.jpg").exists()
     with pytest.raises(ValueError, match=r"folder: '.*photos' is not in the index, which has .*photos too"):
         filled.forget(photos)
+
+
+def test_a_folder_inside_an_indexed_one_stays_forgotten_until_it_is_added_again(filled, photos, color_model):
+    assert filled.forget(photos / "a") == 2 and filled.add().found == 3
+    with pytest.raises(ValueError, match=r"folder: '.*b' is inside '.*a', which was removed with --forget"):
+        filled.add(photos / "a" / "b")
+    upgrade_index(filled, color_model, dtype="float16")
+    assert filled.add(photos).found == len(filled) == 3
+    assert filled.add(photos / "a").embedded == 2 and filled.add().found == len(filled) == 5
+    filled.forget(photos / "a")
+    filled.forget(photos)
+    assert filled.add(photos).found == 5  # nothing is left of what was forgotten inside
+
+
+def test_a_folder_that_is_reached_by_two_paths_is_indexed_by_one(index, photos, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(photos)
+    index.add(link)
+    assert index.add(photos).unchanged == 5 and index.catalog.folders() == [link]
+    (photos / "red.jpg").unlink()
+    assert index.add().removed == 1 and len(index) == 4
+
+
+def test_what_the_index_has_by_another_path_leaves_when_a_folder_around_it_is_added(index, photos, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to(photos / "a")
+    index.add(link)
+    index.add(photos)
+    assert len(index) == 5 and index.catalog.folders() == [photos]
+    (photos / "a" / "blue.jpg").unlink()
+    assert index.add().removed == 1 and len(index) == 4
+
+
+def test_a_link_to_another_indexed_folder_is_walked_in_both(index, photos, tmp_path, paint):
+    paint(tmp_path / "real" / "far.jpg", "blue", width=80)
+    (photos / "link").symlink_to(tmp_path / "real")
+    index.add(photos)
+    index.add(tmp_path / "real")
+    assert index.add().found == len(index) == 7
+
+
+def test_an_index_that_was_replaced_is_opened_anew(filled, photos, tmp_path, color_model, paint):
+    paint(tmp_path / "other" / "late.jpg", "yellow")
+    with Index.open(tmp_path / "new index", color_model, create=True) as other:
+        other.add(tmp_path / "other")
+    filled.check_model()
+    shutil.rmtree(filled.folder)
+    (tmp_path / "new index").rename(filled.folder)
+    assert names(filled.search("yellow")) == ["late.jpg"]
 
 
 def test_nested_folders_are_walked_once(index, photos):

@@ -11,7 +11,8 @@ import webbrowser
 import pytest
 
 from modeling_dcclip import command, vectors_dcclip
-from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.index_dcclip import Hit, Index
+from modeling_dcclip.thumbnails_dcclip import write_contact_sheet
 from tests.modeling.test_command import BLOCK, HEAVY
 
 
@@ -134,6 +135,32 @@ def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypat
     assert opened == [(place / "contact_sheet.html").as_uri()]
     assert sheet.count("data:image/jpeg;base64,") == 3
     assert "&lt;b&gt;&amp;&#x27;.jpg" in sheet and "<b>" not in sheet and "<i>" not in sheet
+
+
+def test_a_contact_sheet_links_files_only(tmp_path):
+    """The images of `training/embed.py` have names that need not be paths."""
+    hit = Hit("key 7", 0.5, "2020-01-01 00:00:00", (), 1)
+    write_contact_sheet([hit], "red", tmp_path / "sheet.html")
+    sheet = (tmp_path / "sheet.html").read_text(encoding="utf-8")
+    assert "key 7" in sheet and "<a href" not in sheet
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk"])
+def test_output_in_another_encoding_loses_no_result(indexed, color_model, encoding):
+    (indexed / "red.jpg").rename(indexed / "红😀.jpg")
+
+    def run(*arguments: str) -> str:
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        line = [sys.executable, "-m", "modeling_dcclip.command", *arguments]
+        return subprocess.run(line, env=environment, capture_output=True, check=True).stdout.decode(encoding)
+
+    run("index")
+    assert re.search(r"\.jpg\r?\n$", run("search", "red", "--top", "1"))
+    (entry,) = json.loads(run("search", "red", "--top", "1", "--json"))
+    assert entry["path"] == f"{indexed}/红😀.jpg"
+    labels = json.loads(run("label", str(indexed / "green.png"), "红", "绿", "--model", str(color_model), "--json"))
+    assert {each["label"] for each in labels} == {"红", "绿"}
+    assert "dcclip search" in run("--help")
 
 
 def test_duplicates_lists_groups(run, indexed, paint):

@@ -112,6 +112,23 @@ def test_other_host_names_are_refused(get, server):
         assert response.status == 403 and "is not a name of this server" in json.loads(body)["error"]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", ""])
+def test_a_server_on_all_addresses_is_reached_by_the_name_of_the_machine_and_by_address(server, host):
+    with SearchServer(server.index, host, port=0) as everywhere:
+        assert everywhere.url == f"http://{socket.gethostname()}:{everywhere.server_address[1]}/"
+        for name in (socket.gethostname().lower(), "192.168.1.2", "[fe80::1]", "localhost"):
+            assert everywhere.accepts(name)
+        assert not everywhere.accepts("evil.example") and not everywhere.accepts("192.168.1.2.evil.example")
+
+
+def test_a_server_has_its_name_in_lower_case_and_addresses_of_ipv6(server):
+    with SearchServer(server.index, "LocalHost", port=0) as other:
+        assert other.accepts("localhost") and other.url.startswith("http://localhost:")
+    if socket.has_ipv6:
+        with SearchServer(server.index, "::1", port=0) as other:
+            assert other.accepts("[::1]") and other.url.startswith("http://[::1]:")
+
+
 def test_other_sites_are_refused(get):
     for site in ("cross-site", "same-site"):
         assert get("/thumbnail/1", Sec_Fetch_Site=site)[0].status == 403

@@ -71,6 +71,18 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
     assert (report.embedded, report.unchanged) == (2, 3) and first(index, "red") == "red.jpg"
 
 
+def test_a_continued_upgrade_takes_the_present_folder_of_the_model(index, tmp_path):
+    def stop(done: int, total: int):
+        raise KeyboardInterrupt
+
+    model = save_color_model(tmp_path / "before", turn=3)
+    with pytest.raises(KeyboardInterrupt):
+        upgrade_index(index, model, progress=stop)
+    upgrade_index(index, model.rename(tmp_path / "after"))
+    with Index.open(index.folder) as opened:
+        assert first(opened, "red") == "red.jpg" and opened.space.model == str(tmp_path / "after")
+
+
 def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, monkeypatch):
     def stop(done: int, total: int):
         raise KeyboardInterrupt

@@ -114,18 +114,19 @@ def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:
 def _split_lines(text: str, separator: str, path: Path) -> tuple[list[list[str]], list[str]]:
     """Lines of a table that are not empty, and notes. Quotes that swallow other rows are read as plain characters."""
 
-    def read(quoting: int) -> list[list[str]]:
+    def read(quotes: bool) -> list[list[str]]:
+        quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
         reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
         try:
             return [line for line in reader if any(map(str.strip, line))]
         except csv.Error as error:
             raise ValueError(f"data: {str(path)!r} is not a table ({error}). Export it again as CSV.") from error
 
-    lines = read(csv.QUOTE_MINIMAL)
+    lines = read(quotes=True)
     swallowing = [cell for line in lines for cell in line if _holds_a_row(cell, separator)]
     if not swallowing:
         return lines, []
-    plain = read(csv.QUOTE_NONE)
+    plain = read(quotes=False)
     if len({len(line) for line in plain}) == 1:
         return plain, ["A quotation mark is not closed, so quotation marks are part of the captions."]
     start = swallowing[0].splitlines()[0]

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from modeling_dcclip.image_dcclip import ImageError
+from modeling_dcclip.indexing_dcclip import num_cores
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
 from modeling_dcclip.photos_dcclip import UnreadablePhotoError, decode_photo
 from modeling_dcclip.runtime_dcclip import Runtime
@@ -143,9 +144,9 @@ class Embedder:
         self.image_column, self.name_column = image_column, name_column
         self.rules = rules or CellRules(allow_urls=True, allow_paths=True)
         self.runtime = Runtime(model, threads=1)
-        self.dimension: int = self.runtime.config["projection_dim"]
+        self.dimension = self.runtime.dimension  # fewer than `projection_dim` if the config has `truncate_dim`
         self.encoder = open_encoder(self.runtime, torch.device(device or _accelerator()))
-        self._pool = ThreadPoolExecutor(threads or len(os.sched_getaffinity(0)), "embed")
+        self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
         """Embed a batch.

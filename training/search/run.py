@@ -20,6 +20,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm.auto import tqdm
 
 from modeling_dcclip.graph_dcclip import check_engine
+from modeling_dcclip.indexing_dcclip import num_cores
 from modeling_dcclip.space_dcclip import fingerprint
 from training.evaluation.embedding_cache import find_processes
 from training.search.collection import Collection
@@ -83,7 +84,7 @@ def embed(options: EmbedOptions) -> Results | None:
 
 
 def _cores_per_process() -> int:
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _shard(folder: Path, number: int) -> Path:

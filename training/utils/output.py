@@ -4,7 +4,6 @@ A command claims its output folder before it writes. The hidden folder `.dcclip/
 names that our commands wrote. Whatever else is in the folder belongs to the user.
 """
 
-import fcntl
 import json
 import os
 import shlex
@@ -16,6 +15,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from training.utils.files import CLAIM_FOLDER, remove_leftovers, write_text
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # on Windows
+    fcntl = None  # type: ignore[assignment]
 
 RECORD_FILE, LOCK_FILE = "names.json", "lock"
 MAX_NAMED = 5  # files that an error message names
@@ -172,6 +176,8 @@ def _check_names(folder: Path, names: list[str], command: str, field: str, flag:
 @contextmanager
 def _locked(folder: Path, field: str, wait: bool) -> Iterator[None]:
     """Hold the lock of a folder. The system releases it when the process ends, so no lock is ever stale."""
+    if fcntl is None:
+        raise ValueError(f"{field}: training locks its folders as Linux and macOS do. On Windows, run it in WSL 2.")
     path = (folder / CLAIM_FOLDER / LOCK_FILE).resolve()
     if path in _held:
         raise ValueError(f"{field}: this process is writing to {str(folder)!r} already. Choose another folder.")

@@ -1,5 +1,6 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -92,6 +93,17 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
         assert [hit.path for hit in index.search("红", top=1)] == [str(tmp_path / "photos" / "a" / "one.png")]
         assert index.manifest["dtype"] == "float16"
         assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
+
+
+def test_the_width_in_the_config_is_that_of_the_embeddings(cells, teacher_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(teacher_folder, model)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (model / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
+    table = embedder.Embedder(model, "image", device="cpu")({"image": [cell["bytes"] for cell in cells[:2]]})
+    assert table["vector"].type.list_size == 8
+    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(2, 8)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
 def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
