@@ -115,8 +115,7 @@ def _split_lines(text: str, separator: str, path: Path) -> tuple[list[list[str]]
     """Lines of a table that are not empty, and notes. Quotes that swallow other rows are read as plain characters."""
 
     def read(quotes: bool) -> list[list[str]]:
-        quoting = csv.QUOTE_MINIMAL if quotes else csv.QUOTE_NONE
-        reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
+        reader = csv.reader(io.StringIO(text), delimiter=separator, quotechar='"' if quotes else None)
         try:
             return [line for line in reader if any(map(str.strip, line))]
         except csv.Error as error:
