@@ -8,6 +8,8 @@ from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
 from training.hub.cards.metadata import export_models, is_final
 from training.utils.results import Results, markdown_table
 
+TITLES = {"ms_share": "time relative to fp32"}  # of metrics whose name does not explain itself
+
 
 def accuracy_table(results: Results) -> str | None:
     """Accuracy in percent of every model and stage, a column for each set, language and metric.
@@ -32,7 +34,8 @@ def _elevater_sets() -> tuple[str, ...]:
 
 
 def elevater_table(results: Results) -> str | None:
-    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets.
+    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets if these are
+    several.
 
     Returns:
         The table; None if none of the twenty sets was measured.
@@ -50,6 +53,7 @@ def elevater_table(results: Results) -> str | None:
     columns = sorted({(row.language or "", row.protocol or "") for row in rows})
     lines = [["model", "set", "metric", *(f"{language} ({protocol})" for language, protocol in columns)]]
     lines.append(["---"] * 3 + ["---:"] * len(columns))
+    has_mean = len({row.set for row in rows}) > 1
     for model in dict.fromkeys(row.model for row in rows):
         by_column: list[list[float]] = [[] for _ in columns]
         for name in sorted({row.set or "" for row in rows if row.model == model}):
@@ -63,7 +67,8 @@ def elevater_table(results: Results) -> str | None:
         means_of_sets = [
             f"{100 * statistics.fmean(values):.1f} ({len(values)})" if values else "" for values in by_column
         ]
-        lines.append([model, f"**mean (sets of {len(ELEVATER)})**", "", *means_of_sets])
+        if has_mean:
+            lines.append([model, f"**mean (sets of {len(ELEVATER)})**", "", *means_of_sets])
     return markdown_table(lines)
 
 
@@ -84,7 +89,8 @@ def size_table(results: Results) -> str | None:
     if not rows:
         return None
     metrics = list(dict.fromkeys(row.metric for row in rows))
-    lines = [["model", *(metric.replace("_", " ") for metric in metrics)], ["---", *["---:"] * len(metrics)]]
+    header = ["model", *(TITLES.get(metric, metric.replace("_", " ")) for metric in metrics)]
+    lines = [header, ["---", *["---:"] * len(metrics)]]
     for model, stage in dict.fromkeys((row.model, row.stage) for row in rows):
         values = [results.mean(model=model, stage=stage, set=None, language=None, metric=metric) for metric in metrics]
         title = ", ".join(filter(None, (model, stage)))
