@@ -67,7 +67,7 @@ def scale_table(results: Results) -> str:
     Returns:
         Markdown table with a line for each kind of node.
     """
-    lines = [["10 nodes of 32 cores", "Images a second and core", "Images a second", "Hours", "Node hours"]]
+    lines = [["10 nodes of 32 cores", "Images per second and core", "Images per second", "Hours", "Node hours"]]
     lines.append(["---", *["---:"] * 4])
     for title, work in (
         ("without GPU: decoding and the int8 model", "index"),
@@ -138,7 +138,7 @@ def scan_table(results: Results) -> str:
     Returns:
         Markdown table with a line for each program and type of vectors.
     """
-    lines = [["Program and type", "ms a query", "of float32's ten nearest, %", "Bytes a vector"]]
+    lines = [["Program and type", "ms per query", "of float32's ten nearest, %", "Bytes per vector"]]
     lines.append(["---", *["---:"] * 3])
     for name in dict.fromkeys(row.model for row in results.rows):
         ms, share, size = (
@@ -157,7 +157,7 @@ def rclip_table(results: Results) -> str:
     Returns:
         Markdown table with a line for each program.
     """
-    lines = [["Program", "Images indexed a second", "Query, s", "Model, MB"], ["---", *["---:"] * 3]]
+    lines = [["Program", "Images indexed per second", "Query, s", "Model, MB"], ["---", *["---:"] * 3]]
     for name in dict.fromkeys(row.model for row in results.rows):
         rate, query, size = (
             results.mean(model=name, metric=metric) or 0.0 for metric in ("images_per_s", "query_s", "model_bytes")
