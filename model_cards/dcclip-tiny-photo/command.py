@@ -318,7 +318,7 @@ def main(argv: list[str] | None = None) -> None:
         package = RUNTIME_PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
             raise
-        _exit(f'{package} is not installed. Run: pip install "dcclip[runtime]"')
+        _exit(f"{package} is not installed. Run: pip install {' '.join(RUNTIME_PACKAGES.values())}")
     except (ValueError, OSError) as error:
         _exit(str(error))
     except KeyboardInterrupt:

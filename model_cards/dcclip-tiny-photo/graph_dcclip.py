@@ -59,8 +59,7 @@ def check_engine(engine: str):
         raise ValueError(f"engine: there is no {engine!r}. Expected: {', '.join(ENGINES)}.")
     if engine == "usearch" and not has_usearch():
         raise ValueError(
-            'engine: usearch is not installed. Run pip install "dcclip[usearch]", or go back to dcclip index --engine '
-            "scan."
+            "engine: usearch is not installed. Run pip install usearch, or go back to dcclip index --engine scan."
         )
 
 

@@ -410,7 +410,7 @@ class Index:
         """Rows and scores of a scan, or of the graph if there is one."""
         number = self.catalog.graph
         if number and not has_usearch():
-            message = 'usearch is not installed, so all vectors are scanned: pip install "dcclip[usearch]"'
+            message = "usearch is not installed, so all vectors are scanned: pip install usearch"
             warnings.warn(message, QueryWarning, stacklevel=4)
             number = 0
         if not number:
