@@ -252,6 +252,9 @@ class Catalog:
 
     def set_forgotten(self, folders: Iterable[Path]):
         """Replace the folders inside indexed ones that stay out of the index."""
+        folders = sorted(folders)
+        if folders == self.forgotten():
+            return
         with self.writing():
             self._execute("CREATE TABLE IF NOT EXISTS forgotten (path BLOB PRIMARY KEY) WITHOUT ROWID")
             self._execute("DELETE FROM forgotten")
