@@ -187,29 +187,29 @@ class PairDataset(torch.utils.data.Dataset):
         return self.rules[source](table[int(row - self.starts[source])][column])
 
     def collate(
-        self, samples: Sequence[tuple[int, int, Tensor | str | None]], languages: Sequence[str] | None = None
+        self, samples: Sequence[tuple[int, int, int, Tensor | str | None]], languages: Sequence[str] | None = None
     ) -> CollatedBatch:
         """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
-            samples: Row, view id, and image or the cause why it does not decode, as `load_images` returns it.
+            samples: Row, view id, epoch, and image or the cause why it does not decode, as `load_images` returns it.
             languages: Languages of the captions to include. Default: all.
 
         Returns:
             The batch; only `skipped` if no image decodes.
         """
         decoded = [
-            Sample(row, view_id, image, self._captions(row, view_id, languages or self.languages))
-            for row, view_id, image in samples
+            Sample(row, view_id, image, self._captions(row, epoch, languages or self.languages))
+            for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]
-        batch: CollatedBatch = {"skipped": [(row, image) for row, _, image in samples if isinstance(image, str)]}
+        batch: CollatedBatch = {"skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]}
         if decoded:
             batch.update(make_batch(decoded, self.languages, self.tokens, self.caption_ids.__getitem__))
         return batch
 
-    def _captions(self, row: int, view_id: int, languages: Sequence[str]) -> dict[str, str]:
-        return select_captions(self.captions.get(row, {}), view_id, languages)
+    def _captions(self, row: int, epoch: int, languages: Sequence[str]) -> dict[str, str]:
+        return select_captions(self.captions.get(row, {}), epoch, languages)
 
     def with_image_size(self, image_size: int) -> "PairDataset":
         """Return this data set with images of another size, which it does not keep in memory.

@@ -166,5 +166,5 @@ class _Rows(torch.utils.data.Dataset):
     def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
         is_one_group = self.pairs.config.batches != "mixed"
         languages = self.pairs.groups[samples[0][0][0].group].languages if is_one_group else None
-        attempts = [(key.row, key.view_id, image) for sample in samples for key, image in sample]
+        attempts = [(key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample]
         return self.pairs.collate(attempts, languages)

@@ -61,12 +61,12 @@ def make_batch(
     return batch
 
 
-def select_captions(captions: dict[str, list[str]], view_id: int, languages: Sequence[str]) -> dict[str, str]:
+def select_captions(captions: dict[str, list[str]], epoch: int, languages: Sequence[str]) -> dict[str, str]:
     """Select one caption for each language.
 
     Args:
         captions: Usable captions of a row by language, at least one for each.
-        view_id: Number of the view. Several captions of a language are used in turn, one for each view.
+        epoch: Pass over the rows. Several captions of a language are used in turn, one in each epoch.
         languages: Languages to select; others are left out.
     """
-    return {language: texts[view_id % len(texts)] for language, texts in captions.items() if language in languages}
+    return {language: texts[epoch % len(texts)] for language, texts in captions.items() if language in languages}

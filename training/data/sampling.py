@@ -133,11 +133,13 @@ class SampleKey(NamedTuple):
     Args:
         row: Row number in all data.
         view_id: Number of the random view of the image.
+        epoch: Pass over the rows, which chooses among several captions.
         group: Index of the group from which the row was drawn.
     """
 
     row: int
     view_id: int
+    epoch: int
     group: int
 
 
@@ -180,5 +182,5 @@ class KeyedBatchSampler:
                     epochs[group, epoch] = rows[shuffled]
                 row = int(epochs[group, epoch][offset])
                 view_id = epoch if plan.num_views == 0 else (epoch + row) % plan.num_views
-                batch.append(SampleKey(row, view_id, group))
+                batch.append(SampleKey(row, view_id, epoch, group))
             yield batch

@@ -18,7 +18,7 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
     rows = make_rows([make_cell(images[0])], en=[text])
     config = DataConfig(train="tiny", caption_columns={"en": "en"}, skip_wrong_script=False)
     built = PairDataset(rows, config, CaptionTokenizer(tokenizer, 32), 64)
-    trained = built.collate([(0, 0, built[0])])["input_ids"]
+    trained = built.collate([(0, 0, 0, built[0])])["input_ids"]
     assert torch.equal(trained, processor(text=[text], return_tensors="pt")["input_ids"])
     plain = unicodedata.normalize("NFKC", text).lower().strip()
     assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
@@ -26,7 +26,7 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
 
 def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer):
     built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 6), 64)
-    batch = built.collate([(row, 0, built[row]) for row in range(10)])
+    batch = built.collate([(row, 0, 0, built[row]) for row in range(10)])
     assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
     full = batch["attention_mask"].all(1)
     assert full.any() and (batch["input_ids"][full, -1] == tokenizer.eos_token_id).all()
@@ -34,7 +34,7 @@ def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer
 
 def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
     built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64)
-    batch = built.collate([(5, 0, built[5])])
+    batch = built.collate([(5, 0, 0, built[5])])
     student_texts = decode_tokens(tokenizer, batch["input_ids"])
     teacher_texts = decode_tokens(other_tokenizer, batch["teacher_input_ids"])
     assert student_texts == teacher_texts and batch["input_ids"].tolist() != batch["teacher_input_ids"].tolist()
@@ -54,7 +54,7 @@ def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     built = PairDataset(train_rows, DataConfig(train="tiny"), tokens, None)
     (cause,) = [cause for cause in built.skipped.captions if "other pieces" in cause]
     assert 0 < built.skipped.captions[cause] == len(tokens.unaligned) < len(built.caption_ids)
-    batch = built.collate([(row, 0, None) for row in range(len(train_rows))])
+    batch = built.collate([(row, 0, 0, None) for row in range(len(train_rows))])
     texts = [captions[0] for row in range(len(train_rows)) for captions in built.captions[row].values()]
     expected = source(texts, padding=True, return_tensors="pt")["input_ids"]
     assert torch.equal(batch["teacher_input_ids"], expected)

@@ -4,9 +4,9 @@ import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 
-from tests.training.data.rows import decode_tokens, make_cell, make_rows
+from tests.training.data.rows import decode_tokens, make_cell, make_plan, make_rows
 from training.config import DataConfig
-from training.data import CaptionTokenizer, PairDataset, SkipError
+from training.data import CaptionTokenizer, KeyedBatchSampler, PairDataset, SampleGroup, SkipError
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
@@ -46,7 +46,7 @@ def test_row_needs_a_caption_in_one_language_only(make_dataset, images):
     rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])
     built = make_dataset(rows)
     assert built.groups[0].rows.tolist() == [0, 1, 2]
-    batch = built.collate([(row, 0, built[row]) for row in range(3)])
+    batch = built.collate([(row, 0, 0, built[row]) for row in range(3)])
     assert batch["owner"].tolist() == [0, 0, 1, 2]
     assert batch["language"].tolist() == [0, 1, 0, 1]
 
@@ -68,23 +68,30 @@ def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, ima
     built = make_dataset(rows, ("en",))
     texts = []
     for view in range(6):
-        batch = built.collate([(0, view, built[0])])
+        batch = built.collate([(0, view, view, built[0])])
         texts += decode_tokens(tokenizer, batch["input_ids"])
     assert texts == ["a frog", "green frog", "frog face"] * 2
+
+
+@pytest.mark.parametrize("num_views", [0, 1, 2])
+def test_captions_take_turns_although_the_views_of_a_cache_repeat(num_views):
+    group = SampleGroup(source=0, languages=("en",), weight=1.0, rows=np.arange(8))
+    batches = KeyedBatchSampler([group], make_plan(num_views=num_views, stop=5))
+    assert [{key.epoch for key in batch} for batch in batches] == [{0}, {1}, {2}, {3}, {4}]
 
 
 def test_equal_captions_have_equal_ids(make_dataset, train_rows):
     built = make_dataset()
     twins = [row for row in range(len(train_rows)) if train_rows[row]["en"] == train_rows[0]["en"]]
     assert len(twins) == 2  # two images of one concept
-    batch = built.collate([(row, 0, built[row]) for row in [*twins, 20]])
+    batch = built.collate([(row, 0, 0, built[row]) for row in [*twins, 20]])
     ids = batch["caption_ids"].tolist()
     assert ids[:2] == ids[2:4] and len(set(ids)) == 4
 
 
 def test_batch_has_the_captions_and_images_of_its_rows(make_dataset, train_rows, tokenizer):
     built = make_dataset()
-    batch = built.collate([(row, 3, built[row]) for row in (5, 40)])
+    batch = built.collate([(row, 3, 3, built[row]) for row in (5, 40)])
     texts = decode_tokens(tokenizer, batch["input_ids"])
     names = [train_rows[row][language] for row in (5, 40) for language in ("en", "zh")]
     # the tokenizer folds case and width
@@ -105,19 +112,19 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
 def test_batch_without_captions_or_without_images(train_rows, tokenizer):
     config = DataConfig(train="tiny")
     only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
-    assert set(only_images.collate([(5, 0, only_images[5])])) == {"skipped", "rows", "view_ids", "images"}
+    assert set(only_images.collate([(5, 0, 0, only_images[5])])) == {"skipped", "rows", "view_ids", "images"}
     only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None)
-    assert "images" not in only_texts.collate([(5, 0, only_texts[5])]) and only_texts[5] is None
+    assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
 
 
 def test_damaged_images_are_left_out_of_the_batch_and_reported(make_dataset, images):
     cells = [make_cell(image) for image in images[:3]]
     cells[1] = {"bytes": b"broken", "path": None}
     built = make_dataset(make_rows(cells, en=["frog", "cat", "dog"]), ("en",), max_skip_share=0.5)
-    batch = built.collate([(row, 0, built[row]) for row in range(3)])
+    batch = built.collate([(row, 0, 0, built[row]) for row in range(3)])
     assert batch["skipped"] == [(1, "image does not decode")]
     assert batch["rows"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
-    assert built.collate([(1, 0, built[1])]) == {"skipped": [(1, "image does not decode")]}
+    assert built.collate([(1, 0, 0, built[1])]) == {"skipped": [(1, "image does not decode")]}
 
 
 def test_images_kept_in_memory_are_equal(make_dataset):

@@ -59,7 +59,7 @@ def test_mixtures_are_reproducible_and_differ_by_seed_and_view(numbered):
 @pytest.mark.slow
 def test_student_and_teacher_see_the_same_mixed_images(train_rows, teacher):
     dataset = PairDataset(train_rows.select(range(6)), DataConfig(train="", in_memory=True), None, IMAGE_SIZE)
-    batch = dataset.collate([(row, 0, dataset[row]) for row in range(6)])
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(6)])
     batch.pop("skipped")
     seen: dict[str, torch.Tensor] = {}
 

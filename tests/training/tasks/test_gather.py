@@ -105,7 +105,7 @@ def make_photos(teacher: Teacher, normalize: Normalize) -> GeneralImages:
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
-    batch = dataset.collate([(row, view, dataset[row]) for row, view in keys])
+    batch = dataset.collate([(row, view, view, dataset[row]) for row, view in keys])
     batch.pop("skipped")
     return batch
 

@@ -28,7 +28,7 @@ def dataset(train_rows, tokenizer) -> PairDataset:
 
 @pytest.fixture(scope="module")
 def batch(dataset):
-    batch = dataset.collate([(row, 0, dataset[row]) for row in range(6)])
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(6)])
     batch.pop("skipped")
     return batch
 

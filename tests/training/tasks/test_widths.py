@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def test_losses_are_means_over_widths_in_the_rotated_space(train_rows, tokenizer, teacher):
     config = DataConfig(train="", in_memory=True, caption_columns={"en": "en"})
     dataset = PairDataset(train_rows.select(range(6)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
-    batch = dataset.collate([(row, 0, dataset[row]) for row in range(6)])
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(6)])
     batch.pop("skipped")
     student = make_model(VIT, XLM_ROBERTA, seed=3, prefixes=WIDTHS)
     rotation = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q

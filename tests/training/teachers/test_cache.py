@@ -38,7 +38,7 @@ def cache(vit_teacher, dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(dataset) -> dict:
-    return dataset.collate([(row, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)])
+    return dataset.collate([(row, row % NUM_VIEWS, row % NUM_VIEWS, dataset[row]) for row in (3, 30, 12, 7, 21)])
 
 
 def augmented(batch: dict) -> torch.Tensor:

@@ -327,7 +327,7 @@ def test_each_teacher_has_its_size_statistics_tokens_and_part_of_the_joint_space
     ensemble = Ensemble(teachers, configs)
     tokens = CaptionTokenizer(tokenizer, 32, teachers[2].tokenizer)
     dataset = PairDataset(train_rows.select(range(8)), DataConfig(train="tiny"), tokens, TIMM_SIZE)
-    batch = dataset.collate([(row, 0, dataset[row]) for row in range(4)])
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
     views = Augment(DistillRecipe.__dataclass_fields__["augment"].default_factory(), 0)(
         batch["images"], batch["rows"], batch["view_ids"]
     )

@@ -65,7 +65,7 @@ def dataset(train_rows, tokenizer, teachers) -> PairDataset:
 
 @pytest.fixture(scope="module")
 def batch(dataset) -> Batch:
-    return dataset.collate([(row, row % 2, dataset[row]) for row in (3, 20, 12, 7)])
+    return dataset.collate([(row, row % 2, row % 2, dataset[row]) for row in (3, 20, 12, 7)])
 
 
 def make_ensemble(teachers: list[Teacher], **fields) -> Ensemble:

@@ -80,7 +80,7 @@ def test_cached_captions_are_cleaned_and_older_ones_are_refused(siglip, tokenize
     dataset = PairDataset(train_rows.select(range(8)), DataConfig(train="tiny"), tokens, None)
     spec = TargetSpec(("text",))
     cached = build_target_cache(tmp_path / "cache", siglip, dataset, AUGMENT, spec, 1)
-    batch = dataset.collate([(row, 0, dataset[row]) for row in range(4)])
+    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
     expected = LiveTargets(siglip, spec).texts(batch).embedding
     torch.testing.assert_close(cached.texts(batch).embedding.float(), expected, rtol=4e-3, atol=4e-3)
     as_before = CaptionTokenizer(tokenizer, 32, siglip.tokenizer)
