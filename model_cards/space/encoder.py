@@ -161,8 +161,13 @@ class Album:
         hits = []
         for each in found:
             with suppress(ValueError):  # the file was removed or damaged after the start
-                hits.append(Hit(Path(each.path).stem, self.thumbnail(each.path), each.score))
+                hits.append(Hit(_shown(Path(each.path).stem), self.thumbnail(each.path), each.score))
         return hits, [str(each.message) for each in caught]
+
+
+def _shown(name: str) -> str:
+    """A name as valid text: names of files need not be UTF-8."""
+    return os.fsencode(name).decode("utf-8", "replace")
 
 
 def _find_folder(name: str, revision: str | None) -> Path:

@@ -201,7 +201,10 @@ async function start() {
   index.catch(() => {}); // awaited below, after the model
   state.encoder = await Encoder.load(site);
   if (state.waiting) await showImage(state.waiting);
-  else if (site.example) await showImage(await (await fetchOk(site.example)).blob());
+  else if (site.example) {
+    const example = await (await fetchOk(site.example)).blob();
+    if (!state.upload) await showImage(example); // else the user was faster
+  }
   const seconds = (performance.now() / 1000).toFixed(1);
   at("status").textContent = `${site.name} · ${(site.bytes / 1e6).toFixed(1)} MB · ready in ${seconds} s`;
   document.body.dataset.readyMs = Math.round(performance.now());

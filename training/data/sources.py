@@ -1,7 +1,9 @@
 """Open a data source, whole or as a stream of shards."""
 
+import hashlib
 import importlib
 import logging
+import os
 import re
 from collections.abc import Iterable
 from glob import glob
@@ -110,6 +112,25 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
         return None
     caches = (datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, HF_HUB_CACHE)
     return tuple(Path(cache).resolve() for cache in caches)
+
+
+def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
+    """Digest of the local files of a source, 16 hexadecimal digits.
+
+    Args:
+        names: Files, glob patterns, numbered files such as `{0000..0042}.tar`, or folders. Others, such as Hub ids,
+            add nothing.
+        with_states: Whether sizes and times of the files count, and not their paths alone.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for name in _numbered(list(names)):
+        path = Path(name).expanduser()
+        listed = path.rglob("*") if path.is_dir() else map(Path, [str(path)] if path.exists() else glob(str(path)))
+        for file in sorted(each for each in listed if each.is_file()):
+            state = file.stat()
+            states = f"{state.st_size} {state.st_mtime_ns}" if with_states else ""
+            digest.update(f"{os.fsencode(file)!r} {states}\n".encode())
+    return digest.hexdigest()
 
 
 def _load(

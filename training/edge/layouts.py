@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Image as ImageFeature
+from PIL import Image
 
+from modeling_dcclip import DCCLIPProcessor
 from training.data import open_image
 from training.edge.export import open_model, open_output
 from training.edge.gate_data import GateData
@@ -102,7 +104,7 @@ def export_layout(options: ExportOptions) -> LayoutVerdict:
         try:
             # in its final place, which some layouts contain as a path
             layout.write(folder, graphs, target)
-            verdict = _compare(layout, target, ZeroShotModel(student, processor, options.folder), data)
+            verdict = _compare(layout, target, ZeroShotModel(student, processor, options.folder), processor, data)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -127,14 +129,17 @@ def _results_of(output_dir: Path, weights: str) -> Results | None:
     return results if any(entry.get("weights") == weights for entry in exports) else None
 
 
-def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData) -> LayoutVerdict:
+def _compare(
+    layout: Layout, folder: Path, model: ZeroShotModel, processor: DCCLIPProcessor, data: GateData
+) -> LayoutVerdict:
     """Encode the data with the tool and with transformers, and compare embeddings and rankings."""
     tool, column = layout.open(folder), data.image_column
     cells = [
         row[column] for rows in data.sets.values() for row in rows.cast_column(column, ImageFeature(decode=False))
     ]
     found_images = tool.encode_images([open_image(cell) for cell in cells])
-    images = np.concatenate([model.encode_images(rows, column).numpy() for rows in data.sets.values()])
+    # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
+    images = np.concatenate([_encode(model, processor, open_image(cell)) for cell in cells])
     names = {language: data.class_names.in_language(language) for language in data.languages}
     found_texts = {language: tool.encode_texts(texts) for language, texts in names.items()}
     texts = {language: model.encode_texts(texts).numpy() for language, texts in names.items()}
@@ -157,6 +162,10 @@ def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData)
     )
     reasons = _reasons_against(verdict)
     return replace(verdict, kept=not reasons, reasons=reasons)
+
+
+def _encode(model: ZeroShotModel, processor: DCCLIPProcessor, image: Image.Image) -> np.ndarray:
+    return model.embed_images(processor(images=image, return_tensors="pt")["pixel_values"]).cpu().numpy()
 
 
 def _reasons_against(verdict: LayoutVerdict) -> list[str]:

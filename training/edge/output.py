@@ -53,6 +53,7 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
         output_dir: The output folder.
     """
     earlier = _earlier_results(output_dir, files.weights)
+    _remove_layouts(output_dir, files.weights)
     copy_model(folder, output_dir, files.scratch)
     kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
     _replace(kept, output_dir / files.format.name)
@@ -104,6 +105,15 @@ def _remove_stale(output_dir: Path, kept: set[str]):
             path = output_dir / export_format.name / export_format.file_name(tower, variant)
             if export_format.repo_path(path) not in kept:
                 path.unlink(missing_ok=True)
+
+
+def _remove_layouts(output_dir: Path, weights: str):
+    """Remove the layouts of other weights; their record goes with the results."""
+    path = output_dir / RESULTS_FILE
+    layouts = Results.read(path).meta.get("layouts", {}) if path.exists() else {}
+    for name, entry in layouts.items():
+        if name in LAYOUTS and entry["weights"] != weights:
+            shutil.rmtree(output_dir / name, ignore_errors=True)
 
 
 def _earlier_results(output_dir: Path, weights: str) -> Results:

@@ -9,6 +9,7 @@ output_dir/
         training_state/state.json, tensors.safetensors
 """
 
+import filecmp
 import re
 import shutil
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,10 @@ class FinishedModel(Protocol):
     @property
     def recipe(self) -> TrainingRecipe:
         """Recipe of the run."""
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Names of files and folders that other commands make of the weights, such as exports."""
 
     def save(self, folder: Path):
         """Write every file of the Hub folder."""
@@ -105,15 +110,22 @@ def save_best(finished: FinishedModel) -> Path:
 
 
 def save_final(finished: FinishedModel):
-    """Write the finished model to `output_dir` itself, each file atomically."""
+    """Write the finished model to `output_dir` itself, each file atomically. What was made of other weights leaves."""
     output_dir = Path(finished.recipe.output_dir)
     with _saving(output_dir, "model") as scratch:
         finished.save(scratch)
         set_modes(scratch)
         sync(scratch)
+        if not _same_file(output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE):
+            for path in (output_dir / name for name in finished.derived):
+                remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)
         sync(output_dir, deep=False)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    return first.is_file() and filecmp.cmp(first, second, shallow=False)
 
 
 @contextmanager

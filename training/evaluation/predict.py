@@ -18,7 +18,7 @@ from training.evaluation.classify import class_embeddings
 from training.evaluation.embedding_cache import find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
-from training.evaluation.sets.sources import IMAGE_SUFFIXES
+from training.evaluation.sets.sources import IMAGE_SUFFIXES, is_image
 from training.utils.files import write_text
 
 COLUMNS = ("path", "label", "score", "top_k", "error")
@@ -82,7 +82,7 @@ def find_images(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"predict: {str(folder)!r} is not a folder. Name a folder of images.")
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
     if not paths:
         raise ValueError(f"predict: {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Add some.")
     return paths
@@ -100,7 +100,7 @@ def read_labels(labels: Sequence[str]) -> list[str]:
     listed = list(labels)
     if len(listed) == 1 and listed[0].endswith(".txt"):
         try:
-            content = Path(listed[0]).read_text(encoding="utf-8")
+            content = Path(listed[0]).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"labels: cannot read {listed[0]!r} ({error}). Give a UTF-8 file of labels.") from error
         listed = [line.strip() for line in content.splitlines() if line.strip()]
@@ -151,7 +151,8 @@ def predict(
                 _scores(model, images, classes, logit_scale.exp().item()) if images else []
             )
             for path, image in zip(batch, prepared, strict=True):
-                name = path.relative_to(folder).as_posix()
+                # a name need not be UTF-8, such as one from a Chinese zip file
+                name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
                 yield (name, "", "", "", image) if isinstance(image, str) else _row(name, next(scores), labels, top_k)
             progress.update(len(batch))
 

@@ -95,9 +95,15 @@ class CaptionedImages:
     def _classify(self, model: ZeroShotModel, images: Tensor, language: str, stage: str) -> list[Row]:
         """Top-1 and top-5 accuracy among the class names of all data. Images without a name are left out."""
         names, captions = self.names[language], self.pairs.captions[language]
-        label = {image: names.index(captions[caption]) for image, caption in self.pairs.pairs[language].tolist()}
-        labels = torch.tensor(list(label.values()))
-        measured = measure(images[list(label)], class_embeddings(model, names), labels, ("top1", "top5"))
+        numbers = {name: number for number, name in enumerate(names)}
+        labels = torch.zeros(len(images), len(names), dtype=torch.int8)
+        for image, caption in self.pairs.pairs[language].tolist():  # an image may have several labels
+            labels[image, numbers[captions[caption]]] = 1
+        labelled = labels.any(1)
+        metrics = ["top1"]  # which is right if it is one of them
+        if (labels.sum(1) <= 1).all():
+            labels, metrics = labels.argmax(1), ["top1", "top5"]
+        measured = measure(images[labelled], class_embeddings(model, names), labels[labelled], metrics)
         fields = {"model": MODEL, "stage": stage, "set": self.name, "protocol": CLASS_NAMES, "language": language}
         return measured.rows(seed=self.seed, **fields)
 

@@ -16,7 +16,9 @@ from training.finetuning.tables import SUFFIXES, find_encoding, read_table
 SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "dev"})
 TRAIN_FOLDERS = ("train", "training")
 CAMERA_NAME = re.compile(
-    r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*[\da-f-]*$", re.I
+    r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*$"
+    r"|^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)$",
+    re.I,
 )
 MOST = 0.5  # share of the images of a folder that have captions
 

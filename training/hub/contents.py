@@ -10,8 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from training.hub.cards.notice import write_notice
+from training.hub.layouts.table import LAYOUTS
 from training.hub.self_check import SELF_CHECK_FILE
 from training.utils.files import REPO_ROOT, write_text
+from training.utils.results import RESULTS_FILE
 
 # the remote code of a folder; __init__.py only registers the classes inside the package
 CODE = tuple(sorted(path.name for path in (REPO_ROOT / "modeling_dcclip").glob("*.py") if path.name != "__init__.py"))
@@ -59,10 +61,12 @@ OPTIONAL = (
     "immich/*/model.onnx",
     "immich/*/*.json",
 )
+# what exports and measurements add to a finished model
+DERIVED = (RESULTS_FILE, *sorted({pattern.partition("/")[0] for pattern in OPTIONAL if "/" in pattern} | {*LAYOUTS}))
 # published only if the card shows them
 IMAGES = ("*.png", "*.jpg")
-# texts that are sent as they are: code, and the vocabulary, whose pieces may look like paths
-SENT_AS_THEY_ARE = (".py", "tokenizer.json")
+# texts that are sent as they are: code, the vocabulary, whose pieces may look like paths, and an image in base64
+SENT_AS_THEY_ARE = (".py", "tokenizer.json", SELF_CHECK_FILE)
 # absolute paths of a machine: in quotes, as a file URL, under Windows, of a home folder, and plain with any characters
 # that a shell word may have
 PATH_PART = r"[^\s/\\\"'`,;()<>|]+"
@@ -116,7 +120,8 @@ def is_publishable(path: str, card: str = "") -> bool:
         return False
     depth = path.count("/")  # `*` of fnmatch also matches `/`
     listed = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
-    return listed or (not depth and path in card and any(fnmatchcase(path, pattern) for pattern in IMAGES))
+    is_shown = re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-]*\w)", card) is not None
+    return listed or (not depth and is_shown and any(fnmatchcase(path, pattern) for pattern in IMAGES))
 
 
 def list_contents(folder: str | Path) -> list[Content]:

@@ -8,7 +8,7 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe, save_recipe
 from training.hub.cards import write_card
-from training.hub.contents import complete_folder
+from training.hub.contents import DERIVED, complete_folder
 from training.hub.self_check import write_self_check
 from training.text.tokenizers import reset_call_state
 
@@ -26,6 +26,11 @@ class HubModel:
     student: DCCLIPModel
     processor: DCCLIPProcessor
     recipe: TrainingRecipe
+
+    @property
+    def derived(self) -> tuple[str, ...]:
+        """Names of files and folders that other commands make of the weights: exports and results."""
+        return DERIVED
 
     def save(self, folder: Path):
         """Write weights, config, remote code, processor, tokenizer, recipe, card, licences and self-check.

@@ -39,6 +39,14 @@ def prepare(folder: str | Path, target: Target, card: str | None = None) -> floa
     return difference
 
 
+def _link(source: str, target: str):
+    """Link a file, or copy it where the file system has no hard links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 class Push:
     """Callbacks that publish folders during a run. A failed upload of a checkpoint does not stop the run.
 
@@ -73,7 +81,12 @@ class Push:
         # links keep the files while they are sent, although the run removes old checkpoints
         stack = ExitStack()
         copy = stack.enter_context(scratch_folder(self.output_dir / f"push-{folder.name}"))
-        shutil.copytree(folder, copy, copy_function=os.link, dirs_exist_ok=True)
+        try:
+            shutil.copytree(folder, copy, copy_function=_link, dirs_exist_ok=True)
+        except OSError as error:
+            stack.close()
+            logger.warning("%s was not uploaded: %s\nTraining continues.", folder.name, error)
+            return
         self._running = self._pool.submit(self._upload_checkpoint, copy, folder.name, stack)
 
     def _upload_checkpoint(self, copy: Path, name: str, stack: ExitStack):

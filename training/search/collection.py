@@ -6,7 +6,7 @@ from typing import Any
 
 from training.data.images import CellRules
 from training.data.shard_stream import Shards, get_cell
-from training.data.sources import check_split, image_roots, load_source, open_stream
+from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
 from training.search.options import EmbedOptions
 
 
@@ -40,11 +40,13 @@ class Collection:
         return len(self._shards)
 
     def identity(self) -> dict[str, Any]:
-        """What the shards of embeddings depend on, apart from the model."""
+        """What the shards of embeddings depend on, apart from the model: of local data the state of all files."""
         paths = [str(path.absolute()) if (path := Path(name)).exists() else name for name in self.options.data]
         names = ("split", "subset", "streaming", "image_column", "name_column", "allow_urls", "allow_paths")
         facts = {name: getattr(self.options, name) for name in names}
-        return {"data": paths, "num_shards": len(self), "num_rows": self.num_rows} | facts
+        # a shard of a stream that could not be read is repaired, and embedded by the next run
+        files = digest_sources(self.options.data, with_states=not self.options.streaming)
+        return {"data": paths, "files": files, "num_shards": len(self), "num_rows": self.num_rows} | facts
 
     def read(self, shard: int) -> Iterator[tuple[str, Any]]:
         """Name and cell of each image of a shard.

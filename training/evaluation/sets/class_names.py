@@ -114,7 +114,7 @@ class ClassNames:
 
 def _parse(path: Path) -> Any:
     """Content of a JSON file, or the lines of a .txt file that are not blank."""
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".txt":
         return [line.strip() for line in text.splitlines() if line.strip()]
     return json.loads(text)

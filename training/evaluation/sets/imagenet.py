@@ -49,7 +49,7 @@ def _chinese(source: str) -> list[str]:
         elif source == CN_CLIP:
             names = read_python(_installed(source, "eval/imagenet_zeroshot_templates.py"))["imagenet_classnames"]
         else:
-            names = Path(source).read_text(encoding="utf-8").split("\n")
+            names = Path(source).read_text(encoding="utf-8-sig").split("\n")
             names = [name.strip() for name in names if name.strip()]
     except OSError as error:
         raise ValueError(

@@ -1,7 +1,8 @@
 """From the labels of a data set to the classes of a protocol: by name, never by number.
 
-Copies of a set order and spell their classes differently: `aquarium_fish`, `Aquarium fish`. Names are compared by
-letters and digits alone; the aliases of a set cover all other spellings.
+Copies of a set order and spell their classes differently: `aquarium_fish`, `Aquarium fish`. A name that is spelled as
+in the class list is taken as it is, such as `C++`; others are compared by letters and digits alone, and the aliases of
+a set cover all other spellings.
 """
 
 import unicodedata
@@ -34,12 +35,16 @@ class ClassLookup:
         self.context = context
         self.count = len(class_names.names[class_names.key])
         self._ids: dict[str, list[int]] = {}
+        self._exact: dict[str, list[int]] = {}
         languages = [class_names.key, *(name for name in class_names.names if name != class_names.key)]
         for language in languages:
-            found = defaultdict(list)
+            found, exact = defaultdict(list), defaultdict(list)
             for number, name in enumerate(class_names.names[language]):
-                found[normalize_name(name)].append(number)
-            self._ids = dict(found) | self._ids  # names in the language of the labels take precedence
+                exact[name.strip()].append(number)
+                if key := normalize_name(name):
+                    found[key].append(number)
+            # names in the language of the labels take precedence
+            self._ids, self._exact = dict(found) | self._ids, dict(exact) | self._exact
         for alias, name in aliases.items():
             self._ids.setdefault(normalize_name(alias), self._ids[normalize_name(name)])
 
@@ -53,7 +58,7 @@ class ClassLookup:
         Raises:
             ValueError: There is no such class, or several with this name.
         """
-        ids = self._ids.get(normalize_name(name), [])
+        ids = self._candidates(name)
         if len(ids) == 1 or 0 < occurrence < len(ids):
             return ids[occurrence]
         if not ids:
@@ -62,14 +67,18 @@ class ClassLookup:
                 "belongs to these data, or rename the label."
             )
         raise ValueError(
-            f"label: {self.context}: {name!r} is the name of {len(ids)} classes. Label them by their WordNet ids."
+            f"label: {self.context}: {name!r} is the name of {len(ids)} classes. Spell it as the class list does, or "
+            "give the classes names of their own; those of ImageNet have WordNet ids."
         )
+
+    def _candidates(self, name: str) -> list[int]:
+        return self._exact.get(name.strip()) or self._ids.get(normalize_name(name), [])
 
     def find_listed(self, names: Sequence[str]) -> list[int | str]:
         """Indices of the classes that the data list; a name that the protocol does not have is returned unchanged."""
         found: list[int | str] = []
         for number, name in enumerate(names):
-            ids, occurrence = self._ids.get(normalize_name(name), []), names[:number].count(name)
+            ids, occurrence = self._candidates(name), names[:number].count(name)
             found.append(ids[occurrence] if occurrence < len(ids) else name)
         return found
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
+from modeling_dcclip.photos_dcclip import EXTENSIONS
 from training.data import load_source
 from training.evaluation.sets.protocols import EvalSet
 
 HUB = "hub"
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+IMAGE_SUFFIXES = EXTENSIONS | {".bmp", ".ppm"}
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
@@ -114,6 +115,11 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) ->
     return LoadedRows(read_class_folders(name, within), str(path), is_listing=True)
 
 
+def is_image(path: Path) -> bool:
+    """Whether a file of this name is an image. Hidden ones, such as `._1.jpg` of macOS, are not."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
 def read_names(name: str, path: Path) -> list[str]:
     """Read names of classes, one per line.
 
@@ -125,7 +131,7 @@ def read_names(name: str, path: Path) -> list[str]:
         ValueError: The file cannot be read.
     """
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except OSError as error:
         raise ValueError(
             f"label_names: {name}: cannot read {str(path)!r} ({error}). Give a file with one name per line."
@@ -145,7 +151,7 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     paths: list[str] = []
     labels: list[str] = []
     for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = sorted(str(path) for path in class_folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        found = sorted(str(path) for path in class_folder.rglob("*") if is_image(path))
         if not found:
             raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
         paths += found

@@ -51,6 +51,8 @@ class ModelFacts:
     def license(self) -> str:
         """Licence identifier of the weights: that of their origin, if it is another one than ours."""
         origins = [name for name in (self.teacher_license, self.base_model_license) if name]
+        if not origins and (self.teacher or self.base_model):
+            return "other"  # nobody has stated the terms of the origin
         others = {part for name in origins for part in name.split(LICENSE_SEPARATOR)} - {OWN_LICENSE}
         # the Hub has one identifier for a model; the notice names all licences
         return OWN_LICENSE if not others else others.pop() if len(others) == 1 else "other"

@@ -1,6 +1,7 @@
 """The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -12,6 +13,7 @@ from training.utils.results import Results
 TASK = "zero-shot-image-classification"
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+FILE_SUFFIXES = (".parquet", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".arrow")
 METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 MAX_DECIMALS = 4
 EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
@@ -65,8 +67,9 @@ def front_matter(
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Folders of this checkout are not repo ids."""
-    return HUB_ID.fullmatch(name) is not None and not name.startswith(("runs/", "training/"))
+    """Whether a name can be a repo id NAMESPACE/NAME on the Hub. Files and existing folders are not repo ids."""
+    is_local = name.startswith(("runs/", "training/")) or name.lower().endswith(FILE_SUFFIXES) or Path(name).exists()
+    return HUB_ID.fullmatch(name) is not None and not is_local
 
 
 def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, str]]:
@@ -102,7 +105,7 @@ def eval_results(results: Results | None) -> list[EvalResult]:
         return []
     exported = export_models(results)
     rows = [row for row in results.rows if is_final(row.model, row.stage) and row.language is not None]
-    rows = [row for row in rows if row.model not in exported]
+    rows = [row for row in rows if row.model not in exported and _is_own(row.model, results)]
     return [
         EvalResult(
             task_type=TASK,
@@ -115,6 +118,12 @@ def eval_results(results: Results | None) -> list[EvalResult]:
         )
         for row in rows
     ]
+
+
+def _is_own(model: str, results: Results) -> bool:
+    """Whether rows of this name are of the published model: `training/eval.py` also measures others and widths."""
+    measured = [entry["name"] for entry in results.meta.get("models", [])]
+    return not measured or model == measured[0]
 
 
 def export_models(results: Results) -> set[str]:
