@@ -59,6 +59,7 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
     from training.students import build_student, load_student
+    from training.teachers.lineage import join_licenses
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
@@ -70,6 +71,9 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
             f"{student.config.projection_dim}, so their embeddings cannot be compared. Use the teacher of stage 1, or "
             "none."
         )
+    if teachers is not None and student.config.teacher != teachers.name:
+        earlier = [student.config.teacher_license] if student.config.teacher else []
+        student.config.teacher_license = join_licenses([*earlier, teachers.license])
     return student, processor
 
 

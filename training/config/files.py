@@ -107,13 +107,19 @@ def recipe_from_args(
 
 
 def _check_code(recipe: TrainingRecipe, argv: list[str]):
-    """Refuse functions that a recipe file names as data, and that the user did not type. Loading them runs code."""
+    """Refuse code that a recipe file names and the user did not type: functions of data, and that of teachers."""
     typed = " ".join(argv)
     for field, name in recipe.sources():
         if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
             raise ValueError(
                 f"{field}: {name!r} in the recipe is a function, and loading the data would run it. Check that you "
                 "trust it, and add --trust_recipe_code."
+            )
+    for teacher in recipe.teachers:
+        if teacher.trust_remote_code and teacher.teacher not in typed:
+            raise ValueError(
+                f"teachers.trust_remote_code: loading {teacher.teacher!r} would run the code that comes with it. "
+                "Check that you trust it, and add --trust_recipe_code."
             )
 
 

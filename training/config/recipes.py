@@ -114,10 +114,28 @@ class TrainingRecipe(Checked):
             )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
+        self._check_languages()
         teacher = getattr(self, "teacher", None)
         if teacher is not None and self.teachers:
             raise ValueError(
                 f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
+            )
+
+    def _check_languages(self):
+        """Without its translation in the batch, a caption has a target only from a teacher of its own language."""
+        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
+        if (
+            self.data.batches != "one_language"
+            or any(teacher.languages is None for teacher in teachers)
+            or not teachers
+        ):
+            return
+        encoded = {language for teacher in teachers for language in teacher.languages or ()}
+        captions = {language for source in self.data.mixture for language in source.caption_columns or {}}
+        if missing := sorted(captions - encoded):
+            raise ValueError(
+                f"data.batches: with 'one_language', captions in {missing[0]!r} have no target, because no teacher "
+                "encodes them and their translations are in other batches. Set it to mixed, or add a teacher."
             )
 
     @property

@@ -13,6 +13,7 @@ from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
 
 NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
+NOT_UNICODE = "caption is not valid Unicode"
 WRONG_SCRIPT = "caption in the wrong script"
 # a missing translation, and what the user asked to filter
 EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})
@@ -37,7 +38,7 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
         elif not (text := text.strip()):
             causes.append(EMPTY)
         elif not _is_unicode(text):
-            causes.append("caption is not valid Unicode")
+            causes.append(NOT_UNICODE)
         elif not any(character.isalnum() for character in text):
             causes.append(NO_LETTERS)
         elif language is not None and not is_written_in(text, language):
@@ -68,7 +69,13 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_leng
         `input_ids` and `attention_mask`, both (T, L) int64.
     """
     tokens = tokenizer(
-        texts, padding=True, truncation=True, max_length=max_text_length, padding_side="right", return_tensors="pt"
+        texts,
+        padding=True,
+        truncation=True,
+        max_length=max_text_length,
+        padding_side="right",
+        return_attention_mask=True,  # some tokenizers, such as SigLIP's, return none by default
+        return_tensors="pt",
     )
     return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 

@@ -9,11 +9,11 @@ from typing import Any
 from training.config import OF_ONE_START, TrainingRecipe, stored_fields
 from training.data import Pairs
 
-# fields of a recipe that do not change what is learned
+# fields of a recipe that do not change what is learned, or which model is the best
 WITHOUT_EFFECT = (
     *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
-    "log_every", "trackers", "save_every", "keep_checkpoints", "eval", "eval_every", "best_metric", "push_to_hub",
-    "hub_model_id", "hub_private_repo", "hub_strategy",
+    "log_every", "trackers", "save_every", "keep_checkpoints", "eval_every", "push_to_hub", "hub_model_id",
+    "hub_private_repo", "hub_strategy",
 )  # fmt: skip
 
 

@@ -93,6 +93,11 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = stage.make_task(recipe, Models(student, processor, teachers), accelerator)
+        if recipe.gradient_checkpointing and task.follows_batches:
+            raise ValueError(
+                "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
+                "update their statistics twice in each step. Leave it out, or freeze these layers."
+            )
         if teachers is not None:
             task.teacher_rotation = teachers.rotation
         if recipe.prefixes:

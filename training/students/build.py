@@ -13,9 +13,10 @@ from transformers import AutoConfig, CLIPImageProcessor, PreTrainedConfig, PreTr
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from training.config import StudentConfig
 from training.students.inherit import inherit_weights
-from training.students.sources import open_source, source_config
+from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
 from training.teachers.ensemble import Ensemble
+from training.teachers.lineage import join_licenses
 from training.text.tokenizers import load_tokenizer, match_tokens
 
 RANDOM = "random"
@@ -58,7 +59,7 @@ def build_student(
         image_size=image_size,
         languages=languages,
         teacher=teacher.name if teacher else None,
-        teacher_license=teacher.license if teacher else None,
+        teacher_license=join_licenses([*([teacher.license] if teacher else []), *_inherited_licenses(config)]),
     )
     torch.manual_seed(seed)
     model = DCCLIPModel(model_config)
@@ -69,6 +70,7 @@ def build_student(
         _initialize(model, config, tower, teacher, tokenizer)
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # of SigLIP the teacher's names lack the mask
     image_processor = CLIPImageProcessor(
         size={"shortest_edge": image_size},
         crop_size={"height": image_size, "width": image_size},
@@ -265,6 +267,13 @@ def _initialize(
     source = open_source(init, tower, teacher)
     tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer) if source.tokenizer else None
     logger.info("%s", inherit_weights(model, source, tokens))
+
+
+def _inherited_licenses(config: StudentConfig) -> list[str | None]:
+    """Licences under which other DC-CLIP models, whose towers the student inherits, were trained."""
+    inits = [getattr(config, f"{tower}_init") for tower in TOWERS]
+    sources = [AutoConfig.from_pretrained(init) for init in dict.fromkeys(inits) if init not in (RANDOM, TEACHER)]
+    return [source.teacher_license for source in sources if getattr(source, "teacher", None)]
 
 
 def _from_teacher(teacher: Teacher | Ensemble | None, field: str) -> Any:

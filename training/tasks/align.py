@@ -95,6 +95,9 @@ class AlignTask(Task):
         for kind, tensors in (("general", general), ("photo", photos)):
             for name, tensor in (vars(tensors) if tensors is not None else {}).items():
                 self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
+        # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
+        constants = [name for name, _ in self.named_buffers(recurse=False)]
+        self._ddp_params_and_buffers_to_ignore = constants
 
     def updates_statistics(self, name: str) -> bool:
         """Whether a BatchNorm layer updates its statistics: never if the recipe freezes them.

@@ -120,6 +120,10 @@ class DistillTask(Task):
         return losses
 
     def _pooled(self, tower: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        with torch.autocast(student.device.type, enabled=False):  # half precision destroys the gradients of logits
+            return self._pooled_in_float32(tower, student.float(), teacher.float())
+
+    def _pooled_in_float32(self, tower: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         if self.bank is not None and self.recipe.target == "logits":
             return {f"{tower}_logits": bank_loss(student, teacher, self.bank, self.logit_scale)}
         teacher = self.to_student_space(teacher)

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from training.config import TeacherConfig
+from training.teachers.lineage import join_licenses
 from training.teachers.teacher import Teacher
 
 CLIP_FACTOR = 1 / 0.07  # of cosines, with which CLIP starts
@@ -169,8 +170,7 @@ class Ensemble:
     @property
     def license(self) -> str | None:
         """Licences of all teachers, joined by `and`; `unknown` for some, and None for all of them."""
-        licenses = list(dict.fromkeys(member.teacher.license for member in self.members))
-        return None if licenses == [None] else " and ".join(license or "unknown" for license in licenses)
+        return join_licenses([member.teacher.license for member in self.members])
 
     @property
     def rotation(self) -> str | None:

@@ -64,7 +64,9 @@ def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     """
     if feature_map.shape[-2:] == tuple(grid):
         return feature_map
-    return F.interpolate(feature_map, tuple(grid), mode="bilinear", antialias=True, align_corners=False)
+    # in float32, because antialiasing on the CPU has no half precision
+    resampled = F.interpolate(feature_map.float(), tuple(grid), mode="bilinear", antialias=True, align_corners=False)
+    return resampled.to(feature_map.dtype)
 
 
 class LiveTargets:

@@ -243,7 +243,8 @@ class Teacher:
             ValueError: The vision tower is not loaded.
         """
         self._require("vision")
-        return self.family.encode_images(self.model.eval(), pixel_values.to(self.model.dtype))
+        with torch.autocast(pixel_values.device.type, enabled=False):  # in the precision of its own weights
+            return self.family.encode_images(self.model.eval(), pixel_values.to(self.model.dtype))
 
     @torch.no_grad()
     def encode_texts(self, input_ids: Tensor, attention_mask: Tensor) -> Targets:
@@ -271,7 +272,8 @@ class Teacher:
             padding = self.tokenizer.pad_token_id
             input_ids = input_ids.masked_fill(attention_mask == 0, padding)
             input_ids, mask = F.pad(input_ids, (0, limit - length), value=padding), None  # (B, limit)
-        targets = self.family.encode_texts(self.model.eval(), input_ids, mask)
+        with torch.autocast(input_ids.device.type, enabled=False):  # in the precision of its own weights
+            targets = self.family.encode_texts(self.model.eval(), input_ids, mask)
         feature_map = targets.feature_map
         return Targets(None if feature_map is None else feature_map[:, :length], targets.embedding)
 

@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from training.data import load_source, require_columns, rules_for, usable_captions
-from training.data.images import ImageError, open_image
+from training.data.images import ImageError, encoded_bytes, open_image
 from training.data.named_images import undecoded
 from training.prepare.captions.captioner import Captioner
 from training.prepare.captions.options import PROGRAM, CaptionsOptions
@@ -99,16 +99,18 @@ def _caption_shard(
     counts: Counter[str] = Counter()
     rules = rules_for(options.data)
     captions: list[list[str]] = []
+    stored: list[dict[str, Any] | None] = []
     for start in range(0, len(shard), options.batch_size):
         cells = [rules(cell) for cell in shard[start : start + options.batch_size][options.image_column]]
         images = [_open(cell) for cell in cells]
+        stored += [_stored(cell) for cell in cells]
         readable = [image for image in images if image is not None]
         made = iter(captioner(readable) if readable else [])
         texts = [next(made) if image is not None else [] for image in images]
         counts[NO_IMAGE] += len(images) - len(readable)
         kept = [_usable(found, options.language, counts) for found in texts]
         captions += _similar(kept, cells, scorer, options, counts)
-    table = shard.with_format("arrow")[:]
+    table = _with_images(shard.with_format("arrow")[:], options.image_column, stored)
     if options.column in table.column_names:
         given = [usable_captions(cell)[0] for cell in table[options.column].to_pylist()]
         captions = [list(dict.fromkeys([*own, *new])) for own, new in zip(given, captions, strict=True)]
@@ -117,6 +119,18 @@ def _caption_shard(
     with atomic_write(path) as scratch:
         pq.write_table(table.replace_schema_metadata(None), scratch)
     return counts
+
+
+def _stored(cell: dict | str | None) -> dict[str, Any] | None:
+    """The file of a cell with its name, so that the images travel with the captions."""
+    if not isinstance(cell, dict):
+        return None
+    return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
+
+
+def _with_images(table: pa.Table, column: str, cells: list[dict[str, Any] | None]) -> pa.Table:
+    images = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    return table.set_column(table.column_names.index(column), column, images)
 
 
 def _open(cell: dict | str | None) -> PILImage.Image | None:

@@ -3,6 +3,7 @@
 Each cause maps to the options that set its threshold. A cause without options cannot be switched off.
 """
 
+from training.data.captions import NO_LETTERS, NOT_UNICODE
 from training.data.images import PATH_REFUSED, URL_REFUSED
 
 KEPT = "kept"
@@ -21,6 +22,8 @@ CAPTION_CAUSES: dict[str, tuple[str, ...]] = {
     "no caption": (),
     "empty caption": (),
     "caption is not a string": (),
+    NO_LETTERS: (),
+    NOT_UNICODE: (),
     "too few characters": ("min_characters",),
     "too many characters": ("max_characters",),
     "e-mail address": ("keep_email_addresses",),

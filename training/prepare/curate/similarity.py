@@ -35,6 +35,11 @@ class Scorer:
         embeddings = [torch.empty(0, self.teacher.projection_dim)]
         for start in range(0, len(cells), self.batch_size):
             chunk = decode_images(cells[start : start + self.batch_size], self.teacher.image_size)
+            if causes := [image for image in chunk if isinstance(image, str)]:
+                raise ValueError(
+                    f"max_pixels: an image that passes it cannot be decoded for the teacher ({causes[0]}). Lower "
+                    "max_pixels to Pillow's limit, or leave it out."
+                )
             images = torch.stack([image for image in chunk if isinstance(image, Tensor)])
             targets = self.teacher.encode_images(self.normalize(images.to(self.device)))
             embeddings.append(self._unit(targets.embedding))

@@ -137,7 +137,9 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     if folder is None:
         return encode_bank(teacher.with_towers(("text",)).to(device), texts)
     cleaning = [teacher.clean.__name__] if teacher.clean is not None else []
-    key = hashlib.blake2b("\n".join([teacher.revision, *cleaning, *texts]).encode(), digest_size=8).hexdigest()
+    key = hashlib.blake2b(
+        "\n".join([*_teacher_key(teacher).values(), *cleaning, *texts]).encode(), digest_size=8
+    ).hexdigest()
     path = Path(folder) / f"bank-{key}.safetensors"
     if not path.exists():
         save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
