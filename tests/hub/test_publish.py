@@ -35,7 +35,7 @@ from training.hub import (
 from training.hub.cards.notice import weights_terms
 from training.hub.commit import ATTEMPTS
 from training.hub.contents import changed_code, without_local_paths
-from training.hub.push import Push
+from training.hub.push import Push, _link
 from training.utils.files import SCRATCH_SUFFIX
 
 pytestmark = pytest.mark.slow
@@ -112,6 +112,17 @@ def test_only_listed_files_are_published(folder):
 def test_image_is_published_if_the_card_shows_it(folder):
     (folder / "README.md").write_text("![x](private.png)", encoding="utf-8")
     assert "private.png" in {content.path for content in list_contents(folder)}
+    (folder / "README.md").write_text("![x](not_private.png) and private.png.bak", encoding="utf-8")
+    assert "private.png" not in {content.path for content in list_contents(folder)}
+
+
+def test_a_checkpoint_is_uploaded_without_hard_links(folder, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    shutil.copytree(folder, tmp_path / "copy", copy_function=_link)
+    assert (tmp_path / "copy" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
 
 
 def test_local_paths_are_removed(folder):

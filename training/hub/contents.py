@@ -65,8 +65,8 @@ OPTIONAL = (
 DERIVED = (RESULTS_FILE, *sorted({pattern.partition("/")[0] for pattern in OPTIONAL if "/" in pattern} | {*LAYOUTS}))
 # published only if the card shows them
 IMAGES = ("*.png", "*.jpg")
-# texts that are sent as they are: code, the vocabulary, whose pieces may look like paths, and an image in base64
-SENT_AS_THEY_ARE = (".py", "tokenizer.json", SELF_CHECK_FILE)
+# texts that are sent as they are: code, and the vocabulary, whose pieces may look like paths
+SENT_AS_THEY_ARE = (".py", "tokenizer.json")
 # absolute paths of a machine: in quotes, as a file URL, under Windows, of a home folder, and plain with any characters
 # that a shell word may have
 PATH_PART = r"[^\s/\\\"'`,;()<>|]+"
@@ -164,7 +164,8 @@ def _content(folder: Path, path: str) -> Content:
             json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}). Copy or write the folder again.") from error
-    cleaned = without_local_paths(text)
+    # the self-check holds an image in base64, which may look like paths
+    cleaned = text if path == SELF_CHECK_FILE else without_local_paths(text)
     if left := [place for place in _private_places() if place in cleaned]:
         raise ValueError(f"{path} names the folder {left[0]!r} of this machine. Remove it before publishing.")
     return Content(path, file, None if cleaned == text else cleaned)

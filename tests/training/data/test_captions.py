@@ -1,3 +1,4 @@
+import copy
 import unicodedata
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
+from training.data.captions import tokenize
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.studies.ablations.multilingual import train_unigram
 
@@ -63,3 +65,11 @@ def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     batch = tokens(aligned)
     assert torch.equal(batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"])
     assert torch.equal(batch["teacher_input_ids"], vocabulary.to_source(batch["input_ids"]))
+
+
+def test_a_tokenizer_that_gives_no_mask_by_default_gives_one_here(tokenizer):
+    """Those of SigLIP and SigLIP 2 are such."""
+    other = copy.deepcopy(tokenizer)
+    other.model_input_names = ["input_ids"]
+    expected, found = tokenize(tokenizer, ["a frog", "青蛙"], 32), tokenize(other, ["a frog", "青蛙"], 32)
+    assert all(torch.equal(found[name], expected[name]) for name in ("input_ids", "attention_mask"))

@@ -1,7 +1,7 @@
 import pytest
 
 from training.data import load_source
-from training.data.sources import check_split
+from training.data.sources import check_split, digest_sources
 
 
 def test_parquet_source_has_images_and_both_captions(train_rows):
@@ -38,3 +38,14 @@ def test_a_split_of_files_is_refused():
     check_split("me/set", "validation")
     with pytest.raises(ValueError, match=r"data\.split: 'a\.tar' has no splits, got 'validation'"):
         check_split(["a.tar", "b.tar"], "validation")
+
+
+def test_the_digest_of_a_source_follows_its_files(tmp_path):
+    for name in ("0.tar", "1.tar"):
+        (tmp_path / name).write_bytes(b"x")
+    pattern = str(tmp_path / "{0..1}.tar")
+    before = digest_sources([pattern]), digest_sources([pattern], with_states=False)
+    assert digest_sources([str(tmp_path / "*.tar")]) == before[0] != digest_sources([str(tmp_path / "0.tar")])
+    (tmp_path / "1.tar").write_bytes(b"longer")
+    assert digest_sources([pattern]) != before[0] and digest_sources([pattern], with_states=False) == before[1]
+    assert digest_sources(["some/id"]) == digest_sources([])

@@ -285,6 +285,35 @@ def test_gradient_checkpointing_does_not_change_the_result(distill_recipe, tmp_p
         torch.testing.assert_close(lean[name], tensor, rtol=1e-4, atol=1e-6)
 
 
+def test_gradient_checkpointing_is_refused_where_it_would_update_statistics_twice(distill_recipe):
+    student = student_config(vision_config=MOBILENET)
+    with pytest.raises(ValueError, match="gradient_checkpointing: the student has BatchNorm layers that are trained"):
+        run(distill_recipe(student=student, gradient_checkpointing=True))
+
+
+def test_what_was_made_of_other_weights_leaves_with_them(distill_recipe):
+    folder = run(distill_recipe(max_steps=1))
+    for name in ("onnx/model.onnx", "immich/config.json", "results.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("{}")
+    run(distill_recipe(max_steps=1, overwrite=True))  # the same weights
+    assert (folder / "onnx" / "model.onnx").exists() and (folder / "results.json").exists()
+    run(distill_recipe(max_steps=2, overwrite=True))
+    assert not [name for name in ("onnx", "immich", "results.json") if (folder / name).exists()]
+
+
+def test_the_licence_of_another_teacher_of_stage_2_joins_that_of_the_student(
+    align_recipe, kept_run, teacher_folder, tmp_path
+):
+    other = Path(shutil.copytree(teacher_folder, tmp_path / "other"))
+    (other / "README.md").write_text("---\nlicense: creativeml-openrail-m\n---\n", encoding="utf-8")
+    folder = run(align_recipe(student=str(kept_run[1]), new_student=None, teacher=str(other), max_steps=1))
+    own = json.loads((kept_run[1] / "config.json").read_text())["teacher_license"]
+    config = json.loads((folder / "config.json").read_text())
+    assert config["teacher_license"] == f"{own or 'unknown'} and creativeml-openrail-m"
+    assert "creativeml-openrail-m" in (folder / "NOTICE.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("cache", [None, "targets"])
 def test_bf16_trains(distill_recipe, tmp_path, cache):
     folder = run(distill_recipe(mixed_precision="bf16", teacher_cache=cache and str(tmp_path / cache)))

@@ -2,10 +2,12 @@
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, Image
+from PIL import Image as PILImage
 
 from tests.training.evaluation.drawings import CIFAR_10, write_folders
 from training import eval as eval_script
@@ -132,3 +134,18 @@ def test_error_names_the_wrong_option(changes, message):
     options = {"model": ["m"], "predict": "images", "labels": LABELS, "output": "a.csv"}
     with pytest.raises(ValueError, match=message):
         EvalOptions(**options | changes)
+
+
+def test_names_that_are_not_utf_8_and_all_formats_of_the_index_have_a_row(teacher_folder, tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/\xba\xec.png", "wb") as file:
+        PILImage.new("RGB", (8, 8), "red").save(file, "PNG")
+    for name in ("a.avif", "b.jpe", "._hidden.png"):
+        PILImage.new("RGB", (8, 8), "red").save(folder / name, "JPEG" if name.endswith("jpe") else None)
+    (tmp_path / "labels.txt").write_text("\ufeff狐狸\nfrog\n", encoding="utf-8")
+    run(teacher_folder, folder, tmp_path / "out.csv", "--labels", str(tmp_path / "labels.txt"))
+    with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["path"] for row in rows) == ["\\xba\\xec.png", "a.avif", "b.jpe"]
+    assert {row["label"] for row in rows} <= {"狐狸", "frog"}

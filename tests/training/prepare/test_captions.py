@@ -124,6 +124,7 @@ def test_each_image_has_the_captioners_most_likely_text(captioner, source, train
         (expected,) = own([train_rows[row]["image"].convert("RGB")])
         assert cells["generated"] == [text for text in expected if any(map(str.isalnum, text))]
         assert (cells["en"], cells["zh"]) == (train_rows[row]["en"], train_rows[row]["zh"])
+        assert cells["image"]["bytes"]  # the images travel with the captions
     assert len({tuple(cells["generated"]) for cells in rows}) > 1
     counts = json.loads((tmp_path / "out" / "captions.json").read_text(encoding="utf-8"))
     assert counts["captions"][WRITTEN] == sum(len(cells["generated"]) for cells in rows)

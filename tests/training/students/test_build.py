@@ -17,8 +17,10 @@ from tests.tiny import (
 )
 from training.config import DistillRecipe, StudentConfig, parse_recipe
 from training.students import SIZES, build_student, evenly_spaced, load_size, load_student
+from training.students.build import _inherited_licenses
 from training.students.sizes import FOLDER
 from training.teachers import Teacher
+from training.teachers.lineage import join_licenses
 from training.text.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.slow
@@ -254,3 +256,11 @@ def test_tower_with_its_own_pooling_can_be_a_student(efficientnet):
     config = student_config(vision_config=WHOLE_MOBILENET, vision_pooling="tower", text_pooling="cls")
     student, _ = build_student(config, LANGUAGES, efficientnet)
     assert student.config.vision_pooled_width == 1280 and student.config.vision_width == 480
+
+
+def test_the_licence_of_a_model_whose_tower_is_inherited_is_kept(tmp_path):
+    make_model(MOBILENET, teacher="some/teacher", teacher_license="creativeml-openrail-m").save_pretrained(tmp_path)
+    config = student_config(vision_config=None, vision_init=str(tmp_path))
+    assert _inherited_licenses(config) == ["creativeml-openrail-m"]
+    assert join_licenses(["mit", "creativeml-openrail-m", "mit"]) == "mit and creativeml-openrail-m"
+    assert join_licenses([None, "mit"]) == "unknown and mit" and join_licenses([None]) is join_licenses([]) is None

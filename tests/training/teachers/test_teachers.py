@@ -18,6 +18,7 @@ from tests.tiny import IMAGE_SIZE, PROJECTION_DIM
 from tests.tiny_teachers import NUM_POSITIONS, PATCH_SIZE, TEACHERS, make_teacher_model, save_teacher
 from training.teachers import FAMILIES, TOWERS, Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
+from training.teachers.targets import resample_map
 from training.text.tokenizers import same_tokens
 
 pytestmark = pytest.mark.slow
@@ -626,3 +627,21 @@ def test_tokenizer_without_a_pipeline_equals_only_itself(tokenizer):
     assert same_tokens(byte_tokens, byte_tokens)
     assert not same_tokens(byte_tokens, ByT5Tokenizer())
     assert not same_tokens(tokenizer, byte_tokens)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_in_half_precision_are_resampled(dtype):
+    feature_map = torch.rand(2, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    resampled = resample_map(feature_map.to(dtype), (4, 4))
+    assert resampled.dtype == dtype
+    torch.testing.assert_close(resampled.float(), resample_map(feature_map, (4, 4)), atol=0.01, rtol=0)
+
+
+def test_a_teacher_computes_in_the_precision_of_its_weights(altclip_folder):
+    teacher = Teacher.from_pretrained(str(altclip_folder))
+    pixels = torch.rand(2, 3, teacher.image_size, teacher.image_size)
+    texts = teacher.tokenize(["a frog", "青蛙"])
+    expected = teacher.encode_images(pixels).embedding, teacher.encode_texts(**texts).embedding
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = teacher.encode_images(pixels).embedding, teacher.encode_texts(**texts).embedding
+    assert torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1])

@@ -73,3 +73,13 @@ def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
 def test_unknown_labels_are_refused_with_set_and_file(lookup, cells, listed, message):
     with pytest.raises(ValueError, match=message):
         class_ids(cells, lookup, listed)
+
+
+def test_names_that_differ_in_signs_alone_are_found_by_their_spelling():
+    names = ClassNames({"en": ["C", "C++", "C#", "+1", "-1"], "zh": ["丙", "加", "升", "赞", "踩"]})
+    lookup = ClassLookup(names, {}, "a set")
+    assert class_ids(["C#", "C", " C++", "-1", "赞"], lookup, None).tolist() == [2, 0, 1, 4, 3]
+    with pytest.raises(ValueError, match="'c' is the name of 3 classes"):
+        lookup.find("c")
+    with pytest.raises(ValueError, match="'!' is not among the 5 classes"):
+        lookup.find("!")

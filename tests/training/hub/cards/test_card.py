@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -8,6 +9,7 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
 from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
+from training.hub.cards.metadata import eval_results, is_hub_id
 from training.hub.cards.published import list_published, render_published
 from training.hub.cards.training_runs import TrainingRun
 from training.hub.hub_model import HubModel
@@ -369,3 +371,32 @@ def test_invalid_yaml_is_refused_by_its_key(tmp_path, content, reason):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=reason):
         CardDetails.read(path)
+
+
+def test_local_data_are_no_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "clip").mkdir(parents=True)
+    assert not [name for name in ("models/clip", "data/pairs.parquet", "runs/x", "a/b/c") if is_hub_id(name)]
+    assert is_hub_id("openai/clip-vit-base-patch32")
+
+
+def test_results_of_other_models_are_not_of_the_model(folder):
+    rows = [
+        Row(model=name, set="dtd", protocol="elevater-en", language="en", metric="top1", value=value)
+        for name, value in (("runs/mine", 0.5), ("runs/mine, 64 dimensions", 0.3), ("some/other", 0.9))
+    ]
+    meta = {"command": "eval", "models": [{"name": "runs/mine"}, {"name": "some/other"}]}
+    assert [entry.metric_value for entry in eval_results(Results(meta, rows))] == [0.5]
+
+
+def test_an_origin_without_a_licence_is_not_ours(folder):
+    facts = ModelFacts.from_folder(folder)
+    assert replace(facts, teacher="some/teacher", teacher_license=None).license == "other"
+    assert replace(facts, teacher=None, teacher_license=None, base_model="a/b").license == "other"
+    assert (
+        replace(
+            facts, teacher="some/teacher", teacher_license=None, base_model="a/b", base_model_license="mit"
+        ).license
+        == "mit"
+    )
+    assert replace(facts, teacher=None, teacher_license=None).license == "apache-2.0"

@@ -3,7 +3,9 @@ from dataclasses import replace
 
 import pytest
 
+from training.data.captions import NO_LETTERS, NOT_UNICODE, usable_captions
 from training.prepare.curate.captions import CaptionFilter
+from training.prepare.curate.causes import CODES
 from training.prepare.curate.languages import LanguageIdentifier, is_traditional, words_of
 from training.prepare.curate.options import CurateOptions
 
@@ -142,3 +144,9 @@ def test_missing_py3langid_is_reported(monkeypatch):
 def test_error_names_the_invalid_option(fields, message):
     with pytest.raises(ValueError, match=message):
         CurateOptions(data="x", output_dir="y", **fields)
+
+
+def test_every_cause_of_unusable_captions_has_a_code():
+    cells = [None, "", 3, "!!!", "\ud800", ["a", "  "]]
+    causes = {cause for cell in cells for cause in usable_captions(cell)[1]}
+    assert {NO_LETTERS, NOT_UNICODE} < causes <= set(CODES)
