@@ -18,7 +18,7 @@ class TrainingRecipe(Checked):
         augment: Image augmentation.
         seed: Seed of all randomness. Random numbers depend on the seed, the step and the process only.
         max_steps: Number of optimizer steps of the whole run.
-        batch_size: Number of images (of texts, if the run has no images) in a batch of one process.
+        batch_size: Number of rows in a batch of one process: images, or without images captions in each language.
         accumulate_steps: Number of batches per optimizer step; the loss is their mean. Pairs are compared within a
             batch only. To compare more pairs at the same memory in stage 2, raise `batch_size` and set `chunk_size`.
         learning_rate: Peak learning rate, after warm-up.
@@ -174,7 +174,8 @@ class DistillRecipe(TrainingRecipe):
         whiten: Whether to whiten the teacher map by LayerNorm without affine parameters.
         adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
             must be equal.
-        text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data.
+        text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data. Of more
+            than 4,096 texts, evenly spaced ones are taken.
         mix: Probability that an image is mixed with another one of the batch, 0..1. Student and teacher see the mixed
             image, so that the student follows its teacher on images unlike those of the data. It needs a teacher that
             runs during training, without `teacher_cache`.

@@ -65,10 +65,12 @@ class Task(nn.Module):
         return name.startswith(self.learning) and not name.startswith(self.frozen)
 
     def train(self, mode: bool = True) -> "Task":
-        """Set train mode as in torch, but BatchNorm layers that are not trained stay in eval mode."""
+        """Set train mode as in torch, but layers that are not trained stay in eval mode, without dropout."""
         super().train(mode)
         for name, module in self.student.named_modules():
-            if _is_batch_norm(module) and not self.updates_statistics(name):
+            parameters = [f"{name}.{parameter}" for parameter, _ in module.named_parameters()] if name else []
+            is_frozen = bool(parameters) and not any(map(self.learns, parameters))
+            if is_frozen or (_is_batch_norm(module) and not self.updates_statistics(name)):
                 module.eval()
         return self
 

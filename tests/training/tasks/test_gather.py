@@ -93,6 +93,19 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
     return make
 
 
+def test_frozen_parts_have_no_dropout(make_task):
+    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
+    task = make_task(text=text, freeze=["text_model."])
+    assert not any(module.training for module in task.student.text_model.modules())
+    assert task.student.vision_model.training and task.student.visual_projection.training
+    assert all(module.training for module in make_task(text=text).student.text_model.modules())
+
+
+def test_constants_are_not_broadcast_at_every_step(make_task):
+    task = make_task(general_weight=0.4, photo_weight=0.6)
+    assert set(task._ddp_params_and_buffers_to_ignore) >= {"general_input_ids", "photo_images"}
+
+
 def make_general(teacher: Teacher) -> GeneralTexts:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)

@@ -56,8 +56,8 @@ ARMS = (
     Arm(captions=False, pairs=True),
     Arm(captions=True),
     Arm(captions=True, pairs=True),
-    Arm(captions=True, languages=LANGUAGES),
     Arm(pairs=True),
+    Arm(captions=True, languages=LANGUAGES),
 )
 
 
