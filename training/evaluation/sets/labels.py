@@ -1,8 +1,8 @@
 """From the labels of a data set to the classes of a protocol: by name, never by number.
 
-Copies of a set order and spell their classes differently: `aquarium_fish`, `Aquarium fish`. A name that is spelled as
-in the class list is taken as it is, such as `C++`; others are compared by letters and digits alone, and the aliases of
-a set cover all other spellings.
+Copies of a set order and spell their classes differently: `aquarium_fish`, `Aquarium fish`. A name with the
+spelling of the class list, such as `C++`, is that class. Others are compared by letters and digits alone; the aliases
+of a set cover all other spellings.
 """
 
 import unicodedata
