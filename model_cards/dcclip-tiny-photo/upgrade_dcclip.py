@@ -110,22 +110,14 @@ def _check_folders(index: "Index"):
 
 
 def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> dict:
-    """The manifest of the upgrade: of the one that was interrupted, if it had this model, type and width, with the
-    model's present folder, else a new one.
-    """
+    """The manifest of the upgrade. One that was interrupted goes on if it had this model, type and width."""
     number = int(index.manifest["data"].removeprefix("data-")) + 1
     if (index.folder / UPGRADE).is_file():
         earlier = read_manifest(index.folder, UPGRADE)
         found = Space(**earlier["space"])
-        if (found.weights, found.dimension, earlier["dtype"]) == (space.weights, space.dimension, dtype):
-            manifest = earlier | {
-                "model_folder": str(runtime.folder.absolute()),
-                "space": space.to_dict(),
-                "engine": index.engine,
-            }
-            write_manifest(index.folder, manifest, UPGRADE)
-            return manifest
-        number = int(earlier["data"].removeprefix("data-")) + 1
+        number = int(earlier["data"].removeprefix("data-"))
+        if (found.weights, found.dimension, earlier["dtype"]) != (space.weights, space.dimension, dtype):
+            number += 1
     manifest = make_manifest(runtime, space, dtype, number, index.engine)
     write_manifest(index.folder, manifest, UPGRADE)
     return manifest
