@@ -59,7 +59,7 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
     from training.students import build_student, load_student
-    from training.teachers.lineage import join_licenses
+    from training.utils.licenses import join_licenses
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)

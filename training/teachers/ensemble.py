@@ -22,8 +22,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from training.config import TeacherConfig
-from training.teachers.lineage import join_licenses
 from training.teachers.teacher import Teacher
+from training.utils.licenses import join_licenses
 
 CLIP_FACTOR = 1 / 0.07  # of cosines, with which CLIP starts
 

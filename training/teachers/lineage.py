@@ -1,7 +1,7 @@
 """Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,6 @@ from torch import Tensor, nn
 
 # the names that transformers writes, in the order in which it looks for them
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
-
-
-def join_licenses(licenses: Sequence[str | None]) -> str | None:
-    """Licences of all models that weights come from, joined by ` and `, each once.
-
-    Args:
-        licenses: Licence of each model, which may be several joined in this way; None if it is unknown.
-
-    Returns:
-        The licences, with `unknown` among them if some are unknown; None if all are, or there is no model.
-    """
-    parts = [part for license in licenses for part in (license.split(" and ") if license else ["unknown"])]
-    return " and ".join(dict.fromkeys(parts)) if set(parts) - {"unknown"} else None
 
 
 def find_commit(name: str, revision: str | None = None) -> str | None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from safetensors import safe_open
 
+from training.utils.licenses import split_licenses
+
 WEIGHTS_FILE = "model.safetensors"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
 OWN_LICENSE = "apache-2.0"
-# between the names of several teachers and between their licences, in a config
-TEACHER_SEPARATOR, LICENSE_SEPARATOR = " + ", " and "
+# between the names of several teachers in a config
+TEACHER_SEPARATOR = " + "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class ModelFacts:
         origins = [name for name in (self.teacher_license, self.base_model_license) if name]
         if not origins and (self.teacher or self.base_model):
             return "other"  # nobody has stated the terms of the origin
-        others = {part for name in origins for part in name.split(LICENSE_SEPARATOR)} - {OWN_LICENSE}
+        others = {part for name in origins for part in split_licenses(name)} - {OWN_LICENSE}
         # the Hub has one identifier for a model; the notice names all licences
         return OWN_LICENSE if not others else others.pop() if len(others) == 1 else "other"
 

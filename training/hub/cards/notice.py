@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from training.hub.cards.facts import LICENSE_SEPARATOR, split_teachers
+from training.hub.cards.facts import split_teachers
 from training.utils.files import write_text
+from training.utils.licenses import split_licenses
 
 NOTICE_FILE = "NOTICE.md"
 NOTICE = """# Licences
@@ -70,8 +71,8 @@ def weights_terms(
         return "The weights were trained without a teacher and are also licensed under the Apache License 2.0."
     names = [Path(name).name if Path(name).is_absolute() else name for name in split_teachers(teacher)]
     source = f"The weights are distilled from {' and '.join(f'`{name}`' for name in names)}"
-    if teacher_license is not None and LICENSE_SEPARATOR in teacher_license:
-        return _joint_terms(source, teacher_license.split(LICENSE_SEPARATOR))
+    if teacher_license is not None and len(licenses := split_licenses(teacher_license)) > 1:
+        return _joint_terms(source, licenses)
     if teacher_license is None:
         return (
             f"{source}, which names no licence. They are licensed under the Apache License 2.0 as far as the rights "
