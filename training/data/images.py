@@ -103,6 +103,11 @@ def encoded_bytes(cell: dict | str | None) -> bytes:
     return Path(path).read_bytes() if path and Path(path).exists() else b""
 
 
+def embedded_cell(cell: dict) -> dict[str, Any]:
+    """A cell with the content of its file and the name alone, for data that travel without the file."""
+    return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
+
+
 def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
     """Decode a cell to an RGB image, rotated upright by its EXIF orientation.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from training.evaluation.sets.sources import IMAGE_SUFFIXES
+from training.evaluation.sets.sources import is_image
 
 MAX_FILES = 500_000  # files that are looked at below the folder of a table
 
@@ -86,5 +86,5 @@ def _walk(folder: Path) -> Iterator[Path]:
                 "folder of their own."
             )
         for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+            if is_image(Path(name)):
                 yield Path(parent, name)

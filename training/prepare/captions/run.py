@@ -21,7 +21,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from training.data import load_source, require_columns, rules_for, usable_captions
-from training.data.images import ImageError, encoded_bytes, open_image
+from training.data.images import ImageError, embedded_cell, open_image
 from training.data.named_images import undecoded
 from training.prepare.captions.captioner import Captioner
 from training.prepare.captions.options import PROGRAM, CaptionsOptions
@@ -103,7 +103,7 @@ def _caption_shard(
     for start in range(0, len(shard), options.batch_size):
         cells = [rules(cell) for cell in shard[start : start + options.batch_size][options.image_column]]
         images = [_open(cell) for cell in cells]
-        stored += [_stored(cell) for cell in cells]
+        stored += [embedded_cell(cell) if isinstance(cell, dict) else None for cell in cells]
         readable = [image for image in images if image is not None]
         made = iter(captioner(readable) if readable else [])
         texts = [next(made) if image is not None else [] for image in images]
@@ -121,14 +121,8 @@ def _caption_shard(
     return counts
 
 
-def _stored(cell: dict | str | None) -> dict[str, Any] | None:
-    """The file of a cell with its name, so that the images travel with the captions."""
-    if not isinstance(cell, dict):
-        return None
-    return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
-
-
 def _with_images(table: pa.Table, column: str, cells: list[dict[str, Any] | None]) -> pa.Table:
+    """The table with the content of its images, so that they travel with the captions."""
     images = pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     return table.set_column(table.column_names.index(column), column, images)
 

@@ -31,7 +31,7 @@ from training.data import (
     rules_for,
     usable_captions,
 )
-from training.data.images import encoded_bytes
+from training.data.images import embedded_cell, encoded_bytes
 from training.data.named_images import fetch_allowed
 from training.prepare.curate.decide import decide
 from training.prepare.curate.examine import Examiner, image_hashes
@@ -203,8 +203,7 @@ class Source:
         return cells
 
     def _image(self, row: int) -> dict[str, Any]:
-        cell = self.rows[row][self.options.image_column]
-        return {"bytes": encoded_bytes(cell), "path": Path(cell["path"]).name if cell.get("path") else None}
+        return embedded_cell(self.rows[row][self.options.image_column])
 
 
 def _is_whole(path: Path, num_rows: int) -> bool:
