@@ -4,13 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from datasets import Dataset, Image
+from datasets import Dataset
 
-from training.data import evenly_spaced_rows, load_source, require_columns
+from training.data import evenly_spaced_rows
 from training.evaluation.classify import class_embeddings
 from training.evaluation.measure import measure
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.protocols import CLASS_NAMES
+from training.studies.rows import CAPTIONED, open_rows
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row
 
@@ -40,16 +41,12 @@ class LabelledPhotographs:
         Raises:
             ValueError: The data cannot be opened, or a column is missing.
         """
-        columns = ["image", "label", *LANGUAGES]
-        rows = require_columns(
-            load_source(source, field="labelled"), columns, source, "Name other data.", field="labelled"
-        )
+        rows = open_rows(source, [*CAPTIONED, "label"], "labelled")
         names = {
             language: [name for _, name in sorted(dict(zip(rows["label"], rows[language], strict=True)).items())]
             for language in LANGUAGES
         }
-        chosen = rows.select(evenly_spaced_rows(len(rows), number)).cast_column("image", Image(decode=False))
-        return cls(chosen, names)
+        return cls(rows.select(evenly_spaced_rows(len(rows), number)), names)
 
     def measure(
         self, model: ZeroShotModel, name: str, stage: str | None = None, seed: int | None = None

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from datasets import Dataset, Image
+from datasets import Dataset
 
-from training.data import evenly_spaced_rows, load_source, require_columns
 from training.evaluation import retrieval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.general import general_pairs
@@ -22,6 +21,7 @@ from training.studies.finetuning.pool import Pool
 from training.studies.finetuning.tables import PHOTOGRAPHS, START, TEST, plot
 from training.studies.labelled import LabelledPhotographs
 from training.studies.many_runs import keep_rows, take_over
+from training.studies.rows import CAPTIONED, open_rows
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -44,7 +44,7 @@ class FinetuningStudy:
         self.pool = Pool.open(options.data, options.test)
         self.sets = [
             _retrieval_set(TEST, self.pool.test),
-            _retrieval_set(PHOTOGRAPHS, _captioned(options.photographs, options.num_general)),
+            _retrieval_set(PHOTOGRAPHS, open_rows(options.photographs, CAPTIONED, "photographs", options.num_general)),
         ]
         self.labelled = LabelledPhotographs.open(options.labelled, options.num_general)
         self.general = general_pairs(LANGUAGES, held_out=True)
@@ -134,13 +134,6 @@ def _resized(model: str, image_size: int, folder: Path) -> str:
 
 def _stage(size: int) -> str:
     return f"{size} pairs"
-
-
-def _captioned(source: str, number: int) -> Dataset:
-    """Evenly spaced rows of captioned photographs, undecoded."""
-    rows = load_source(source, field="photographs")
-    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field="photographs")
-    return rows.select(evenly_spaced_rows(len(rows), number)).cast_column("image", Image(decode=False))
 
 
 def _retrieval_set(name: str, rows: Dataset) -> RetrievalSet:

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Features, Image, List, Value, concatenate_datasets
 
-from training.data import load_source, require_columns, usable_captions
+from training.data import usable_captions
 from training.finetuning.prepare import NO_FILTERS
 from training.finetuning.split import DEFAULT_SHARE, LIMITS, split_images
 from training.prepare.curate.images import examine_image
 from training.prepare.curate.near_duplicates import match_images
+from training.studies.rows import CAPTIONED, open_rows
 from training.text.writing_systems import LANGUAGES
 from training.utils.rng import keyed_uniform
 
@@ -86,9 +87,7 @@ def _usable(rows: Dataset) -> tuple[Dataset, np.ndarray, np.ndarray]:
 
 
 def _columns_of(source: str, field: str) -> Dataset:
-    rows = load_source(source, field=field)
-    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
-    rows = rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))
+    rows = open_rows(source, CAPTIONED, field)
     features = Features({"image": Image(decode=False)} | {name: List(Value("string")) for name in LANGUAGES})
     captions = {name: [usable_captions(cell)[0] for cell in rows[name]] for name in LANGUAGES}
     return Dataset.from_dict({"image": rows["image"][:]} | captions, features=features)

@@ -12,6 +12,6 @@ claims_runs.py          the arms of the claims, and their training runs
 text_only.py            text-only alignment: the command
 text_only_options.py    its options
 text_only_runs.py       its arms, and their training runs
-ingredients.py          what both start from
+short_runs.py           their pretrained towers, and recipes of short runs
 tables.py               their tables and plots
 """

@@ -16,8 +16,9 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import make_retrieval_set
 from training.studies.many_runs import keep_rows, take_over
 from training.studies.photographs.claims_options import ClaimsOptions
-from training.studies.photographs.ingredients import COLUMNS, captioned_photographs, pretrained_towers, short_run
+from training.studies.photographs.short_runs import COLUMNS, pretrained_towers, short_run
 from training.studies.photographs.tables import plot
+from training.studies.rows import CAPTIONED, open_rows
 from training.teachers.lineage import weights_fingerprint
 from training.utils.cli import command_of
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
@@ -75,9 +76,9 @@ class ClaimsStudy:
 
     def __init__(self, options: ClaimsOptions, program: str):
         self.options, self.folder = options, Path(options.output_dir)
-        self.rows = captioned_photographs(options.train, "train")
+        self.rows = open_rows(options.train, CAPTIONED, "train")
         self.rows = self.rows.select(evenly_spaced_rows(len(self.rows), options.num_images or len(self.rows)))
-        validation = captioned_photographs(options.validation, "validation")
+        validation = open_rows(options.validation, CAPTIONED, "validation")
         self.pairs = make_retrieval_set("validation", validation, COLUMNS, "image", "validation")
         settings = {"image_size", "num_images", "distill_steps", "align_steps", "batch_size"}
         self.results = Results(

@@ -1,33 +1,15 @@
-"""What the claims and text-only alignment share: captioned photographs, pretrained towers, and short runs."""
+"""What the claims and text-only alignment share: pretrained towers, and short runs."""
 
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from datasets import Dataset, Image
-
 from training.config import TrainingRecipe
-from training.data import load_source, require_columns
 from training.demo.photo_teacher import assemble
 from training.text.writing_systems import LANGUAGES
 
 AnyRecipe = TypeVar("AnyRecipe", bound=TrainingRecipe)
 COLUMNS = {language: language for language in LANGUAGES}
-
-
-def captioned_photographs(source: str, field: str) -> Dataset:
-    """Rows of photographs with captions in both languages, undecoded.
-
-    Args:
-        source: Data with the columns `image`, `en` and `zh`.
-        field: Option that names the source, for messages.
-
-    Raises:
-        ValueError: The data cannot be opened, or a column is missing.
-    """
-    rows = load_source(source, field=field)
-    rows = require_columns(rows, ["image", *LANGUAGES], source, "Name other data.", field=field)
-    return rows.select_columns(["image", *LANGUAGES]).cast_column("image", Image(decode=False))
 
 
 def pretrained_towers(folder: Path) -> str:

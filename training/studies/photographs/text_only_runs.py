@@ -12,9 +12,10 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import make_retrieval_set
 from training.studies.labelled import LabelledPhotographs
 from training.studies.many_runs import keep_rows, take_over
-from training.studies.photographs.ingredients import COLUMNS, captioned_photographs, pretrained_towers, short_run
+from training.studies.photographs.short_runs import COLUMNS, pretrained_towers, short_run
 from training.studies.photographs.tables import MINUTES, K, plot
 from training.studies.photographs.text_only_options import TextOnlyOptions
+from training.studies.rows import CAPTIONED, open_rows
 from training.teachers import Teacher
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
@@ -74,8 +75,8 @@ class TextOnlyStudy:
         self.distill = parse_recipe(DistillRecipe, ["--config", options.distill])
         self.align = parse_recipe(AlignRecipe, ["--config", options.align])
         self.teacher = self.distill.all_teachers[0].teacher
-        captioned_photographs(options.train, "train")  # refused before anything is trained
-        validation = captioned_photographs(options.validation, "validation")
+        open_rows(options.train, CAPTIONED, "train")  # refused before anything is trained
+        validation = open_rows(options.validation, CAPTIONED, "validation")
         self.pairs = make_retrieval_set("validation", validation, COLUMNS, "image", "validation")
         self.labelled = LabelledPhotographs.open(options.labelled, options.num_labelled)
         settings = ("distill_steps", "align_steps", "batch_size", "num_labelled")
