@@ -137,9 +137,10 @@ def _compare(
     cells = [
         row[column] for rows in data.sets.values() for row in rows.cast_column(column, ImageFeature(decode=False))
     ]
-    found_images = tool.encode_images([open_image(cell) for cell in cells])
+    opened = [open_image(cell) for cell in cells]
+    found_images = tool.encode_images(opened)
     # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
-    images = np.concatenate([_encode(model, processor, open_image(cell)) for cell in cells])
+    images = np.concatenate([_encode(model, processor, image) for image in opened])
     names = {language: data.class_names.in_language(language) for language in data.languages}
     found_texts = {language: tool.encode_texts(texts) for language, texts in names.items()}
     texts = {language: model.encode_texts(texts).numpy() for language, texts in names.items()}

@@ -120,8 +120,12 @@ def is_publishable(path: str, card: str = "") -> bool:
         return False
     depth = path.count("/")  # `*` of fnmatch also matches `/`
     listed = any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL))
-    is_shown = re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-]*\w)", card) is not None
-    return listed or (not depth and is_shown and any(fnmatchcase(path, pattern) for pattern in IMAGES))
+    return listed or (not depth and any(fnmatchcase(path, pattern) for pattern in IMAGES) and _names(card, path))
+
+
+def _names(card: str, path: str) -> bool:
+    """Whether a text names a file, and not only one whose name holds this name."""
+    return re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-]*\w)", card) is not None
 
 
 def list_contents(folder: str | Path) -> list[Content]:

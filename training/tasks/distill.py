@@ -121,14 +121,12 @@ class DistillTask(Task):
 
     def _pooled(self, tower: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         with torch.autocast(student.device.type, enabled=False):  # half precision destroys the gradients of logits
-            return self._pooled_in_float32(tower, student.float(), teacher.float())
-
-    def _pooled_in_float32(self, tower: str, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
-        if self.bank is not None and self.recipe.target == "logits":
-            return {f"{tower}_logits": bank_loss(student, teacher, self.bank, self.logit_scale)}
-        teacher = self.to_student_space(teacher)
-        values = [embedding_loss(student[:, :width], teacher[:, :width]) for width in self.widths]
-        return {f"{tower}_embedding": torch.stack(values).mean()}
+            student, teacher = student.float(), teacher.float()
+            if self.bank is not None and self.recipe.target == "logits":
+                return {f"{tower}_logits": bank_loss(student, teacher, self.bank, self.logit_scale)}
+            teacher = self.to_student_space(teacher)
+            values = [embedding_loss(student[:, :width], teacher[:, :width]) for width in self.widths]
+            return {f"{tower}_embedding": torch.stack(values).mean()}
 
     def _map_loss(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, dim: int = 1) -> Tensor:
         return feature_map_loss(student, teacher, mask, self.recipe.smooth_l1_beta, dim, self.recipe.whiten)
