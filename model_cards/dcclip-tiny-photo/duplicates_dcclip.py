@@ -6,6 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+if __package__:
+    from .catalog_dcclip import File
+    from .photos_dcclip import distinct_files
+else:  # in a model folder
+    from catalog_dcclip import File  # type: ignore[no-redef]
+    from photos_dcclip import distinct_files  # type: ignore[no-redef]
+
 if TYPE_CHECKING:
     from .index_dcclip import Index
     from .vectors_dcclip import VectorStore
@@ -29,24 +36,34 @@ class Duplicate:
 def find_duplicates(index: "Index", threshold: float) -> list[list[Duplicate]]:
     """Find groups of near duplicates. The first photograph of a group is similar to all others of it.
 
-    The time grows with the square of the number of photographs.
+    The time grows with the square of the number of photographs. A copy of all vectors in memory lets other processes
+    write to the index meanwhile.
 
     Args:
         index: Index to search.
         threshold: Lowest cosine similarity within a group, above 0, at most 1.
 
     Returns:
-        Groups of at least two files, in the order in which they were indexed. Copies of one file count.
+        Groups of at least two files, in the order in which they were indexed. Copies of one file count, links to it
+        do not.
 
     Raises:
         ValueError: The threshold is out of range.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
+    files: dict[int, list[File]] = {}
     with index.catalog.reading():
-        files = index.catalog.files_of_rows(range(index.catalog.num_rows))
-        rows = list(_group(index.store, len(files), threshold, {row for row in files if not files[row]}))
-    groups = [[Duplicate(file.path, score) for row, score in group for file in files[row]] for group in rows]
+        count = index.catalog.num_rows
+        for file in index.catalog.files():
+            files.setdefault(file.row, []).append(file)
+        store = index.store.copy(count)
+    free = set(range(count)) - set(files)
+    groups = []
+    for rows in _group(store, count, threshold, free):
+        group = [Duplicate(file.path, score) for row, score in rows for file in files[row]]
+        if len(group) > 1:
+            groups.append([group[position] for position in distinct_files([each.path for each in group])])
     return [group for group in groups if len(group) > 1]
 
 

@@ -36,7 +36,7 @@ if __package__:
         write_lock,
         write_manifest,
     )
-    from .photos_dcclip import UnreadablePhotoError, read_photo
+    from .photos_dcclip import UnreadablePhotoError, distinct_files, read_photo
     from .query_dcclip import QueryWarning, embed_query
     from .runtime_dcclip import ImageInput, Runtime
     from .space_dcclip import Space
@@ -63,7 +63,7 @@ else:  # in a model folder
         write_lock,
         write_manifest,
     )
-    from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError, distinct_files, read_photo  # type: ignore[no-redef]
     from query_dcclip import QueryWarning, embed_query  # type: ignore[no-redef]
     from runtime_dcclip import ImageInput, Runtime  # type: ignore[no-redef]
     from space_dcclip import Space  # type: ignore[no-redef]
@@ -78,7 +78,7 @@ class Hit:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
         score: Cosine similarity to the query, -1 to 1.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
-        copies: Paths of other files with the same content.
+        copies: Paths of other files with the same content. Links to a file are no copies of it.
         id: Number of the file in the index.
     """
 
@@ -459,6 +459,8 @@ class Index:
 
 
 def _hit(files: Sequence[File], score: float) -> Hit:
+    if len(files) > 1:
+        files = [files[position] for position in distinct_files([file.path for file in files])]
     first, *others = files
     return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id)
 

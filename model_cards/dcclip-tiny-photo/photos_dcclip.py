@@ -8,7 +8,7 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -97,6 +97,32 @@ def _is_hidden(name: bytes) -> bool:
 
 def _is_image(name: bytes) -> bool:
     return os.path.splitext(os.fsdecode(name))[1].lower() in EXTENSIONS
+
+
+def distinct_files(paths: Sequence[str]) -> list[int]:
+    """Find out which paths lead to files of their own: to delete the others would delete no copy, but the only file.
+
+    Args:
+        paths: Paths of files, which need not exist.
+
+    Returns:
+        Positions of one path for each file, in order. A path without symbolic links comes before others.
+    """
+    chosen: dict[tuple[int, int], int] = {}
+    alone = []
+    for position in sorted(range(len(paths)), key=lambda position: _is_linked(paths[position])):
+        try:
+            found = os.stat(paths[position])
+        except (OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
+            alone.append(position)
+            continue
+        chosen.setdefault((found.st_dev, found.st_ino), position)
+    return sorted([*chosen.values(), *alone])
+
+
+def _is_linked(path: str) -> tuple[bool, bool]:
+    """Whether a path leads over a symbolic link, and whether its last part is one."""
+    return os.path.realpath(path) != path, os.path.islink(path)
 
 
 class UnreadablePhotoError(ValueError):

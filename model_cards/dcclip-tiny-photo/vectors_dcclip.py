@@ -47,7 +47,7 @@ class VectorStore:
         if dtype == "binary" and dimension % 8:
             raise ValueError(f"dtype: binary needs a multiple of 8 dimensions, this model has {dimension}. Use int8.")
         self.folder, self.dimension, self.dtype = folder, dimension, dtype
-        self._maps: dict[Path, np.memmap] = {}
+        self._maps: dict[Path, np.ndarray] = {}
 
     @property
     def bytes_per_row(self) -> int:
@@ -160,6 +160,19 @@ class VectorStore:
         for start in range(0, count, size):
             yield start, self.read(np.arange(start, min(start + size, count)))
 
+    def copy(self, count: int) -> "VectorStore":
+        """A store whose vectors are in memory, so that later writes do not change them. Read vectors from it only.
+
+        Args:
+            count: Number of rows, from row 0.
+        """
+        store = VectorStore(self.folder, self.dimension, self.dtype)
+        for name in ("float16",) if self.dtype == "float16" else ("int8", "scale"):
+            for first in range(0, count, SHARD_ROWS):
+                shard, rows = first // SHARD_ROWS, min(SHARD_ROWS, count - first)
+                store._maps[self._path(shard, name)] = np.array(self._map(shard, name, rows)[:rows])
+        return store
+
     def _encode(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
         """The content of each kind of file, by its suffix."""
         if self.dtype == "float16":
@@ -173,7 +186,7 @@ class VectorStore:
     def _path(self, shard: int, name: str) -> Path:
         return self.folder / f"{shard:06d}.{name}"
 
-    def _map(self, shard: int, name: str, rows: int) -> np.memmap:
+    def _map(self, shard: int, name: str, rows: int) -> np.ndarray:
         """Memory map of at least the first rows of a file."""
         path = self._path(shard, name)
         mapped = self._maps.get(path)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip import indexing_dcclip, manifest_dcclip, vectors_dcclip
+from modeling_dcclip import catalog_dcclip, duplicates_dcclip, indexing_dcclip, manifest_dcclip, vectors_dcclip
+from modeling_dcclip.duplicates_dcclip import find_duplicates
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.query_dcclip import QueryWarning
@@ -176,6 +177,38 @@ def test_copies_are_one_result(filled, photos):
     assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["copy.jpg", "red.jpg"]
     (photos / "a" / "copy.jpg").unlink()
     assert filled.add(photos).removed == 0 and filled.search("red")[0].copies == ()
+
+
+def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
+    """Whoever deletes a copy must keep the photograph."""
+    (photos / "red.jpg").rename(photos / "z.jpg")
+    (photos / "a link.jpg").symlink_to(photos / "z.jpg")
+    os.link(photos / "white.png", photos / "white too.png")
+    index.add(photos)
+    index.add(photos / "a")
+    assert not find_duplicates(index, 0.9999)
+    assert {hit.copies for hit in index.search("red")} == {()}
+    assert names(index.search("red", top=1)) == ["z.jpg"]
+    shutil.copy(photos / "z.jpg", photos / "copy.jpg")
+    index.add()
+    (group,) = find_duplicates(index, 0.9999)
+    assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
+
+
+def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypatch):
+    found = []
+
+    def write(store, *arguments):
+        paint(photos / "late.jpg", "blue", width=70)
+        with Index.open(filled.folder) as other:
+            (photos / "red.jpg").unlink(missing_ok=True)
+            found.append(other.add().found)
+        return group(store, *arguments)
+
+    group = duplicates_dcclip._group
+    monkeypatch.setattr(duplicates_dcclip, "_group", write)
+    monkeypatch.setattr(catalog_dcclip, "BUSY_S", 0.0)
+    assert not find_duplicates(filled, 0.9999) and found == [5]
 
 
 def test_content_that_left_the_index_after_it_was_read_is_embedded_again(filled, photos, monkeypatch, paint):
