@@ -115,7 +115,7 @@ class Index:
     def _load(self, manifest: dict[str, Any]):
         self.manifest = manifest
         self.space = Space(**manifest["space"])
-        with _damage_reported(self.folder):
+        with _full_disk_reported(self.folder):
             self.catalog, self.store = open_data(self.folder, manifest)
         self._runtime: Runtime | None = None
         self._map: np.ndarray | None = None
@@ -272,10 +272,17 @@ class Index:
         check_engine(self.engine)
         with self.writing():
             self.refresh()
+            self._record_model(runtime)
             report = update(self.catalog, self.store, runtime, chosen, progress)
             if self.engine == "usearch":
                 update_graph(self.catalog, self.store)
             return report
+
+    def _record_model(self, runtime: Runtime):
+        """Name the folder of a model with the weights of the index if the recorded folder is gone."""
+        if not (Path(self.manifest["model_folder"]) / "config.json").is_file():
+            self.manifest = read_manifest(self.folder) | {"model_folder": str(runtime.folder.absolute())}
+            write_manifest(self.folder, self.manifest)
 
     @property
     def engine(self) -> str:
@@ -494,13 +501,8 @@ def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = No
 
 
 @contextmanager
-def _damage_reported(folder: Path) -> Iterator[None]:
+def _full_disk_reported(folder: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         raise OSError(f"index: cannot open {str(folder)!r} ({error}). Free some space or check the disk.") from error
-    except sqlite3.DatabaseError as error:
-        raise ValueError(
-            f"index: the catalog of {str(folder)!r} cannot be read ({error}). Restore it, or index into another "
-            "folder with --index."
-        ) from error

@@ -47,6 +47,7 @@ class Report:
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
+        repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         seconds: Duration of the run, in seconds.
     """
 
@@ -57,6 +58,7 @@ class Report:
     removed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    repaired: int = 0
     seconds: float = 0.0
 
 
@@ -102,15 +104,18 @@ def update(
         What was done.
 
     Raises:
-        ValueError: A folder does not exist, has no images, or is inside one that stays out of the index.
+        ValueError: A folder does not exist, has no images, or is inside one that stays out of the index. Vectors are
+            lost of images that are in no folder.
         OSError: The disk is full or cannot be written. What was committed stays.
     """
     began = time.monotonic()
     recorded = catalog.folders()
     folders = _as_recorded(outermost(folders), recorded)
     forgotten = _still_forgotten(catalog, folders)
+    report = Report(repaired=_drop_lost(catalog, store, [*folders, *recorded]))
+    if report.repaired:  # of any folder
+        folders = outermost([*folders, *(folder for folder in recorded if folder.is_dir())])
     walk = Walk(folders, frozenset(map(os.fsencode, forgotten)))
-    report = Report()
     report.found, pending = catalog.compare(walk)
     report.unchanged = report.found - pending
     for folder in folders:
@@ -126,6 +131,26 @@ def update(
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
     report.seconds = time.monotonic() - began
     return report
+
+
+def _drop_lost(catalog: Catalog, store: "VectorStore", folders: list[Path]) -> int:
+    """Remove the files whose vectors are lost, so that they are embedded again.
+
+    Returns:
+        Number of these files.
+    """
+    rows = store.lost_rows(catalog.num_rows)
+    if not len(rows):
+        return 0
+    files = [file for found in catalog.files_of_rows(rows).values() for file in found]
+    if outside := sum(not {*Path(file.path).parents} & {*folders} for file in files):
+        raise ValueError(
+            f"index: {str(store.folder)!r} lacks the vectors of {outside} images that are in none of the folders of "
+            "the index. Restore it, or embed their data again: training/embed.py."
+        )
+    dropped = catalog.drop_rows(rows)
+    store.extend(catalog.num_rows)  # later: until the catalog is committed, a short file says what is lost
+    return dropped
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:

@@ -160,6 +160,45 @@ class VectorStore:
         for start in range(0, count, size):
             yield start, self.read(np.arange(start, min(start + size, count)))
 
+    @property
+    def _kinds(self) -> tuple[str, ...]:
+        """Suffixes of the files of a shard."""
+        return {"int8": ("int8", "scale"), "float16": ("float16",), "binary": ("int8", "scale", "signs")}[self.dtype]
+
+    def lost_rows(self, count: int) -> np.ndarray:
+        """Rows that a damaged or missing file lacks.
+
+        Args:
+            count: Number of rows that there should be, from row 0.
+
+        Returns:
+            (N,) int64.
+        """
+        lost = [np.zeros(0, np.int64)]
+        for first in range(0, count, SHARD_ROWS):
+            rows = min(SHARD_ROWS, count - first)
+            stored = min(self._stored(self._path(first // SHARD_ROWS, name), name) for name in self._kinds)
+            lost.append(np.arange(first + stored, first + rows))
+        return np.concatenate(lost)
+
+    def extend(self, count: int):
+        """Make damaged files long enough; the rows that were lost are zeros then.
+
+        Args:
+            count: Number of rows that there should be, from row 0.
+
+        Raises:
+            OSError: The disk is full or cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for first in range(0, count, SHARD_ROWS):
+            for name in self._kinds:
+                path, rows = self._path(first // SHARD_ROWS, name), min(SHARD_ROWS, count - first)
+                if self._stored(path, name) < rows:
+                    with path.open("ab") as file:
+                        file.truncate(rows * self._row_bytes(name))
+                        os.fsync(file.fileno())
+
     def copy(self, count: int) -> "VectorStore":
         """A store whose vectors are in memory, so that later writes do not change them. Read vectors from it only.
 
@@ -192,10 +231,9 @@ class VectorStore:
         mapped = self._maps.get(path)
         if mapped is None or len(mapped) < rows:
             dtype, width = self._layout(name)
-            stored = path.stat().st_size // (dtype.itemsize * int(np.prod(width, dtype=int))) if path.exists() else 0
-            if stored < rows:
+            if (stored := self._stored(path, name)) < rows:
                 raise ValueError(
-                    f"index: {str(path)!r} has {stored} rows, expected {rows}. Restore it or index again."
+                    f"index: {str(path)!r} has {stored} rows, expected {rows}. Embed the others again: dcclip index."
                 )
             mapped = self._maps[path] = np.memmap(path, dtype, "r", shape=(stored, *width))
         return mapped
@@ -205,6 +243,14 @@ class VectorStore:
         if name == "scale":
             return np.dtype(np.float32), ()
         return (np.dtype(np.uint8), (self.dimension // 8,)) if name == "signs" else (np.dtype(name), (self.dimension,))
+
+    def _row_bytes(self, name: str) -> int:
+        dtype, width = self._layout(name)
+        return dtype.itemsize * int(np.prod(width, dtype=int))
+
+    def _stored(self, path: Path, name: str) -> int:
+        """Number of whole rows in a file; 0 if it is missing."""
+        return path.stat().st_size // self._row_bytes(name) if path.exists() else 0
 
     def _blocks(self, name: str, count: int) -> Iterator[tuple[int, np.ndarray]]:
         for first in range(0, count, SHARD_ROWS):

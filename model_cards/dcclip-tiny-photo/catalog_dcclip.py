@@ -23,6 +23,7 @@ else:  # in a model folder
     from photos_dcclip import FileState  # type: ignore[no-redef]
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # low byte of the error codes of a damaged file
 BUSY_S = 60.0  # how long a process waits for the commit of another
 # path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
 # taken: date by EXIF; failures with a size are not read again until the file changes
@@ -106,13 +107,16 @@ class Catalog:
 
     Args:
         path: Path of the file; it is created if it is missing.
+
+    Raises:
+        ValueError: The file is damaged. Other methods raise it as well.
     """
 
     def __init__(self, path: Path):
-        self._lock = threading.RLock()
+        self._path, self._lock = path, threading.RLock()
         # autocommit: transactions are explicit
         self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA synchronous = FULL")
+        self._execute("PRAGMA synchronous = FULL")
         self._connection.create_function("search_text", 1, _search_text, deterministic=True)
         if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
             self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
@@ -127,10 +131,12 @@ class Catalog:
             if self._connection.in_transaction:
                 yield
                 return
-            self._connection.execute(begin)
+            with self._damage_reported():
+                self._connection.execute(begin)
             try:
                 yield
-                self._connection.execute("COMMIT")
+                with self._damage_reported():
+                    self._connection.execute("COMMIT")
             except BaseException:
                 if self._connection.in_transaction:  # SQLite itself ends it after some errors
                     self._connection.execute("ROLLBACK")
@@ -148,12 +154,24 @@ class Catalog:
         return self._transaction("BEGIN IMMEDIATE")
 
     def _execute(self, statement: str, *values: object) -> list[tuple]:
-        with self._lock:
+        with self._lock, self._damage_reported():
             return self._connection.execute(statement, values).fetchall()
 
     def _many(self, statement: str, values: Iterable[tuple]):
-        with self._lock:
+        with self._lock, self._damage_reported():
             self._connection.executemany(statement, values)
+
+    @contextmanager
+    def _damage_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.DatabaseError as error:
+            if ((getattr(error, "sqlite_errorcode", None) or 0) & 0xFF) not in DAMAGE:
+                raise
+            raise ValueError(
+                f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({error}). Restore it, or index "
+                "into another folder with --index."
+            ) from error
 
     @property
     def num_rows(self) -> int:
@@ -276,6 +294,20 @@ class Catalog:
             inside = any(each in folder.parents for each in self.folders())
             self.set_forgotten(others | {folder} if inside else others)
         return len(found)
+
+    def drop_rows(self, rows: Iterable[int]) -> int:
+        """Remove the files of rows whose vectors are lost, and free the rows.
+
+        Returns:
+            Number of files removed.
+        """
+        rows = [int(row) for row in rows]
+        with self.writing():
+            removed = [
+                each for row in rows for each in self._execute("DELETE FROM files WHERE row = ? RETURNING 1", row)
+            ]
+            self._free(rows)
+        return len(removed)
 
     def store_map(self, weights: str, matrix: np.ndarray):
         """Store the map from the embedding space of a model, by the fingerprint of its weights.

@@ -68,7 +68,7 @@ def create_folder(folder: Path, runtime: Runtime, space: Space, dtype: str) -> d
             if unfinished.exists():  # a process was killed here
                 shutil.rmtree(folder / manifest["data"], ignore_errors=True)
             write_manifest(folder, manifest, UNFINISHED)
-            with closing(open_data(folder, manifest)[0]) as catalog:
+            with closing(open_data(folder, manifest, create=True)[0]) as catalog:
                 store_rotation(catalog, runtime)
             unfinished.replace(folder / MANIFEST)
     return read_manifest(folder)
@@ -98,10 +98,25 @@ def make_manifest(runtime: Runtime, space: Space, dtype: str, number: int, engin
     }
 
 
-def open_data(folder: Path, manifest: dict[str, Any]) -> tuple[Catalog, VectorStore]:
-    """Open the catalog and the vectors that a manifest names; what does not exist is created."""
+def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> tuple[Catalog, VectorStore]:
+    """Open the catalog and the vectors that a manifest names.
+
+    Args:
+        folder: Folder of the index.
+        manifest: Content of its manifest.
+        create: Whether to create what does not exist.
+
+    Raises:
+        ValueError: There is no catalog, or it is damaged.
+    """
     data = folder / manifest["data"]
-    data.mkdir(exist_ok=True)
+    if create:
+        data.mkdir(exist_ok=True)
+    elif not (data / CATALOG).is_file() or not (data / CATALOG).stat().st_size:
+        raise ValueError(
+            f"index: {str(data / CATALOG)!r} is missing or empty, and the manifest names it. Restore it, or remove "
+            f"{str(folder)!r} and index the photographs again."
+        )
     store = VectorStore(data / VECTORS, manifest["space"]["dimension"], manifest["dtype"])
     return Catalog(data / CATALOG), store
 

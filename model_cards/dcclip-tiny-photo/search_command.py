@@ -106,6 +106,8 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     parts += [f"{report.removed:,} removed"] if report.removed else []
     parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
     print(f"{_count(files, 'file')} in the index: {', '.join(parts)} ({report.seconds:.1f} s)")
+    if report.repaired:
+        print(f"the vectors of {_count(report.repaired, 'file')} were lost, and are embedded again")
     for path, cause in report.failures[:SHOWN_FAILURES]:
         _print_line(f"unreadable: {path} ({cause})")
     if len(report.failures) > SHOWN_FAILURES:

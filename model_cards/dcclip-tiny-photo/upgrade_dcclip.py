@@ -86,7 +86,7 @@ def upgrade_index(
             )
         _check_folders(index)
         manifest = _pending(index, runtime, space, dtype)
-        catalog, store = open_data(index.folder, manifest)
+        catalog, store = open_data(index.folder, manifest, create=True)
         try:
             store_rotation(catalog, runtime)
             catalog.set_forgotten(index.catalog.forgotten())

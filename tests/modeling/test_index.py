@@ -435,6 +435,52 @@ def test_a_damaged_manifest_is_refused_before_anything_is_written(filled, change
     assert not (filled.folder.parent / "elsewhere").exists()
 
 
+@pytest.mark.parametrize("dtype", vectors_dcclip.DTYPES)
+def test_lost_vectors_are_embedded_again(tmp_path, color_model, photos, paint, dtype, monkeypatch):
+    monkeypatch.setattr(vectors_dcclip, "SHARD_ROWS", 2)
+    paint(tmp_path / "more" / "late.jpg", "blue", width=70)
+    with Index.open(tmp_path / "index", color_model, create=True, dtype=dtype) as index:
+        index.add(photos, tmp_path / "more")
+        before = content(index)
+        file = sorted(index.store.folder.glob("000001.*"))[0]
+    os.truncate(file, file.stat().st_size - 1)  # half of the vectors of the second shard
+    shutil.copy(photos / "red.jpg", photos / "zz copy.jpg")
+    with Index.open(tmp_path / "index") as index:
+        report = index.add(tmp_path / "more")  # another folder
+        assert (report.repaired, report.embedded, report.unchanged) == (1, 1, 5)
+        assert before.items() <= content(index).items() and index.add().repaired == 0
+    shutil.rmtree(index.store.folder)
+    with Index.open(tmp_path / "index") as index:
+        with pytest.raises(ValueError, match=r" has 0 rows, expected 2\. Embed the others again: dcclip index"):
+            index.search("red")
+        assert index.add().repaired == 7 and content(index)[str(photos / "red.jpg")] == before[str(photos / "red.jpg")]
+
+
+def test_lost_vectors_of_a_collection_are_not_dropped(filled):
+    os.truncate(filled.store.folder / "000000.scale", 0)
+    filled.catalog._execute("DELETE FROM folders")
+    with pytest.raises(ValueError, match=r"lacks the vectors of 4 images that are in none of the folders of"):
+        filled.add(filled.folder.parent / "photos" / "a" / "b")
+    assert len(filled) == 5
+
+
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda data: os.truncate(data / "catalog.sqlite", 0)])
+def test_an_index_without_its_catalog_is_not_made_anew(filled, damage):
+    filled.close()
+    damage(filled.folder / "data-1")
+    with pytest.raises(ValueError, match=r"catalog.sqlite' is missing or empty, and the manifest names it\. Restore"):
+        Index.open(filled.folder)
+
+
+def test_damage_after_the_first_page_of_a_catalog_is_reported(filled, photos):
+    filled.close()
+    path = filled.folder / "data-1" / "catalog.sqlite"
+    path.write_bytes(path.read_bytes()[:4096] + b"\xff" * (path.stat().st_size - 4096))
+    for use in (lambda index: index.search("red"), lambda index: index.add(photos)):
+        with pytest.raises(ValueError, match=r"the catalog of .*index' cannot be read \(.*malformed\)\. Restore it"):
+            use(Index.open(filled.folder))
+
+
 def test_a_damaged_catalog_is_reported(filled):
     filled.close()
     (filled.folder / "data-1" / "catalog.sqlite").write_bytes(b"x" * 5000)
@@ -478,6 +524,19 @@ def test_a_model_that_is_gone_is_named(filled, tmp_path, color_model):
         Index.open(filled.folder).search("red")
     with Index.open(filled.folder, color_model) as index:
         assert names(index.search("red", top=1)) == ["red.jpg"]
+
+
+def test_a_model_that_moved_is_recorded(index, photos, tmp_path, color_model):
+    before, moved = (shutil.copytree(color_model, tmp_path / name) for name in ("before", "moved"))
+    for gone in (color_model, before):  # the first stays
+        manifest = json.loads((index.folder / "manifest.json").read_text()) | {"model_folder": str(gone)}
+        (index.folder / "manifest.json").write_text(json.dumps(manifest))
+        shutil.rmtree(before, ignore_errors=True)
+        with Index.open(index.folder, moved) as again:
+            again.add(photos)
+        expected = moved if gone == before else color_model
+        assert json.loads((index.folder / "manifest.json").read_text())["model_folder"] == str(expected)
+    assert names(Index.open(index.folder).search("red", top=1)) == ["red.jpg"]
 
 
 def test_a_model_of_another_space_is_refused(filled, tmp_path):
