@@ -17,9 +17,9 @@ from typing import BinaryIO
 from PIL import Image
 
 if __package__:
-    from .image_dcclip import formats, reduce_jpeg, to_rgb
+    from .image_dcclip import open_header, reduce_jpeg, to_rgb
 else:  # in a model folder
-    from image_dcclip import formats, reduce_jpeg, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import open_header, reduce_jpeg, to_rgb  # type: ignore[no-redef]
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
@@ -212,9 +212,11 @@ def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> 
     """
     file.seek(0)
     try:
-        with Image.open(file, formats=formats()) as image:
+        with open_header(file) as image:
             if edge is not None:
                 reduce_jpeg(image, edge)
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError  # of a JPEG; Pillow refuses other files by itself
             return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error

@@ -12,11 +12,15 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 MAX_ASPECT_RATIO = 32  # longer images are cropped to it before they are resized, to save time and memory
 REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target size is left, as in Pillow's thumbnail
+# in the file of a JPEG that is not progressive: libjpeg decodes it at 1/8 of its size with little memory
+MAX_JPEG_PIXELS = 500_000_000
+JPEG_START = b"\xff\xd8\xff"
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 # what makes an image of each orientation upright, as in Pillow's exif_transpose
 TURNS = {
@@ -55,7 +59,7 @@ def open_image(
         size: Short side in pixels to which the caller will resize the image, so that a large JPEG can be decoded
             smaller. Default: full size.
         max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: Pillow's limit,
-            `PIL.Image.MAX_IMAGE_PIXELS`, for the pixels that are decoded, and twice as many in the file.
+            `PIL.Image.MAX_IMAGE_PIXELS`, for the pixels that are decoded, and in the file that of `open_header`.
         gap: Smallest multiple of `size` that the short side of a JPEG keeps, at least 1.
 
     Raises:
@@ -66,7 +70,7 @@ def open_image(
     if isinstance(source, (str, Path)):
         source = Path(source).read_bytes()
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=formats()) as image:
+        with open_header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
             _check_pixels(image, max_pixels)
             if size is not None:
                 reduce_jpeg(image, gap * size)
@@ -81,6 +85,29 @@ def open_image(
         raise
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
+
+
+def open_header(file: BinaryIO) -> Image.Image:
+    """Open an image file of a supported format without decoding it.
+
+    The file may have twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels. A JPEG may have `MAX_JPEG_PIXELS`, because
+    it can be decoded smaller, unless it is progressive: that takes memory for all pixels of the file.
+
+    Raises:
+        PIL.Image.DecompressionBombError: The file has more pixels.
+        PIL.UnidentifiedImageError: The file has another format, or is damaged.
+    """
+    try:
+        return Image.open(file, formats=formats())
+    except Image.DecompressionBombError:
+        file.seek(0)
+        if file.read(len(JPEG_START)) != JPEG_START:
+            raise
+        file.seek(0)
+        image = JpegImageFile(file)
+        if "progressive" in image.info or image.width * image.height > MAX_JPEG_PIXELS:
+            raise
+        return image
 
 
 def _check_pixels(image: Image.Image, limit: int | None):
@@ -190,4 +217,13 @@ def _finite(band: Image.Image) -> np.ndarray:
     return np.nan_to_num(np.asarray(band).astype(np.float64))
 
 
-__all__ = ["DecompressionBomb", "ImageError", "crop_to_aspect", "formats", "open_image", "reduce_jpeg", "to_rgb"]
+__all__ = [
+    "DecompressionBomb",
+    "ImageError",
+    "crop_to_aspect",
+    "formats",
+    "open_header",
+    "open_image",
+    "reduce_jpeg",
+    "to_rgb",
+]

@@ -5,6 +5,7 @@ import os
 import pytest
 from PIL import Image
 
+from modeling_dcclip import image_dcclip
 from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo
 
 
@@ -84,9 +85,9 @@ def test_known_content_is_not_decoded(photos):
     assert photo.image is None and photo.digest == digest
 
 
-def failure_of(path) -> UnreadablePhotoError:
+def failure_of(path, **options) -> UnreadablePhotoError:
     with pytest.raises(UnreadablePhotoError) as raised:
-        read(path)
+        read(path, **options)
     return raised.value
 
 
@@ -112,6 +113,19 @@ def test_an_image_with_too_many_pixels_is_refused(tmp_path, monkeypatch):
     Image.new("L", (60, 60)).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     assert failure_of(tmp_path / "large.png").cause == "too many pixels"
+
+
+def test_a_large_jpeg_is_read_if_the_decoded_image_is_not_large(tmp_path, monkeypatch):
+    noise = Image.effect_noise((160, 120), 50)
+    noise.save(tmp_path / "a.jpg")
+    noise.save(tmp_path / "progressive.jpg", progressive=True)
+    noise.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert read(tmp_path / "a.jpg", edge=24).image.size == (40, 30)
+    for name, edge in {"progressive.jpg": 24, "a.png": 24, "a.jpg": 60}.items():
+        assert failure_of(tmp_path / name, edge=edge).cause == "too many pixels"
+    monkeypatch.setattr(image_dcclip, "MAX_JPEG_PIXELS", 160 * 120 - 1)
+    assert failure_of(tmp_path / "a.jpg", edge=24).cause == "too many pixels"
 
 
 def test_a_format_that_starts_a_program_is_not_opened(tmp_path):
