@@ -8,7 +8,9 @@ import hashlib
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ else:  # in a model folder
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
-EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL = 0x8769, 0x0132, 0x9003
+EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
 
@@ -41,6 +43,11 @@ class FileState:
     path: bytes
     size: int
     mtime_ns: int
+
+    @classmethod
+    def of(cls, path: bytes, status: os.stat_result) -> "FileState":
+        """State of a file, with a time that fits 64 bits: a wrong clock gives years that do not."""
+        return cls(path, status.st_size, max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)))
 
 
 @dataclass
@@ -85,7 +92,7 @@ class Walk:
                     if entry.is_dir():
                         below.append(entry.path)
                     elif _is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):
-                        yield FileState(entry.path, status.st_size, status.st_mtime_ns)
+                        yield FileState.of(entry.path, status)
                 except OSError:  # such as a symbolic link in a circle, or one to a missing file
                     continue
             waiting += reversed(below)
@@ -188,7 +195,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         except OSError as error:
             raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
-            state = FileState(path, after.st_size, after.st_mtime_ns)
+            state = FileState.of(path, after)
             if failure is None:
                 return Photo(state, digest, taken, image)
             failure.state = state if failure.is_lasting else None
@@ -238,10 +245,13 @@ def _cause(error: BaseException) -> str:
 
 
 def _date(image: Image.Image) -> str | None:
-    """Date and time of EXIF at which an image was taken."""
-    try:
+    """Date and time of EXIF at which an image was taken, by the first tag that has one."""
+    with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
         exif = image.getexif()
-        text = exif.get_ifd(EXIF_IFD).get(DATE_TIME_ORIGINAL) or exif.get(DATE_TIME)
-        return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S")) if text else None
-    except Exception:  # damaged EXIF data, of an image that may still be decoded
-        return None
+        details: Mapping[int, object] = {}
+        with suppress(Exception):  # a damaged part, beside which the rest may be sound
+            details = exif.get_ifd(EXIF_IFD)
+        for text in (details.get(DATE_TIME_ORIGINAL), details.get(DATE_TIME_DIGITIZED), exif.get(DATE_TIME)):
+            with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
+                return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
+    return None

@@ -20,12 +20,12 @@ from urllib.parse import parse_qs, urlsplit
 
 if __package__:
     from .page_dcclip import HTML, SCRIPT, STYLE
-    from .photos_dcclip import UnreadablePhotoError
+    from .photos_dcclip import FileState, UnreadablePhotoError
     from .query_dcclip import QueryWarning
     from .thumbnails_dcclip import THUMBNAIL, make_thumbnail
 else:  # in a model folder
     from page_dcclip import HTML, SCRIPT, STYLE  # type: ignore[no-redef]
-    from photos_dcclip import UnreadablePhotoError  # type: ignore[no-redef]
+    from photos_dcclip import FileState, UnreadablePhotoError  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from thumbnails_dcclip import THUMBNAIL, make_thumbnail  # type: ignore[no-redef]
 
@@ -157,8 +157,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if file is None:
                 raise UnreadablePhotoError("not in the index", is_lasting=True)
-            status = os.stat(file.path)
-            if (status.st_size, status.st_mtime_ns) != (file.state.size, file.state.mtime_ns):
+            if FileState.of(file.state.path, os.stat(file.path)) != file.state:
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
             content = make_thumbnail(file.path, edge)
         except (OSError, UnreadablePhotoError) as error:

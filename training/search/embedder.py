@@ -19,7 +19,7 @@ from PIL import Image
 from modeling_dcclip.image_dcclip import ImageError
 from modeling_dcclip.indexing_dcclip import num_cores
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
-from modeling_dcclip.photos_dcclip import UnreadablePhotoError, decode_photo
+from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError, decode_photo
 from modeling_dcclip.runtime_dcclip import Runtime
 from training.data.images import CellRules, fetch, is_url
 from training.search.shards import schema
@@ -247,7 +247,7 @@ def _read(cell: dict | str | None) -> tuple[bytes, int]:
         if is_url(path):
             return fetch(path), 0
         with open(path, "rb") as file:
-            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+            return file.read(), FileState.of(os.fsencode(path), os.fstat(file.fileno())).mtime_ns
     except ImageError as error:
         raise UnreadablePhotoError("the URL cannot be read", is_lasting=False) from error
     except OSError as error:
