@@ -90,8 +90,8 @@ def open_image(
 def open_header(file: BinaryIO) -> Image.Image:
     """Open an image file of a supported format without decoding it.
 
-    The file may have twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels. A JPEG may have `MAX_JPEG_PIXELS`, because
-    it can be decoded smaller, unless it is progressive: that takes memory for all pixels of the file.
+    The file may have twice `PIL.Image.MAX_IMAGE_PIXELS`, 179 million pixels. A JPEG may have `MAX_JPEG_PIXELS`,
+    because it can be decoded smaller, unless it is progressive: that takes memory for all pixels of the file.
 
     Raises:
         PIL.Image.DecompressionBombError: The file has more pixels.

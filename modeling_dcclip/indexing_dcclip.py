@@ -9,7 +9,7 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,10 +20,10 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import Catalog
-    from .photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo
+    from .photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo
 else:  # in a model folder
     from catalog_dcclip import Catalog  # type: ignore[no-redef]
-    from photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo  # type: ignore[no-redef]
+    from photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 COMMIT_FILES, COMMIT_S = 512, 5.0  # a commit after so many files or seconds: what a kill may lose
 WAITING = 16  # files in work for each thread, so that none waits for a large file or a commit
+
+SHOWN_EXTENSIONS = 5  # of files that are not indexed
 
 Progress = Callable[[int, int], None]
 
@@ -48,6 +50,7 @@ class Report:
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
+        raw: Number of raw photographs, which are not indexed, by their extension.
         seconds: Duration of the run, in seconds.
     """
 
@@ -59,6 +62,7 @@ class Report:
     failures: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     repaired: int = 0
+    raw: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -126,9 +130,12 @@ def update(
         report.embedded = _embed_pending(catalog, store, runtime, pending, progress)
     for alias in _aliases(folders, recorded):
         catalog.forget_folder(alias)
+    # a link that led to a directory leads there again when its disk is mounted
+    walk.unreadable += [path for path in walk.dangling if catalog.count_below(Path(os.fsdecode(path)))]
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
     report.failures = catalog.failures()
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
+    report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
     report.seconds = time.monotonic() - began
     return report
 
@@ -212,7 +219,38 @@ def _check_images(catalog: Catalog, folder: Path):
             f"folder: {str(folder)!r} has no images now, and the index has {indexed} from it. If it is on a disk, "
             "mount it. To remove them from the index, pass --forget."
         )
-    raise ValueError(f"folder: {str(folder)!r} has no images (JPEG, PNG, WebP, GIF, TIFF, HEIC or AVIF) in it.")
+    raise ValueError(_no_images(folder))
+
+
+def require_images(folders: Iterable[Path]):
+    """Refuse folders that make no index, before one is created.
+
+    Raises:
+        ValueError: A folder does not exist, is a file, or has no images.
+    """
+    for folder in outermost(folders):
+        if next(iter(Walk([folder])), None) is None:
+            raise ValueError(_no_images(folder))
+
+
+def _no_images(folder: Path) -> str:
+    """Message about a folder without images, which names the files that it has."""
+    walk = Walk([folder])
+    found = len(list(walk))
+    others = f", and files of other types: {count_extensions(walk.others)}" if walk.others and not found else ""
+    formats = "JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF"
+    return f"folder: {str(folder)!r} has no images ({formats}) in it{others}."
+
+
+def count_extensions(others: Mapping[str, int]) -> str:
+    """Number of files, and the most frequent of their extensions.
+
+    Args:
+        others: Number of files by extension.
+    """
+    common = sorted(filter(None, others), key=lambda extension: -others[extension])
+    names = [*common[:SHOWN_EXTENSIONS], *(["..."] if len(common) > SHOWN_EXTENSIONS else [])]
+    return f"{sum(others.values()):,}" + (f" ({', '.join(names)})" if names else "")
 
 
 def _embed_pending(

@@ -23,7 +23,14 @@ if __package__:
 else:  # in a model folder
     from image_dcclip import open_header, reduce_jpeg, to_rgb  # type: ignore[no-redef]
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".jpe", ".png", ".webp", ".gif", ".tif", ".tiff", ".heic", ".heif", ".avif"})
+EXTENSIONS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".jp2"}
+    | {".heic", ".heif", ".hif", ".avif"}
+)
+RAW_EXTENSIONS = frozenset(
+    {".3fr", ".arw", ".cr2", ".cr3", ".dng", ".erf", ".iiq", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"}
+    | {".rwl", ".sr2", ".srf", ".srw", ".x3f"}
+)
 SYSTEM_FOLDERS = frozenset({"@eadir", "#recycle", "$recycle.bin", "system volume information", "lost+found"})
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
@@ -58,18 +65,22 @@ class Walk:
         folders: Folders to walk.
         skipped: Absolute paths of directories inside them that are left out.
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
+        dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
+        others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
     """
 
     folders: list[Path]
     skipped: frozenset[bytes] = frozenset()
     unreadable: list[bytes] = field(default_factory=list)
+    dangling: list[bytes] = field(default_factory=list)
+    others: Counter[str] = field(default_factory=Counter)
 
     def __iter__(self) -> Iterator[FileState]:
         for folder in self.folders:
             yield from self._walk(os.fsencode(folder.absolute()))
 
     def _walk(self, folder: bytes) -> Iterator[FileState]:
-        waiting, visited = [folder], set[tuple[int, int]]()
+        waiting, visited = [folder], self._skipped_below(folder)
         while waiting:
             path = waiting.pop()
             try:
@@ -91,11 +102,29 @@ class Walk:
                         continue
                     if entry.is_dir():
                         below.append(entry.path)
-                    elif _is_image(entry.name) and stat.S_ISREG((status := entry.stat()).st_mode):
-                        yield FileState.of(entry.path, status)
+                        continue
+                    status = entry.stat() if _is_image(entry.name) or entry.is_symlink() else None
                 except OSError:  # such as a symbolic link in a circle, or one to a missing file
+                    self.dangling.append(entry.path)
                     continue
+                if not _is_image(entry.name):
+                    self.others[_extension(entry.name)] += 1
+                elif status is not None and stat.S_ISREG(status.st_mode):
+                    yield FileState.of(entry.path, status)
             waiting += reversed(below)
+
+    def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
+        """Device and inode of the directories below a folder that are left out, to which links may lead as well."""
+        found = set()
+        for path in self.skipped:
+            with suppress(OSError):
+                if path.startswith(folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)):
+                    status = os.stat(path)
+                    found.add((status.st_dev, status.st_ino))
+        with suppress(OSError):  # a link may lead back to the folder itself
+            status = os.stat(folder)
+            found.discard((status.st_dev, status.st_ino))
+        return found
 
 
 def _is_hidden(name: bytes) -> bool:
@@ -103,7 +132,11 @@ def _is_hidden(name: bytes) -> bool:
 
 
 def _is_image(name: bytes) -> bool:
-    return os.path.splitext(os.fsdecode(name))[1].lower() in EXTENSIONS
+    return _extension(name) in EXTENSIONS
+
+
+def _extension(name: bytes) -> str:
+    return os.path.splitext(os.fsdecode(name))[1].lower()
 
 
 def distinct_files(paths: Sequence[str]) -> list[int]:
@@ -228,7 +261,7 @@ def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> 
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        extension = os.path.splitext(os.fsdecode(path))[1].lower()
+        extension = _extension(path)
         if not extension or extension in Image.registered_extensions():
             raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
         cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"

@@ -15,7 +15,7 @@ if __package__:
     from .duplicates_dcclip import find_duplicates
     from .graph_dcclip import check_engine
     from .index_dcclip import Hit, Index
-    from .indexing_dcclip import Report, outermost
+    from .indexing_dcclip import Report, count_extensions, outermost, require_images
     from .manifest_dcclip import MANIFEST
     from .query_dcclip import QueryWarning
     from .serve_dcclip import LOOPBACK, SearchServer
@@ -27,7 +27,7 @@ else:  # in a model folder
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from graph_dcclip import check_engine  # type: ignore[no-redef]
     from index_dcclip import Hit, Index  # type: ignore[no-redef]
-    from indexing_dcclip import Report, outermost  # type: ignore[no-redef]
+    from indexing_dcclip import Report, count_extensions, outermost, require_images  # type: ignore[no-redef]
     from manifest_dcclip import MANIFEST  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
@@ -55,7 +55,8 @@ def run_index(options: argparse.Namespace):
         return
     if not exists and not options.folders:
         raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
-    outermost(options.folders)  # refuses a wrong name before a model is loaded and an index is created
+    # refuses a wrong name before a model is loaded, and a folder without images before an index is created
+    (outermost if exists else require_images)(options.folders)
     check_engine(options.engine or "scan")
     model = options.model if exists else options.model or default_model()
     with (
@@ -114,6 +115,8 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
         _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
+    if report.raw:
+        print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
 
 
 def run_search(options: argparse.Namespace):

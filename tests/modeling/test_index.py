@@ -280,6 +280,19 @@ def test_what_is_below_an_unreadable_folder_stays(filled, photos, monkeypatch):
     assert report.unreadable == [str(photos / "a")] and report.removed == 1 and len(filled) == 4
 
 
+def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path, paint):
+    paint(tmp_path / "disk" / "far.jpg", "blue", width=80)
+    (photos / "link").symlink_to(tmp_path / "disk")
+    (photos / "red link.jpg").symlink_to(photos / "red.jpg")
+    index.add(photos)
+    (tmp_path / "disk").rename(tmp_path / "unmounted")
+    (photos / "red.jpg").unlink()
+    report = index.add()
+    assert report.unreadable == [str(photos / "link")] and report.moved + report.removed == 2 and len(index) == 5
+    (photos / "link").unlink()
+    assert index.add().removed == 1 and len(index) == 4
+
+
 def test_names_that_are_not_utf_8(index, photos):
     name = os.fsencode(photos) + b"/caf\xe9.png"
     os.rename(photos / "green.png", name)
@@ -291,7 +304,11 @@ def test_names_that_are_not_utf_8(index, photos):
 
 def test_folders_without_images_change_nothing(filled, photos, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"folder: '.*empty' has no images \(JPEG"):
+    for name in ("a.nef", "b.NEF", "c.txt"):
+        (tmp_path / "empty" / name).touch()
+    with pytest.raises(
+        ValueError, match=r"folder: '.*empty' has no images \(JPEG.*, and files of other types: 3 \(\.nef, \.txt\)\.$"
+    ):
         filled.add(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"folder: '.*none' does not exist"):
         filled.add(photos, tmp_path / "none")

@@ -36,6 +36,27 @@ def test_links_in_a_circle_end_and_each_directory_counts_once(photos, tmp_path, 
     assert found == ["green.png", "red.jpg", "white.png", "a/blue.jpg", "a/b/yellow.webp", "a/far/far.jpg"]
 
 
+def test_a_directory_that_is_left_out_is_not_reached_by_a_link(photos):
+    (photos / "0 link").symlink_to(photos / "a")
+    (photos / "a" / "up").symlink_to(photos)
+    walk = Walk([photos], frozenset({os.fsencode(photos / "a"), os.fsencode(photos / "a" / "up")}))
+    assert [os.path.basename(state.path) for state in walk] == [b"green.png", b"red.jpg", b"white.png"]
+
+
+@pytest.mark.parametrize("extension", [".jfif", ".mpo", ".bmp", ".jp2", ".hif"])
+def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extension):
+    image = Image.new("RGB", (40, 20), "red")
+    if extension == ".hif":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    options = {"append_images": [image], "save_all": True} if extension == ".mpo" else {}
+    image.save(tmp_path / f"a{extension}", {".hif": "HEIF"}.get(extension), **options)
+    for name in ("a.CR2", "b.txt", "c"):
+        (tmp_path / name).touch()
+    walk = Walk([tmp_path])
+    assert len(list(walk)) == 1 and walk.others == {".cr2": 1, ".txt": 1, "": 1}
+    assert read(tmp_path / f"a{extension}").image.size == (40, 20)
+
+
 def test_a_directory_that_cannot_be_read_is_reported(photos, monkeypatch):
     scan = os.scandir
 

@@ -59,11 +59,14 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
         found,
     )
     (photos / "broken.jpg").unlink()
+    for name in ("a.cr2", "b.txt"):
+        (photos / name).touch()
     (photos / "red.jpg").rename(photos / "moved.jpg")
     (photos / "white.png").unlink()
     paint(photos / "new.jpg", "blue", width=40)
     found = run("index")  # the index knows model and folders
     assert found.startswith("5 files in the index: 1 image embedded, 3 unchanged, 1 moved, 1 removed (")
+    assert found.endswith(" s)\nraw photographs are not indexed: 1 (.cr2)\n")
 
 
 def test_a_new_index_is_truncated(run, photos, color_model, place):
@@ -188,7 +191,7 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
     assert "index: " in run("search", "red") and "has no index" in run("search", "red")
     assert "folder: got none, and there is no index" in run("index", *model)
     assert "folder: " in run("index", tmp_path / "none", *model) and not place.exists()
-    assert "has no images" in run("index", tmp_path / "empty", *model)
+    assert "has no images" in run("index", tmp_path / "empty", *model) and not place.exists()
     assert "model: " in run("index", photos, "--index", tmp_path / "other", "--model", tmp_path)
     run("index", photos, *model)
     assert "query: got none" in run("search")

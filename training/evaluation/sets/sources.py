@@ -13,7 +13,7 @@ from training.data import load_source
 from training.evaluation.sets.protocols import EvalSet
 
 HUB = "hub"
-IMAGE_SUFFIXES = EXTENSIONS | {".bmp", ".ppm"}
+IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
