@@ -49,6 +49,7 @@ class Report:
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
+        missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         raw: Number of raw photographs, which are not indexed, by their extension.
         seconds: Duration of the run, in seconds.
@@ -61,6 +62,7 @@ class Report:
     removed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     repaired: int = 0
     raw: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
@@ -93,7 +95,12 @@ class Outcome:
 
 
 def update(
-    catalog: Catalog, store: "VectorStore", runtime: "Runtime", folders: list[Path], progress: Progress | None = None
+    catalog: Catalog,
+    store: "VectorStore",
+    runtime: "Runtime",
+    folders: list[Path],
+    progress: Progress | None = None,
+    skip_missing: bool = False,
 ) -> Report:
     """Bring an index up to date. The caller holds the lock of the index.
 
@@ -103,6 +110,7 @@ def update(
         runtime: Model that embeds.
         folders: Folders to walk.
         progress: Function that is called with the number of files done and the number to do.
+        skip_missing: Whether to leave out folders that do not exist or have no images, unless that is all of them.
 
     Returns:
         What was done.
@@ -114,6 +122,9 @@ def update(
     """
     began = time.monotonic()
     recorded = catalog.folders()
+    missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []
+    if len(missing) < len(folders):
+        folders = [folder for folder in folders if folder not in missing]
     folders = _as_recorded(outermost(folders), recorded)
     forgotten = _still_forgotten(catalog, folders)
     report = Report(repaired=_drop_lost(catalog, store, [*folders, *recorded]))
@@ -122,8 +133,11 @@ def update(
     walk = Walk(folders, frozenset(map(os.fsencode, forgotten)))
     report.found, pending = catalog.compare(walk)
     report.unchanged = report.found - pending
-    for folder in folders:
-        _check_images(catalog, folder)
+    empty = {folder: cause for folder in folders if (cause := _lacks_images(catalog, folder))}
+    if empty and (not skip_missing or len(empty) == len(folders)):
+        raise ValueError(next(iter(empty.values())))
+    report.missing = sorted(map(str, [*missing, *empty]))
+    folders = [folder for folder in folders if folder not in empty]
     catalog.add_folders(folders)
     catalog.set_forgotten(forgotten)
     if pending:
@@ -210,16 +224,16 @@ def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
     return forgotten
 
 
-def _check_images(catalog: Catalog, folder: Path):
-    """An empty folder is a mistake: perhaps a disk is not mounted, and nothing must leave the index."""
+def _lacks_images(catalog: Catalog, folder: Path) -> str | None:
+    """Message about an empty folder: perhaps a disk is not mounted, and nothing must leave the index."""
     if catalog.count_seen(folder):
-        return
+        return None
     if indexed := catalog.count_below(folder):
-        raise ValueError(
+        return (
             f"folder: {str(folder)!r} has no images now, and the index has {indexed} from it. If it is on a disk, "
             "mount it. To remove them from the index, pass --forget."
         )
-    raise ValueError(_no_images(folder))
+    return _no_images(folder)
 
 
 def require_images(folders: Iterable[Path]):

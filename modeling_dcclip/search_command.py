@@ -43,12 +43,7 @@ def run_index(options: argparse.Namespace):
     """Index folders, or remove one, and print what was done."""
     exists = (options.index / MANIFEST).is_file()
     if options.forget is not None:
-        with Index.open(options.index) as index:
-            removed = index.forget(options.forget)
-        if options.json:
-            print_json({"removed": removed})
-        else:
-            print(f"{_count(removed, 'file')} removed")
+        _forget(options)
         return
     if options.upgrade is not None:
         _upgrade(options)
@@ -77,6 +72,24 @@ def run_index(options: argparse.Namespace):
         if options.engine == "usearch":
             index.use_engine("usearch", show)
     _print_report(report, files, options)
+    if report.missing:
+        raise SystemExit(1)
+
+
+def _forget(options: argparse.Namespace):
+    """Remove a folder from an index."""
+    names = ("folders", "model", "model_id", "dtype", "truncate_dim", "engine", "upgrade")
+    if given := [name for name in names if getattr(options, name) not in (None, [])]:
+        raise ValueError(
+            f"forget: takes one folder, and no {' or '.join(given)}. First run dcclip index --forget FOLDER, then the "
+            "other command."
+        )
+    with Index.open(options.index) as index:
+        removed = index.forget(options.forget)
+    if options.json:
+        print_json({"removed": removed})
+    else:
+        print(f"{_count(removed, 'file')} removed")
 
 
 def _upgrade(options: argparse.Namespace):
@@ -115,6 +128,8 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
         _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
+    for folder in report.missing:
+        _print_line(f"missing folder: {folder} (what the index has of it stays; mount its disk, or pass --forget)")
     if report.raw:
         print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
 

@@ -279,14 +279,14 @@ class Catalog:
             self._many("INSERT INTO forgotten VALUES (?)", [(os.fsencode(folder),) for folder in folders])
 
     def forget_folder(self, folder: Path) -> int:
-        """Remove a folder with its files. One inside an indexed folder stays out of it.
+        """Remove a folder with its files and the indexed folders below. One inside an indexed folder stays out of it.
 
         Returns:
             Number of files removed.
         """
         path = os.fsencode(folder)
         with self.writing():
-            self._many("DELETE FROM folders WHERE path = ?", [(path,)])
+            self._execute(f"DELETE FROM folders WHERE path = ? OR ({_BELOW})", path, *_range(path))
             found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *_range(path))
             self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
             self._free([row for (row,) in found])

@@ -249,15 +249,16 @@ class Index:
         """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
 
         Args:
-            folders: Folders of photographs. Default: the folders that were added before.
+            folders: Folders of photographs. Default: the folders that were added before, without those that are
+                missing or empty now: `Report.missing`.
             progress: Function that is called with the number of files done and the number to do.
 
         Returns:
             What was done.
 
         Raises:
-            ValueError: A folder does not exist or has no images, another process writes to the index, or the model is
-                not the one that wrote the index.
+            ValueError: A named folder, or all of them, do not exist or have no images, another process writes to the
+                index, or the model is not the one that wrote the index.
             OSError: The disk is full or cannot be written. What was committed stays.
         """
         chosen = [Path(folder) for folder in folders] or self.catalog.folders()
@@ -273,7 +274,7 @@ class Index:
         with self.writing():
             self.refresh()
             self._record_model(runtime)
-            report = update(self.catalog, self.store, runtime, chosen, progress)
+            report = update(self.catalog, self.store, runtime, chosen, progress, skip_missing=not folders)
             if self.engine == "usearch":
                 update_graph(self.catalog, self.store)
             return report
@@ -322,9 +323,10 @@ class Index:
         write_manifest(self.folder, self.manifest)
 
     def forget(self, folder: str | Path) -> int:
-        """Remove a folder of photographs from the index. No photograph is touched.
+        """Remove a folder of photographs, and all below it, from the index. No photograph is touched.
 
-        A folder inside an indexed one stays out of the index until it is added by its own name.
+        A folder inside an indexed one stays out of the index until it is added by its own name. A path over symbolic
+        links names the same folder.
 
         Returns:
             Number of files that left the index.
@@ -333,12 +335,15 @@ class Index:
             ValueError: The folder is not in the index, or another process writes to it.
         """
         path = Path(os.path.abspath(folder))
-        known = self.catalog.folders()
-        if path not in known and not self.catalog.count_below(path):
-            names = ", ".join(map(str, known)) or "none"
-            raise ValueError(f"folder: {str(path)!r} is not in the index, which has {names}.")
-        with self.writing():
-            return self.catalog.forget_folder(path)
+        known, real = self.catalog.folders(), path.resolve()
+        roots = [(each, each.resolve()) for each in known]
+        inside = [each / real.relative_to(root) for each, root in roots if real.is_relative_to(root)]
+        for each in (path, real, *inside):
+            if self.catalog.count_below(each) or any(each in (other, *other.parents) for other in known):
+                with self.writing():
+                    return self.catalog.forget_folder(each)
+        names = ", ".join(map(str, known)) or "none"
+        raise ValueError(f"folder: {str(path)!r} is not in the index, which has {names}.")
 
     @contextmanager
     def writing(self) -> Iterator[None]:

@@ -330,6 +330,31 @@ def test_a_folder_leaves_the_index_when_it_is_forgotten(filled, photos, tmp_path
         filled.forget(photos)
 
 
+@pytest.mark.parametrize("name", ["", "link", "link/a"])
+def test_a_forgotten_folder_takes_those_below_along_and_may_be_named_by_a_link(index, photos, tmp_path, name):
+    (tmp_path / "link").symlink_to(photos)
+    index.add(photos / "a", photos / "a" / "b")
+    index.add(photos / "a" / "b")
+    assert index.forget(tmp_path / name) == 2 and index.catalog.folders() == [] == index.catalog.forgotten()
+
+
+def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_path, paint):
+    for name in ("gone", "empty"):
+        filled.add(paint(tmp_path / name / "one.jpg", "blue", width=len(name) + 60).parent)
+    shutil.rmtree(tmp_path / "gone")
+    (tmp_path / "empty" / "one.jpg").unlink()
+    (photos / "red.jpg").unlink()
+    report = filled.add()
+    assert report.missing == [str(tmp_path / "empty"), str(tmp_path / "gone")]
+    assert report.removed == 1 and len(filled) == 6 and len(filled.catalog.folders()) == 3
+    for name in ("gone", "empty"):
+        with pytest.raises(ValueError, match=f"folder: .*{name}"):
+            filled.add(photos, tmp_path / name)
+        with pytest.raises(ValueError, match=f"folder: .*{name}"):
+            upgrade_index(filled, filled.runtime, dtype="float16")
+        filled.forget(tmp_path / name)
+
+
 def test_a_folder_inside_an_indexed_one_stays_forgotten_until_it_is_added_again(filled, photos, color_model):
     assert filled.forget(photos / "a") == 2 and filled.add().found == 3
     with pytest.raises(ValueError, match=r"folder: '.*b' is inside '.*a', which was removed with --forget"):

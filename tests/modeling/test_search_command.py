@@ -182,7 +182,20 @@ def test_duplicates_lists_groups(run, indexed, paint):
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()
+    assert "forget: takes one folder, and no folders or dtype. First" in run(
+        "index", "--forget", indexed, indexed, "--dtype", "int8"
+    )
     assert "folder: got none, and the index has none yet" in run("index")
+
+
+def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, capsys):
+    command.main(["index", str(paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent)])
+    shutil.rmtree(tmp_path / "gone")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["index"])
+    assert stopped.value.code == 1
+    assert capsys.readouterr().out.splitlines()[1].startswith(f"missing folder: {tmp_path}/gone (what the index has")
 
 
 def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
