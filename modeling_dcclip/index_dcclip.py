@@ -79,7 +79,8 @@ class Hit:
         score: Cosine similarity to the query, -1 to 1.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
         copies: Paths of other files with the same content. Links to a file are no copies of it.
-        id: Number of the file in the index.
+        id: Number of the file in the index; another file may have it later.
+        version: Digest of the file's path, size and time, 16 hexadecimal digits.
     """
 
     path: str
@@ -87,6 +88,7 @@ class Hit:
     taken: str
     copies: tuple[str, ...]
     id: int
+    version: str
 
 
 class Index:
@@ -416,6 +418,7 @@ class Index:
             count = self.catalog.num_rows
             rows, scores = self._nearest(query, count, top, self._allowed(count, chosen))
             files = self.catalog.files_of_rows(rows, chosen)
+        scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
         return [_hit(files[int(row)], float(score)) for row, score in zip(rows, scores, strict=True)]
 
     def _nearest(self, query: np.ndarray, count: int, top: int, allowed: np.ndarray | None) -> tuple[np.ndarray, ...]:
@@ -462,7 +465,8 @@ class Index:
             file = self.catalog.file(number)
             if file is None:
                 raise ValueError(f"id: the index has no file {number}.")
-            return self.search_vector(self.store.read(np.array([file.row]))[0], top)
+            query = self.store.read(np.array([file.row]))[0]
+            return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top)
 
     def newest(self, top: int = 20) -> list[Hit]:
         """The newest photographs, newest first, each with score 0."""
@@ -474,7 +478,7 @@ def _hit(files: Sequence[File], score: float) -> Hit:
     if len(files) > 1:
         files = [files[position] for position in distinct_files([file.path for file in files])]
     first, *others = files
-    return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id)
+    return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id, first.state.version)
 
 
 def _read_example(path: str | Path, edge: int | None) -> Image.Image:

@@ -43,7 +43,8 @@ function figureOf(hit) {
   const figure = document.createElement("figure");
   const similar = document.createElement("button");
   const image = document.createElement("img");
-  image.src = "/thumbnail/" + hit.id;
+  const name = hit.id + "?version=" + hit.version;
+  image.src = "/thumbnail/" + name;
   image.alt = hit.name;
   image.loading = "lazy";
   similar.title = "相似照片 / Similar photographs";
@@ -51,7 +52,7 @@ function figureOf(hit) {
   similar.addEventListener("click", () => visit({ similar: hit.id }));
   const caption = document.createElement("figcaption");
   const link = document.createElement("a");
-  link.href = "/photo/" + hit.id;
+  link.href = "/photo/" + name;
   link.target = "_blank";
   link.textContent = hit.name;
   caption.title = hit.path;

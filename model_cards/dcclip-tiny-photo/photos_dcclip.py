@@ -51,6 +51,11 @@ class FileState:
     size: int
     mtime_ns: int
 
+    @property
+    def version(self) -> str:
+        """Digest of all fields, 16 hexadecimal digits."""
+        return hashlib.blake2b(b"%d %d " % (self.size, self.mtime_ns) + self.path, digest_size=8).hexdigest()
+
     @classmethod
     def of(cls, path: bytes, status: os.stat_result) -> "FileState":
         """State of a file, with a time that fits 64 bits: a wrong clock gives years that do not."""

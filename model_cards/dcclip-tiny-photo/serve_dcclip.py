@@ -1,14 +1,15 @@
 """A page on localhost to search an index: `dcclip serve`.
 
-Only GET is answered, only for the host names of this machine (so no other site can reach it through a name of its
-own), and only photographs of the index are read: a request names a number, never a path, and an image is decoded and
-encoded again. A file that has changed since it was indexed is not shown.
+Only GET and HEAD are answered, only for the host names of this machine (so no other site can reach it through a name
+of its own, though it may link to the page), and only photographs of the index are read: a request names a number,
+never a path, and an image is decoded and encoded again. A file that has changed since it was indexed is not shown.
 """
 
 import ipaddress
 import json
 import os
 import socket
+import sqlite3
 import sys
 import threading
 import warnings
@@ -118,20 +119,30 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.accepts(name):
             self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
             return
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        url = urlsplit(self.path)
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._is_link(url.path):
             self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
             return
-        url = urlsplit(self.path)
         kind, _, number = url.path[1:].partition("/")
+        parameters = {name: values[0] for name, values in parse_qs(url.query).items()}
         if url.path in PAGES:
             content_type, text = PAGES[url.path]
             self._send(f"{content_type}; charset=utf-8", text.encode())
         elif url.path == "/search":
-            self._search({name: values[0] for name, values in parse_qs(url.query).items()})
+            self._search(parameters)
         elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
-            self._send_image(int(number), IMAGE_SIZES[kind])
+            self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
         else:
             self._send_error(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def do_HEAD(self):
+        """Answer a request with the headers alone."""
+        self.do_GET()
+
+    def _is_link(self, path: str) -> bool:
+        """Whether a user follows a link to the page: the other site cannot read what it opens."""
+        asked = self.headers.get("Sec-Fetch-Mode"), self.headers.get("Sec-Fetch-Dest")
+        return path == "/" and asked == ("navigate", "document")
 
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
@@ -146,24 +157,31 @@ class _Handler(BaseHTTPRequestHandler):
                 notes = [str(each.message) for each in caught]
             else:
                 hits, has_scores = index.newest(TOP), False
+            files = len(index)
         except ValueError as error:
             self._send_error(HTTPStatus.BAD_REQUEST, str(error))
             return
-        answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": len(index)}
+        except (OSError, sqlite3.Error) as error:
+            message = f"index: {str(index.folder)!r} cannot be read ({error}). Start dcclip serve again."
+            self._send_error(HTTPStatus.SERVICE_UNAVAILABLE, message)
+            return
+        answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
         self._send_json(HTTPStatus.OK, answer)
 
-    def _send_image(self, number: int, edge: int):
-        file = self.server.index.catalog.file(number)
+    def _send_image(self, number: int, version: str | None, edge: int):
         try:
+            file = self.server.index.catalog.file(number)
             if file is None:
                 raise UnreadablePhotoError("not in the index", is_lasting=True)
+            if version not in (None, file.state.version):  # the number is that of another file now
+                raise UnreadablePhotoError("changed since the search", is_lasting=True)
             if FileState.of(file.state.path, os.stat(file.path)) != file.state:
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
             content = make_thumbnail(file.path, edge)
-        except (OSError, UnreadablePhotoError) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return
-        self._send("image/jpeg", content, {"Cache-Control": "private, max-age=600"})
+        self._send("image/jpeg", content, {"Cache-Control": "private, max-age=600" if version else "no-store"})
 
     def _send_error(self, status: HTTPStatus, message: str):
         self._send_json(status, {"error": message})
@@ -184,7 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in (HEADERS | length | (headers or {})).items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
 
     def log_message(self, *arguments: Any):
         """Print nothing."""
@@ -194,7 +213,8 @@ def _entry(hit: "Hit", has_score: bool) -> dict[str, Any]:
     """What the page shows of a photograph."""
     path = os.fsencode(hit.path).decode("utf-8", "replace")
     score = round(hit.score, 4) if has_score else None
-    return {"id": hit.id, "name": Path(path).name, "path": path, "date": hit.taken[:10], "score": score}
+    entry = {"id": hit.id, "version": hit.version, "name": Path(path).name, "path": path}
+    return entry | {"date": hit.taken[:10], "score": score}
 
 
 def _number(text: str) -> int:

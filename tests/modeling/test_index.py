@@ -118,6 +118,17 @@ def test_similar_photographs_start_with_the_photograph_itself(filled):
         filled.similar(99)
 
 
+@pytest.mark.parametrize("dtype", vectors_dcclip.DTYPES)
+def test_no_score_is_more_than_1(tmp_path, color_model, photos, dtype, monkeypatch):
+    """Vectors are rounded when they are stored."""
+    read = vectors_dcclip.VectorStore.read
+    monkeypatch.setattr(vectors_dcclip.VectorStore, "read", lambda *arguments: read(*arguments) * np.float32(1.004))
+    with Index.open(tmp_path / "index", color_model, create=True, dtype=dtype) as index:
+        index.add(photos)
+        first, *others = index.similar(index.search("yellow", top=1)[0].id)
+        assert first.score == pytest.approx(1, abs=1e-3) and all(-1 <= hit.score <= 1 for hit in (first, *others))
+
+
 def test_filters_by_date_and_path(index, photos):
     exif = Image.Exif()
     exif[0x0132] = "2021:05:09 10:00:00"

@@ -142,7 +142,7 @@ def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypat
 
 def test_a_contact_sheet_links_files_only(tmp_path):
     """The images of `training/embed.py` have names that need not be paths."""
-    hit = Hit("key 7", 0.5, "2020-01-01 00:00:00", (), 1)
+    hit = Hit("key 7", 0.5, "2020-01-01 00:00:00", (), 1, "")
     write_contact_sheet([hit], "red", tmp_path / "sheet.html")
     sheet = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert "key 7" in sheet and "<a href" not in sheet

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -127,6 +128,53 @@ def test_a_server_has_its_name_in_lower_case_and_addresses_of_ipv6(server):
     if socket.has_ipv6:
         with SearchServer(server.index, "::1", port=0) as other:
             assert other.accepts("[::1]") and other.url.startswith("http://[::1]:")
+
+
+def test_a_number_that_another_file_has_now_shows_nothing(get, photos, paint):
+    """A page that is open has the numbers of an earlier state of the index."""
+    hits = {hit["name"]: hit for hit in search(get, "q=red")["hits"]}
+    address = "/thumbnail/{id}?version={version}"
+    paths = {name: address.format(**hit) for name, hit in hits.items()}
+    assert {get(path)[0].headers["Cache-Control"] for path in paths.values()} == {"private, max-age=600"}
+    assert get(f"/thumbnail/{hits['red.jpg']['id']}")[0].headers["Cache-Control"] == "no-store"
+    last = max(hits.values(), key=lambda hit: hit["id"])
+    (photos.parent / last["path"]).unlink()
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+        paint(photos / "late.png", "blue", width=90)
+        index.add()
+    (late,) = [hit for hit in search(get, "q=red")["hits"] if hit["name"] == "late.png"]
+    assert late["id"] == last["id"]
+    assert get(address.format(**last))[0].status == 404 and get(address.format(**late))[0].status == 200
+
+
+def test_an_index_that_is_gone_or_damaged_is_an_error_of_the_page(get, server, capsys):
+    server.index.check_model()
+    catalog = server.index.folder / "data-1" / "catalog.sqlite"
+    catalog.write_bytes(catalog.read_bytes()[:4096] + b"\xff" * (catalog.stat().st_size - 4096))
+    server.index._load(server.index.manifest)  # without the pages that SQLite has in memory
+    response, body = get("/search?q=red")
+    assert response.status == 400 and "the catalog of" in json.loads(body)["error"]
+    assert get("/thumbnail/1")[0].status == 404
+    shutil.rmtree(server.index.folder)
+    response, body = get("/search?q=red")
+    assert response.status == 503 and "cannot be read" in json.loads(body)["error"]
+    assert not capsys.readouterr().err
+
+
+def test_a_link_on_another_site_opens_the_page_and_nothing_else(get):
+    link = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "navigate"}
+    assert get("/", Sec_Fetch_Dest="document", **link)[0].status == 200
+    for path in ("/search?q=red", "/photo/1", "/page.js"):
+        assert get(path, Sec_Fetch_Dest="document", **link)[0].status == 403
+    assert get("/", Sec_Fetch_Dest="iframe", **link)[0].status == 403
+
+
+def test_head_is_get_without_a_body(get):
+    for path in ("/", "/search?q=red", "/thumbnail/1", "/none"):
+        (head, nothing), (full, body) = get(path, "HEAD"), get(path)
+        assert head.status == full.status and nothing == b"" and body
+        assert {**head.headers, "Date": ""} == {**full.headers, "Date": ""}
 
 
 def test_other_sites_are_refused(get):
