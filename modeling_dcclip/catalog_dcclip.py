@@ -13,6 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ class Filter:
         path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
 
     Raises:
-        ValueError: A date has another form.
+        ValueError: A date has another form or does not exist, or `after` is later than `before`.
     """
 
     after: str | None = None
@@ -84,8 +85,15 @@ class Filter:
     def __post_init__(self):
         for name in ("after", "before"):
             value = getattr(self, name)
-            if value is not None and not DATE.fullmatch(value):
+            if value is not None and not _is_date(value):
                 raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
+        if self.after is not None and self.before is not None:
+            length = min(len(self.after), len(self.before))
+            if self.after[:length] > self.before[:length]:
+                raise ValueError(
+                    f"after: {self.after!r} is later than before: {self.before!r}, so nothing is between them. Change "
+                    "one of them."
+                )
 
     def condition(self) -> tuple[str, list[object]]:
         """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
@@ -461,6 +469,13 @@ def _range(folder: bytes) -> tuple[bytes, bytes]:
     """Limits of the paths below a folder: they start with its path and a separator."""
     start = folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
     return start, start[:-1] + bytes([start[-1] + 1])
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
+    except ValueError:  # such as of February 31
+        return False
 
 
 def _file(row: tuple) -> File:

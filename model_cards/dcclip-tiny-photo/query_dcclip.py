@@ -11,7 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from .runtime_dcclip import ImageInput, Runtime
 
-WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?\d+(\.\d+)?)", re.S)
+WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
+MAX_WEIGHT = 100
 # what a letter's Unicode name starts with, by the languages of a model that are written with it
 SCRIPTS = {"zh": ("CJK", "KANGXI", "BOPOMOFO"), "en": ("LATIN", "FULLWIDTH LATIN", "FEMININE", "MASCULINE", "MICRO")}
 
@@ -24,12 +25,14 @@ def parse_term(term: str) -> tuple[str, float]:
     """Split a term such as `日落^0.5` into its text and its weight, 1 by default.
 
     Raises:
-        ValueError: The text is empty.
+        ValueError: The text is empty, or the weight is not in -100 to 100.
     """
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"].strip(), float(match["weight"])) if match else (term.strip(), 1.0)
     if not text:
         raise ValueError(f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English.")
+    if abs(weight) > MAX_WEIGHT:
+        raise ValueError(f"query: {term!r} has the weight {weight:g}, expected {-MAX_WEIGHT} to {MAX_WEIGHT}.")
     return text, weight
 
 

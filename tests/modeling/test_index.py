@@ -17,7 +17,7 @@ from modeling_dcclip import catalog_dcclip, duplicates_dcclip, indexing_dcclip, 
 from modeling_dcclip.duplicates_dcclip import find_duplicates
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
-from modeling_dcclip.query_dcclip import QueryWarning
+from modeling_dcclip.query_dcclip import QueryWarning, parse_term
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.upgrade_dcclip import upgrade_index
 from tests.modeling.color_model import save_color_model
@@ -144,8 +144,12 @@ def test_filters_by_date_and_path(index, photos):
     assert names(index.search("red", path="A/B/")) == ["yellow.webp"]
     assert {*names(index.search("red", path="*.JPG"))} == {"red.jpg", "dated.jpg", "blue.jpg"}
     assert not index.search("red", path="[a]")
-    with pytest.raises(ValueError, match=r"after: 'may' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"):
-        index.search("red", after="may")
+    for text in ("may", "2023-02-31", "0000", "2023-1"):
+        with pytest.raises(ValueError, match=rf"after: '{text}' is not a date\. Write YYYY, YYYY-MM or YYYY-MM-DD"):
+            index.search("red", after=text)
+    index.search("red", after="2023-11-14", before="2023")
+    with pytest.raises(ValueError, match=r"after: '2024-02' is later than before: '2024-01-31'"):
+        index.search("red", after="2024-02", before="2024-01-31")
 
 
 def test_an_unchanged_folder_is_not_read_again(filled, photos, embedded, monkeypatch):
@@ -673,6 +677,17 @@ def test_a_truncated_index_is_searched_and_extended_with_its_width(tmp_path, col
 def test_an_empty_query_is_refused(filled, texts):
     with pytest.raises(ValueError, match="query: "):
         filled.search(*texts)
+
+
+@pytest.mark.parametrize(("term", "weight"), [("red^.5", 0.5), ("red^-2.", -2), ("red ^1E1", 10), ("red^th 5", None)])
+def test_weights_are_numbers_in_any_form(term, weight):
+    assert parse_term(term) == (("red", weight) if weight else (term, 1))
+
+
+@pytest.mark.parametrize("weight", ["9" * 44, "1e3", "-101", "1e999"])
+def test_large_weights_are_refused(filled, weight):
+    with pytest.raises(ValueError, match=r"query: 'red\^.*' has the weight .*, expected -100 to 100"):
+        filled.search(f"red^{weight}")
 
 
 def test_terms_that_cancel_out_are_refused(filled):
