@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
@@ -83,6 +83,8 @@ def open_image(
         raise DecompressionBomb(str(error)) from error
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # whose message names an object of Python
+        raise ImageError("UnidentifiedImageError: cannot identify image file") from error
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
 

@@ -27,12 +27,16 @@ if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
 
 PROGRAM = "dcclip"
+BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 # packages of the extra `runtime`, by the name that an import error gives
 RUNTIME_PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "PIL": "pillow", "tokenizers": "tokenizers"}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser. A subcommand is a parser with a `run` default: a function of the options."""
+    """Build the parser. A subcommand is a parser with two defaults.
+
+    `run` is a function of the options; `resumes` tells whether the next run continues an interrupted one.
+    """
     summary, _, examples = (__doc__ or "").partition("\n\n")
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
@@ -63,7 +67,7 @@ def _add_command(
 ) -> argparse.ArgumentParser:
     """Add a subcommand."""
     command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, resumes=False)
     return command
 
 
@@ -146,6 +150,7 @@ def _add_index(commands: Any):
         help="Remove a folder of photographs from the index instead. No photograph is touched.",
     )
     index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
+    index.set_defaults(resumes=True)
 
 
 def _add_search(commands: Any):
@@ -181,7 +186,11 @@ def _add_search(commands: Any):
     search.add_argument("--top", metavar="N", type=int, default=20, help="Number of results. Default: 20.")
     search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
     search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")
-    search.add_argument("--path", metavar="PATTERN", help="Part of the path, or a pattern of it with * and ?.")
+    search.add_argument(
+        "--path",
+        metavar="PATTERN",
+        help="Part of the path, or a pattern of the whole path with * and ?, such as */2021/*.",
+    )
     search.add_argument("--json", action="store_true", help="Print a JSON list of results.")
     search.add_argument(
         "--open", action="store_true", help="Write a contact sheet to the index folder and open it in the browser."
@@ -303,7 +312,7 @@ def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Parse and run; exit with code 2 and one line on stderr after a user error.
+    """Parse and run; exit with code 2 and one line on stderr after a user error, and in silence after a closed pipe.
 
     Args:
         argv: Command-line arguments; None takes those of the process.
@@ -314,6 +323,10 @@ def main(argv: list[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     try:
         options.run(options)
+        sys.stdout.flush()  # here, because a closed pipe is no error of the user
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        raise SystemExit(BROKEN_PIPE) from None
     except ModuleNotFoundError as error:
         package = RUNTIME_PACKAGES.get((error.name or "").partition(".")[0])
         if package is None:
@@ -322,7 +335,8 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         _exit(str(error))
     except KeyboardInterrupt:
-        print(f"\n{PROGRAM}: stopped. The same command goes on where it stopped.", file=sys.stderr)
+        hint = " The same command goes on where it stopped." if options.resumes else ""
+        print(f"\n{PROGRAM}: stopped.{hint}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

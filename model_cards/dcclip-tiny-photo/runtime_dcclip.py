@@ -197,7 +197,7 @@ class Runtime:
     def is_truncated(self, text: str) -> bool:
         """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
         self._tokenizer.no_truncation()
-        return len(self._tokenizer.encode(text).ids) > self.max_text_length
+        return len(self._tokenizer.encode(_valid(text)).ids) > self.max_text_length
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.
@@ -281,17 +281,11 @@ class Runtime:
             tokenizer.enable_truncation(self.max_text_length)
         else:
             tokenizer.no_truncation()
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # half a surrogate pair
-            raise ValueError(
-                f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text."
-            ) from error
-        ids = tokenizer.encode(text).ids
+        ids = tokenizer.encode(_valid(text)).ids
         if len(ids) > self.max_text_length:
             raise ValueError(
                 f"texts: {text[:40]!r}... has {len(ids)} tokens; this model accepts at most {self.max_text_length}. "
-                "Shorten the text, or pass truncate=True."
+                "Shorten the text, or in Python pass truncate=True."
             )
         return ids
 
@@ -411,6 +405,19 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
         return open_image(image, edge, gap=1)
     except ImageError as error:
         raise ValueError(f"image: {str(image)!r} does not decode ({error}). Pass another file.") from error
+
+
+def _valid(text: str) -> str:
+    """The text, if a tokenizer can encode it.
+
+    Raises:
+        ValueError: It has half a surrogate pair, as of bytes on the command line that are not UTF-8.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"texts: {text[:40]!r} is not valid Unicode ({error.reason}). Pass other text.") from error
+    return text
 
 
 def _bicubic(distance: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unicodedata import category
 
 if __package__:
     from .adapt_dcclip import adapt_index
@@ -37,6 +38,7 @@ else:  # in a model folder
 CONTACT_SHEET = "contact_sheet.html"
 SHOWN_FAILURES = 20
 REDRAW_S = 0.2
+CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
 
 
 def run_index(options: argparse.Namespace):
@@ -139,6 +141,8 @@ def run_search(options: argparse.Namespace):
     limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
     with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
         hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
+        if not hits:
+            _note(_why_nothing(index, options))
     if options.json:
         print_json([_entry(hit) for hit in hits])
     else:
@@ -150,6 +154,14 @@ def run_search(options: argparse.Namespace):
         write_contact_sheet(hits, " - ".join([title, *options.without]), sheet)
         webbrowser.open(sheet.as_uri())
         print(f"{PROGRAM}: wrote {sheet}", file=sys.stderr)
+
+
+def _why_nothing(index: Index, options: argparse.Namespace) -> str:
+    """Why a search has no result."""
+    if not len(index):
+        return "the index has no photographs"
+    hint = "; a pattern with * or ? has to match the whole path" if {*"*?"} & {*(options.path or "")} else ""
+    return f"no photograph passes the filters (of {len(index):,}){hint}"
 
 
 def _entry(hit: Hit) -> dict[str, Any]:
@@ -202,6 +214,8 @@ def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph."""
     with Index.open(options.index) as index:
         groups = find_duplicates(index, options.threshold)
+        if not groups:
+            _note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
     if options.json:
         print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
         return
@@ -212,12 +226,18 @@ def run_duplicates(options: argparse.Namespace):
             _print_line(f"{each.score:.3f}  {each.path}")
 
 
+def _note(text: str):
+    print(f"{PROGRAM}: note: {text}", file=sys.stderr)
+
+
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _print_line(text: str):
-    """Print a line; a path keeps its bytes, UTF-8 or not."""
+    """Print a line; a path keeps its bytes, UTF-8 or not, but a terminal gets no control characters to obey."""
+    if sys.stdout.isatty():
+        text = "".join(f"\\x{ord(each) & 0xFF:02x}" if category(each) in CONTROLS else each for each in text)
     if is_utf8(sys.stdout):
         sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test
     print(text)

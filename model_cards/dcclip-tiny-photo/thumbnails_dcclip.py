@@ -66,6 +66,7 @@ def write_contact_sheet(hits: Sequence["Hit"], title: str, path: Path):
         title: Heading of the page.
         path: File to write.
     """
+    title = os.fsencode(title).decode("utf-8", "replace")  # which may have the name of an example image
     sheet = SHEET.format(title=escape(title), figures="\n".join(map(_figure, hits)))
     path.write_text(sheet, encoding="utf-8")
 

@@ -107,7 +107,8 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     assert "dcclip: texts: " in error_of(capsys, "label", str(image), "红苹果" * 30, *model)
     (tmp_path / "broken.png").write_bytes(b"not an image")
     message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
-    assert "cannot identify image file" in message and message.count("\n") == 1
+    assert f"{tmp_path}/broken.png' does not decode" in message and message.count("\n") == 1
+    assert "cannot identify image file)" in message
 
 
 def test_usage_errors_name_the_option(capsys):

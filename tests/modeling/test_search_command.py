@@ -128,6 +128,52 @@ def test_notes_about_a_query_go_to_stderr(indexed, capsys):
     assert printed.err == ("dcclip: note: 'закат red' has letters in Cyrillic; the model was trained on zh, en\n")
 
 
+def test_nothing_found_is_said_on_stderr(indexed, place, capsys):
+    for arguments, note in {
+        (
+            "search",
+            "red",
+            "--path",
+            "a/*.jpg",
+        ): "no photograph passes the filters (of 5); a pattern with * or ? has to",
+        ("search", "red", "--before", "1999"): "no photograph passes the filters (of 5)\n",
+        ("duplicates",): "no near duplicates among 5 files at a cosine of 0.97",
+    }.items():
+        command.main([*arguments, "--json"])
+        printed = capsys.readouterr()
+        assert printed.out == "[]\n" and printed.err.startswith(f"dcclip: note: {note}")
+    command.main(["index", "--forget", str(indexed)])
+    command.main(["search", "red"])
+    assert capsys.readouterr().err == "dcclip: note: the index has no photographs\n"
+
+
+def test_a_closed_pipe_ends_a_command_in_silence(indexed):
+    line = [sys.executable, "-m", "modeling_dcclip.command", "search", "red"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    run = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert run.returncode == command.BROKEN_PIPE and not run.stderr
+
+
+def test_control_characters_do_not_reach_a_terminal(run, photos, color_model, monkeypatch):
+    path = os.fsencode(photos) + b"/\x1b[2J\x85\xff \xe7\xba\xa2.png"
+    os.rename(photos / "green.png", path)
+    run("index", photos, "--model", color_model)
+    assert os.fsencode(run("search", "green", "--top", 1)).endswith(path + b"\n")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    assert run("search", "green", "--top", 1).endswith("/\\x1b[2J\\x85\\xff 红.png\n")
+
+
+def test_arguments_that_are_not_utf_8(run, indexed, place, monkeypatch):
+    assert r"texts: 'a\udcff' is not valid Unicode" in run("search", os.fsdecode(b"a\xff"))
+    example = os.fsdecode(os.fsencode(indexed) + b"/\xff.png")
+    os.rename(indexed / "green.png", example)
+    monkeypatch.setattr(webbrowser, "open", lambda address: None)
+    assert run("search", "--image", example, "--open", "--top", 1).endswith("/green.png\n")
+    assert "<h1>\N{REPLACEMENT CHARACTER}.png" in (place / "contact_sheet.html").read_text(encoding="utf-8")
+
+
 def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypatch):
     (indexed / "red.jpg").rename(indexed / "<b>&'.jpg")
     run("index")
@@ -247,6 +293,10 @@ def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
         command.main(["index", str(photos), "--model", str(color_model)])
     assert stopped.value.code == 130
     assert "The same command goes on where it stopped" in capsys.readouterr().err
+    monkeypatch.setattr(Index, "search", stop)
+    with pytest.raises(SystemExit):
+        command.main(["search", "red"])
+    assert capsys.readouterr().err == "\ndcclip: stopped.\n"
 
 
 def test_progress_is_shown_on_a_terminal(indexed, monkeypatch, capsys, paint):
