@@ -5,6 +5,7 @@
     dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
     dcclip serve
     dcclip duplicates
+    dcclip status
     dcclip index --upgrade NEW_MODEL
     dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
 
@@ -51,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_serve(commands)
     _add_adapt(commands)
     _add_duplicates(commands)
+    _add_status(commands)
     label = _add_command(commands, "label", run_label, "Rank labels for an image.")
     label.add_argument("image", metavar="IMAGE", type=Path, help="Image file.")
     label.add_argument("labels", metavar="LABEL", nargs="+", help="Candidate labels in Chinese or English.")
@@ -245,6 +247,17 @@ def _add_duplicates(commands: Any):
     )
     duplicates.add_argument("--json", action="store_true", help="Print a JSON list of groups.")
     _add_index_options(duplicates)
+
+
+def _add_status(commands: Any):
+    status = _add_command(
+        commands,
+        "status",
+        _on_index("run_status"),
+        "Show the folders, model and size of an index, and what it left out.",
+    )
+    status.add_argument("--json", action="store_true", help="Print a JSON object.")
+    _add_index_options(status)
 
 
 def default_index() -> Path:

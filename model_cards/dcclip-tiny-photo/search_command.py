@@ -1,4 +1,4 @@
-"""The commands of `dcclip` on an index: index, search, serve, adapt and duplicates."""
+"""The commands of `dcclip` on an index: index, search, serve, adapt, duplicates and status."""
 
 import argparse
 import sys
@@ -20,6 +20,7 @@ if __package__:
     from .manifest_dcclip import MANIFEST
     from .query_dcclip import QueryWarning
     from .serve_dcclip import LOOPBACK, SearchServer
+    from .status_dcclip import read_status
     from .thumbnails_dcclip import write_contact_sheet
     from .upgrade_dcclip import upgrade_index
 else:  # in a model folder
@@ -32,6 +33,7 @@ else:  # in a model folder
     from manifest_dcclip import MANIFEST  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from serve_dcclip import LOOPBACK, SearchServer  # type: ignore[no-redef]
+    from status_dcclip import read_status  # type: ignore[no-redef]
     from thumbnails_dcclip import write_contact_sheet  # type: ignore[no-redef]
     from upgrade_dcclip import upgrade_index  # type: ignore[no-redef]
 
@@ -224,6 +226,24 @@ def run_duplicates(options: argparse.Namespace):
             print()
         for each in group:
             _print_line(f"{each.score:.3f}  {each.path}")
+
+
+def run_status(options: argparse.Namespace):
+    """Print what an index has, and what it left out."""
+    with Index.open(options.index) as index:
+        status = read_status(index)
+    if options.json:
+        print_json(vars(status) | {"index": str(options.index)})
+        return
+    _print_line(f"{options.index}: {_count(status.files, 'file')}, {status.bytes / 1e6:,.1f} MB")
+    model = status.model + ("" if status.has_model else " (missing)")
+    _print_line(f"model: {model}; vectors: {status.dtype}, {status.dimension} dimensions, {status.engine}")
+    for folder, files in status.folders.items():
+        _print_line(f"{files:9,}  {folder}" + (" (missing)" if folder in status.missing else ""))
+    for folder in status.forgotten:
+        _print_line(f"left out: {folder}")
+    for cause, number in status.failures.items():
+        print(f"unreadable: {_count(number, 'file')} ({cause})")
 
 
 def _note(text: str):

@@ -225,6 +225,26 @@ def test_duplicates_lists_groups(run, indexed, paint):
     assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
 
 
+def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
+    for name in ("broken.jpg", "half.png"):
+        (photos / name).write_bytes(b"no")
+    model = shutil.copytree(color_model, tmp_path / "model")
+    run("index", photos, paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent, "--model", model)
+    run("index", "--forget", photos / "a")
+    shutil.rmtree(tmp_path / "gone")
+    shutil.rmtree(model)
+    found = run("status").splitlines()
+    assert re.fullmatch(rf"{place}: 4 files, 0\.\d MB", found[0])
+    assert found[1:] == [
+        f"model: {model} (missing); vectors: int8, 16 dimensions, scan",
+        f"        1  {tmp_path}/gone (missing)",
+        f"        3  {photos}",
+        f"left out: {photos}/a",
+        "unreadable: 2 files (not an image, or damaged)",
+    ]
+    assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
+
+
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()

@@ -1,0 +1,63 @@
+"""What an index has: its folders, its model, its size, and what it left out."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .index_dcclip import Index
+
+
+@dataclass(frozen=True)
+class Status:
+    """State of an index.
+
+    Args:
+        files: Number of files.
+        bytes: Size of the index on the disk, in bytes.
+        model: Folder of the model that wrote it.
+        has_model: Whether this folder is there.
+        dtype: How vectors are stored.
+        dimension: Number of dimensions of the vectors.
+        engine: How vectors are searched: `scan` or `usearch`.
+        folders: Number of files of the index below each of its folders, by path.
+        missing: Folders of the index that are not there now.
+        forgotten: Folders inside indexed ones that stay out of the index.
+        failures: Number of files that could not be read, by cause.
+    """
+
+    files: int
+    bytes: int
+    model: str
+    has_model: bool
+    dtype: str
+    dimension: int
+    engine: str
+    folders: dict[str, int]
+    missing: list[str]
+    forgotten: list[str]
+    failures: dict[str, int]
+
+
+def read_status(index: "Index") -> Status:
+    """Read the state of an index. No photograph and no model is opened.
+
+    Args:
+        index: Open index.
+    """
+    catalog, model = index.catalog, Path(index.manifest["model_folder"])
+    folders = catalog.folders()
+    return Status(
+        files=len(index),
+        bytes=sum(path.stat().st_size for path in index.folder.rglob("*") if path.is_file()),
+        model=str(model),
+        has_model=(model / "config.json").is_file(),
+        dtype=index.manifest["dtype"],
+        dimension=index.space.dimension,
+        engine=index.engine,
+        folders={str(folder): catalog.count_below(folder) for folder in folders},
+        missing=[str(folder) for folder in folders if not folder.is_dir()],
+        forgotten=[str(folder) for folder in catalog.forgotten()],
+        failures=dict(Counter(cause for _, cause in catalog.failures()).most_common()),
+    )
