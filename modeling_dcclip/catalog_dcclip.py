@@ -9,8 +9,7 @@ import os
 import re
 import sqlite3
 import threading
-import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import date
@@ -19,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 if __package__:
-    from .photos_dcclip import FileState
+    from .photos_dcclip import FileState, search_text
 else:  # in a model folder
-    from photos_dcclip import FileState  # type: ignore[no-redef]
+    from photos_dcclip import FileState, search_text  # type: ignore[no-redef]
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # low byte of the error codes of a damaged file
@@ -104,7 +103,7 @@ class Filter:
         if self.before is not None:
             conditions, values = [*conditions, "substr(date, 1, ?) <= ?"], [*values, len(self.before), self.before]
         if self.path is not None:
-            glob = _search_text(os.fsencode(self.path)).replace("[", "[[]")
+            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
             glob = glob if set("*?") & set(glob) else f"*{glob}*"
             conditions, values = [*conditions, "search_text(path) GLOB ?"], [*values, glob]
         return (f" WHERE {' AND '.join(conditions)}" if conditions else ""), values
@@ -125,7 +124,7 @@ class Catalog:
         # autocommit: transactions are explicit
         self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
         self._execute("PRAGMA synchronous = FULL")
-        self._connection.create_function("search_text", 1, _search_text, deterministic=True)
+        self._connection.create_function("search_text", 1, search_text, deterministic=True)
         if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
             self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
 
@@ -272,7 +271,7 @@ class Catalog:
 
     def forgotten(self) -> list[Path]:
         """Folders inside indexed ones that stay out of the index, sorted."""
-        if not self._execute("SELECT 1 FROM sqlite_master WHERE name = 'forgotten'"):
+        if not self._has_table("forgotten"):
             return []
         return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM forgotten ORDER BY path")]
 
@@ -285,6 +284,27 @@ class Catalog:
             self._execute("CREATE TABLE IF NOT EXISTS forgotten (path BLOB PRIMARY KEY) WITHOUT ROWID")
             self._execute("DELETE FROM forgotten")
             self._many("INSERT INTO forgotten VALUES (?)", [(os.fsencode(folder),) for folder in folders])
+
+    def _has_table(self, name: str) -> bool:
+        return bool(self._execute("SELECT 1 FROM sqlite_master WHERE name = ?", name))
+
+    def excluded(self) -> dict[Path, list[str]]:
+        """Patterns of what stays out of the index, sorted, by the folder that they are for."""
+        found: dict[Path, list[str]] = {}
+        if self._has_table("excluded"):
+            for path, pattern in self._execute("SELECT path, pattern FROM excluded ORDER BY path, pattern"):
+                found.setdefault(Path(os.fsdecode(path)), []).append(pattern)
+        return found
+
+    def set_excluded(self, excluded: Mapping[Path, Sequence[str]]):
+        """Replace the patterns of what stays out of the index, by the folder that they are for."""
+        rows = {(os.fsencode(folder), pattern) for folder, patterns in excluded.items() for pattern in patterns}
+        if rows or self._has_table("excluded"):
+            with self.writing():
+                columns = "path BLOB, pattern TEXT, PRIMARY KEY (path, pattern)"
+                self._execute(f"CREATE TABLE IF NOT EXISTS excluded ({columns}) WITHOUT ROWID")
+                self._execute("DELETE FROM excluded")
+                self._many("INSERT INTO excluded VALUES (?, ?)", sorted(rows))
 
     def forget_folder(self, folder: Path) -> int:
         """Remove a folder with its files and the indexed folders below. One inside an indexed folder stays out of it.
@@ -299,6 +319,10 @@ class Catalog:
             self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
             self._free([row for (row,) in found])
             others = {each for each in self.forgotten() if each != folder and folder not in each.parents}
+            kept = {
+                each: patterns for each, patterns in self.excluded().items() if folder not in (each, *each.parents)
+            }
+            self.set_excluded(kept)
             inside = any(each in folder.parents for each in self.folders())
             self.set_forgotten(others | {folder} if inside else others)
         return len(found)
@@ -481,8 +505,3 @@ def _is_date(text: str) -> bool:
 def _file(row: tuple) -> File:
     number, path, vector_row, date, size, mtime_ns = row
     return File(number, os.fsdecode(path), vector_row, date, FileState(path, size, mtime_ns))
-
-
-def _search_text(path: bytes) -> str:
-    """Path in the form in which filters compare it: lower case, composed characters, no invalid bytes."""
-    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()

@@ -247,13 +247,18 @@ class Index:
         """
         _ = self.runtime
 
-    def add(self, *folders: str | Path, progress: Progress | None = None) -> Report:
+    def add(
+        self, *folders: str | Path, progress: Progress | None = None, exclude: Sequence[str] | None = None
+    ) -> Report:
         """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
 
         Args:
             folders: Folders of photographs. Default: the folders that were added before, without those that are
                 missing or empty now: `Report.missing`.
             progress: Function that is called with the number of files done and the number to do.
+            exclude: Patterns with `*` and `?` of what stays out of these folders, now and in later runs: of names of
+                files and folders, or with a slash of paths below the folder. Default: as before; an empty list clears
+                them.
 
         Returns:
             What was done.
@@ -266,6 +271,8 @@ class Index:
         chosen = [Path(folder) for folder in folders] or self.catalog.folders()
         if not chosen:
             raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
+        if exclude is not None and not folders:
+            raise ValueError("exclude: got no folder. Name the folders that the patterns are for.")
         runtime = self.runtime
         if (weights := Space.of(runtime).weights) != self.space.weights:
             raise ValueError(
@@ -276,7 +283,7 @@ class Index:
         with self.writing():
             self.refresh()
             self._record_model(runtime)
-            report = update(self.catalog, self.store, runtime, chosen, progress, skip_missing=not folders)
+            report = update(self.catalog, self.store, runtime, chosen, progress, not folders, exclude)
             if self.engine == "usearch":
                 update_graph(self.catalog, self.store)
             return report

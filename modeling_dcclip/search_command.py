@@ -55,7 +55,10 @@ def run_index(options: argparse.Namespace):
     if not exists and not options.folders:
         raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
     # refuses a wrong name before a model is loaded, and a folder without images before an index is created
-    (outermost if exists else require_images)(options.folders)
+    if exists:
+        outermost(options.folders)
+    else:
+        require_images(options.folders, options.exclude or ())
     check_engine(options.engine or "scan")
     model = options.model if exists else options.model or default_model()
     with (
@@ -71,7 +74,7 @@ def run_index(options: argparse.Namespace):
     ):
         if options.engine == "scan":
             index.use_engine("scan")
-        report = index.add(*options.folders, progress=show)
+        report = index.add(*options.folders, progress=show, exclude=options.exclude)
         files = len(index)
         if options.engine == "usearch":
             index.use_engine("usearch", show)
@@ -82,7 +85,7 @@ def run_index(options: argparse.Namespace):
 
 def _forget(options: argparse.Namespace):
     """Remove a folder from an index."""
-    names = ("folders", "model", "model_id", "dtype", "truncate_dim", "engine", "upgrade")
+    names = ("folders", "model", "model_id", "dtype", "truncate_dim", "engine", "upgrade", "exclude")
     if given := [name for name in names if getattr(options, name) not in (None, [])]:
         raise ValueError(
             f"forget: takes one folder, and no {' or '.join(given)}. First run dcclip index --forget FOLDER, then the "
@@ -98,9 +101,10 @@ def _forget(options: argparse.Namespace):
 
 def _upgrade(options: argparse.Namespace):
     """Embed an index again with another model."""
-    if options.folders or options.model or options.engine:
+    if options.folders or options.model or options.engine or options.exclude:
         raise ValueError(
-            "upgrade: takes no folders, no --model and no --engine. First run dcclip index, then the upgrade."
+            "upgrade: takes no folders, no --model, no --engine and no --exclude. First run dcclip index, then the "
+            "upgrade."
         )
     with Index.open(options.index) as index, _progress("images") as show:
         report = upgrade_index(
@@ -242,6 +246,8 @@ def run_status(options: argparse.Namespace):
         _print_line(f"{files:9,}  {folder}" + (" (missing)" if folder in status.missing else ""))
     for folder in status.forgotten:
         _print_line(f"left out: {folder}")
+    for folder, patterns in status.excluded.items():
+        _print_line(f"left out of {folder}: {', '.join(patterns)}")
     for cause, number in status.failures.items():
         print(f"unreadable: {_count(number, 'file')} ({cause})")
 

@@ -90,6 +90,7 @@ def upgrade_index(
         try:
             store_rotation(catalog, runtime)
             catalog.set_forgotten(index.catalog.forgotten())
+            catalog.set_excluded(index.catalog.excluded())
             report = update(catalog, store, runtime, index.catalog.folders(), progress)
             if index.engine == "usearch":
                 update_graph(catalog, store)

@@ -146,6 +146,13 @@ def _add_index(commands: Any):
         "ones are complete. With --dtype, in another type, and with --truncate_dim, in other dimensions.",
     )
     index.add_argument(
+        "--exclude",
+        metavar="PATTERN",
+        action="append",
+        help="Leave out files and folders of this name, with * and ?, or with a slash of this path below FOLDER. May "
+        "be repeated. Later runs leave them out as well, until FOLDER is named with other patterns, or with ''.",
+    )
+    index.add_argument(
         "--forget",
         metavar="FOLDER",
         type=Path,

@@ -20,10 +20,10 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import Catalog
-    from .photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo
+    from .photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo, search_text
 else:  # in a model folder
     from catalog_dcclip import Catalog  # type: ignore[no-redef]
-    from photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo  # type: ignore[no-redef]
+    from photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo, search_text  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
@@ -101,6 +101,7 @@ def update(
     folders: list[Path],
     progress: Progress | None = None,
     skip_missing: bool = False,
+    exclude: Sequence[str] | None = None,
 ) -> Report:
     """Bring an index up to date. The caller holds the lock of the index.
 
@@ -111,6 +112,7 @@ def update(
         folders: Folders to walk.
         progress: Function that is called with the number of files done and the number to do.
         skip_missing: Whether to leave out folders that do not exist or have no images, unless that is all of them.
+        exclude: Patterns of what stays out of these folders, now and later. Default: as before.
 
     Returns:
         What was done.
@@ -123,23 +125,23 @@ def update(
     began = time.monotonic()
     recorded = catalog.folders()
     missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []
-    if len(missing) < len(folders):
-        folders = [folder for folder in folders if folder not in missing]
-    folders = _as_recorded(outermost(folders), recorded)
+    present = [folder for folder in folders if folder not in missing]
+    folders = _as_recorded(outermost(present or folders), recorded)
     forgotten = _still_forgotten(catalog, folders)
+    excluded = _excluded(catalog, folders, exclude)
+    required = [] if skip_missing else folders
     report = Report(repaired=_drop_lost(catalog, store, [*folders, *recorded]))
     if report.repaired:  # of any folder
-        folders = outermost([*folders, *(folder for folder in recorded if folder.is_dir())])
-    walk = Walk(folders, frozenset(map(os.fsencode, forgotten)))
+        folders = _as_recorded(outermost([*folders, *filter(Path.is_dir, recorded)]), recorded)
+    walk = Walk(folders, frozenset(map(os.fsencode, forgotten)), excluded)
     report.found, pending = catalog.compare(walk)
     report.unchanged = report.found - pending
-    empty = {folder: cause for folder in folders if (cause := _lacks_images(catalog, folder))}
-    if empty and (not skip_missing or len(empty) == len(folders)):
-        raise ValueError(next(iter(empty.values())))
-    report.missing = sorted(map(str, [*missing, *empty]))
+    empty = _without_images(catalog, folders, required)
     folders = [folder for folder in folders if folder not in empty]
     catalog.add_folders(folders)
     catalog.set_forgotten(forgotten)
+    if exclude is not None:
+        catalog.set_excluded(excluded)
     if pending:
         report.embedded = _embed_pending(catalog, store, runtime, pending, progress)
     for alias in _aliases(folders, recorded):
@@ -147,7 +149,7 @@ def update(
     # a link that led to a directory leads there again when its disk is mounted
     walk.unreadable += [path for path in walk.dangling if catalog.count_below(Path(os.fsdecode(path)))]
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
-    report.failures = catalog.failures()
+    report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty]))
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
     report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
     report.seconds = time.monotonic() - began
@@ -224,6 +226,38 @@ def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
     return forgotten
 
 
+def patterns_of(texts: Sequence[str]) -> list[str]:
+    """Patterns in the form in which paths are compared with them, without empty ones."""
+    return [pattern for pattern in (search_text(os.fsencode(text)) for text in texts) if pattern.strip("/")]
+
+
+def _excluded(catalog: Catalog, folders: list[Path], exclude: Sequence[str] | None) -> dict[Path, list[str]]:
+    """Patterns of what stays out of the index, with those of the folders of this run."""
+    excluded = catalog.excluded()
+    if exclude is not None:
+        excluded |= {folder: patterns_of(exclude) for folder in folders}
+    walk = Walk(folders, excluded=excluded)
+    for folder in folders:
+        if any(walk.is_excluded(os.fsencode(path)) for path in (folder, *folder.parents)):
+            raise ValueError(  # the next update would remove it again
+                f"folder: {str(folder)!r} is inside a folder that was indexed with --exclude, and a pattern leaves it "
+                "out. Index that folder again with other patterns first."
+            )
+    return excluded
+
+
+def _without_images(catalog: Catalog, folders: list[Path], required: list[Path]) -> list[Path]:
+    """Folders that have no images.
+
+    Raises:
+        ValueError: They are all folders, or one of them is required.
+    """
+    causes = {folder: cause for folder in folders if (cause := _lacks_images(catalog, folder))}
+    if causes and (len(causes) == len(folders) or {*causes} & {*required}):
+        raise ValueError(next(iter(causes.values())))
+    return [*causes]
+
+
 def _lacks_images(catalog: Catalog, folder: Path) -> str | None:
     """Message about an empty folder: perhaps a disk is not mounted, and nothing must leave the index."""
     if catalog.count_seen(folder):
@@ -236,14 +270,18 @@ def _lacks_images(catalog: Catalog, folder: Path) -> str | None:
     return _no_images(folder)
 
 
-def require_images(folders: Iterable[Path]):
+def require_images(folders: Iterable[Path], exclude: Sequence[str] = ()):
     """Refuse folders that make no index, before one is created.
+
+    Args:
+        folders: Folders to index.
+        exclude: Patterns of what stays out of them.
 
     Raises:
         ValueError: A folder does not exist, is a file, or has no images.
     """
     for folder in outermost(folders):
-        if next(iter(Walk([folder])), None) is None:
+        if next(iter(Walk([folder], excluded={folder: patterns_of(exclude)})), None) is None:
             raise ValueError(_no_images(folder))
 
 
@@ -251,7 +289,9 @@ def _no_images(folder: Path) -> str:
     """Message about a folder without images, which names the files that it has."""
     walk = Walk([folder])
     found = len(list(walk))
-    others = f", and files of other types: {count_extensions(walk.others)}" if walk.others and not found else ""
+    others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
+    if found:
+        others = f" beside {found:,} that are left out"
     formats = "JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF"
     return f"folder: {str(folder)!r} has no images ({formats}) in it{others}."
 

@@ -8,11 +8,13 @@ import hashlib
 import io
 import os
 import stat
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import BinaryIO
 
@@ -69,6 +71,7 @@ class Walk:
     Args:
         folders: Folders to walk.
         skipped: Absolute paths of directories inside them that are left out.
+        excluded: Patterns of files and directories that are left out, by the folder that they are in.
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
         dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
         others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
@@ -76,6 +79,7 @@ class Walk:
 
     folders: list[Path]
     skipped: frozenset[bytes] = frozenset()
+    excluded: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     unreadable: list[bytes] = field(default_factory=list)
     dangling: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
@@ -103,7 +107,7 @@ class Walk:
                 if _is_hidden(entry.name):
                     continue
                 try:
-                    if entry.path in self.skipped:
+                    if entry.path in self.skipped or self.is_excluded(entry.path):
                         continue
                     if entry.is_dir():
                         below.append(entry.path)
@@ -118,18 +122,41 @@ class Walk:
                     yield FileState.of(entry.path, status)
             waiting += reversed(below)
 
+    def is_excluded(self, path: bytes) -> bool:
+        """Whether a pattern leaves a path out. One with a slash is for paths below its folder, others for names."""
+        for folder, patterns in self.excluded.items():
+            start = _with_separator(os.fsencode(folder))
+            if not path.startswith(start):
+                continue
+            below = search_text(path[len(start) :]).replace(os.sep, "/")
+            name = below.rpartition("/")[2]
+            for pattern in patterns:
+                glob = pattern.strip("/").replace("[", "[[]")
+                if fnmatchcase(below if "/" in pattern else name, glob):
+                    return True
+        return False
+
     def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
         """Device and inode of the directories below a folder that are left out, to which links may lead as well."""
         found = set()
         for path in self.skipped:
             with suppress(OSError):
-                if path.startswith(folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)):
+                if path.startswith(_with_separator(folder)):
                     status = os.stat(path)
                     found.add((status.st_dev, status.st_ino))
         with suppress(OSError):  # a link may lead back to the folder itself
             status = os.stat(folder)
             found.discard((status.st_dev, status.st_ino))
         return found
+
+
+def search_text(path: bytes) -> str:
+    """Path in the form in which patterns compare it: lower case, composed characters, no invalid bytes."""
+    return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()
+
+
+def _with_separator(folder: bytes) -> bytes:
+    return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
 
 def _is_hidden(name: bytes) -> bool:

@@ -24,6 +24,7 @@ class Status:
         folders: Number of files of the index below each of its folders, by path.
         missing: Folders of the index that are not there now.
         forgotten: Folders inside indexed ones that stay out of the index.
+        excluded: Patterns of what stays out of folders, by folder.
         failures: Number of files that could not be read, by cause.
     """
 
@@ -37,6 +38,7 @@ class Status:
     folders: dict[str, int]
     missing: list[str]
     forgotten: list[str]
+    excluded: dict[str, list[str]]
     failures: dict[str, int]
 
 
@@ -50,7 +52,7 @@ def read_status(index: "Index") -> Status:
     folders = catalog.folders()
     return Status(
         files=len(index),
-        bytes=sum(path.stat().st_size for path in index.folder.rglob("*") if path.is_file()),
+        bytes=sum(map(_size, index.folder.rglob("*"))),
         model=str(model),
         has_model=(model / "config.json").is_file(),
         dtype=index.manifest["dtype"],
@@ -59,5 +61,14 @@ def read_status(index: "Index") -> Status:
         folders={str(folder): catalog.count_below(folder) for folder in folders},
         missing=[str(folder) for folder in folders if not folder.is_dir()],
         forgotten=[str(folder) for folder in catalog.forgotten()],
+        excluded={str(folder): patterns for folder, patterns in catalog.excluded().items()},
         failures=dict(Counter(cause for _, cause in catalog.failures()).most_common()),
     )
+
+
+def _size(path: Path) -> int:
+    """Size of a file in bytes; 0 of a folder, and of a file that another process has removed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0

@@ -353,6 +353,37 @@ def test_a_forgotten_folder_takes_those_below_along_and_may_be_named_by_a_link(i
     assert index.forget(tmp_path / name) == 2 and index.catalog.folders() == [] == index.catalog.forgotten()
 
 
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["*.PNG"], "red.jpg blue.jpg yellow.webp"),
+        (["b"], "green.png red.jpg white.png blue.jpg"),
+        (["A/*.jpg", "a?b/", "/red.jpg"], "green.png white.png"),
+        (["[a]", "a/blue", "b/*"], "green.png red.jpg white.png blue.jpg yellow.webp"),
+    ],
+)
+def test_patterns_leave_files_and_folders_out_until_there_are_others(index, photos, color_model, patterns, left):
+    index.add(photos)
+    for run in (
+        lambda: index.add(photos, exclude=patterns),
+        lambda: index.add(),
+        lambda: index.add(photos),
+        lambda: upgrade_index(index, color_model, dtype="float16"),
+        lambda: index.add(),
+    ):
+        run()
+        assert {Path(file.path).name for file in index.catalog.files()} == {*left.split()}
+    index.add(photos, exclude=[""])
+    assert len(index) == 5 and index.catalog.excluded() == {}
+    index.add(photos, exclude=["b"])
+    with pytest.raises(ValueError, match=r"folder: '.*b' is inside a folder that was indexed with --exclude"):
+        index.add(photos / "a" / "b")
+    with pytest.raises(ValueError, match="exclude: got no folder"):
+        index.add(exclude=["b"])
+    index.forget(photos)
+    assert index.add(photos).found == 5  # nothing is left of the patterns
+
+
 def test_folders_that_are_missing_block_no_update_of_others(filled, photos, tmp_path, paint):
     for name in ("gone", "empty"):
         filled.add(paint(tmp_path / name / "one.jpg", "blue", width=len(name) + 60).parent)
@@ -496,21 +527,26 @@ def test_a_damaged_manifest_is_refused_before_anything_is_written(filled, change
 def test_lost_vectors_are_embedded_again(tmp_path, color_model, photos, paint, dtype, monkeypatch):
     monkeypatch.setattr(vectors_dcclip, "SHARD_ROWS", 2)
     paint(tmp_path / "more" / "late.jpg", "blue", width=70)
+    paint(tmp_path / "empty" / "one.jpg", "blue", width=71)
     with Index.open(tmp_path / "index", color_model, create=True, dtype=dtype) as index:
-        index.add(photos, tmp_path / "more")
+        index.add(photos, tmp_path / "more", tmp_path / "empty")
         before = content(index)
         file = sorted(index.store.folder.glob("000001.*"))[0]
     os.truncate(file, file.stat().st_size - 1)  # half of the vectors of the second shard
+    (tmp_path / "empty" / "one.jpg").unlink()
     shutil.copy(photos / "red.jpg", photos / "zz copy.jpg")
     with Index.open(tmp_path / "index") as index:
-        report = index.add(tmp_path / "more")  # another folder
+        report = index.add(tmp_path / "more", exclude=["zz*"])  # another folder, and what is left out of it
         assert (report.repaired, report.embedded, report.unchanged) == (1, 1, 5)
+        assert report.missing == [str(tmp_path / "empty")] and index.catalog.has_file(
+            os.fsencode(photos / "zz copy.jpg")
+        )
         assert before.items() <= content(index).items() and index.add().repaired == 0
     shutil.rmtree(index.store.folder)
     with Index.open(tmp_path / "index") as index:
         with pytest.raises(ValueError, match=r" has 0 rows, expected 2\. Embed the others again: dcclip index"):
             index.search("red")
-        assert index.add().repaired == 7 and content(index)[str(photos / "red.jpg")] == before[str(photos / "red.jpg")]
+        assert index.add().repaired == 8 and content(index)[str(photos / "red.jpg")] == before[str(photos / "red.jpg")]
 
 
 def test_lost_vectors_of_a_collection_are_not_dropped(filled):

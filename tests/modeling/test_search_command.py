@@ -230,6 +230,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
         (photos / name).write_bytes(b"no")
     model = shutil.copytree(color_model, tmp_path / "model")
     run("index", photos, paint(tmp_path / "gone" / "one.jpg", "blue", width=60).parent, "--model", model)
+    run("index", photos, "--exclude", "*.gif", "--exclude", "private")
     run("index", "--forget", photos / "a")
     shutil.rmtree(tmp_path / "gone")
     shutil.rmtree(model)
@@ -240,6 +241,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
         f"        1  {tmp_path}/gone (missing)",
         f"        3  {photos}",
         f"left out: {photos}/a",
+        f"left out of {photos}: *.gif, private",
         "unreadable: 2 files (not an image, or damaged)",
     ]
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
@@ -271,6 +273,7 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
     assert "folder: got none, and there is no index" in run("index", *model)
     assert "folder: " in run("index", tmp_path / "none", *model) and not place.exists()
     assert "has no images" in run("index", tmp_path / "empty", *model) and not place.exists()
+    assert "beside 5 that are left out" in run("index", photos, "--exclude", "*", *model) and not place.exists()
     assert "model: " in run("index", photos, "--index", tmp_path / "other", "--model", tmp_path)
     run("index", photos, *model)
     assert "query: got none" in run("search")

@@ -124,7 +124,7 @@ def test_the_command_upgrades(index, new_model, color_model, capsys):
     for arguments, message in {
         ("--upgrade", str(new_model)): "has this model already, in int8",
         ("--upgrade", str(new_model), "--model", str(color_model)): "takes no folders, no --model",
-        ("--upgrade", str(new_model), "--engine", "scan"): "and no --engine",
+        ("--upgrade", str(new_model), "--engine", "scan"): "no --engine",
         ("--upgrade", str(index.folder)): "has no config.json",
     }.items():
         with pytest.raises(SystemExit):
