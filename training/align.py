@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from training.tasks import Task
     from training.tasks.align import GeneralImages, GeneralTexts
     from training.teachers.ensemble import Ensemble
+    from training.teachers.family import Targets
     from training.teachers.targets import TargetSource
 
 PHOTO_BATCH = 32
@@ -112,7 +113,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         recipe.data.languages,
         teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
         general=_general_texts(recipe, models, accelerator),
-        photos=_general_photos(recipe, student.config.image_size, inputs.targets, accelerator),
+        photos=_general_photos(recipe, models, inputs.targets, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
@@ -140,22 +141,39 @@ def _general_texts(recipe: AlignRecipe, models: "Models", accelerator: "Accelera
 
 
 def _general_photos(
-    recipe: AlignRecipe, size: int, targets: "TargetSource | None", accelerator: "Accelerator"
+    recipe: AlignRecipe, models: "Models", targets: "TargetSource | None", accelerator: "Accelerator"
 ) -> "GeneralImages | None":
-    """General images, with the teachers' embeddings; None without a `photo_weight`."""
+    """General images, with the teachers' embeddings and, if the teacher is the student's start, its feature maps.
+
+    None without a `photo_weight`.
+    """
     import torch
 
     from training.corpus.photo_crops import photo_crops
-    from training.data.image_bank import load_images
+    from training.data.image_bank import load_images, vary_images
+    from training.data.transforms import Normalize
     from training.tasks.align import GeneralImages
 
-    if targets is None or not recipe.photo_weight:
+    if targets is None or models.teachers is None or not recipe.photo_weight:
         return None
-    images = load_images(recipe.photos, recipe.data, size) if recipe.photos is not None else photo_crops(size)
-    parts = [part.to(accelerator.device).float() for part in images.split(PHOTO_BATCH)]
+    size = models.student.config.image_size
+    if recipe.photos is not None:
+        images = load_images(recipe.photos, recipe.data, size)
+    else:
+        images = vary_images(photo_crops(size))
+    start = models.teachers.members[0].teacher if recipe.teacher == recipe.student else None
+    encoded: list[Targets] = []
     with torch.inference_mode():
-        embeddings = [targets.images(part, {}).embedding.float() for part in parts]
-    return GeneralImages(images, torch.cat(embeddings))
+        for part in images.split(PHOTO_BATCH):
+            part = part.to(accelerator.device).float()
+            if start is None:
+                encoded.append(targets.images(part, {}))
+            else:
+                normalize = Normalize.from_processor(start.image_processor, start.image_size)
+                encoded.append(start.encode_images(normalize(part)))
+    embeddings = torch.cat([part.embedding.float() for part in encoded])
+    maps = torch.cat([part.required_map.half() for part in encoded]) if start is not None else None
+    return GeneralImages(images, embeddings, maps)
 
 
 def main(argv: list[str] | None = None):

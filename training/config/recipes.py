@@ -242,9 +242,10 @@ class AlignRecipe(TrainingRecipe):
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
             project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
-        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images. It keeps what the
-            image tower knows beyond the images of the data. It needs a teacher that runs during training, without
-            `teacher_cache`.
+        photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
+            squared distance to its feature maps of them if the teacher is the model that the student starts from. It
+            keeps what the image tower knows beyond the images of the data. It needs a teacher that runs during
+            training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.

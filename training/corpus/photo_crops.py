@@ -14,7 +14,7 @@ from torch import Tensor
 from training.corpus.free_photos import FREE_PHOTOS
 from training.utils.rng import keyed_uniform
 
-NUM_CROPS = 768
+NUM_CROPS = 2048
 MIN_AREA = 0.03  # share of the photograph
 MAX_ASPECT = 1.5  # of width to height, in either direction
 

@@ -3,13 +3,30 @@
 import torch
 from torch import Tensor
 
-from training.config import DataConfig
+from training.config import AugmentConfig, DataConfig
 from training.data.images import decode_images
+from training.data.mixing import mix_images
 from training.data.named_images import require_allowed, rules_for
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
+from training.data.transforms import Augment
 
 MAX_IMAGES = 2048  # 300 MB at 224 pixels
 ROWS_AT_ONCE = 64
+# changes that photographs of other cameras, screens and web pages show
+VARIETY = AugmentConfig(
+    zoom=0.15,
+    rotate=15,
+    stretch=0.1,
+    shift=0.05,
+    brightness=0.15,
+    contrast=0.4,
+    saturation=0.6,
+    tint=0.05,
+    blur=0.1,
+    downscale=0.25,
+    background=124,
+)
+MIXED_SHARE = 0.5
 
 
 def load_images(source: str, config: DataConfig, size: int) -> Tensor:
@@ -39,3 +56,23 @@ def load_images(source: str, config: DataConfig, size: int) -> Tensor:
                 raise ValueError(f"photos: row {numbers[row]} of {source!r}: {image}. Fix or remove the row.")
             images[row] = image
     return images
+
+
+def vary_images(images: Tensor, seed: int = 0) -> Tensor:
+    """Recolour, rotate and reduce images, and mix half of them with another one.
+
+    Crops of a few photographs teach more than the photographs show if they are mixed (arXiv 2112.00725).
+
+    Args:
+        images: (N, 3, S, S) uint8, neighbours unlike each other.
+        seed: Seed of the changes.
+
+    Returns:
+        (N, 3, S, S) uint8.
+    """
+    augment, parts = Augment(VARIETY, seed), []
+    for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
+        views = torch.zeros_like(numbers)
+        mixed = mix_images(augment(images[numbers], numbers, views), numbers, views, MIXED_SHARE, seed)
+        parts.append(mixed.round().to(torch.uint8))
+    return torch.cat(parts)

@@ -39,8 +39,9 @@ class FinetuneOptions:
             captions. With 0 the embeddings cannot be compared with those of the starting model.
         general_weight: Weight of the cosine distance to the embeddings of the starting model, for class names that
             come with this project.
-        photo_weight: Weight of the cosine distance to the embeddings of the starting model, for the images of
-            `general_data`, or else for crops of a few photographs that pip packages bring.
+        photo_weight: Weight of the cosine distance to the embeddings of the starting model, and of the relative
+            squared distance to its feature maps, for the images of `general_data`, or else for mixed crops of a few
+            photographs that pip packages bring.
         seed: Seed of all randomness.
         resume: Whether to continue an interrupted run from its last checkpoint.
         overwrite: Whether to replace a model and other files in `output_dir`.

@@ -12,7 +12,7 @@ from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks.gather import gather, gather_pairs
 from training.tasks.loss_table import Loss, LossInputs, active_losses
-from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, positives
+from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, map_distances, positives
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
@@ -42,10 +42,13 @@ class GeneralImages:
     Args:
         images: (N, 3, S, S) uint8.
         targets: Embeddings by the teacher, (N, D) float32.
+        maps: Feature maps by the teacher, (N, C, H, W) float16, for a student that started as a copy of it; otherwise
+            None.
     """
 
     images: Tensor
     targets: Tensor
+    maps: Tensor | None = None
 
 
 class AlignTask(Task):
@@ -117,7 +120,8 @@ class AlignTask(Task):
         Returns:
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
-            and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D).
+            and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), and the
+            distances `photo_map` (P,).
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -151,12 +155,18 @@ class AlignTask(Task):
         return {"general": student.float(), "teacher_general": targets}
 
     def _photo_outputs(self) -> dict[str, Tensor]:
-        """The same of randomly drawn general images: `photo_general` and `teacher_photo_general`, both (P, D)."""
+        """The same of randomly drawn general images: `photo_general` and `teacher_photo_general`, both (P, D).
+
+        With the teacher's feature maps of them, also the distance of each map, `photo_map` (P,).
+        """
         images = self.get_buffer("photo_images")
         drawn = self._draw(len(images), GENERAL_IMAGES).to(images.device)
-        student = self.student.get_image_features(self.normalize(images[drawn])).pooler_output
+        student = self.student.get_image_features(self.normalize(images[drawn]))
         targets = self.to_student_space(self.get_buffer("photo_targets")[drawn])
-        return {"photo_general": student.float(), "teacher_photo_general": targets}
+        outputs = {"photo_general": student.pooler_output.float(), "teacher_photo_general": targets}
+        if (maps := self._buffers["photo_maps"]) is not None:
+            outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
+        return outputs
 
     def _draw(self, number: int, drawn: int) -> Tensor:
         """Draw some of a number of rows for this batch, without repetition, (drawn,) int64."""

@@ -37,6 +37,8 @@ class LossInputs:
             the recipe has a `general_weight`; `photo_general` and `teacher_photo_general`, (P, D) each, if it has a
             `photo_weight`.
         unit: The embeddings of images and captions, L2-normalized.
+        distances: Distances that the towers' outputs were reduced to, by name: `photo_map` (P,), if the recipe has a
+            `photo_weight` and the student started as a copy of its teacher.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
@@ -47,6 +49,7 @@ class LossInputs:
 
     embeddings: dict[str, Tensor]
     unit: dict[str, Tensor]
+    distances: dict[str, Tensor]
     logit_scale: Tensor
     teacher_logit_scale: float
     logit_bias: Tensor | None
@@ -59,15 +62,16 @@ class LossInputs:
         """Build the inputs from the outputs of student and teacher.
 
         Args:
-            outputs: Embeddings and scalars by name, as `AlignTask.forward` with `encode_only` and
+            outputs: Embeddings, distances and scalars by name, as `AlignTask.forward` with `encode_only` and
                 `AlignTask.teacher_outputs` return them.
             labels: All other fields.
         """
-        embeddings = {name: value for name, value in outputs.items() if value.ndim}
+        embeddings = {name: value for name, value in outputs.items() if value.ndim == 2}
         unit = _normalized(embeddings)
         return cls(
             embeddings=embeddings,
             unit=unit,
+            distances={name: value for name, value in outputs.items() if value.ndim == 1},
             logit_scale=outputs["logit_scale"],
             logit_bias=outputs.get("logit_bias"),
             **labels,
@@ -202,8 +206,12 @@ def _general(inputs: LossInputs) -> Tensor:
     return embedding_loss(inputs.embeddings["general"], inputs.embeddings["teacher_general"])
 
 
-def _photos(inputs: LossInputs) -> Tensor:
-    return embedding_loss(inputs.embeddings["photo_general"], inputs.embeddings["teacher_photo_general"])
+def _photos(inputs: LossInputs) -> dict[str, Tensor]:
+    embeddings = inputs.embeddings
+    parts = {"embedding": embedding_loss(embeddings["photo_general"], embeddings["teacher_photo_general"])}
+    if "photo_map" in inputs.distances:
+        parts["map"] = inputs.distances["photo_map"].mean()
+    return parts
 
 
 LOSSES: list[Loss] = [

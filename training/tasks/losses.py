@@ -80,6 +80,24 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
 
 
+def map_distances(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance of feature maps, relative to the squared norm of the teacher's.
+
+    Args:
+        student: Feature maps of the student, (B, D, H, W).
+        teacher: Feature maps of the teacher, (B, D, H, W).
+
+    Returns:
+        (B,) float32, at least 0; 1 for a student whose map is zero.
+
+    Requirements: both maps have the same channels, so the student started as a copy of the teacher.
+
+    Relations: stage 1 compares maps through an adapter and after whitening, because its towers differ.
+    """
+    student, teacher = student.float().flatten(1), teacher.float().flatten(1)
+    return (student - teacher).square().sum(1) / teacher.square().sum(1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
 def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float) -> Tensor:
     """Kullback-Leibler divergence from the teacher's to the student's similarities to a bank of texts.
 

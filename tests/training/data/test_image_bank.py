@@ -4,9 +4,9 @@ import pytest
 import torch
 from datasets import Dataset, Features, Image
 
-from training.config import DataConfig
+from training.config import AugmentConfig, DataConfig
 from training.data import image_bank
-from training.data.image_bank import load_images
+from training.data.image_bank import load_images, vary_images
 from training.data.images import decode_image
 
 CONFIG = DataConfig(train="unused")
@@ -40,3 +40,21 @@ def test_images_that_cannot_be_used_are_named(tmp_path, images):
         load_images(source, DataConfig(train="unused", image_column="picture"), SIZE)
     with pytest.raises(ValueError, match=r"^photos: cannot load 'nowhere'"):
         load_images("nowhere", CONFIG, SIZE)
+
+
+def test_half_of_the_varied_images_are_mixed(monkeypatch):
+    still = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
+    monkeypatch.setattr(image_bank, "VARIETY", still)
+    images = torch.zeros(200, 3, SIZE, SIZE, dtype=torch.uint8)
+    images[::2, 0] = 255
+    varied = vary_images(images)
+    assert varied.dtype == torch.uint8
+    assert 0.4 < (varied != images).flatten(1).any(1).float().mean() < 0.6
+
+
+def test_varied_images_differ_and_are_repeatable():
+    images = torch.full((130, 3, SIZE, SIZE), 90, dtype=torch.uint8)
+    images[:, 0, 8:] = 200
+    varied = vary_images(images)
+    assert len(varied.unique(dim=0)) == len(images)
+    assert torch.equal(vary_images(images), varied) and not torch.equal(vary_images(images, seed=1), varied)

@@ -188,7 +188,7 @@ def test_general_images_are_held_and_measured(start, rows, train_rows, tmp_path,
     facts = results.meta["finetune"]
     assert all(list(point["general"]) == ["general texts", "general images"] for point in facts["curve"])
     log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    assert any("photos" in json.loads(line) for line in log)
+    assert any("photos_map" in json.loads(line) for line in log)
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "class names that come with DC-CLIP and other images, without captions." in card
     assert "general texts and general images" in card

@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
 
+from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     IMAGE_SIZE,
     MOBILENET,
@@ -87,7 +88,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         targets = LiveTargets(teacher, TargetSpec(TOWERS))
         augment = Augment(AugmentConfig(), 0)
         general = make_general(teacher) if recipe.general_weight else None
-        photos = make_photos(teacher, normalize) if recipe.photo_weight else None
+        photos = make_photos(teacher, normalize, model) if recipe.photo_weight else None
         return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, general, photos).train()
 
     return make
@@ -112,9 +113,12 @@ def make_general(teacher: Teacher) -> GeneralTexts:
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
 
 
-def make_photos(teacher: Teacher, normalize: Normalize) -> GeneralImages:
+def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> GeneralImages:
+    """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
     images = photo_crops(IMAGE_SIZE, 64)
-    return GeneralImages(images, teacher.encode_images(normalize(images)).embedding)
+    with torch.no_grad():
+        maps = student.eval().get_image_features(normalize(images)).feature_map.flip(1)
+    return GeneralImages(images, teacher.encode_images(normalize(images)).embedding, maps.half())
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:
@@ -428,7 +432,7 @@ def test_the_logged_loss_is_the_weighted_sum(recipe):
             for name, weight in (("contrastive", 0.5), ("affinity", 0.7), ("interactive", 0.3))
         )
         others = 0.5 * line["text_text"] + 2.0 * (line["anchor_image"] + line["anchor_text"])
-        others += 0.4 * line["general"] + 0.6 * line["photos"]
+        others += 0.4 * line["general"] + 0.6 * line["photos_embedding"]
         assert line["loss"] == pytest.approx(pairs + others, abs=1e-4)
 
 

@@ -33,7 +33,9 @@ def batch(dataset):
     return batch
 
 
-def make_task(dataset, teacher: Teacher, student, weight: float, photo_weight: float = 1.0) -> AlignTask:
+def make_task(
+    dataset, teacher: Teacher, student, weight: float, photo_weight: float = 1.0, with_maps: bool = False
+) -> AlignTask:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     general = GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
@@ -42,14 +44,15 @@ def make_task(dataset, teacher: Teacher, student, weight: float, photo_weight: f
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
     augment = Augment(AugmentConfig(), 0)
     crops = photo_crops(IMAGE_SIZE, 48)
-    photos = GeneralImages(crops, teacher.encode_images(normalize(crops)).embedding)
+    encoded = teacher.encode_images(normalize(crops))
+    photos = GeneralImages(crops, encoded.embedding, encoded.required_map.half() if with_maps else None)
     more = {"general": general, "photos": photos}
     return AlignTask(student, augment, normalize, targets, recipe, dataset.languages, **more).eval()
 
 
 def test_a_student_that_equals_its_teacher_has_no_loss(dataset, batch, teacher):
     losses = make_task(dataset, teacher, teacher.model, 1.0)(batch)
-    assert losses["general"].abs() < 1e-5 and losses["photos"].abs() < 1e-5
+    assert losses["general"].abs() < 1e-5 and losses["photos_embedding"].abs() < 1e-5
 
 
 @pytest.mark.parametrize("is_rotated_too", [False, True])
@@ -60,14 +63,14 @@ def test_a_rotated_copy_of_its_teacher_has_no_loss(dataset, batch, teacher, is_r
     task = make_task(dataset, targets, student, 1.0)
     task.teacher_rotation = student.config.rotation if is_rotated_too else None
     losses = task(batch)
-    assert max(losses[name].abs() for name in ("general", "photos", "anchor_image", "anchor_text")) < 1e-5
+    assert max(losses[name].abs() for name in ("general", "photos_embedding", "anchor_image", "anchor_text")) < 1e-5
 
 
 def test_the_loss_is_weighted_and_trains_the_text_tower(dataset, batch, teacher):
     task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 0.5)
     losses = task(batch)
     contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
-    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["general"] + losses["photos"])
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["general"] + losses["photos_embedding"])
     losses["general"].backward()
     assert task.student.text_projection.weight.grad.abs().sum() > 0
     assert task.student.visual_projection.weight.grad is None
@@ -77,13 +80,29 @@ def test_the_loss_on_photographs_trains_the_image_tower(dataset, batch, teacher)
     task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 0.0, 0.5)
     losses = task(batch)
     contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
-    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["photos"])
-    losses["photos"].backward()
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * losses["photos_embedding"])
+    losses["photos_embedding"].backward()
     assert task.student.visual_projection.weight.grad.abs().sum() > 0
     assert task.student.text_projection.weight.grad is None
 
 
-@pytest.mark.parametrize("name", ["general", "photos"])
+def test_feature_maps_of_photographs_train_the_image_tower_alone(dataset, batch, teacher):
+    unchanged = make_task(dataset, teacher, teacher.model, 0.0, with_maps=True)(batch)
+    assert unchanged["photos_map"] < 1e-5
+    student = copy.deepcopy(teacher.model)
+    with torch.no_grad():
+        for parameter in student.vision_model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    losses = make_task(dataset, teacher, student, 0.0, 0.5, with_maps=True)(batch)
+    contrastive = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
+    photos = losses["photos_embedding"] + losses["photos_map"]
+    torch.testing.assert_close(losses["loss"], contrastive + 0.5 * photos)
+    losses["photos_map"].backward()
+    assert all(parameter.grad is None for parameter in student.visual_projection.parameters())
+    assert any(parameter.grad is not None for parameter in student.vision_model.parameters())
+
+
+@pytest.mark.parametrize("name", ["general", "photos_embedding"])
 def test_each_batch_draws_other_texts_and_images_by_its_number(dataset, batch, teacher, name):
     task = make_task(dataset, teacher, make_model(VIT, XLM_ROBERTA, seed=3), 1.0)
     values = []
