@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 from training.data import load_source
 from training.data.sources import image_roots
 from training.finetuning.columns import language_of
-from training.finetuning.images import ImageFinder, list_images
+from training.finetuning.images import ImageFinder, is_output, list_images
 from training.finetuning.tables import SUFFIXES, find_encoding, read_table
 
 SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "dev"})
@@ -90,15 +90,40 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
         return _open_table(tables[0])
     if shards := sorted(map(str, folder.glob("*.tar"))):
         return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards", ())
-    if any(folder.rglob("*.parquet")):
-        rows, roots = _undecoded(load_source(str(folder), split)), (folder.resolve(),)
-        return Opened(rows, ImageFinder(folder), "parquet files", roots)
-    return _open_images(folder, needs_captions)
+    parquet = sorted(folder.rglob("*.parquet"))
+    outputs = [str(parent) for path in parquet for parent in path.parents if _is_inner_output(parent, folder)]
+    if not parquet or list_images(folder):
+        return _open_images_beside([] if outputs else parquet, folder, needs_captions)
+    if outputs:  # `datasets` would take its files for those of a split
+        raise ValueError(
+            f"data: {str(folder)!r} holds {outputs[0]!r}, which a command of this project wrote. Move it out of the "
+            f"data, or name the files: --data '{folder}/*.parquet'."
+        )
+    rows, roots = _undecoded(load_source(str(folder), split)), (folder.resolve(),)
+    return Opened(rows, ImageFinder(folder), "parquet files", roots)
+
+
+def _is_inner_output(path: Path, folder: Path) -> bool:
+    return folder in path.parents and is_output(path)
+
+
+def _open_images_beside(parquet: Sequence[Path], folder: Path, needs_captions: bool) -> Opened:
+    """Open a folder of images, and say that the parquet files in it are not read."""
+    if not parquet:
+        return _open_images(folder, needs_captions)
+    note = f"The folder has images, so its parquet files are not read. To train on these, name them: {parquet[0]}."
+    try:
+        opened = _open_images(folder, needs_captions)
+    except ValueError as error:
+        raise ValueError(f"{error} {note}") from error
+    opened.notes.append(note)
+    return opened
 
 
 def _open_images(folder: Path, needs_captions: bool) -> Opened:
     """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
-    inner = {path.name.lower(): path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    folders = (path for path in folder.iterdir() if path.is_dir() and not is_output(path))
+    inner = {path.name.lower(): path for path in folders if not path.name.startswith(".")}
     train = next((name for name in TRAIN_FOLDERS if name in inner), None)
     if train is not None and set(inner) <= SPLIT_FOLDERS:
         opened = _open_images(inner[train], needs_captions)

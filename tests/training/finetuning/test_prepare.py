@@ -16,6 +16,7 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.split import split_images
 from training.prepare.curate.images import colours, perceptual_hash
+from training.utils.output import claim_folder
 
 NUM_IMAGES = 24
 
@@ -164,6 +165,31 @@ def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
         both = [load_source(str(path)) for path in (prepared.training, prepared.validation)]
         assert sorted(text for table in both for texts in table["zh"] for text in texts) == sorted(rows["zh"])
         assert both[0][0]["image"].size == (64, 64)
+
+
+def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
+    """An output folder among the images has parquet files, plots and copies of its own."""
+    write_images(tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    before = run(tmp_path, tmp_path / "images")
+    output = tmp_path / "images" / "out"
+    with claim_folder(output, ["data", "finetune.png"], command="finetune"):
+        (output / "data").mkdir()
+        rows.select(range(20)).to_parquet(output / "data" / "train.parquet")
+        rows[0]["image"].transpose(Image.Transpose.ROTATE_180).save(output / "finetune.png")
+    assert run(tmp_path, tmp_path / "images") == before
+    assert before.found == "class folders, image column: file, en class names: label" and not before.notes
+    (tmp_path / "parquet").mkdir()
+    output.rename(tmp_path / "parquet" / "out")
+    rows.to_parquet(tmp_path / "parquet" / "rows.parquet")
+    with pytest.raises(ValueError, match=r"holds '.*out', which a command of this project wrote"):
+        run(tmp_path, tmp_path / "parquet")
+
+
+def test_images_go_before_parquet_files_beside_them(tmp_path, rows):
+    write_images(tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    rows.to_parquet(tmp_path / "images" / "other.parquet")
+    prepared = run(tmp_path, tmp_path / "images")
+    assert prepared.are_labels and "its parquet files are not read" in prepared.notes[0]
 
 
 def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:
