@@ -28,7 +28,7 @@ from training.engine.distributed.zero import hold_scalars
 from training.engine.identity import run_identity
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
-from training.engine.state import Progress, TrainingState, check_checkpoint, load_weights
+from training.engine.state import CHANGED_ADVICE, Progress, TrainingState, check_checkpoint, load_weights
 from training.tasks import Task
 from training.tasks.grad_cache import forward_backward, sync_on_last
 from training.utils.process import keep_freed_memory
@@ -105,6 +105,7 @@ def train(
     description: str,
     watch: Watch | None = None,
     on_save: OnSave | None = None,
+    changed_advice: str = CHANGED_ADVICE,
 ) -> TrainingResult:
     """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
 
@@ -117,6 +118,7 @@ def train(
         watch: Evaluation during training. The best student is kept in `output_dir/best`.
         on_save: Function called with every finished folder: each checkpoint, and `output_dir` at the end. It runs on
             the main process while the others wait.
+        changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
 
     Returns:
         Summary of the run.
@@ -129,15 +131,17 @@ def train(
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
     identity = run_identity(recipe, dataset, accelerator.num_processes)
-    run = _Run(task, finished, accelerator, watch, on_save, identity)
+    run = _Run(task, finished, accelerator, watch, on_save, identity, changed_advice)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
     loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
     if run.changes:
         log.write({"event": "changed", "step": start, "changes": run.changes})
+    # a checkpoint may be one of a run that had stopped early
+    batches = iter(()) if run.is_done() else _batches(loader, recipe, accelerator, start * recipe.accumulate_steps)
     with log:
-        for number, batch in _batches(loader, recipe, accelerator, start * recipe.accumulate_steps):
+        for number, batch in batches:
             step, part = divmod(number, recipe.accumulate_steps)
             task.before_batch(number)
             losses = run.learn(batch, step, part)
@@ -195,6 +199,7 @@ class _Run:
         watch: Evaluation during training, or None.
         on_save: Function called with every finished folder, or None.
         identity: What the run is, as `run_identity` returns it.
+        changed_advice: Sentence that tells the user what to do if the run differs from its checkpoint.
     """
 
     def __init__(
@@ -205,6 +210,7 @@ class _Run:
         watch: Watch | None,
         on_save: OnSave | None,
         identity: dict[str, Any],
+        changed_advice: str,
     ):
         self.task, self.finished, self.accelerator = task, finished, accelerator
         self.watch, self.on_save, self.recipe = watch, on_save, finished.recipe
@@ -213,7 +219,8 @@ class _Run:
         self.changes: list[str] = []
         if folder is not None:
             previous = found[-2] if len(found) > 1 else None
-            self.changes = check_checkpoint(folder, previous, identity, self.recipe.resume_with_changes)
+            allow = self.recipe.resume_with_changes
+            self.changes = check_checkpoint(folder, previous, identity, allow, changed_advice)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
         task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]

@@ -22,6 +22,7 @@ from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
+from training.engine.state import CHANGED_ADVICE
 from training.evaluation.scheduled import make_evaluate
 from training.tasks import Task
 from training.teachers.ensemble import Ensemble
@@ -54,6 +55,8 @@ class Stage(Generic[StageRecipe]):
             nothing to upload. It runs first, so that a missing token or right fails at once.
         watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
             recipe's.
+        saving: Clause that says how often checkpoints are written, for a run that is interrupted before the first.
+        changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
     """
 
     command: str
@@ -64,6 +67,8 @@ class Stage(Generic[StageRecipe]):
     make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
     open_push: Callable[[StageRecipe, bool], Push | None]
     watch: Watch | None = None
+    saving: str = "save_every sets how often one is written"
+    changed_advice: str = CHANGED_ADVICE
 
 
 def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
@@ -79,7 +84,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         OSError: A checkpoint or the finished model cannot be saved.
     """
     accelerator = make_accelerator(recipe)
-    with _interruptible(recipe.output_dir), ExitStack() as claimed:
+    with _interruptible(recipe.output_dir, stage.saving), ExitStack() as claimed:
         if accelerator.is_main_process:
             names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, stage.command, _inputs(recipe)))
@@ -111,6 +116,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             stage.title,
             watch=stage.watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
             on_save=push.on_save if push else None,
+            changed_advice=stage.changed_advice,
         )
         if push is not None:
             push.finish()
@@ -118,7 +124,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
 
 
 @contextmanager
-def _interruptible(output_dir: str) -> Iterator[None]:
+def _interruptible(output_dir: str, saving: str) -> Iterator[None]:
     """Add to Ctrl-C what was kept, and how to go on."""
     try:
         yield
@@ -127,7 +133,7 @@ def _interruptible(output_dir: str) -> Iterator[None]:
         advice = (
             f"{found} is kept. Run the same command with --resume to continue there."
             if found
-            else "No checkpoint was written yet. Run the same command again; save_every sets how often one is written."
+            else f"No checkpoint was written yet. Run the same command again; {saving}."
         )
         raise KeyboardInterrupt(advice) from error
 

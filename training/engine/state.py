@@ -21,6 +21,7 @@ from training.engine.optimizer import Average
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
+CHANGED_ADVICE = "Use the recipe saved there, or add --resume_with_changes, which records the differences."
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,9 @@ class TrainingState:
         return Progress(**state["progress"])
 
 
-def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any], allow: bool) -> list[str]:
+def check_checkpoint(
+    checkpoint: Path, previous: Path | None, identity: dict[str, Any], allow: bool, advice: str = CHANGED_ADVICE
+) -> list[str]:
     """Check that a checkpoint is whole and belongs to the run that resumes from it.
 
     Args:
@@ -150,6 +153,7 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
         previous: Folder of the checkpoint before it; None if there is none.
         identity: What the resumed run is, as `run_identity` returns it.
         allow: Whether the run may differ from the one that wrote the checkpoint.
+        advice: Sentence that tells the user what to do about a difference, for the error message.
 
     Returns:
         The differences, which are empty unless `allow` is set.
@@ -176,8 +180,7 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
     changes = differences(before, identity)
     if changes and not allow:
         raise ValueError(
-            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. Use the recipe "
-            "saved there, or add --resume_with_changes, which records the differences."
+            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. {advice}"
         )
     return changes
 
