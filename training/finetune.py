@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from training.engine.checkpoint import FinishedModel
     from training.engine.loop import Watch
     from training.finetuning.measure import Measurer
+    from training.finetuning.prepare import Prepared
     from training.finetuning.report import Outcome
     from training.teachers.ensemble import Ensemble
 
@@ -50,7 +51,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.finish import Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import estimate_minutes, make_recipe
-    from training.finetuning.prepare import DATA_FOLDER, GENERAL_FOLDER, Prepared, prepare, prepare_general
+    from training.finetuning.prepare import DATA_FOLDER
     from training.finetuning.report import START
     from training.hub.hub_model import HubModel
     from training.students import load_student
@@ -62,12 +63,9 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
-            print(prepare(options, output_dir / DATA_FOLDER), flush=True)
-            if (found := prepare_general(options, output_dir / DATA_FOLDER)) is not None:
-                print(f"General images: {found}", flush=True)
+            _prepare(options, start)
         state.wait_for_everyone()
-        prepared = Prepared.load(output_dir / DATA_FOLDER)
-        general = Prepared.load(prepared.folder / GENERAL_FOLDER) if options.general_data is not None else None
+        prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start)
         if not state.is_main_process:
             train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
@@ -86,24 +84,59 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings), PROG)
 
 
+def _prepare(options: FinetuneOptions, start: "DCCLIPModel"):
+    """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
+    from training.finetuning.plan import last_checkpoint_of, make_recipe
+    from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits
+    from training.utils.files import recover_folder, replace_folder, scratch_folder
+
+    output_dir = Path(options.output_dir)
+    recover_folder(folder := output_dir / DATA_FOLDER)
+    with scratch_folder(folder) as scratch:
+        print(prepare(options, folder, scratch=scratch), flush=True)
+        if (found := prepare_general(options, folder, scratch)) is not None:
+            print(f"General images: {found}", flush=True)
+        make_recipe(options, *_load(options, scratch), start)
+        (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused
+        if not options.resume or (checkpoint := last_checkpoint_of(options)) is None:
+            replace_folder(scratch, folder)
+        elif not same_splits(scratch, folder):
+            raise ValueError(
+                f"resume: the images or captions differ from those of the run that wrote {checkpoint}. Use the same "
+                "data, or add --overwrite instead of --resume to train from the beginning."
+            )
+
+
+def _load(options: FinetuneOptions, folder: Path) -> "tuple[Prepared, Prepared | None]":
+    """The prepared data and general images in a folder."""
+    from training.finetuning.prepare import GENERAL_FOLDER, Prepared
+
+    general = Prepared.load(folder / GENERAL_FOLDER) if options.general_data is not None else None
+    return Prepared.load(folder), general
+
+
 @contextmanager
 def _claim(options: FinetuneOptions) -> Iterator[None]:
     """Claim the output folder, after a check that it has no other model."""
     from training.engine.checkpoint import WEIGHTS_FILE
-    from training.finetuning.plan import TUNED_FOLDER
-    from training.finetuning.prepare import DATA_FOLDER
+    from training.finetuning.plan import TUNED_FOLDER, last_checkpoint_of
+    from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE
     from training.finetuning.report import PLOT_FILE, TABLE_FILE
     from training.hub import MODEL_FILES
     from training.utils.output import claim_folder
     from training.utils.results import RESULTS_FILE
 
-    replaces = options.overwrite or options.resume
+    continues = options.resume and last_checkpoint_of(options) is not None
+    replaces = options.overwrite or continues
     if (Path(options.output_dir) / WEIGHTS_FILE).exists() and not replaces:
+        without = ", without a checkpoint to resume from" if options.resume else ""
         raise ValueError(
-            f"output_dir: {options.output_dir!r} has a model of another run. Choose another folder, or add "
+            f"output_dir: {options.output_dir!r} has a model of another run{without}. Choose another folder, or add "
             "--overwrite to replace it."
         )
-    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER]
+    if options.resume and not continues:
+        print(f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning.")
+    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
     inputs = {"model": options.model, "data": options.data}
     if options.general_data is not None:
         inputs["general_data"] = options.general_data
@@ -121,13 +154,13 @@ def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "A
     """
     from training.engine.loop import Watch
     from training.finetuning.measure import VALIDATION
-    from training.finetuning.plan import evaluate_every
+    from training.finetuning.plan import evaluation_interval
 
     def measure(model: "DCCLIPModel") -> dict[str, float]:
         assert measurer is not None  # only the main process evaluates
         return measurer.validate(model)
 
-    return Watch(measure, VALIDATION, evaluate_every(recipe), options.patience)
+    return Watch(measure, VALIDATION, evaluation_interval(recipe.max_steps), options.patience)
 
 
 def train(
@@ -157,6 +190,9 @@ def train(
         make_finished=make_finished,
         open_push=open_push,
         watch=watch,
+        saving="one is written after each evaluation, ten times in all",
+        changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "
+        "beginning.",
     )
     run_stage(stage, recipe)
 

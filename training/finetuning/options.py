@@ -43,7 +43,8 @@ class FinetuneOptions:
             squared distance to its feature maps, for the images of `general_data`, or else for mixed crops of a few
             photographs that pip packages bring.
         seed: Seed of all randomness.
-        resume: Whether to continue an interrupted run from its last checkpoint.
+        resume: Whether to continue an interrupted run from its last checkpoint. One is written after each of the ten
+            evaluations.
         overwrite: Whether to replace a model and other files in `output_dir`.
     """
 
@@ -74,6 +75,8 @@ class FinetuneOptions:
             raise ValueError(
                 f"validation_share: must be above 0 and below 1, got {self.validation_share}. Set one such as 0.15."
             )
+        if self.max_steps is not None and self.max_steps < 1:
+            raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}. Leave it out for the default.")
         if self.patience < 0:
             raise ValueError(f"patience: must be at least 0, got {self.patience}.")
         if self.batch_size is not None and self.batch_size < 2:

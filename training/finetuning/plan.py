@@ -2,9 +2,11 @@
 
 import math
 import re
+from pathlib import Path
 
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe, DataConfig
+from training.engine.checkpoint import last_checkpoint
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared
 
@@ -14,8 +16,7 @@ IMAGES_PER_1000 = 8_000
 MIN_BATCH, MAX_BATCH = 4, 64
 FROZEN_SHARE = 0.5  # of the parts of the image tower
 WARMUP_SHARE = 0.1
-CHECKPOINT_EVERY = 200  # steps
-NUM_EVALUATIONS = 10  # on the validation split, during training
+NUM_EVALUATIONS = 10  # on the validation split, during training; each is followed by a checkpoint
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
 # one image in training costs a forward and a backward pass, and a forward pass of the starting model; half as many
 # general photographs cost a forward and a backward pass each
@@ -72,20 +73,29 @@ def make_recipe(
         weight_decay=0.01,
         warmup_steps=max(1, round(WARMUP_SHARE * steps)),
         freeze=early_layers(model),
-        save_every=CHECKPOINT_EVERY,
+        save_every=evaluation_interval(steps),
         keep_checkpoints=1,
         resume=options.resume,
         overwrite=options.overwrite,
     )
 
 
-def evaluate_every(recipe: AlignRecipe) -> int:
-    """Number of steps between two evaluations on the validation split.
+def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
+    """Checkpoint from which a run of these options resumes; None if there is none.
 
     Args:
-        recipe: Recipe of the run.
+        options: Options of the command.
     """
-    return math.ceil(recipe.max_steps / NUM_EVALUATIONS)
+    return last_checkpoint(Path(options.output_dir, TUNED_FOLDER))
+
+
+def evaluation_interval(num_steps: int) -> int:
+    """Number of steps between two evaluations on the validation split, and between two checkpoints.
+
+    Args:
+        num_steps: Number of steps of the run.
+    """
+    return math.ceil(num_steps / NUM_EVALUATIONS)
 
 
 def batch_size_for(num_images: int) -> int:

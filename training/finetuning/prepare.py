@@ -1,6 +1,7 @@
 """From the user's data to images and captions in parquet files: every row that is left out is counted and listed."""
 
 import csv
+import filecmp
 import hashlib
 import io
 import json
@@ -107,12 +108,13 @@ class _Pairs:
     num_merged: int = 0
 
 
-def prepare_general(options: FinetuneOptions, folder: Path) -> Prepared | None:
+def prepare_general(options: FinetuneOptions, folder: Path, scratch: Path | None = None) -> Prepared | None:
     """Read the images of `general_data` and write their two splits; without captions, all are for training.
 
     Args:
         options: Location of the data.
         folder: Folder of the splits of `data`, in which this one gets a folder of its own.
+        scratch: Folder to write to, as in `prepare`.
 
     Returns:
         None without `general_data`.
@@ -131,12 +133,15 @@ def prepare_general(options: FinetuneOptions, folder: Path) -> Prepared | None:
         seed=options.seed,
     )
     try:
-        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False)
+        inner = scratch / GENERAL_FOLDER if scratch is not None else None
+        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, scratch=inner)
     except ValueError as error:
         raise ValueError(f"general_data: {str(error).removeprefix('data: ')}") from error
 
 
-def prepare(options: FinetuneOptions, folder: Path, needs_captions: bool = True) -> Prepared:
+def prepare(
+    options: FinetuneOptions, folder: Path, needs_captions: bool = True, scratch: Path | None = None
+) -> Prepared:
     """Read the user's data, leave out what cannot be used, and write the two splits.
 
     Args:
@@ -144,6 +149,8 @@ def prepare(options: FinetuneOptions, folder: Path, needs_captions: bool = True)
         folder: Folder for the parquet files; created if it is missing.
         needs_captions: Whether images without captions are left out. Otherwise they are for training, and without any
             caption in the data all images are.
+        scratch: Folder to write to, which the caller moves to `folder`. The list of left-out rows of data that are
+            refused is then written to `output_dir`. Default: `folder`.
 
     Raises:
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
@@ -156,30 +163,63 @@ def prepare(options: FinetuneOptions, folder: Path, needs_captions: bool = True)
     if options.allow_urls:
         opened = replace(opened, rows=fetch_allowed(opened.rows, columns.image, rules, options.data))
     pairs = _read_pairs(opened, columns, rules, needs_captions)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_skipped(folder / SKIPPED_FILE, pairs.skipped)
-    if not pairs.rows:
-        raise ValueError(f"data: no row of {options.data!r} can be used. {_describe(pairs, folder)[0]}")
-    languages = [language for language in columns.captions if any(language in texts for texts in pairs.captions)]
-    if needs_captions:
-        _check_captions(pairs, languages, columns)
-    else:
-        languages = [language for language in languages if len(_texts(pairs, language)) > 1]
-    training, validation = _split(options, pairs, folder) if languages else (np.arange(len(pairs.rows)), np.arange(0))
+    try:
+        languages, training, validation = _choose(options, columns, pairs, needs_captions)
+    except ValueError as error:
+        listing = (folder if scratch is None else Path(options.output_dir)) / SKIPPED_FILE
+        if pairs.skipped:
+            _write_skipped(listing, pairs.skipped)
+        raise ValueError(" ".join([str(error), *_describe(pairs, listing)])) from error
+    written = scratch or folder
+    written.mkdir(parents=True, exist_ok=True)
+    _write_skipped(written / SKIPPED_FILE, pairs.skipped)
     images = opened.rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     for name, rows in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
-        _write_rows(folder / name, images, pairs, rows.tolist(), languages)
+        _write_rows(written / name, images, pairs, rows.tolist(), languages)
     prepared = Prepared(
-        folder,
+        written,
         languages,
         len(training),
         len(validation),
         columns.are_labels,
         f"{opened.form}, {columns.describe()}",
-        [*opened.notes, *_describe(pairs, folder)],
+        [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE)],
     )
     prepared.save()
     return prepared
+
+
+def same_splits(first: Path, second: Path) -> bool:
+    """Whether two folders that `prepare` has written have the same images and captions in both splits.
+
+    Args:
+        first: Folder of the splits of `data`, and perhaps of those of `general_data`.
+        second: Another such folder.
+    """
+    names = [folder / name for folder in (Path(), Path(GENERAL_FOLDER)) for name in (TRAIN_FILE, VALIDATION_FILE)]
+    return all(_same_file(first / name, second / name) for name in names)
+
+
+def _same_file(first: Path, second: Path) -> bool:
+    if not (first.is_file() and second.is_file()):
+        return first.exists() == second.exists()
+    return filecmp.cmp(first, second, shallow=False)
+
+
+def _choose(
+    options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Languages of the captions, and indices of the training and of the validation images."""
+    if not pairs.rows:
+        raise ValueError(f"data: no row of {options.data!r} can be used.")
+    languages = [language for language in columns.captions if any(language in texts for texts in pairs.captions)]
+    if needs_captions:
+        _check_captions(pairs, languages, columns)
+    else:
+        languages = [language for language in languages if len(_texts(pairs, language)) > 1]
+    if not languages:
+        return languages, np.arange(len(pairs.rows)), np.arange(0)
+    return languages, *_split(options, pairs)
 
 
 def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
@@ -268,13 +308,10 @@ def _existing(name: str) -> Path | None:
     return Path(name).absolute() if Path(name).is_file() else None
 
 
-def _split(options: FinetuneOptions, pairs: _Pairs, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+def _split(options: FinetuneOptions, pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the validation images; one without a caption is for training."""
     hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
-    try:
-        training, validation = split_images(hashes, colours, options.validation_share, options.seed)
-    except ValueError as error:
-        raise ValueError(" ".join([str(error), *_describe(pairs, folder)])) from error
+    training, validation = split_images(hashes, colours, options.validation_share, options.seed)
     has_captions = np.array(list(map(bool, pairs.captions)))
     bare = validation[~has_captions[validation]]
     return np.sort(np.concatenate([training, bare])), validation[has_captions[validation]]
@@ -297,8 +334,8 @@ def _texts(pairs: _Pairs, language: str) -> set[str]:
     return {text for captions in pairs.captions for text in captions.get(language, [])}
 
 
-def _describe(pairs: _Pairs, folder: Path) -> list[str]:
-    """Sentences about the rows that were left out or merged."""
+def _describe(pairs: _Pairs, listing: Path) -> list[str]:
+    """Sentences about the rows that were left out, which a file lists, or merged."""
     causes = Counter(cause for _, _, cause in pairs.skipped)
     notes = []
     for cause, count in causes.most_common():
@@ -306,7 +343,7 @@ def _describe(pairs: _Pairs, folder: Path) -> list[str]:
         more = ", ..." if count > MAX_NAMED else ""
         notes.append(f"{count} rows left out, {cause}: {', '.join(names)}{more}.")
     if notes:
-        notes.append(f"All of them are listed in {folder / SKIPPED_FILE}.")
+        notes.append(f"All of them are listed in {listing}.")
     if pairs.num_merged:
         notes.append(f"{pairs.num_merged} rows with a copy of an earlier image were merged with it.")
     return notes

@@ -19,7 +19,7 @@ from tests.training.finetuning.newcomer import distinct_rows, write_csv, write_i
 from training import finetune
 from training.config import DistillRecipe
 from training.engine import loop
-from training.finetuning import measure, plan
+from training.finetuning import measure
 from training.hub.hub_model import HubModel
 from training.utils.results import Results
 
@@ -196,7 +196,6 @@ def test_general_images_are_held_and_measured(start, rows, train_rows, tmp_path,
 
 def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tmp_path, monkeypatch):
     data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
-    monkeypatch.setattr(plan, "CHECKPOINT_EVERY", 1)
     step = loop._Run.step
 
     def fail(self, number):
@@ -216,6 +215,42 @@ def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tm
             load_file(path / name / "model.safetensors") for path in (finetuned[0], tmp_path / "mine")
         )
         assert all(torch.equal(unbroken[key], resumed[key]) for key in unbroken)
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and ".dcclip" not in path.parts)
+    return {str(path): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize(
+    ("number", "arguments", "message"),
+    [
+        (NUM_IMAGES - 2, ["--resume"], "finetune: resume: the images or captions differ from those of the run that"),
+        (NUM_IMAGES - 2, ["--overwrite", "--batch_size", "64"], "finetune: batch_size: is 64, but there are only 18"),
+        (NUM_IMAGES - 9, ["--overwrite"], r"finetune: data: 15 usable .* listed in .*/mine/skipped\.csv"),
+        (NUM_IMAGES, ["--resume", "--anchor_weight", "2"], "anchor_weight: 1.0, now 2.0. Use the options of that run"),
+    ],
+)
+def test_a_refused_run_leaves_the_finished_one_intact(number, arguments, message, finetuned, start, rows, capsys):
+    """Other data, a batch that is too large, too few images, and other options."""
+    folder, _ = finetuned
+    before = snapshot(folder)
+    titles = write_images(folder.parent / "other", rows)[:number]
+    data = write_csv(folder.parent / "other" / "titles.csv", [*titles, ("gone.png", "没有图片")])
+    if number == NUM_IMAGES:
+        data = folder.parent / "titles.csv"
+    with pytest.raises(SystemExit) as stopped:
+        run(start, data, folder, *arguments)
+    assert stopped.value.code == 2 and re.search(message, capsys.readouterr().err)
+    (folder / "skipped.csv").unlink(missing_ok=True)  # the list of the refused data
+    assert snapshot(folder) == before
+
+
+def test_resuming_without_a_checkpoint_says_so(start, rows, tmp_path, capsys):
+    data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows)[:15])
+    with pytest.raises(SystemExit):
+        run(start, data, tmp_path / "mine", "--resume")
+    assert "has no checkpoint to resume from: training starts from the beginning" in capsys.readouterr().out
 
 
 def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, run_python):

@@ -42,6 +42,11 @@ def test_a_batch_that_is_larger_than_the_data_is_refused():
         recipe_for(40, batch_size=64)
 
 
+def test_zero_steps_are_refused():
+    with pytest.raises(ValueError, match="max_steps: must be at least 1, got 0"):
+        recipe_for(100, max_steps=0)
+
+
 @pytest.mark.parametrize("vision", [MOBILENET, VIT, RESNET, TIMM_SWIN])
 def test_the_first_parts_of_any_image_tower_are_frozen(vision):
     model = make_model(vision)
