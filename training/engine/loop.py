@@ -154,6 +154,11 @@ def train(
                 if run.is_done():
                     break
     run.finish()
+    return _summarize(run, dataset, log)
+
+
+def _summarize(run: "_Run", dataset: Pairs, log: Log) -> TrainingResult:
+    """Summary of a finished run, which is also logged."""
     dataset.skipped.merge(gather_object([dataset.skipped.state()]))  # the samples that other processes skipped
     result = TrainingResult(run.progress.step, log.seconds, log.images_per_s, str(dataset.skipped))
     log.write(
