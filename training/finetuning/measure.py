@@ -1,9 +1,12 @@
 """Accuracy of a model on the validation split of the user's data, on general images, and on general texts."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from datasets import Dataset
@@ -110,11 +113,26 @@ class CaptionedImages:
     def chance(self, row: Row) -> float:
         """Expected value of a row of this set for a model that answers at random, 0..1."""
         language = str(row.language)
-        if row.protocol == CLASS_NAMES:
-            return min(1.0, int(row.metric.removeprefix("top")) / len(self.names[language]))
+        captions, pairs = self.pairs.captions[language], self.pairs.pairs[language].tolist()
+        if row.protocol == CLASS_NAMES:  # images of one class have a caption each, with the same text
+            correct = Counter(image for image, _ in {(image, captions[caption]) for image, caption in pairs})
+            return chance_of(correct.values(), len(self.names[language]), int(row.metric.removeprefix("top")))
         k = int(row.metric.rpartition("@")[2])
-        is_to_text = row.metric.startswith("image_to_text")
-        return min(1.0, k / (len(self.pairs.captions[language]) if is_to_text else len(self.pairs.rows)))
+        if row.metric.startswith("image_to_text"):
+            return chance_of(Counter(image for image, _ in pairs).values(), len(captions), k)
+        return chance_of(Counter(caption for _, caption in pairs).values(), len(self.pairs.rows), k)
+
+
+def chance_of(correct: Iterable[int], num_candidates: int, k: int) -> float:
+    """Expected recall at k of a random order of the candidates, 0..1.
+
+    Args:
+        correct: Number of correct candidates of each query, at least 1.
+        num_candidates: Number of candidates.
+        k: Number of candidates that count.
+    """
+    k = min(k, num_candidates)
+    return fmean(1 - comb(num_candidates - right, k) / comb(num_candidates, k) for right in correct)
 
 
 class Measurer:

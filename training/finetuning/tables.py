@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ SEPARATORS = ",;\t|"
 PROBED_ROWS = 20  # from which the separator is found
 MAX_DAMAGED_SHARE = 0.1  # of the characters beyond ASCII, in a text that is meant to be UTF-8
 ENCODINGS = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16", "gb18030": "GB 18030", "cp1252": "Windows-1252"}
+MISSING = frozenset({"null", "nan", "none", "n/a", "#n/a"})  # as databases and pandas write a missing cell
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 
 
@@ -152,7 +154,11 @@ def _separator(text: str) -> str:
 def _fit(line: list[str], width: int, separator: str) -> list[str | None]:
     """A line with exactly `width` cells. A caption that is not in quotes may contain the separator."""
     cells: list[str | None] = [*line[: width - 1], separator.join(line[width - 1 :])]
-    return [cell or None for cell in cells] + [None] * (width - len(cells))
+    return [None if cell is None or _is_missing(cell) else cell for cell in cells] + [None] * (width - len(cells))
+
+
+def _is_missing(cell: str) -> bool:
+    return not cell or cell.strip().lower() in MISSING
 
 
 def _is_image_name(cell: str) -> bool:
@@ -192,11 +198,15 @@ def _of_one_type(cells: list[Any]) -> list[Any]:
     """Cells as strings, or all as lists of strings if one of them is a list."""
 
     def texts(cell: Any) -> list[str]:
-        if cell is None:
-            return []
         items: Iterable[Any] = cell if isinstance(cell, list) else [cell]
-        return [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in items]
+        present = [item for item in items if not _is_nothing(item)]
+        return [item if isinstance(item, str) else json.dumps(item, ensure_ascii=False) for item in present]
 
     if any(isinstance(cell, list) for cell in cells):
         return [texts(cell) for cell in cells]
-    return [None if cell is None else texts(cell)[0] for cell in cells]
+    return [next(iter(texts(cell)), None) for cell in cells]
+
+
+def _is_nothing(item: Any) -> bool:
+    """Whether a JSON value is missing: null, or NaN, as Python writes a missing number."""
+    return item is None or (isinstance(item, float) and math.isnan(item))

@@ -80,6 +80,16 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
 
 
+def test_missing_values_are_no_captions(tmp_path):
+    cells = ["红苹果", "NULL", "nan", "None", "N/A", "Nancy"]
+    text = "\n".join(["file,title", *(f"{number}.jpg,{cell}" for number, cell in enumerate(cells))])
+    table = read_table(write(tmp_path / "a.csv", text, "utf-8"))
+    assert table.columns["title"] == ["红苹果", None, None, None, None, "Nancy"]
+    lines = ['{"file": "1.jpg", "en": ["A frog.", null], "zh": NaN}', '{"file": "2.jpg", "en": null, "zh": "青蛙"}']
+    columns = read_table(write(tmp_path / "a.jsonl", "\n".join(lines), "utf-8")).columns
+    assert columns["en"] == [["A frog."], []] and columns["zh"] == [None, "青蛙"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
