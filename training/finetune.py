@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
     from training.engine.checkpoint import FinishedModel
-    from training.engine.loop import Watch
+    from training.engine.loop import TrainingResult, Watch
     from training.finetuning.measure import Measurer
     from training.finetuning.prepare import Prepared
     from training.finetuning.report import Outcome
@@ -80,8 +80,10 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         rows = measurer.rows(start, START, embeddings)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        train(recipe, make_watch(measurer, options, recipe), open_student, HubModel)
-        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings), PROG)
+        steps = train(recipe, make_watch(measurer, options, recipe), open_student, HubModel).steps
+        if steps < recipe.max_steps:
+            print(f"\nTraining stopped after {steps:,} steps: {options.patience} evaluations found no better model.")
+        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
 
 
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel"):
@@ -168,7 +170,7 @@ def train(
     watch: "Watch | None",
     open_student: "Callable[[AlignRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]",
     make_finished: "Callable[[DCCLIPModel, DCCLIPProcessor, AlignRecipe], FinishedModel]",
-):
+) -> "TrainingResult":
     """Train with the losses and the loop of stage 2.
 
     Args:
@@ -194,7 +196,7 @@ def train(
         changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "
         "beginning.",
     )
-    run_stage(stage, recipe)
+    return run_stage(stage, recipe)
 
 
 def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -23,17 +24,19 @@ from training.utils.results import Row, make_meta
 
 @dataclass(frozen=True)
 class Start:
-    """The starting model.
+    """The starting model, and how long it was trained.
 
     Args:
         weights: Weights by name, on the CPU.
         rows: Its accuracy.
         embeddings: Its embeddings of the validation split.
+        steps: Number of training steps, fewer than those of the recipe if training stopped early.
     """
 
     weights: Mapping[str, Tensor]
     rows: list[Row]
     embeddings: Embeddings
+    steps: int
 
 
 def finish(
@@ -68,8 +71,8 @@ def finish(
     chance = [measurer.chance(row) for row in after]
     outcome = Outcome(start.rows, after, chance, points, chosen)
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
-    cosines = _cosines(start.embeddings, embeddings)
-    _write(options, prepared, recipe, outcome, cosines, (model, processor), program)
+    facts = {"steps": start.steps, "cosine_to_start": _cosines(start.embeddings, embeddings)} | outcome.describe()
+    _write(options, prepared, recipe, outcome, facts, (model, processor), program)
     return outcome
 
 
@@ -87,7 +90,7 @@ def _write(
     prepared: Prepared,
     recipe: AlignRecipe,
     outcome: Outcome,
-    cosines: dict[str, float],
+    more: dict[str, Any],
     models: tuple[DCCLIPModel, DCCLIPProcessor],
     program: str,
 ):
@@ -100,8 +103,7 @@ def _write(
         "found": prepared.found,
         "notes": prepared.notes,
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},
-        "cosine_to_start": cosines,
-    }
-    meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts | outcome.describe())
+    } | more
+    meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts)
     write_report(output_dir, outcome, meta)
     refresh_card(output_dir)

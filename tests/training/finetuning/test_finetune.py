@@ -271,7 +271,7 @@ def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, 
     assert len(results[0].rows) == len(results[1].rows)
 
 
-def test_training_stops_early_and_the_best_model_is_the_end(start, rows, tmp_path, monkeypatch):
+def test_training_stops_early_and_the_best_model_is_the_end(start, rows, tmp_path, monkeypatch, capsys):
     """Only the first evaluation during training counts as an improvement."""
     data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
     values = iter([0.5, 0.4, 0.3])
@@ -280,6 +280,8 @@ def test_training_stops_early_and_the_best_model_is_the_end(start, rows, tmp_pat
     finetune.main(["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *options])
     log = [json.loads(line) for line in (tmp_path / "mine/tuned/log.jsonl").read_text(encoding="utf-8").splitlines()]
     assert log[-1]["step"] == 6  # evaluated every second step
+    assert "Training stopped after 6 steps: 2 evaluations found no better model." in capsys.readouterr().out
+    assert "stopped early after 6 of 20 steps" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     best = load_file(tmp_path / "mine" / "tuned" / "best" / "model.safetensors")
     weight = Results.read(tmp_path / "mine" / "results.json").meta["finetune"]["weight"]
     before, after = (load_file(path / "model.safetensors") for path in (start, tmp_path / "mine"))

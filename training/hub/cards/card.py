@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def render_card(
         The card in Markdown, with front matter.
     """
     title = details.name or title or "DC-CLIP"
-    runs = [TrainingRun(name, recipe) for name, recipe in recipes.items()]
+    runs = _runs(recipes, results)
     finetuned = Finetuning.of(facts, runs, results)
     sources = [finetuned.data] if finetuned is not None else unique_sources(runs)
     teacher = details.teacher or facts.teacher
@@ -86,6 +87,14 @@ def render_card(
         terms=weights_terms(teacher, facts.teacher_license, facts.base_model, facts.base_model_license),
     )
     return card.content.rstrip() + "\n"
+
+
+def _runs(recipes: dict[str, dict[str, Any]], results: Results | None) -> list[TrainingRun]:
+    """The training runs; the last one with the steps that a fine-tuning has recorded."""
+    runs = [TrainingRun(name, recipe) for name, recipe in recipes.items()]
+    if runs and results is not None:
+        runs[-1] = replace(runs[-1], steps=results.meta.get("finetune", {}).get("steps"))
+    return runs
 
 
 def _lineage(origin: str | None, details: CardDetails, runs: list[TrainingRun]) -> list[str]:

@@ -92,6 +92,13 @@ class Finetuning:
         return f"{text} (mean cosine {', '.join(cosines)} of the validation split)" if cosines else text
 
     @property
+    def measured(self) -> str:
+        """The sets of the accuracy table, in words."""
+        images = ["a validation split of `--general_data`"] if "general images" in self.kept else []
+        texts = "general texts, which are class names in two forms"
+        return ", on ".join(["a validation split of the data", *images]) + f" and on {texts}"
+
+    @property
     def interpolation(self) -> str | None:
         """One sentence about the interpolation; None if the run has not chosen a point."""
         if self.weight is None:

@@ -84,7 +84,8 @@ def size_table(results: Results) -> str | None:
     Returns:
         The table; None if the run did not measure size and latency.
     """
-    rows = [row for row in results.rows if row.language is None and row.set is None]
+    exported = export_models(results)  # their table is that of the exported files, without refused ones
+    rows = [row for row in results.rows if row.language is None and row.set is None and row.model not in exported]
     rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
     if not rows:
         return None

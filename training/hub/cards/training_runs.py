@@ -20,10 +20,12 @@ class TrainingRun:
     Args:
         name: Name of the recipe, as shown on the card.
         recipe: Contents of the recipe file.
+        steps: Number of steps of a run that stopped early; None for all steps of the recipe.
     """
 
     name: str
     recipe: dict[str, Any]
+    steps: int | None = None
 
     @property
     def stage(self) -> str | None:
@@ -41,7 +43,8 @@ class TrainingRun:
         steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
         tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
         stage = f"{self.stage}{tower}; " if self.stage else ""
-        return f"{stage}{steps:,} steps, batch size {batch_size:,}, peak learning rate {rate}"
+        early = f"stopped early after {self.steps:,} of " if self.steps is not None and self.steps < steps else ""
+        return f"{stage}{early}{steps:,} steps, batch size {batch_size:,}, peak learning rate {rate}"
 
     @property
     def sources(self) -> list[str]:

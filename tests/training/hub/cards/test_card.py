@@ -230,11 +230,13 @@ def test_exported_files_have_a_table_of_their_own(folder):
     runs = [{"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set", "files": []}]
     export = {"verdicts": [kept, refused], "runs": runs}
     row = Row(model="onnx/a.onnx", set="set", protocol="class-names", language="zh", metric="top1", value=0.5)
-    write_card(folder, Results({"command": "python measure.py", "export": export}, [row]))
+    sizes = [Row(model=model, metric="bytes", value=5) for model in ("PyTorch", "onnx/a.onnx", "onnx/b.onnx")]
+    write_card(folder, Results({"command": "python measure.py", "export": export}, [row, *sizes]))
     text = ModelCard.load(folder / "README.md").text
     assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in text
     assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in text
     assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in text
+    assert "Size and latency" not in text  # this table would list refused files, with another command
     assert "Not evaluated yet." in text  # the accuracy of exported files is not a result of the model
 
 

@@ -99,6 +99,20 @@ def test_all_sets_that_were_kept_are_named(card_of):
     assert "accuracy on general texts and general images falls by at most 1 point." in text
 
 
+def test_measured_sets_and_an_early_stop_are_named(card_of):
+    both = {
+        "steps": 40,
+        "curve": [{"weight": 0.0, "validation": 0.2, "general": {"general texts": 0, "general images": 0}}],
+    }
+    text = card_of(None, both, max_steps=100).text
+    assert "a validation split of the data, on a validation split of `--general_data` and on general texts" in text
+    assert "stopped early after 40 of 100 steps, batch size" in text
+    text = card_of(None, {"steps": 100}, max_steps=100).text
+    assert (
+        "on a validation split of the data and on general texts" in text and "contrastive alignment; 100 steps" in text
+    )
+
+
 def test_a_run_without_a_gain_says_that_the_weights_are_those_of_the_start(card_of):
     text = card_of(None, {"weight": 0.0}, teacher="me/start", anchor_weight=1.0).text
     assert "The weights equal those of `me/start`" in text and "of their change" not in text
