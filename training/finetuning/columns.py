@@ -30,7 +30,10 @@ CAPTION_NAMES = (
     "name",
     "名称",
     "名字",
+    "品名",
+    "商品",
 )
+CLASS_ENDINGS = ("类别", "分类", "标签")
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls", "category", "类别", "分类", "标签")
 # columns of facts about an image
 OTHER_NAMES = re.compile(
@@ -111,6 +114,8 @@ def find_columns(
     texts = {name: _texts(probe, name) for name in rows.column_names if name != image}
     if caption_columns:
         used = dict(caption_columns)
+        for language, column in used.items():
+            _check_captions(probe, column, language)
         return Columns(image, used, {}, _are_labels(rows, used.values()))
     found = {language: _rank(texts, language) for language in LANGUAGES}
     # a class or a brand in one language is no caption beside the titles in another
@@ -120,11 +125,28 @@ def find_columns(
     if not captions and needs_captions:
         raise ValueError(
             "data: no column has captions in Chinese characters or Latin letters, only "
-            f"{', '.join(rows.column_names)}. Add such a column, or name it: --caption_columns.zh COLUMN."
+            f"{', '.join(rows.column_names)}. Add a column of captions, or of class names instead of numbers."
         )
     used_columns = set(captions.values())
     others = {language: [name for name in names if name not in used_columns] for language, names in ranked.items()}
     return Columns(image, captions, others, _are_labels(rows, captions.values()))
+
+
+def _check_captions(rows: Dataset, column: str, language: str):
+    """Refuse a column that the user names for a language in which it has no caption."""
+    option = f"caption_columns.{language}"
+    if language not in LANGUAGES:
+        raise ValueError(f"{option}: there is no such language, only {' and '.join(LANGUAGES)}. Use one of these.")
+    texts = _texts(rows, column)
+    if all(language_of(text) is None and any(map(str.isdigit, text)) for text in texts):
+        raise ValueError(
+            f"{option}: column {column!r} holds numbers or no text. Write the name of each class, or the caption, in "
+            "place of its number."
+        )
+    if not _share(texts, language):
+        others = [other for other in LANGUAGES if _share(texts, other)]
+        advice = f"Use --caption_columns.{others[0]} {column}." if others else "Name another column."
+        raise ValueError(f"{option}: column {column!r} has no text in this language, such as {texts[0]!r}. {advice}")
 
 
 def captions_of(cell: Any, language: str, exclusive: bool) -> list[str]:
@@ -204,14 +226,17 @@ def _rank(texts: Mapping[str, Sequence[str]], language: str) -> list[str]:
         lower = name.lower()
         word = next((number for number, word in enumerate(CAPTION_NAMES) if word in lower), len(CAPTION_NAMES))
         is_pure = _share(texts[name], language) >= PURE
-        return (not is_pure, not _names_language(lower, language), word, len(lower), list(texts).index(name))
+        distinct = round(len(set(texts[name])) / len(texts[name]), 1)  # a column of colours has few
+        order = (len(lower), list(texts).index(name))
+        return (not is_pure, not _names_language(lower, language), word, -distinct, *order)
 
     return sorted(found, key=key)
 
 
 def _tier(name: str) -> int:
     """0 for a column that may hold captions, 1 for class names, 2 for facts such as a brand or an article number."""
-    return 2 if OTHER_NAMES.search(name) else int(name.lower() in LABEL_NAMES)
+    is_class = name.lower() in LABEL_NAMES or name.endswith(CLASS_ENDINGS)
+    return 2 if OTHER_NAMES.search(name) else int(is_class)
 
 
 def _names_language(name: str, language: str) -> bool:

@@ -1,6 +1,8 @@
 """Find the image file of each row of a table."""
 
+import itertools
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from functools import cached_property
@@ -9,15 +11,17 @@ from pathlib import Path, PurePosixPath
 from training.evaluation.sets.sources import is_image
 from training.utils.files import CLAIM_FOLDER
 
+DRIVE = re.compile("[a-zA-Z]:/")  # of an absolute path under Windows
 MAX_FILES = 500_000  # files that are looked at below the folder of a table
 
 
 class ImageFinder:
     """Finds image files by the paths that a table names.
 
-    A path is absolute, or relative to the folder of the table. A path that leads nowhere from there is looked up among
-    all images below this folder by its end, such as `shoes/1.jpg` or `1.jpg`, and without a suffix by its name. Two
-    images that fit are no answer.
+    A path is absolute, or relative to the folder of the table. A path that leads nowhere from there, such as one of
+    another machine, is looked up among all images below this folder by its end, such as `shoes/1.jpg` or `1.jpg`, and
+    without a suffix by its name. All folders of a relative path must fit, and at least one of an absolute path if the
+    images are in several folders. Of these images, the one that shares the longest end is chosen; two are no answer.
 
     Args:
         folder: Folder of the table.
@@ -37,13 +41,19 @@ class ImageFinder:
                 return (self.folder / path).absolute()
         except OSError:  # a caption is too long for a path
             return None
-        if path.is_absolute():
-            return None
         if not (parts := PurePosixPath(_normal(name)).parts):  # such as `.`
             return None
         *folders, last = parts
-        found = [path for path in self._by_name.get(last, []) if _ends_with(path.parent, folders)]
+        is_absolute = path.is_absolute() or DRIVE.match(name) is not None
+        needed = (0 if self._is_one_folder else 1) if is_absolute else len(folders)
+        lengths = {path: _common_end(path.parent, folders) for path in self._by_name.get(last, [])}
+        longest = max(lengths.values(), default=-1)
+        found = [path for path, length in lengths.items() if length == longest >= needed]
         return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _is_one_folder(self) -> bool:
+        return len({path.parent for paths in self._by_name.values() for path in paths}) == 1
 
     @cached_property
     def _by_name(self) -> dict[str, list[Path]]:
@@ -60,8 +70,10 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name).lower()
 
 
-def _ends_with(folder: Path, parts: list[str]) -> bool:
-    return not parts or [_normal(part) for part in folder.parts[-len(parts) :]] == parts
+def _common_end(folder: Path, parts: list[str]) -> int:
+    """Number of the last parts that a folder and a path have in common."""
+    pairs = zip(reversed(folder.parts), reversed(parts), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: _normal(pair[0]) == pair[1], pairs))
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -33,6 +33,7 @@ DATA_FOLDER, GENERAL_FOLDER = "data", "general"
 TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
     "train.parquet", "validation.parquet", "summary.json", "skipped.csv"
 )  # fmt: skip
+FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
 NO_FILTERS = CurateOptions(data="", output_dir="", min_edge=None, max_aspect_ratio=None, min_contrast=None)
@@ -211,7 +212,9 @@ def _choose(
 ) -> tuple[list[str], np.ndarray, np.ndarray]:
     """Languages of the captions, and indices of the training and of the validation images."""
     if not pairs.rows:
-        raise ValueError(f"data: no row of {options.data!r} can be used.")
+        is_missing = any(cause == FILE_MISSING for _, _, cause in pairs.skipped)
+        advice = " Write the paths relative to the folder of the file that names them." if is_missing else ""
+        raise ValueError(f"data: no row of {options.data!r} can be used.{advice}")
     languages = [language for language in columns.captions if any(language in texts for texts in pairs.captions)]
     if needs_captions:
         _check_captions(pairs, languages, columns)
@@ -288,7 +291,7 @@ def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: Cel
             if is_url(name) and not name.startswith("file://"):
                 return unusable._replace(cause=URL_REFUSED)
             if (found := find(name)) is None:
-                return unusable._replace(cause="image file is missing")
+                return unusable._replace(cause=FILE_MISSING)
             path = str(found)
             if isinstance(refused := rules(path), str):
                 return unusable._replace(cause=refused)

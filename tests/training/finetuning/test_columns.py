@@ -23,6 +23,9 @@ def rows(**columns) -> Dataset:
         ({"zh_TW": ["紅色連衣裙"] * 4, "zh": TITLES}, {"zh": "zh"}),
         ({"description": TITLES, "caption": TITLES}, {"zh": "caption"}),
         ({"link": ["https://example.com/a"] * 4, "price": ["12"] * 4, "x": ENGLISH}, {"en": "x"}),
+        ({"颜色": ["红", "绿", "红", "绿"], "品名": TITLES}, {"zh": "品名"}),
+        ({"颜色": ["红", "绿", "红", "绿"], "说法": TITLES}, {"zh": "说法"}),
+        ({"商品类别": TITLES, "商品": TITLES}, {"zh": "商品"}),
         ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
     ],
 )
@@ -62,6 +65,15 @@ def test_language_of_a_text(text, language):
         ({"x": ["красный", "лягушка", "шарф", "ремень"]}, {}, "no column has captions in Chinese characters or Latin"),
         ({"title": TITLES}, {"caption_columns": {"zh": "titel"}}, "there is no column 'titel', only file, title"),
         ({"title": TITLES}, {"image_column": "image"}, "there is no column 'image'"),
+        ({"label": [0, 1, 0, 1]}, {}, "Add a column of captions, or of class names instead of numbers"),
+        ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, "zh: column 'label' holds numbers or no text"),
+        ({"label": list("0101")}, {"caption_columns": {"zh": "label"}}, "zh: column 'label' holds numbers or no text"),
+        (
+            {"x": TITLES[:1] * 4},
+            {"caption_columns": {"en": "x"}},
+            r"has no text in this .*Use --caption_columns\.zh x",
+        ),
+        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr: there is no such language, only"),
     ],
 )
 def test_missing_columns_are_named(columns, options, message):
