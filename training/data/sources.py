@@ -6,12 +6,15 @@ import logging
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow
+import pyarrow.parquet as pq
 from datasets import (
     Dataset,
     DatasetDict,
@@ -24,7 +27,10 @@ from datasets import (
 from huggingface_hub.constants import HF_HUB_CACHE
 
 logger = logging.getLogger(__name__)
+# it prints the schemas of a file that cannot be read, and raises an error that says the same
+logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
 
+TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json"}  # loaders of `datasets` by suffix
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -35,19 +41,20 @@ MAX_FILES = 100_000  # of a pattern such as {0000..0042}
 TAR_END = bytes(1024)  # two blocks of zeros close a tar file
 
 
-def check_split(source: str | list[str], split: str):
+def check_split(source: str | list[str], split: str, field: str = "data.split"):
     """Check that a source can have splits, unless it is read whole as `train`.
 
     Args:
         source: Any source that `load_source` accepts.
         split: Split of a recipe.
+        field: Field of the recipe or the options, with which the error message starts.
 
     Raises:
         ValueError: If the source consists of parquet files or tar shards, and another split than `train` is named.
     """
     names = [source] if isinstance(source, str) else list(source)
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
-        raise ValueError(f"data.split: {names[0]!r} has no splits, got {split!r}. Leave it out.")
+        raise ValueError(f"{field}: {names[0]!r} has no splits, got {split!r}. Leave it out.")
 
 
 def load_source(
@@ -136,11 +143,13 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
 def _load(
     source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
 ) -> Dataset | IterableDataset:
+    _refuse_table(source, field)
     try:
         rows = _open(source, subset, streaming)
     except (
         Exception
     ) as error:  # `datasets` raises many types; to a user they all mean that the source cannot be loaded
+        _compare_columns(source, field, error)
         raise ValueError(
             f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
             "image folder, a Hub id, or module:function."
@@ -150,6 +159,35 @@ def _load(
             raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}.")
         return rows[split]
     return rows
+
+
+def _refuse_table(source: str | list[str], field: str):
+    """Refuse a table of paths, which `datasets` would look up on the Hub."""
+    name = source if isinstance(source, str) else next(iter(source), "")
+    if (loader := TABLES.get(Path(name).suffix.lower())) and Path(name).expanduser().is_file():
+        raise ValueError(
+            f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet, in the folder "
+            f"that its paths start from: datasets.Dataset.from_{loader}({name!r}).map(lambda row: {{'image': "
+            "open(row[COLUMN_OF_PATHS], 'rb').read()}).to_parquet('rows.parquet')."
+        )
+
+
+def _compare_columns(source: str | list[str], field: str, error: Exception):
+    """Refuse local parquet files with different columns. `datasets` raises an error that does not name both files."""
+    names = [source] if isinstance(source, str) else list(source)
+    paths = [path for name in _numbered(names) for path in sorted(glob(str(Path(name).expanduser()), recursive=True))]
+    schemas: dict[str, list[str]] = {}
+    for path in paths:
+        if path.lower().endswith(".parquet"):
+            with suppress(OSError, pyarrow.ArrowException):
+                schemas[path] = [f"{column.name} ({column.type})" for column in pq.read_schema(path)]
+    first = next(iter(schemas), "")
+    for path, columns in schemas.items():
+        if columns != schemas[first]:
+            raise ValueError(
+                f"{field}: the files of {source!r} have different columns: {first!r} has {', '.join(schemas[first])}, "
+                f"and {path!r} has {', '.join(columns)}. Name files with the same columns."
+            ) from error
 
 
 def _open(source: str | list[str], subset: str | None, streaming: bool):

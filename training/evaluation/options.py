@@ -27,7 +27,7 @@ class EvalOptions:
             of names, or a .txt file with one name per line, in the one language given by `language`; or the id of a
             set of ELEVATER, such as cifar-100.
         language: With `class_names`, languages of the candidate classes (ISO 639-1 codes). Default: those of en and zh
-            that the class names have; for a plain list of names, `label_language`.
+            that the class names have; for a plain list of names, `label_language`, or the language of their script.
         templates: Prompt templates: auto (those of the installed packages clip-benchmark and cn-clip, else ours),
             ours, or a JSON file of {language: [templates]} or {language: {set: [templates]}}. With `class_names`, auto
             means the plain class name.
@@ -117,7 +117,9 @@ class EvalOptions:
                 "--retrieval alone."
             )
         for_labels = ("data", "sets", "language", "label_column", "label_names", "published", "per_class", "confusion")
-        if not num_ways and (given := [name for name in for_labels if getattr(self, name)]):
+        given = [name for name in for_labels if getattr(self, name)]
+        given += ["templates"] if self.templates != "auto" else []
+        if not num_ways and given:
             raise ValueError(
                 f"{given[0]}: applies to labelled sets, and --retrieval alone has none. Give --protocol or "
                 "--class_names too."

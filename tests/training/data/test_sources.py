@@ -1,6 +1,12 @@
+import re
+from pathlib import Path
+
+import datasets
 import pytest
+from datasets import Dataset
 
 from training.data import load_source
+from training.data.images import image_cell, open_image
 from training.data.sources import check_split, digest_sources
 
 
@@ -31,6 +37,33 @@ def test_missing_source_raises_an_error_with_its_name(source):
     with pytest.raises(ValueError, match="cannot load") as error:
         load_source(source)
     assert source in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["titles.csv", "titles.jsonl"])
+def test_a_table_is_refused_with_its_conversion(tmp_path, name, images, monkeypatch):
+    """The command of the message makes a file that is read."""
+    monkeypatch.chdir(tmp_path)
+    images[0].save("0.png")
+    text = "image,en\n0.png,a\n" if name == "titles.csv" else '{"image": "0.png", "en": "a"}\n'
+    Path(name).write_text(text, encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"data: 'titles.* is a table, which only training/finetune\.py reads"
+    ) as error:
+        load_source(name)
+    eval(re.search(r"datasets\..*\)", str(error.value)).group(), {"datasets": datasets, "COLUMN_OF_PATHS": "image"})
+    Path("0.png").unlink()
+    rows = load_source("rows.parquet")
+    assert open_image(image_cell(rows[0]["image"])).size == images[0].size and rows["en"] == ["a"]
+
+
+def test_files_with_different_columns_are_named(tmp_path, capfd):
+    Dataset.from_dict({"en": ["a"]}).to_parquet(tmp_path / "a.parquet")
+    Dataset.from_dict({"en": ["b"], "zh": ["乙"]}).to_parquet(tmp_path / "b.parquet")
+    with pytest.raises(ValueError) as error:
+        load_source(str(tmp_path / "*.parquet"))
+    for part in ("different columns", "a.parquet' has en (string), and", "b.parquet' has en (string), zh (string)"):
+        assert part in str(error.value)
+    assert "\n" not in str(error.value) and "Failed to read" not in "".join(capfd.readouterr())
 
 
 def test_a_split_of_files_is_refused():

@@ -17,6 +17,8 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan
 from training.evaluation.report.table import elevater_scores, results_table
+from training.evaluation.report.writer import write_report
+from training.evaluation.runner import Outcome
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.eval_tasks import protocol_tasks
 from training.evaluation.sets.labelled_sets import LabelledSet
@@ -123,6 +125,16 @@ def test_class_tables_and_figures_are_written_on_demand(evaluated):
             assert len(image.convert("L").getcolors()) > 20
 
 
+def test_a_later_run_removes_the_figures_and_tables_that_it_does_not_write(tmp_path):
+    for name in ("languages.png", "per_class/a.md", "per_class/notes.txt", "confusion/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    options = EvalOptions(model=["a"], output_dir=str(tmp_path), retrieval=["x=y"])
+    _, text = write_report(options, EvalPlan([], {}), Outcome())
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"results.json", "table.md", "per_class/notes.txt"} and "languages.png" not in text
+
+
 def test_an_interrupted_run_continues_with_the_next_set(arguments, tmp_path, monkeypatch):
     encoded, encode = [], ZeroShotModel.encode_images
 
@@ -220,6 +232,7 @@ def test_plain_class_names_are_candidates_in_one_language(options, teacher_folde
     plain = eval_script.main([*common, "--class_names", str(path), *options])
     both = eval_script.main([*common, "--class_names", "cifar-10", "--language", "zh"])
     assert plain.rows == both.rows and {row.language for row in plain.rows} == {"zh"}
+    assert "are the accuracy of top-1 and top-5" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
 def test_help_describes_every_option_without_importing_torch(run_python):
@@ -263,6 +276,7 @@ def test_help_describes_every_option_without_importing_torch(run_python):
             "templates: cannot read templates of x",
         ),
         (["--class_names", "cifar-10", "--data", "x=y", "--language", "fr"], "no names in 'fr'"),
+        (["--retrieval", "x=y", "--templates", "z.json"], "templates: applies to labelled sets"),
         (["--class_names", "nowhere.txt", "--data", "x=y"], "class_names: cannot read 'nowhere.txt'"),
         (["--class_names", "nowhere.json", "--data", "x=y"], "class_names: cannot read 'nowhere.json'"),
     ],

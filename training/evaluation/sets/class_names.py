@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.text.writing_systems import LANGUAGES, is_written_in
+
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
 FORMS = "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
@@ -42,7 +44,8 @@ class ClassNames:
 
         Args:
             source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), or a file.
-            key: Language of the names that the data use as labels; for a plain list, the default of its language.
+            key: Language of the names that the data use as labels; for a plain list, the default of its language,
+                unless all names are in the script of another language of this project.
             languages: Languages that will be used. For a plain list, at most one: the language of its names.
 
         Raises:
@@ -65,7 +68,7 @@ class ClassNames:
                     f"class_names: {str(path)!r} is a plain list of names in one language, and the languages "
                     f"{list(languages)} are given. Give one language, or a JSON list of {{language: name}}."
                 )
-            key = languages[0] if languages else key
+            key = languages[0] if languages else _language_of(classes, key)
             classes = [{key: name} for name in classes]
         names = _by_language(classes, path)
         if key not in names:
@@ -120,10 +123,25 @@ def _parse(path: Path) -> Any:
     return json.loads(text)
 
 
+def _language_of(names: Sequence[str], default: str) -> str:
+    """Language of a plain list of names: the default, unless all names are in the script of another one."""
+    if default not in LANGUAGES or any(is_written_in(name, default) for name in names):
+        return default
+    return next((other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), default)
+
+
 def _by_language(classes: Any, path: Path) -> dict[str, list[str]]:
     """Names by language, of a list of {language: name}."""
     try:
-        return {language: [entry[language] for entry in classes] for language in classes[0]}
+        named = [other for other in LANGUAGES if any(other in entry for entry in classes)]
+        languages = list(dict.fromkeys([*classes[0], *named]))
+        for number, entry in enumerate(classes):
+            if missing := [language for language in languages if isinstance(entry, dict) and language not in entry]:
+                raise ValueError(
+                    f"class_names: class {number} of {str(path)!r} has no name in {missing[0]!r}, and others have "
+                    "one. Write it, or remove this language from all classes."
+                )
+        return {language: [entry[language] for entry in classes] for language in languages}
     except (KeyError, IndexError, TypeError) as error:
         raise ValueError(
             f"class_names: {str(path)!r} must be {FORMS}, with the same languages in every class ({error!r})."

@@ -77,8 +77,9 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
 def _find_column(rows: Dataset, column: str | None, usual: Sequence[str], context: str, kind: str) -> str:
     names = [column] if column else [name for name in usual if name in rows.column_names]
     if not names or names[0] not in rows.column_names:
+        missing = repr(column) if column else f"of {kind}s"
         raise ValueError(
-            f"data: {context} has no column {column or f'of {kind}s'!r}, only {rows.column_names}. Name the right one "
+            f"data: {context} has no column {missing}, only {rows.column_names}. Name the right one "
             f"with --{kind}_column."
         )
     return names[0]

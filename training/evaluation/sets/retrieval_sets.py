@@ -14,6 +14,7 @@ from torch import Tensor
 
 from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
 from training.data.images import encoded_bytes
+from training.data.sources import check_split
 from training.evaluation.models.image_loading import digest_images
 from training.evaluation.sets.sources import LoadedRows, read_hub
 from training.text.writing_systems import LANGUAGES
@@ -90,6 +91,7 @@ def open_retrieval_set(
         ValueError: There is nothing at this location, a column is missing, a row names an image that may not be
             opened, or a language has no captions.
     """
+    check_split(location, split or "train", "split")
     split, image = split or "test", image_column or "image"
     if not Path(location).expanduser().exists() and HUB_ID.fullmatch(location):
         loaded = read_hub(location, split)

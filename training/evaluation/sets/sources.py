@@ -10,6 +10,7 @@ from huggingface_hub import constants, get_session, hf_hub_download, snapshot_do
 
 from modeling_dcclip.photos_dcclip import EXTENSIONS
 from training.data import load_source
+from training.data.sources import check_split
 from training.evaluation.sets.protocols import EvalSet
 
 HUB = "hub"
@@ -94,6 +95,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     if path.is_dir():
         return _read_folder(name, path, split, listed)
     if path.exists() or source.location.endswith((".parquet", ".tar")) or ":" in source.location:
+        check_split(source.location, source.split or "train", "split")
         return LoadedRows(load_source(source.location, split), source.location, listed=listed)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", source.location):
         raise ValueError(f"data: {name}: there is no {source.location!r}. Give a folder, a parquet file or a Hub id.")

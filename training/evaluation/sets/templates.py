@@ -72,6 +72,10 @@ def read_templates(path: str, language: str, name: str) -> Templates:
             f"{', '.join(SOURCES)}, or a JSON file of "
             '{"en": ["a photo of a {}."], "zh": ["一张{}的照片"]}.'
         ) from error
+    if not isinstance(lines, list):
+        raise ValueError(
+            f"templates: {lines!r} in {path!r} must be a list of templates. Write [{json.dumps(lines)}] in its place."
+        )
     for line in lines:
         if line.count("{}") != 1 or line.count("{") != 1:
             raise ValueError(f"templates: {line!r} in {path!r} needs exactly one {{}}, in place of the class name.")

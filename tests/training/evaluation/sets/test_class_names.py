@@ -83,10 +83,22 @@ def plain_list(request, tmp_path) -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("incomplete", [0, 1])
+def test_a_missing_translation_is_named_by_its_class(tmp_path, incomplete):
+    classes = [{"en": "cat", "zh": "猫"}, {"en": "dog", "zh": "狗"}]
+    del classes[incomplete]["zh"]
+    path = tmp_path / "names.json"
+    path.write_text(json.dumps(classes), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=rf"class {incomplete} of .*names\.json' has no name in 'zh', and others have"
+    ):
+        ClassNames.read(path)
+
+
 @pytest.mark.parametrize(
-    ("key", "languages", "language"), [("zh", [], "zh"), ("en", ["zh"], "zh"), ("en", [], "en"), ("fr", [], "fr")]
+    ("key", "languages", "language"), [("zh", [], "zh"), ("en", ["zh"], "zh"), ("en", [], "zh"), ("fr", [], "fr")]
 )
-def test_a_plain_list_has_the_given_language_else_that_of_the_labels(plain_list, key, languages, language):
+def test_a_plain_list_has_the_given_language_else_that_of_its_script(plain_list, key, languages, language):
     names = ClassNames.read(plain_list, key, languages)
     assert names.names == {language: ["猫", "狗"]} and names.key == language
     assert names.label_ids(["狗", "猫"]).tolist() == [1, 0]

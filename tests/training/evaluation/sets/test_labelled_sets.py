@@ -69,6 +69,12 @@ def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
     assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
+def test_a_split_of_files_is_refused(tmp_path):
+    path = write_parquet(tmp_path / "rows.parquet", rows_of(CIFAR_10))
+    with pytest.raises(ValueError, match=r"split: '.*rows\.parquet' has no splits, got 'val'"):
+        open_cifar(path, split="val")
+
+
 def test_numbers_in_another_order_are_mapped_by_name(tmp_path):
     order = sorted(CIFAR_10, reverse=True)
     rows = rows_of(CIFAR_10)
@@ -199,7 +205,7 @@ def test_empty_folders_are_refused_by_name(tmp_path):
 
 def test_missing_columns_and_rows_are_refused(tmp_path):
     rows = rows_of(CIFAR_10)
-    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'of images', .*--image_column"):
+    with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column of images, .*--image_column"):
         open_cifar(write_parquet(tmp_path / "a.parquet", rows.remove_columns("image")))
     with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
         open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")

@@ -83,6 +83,13 @@ def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
         templates_of("dtd", EN, str(path))
 
 
+def test_a_template_alone_is_no_list(tmp_path):
+    path = tmp_path / "templates.json"
+    path.write_text(json.dumps({"en": "a photo of a {}."}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"templates: 'a photo of a {}\.' in .* must be a list"):
+        templates_of("mnist", EN, str(path))
+
+
 @pytest.mark.parametrize("content", ['{"zh": ["没有"]}', '{"zh": ["{}和{}"]}', '{"zh": ["{name}{}"]}'])
 def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, content):
     path = tmp_path / "templates.json"
