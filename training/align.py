@@ -161,7 +161,9 @@ def _general_photos(
         images = load_images(recipe.photos, recipe.data, size)
     else:
         images = vary_images(photo_crops(size))
-    start = models.teachers.members[0].teacher if recipe.teacher == recipe.student else None
+    start = None
+    if recipe.teacher == recipe.student:
+        start = models.teachers.members[0].teacher.with_towers(["vision"]).to(accelerator.device)
     encoded: list[Targets] = []
     with torch.inference_mode():
         for part in images.split(PHOTO_BATCH):

@@ -10,7 +10,7 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
 from training.engine.checkpoint import BEST_FOLDER, save_final
-from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate
+from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate, is_clearly_better
 from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compatibility, general_means, mean_of
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
 from training.finetuning.prepare import Prepared
@@ -42,7 +42,7 @@ class Start:
 def finish(
     options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start, program: str
 ) -> Outcome:
-    """Choose a point between the starting model and the best model of the training, and write it with its report.
+    """Choose a point between the starting model and the end of training, and write it with its report.
 
     Args:
         options: Options of the command.
@@ -52,8 +52,7 @@ def finish(
         start: Starting model.
         program: Command as users type it, for the results.
     """
-    best = Path(recipe.output_dir) / BEST_FOLDER
-    model, processor = load_student(best if best.exists() else recipe.output_dir)
+    model, processor = _load_end(recipe, measurer, prepared.num_validation)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     points: list[Point] = []
     measured: list[tuple[list[Row], Embeddings]] = []
@@ -74,6 +73,16 @@ def finish(
     facts = {"steps": start.steps, "cosine_to_start": _cosines(start.embeddings, embeddings)} | outcome.describe()
     _write(options, prepared, recipe, outcome, facts, (model, processor), program)
     return outcome
+
+
+def _load_end(recipe: AlignRecipe, measurer: Measurer, num_validation: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+    """The last model, unless the best one is clearly better: the best of ten evaluations is often best by chance."""
+    last, folder = load_student(recipe.output_dir), Path(recipe.output_dir) / BEST_FOLDER
+    if not folder.exists():
+        return last
+    best = load_student(folder)
+    accuracy, other = (measurer.validate(model)[VALIDATION] for model, _ in (best, last))
+    return best if is_clearly_better(accuracy, other, num_validation) else last
 
 
 def _cosines(start: Embeddings, end: Embeddings) -> dict[str, float]:

@@ -3,6 +3,7 @@
 Source: WiSE-FT (Wortsman et al., arXiv 2109.01903).
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,3 +58,14 @@ def choose(points: Sequence[Point], max_loss: float) -> Point:
         if all(point.general[name] >= value - max_loss - TOLERANCE for name, value in start.items())
     ]
     return max(kept, key=lambda point: (point.validation, -point.weight))
+
+
+def is_clearly_better(accuracy: float, other: float, number: int) -> bool:
+    """Whether an accuracy is higher than another one by more than its standard error.
+
+    Args:
+        accuracy: Accuracy on a validation split, 0..1.
+        other: Another accuracy on it, 0..1.
+        number: Number of images of the split.
+    """
+    return accuracy - other > math.sqrt(accuracy * (1 - accuracy) / number)

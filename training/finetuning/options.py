@@ -62,10 +62,10 @@ class FinetuneOptions:
     max_steps: int | None = None
     patience: int = 3
     batch_size: int | None = None
-    learning_rate: float = 3e-4
-    anchor_weight: float = 1.0
+    learning_rate: float = 6e-4
+    anchor_weight: float = 0.3
     general_weight: float = 1.0
-    photo_weight: float = 3.0
+    photo_weight: float = 5.0
     seed: int = 0
     resume: bool = False
     overwrite: bool = False

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from training.finetuning.interpolate import Point, choose, interpolate
+from training.finetuning.interpolate import Point, choose, interpolate, is_clearly_better
 
 
 def test_weights_are_interpolated_and_counts_are_not():
@@ -35,3 +35,9 @@ def test_every_general_set_is_kept():
     kept = [{"texts": 0.9, "images": 0.5}, {"texts": 0.9, "images": 0.495}, {"texts": 0.95, "images": 0.48}]
     points = [Point(weight, weight, each) for weight, each in zip((0, 0.5, 1), kept, strict=True)]
     assert choose(points, 0.01).weight == 0.5
+
+
+def test_a_lead_within_the_standard_error_is_not_clear():
+    # the standard error of 0.5 on 100 images is 0.05
+    assert is_clearly_better(0.5, 0.44, 100) and not is_clearly_better(0.5, 0.46, 100)
+    assert is_clearly_better(0.5, 0.46, 400) and not is_clearly_better(0.4, 0.4, 400)
