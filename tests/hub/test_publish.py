@@ -181,6 +181,19 @@ def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder):
         publish.run(publish.PublishOptions(folder=str(folder), repo_id=REPO, dry_run=True))
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"repo_id": "me/a b"}, "repo_id: 'me/a b' is no id of a repo"),
+        ({"tag": "v 1"}, "tag: 'v 1' is no name that Git accepts"),
+        ({"revision": "a..b"}, "revision: 'a..b' is no name that Git accepts"),
+    ],
+)
+def test_names_that_the_hub_refuses_are_refused_in_a_dry_run(folder, fields, message):
+    with pytest.raises(ValueError, match=message):
+        publish.run(publish.PublishOptions(**({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)))
+
+
 @pytest.mark.parametrize("name", ["config.json", "self_check.json", "results.json"])
 def test_a_damaged_file_is_refused_by_name(folder, name):
     (folder / name).write_text("{", encoding="utf-8")

@@ -6,6 +6,7 @@ files only as they are on disk, whereas text files with local paths are sent cle
 """
 
 import logging
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -14,13 +15,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from training.hub.contents import Content, is_publishable, list_contents
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 DEFAULT_BRANCH = "main"
+# rules of `git check-ref-format`, which `huggingface_hub` leaves to the Hub
+NO_GIT_NAME = re.compile(r"^$|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)[./-]|[./]$|\.lock(/|$)|^@$")
 Result = TypeVar("Result")
 
 
@@ -39,6 +43,20 @@ class Target:
     private: bool = False
     revision: str = DEFAULT_BRANCH
     tag: str | None = None
+
+    def __post_init__(self):
+        try:
+            validate_repo_id(self.repo_id)
+        except HFValidationError as error:
+            raise ValueError(
+                f"repo_id: {self.repo_id!r} is no id of a repo ({error}) Write NAMESPACE/NAME."
+            ) from error
+        for name, value in (("revision", self.revision), ("tag", self.tag)):
+            if value is not None and NO_GIT_NAME.search(value):
+                raise ValueError(
+                    f"{name}: {value!r} is no name that Git accepts. Use letters, digits, '.', '-' and '_', such as "
+                    "v0.1.0."
+                )
 
     def command(self, folder: str | Path) -> str:
         """The command that publishes a folder to this target."""
