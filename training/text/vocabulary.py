@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from training.text.pipeline import digest, read_pipeline, save_with_pipeline, untruncated
-from training.utils.files import scratch_folder
+from training.utils.files import scratch_folder, set_modes
 
 IDS_FILE = "vocabulary.safetensors"
 META_FILE = "vocabulary.json"
@@ -134,6 +134,7 @@ class Vocabulary:
             save_with_pipeline(self.tokenizer, read_pipeline(self.tokenizer), scratch)
             save_file({"source_ids": self.source_ids, "kept_ids": self.kept_ids}, scratch / IDS_FILE)
             (scratch / META_FILE).write_text(json.dumps(meta, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            set_modes(scratch)
             if not folder.exists():
                 scratch.rename(folder)
                 return

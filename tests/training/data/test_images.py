@@ -8,10 +8,16 @@ import torch
 from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
+from modeling_dcclip.image_dcclip import ImageError
 from tests.training.data.rows import make_cell
 from training.data import decode_image, load_source, open_image
 from training.data.images import CellRules, image_cell
 from training.data.sources import image_roots
+
+
+def test_errors_have_no_address_of_memory():
+    with pytest.raises(ImageError, match=r"cannot identify image file$"):
+        open_image({"bytes": b"no image", "path": None})
 
 
 def test_transparent_images_are_flattened_onto_white():

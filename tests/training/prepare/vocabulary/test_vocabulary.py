@@ -289,6 +289,7 @@ def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_
         "vocabulary.safetensors",
     }
     assert [path.name for path in folder.parent.iterdir()] == ["cut"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # safetensors writes files with mode 0600
     alone = AutoTokenizer.from_pretrained(folder)
     assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(source)
     saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
