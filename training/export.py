@@ -38,9 +38,11 @@ def _write_files(options: ExportOptions):
     print("\n".join(verdict.line() for verdict in verdicts))
     if not all(verdict.checked for verdict in verdicts):
         print(f"\n{UNCHECKED}")
+    kept = {verdict.tower for verdict in verdicts if verdict.kept}
+    refused = {verdict.tower for verdict in verdicts} - kept
+    commands = [] if refused else commands_of_export(options.output_dir, options.format, kept)
     written = {options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"}
-    print_ending(written, commands_of_export(options.output_dir, options.format))
-    refused = {verdict.tower for verdict in verdicts} - {verdict.tower for verdict in verdicts if verdict.kept}
+    print_ending(written, commands)
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
         sys.exit(1)

@@ -17,6 +17,7 @@ from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder
 from training.hub.cards import refresh_card
 from training.hub.layouts.table import LAYOUTS
+from training.utils.files import CLAIM_FOLDER
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
@@ -86,7 +87,13 @@ def copied_names(folder: Path, output_dir: Path) -> list[str]:
 
 
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
-    return shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
+    """Names in a folder that are not copied. A folder that a command claimed is an output of its own."""
+    by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
+
+    def ignore(folder: str, names: list[str]) -> set[str]:
+        return by_name(folder, names) | {name for name in names if Path(folder, name, CLAIM_FOLDER).is_dir()}
+
+    return ignore
 
 
 def _replace(files: Iterable[Path], folder: Path):

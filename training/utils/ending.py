@@ -2,7 +2,9 @@
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+
+BOTH_TOWERS = ("vision", "text")
 
 
 def print_ending(written: Mapping[str, str], commands: Sequence[str]):
@@ -10,15 +12,16 @@ def print_ending(written: Mapping[str, str], commands: Sequence[str]):
 
     Args:
         written: What each written file or folder is, by path.
-        commands: Commands that can be copied into a shell. Words in capitals are to be replaced.
+        commands: Commands that can be copied into a shell; there may be none. Words in capitals are to be replaced.
     """
     if os.environ.get("RANK", "0") != "0":
         return
     print()
     for path, meaning in written.items():
         print(f"  {path}: {meaning}")
-    print("\nNext:")
-    print("\n".join(f"  {command}" for command in commands), flush=True)
+    if commands:
+        print("\nNext:")
+        print("\n".join(f"  {command}" for command in commands), flush=True)
 
 
 def commands_of_model(folder: str) -> list[str]:
@@ -35,19 +38,20 @@ def commands_of_model(folder: str) -> list[str]:
     ]
 
 
-def commands_of_export(folder: str, export_format: str) -> list[str]:
+def commands_of_export(folder: str, export_format: str, towers: Collection[str] = BOTH_TOWERS) -> list[str]:
     """Commands that use an exported model.
 
     Args:
         folder: Folder with the exported files.
         export_format: Export format or layout of another tool.
+        towers: Towers that have a file; `dcclip` needs both.
     """
     if export_format == "open_clip":
         loaded = f"import open_clip; open_clip.create_model_and_transforms({f'local-dir:{folder}/open_clip'!r})"
         return [shlex.join(["python", "-c", loaded])]
     if export_format == "immich":
         return [f"cp -r {shlex.quote(f'{folder}/immich')} CACHE/clip/NAME"]
-    if export_format != "onnx":  # such as ExecuTorch, which runs in apps
+    if export_format != "onnx" or not set(BOTH_TOWERS) <= set(towers):  # such as ExecuTorch, which runs in apps
         return [publish_command(folder)]
     label = f"dcclip label IMAGE LABEL LABEL --model {shlex.quote(folder)}"
     return [label, search_command(folder), publish_command(folder)]

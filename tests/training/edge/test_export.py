@@ -92,6 +92,7 @@ def test_refused_file_is_not_written_and_reported(exported, traced, labelled, tm
     assert exit_info.value.code == 1
     printed = capsys.readouterr().out
     assert "text_model_quantized.onnx: not written" in printed and "not finite" in printed
+    assert "Next:" not in printed
     after = files(folder)
     assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # the earlier file was made of other weights
     assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
@@ -101,6 +102,16 @@ def test_refused_file_is_not_written_and_reported(exported, traced, labelled, tm
     assert refused["file"] == "onnx/text_model_quantized.onnx" and "not finite" in refused["reasons"][0]
     assert len(results["verdicts"]) == 12  # the verdicts on the other files are kept
     assert results["best"]["text"] != refused["file"]
+
+
+def test_outputs_in_the_folder_of_a_model_are_not_copied(exported, tmp_path):
+    """Such as an earlier export, or an evaluation."""
+    model = tmp_path / "model"
+    shutil.copytree(exported, model, ignore=shutil.ignore_patterns(".dcclip"))
+    shutil.copytree(exported, model / "edge")
+    (model / "notes").mkdir()
+    names = set(output.copied_names(model, tmp_path / "other"))
+    assert {"notes", "config.json"} <= names and not {"edge", "onnx"} & names
 
 
 def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labelled, tmp_path, monkeypatch):

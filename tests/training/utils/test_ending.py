@@ -28,6 +28,7 @@ ENDINGS = {
     "stage 2": ending.commands_of_stage_2(FOLDER),
     "model": ending.commands_of_model(FOLDER),
     "onnx": ending.commands_of_export(FOLDER, "onnx"),
+    "one tower": ending.commands_of_export(FOLDER, "onnx", {"text"}),
     "executorch": ending.commands_of_export(FOLDER, "executorch"),
     "litert": ending.commands_of_export(FOLDER, "litert"),
     "open_clip": ending.commands_of_export(FOLDER, "open_clip"),
@@ -55,6 +56,10 @@ def test_each_command_names_the_folder_and_has_options_that_exist(name, capsys):
             assert stopped.value.code == 0
             text = capsys.readouterr().out
             assert all(word in text for word in words if word.startswith("--"))
+
+
+def test_one_tower_is_not_used_by_dcclip():
+    assert not any(command.startswith("dcclip") for command in ENDINGS["one tower"])
 
 
 def test_only_the_main_process_prints(capsys, monkeypatch):
