@@ -371,6 +371,7 @@ def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path)
         ({"language_weights": {"en": 0, "zh": 0}}, "language_weights: all are 0"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
         ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
+        ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
         ({"language_weights": {"en": -1, "zh": 1}}, "language_weights.en: must be at least 0"),
         ({"extra_weights": {"spread": -1}}, "extra_weights.spread: must be at least 0"),
     ],

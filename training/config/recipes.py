@@ -289,6 +289,11 @@ class AlignRecipe(TrainingRecipe):
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
                 "or leave teacher_cache out."
             )
+        if self.teacher_cache is not None and not self.all_teachers:
+            raise ValueError(
+                f"teacher_cache: is {self.teacher_cache!r}, but no teacher is named, so it would not be used. Name "
+                "one with teacher, or leave teacher_cache out."
+            )
         if self.photos is not None and not self.photo_weight:
             raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
         if not any(self.language_weights.values()):

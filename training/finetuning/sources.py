@@ -3,18 +3,19 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import image_roots
+from training.data.sources import check_split, image_roots
 from training.finetuning.columns import language_of
 from training.finetuning.images import ImageFinder, is_output, list_images
 from training.finetuning.tables import SUFFIXES, find_encoding, read_table
 
-SPLIT_FOLDERS = frozenset({"train", "training", "val", "valid", "validation", "test", "dev"})
-TRAIN_FOLDERS = ("train", "training")
+# folders of a split, by its name: those of each list are the same split
+SPLIT_FOLDERS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
 CAMERA_NAME = re.compile(
     r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*$"
     r"|^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)$",
@@ -60,11 +61,13 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     if path.suffix.lower() in SUFFIXES:
         if not path.is_file():
             raise ValueError(f"data: there is no file {data!r}. Check the path.")
+        _refuse_split(split, path)
         return _open_table(path)
     if path.suffix.lower() in (".xlsx", ".xls", ".txt", ".json", ".zip"):
         raise ValueError(
             f"data: {data!r} is no table that can be read. Save it as CSV with one row per image: path, caption."
         )
+    check_split(data, split, "split")
     rows = load_source(data, split, subset)
     folder = path.parent if path.is_file() else None
     finder = ImageFinder(folder) if folder is not None else None
@@ -86,14 +89,17 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
         raise ValueError(f"data: {str(folder)!r} has several tables: {names}. Name one of them as --data.")
+    shards = sorted(map(str, folder.glob("*.tar")))
+    if tables or shards:
+        _refuse_split(split, folder)
     if tables:
         return _open_table(tables[0])
-    if shards := sorted(map(str, folder.glob("*.tar"))):
+    if shards:
         return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards", ())
     parquet = sorted(folder.rglob("*.parquet"))
     outputs = [str(parent) for path in parquet for parent in path.parents if _is_inner_output(parent, folder)]
     if not parquet or list_images(folder):
-        return _open_images_beside([] if outputs else parquet, folder, needs_captions)
+        return _open_images_beside([] if outputs else parquet, folder, split, needs_captions)
     if outputs:  # `datasets` would take its files for those of a split
         raise ValueError(
             f"data: {str(folder)!r} holds {outputs[0]!r}, which a command of this project wrote. Move it out of the "
@@ -107,28 +113,43 @@ def _is_inner_output(path: Path, folder: Path) -> bool:
     return folder in path.parents and is_output(path)
 
 
-def _open_images_beside(parquet: Sequence[Path], folder: Path, needs_captions: bool) -> Opened:
+def _refuse_split(split: str, path: Path):
+    if split != SPLIT_FOLDERS[0][0]:
+        raise ValueError(f"split: {str(path)!r} has no splits, got {split!r}. Leave it out.")
+
+
+def _open_images_beside(parquet: Sequence[Path], folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a folder of images, and say that the parquet files in it are not read."""
     if not parquet:
-        return _open_images(folder, needs_captions)
+        return _open_images(folder, split, needs_captions)
     note = f"The folder has images, so its parquet files are not read. To train on these, name them: {parquet[0]}."
     try:
-        opened = _open_images(folder, needs_captions)
+        opened = _open_images(folder, split, needs_captions)
     except ValueError as error:
         raise ValueError(f"{error} {note}") from error
     opened.notes.append(note)
     return opened
 
 
-def _open_images(folder: Path, needs_captions: bool) -> Opened:
-    """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
+def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
+    """Open a folder of images, or the folder of the split in it if it has one folder for each split."""
     folders = (path for path in folder.iterdir() if path.is_dir() and not is_output(path))
     inner = {path.name.lower(): path for path in folders if not path.name.startswith(".")}
-    train = next((name for name in TRAIN_FOLDERS if name in inner), None)
-    if train is not None and set(inner) <= SPLIT_FOLDERS:
-        opened = _open_images(inner[train], needs_captions)
-        opened.notes.append(f"Only the folder {train!r} is used; the other splits stay untouched.")
-        return opened
+    if not inner.keys() & set(SPLIT_FOLDERS[0]) or not inner.keys() <= set(chain(*SPLIT_FOLDERS)):
+        _refuse_split(split, folder)
+        return _open_listed(folder, needs_captions)
+    names = next((names for names in SPLIT_FOLDERS if split in names), (split,))
+    if (chosen := next((name for name in (split, *names) if name in inner), None)) is None:
+        raise ValueError(
+            f"split: {str(folder)!r} has no folder {split!r}, only {', '.join(inner)}. Name one of these."
+        )
+    opened = _open_listed(inner[chosen], needs_captions)
+    opened.notes.append(f"Only the folder {chosen!r} is used; the other splits stay untouched.")
+    return opened
+
+
+def _open_listed(folder: Path, needs_captions: bool) -> Opened:
+    """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
     paths = list_images(folder)
     if not paths:
         raise ValueError(

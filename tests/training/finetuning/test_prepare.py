@@ -169,6 +169,20 @@ def test_folders_of_images(tmp_path, rows):
     assert run(tmp_path, tmp_path / "texts").found.startswith("images with text files")
 
 
+def test_a_split_is_used_or_refused(tmp_path, rows, titles):
+    for split, part in (("train", rows), ("val", rows.select(range(20)))):
+        write_images(tmp_path / "splits" / split, part, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
+    for split, number in (("train", NUM_IMAGES), ("validation", 20)):
+        prepared = run(tmp_path, tmp_path / "splits", split=split)
+        assert prepared.num_training + prepared.num_validation == number and prepared.are_labels
+    with pytest.raises(ValueError, match=r"split: '.*splits' has no folder 'test', only train, val"):
+        run(tmp_path, tmp_path / "splits", split="test")
+    rows.to_parquet(tmp_path / "a.parquet")
+    for data in (tmp_path / "a.parquet", write_csv(tmp_path / "titles.csv", titles), tmp_path / "splits" / "val"):
+        with pytest.raises(ValueError, match=r"split: '.*' has no splits, got 'test'"):
+            run(tmp_path, data, split="test")
+
+
 def test_parquet_files_and_tar_shards_keep_their_images(tmp_path, rows):
     rows.to_parquet(tmp_path / "a.parquet")
     write_shards(tmp_path, read_samples(rows, len(rows)), 2)
