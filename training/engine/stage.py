@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
+from training.data.pair_stream import PairStream
 from training.engine.checkpoint import (
     BEST_FOLDER,
     TRACKING_FOLDER,
@@ -98,6 +99,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = stage.make_task(recipe, Models(student, processor, teachers), accelerator)
+        _check_batch(recipe, dataset, accelerator.num_processes)
         if recipe.gradient_checkpointing and task.follows_batches:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
@@ -121,6 +123,21 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         if push is not None:
             push.finish()
     return result
+
+
+def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_processes: int):
+    """Refuse batches with copies of a pair, which losses between the pairs of a batch would take for other pairs."""
+    if isinstance(recipe, DistillRecipe) or isinstance(dataset, PairStream):
+        return
+    compares = recipe.contrastive_weight or recipe.text_text_weight or recipe.interactive_weight
+    num_pairs = recipe.batch_size * num_processes
+    if compares and num_pairs > len(dataset):
+        all_processes = f", with {num_processes} processes {num_pairs}" if num_processes > 1 else ""
+        raise ValueError(
+            f"batch_size: is {recipe.batch_size}{all_processes}, but the data have only {len(dataset)} rows. The "
+            "pairs of a batch are compared with each other, so none may occur twice. Set at most "
+            f"{len(dataset) // num_processes}, or add data."
+        )
 
 
 @contextmanager

@@ -512,6 +512,13 @@ def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, dis
     assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000001"]  # and none of the earlier run
 
 
+def test_a_batch_with_copies_of_a_pair_is_refused_where_pairs_are_compared(align_recipe, train_rows):
+    with pytest.raises(ValueError, match=rf"batch_size: is 5000, but the data have only {len(train_rows)} rows"):
+        run(align_recipe(batch_size=5000, max_steps=1))
+    more = len(train_rows) + 1  # the anchor compares each embedding with that of the teacher alone
+    run(align_recipe(batch_size=more, max_steps=1, contrastive_weight=0.0, anchor_weight=1.0))
+
+
 @pytest.mark.parametrize("field", ["teacher", "teacher_cache"])
 def test_a_run_never_writes_into_what_it_reads(distill_recipe, teacher_folder, tmp_path, field):
     folder = shutil.copytree(teacher_folder, tmp_path / "teacher")
