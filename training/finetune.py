@@ -63,7 +63,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
-            _prepare(options, start)
+            _prepare(options, start, processor)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start)
@@ -86,8 +86,9 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
 
 
-def _prepare(options: FinetuneOptions, start: "DCCLIPModel"):
+def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor"):
     """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
+    from training.data.captions import CaptionTokenizer
     from training.finetuning.plan import last_checkpoint_of, make_recipe
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits
     from training.utils.files import recover_folder, replace_folder, scratch_folder
@@ -95,7 +96,8 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel"):
     output_dir = Path(options.output_dir)
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
-        print(prepare(options, folder, scratch=scratch), flush=True)
+        tokens = CaptionTokenizer(processor.tokenizer, start.config.max_text_length)
+        print(prepare(options, folder, scratch=scratch, tokens=tokens), flush=True)
         if (found := prepare_general(options, folder, scratch)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start)

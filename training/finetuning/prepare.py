@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
+from training.data.captions import CaptionTokenizer
 from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_cell, is_url
 from training.data.named_images import fetch_allowed
 from training.finetuning.columns import Columns, captions_of, cells_of, find_columns, is_mixed
@@ -141,7 +142,11 @@ def prepare_general(options: FinetuneOptions, folder: Path, scratch: Path | None
 
 
 def prepare(
-    options: FinetuneOptions, folder: Path, needs_captions: bool = True, scratch: Path | None = None
+    options: FinetuneOptions,
+    folder: Path,
+    needs_captions: bool = True,
+    scratch: Path | None = None,
+    tokens: CaptionTokenizer | None = None,
 ) -> Prepared:
     """Read the user's data, leave out what cannot be used, and write the two splits.
 
@@ -152,6 +157,7 @@ def prepare(
             caption in the data all images are.
         scratch: Folder to write to, which the caller moves to `folder`. The list of left-out rows of data that are
             refused is then written to `output_dir`. Default: `folder`.
+        tokens: Tokenization of the model, which counts the captions that it truncates; None counts none.
 
     Raises:
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
@@ -184,7 +190,7 @@ def prepare(
         len(validation),
         columns.are_labels,
         f"{opened.form}, {columns.describe()}",
-        [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE)],
+        [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE), *_describe_truncated(pairs, languages, tokens)],
     )
     prepared.save()
     return prepared
@@ -350,6 +356,15 @@ def _describe(pairs: _Pairs, listing: Path) -> list[str]:
     if pairs.num_merged:
         notes.append(f"{pairs.num_merged} rows with a copy of an earlier image were merged with it.")
     return notes
+
+
+def _describe_truncated(pairs: _Pairs, languages: list[str], tokens: CaptionTokenizer | None) -> list[str]:
+    """A sentence about captions that are longer than the model's texts, if there are any."""
+    texts = [text for language in languages for text in _texts(pairs, language)]
+    count = tokens.count_truncated(texts) if tokens is not None else 0
+    if not tokens or not count:
+        return []
+    return [f"{count:,} of {len(texts):,} captions are longer than {tokens.max_text_length} tokens, and cut there."]
 
 
 def _write_skipped(path: Path, skipped: list[tuple[int, str, str]]):

@@ -1,6 +1,7 @@
 """From data as users have them to two splits of usable pairs."""
 
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.local_server import serve_folder
 from tests.training.data.shards import read_samples, write_shards
 from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
 from training.data import load_source
+from training.data.captions import CaptionTokenizer
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.split import split_images
@@ -124,6 +126,16 @@ def test_odd_paths_and_files_that_cannot_be_read_are_counted(tmp_path, titles, m
     notes = "\n".join(run(tmp_path, write_csv(tmp_path / "titles.csv", changed)).notes)
     assert "2 rows left out, image file is missing: ., ./." in notes
     assert "1 rows left out, image file cannot be read (Permission denied): images/2.png." in notes
+
+
+def test_captions_that_the_model_truncates_are_counted(tmp_path, titles, processor):
+    long = [(titles[0][0], "青蛙" * 100), *titles[1:]]
+    path, options = write_csv(tmp_path / "titles.csv", long), FinetuneOptions(model="", data="", output_dir="")
+    tokens = CaptionTokenizer(processor.tokenizer, 32)
+    prepared = prepare(replace(options, data=str(path)), tmp_path / "prepared", tokens=tokens)
+    assert prepared.notes == [
+        f"1 of {len(set(dict(long).values()))} captions are longer than 32 tokens, and cut there."
+    ]
 
 
 def test_what_macos_leaves_is_passed_over_and_its_accents_are_found(tmp_path, titles):
