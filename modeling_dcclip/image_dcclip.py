@@ -12,7 +12,6 @@ from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 
 # formats that are opened; some others that Pillow knows start a program (EPS) or crash on damaged files
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -106,6 +105,9 @@ def open_header(file: BinaryIO) -> Image.Image:
         if file.read(len(JPEG_START)) != JPEG_START:
             raise
         file.seek(0)
+        # here, because the import of a model is to load no decoder
+        from PIL.JpegImagePlugin import JpegImageFile
+
         image = JpegImageFile(file)
         if "progressive" in image.info or image.width * image.height > MAX_JPEG_PIXELS:
             raise

@@ -174,8 +174,11 @@ def _refuse_table(source: str | list[str], field: str):
 
 def _compare_columns(source: str | list[str], field: str, error: Exception):
     """Refuse local parquet files with different columns. `datasets` raises an error that does not name both files."""
-    names = [source] if isinstance(source, str) else list(source)
-    paths = [path for name in _numbered(names) for path in sorted(glob(str(Path(name).expanduser()), recursive=True))]
+    try:
+        names = _numbered([source] if isinstance(source, str) else list(source))
+    except ValueError:  # which is the error that the caller reports
+        return
+    paths = [path for name in names for path in sorted(glob(str(Path(name).expanduser()), recursive=True))]
     schemas: dict[str, list[str]] = {}
     for path in paths:
         if path.lower().endswith(".parquet"):

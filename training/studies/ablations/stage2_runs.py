@@ -150,9 +150,11 @@ class Stage2Ablation:
         steps, rate = self.options.align_steps, recipe.learning_rate
         if arm.only:
             steps, rate = self.all_steps, distil_recipe.learning_rate
-        data, cache = distil_recipe.data, distil_recipe.teacher_cache
+        data, cache, batch_size = distil_recipe.data, distil_recipe.teacher_cache, recipe.batch_size
         if (stride := arm.concept_stride) > 1:
-            data, cache = replace(data, train=self._pairs(data, stride)), f"{cache}-{stride}"
+            pairs = self._pairs(data, stride)
+            data, cache = replace(data, train=pairs), f"{cache}-{stride}"
+            batch_size = min(batch_size, len(load_source(pairs)))  # of a part of the corpus, with --every
         return replace(
             recipe,
             **asdict(losses),
@@ -163,6 +165,7 @@ class Stage2Ablation:
             student=distil_recipe.output_dir if not arm.only else None,
             new_student=distil_recipe.student if arm.only else None,
             max_steps=steps,
+            batch_size=batch_size,
             learning_rate=rate,
             warmup_steps=min(recipe.warmup_steps, steps // 6),
             output_dir=str(self.output_dir / "aligned"),
