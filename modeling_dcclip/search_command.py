@@ -190,8 +190,7 @@ def run_serve(options: argparse.Namespace):
         with server:
             print(server.url, flush=True)
             if options.host not in LOOPBACK:
-                note = "everyone who reaches this address sees the photographs of the index"
-                print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+                _note("everyone who reaches this address sees the photographs of the index")
             if options.open:
                 webbrowser.open(server.url)
             try:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from training.tasks import Task
     from training.tasks.align import GeneralImages, GeneralTexts
     from training.teachers.ensemble import Ensemble
-    from training.teachers.family import Targets
     from training.teachers.targets import TargetSource
 
 PHOTO_BATCH = 32
@@ -151,8 +150,8 @@ def _general_photos(
 
     from training.corpus.photo_crops import photo_crops
     from training.data.image_bank import load_images, vary_images
-    from training.data.transforms import Normalize
     from training.tasks.align import GeneralImages
+    from training.teachers.targets import LiveTargets, TargetSpec
 
     if targets is None or models.teachers is None or not recipe.photo_weight:
         return None
@@ -163,19 +162,19 @@ def _general_photos(
         images = vary_images(photo_crops(size))
     start = None
     if recipe.teacher == recipe.student:
-        start = models.teachers.members[0].teacher.with_towers(["vision"]).to(accelerator.device)
-    encoded: list[Targets] = []
+        teacher = models.teachers.members[0].teacher.with_towers(["vision"]).to(accelerator.device)
+        start = LiveTargets(teacher, TargetSpec(("vision",)))
+    embeddings, maps = [], []
     with torch.inference_mode():
         for part in images.split(PHOTO_BATCH):
             part = part.to(accelerator.device).float()
             if start is None:
-                encoded.append(targets.images(part, {}))
+                found = targets.images(part, {})
             else:
-                normalize = Normalize.from_processor(start.image_processor, start.image_size)
-                encoded.append(start.encode_images(normalize(part)))
-    embeddings = torch.cat([part.embedding.float() for part in encoded])
-    maps = torch.cat([part.required_map.half() for part in encoded]) if start is not None else None
-    return GeneralImages(images, embeddings, maps)
+                found = start.teacher.encode_images(start.normalize(part))
+                maps.append(found.required_map.half())
+            embeddings.append(found.embedding.float())
+    return GeneralImages(images, torch.cat(embeddings), torch.cat(maps) if maps else None)
 
 
 def main(argv: list[str] | None = None):

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 if __package__:
-    from .photos_dcclip import FileState, search_text
+    from .photos_dcclip import FileState, search_text, with_separator
 else:  # in a model folder
-    from photos_dcclip import FileState, search_text  # type: ignore[no-redef]
+    from photos_dcclip import FileState, search_text, with_separator  # type: ignore[no-redef]
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # low byte of the error codes of a damaged file
@@ -491,7 +491,7 @@ _BELOW = "path > ? AND path < ?"
 
 def _range(folder: bytes) -> tuple[bytes, bytes]:
     """Limits of the paths below a folder: they start with its path and a separator."""
-    start = folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
+    start = with_separator(folder)
     return start, start[:-1] + bytes([start[-1] + 1])
 
 

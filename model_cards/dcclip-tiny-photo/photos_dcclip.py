@@ -112,11 +112,12 @@ class Walk:
                     if entry.is_dir():
                         below.append(entry.path)
                         continue
-                    status = entry.stat() if _is_image(entry.name) or entry.is_symlink() else None
+                    is_image = _is_image(entry.name)
+                    status = entry.stat() if is_image or entry.is_symlink() else None
                 except OSError:  # such as a symbolic link in a circle, or one to a missing file
                     self.dangling.append(entry.path)
                     continue
-                if not _is_image(entry.name):
+                if not is_image:
                     self.others[_extension(entry.name)] += 1
                 elif status is not None and stat.S_ISREG(status.st_mode):
                     yield FileState.of(entry.path, status)
@@ -125,7 +126,7 @@ class Walk:
     def is_excluded(self, path: bytes) -> bool:
         """Whether a pattern leaves a path out. One with a slash is for paths below its folder, others for names."""
         for folder, patterns in self.excluded.items():
-            start = _with_separator(os.fsencode(folder))
+            start = with_separator(os.fsencode(folder))
             if not path.startswith(start):
                 continue
             below = search_text(path[len(start) :]).replace(os.sep, "/")
@@ -141,7 +142,7 @@ class Walk:
         found = set()
         for path in self.skipped:
             with suppress(OSError):
-                if path.startswith(_with_separator(folder)):
+                if path.startswith(with_separator(folder)):
                     status = os.stat(path)
                     found.add((status.st_dev, status.st_ino))
         with suppress(OSError):  # a link may lead back to the folder itself
@@ -155,7 +156,8 @@ def search_text(path: bytes) -> str:
     return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()
 
 
-def _with_separator(folder: bytes) -> bytes:
+def with_separator(folder: bytes) -> bytes:
+    """The path of a folder and a separator, with which the paths below it start."""
     return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
 

@@ -17,7 +17,7 @@ from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder
 from training.hub.cards import refresh_card
 from training.hub.layouts.table import LAYOUTS
-from training.utils.files import CLAIM_FOLDER
+from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
@@ -91,7 +91,7 @@ def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
     by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
-        return by_name(folder, names) | {name for name in names if Path(folder, name, CLAIM_FOLDER).is_dir()}
+        return by_name(folder, names) | {name for name in names if is_claimed(Path(folder, name))}
 
     return ignore
 

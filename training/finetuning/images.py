@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from training.evaluation.sets.sources import is_image
-from training.utils.files import CLAIM_FOLDER
+from training.utils.files import is_claimed
 
 DRIVE = re.compile("[a-zA-Z]:/")  # of an absolute path under Windows
 MAX_FILES = 500_000  # files that are looked at below the folder of a table
@@ -90,15 +90,10 @@ def list_images(folder: Path) -> list[Path]:
     return sorted(_walk(folder))
 
 
-def is_output(folder: Path) -> bool:
-    """Whether a folder was written by a command of this project, such as the output of an earlier run on the data."""
-    return (folder / CLAIM_FOLDER).is_dir()
-
-
 def _walk(folder: Path) -> Iterator[Path]:
     num_files = 0
     for parent, names, files in os.walk(folder.absolute()):
-        names[:] = [name for name in names if not name.startswith(".") and not is_output(Path(parent, name))]
+        names[:] = [name for name in names if not name.startswith(".") and not is_claimed(Path(parent, name))]
         num_files += len(files)
         if num_files > MAX_FILES:
             raise ValueError(

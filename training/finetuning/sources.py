@@ -9,10 +9,11 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import check_split, image_roots
+from training.data.sources import TABLES, check_split, image_roots
 from training.finetuning.columns import language_of
-from training.finetuning.images import ImageFinder, is_output, list_images
-from training.finetuning.tables import SUFFIXES, find_encoding, read_table
+from training.finetuning.images import ImageFinder, list_images
+from training.finetuning.tables import find_encoding, read_table
+from training.utils.files import is_claimed
 
 # folders of a split, by its name: those of each list are the same split
 SPLIT_FOLDERS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
@@ -58,7 +59,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     path = Path(data).expanduser()
     if path.is_dir():
         return _open_folder(path, split, needs_captions)
-    if path.suffix.lower() in SUFFIXES:
+    if path.suffix.lower() in TABLES:
         if not path.is_file():
             raise ValueError(f"data: there is no file {data!r}. Check the path.")
         _refuse_split(split, path)
@@ -84,7 +85,7 @@ def _open_table(path: Path) -> Opened:
 
 def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a table in the folder, or parquet files and tar shards, or images in class folders or with captions."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = (path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.is_file())
     tables = sorted(path for path in found if not path.name.startswith("."))  # macOS leaves `._titles.csv`
     if len(tables) > 1:
         names = ", ".join(path.name for path in tables)
@@ -110,7 +111,7 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
 
 
 def _is_inner_output(path: Path, folder: Path) -> bool:
-    return folder in path.parents and is_output(path)
+    return folder in path.parents and is_claimed(path)
 
 
 def _refuse_split(split: str, path: Path):
@@ -133,7 +134,7 @@ def _open_images_beside(parquet: Sequence[Path], folder: Path, split: str, needs
 
 def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a folder of images, or the folder of the split in it if it has one folder for each split."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not is_output(path))
+    folders = (path for path in folder.iterdir() if path.is_dir() and not is_claimed(path))
     inner = {path.name.lower(): path for path in folders if not path.name.startswith(".")}
     if not inner.keys() & set(SPLIT_FOLDERS[0]) or not inner.keys() <= set(chain(*SPLIT_FOLDERS)):
         _refuse_split(split, folder)

@@ -13,7 +13,6 @@ from typing import Any
 
 from training.evaluation.sets.sources import IMAGE_SUFFIXES
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 SEPARATORS = ",;\t|"
 PROBED_ROWS = 20  # from which the separator is found
 MAX_DAMAGED_SHARE = 0.1  # of the characters beyond ASCII, in a text that is meant to be UTF-8

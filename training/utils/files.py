@@ -86,7 +86,7 @@ def remove_leftovers(folder: Path):
     for parent, names, files in os.walk(folder):
         scratch = [name for name in (*names, *files) if name.startswith(".") and name.endswith(SCRATCH_SUFFIX)]
         found += [Path(parent, name) for name in scratch]
-        names[:] = [name for name in names if name not in scratch and not Path(parent, name, CLAIM_FOLDER).exists()]
+        names[:] = [name for name in names if name not in scratch and not is_claimed(Path(parent, name))]
     for path in found:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -96,6 +96,11 @@ def remove_leftovers(folder: Path):
 
 def _scratch_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{SCRATCH_SUFFIX}")
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether a command of this project writes to a folder, or has written it: an output of its own."""
+    return (folder / CLAIM_FOLDER).exists()
 
 
 def holds_files(folder: Path) -> bool:
