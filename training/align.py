@@ -161,7 +161,7 @@ def _general_photos(
     else:
         images = vary_images(photo_crops(size))
     start = None
-    if recipe.teacher == recipe.student:
+    if recipe.starts_from_teacher:
         teacher = models.teachers.members[0].teacher.with_towers(["vision"]).to(accelerator.device)
         start = LiveTargets(teacher, TargetSpec(("vision",)))
     embeddings, maps = [], []

@@ -388,3 +388,13 @@ def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, t
     save_recipe(recipe, tmp_path)
     saved = parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")])
     assert saved == replace(recipe, resume=False, overwrite=False)
+
+
+def test_only_a_copy_of_the_one_teacher_starts_from_it():
+    teachers = [TeacherConfig(teacher="a", tower="vision"), TeacherConfig(teacher="b", tower="text")]
+    recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), student="a", teacher="a")
+    assert recipe.starts_from_teacher
+    assert not replace(recipe, student="b").starts_from_teacher
+    assert not replace(
+        recipe, student=None, new_student=StudentConfig(), teacher=None, teachers=teachers
+    ).starts_from_teacher

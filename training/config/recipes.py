@@ -274,6 +274,11 @@ class AlignRecipe(TrainingRecipe):
     max_logit_scale: float = 100.0
     freeze_batch_norm: bool = True
 
+    @property
+    def starts_from_teacher(self) -> bool:
+        """Whether the student starts as a copy of its teacher, so that their feature maps have the same channels."""
+        return self.student is not None and self.student == self.teacher
+
     def __post_init__(self):
         super().__post_init__()
         if self.student is not None and self.new_student is not None:
