@@ -149,8 +149,9 @@ def _add_index(commands: Any):
         "--exclude",
         metavar="PATTERN",
         action="append",
-        help="Leave out files and folders of this name, with * and ?, or with a slash of this path below FOLDER. May "
-        "be repeated. Later runs leave them out as well, until FOLDER is named with other patterns, or with ''.",
+        help="Leave out files and folders by name, such as *.png or private. A pattern with a slash is compared with "
+        "the path below FOLDER, such as 2019/work/*. May be repeated. Later runs leave them out as well, until FOLDER "
+        "is named with other patterns, or with ''.",
     )
     index.add_argument(
         "--forget",
