@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 if __package__:
-    from .photos_dcclip import FileState, search_text, with_separator
+    from .files_dcclip import FileState, search_text, with_separator
 else:  # in a model folder
-    from photos_dcclip import FileState, search_text, with_separator  # type: ignore[no-redef]
+    from files_dcclip import FileState, search_text, with_separator  # type: ignore[no-redef]
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # low byte of the error codes of a damaged file

@@ -20,10 +20,12 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import Catalog
-    from .photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo, search_text
+    from .files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text
+    from .photos_dcclip import UnreadablePhotoError, read_photo
 else:  # in a model folder
     from catalog_dcclip import Catalog  # type: ignore[no-redef]
-    from photos_dcclip import RAW_EXTENSIONS, FileState, UnreadablePhotoError, Walk, read_photo, search_text  # type: ignore[no-redef]
+    from files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .runtime_dcclip import Runtime

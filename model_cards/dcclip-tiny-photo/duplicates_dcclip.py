@@ -8,10 +8,10 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import File
-    from .photos_dcclip import distinct_files
+    from .files_dcclip import distinct_files
 else:  # in a model folder
     from catalog_dcclip import File  # type: ignore[no-redef]
-    from photos_dcclip import distinct_files  # type: ignore[no-redef]
+    from files_dcclip import distinct_files  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .index_dcclip import Index

@@ -24,6 +24,7 @@ from PIL import Image
 
 if __package__:
     from .catalog_dcclip import File, Filter
+    from .files_dcclip import distinct_files
     from .graph_dcclip import ENGINES, Graph, check_engine, graph_path, has_usearch, remove_graph, update_graph
     from .indexing_dcclip import Progress, Report, update
     from .manifest_dcclip import (
@@ -36,13 +37,14 @@ if __package__:
         write_lock,
         write_manifest,
     )
-    from .photos_dcclip import UnreadablePhotoError, distinct_files, read_photo
+    from .photos_dcclip import UnreadablePhotoError, read_photo
     from .query_dcclip import QueryWarning, embed_query
     from .runtime_dcclip import ImageInput, Runtime
     from .space_dcclip import Space
     from .vectors_dcclip import VectorStore
 else:  # in a model folder
     from catalog_dcclip import File, Filter  # type: ignore[no-redef]
+    from files_dcclip import distinct_files  # type: ignore[no-redef]
     from graph_dcclip import (  # type: ignore[no-redef]
         ENGINES,
         Graph,
@@ -63,7 +65,7 @@ else:  # in a model folder
         write_lock,
         write_manifest,
     )
-    from photos_dcclip import UnreadablePhotoError, distinct_files, read_photo  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
     from query_dcclip import QueryWarning, embed_query  # type: ignore[no-redef]
     from runtime_dcclip import ImageInput, Runtime  # type: ignore[no-redef]
     from space_dcclip import Space  # type: ignore[no-redef]

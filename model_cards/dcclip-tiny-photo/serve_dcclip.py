@@ -20,13 +20,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 if __package__:
+    from .files_dcclip import FileState
     from .page_dcclip import HTML, SCRIPT, STYLE
-    from .photos_dcclip import FileState, UnreadablePhotoError
+    from .photos_dcclip import UnreadablePhotoError
     from .query_dcclip import QueryWarning
     from .thumbnails_dcclip import THUMBNAIL, make_thumbnail
 else:  # in a model folder
+    from files_dcclip import FileState  # type: ignore[no-redef]
     from page_dcclip import HTML, SCRIPT, STYLE  # type: ignore[no-redef]
-    from photos_dcclip import FileState, UnreadablePhotoError  # type: ignore[no-redef]
+    from photos_dcclip import UnreadablePhotoError  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
     from thumbnails_dcclip import THUMBNAIL, make_thumbnail  # type: ignore[no-redef]
 

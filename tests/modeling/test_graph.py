@@ -9,9 +9,9 @@ from PIL import Image
 from modeling_dcclip import graph_dcclip, index_dcclip
 from modeling_dcclip.catalog_dcclip import Catalog
 from modeling_dcclip.command import main
+from modeling_dcclip.files_dcclip import FileState
 from modeling_dcclip.graph_dcclip import Graph, GraphError, graph_path, remove_graph, update_graph
 from modeling_dcclip.index_dcclip import Index
-from modeling_dcclip.photos_dcclip import FileState
 from modeling_dcclip.query_dcclip import QueryWarning
 from modeling_dcclip.upgrade_dcclip import upgrade_index
 from modeling_dcclip.vectors_dcclip import DTYPES, VectorStore

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip import image_dcclip
-from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError, Walk, read_photo
+from modeling_dcclip.files_dcclip import FileState, Walk
+from modeling_dcclip.photos_dcclip import UnreadablePhotoError, read_photo
 
 
 def names(folders, root) -> list[str]:

@@ -16,10 +16,11 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
+from modeling_dcclip.files_dcclip import FileState
 from modeling_dcclip.image_dcclip import ImageError
 from modeling_dcclip.indexing_dcclip import num_cores
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
-from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError, decode_photo
+from modeling_dcclip.photos_dcclip import UnreadablePhotoError, decode_photo
 from modeling_dcclip.runtime_dcclip import Runtime
 from training.data.images import CellRules, fetch, is_url
 from training.search.shards import schema

@@ -8,9 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from modeling_dcclip.catalog_dcclip import Catalog
+from modeling_dcclip.files_dcclip import FileState
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.indexing_dcclip import Outcome, enter
-from modeling_dcclip.photos_dcclip import FileState, UnreadablePhotoError
+from modeling_dcclip.photos_dcclip import UnreadablePhotoError
 from training.search.shards import ROW_GROUP
 from training.utils.files import replace_folder, scratch_folder
 

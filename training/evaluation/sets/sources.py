@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
-from modeling_dcclip.photos_dcclip import EXTENSIONS
+from modeling_dcclip.files_dcclip import EXTENSIONS
 from training.data import load_source
 from training.data.sources import check_split
 from training.evaluation.sets.protocols import EvalSet

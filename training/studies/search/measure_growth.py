@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_dcclip.files_dcclip import FileState
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.indexing_dcclip import Outcome, enter
-from modeling_dcclip.photos_dcclip import FileState
 from training.studies.search.child import run_dcclip
 from training.studies.search.options import GrowthOptions
 from training.studies.search.photo_files import encode_photos, write_photos
