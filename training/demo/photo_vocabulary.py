@@ -1,6 +1,7 @@
 """The vocabulary of the shipped model of photographs, related to the tokenizer of a teacher again.
 
 A finished model keeps its tokenizer and drops the ids that relate it to the teacher's. They follow from the pieces.
+The teacher's normalizer is taken, since the shipped model ignores case: texts are then divided as the teacher does.
 """
 
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from training.text.pipeline import digest, read_pipeline
+from training.text.pipeline import digest, read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
 from training.text.vocabulary import Vocabulary
 
@@ -33,8 +34,9 @@ def relate_vocabulary(folder: str | Path, source: PreTrainedTokenizerBase) -> Vo
     kept_ids = torch.full((len(source),), -1, dtype=torch.int64)
     kept_ids[source_ids] = torch.arange(len(ids))
     name = Path(folder).name
+    normalizer = {"normalizer": read_pipeline(source)["normalizer"]}
     return Vocabulary(
-        tokenizer,
+        rebuild(tokenizer, read_pipeline(tokenizer) | normalizer),
         source_ids,
         kept_ids,
         source=source.name_or_path,

@@ -100,6 +100,7 @@ def run(options: PhotoModelOptions):
     from training.demo.photo_model.sheet import plot_contact_sheet
     from training.demo.photo_model.weights import rotate_to_axes, round_to_half, store_in_half
     from training.evaluation.models.zero_shot_model import ZeroShotModel
+    from training.finetuning.spelling import unify_spelling
     from training.hub import MODEL_FILES
     from training.hub.cards import CARD_FILE, CardDetails, write_card
     from training.hub.cards.example import classify_example
@@ -123,6 +124,7 @@ def run(options: PhotoModelOptions):
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
         store_in_half(folder / "model.safetensors")
+        unify_spelling(folder)
         for name, path in history.items():
             write_text(folder / name, path.read_text(encoding="utf-8"))
         write_text(folder / CARD_FILE, CARD.read_text(encoding="utf-8"))

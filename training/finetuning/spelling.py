@@ -1,0 +1,123 @@
+r"""Let a finished model read capital letters as small ones, and traditional Chinese as simplified. Nothing is trained.
+
+Examples:
+  python -m training.finetuning.spelling --model runs/mine/aligned --output_dir runs/mine/model
+
+A model that was trained on captions in lower case does not know DOG, one that was trained on simplified Chinese knows
+few of the characters of 貓. The tokenizer learns to ignore case, and each traditional piece of the vocabulary gets the
+embedding of its simplified form. Texts in lower case and in simplified characters keep their embeddings.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from training.utils.cli import parse_options, user_errors
+from training.utils.ending import commands_of_model, print_ending
+from training.utils.quiet import hide_library_bars
+
+PROGRAM = "python -m training.finetuning.spelling"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpellingOptions:
+    """Options of the command.
+
+    Args:
+        model: Folder of a finished model.
+        output_dir: Folder for the changed model. Exports and results of the old weights are not copied.
+        overwrite: Replace files in `output_dir` that this command has not written.
+    """
+
+    model: str
+    output_dir: str
+    overwrite: bool = False
+
+
+def run(options: SpellingOptions) -> int:
+    """Write the changed model.
+
+    Args:
+        options: Where to read and write.
+
+    Returns:
+        Number of traditional pieces that have the embedding of their simplified form.
+
+    Raises:
+        ValueError: There is no finished model, or files of the user would be replaced.
+    """
+    from training.engine.checkpoint import WEIGHTS_FILE
+    from training.hub.cards import CARD_FILE
+    from training.hub.contents import DERIVED, is_publishable
+    from training.students import load_student
+    from training.utils.files import scratch_folder
+    from training.utils.output import claim_folder
+
+    source, target = Path(options.model), Path(options.output_dir)
+    load_student(options.model, "model")  # fails before anything is written
+    if not (source / WEIGHTS_FILE).is_file():
+        raise ValueError(f"model: {options.model!r} is no folder with {WEIGHTS_FILE}. Download the model first.")
+    card = (source / "README.md").read_text(encoding="utf-8")
+    files = [path.name for path in source.iterdir() if path.is_file() and is_publishable(path.name, card)]
+    names = sorted({*files, *({CARD_FILE} if (source / CARD_FILE).exists() else ())} - {*DERIVED})
+    inputs = {"model": source}
+    with (
+        claim_folder(target, names, command="spelling", inputs=inputs, overwrite=options.overwrite),
+        scratch_folder(target) as scratch,
+    ):
+        for name in names:
+            shutil.copyfile(source / name, scratch / name)
+        count = unify_spelling(scratch)
+        for path in sorted(scratch.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
+            path.replace(target / path.name)
+    return count
+
+
+def unify_spelling(folder: Path) -> int:
+    """Change tokenizer and weights of a model in place, and write its self-check and card anew.
+
+    Args:
+        folder: Finished model without exports and results.
+
+    Returns:
+        Number of traditional pieces that have the embedding of their simplified form.
+    """
+    from safetensors.torch import load_file, save_file
+
+    from training.engine.checkpoint import WEIGHTS_FILE
+    from training.hub.cards import refresh_card
+    from training.hub.self_check import write_self_check
+    from training.students import load_student
+    from training.text.pipeline import CALL_STATE, TOKENIZER_FILE, read_pipeline
+    from training.text.spelling import ignore_case, simplified_pieces
+    from training.utils.files import atomic_write, write_text
+
+    student, processor = load_student(folder, "model")
+    table = student.text_model.get_input_embeddings().weight
+    (name,) = (name for name, weight in student.named_parameters() if weight is table)
+    vocabulary = processor.tokenizer.get_vocab()
+    pairs = simplified_pieces(sorted(vocabulary, key=vocabulary.__getitem__))
+    tensors = load_file(folder / WEIGHTS_FILE)  # in their own precision
+    tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
+    pipeline = ignore_case(read_pipeline(processor.tokenizer)) | dict.fromkeys(CALL_STATE)
+    write_text(folder / TOKENIZER_FILE, json.dumps(pipeline, ensure_ascii=False))
+    with atomic_write(folder / WEIGHTS_FILE) as scratch:
+        save_file(tensors, scratch, {"format": "pt"})
+    write_self_check(*load_student(folder, "model"), folder)
+    refresh_card(folder)
+    return len(pairs)
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options, write the model, and name the next commands."""
+    options = parse_options(SpellingOptions, argv, prog=PROGRAM, description=__doc__)
+    with user_errors("spelling", extra="finetune"):
+        hide_library_bars()
+        count = run(options)
+        meaning = f"the model; {count:,} traditional pieces have the embedding of their simplified form"
+        print_ending({options.output_dir: meaning}, commands_of_model(options.output_dir))
+
+
+if __name__ == "__main__":
+    main()
