@@ -178,6 +178,7 @@ class Tokenizer(json: String) {
         (0 until entries.length()).map { entries.getJSONObject(it) }.map { entry ->
             when (val type = entry.getString("type")) {
                 "NFKC" -> { text: String -> Normalizer.normalize(text, Normalizer.Form.NFKC) }
+                "Lowercase" -> { text: String -> text.lowercase() }
                 "Strip" -> { text: String -> text.trim() }
                 "Replace" -> {
                     val pattern = entry.getJSONObject("pattern")

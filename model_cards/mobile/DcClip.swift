@@ -175,6 +175,7 @@ final class Tokenizer {
         let type = entry["type"] as! String
         switch type {
         case "NFKC": return { $0.precomposedStringWithCompatibilityMapping }
+        case "Lowercase": return { $0.lowercased() }
         case "Strip": return { $0.trimmingCharacters(in: .whitespacesAndNewlines) }
         case "Replace":
             let pattern = entry["pattern"] as! [String: String]

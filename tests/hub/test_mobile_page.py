@@ -15,10 +15,13 @@ from modeling_dcclip.runtime_dcclip import Runtime
 CARDS = Path(__file__).parents[2] / "model_cards"
 MODEL, MOBILE = CARDS / "dcclip-tiny-photo", CARDS / "mobile"
 PAGE = (MOBILE / "README.md").read_text(encoding="utf-8")
+STEPS = {"NFKC": lambda text: unicodedata.normalize("NFKC", text), "Strip": str.strip, "Lowercase": str.lower}
 SOURCES = ("DcClip.kt", "DcClip.swift")
 TEXTS = [
     "a photo of a cat",
+    "A Photo of a CAT, ÉCOLE",
     "一张猫的照片",
+    "一張貓的照片",
     "两只狗在海边奔跑，a red ball",
     "  ＡＢＣ　１２３  it's 3.5€! ",
     "cafe\u0301 naïve \u4dbf\U0002070e\U0002070e x",
@@ -110,7 +113,7 @@ def encode(text: str) -> list[int]:
             regex = re.sub(r"\\x\{(\w+)\}", lambda match: re.escape(chr(int(match[1], 16))), regex)
             text = re.sub(regex, lambda _, content=step["content"]: content, text)
         else:
-            text = unicodedata.normalize("NFKC", text) if step["type"] == "NFKC" else text.strip()
+            text = STEPS[step["type"]](text)
     vocabulary = {piece: (number, score) for number, (piece, score) in enumerate(root["model"]["vocab"])}
     unknown = min(score for _, score in vocabulary.values()) - 10
     ids = [number for word in text.split(" ") if word for number in best(f"\u2581{word}", vocabulary, unknown)]
