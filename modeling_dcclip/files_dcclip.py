@@ -50,6 +50,13 @@ class FileState:
         """State of a file, with a time that fits 64 bits: a wrong clock gives years that do not."""
         return cls(path, status.st_size, max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)))
 
+    def is_current(self) -> bool:
+        """Whether the file is there and has not changed."""
+        try:
+            return FileState.of(self.path, os.stat(self.path)) == self
+        except OSError:
+            return False
+
 
 @dataclass
 class Walk:
@@ -168,18 +175,19 @@ def distinct_files(paths: Sequence[str]) -> list[int]:
         paths: Paths of files, which need not exist.
 
     Returns:
-        Positions of one path for each file, in order. A path without symbolic links comes before others.
+        Positions of one path for each file, in order. A path without symbolic links comes before others. Paths that
+        lead nowhere count only if all do.
     """
     chosen: dict[tuple[int, int], int] = {}
-    alone = []
+    nowhere = []
     for position in sorted(range(len(paths)), key=lambda position: _is_linked(paths[position])):
         try:
             found = os.stat(paths[position])
         except (OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
-            alone.append(position)
+            nowhere.append(position)
             continue
         chosen.setdefault((found.st_dev, found.st_ino), position)
-    return sorted([*chosen.values(), *alone])
+    return sorted(chosen.values() or nowhere)
 
 
 def _is_linked(path: str) -> tuple[bool, bool]:

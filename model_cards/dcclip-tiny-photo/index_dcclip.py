@@ -80,7 +80,8 @@ class Hit:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
         score: Cosine similarity to the query, -1 to 1.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
-        copies: Paths of other files with the same content. Links to a file are no copies of it.
+        copies: Paths of other files with the same content. Links to a file are no copies of it, and neither are files
+            that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
     """

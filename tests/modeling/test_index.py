@@ -210,6 +210,19 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
+def test_a_file_that_is_gone_or_has_changed_is_no_copy_of_another(filled, photos, tmp_path, paint):
+    moved = photos.rename(tmp_path / "renamed")  # sorted after the folder that is gone
+    filled.add(moved)
+    assert [(hit.path, hit.copies) for hit in filled.search("red", top=1)] == [(str(moved / "red.jpg"), ())]
+    assert not find_duplicates(filled, 0.9999)
+    shutil.copy(moved / "red.jpg", moved / "copy.jpg")
+    filled.add(moved)
+    (group,) = find_duplicates(filled, 0.9999)
+    assert [Path(each.path).name for each in group] == ["copy.jpg", "red.jpg"]
+    paint(moved / "copy.jpg", "blue", width=40)  # edited since
+    assert not find_duplicates(filled, 0.9999)
+
+
 def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypatch):
     found = []
 
