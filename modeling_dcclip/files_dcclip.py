@@ -69,6 +69,7 @@ class Walk:
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
         dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
         others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
+        matched: Patterns of `excluded` that left something out, filled by the walk.
     """
 
     folders: list[Path]
@@ -77,6 +78,7 @@ class Walk:
     unreadable: list[bytes] = field(default_factory=list)
     dangling: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    matched: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FileState]:
         for folder in self.folders:
@@ -119,6 +121,7 @@ class Walk:
 
     def is_excluded(self, path: bytes) -> bool:
         """Whether a pattern leaves a path out. One with a slash is for paths below its folder, others for names."""
+        found = False
         for folder, patterns in self.excluded.items():
             start = with_separator(os.fsencode(folder))
             if not path.startswith(start):
@@ -128,8 +131,9 @@ class Walk:
             for pattern in patterns:
                 glob = pattern.strip("/").replace("[", "[[]")
                 if fnmatchcase(below if "/" in pattern else name, glob):
-                    return True
-        return False
+                    self.matched.add(pattern)
+                    found = True
+        return found
 
     def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
         """Device and inode of the directories below a folder that are left out, to which links may lead as well."""

@@ -54,6 +54,7 @@ class Report:
         missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         raw: Number of raw photographs, which are not indexed, by their extension.
+        unmatched: Patterns of what stays out, named for this run, that matched nothing.
         seconds: Duration of the run, in seconds.
     """
 
@@ -67,6 +68,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     repaired: int = 0
     raw: dict[str, int] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -153,6 +155,7 @@ def update(
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
     report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty]))
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
+    report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= walk.matched]
     report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
     report.seconds = time.monotonic() - began
     return report

@@ -247,6 +247,18 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
 
 
+def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
+    patterns = ["blue.jpg", "a/*.jpg", str(photos / "a"), "privat", ""]
+    command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
+    found = run(*command_line, "--model", color_model).splitlines()
+    assert found[1:] == [
+        f"nothing matches --exclude {photos}/a; a pattern with a slash is compared with the path below the folder",
+        "nothing matches --exclude privat",
+    ]
+    assert json.loads(run(*command_line, "--json"))["unmatched"] == [f"{photos}/a", "privat"]
+    assert run("index").count("\n") == 1
+
+
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()
