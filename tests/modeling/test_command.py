@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modeling_dcclip import command
+from modeling_dcclip import command, image_dcclip
 from modeling_dcclip.runtime_dcclip import Runtime
 
 pytestmark = pytest.mark.slow
@@ -109,6 +109,13 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
     assert f"{tmp_path}/broken.png' does not decode" in message and message.count("\n") == 1
     assert "cannot identify image file)" in message
+
+
+def test_a_missing_plug_in_is_named(capsys, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_dcclip, "formats", lambda: ("JPEG",))
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    message = error_of(capsys, "label", str(tmp_path / "a.heic"), "fox", "--model", str(exported))
+    assert "does not decode (HEIC needs a plug-in: pip install pillow-heif)" in message
 
 
 def test_usage_errors_name_the_option(capsys):
