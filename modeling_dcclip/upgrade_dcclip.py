@@ -105,7 +105,7 @@ def upgrade_index(
 
 
 def _check_folders(index: "Index"):
-    """Refuse to upgrade if images would be left behind: those of other data than folders, or of a disk that is away."""
+    """Refuse to leave images behind: those of other data than folders, and those of a disk that is not mounted."""
     catalog = index.catalog
     folders = outermost(catalog.folders())
     if others := len(index) - sum(map(catalog.count_below, folders)):
@@ -118,8 +118,8 @@ def _check_folders(index: "Index"):
     for path in map(os.fsdecode, [*walk.unreadable, *walk.dangling]):
         if indexed := catalog.count_below(Path(path)):
             raise ValueError(
-                f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. If it is on a disk, "
-                "mount it. To remove them from the index, pass --forget."
+                f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. If it is on a "
+                "disk, mount it. To remove them from the index, pass --forget."
             )
 
 

@@ -111,6 +111,11 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     assert "cannot identify image file)" in message
 
 
+def test_several_images_are_no_labels(capsys, exported, image):
+    message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
+    assert f"label: takes one image, and '{image}' is another" in message
+
+
 def test_a_missing_plug_in_is_named(capsys, exported, tmp_path, monkeypatch):
     monkeypatch.setattr(image_dcclip, "formats", lambda: ("JPEG",))
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
