@@ -129,8 +129,7 @@ def update(
     began = time.monotonic()
     recorded = catalog.folders()
     missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []
-    present = [folder for folder in folders if folder not in missing]
-    folders = _as_recorded(outermost(present or folders), recorded)
+    folders = _as_recorded(outermost([each for each in folders if each not in missing] or folders), recorded)
     forgotten = _still_forgotten(catalog, folders)
     excluded = _excluded(catalog, folders, exclude)
     required = [] if skip_missing else folders

@@ -119,7 +119,7 @@ def test_photographs_behind_a_link_to_a_disk_are_not_left_behind(index, new_mode
     (photos / "disk").symlink_to(disk)
     assert index.add().embedded == 1
     disk.rename(tmp_path / "unmounted")
-    with pytest.raises(ValueError, match="upgrade: '.*photos/disk' cannot be read now, and the index has 1 images"):
+    with pytest.raises(ValueError, match=r"upgrade: '.*photos/disk' cannot be read now, and the index has 1 images"):
         upgrade_index(index, new_model)
     assert len(index) == 6 and index.manifest["data"] == "data-1"
     index.forget(photos / "disk")
