@@ -397,7 +397,8 @@ class Index:
             ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
 
         Warns:
-            QueryWarning: A text is longer than the model reads, or in a script of none of its languages.
+            QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has
+                characters or words that are not in its vocabulary.
         """
         chosen = Filter(after, before, path)
         self.refresh()

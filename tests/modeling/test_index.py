@@ -17,7 +17,7 @@ from modeling_dcclip import catalog_dcclip, duplicates_dcclip, indexing_dcclip, 
 from modeling_dcclip.duplicates_dcclip import find_duplicates
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
-from modeling_dcclip.query_dcclip import QueryWarning, parse_term
+from modeling_dcclip.query_dcclip import QueryWarning, foreign_scripts, parse_term
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.upgrade_dcclip import upgrade_index
 from tests.modeling.color_model import save_color_model
@@ -755,10 +755,16 @@ def test_a_long_query_is_truncated_with_a_warning(filled):
 def test_a_query_in_another_script_is_answered_with_a_note(filled):
     with pytest.warns(QueryWarning, match=r"'закат red' has letters in Cyrillic; the model was trained on zh, en"):
         assert names(filled.search("закат red", top=1)) == ["red.jpg"]
+    for text in ("café 2024!", "ＲＥＤ", "红色的，日落"):
+        assert not foreign_scripts(text, ["zh", "en"])
+
+
+def test_what_is_not_in_the_vocabulary_gets_a_note(filled):
+    with pytest.warns(QueryWarning, match="'red 🐶 水獭' has 🐶, 水, 獭, which the model does not know"):
+        assert names(filled.search("red 🐶 水獭", top=1)) == ["red.jpg"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for text in ("café 2024!", "ＲＥＤ", "红色的，日落"):
-            filled.search(text)
+        filled.search("red 红")
 
 
 def test_two_folders_of_one_name_do_not_mix(index, photos, paint, tmp_path):
