@@ -280,7 +280,8 @@ class Index:
         if (weights := Space.of(runtime).weights) != self.space.weights:
             raise ValueError(
                 f"model: the index was written with the weights {self.space.weights}, this model has {weights}. Only "
-                "the model of the index may add to it. Pass that model, or index into another folder with --index."
+                "the model of the index may add to it. Pass that model, embed all photographs again with this one "
+                f"(dcclip index --upgrade {runtime.folder}), or index into another folder with --index."
             )
         check_engine(self.engine)
         with self.writing():

@@ -201,7 +201,7 @@ class Runtime:
         return len(self._tokenizer.encode(_valid(text)).ids) > self.max_text_length
 
     def unknown_parts(self, text: str) -> list[str]:
-        """Parts of a text that are not in the vocabulary, such as rare characters and emoji: all have one embedding."""
+        """Parts of a text that are not in the vocabulary, such as emoji and rare characters: all have one token."""
         self._tokenizer.no_truncation()
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
