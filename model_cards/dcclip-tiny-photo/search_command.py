@@ -220,7 +220,7 @@ def run_adapt(options: argparse.Namespace):
 
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph."""
-    with Index.open(options.index) as index:
+    with Index.open(options.index) as index, _notes_printed():
         groups = find_duplicates(index, options.threshold)
         if not groups:
             _note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")

@@ -214,13 +214,16 @@ def test_a_file_that_is_gone_or_has_changed_is_no_copy_of_another(filled, photos
     moved = photos.rename(tmp_path / "renamed")  # sorted after the folder that is gone
     filled.add(moved)
     assert [(hit.path, hit.copies) for hit in filled.search("red", top=1)] == [(str(moved / "red.jpg"), ())]
-    assert not find_duplicates(filled, 0.9999)
+    with pytest.warns(QueryWarning, match="left out: 5 of 10 files, gone or changed since they were indexed"):
+        assert not find_duplicates(filled, 0.9999)
+    filled.forget(photos)
     shutil.copy(moved / "red.jpg", moved / "copy.jpg")
     filled.add(moved)
     (group,) = find_duplicates(filled, 0.9999)
     assert [Path(each.path).name for each in group] == ["copy.jpg", "red.jpg"]
     paint(moved / "copy.jpg", "blue", width=40)  # edited since
-    assert not find_duplicates(filled, 0.9999)
+    with pytest.warns(QueryWarning, match="1 of 6 files"):
+        assert not find_duplicates(filled, 0.9999)
 
 
 def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypatch):
@@ -319,6 +322,15 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     assert report.unreadable == [str(photos / "link")] and report.moved + report.removed == 2 and len(index) == 5
     (photos / "link").unlink()
     assert index.add().removed == 1 and len(index) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_not_said_to_be_empty(index, photos, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=r"folder: '.*photos' cannot be read\. Check its permissions\."):
+        index.add(photos)
 
 
 def test_names_that_are_not_utf_8(index, photos):

@@ -225,6 +225,15 @@ def test_duplicates_lists_groups(run, indexed, paint):
     assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
 
 
+def test_duplicates_that_are_not_compared_get_a_note(indexed, capsys):
+    (indexed / "red.jpg").unlink()
+    command.main(["duplicates"])
+    assert capsys.readouterr().err.splitlines() == [
+        "dcclip: note: no near duplicates among 5 files at a cosine of 0.97",
+        "dcclip: note: left out: 1 of 5 files, gone or changed since they were indexed. Run dcclip index",
+    ]
+
+
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
     for name in ("broken.jpg", "half.png"):
         (photos / name).write_bytes(b"no")
