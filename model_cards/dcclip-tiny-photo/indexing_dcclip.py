@@ -293,6 +293,8 @@ def _no_images(folder: Path) -> str:
     """Message about a folder without images, which names the files that it has."""
     walk = Walk([folder])
     found = len(list(walk))
+    if os.fsencode(folder) in walk.unreadable:
+        return f"folder: {str(folder)!r} cannot be read. Check its permissions."
     others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
     if found:
         others = f" beside {found:,} that are left out"
