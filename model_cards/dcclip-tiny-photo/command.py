@@ -323,7 +323,12 @@ def run_label(options: argparse.Namespace) -> None:
     for label in map(Path, options.labels):  # such as those of a pattern that the shell expands
         if label.suffix.lower() in EXTENSIONS and label.is_file():
             raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
-    scores = open_runtime(options.model or default_model()).zero_shot(options.image, options.labels, options.template)
+    runtime = open_runtime(options.model or default_model())
+    scores = runtime.zero_shot(options.image, options.labels, options.template)
+    for label in options.labels:
+        if unknown := runtime.unknown_parts(label):
+            note = f"{label!r} has {', '.join(dict.fromkeys(unknown))}, which the model does not know"
+            print(f"{PROGRAM}: note: {note}", file=sys.stderr)
     if options.json:
         print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:

@@ -111,6 +111,12 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     assert "cannot identify image file)" in message
 
 
+def test_labels_that_are_not_in_the_vocabulary_get_a_note(capsys, exported, image, monkeypatch):
+    monkeypatch.setattr(Runtime, "unknown_parts", lambda runtime, text: [*text] if text == "獭" else [])
+    command.main(["label", str(image), "獭", "fox", "--model", str(exported)])
+    assert capsys.readouterr().err == "dcclip: note: '獭' has 獭, which the model does not know\n"
+
+
 def test_several_images_are_no_labels(capsys, exported, image):
     message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
     assert f"label: takes one image, and '{image}' is another" in message
