@@ -24,6 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+if __package__:
+    from .files_dcclip import EXTENSIONS
+else:  # in a model folder
+    from files_dcclip import EXTENSIONS  # type: ignore[no-redef]
+
 if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
 
@@ -55,7 +60,12 @@ def build_parser() -> argparse.ArgumentParser:
     _add_status(commands)
     label = _add_command(commands, "label", run_label, "Rank labels for an image.")
     label.add_argument("image", metavar="IMAGE", type=Path, help="Image file.")
-    label.add_argument("labels", metavar="LABEL", nargs="+", help="Candidate labels in Chinese or English.")
+    label.add_argument(
+        "labels",
+        metavar="LABEL",
+        nargs="+",
+        help="Candidate labels in Chinese or English. Scores add up to 1, even if none of them fits.",
+    )
     label.add_argument(
         "--template", default="{}", help="Text around each label, with {} for the label. Default: the label alone."
     )
@@ -193,7 +203,14 @@ def _add_search(commands: Any):
         type=Path,
         help="Example image, added to the query. May be repeated.",
     )
-    search.add_argument("--top", metavar="N", type=int, default=20, help="Number of results. Default: 20.")
+    search.add_argument(
+        "--top",
+        metavar="N",
+        type=int,
+        default=20,
+        help="Number of results: the most similar photographs, even if none shows what the query describes. "
+        "Default: 20.",
+    )
     search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
     search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")
     search.add_argument(
@@ -303,7 +320,15 @@ def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
     if not options.image.is_file():
         raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
-    scores = open_runtime(options.model or default_model()).zero_shot(options.image, options.labels, options.template)
+    for label in map(Path, options.labels):  # such as those of a pattern that the shell expands
+        if label.suffix.lower() in EXTENSIONS and label.is_file():
+            raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
+    runtime = open_runtime(options.model or default_model())
+    scores = runtime.zero_shot(options.image, options.labels, options.template)
+    for label in options.labels:
+        if unknown := runtime.unknown_parts(label):
+            note = f"{label!r} has {', '.join(dict.fromkeys(unknown))}, which the model does not know"
+            print(f"{PROGRAM}: note: {note}", file=sys.stderr)
     if options.json:
         print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:

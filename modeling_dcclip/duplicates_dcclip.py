@@ -1,5 +1,7 @@
 """Near duplicates in an index: groups of photographs whose embeddings are almost equal."""
 
+import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,10 +10,12 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import File
-    from .files_dcclip import distinct_files
+    from .files_dcclip import distinct_files, with_separator
+    from .query_dcclip import QueryWarning
 else:  # in a model folder
     from catalog_dcclip import File  # type: ignore[no-redef]
-    from files_dcclip import distinct_files  # type: ignore[no-redef]
+    from files_dcclip import distinct_files, with_separator  # type: ignore[no-redef]
+    from query_dcclip import QueryWarning  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .index_dcclip import Index
@@ -45,19 +49,29 @@ def find_duplicates(index: "Index", threshold: float) -> list[list[Duplicate]]:
 
     Returns:
         Groups of at least two files, in the order in which they were indexed. Copies of one file count, links to it
-        do not.
+        do not. Files that are gone, or that have changed since they were indexed, are left out.
 
     Raises:
         ValueError: The threshold is out of range.
+
+    Warns:
+        QueryWarning: Files are left out.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
     files: dict[int, list[File]] = {}
     with index.catalog.reading():
         count = index.catalog.num_rows
-        for file in index.catalog.files():
-            files.setdefault(file.row, []).append(file)
+        folders = tuple(with_separator(os.fsencode(folder)) for folder in index.catalog.folders())
+        indexed = index.catalog.files()
         store = index.store.copy(count)
+    for file in indexed:  # a collection of training/embed.py has names instead of files, and no folders
+        if not file.state.path.startswith(folders) or file.state.is_current():
+            files.setdefault(file.row, []).append(file)
+    if left_out := len(indexed) - sum(map(len, files.values())):
+        cause = "gone or changed since they were indexed. Run dcclip index"
+        message = f"left out: {left_out:,} of {len(indexed):,} files, {cause}"
+        warnings.warn(message, QueryWarning, stacklevel=2)
     free = set(range(count)) - set(files)
     groups = []
     for rows in _group(store, count, threshold, free):

@@ -80,7 +80,8 @@ class Hit:
         path: Absolute path, or the name that the index was given, as by `training/embed.py`.
         score: Cosine similarity to the query, -1 to 1.
         taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
-        copies: Paths of other files with the same content. Links to a file are no copies of it.
+        copies: Paths of other files with the same content. Links to a file are no copies of it, and neither are files
+            that are gone.
         id: Number of the file in the index; another file may have it later.
         version: Digest of the file's path, size and time, 16 hexadecimal digits.
     """
@@ -279,7 +280,8 @@ class Index:
         if (weights := Space.of(runtime).weights) != self.space.weights:
             raise ValueError(
                 f"model: the index was written with the weights {self.space.weights}, this model has {weights}. Only "
-                "the model of the index may add to it. Pass that model, or index into another folder with --index."
+                "the model of the index may add to it. Pass that model, embed all photographs again with this one "
+                f"(dcclip index --upgrade {runtime.folder}), or index into another folder with --index."
             )
         check_engine(self.engine)
         with self.writing():
@@ -396,7 +398,8 @@ class Index:
             ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
 
         Warns:
-            QueryWarning: A text is longer than the model reads, or in a script of none of its languages.
+            QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has
+                characters or words that are not in its vocabulary.
         """
         chosen = Filter(after, before, path)
         self.refresh()

@@ -13,10 +13,10 @@ from PIL import Image
 
 if __package__:
     from .files_dcclip import FileState, extension_of
-    from .image_dcclip import open_header, reduce_jpeg, to_rgb
+    from .image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
 else:  # in a model folder
     from files_dcclip import FileState, extension_of  # type: ignore[no-redef]
-    from image_dcclip import open_header, reduce_jpeg, to_rgb  # type: ignore[no-redef]
+    from image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb  # type: ignore[no-redef]
 
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
@@ -75,6 +75,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
         try:
             with open(path, "rb") as file:
                 before = os.fstat(file.fileno())
+                _check_plugin(file, path)
                 source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
                 digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
                 if not is_known(digest):
@@ -119,16 +120,37 @@ def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> 
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
     except Image.UnidentifiedImageError as error:
-        extension = extension_of(path)
-        if not extension or extension in Image.registered_extensions():
-            raise UnreadablePhotoError("not an image, or damaged", is_lasting=True) from error
-        cause = f"{extension} needs a plug-in of Pillow, such as pillow-heif for HEIC"
-        raise UnreadablePhotoError(cause, is_lasting=False) from error
+        raise _unidentified(path) from error
     except MemoryError as error:
         raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
     except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
         is_io = isinstance(error, OSError) and error.errno is not None
         raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
+
+
+def _check_plugin(file: BinaryIO, path: bytes):
+    """Refuse a file that needs a missing plug-in by its first bytes: each run tries it again, and should not read it.
+
+    Raises:
+        UnreadablePhotoError: The plug-in is missing.
+    """
+    if lacks_plugin(extension_of(path)):
+        try:
+            open_header(file)
+        except Image.UnidentifiedImageError as error:
+            raise _unidentified(path) from error
+        except Exception:  # of another format than the extension says; decoding it tells what is wrong
+            return
+        finally:
+            file.seek(0)
+
+
+def _unidentified(path: bytes) -> UnreadablePhotoError:
+    """Error about a file of no format that is opened."""
+    if not lacks_plugin(extension_of(path)):
+        return UnreadablePhotoError("not an image, or damaged", is_lasting=True)
+    cause = f"{extension_of(path)} needs a plug-in of Pillow, such as pillow-heif for HEIC"
+    return UnreadablePhotoError(cause, is_lasting=False)
 
 
 def _cause(error: BaseException) -> str:

@@ -138,6 +138,9 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
     for folder in report.missing:
         _print_line(f"missing folder: {folder} (what the index has of it stays; mount its disk, or pass --forget)")
+    for pattern in report.unmatched:
+        hint = "; a pattern with a slash is compared with the path below the folder" if "/" in pattern else ""
+        _print_line(f"nothing matches --exclude {pattern}{hint}")
     if report.raw:
         print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
 
@@ -217,7 +220,7 @@ def run_adapt(options: argparse.Namespace):
 
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph."""
-    with Index.open(options.index) as index:
+    with Index.open(options.index) as index, _notes_printed():
         groups = find_duplicates(index, options.threshold)
         if not groups:
             _note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")

@@ -50,6 +50,13 @@ class FileState:
         """State of a file, with a time that fits 64 bits: a wrong clock gives years that do not."""
         return cls(path, status.st_size, max(-(2**63), min(status.st_mtime_ns, 2**63 - 1)))
 
+    def is_current(self) -> bool:
+        """Whether the file is there and has not changed."""
+        try:
+            return FileState.of(self.path, os.stat(self.path)) == self
+        except OSError:
+            return False
+
 
 @dataclass
 class Walk:
@@ -62,6 +69,7 @@ class Walk:
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
         dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
         others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
+        matched: Patterns of `excluded` that left something out, filled by the walk.
     """
 
     folders: list[Path]
@@ -70,6 +78,7 @@ class Walk:
     unreadable: list[bytes] = field(default_factory=list)
     dangling: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    matched: set[str] = field(default_factory=set)
 
     def __iter__(self) -> Iterator[FileState]:
         for folder in self.folders:
@@ -112,6 +121,7 @@ class Walk:
 
     def is_excluded(self, path: bytes) -> bool:
         """Whether a pattern leaves a path out. One with a slash is for paths below its folder, others for names."""
+        found = False
         for folder, patterns in self.excluded.items():
             start = with_separator(os.fsencode(folder))
             if not path.startswith(start):
@@ -121,8 +131,9 @@ class Walk:
             for pattern in patterns:
                 glob = pattern.strip("/").replace("[", "[[]")
                 if fnmatchcase(below if "/" in pattern else name, glob):
-                    return True
-        return False
+                    self.matched.add(pattern)
+                    found = True
+        return found
 
     def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
         """Device and inode of the directories below a folder that are left out, to which links may lead as well."""
@@ -168,18 +179,19 @@ def distinct_files(paths: Sequence[str]) -> list[int]:
         paths: Paths of files, which need not exist.
 
     Returns:
-        Positions of one path for each file, in order. A path without symbolic links comes before others.
+        Positions of one path for each file, in order. A path without symbolic links comes before others. Paths that
+        lead nowhere count only if all do.
     """
     chosen: dict[tuple[int, int], int] = {}
-    alone = []
+    nowhere = []
     for position in sorted(range(len(paths)), key=lambda position: _is_linked(paths[position])):
         try:
             found = os.stat(paths[position])
         except (OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
-            alone.append(position)
+            nowhere.append(position)
             continue
         chosen.setdefault((found.st_dev, found.st_ino), position)
-    return sorted([*chosen.values(), *alone])
+    return sorted(chosen.values() or nowhere)
 
 
 def _is_linked(path: str) -> tuple[bool, bool]:

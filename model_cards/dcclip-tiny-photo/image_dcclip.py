@@ -20,6 +20,7 @@ REDUCING_GAP = 2  # a JPEG is decoded at 1/2, 1/4 or 1/8 if twice the target siz
 # in the file of a JPEG that is not progressive: libjpeg decodes it at 1/8 of its size with little memory
 MAX_JPEG_PIXELS = 500_000_000
 JPEG_START = b"\xff\xd8\xff"
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # in the first box of a HEIC file
 ORIENTATION = 0x0112  # EXIF tag with the orientation of the camera
 # what makes an image of each orientation upright, as in Pillow's exif_transpose
 TURNS = {
@@ -83,7 +84,7 @@ def open_image(
     except MemoryError:
         raise
     except UnidentifiedImageError as error:  # whose message names an object of Python
-        raise ImageError("UnidentifiedImageError: cannot identify image file") from error
+        raise ImageError(_why_unidentified(source)) from error
     except Exception as error:  # on damaged files, Pillow's plugins raise nearly every type
         raise ImageError(f"{type(error).__name__}: {error}") from error
 
@@ -112,6 +113,22 @@ def open_header(file: BinaryIO) -> Image.Image:
         if "progressive" in image.info or image.width * image.height > MAX_JPEG_PIXELS:
             raise
         return image
+
+
+def lacks_plugin(extension: str) -> bool:
+    """Whether Pillow opens no files with an extension, such as `.heic` without pillow-heif."""
+    formats()  # which registers the plug-in
+    return bool(extension) and extension not in Image.registered_extensions()
+
+
+def _why_unidentified(source: bytes | BinaryIO) -> str:
+    """Message about a file of no format that is opened."""
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    file.seek(0)
+    start = file.read(12)
+    if "HEIF" not in formats() and start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS:
+        return "HEIC needs a plug-in: pip install pillow-heif"
+    return "UnidentifiedImageError: cannot identify image file"
 
 
 def _check_pixels(image: Image.Image, limit: int | None):

@@ -54,6 +54,7 @@ class Report:
         missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         raw: Number of raw photographs, which are not indexed, by their extension.
+        unmatched: Patterns of what stays out, named for this run, that matched nothing.
         seconds: Duration of the run, in seconds.
     """
 
@@ -67,6 +68,7 @@ class Report:
     missing: list[str] = field(default_factory=list)
     repaired: int = 0
     raw: dict[str, int] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
 
@@ -127,8 +129,7 @@ def update(
     began = time.monotonic()
     recorded = catalog.folders()
     missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []
-    present = [folder for folder in folders if folder not in missing]
-    folders = _as_recorded(outermost(present or folders), recorded)
+    folders = _as_recorded(outermost([each for each in folders if each not in missing] or folders), recorded)
     forgotten = _still_forgotten(catalog, folders)
     excluded = _excluded(catalog, folders, exclude)
     required = [] if skip_missing else folders
@@ -153,6 +154,7 @@ def update(
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
     report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty]))
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
+    report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= walk.matched]
     report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
     report.seconds = time.monotonic() - began
     return report
@@ -291,6 +293,8 @@ def _no_images(folder: Path) -> str:
     """Message about a folder without images, which names the files that it has."""
     walk = Walk([folder])
     found = len(list(walk))
+    if os.fsencode(folder) in walk.unreadable:
+        return f"folder: {str(folder)!r} cannot be read. Check its permissions."
     others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
     if found:
         others = f" beside {found:,} that are left out"

@@ -54,7 +54,8 @@ def embed_query(
         ValueError: There is no term, a term is empty, or the terms cancel out.
 
     Warns:
-        QueryWarning: A text is longer than the model reads, or in a script of none of its languages.
+        QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has characters or
+            words that are not in its vocabulary.
     """
     terms = [parse_term(term) for term in texts]
     terms += [(text, -weight) for text, weight in map(parse_term, without)]
@@ -82,6 +83,9 @@ def _warn(runtime: "Runtime", text: str):
     if scripts := foreign_scripts(text, runtime.config.get("languages", tuple(SCRIPTS))):
         languages = ", ".join(runtime.config.get("languages", tuple(SCRIPTS)))
         message = f"{shown} has letters in {', '.join(scripts)}; the model was trained on {languages}"
+        warnings.warn(message, QueryWarning, stacklevel=3)
+    elif unknown := runtime.unknown_parts(text):
+        message = f"{shown} has {', '.join(dict.fromkeys(unknown))}, which the model does not know"
         warnings.warn(message, QueryWarning, stacklevel=3)
 
 

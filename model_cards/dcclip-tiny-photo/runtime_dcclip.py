@@ -33,6 +33,7 @@ Kernel = Callable[[np.ndarray], np.ndarray]
 # variants in order of preference, used where results.json names no best file
 PREFERENCE = ("_quantized", "_fp16", "", "_q4")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
+UNKNOWN_TOKENS = ("<unk>", "[UNK]")  # of SentencePiece and of BERT; tokenizers of bytes know everything
 BATCH_SIZE = 32
 BLOCK = 16  # resized rows or columns per matrix product
 BICUBIC, BILINEAR = 3, 2  # Pillow's numbers, also used by preprocessor_config.json
@@ -198,6 +199,18 @@ class Runtime:
         """Whether a text has more than `max_text_length` tokens, so that `truncate` cuts it."""
         self._tokenizer.no_truncation()
         return len(self._tokenizer.encode(_valid(text)).ids) > self.max_text_length
+
+    def unknown_parts(self, text: str) -> list[str]:
+        """Parts of a text that are not in the vocabulary, such as emoji and rare characters: all have one token."""
+        self._tokenizer.no_truncation()
+        text = _valid(text)
+        encoding = self._tokenizer.encode(text)
+        unknown = {self._tokenizer.token_to_id(name) for name in UNKNOWN_TOKENS}
+        return [
+            text[start:end]
+            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if number in unknown
+        ]
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.

@@ -5,10 +5,12 @@ The new catalog and vectors grow in a data folder of their own, which `upgrade.j
 """
 
 import os
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __package__:
+    from .files_dcclip import Walk
     from .graph_dcclip import check_engine, update_graph
     from .index_dcclip import open_model
     from .indexing_dcclip import Progress, Report, outermost, update
@@ -23,6 +25,7 @@ if __package__:
     )
     from .space_dcclip import Space
 else:  # in a model folder
+    from files_dcclip import Walk  # type: ignore[no-redef]
     from graph_dcclip import check_engine, update_graph  # type: ignore[no-redef]
     from index_dcclip import open_model  # type: ignore[no-redef]
     from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
@@ -69,7 +72,7 @@ def upgrade_index(
 
     Raises:
         ValueError: The index has this model, type and width already, its engine is not installed, another process
-            writes to it, a folder of it is gone, or it has images that are in none of its folders.
+            writes to it, a folder of it is gone or cannot be read, or it has images that are in none of its folders.
         OSError: The disk is full or cannot be written. The old vectors stay in use.
     """
     check_engine(index.engine)
@@ -102,12 +105,22 @@ def upgrade_index(
 
 
 def _check_folders(index: "Index"):
-    """Images that were embedded from other data than folders cannot be found again."""
-    if others := len(index) - sum(map(index.catalog.count_below, outermost(index.catalog.folders()))):
+    """Refuse to leave images behind: those of other data than folders, and those of a disk that is not mounted."""
+    catalog = index.catalog
+    folders = outermost(catalog.folders())
+    if others := len(index) - sum(map(catalog.count_below, folders)):
         raise ValueError(
             f"upgrade: {others} images of the index {str(index.folder)!r} are in none of its folders. Embed their "
             "data with the new model into a new index: training/embed.py."
         )
+    walk = Walk(folders, frozenset(map(os.fsencode, catalog.forgotten())), catalog.excluded())
+    deque(walk, maxlen=0)
+    for path in map(os.fsdecode, [*walk.unreadable, *walk.dangling]):
+        if indexed := catalog.count_below(Path(path)):
+            raise ValueError(
+                f"upgrade: {path!r} cannot be read now, and the index has {indexed} images from it. If it is on a "
+                "disk, mount it. To remove them from the index, pass --forget."
+            )
 
 
 def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> dict:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from modeling_dcclip import command
+from modeling_dcclip import command, image_dcclip
 from modeling_dcclip.runtime_dcclip import Runtime
 
 pytestmark = pytest.mark.slow
@@ -109,6 +109,24 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
     assert f"{tmp_path}/broken.png' does not decode" in message and message.count("\n") == 1
     assert "cannot identify image file)" in message
+
+
+def test_labels_that_are_not_in_the_vocabulary_get_a_note(capsys, exported, image, monkeypatch):
+    monkeypatch.setattr(Runtime, "unknown_parts", lambda runtime, text: [*text] if text == "獭" else [])
+    command.main(["label", str(image), "獭", "fox", "--model", str(exported)])
+    assert capsys.readouterr().err == "dcclip: note: '獭' has 獭, which the model does not know\n"
+
+
+def test_several_images_are_no_labels(capsys, exported, image):
+    message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
+    assert f"label: takes one image, and '{image}' is another" in message
+
+
+def test_a_missing_plug_in_is_named(capsys, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_dcclip, "formats", lambda: ("JPEG",))
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    message = error_of(capsys, "label", str(tmp_path / "a.heic"), "fox", "--model", str(exported))
+    assert "does not decode (HEIC needs a plug-in: pip install pillow-heif)" in message
 
 
 def test_usage_errors_name_the_option(capsys):

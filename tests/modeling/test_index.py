@@ -17,7 +17,7 @@ from modeling_dcclip import catalog_dcclip, duplicates_dcclip, indexing_dcclip, 
 from modeling_dcclip.duplicates_dcclip import find_duplicates
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.photos_dcclip import read_photo
-from modeling_dcclip.query_dcclip import QueryWarning, parse_term
+from modeling_dcclip.query_dcclip import QueryWarning, foreign_scripts, parse_term
 from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.upgrade_dcclip import upgrade_index
 from tests.modeling.color_model import save_color_model
@@ -210,6 +210,22 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
+def test_a_file_that_is_gone_or_has_changed_is_no_copy_of_another(filled, photos, tmp_path, paint):
+    moved = photos.rename(tmp_path / "renamed")  # sorted after the folder that is gone
+    filled.add(moved)
+    assert [(hit.path, hit.copies) for hit in filled.search("red", top=1)] == [(str(moved / "red.jpg"), ())]
+    with pytest.warns(QueryWarning, match="left out: 5 of 10 files, gone or changed since they were indexed"):
+        assert not find_duplicates(filled, 0.9999)
+    filled.forget(photos)
+    shutil.copy(moved / "red.jpg", moved / "copy.jpg")
+    filled.add(moved)
+    (group,) = find_duplicates(filled, 0.9999)
+    assert [Path(each.path).name for each in group] == ["copy.jpg", "red.jpg"]
+    paint(moved / "copy.jpg", "blue", width=40)  # edited since
+    with pytest.warns(QueryWarning, match="1 of 6 files"):
+        assert not find_duplicates(filled, 0.9999)
+
+
 def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypatch):
     found = []
 
@@ -306,6 +322,15 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     assert report.unreadable == [str(photos / "link")] and report.moved + report.removed == 2 and len(index) == 5
     (photos / "link").unlink()
     assert index.add().removed == 1 and len(index) == 4
+
+
+def test_a_folder_that_cannot_be_read_is_not_said_to_be_empty(index, photos, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(ValueError, match=r"folder: '.*photos' cannot be read\. Check its permissions\."):
+        index.add(photos)
 
 
 def test_names_that_are_not_utf_8(index, photos):
@@ -647,7 +672,9 @@ def test_a_student_searches_the_index_of_its_teacher_and_the_other_way_round(tmp
         index.add(photos)
     with Index.open(tmp_path / "of teacher", student) as index:
         assert names(index.search("红", top=1)) == ["red.jpg"]
-        with pytest.raises(ValueError, match=r"model: the index was written with the weights .*Only the model of the"):
+        with pytest.raises(
+            ValueError, match=r"model: the index was written with .*dcclip index --upgrade .*student\)"
+        ):
             index.add(photos)
     with Index.open(tmp_path / "of student", student, create=True) as index:
         index.add(photos)
@@ -742,10 +769,16 @@ def test_a_long_query_is_truncated_with_a_warning(filled):
 def test_a_query_in_another_script_is_answered_with_a_note(filled):
     with pytest.warns(QueryWarning, match=r"'закат red' has letters in Cyrillic; the model was trained on zh, en"):
         assert names(filled.search("закат red", top=1)) == ["red.jpg"]
+    for text in ("café 2024!", "ＲＥＤ", "红色的，日落"):
+        assert not foreign_scripts(text, ["zh", "en"])
+
+
+def test_what_is_not_in_the_vocabulary_gets_a_note(filled):
+    with pytest.warns(QueryWarning, match="'red 🐶 水獭' has 🐶, 水, 獭, which the model does not know"):
+        assert names(filled.search("red 🐶 水獭", top=1)) == ["red.jpg"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for text in ("café 2024!", "ＲＥＤ", "红色的，日落"):
-            filled.search(text)
+        filled.search("red 红")
 
 
 def test_two_folders_of_one_name_do_not_mix(index, photos, paint, tmp_path):

@@ -5,7 +5,7 @@ import os
 import pytest
 from PIL import Image
 
-from modeling_dcclip import image_dcclip
+from modeling_dcclip import image_dcclip, photos_dcclip
 from modeling_dcclip.files_dcclip import FileState, Walk
 from modeling_dcclip.photos_dcclip import UnreadablePhotoError, read_photo
 
@@ -192,6 +192,13 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
     assert "pillow-heif" in failure.cause and not failure.is_lasting
+    monkeypatch.setattr(photos_dcclip.hashlib, "file_digest", pytest.fail)  # by its first bytes, in each run
+    failure_of(tmp_path / "a.heic")
+
+
+def test_the_content_of_a_file_counts_without_the_plug_in_of_its_extension(photos, monkeypatch):
+    monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
+    assert read((photos / "red.jpg").rename(photos / "a.heic")).image.size == (24, 16)
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):

@@ -225,6 +225,15 @@ def test_duplicates_lists_groups(run, indexed, paint):
     assert "threshold: got 1.5, expected" in run("duplicates", "--threshold", "1.5")
 
 
+def test_duplicates_that_are_not_compared_get_a_note(indexed, capsys):
+    (indexed / "red.jpg").unlink()
+    command.main(["duplicates"])
+    assert capsys.readouterr().err.splitlines() == [
+        "dcclip: note: no near duplicates among 5 files at a cosine of 0.97",
+        "dcclip: note: left out: 1 of 5 files, gone or changed since they were indexed. Run dcclip index",
+    ]
+
+
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
     for name in ("broken.jpg", "half.png"):
         (photos / name).write_bytes(b"no")
@@ -245,6 +254,18 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
         "unreadable: 2 files (not an image, or damaged)",
     ]
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
+
+
+def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
+    patterns = ["blue.jpg", "a/*.jpg", str(photos / "a"), "privat", ""]
+    command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
+    found = run(*command_line, "--model", color_model).splitlines()
+    assert found[1:] == [
+        f"nothing matches --exclude {photos}/a; a pattern with a slash is compared with the path below the folder",
+        "nothing matches --exclude privat",
+    ]
+    assert json.loads(run(*command_line, "--json"))["unmatched"] == [f"{photos}/a", "privat"]
+    assert run("index").count("\n") == 1
 
 
 def test_a_forgotten_folder_leaves(run, indexed):

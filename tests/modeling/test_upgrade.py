@@ -114,6 +114,18 @@ def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
     assert first(index, "red") == "red.jpg" and index.manifest["data"] == "data-1"
 
 
+def test_photographs_behind_a_link_to_a_disk_are_not_left_behind(index, new_model, photos, tmp_path, paint):
+    disk = paint(tmp_path / "disk" / "one.jpg", "blue", width=60).parent
+    (photos / "disk").symlink_to(disk)
+    assert index.add().embedded == 1
+    disk.rename(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"upgrade: '.*photos/disk' cannot be read now, and the index has 1 images"):
+        upgrade_index(index, new_model)
+    assert len(index) == 6 and index.manifest["data"] == "data-1"
+    index.forget(photos / "disk")
+    assert upgrade_index(index, new_model).embedded == 5
+
+
 def test_the_command_upgrades(index, new_model, color_model, capsys):
     options = ["--index", str(index.folder)]
     command.main(["index", "--upgrade", str(new_model), *options, "--model_id", "some/model"])
