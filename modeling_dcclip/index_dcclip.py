@@ -260,8 +260,8 @@ class Index:
                 missing or empty now: `Report.missing`.
             progress: Function that is called with the number of files done and the number to do.
             exclude: Patterns with `*` and `?` of what stays out of these folders, now and in later runs: of names of
-                files and folders, or with a slash of paths below the folder. Default: as before; an empty list clears
-                them.
+                files and folders, or with a slash of paths below the folder or from the root. Default: as before; an
+                empty list clears them.
 
         Returns:
             What was done.

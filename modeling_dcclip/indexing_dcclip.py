@@ -232,7 +232,8 @@ def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
 
 def patterns_of(texts: Sequence[str]) -> list[str]:
     """Patterns in the form in which paths are compared with them, without empty ones."""
-    return [pattern for pattern in (search_text(os.fsencode(text)) for text in texts) if pattern.strip("/")]
+    plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
+    return [pattern for pattern in (search_text(os.fsencode(text)) for text in plain) if pattern.strip("/")]
 
 
 def _excluded(catalog: Catalog, folders: list[Path], exclude: Sequence[str] | None) -> dict[Path, list[str]]:

@@ -160,8 +160,8 @@ def _add_index(commands: Any):
         metavar="PATTERN",
         action="append",
         help="Leave out files and folders by name, such as *.png or private. A pattern with a slash is compared with "
-        "the path below FOLDER, such as 2019/work/*. May be repeated. Later runs leave them out as well, until FOLDER "
-        "is named with other patterns, or with ''.",
+        "the path below FOLDER, such as 2019/work/*, or from the root, such as ~/Photos/private. May be repeated. "
+        "Later runs leave them out as well, until FOLDER is named with other patterns, or with ''.",
     )
     index.add_argument(
         "--forget",

@@ -120,17 +120,21 @@ class Walk:
             waiting += reversed(below)
 
     def is_excluded(self, path: bytes) -> bool:
-        """Whether a pattern leaves a path out. One with a slash is for paths below its folder, others for names."""
+        """Whether a pattern leaves a path out.
+
+        A pattern with a slash is for paths below its folder or, from the root, for whole paths. Others are for names.
+        """
         found = False
         for folder, patterns in self.excluded.items():
             start = with_separator(os.fsencode(folder))
             if not path.startswith(start):
                 continue
-            below = search_text(path[len(start) :]).replace(os.sep, "/")
+            whole, below = (search_text(part).replace(os.sep, "/") for part in (path, path[len(start) :]))
             name = below.rpartition("/")[2]
             for pattern in patterns:
-                glob = pattern.strip("/").replace("[", "[[]")
-                if fnmatchcase(below if "/" in pattern else name, glob):
+                glob = pattern.rstrip("/").replace("[", "[[]")
+                is_match = fnmatchcase(below if "/" in pattern else name, glob.lstrip("/"))
+                if is_match or (glob.startswith("/") and fnmatchcase(whole, glob)):
                     self.matched.add(pattern)
                     found = True
         return found

@@ -139,8 +139,8 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     for folder in report.missing:
         _print_line(f"missing folder: {folder} (what the index has of it stays; mount its disk, or pass --forget)")
     for pattern in report.unmatched:
-        hint = "; a pattern with a slash is compared with the path below the folder" if "/" in pattern else ""
-        _print_line(f"nothing matches --exclude {pattern}{hint}")
+        compared = "; a pattern with a slash is compared with the path below the folder, or from the root"
+        _print_line(f"nothing matches --exclude {pattern}{compared if '/' in pattern else ''}")
     if report.raw:
         print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
 

@@ -257,15 +257,25 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
 
 
 def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
-    patterns = ["blue.jpg", "a/*.jpg", str(photos / "a"), "privat", ""]
+    patterns = ["blue.jpg", "a/*.jpg", f"{photos.name}/a", "privat", ""]
     command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
     found = run(*command_line, "--model", color_model).splitlines()
     assert found[1:] == [
-        f"nothing matches --exclude {photos}/a; a pattern with a slash is compared with the path below the folder",
+        f"nothing matches --exclude {photos.name}/a; a pattern with a slash is compared with the path below the "
+        "folder, or from the root",
         "nothing matches --exclude privat",
     ]
-    assert json.loads(run(*command_line, "--json"))["unmatched"] == [f"{photos}/a", "privat"]
+    assert json.loads(run(*command_line, "--json"))["unmatched"] == [f"{photos.name}/a", "privat"]
     assert run("index").count("\n") == 1
+
+
+@pytest.mark.parametrize("pattern", ["{photos}/a", "{photos}/a/", "{photos}/A/*", "~/photos/a", "./a", "/a"])
+def test_a_folder_is_left_out_by_any_of_its_paths(run, place, photos, color_model, pattern, monkeypatch):
+    monkeypatch.setenv("HOME", str(photos.parent))
+    run("index", photos, "--exclude", pattern.format(photos=photos), "--model", color_model)
+    with Index.open(place) as index:
+        paths = [os.fsdecode(file.state.path) for file in index.catalog.files()]
+    assert paths and not [path for path in paths if path.startswith(f"{photos}/a/")]
 
 
 def test_a_forgotten_folder_leaves(run, indexed):
