@@ -8,10 +8,11 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
-from modeling_dcclip.files_dcclip import EXTENSIONS
+from modeling_dcclip.files_dcclip import EXTENSIONS, SYSTEM_FOLDERS
 from training.data import load_source
 from training.data.sources import check_split
 from training.evaluation.sets.protocols import EvalSet
+from training.utils.files import is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
@@ -122,6 +123,24 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder and of all folders below it, sorted by path. Hidden and system folders in it, such as
+    `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
+    """
+    found = (path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts[:-1])))
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without hidden ones and those that a command of this project wrote."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    return sorted(path for path in found if not is_claimed(path))
+
+
 def read_names(name: str, path: Path) -> list[str]:
     """Read names of classes, one per line.
 
@@ -152,8 +171,8 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """
     paths: list[str] = []
     labels: list[str] = []
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = sorted(str(path) for path in class_folder.rglob("*") if is_image(path))
+    for class_folder in _list_folders(folder):
+        found = sorted(map(str, list_images(class_folder)))
         if not found:
             raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
         paths += found

@@ -69,6 +69,13 @@ def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
     assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
+def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
+    write_folders(tmp_path, {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]})
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "results" / ".dcclip").mkdir(parents=True)
+    assert names_of(open_cifar(tmp_path)) == ["dog", "dog"]
+
+
 def test_a_split_of_files_is_refused(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", rows_of(CIFAR_10))
     with pytest.raises(ValueError, match=r"split: '.*rows\.parquet' has no splits, got 'val'"):
