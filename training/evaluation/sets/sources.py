@@ -16,6 +16,7 @@ from training.utils.files import is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test"})  # usual names of their folders
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
@@ -94,7 +95,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
     split = source.split or (eval_set.split if eval_set and is_own else "test")
     if path.is_dir():
-        return _read_folder(name, path, split, listed)
+        return _read_folder(name, path, split, listed, is_named=source.split is not None)
     if path.exists() or source.location.endswith((".parquet", ".tar")) or ":" in source.location:
         check_split(source.location, source.split or "train", "split")
         return LoadedRows(load_source(source.location, split), source.location, listed=listed)
@@ -103,7 +104,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     return read_hub(source.location, split, listed)
 
 
-def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) -> LoadedRows:
+def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is_named: bool = False) -> LoadedRows:
     """Load a folder with one folder per class, or a downloaded data set."""
     names = path / NAMES_FILE
     if listed is None and names.exists():
@@ -115,7 +116,15 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) ->
         return LoadedRows(rows, str(path), split, listed=listed)
     if any(path.rglob("*.parquet")):
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
-    return LoadedRows(read_class_folders(name, within), str(path), is_listing=True)
+    if within != path:
+        return LoadedRows(read_class_folders(name, within), str(path), split, is_listing=True)
+    folders = [folder.name for folder in _list_folders(path)]
+    if folders and (is_named or {folder.lower() for folder in folders} <= SPLITS):
+        raise ValueError(
+            f"split: {name}: {str(path)!r} has no folder {split!r}, only {', '.join(folders[:5])}. Name one of these "
+            "with --split; if they are classes, leave --split out."
+        )
+    return LoadedRows(read_class_folders(name, path), str(path), is_listing=True)
 
 
 def is_image(path: Path) -> bool:
