@@ -69,6 +69,15 @@ def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
     assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
+def test_lists_of_one_label_are_single_labels(tmp_path):
+    rows = rows_of(CIFAR_10)
+    lists = rows.remove_columns("label").add_column("label", [[name] for name in rows["label"]])
+    assert names_of(open_cifar(write_parquet(tmp_path / "one.parquet", lists))) == EXPECTED
+    several = rows.remove_columns("label").add_column("label", [[name, "cat"] for name in rows["label"]])
+    labelled = open_cifar(write_parquet(tmp_path / "several.parquet", several))
+    assert labelled.labels.shape == (NUM, 10) and "several labels per image" in labelled.differences[1]
+
+
 def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
     for name in ("splits/train", "splits/val", "classes"):
         write_folders(tmp_path / name, {"dog": ["1f415"]})
