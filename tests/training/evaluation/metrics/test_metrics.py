@@ -366,6 +366,14 @@ def test_top_k_equals_a_hand_computed_value():
     assert [top_k_accuracy(scores, labels, k) for k in (1, 2, 3)] == [0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+def test_labels_may_have_any_integer_dtype(dtype):
+    scores, labels = torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.4, 0.6]]), torch.tensor([1, 0, 0])
+    assert top_k_accuracy(scores, labels.to(dtype), np.int64(1)) == top_k_accuracy(scores, labels)
+    for metric in (mean_per_class_accuracy, roc_auc):
+        assert metric(scores, labels.to(dtype)) == metric(scores, labels)
+
+
 def test_wilson_interval_of_a_published_example():
     # 81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
