@@ -156,7 +156,7 @@ def _load(
         ) from error
     if isinstance(rows, (DatasetDict, IterableDatasetDict)):
         if split not in rows:
-            raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}.")
+            raise ValueError(f"{field}: {source!r} has no split {split!r}, only {sorted(rows)}. Name one of these.")
         return rows[split]
     return rows
 

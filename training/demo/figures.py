@@ -1,7 +1,6 @@
 """Figures of the demo: learning curves, and a contact sheet of held-out images."""
 
 import json
-from importlib.resources import files
 from pathlib import Path
 
 from datasets import Dataset, Image
@@ -13,6 +12,7 @@ from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import COLOURS
+from training.utils.fonts import font_families
 from training.utils.results import Results
 
 # matplotlib is imported inside the functions: its import takes half a second
@@ -98,7 +98,7 @@ def plot_contact_sheet(
         top=0.95,
         bottom=0.03,
     )
-    fonts = ["DejaVu Sans", chinese_font()]
+    fonts = font_families()
     classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
     for set_number, (name, rows) in enumerate(sets.items()):
         count = min(columns * ROWS_PER_SET, len(rows))
@@ -136,12 +136,3 @@ def _write_lines(axis, lines: list[tuple[str, str]], fonts: list[str]):
 
 def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
-
-
-def chinese_font() -> str:
-    """Register Noto Sans CJK with matplotlib, whose own fonts have no Chinese characters, and return its name."""
-    from matplotlib import font_manager
-
-    path = Path(str(files("cvttf_NotoSansCJK_Regular"))) / "NotoSansCJKtc-Regular.otf"
-    font_manager.fontManager.addfont(path)
-    return font_manager.FontProperties(fname=path).get_name()

@@ -49,7 +49,7 @@ class EvalOptions:
         label_names: Names of numbered labels, each SET=FILE, where FILE has one name per line.
         label_language: With `class_names`, language of the class names that the data use as labels. A plain list of
             names has one language, so that its names are the labels.
-        predict: Folder of images to label, with all folders below it. Nothing is measured.
+        predict: Folder of images to label, with all folders below it that are not hidden. Nothing is measured.
         labels: With `predict`, candidate labels, at least two, in any language of the model; or one .txt file with one
             label per line.
         output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,

@@ -18,7 +18,7 @@ from training.evaluation.classify import class_embeddings
 from training.evaluation.embedding_cache import find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
-from training.evaluation.sets.sources import IMAGE_SUFFIXES, is_image
+from training.evaluation.sets.sources import IMAGE_SUFFIXES, list_images
 from training.utils.files import write_text
 
 COLUMNS = ("path", "label", "score", "top_k", "error")
@@ -75,14 +75,14 @@ def _check_output(output: Path, overwrite: bool):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files of a folder and of all folders below it, sorted by path.
+    """Image files of a folder and of all folders below it, sorted by path, without those in hidden folders.
 
     Raises:
         ValueError: The folder does not exist or has no images.
     """
     if not folder.is_dir():
         raise ValueError(f"predict: {str(folder)!r} is not a folder. Name a folder of images.")
-    paths = sorted(path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    paths = list_images(folder)
     if not paths:
         raise ValueError(f"predict: {str(folder)!r} has no images ({', '.join(sorted(IMAGE_SUFFIXES))}). Add some.")
     return paths

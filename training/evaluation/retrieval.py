@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from training.evaluation.metrics import right_ranks, wilson_interval
+from training.evaluation.metrics import grouped_interval, right_ranks
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.utils.results import Row, markdown_table
@@ -66,16 +66,19 @@ def score(
         seed: Seed of the training run, written to the rows.
 
     Returns:
-        Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`.
+        Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`. Their intervals take into account that
+        captions of an image, and equal captions, are found or missed together.
     """
     pairs, rows = retrieval_set.pairs[language], []
+    image_of_text = torch.full((len(texts),), len(images)).scatter_reduce(0, pairs[:, 1], pairs[:, 0], "amin")
+    found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
     directions = {
-        "image_to_text": (ranks(images, texts, pairs), len(texts)),
-        "text_to_image": (ranks(texts, images, pairs.flip(1)), len(images)),
+        "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
+        "text_to_image": (found_images, len(images), image_of_text),
     }
-    for direction, (found, num_candidates) in directions.items():
+    for direction, (found, num_candidates, groups) in directions.items():
         for k in (k for k in ks if k <= num_candidates):
-            recall = int((found < k).sum()) / len(found)
+            hits = found < k
             rows.append(
                 Row(
                     model=model,
@@ -84,9 +87,9 @@ def score(
                     protocol=PROTOCOL,
                     language=language,
                     metric=f"{direction}_R@{k}",
-                    value=recall,
+                    value=int(hits.sum()) / len(hits),
                     seed=seed,
-                    interval=wilson_interval(recall, len(found)),
+                    interval=grouped_interval(hits, groups),
                 )
             )
     return rows

@@ -24,10 +24,12 @@ class LabelledPhotographs:
 
     Args:
         rows: Rows with the columns `image` and `label`.
-        names: Class names in each language, in the order of the labels.
+        classes: All labels in ascending order; they need not be numbered from 0, or without gaps.
+        names: Class names in each language, in the order of `classes`.
     """
 
     rows: Dataset
+    classes: list[int]
     names: dict[str, list[str]]
 
     @classmethod
@@ -46,7 +48,7 @@ class LabelledPhotographs:
             language: [name for _, name in sorted(dict(zip(rows["label"], rows[language], strict=True)).items())]
             for language in LANGUAGES
         }
-        return cls(rows.select(evenly_spaced_rows(len(rows), number)), names)
+        return cls(rows.select(evenly_spaced_rows(len(rows), number)), sorted(set(rows["label"])), names)
 
     def measure(
         self, model: ZeroShotModel, name: str, stage: str | None = None, seed: int | None = None
@@ -62,7 +64,8 @@ class LabelledPhotographs:
         Yields:
             A row for each language.
         """
-        images, labels = model.encode_images(self.rows), torch.tensor(self.rows["label"])
+        images = model.encode_images(self.rows)
+        labels = torch.tensor([self.classes.index(label) for label in self.rows["label"]])
         for language, names in self.names.items():
             measured = measure(images, class_embeddings(model, names), labels, (TOP1,))
             yield from measured.rows(

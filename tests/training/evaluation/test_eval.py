@@ -112,6 +112,14 @@ def test_the_table_has_one_row_per_model_one_column_per_set_and_no_score(evaluat
     assert not [row for row in results.rows if row.metric == "elevater_score"]
 
 
+def test_the_mean_over_languages_is_in_the_metric_of_its_protocols():
+    names = ("elevater-en", "elevater-zh", "cn-clip-compat")  # the last one measures all sets by top-1
+    tasks = protocol_tasks([PROTOCOLS[name] for name in names], ["oxford-iiit-pets"], "ours", "clip-benchmark")
+    fields = {"model": "m", "set": "oxford-iiit-pets", "protocol": "elevater-en, elevater-zh", "language": "en, zh"}
+    table = results_table([Row(**fields, metric="mean_per_class", value=0.5)], EvalPlan(tasks, {}))
+    assert columns(table)["m", "mean over languages"]["oxford-iiit-pets"] == "50.0"
+
+
 def test_class_tables_and_figures_are_written_on_demand(evaluated):
     _, folder = evaluated
     tables, drawn = sorted((folder / "per_class").glob("*.md")), sorted((folder / "confusion").glob("*.png"))

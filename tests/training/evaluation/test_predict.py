@@ -24,6 +24,7 @@ def images(tmp_path_factory) -> Path:
     write_folders(folder, CIFAR_10)
     (folder / "notes.md").write_text("no image", encoding="utf-8")
     (folder / "damaged.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    write_folders(folder / ".thumbnails", {"dog": ["1f415"]})
     return folder
 
 
@@ -43,7 +44,7 @@ def predicted(teacher_folder, images, tmp_path_factory) -> list[dict[str, str]]:
 
 
 def test_every_image_has_a_row_in_order_of_the_paths(predicted, images):
-    expected = sorted(path for path in images.rglob("*.png"))
+    expected = sorted(path for path in images.rglob("*.png") if ".thumbnails" not in path.parts)
     assert [images / row["path"] for row in predicted] == expected and len(expected) > 10
 
 

@@ -90,6 +90,17 @@ def test_recall_equals_an_independent_count(model, rows, retrieval_set):
     assert "toy: toy.parquet test, 4 images, 7 en captions, 3 zh captions" in table
 
 
+def test_interval_of_text_to_image_counts_the_captions_of_an_image_as_a_group(images):
+    captions = [[f"{number} {word}" for word in ("one", "two", "three")] for number in range(4)]
+    rows = Dataset.from_dict({"image": images[:4], "en": captions, "zh": [None] * 4}, features=FEATURES)
+    toy = make_retrieval_set("toy", rows, {"en": "en"}, "image", "toy")
+    texts = torch.eye(4)[[0, 0, 0, 1, 1, 1, 3, 3, 3, 2, 2, 2]]  # all captions of the last two images are wrong
+    found = {row.metric: row for row in score(toy, "en", torch.eye(4), texts, "m", ks=(1,))}
+    assert found["text_to_image_R@1"].value == found["image_to_text_R@1"].value == 0.5
+    assert found["text_to_image_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
+    assert found["image_to_text_R@1"].interval == pytest.approx(wilson_interval(0.5, 4))
+
+
 @pytest.mark.parametrize("max_similarities", [1, 20, 100, 10**6])
 def test_ranks_in_chunks_equal_those_of_the_whole_matrix(max_similarities):
     generator = torch.Generator().manual_seed(0)

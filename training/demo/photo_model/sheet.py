@@ -6,8 +6,8 @@ from datasets import Dataset
 from PIL import ImageOps
 
 from training.corpus.free_photos import FREE_PHOTOS
-from training.demo.figures import chinese_font
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.utils.fonts import font_families
 
 NUM_FOUND = 3
 RIGHT, OTHER = "#1a7f37", "#666666"
@@ -36,7 +36,7 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
         hspace=0.5,
         wspace=0.06,
     )
-    fonts = ["DejaVu Sans", chinese_font()]
+    fonts = font_families()
     for side, language in enumerate(languages):
         queries = [photo.query[language] for photo in FREE_PHOTOS]
         cosines = model.encode_texts(queries) @ images.T

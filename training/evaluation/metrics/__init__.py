@@ -13,11 +13,12 @@ from training.evaluation.metrics.classification import (
     roc_auc,
     top_k_accuracy,
 )
-from training.evaluation.metrics.intervals import wilson_interval
+from training.evaluation.metrics.intervals import grouped_interval, wilson_interval
 from training.evaluation.metrics.retrieval import recall_at_k, right_ranks
 
 __all__ = [
     "eleven_point_map",
+    "grouped_interval",
     "mean_per_class_accuracy",
     "recall_at_k",
     "right_ranks",

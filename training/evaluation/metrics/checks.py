@@ -1,5 +1,7 @@
 """Checks of the inputs of metrics, and the chunks in which they compare scores."""
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,7 @@ def check_range(name: str, ids: Tensor, count: int, what: str) -> None:
     Raises:
         ValueError: An index is out of range.
     """
+    ids = ids.long()  # PyTorch compares no unsigned integers above 8 bits
     wrong = ids[(ids < 0) | (ids >= count)]
     if wrong.numel():
         raise ValueError(
@@ -87,7 +90,7 @@ def check_k(k: int, count: int, what: str) -> None:
     Raises:
         ValueError: It is not an integer, or out of range.
     """
-    if not isinstance(k, int) or not 1 <= k <= count:
+    if not isinstance(k, Integral) or not 1 <= k <= count:
         raise ValueError(
             f"k: {k} is not an integer in 1..{count}, as the scores have {count} {what}. Leave this k out."
         )

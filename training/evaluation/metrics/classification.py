@@ -68,8 +68,7 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
     check_scores(scores)
     num_samples, num_classes = scores.shape
     check_labels(labels, num_samples, num_classes)
-    present, labels, counts = labels.to(scores.device).unique(return_inverse=True, return_counts=True)
-    present = present.long()
+    present, labels, counts = labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
     predicted = torch.cat([part[:, present].argmax(1) for part in chunks(scores)])  # the first of several maxima
     hits = labels[predicted == labels].bincount(minlength=len(present))
     return (hits.double() / counts).mean().item()

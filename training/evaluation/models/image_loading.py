@@ -177,8 +177,9 @@ def _open(cell: dict | None, row: int) -> PILImage.Image:
     try:
         return open_image(cell)
     except (OSError, ImageError) as error:
+        file = f", file {cell['path']!r}," if cell.get("path") else ""
         raise ValueError(
-            f"image: row {row} does not decode ({error}). Rows are never dropped silently: fix or remove the row."
+            f"image: row {row}{file} does not decode ({error}). Rows are never dropped silently: fix or remove it."
         ) from error
 
 

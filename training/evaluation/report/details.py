@@ -3,11 +3,18 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from torch import Tensor
 
 from training.evaluation.measure import ClassDetails, Measurement
 from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
 from training.utils.files import atomic_write, write_text
+from training.utils.fonts import label_fonts
 from training.utils.results import Row, markdown_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 CONFUSION_HEADER = ["class", "name", "images", "recall", "most often taken for"]
 CLASSES_FOLDER, CONFUSION_FOLDER = "per_class", "confusion"
@@ -72,25 +79,30 @@ def draw_confusion(details: Sequence[tuple[str, EvalTask, Measurement]], folder:
     Returns:
         Paths of the files.
     """
-    from matplotlib.figure import Figure
-
     paths = []
     for model, task, measurement in details:
         if measurement.details is None or measurement.details.confusion is None:
             continue
-        confusion = measurement.details.confusion
-        shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
-        edge = min(16.0, 4 + 0.22 * len(shares))
-        figure = Figure(figsize=(edge + 1, edge), layout="constrained")
-        axis = figure.subplots()
-        image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-        axis.set(title=f"{task.set}, {task.title}\n{model}", xlabel="prediction", ylabel="class")
-        if len(shares) <= MAX_TICKS:
-            axis.set_xticks(range(len(shares)), task.keys, rotation=90, fontsize=7)
-            axis.set_yticks(range(len(shares)), task.keys, fontsize=7)
-        figure.colorbar(image, ax=axis, label="share of the images of the class")
-        paths.append(_save(figure, folder / CONFUSION_FOLDER / f"{_file_name(model, task)}.png"))
+        path = folder / CONFUSION_FOLDER / f"{_file_name(model, task)}.png"
+        with label_fonts([*task.keys, task.set, model]):
+            paths.append(_save(_confusion_figure(model, task, measurement.details.confusion), path))
     return paths
+
+
+def _confusion_figure(model: str, task: EvalTask, confusion: Tensor) -> "Figure":
+    from matplotlib.figure import Figure
+
+    shares = confusion / confusion.sum(1, keepdim=True).clamp(min=1)
+    edge = min(16.0, 4 + 0.22 * len(shares))
+    figure = Figure(figsize=(edge + 1, edge), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
+    axis.set(title=f"{task.set}, {task.title}\n{model}", xlabel="prediction", ylabel="class")
+    if len(shares) <= MAX_TICKS:
+        axis.set_xticks(range(len(shares)), task.keys, rotation=90, fontsize=7)
+        axis.set_yticks(range(len(shares)), task.keys, fontsize=7)
+    figure.colorbar(image, ax=axis, label="share of the images of the class")
+    return figure
 
 
 def draw_languages(rows: Sequence[Row], tasks: Sequence[EvalTask], path: Path) -> Path | None:
@@ -104,8 +116,6 @@ def draw_languages(rows: Sequence[Row], tasks: Sequence[EvalTask], path: Path) -
     Returns:
         The path, or None if no set was measured in several languages.
     """
-    from matplotlib.figure import Figure
-
     groups = {
         name: {task.language: (task.protocol, task.metric) for task in group}
         for name, group in tasks_by_language(tasks).items()
@@ -113,6 +123,13 @@ def draw_languages(rows: Sequence[Row], tasks: Sequence[EvalTask], path: Path) -
     }
     if not groups:
         return None
+    with label_fonts([*groups, *(row.model for row in rows)]):
+        return _save(_languages_figure(rows, groups), path)
+
+
+def _languages_figure(rows: Sequence[Row], groups: dict[str, dict[str, tuple[str, str]]]) -> "Figure":
+    from matplotlib.figure import Figure
+
     languages = list(dict.fromkeys(language for group in groups.values() for language in group))
     models = list(dict.fromkeys(row.model for row in rows))
     figure = Figure(figsize=(3 + 4.5 * len(models), 1.8 + 0.45 * len(groups)), layout="constrained")
@@ -127,7 +144,7 @@ def draw_languages(rows: Sequence[Row], tasks: Sequence[EvalTask], path: Path) -
         panel.grid(axis="x", alpha=0.3)
     panels[0].invert_yaxis()
     panels[0].legend(loc="lower right")
-    return _save(figure, path)
+    return figure
 
 
 def _percent(
@@ -139,7 +156,7 @@ def _percent(
     return 100 * next((r.value for r in rows if (r.model, r.set, r.protocol, r.metric, r.language) == key), 0.0)
 
 
-def _save(figure, path: Path) -> Path:
+def _save(figure: "Figure", path: Path) -> Path:
     with atomic_write(path) as scratch:
         figure.savefig(scratch, format="png", dpi=120)
     return path

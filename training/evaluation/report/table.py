@@ -6,7 +6,7 @@ from typing import Any
 from training.evaluation.plan import EvalPlan, group_reasons
 from training.evaluation.report.published import PUBLISHED, Published
 from training.evaluation.runner import AGREEMENT
-from training.evaluation.sets.eval_tasks import EvalTask
+from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP
 from training.evaluation.sets.protocols import CLASS_NAMES, ELEVATER, METRICS
@@ -50,7 +50,7 @@ def results_table(rows: Sequence[Row], plan: EvalPlan, published: bool = False) 
     tasks = plan.tasks
     columns = list(dict.fromkeys(task.set for task in tasks))
     protocols = _protocols(tasks)
-    set_metrics = {task.set: task.metric for task in tasks}
+    set_metrics = {name: group[0].metric for name, group in tasks_by_language(tasks).items()}
     with_score = any(protocol in SCORED_PROTOCOLS for protocol, _ in protocols)
     lines = [["model", "protocol", *columns, *(["ELEVATER score"] if with_score else [])]]
     lines.append(["---"] * len(lines[0]))
@@ -61,7 +61,7 @@ def results_table(rows: Sequence[Row], plan: EvalPlan, published: bool = False) 
             score = [_score_cell(rows, model, protocol, metrics, plan.sets)] if with_score else []
             lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells, *score])
         for title, metric in (("mean over languages", None), ("same prediction in all languages", AGREEMENT)):
-            cells = [_over_languages(rows, model, name, metric or set_metrics[name]) for name in columns]
+            cells = [_over_languages(rows, model, name, metric or set_metrics.get(name, "")) for name in columns]
             if any(cells):
                 lines.append([model, title, *cells, *([""] if with_score else [])])
     if published:

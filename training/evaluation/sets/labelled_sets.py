@@ -67,6 +67,8 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     lookup = ClassLookup(class_names, eval_set.aliases if eval_set else {}, context)
     image = _find_column(rows, source.image_column, IMAGE_COLUMNS, context, "image")
     labels, listed = _labels(rows, source.label_column, lookup, loaded.listed, context)
+    if labels.ndim == 2 and (labels.sum(1) == 1).all() and not (eval_set and eval_set.several_labels):
+        labels = labels.argmax(1)  # lists of one label each
     rules = rules_for(loaded.location, source.allow_urls, source.allow_paths or loaded.is_listing)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
@@ -137,6 +139,8 @@ def find_differences(
         differences.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
     if eval_set.several_labels and labels.ndim == 1:
         differences.append("one label per image, the protocol has several")
+    if labels.ndim == 2 and not eval_set.several_labels:
+        differences.append("several labels per image, the protocol has one")
     counts = labels.sum(0) if labels.ndim == 2 else labels.bincount(minlength=lookup.count)
     if absent := [class_names.names[class_names.key][number] for number in (counts == 0).nonzero()[:, 0].tolist()]:
         differences.append(f"no image of {len(absent)} of {lookup.count} classes, such as {absent[0]!r}")

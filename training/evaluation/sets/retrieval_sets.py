@@ -97,7 +97,7 @@ def open_retrieval_set(
         loaded = read_hub(location, split)
     else:
         has_splits = not location.endswith(".parquet") and ":" not in location
-        loaded = LoadedRows(load_source(location, split), location, split if has_splits else None)
+        loaded = LoadedRows(load_source(location, split, field="retrieval"), location, split if has_splits else None)
     column_names = loaded.rows.column_names
     columns = caption_columns or {language: language for language in LANGUAGES if language in column_names}
     if not columns:

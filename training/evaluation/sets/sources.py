@@ -8,13 +8,15 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
-from modeling_dcclip.files_dcclip import EXTENSIONS
+from modeling_dcclip.files_dcclip import EXTENSIONS, SYSTEM_FOLDERS
 from training.data import load_source
 from training.data.sources import check_split
 from training.evaluation.sets.protocols import EvalSet
+from training.utils.files import is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
+SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test"})  # usual names of their folders
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
@@ -93,7 +95,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     is_own = eval_set is not None and source.location.partition("@")[0] == eval_set.hub
     split = source.split or (eval_set.split if eval_set and is_own else "test")
     if path.is_dir():
-        return _read_folder(name, path, split, listed)
+        return _read_folder(name, path, split, listed, is_named=source.split is not None)
     if path.exists() or source.location.endswith((".parquet", ".tar")) or ":" in source.location:
         check_split(source.location, source.split or "train", "split")
         return LoadedRows(load_source(source.location, split), source.location, listed=listed)
@@ -102,7 +104,7 @@ def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRo
     return read_hub(source.location, split, listed)
 
 
-def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) -> LoadedRows:
+def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is_named: bool = False) -> LoadedRows:
     """Load a folder with one folder per class, or a downloaded data set."""
     names = path / NAMES_FILE
     if listed is None and names.exists():
@@ -114,12 +116,38 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None) ->
         return LoadedRows(rows, str(path), split, listed=listed)
     if any(path.rglob("*.parquet")):
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
-    return LoadedRows(read_class_folders(name, within), str(path), is_listing=True)
+    if within != path:
+        return LoadedRows(read_class_folders(name, within), str(path), split, is_listing=True)
+    folders = [folder.name for folder in _list_folders(path)]
+    if folders and (is_named or {folder.lower() for folder in folders} <= SPLITS):
+        raise ValueError(
+            f"split: {name}: {str(path)!r} has no folder {split!r}, only {', '.join(folders[:5])}. Name one of these "
+            "with --split; if they are classes, leave --split out."
+        )
+    return LoadedRows(read_class_folders(name, path), str(path), is_listing=True)
 
 
 def is_image(path: Path) -> bool:
     """Whether a file of this name is an image. Hidden ones, such as `._1.jpg` of macOS, are not."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder and of all folders below it, sorted by path. Hidden and system folders in it, such as
+    `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
+    """
+    found = (path for path in folder.rglob("*") if is_image(path) and path.is_file())
+    return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts[:-1])))
+
+
+def _list_folders(folder: Path) -> list[Path]:
+    """Folders in a folder, sorted, without hidden ones and those that a command of this project wrote."""
+    found = (path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    return sorted(path for path in found if not is_claimed(path))
 
 
 def read_names(name: str, path: Path) -> list[str]:
@@ -152,8 +180,8 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """
     paths: list[str] = []
     labels: list[str] = []
-    for class_folder in sorted(path for path in folder.iterdir() if path.is_dir()):
-        found = sorted(str(path) for path in class_folder.rglob("*") if is_image(path))
+    for class_folder in _list_folders(folder):
+        found = sorted(map(str, list_images(class_folder)))
         if not found:
             raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
         paths += found

@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from training.evaluation.sets.held_out import COLOURS, TEST_SETS
+from training.studies.many_runs import mean_and_spread
 from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, markdown_table
 
@@ -14,8 +15,8 @@ def arms_of(results: Results) -> list[tuple[str, str]]:
     return [(factor, setting) for factor, _, setting in (label.partition(": ") for label in labels)]
 
 
-def spread(results: Results, arm: tuple[str, str], set_name: str, language: str) -> tuple[float, float]:
-    """Mean and standard deviation over seeds of the top-5 accuracy of an arm, in percent.
+def values_of(results: Results, arm: tuple[str, str], set_name: str, language: str) -> list[float]:
+    """Top-5 accuracy of an arm, 0..1, one value for each seed.
 
     Args:
         results: Results of the comparison.
@@ -23,8 +24,7 @@ def spread(results: Results, arm: tuple[str, str], set_name: str, language: str)
         set_name: Name of the test set.
         language: Language of the candidates.
     """
-    values = results.values(model=": ".join(arm), set=set_name, language=language, metric="top5")
-    return 100 * statistics.fmean(values), 100 * statistics.pstdev(values)
+    return results.values(model=": ".join(arm), set=set_name, language=language, metric="top5")
 
 
 def table(results: Results) -> str:
@@ -33,8 +33,7 @@ def table(results: Results) -> str:
     header = ["", "", *(f"{name.replace('_', ' ')} {language}" for name, language in columns)]
     lines = [header, ["---"] * len(header)]
     for arm in arms_of(results):
-        cells = [spread(results, arm, *column) for column in columns]
-        lines.append([*arm, *(f"{mean:.1f} ± {deviation:.1f}" for mean, deviation in cells)])
+        lines.append([*arm, *(mean_and_spread(values_of(results, arm, *column)) for column in columns)])
     return markdown_table(lines)
 
 
@@ -56,7 +55,9 @@ def plot(results: Results, path: Path):
     axes = figure.subplots(1, len(TEST_SETS), sharey=True)
     for axis, set_name in zip(axes, TEST_SETS, strict=True):
         for offset, (language, colour) in zip((-0.13, 0.13), COLOURS.items(), strict=True):
-            means, deviations = zip(*(spread(results, arm, set_name, language) for arm in arms), strict=True)
+            values = [[100 * value for value in values_of(results, arm, set_name, language)] for arm in arms]
+            means = [statistics.fmean(each) for each in values]
+            deviations = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
             axis.errorbar(
                 means, [y + offset for y in heights], xerr=deviations, fmt="o", color=colour, ms=5, label=language
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from training.evaluation.metrics import (
     eleven_point_map,
+    grouped_interval,
     mean_per_class_accuracy,
     recall_at_k,
     right_ranks,
@@ -365,6 +366,14 @@ def test_top_k_equals_a_hand_computed_value():
     assert [top_k_accuracy(scores, labels, k) for k in (1, 2, 3)] == [0.5, 0.75, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.uint16, torch.uint32, torch.uint64])
+def test_labels_may_have_any_integer_dtype(dtype):
+    scores, labels = torch.tensor([[0.1, 0.9], [0.7, 0.3], [0.4, 0.6]]), torch.tensor([1, 0, 0])
+    assert top_k_accuracy(scores, labels.to(dtype), np.int64(1)) == top_k_accuracy(scores, labels)
+    for metric in (mean_per_class_accuracy, roc_auc):
+        assert metric(scores, labels.to(dtype)) == metric(scores, labels)
+
+
 def test_wilson_interval_of_a_published_example():
     # 81 of 263: Newcombe, Statistics in Medicine 17 (1998), table I
     assert wilson_interval(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
@@ -378,3 +387,29 @@ def test_wilson_interval_is_within_0_and_1_and_contains_the_share():
 def test_wilson_interval_narrows_with_more_trials():
     widths = [high - low for low, high in (wilson_interval(0.4, count) for count in (10, 100, 1000))]
     assert widths[0] > widths[1] > widths[2]
+
+
+def test_grouped_interval_is_that_of_the_trials_or_of_the_groups():
+    hits = torch.tensor([True, False, False, True, True, False, True, True])
+    assert grouped_interval(hits, torch.arange(8)) == pytest.approx(wilson_interval(5 / 8, 8))
+    assert grouped_interval(hits.repeat_interleave(5), torch.arange(8).repeat_interleave(5)) == pytest.approx(
+        wilson_interval(5 / 8, 8)
+    )
+    assert grouped_interval(torch.ones(10, dtype=torch.bool), torch.arange(10) // 5) == wilson_interval(1.0, 2)
+
+
+def test_grouped_interval_covers_the_true_share_in_19_of_20_samples():
+    generator = torch.Generator().manual_seed(0)
+    covered = {grouped_interval: 0, wilson_interval: 0}
+    groups = torch.arange(200).repeat_interleave(5)
+    for _ in range(400):  # images that are easy or hard, with five captions each; the mean share is 0.5
+        chances = torch.rand(200, generator=generator)
+        hits = torch.rand(1000, generator=generator) < chances[groups]
+        for interval, arguments in (
+            (grouped_interval, (hits, groups)),
+            (wilson_interval, (hits.double().mean().item(), 1000)),
+        ):
+            low, high = interval(*arguments)
+            covered[interval] += low <= 0.5 <= high
+    assert covered[grouped_interval] / 400 == pytest.approx(0.95, abs=0.025)
+    assert covered[wilson_interval] / 400 < 0.9

@@ -23,6 +23,14 @@ def shrink(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image.resize((8, 8))))
 
 
+def test_a_damaged_file_is_named(tmp_path):
+    (tmp_path / "cat.png").write_bytes(b"no image")
+    cells = [{"path": str(tmp_path / "cat.png"), "bytes": None}]
+    rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
+    with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png', does not decode"):
+        list(prepared_batches(rows, "image", 8, shrink))
+
+
 @pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
 def test_fit_is_bit_exact_with_torchvision(size):
     noise = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)

@@ -69,6 +69,32 @@ def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
     assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
+def test_lists_of_one_label_are_single_labels(tmp_path):
+    rows = rows_of(CIFAR_10)
+    lists = rows.remove_columns("label").add_column("label", [[name] for name in rows["label"]])
+    assert names_of(open_cifar(write_parquet(tmp_path / "one.parquet", lists))) == EXPECTED
+    several = rows.remove_columns("label").add_column("label", [[name, "cat"] for name in rows["label"]])
+    labelled = open_cifar(write_parquet(tmp_path / "several.parquet", several))
+    assert labelled.labels.shape == (NUM, 10) and "several labels per image" in labelled.differences[1]
+
+
+def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
+    for name in ("splits/train", "splits/val", "classes"):
+        write_folders(tmp_path / name, {"dog": ["1f415"]})
+    with pytest.raises(ValueError, match=r"split: .*splits' has no folder 'test', only train, val\. Name one"):
+        open_cifar(tmp_path / "splits")
+    with pytest.raises(ValueError, match=r"split: .*classes' has no folder 'val', only dog\..* leave --split out"):
+        open_cifar(tmp_path / "classes", split="val")
+    assert open_cifar(tmp_path / "splits", split="val").split == "val"
+
+
+def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
+    write_folders(tmp_path, {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]})
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / "results" / ".dcclip").mkdir(parents=True)
+    assert names_of(open_cifar(tmp_path)) == ["dog", "dog"]
+
+
 def test_a_split_of_files_is_refused(tmp_path):
     path = write_parquet(tmp_path / "rows.parquet", rows_of(CIFAR_10))
     with pytest.raises(ValueError, match=r"split: '.*rows\.parquet' has no splits, got 'val'"):

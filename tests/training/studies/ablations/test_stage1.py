@@ -52,7 +52,7 @@ def test_table_has_mean_and_deviation_over_seeds(folder):
     (first,) = results.values(**fields)
     results.rows.extend([replace(row, seed=1, value=row.value + 0.1) for row in results.rows])
     (line,) = [line for line in table(results).splitlines() if "| feature map |" in line]
-    assert line.endswith(f"{100 * (first + 0.05):.1f} ± 5.0 |")
+    assert line.endswith(f"{100 * (first + 0.05):.1f} ± 7.1 |")  # of a sample, as in the tables of other studies
 
 
 def test_every_arm_is_trained_with_every_seed(tmp_path, monkeypatch):
