@@ -34,7 +34,8 @@ class TrainingRecipe(Checked):
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
         ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
             such as 0.999. The average is exported instead of the weights. With 0 there is no average.
-        freeze: Prefixes of parameter names that are not trained, such as `vision_model.timm_model.blocks.0`.
+        freeze: Layers or parameters that are not trained, by name: `vision_model.timm_model.blocks.1` is that block,
+            and not block 10.
         log_every: Number of steps between two lines of `log.jsonl`.
         trackers: Experiment trackers to log to. `tensorboard` writes to `output_dir/tracking`.
         save_every: Number of steps between two checkpoints. With 0 only the finished model is saved.
