@@ -105,6 +105,20 @@ def test_stage_1_reduces_every_loss(distill_recipe):
         assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
 
 
+def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, source, tmp_path):
+    data = DataConfig(train=shutil.copy(source, str(tmp_path / "pairs.parquet")))
+    fields = {"student": str(kept_run[1]), "new_student": None, "data": data, "save_every": 1}
+    folder = run(align_recipe(**fields))
+    for path in (folder, folder / "checkpoint-000002"):
+        card = (path / "README.md").read_text(encoding="utf-8")
+        assert "feature-map distillation, then contrastive alignment" in card
+        assert "Data: `train.parquet`, `pairs.parquet`." in card
+        assert (path / "recipe_01.yaml").read_bytes() == (kept_run[1] / "recipe.yaml").read_bytes()
+    # a new run from random weights has no earlier stages
+    run(align_recipe(data=data, overwrite=True))
+    assert not list(folder.glob("recipe_*"))
+
+
 def test_stage_2_reduces_every_loss(align_recipe):
     folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
     for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
