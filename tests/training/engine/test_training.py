@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from datasets import Dataset, Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
@@ -16,6 +18,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     MOBILENET,
+    NO_DROPOUT,
     VIT,
     XLM_ROBERTA,
     make_model,
@@ -38,6 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 def run(recipe: TrainingRecipe) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
     (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
     return Path(recipe.output_dir)
 
@@ -162,6 +166,15 @@ def test_both_towers_together_equal_each_alone(distill_recipe, tmp_path):
     for name, tensor in alone.items():
         if name.startswith(("vision_model.", "visual_projection.")):
             torch.testing.assert_close(both[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_two_processes_log_the_losses_of_the_whole_batch(distill_recipe, tmp_path):
+    student = student_config(vision_config=VIT, text_config=NO_DROPOUT)
+    whole = run(distill_recipe(student=student, target="embedding"))
+    half = distill_recipe(student=student, target="embedding", batch_size=4, output_dir=tmp_path / "two")
+    debug_launcher(run, (half,))
+    for name in ("vision_embedding", "text_embedding", "loss"):
+        assert losses(tmp_path / "two", name) == pytest.approx(losses(whole, name), abs=1e-4), name
 
 
 def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
