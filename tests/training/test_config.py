@@ -334,6 +334,7 @@ def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
         ({"map_weight": -1}, "map_weight: must be at least 0, got -1"),
         ({"mix": 0.5, "teacher_cache": "cache"}, "mix: is 0.5, but a cache has no targets of mixed images"),
         ({"mix": 0.5, "tower": "text"}, "mix: is 0.5, but no images are read"),
+        ({"text_bank": "texts.txt"}, "text_bank: target is 'feature_map', which compares with no texts"),
         ({"max_grad_norm": 0}, "max_grad_norm: must be above 0"),
         ({"seed": -1}, "seed: must be at least 0"),
         ({"teacher_views": 0}, "teacher_views: must be at least 1"),

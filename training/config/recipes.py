@@ -206,6 +206,11 @@ class DistillRecipe(TrainingRecipe):
                 f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
                 "nothing would be learned. Give at least one loss a weight above 0."
             )
+        if self.text_bank is not None and self.target != "logits":
+            raise ValueError(
+                f"text_bank: target is {self.target!r}, which compares with no texts, so it would not be used. Set "
+                "target to logits, or leave text_bank out."
+            )
         if not self.all_teachers:
             raise ValueError("teacher: none is named. Name one, or several under teachers.")
         if self.prefixes and (self.target == "logits" or not self.embedding_weight):
