@@ -124,20 +124,22 @@ class TrainingRecipe(Checked):
 
     def _check_languages(self):
         """Without its translation in the batch, a caption has a target only from a teacher of its own language."""
-        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
-        if (
-            self.data.batches != "one_language"
-            or any(teacher.languages is None for teacher in teachers)
-            or not teachers
-        ):
+        encoded = self._encoded_languages()
+        if self.data.batches != "one_language" or encoded is None:
             return
-        encoded = {language for teacher in teachers for language in teacher.languages or ()}
         captions = {language for source in self.data.mixture for language in source.caption_columns or {}}
         if missing := sorted(captions - encoded):
             raise ValueError(
                 f"data.batches: with 'one_language', captions in {missing[0]!r} have no target, because no teacher "
                 "encodes them and their translations are in other batches. Set it to mixed, or add a teacher."
             )
+
+    def _encoded_languages(self) -> set[str] | None:
+        """Languages of the captions that teachers encode; None for all, and without a teacher of captions."""
+        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
+        if not teachers or any(teacher.languages is None for teacher in teachers):
+            return None
+        return {language for teacher in teachers for language in teacher.languages or ()}
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -206,6 +208,7 @@ class DistillRecipe(TrainingRecipe):
                 f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
                 "nothing would be learned. Give at least one loss a weight above 0."
             )
+        self._check_sources()
         if self.text_bank is not None and self.target != "logits":
             raise ValueError(
                 f"text_bank: target is {self.target!r}, which compares with no texts, so it would not be used. Set "
@@ -219,6 +222,19 @@ class DistillRecipe(TrainingRecipe):
                 f"{self.embedding_weight} compares no embeddings. Set target to feature_map or embedding, and "
                 "embedding_weight above 0."
             )
+
+    def _check_sources(self):
+        """A caption takes the target of its translation, which some source may not have at all."""
+        encoded = self._encoded_languages()
+        if encoded is None or "text" not in self.towers:
+            return
+        for source in self.data.mixture:
+            if encoded.isdisjoint(source.caption_columns or {}):
+                raise ValueError(
+                    f"data.sources.caption_columns: {source.train!r} has captions in "
+                    f"{sorted(source.caption_columns or {})} only, and the teachers encode {sorted(encoded)}, so they "
+                    "have no target. Add a column with their translations or a teacher, or leave the source out."
+                )
 
     @property
     def towers(self) -> tuple[str, ...]:
