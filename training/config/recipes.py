@@ -25,7 +25,8 @@ class TrainingRecipe(Checked):
         weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
         betas: Decay rates of AdamW's first and second moments.
         warmup_steps: Number of steps of linear warm-up.
-        schedule: Learning rate after warm-up: `cosine` falls to 0 at `max_steps`, `constant` stays at the peak.
+        schedule: Factor of the learning rate: `cosine` falls from 1 at the first step to 0 at `max_steps`, `constant`
+            is 1. It is multiplied by that of the warm-up, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
             of its config file.
