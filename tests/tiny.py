@@ -165,3 +165,8 @@ def recipe_fields(output_dir: Path, source: Path | str, **fields: Any) -> dict[s
 def load_tiny_rows() -> Dataset:
     """A data source that recipes name as `tests.tiny:load_tiny_rows`."""
     return Dataset.from_dict({"image": ["a.png", "b.png"], "en": ["red apple", "frog"], "zh": ["红苹果", "青蛙"]})
+
+
+def list_tiny_rows() -> list[dict[str, Any]]:
+    """The same rows as a list, which is no data set."""
+    return load_tiny_rows().to_list()

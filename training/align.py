@@ -34,15 +34,16 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
     from training.hub import MODEL_FILES, open_push
-    from training.hub.hub_model import HubModel
+    from training.hub.hub_model import HubModel, earlier_recipes
 
+    earlier = earlier_recipes([recipe.student])
     stage = Stage[AlignRecipe](
         command="align",
         title="stage 2: align",
         files=MODEL_FILES,
         open_student=open_student,
         make_task=make_task,
-        make_finished=HubModel,
+        make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
         open_push=open_push,
     )
     return run_stage(stage, recipe)

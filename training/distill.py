@@ -28,9 +28,12 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distil a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
     from training.hub import MODEL_FILES, open_push
-    from training.hub.hub_model import HubModel
+    from training.hub.hub_model import HubModel, earlier_recipes
     from training.students import build_student
 
+    teachers = [entry.teacher for entry in recipe.all_teachers]  # whose own training is no stage of the student
+    inits = (recipe.student.vision_init, recipe.student.text_init)
+    earlier = earlier_recipes(init for init in inits if init not in teachers)
     stage = Stage[DistillRecipe](
         command="distill",
         title="stage 1: distil",
@@ -39,7 +42,7 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
             recipe.student, recipe.data.languages, teachers, recipe.seed
         ),
         make_task=make_task,
-        make_finished=HubModel,
+        make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
         open_push=open_push,
     )
     return run_stage(stage, recipe)

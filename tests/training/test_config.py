@@ -1,6 +1,7 @@
 """Recipes: parsing of YAML and command lines, limits of numbers, published recipes."""
 
 import json
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -318,6 +319,25 @@ def test_captions_without_a_teacher_of_their_language_need_their_translations(tm
     recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
+@pytest.mark.parametrize(
+    ("columns", "fields", "is_refused"),
+    [
+        ({"zh": "zh"}, {}, True),
+        ({"zh": "zh"}, {"tower": "vision"}, False),
+        ({"en": "en", "zh": "zh"}, {}, False),
+        ({"zh": "zh"}, {"teachers": [{"teacher": "some/model"}]}, False),
+    ],
+)
+def test_captions_of_a_source_without_any_target_are_refused_in_stage_1(tmp_path, columns, fields, is_refused):
+    sources = [{"train": "pairs"}, {"train": "more", "caption_columns": columns}]
+    values = {name: value for name, value in MINIMAL.items() if name != "teacher"} | {"data": {"sources": sources}}
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(values | {"teachers": [{"teacher": "some/model", "languages": ["en"]}]} | fields))
+    message = r"data.sources.caption_columns: 'more' has captions in \['zh'\] only, and the teachers encode \['en'\]"
+    with pytest.raises(ValueError, match=message) if is_refused else nullcontext():
+        recipe_from_args(DistillRecipe, ["--config", str(path)])
+
+
 def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(MINIMAL | {"data": {"train": "os:abort"}}))
@@ -334,6 +354,7 @@ def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
         ({"map_weight": -1}, "map_weight: must be at least 0, got -1"),
         ({"mix": 0.5, "teacher_cache": "cache"}, "mix: is 0.5, but a cache has no targets of mixed images"),
         ({"mix": 0.5, "tower": "text"}, "mix: is 0.5, but no images are read"),
+        ({"text_bank": "texts.txt"}, "text_bank: target is 'feature_map', which compares with no texts"),
         ({"max_grad_norm": 0}, "max_grad_norm: must be above 0"),
         ({"seed": -1}, "seed: must be at least 0"),
         ({"teacher_views": 0}, "teacher_views: must be at least 1"),

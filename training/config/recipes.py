@@ -25,7 +25,8 @@ class TrainingRecipe(Checked):
         weight_decay: Weight decay of matrices and kernels. Biases, norms and the logit scale have none.
         betas: Decay rates of AdamW's first and second moments.
         warmup_steps: Number of steps of linear warm-up.
-        schedule: Learning rate after warm-up: `cosine` falls to 0 at `max_steps`, `constant` stays at the peak.
+        schedule: Factor of the learning rate: `cosine` falls from 1 at the first step to 0 at `max_steps`, `constant`
+            is 1. It is multiplied by that of the warm-up, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
             of its config file.
@@ -34,7 +35,8 @@ class TrainingRecipe(Checked):
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
         ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
             such as 0.999. The average is exported instead of the weights. With 0 there is no average.
-        freeze: Prefixes of parameter names that are not trained, such as `vision_model.timm_model.blocks.0`.
+        freeze: Layers or parameters that are not trained, by name: `vision_model.timm_model.blocks.1` is that block,
+            and not block 10.
         log_every: Number of steps between two lines of `log.jsonl`.
         trackers: Experiment trackers to log to. `tensorboard` writes to `output_dir/tracking`.
         save_every: Number of steps between two checkpoints. With 0 only the finished model is saved.
@@ -123,20 +125,22 @@ class TrainingRecipe(Checked):
 
     def _check_languages(self):
         """Without its translation in the batch, a caption has a target only from a teacher of its own language."""
-        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
-        if (
-            self.data.batches != "one_language"
-            or any(teacher.languages is None for teacher in teachers)
-            or not teachers
-        ):
+        encoded = self._encoded_languages()
+        if self.data.batches != "one_language" or encoded is None:
             return
-        encoded = {language for teacher in teachers for language in teacher.languages or ()}
         captions = {language for source in self.data.mixture for language in source.caption_columns or {}}
         if missing := sorted(captions - encoded):
             raise ValueError(
                 f"data.batches: with 'one_language', captions in {missing[0]!r} have no target, because no teacher "
                 "encodes them and their translations are in other batches. Set it to mixed, or add a teacher."
             )
+
+    def _encoded_languages(self) -> set[str] | None:
+        """Languages of the captions that teachers encode; None for all, and without a teacher of captions."""
+        teachers = [teacher for teacher in self.teachers if teacher.tower != "vision"]
+        if not teachers or any(teacher.languages is None for teacher in teachers):
+            return None
+        return {language for teacher in teachers for language in teacher.languages or ()}
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -205,6 +209,12 @@ class DistillRecipe(TrainingRecipe):
                 f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
                 "nothing would be learned. Give at least one loss a weight above 0."
             )
+        self._check_sources()
+        if self.text_bank is not None and self.target != "logits":
+            raise ValueError(
+                f"text_bank: target is {self.target!r}, which compares with no texts, so it would not be used. Set "
+                "target to logits, or leave text_bank out."
+            )
         if not self.all_teachers:
             raise ValueError("teacher: none is named. Name one, or several under teachers.")
         if self.prefixes and (self.target == "logits" or not self.embedding_weight):
@@ -213,6 +223,19 @@ class DistillRecipe(TrainingRecipe):
                 f"{self.embedding_weight} compares no embeddings. Set target to feature_map or embedding, and "
                 "embedding_weight above 0."
             )
+
+    def _check_sources(self):
+        """A caption takes the target of its translation, which some source may not have at all."""
+        encoded = self._encoded_languages()
+        if encoded is None or "text" not in self.towers:
+            return
+        for source in self.data.mixture:
+            if encoded.isdisjoint(source.caption_columns or {}):
+                raise ValueError(
+                    f"data.sources.caption_columns: {source.train!r} has captions in "
+                    f"{sorted(source.caption_columns or {})} only, and the teachers encode {sorted(encoded)}, so they "
+                    "have no target. Add a column with their translations or a teacher, or leave the source out."
+                )
 
     @property
     def towers(self) -> tuple[str, ...]:

@@ -150,7 +150,10 @@ class CaptionTokenizer:
 
     def count_truncated(self, texts: list[str]) -> int:
         """Count the texts that are longer than `max_text_length` and therefore truncated."""
-        return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts).input_ids) if texts else 0
+        if not texts:
+            return 0
+        # not verbose: transformers would announce indexing errors, but these tokens are only counted
+        return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
 
     def _aligned(self, texts: list[str], vocabulary: Vocabulary) -> Tensor:
         """(T,) bool, looked up after `find_unaligned`, and computed for a stream, whose captions are not known."""

@@ -75,9 +75,9 @@ def load_source(
     """
     rows = _load(source, split, subset, streaming=False, field=field)
     if not isinstance(rows, Dataset):
+        remedy = "Set data.streaming: true, or return" if isinstance(rows, IterableDataset) else "Return"
         raise ValueError(
-            f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. Set data.streaming: true, or return a "
-            "datasets.Dataset."
+            f"{field}: {source!r} is a {type(rows).__name__}, not a Dataset. {remedy} a datasets.Dataset."
         )
     return rows
 
@@ -91,11 +91,16 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
         subset: Configuration to read, if the source is a Hub data set with several.
 
     Raises:
-        ValueError: If the source cannot be opened.
+        ValueError: If the source cannot be opened, or its function returns no data set.
     """
     rows = _load(source, split, subset, streaming=True, field="data")
     if isinstance(rows, Dataset):
         return rows.to_iterable_dataset(num_shards=max(1, min(STREAM_SHARDS, len(rows))))
+    if not isinstance(rows, IterableDataset):
+        raise ValueError(
+            f"data: {source!r} is a {type(rows).__name__}, not a data set. Return a datasets.Dataset or "
+            "IterableDataset."
+        )
     return rows
 
 

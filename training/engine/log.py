@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -72,15 +73,16 @@ class Log:
         return self.num_images / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
 
     def step(self, step: int, losses: dict[str, Tensor]):
-        """Count a step, and log its losses if a line is due.
+        """Count a step, and log its losses if a line is due. Every process must call it.
 
         Args:
             step: Number of the step, from 0.
-            losses: Losses by name, including their weighted sum `loss`.
+            losses: Losses by name, including their weighted sum `loss`; the mean over all processes is logged.
         """
         done = step + 1
         if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
-            values = {name: round(value.item(), 5) for name, value in losses.items()}
+            means = self.accelerator.reduce(torch.stack([value.float() for value in losses.values()]), "mean")
+            values = {name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)}
             rates = {
                 "learning_rate": learning_rate_at(step, self.recipe),
                 "images_per_s": round(self.images_per_s, 1),

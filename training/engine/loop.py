@@ -242,7 +242,7 @@ class _Run:
                 f"max_steps: is {self.recipe.max_steps}, but {folder} has {self.progress.step} steps. Set at least as "
                 "many, or remove later checkpoints."
             )
-        self.losses: dict[str, Tensor] = {}
+        self.losses: dict[str, list[Tensor]] = {}  # of each batch of the current step
 
     def learn(self, batch: Batch, step: int, part: int) -> dict[str, Tensor]:
         """Add the gradients of one batch of a step.
@@ -253,11 +253,12 @@ class _Run:
             part: Number of the batch within the step, from 0.
 
         Returns:
-            Losses by name: the mean over the batches of this step so far.
+            Losses by name: the mean over the batches of this step so far that have the loss.
         """
         parts = self.recipe.accumulate_steps
         if part == 0:
             self.optimizer.zero_grad()
+            self.losses = {}
         with sync_on_last(self.accelerator, self.model, part + 1 == parts):
             losses, backward = forward_backward(self.model, self.task, batch, self.accelerator, 1 / parts)
             if not torch.isfinite(losses["loss"]):
@@ -270,11 +271,9 @@ class _Run:
                 for group in self.optimizer.param_groups:
                     group["lr"] = learning_rate_at(step, self.recipe)
             backward()
-        before = self.losses if part else {}
-        self.losses = {
-            name: (before.get(name, 0) * part + value.detach()) / (part + 1) for name, value in losses.items()
-        }
-        return self.losses
+        for name, value in losses.items():
+            self.losses.setdefault(name, []).append(value.detach())
+        return {name: torch.stack(values).mean() for name, values in self.losses.items()}
 
     def step(self, step: int):
         """Run an optimizer step with the gradients of all its batches."""

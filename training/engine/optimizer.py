@@ -11,7 +11,7 @@ from training.config import TrainingRecipe
 
 
 def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
-    """Learning rate of a step: linear warm-up, then cosine decay to 0 or constant.
+    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps, or times 1.
 
     Args:
         step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.

@@ -31,10 +31,12 @@ REQUIRED = (
     SELF_CHECK_FILE,
     *CODE,
 )
+EARLIER_FILES = tuple(f"recipe_{number:02}.yaml" for number in range(1, 21))  # recipes of the latest earlier runs
 # every file of a finished model, which a training run writes
 MODEL_FILES = (
     *REQUIRED,
     "recipe.yaml",
+    *EARLIER_FILES,
     "special_tokens_map.json",
     "modules.json",
     "sentence_bert_config.json",

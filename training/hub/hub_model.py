@@ -1,14 +1,18 @@
 """Write a model, its processor and its recipe together as a finished Hub repo."""
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
+from transformers import CONFIG_NAME
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import TrainingRecipe, save_recipe
+from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
+from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
 from training.hub.cards import write_card
-from training.hub.contents import DERIVED, complete_folder
+from training.hub.cards.card import EARLIER_RECIPES
+from training.hub.contents import DERIVED, EARLIER_FILES, complete_folder
 from training.hub.self_check import write_self_check
 from training.text.tokenizers import reset_call_state
 
@@ -21,16 +25,19 @@ class HubModel:
         student: The trained model.
         processor: The processor of the model.
         recipe: The recipe of the run, saved beside the weights.
+        earlier: Texts of the recipes of earlier runs that the weights come from, in their order, as
+            `earlier_recipes` returns them.
     """
 
     student: DCCLIPModel
     processor: DCCLIPProcessor
     recipe: TrainingRecipe
+    earlier: tuple[str, ...] = ()
 
     @property
     def derived(self) -> tuple[str, ...]:
-        """Names of files and folders that other commands make of the weights: exports and results."""
-        return DERIVED
+        """Names of files and folders that belong to these weights alone: exports, results, recipes of earlier runs."""
+        return (*DERIVED, *EARLIER_FILES)
 
     def save(self, folder: Path):
         """Write weights, config, remote code, processor, tokenizer, recipe, card, licences and self-check.
@@ -41,6 +48,8 @@ class HubModel:
         reset_call_state(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
         save_recipe(self.recipe, folder)
+        for name, text in zip(EARLIER_FILES, self.earlier, strict=False):
+            (folder / name).write_text(text, encoding="utf-8")
         complete_folder(folder)
         write_self_check(self.student, self.processor, folder)
         write_card(folder)
@@ -61,3 +70,24 @@ class HubModel:
         # transformers wraps `to` in a decorator that hides its signature
         student.to(self.student.device)  # type: ignore[arg-type]
         return replace(self, student=student.eval())
+
+
+def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
+    """Recipes of the runs that the weights of a new run come from, so that its card names all data.
+
+    Args:
+        starts: Models that the run starts from. Only the folder of a finished model has recipes.
+
+    Returns:
+        Texts of the recipes, the earliest first, each once.
+    """
+    folders = [Path(start) for start in starts if start is not None and _is_finished(Path(start))]
+    paths = [path for folder in folders for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)]
+    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[-len(EARLIER_FILES) :]
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a folder is a finished model of ours; other tools write a `recipe.yaml` of another kind."""
+    if not (folder / RECIPE_FILE).is_file() or not (folder / CONFIG_NAME).is_file():
+        return False
+    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("model_type") == DCCLIPConfig.model_type

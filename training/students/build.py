@@ -1,10 +1,13 @@
 """Build a student from its recipe: towers, tokenizer, image processor and inherited weights."""
 
 import copy
+import difflib
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
@@ -62,7 +65,7 @@ def build_student(
         teacher_license=join_licenses([*([teacher.license] if teacher else []), *_inherited_licenses(config)]),
     )
     torch.manual_seed(seed)
-    model = DCCLIPModel(model_config)
+    model = _build_model(model_config)
     if teacher is not None:
         with torch.no_grad():
             model.logit_scale.fill_(teacher.logit_scale)
@@ -94,7 +97,7 @@ def student_from_config(config: StudentConfig) -> DCCLIPModel:
             f"student.image_size is {config.image_size}, student.projection_dim is {config.projection_dim}: without "
             "a teacher both must be given."
         )
-    return DCCLIPModel(
+    return _build_model(
         _model_config(
             config,
             tower_config(config, "vision"),
@@ -218,8 +221,51 @@ def tower_config(
         built = AutoConfig.for_model(fields.pop("model_type"), **fields)
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{name} does not describe a tower. Correct this field: {error}") from error
+    _refuse_unknown_fields(built, given, name)
     _validate(built, name, tokenizer)
     return built
+
+
+def _build_model(config: DCCLIPConfig) -> DCCLIPModel:
+    """Build the towers with random weights.
+
+    Raises:
+        ValueError: A tower cannot be built. Each library reports this by exceptions of its own.
+    """
+    try:
+        return DCCLIPModel(config)
+    except (ModuleNotFoundError, ValueError):
+        raise
+    except (ImportError, TypeError, AssertionError, AttributeError, LookupError, RuntimeError) as error:
+        tower = "vision" if config.vision_width is None else "text"  # which is known once the image tower is built
+        size = f" for images of {config.image_size} pixels" if tower == "vision" else ""
+        raise ValueError(
+            f"student.{tower}_config: {getattr(config, f'{tower}_config').model_type!r} cannot be built with these "
+            f"fields{size} ({type(error).__name__}: {error}). Correct them, or choose another tower."
+        ) from error
+
+
+def _refuse_unknown_fields(config: PreTrainedConfig, given: dict[str, Any], name: str):
+    """Refuse fields that a config stores without knowing them, since the tower would be built without them."""
+    known = AutoConfig.for_model(config.model_type)
+    for field in given:
+        if field in vars(config) and not hasattr(known, field):
+            raise ValueError(
+                f"{name}.{field}: {config.model_type!r} has no such field, and would ignore it. "
+                f"{_suggestion(field, known.to_dict(), 'Remove it.')}"
+            )
+    architecture: Any = getattr(config, "architecture", None)
+    if config.model_type == "timm_wrapper" and not timm.is_model(architecture):
+        raise ValueError(
+            f"{name}.architecture: timm {timm.__version__} has no {architecture!r}. "
+            f"{_suggestion(architecture, timm.list_models(), 'See timm.list_models().')}"
+        )
+
+
+def _suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
+    """The most similar known name as a question, or a sentence to take if there is none."""
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f"Did you mean {found[0]!r}?" if found else otherwise
 
 
 def _model_config(

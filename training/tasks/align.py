@@ -199,7 +199,8 @@ class AlignTask(Task):
             batch: Batch whose captions and rows determine the matching pairs.
 
         Returns:
-            Losses by name, each the mean over all widths; `loss` is their weighted sum.
+            Losses by name, each the mean over all widths; `loss` is their weighted sum. There is none of a language
+            without a caption in the batch.
         """
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
@@ -221,7 +222,9 @@ class AlignTask(Task):
         num_present = 0  # languages with a caption in the batch
         for number, language in enumerate(self.languages):
             captions = inputs.for_language(number)
-            num_present += int(len(captions.language) > 0)
+            if len(captions.language) == 0:
+                continue
+            num_present += 1
             for loss in self.losses:
                 if loss.per_language:
                     value = _add(values, loss, captions, f"_{language}")

@@ -124,6 +124,9 @@ class DistillTask(Task):
             student, teacher = student.float(), teacher.float()
             if self.bank is not None and self.recipe.target == "logits":
                 return {f"{tower}_logits": bank_loss(student, teacher, self.bank, self.logit_scale)}
+            has_target = teacher.any(1)  # a caption that no teacher encodes has zeros
+            if not has_target.all():
+                student, teacher = student[has_target], teacher[has_target]
             teacher = self.to_student_space(teacher)
             values = [embedding_loss(student[:, :width], teacher[:, :width]) for width in self.widths]
             return {f"{tower}_embedding": torch.stack(values).mean()}

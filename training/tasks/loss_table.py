@@ -79,7 +79,16 @@ class LossInputs:
 
     def for_language(self, number: int) -> "LossInputs":
         """The same batch with the captions of one language only."""
-        chosen = self.language == number
+        return self._with_captions(self.language == number)
+
+    @property
+    def with_targets(self) -> "LossInputs":
+        """The same batch without the captions that no teacher encodes, which have zeros in place of an embedding."""
+        has_target = self.embeddings["teacher_text"].any(1)
+        return self if has_target.all() else self._with_captions(has_target)
+
+    def _with_captions(self, chosen: Tensor) -> "LossInputs":
+        """The same batch with some of its captions, (T,) bool."""
 
         def select(embeddings: dict[str, Tensor]) -> dict[str, Tensor]:
             return {name: value[chosen] if name.endswith("text") else value for name, value in embeddings.items()}
@@ -177,10 +186,12 @@ def _sigmoid(inputs: LossInputs) -> Tensor:
 
 
 def _affinity(inputs: LossInputs) -> Tensor:
+    inputs = inputs.with_targets
     return affinity_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.teacher_logit_scale)
 
 
 def _interactive(inputs: LossInputs) -> Tensor:
+    inputs = inputs.with_targets
     return interactive_loss(inputs.student_pair, inputs.teacher_pair, inputs.logit_scale, inputs.positive)
 
 
@@ -195,7 +206,7 @@ def _text_text(inputs: LossInputs) -> Tensor:
 
 
 def _anchor(inputs: LossInputs) -> dict[str, Tensor]:
-    embeddings = inputs.embeddings
+    embeddings = inputs.with_targets.embeddings
     return {
         "image": embedding_loss(embeddings["image"], embeddings["teacher_image"]),
         "text": embedding_loss(embeddings["text"], embeddings["teacher_text"]),

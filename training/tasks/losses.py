@@ -70,14 +70,15 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: Teacher embeddings, (B, D), any norm.
 
     Returns:
-        Scalar.
+        Scalar; 0 for an empty batch.
 
     Requirements: student and teacher embeddings have the same width.
 
     Relations: it trains the projections in stage 1 and keeps the student in the teacher's space in stage 2. CN-CLIP
         distils with the same loss.
     """
-    return (1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)).mean()
+    distances = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
+    return distances.mean() if len(distances) else distances.sum()
 
 
 def map_distances(student: Tensor, teacher: Tensor) -> Tensor:

@@ -20,10 +20,10 @@ class Task(nn.Module):
         normalize: Normalization with the student's mean and standard deviation.
         targets: Distillation targets; None without a teacher. A teacher is no submodule, because it is never trained.
         learning: Prefixes of the student's parameters that are trained.
-        frozen: Prefixes of parameters among these that are not trained.
+        frozen: Names of parameters, or of layers, among these that are not trained.
 
     Raises:
-        ValueError: No parameter starts with one of `frozen`.
+        ValueError: No parameter has one of the names in `frozen`.
     """
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
@@ -41,19 +41,20 @@ class Task(nn.Module):
     ):
         super().__init__()
         self.student, self.augment, self.normalize, self.targets = student, augment, normalize, targets
-        self.learning, self.frozen = learning, tuple(frozen)
+        # whole names, so that `layers.1` does not freeze `layers.10`
+        self.learning, self.frozen = learning, tuple(f"{name.removesuffix('.')}." for name in frozen)
         names = [name for name, _ in student.named_parameters()]
-        for prefix in frozen:
-            if not any(name.startswith(prefix) for name in names):
+        for given, prefix in zip(frozen, self.frozen, strict=True):
+            if not any(f"{name}.".startswith(prefix) for name in names):
                 raise ValueError(
-                    f"freeze: no parameter of the student starts with {prefix!r}. Give a prefix of a name such as "
-                    f"{names[1]!r}."
+                    f"freeze: {given!r} is no parameter or layer of the student. Give a name such as {names[1]!r}, or "
+                    "its beginning up to a dot."
                 )
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(self.learns(name))
         if not any(parameter.requires_grad for parameter in student.parameters()):
             raise ValueError(
-                f"freeze: {', '.join(frozen)} freezes every parameter, so nothing would be learned. Remove a prefix."
+                f"freeze: {', '.join(frozen)} freezes every parameter, so nothing would be learned. Remove a name."
             )
 
     def learns(self, name: str) -> bool:
@@ -62,7 +63,7 @@ class Task(nn.Module):
         Args:
             name: Name of the parameter or layer in the student.
         """
-        return name.startswith(self.learning) and not name.startswith(self.frozen)
+        return name.startswith(self.learning) and not f"{name}.".startswith(self.frozen)
 
     def train(self, mode: bool = True) -> "Task":
         """Set train mode as in torch, but layers that are not trained stay in eval mode, without dropout."""

@@ -73,3 +73,11 @@ def test_a_tokenizer_that_gives_no_mask_by_default_gives_one_here(tokenizer):
     other.model_input_names = ["input_ids"]
     expected, found = tokenize(tokenizer, ["a frog", "青蛙"], 32), tokenize(other, ["a frog", "青蛙"], 32)
     assert all(torch.equal(found[name], expected[name]) for name in ("input_ids", "attention_mask"))
+
+
+def test_counting_long_texts_announces_no_indexing_errors(tokenizer):
+    own = copy.deepcopy(tokenizer)
+    own.model_max_length, own.deprecation_warnings = 8, {}
+    tokens = CaptionTokenizer(own, 8)
+    assert tokens.count_truncated(["red apple " * 20, "owl"]) == 1 and tokens.count_truncated([]) == 0
+    assert not own.deprecation_warnings  # where transformers notes the warnings that it gave

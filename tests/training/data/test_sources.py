@@ -7,7 +7,7 @@ from datasets import Dataset
 
 from training.data import load_source
 from training.data.images import image_cell, open_image
-from training.data.sources import check_split, digest_sources
+from training.data.sources import check_split, digest_sources, open_stream
 
 
 def test_parquet_source_has_images_and_both_captions(train_rows):
@@ -20,6 +20,12 @@ def test_glob_of_parquet_files_is_one_source(corpus, train_rows):
 
 def test_function_source_is_called():
     assert load_source("tests.tiny:load_tiny_rows")["zh"] == ["红苹果", "青蛙"]
+
+
+@pytest.mark.parametrize("load", [load_source, open_stream])
+def test_a_function_that_returns_no_data_set_is_refused(load):
+    with pytest.raises(ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a .* Return a datasets"):
+        load("tests.tiny:list_tiny_rows")
 
 
 def test_image_folder_with_metadata_is_a_source(tmp_path, images):

@@ -127,6 +127,20 @@ def test_an_accumulated_step_uses_the_batches_of_two_steps_and_resumes_bit_exact
 # moving average
 
 
+def test_a_language_without_captions_in_the_batch_has_no_loss(recipe):
+    data = replace(recipe.data, batches="one_language")
+    recipe = replace(recipe, data=data, max_steps=8, learning_rate=0.0)
+    single: dict[str, list[float]] = {"contrastive_en": [], "contrastive_zh": []}
+    for line in run(recipe):
+        (name,) = single.keys() & line.keys()
+        single[name].append(line[name])
+    assert all(single.values())
+    # at learning rate 0 all steps have the initial weights
+    (line,) = run(replace(recipe, max_steps=1, accumulate_steps=8, overwrite=True))
+    for name, values in single.items():
+        assert line[name] == pytest.approx(sum(values) / len(values), abs=0.05), name  # up to dropout
+
+
 def test_the_average_lags_behind_the_weights():
     student = torch.nn.Linear(1, 1, bias=False)
     average = Average(student, 0.9)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import PROJECTION_DIM, VIT, recipe_fields, student_config
+from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, recipe_fields, student_config
 from tests.tiny_teachers import save_teacher
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe, TeacherConfig, parse_recipe
@@ -175,3 +175,17 @@ def test_a_tower_can_start_from_the_first_teacher_that_has_it(source, teacher_fo
     name = "vision_model.timm_model.conv_stem.weight"
     found = DCCLIPModel.from_pretrained(run(recipe)).state_dict()[name]
     assert torch.equal(found, Teacher.from_pretrained(str(teacher_folder)).state_dict()[name])
+
+
+def test_captions_without_a_target_take_no_part_in_stage_1(train_rows, altclip_folder, teacher_folder, tmp_path):
+    rows = train_rows.select(range(12)).select_columns(["image", "en", "zh"])
+    english = [text if number < 8 else None for number, text in enumerate(rows["en"])]
+    rows = rows.remove_columns("en").add_column("en", english)
+    found = {}
+    for count in (8, 12):
+        rows.select(range(count)).to_parquet(tmp_path / f"{count}.parquet")
+        fields = recipe_fields(tmp_path / str(count), tmp_path / f"{count}.parquet", max_steps=1, batch_size=count)
+        student = student_config(text_config=NO_DROPOUT, tokenizer=str(teacher_folder))
+        teachers = entries(altclip_folder, languages=(["en"],))
+        found[count] = read_losses(run(DistillRecipe(teachers=teachers, student=student, tower="text", **fields)))
+    assert found[12]["text_embedding"] == pytest.approx(found[8]["text_embedding"], abs=1e-5)

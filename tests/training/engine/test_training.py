@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import debug_launcher
+from accelerate.state import AcceleratorState
 from datasets import Dataset, Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoProcessor
@@ -16,6 +18,7 @@ from transformers import AutoModel, AutoProcessor
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     MOBILENET,
+    NO_DROPOUT,
     VIT,
     XLM_ROBERTA,
     make_model,
@@ -38,6 +41,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
 
 def run(recipe: TrainingRecipe) -> Path:
+    AcceleratorState._reset_state(reset_partial_state=True)
     (distill if isinstance(recipe, DistillRecipe) else align).run(recipe)
     return Path(recipe.output_dir)
 
@@ -105,6 +109,20 @@ def test_stage_1_reduces_every_loss(distill_recipe):
         assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
 
 
+def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, source, tmp_path):
+    data = DataConfig(train=shutil.copy(source, str(tmp_path / "pairs.parquet")))
+    fields = {"student": str(kept_run[1]), "new_student": None, "data": data, "save_every": 1}
+    folder = run(align_recipe(**fields))
+    for path in (folder, folder / "checkpoint-000002"):
+        card = (path / "README.md").read_text(encoding="utf-8")
+        assert "feature-map distillation, then contrastive alignment" in card
+        assert "Data: `train.parquet`, `pairs.parquet`." in card
+        assert (path / "recipe_01.yaml").read_bytes() == (kept_run[1] / "recipe.yaml").read_bytes()
+    # a new run from random weights has no earlier stages
+    run(align_recipe(data=data, overwrite=True))
+    assert not list(folder.glob("recipe_*"))
+
+
 def test_stage_2_reduces_every_loss(align_recipe):
     folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
     for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
@@ -150,6 +168,15 @@ def test_both_towers_together_equal_each_alone(distill_recipe, tmp_path):
             torch.testing.assert_close(both[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+def test_two_processes_log_the_losses_of_the_whole_batch(distill_recipe, tmp_path):
+    student = student_config(vision_config=VIT, text_config=NO_DROPOUT)
+    whole = run(distill_recipe(student=student, target="embedding"))
+    half = distill_recipe(student=student, target="embedding", batch_size=4, output_dir=tmp_path / "two")
+    debug_launcher(run, (half,))
+    for name in ("vision_embedding", "text_embedding", "loss"):
+        assert losses(tmp_path / "two", name) == pytest.approx(losses(whole, name), abs=1e-4), name
+
+
 def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
     frozen = ["vision_model.timm_model.conv_stem", "vision_model.timm_model.bn1", "text_model.embeddings"]
     recipe = distill_recipe(freeze=frozen)
@@ -160,9 +187,10 @@ def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
     assert [name for name in names if name.startswith("text_model.encoder")]
 
 
-def test_an_unknown_prefix_in_freeze_is_refused(distill_recipe):
-    with pytest.raises(ValueError, match=r"freeze: no parameter .* starts with 'vision_model\.no_layer'"):
-        run(distill_recipe(freeze=["vision_model.no_layer"]))
+@pytest.mark.parametrize("name", ["vision_model.no_layer", "text_model.embed"])
+def test_an_unknown_name_in_freeze_is_refused(distill_recipe, name):
+    with pytest.raises(ValueError, match=rf"freeze: '{name}' is no parameter or layer of the student"):
+        run(distill_recipe(freeze=[name]))
 
 
 @pytest.mark.parametrize("is_frozen", [True, False])

@@ -6,9 +6,11 @@ from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRob
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import (
+    BERT,
     CUT_EFFICIENTNET,
     MOBILENET,
     PROJECTION_DIM,
+    VIT,
     WHOLE_EFFICIENTNET,
     WHOLE_MOBILENET,
     XLM_ROBERTA,
@@ -26,6 +28,8 @@ from training.utils.licenses import join_licenses
 pytestmark = pytest.mark.slow
 
 LANGUAGES = ["en", "zh"]
+LEVIT = {"model_type": "timm_wrapper", "architecture": "levit_128s"}  # takes images of 224 pixels only
+SQUEEZEBERT = BERT | {"model_type": "squeezebert"}  # whose embedding_size is 768
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +194,30 @@ def test_recipe_overrides_the_teacher(efficientnet):
     student, processor = build_student(config, LANGUAGES, efficientnet)
     assert student.config.image_size == 32 and list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     assert list(processor.image_processor.image_std) == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("field", "tower", "message"),
+    [
+        (
+            "text_config",
+            BERT | {"num_layers": 1},
+            r"text_config.num_layers: 'bert' has no such.*'num_hidden_layers'\?",
+        ),
+        ("vision_config", VIT | {"quux": 1}, r"vision_config.quux: 'vit' has no such field.* Remove it"),
+        ("vision_config", MOBILENET | {"architecture": "mobilenetv4_small"}, r"architecture: timm .*_conv_small'\?"),
+        (
+            "vision_config",
+            MOBILENET | {"model_args": {"quux": 1}},
+            r"vision_config: 'timm_wrapper' cannot be built.*quux",
+        ),
+        ("vision_config", LEVIT, r"vision_config: 'timm_wrapper' cannot be built .* for images of 64 pixels"),
+        ("text_config", SQUEEZEBERT, r"student.text_config: 'squeezebert' cannot be built .*embedding_size"),
+    ],
+)
+def test_a_tower_that_cannot_be_built_as_described_is_refused(efficientnet, field, tower, message):
+    with pytest.raises(ValueError, match=message):
+        build_student(student_config(**{field: tower}), LANGUAGES, efficientnet)
 
 
 def test_seed_determines_the_random_weights(efficientnet):

@@ -102,6 +102,13 @@ def test_frozen_parts_have_no_dropout(make_task):
     assert all(module.training for module in make_task(text=text).student.text_model.modules())
 
 
+@pytest.mark.parametrize("suffix", ["", "."])
+def test_freezing_layer_1_leaves_layers_10_and_11(make_task, suffix):
+    task = make_task(vision=VIT | {"num_hidden_layers": 12}, freeze=[f"vision_model.layers.1{suffix}"])
+    frozen = [name for name, parameter in task.student.named_parameters() if not parameter.requires_grad]
+    assert frozen and all(name.startswith("vision_model.layers.1.") for name in frozen)
+
+
 def test_constants_are_not_broadcast_at_every_step(make_task):
     task = make_task(general_weight=0.4, photo_weight=0.6)
     assert set(task._ddp_params_and_buffers_to_ignore) >= {"general_input_ids", "photo_images"}

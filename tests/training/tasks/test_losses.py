@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from training.tasks import losses
+from training.tasks.loss_table import LOSSES, LossInputs
 from training.tasks.losses import (
     affinity_loss,
     bank_loss,
@@ -220,6 +221,25 @@ def test_affinity_loss_equals_a_plain_loop_at_another_width(draw):
             theirs = shares(9.0, teacher[side][anchor], teacher[other])
             expected += sum(p * math.log(p / q) for p, q in zip(theirs, ours, strict=True)) / count / 2
     assert affinity_loss(student, teacher, torch.tensor(5.0), 9.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("num_encoded", [0, 4])
+def test_captions_that_no_teacher_encodes_take_no_part_in_losses_with_it(draw, num_encoded):
+    def inputs(count: int) -> LossInputs:
+        embeddings = {name: tensor[:count] if name.endswith("text") else tensor for name, tensor in drawn.items()}
+        return LossInputs.from_outputs(
+            embeddings | {"logit_scale": torch.tensor(5.0)},
+            teacher_logit_scale=7.0,
+            positive=torch.eye(6, dtype=torch.bool)[:, :count],
+            language=torch.zeros(count, dtype=torch.int64),
+            num_languages=1,
+        )
+
+    drawn = {name: draw(6, 8) for name in ("image", "teacher_image", "text", "teacher_text")}
+    drawn["teacher_text"][num_encoded:] = 0
+    for loss in (loss for loss in LOSSES if loss.name in ("affinity", "interactive", "anchor")):
+        found, expected = loss.function(inputs(6)), loss.function(inputs(num_encoded))
+        torch.testing.assert_close(found, expected)
 
 
 def test_affinity_loss_of_equal_distributions_is_zero_with_zero_gradient(draw):

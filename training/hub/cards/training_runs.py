@@ -41,10 +41,11 @@ class TrainingRun:
     def description(self) -> str:
         """Stage, towers, steps, batch size and learning rate."""
         steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
+        accumulated = f" x {parts}" if (parts := self._value("accumulate_steps")) > 1 else ""
         tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
         stage = f"{self.stage}{tower}; " if self.stage else ""
         early = f"stopped early after {self.steps:,} of " if self.steps is not None and self.steps < steps else ""
-        return f"{stage}{early}{steps:,} steps, batch size {batch_size:,}, peak learning rate {rate}"
+        return f"{stage}{early}{steps:,} steps, batch size {batch_size:,}{accumulated}, peak learning rate {rate}"
 
     @property
     def sources(self) -> list[str]:
@@ -56,7 +57,7 @@ class TrainingRun:
     @property
     def initial_weights(self) -> list[str]:
         """Hub ids of the pretrained towers that a new student starts from."""
-        student = self.recipe.get("student")
+        student = self.recipe.get("student") or self.recipe.get("new_student")
         if not isinstance(student, dict):
             return []
         return [name for name in (student.get("vision_init"), student.get("text_init")) if name and is_hub_id(name)]

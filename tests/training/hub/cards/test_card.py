@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from functools import cache
 
@@ -12,7 +13,7 @@ from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters,
 from training.hub.cards.metadata import eval_results, is_hub_id
 from training.hub.cards.published import list_published, render_published
 from training.hub.cards.training_runs import TrainingRun
-from training.hub.hub_model import HubModel
+from training.hub.hub_model import HubModel, earlier_recipes
 from training.students.sizes import load_size
 from training.utils.results import Results, Row
 
@@ -126,6 +127,30 @@ def test_predictions_for_other_labels_are_not_shown(folder):
 )
 def test_stage_comes_from_the_fields_of_the_recipe(recipe, stage):
     assert TrainingRun("recipe.yaml", recipe).stage == stage
+
+
+def test_towers_of_a_new_student_of_stage_2_are_in_the_lineage():
+    recipe = {"new_student": {"vision_init": "timm/some_vit", "text_init": "random"}}
+    assert TrainingRun("recipe.yaml", recipe).initial_weights == ["timm/some_vit"]
+
+
+def test_description_names_accumulated_batches():
+    assert "batch size 8 x 4, " in TrainingRun("recipe.yaml", {"batch_size": 8, "accumulate_steps": 4}).description
+
+
+def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
+    def write(name: str, model_type: str, **recipes: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+        for file, text in recipes.items():
+            (tmp_path / name / f"{file}.yaml").write_text(text)
+        return str(tmp_path / name)
+
+    vision = write("vision", "dcclip", recipe="vision")
+    text = write("text", "dcclip", recipe_01="vision", recipe_02="first text", recipe="second text")
+    foreign = write("foreign", "vit", recipe="of another tool")
+    starts = [vision, text, foreign, "random", "teacher", None]
+    assert earlier_recipes(starts) == ("vision", "first text", "second text")
 
 
 def test_examples_pin_a_revision(folder):
