@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from datasets import Dataset
+from torch import Tensor
 
 from training.data import evenly_spaced_rows
 from training.evaluation.classify import class_embeddings
@@ -50,6 +51,11 @@ class LabelledPhotographs:
         }
         return cls(rows.select(evenly_spaced_rows(len(rows), number)), sorted(set(rows["label"])), names)
 
+    @property
+    def positions(self) -> Tensor:
+        """Position of each photograph's class in `classes`, (N,) int64."""
+        return torch.tensor([self.classes.index(label) for label in self.rows["label"]])
+
     def measure(
         self, model: ZeroShotModel, name: str, stage: str | None = None, seed: int | None = None
     ) -> Iterator[Row]:
@@ -65,9 +71,8 @@ class LabelledPhotographs:
             A row for each language.
         """
         images = model.encode_images(self.rows)
-        labels = torch.tensor([self.classes.index(label) for label in self.rows["label"]])
         for language, names in self.names.items():
-            measured = measure(images, class_embeddings(model, names), labels, (TOP1,))
+            measured = measure(images, class_embeddings(model, names), self.positions, (TOP1,))
             yield from measured.rows(
                 model=name, stage=stage, seed=seed, set=LABELLED, protocol=CLASS_NAMES, language=language
             )

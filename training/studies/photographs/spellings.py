@@ -100,15 +100,13 @@ def measure(
     Yields:
         Two rows for each spelling, which is their protocol.
     """
-    import torch
-
     from training.evaluation import measure as classification
     from training.evaluation import retrieval
     from training.evaluation.classify import class_embeddings
     from training.studies.labelled import LABELLED
 
     images, photographs = model.encode_images(pairs.rows), model.encode_images(labelled.rows)
-    labels = torch.tensor(labelled.rows["label"])
+    labels = labelled.positions
     for language, spellings in SPELLINGS.items():
         for spelling in spellings:
             spell = speller(spelling)
