@@ -18,8 +18,8 @@ from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderW
 from mteb.types import Licenses
 
 LANGUAGES = {"en": "eng-Latn", "zh": "zho-Hans"}
-# statistics of BatchNorm, which are stored beside the parameters
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+# statistics of BatchNorm and the rotation of the teacher's space, which are stored beside the parameters
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "rotation")
 
 
 def model_meta(
@@ -73,7 +73,7 @@ def _count_parameters(weights: Path) -> int:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if not name.endswith(STATISTICS))
+    return sum(math.prod(entry["shape"]) for name, entry in tensors.items() if not name.endswith(BUFFERS))
 
 
 def _licenses() -> set[str]:

@@ -1,9 +1,12 @@
 """Processor of DC-CLIP: a transformers image processor and a transformers tokenizer."""
 
+import os
+from pathlib import Path
+
 from PIL import Image
 from transformers import ProcessorMixin
 
-from .image_dcclip import crop_to_aspect, to_rgb
+from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
 
 
 class DCCLIPProcessor(ProcessorMixin):
@@ -11,7 +14,7 @@ class DCCLIPProcessor(ProcessorMixin):
 
     All text normalisation (Unicode form, case, special tokens) is in `tokenizer.json`, so the zero-shot pipeline, the
     browser and training get equal token ids. This class adds padding to the longest text of a batch, and prepares
-    Pillow images as in training: upright, 8 bits, transparent ones flattened onto white.
+    Pillow images and image files as in training: upright, 8 bits, transparent ones flattened onto white.
 
     Args:
         image_processor: Any transformers image processor.
@@ -25,7 +28,8 @@ class DCCLIPProcessor(ProcessorMixin):
         """Preprocess images, tokenize texts, or both.
 
         Args:
-            images: Image or list of images: PIL images, arrays or tensors.
+            images: Image or list of images: PIL images, paths, URLs, arrays or tensors. Arrays and tensors have three
+                channels, and values of 0..255 unless `do_rescale` is False.
             text: Text or list of texts.
             kwargs: Options such as `return_tensors`, `padding` (default: True), `truncation` and `max_length`.
                 Tokenizer options can also be passed in a dict `text_kwargs`.
@@ -33,6 +37,9 @@ class DCCLIPProcessor(ProcessorMixin):
         Returns:
             A `BatchFeature` with `pixel_values` if images are given, and `input_ids` and `attention_mask` if texts
             are given.
+
+        Raises:
+            ValueError: A file does not decode; the message names it.
         """
         if text is not None and "padding" not in kwargs.get("text_kwargs", {}):
             kwargs.setdefault("padding", True)
@@ -40,9 +47,14 @@ class DCCLIPProcessor(ProcessorMixin):
 
     @classmethod
     def prepare_images(cls, images):
-        """Prepare Pillow images, also in nested lists, as in training. Other values are returned as they are."""
+        """Prepare Pillow images and paths of images, also in nested lists, as in training.
+
+        Other values are returned as they are: arrays, tensors, URLs and base64.
+        """
         if isinstance(images, Image.Image):
             return crop_to_aspect(to_rgb(images))
+        if isinstance(images, (str, Path)) and os.path.isfile(images):  # transformers would drop transparency
+            return crop_to_aspect(_open(images))
         if isinstance(images, (list, tuple)):
             return [cls.prepare_images(image) for image in images]
         return images
@@ -52,6 +64,13 @@ class DCCLIPProcessor(ProcessorMixin):
         files = super().save_pretrained(save_directory, *args, **kwargs)
         self.image_processor.save_pretrained(save_directory)
         return files
+
+
+def _open(path: str | Path) -> Image.Image:
+    try:
+        return open_image(path)
+    except ImageError as error:
+        raise ValueError(f"images: {str(path)!r} does not decode ({error}). Pass another file.") from error
 
 
 __all__ = ["DCCLIPProcessor"]

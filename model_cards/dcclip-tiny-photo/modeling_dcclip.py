@@ -170,7 +170,8 @@ class _TextTower(DCCLIPPreTrainedModel):
 
         Returns:
             An output whose `.pooler_output` (B, embedding_dim) is the projected embedding, not normalised, and whose
-            `.last_hidden_state` (B, L, text_width) is the text feature map. Padding does not change the embedding.
+            `.last_hidden_state` (B, L, text_width) is the text feature map. Padding on the right does not change the
+            embedding; on the left, it moves the positions of the tokens.
 
         Raises:
             ValueError: L is greater than `config.max_text_length`.

@@ -93,7 +93,12 @@ class Runtime:
 
         Returns:
             (N, D) float32, L2-normalised.
+
+        Raises:
+            ValueError: `images` is a single image or holds something else, or a file does not decode.
         """
+        if isinstance(images, (str, Path, Image.Image)):
+            raise ValueError("images: got a single image; pass a list of paths or Pillow images.")
         session = self._session("vision")
         batches = [
             session.run(None, {"pixel_values": _joined([self.preprocess(image) for image in batch])})[0]
@@ -142,6 +147,8 @@ class Runtime:
         Raises:
             ValueError: There is no label, the template has no `{}`, or a text is too long.
         """
+        if isinstance(labels, str):
+            raise ValueError(f"labels: got the single string {labels!r}; pass a list of labels.")
         if not labels:
             raise ValueError("labels: got none. Pass at least one label.")
         if "{}" not in template:
@@ -409,11 +416,16 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
             full size.
 
     Raises:
-        ValueError: The file does not decode; the message names it.
+        ValueError: The file does not decode; the message names it. Or it is neither a path nor a Pillow image.
         OSError: There is no such file.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)
+    if not isinstance(image, (str, Path)):
+        raise ValueError(
+            f"image: is of type {type(image).__name__}; pass a path or a Pillow image, such as "
+            "PIL.Image.fromarray(array)."
+        )
     try:
         return open_image(image, edge, gap=1)
     except ImageError as error:

@@ -1,4 +1,7 @@
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from modeling_dcclip import DCCLIPProcessor
 
@@ -34,3 +37,21 @@ def test_saved_processor_loads_equal(processor, images, texts, tmp_path):
 def test_preprocessor_config_of_transformers_js_is_saved(processor, tmp_path):
     processor.save_pretrained(tmp_path)
     assert (tmp_path / "preprocessor_config.json").exists()
+
+
+def test_files_are_prepared_as_opened_images(processor, images, tmp_path):
+    gray = np.asarray(images[0].convert("L"))
+    deep = Image.fromarray(gray.astype(np.uint16) * 257)
+    transparent = images[0].convert("RGBA")
+    transparent.putalpha(Image.fromarray(gray))
+    for name, image in {"deep.png": deep, "transparent.png": transparent, "plain.png": images[0]}.items():
+        image.save(tmp_path / name)
+        expected = processor(images=image, return_tensors="pt")["pixel_values"]
+        for path in (tmp_path / name, str(tmp_path / name), [[str(tmp_path / name)]]):
+            assert torch.equal(processor(images=path, return_tensors="pt")["pixel_values"], expected)
+
+
+def test_a_damaged_file_is_named(processor, tmp_path):
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"images: '.*damaged\.png' does not decode"):
+        processor(images=str(tmp_path / "damaged.png"))

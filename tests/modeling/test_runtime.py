@@ -212,6 +212,16 @@ def test_zero_shot_without_labels_or_placeholder_raises_an_error(full, images):
         full.zero_shot(images[0], LABELS, "a photo")
 
 
+def test_a_single_item_instead_of_a_list_raises_an_error(full, images, tmp_path):
+    with pytest.raises(ValueError, match="labels: got the single string 'dog'"):  # not the labels d, o and g
+        full.zero_shot(images[0], "dog")
+    for image in (images[0], tmp_path / "image.png", "image.png"):
+        with pytest.raises(ValueError, match="images: got a single image"):
+            full.encode_images(image)
+    with pytest.raises(ValueError, match="image: is of type ndarray; pass a path or a Pillow image"):
+        full.encode_images([np.asarray(images[0])])
+
+
 def test_the_best_files_of_the_results_are_used(exported, runtime):
     best = json.loads((exported / "results.json").read_text(encoding="utf-8"))["meta"]["export"]["best"]
     assert {tower: runtime.file(tower) for tower in best} == {tower: exported / name for tower, name in best.items()}

@@ -46,3 +46,11 @@ def test_a_folder_without_graphs_is_refused(tmp_path, model_folder):
     (tmp_path / "config.json").write_bytes((model_folder / "config.json").read_bytes())
     with pytest.raises(ValueError, match=r"has no onnx/text_model\.onnx. Export the model first"):
         register(tmp_path)
+
+
+def test_the_variants_of_a_folder_are_named(tmp_path, model_folder):
+    (tmp_path / "config.json").write_bytes((model_folder / "config.json").read_bytes())
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/text_model_quantized.onnx").touch()
+    with pytest.raises(ValueError, match=r"has no onnx/text_model\.onnx\. Pass a variant that it has: '_quantized'\."):
+        register(tmp_path)

@@ -102,6 +102,11 @@ def test_retrieval_recall_is_that_of_transformers(model, expected, language):
     assert run(model, Drawings())["recall_at_10"] == pytest.approx((ranks < 10).mean(), abs=1e-4)
 
 
+def test_the_rotation_of_the_space_is_no_parameter(model_folder, tmp_path):
+    DCCLIPModel.from_pretrained(model_folder, rotation="0" * 16).save_pretrained(tmp_path)
+    assert model_meta(tmp_path, "me/dcclip").n_parameters == model_meta(model_folder, "me/dcclip").n_parameters
+
+
 def test_metadata_describes_the_folder(model_folder):
     meta = model_meta(model_folder, "me/dcclip-tiny")
     model = DCCLIPModel.from_pretrained(model_folder)

@@ -11,7 +11,7 @@ from training.edge.formats import find_format
 from training.edge.gate import Gate
 from training.edge.gate_data import GateData
 from training.edge.options import ExportOptions
-from training.edge.output import ExportedFiles, copied_names, write_output
+from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -73,8 +73,9 @@ def open_output(options: ExportOptions) -> Iterator[Path]:
     folder, output_dir = Path(options.folder), Path(options.output_dir)
     is_own = output_dir.resolve() == folder.resolve()
     names = [] if is_own else [RESULTS_FILE, *copied_names(folder, output_dir)]
+    overwrite = options.overwrite or (is_own and holds_only_exports(folder, options.format))
     with (
-        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=options.overwrite),
+        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=overwrite),
         scratch_folder(output_dir / "export") as scratch,
     ):
         yield scratch

@@ -27,14 +27,14 @@ from training.utils.results import RESULTS_FILE, Results, make_meta
 
 # a tool that encodes the same tokens gives the same embeddings, up to rounding
 MAX_TEXT_DIFFERENCE = 1e-5
-# a tool that resizes an image in another library may round a pixel in the other direction
+# a tool that resizes an image in its own code may round a pixel in the other direction
 MIN_COSINE = 0.999
 MIN_SAME_TOP = 0.99
 
 
 @dataclass(frozen=True)
 class LayoutVerdict:
-    """The comparison of a tool with transformers in fp32, on the data of the gate.
+    """The comparison of a tool with transformers in fp32, where Pillow resizes, on the data of the gate.
 
     Args:
         layout: Name of the layout and of its folder.
@@ -93,6 +93,7 @@ def export_layout(options: ExportOptions) -> LayoutVerdict:
         )
     layout.check()
     student, processor = open_model(options.folder)
+    model = ZeroShotModel(student, processor, options.folder)
     data = GateData.from_options(options)
     folder, output_dir = Path(options.folder), Path(options.output_dir)
     target = output_dir / layout.name
@@ -104,7 +105,7 @@ def export_layout(options: ExportOptions) -> LayoutVerdict:
         try:
             # in its final place, which some layouts contain as a path
             layout.write(folder, graphs, target)
-            verdict = _compare(layout, target, ZeroShotModel(student, processor, options.folder), processor, data)
+            verdict = _compare(layout, target, model, data)
         except BaseException:
             shutil.rmtree(target, ignore_errors=True)
             raise
@@ -129,15 +130,16 @@ def _results_of(output_dir: Path, weights: str) -> Results | None:
     return results if any(entry.get("weights") == weights for entry in exports) else None
 
 
-def _compare(
-    layout: Layout, folder: Path, model: ZeroShotModel, processor: DCCLIPProcessor, data: GateData
-) -> LayoutVerdict:
+def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData) -> LayoutVerdict:
     """Encode the data with the tool and with transformers, and compare embeddings and rankings."""
     tool, column = layout.open(folder), data.image_column
+    # the tools resize in Pillow; torchvision, the default of transformers, rounds pixels in another way, which
+    # reorders similar images
+    processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
     cells = [
         row[column] for rows in data.sets.values() for row in rows.cast_column(column, ImageFeature(decode=False))
     ]
-    opened = [open_image(cell) for cell in cells]
+    opened = [_with_even_margins(open_image(cell), model.image_size) for cell in cells]
     found_images = tool.encode_images(opened)
     # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
     images = np.concatenate([_encode(model, processor, image) for image in opened])
@@ -163,6 +165,17 @@ def _compare(
     )
     reasons = _reasons_against(verdict)
     return replace(verdict, kept=not reasons, reasons=reasons)
+
+
+def _with_even_margins(image: Image.Image, size: int) -> Image.Image:
+    """Shorten an image so that the center crop cuts as many pixels on one side as on the other.
+
+    Tools round half a pixel up or down. That moves the crop by a pixel, and tells nothing about the conversion.
+    """
+    short, long = sorted(image.size)
+    length = next(length for length in range(long, 0, -1) if (size * length // short - size) % 2 == 0)
+    left, top = (max(0, edge - length) // 2 for edge in image.size)
+    return image.crop((left, top, left + min(image.width, length), top + min(image.height, length)))
 
 
 def _encode(model: ZeroShotModel, processor: DCCLIPProcessor, image: Image.Image) -> np.ndarray:

@@ -86,6 +86,18 @@ def copied_names(folder: Path, output_dir: Path) -> list[str]:
     return sorted({*names, *MODEL_FILES} - _ignored(output_dir)(str(folder), names))
 
 
+def holds_only_exports(folder: Path, name: str) -> bool:
+    """Whether `results.json` names every file in a subfolder of a model as an exported one.
+
+    A model that was cloned or downloaded has its exports, but not the record of the command that wrote them.
+    """
+    path = folder / RESULTS_FILE
+    export = Results.read(path).meta.get("export", {}) if path.exists() else {}
+    known = {verdict["file"] for verdict in export.get("verdicts", []) if verdict["kept"]}
+    paths = [path for path in (folder / name).rglob("*") if not path.is_dir()]
+    return all(path.relative_to(folder).as_posix() in known for path in paths)
+
+
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
     """Names in a folder that are not copied. A folder that a command claimed is an output of its own."""
     by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)

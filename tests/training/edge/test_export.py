@@ -114,6 +114,18 @@ def test_outputs_in_the_folder_of_a_model_are_not_copied(exported, tmp_path):
     assert {"notes", "config.json"} <= names and not {"edge", "onnx"} & names
 
 
+def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, labelled, tmp_path, fails):
+    folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
+    kept = (folder / "onnx/vision_model.onnx").read_bytes()
+    options = [folder, "--output_dir", folder, "--towers", "text", "--variants", "fp32", *labelled]
+    (folder / "onnx/notes.txt").write_text("of the user", encoding="utf-8")
+    assert "has onnx, which export did not write" in fails(*options)
+    (folder / "onnx/notes.txt").unlink()
+    export.main(list(map(str, options)))
+    assert (folder / "onnx/vision_model.onnx").read_bytes() == kept
+    assert Results.read(folder / "results.json").meta["export"]["runs"][-1]["files"] == ["onnx/text_model.onnx"]
+
+
 def test_interrupted_export_leaves_the_folder_unchanged(exported, traced, labelled, tmp_path, monkeypatch):
     folder = tmp_path / "folder"
     shutil.copytree(exported, folder)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip_benchmark.models import load_clip
+from datasets import Dataset, Features, Image, Value
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.open_clip_dcclip import CONFIG_FILE, WEIGHTS_FILE, convert, preprocess_config
@@ -151,6 +152,21 @@ def test_export_ranks_as_transformers_and_records_it(finished, labelled, tmp_pat
     assert record["text_difference"] <= 1e-5 and record["recall"] == record["expected_recall"]
     assert min(record["same_top"][language] for language in ("en", "zh")) >= 0.99
     assert record["bytes"] == sum(path.stat().st_size for path in (folder / "open_clip").iterdir())
+
+
+def test_photographs_whose_crop_has_odd_margins_are_no_reason_against_it(finished, images, tmp_path):
+    sizes = [(97, 64), (64, 99), (201, 133), (150, 101)]
+    classes = [{"en": f"thing {row}", "zh": f"东西 {row}"} for row in range(len(sizes))]
+    data, names, folder = tmp_path / "data.parquet", tmp_path / "names.json", tmp_path / "folder"
+    photographs = [image.resize(size) for image, size in zip(images, sizes, strict=False)]
+    features = Features({"image": Image(), "label": Value("string")})
+    rows = {"image": photographs, "label": [entry["en"] for entry in classes]}
+    Dataset.from_dict(rows, features=features).to_parquet(data)
+    names.write_text(json.dumps(classes), encoding="utf-8")
+    options = ["--format", "open_clip", "--data", str(data), "--class_names", str(names)]
+    export.main([str(finished), "--output_dir", str(folder), *options])
+    # both resize in Pillow, so that no pixel is rounded in another way
+    assert Results.read(folder / "results.json").meta["layouts"]["open_clip"]["image_difference"] <= 1e-5
 
 
 def test_records_of_other_exports_stay(finished, labelled, tmp_path):
