@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from training import align, distill
-from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe
+from training.config import AlignRecipe, DistillRecipe
 from training.data import load_source
 from training.demo.folders import COMMAND, claim_demo_folder
 from training.demo.options import DemoOptions
@@ -200,7 +200,6 @@ class PhotoDemo:
             shutil.copytree(self.output_dir / ALIGNED, scratch, ignore=ignored, dirs_exist_ok=True)
             (scratch / SPLITS_FOLDER).mkdir()
             shutil.copy(prepared.validation, scratch / SPLITS_FOLDER)
-            shutil.copy(self.output_dir / DISTILLED / RECIPE_FILE, scratch / "recipe_distill.yaml")
             results.write(scratch)
             # the card is rendered again when files are exported
             content = yaml.safe_dump(self._card(prepared), allow_unicode=True, sort_keys=False)

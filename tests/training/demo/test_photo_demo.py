@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from modeling_dcclip import DCCLIPProcessor
 from training.corpus.free_photos import FREE_PHOTOS
 from training.demo.__main__ import main
 from training.demo.options import DemoOptions
@@ -96,10 +97,12 @@ def test_the_whole_path_on_a_few_dozen_free_photographs(photographs, tmp_path, c
     assert images["training"] + images["validation"] == 4 * len(FREE_PHOTOS) and images["validation"] >= 4
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
     assert "apple" not in card and f"{images['training']} photographs" in card
-    assert "`photo_teacher`" in card and "recipe_distill.yaml" in card  # both stages
+    assert "`photo_teacher`" in card and card.count("`recipe_01.yaml`: feature-map") == 1  # both stages
     exported = json.loads((folder / "model" / "results.json").read_text(encoding="utf-8"))["meta"]["export"]
     assert exported["runs"][0]["data"].endswith("validation.parquet")
     assert all(entry["checked"] for entry in exported["verdicts"])
     assert (folder / "model" / "onnx" / "vision_model.onnx").exists()
+    tokenize = DCCLIPProcessor.from_pretrained(folder / "model").tokenizer
+    assert tokenize("A Dog, 一只猫").input_ids == tokenize("a dog, 一只猫").input_ids
     # token maps are distilled: the vocabulary is a part of the teacher's
     assert "learns pooled targets only" not in output
