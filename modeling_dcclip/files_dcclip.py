@@ -100,7 +100,7 @@ class Walk:
                 continue
             below = []
             for entry in inside:
-                if _is_hidden(entry.name):
+                if is_hidden(entry.name):
                     continue
                 try:
                     if entry.path in self.skipped or self.is_excluded(entry.path):
@@ -163,8 +163,10 @@ def with_separator(folder: bytes) -> bytes:
     return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
 
-def _is_hidden(name: bytes) -> bool:
-    return name.startswith(b".") or os.fsdecode(name).lower() in SYSTEM_FOLDERS
+def is_hidden(name: str | bytes) -> bool:
+    """Whether a file or directory of this name is hidden, or belongs to the system."""
+    name = os.fsdecode(name)
+    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
 
 
 def _is_image(name: bytes) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
+from modeling_dcclip.files_dcclip import is_hidden
 from training.evaluation.sets.sources import is_image
 from training.utils.files import is_claimed
 
@@ -79,7 +80,7 @@ def _common_end(folder: Path, parts: list[str]) -> int:
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder and of all folders below it, as absolute paths in order.
 
-    Hidden folders are left out, and so are folders below that a command of this project wrote.
+    Hidden and system folders are left out, and so are folders below that a command of this project wrote.
 
     Args:
         folder: Existing folder.
@@ -93,7 +94,7 @@ def list_images(folder: Path) -> list[Path]:
 def _walk(folder: Path) -> Iterator[Path]:
     num_files = 0
     for parent, names, files in os.walk(folder.absolute()):
-        names[:] = [name for name in names if not name.startswith(".") and not is_claimed(Path(parent, name))]
+        names[:] = [name for name in names if not is_hidden(name) and not is_claimed(Path(parent, name))]
         num_files += len(files)
         if num_files > MAX_FILES:
             raise ValueError(

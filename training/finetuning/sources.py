@@ -10,13 +10,13 @@ from datasets import Dataset, Image
 
 from training.data import load_source
 from training.data.sources import TABLES, check_split, image_roots
+from training.evaluation.sets.sources import SPLIT_FOLDERS, list_folders
 from training.finetuning.columns import language_of
 from training.finetuning.images import ImageFinder, list_images
 from training.finetuning.tables import find_encoding, read_table
 from training.utils.files import is_claimed
 
 # folders of a split, by its name: those of each list are the same split
-SPLIT_FOLDERS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
 CAMERA_NAME = re.compile(
     r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*$"
     r"|^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)$",
@@ -134,8 +134,7 @@ def _open_images_beside(parquet: Sequence[Path], folder: Path, split: str, needs
 
 def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
     """Open a folder of images, or the folder of the split in it if it has one folder for each split."""
-    folders = (path for path in folder.iterdir() if path.is_dir() and not is_claimed(path))
-    inner = {path.name.lower(): path for path in folders if not path.name.startswith(".")}
+    inner = {path.name.lower(): path for path in list_folders(folder)}
     if not inner.keys() & set(SPLIT_FOLDERS[0]) or not inner.keys() <= set(chain(*SPLIT_FOLDERS)):
         _refuse_split(split, folder)
         return _open_listed(folder, needs_captions)

@@ -14,6 +14,7 @@ from tests.training.data.shards import read_samples, write_shards
 from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
 from training.data import load_source
 from training.data.captions import CaptionTokenizer
+from training.finetuning.images import list_images
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.split import split_images
@@ -167,6 +168,13 @@ def test_images_are_fetched_by_url_if_that_is_allowed(tmp_path, titles):
         prepared = run(tmp_path, path, allow_urls=True)
     assert prepared.num_training + prepared.num_validation == len(titles)
     assert load_source(str(prepared.training))[0]["image"].size == (64, 64)  # without the server from now on
+
+
+def test_thumbnails_of_a_system_folder_are_no_images_of_the_user(tmp_path):
+    for path in ("dog/1.jpg", "dog/@eaDir/1.jpg", "@eaDir/dog.jpg", ".thumbs/1.jpg"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    assert list_images(tmp_path) == [tmp_path / "dog" / "1.jpg"]
 
 
 def test_folders_of_images(tmp_path, rows):

@@ -3,12 +3,13 @@
 import re
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
-from modeling_dcclip.files_dcclip import EXTENSIONS, SYSTEM_FOLDERS
+from modeling_dcclip.files_dcclip import EXTENSIONS, is_hidden
 from training.data import load_source
 from training.data.sources import check_split
 from training.evaluation.sets.protocols import EvalSet
@@ -16,7 +17,8 @@ from training.utils.files import is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
-SPLITS = frozenset({"train", "training", "val", "valid", "validation", "dev", "test"})  # usual names of their folders
+# usual names of the folders of splits, those of one split together
+SPLIT_FOLDERS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
@@ -118,8 +120,8 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is
         return LoadedRows(load_source(str(path), split), str(path), split, listed=listed)
     if within != path:
         return LoadedRows(read_class_folders(name, within), str(path), split, is_listing=True)
-    folders = [folder.name for folder in _list_folders(path)]
-    if folders and (is_named or {folder.lower() for folder in folders} <= SPLITS):
+    folders = [folder.name for folder in list_folders(path)]
+    if folders and (is_named or {folder.lower() for folder in folders} <= {*chain(*SPLIT_FOLDERS)}):
         raise ValueError(
             f"split: {name}: {str(path)!r} has no folder {split!r}, only {', '.join(folders[:5])}. Name one of these "
             "with --split; if they are classes, leave --split out."
@@ -132,21 +134,17 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in SYSTEM_FOLDERS
-
-
 def list_images(folder: Path) -> list[Path]:
     """Image files of a folder and of all folders below it, sorted by path. Hidden and system folders in it, such as
     `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
     """
     found = (path for path in folder.rglob("*") if is_image(path) and path.is_file())
-    return sorted(path for path in found if not any(map(_is_hidden, path.relative_to(folder).parts[:-1])))
+    return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts[:-1])))
 
 
-def _list_folders(folder: Path) -> list[Path]:
+def list_folders(folder: Path) -> list[Path]:
     """Folders in a folder, sorted, without hidden ones and those that a command of this project wrote."""
-    found = (path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    found = (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     return sorted(path for path in found if not is_claimed(path))
 
 
@@ -180,7 +178,7 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """
     paths: list[str] = []
     labels: list[str] = []
-    for class_folder in _list_folders(folder):
+    for class_folder in list_folders(folder):
         found = sorted(map(str, list_images(class_folder)))
         if not found:
             raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
