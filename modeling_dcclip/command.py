@@ -327,8 +327,7 @@ def run_label(options: argparse.Namespace) -> None:
     scores = runtime.zero_shot(options.image, options.labels, options.template)
     for label in options.labels:
         if unknown := runtime.unknown_parts(label):
-            note = f"{label!r} has {', '.join(dict.fromkeys(unknown))}, which the model does not know"
-            print(f"{PROGRAM}: note: {note}", file=sys.stderr)
+            print_note(f"{label!r} has {', '.join(unknown)}, which the model does not know")
     if options.json:
         print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:
@@ -338,6 +337,11 @@ def run_label(options: argparse.Namespace) -> None:
 def is_utf8(stream: TextIO) -> bool:
     """Whether a stream can print every character; on Windows a file or a pipe often cannot."""
     return codecs.lookup(stream.encoding or "ascii").name == "utf-8"
+
+
+def print_note(text: str):
+    """Print a note on stderr."""
+    print(f"{PROGRAM}: note: {text}", file=sys.stderr)
 
 
 def print_json(content: Any) -> None:

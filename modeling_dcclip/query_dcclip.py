@@ -85,7 +85,7 @@ def _warn(runtime: "Runtime", text: str):
         message = f"{shown} has letters in {', '.join(scripts)}; the model was trained on {languages}"
         warnings.warn(message, QueryWarning, stacklevel=3)
     elif unknown := runtime.unknown_parts(text):
-        message = f"{shown} has {', '.join(dict.fromkeys(unknown))}, which the model does not know"
+        message = f"{shown} has {', '.join(unknown)}, which the model does not know"
         warnings.warn(message, QueryWarning, stacklevel=3)
 
 

@@ -12,7 +12,7 @@ from unicodedata import category
 
 if __package__:
     from .adapt_dcclip import adapt_index
-    from .command import PROGRAM, default_model, is_utf8, print_json
+    from .command import PROGRAM, default_model, is_utf8, print_json, print_note
     from .duplicates_dcclip import find_duplicates
     from .graph_dcclip import check_engine
     from .index_dcclip import Hit, Index
@@ -25,7 +25,7 @@ if __package__:
     from .upgrade_dcclip import upgrade_index
 else:  # in a model folder
     from adapt_dcclip import adapt_index  # type: ignore[no-redef]
-    from command import PROGRAM, default_model, is_utf8, print_json  # type: ignore[no-redef]
+    from command import PROGRAM, default_model, is_utf8, print_json, print_note  # type: ignore[no-redef]
     from duplicates_dcclip import find_duplicates  # type: ignore[no-redef]
     from graph_dcclip import check_engine  # type: ignore[no-redef]
     from index_dcclip import Hit, Index  # type: ignore[no-redef]
@@ -151,7 +151,7 @@ def run_search(options: argparse.Namespace):
     with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
         hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
         if not hits:
-            _note(_why_nothing(index, options))
+            print_note(_why_nothing(index, options))
     if options.json:
         print_json([_entry(hit) for hit in hits])
     else:
@@ -193,7 +193,7 @@ def run_serve(options: argparse.Namespace):
         with server:
             print(server.url, flush=True)
             if options.host not in LOOPBACK:
-                _note("everyone who reaches this address sees the photographs of the index")
+                print_note("everyone who reaches this address sees the photographs of the index")
             if options.open:
                 webbrowser.open(server.url)
             try:
@@ -223,7 +223,7 @@ def run_duplicates(options: argparse.Namespace):
     with Index.open(options.index) as index, _notes_printed():
         groups = find_duplicates(index, options.threshold)
         if not groups:
-            _note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
+            print_note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
     if options.json:
         print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
         return
@@ -252,10 +252,6 @@ def run_status(options: argparse.Namespace):
         _print_line(f"left out of {folder}: {', '.join(patterns)}")
     for cause, number in status.failures.items():
         print(f"unreadable: {_count(number, 'file')} ({cause})")
-
-
-def _note(text: str):
-    print(f"{PROGRAM}: note: {text}", file=sys.stderr)
 
 
 def _count(number: int, noun: str) -> str:

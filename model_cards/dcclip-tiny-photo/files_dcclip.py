@@ -129,12 +129,12 @@ class Walk:
             start = with_separator(os.fsencode(folder))
             if not path.startswith(start):
                 continue
-            whole, below = (search_text(part).replace(os.sep, "/") for part in (path, path[len(start) :]))
+            below = search_text(path[len(start) :]).replace(os.sep, "/")
             name = below.rpartition("/")[2]
             for pattern in patterns:
                 glob = pattern.rstrip("/").replace("[", "[[]")
                 is_match = fnmatchcase(below if "/" in pattern else name, glob.lstrip("/"))
-                if is_match or (glob.startswith("/") and fnmatchcase(whole, glob)):
+                if is_match or (glob.startswith("/") and fnmatchcase(search_text(path).replace(os.sep, "/"), glob)):
                     self.matched.add(pattern)
                     found = True
         return found

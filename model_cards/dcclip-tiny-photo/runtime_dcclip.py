@@ -208,16 +208,13 @@ class Runtime:
         return len(self._tokenizer.encode(_valid(text)).ids) > self.max_text_length
 
     def unknown_parts(self, text: str) -> list[str]:
-        """Parts of a text that are not in the vocabulary, such as emoji and rare characters: all have one token."""
+        """Parts of a text that are not in the vocabulary, each once. Emoji and rare characters all have one token."""
         self._tokenizer.no_truncation()
         text = _valid(text)
         encoding = self._tokenizer.encode(text)
         unknown = {self._tokenizer.token_to_id(name) for name in UNKNOWN_TOKENS}
-        return [
-            text[start:end]
-            for number, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if number in unknown
-        ]
+        spans = [span for number, span in zip(encoding.ids, encoding.offsets, strict=True) if number in unknown]
+        return list(dict.fromkeys(text[start:end] for start, end in spans))
 
     def file(self, tower: str) -> Path:
         """Path of the ONNX file that a tower runs from.
