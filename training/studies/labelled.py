@@ -1,7 +1,9 @@
 """Labelled photographs on which studies measure zero-shot classification."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -51,7 +53,7 @@ class LabelledPhotographs:
         }
         return cls(rows.select(evenly_spaced_rows(len(rows), number)), sorted(set(rows["label"])), names)
 
-    @property
+    @cached_property
     def positions(self) -> Tensor:
         """Position of each photograph's class in `classes`, (N,) int64."""
         return torch.tensor([self.classes.index(label) for label in self.rows["label"]])
@@ -72,7 +74,17 @@ class LabelledPhotographs:
         """
         images = model.encode_images(self.rows)
         for language, names in self.names.items():
-            measured = measure(images, class_embeddings(model, names), self.positions, (TOP1,))
-            yield from measured.rows(
-                model=name, stage=stage, seed=seed, set=LABELLED, protocol=CLASS_NAMES, language=language
-            )
+            fields = {"model": name, "stage": stage, "seed": seed, "protocol": CLASS_NAMES, "language": language}
+            yield from self.score(model, images, names, **fields)
+
+    def score(self, encoder: ZeroShotModel, images: Tensor, names: Sequence[str], **fields: Any) -> list[Row]:
+        """Top-1 accuracy with names of the classes.
+
+        Args:
+            encoder: Model to measure.
+            images: Its embeddings of the photographs, (N, D), L2-normalised.
+            names: Names of `classes`, in their order.
+            fields: Other fields of `Row`, such as `model` and `language`.
+        """
+        measured = measure(images, class_embeddings(encoder, names), self.positions, (TOP1,))
+        return measured.rows(set=LABELLED, **fields)

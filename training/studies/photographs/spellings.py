@@ -8,7 +8,7 @@ OpenCC converts simplified Chinese into traditional. No data of people who write
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from training.utils.cli import command_name, command_of, parse_options, user_errors
@@ -100,25 +100,19 @@ def measure(
     Yields:
         Two rows for each spelling, which is their protocol.
     """
-    from training.evaluation import measure as classification
     from training.evaluation import retrieval
-    from training.evaluation.classify import class_embeddings
-    from training.studies.labelled import LABELLED
 
     images, photographs = model.encode_images(pairs.rows), model.encode_images(labelled.rows)
-    labels = labelled.positions
     for language, spellings in SPELLINGS.items():
         for spelling in spellings:
             spell = speller(spelling)
             texts = model.encode_texts([spell(text) for text in pairs.captions[language]])
             for row in retrieval.score(pairs, language, images, texts, name):
                 if row.metric == RECALL:
-                    yield Row(**vars(row) | {"protocol": spelling})
-            names = class_embeddings(model, [spell(text) for text in labelled.names[language]])
-            measured = classification.measure(photographs, names, labels, (TOP1,))
-            yield from measured.rows(
-                model=name, stage=None, seed=None, set=LABELLED, protocol=spelling, language=language
-            )
+                    yield replace(row, protocol=spelling)
+            names = [spell(text) for text in labelled.names[language]]
+            fields = {"model": name, "protocol": spelling, "language": language}
+            yield from labelled.score(model, photographs, names, **fields)
 
 
 def speller(spelling: str) -> Callable[[str], str]:
