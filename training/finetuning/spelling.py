@@ -1,11 +1,11 @@
-r"""Let a finished model read capital letters as small ones, and traditional Chinese as simplified. Nothing is trained.
+r"""Make a finished model ignore letter case and read traditional Chinese, without training.
 
 Examples:
   python -m training.finetuning.spelling --model runs/mine/aligned --output_dir runs/mine/model
 
-A model that was trained on captions in lower case does not know DOG, one that was trained on simplified Chinese knows
-few of the characters of 貓. The tokenizer learns to ignore case, and each traditional piece of the vocabulary gets the
-embedding of its simplified form. Texts in lower case and in simplified characters keep their embeddings.
+A model trained on lowercase captions does not recognize DOG, and one trained on simplified Chinese hardly recognizes
+貓. The command adds lowercasing to the tokenizer, and gives each traditional piece of the vocabulary the embedding of
+its simplified form. Embeddings of lowercase and of simplified text stay the same.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""Other spellings of the same words: capital letters, and traditional Chinese characters.
+"""Spelling variants of the same words: letter case, and traditional Chinese characters.
 
-Captions for training are mostly in lower case and in simplified characters, but people also type DOG, Dog and 貓.
+Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog and 貓.
 """
 
 from collections.abc import Sequence
@@ -8,13 +8,13 @@ from typing import Any
 
 
 def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
-    """Let the normalizer of a pipeline turn capital letters into small ones, as that of CLIP does.
+    """Add lowercasing to a tokenizer pipeline, as in CLIP's tokenizer.
 
     Args:
         pipeline: Content of tokenizer.json; it is not changed.
 
     Returns:
-        The pipeline with `Lowercase` at the end of its normalizer. It stays the same if it has one.
+        The pipeline with `Lowercase` at the end of its normalizer, or the pipeline itself if it lowercases already.
     """
     normalizer = pipeline["normalizer"]
     steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
@@ -24,7 +24,7 @@ def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
 
 
 def simplified_pieces(pieces: Sequence[str]) -> dict[int, int]:
-    """Find the pieces in traditional Chinese whose simplified form is a piece, too. OpenCC converts them.
+    """Find the pieces in traditional Chinese whose simplified form, by OpenCC, is also a piece.
 
     Args:
         pieces: Pieces of a vocabulary, by id.

@@ -1,10 +1,10 @@
-r"""Measure models on other spellings of the same captions and class names: capital letters, traditional characters.
+r"""Measure how models cope with spelling variants of captions and class names: letter case, traditional characters.
 
 Examples:
   python -m training.studies.photographs.spellings --models before=runs/old after=runs/model \
       --retrieval flickr8k_validation.parquet --labelled tiny_imagenet.parquet --output_dir runs/spellings
 
-OpenCC converts simplified Chinese into traditional. No data of people who write it were at hand.
+OpenCC converts simplified Chinese to traditional: no captions by people who write traditional Chinese were at hand.
 """
 
 from collections.abc import Callable, Iterator
