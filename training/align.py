@@ -149,6 +149,7 @@ def _general_photos(
     """
     import torch
 
+    from modeling_dcclip.image_dcclip import squashes
     from training.corpus.photo_crops import photo_crops
     from training.data.image_bank import load_images, vary_images
     from training.tasks.align import GeneralImages
@@ -158,7 +159,7 @@ def _general_photos(
         return None
     size = models.student.config.image_size
     if recipe.photos is not None:
-        images = load_images(recipe.photos, recipe.data, size)
+        images = load_images(recipe.photos, recipe.data, size, squashes(models.processor.image_processor))
     else:
         images = vary_images(photo_crops(size))
     start = None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -178,13 +178,22 @@ def crop_to_aspect(image: Image.Image) -> Image.Image:
     """Crop the center of an image whose longer side is more than `MAX_ASPECT_RATIO` times the shorter one.
 
     A center crop after the resize keeps less than that. Without this crop, an image of 200,000 x 1 pixels would be
-    resized to gigabytes.
+    resized to gigabytes. Models that squash images take them whole.
     """
     width, height = (min(edge, MAX_ASPECT_RATIO * min(image.size)) for edge in image.size)
     if (width, height) == image.size:
         return image
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def squashes(image_processor: Any) -> bool:
+    """Whether a transformers image processor resizes the whole image to a fixed height and width.
+
+    Otherwise it keeps the aspect ratio, and crops the center.
+    """
+    size = getattr(image_processor, "size", None)
+    return not isinstance(size, int | None) and size.get("height") is not None
 
 
 @cache
@@ -246,5 +255,6 @@ __all__ = [
     "open_header",
     "open_image",
     "reduce_jpeg",
+    "squashes",
     "to_rgb",
 ]

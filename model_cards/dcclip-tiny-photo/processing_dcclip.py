@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image
 from transformers import ProcessorMixin
 
-from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
+from .image_dcclip import ImageError, crop_to_aspect, open_image, squashes, to_rgb
 
 
 class DCCLIPProcessor(ProcessorMixin):
@@ -45,19 +45,20 @@ class DCCLIPProcessor(ProcessorMixin):
             kwargs.setdefault("padding", True)
         return super().__call__(images=self.prepare_images(images), text=text, **kwargs)
 
-    @classmethod
-    def prepare_images(cls, images):
+    def prepare_images(self, images):
         """Prepare Pillow images and paths of images, also in nested lists, as in training.
 
         Other values are returned as they are: arrays, tensors, URLs and base64.
         """
-        if isinstance(images, Image.Image):
-            return crop_to_aspect(to_rgb(images))
-        if isinstance(images, (str, Path)) and os.path.isfile(images):  # transformers would drop transparency
-            return crop_to_aspect(_open(images))
         if isinstance(images, (list, tuple)):
-            return [cls.prepare_images(image) for image in images]
-        return images
+            return [self.prepare_images(image) for image in images]
+        if isinstance(images, Image.Image):
+            image = to_rgb(images)
+        elif isinstance(images, (str, Path)) and os.path.isfile(images):  # transformers would drop transparency
+            image = _open(images)
+        else:
+            return images
+        return image if squashes(self.image_processor) else crop_to_aspect(image)
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Save the processor, the tokenizer and `preprocessor_config.json`, which transformers.js requires."""

@@ -85,26 +85,21 @@ class DcClip(visionPath: String, textPath: String, tokenizerJson: String) : Auto
 
 fun dot(a: FloatArray, b: FloatArray): Float = a.indices.fold(0f) { sum, i -> sum + a[i] * b[i] }
 
-// ---- image: shortest edge to EDGE (bicubic, antialiased), center crop, RGB, CHW, (x / 255 - MEAN) / STD ----
+// ---- image: resize to EDGE x EDGE (bicubic, antialiased), RGB, CHW, (x / 255 - MEAN) / STD ----
 
 fun pixelValues(bitmap: Bitmap): FloatArray {
     val (width, height) = bitmap.width to bitmap.height
     val colours = IntArray(width * height).also { bitmap.getPixels(it, 0, width, 0, 0, width, height) }
     val channels = Array(3) { channel -> IntArray(width * height) { flatten(colours[it], 16 - 8 * channel) } }
-    // the longer edge is rounded down
-    val newWidth = if (width <= height) EDGE else (EDGE.toLong() * width / height).toInt()
-    val newHeight = if (width <= height) (EDGE.toLong() * height / width).toInt() else EDGE
-    val (left, top) = (newWidth - EDGE) / 2 to (newHeight - EDGE) / 2
-    val columns = windows(width, newWidth)
-    val lines = windows(height, newHeight)
+    val (columns, lines) = windows(width, EDGE) to windows(height, EDGE)
     val output = FloatArray(3 * EDGE * EDGE)
     for (channel in 0 until 3) {
         val narrow = resizeRows(channels[channel], width, height, columns)
         for (y in 0 until EDGE) {
-            val (start, weights) = lines[top + y]
+            val (start, weights) = lines[y]
             for (x in 0 until EDGE) {
                 var sum = 0.0
-                for (k in weights.indices) sum += weights[k] * narrow[(start + k) * newWidth + left + x]
+                for (k in weights.indices) sum += weights[k] * narrow[(start + k) * EDGE + x]
                 val value = min(255, max(0, sum.roundToInt())) / 255f
                 output[(channel * EDGE + y) * EDGE + x] = (value - MEAN[channel]) / STD[channel]
             }

@@ -74,7 +74,7 @@ final class DcClip {
     }
 }
 
-// ---- image: shortest edge to EDGE (bicubic, antialiased), center crop, RGB, CHW, (x / 255 - MEAN) / STD ----
+// ---- image: resize to EDGE x EDGE (bicubic, antialiased), RGB, CHW, (x / 255 - MEAN) / STD ----
 
 func pixelValues(_ url: URL) throws -> [Float] {
     // upright by the EXIF orientation, on white, 8 bits
@@ -99,28 +99,24 @@ func pixelValues(_ url: URL) throws -> [Float] {
     }
     guard isDrawn else { throw DcClipError.notAnImage }
 
-    // the longer edge is rounded down
-    let newWidth = width <= height ? EDGE : EDGE * width / height
-    let newHeight = width <= height ? EDGE * height / width : EDGE
-    let (left, top) = ((newWidth - EDGE) / 2, (newHeight - EDGE) / 2)
-    let (columns, lines) = (windows(width, newWidth), windows(height, newHeight))
+    let (columns, lines) = (windows(width, EDGE), windows(height, EDGE))
     var output = [Float](repeating: 0, count: 3 * EDGE * EDGE)
     for channel in 0..<3 {
-        var narrow = [Double](repeating: 0, count: height * newWidth)
+        var narrow = [Double](repeating: 0, count: height * EDGE)
         for y in 0..<height {
             for (x, window) in columns.enumerated() {
                 var sum = 0.0
                 for (k, weight) in window.weights.enumerated() {
                     sum += weight * Double(rgba[4 * (y * width + window.start + k) + channel])
                 }
-                narrow[y * newWidth + x] = min(255, max(0, sum.rounded()))
+                narrow[y * EDGE + x] = min(255, max(0, sum.rounded()))
             }
         }
         for y in 0..<EDGE {
-            let window = lines[top + y]
+            let window = lines[y]
             for x in 0..<EDGE {
                 var sum = 0.0
-                for (k, weight) in window.weights.enumerated() { sum += weight * narrow[(window.start + k) * newWidth + left + x] }
+                for (k, weight) in window.weights.enumerated() { sum += weight * narrow[(window.start + k) * EDGE + x] }
                 let value = Float(min(255, max(0, sum.rounded()))) / 255
                 output[(channel * EDGE + y) * EDGE + x] = (value - MEAN[channel]) / STD[channel]
             }

@@ -99,8 +99,9 @@ def test_inputs_and_outputs_of_the_page_are_those_of_the_files():
 def test_images_are_prepared_by_the_steps_of_the_page():
     images = read_json("preprocessor_config.json")
     steps = [name for name, value in images.items() if name.startswith("do_") and value]
-    assert set(steps) == {"do_center_crop", "do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
-    assert images["size"] == {"shortest_edge": images["crop_size"]["height"]} and images["resample"] == 3  # bicubic
+    assert set(steps) == {"do_convert_rgb", "do_normalize", "do_rescale", "do_resize"}
+    edge = read_json("config.json")["image_size"]
+    assert images["size"] == {"height": edge, "width": edge} and images["resample"] == 3  # bicubic
     assert images["rescale_factor"] == pytest.approx(1 / 255)
 
 

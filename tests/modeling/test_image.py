@@ -10,8 +10,9 @@ import warnings
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from transformers import CLIPImageProcessor
 
-from modeling_dcclip import image_dcclip
+from modeling_dcclip import DCCLIPProcessor, image_dcclip
 from modeling_dcclip.handler import BadRequest, parse_request
 from modeling_dcclip.image_dcclip import (
     MAX_ASPECT_RATIO,
@@ -20,6 +21,7 @@ from modeling_dcclip.image_dcclip import (
     crop_to_aspect,
     formats,
     open_image,
+    squashes,
     to_rgb,
 )
 from modeling_dcclip.photos_dcclip import read_photo
@@ -97,6 +99,15 @@ def test_long_images_are_cropped_before_they_are_resized(processor):
     assert crop_to_aspect(image) is image
     # without the crop the image processor would make 64 x 12,800,000 pixels
     assert processor(images=Image.new("L", (200_000, 1)))["pixel_values"][0].shape == (3, 64, 64)
+
+
+def test_images_of_a_model_that_squashes_them_are_not_cropped(processor):
+    image = Image.new("RGB", (400, 1), "red")
+    image.paste((0, 0, 255), (0, 0, 100, 1))
+    squashing = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False, do_normalize=False)
+    pixels = DCCLIPProcessor(squashing, processor.tokenizer)(images=image)["pixel_values"][0]
+    assert pixels.shape == (3, 64, 64) and (pixels[2] > 0.5).float().mean() == 0.25
+    assert squashes(squashing) and not squashes(processor.image_processor) and not squashes(None)
 
 
 def test_the_crop_does_not_change_what_the_center_crop_keeps(train_rows):

@@ -176,6 +176,8 @@ class StudentConfig(Checked):
         image_size: Height and width of the input image in pixels. None takes the teacher's size.
         image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the teacher's mean.
         image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
+        squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None does
+            as the teacher's image processor does.
         max_text_length: Longest text in tokens; longer texts are truncated.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
         text_pooling: Pooling of the token states: `mean` or the `cls` token.
@@ -192,6 +194,7 @@ class StudentConfig(Checked):
     image_size: int | None = None
     image_mean: list[float] | None = None
     image_std: list[float] | None = None
+    squash_images: bool | None = None
     max_text_length: int = 64
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
     text_pooling: Literal["mean", "cls"] = "mean"

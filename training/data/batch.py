@@ -13,7 +13,8 @@ class Batch(TypedDict, total=False):
     Args:
         rows: (B,) int64, row number of each sample in all data. In a stream it encodes source, shard and offset.
         view_ids: (B,) int64, number of the random view of each image.
-        images: (B, 3, S, S) uint8, decoded; the short side is resized to S and the center is cropped.
+        images: (B, 3, S, S) uint8, decoded; squashed to the square, or with the short side resized to S and the center
+            cropped.
         input_ids: (T, L) int64, student tokens of the captions of these rows in all languages.
         attention_mask: (T, L) int64, 1 for tokens and 0 for padding.
         owner: (T,) int64, index in the batch of the sample that each caption belongs to.

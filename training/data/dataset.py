@@ -45,6 +45,7 @@ class PairDataset(torch.utils.data.Dataset):
         config: Sources, their columns and limits.
         tokens: Tokenizer of the captions; None leaves captions out, and their columns may be missing.
         image_size: Edge S of the decoded images in pixels; None leaves images out, and their columns may be missing.
+        squash: Whether images are resized to the square without a crop.
 
     Raises:
         ValueError: If a column is missing or a source has no usable row.
@@ -57,8 +58,9 @@ class PairDataset(torch.utils.data.Dataset):
         config: DataConfig,
         tokens: CaptionTokenizer | None,
         image_size: int | None,
+        squash: bool = False,
     ):
-        self.config, self.tokens, self.image_size = config, tokens, image_size
+        self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
         self._digests: dict[str, str] = {}  # also of the same data with another image size
         tables = [
@@ -172,7 +174,8 @@ class PairDataset(torch.utils.data.Dataset):
         if self.image_size is None:
             return [None] * len(rows)
         absent = [row for row in dict.fromkeys(rows) if not (self.config.in_memory and self._in_memory[row])]
-        decoded = dict(zip(absent, decode_images([self._cell(row) for row in absent], self.image_size), strict=True))
+        images = decode_images([self._cell(row) for row in absent], self.image_size, self.squash)
+        decoded = dict(zip(absent, images, strict=True))
         if self.config.in_memory:
             for row, image in decoded.items():
                 if isinstance(image, Tensor):

@@ -29,13 +29,14 @@ VARIETY = AugmentConfig(
 MIXED_SHARE = 0.5
 
 
-def load_images(source: str, config: DataConfig, size: int) -> Tensor:
+def load_images(source: str, config: DataConfig, size: int, squash: bool = False) -> Tensor:
     """Decode the images of a source, or `MAX_IMAGES` evenly spaced ones of more.
 
     Args:
         source: Any source that `load_source` accepts.
         config: Name of the image column, and which images are opened that rows name by URL or path.
         size: Edge of the images in pixels.
+        squash: Whether images are resized to the square without a crop.
 
     Returns:
         (N, 3, size, size) uint8.
@@ -51,7 +52,7 @@ def load_images(source: str, config: DataConfig, size: int) -> Tensor:
     images = torch.empty(len(rows), 3, size, size, dtype=torch.uint8)
     for start in range(0, len(rows), ROWS_AT_ONCE):
         cells = rows[start : start + ROWS_AT_ONCE][column]
-        for row, image in enumerate(decode_images(cells, size), start):
+        for row, image in enumerate(decode_images(cells, size, squash), start):
             if isinstance(image, str):
                 raise ValueError(f"photos: row {numbers[row]} of {source!r}: {image}. Fix or remove the row.")
             images[row] = image

@@ -28,12 +28,13 @@ PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
 THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 
 
-def decode_image(cell: dict | str | None, size: int) -> Tensor | str:
+def decode_image(cell: dict | str | None, size: int, squash: bool = False) -> Tensor | str:
     """Decode an image, resize its short side to `size` (bicubic) and crop the center.
 
     Args:
         cell: Undecoded image, or the cause why it may not be opened.
         size: Edge of the decoded image in pixels.
+        squash: Whether to resize both sides to `size` instead, so that nothing is cropped.
 
     Returns:
         (3, size, size) uint8, or the cause why the image cannot be used, such as `image does not decode`.
@@ -48,10 +49,10 @@ def decode_image(cell: dict | str | None, size: int) -> Tensor | str:
         return "decompression bomb"
     except (OSError, ImageError):
         return "image does not decode"
-    return _fit(image, size)
+    return _resize(image, size, size) if squash else _crop(image, size)
 
 
-def decode_images(cells: Sequence[dict | str | None], size: int) -> list[Tensor | str]:
+def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = False) -> list[Tensor | str]:
     """Decode many images in order, large ones on as many threads as torch uses.
 
     In a DataLoader worker torch uses one thread.
@@ -59,29 +60,35 @@ def decode_images(cells: Sequence[dict | str | None], size: int) -> list[Tensor 
     Args:
         cells: Undecoded images.
         size: Edge of the decoded images in pixels.
+        squash: Whether images are resized to the square without a crop.
 
     Returns:
         The result of `decode_image` for each cell.
     """
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
-        return [decode_image(cell, size) for cell in cells]
+        return [decode_image(cell, size, squash) for cell in cells]
     with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(decode_image, cells, repeat(size)))
+        return list(pool.map(decode_image, cells, repeat(size), repeat(squash)))
 
 
-def _fit(image: PILImage.Image, size: int) -> Tensor:
-    """Resize the short side of an RGB image to `size` and crop the center: (3, size, size) uint8.
+def _crop(image: PILImage.Image, size: int) -> Tensor:
+    """Resize the short side of an RGB image to `size` and crop the center: (3, size, size) uint8."""
+    image = crop_to_aspect(image)
+    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return _resize(image, width, height)[:, top : top + size, left : left + size]
+
+
+def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
+    """Resize an RGB image: (3, height, width) uint8.
 
     torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
     """
-    image = crop_to_aspect(image)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
-    if (width, height) != image.size:
-        pixels = F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
-    left, top = (width - size) // 2, (height - size) // 2
-    return pixels[:, top : top + size, left : left + size]
+    if (width, height) == image.size:
+        return pixels
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def image_cell(cell: Any) -> dict | None:

@@ -28,13 +28,16 @@ class PairStream:
         config: Sources, their columns and limits.
         tokens: Tokenizer of the captions; None leaves captions out, and their columns may be missing.
         image_size: Edge S of the decoded images in pixels; None leaves images out, and their columns may be missing.
+        squash: Whether images are resized to the square without a crop.
 
     Raises:
         ValueError: If a source cannot be opened or is empty, or a column is missing.
     """
 
-    def __init__(self, config: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None):
-        self.config, self.tokens, self.image_size = config, tokens, image_size
+    def __init__(
+        self, config: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None, squash: bool = False
+    ):
+        self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
         self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
         self.image_columns = [source.image_column or config.image_column for source in config.mixture]
@@ -73,7 +76,7 @@ class PairStream:
         if self.image_size is not None:
             numbers = [number for number, (captions, _) in enumerate(found) if captions or self.tokens is None]
             cells = [self._image_cell(*raw_samples[number]) for number in numbers]
-            images = dict(zip(numbers, decode_images(cells, self.image_size), strict=True))
+            images = dict(zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True))
         samples: list[Sample | None] = []
         skipped.languages.check(MIN_SEEN)
         for number, ((raw, group), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):

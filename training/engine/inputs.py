@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip.image_dcclip import squashes
 from training.config import DataConfig, TeacherConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
 from training.data.sources import check_split
@@ -159,7 +160,8 @@ def open_inputs(
     """
     student, teachers = models.student, models.teachers
     sizes = [member.teacher.image_size for member in teachers.with_tower("vision")] if teachers is not None else []
-    dataset = open_pairs(recipe.data, tokens, max(student.config.image_size, *sizes, 0) if images else None)
+    image_size = max(student.config.image_size, *sizes, 0) if images else None
+    dataset = open_pairs(recipe.data, tokens, image_size, squashes(models.processor.image_processor))
     if isinstance(dataset, PairStream) and recipe.teacher_cache is not None:
         raise ValueError(
             f"teacher_cache: {recipe.teacher_cache!r} cannot hold targets of a stream, which has no numbered rows. "
@@ -221,13 +223,16 @@ class _Sources:
             )
 
 
-def open_pairs(data: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None) -> Pairs:
+def open_pairs(
+    data: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None, squash: bool = False
+) -> Pairs:
     """Open the sources of a recipe, as rows on disk or as a stream.
 
     Args:
         data: Sources of the recipe.
         tokens: Tokenization of the captions; None leaves captions out.
         image_size: Height and width of the decoded images in pixels; None leaves images out.
+        squash: Whether images are resized to the square without a crop.
 
     Raises:
         ValueError: A source, split or column does not exist.
@@ -235,9 +240,9 @@ def open_pairs(data: DataConfig, tokens: CaptionTokenizer | None, image_size: in
     for source in data.mixture:
         check_split(source.train, source.split or data.split)
     if data.streaming:
-        return PairStream(data, tokens, image_size)
+        return PairStream(data, tokens, image_size, squash)
     rows = [load_source(source.train, source.split or data.split, source.subset) for source in data.mixture]
-    return PairDataset(rows, data, tokens, image_size)
+    return PairDataset(rows, data, tokens, image_size, squash)
 
 
 def open_bank(text_bank: str | None, dataset: Pairs) -> list[str]:

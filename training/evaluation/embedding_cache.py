@@ -106,6 +106,7 @@ class CachedEncoder:
         self.fingerprint = model.fingerprint
         self.cache = cache
         self._model: ZeroShotModel | None = model
+        self._squashes = model.images.squashes
         self._rotation: Tensor | None = getattr(model.model, "rotation", None)
         self._width: int | None = None  # None for all dimensions
         self._unrotated = False
@@ -131,12 +132,13 @@ class CachedEncoder:
         encoder._unrotated = True
         return encoder
 
-    def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool = False) -> Tensor | None:
+    def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool | None = None) -> Tensor | None:
         """Embeddings of the images of a set.
 
         Args:
             dataset: Set with images.
-            squashed: Whether images are resized to a square without a crop.
+            squashed: Whether images are resized to a square without a crop. Default: as the model's image processor
+                does.
 
         Returns:
             (N, D) float32, L2-normalised, in the first process; None in all others.
@@ -152,6 +154,7 @@ class CachedEncoder:
             except ValueError as error:
                 raise ValueError(f"data: {dataset.name} ({dataset.source}), from row {start}: {error}") from error
 
+        squashed = self._squashes if squashed is None else squashed
         digest = dataset.digest if self.cache.state.is_main_process else ""
         key = [self.fingerprint, digest, "squashed" if squashed else "cropped"]
         return self._leading(self.cache.get("images", key, len(dataset.rows), compute))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip.image_dcclip import squashes
 from training.config import StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
@@ -35,8 +36,8 @@ def build_student(
     Args:
         config: Student of a recipe.
         languages: ISO 639-1 codes of the student's caption languages.
-        teacher: Teacher, or several, that provide tokenizer, image size and statistics, embedding width and logit
-            scale, unless the recipe states them. No tower needs to be loaded.
+        teacher: Teacher, or several, that provide tokenizer, image size, resizing and statistics, embedding width and
+            logit scale, unless the recipe states them. No tower needs to be loaded.
         seed: Seed of the random weights.
 
     Raises:
@@ -74,13 +75,10 @@ def build_student(
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # of SigLIP the teacher's names lack the mask
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": image_size},
-        crop_size={"height": image_size, "width": image_size},
-        image_mean=mean,
-        image_std=std,
-    )
-    return model, DCCLIPProcessor(image_processor, tokenizer)
+    squash = config.squash_images
+    if squash is None:
+        squash = teacher is not None and squashes(teacher.image_processor)
+    return model, DCCLIPProcessor(_image_processor(image_size, squash, mean, std), tokenizer)
 
 
 def student_from_config(config: StudentConfig) -> DCCLIPModel:
@@ -266,6 +264,17 @@ def _suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     """The most similar known name as a question, or a sentence to take if there is none."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {found[0]!r}?" if found else otherwise
+
+
+def _image_processor(size: int, squash: bool, mean: list[float], std: list[float]) -> CLIPImageProcessor:
+    square = {"height": size, "width": size}
+    return CLIPImageProcessor(
+        size=square if squash else {"shortest_edge": size},
+        do_center_crop=not squash,
+        crop_size=square,
+        image_mean=mean,
+        image_std=std,
+    )
 
 
 def _model_config(

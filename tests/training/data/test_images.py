@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor
 
 from modeling_dcclip.image_dcclip import ImageError
 from tests.training.data.rows import make_cell
-from training.data import decode_image, load_source, open_image
+from training.data import decode_image, decode_images, load_source, open_image
 from training.data.images import CellRules, image_cell
 from training.data.sources import image_roots
 
@@ -72,6 +72,23 @@ def test_decoding_equals_the_image_processor(images, size):
     )
     expected = processor(image, return_tensors="pt")["pixel_values"][0]
     assert torch.equal(decode_image(make_cell(image), 64), expected.to(torch.uint8))
+
+
+@pytest.mark.parametrize("size", [(150, 211), (640, 480), (64, 64), (32, 20), (3000, 40)])
+def test_squashed_images_equal_those_of_an_image_processor_of_a_fixed_size(images, size):
+    image = images[0].convert("RGB").resize(size)
+    square = {"height": 64, "width": 64}
+    processor = CLIPImageProcessor(size=square, do_center_crop=False, do_rescale=False, do_normalize=False)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0].to(torch.uint8)
+    assert torch.equal(decode_image(make_cell(image), 64, squash=True), expected)
+    assert torch.equal(decode_images([make_cell(image)] * 2, 64, squash=True)[1], expected)
+
+
+def test_squashed_images_keep_what_a_crop_cuts_off():
+    strip = PILImage.new("RGB", (400, 100), "red")
+    strip.paste((0, 0, 255), (0, 0, 100, 100))
+    cropped, squashed = (decode_image(make_cell(strip), 64, squash) for squash in (False, True))
+    assert cropped[2].max() == 0 and (squashed[2] > 128).float().mean() == 0.25
 
 
 def test_exif_orientation_is_applied():

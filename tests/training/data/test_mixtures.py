@@ -4,11 +4,11 @@ from collections import Counter
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from tests.training.data.shards import assert_equal_batches, keys_of
 from training.config import DataConfig, SourceConfig
-from training.data import BatchPlan, CaptionTokenizer, Pairs, make_loader
+from training.data import BatchPlan, CaptionTokenizer, Pairs, decode_image, load_source, make_loader
 from training.engine.inputs import open_pairs
 
 
@@ -35,6 +35,18 @@ def load(two_sources, tokenizer):
         return list(make_loader(pairs, plan))
 
     return build
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_are_squashed_for_a_model_that_squashes_them(streaming, train_rows, tokenizer, tmp_path):
+    rows = train_rows.select(range(1))
+    wide = Dataset.from_dict({"image": [rows[0]["image"].resize((96, 48))], "en": rows["en"][:], "zh": rows["zh"][:]})
+    wide.cast_column("image", Image()).to_parquet(tmp_path / "wide.parquet")
+    config = DataConfig(train=str(tmp_path / "wide.parquet"), streaming=streaming, in_memory=not streaming)
+    pairs = open_pairs(config, CaptionTokenizer(tokenizer, 32), 64, squash=True)
+    (batch,) = make_loader(pairs, BatchPlan(1, 0, 0, 0, 1))
+    cells = load_source(config.train).cast_column("image", Image(decode=False))["image"]
+    assert torch.equal(batch["images"], torch.stack([decode_image(cell, 64, squash=True) for cell in cells]))
 
 
 def is_english(batch: dict[str, torch.Tensor]) -> list[bool]:

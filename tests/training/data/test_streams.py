@@ -160,7 +160,7 @@ def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch
     decoded = []
     monkeypatch.setattr(
         "training.data.pair_stream.decode_images",
-        lambda cells, size: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
+        lambda cells, size, squash: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
     )
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
 

@@ -2,7 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
+from PIL import Image
+from transformers import AutoConfig, CLIPImageProcessor, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import (
@@ -194,6 +195,21 @@ def test_recipe_overrides_the_teacher(efficientnet):
     student, processor = build_student(config, LANGUAGES, efficientnet)
     assert student.config.image_size == 32 and list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
     assert list(processor.image_processor.image_std) == [0.4, 0.5, 0.6]
+
+
+@pytest.mark.parametrize("of_the_teacher", [True, False])
+@pytest.mark.parametrize("of_the_recipe", [None, True, False])
+def test_images_are_squashed_as_the_recipe_says_or_else_as_by_the_teacher(efficientnet, of_the_teacher, of_the_recipe):
+    squashing = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
+    teacher_processor = squashing if of_the_teacher else efficientnet.image_processor
+    teacher = Teacher(efficientnet.model, efficientnet.tokenizer, teacher_processor, efficientnet.name)
+    _, processor = build_student(student_config(squash_images=of_the_recipe), LANGUAGES, teacher)
+    strip = Image.new("RGB", (256, 64), "red")
+    strip.paste((0, 0, 255), (0, 0, 64, 64))
+    pixels = processor(images=strip)["pixel_values"][0]
+    shows_the_edge = len(pixels[2].unique()) > 1
+    assert pixels.shape == (3, 64, 64)
+    assert shows_the_edge == (of_the_teacher if of_the_recipe is None else of_the_recipe)
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,8 @@ def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_p
 
 
 @pytest.mark.parametrize(
-    "field", ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "images", "max_text_length"]
+    "field",
+    ["teacher_revision", "augment", "seed", "grid", "num_views", "captions", "images", "squash", "max_text_length"],
 )
 def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher, dataset, train_rows):
     teacher, augment, spec, num_views = vit_teacher, AUGMENT, SPEC, NUM_VIEWS
@@ -127,6 +128,8 @@ def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher,
         dataset = PairDataset(rows, dataset.config, dataset.tokens, 64)
     elif field == "images":
         dataset = PairDataset(train_rows.select(range(1, 41)), dataset.config, dataset.tokens, 64)
+    elif field == "squash":
+        dataset = PairDataset(rows, dataset.config, dataset.tokens, 64, squash=True)
     else:
         dataset = PairDataset(rows, dataset.config, CaptionTokenizer(dataset.tokens.tokenizer, 31), 64)
     before = read_all(cache[0])

@@ -43,7 +43,7 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
         for row, (query, scores) in enumerate(zip(queries, cosines, strict=True)):
             for place, found in enumerate(scores.topk(NUM_FOUND).indices.tolist()):
                 axis = figure.add_subplot(grid[row, NUM_FOUND * side + place])
-                axis.imshow(ImageOps.fit(photos[found], (224, 224)))  # the central square, as the model sees it
+                axis.imshow(ImageOps.pad(photos[found], (224, 224), color="white"))
                 axis.set(xticks=[], yticks=[])
                 axis.set_xlabel(f"{scores[found]:.2f}", fontsize=8, color=RIGHT if found == row else OTHER, labelpad=2)
                 if place == 0:

@@ -67,6 +67,7 @@ def _config(e5: E5, recipe: PhotoTeacherRecipe, tokenizer: str) -> StudentConfig
         image_size=IMAGE_SIZE,
         image_mean=IMAGE_MEAN,
         image_std=IMAGE_STD,
+        squash_images=True,  # as the photographs that it is trained on
         projection_dim=recipe.projection_dim,
         max_text_length=recipe.max_text_length,
     )

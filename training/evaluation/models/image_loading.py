@@ -15,7 +15,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 from transformers import PreTrainedConfig
 
-from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect
+from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect, squashes
 from training.data import open_image
 from training.data.images import encoded_bytes
 from training.data.transforms import Normalize
@@ -45,11 +45,13 @@ class ImagePreparation:
         image_size: Edge of the square input in pixels.
         normalize: Function of images (B, 3, S, S) uint8 that returns pixel values (B, 3, S, S) float.
         stated_by: Where these values come from, for `results.json`.
+        squashes: Whether the model takes the whole image, resized to the square, and not the center of it.
     """
 
     image_size: int
     normalize: Callable[[Tensor], Tensor]
     stated_by: str
+    squashes: bool = False
 
     @classmethod
     def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
@@ -68,24 +70,25 @@ class ImagePreparation:
             ValueError: The input is not square, or neither config nor image processor states its size.
         """
         size = _image_size(config, image_processor, name)
-        stated_by = "the model's statistics, the protocol's resizing"
+        stated_by, whole = "the model's statistics, the protocol's resizing", squashes(image_processor)
         family = FAMILIES.get(config.model_type)
         if family is not None and family.takes_patches:
-            return cls(size, Normalize.from_processor(image_processor, size), stated_by)
+            return cls(size, Normalize.from_processor(image_processor, size), stated_by, whole)
         by_processor = _ProcessorNormalize(image_processor)
         if getattr(image_processor, "image_mean", None) is not None:
             normalize = Normalize.from_processor(image_processor, size)
             probe = torch.randint(0, 256, (1, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
             if torch.allclose(normalize(probe), by_processor(probe), atol=1e-4):
-                return cls(size, normalize, stated_by)
-        return cls(size, by_processor, f"the model's own {type(image_processor).__name__}")
+                return cls(size, normalize, stated_by, whole)
+        return cls(size, by_processor, f"the model's own {type(image_processor).__name__}", whole)
 
-    def fit(self, image: PILImage.Image, squash: bool = False) -> Tensor:
+    def fit(self, image: PILImage.Image, squash: bool | None = None) -> Tensor:
         """Resize an image to the input size with bicubic interpolation.
 
         Args:
             image: RGB image.
-            squash: Whether to resize to the square without a crop. Default: resize the short side and crop the center.
+            squash: Whether to resize to the square without a crop, or to resize the short side and crop the center.
+                Default: as the model's image processor does.
 
         Returns:
             (S, S, 3) uint8, in the memory layout of Pillow, so that a batch is a view as (B, 3, S, S).
@@ -93,6 +96,7 @@ class ImagePreparation:
         Source: bit-exact with `Resize` and `CenterCrop` of torchvision, which ELEVATER's toolkit and CLIP use, for
         images whose longer side is at most 32 times the shorter one.
         """
+        squash = self.squashes if squash is None else squash
         image = image if squash else crop_to_aspect(image)
         size, short = self.image_size, min(image.size)
         resized = (size, size) if squash else (int(size * image.width / short), int(size * image.height / short))
@@ -105,7 +109,8 @@ class ImagePreparation:
 
     def describe(self) -> dict[str, Any]:
         """These settings for `results.json`."""
-        described = {"image_size": self.image_size, "interpolation": "bicubic", "stated_by": self.stated_by}
+        described: dict[str, Any] = {"image_size": self.image_size, "interpolation": "bicubic"}
+        described |= {"images_are": "squashed" if self.squashes else "cropped", "stated_by": self.stated_by}
         if isinstance(self.normalize, Normalize):
             described |= {"mean": list(self.normalize.mean), "std": list(self.normalize.std)}
         return described

@@ -219,7 +219,7 @@ class ZeroShotModel:
         return embeddings
 
     def encode_images(
-        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool = False
+        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool | None = None
     ) -> Tensor:
         """Encode images. Threads decode and resize the next batches meanwhile.
 
@@ -227,8 +227,8 @@ class ZeroShotModel:
             rows: Data set with a column of images, at least one row.
             column: Name of the column.
             batch_size: Number of images encoded at once.
-            squash: Whether to resize to the square input without a crop. Default: resize the short side and crop the
-                center.
+            squash: Whether to resize to the square input without a crop, or to resize the short side and crop the
+                center. Default: as the model's image processor does.
 
         Returns:
             (N, D) float32 on the CPU, L2-normalized, in the order of the rows.

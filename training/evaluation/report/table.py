@@ -108,7 +108,7 @@ def describe(task: EvalTask, plan: EvalPlan) -> dict[str, Any]:
         "names": task.names_source,
         "templates": task.templates.source,
         "num_templates": len(task.templates.lines),
-        "images_are": "squashed" if task.squashed else "cropped",
+        "images_are": {True: "squashed", False: "cropped", None: "prepared by the model"}[task.squashed],
         "source": labelled and labelled.source,
         "split": labelled and labelled.split,
         "revision": labelled and (labelled.revision or labelled.digest),

@@ -22,7 +22,7 @@ class EvalTask:
         names_source: Source of the names of the candidate classes.
         templates: Prompt templates.
         metric: Metric that the table shows.
-        squashed: Whether images are resized to a square without a crop.
+        squashed: Whether images are resized to a square without a crop. None: as the model's image processor does.
     """
 
     set: str
@@ -32,7 +32,7 @@ class EvalTask:
     names_source: str
     templates: Templates
     metric: str = "top1"
-    squashed: bool = False
+    squashed: bool | None = None
 
     @property
     def key(self) -> tuple[str, str, str]:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modeling_dcclip.image_dcclip import squashes
 from training.data import decode_images
 from training.data.transforms import Normalize
 from training.teachers import Teacher
@@ -34,7 +35,8 @@ class Scorer:
         """Embeddings of undecoded images, (N, D) float32, L2-normalised. All images must decode."""
         embeddings = [torch.empty(0, self.teacher.projection_dim)]
         for start in range(0, len(cells), self.batch_size):
-            chunk = decode_images(cells[start : start + self.batch_size], self.teacher.image_size)
+            part = cells[start : start + self.batch_size]
+            chunk = decode_images(part, self.teacher.image_size, squashes(self.teacher.image_processor))
             if causes := [image for image in chunk if isinstance(image, str)]:
                 raise ValueError(
                     f"max_pixels: an image that passes it cannot be decoded for the teacher ({causes[0]}). Lower "

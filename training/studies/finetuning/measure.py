@@ -8,6 +8,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from modeling_dcclip.image_dcclip import squashes
 from training.evaluation import retrieval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.general import general_pairs
@@ -126,7 +127,8 @@ def _resized(model: str, image_size: int, folder: Path) -> str:
     """Write a copy of a model with a smaller input; returns its folder."""
     student, processor = load_student(model, "model")
     student.config.image_size, images = image_size, processor.image_processor
-    images.size, images.crop_size = {"shortest_edge": image_size}, {"height": image_size, "width": image_size}
+    square = {"height": image_size, "width": image_size}
+    images.size, images.crop_size = square if squashes(images) else {"shortest_edge": image_size}, square
     for part in (student, processor):
         part.save_pretrained(folder)
     return str(folder)

@@ -37,20 +37,19 @@ class Towers:
         self._tower = timm.create_model("tf_efficientnet_lite2", num_classes=0)
         self._tower.load_state_dict(lite2.tower)
         self._tower.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        processor = CLIPImageProcessor(
-            size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE, image_mean=HALF, image_std=HALF
-        )
+        square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+        processor = CLIPImageProcessor(size=square, do_center_crop=False, image_mean=HALF, image_std=HALF)
         self.preparation = ImagePreparation.of(PreTrainedConfig(), processor, "Lite2")
-        self._pooled: dict[tuple[Any, bool], Tensor] = {}
+        self._pooled: dict[tuple[Any, bool | None], Tensor] = {}
         self._texts: dict[tuple[str, ...], Tensor] = {}
 
     @torch.inference_mode()
-    def pooled(self, rows: Dataset, squash: bool = False) -> Tensor:
+    def pooled(self, rows: Dataset, squash: bool | None = None) -> Tensor:
         """Pooled features of images.
 
         Args:
             rows: Rows with a column `image`.
-            squash: Whether images are resized to a square without a crop.
+            squash: Whether images are resized to a square without a crop. Default: they are.
 
         Returns:
             (N, 1280) float32 before any normalisation.
@@ -96,9 +95,14 @@ class FrozenTowers(ZeroShotModel):
         """Key of the cached embeddings; each run has a cache of its own."""
         return self.name
 
+    @cached_property
+    def images(self) -> ImagePreparation:
+        """How images become the input of the image tower."""
+        return self.model.preparation
+
     @torch.inference_mode()
     def encode_images(
-        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool = False
+        self, rows: Dataset, column: str = "image", batch_size: int = 64, squash: bool | None = None
     ) -> Tensor:
         """Encode images, (N, D) float32, L2-normalised."""
         return F.normalize(self.image_head(self.model.pooled(rows, squash)), dim=-1)

@@ -168,6 +168,8 @@ def _cache_images(
         "seed": augment.seed,
         "num_views": num_views,
     }
+    if dataset.squash:  # no key of images that are cropped, so that targets stored by earlier versions stay valid
+        key["squash"] = True
     map_size = 0
     if spec.grid is not None:
         key["grid"] = list(spec.grid)

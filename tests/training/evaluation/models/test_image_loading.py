@@ -84,6 +84,16 @@ def test_input_size_that_is_not_square_or_not_stated_raises(size, message):
         ImagePreparation.of(config, SimpleNamespace(size=size, do_center_crop=False), "model")
 
 
+@pytest.mark.parametrize(("size", "expected"), [({"height": 8, "width": 8}, True), ({"shortest_edge": 8}, False)])
+def test_images_are_squashed_by_default_if_the_model_squashes_them(size, expected):
+    square, image = {"height": 8, "width": 8}, Image.linear_gradient("L").convert("RGB").crop((0, 0, 60, 256))
+    processor = CLIPImageProcessor(size=size, crop_size=square, do_center_crop=not expected)
+    prepared = ImagePreparation.of(CLIPConfig(), processor, "model")
+    assert torch.equal(prepared.fit(image), prepared.fit(image, squash=expected))
+    assert not torch.equal(prepared.fit(image), prepared.fit(image, squash=not expected))
+    assert prepared.describe()["images_are"] == ("squashed" if expected else "cropped")
+
+
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
 def test_batches_are_complete_and_in_order(rows, batch_size):
     found = list(prepared_batches(rows, "image", batch_size, shrink))
