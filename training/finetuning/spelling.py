@@ -1,11 +1,11 @@
-r"""Make a finished model ignore letter case and read traditional Chinese, without training.
+r"""Make a finished model ignore letter case, and read underscores and traditional Chinese, without training.
 
 Examples:
   python -m training.finetuning.spelling --model runs/mine/aligned --output_dir runs/mine/model
 
 A model trained on lowercase captions does not recognize DOG, and one trained on simplified Chinese hardly recognizes
-貓. The command adds lowercasing to the tokenizer, and gives each traditional piece of the vocabulary the embedding of
-its simplified form. Embeddings of lowercase and of simplified text stay the same.
+貓. The command lets the tokenizer lowercase texts and read guide_dog as "guide dog", and gives each traditional piece
+of the vocabulary the embedding of its simplified form. Embeddings of other texts stay the same.
 """
 
 import json
@@ -90,7 +90,7 @@ def unify_spelling(folder: Path) -> int:
     from training.hub.self_check import write_self_check
     from training.students import load_student
     from training.text.pipeline import CALL_STATE, TOKENIZER_FILE, read_pipeline
-    from training.text.spelling import ignore_case, simplified_pieces
+    from training.text.spelling import ignore_case, simplified_pieces, space_underscores
     from training.utils.files import atomic_write, write_text
 
     student, processor = load_student(folder, "model")
@@ -100,7 +100,7 @@ def unify_spelling(folder: Path) -> int:
     pairs = simplified_pieces(sorted(vocabulary, key=vocabulary.__getitem__))
     tensors = load_file(folder / WEIGHTS_FILE)  # in their own precision
     tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
-    pipeline = ignore_case(read_pipeline(processor.tokenizer)) | dict.fromkeys(CALL_STATE)
+    pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer))) | dict.fromkeys(CALL_STATE)
     write_text(folder / TOKENIZER_FILE, json.dumps(pipeline, ensure_ascii=False))
     with atomic_write(folder / WEIGHTS_FILE) as scratch:
         save_file(tensors, scratch, {"format": "pt"})

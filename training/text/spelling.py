@@ -1,6 +1,6 @@
-"""Spelling variants of the same words: letter case, and traditional Chinese characters.
+"""Spelling variants of the same words: letter case, underscores, and traditional Chinese characters.
 
-Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog and 貓.
+Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog, guide_dog and 貓.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,25 @@ def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
     Returns:
         The pipeline with `Lowercase` at the end of its normalizer, or the pipeline itself if it lowercases already.
     """
-    normalizer = pipeline["normalizer"]
-    steps = [] if normalizer is None else normalizer.get("normalizers", [normalizer])
+    steps = _normalizers(pipeline)
     if any(step["type"] == "Lowercase" or step.get("lowercase") for step in steps):
         return pipeline
     return pipeline | {"normalizer": {"type": "Sequence", "normalizers": [*steps, {"type": "Lowercase"}]}}
+
+
+def space_underscores(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """Let a tokenizer pipeline read underscores as spaces: labels often come from the names of files and folders.
+
+    Args:
+        pipeline: Content of tokenizer.json; it is not changed.
+
+    Returns:
+        The pipeline with this replacement as the first step of its normalizer, or the pipeline itself if it has it.
+    """
+    steps, replacement = _normalizers(pipeline), {"type": "Replace", "pattern": {"String": "_"}, "content": " "}
+    if replacement in steps:
+        return pipeline
+    return pipeline | {"normalizer": {"type": "Sequence", "normalizers": [replacement, *steps]}}
 
 
 def simplified_pieces(pieces: Sequence[str]) -> dict[int, int]:
@@ -38,3 +52,8 @@ def simplified_pieces(pieces: Sequence[str]) -> dict[int, int]:
     convert = OpenCC("t2s").convert
     simplified = {number: ids.get(convert(piece), number) for number, piece in enumerate(pieces)}
     return {number: other for number, other in simplified.items() if other != number}
+
+
+def _normalizers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:
+    normalizer = pipeline["normalizer"]
+    return [] if normalizer is None else normalizer.get("normalizers", [normalizer])

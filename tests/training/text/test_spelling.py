@@ -1,9 +1,10 @@
 import pytest
 
-from training.text.spelling import ignore_case, simplified_pieces
+from training.text.spelling import ignore_case, simplified_pieces, space_underscores
 
 LOWERCASE = {"type": "Lowercase"}
 NFKC = {"type": "NFKC"}
+UNDERSCORE = {"type": "Replace", "pattern": {"String": "_"}, "content": " "}
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,14 @@ def test_lower_case_is_the_last_step_of_the_normalizer(normalizer, steps):
 )
 def test_a_pipeline_that_ignores_case_stays_the_same(normalizer):
     assert ignore_case({"normalizer": normalizer}) == {"normalizer": normalizer}
+
+
+@pytest.mark.parametrize("normalizer", [None, NFKC, {"type": "Sequence", "normalizers": [NFKC]}])
+def test_underscores_are_replaced_first_and_once(normalizer):
+    pipeline = space_underscores({"normalizer": normalizer, "model": {}})
+    steps = [UNDERSCORE] if normalizer is None else [UNDERSCORE, NFKC]
+    assert pipeline == {"normalizer": {"type": "Sequence", "normalizers": steps}, "model": {}}
+    assert space_underscores(pipeline) is pipeline
 
 
 def test_traditional_pieces_are_matched_to_simplified_ones():

@@ -1,4 +1,4 @@
-r"""Measure how models cope with spelling variants of captions and class names: letter case, traditional characters.
+r"""Measure how models cope with other spellings of captions and class names: case, underscores, traditional characters.
 
 Examples:
   python -m training.studies.photographs.spellings --models before=runs/old after=runs/model \
@@ -21,9 +21,15 @@ if TYPE_CHECKING:
     from training.studies.labelled import LabelledPhotographs
 
 PROGRAM = "python -m training.studies.photographs.spellings"
-AS_WRITTEN, TITLE, UPPER, TRADITIONAL = "as written", "Title Case", "UPPER CASE", "traditional"
-SPELLINGS = {"en": (AS_WRITTEN, TITLE, UPPER), "zh": (AS_WRITTEN, TRADITIONAL)}
-CASES: dict[str, Callable[[str], str]] = {AS_WRITTEN: str, TITLE: str.title, UPPER: str.upper}
+AS_WRITTEN, TITLE, UPPER, UNDERSCORES = "as written", "Title Case", "UPPER CASE", "with_underscores"
+TRADITIONAL = "traditional"
+SPELLINGS = {"en": (AS_WRITTEN, TITLE, UPPER, UNDERSCORES), "zh": (AS_WRITTEN, TRADITIONAL)}
+SPELLERS: dict[str, Callable[[str], str]] = {
+    AS_WRITTEN: str,
+    TITLE: str.title,
+    UPPER: str.upper,
+    UNDERSCORES: lambda text: text.replace(" ", "_"),
+}
 TITLES = {"en": "English", "zh": "Chinese"}
 RECALL, TOP1 = "text_to_image_R@5", "top1"
 
@@ -125,7 +131,7 @@ def speller(spelling: str) -> Callable[[str], str]:
         from opencc import OpenCC
 
         return OpenCC("s2t").convert
-    return CASES[spelling]
+    return SPELLERS[spelling]
 
 
 def table(results: Results) -> str:

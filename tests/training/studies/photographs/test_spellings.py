@@ -12,6 +12,7 @@ from training.utils.results import RESULTS_FILE, Results
         ("as written", "a dog", "a dog"),
         ("Title Case", "a dog", "A Dog"),
         ("UPPER CASE", "a dog", "A DOG"),
+        ("with_underscores", "a dog", "a_dog"),
         ("traditional", "小猫", "小貓"),
     ],
 )
