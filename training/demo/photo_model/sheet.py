@@ -45,6 +45,7 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
                 axis = figure.add_subplot(grid[row, NUM_FOUND * side + place])
                 axis.imshow(ImageOps.pad(photos[found], (224, 224), color="white"))
                 axis.set(xticks=[], yticks=[])
+                axis.spines[:].set_visible(False)
                 axis.set_xlabel(f"{scores[found]:.2f}", fontsize=8, color=RIGHT if found == row else OTHER, labelpad=2)
                 if place == 0:
                     axis.set_title(query, fontsize=10, family=fonts, loc="left", pad=4)

@@ -1,4 +1,4 @@
-r"""Measure how models cope with other spellings of captions and class names: case, underscores, traditional characters.
+r"""Measure how models cope with spelling variants of texts: letter case, underscores, traditional characters.
 
 Examples:
   python -m training.studies.photographs.spellings --models before=runs/old after=runs/model \
