@@ -221,7 +221,8 @@ def run_adapt(options: argparse.Namespace):
 def run_duplicates(options: argparse.Namespace):
     """Print groups of near duplicates, each with the similarity to its first photograph."""
     with Index.open(options.index) as index, _notes_printed():
-        groups = find_duplicates(index, options.threshold)
+        with _progress("pairs") as show:
+            groups = find_duplicates(index, options.threshold, show)
         if not groups:
             print_note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
     if options.json:
@@ -298,7 +299,7 @@ class _progress:
             return
         self.drawn = now
         rate = done / max(now - self.began, 1e-9)
-        minutes, seconds = divmod(round((total - done) / rate), 60)
+        minutes, seconds = divmod(round((total - done) / max(rate, 1e-9)), 60)
         left = f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
-        line = f"{done:,} of {total:,} {self.noun}, {rate:.1f} a second, {left} left"
+        line = f"{done:,} of {total:,} {self.noun}, {rate:,.{0 if rate >= 100 else 1}f} a second, {left} left"
         print(f"\r{line}\033[K", end="", file=sys.stderr, flush=True)

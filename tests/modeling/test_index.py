@@ -242,6 +242,27 @@ def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypat
     assert not find_duplicates(filled, 0.9999) and found == [5]
 
 
+@pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
+def test_duplicates_are_those_of_a_comparison_of_all_pairs(tmp_path, threshold, monkeypatch):
+    monkeypatch.setattr(duplicates_dcclip, "BLOCK", 16)
+    monkeypatch.setattr(duplicates_dcclip, "LEADING", 5)
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 1, 32)) + 0.1 * rng.normal(size=(40, 3, 32))
+    vectors = rng.permutation(vectors.reshape(120, 32) + 0.5)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    store = vectors_dcclip.VectorStore(tmp_path, 32, "float16")
+    store.write(np.arange(120), vectors.astype(np.float32))
+    rows = np.delete(np.arange(120), [7, 50])  # rows of no file
+    expected: list[list[int]] = []
+    for row in rows.tolist():
+        near = [group for group in expected if vectors[group[0]] @ vectors[row] >= threshold]
+        near[0].append(row) if near else expected.append([row])
+    done: list[tuple[int, int]] = []
+    groups = duplicates_dcclip._group(store, rows, threshold, lambda *numbers: done.append(numbers))
+    assert [[row for row, _ in group] for group in groups] == expected and max(map(len, expected)) > 2
+    assert len(done) == 8 and done[-1] == (118 * 117 // 2,) * 2 and done == sorted(done)
+
+
 def test_content_that_left_the_index_after_it_was_read_is_embedded_again(filled, photos, monkeypatch, paint):
     """White moves to another name, and is overwritten, with a commit in between."""
     monkeypatch.setattr(indexing_dcclip, "COMMIT_FILES", 1)

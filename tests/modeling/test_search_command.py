@@ -359,7 +359,20 @@ def test_progress_is_shown_on_a_terminal(indexed, monkeypatch, capsys, paint):
         paint(indexed / f"{width}.jpg", "red", width=width)
     command.main(["index"])
     error = capsys.readouterr().err
-    assert re.search(r"\r10 of 10 images, [\d.]+ a second, 0:00 left", error) and error.endswith("\r\033[K")
+    assert re.search(r"\r10 of 10 images, [\d.,]+ a second, 0:00 left", error) and error.endswith("\r\033[K")
+
+
+def test_duplicates_show_progress_on_a_terminal(indexed, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    command.main(["duplicates"])
+    note = "dcclip: note: no near duplicates among 5 files at a cosine of 0.97\n"
+    assert re.fullmatch(
+        r"\r10 of 10 pairs, [\d.,]+ a second, 0:00 left\033\[K\r\033\[K" + note, capsys.readouterr().err
+    )
+    for each in indexed.rglob("*.*"):
+        each.unlink()
+    command.main(["duplicates"])
+    assert "0 of 0 pairs" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
