@@ -1,6 +1,5 @@
 """Near duplicates in an index: groups of photographs whose embeddings are almost equal."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import File
-    from .files_dcclip import distinct_files, with_separator
+    from .files_dcclip import distinct_files
     from .query_dcclip import QueryWarning
 else:  # in a model folder
     from catalog_dcclip import File  # type: ignore[no-redef]
-    from files_dcclip import distinct_files, with_separator  # type: ignore[no-redef]
+    from files_dcclip import distinct_files  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -67,13 +66,12 @@ def find_duplicates(index: "Index", threshold: float, progress: "Progress | None
     files: dict[int, list[File]] = {}
     with index.catalog.reading():
         count = index.catalog.num_rows
-        folders = tuple(with_separator(os.fsencode(folder)) for folder in index.catalog.folders())
         indexed = index.catalog.files()
         store = index.store.copy(count)
-    for file in indexed:  # a collection of training/embed.py has names instead of files, and no folders
-        if not file.state.path.startswith(folders) or file.state.is_current():
-            files.setdefault(file.row, []).append(file)
-    if left_out := len(indexed) - sum(map(len, files.values())):
+    current = index.catalog.current(indexed)
+    for file in current:
+        files.setdefault(file.row, []).append(file)
+    if left_out := len(indexed) - len(current):
         cause = "gone or changed since they were indexed. Run dcclip index"
         message = f"left out: {left_out:,} of {len(indexed):,} files, {cause}"
         warnings.warn(message, QueryWarning, stacklevel=2)

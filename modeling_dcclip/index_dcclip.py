@@ -481,9 +481,26 @@ class Index:
             return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top)
 
     def newest(self, top: int = 20) -> list[Hit]:
-        """The newest photographs, newest first, each with score 0."""
+        """The newest photographs, newest first, each with score 0.
+
+        Args:
+            top: Maximum number of photographs, at least 1.
+
+        Warns:
+            QueryWarning: Files are left out that are gone, or that have changed since they were indexed.
+        """
         self.refresh()
-        return [_hit([file], 0.0) for file in self.catalog.files(top)]
+        number = top
+        while True:
+            files = self.catalog.files(number)
+            current = self.catalog.current(files)
+            if len(current) >= top or len(files) < number:
+                break
+            number *= 8
+        if len(current) < len(files):
+            cause = "gone or have changed since they were indexed. Run dcclip index"
+            warnings.warn(f"left out: files that are {cause}", QueryWarning, stacklevel=2)
+        return [_hit([file], 0.0) for file in current[:top]]
 
 
 def _hit(files: Sequence[File], score: float) -> Hit:

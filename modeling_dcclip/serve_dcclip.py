@@ -148,17 +148,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _search(self, parameters: dict[str, str]):
         index = self.server.index
-        notes: list[str] = []
         try:
-            if "similar" in parameters:
-                hits, has_scores = index.similar(_number(parameters["similar"]), TOP), True
-            elif text := parameters.get("q", "").strip():
-                with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
-                    warnings.simplefilter("always", QueryWarning)
+            with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
+                warnings.simplefilter("always", QueryWarning)
+                if "similar" in parameters:
+                    hits, has_scores = index.similar(_number(parameters["similar"]), TOP), True
+                elif text := parameters.get("q", "").strip():
                     hits, has_scores = index.search(text, top=TOP), True
-                notes = [str(each.message) for each in caught]
-            else:
-                hits, has_scores = index.newest(TOP), False
+                else:
+                    hits, has_scores = index.newest(TOP), False
             files = len(index)
         except ValueError as error:
             self._send_error(HTTPStatus.BAD_REQUEST, str(error))
@@ -167,6 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
             message = f"index: {str(index.folder)!r} cannot be read ({error}). Start dcclip serve again."
             self._send_error(HTTPStatus.SERVICE_UNAVAILABLE, message)
             return
+        notes = [str(each.message) for each in caught]
         answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
         self._send_json(HTTPStatus.OK, answer)
 

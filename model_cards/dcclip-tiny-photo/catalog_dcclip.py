@@ -228,6 +228,14 @@ class Catalog:
             return [_file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
         return [_file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
 
+    def current(self, files: Iterable[File]) -> list[File]:
+        """Those files that are there and have not changed since they were indexed.
+
+        A collection of `training/embed.py` has names instead of paths, and no folders. Its files are all taken.
+        """
+        folders = tuple(with_separator(os.fsencode(folder)) for folder in self.folders())
+        return [file for file in files if not file.state.path.startswith(folders) or file.state.is_current()]
+
     def rows_of_files(self, chosen: "Filter") -> np.ndarray:
         """Rows of the files that pass a filter, (N,) int64, each row once."""
         where, values = chosen.condition()

@@ -71,6 +71,23 @@ def test_without_a_query_the_newest_come_first(get, photos):
     assert first["name"] == "white.png" and first["score"] is None and first["date"].startswith("2096-10-")
 
 
+def test_the_start_page_leaves_out_what_is_gone_or_has_changed(get, photos, paint, monkeypatch):
+    monkeypatch.setattr(serve_dcclip, "TOP", 2)
+    for place, name in enumerate(["white.png", "red.jpg", "green.png", "a/blue.jpg"]):
+        os.utime(photos / name, (4e9 - place, 4e9 - place))
+    with Index.open(photos.parent / "index") as index:
+        index.add()
+    (photos / "white.png").unlink()
+    os.utime(photos / "red.jpg", (5e9, 5e9))
+    answer = search(get, "q=")
+    assert [hit["name"] for hit in answer["hits"]] == ["green.png", "blue.jpg"] and answer["files"] == 6
+    assert answer["notes"] == [
+        "left out: files that are gone or have changed since they were indexed. Run dcclip index"
+    ]
+    shutil.rmtree(photos)
+    assert search(get, "q=")["hits"] == []
+
+
 def test_notes_and_errors_are_shown(get):
     assert "Cyrillic" in search(get, "q=%D0%B7%D0%B0%D0%BA%D0%B0%D1%82%20red")["notes"][0]
     response, body = get("/search?similar=99")
