@@ -9,6 +9,7 @@ import os
 import re
 import sqlite3
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -202,6 +203,12 @@ class Catalog:
         """Whether a path is in the index."""
         return bool(self._execute(_ROW_OF_PATH, path))
 
+    def has_content(self, path: bytes, digest: bytes) -> bool:
+        """Whether a path is in the index with a content."""
+        return bool(
+            self._execute("SELECT 1 FROM files JOIN contents USING (row) WHERE path = ? AND digest = ?", path, digest)
+        )
+
     def folders(self) -> list[Path]:
         """The indexed folders, sorted."""
         return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM folders ORDER BY path")]
@@ -365,14 +372,14 @@ class Catalog:
         found = self._execute("SELECT width, matrix FROM maps WHERE weights = ?", weights)
         return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
 
-    def compare(self, files: Iterable[FileState]) -> tuple[int, int]:
+    def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
         """Record which files exist now, in temporary tables that `pending` and `remove_missing` read.
 
         Args:
             files: States of all files below the folders of a run, in the order in which they are to be indexed.
 
         Returns:
-            Number of files, and number of those that are new or changed.
+            Number of files, of those that the index has in this state, and of those that are new or changed.
         """
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
@@ -380,7 +387,9 @@ class Catalog:
             states = ((each.path, each.size, each.mtime_ns) for each in files)
             self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
             self._execute(_FIND_PENDING)
-        return self._execute("SELECT count(*) FROM seen")[0][0], self._execute("SELECT count(*) FROM pending")[0][0]
+        counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
+        found, unchanged, pending = (self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted)
+        return found, unchanged, pending
 
     def pending(self, size: int = 1000) -> Iterator[bytes]:
         """Paths of the files that are new or changed, in order, read in parts of a size."""
@@ -442,7 +451,7 @@ class Catalog:
             unreadable: Directories that could not be read; what is below them stays.
 
         Returns:
-            Number of files whose content is gone, and number of those whose content was seen elsewhere: moved files.
+            Number of files that were removed, and number of those that were moved: their content has a new path.
         """
         with self.writing():
             for path in unreadable:
@@ -456,7 +465,7 @@ class Catalog:
                 rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)]
                 self._execute(f"DELETE FROM failures WHERE {missing}", *limits)
             self._free(rows)
-            moved = sum(bool(self._execute("SELECT 1 FROM contents WHERE row = ?", row)) for row in rows)
+            moved = sum(min(number, self._execute(_COUNT_ENTERED, row)[0][0]) for row, number in Counter(rows).items())
         return len(rows) - moved, moved
 
     def count_below(self, folder: Path) -> int:
@@ -479,10 +488,11 @@ _COMPARISON = (
     "DROP TABLE IF EXISTS temp.seen",
     "DROP TABLE IF EXISTS temp.pending",
     "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns INTEGER)",
-    "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL)",
+    # row: that of the path before it is read again
+    "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, row INTEGER)",
 )
 _FIND_PENDING = """
-INSERT INTO pending SELECT position, path FROM seen
+INSERT INTO pending SELECT position, path, (SELECT row FROM files WHERE files.path = seen.path) FROM seen
 WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.path = seen.path
                   AND files.size = seen.size AND files.mtime_ns = seen.mtime_ns)
   AND NOT EXISTS (SELECT 1 FROM failures WHERE failures.path = seen.path
@@ -492,6 +502,9 @@ ORDER BY position
 _ENTER_FILE = """
 INSERT INTO files (path, size, mtime_ns, row) SELECT ?1, ?2, ?3, row FROM contents WHERE digest = ?4
 ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row
+"""
+_COUNT_ENTERED = """
+SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
 """
 _ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
 _BELOW = "path > ? AND path < ?"

@@ -8,7 +8,7 @@ one.
 import os
 import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -45,9 +45,11 @@ class Report:
 
     Args:
         found: Number of image files in the folders.
-        unchanged: Number of files that were not read, because size and time are those of the index.
+        unchanged: Number of files whose content the index has by their path. They are not read if size and time are
+            those of the index.
         embedded: Number of images that were embedded.
-        moved: Number of files whose path is gone and whose content is elsewhere.
+        copies: Number of new files whose content the index has by another path. They are not embedded.
+        moved: Number of files whose content has another path now. They are not embedded.
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
@@ -61,6 +63,7 @@ class Report:
     found: int = 0
     unchanged: int = 0
     embedded: int = 0
+    copies: int = 0
     moved: int = 0
     removed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -137,21 +140,21 @@ def update(
     if report.repaired:  # of any folder
         folders = _as_recorded(outermost([*folders, *filter(Path.is_dir, recorded)]), recorded)
     walk = Walk(folders, frozenset(map(os.fsencode, forgotten)), excluded)
-    report.found, pending = catalog.compare(walk)
-    report.unchanged = report.found - pending
+    report.found, report.unchanged, pending = catalog.compare(walk)
     empty = _without_images(catalog, folders, required)
     folders = [folder for folder in folders if folder not in empty]
     catalog.add_folders(folders)
     catalog.set_forgotten(forgotten)
     if exclude is not None:
         catalog.set_excluded(excluded)
-    if pending:
-        report.embedded = _embed_pending(catalog, store, runtime, pending, progress)
+    entered = _embed_pending(catalog, store, runtime, pending, progress) if pending else Counter()
     for alias in _aliases(folders, recorded):
         catalog.forget_folder(alias)
     # a link that led to a directory leads there again when its disk is mounted
     walk.unreadable += [path for path in walk.dangling if catalog.count_below(Path(os.fsdecode(path)))]
     report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
+    report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
+    report.unchanged += entered["unchanged"]
     report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty]))
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
     report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= walk.matched]
@@ -316,23 +319,24 @@ def count_extensions(others: Mapping[str, int]) -> str:
 
 def _embed_pending(
     catalog: Catalog, store: "VectorStore", runtime: "Runtime", pending: int, progress: Progress | None
-) -> int:
-    """Embed the pending files, and return the number of new contents."""
+) -> Counter[str]:
+    """Embed the pending files, and return the counts of `_commit`."""
     runtime.encode_images([])  # loads the tower before threads share it
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []
-    done, embedded, committed = 0, 0, time.monotonic()
+    entered: Counter[str] = Counter()
+    done, committed = 0, time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, about damaged files; they are listed as failures
         for outcome in _read_all(catalog.pending(), read):
             batch.append(outcome)
             done += 1
             if done == pending or len(batch) >= COMMIT_FILES or time.monotonic() - committed > COMMIT_S:
-                embedded += _commit(catalog, store, batch, read)
+                entered += _commit(catalog, store, batch, read)
                 batch, committed = [], time.monotonic()
             if progress is not None:
                 progress(done, pending)
-    return embedded
+    return entered
 
 
 def num_cores() -> int:
@@ -366,16 +370,22 @@ def _read(path: bytes, catalog: Catalog, runtime: "Runtime") -> Outcome:
     return Outcome(path, photo.state, photo.digest, photo.taken, vector)
 
 
-def _commit(catalog: Catalog, store: "VectorStore", batch: list[Outcome], read: Callable[[bytes], Outcome]) -> int:
+def _commit(
+    catalog: Catalog, store: "VectorStore", batch: list[Outcome], read: Callable[[bytes], Outcome]
+) -> Counter[str]:
     """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to.
 
     Returns:
-        Number of new contents.
+        Number of contents that are `embedded`, of files that are `unchanged` but for their time, and of other files
+        with a `known` content.
     """
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
         batch = [read(each.path) if each.needs_vector and not catalog.knows(each.digest) else each for each in batch]
-        return enter(catalog, store, batch)
+        files = [each for each in batch if each.state is not None]
+        unchanged = sum(catalog.has_content(each.path, each.digest) for each in files)
+        embedded = enter(catalog, store, batch)
+        return Counter(embedded=embedded, unchanged=unchanged, known=len(files) - embedded - unchanged)
 
 
 def enter(catalog: Catalog, store: "VectorStore", batch: Sequence[Outcome]) -> int:

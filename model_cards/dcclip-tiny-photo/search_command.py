@@ -124,6 +124,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
         print_json(vars(report) | {"files": files, "index": str(options.index)})
         return
     parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
+    parts += [f"{report.copies:,} {'copy' if report.copies == 1 else 'copies'} of others"] if report.copies else []
     parts += [f"{report.moved:,} moved"] if report.moved else []
     parts += [f"{report.removed:,} removed"] if report.removed else []
     parts += [f"{len(report.failures):,} unreadable"] if report.failures else []

@@ -178,6 +178,7 @@ def test_touched_moved_and_swapped_files_are_not_embedded_again(filled, photos, 
     (photos / "swap").rename(photos / "white.png")
     report = filled.add(photos)
     assert not embedded and (report.embedded, report.moved, report.removed) == (0, 1, 0)
+    assert (report.found, report.unchanged, report.copies) == (5, 2, 2)  # two have changed their names
     after = content(filled)
     assert after[str(photos / "a" / "moved.png")] == before[str(photos / "green.png")]
     assert after[str(photos / "white.png")] == before[str(photos / "a" / "blue.jpg")]
@@ -187,11 +188,13 @@ def test_touched_moved_and_swapped_files_are_not_embedded_again(filled, photos, 
 def test_copies_are_one_result(filled, photos):
     shutil.copy(photos / "red.jpg", photos / "a" / "copy.jpg")
     report = filled.add(photos)
-    assert report.embedded == 0 and len(filled) == 6
+    assert (report.embedded, report.unchanged, report.copies) == (0, 5, 1) and len(filled) == 6
     hits = filled.search("red")
     assert len(hits) == 5 and [Path(path).name for path in (hits[0].path, *hits[0].copies)] == ["copy.jpg", "red.jpg"]
     (photos / "a" / "copy.jpg").unlink()
-    assert filled.add(photos).removed == 0 and filled.search("red")[0].copies == ()
+    os.utime(photos / "red.jpg", (1, 1))
+    report = filled.add(photos)  # a copy that is deleted has not moved
+    assert (report.removed, report.moved, report.copies) == (1, 0, 0) and filled.search("red")[0].copies == ()
 
 
 def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
@@ -288,7 +291,7 @@ def test_broken_files_are_counted_listed_and_not_read_again(index, photos, monke
     with monkeypatch.context() as patch:
         patch.setattr(indexing_dcclip, "read_photo", None)
         again = index.add(photos)
-    assert again.failures == report.failures and again.unchanged == 6
+    assert again.failures == report.failures and again.unchanged == 5
     paint(photos / "broken.jpg", "red", width=50)
     assert not index.add(photos).failures and len(index) == 6
 

@@ -64,8 +64,12 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     (photos / "red.jpg").rename(photos / "moved.jpg")
     (photos / "white.png").unlink()
     paint(photos / "new.jpg", "blue", width=40)
+    shutil.copy(photos / "green.png", photos / "copy.png")
+    os.utime(photos / "green.png", (1e9, 1e9))
     found = run("index")  # the index knows model and folders
-    assert found.startswith("5 files in the index: 1 image embedded, 3 unchanged, 1 moved, 1 removed (")
+    assert found.startswith(
+        "6 files in the index: 1 image embedded, 3 unchanged, 1 copy of others, 1 moved, 1 removed ("
+    )
     assert found.endswith(" s)\nraw photographs are not indexed: 1 (.cr2)\n")
 
 
