@@ -68,6 +68,7 @@ class Walk:
         excluded: Patterns of files and directories that are left out, by the folder that they are in.
         unreadable: Absolute paths of directories that could not be read, filled by the walk.
         dangling: Absolute paths of symbolic links that lead nowhere, filled by the walk.
+        mounts: Absolute paths of directories at which a disk is mounted, filled by the walk.
         others: Number of files that are not indexed, by their extension in lower case, filled by the walk.
         matched: Patterns of `excluded` that left something out, filled by the walk.
     """
@@ -77,6 +78,7 @@ class Walk:
     excluded: Mapping[Path, Sequence[str]] = field(default_factory=dict)
     unreadable: list[bytes] = field(default_factory=list)
     dangling: list[bytes] = field(default_factory=list)
+    mounts: list[bytes] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
     matched: set[str] = field(default_factory=set)
 
@@ -98,6 +100,8 @@ class Walk:
             except OSError:
                 self.unreadable.append(path)
                 continue
+            if is_mount(path):
+                self.mounts.append(path)
             below = []
             for entry in inside:
                 if is_hidden(entry.name):
@@ -151,6 +155,11 @@ class Walk:
             status = os.stat(folder)
             found.discard((status.st_dev, status.st_ino))
         return found
+
+
+def is_mount(path: bytes) -> bool:
+    """Whether a disk is mounted at a directory, or at the one that a link leads to."""
+    return os.path.ismount(os.path.realpath(path))
 
 
 def search_text(path: bytes) -> str:

@@ -20,11 +20,11 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import Catalog
-    from .files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text
+    from .files_dcclip import RAW_EXTENSIONS, FileState, Walk, is_mount, search_text
     from .photos_dcclip import UnreadablePhotoError, read_photo
 else:  # in a model folder
     from catalog_dcclip import Catalog  # type: ignore[no-redef]
-    from files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text  # type: ignore[no-redef]
+    from files_dcclip import RAW_EXTENSIONS, FileState, Walk, is_mount, search_text  # type: ignore[no-redef]
     from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Report:
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
-        missing: Folders of the index that do not exist or have no images now; what the index has of them stays.
+        missing: Folders of the index that do not exist or have no images now, and directories below at which a disk
+            was mounted that is not there now. What the index has of them stays.
         repaired: Number of files whose vectors were lost with a damaged file of the index. They are embedded again.
         raw: Number of raw photographs, which are not indexed, by their extension.
         unmatched: Patterns of what stays out, named for this run, that matched nothing.
@@ -143,24 +144,37 @@ def update(
     report.found, report.unchanged, pending = catalog.compare(walk)
     empty = _without_images(catalog, folders, required)
     folders = [folder for folder in folders if folder not in empty]
+    unmounted = _unmounted(catalog, folders, walk.mounts)
     catalog.add_folders(folders)
     catalog.set_forgotten(forgotten)
     if exclude is not None:
         catalog.set_excluded(excluded)
-    entered = _embed_pending(catalog, store, runtime, pending, progress) if pending else Counter()
-    for alias in _aliases(folders, recorded):
-        catalog.forget_folder(alias)
+    entered = _embed_pending(catalog, store, runtime, pending, progress)
+    _forget_aliases(catalog, folders, recorded)
     # a link that led to a directory leads there again when its disk is mounted
     walk.unreadable += [path for path in walk.dangling if catalog.count_below(Path(os.fsdecode(path)))]
-    report.removed, report.moved = catalog.remove_missing(folders, walk.unreadable)
+    report.removed, report.moved = catalog.remove_missing(folders, [*walk.unreadable, *map(os.fsencode, unmounted)])
     report.embedded, report.copies = entered["embedded"], entered["known"] - report.moved
     report.unchanged += entered["unchanged"]
-    report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty]))
+    report.failures, report.missing = catalog.failures(), sorted(map(str, [*missing, *empty, *unmounted]))
     report.unreadable = [os.fsdecode(path) for path in walk.unreadable]
     report.unmatched = [text for text in exclude or () if not {*patterns_of([text])} <= walk.matched]
     report.raw = {extension: number for extension, number in walk.others.items() if extension in RAW_EXTENSIONS}
     report.seconds = time.monotonic() - began
     return report
+
+
+def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> list[Path]:
+    """Directories below the folders at which a disk was mounted that is not there now, and files are missing.
+
+    They are recorded for the next run, with the directories at which a disk is mounted now.
+    """
+    recorded = catalog.mounts()
+    inside = [path for path in recorded if {path, *path.parents} & {*folders}]
+    unmounted = [path for path in inside if not is_mount(os.fsencode(path)) and catalog.count_missing(path)]
+    outside = {*recorded} - {*inside}
+    catalog.set_mounts({*outside, *unmounted, *(Path(os.fsdecode(path)) for path in mounts)})
+    return unmounted
 
 
 def _drop_lost(catalog: Catalog, store: "VectorStore", folders: list[Path]) -> int:
@@ -208,16 +222,13 @@ def _as_recorded(folders: list[Path], recorded: list[Path]) -> list[Path]:
     return sorted(folder if folder in recorded else known.get(folder.resolve(), folder) for folder in folders)
 
 
-def _aliases(folders: list[Path], recorded: list[Path]) -> list[Path]:
-    """Recorded folders whose photographs the index has under the paths of other folders now."""
+def _forget_aliases(catalog: Catalog, folders: list[Path], recorded: list[Path]):
+    """Remove the recorded folders whose photographs the index has under the paths of other folders now."""
     covered = {folder.resolve() for folder in folders}
-    return [
-        folder
-        for folder in recorded
-        if folder.is_dir()
-        and covered & {folder.resolve(), *folder.resolve().parents}
-        and not {folder, *folder.parents} & set(folders)
-    ]
+    for folder in recorded:
+        is_covered = folder.is_dir() and covered & {folder.resolve(), *folder.resolve().parents}
+        if is_covered and not {folder, *folder.parents} & {*folders}:
+            catalog.forget_folder(folder)
 
 
 def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
@@ -321,6 +332,8 @@ def _embed_pending(
     catalog: Catalog, store: "VectorStore", runtime: "Runtime", pending: int, progress: Progress | None
 ) -> Counter[str]:
     """Embed the pending files, and return the counts of `_commit`."""
+    if not pending:
+        return Counter()
     runtime.encode_images([])  # loads the tower before threads share it
     read = partial(_read, catalog=catalog, runtime=runtime)
     batch: list[Outcome] = []

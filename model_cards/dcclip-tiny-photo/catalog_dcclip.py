@@ -286,19 +286,34 @@ class Catalog:
 
     def forgotten(self) -> list[Path]:
         """Folders inside indexed ones that stay out of the index, sorted."""
-        if not self._has_table("forgotten"):
-            return []
-        return [Path(os.fsdecode(path)) for (path,) in self._execute("SELECT path FROM forgotten ORDER BY path")]
+        return self._paths("forgotten")
 
     def set_forgotten(self, folders: Iterable[Path]):
         """Replace the folders inside indexed ones that stay out of the index."""
-        folders = sorted(folders)
-        if folders == self.forgotten():
+        self._set_paths("forgotten", folders)
+
+    def mounts(self) -> list[Path]:
+        """Directories at which a disk was mounted when they were walked, sorted."""
+        return self._paths("mounts")
+
+    def set_mounts(self, directories: Iterable[Path]):
+        """Replace the directories at which a disk is mounted."""
+        self._set_paths("mounts", directories)
+
+    def _paths(self, table: str) -> list[Path]:
+        """Paths of a table that an index may lack, sorted."""
+        if not self._has_table(table):
+            return []
+        return [Path(os.fsdecode(path)) for (path,) in self._execute(f"SELECT path FROM {table} ORDER BY path")]
+
+    def _set_paths(self, table: str, paths: Iterable[Path]):
+        paths = sorted(paths)
+        if paths == self._paths(table):
             return
         with self.writing():
-            self._execute("CREATE TABLE IF NOT EXISTS forgotten (path BLOB PRIMARY KEY) WITHOUT ROWID")
-            self._execute("DELETE FROM forgotten")
-            self._many("INSERT INTO forgotten VALUES (?)", [(os.fsencode(folder),) for folder in folders])
+            self._execute(f"CREATE TABLE IF NOT EXISTS {table} (path BLOB PRIMARY KEY) WITHOUT ROWID")
+            self._execute(f"DELETE FROM {table}")
+            self._many(f"INSERT INTO {table} VALUES (?)", [(os.fsencode(path),) for path in paths])
 
     def _has_table(self, name: str) -> bool:
         return bool(self._execute("SELECT 1 FROM sqlite_master WHERE name = ?", name))
@@ -461,9 +476,8 @@ class Catalog:
             rows: list[int] = []
             for folder in folders:
                 limits = _range(os.fsencode(folder))
-                missing = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
-                rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {missing} RETURNING row", *limits)]
-                self._execute(f"DELETE FROM failures WHERE {missing}", *limits)
+                rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {_MISSING} RETURNING row", *limits)]
+                self._execute(f"DELETE FROM failures WHERE {_MISSING}", *limits)
             self._free(rows)
             moved = sum(min(number, self._execute(_COUNT_ENTERED, row)[0][0]) for row, number in Counter(rows).items())
         return len(rows) - moved, moved
@@ -475,6 +489,10 @@ class Catalog:
     def count_seen(self, folder: Path) -> int:
         """Number of files below a folder that the last `compare` saw."""
         return self._execute(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+
+    def count_missing(self, folder: Path) -> int:
+        """Number of files below a folder that the last `compare` did not see."""
+        return self._execute(f"SELECT count(*) FROM files WHERE {_MISSING}", *_range(os.fsencode(folder)))[0][0]
 
     def _free(self, rows: Iterable[int]):
         """Free those of the rows that no file refers to now."""
@@ -508,6 +526,7 @@ SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pen
 """
 _ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
 _BELOW = "path > ? AND path < ?"
+_MISSING = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
 
 
 def _range(folder: bytes) -> tuple[bytes, bytes]:

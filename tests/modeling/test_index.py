@@ -348,6 +348,31 @@ def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path,
     assert index.add().removed == 1 and len(index) == 4
 
 
+def test_what_is_on_a_disk_that_is_not_mounted_stays(index, photos, tmp_path, color_model, monkeypatch):
+    """The directory of a mount point is empty then, or gone."""
+    disk = photos / "a"
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path in (os.fsencode(disk), b"/"))
+        assert not index.add(photos).missing
+        shutil.copytree(disk, tmp_path / "disk")
+        (photos / "red.jpg").unlink()
+        (disk / "blue.jpg").unlink()
+        assert index.add().removed == 2
+    shutil.rmtree(disk)
+    (photos / "white.png").unlink()
+    for _ in range(2):
+        report = index.add()
+        assert report.missing == [str(disk)] and not report.unreadable and len(index) == 2
+        disk.mkdir(exist_ok=True)
+    with pytest.raises(ValueError, match="cannot be read now, and the index has 1 images"):
+        upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
+    shutil.copytree(tmp_path / "disk", disk, dirs_exist_ok=True)  # the photographs are on another disk now
+    assert not index.add().missing and len(index) == 3
+    shutil.rmtree(disk / "b")
+    report = index.add()
+    assert report.removed == 1 and not report.missing
+
+
 def test_a_folder_that_cannot_be_read_is_not_said_to_be_empty(index, photos, monkeypatch):
     def scandir(path):
         raise PermissionError(13, "Permission denied")
