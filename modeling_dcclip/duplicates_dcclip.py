@@ -9,11 +9,11 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import File
-    from .files_dcclip import distinct_files
+    from .files_dcclip import distinct_files, has_other_names
     from .query_dcclip import QueryWarning
 else:  # in a model folder
     from catalog_dcclip import File  # type: ignore[no-redef]
-    from files_dcclip import distinct_files  # type: ignore[no-redef]
+    from files_dcclip import distinct_files, has_other_names  # type: ignore[no-redef]
     from query_dcclip import QueryWarning  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def find_duplicates(index: "Index", threshold: float, progress: "Progress | None
         ValueError: The threshold is out of range.
 
     Warns:
-        QueryWarning: Files are left out.
+        QueryWarning: Files are left out, or files of the groups have several hard links.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
@@ -80,7 +80,11 @@ def find_duplicates(index: "Index", threshold: float, progress: "Progress | None
         group = [Duplicate(file.path, score) for row, score in rows for file in files[row]]
         if len(group) > 1:
             groups.append([group[position] for position in distinct_files([each.path for each in group])])
-    return [group for group in groups if len(group) > 1]
+    groups = [group for group in groups if len(group) > 1]
+    if linked := sum(has_other_names(each.path) for group in groups for each in group):
+        message = f"several hard links lead to {linked:,} of these files: deleting one of the links frees no space"
+        warnings.warn(message, QueryWarning, stacklevel=2)
+    return groups
 
 
 def _group(

@@ -238,6 +238,19 @@ def test_duplicates_that_are_not_compared_get_a_note(indexed, capsys):
     ]
 
 
+def test_duplicates_with_several_hard_links_get_a_note(indexed, capsys):
+    shutil.copy(indexed / "red.jpg", indexed / "copy.jpg")
+    for number in range(2):
+        os.link(indexed / "red.jpg", indexed / f"link {number}.jpg")
+        command.main(["index"])
+        capsys.readouterr()
+        command.main(["duplicates"])
+        printed = capsys.readouterr()
+        assert printed.out.count("\n") == 2 and "copy.jpg" in printed.out
+        note = "several hard links lead to 1 of these files: deleting one of the links frees no space"
+        assert printed.err == f"dcclip: note: {note}\n"
+
+
 def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_path, paint):
     for name in ("broken.jpg", "half.png"):
         (photos / name).write_bytes(b"no")
