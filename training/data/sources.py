@@ -30,7 +30,13 @@ logger = logging.getLogger(__name__)
 # it prints the schemas of a file that cannot be read, and raises an error that says the same
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
 
-TABLES = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json"}  # loaders of `datasets` by suffix
+LABELS = ", keep_default_na=False, na_values=['']"  # pandas takes labels such as `none` and `n/a` for missing cells
+TABLES = {  # loaders of `datasets` by suffix, and their arguments after the path
+    ".csv": ("csv", LABELS),
+    ".tsv": ("csv", f"{LABELS}, sep='\\t'"),
+    ".jsonl": ("json", ""),
+    ".ndjson": ("json", ""),
+}
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -169,11 +175,12 @@ def _load(
 def _refuse_table(source: str | list[str], field: str):
     """Refuse a table of paths, which `datasets` would look up on the Hub."""
     name = source if isinstance(source, str) else next(iter(source), "")
-    if (loader := TABLES.get(Path(name).suffix.lower())) and Path(name).expanduser().is_file():
+    if (table := TABLES.get(Path(name).suffix.lower())) and Path(name).expanduser().is_file():
+        loader, arguments = table
         raise ValueError(
             f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet, in the folder "
-            f"that its paths start from: datasets.Dataset.from_{loader}({name!r}).map(lambda row: {{'image': "
-            "open(row[COLUMN_OF_PATHS], 'rb').read()}).to_parquet('rows.parquet')."
+            f"that its paths start from: datasets.Dataset.from_{loader}({name!r}{arguments}).map(lambda row: "
+            "{'image': open(row[COLUMN_OF_PATHS], 'rb').read()}).to_parquet('rows.parquet')."
         )
 
 

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -45,13 +46,17 @@ def test_missing_source_raises_an_error_with_its_name(source):
     assert source in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["titles.csv", "titles.jsonl"])
+@pytest.mark.parametrize("name", ["titles.csv", "titles.tsv", "titles.jsonl"])
 def test_a_table_is_refused_with_its_conversion(tmp_path, name, images, monkeypatch):
     """The command of the message makes a file that is read."""
     monkeypatch.chdir(tmp_path)
     images[0].save("0.png")
-    text = "image,en\n0.png,a\n" if name == "titles.csv" else '{"image": "0.png", "en": "a"}\n'
-    Path(name).write_text(text, encoding="utf-8")
+    labels = ["none", "null", "n/a", None]
+    lines = [json.dumps({"image": "0.png", "en": label}) for label in labels]
+    if not name.endswith(".jsonl"):
+        cells = [("image", "en"), *(("0.png", label or "") for label in labels)]
+        lines = [("," if name.endswith(".csv") else "\t").join(line) for line in cells]
+    Path(name).write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(
         ValueError, match=r"data: 'titles.* is a table, which only training/finetune\.py reads"
     ) as error:
@@ -59,7 +64,7 @@ def test_a_table_is_refused_with_its_conversion(tmp_path, name, images, monkeypa
     eval(re.search(r"datasets\..*\)", str(error.value)).group(), {"datasets": datasets, "COLUMN_OF_PATHS": "image"})
     Path("0.png").unlink()
     rows = load_source("rows.parquet")
-    assert open_image(image_cell(rows[0]["image"])).size == images[0].size and rows["en"] == ["a"]
+    assert open_image(image_cell(rows[0]["image"])).size == images[0].size and rows["en"][:] == labels
 
 
 def test_files_with_different_columns_are_named(tmp_path, capfd):
