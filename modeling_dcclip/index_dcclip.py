@@ -399,7 +399,7 @@ class Index:
 
         Warns:
             QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has
-                characters or words that are not in its vocabulary.
+                characters or words that are not in its vocabulary. Files of the results are gone or have changed.
         """
         chosen = Filter(after, before, path)
         self.refresh()
@@ -421,6 +421,9 @@ class Index:
 
         Returns:
             The photographs, most similar first.
+
+        Warns:
+            QueryWarning: Files of the results are gone, or have changed since they were indexed.
         """
         if top < 1:
             raise ValueError(f"top: got {top}, expected at least 1.")
@@ -430,8 +433,12 @@ class Index:
             count = self.catalog.num_rows
             rows, scores = self._nearest(query, count, top, self._allowed(count, chosen))
             files = self.catalog.files_of_rows(rows, chosen)
+        found = [_distinct(files[int(row)]) for row in rows]
+        if outdated := len(found) - len(self.catalog.current(first for first, *_ in found)):
+            message = f"gone or changed since they were indexed: {outdated:,} of these files. Run dcclip index"
+            warnings.warn(message, QueryWarning, stacklevel=3)
         scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
-        return [_hit(files[int(row)], float(score)) for row, score in zip(rows, scores, strict=True)]
+        return [_hit(each, float(score)) for each, score in zip(found, scores, strict=True)]
 
     def _nearest(self, query: np.ndarray, count: int, top: int, allowed: np.ndarray | None) -> tuple[np.ndarray, ...]:
         """Rows and scores of a scan, or of the graph if there is one."""
@@ -503,9 +510,14 @@ class Index:
         return [_hit([file], 0.0) for file in current[:top]]
 
 
+def _distinct(files: Sequence[File]) -> Sequence[File]:
+    """The files of one content without links to them, and without those that are gone if another one is there."""
+    if len(files) == 1:
+        return files
+    return [files[position] for position in distinct_files([file.path for file in files])]
+
+
 def _hit(files: Sequence[File], score: float) -> Hit:
-    if len(files) > 1:
-        files = [files[position] for position in distinct_files([file.path for file in files])]
     first, *others = files
     return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id, first.state.version)
 

@@ -132,6 +132,17 @@ def test_notes_about_a_query_go_to_stderr(indexed, capsys):
     assert printed.err == ("dcclip: note: 'закат red' has letters in Cyrillic; the model was trained on zh, en\n")
 
 
+def test_results_that_are_gone_get_a_note(indexed, capsys):
+    (indexed / "red.jpg").unlink()
+    os.utime(indexed / "green.png", (1, 1))
+    command.main(["search", "red"])
+    printed = capsys.readouterr()
+    assert printed.out.count("\n") == 5  # perhaps a disk is not mounted
+    assert printed.err == (
+        "dcclip: note: gone or changed since they were indexed: 2 of these files. Run dcclip index\n"
+    )
+
+
 def test_nothing_found_is_said_on_stderr(indexed, place, capsys):
     for arguments, note in {
         (
