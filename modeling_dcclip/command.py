@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_duplicates(commands)
     _add_status(commands)
     label = _add_command(commands, "label", run_label, "Rank labels for an image.")
-    label.add_argument("image", metavar="IMAGE", type=Path, help="Image file.")
+    label.add_argument("image", metavar="IMAGE", type=_path, help="Image file.")
     label.add_argument(
         "labels",
         metavar="LABEL",
@@ -83,11 +83,18 @@ def _add_command(
     return command
 
 
+def _path(name: str) -> Path:
+    """A path of the command line. An empty one, such as of a variable that is not set, would be the current folder."""
+    if not name:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return Path(name)
+
+
 def _add_model(command: argparse.ArgumentParser, default: str):
     command.add_argument(
         "--model",
         metavar="FOLDER",
-        type=Path,
+        type=_path,
         help=f"Folder of an exported model, with onnx/. Default: {default}.",
     )
 
@@ -107,7 +114,7 @@ def _add_index_options(command: argparse.ArgumentParser):
     command.add_argument(
         "--index",
         metavar="DIR",
-        type=Path,
+        type=_path,
         default=default_index(),
         help="Folder of the index. Default: the variable DCCLIP_INDEX, else ~/.local/share/dcclip/index.",
     )
@@ -124,7 +131,7 @@ def _add_index(commands: Any):
         "folders",
         metavar="FOLDER",
         nargs="*",
-        type=Path,
+        type=_path,
         help="Folders of photographs, with everything below. Default: the folders that the index has.",
     )
     _add_index_options(index)
@@ -151,7 +158,7 @@ def _add_index(commands: Any):
     index.add_argument(
         "--upgrade",
         metavar="MODEL",
-        type=Path,
+        type=_path,
         help="Embed all photographs again with another exported model. Searches use the old vectors until the new "
         "ones are complete. With --dtype, in another type, and with --truncate_dim, in other dimensions.",
     )
@@ -166,7 +173,7 @@ def _add_index(commands: Any):
     index.add_argument(
         "--forget",
         metavar="FOLDER",
-        type=Path,
+        type=_path,
         help="Remove a folder of photographs from the index instead. No photograph is touched.",
     )
     index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
@@ -200,7 +207,7 @@ def _add_search(commands: Any):
         metavar="FILE",
         action="append",
         default=[],
-        type=Path,
+        type=_path,
         help="Example image, added to the query. May be repeated.",
     )
     search.add_argument(
@@ -323,6 +330,8 @@ def run_label(options: argparse.Namespace) -> None:
     for label in map(Path, options.labels):  # such as those of a pattern that the shell expands
         if label.suffix.lower() in EXTENSIONS and label.is_file():
             raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
+    if not all(map(str.strip, options.labels)):
+        raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
     runtime = open_runtime(options.model or default_model())
     scores = runtime.zero_shot(options.image, options.labels, options.template)
     for label in options.labels:

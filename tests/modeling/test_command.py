@@ -104,6 +104,7 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     )
     assert "dcclip: model: " in error_of(capsys, "label", str(image), "fox", "--model", str(tmp_path))
     assert "dcclip: template: " in error_of(capsys, "label", str(image), "fox", *model, "--template", "a photo")
+    assert "dcclip: label: one is empty" in error_of(capsys, "label", str(image), "fox", " ", *model)
     assert "dcclip: texts: " in error_of(capsys, "label", str(image), "红苹果" * 30, *model)
     (tmp_path / "broken.png").write_bytes(b"not an image")
     message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
@@ -127,6 +128,11 @@ def test_a_missing_plug_in_is_named(capsys, exported, tmp_path, monkeypatch):
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
     message = error_of(capsys, "label", str(tmp_path / "a.heic"), "fox", "--model", str(exported))
     assert "does not decode (HEIC needs a plug-in: pip install pillow-heif)" in message
+
+
+@pytest.mark.parametrize("arguments", [["index", ""], ["index", "--forget", ""], ["label", "", "fox"]])
+def test_an_empty_name_is_not_the_current_folder(capsys, arguments):
+    assert error_of(capsys, *arguments).endswith(": the name is empty\n")
 
 
 def test_usage_errors_name_the_option(capsys):
