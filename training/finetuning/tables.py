@@ -17,7 +17,8 @@ SEPARATORS = ",;\t|"
 PROBED_ROWS = 20  # from which the separator is found
 MAX_DAMAGED_SHARE = 0.1  # of the characters beyond ASCII, in a text that is meant to be UTF-8
 ENCODINGS = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16", "gb18030": "GB 18030", "cp1252": "Windows-1252"}
-MISSING = frozenset({"null", "nan", "none", "n/a", "#n/a"})  # as databases and pandas write a missing cell
+# as databases, pandas, Python and Excel write a missing cell; in lower case, `none` and `n/a` are names of classes
+MISSING = frozenset({"NULL", "nan", "NaN", "None", "N/A", "#N/A"})
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
 
 
@@ -157,7 +158,7 @@ def _fit(line: list[str], width: int, separator: str) -> list[str | None]:
 
 
 def _is_missing(cell: str) -> bool:
-    return not cell or cell.strip().lower() in MISSING
+    return not cell or cell.strip() in MISSING
 
 
 def _is_image_name(cell: str) -> bool:

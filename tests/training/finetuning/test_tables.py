@@ -81,10 +81,10 @@ def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
 
 
 def test_missing_values_are_no_captions(tmp_path):
-    cells = ["红苹果", "NULL", "nan", "None", "N/A", "Nancy"]
+    cells = ["红苹果", "NULL", "nan", "None", "N/A", "", "Nancy", "none", "null", "n/a"]  # the last ones are classes
     text = "\n".join(["file,title", *(f"{number}.jpg,{cell}" for number, cell in enumerate(cells))])
     table = read_table(write(tmp_path / "a.csv", text, "utf-8"))
-    assert table.columns["title"] == ["红苹果", None, None, None, None, "Nancy"]
+    assert table.columns["title"] == ["红苹果", *[None] * 5, "Nancy", "none", "null", "n/a"]
     lines = ['{"file": "1.jpg", "en": ["A frog.", null], "zh": NaN}', '{"file": "2.jpg", "en": null, "zh": "青蛙"}']
     columns = read_table(write(tmp_path / "a.jsonl", "\n".join(lines), "utf-8")).columns
     assert columns["en"] == [["A frog."], []] and columns["zh"] == [None, "青蛙"]
