@@ -11,6 +11,19 @@ if TYPE_CHECKING:
     from .runtime_dcclip import Runtime
 
 WEIGHTS = "model*.safetensors"
+# fields of preprocessor_config.json that change pixels
+PREPROCESSING = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
 
 
 @dataclass(frozen=True)
@@ -63,6 +76,18 @@ class Space:
         """
         rotations = self.rotations(other)
         return self.dimension == other.dimension and rotations is not None and rotations[0] == rotations[1]
+
+    def change(self, other: "Space") -> str | None:
+        """What gives an image another embedding than in the other space; None if its embedding is the same."""
+        if self.weights != other.weights:
+            return f"weights {self.weights} instead of {other.weights}"
+        if self.dimension != other.dimension:
+            return f"{self.dimension} dimensions instead of {other.dimension}"
+        for field in PREPROCESSING:
+            found, expected = self.preprocessing.get(field), other.preprocessing.get(field)
+            if found != expected:
+                return f"{field} {found} instead of {expected} in preprocessor_config.json"
+        return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
         """Digests of the rotations from a common space to this one and to the other; None for a rotation that does

@@ -81,8 +81,7 @@ def upgrade_index(
     with index.writing():
         index.refresh()
         dtype = dtype or index.manifest["dtype"]
-        before = index.space.weights, index.space.dimension, index.manifest["dtype"]
-        if (space.weights, space.dimension, dtype) == before:
+        if space.change(index.space) is None and dtype == index.manifest["dtype"]:
             raise ValueError(
                 f"model: the index {str(index.folder)!r} has this model already, in {dtype} and {space.dimension} "
                 "dimensions."
@@ -131,7 +130,7 @@ def _pending(index: "Index", runtime: "Runtime", space: Space, dtype: str) -> di
         earlier = read_manifest(index.folder, UPGRADE)
         found = Space(**earlier["space"])
         number = int(earlier["data"].removeprefix("data-"))
-        if (found.weights, found.dimension, earlier["dtype"]) != (space.weights, space.dimension, dtype):
+        if found.change(space) or earlier["dtype"] != dtype:
             number += 1
     manifest = make_manifest(runtime, space, dtype, number, index.engine)
     write_manifest(index.folder, manifest, UPGRADE)

@@ -277,10 +277,10 @@ class Index:
         if exclude is not None and not folders:
             raise ValueError("exclude: got no folder. Name the folders that the patterns are for.")
         runtime = self.runtime
-        if (weights := Space.of(runtime).weights) != self.space.weights:
+        if change := Space.of(runtime).change(self.space):
             raise ValueError(
-                f"model: the index was written with the weights {self.space.weights}, this model has {weights}. Only "
-                "the model of the index may add to it. Pass that model, embed all photographs again with this one "
+                f"model: this is not the model that wrote the index: it has {change}. Only that model may add to it. "
+                "Pass that model, embed all photographs again with this one "
                 f"(dcclip index --upgrade {runtime.folder}), or index into another folder with --index."
             )
         check_engine(self.engine)

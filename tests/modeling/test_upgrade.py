@@ -1,6 +1,7 @@
 """An index that is embedded again with another model: searchable throughout, resumable, and never half changed."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(index, co
     assert upgrade_index(index, student, truncate_dim=11).embedded == 5
     with pytest.raises(ValueError, match="has this model already, in int8 and 11 dimensions"):
         upgrade_index(index, student, truncate_dim=11)
+
+
+def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(index, color_model, tmp_path):
+    changed = Path(shutil.copytree(color_model, tmp_path / "changed"))
+    path = changed / "preprocessor_config.json"
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(fields | {"image_mean": [0.25, 0.5, 0.5]}), encoding="utf-8")
+    with Index.open(index.folder, changed) as other, pytest.raises(ValueError, match=r"has image_mean \[0.25, 0.5"):
+        other.add()
+    assert upgrade_index(index, changed).embedded == 5
+    with pytest.raises(ValueError, match="has this model already"):
+        upgrade_index(index, changed)
 
 
 def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
