@@ -52,8 +52,7 @@ def export(options: ExportOptions) -> list[Verdict]:
             for step in run.steps():
                 progress.set_postfix_str(step)
                 progress.update()
-        write_output(run.files, Path(options.folder), output_dir)
-    return run.files.verdicts
+        return write_output(run.files, Path(options.folder), output_dir)
 
 
 @contextmanager

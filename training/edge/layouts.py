@@ -16,7 +16,7 @@ from training.edge.export import open_model, open_output
 from training.edge.gate_data import GateData
 from training.edge.graphs import trace
 from training.edge.options import ExportOptions
-from training.edge.output import copy_model
+from training.edge.output import STAYS, copy_model
 from training.edge.ranking import TOP, class_image_pairs, recall, same_top
 from training.edge.towers import TOWERS
 from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -101,23 +101,41 @@ def export_layout(options: ExportOptions) -> LayoutVerdict:
         graphs = {tower: scratch / f"{tower}_model.onnx" for tower in TOWERS} if layout.graphs else {}
         for tower, path in graphs.items():
             trace(student, tower, path)
-        shutil.rmtree(target, ignore_errors=True)  # an earlier export may be of other weights
+        weights = weights_fingerprint(student)
+        earlier, aside = _results_of(output_dir, weights), scratch / "earlier"
+        if _is_accepted(earlier, layout, weights) and target.exists():
+            target.replace(aside)
+        shutil.rmtree(target, ignore_errors=True)  # of other weights
         try:
             # in its final place, which some layouts contain as a path
             layout.write(folder, graphs, target)
             verdict = _compare(layout, target, model, data)
         except BaseException:
-            shutil.rmtree(target, ignore_errors=True)
+            _restore(aside, target)
             raise
+        if stays := not verdict.kept and aside.exists():
+            verdict = replace(verdict, reasons=[*verdict.reasons, STAYS])
         if not verdict.kept:
-            shutil.rmtree(target)
-        weights = weights_fingerprint(student)
-        earlier = _results_of(output_dir, weights)
+            _restore(aside, target)
         copy_model(folder, output_dir, scratch)
         if earlier is not None:  # the copy has replaced them by the results of the model's own folder
             earlier.write(output_dir)
-        _record(verdict, layout, weights, data.source, output_dir)
+        if not stays:
+            _record(verdict, layout, weights, data.source, output_dir)
     return verdict
+
+
+def _is_accepted(earlier: Results | None, layout: Layout, weights: str) -> bool:
+    """Whether an earlier export of these weights to this layout was accepted."""
+    entry = earlier.meta.get("layouts", {}).get(layout.name) if earlier is not None else None
+    return entry is not None and entry["kept"] and entry["weights"] == weights
+
+
+def _restore(aside: Path, target: Path):
+    """Remove a folder that is incomplete or refused, and put back the accepted one that was set aside, if any."""
+    shutil.rmtree(target, ignore_errors=True)
+    if aside.exists():
+        aside.replace(target)
 
 
 def _results_of(output_dir: Path, weights: str) -> Results | None:

@@ -4,7 +4,7 @@ import importlib.metadata
 import itertools
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
 EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "data", "tuned", "__pycache__", ".*")
+STAYS = "The earlier export, which passed, stays."
 
 
 @dataclass
@@ -45,24 +46,54 @@ class ExportedFiles:
     rows: list[Row] = field(default_factory=list)
 
 
-def write_output(files: ExportedFiles, folder: Path, output_dir: Path):
+def write_output(files: ExportedFiles, folder: Path, output_dir: Path) -> list[Verdict]:
     """Move the files that passed to the output folder, then write results and card. Each file is replaced atomically.
+
+    A refused file does not replace one that an earlier export of the same weights accepted, which stays with its
+    verdict: the refusal may come from a busy machine or from other data.
 
     Args:
         files: The files of the export.
         folder: Folder of the exported model; its files are copied if `output_dir` is another folder.
         output_dir: The output folder.
+
+    Returns:
+        The verdicts; those on refused files say if an earlier file stays.
     """
     earlier = _earlier_results(output_dir, files.weights)
+    staying = _staying(files.verdicts, earlier, output_dir)
     _remove_layouts(output_dir, files.weights)
     copy_model(folder, output_dir, files.scratch)
     kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
     _replace(kept, output_dir / files.format.name)
-    results = _merge_results(files, earlier, output_dir)
+    results = _merge_results(_without(files, staying), earlier, output_dir)
     _remove_stale(output_dir, {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         refresh_card(output_dir)
+    return [
+        replace(verdict, reasons=[*verdict.reasons, STAYS]) if verdict.file in staying else verdict
+        for verdict in files.verdicts
+    ]
+
+
+def _staying(verdicts: list[Verdict], earlier: Results, output_dir: Path) -> set[str]:
+    """Refused files that an earlier export accepted. An unchecked file does not stay if the check refuses it."""
+    entries = [entry for entry in earlier.meta["export"]["verdicts"] if entry["kept"]]
+    accepted = {entry["file"]: entry.get("checked", True) for entry in entries}
+    return {
+        verdict.file
+        for verdict in verdicts
+        if not verdict.kept and accepted.get(verdict.file) in (True, verdict.checked)
+        if (output_dir / verdict.file).exists()
+    }
+
+
+def _without(files: ExportedFiles, names: set[str]) -> ExportedFiles:
+    """An export without the verdicts on some files and their rows."""
+    verdicts = [verdict for verdict in files.verdicts if verdict.file not in names]
+    known = {verdict.file for verdict in verdicts} | ({REFERENCE} if verdicts else set())
+    return replace(files, verdicts=verdicts, rows=[row for row in files.rows if row.model in known])
 
 
 def copy_model(folder: Path, output_dir: Path, scratch: Path):
@@ -118,7 +149,7 @@ def _replace(files: Iterable[Path], folder: Path):
 
 
 def _remove_stale(output_dir: Path, kept: set[str]):
-    """Remove files of earlier exports that are refused now or have other weights."""
+    """Remove files of earlier exports that no verdict keeps, such as those of other weights."""
     for export_format in FORMATS.values():
         for tower, variant in itertools.product((*TOWERS, "both"), export_format.variants):
             path = output_dir / export_format.name / export_format.file_name(tower, variant)
@@ -155,7 +186,7 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     run["versions"] |= {name: importlib.metadata.version(name) for name in files.format.packages}
     before = earlier.meta["export"]
     runs = [each | {"files": [file for file in each["files"] if file not in new]} for each in before["runs"]]
-    runs = [each for each in runs if each["files"]]
+    runs = [each for each in [*runs, run] if each["files"]]
     old = [verdict for verdict in before["verdicts"] if verdict["file"] not in new]
     verdicts = old + [asdict(verdict) for verdict in files.verdicts]
     # rows of PyTorch on the sets of earlier exports stay, since the old verdicts refer to them
@@ -169,7 +200,7 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
         "weights": files.weights,
         "allowed_points": limits.ALLOWED_POINTS,
         "tolerance": limits.TOLERANCE,
-        "runs": [*runs, run],
+        "runs": runs,
         "verdicts": verdicts,
         "best": best_files([verdict for verdict in verdicts if ONNX.contains(verdict["file"])]),
     }

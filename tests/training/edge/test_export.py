@@ -19,6 +19,8 @@ from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
+INT8 = "onnx/text_model_quantized.onnx"
+
 
 @pytest.fixture
 def labelled(corpus) -> list[str]:
@@ -73,10 +75,13 @@ def test_results_hold_a_verdict_for_every_file(exported):
     assert set(results.meta["export"]["best"]) == {"vision", "text"}
 
 
-def test_refused_file_is_not_written_and_reported(exported, traced, labelled, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "folder"
-    shutil.copytree(exported, folder)
-    before = files(folder)
+@pytest.fixture
+def refused(exported, traced, labelled, tmp_path, capsys, monkeypatch):
+    """Export a text tower of NaNs in int8 to a folder with an accepted one, after a change of the earlier record.
+
+    Returns:
+        The folder, its files before, and the output.
+    """
 
     def write_nans(source, tower, variant, path, images):
         model = onnx.load(source)
@@ -85,23 +90,57 @@ def test_refused_file_is_not_written_and_reported(exported, traced, labelled, tm
                 tensor.raw_data = b"\xff" * len(tensor.raw_data)
         onnx.save(model, path)
 
-    monkeypatch.setattr(variants, "make_variant", write_nans)
-    arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
-    with pytest.raises(SystemExit) as exit_info:
-        export.main([str(folder), *arguments])
-    assert exit_info.value.code == 1
-    printed = capsys.readouterr().out
-    assert "text_model_quantized.onnx: not written" in printed and "not finite" in printed
-    assert "Next:" not in printed
+    def run(change) -> tuple[Path, dict[str, bytes], str]:
+        folder = shutil.copytree(exported, tmp_path / "folder")
+        results = Results.read(folder / "results.json")
+        change(results.meta["export"])
+        results.write(folder)
+        before = files(folder)
+        monkeypatch.setattr(variants, "make_variant", write_nans)
+        arguments = ["--output_dir", str(folder), "--towers", "text", "--variants", "int8", *labelled]
+        with pytest.raises(SystemExit) as exit_info:
+            export.main([str(folder), *arguments])
+        assert exit_info.value.code == 1
+        printed = capsys.readouterr().out
+        assert f"{INT8}: not written" in printed and "not finite" in printed and "Next:" not in printed
+        return folder, before, printed
+
+    return run
+
+
+def test_a_refused_file_leaves_an_accepted_one_of_the_same_weights(refused):
+    folder, before, printed = refused(lambda record: None)
+    assert "The earlier export, which passed, stays." in printed
     after = files(folder)
-    assert set(before) - set(after) == {"onnx/text_model_quantized.onnx"}  # the earlier file was made of other weights
-    assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
+    results = json.loads(before.pop("results.json")), json.loads(after.pop("results.json"))
+    assert all(results[0]["meta"]["export"][key] == results[1]["meta"]["export"][key] for key in ("runs", "verdicts"))
+    assert len(results[0]["rows"]) == len(results[1]["rows"])
+    assert before == after
+
+
+def test_a_refused_file_removes_one_of_other_weights(refused):
+    folder, _, printed = refused(lambda record: record.update(weights="others"))
+    assert "stays" not in printed and not [name for name in files(folder) if name.endswith(".onnx")]
     assert "refused: " in (folder / "README.md").read_text(encoding="utf-8")
+    export = Results.read(folder / "results.json").meta["export"]
+    (verdict,) = export["verdicts"]
+    assert verdict["file"] == INT8 and not verdict["kept"] and "not finite" in verdict["reasons"][0]
+    assert export["best"] == {}
+
+
+def test_a_file_that_the_check_refuses_removes_an_unchecked_one(refused):
+    def forget_checks(record):
+        for entry in record["verdicts"]:
+            entry["checked"] = False
+
+    folder, before, _ = refused(forget_checks)
+    after = files(folder)
+    assert set(before) - set(after) == {INT8}
+    assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
     results = Results.read(folder / "results.json").meta["export"]
-    (refused,) = [entry for entry in results["verdicts"] if not entry["kept"]]
-    assert refused["file"] == "onnx/text_model_quantized.onnx" and "not finite" in refused["reasons"][0]
+    assert [entry["file"] for entry in results["verdicts"] if not entry["kept"]] == [INT8]
     assert len(results["verdicts"]) == 12  # the verdicts on the other files are kept
-    assert results["best"]["text"] != refused["file"]
+    assert results["best"]["text"] != INT8
 
 
 def test_outputs_in_the_folder_of_a_model_are_not_copied(exported, tmp_path):

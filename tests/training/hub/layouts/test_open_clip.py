@@ -192,6 +192,23 @@ def test_a_tool_that_ranks_otherwise_is_refused(finished, labelled, tmp_path, ca
     assert not Results.read(folder / "results.json").meta["layouts"]["open_clip"]["kept"]
 
 
+def test_a_refusal_or_an_error_leaves_an_accepted_folder(finished, labelled, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "folder"
+    arguments = [str(finished), "--output_dir", str(folder), "--format", "open_clip", *labelled]
+    export.main(arguments)
+    (folder / "open_clip" / "mark").touch()
+    record = Results.read(folder / "results.json").meta["layouts"]
+    monkeypatch.setattr(layouts, "MAX_TEXT_DIFFERENCE", -1.0)
+    with pytest.raises(SystemExit):
+        export.main(arguments)
+    assert "The earlier export, which passed, stays." in capsys.readouterr().out
+    monkeypatch.setattr(layouts, "_compare", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export.main(arguments)
+    assert (folder / "open_clip" / "mark").exists() and (folder / "open_clip" / WEIGHTS_FILE).exists()
+    assert Results.read(folder / "results.json").meta["layouts"] == record
+
+
 def test_single_towers_are_refused(finished, labelled, tmp_path, capsys):
     arguments = [str(finished), "--output_dir", str(tmp_path / "out"), "--format", "open_clip"]
     for option in (["--towers", "text"], ["--variants", "int8"]):
