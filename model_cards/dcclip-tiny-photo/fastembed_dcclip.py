@@ -17,18 +17,19 @@ from fastembed.common.model_description import DenseModelDescription, ModelSourc
 from fastembed.image.onnx_embedding import OnnxImageEmbedding, supported_onnx_models
 
 
-def register(folder: str | Path, variant: str = "") -> tuple[str, str]:
+def register(folder: str | Path, variant: str = "", name: str | None = None) -> tuple[str, str]:
     """Add both towers to the models that fastembed knows. Repeated calls change nothing.
 
     Args:
         folder: Exported model folder. fastembed also takes it as `specific_model_path`.
         variant: Ending of the graphs: empty for fp32, `_fp16` or `_quantized`.
+        name: Name of the model. Default: that of the folder.
 
     Returns:
         Names of the text model and of the image model, such as `dcclip/FOLDER-text`.
 
     Raises:
-        ValueError: The folder has no such graph.
+        ValueError: The folder has no such graph, or another folder was registered under this name.
     """
     folder = Path(folder).resolve()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -40,17 +41,24 @@ def register(folder: str | Path, variant: str = "") -> tuple[str, str]:
         file = f"onnx/{tower}_model{variant}.onnx"
         if not (folder / file).exists():
             raise ValueError(f"folder: {str(folder)!r} has no {file}. {_remedy(folder, tower)}")
-        name = f"dcclip/{folder.name}-{kind}{variant}"
-        names.append(name)
-        if any(entry.model.lower() == name.lower() for entry in known):
+        model = f"dcclip/{name or folder.name}-{kind}{variant}"
+        names.append(model)
+        dim = config.get("truncate_dim") or config["projection_dim"]
+        description = f"DC-CLIP {kind} embeddings in Chinese and English, {dim} dimensions, from {folder}"
+        if same := [entry.description for entry in known if entry.model.lower() == model.lower()]:
+            if same[0] != description:
+                raise ValueError(
+                    f"name: fastembed knows another model as {model!r}: {same[0]!r}. Pass another name: "
+                    "register(FOLDER, name=NAME)."
+                )
             continue
         fields: dict[str, Any] = {
-            "model": name,
-            "dim": config.get("truncate_dim") or config["projection_dim"],
-            "sources": ModelSource(hf=name),
+            "model": model,
+            "dim": dim,
+            "sources": ModelSource(hf=model),
             "model_file": file,
             "license": config.get("teacher_license") or "",
-            "description": f"DC-CLIP {kind} embeddings in Chinese and English",
+            "description": description,
         }
         size = (folder / file).stat().st_size / 1e9
         if kind == "text":

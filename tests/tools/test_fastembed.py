@@ -1,5 +1,8 @@
 """fastembed encodes both towers of a folder, and Qdrant in embedded mode ranks with them."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 
@@ -40,6 +43,21 @@ def test_qdrant_finds_the_same_images(embedders, model_folder, expected):
             found = client.query_points("photos", query=query, limit=3).points
             best = np.sort(expected.images @ embedding)[::-1][:3]
             np.testing.assert_allclose([point.score for point in found], best, atol=1e-3)
+
+
+def test_two_folders_of_one_name_have_names_of_their_own(tmp_path, model_folder):
+    one, two = (shutil.copytree(model_folder, tmp_path / parent / "model") for parent in "ab")
+    config = json.loads((two / "config.json").read_text(encoding="utf-8"))
+    (two / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
+    names = register(one)
+    assert register(one) == names
+    with pytest.raises(ValueError, match=r"knows another model as 'dcclip/model-text': .*from .*/a/model"):
+        register(two)
+    others = register(two, name="two")
+    assert others == ("dcclip/two-text", "dcclip/two-image")
+    sizes = [TextEmbedding.get_embedding_size(names[0]), ImageEmbedding.get_embedding_size(names[1])]
+    assert sizes == [config["projection_dim"]] * 2
+    assert [TextEmbedding.get_embedding_size(others[0]), ImageEmbedding.get_embedding_size(others[1])] == [8, 8]
 
 
 def test_a_folder_without_graphs_is_refused(tmp_path, model_folder):
