@@ -153,28 +153,24 @@ def _general_photos(
     from training.corpus.photo_crops import photo_crops
     from training.data.image_bank import load_images, vary_images
     from training.tasks.align import GeneralImages
-    from training.teachers.targets import LiveTargets, TargetSpec
+    from training.teachers.targets import LiveTargets
 
-    if targets is None or models.teachers is None or not recipe.photo_weight:
+    if targets is None or not recipe.photo_weight:
         return None
     size = models.student.config.image_size
     if recipe.photos is not None:
         images = load_images(recipe.photos, recipe.data, size, squashes(models.processor.image_processor))
     else:
         images = vary_images(photo_crops(size))
-    start = None
-    if recipe.starts_from_teacher:
-        teacher = models.teachers.members[0].teacher.with_towers(["vision"]).to(accelerator.device)
-        start = LiveTargets(teacher, TargetSpec(("vision",)))
     embeddings, maps = [], []
     with torch.inference_mode():
         for part in images.split(PHOTO_BATCH):
             part = part.to(accelerator.device).float()
-            if start is None:
-                found = targets.images(part, {})
-            else:
-                found = start.teacher.encode_images(start.normalize(part))
+            if recipe.starts_from_teacher and isinstance(targets, LiveTargets):
+                found = targets.teacher.encode_images(targets.normalize(part))
                 maps.append(found.required_map.half())
+            else:
+                found = targets.images(part, {})
             embeddings.append(found.embedding.float())
     return GeneralImages(images, torch.cat(embeddings), torch.cat(maps) if maps else None)
 

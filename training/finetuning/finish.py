@@ -1,5 +1,6 @@
 """From the end of training to the finished model: interpolate, choose, write the Hub folder and the report."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
 from training.engine.checkpoint import BEST_FOLDER, save_final
+from training.engine.log import LOG_FILE
 from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate, is_clearly_better
 from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compatibility, general_means, mean_of
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
@@ -52,7 +54,7 @@ def finish(
         start: Starting model.
         program: Command as users type it, for the results.
     """
-    model, processor = _load_end(recipe, measurer, prepared.num_validation)
+    model, processor = _load_end(recipe, prepared.num_validation)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     points: list[Point] = []
     measured: list[tuple[list[Row], Embeddings]] = []
@@ -75,14 +77,13 @@ def finish(
     return outcome
 
 
-def _load_end(recipe: AlignRecipe, measurer: Measurer, num_validation: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
+def _load_end(recipe: AlignRecipe, num_validation: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """The last model, unless the best one is clearly better: the best of ten evaluations is often best by chance."""
-    last, folder = load_student(recipe.output_dir), Path(recipe.output_dir) / BEST_FOLDER
-    if not folder.exists():
-        return last
-    best = load_student(folder)
-    accuracy, other = (measurer.validate(model)[VALIDATION] for model, _ in (best, last))
-    return best if is_clearly_better(accuracy, other, num_validation) else last
+    folder = Path(recipe.output_dir)
+    entries = map(json.loads, (folder / LOG_FILE).read_text(encoding="utf-8").splitlines())
+    values = [entry[VALIDATION] for entry in entries if entry.get("event") == "evaluated"]
+    is_best = is_clearly_better(max(values), values[-1], num_validation)
+    return load_student(folder / BEST_FOLDER if is_best else folder)
 
 
 def _cosines(start: Embeddings, end: Embeddings) -> dict[str, float]:
