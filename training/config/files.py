@@ -26,6 +26,8 @@ OWN_CODE = "training.corpus."  # the data sets of this project
 CONFIGS = Path(__file__).parents[1] / "configs"
 # fields that apply to one start of a run, and must not take effect when its saved recipe is used again
 OF_ONE_START = ("resume", "resume_with_changes", "overwrite")
+# how many processes trained is a comment in a saved recipe: Accelerate sets it, and not a field
+PROCESSES = re.compile(r"^# number of processes: (\d+)$", re.MULTILINE)
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
@@ -140,16 +142,25 @@ def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
     return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
 
 
-def save_recipe(recipe: TrainingRecipe, folder: str | Path):
+def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
     Args:
         recipe: Recipe to save.
         folder: Existing folder.
+        num_processes: Number of processes of the run, each with batches of its own.
     """
     fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
     resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
-    (Path(folder) / RECIPE_FILE).write_text(resolved, encoding="utf-8")
+    comment = f"# number of processes: {num_processes}\n" if num_processes > 1 else ""
+    (Path(folder) / RECIPE_FILE).write_text(comment + resolved, encoding="utf-8")
+
+
+def read_recipe(path: Path) -> dict[str, Any]:
+    """Read a recipe file without filling in defaults, and add `num_processes`, the number of processes of its run."""
+    text = path.read_text(encoding="utf-8")
+    found = PROCESSES.search(text)
+    return yaml.safe_load(text) | {"num_processes": int(found[1]) if found else 1}
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
+from torch.distributed import get_world_size, is_initialized
 from transformers import CONFIG_NAME
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
@@ -47,7 +48,7 @@ class HubModel:
         self.student.save_pretrained(folder)
         reset_call_state(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
-        save_recipe(self.recipe, folder)
+        save_recipe(self.recipe, folder, get_world_size() if is_initialized() else 1)
         for name, text in zip(EARLIER_FILES, self.earlier, strict=False):
             (folder / name).write_text(text, encoding="utf-8")
         complete_folder(folder)

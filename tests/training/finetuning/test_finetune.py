@@ -269,6 +269,8 @@ def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, 
     assert (changes[1] - changes[0]).norm() < 0.02 * changes[0].norm()
     results = [Results.read(path / "results.json") for path in (finetuned[0], tmp_path / "mine")]
     assert len(results[0].rows) == len(results[1].rows)
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "tuned"):
+        assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("measured", "end"), [((0.9, 0.2, 0.2), "best"), ((0.5, 0.4, 0.3), ".")])

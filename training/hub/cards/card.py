@@ -6,10 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import ModelCard
 
-from training.config import RECIPE_FILE
+from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
 from training.hub.cards.example import NAMES, check_example
 from training.hub.cards.facts import ModelFacts, split_teachers
@@ -188,8 +187,3 @@ def refresh_card(folder: str | Path, card: str | None = None, repo_id: str | Non
         return
     results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
     write_card(folder, results, find_details(folder, card), repo_id, revision)
-
-
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file without filling in defaults."""
-    return yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
-from training.config import CONFIGS, StudentConfig
+from training.config import CONFIGS, StudentConfig, read_recipe
 from training.engine.inputs import open_teacher
-from training.hub.cards.card import read_recipe, render_card
+from training.hub.cards.card import render_card
 from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
 from training.students.build import student_from_config
@@ -93,7 +94,7 @@ def _facts_of_run(recipes: dict[str, dict[str, Any]], results: Results | None) -
 
 def _read_student(recipe: Path, student: dict[str, Any] | str) -> dict[str, Any]:
     """Fields of a student that a recipe describes itself, or in a YAML file that it names by a relative path."""
-    return student if isinstance(student, dict) else read_recipe(recipe.parent / student)
+    return student if isinstance(student, dict) else yaml.safe_load((recipe.parent / student).read_text("utf-8"))
 
 
 def write_published(names: list[str]) -> list[Path]:

@@ -1,5 +1,6 @@
 """The training section of a card: stages, data and initial weights of the recipes."""
 
+import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ class TrainingRun:
 
     Args:
         name: Name of the recipe, as shown on the card.
-        recipe: Contents of the recipe file.
+        recipe: Contents of the recipe file, as `read_recipe` returns them.
         steps: Number of steps of a run that stopped early; None for all steps of the recipe.
     """
 
@@ -39,13 +40,17 @@ class TrainingRun:
 
     @property
     def description(self) -> str:
-        """Stage, towers, steps, batch size and learning rate."""
+        """Stage, towers, steps, batch size over all processes and accumulated batches, and learning rate."""
         steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
-        accumulated = f" x {parts}" if (parts := self._value("accumulate_steps")) > 1 else ""
+        factors = {"processes": self.recipe.get("num_processes", 1), "batches": self._value("accumulate_steps")}
+        factors = {name: number for name, number in factors.items() if number > 1}
+        parts = " x ".join(f"{number} {name}" for name, number in factors.items())
+        of_each = f" ({parts} of {batch_size:,})" if factors else ""
         tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
         stage = f"{self.stage}{tower}; " if self.stage else ""
         early = f"stopped early after {self.steps:,} of " if self.steps is not None and self.steps < steps else ""
-        return f"{stage}{early}{steps:,} steps, batch size {batch_size:,}{accumulated}, peak learning rate {rate}"
+        total = batch_size * math.prod(factors.values())
+        return f"{stage}{early}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
 
     @property
     def sources(self) -> list[str]:

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
-from training.config import DistillRecipe
+from training.config import AlignRecipe, DataConfig, DistillRecipe, read_recipe, recipe_from_args, save_recipe
 from training.hub.cards import CARDS, CardDetails, ModelFacts, count_parameters, refresh_card, render_card, write_card
 from training.hub.cards.metadata import eval_results, is_hub_id
 from training.hub.cards.published import list_published, render_published
@@ -134,8 +134,20 @@ def test_towers_of_a_new_student_of_stage_2_are_in_the_lineage():
     assert TrainingRun("recipe.yaml", recipe).initial_weights == ["timm/some_vit"]
 
 
-def test_description_names_accumulated_batches():
-    assert "batch size 8 x 4, " in TrainingRun("recipe.yaml", {"batch_size": 8, "accumulate_steps": 4}).description
+@pytest.mark.parametrize(
+    ("fields", "num_processes", "text"),
+    [
+        ({}, 1, "batch size 8, "),
+        ({"accumulate_steps": 4}, 1, "batch size 32 (4 batches of 8), "),
+        ({}, 2, "batch size 16 (2 processes of 8), "),
+        ({"accumulate_steps": 4}, 2, "batch size 64 (2 processes x 4 batches of 8), "),
+    ],
+)
+def test_the_batch_size_is_that_of_all_processes_and_accumulated_batches(fields, num_processes, text, tmp_path):
+    recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), batch_size=8, **fields)
+    save_recipe(recipe, tmp_path, num_processes)
+    assert text in TrainingRun("recipe.yaml", read_recipe(tmp_path / "recipe.yaml")).description
+    assert recipe_from_args(AlignRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == recipe
 
 
 def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
