@@ -178,7 +178,8 @@ class StudentConfig(Checked):
         image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
         squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None does
             as the teacher's image processor does.
-        max_text_length: Longest text in tokens; longer texts are truncated.
+        max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
+            text of the teacher, so a run says if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
         text_pooling: Pooling of the token states: `mean` or the `cls` token.
         projection_dim: Width of the shared embedding space. None takes the teacher's width.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from accelerate import Accelerator
+from accelerate.logging import get_logger
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
@@ -100,6 +101,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = stage.make_task(recipe, Models(student, processor, teachers), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
+        _warn_of_long_texts(student, dataset)
         if recipe.gradient_checkpointing and task.follows_batches:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
@@ -137,6 +139,19 @@ def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_proces
             f"batch_size: is {recipe.batch_size}{all_processes}, but the data have only {len(dataset)} rows. The "
             "pairs of a batch are compared with each other, so none may occur twice. Set at most "
             f"{len(dataset) // num_processes}, or add data."
+        )
+
+
+def _warn_of_long_texts(student: DCCLIPModel, dataset: Pairs):
+    """Say that the student takes longer texts than its teacher, to whose length all captions are cut."""
+    longest = student.config.max_text_length
+    if dataset.tokens is not None and dataset.tokens.max_text_length < longest:
+        get_logger(__name__).warning(
+            "max_text_length: the student takes texts of up to %d tokens, but its teacher only up to %d, where all "
+            "captions are cut. This run does not train the positions beyond: set student.max_text_length to %d, "
+            "unless another run trains them.",
+            longest,
+            *[dataset.tokens.max_text_length] * 2,
         )
 
 

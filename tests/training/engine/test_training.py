@@ -28,6 +28,7 @@ from tests.tiny import (
 )
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
+from training.engine import stage
 from training.engine.checkpoint import list_checkpoints
 from training.engine.identity import file_digest
 from training.engine.optimizer import learning_rate_at
@@ -128,6 +129,17 @@ def test_stage_2_reduces_every_loss(align_recipe):
     for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
         values = losses(folder, name)
         assert sum(values[-5:]) < 0.95 * sum(values[:5]), name
+
+
+@pytest.mark.parametrize(
+    ("length", "tower", "warned"), [(48, "both", True), (48, "vision", False), (32, "both", False)]
+)
+def test_positions_beyond_those_of_the_teacher_are_named(length, tower, warned, distill_recipe, caplog, monkeypatch):
+    monkeypatch.setattr(stage, "train", lambda *arguments, **options: None)  # only the messages before the first step
+    text = XLM_ROBERTA | {"max_position_embeddings": 50}
+    student = replace(student_config(), text_config=text, max_text_length=length)
+    distill.run(distill_recipe(student=student, tower=tower))
+    assert ("student takes texts of up to 48 tokens, but its teacher only up to 32" in caplog.text) is warned
 
 
 def test_stage_1_loss_is_the_weighted_sum_of_its_parts(distill_recipe):
