@@ -31,6 +31,7 @@ from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import Prepared, prepare
 from training.finetuning.spelling import unify_spelling
 from training.hub.cards import CARD_FILE, CardDetails, write_card
+from training.students import load_student
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import CLAIM_FOLDER, replace_folder, scratch_folder
@@ -86,7 +87,7 @@ class PhotoDemo:
         self._measure(distill_recipe.output_dir, "student", DISTILLED)
         self.plan.start("align")
         align.run(align_recipe)
-        unify_spelling(Path(align_recipe.output_dir))
+        unify_spelling(Path(align_recipe.output_dir), *load_student(align_recipe.output_dir))
         self._measure(align_recipe.output_dir, "student", ALIGNED)
         shutil.rmtree(self.output_dir / TARGETS)
         self.plan.start("report")

@@ -12,10 +12,14 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.utils.cli import parse_options, user_errors
 from training.utils.ending import commands_of_model, print_ending
 from training.utils.quiet import hide_library_bars
+
+if TYPE_CHECKING:
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 
 PROGRAM = "python -m training.finetuning.spelling"
 
@@ -55,7 +59,7 @@ def run(options: SpellingOptions) -> int:
     from training.utils.output import claim_folder
 
     source, target = Path(options.model), Path(options.output_dir)
-    load_student(options.model, "model")  # fails before anything is written
+    student, processor = load_student(options.model, "model")
     if not (source / WEIGHTS_FILE).is_file():
         raise ValueError(f"model: {options.model!r} is no folder with {WEIGHTS_FILE}. Download the model first.")
     card = (source / "README.md").read_text(encoding="utf-8")
@@ -68,43 +72,46 @@ def run(options: SpellingOptions) -> int:
     ):
         for name in names:
             shutil.copyfile(source / name, scratch / name)
-        count = unify_spelling(scratch)
+        count = unify_spelling(scratch, student, processor)
         for path in sorted(scratch.iterdir(), key=lambda path: path.name == WEIGHTS_FILE):
             path.replace(target / path.name)
     return count
 
 
-def unify_spelling(folder: Path) -> int:
+def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProcessor") -> int:
     """Change tokenizer and weights of a model in place, and write its self-check and card anew.
 
     Args:
         folder: Finished model without exports and results.
+        student: The model in this folder. Its token embeddings are changed, too.
+        processor: The processor in this folder.
 
     Returns:
         Number of traditional pieces that have the embedding of their simplified form.
     """
+    import torch
     from safetensors.torch import load_file, save_file
 
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.hub.cards import refresh_card
     from training.hub.self_check import write_self_check
-    from training.students import load_student
     from training.text.pipeline import CALL_STATE, TOKENIZER_FILE, read_pipeline
     from training.text.spelling import ignore_case, simplified_pieces, space_underscores
     from training.utils.files import atomic_write, write_text
 
-    student, processor = load_student(folder, "model")
     table = student.text_model.get_input_embeddings().weight
     (name,) = (name for name, weight in student.named_parameters() if weight is table)
     vocabulary = processor.tokenizer.get_vocab()
     pairs = simplified_pieces(sorted(vocabulary, key=vocabulary.__getitem__))
     tensors = load_file(folder / WEIGHTS_FILE)  # in their own precision
-    tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
+    with torch.no_grad():
+        for weight in (tensors[name], table):
+            weight[[*pairs]] = weight[[*pairs.values()]]
     pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer))) | dict.fromkeys(CALL_STATE)
     write_text(folder / TOKENIZER_FILE, json.dumps(pipeline, ensure_ascii=False))
     with atomic_write(folder / WEIGHTS_FILE) as scratch:
         save_file(tensors, scratch, {"format": "pt"})
-    write_self_check(*load_student(folder, "model"), folder)
+    write_self_check(student, type(processor).from_pretrained(folder), folder)
     refresh_card(folder)
     return len(pairs)
 

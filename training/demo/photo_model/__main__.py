@@ -124,7 +124,7 @@ def run(options: PhotoModelOptions):
         recipe = recipe_from_args(AlignRecipe, ["--config", str(runs / LAST_STAGE / RECIPE_FILE)])
         HubModel(student.eval(), processor, recipe).save(folder)
         store_in_half(folder / "model.safetensors")
-        unify_spelling(folder)
+        unify_spelling(folder, student, processor)
         for name, path in history.items():
             write_text(folder / name, path.read_text(encoding="utf-8"))
         write_text(folder / CARD_FILE, CARD.read_text(encoding="utf-8"))
