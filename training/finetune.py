@@ -63,19 +63,19 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
-            _prepare(options, start, processor)
+            _prepare(options, start, processor, state.num_processes)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
-        recipe = make_recipe(options, prepared, general, start)
+        recipe = make_recipe(options, prepared, general, start, state.num_processes)
         if not state.is_main_process:
             train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
             return None
         measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
-        minutes = estimate_minutes(recipe, measurer.images_per_s * state.num_processes)
+        minutes = estimate_minutes(recipe, measurer.images_per_s)
         print(
-            f"{recipe.max_steps:,} steps of {recipe.batch_size} images, about {minutes} min, then the choice of a "
-            f"point between the starting model and the end of training. Output: {output_dir}",
+            f"{recipe.max_steps:,} steps of {recipe.batch_size * state.num_processes} images, about {minutes} min, "
+            f"then the choice of a point between the starting model and the end of training. Output: {output_dir}",
             flush=True,
         )
         rows = measurer.rows(start, START, embeddings)
@@ -86,7 +86,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
 
 
-def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor"):
+def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
     """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
     from training.data.captions import CaptionTokenizer
     from training.finetuning.plan import last_checkpoint_of, make_recipe
@@ -100,7 +100,7 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
         print(prepare(options, folder, scratch=scratch, tokens=tokens), flush=True)
         if (found := prepare_general(options, folder, scratch)) is not None:
             print(f"General images: {found}", flush=True)
-        make_recipe(options, *_load(options, scratch), start)
+        make_recipe(options, *_load(options, scratch), start, num_processes)
         (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused
         if not options.resume or (checkpoint := last_checkpoint_of(options)) is None:
             replace_folder(scratch, folder)

@@ -33,7 +33,8 @@ class FinetuneOptions:
         max_steps: Number of optimizer steps. Default: chosen from the number of images.
         patience: Number of evaluations on the validation split without a better model after which training stops. The
             model is evaluated ten times in all. With 0 training runs to its last step.
-        batch_size: Number of images in a batch of one process, at least 2. Default: chosen from the number of images.
+        batch_size: Number of images in a batch of one process, at least 2. Default: chosen from the number of images
+            and of processes.
         learning_rate: Peak learning rate.
         anchor_weight: Weight of the cosine distance to the embeddings of the starting model, for your images and
             captions. With 0 the embeddings cannot be compared with those of the starting model.

@@ -25,7 +25,7 @@ NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
 def make_recipe(
-    options: FinetuneOptions, prepared: Prepared, general: Prepared | None, model: DCCLIPModel
+    options: FinetuneOptions, prepared: Prepared, general: Prepared | None, model: DCCLIPModel, num_processes: int = 1
 ) -> AlignRecipe:
     """Choose steps, batch size and frozen layers, unless the options state them.
 
@@ -34,18 +34,21 @@ def make_recipe(
         prepared: Images and captions.
         general: General images; None for the photographs that pip packages bring.
         model: Starting model.
+        num_processes: Number of processes, which share the default batch.
 
     Raises:
         ValueError: The batch is larger than the training split.
     """
     num_images = prepared.num_training
-    batch_size = options.batch_size or batch_size_for(num_images)
-    if batch_size > num_images:
+    batch_size = options.batch_size or math.ceil(batch_size_for(num_images) / num_processes)
+    all_images = batch_size * num_processes
+    if all_images > num_images:
+        total = f", with {num_processes} processes {all_images}" if num_processes > 1 else ""
         raise ValueError(
-            f"batch_size: is {batch_size}, but there are only {num_images} images for training. Leave it out, or set "
-            f"at most {num_images}."
+            f"batch_size: is {batch_size}{total}, but there are only {num_images} images for training. Leave it out, "
+            f"or set at most {num_images // num_processes}."
         )
-    steps = options.max_steps or math.ceil(images_for(num_images) / batch_size)
+    steps = options.max_steps or math.ceil(images_for(num_images) / all_images)
     size = model.config.image_size
     anchored = options.anchor_weight or options.general_weight or options.photo_weight
     return AlignRecipe(
@@ -133,6 +136,6 @@ def estimate_minutes(recipe: AlignRecipe, images_per_s: float) -> int:
 
     Args:
         recipe: Recipe of the run.
-        images_per_s: Throughput of the starting model, in images that it encodes per second.
+        images_per_s: Throughput of the starting model in one process, in images that it encodes per second.
     """
     return math.ceil(recipe.max_steps * recipe.batch_size * FORWARD_PASSES / images_per_s / 60)

@@ -258,8 +258,8 @@ def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, 
     data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
     launch = ["-m", "accelerate.commands.launch", "--config_file", str(CLUSTER), "training/finetune.py"]
     arguments = ["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *STEPS]
-    output = run_python(*launch, *arguments, "--batch_size", "2").stdout
-    assert output.count("\nNext:") == 1
+    output = run_python(*launch, *arguments).stdout
+    assert output.count("\nNext:") == 1 and "3 steps of 4 images" in output
     before = load_file(start / "model.safetensors")
     one, two = (load_file(path / "tuned" / "model.safetensors") for path in (finetuned[0], tmp_path / "mine"))
     changes = [

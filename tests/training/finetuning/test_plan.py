@@ -8,11 +8,10 @@ from training.finetuning.plan import early_layers, estimate_minutes, make_recipe
 from training.finetuning.prepare import Prepared
 
 
-def recipe_for(num_images: int, general: Prepared | None = None, **options):
+def recipe_for(num_images: int, general: Prepared | None = None, num_processes: int = 1, **fields):
     prepared = Prepared(Path("data"), ["zh"], num_images, 10, False, "", [])
-    return make_recipe(
-        FinetuneOptions(model="start", data="", output_dir="mine", **options), prepared, general, make_model(VIT)
-    )
+    options = FinetuneOptions(model="start", data="", output_dir="mine", **fields)
+    return make_recipe(options, prepared, general, make_model(VIT), num_processes)
 
 
 @pytest.mark.parametrize(
@@ -23,6 +22,14 @@ def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epo
     assert recipe.batch_size == batch_size
     assert round(recipe.max_steps * batch_size / num_images) == pytest.approx(epochs, abs=1)
     assert estimate_minutes(recipe, 150.0) <= 10 or num_images > 1000
+
+
+@pytest.mark.parametrize(("num_processes", "batch_size"), [(2, 32), (4, 16), (3, 22)])
+def test_processes_share_the_images_of_one(num_processes, batch_size):
+    one, recipe = recipe_for(1000), recipe_for(1000, num_processes=num_processes)
+    assert recipe.batch_size == batch_size
+    images = recipe.max_steps * batch_size * num_processes
+    assert images == pytest.approx(one.max_steps * one.batch_size, rel=0.02)
 
 
 def test_the_starting_model_is_the_teacher_unless_nothing_anchors():
@@ -40,6 +47,9 @@ def test_general_images_of_the_user_replace_the_free_photographs():
 def test_a_batch_that_is_larger_than_the_data_is_refused():
     with pytest.raises(ValueError, match="batch_size: is 64, but there are only 40 images for training"):
         recipe_for(40, batch_size=64)
+    with pytest.raises(ValueError, match=r"is 16, with 4 processes 64, but there are only 40 .* or set at most 10"):
+        recipe_for(40, num_processes=4, batch_size=16)
+    assert recipe_for(12, num_processes=8).batch_size == 1
 
 
 def test_zero_steps_are_refused():
