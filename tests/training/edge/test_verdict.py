@@ -25,6 +25,7 @@ GOOD = Verdict(
     mean_cosine=0.999,
     top1={"en": 0.5, "zh": 0.5},
     lost_points={"en": 1.0, "zh": -3.0},
+    images=1000,
     worst_classes={"en": [], "zh": ["狐狸 (2 of 4)"]},
     recall10={"en": 0.9, "zh": 0.9},
     lost_recall_points={"en": 1.0, "zh": -2.0},
@@ -115,20 +116,22 @@ def test_losses_within_the_limits_pass():
 
 
 @pytest.mark.parametrize(
-    ("variant", "points", "passes"),
+    ("variant", "images", "points", "passes"),
     [
-        ("fp32", 0.0, True),
-        ("fp32", 0.01, False),
-        ("fp16", 0.1, True),
-        ("fp16", 0.11, False),
-        ("int8", 1.0, True),
-        ("int8", 1.01, False),
+        ("fp32", 1000, 0.0, True),
+        ("fp32", 1000, 0.01, False),
+        ("fp32", 45, 100 / 45, False),
+        ("fp16", 1000, 0.1, True),
+        ("fp16", 1000, 0.11, False),
+        ("int8", 1000, 1.0, True),
+        ("int8", 1000, 1.01, False),
+        ("int8", 45, 100 / 45, True),  # one image
+        ("int8", 45, 200 / 45, False),
     ],
 )
-def test_limit_of_each_number_format_applies_to_chinese(variant, points, passes):
-    reasons = reasons_against(
-        replace(GOOD, variant=variant, lost_points={"en": 0.0, "zh": points}, lost_recall_points={})
-    )
+def test_limit_of_each_number_format_applies_to_chinese(variant, images, points, passes):
+    changes = {"variant": variant, "images": images, "lost_recall_points": {}}
+    reasons = reasons_against(replace(GOOD, **changes, lost_points={"en": 0.0, "zh": points}))
     assert (reasons == []) == passes
     if not passes:
         assert "in zh" in reasons[0] and f"{points:.2f} points" in reasons[0] and "狐狸" in reasons[0]
