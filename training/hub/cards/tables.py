@@ -6,7 +6,7 @@ from typing import Any
 from training.evaluation.sets.protocols import ELEVATER, METRICS
 from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
 from training.hub.cards.metadata import export_models, is_final
-from training.utils.results import Results, markdown_table
+from training.utils.results import Results, Row, markdown_table
 
 TITLES = {"ms_share": "time relative to fp32"}  # of metrics whose name does not explain itself
 
@@ -19,12 +19,15 @@ def accuracy_table(results: Results) -> str | None:
     Returns:
         The table; None if there are no such results.
     """
-    exported = export_models(results)
-    elevater = _elevater_sets()
-    selected = [row for row in results.rows if row.set not in elevater and row.model not in exported]
+    selected = _accuracy_rows(results)
     if all(row.language is None for row in selected):
         return None
     return Results(results.meta, selected).table()
+
+
+def _accuracy_rows(results: Results) -> list[Row]:
+    exported, elevater = export_models(results), _elevater_sets()
+    return [row for row in results.rows if row.set not in elevater and row.model not in exported]
 
 
 def _elevater_sets() -> tuple[str, ...]:
@@ -74,8 +77,7 @@ def elevater_table(results: Results) -> str | None:
 
 def protocols(results: Results) -> list[str]:
     """Protocols of the accuracy table."""
-    elevater = _elevater_sets()
-    return sorted({row.protocol for row in results.rows if row.language and row.protocol and row.set not in elevater})
+    return sorted({row.protocol for row in _accuracy_rows(results) if row.language and row.protocol})
 
 
 def size_table(results: Results) -> str | None:

@@ -287,10 +287,11 @@ def test_rows_of_an_export_are_no_results_of_the_model(folder):
     write_card(folder, results)
     data = ModelCard.load(folder / "README.md").data
     assert data.eval_results is None and data.to_dict().get("metrics") is None
-    results.rows.append(Row(model="student", stage="aligned", value=0.4, **fields))
+    results.rows.append(Row(model="student", stage="aligned", value=0.4, **fields | {"protocol": "my-templates"}))
     write_card(folder, results)
-    (result,) = ModelCard.load(folder / "README.md").data.eval_results
-    assert result.metric_value == 0.4
+    card = ModelCard.load(folder / "README.md")
+    (result,) = card.data.eval_results
+    assert result.metric_value == 0.4 and "Protocol: my-templates. Command" in card.text
 
 
 def test_front_matter_has_one_result_for_each_language(folder):

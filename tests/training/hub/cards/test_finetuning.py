@@ -82,6 +82,11 @@ def test_without_an_anchor_its_embeddings_are_not_comparable(card_of):
     assert "The training data and the model that it started from associate" in card.text
 
 
+def test_a_rotation_of_the_space_of_the_start_is_not_one_of_a_teacher(card_of):
+    text = card_of({"rotation": "0" * 16}).text
+    assert "`truncate_dim=N` in" in text and "teacher_embeddings @ rotation" not in text
+
+
 def test_interpolated_weights_are_named_with_the_condition(card_of):
     card = card_of(None, {"weight": 0.6}, teacher="me/start", anchor_weight=1.0)
     assert "The weights are those of `me/start` plus 0.6 of their change in training (WiSE-FT" in card.text
