@@ -148,6 +148,7 @@ def _general_photos(
     None without a `photo_weight`.
     """
     import torch
+    from tqdm.auto import tqdm
 
     from modeling_dcclip.image_dcclip import squashes
     from training.corpus.photo_crops import photo_crops
@@ -164,7 +165,8 @@ def _general_photos(
         images = vary_images(photo_crops(size))
     embeddings, maps = [], []
     with torch.inference_mode():
-        for part in images.split(PHOTO_BATCH):
+        hidden = not accelerator.is_main_process
+        for part in tqdm(images.split(PHOTO_BATCH), "general images", unit="batch", leave=False, disable=hidden):
             part = part.to(accelerator.device).float()
             if recipe.starts_from_teacher and isinstance(targets, LiveTargets):
                 found = targets.teacher.encode_images(targets.normalize(part))
