@@ -723,7 +723,7 @@ def test_a_student_searches_the_index_of_its_teacher_and_the_other_way_round(tmp
         assert names(index.search("红", top=1)) == ["red.jpg"]
         with pytest.raises(
             ValueError,
-            match=r"model: this is not the model that wrote the index: it has weights .*dcclip index --upgrade .*student\)",
+            match=r"not the model that wrote the index: it has weights .*dcclip index --upgrade .*student\)",
         ):
             index.add(photos)
     with Index.open(tmp_path / "of student", student, create=True) as index:
