@@ -76,7 +76,7 @@ def test_another_model_searches_through_the_map(index, other_model):
             assert int(Path(other.search(text, top=1)[0].path).stem) % 5 == number
         (facts,) = other.manifest["maps"].values()
         assert facts["model"] == str(other_model) and facts["cosine"] == pytest.approx(fitted.cosine)
-        with pytest.raises(ValueError, match="Only the model of the index may add to it"):
+        with pytest.raises(ValueError, match="Only that model may add to it"):
             other.add()
     assert Index.open(index.folder).search("red") == index.search("red")
 
