@@ -46,12 +46,12 @@ def test_qdrant_finds_the_same_images(embedders, model_folder, expected):
 
 
 def test_two_folders_of_one_name_have_names_of_their_own(tmp_path, model_folder):
-    one, two = (shutil.copytree(model_folder, tmp_path / parent / "model") for parent in "ab")
+    one, two = (shutil.copytree(model_folder, tmp_path / parent / "twin") for parent in "ab")
     config = json.loads((two / "config.json").read_text(encoding="utf-8"))
     (two / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
     names = register(one)
     assert register(one) == names
-    with pytest.raises(ValueError, match=r"knows another model as 'dcclip/model-text': .*from .*/a/model"):
+    with pytest.raises(ValueError, match=r"knows another model as 'dcclip/twin-text': .*from .*/a/twin"):
         register(two)
     others = register(two, name="two")
     assert others == ("dcclip/two-text", "dcclip/two-image")
