@@ -11,7 +11,7 @@ import timm
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
@@ -20,6 +20,7 @@ from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
 from training.teachers.ensemble import Ensemble
+from training.teachers.image_processors import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
 from training.utils.licenses import join_licenses
 
@@ -78,7 +79,7 @@ def build_student(
     squash = config.squash_images
     if squash is None:
         squash = teacher is not None and squashes(teacher.image_processor)
-    return model, DCCLIPProcessor(_image_processor(image_size, squash, mean, std), tokenizer)
+    return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
 
 
 def student_from_config(config: StudentConfig) -> DCCLIPModel:
@@ -264,17 +265,6 @@ def _suggestion(name: str, known: Iterable[str], otherwise: str) -> str:
     """The most similar known name as a question, or a sentence to take if there is none."""
     found = difflib.get_close_matches(name, list(known), n=1)
     return f"Did you mean {found[0]!r}?" if found else otherwise
-
-
-def _image_processor(size: int, squash: bool, mean: list[float], std: list[float]) -> CLIPImageProcessor:
-    square = {"height": size, "width": size}
-    return CLIPImageProcessor(
-        size=square if squash else {"shortest_edge": size},
-        do_center_crop=not squash,
-        crop_size=square,
-        image_mean=mean,
-        image_std=std,
-    )
 
 
 def _model_config(

@@ -3,6 +3,7 @@
 - `families.py`: the table of families, one row each
 - `family.py`: the fields of a row, and the targets that it gives
 - `encoders.py`: encoders of images or texts alone
+- `image_processors.py`: the image processor of a model with a square input
 - `text_preparation.py`: how a family turns texts into tokens
 - `teacher.py`: a frozen teacher, whole or one tower at a time
 - `loading.py`: partial loading of a checkpoint

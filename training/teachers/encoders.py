@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import cached_file
 
 from training.teachers.family import NORM_AFTER_POOLING, spatial_map
+from training.teachers.image_processors import square_image_processor
 
 TIMM = "timm:"
 # folders of sentence-transformers: the modules, and the pooling of token states
@@ -292,12 +293,7 @@ def _timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
         stated = {} if default is None else default.to_dict()
     data = resolve_data_config(args={}, pretrained_cfg=stated)
     edge = (config.model_args or {}).get("img_size", data["input_size"][1])
-    return CLIPImageProcessor(
-        size={"shortest_edge": edge},
-        crop_size={"height": edge, "width": edge},
-        image_mean=list(data["mean"]),
-        image_std=list(data["std"]),
-    )
+    return square_image_processor(edge, data["mean"], data["std"])
 
 
 def stated_pooling(name: str, commit: str | None) -> str:

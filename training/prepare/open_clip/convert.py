@@ -14,6 +14,7 @@ from torch import nn
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, VisionTextDualEncoderProcessor
 
 from training.prepare.open_clip.tokens import convert_tokenizer
+from training.teachers.image_processors import square_image_processor
 from training.teachers.open_clip_model import PREFIXES, WEIGHTS_FILE, OpenClipConfig, OpenClipModel
 
 CONFIG_FILE, CARD_FILE = "open_clip_config.json", "README.md"
@@ -143,15 +144,12 @@ def _compare(teacher: OpenClipModel, network: nn.Module, tokenizer: PreTrainedTo
 
 def _image_processor(preprocess: dict[str, Any], size: int) -> CLIPImageProcessor:
     """Image processor with open_clip's statistics and resizing."""
-    is_squash = preprocess.get("resize_mode", "shortest") == "squash"
-    square = {"height": size, "width": size}
-    return CLIPImageProcessor(
-        size=square if is_squash else {"shortest_edge": size},
-        do_center_crop=not is_squash,
-        crop_size=square,
+    return square_image_processor(
+        size,
+        preprocess["mean"],
+        preprocess["std"],
+        squash=preprocess.get("resize_mode", "shortest") == "squash",
         resample=RESAMPLE[preprocess.get("interpolation", "bicubic")],
-        image_mean=list(preprocess["mean"]),
-        image_std=list(preprocess["std"]),
     )
 
 

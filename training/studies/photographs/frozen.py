@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import CLIPImageProcessor, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from training.demo.photo_teacher.lite2 import Lite2
 from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.teachers.image_processors import square_image_processor
 
 IMAGE_SIZE = 224
 HALF = (0.5, 0.5, 0.5)
@@ -37,8 +38,7 @@ class Towers:
         self._tower = timm.create_model("tf_efficientnet_lite2", num_classes=0)
         self._tower.load_state_dict(lite2.tower)
         self._tower.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        square = {"height": IMAGE_SIZE, "width": IMAGE_SIZE}
-        processor = CLIPImageProcessor(size=square, do_center_crop=False, image_mean=HALF, image_std=HALF)
+        processor = square_image_processor(IMAGE_SIZE, HALF, HALF, squash=True)
         self.preparation = ImagePreparation.of(PreTrainedConfig(), processor, "Lite2")
         self._pooled: dict[tuple[Any, bool | None], Tensor] = {}
         self._texts: dict[tuple[str, ...], Tensor] = {}
