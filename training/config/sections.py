@@ -176,8 +176,8 @@ class StudentConfig(Checked):
         image_size: Height and width of the input image in pixels. None takes the teacher's size.
         image_mean: Mean of each colour channel, in 0..1, for normalization. None takes the teacher's mean.
         image_std: Standard deviation of each colour channel, in 0..1. None takes the teacher's value.
-        squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None does
-            as the teacher's image processor does.
+        squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None
+            follows the teacher's image processor.
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
             text of the teacher, so a run says if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
