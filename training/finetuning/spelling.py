@@ -5,14 +5,15 @@ Examples:
 
 A model trained on lowercase captions does not recognize DOG, and one trained on simplified Chinese hardly recognizes
 貓. The command lets the tokenizer lowercase texts and read guide_dog as "guide dog", and gives each traditional piece
-of the vocabulary the embedding of its simplified form. Embeddings of other texts stay the same.
+of the vocabulary the embedding of its simplified form. Pieces in upper case, which no text has any more, are removed.
+Embeddings of other texts stay the same.
 """
 
 import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.utils.cli import parse_options, user_errors
 from training.utils.ending import commands_of_model, print_ending
@@ -83,37 +84,76 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
 
     Args:
         folder: Finished model without exports and results.
-        student: The model in this folder. Its token embeddings are changed, too.
+        student: The model in this folder.
         processor: The processor in this folder.
 
     Returns:
         Number of traditional pieces that have the embedding of their simplified form.
     """
-    import torch
     from safetensors.torch import load_file, save_file
 
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.hub.cards import refresh_card
     from training.hub.self_check import write_self_check
-    from training.text.pipeline import CALL_STATE, TOKENIZER_FILE, read_pipeline
+    from training.text.pipeline import read_pipeline
     from training.text.spelling import ignore_case, simplified_pieces, space_underscores
-    from training.utils.files import atomic_write, write_text
+    from training.utils.files import atomic_write
 
     table = student.text_model.get_input_embeddings().weight
     (name,) = (name for name, weight in student.named_parameters() if weight is table)
     vocabulary = processor.tokenizer.get_vocab()
     pairs = simplified_pieces(sorted(vocabulary, key=vocabulary.__getitem__))
     tensors = load_file(folder / WEIGHTS_FILE)  # in their own precision
-    with torch.no_grad():
-        for weight in (tensors[name], table):
-            weight[[*pairs]] = weight[[*pairs.values()]]
-    pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer))) | dict.fromkeys(CALL_STATE)
-    write_text(folder / TOKENIZER_FILE, json.dumps(pipeline, ensure_ascii=False))
+    tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
+    pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer)))
+    if pipeline["model"]["type"] == "Unigram":  # other models build pieces from pieces that no text has
+        pipeline, rows = drop_unreachable(pipeline)
+        tensors[name] = tensors[name][rows]
+    write_tokenizer(folder, pipeline, len(tensors[name]))
     with atomic_write(folder / WEIGHTS_FILE) as scratch:
         save_file(tensors, scratch, {"format": "pt"})
-    write_self_check(student, type(processor).from_pretrained(folder), folder)
+    write_self_check(type(student).from_pretrained(folder).eval(), type(processor).from_pretrained(folder), folder)
     refresh_card(folder)
     return len(pairs)
+
+
+def drop_unreachable(pipeline: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
+    """Remove the pieces that no text is split into. No other text is split differently.
+
+    Args:
+        pipeline: Content of tokenizer.json with a Unigram model.
+
+    Returns:
+        The pipeline with new ids, and the old ids of its pieces.
+    """
+    from training.text.pipeline import cut_pipeline
+    from training.text.spelling import reachable_ids
+
+    rows = reachable_ids(pipeline)
+    added = [token["id"] for token in pipeline["added_tokens"]]
+    new_ids = [-1] * max(len(pipeline["model"]["vocab"]), *(number + 1 for number in added))
+    for new, old in enumerate(rows):
+        new_ids[old] = new
+    return cut_pipeline(pipeline, new_ids), rows
+
+
+def write_tokenizer(folder: Path, pipeline: dict[str, Any], num_pieces: int):
+    """Write a tokenizer of the same class, and the size of its vocabulary, to a model's folder.
+
+    Args:
+        folder: Folder of the model.
+        pipeline: Content of tokenizer.json, without call state.
+        num_pieces: Number of rows of the embedding table.
+    """
+    from transformers import CONFIG_NAME
+
+    from training.text.pipeline import CALL_STATE, TOKENIZER_FILE
+    from training.utils.files import write_text
+
+    write_text(folder / TOKENIZER_FILE, json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False))
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config["text_config"]["vocab_size"] = num_pieces
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def main(argv: list[str] | None = None):

@@ -3,8 +3,13 @@
 Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog, guide_dog and 貓.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import Tokenizer
+
+WORD_START = "\u2581"  # of Unigram pieces, in place of a space
 
 
 def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
@@ -52,6 +57,23 @@ def simplified_pieces(pieces: Sequence[str]) -> dict[int, int]:
     convert = OpenCC("t2s").convert
     simplified = {number: ids.get(convert(piece), number) for number, piece in enumerate(pieces)}
     return {number: other for number, other in simplified.items() if other != number}
+
+
+def reachable_ids(pipeline: dict[str, Any]) -> list[int]:
+    """Find the pieces that a text can be split into: the normalizer changes all others, such as Dog if it lowercases.
+
+    Args:
+        pipeline: Content of tokenizer.json with a Unigram model.
+
+    Returns:
+        Ids of these pieces and of all added tokens, ascending.
+    """
+    normalizer = Tokenizer.from_str(json.dumps(pipeline)).normalizer
+    words = [piece.replace(WORD_START, "") for piece, _ in pipeline["model"]["vocab"]]
+    kept = {
+        number for number, word in enumerate(words) if normalizer is None or normalizer.normalize_str(word) == word
+    }
+    return sorted({*kept, *(token["id"] for token in pipeline["added_tokens"])})
 
 
 def _normalizers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:

@@ -63,6 +63,17 @@ def test_texts_in_the_known_spelling_keep_their_embedding(folder, changed):
     torch.testing.assert_close(embed(changed, KNOWN), embed(folder, KNOWN))
 
 
+def test_pieces_that_no_text_has_are_removed(folder, changed):
+    before, after = (DCCLIPProcessor.from_pretrained(each).tokenizer for each in (folder, changed))
+    removed, kept = before.get_vocab().keys() - after.get_vocab().keys(), after.get_vocab()
+    assert {"▁Dog", "A", "_"} & before.get_vocab().keys() <= removed
+    other = {piece for piece in removed if piece == piece.lower() and "_" not in piece}
+    assert len(other) < 5 and len(removed) > 1000, other  # the normalizer replaces a few signs, such as ～
+    assert before.all_special_tokens == after.all_special_tokens and sorted(kept.values()) == [*range(len(kept))]
+    model = DCCLIPModel.from_pretrained(changed)
+    assert len(model.get_input_embeddings().weight) == model.config.text_config.vocab_size == len(kept)
+
+
 def test_the_weights_keep_their_precision(changed):
     tensors = load_file(changed / "model.safetensors").values()
     assert {value.dtype for value in tensors if value.is_floating_point()} == {torch.float16}
