@@ -112,9 +112,37 @@ def test_later_distillations_are_mixed_in_one_by_one(runs, tmp_path):
         assert (folder / f"log_{name}_distill.jsonl").read_text() == (runs / run / "log.jsonl").read_text()
 
 
+def test_rounds_of_either_stage_are_added_to_a_finished_model(runs, tmp_path, processor):
+    start, wide, folder = tmp_path / "start", tmp_path / "wide", tmp_path / "model"
+    main(["--runs", str(runs), "--earlier", f"first={runs}", "--output_dir", str(start)])
+    model = make_model(CUT_EFFICIENTNET | {"architecture": "tf_efficientnet_lite2"}, seed=7, teacher="photo_teacher")
+    recipe = AlignRecipe(**recipe_fields(wide, "captions.parquet", teacher="photo_teacher"), student=str(start))
+    HubModel(model.eval(), processor, recipe).save(wide)
+    (wide / "log.jsonl").write_text('{"step": 7}\n')
+    later = ["--later", f"fourth={runs / 'vision'}", f"fifth={wide}", "--later_weights", "0.5"]
+    with pytest.raises(SystemExit):
+        main(["--start", str(start), *later, "0.5", "--output_dir", str(folder)])
+    assert not folder.exists()
+    main(["--start", str(start), *later, "1", "--output_dir", str(folder)])
+    stored = load_file(folder / "model.safetensors")
+    for name, value in load_file(wide / "model.safetensors").items():
+        if value.is_floating_point():
+            assert torch.equal(stored[name], value.half())
+    kept = [*start.glob("recipe*.yaml"), *start.glob("log*.jsonl")]
+    assert len(kept) == 12 and all((folder / path.name).read_text() == path.read_text() for path in kept)
+    added = {
+        "recipe_fourth_distill.yaml",
+        "log_fourth_distill.jsonl",
+        "recipe_fifth_align.yaml",
+        "log_fifth_align.jsonl",
+    }
+    assert {path.name for path in folder.iterdir()} - {path.name for path in start.iterdir()} == added
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--start", "x"], "runs: give either --runs, the outputs of both stages, or --start, a finished model"),
         (["--later", "third=x"], "later_weights: 0 are given for 1 rounds in later"),
         (["--later", "third=x", "--later_weights", "1.5"], "later_weights: must be 0 to 1, got 1.5"),
         (["--later", "x", "--later_weights", "0.5"], "later: 'x' is not NAME=FOLDER"),
