@@ -91,6 +91,7 @@ form.addEventListener("submit", (event) => {
 });
 addEventListener("hashchange", show);
 addEventListener("keydown", (event) => {
+  if (event.isComposing) return;  // an input method for Chinese uses these keys itself
   const buttons = [...grid.querySelectorAll("figure button")];
   const position = buttons.indexOf(document.activeElement);
   if (event.key === "/" && document.activeElement !== query) {

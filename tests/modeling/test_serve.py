@@ -15,6 +15,7 @@ from PIL import Image
 from modeling_dcclip import command, search_command, serve_dcclip
 from modeling_dcclip.index_dcclip import Index
 from modeling_dcclip.serve_dcclip import SearchServer
+from tests.browser import Visit, open_browser
 
 
 @pytest.fixture
@@ -267,6 +268,22 @@ def test_paths_that_are_not_utf_8_are_shown(get, photos):
         index.add()
     names = [hit["name"] for hit in search(get, "q=green")["hits"]]
     assert "caf\N{REPLACEMENT CHARACTER} <b>.png" in names
+
+
+def test_the_keys_of_an_input_method_are_its_own(server):
+    with open_browser() as browser:
+        visit = Visit(browser, server.url)
+        page = visit.page
+        page.wait_for_selector("figure")
+        page.fill("#query", "红p ing")
+        press = "key => form.dispatchEvent(new KeyboardEvent('keydown', {key, isComposing: true, bubbles: true}))"
+        for key in ("Escape", "ArrowDown"):  # which leave the pinyin, and choose a character
+            page.evaluate(press, key)
+            assert page.input_value("#query") == "红p ing", key
+            assert page.evaluate("document.activeElement.id") == "query", key
+        page.keyboard.press("ArrowDown")
+        assert page.evaluate("document.activeElement.matches('figure button')")
+        assert not visit.errors
 
 
 def test_queries_run_side_by_side(get):
