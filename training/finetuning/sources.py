@@ -16,12 +16,14 @@ from training.finetuning.images import ImageFinder, list_images
 from training.finetuning.tables import find_encoding, read_table
 from training.utils.files import is_claimed
 
-# folders of a split, by its name: those of each list are the same split
-CAMERA_NAME = re.compile(
-    r"^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*$"
-    r"|^(img|dsc|dscn|dscf|pxl|gopr|image|photo|screenshot|wechat|mmexport)$",
-    re.I,
+# file names that cameras, phones, chat programs and screenshots give: a word, and a number, time, copy or app after it
+CAMERA_WORD = (
+    r"(img(_e)?|mvimg|dscn?|dscf|pxl|dji|gopr|image|photo|screen ?shot|mmexport|wx_camera|we ?chat ?(img|image)?|"
+    r"微信(图片|截图)|企业微信截图|qq(图片|截图)|图片|图像|照片|扫描|下载|未命名|无标题|截屏|屏幕(截图|快照)|截图|"
+    r"圖片|圖像|掃描|下載|無標題|截圖|螢幕(截圖|快照|擷取畫面)|p(?=\d{7}$))"
 )
+COUNTED = r"([\s\d_.()~-]|[ap]m|at|wa(?=\d)|burst|上午|下午|copy|副本|(com)?(\.[a-z]\w*)+)*"
+CAMERA_NAME = re.compile(rf"[\s_-]*({CAMERA_WORD}{COUNTED}|{CAMERA_WORD}?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*)", re.I)
 MOST = 0.5  # share of the images of a folder that have captions
 
 
@@ -191,7 +193,7 @@ def _text_beside(image: Path) -> str | None:
 
 def _text_of_name(image: Path) -> str | None:
     """File name of an image as a caption, without a number at its end; None for the names that cameras give."""
-    if CAMERA_NAME.match(image.stem):
+    if CAMERA_NAME.fullmatch(image.stem):
         return None
     text = re.sub(r"[\s\d()]+$", "", image.stem.replace("_", " ").replace("-", " "))
     return text if language_of(text) else None

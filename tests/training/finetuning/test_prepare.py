@@ -17,6 +17,7 @@ from training.data.captions import CaptionTokenizer
 from training.finetuning.images import list_images
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
+from training.finetuning.sources import open_data
 from training.finetuning.split import split_images
 from training.prepare.curate.images import colours, perceptual_hash
 from training.utils.output import claim_folder
@@ -230,6 +231,25 @@ def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
     rows.to_parquet(tmp_path / "parquet" / "rows.parquet")
     with pytest.raises(ValueError, match=r"holds '.*out', which a command of this project wrote"):
         run(tmp_path, tmp_path / "parquet")
+
+
+@pytest.mark.parametrize(
+    ("names", "texts"),
+    [
+        (["IMG_20230512_103045", "PXL_20230512_103045123.PORTRAIT", "IMG-20230512-WA0001", "_DSC1234 (1)"], None),
+        (["Screenshot 2023-05-12 at 10.30.45 AM", "Screenshot_20230512_103045_com.tencent.mm", "P1010001"], None),
+        (["微信图片_20230512103045", "QQ图片20230512103045 - 副本", "mmexport1683", "WechatIMG12", "下载 (1)"], None),
+        (["截屏2023-05-12 上午10.30.45", "屏幕截图 2023-05-12 103045", "图片1", "螢幕擷取畫面 2023-05-12"], None),
+        (["海边的日落2", "照片里的狗", "截图工具"], ["海边的日落", "照片里的狗", "截图工具"]),
+        (["photo_of_a_cat_01", "imgur", "panda 1"], ["photo of a cat", "imgur", "panda"]),
+    ],
+)
+def test_names_that_devices_and_programs_give_are_no_captions(tmp_path, names, texts):
+    for name in names:
+        (tmp_path / f"{name}.jpg").touch()
+    opened = open_data(str(tmp_path), needs_captions=False)
+    expected = texts and [text for _, text in sorted(zip(names, texts, strict=True))]
+    assert opened.rows.to_dict().get("file name") == expected
 
 
 def test_images_go_before_parquet_files_beside_them(tmp_path, rows):
