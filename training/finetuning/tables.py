@@ -10,13 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import category
 
 from training.evaluation.sets.sources import IMAGE_SUFFIXES
 
 SEPARATORS = ",;\t|"
 PROBED_ROWS = 20  # from which the separator is found
 MAX_DAMAGED_SHARE = 0.1  # of the characters beyond ASCII, in a text that is meant to be UTF-8
-ENCODINGS = {"utf-8-sig": "UTF-8", "utf-16": "UTF-16", "gb18030": "GB 18030", "cp1252": "Windows-1252"}
+ENCODINGS = {
+    "utf-8-sig": "UTF-8",
+    "utf-16": "UTF-16",
+    "gb18030": "GB 18030",
+    "cp950": "Big5",
+    "cp1252": "Windows-1252",
+}
 # as databases, pandas, Python and Excel write a missing cell; in lower case, `none` and `n/a` are names of classes
 MISSING = frozenset({"NULL", "nan", "NaN", "None", "N/A", "#N/A"})
 BEYOND_ASCII = re.compile(rb"[\x80-\xff]+")
@@ -56,7 +63,7 @@ def read_table(path: Path) -> Table:
 
 
 def find_encoding(content: bytes, path: Path) -> str:
-    """Encoding of a text: UTF-8, UTF-16 with a byte order mark, GB 18030, which includes GBK, or Windows-1252.
+    """Encoding of a text: UTF-8, UTF-16 with a byte order mark, GB 18030, which includes GBK, Big5 or Windows-1252.
 
     Args:
         content: Bytes of the whole file.
@@ -76,6 +83,8 @@ def find_encoding(content: bytes, path: Path) -> str:
             f"data: {str(path)!r} is UTF-8 with {num_damaged} damaged characters, the first in line "
             f"{text.partition(chr(0xFFFD))[0].count(chr(10)) + 1}. Correct them, and save the file again."
         )
+    if _is_big5(content):
+        return "cp950"
     # a Chinese character is mostly two such bytes, and has others beside it; an accent or a curly quote is one byte
     runs = BEYOND_ASCII.findall(content)
     encoding = "cp1252" if sum(len(run) == 1 for run in runs) > len(runs) / 2 else "gb18030"
@@ -83,9 +92,18 @@ def find_encoding(content: bytes, path: Path) -> str:
         content.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"data: {str(path)!r} is neither UTF-8 nor GBK (GB 18030) nor Windows-1252. Save it as UTF-8 again."
+            f"data: {str(path)!r} is neither UTF-8 nor GBK (GB 18030), Big5 or Windows-1252. Save it as UTF-8 again."
         ) from error
     return encoding
+
+
+def _is_big5(content: bytes) -> bool:
+    """Whether a text is in Big5. As GB 18030 it has characters for private use, which a text in Chinese has not."""
+    try:
+        content.decode("cp950")
+    except UnicodeDecodeError:
+        return False
+    return any(category(character) == "Co" for character in content.decode("gb18030", "replace"))
 
 
 def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:

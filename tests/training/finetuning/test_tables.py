@@ -21,6 +21,15 @@ def test_usual_encodings_are_found(tmp_path, encoding, name):
     assert table.columns == {"文件": ["1.jpg", "2.jpg"], "标题": ["红苹果", "青蛙，绿色"]}
 
 
+@pytest.mark.parametrize("titles", [["一個人", "大山"], ["紅蘋果", "青蛙，綠色"], ["在沙灘上面玩球的小狗", "女人"]])
+def test_big5_of_traditional_excel_is_not_taken_for_another_encoding(tmp_path, titles):
+    text = "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
+    table = read_table(write(tmp_path / "a.csv", text, "cp950"))
+    assert table.encoding == "Big5" and table.columns["title"] == titles
+    table = read_table(write(tmp_path / "a.csv", text, "gbk"))  # which has traditional characters as well
+    assert table.encoding == "GB 18030" and table.columns["title"] == titles
+
+
 def test_accents_and_curly_quotes_of_western_excel_are_not_taken_for_chinese(tmp_path):
     titles = ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"]
     text = "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
