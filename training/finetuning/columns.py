@@ -21,28 +21,33 @@ CAPTION_NAMES = (
     "caption",
     "title",
     "标题",
+    "標題",
     "text",
     "txt",
     "文本",
     "description",
     "描述",
     "说明",
+    "說明",
     "name",
     "名称",
+    "名稱",
     "名字",
     "品名",
     "商品",
 )
-CLASS_ENDINGS = ("类别", "分类", "标签")
-LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls", "category", "类别", "分类", "标签")
+CLASS_ENDINGS = ("类别", "分类", "标签", "類別", "分類", "標籤")
+LABEL_NAMES = ("label", "labels", "fine_label", "class", "cls", "category", *CLASS_ENDINGS)
 # columns of facts about an image
 OTHER_NAMES = re.compile(
     r"(^|_)(id|uid|uuid|sku|url|link|path|file|filename|source|split|license|licence|author|user|hash|md5|date|time|"
-    r"group|width|height|brand|price)s?($|_)",
+    r"group|width|height|brand|price)s?($|_)"
+    r"|(品牌|价格|作者|来源|链接|网址|编号|货号|型号|尺码|尺寸|日期|时间|店铺|文件|路径|许可)(名称?|名字)?$"
+    r"|(價格|來源|連結|網址|編號|貨號|型號|尺碼|時間|店鋪|檔案|路徑|授權)(名稱?|名字)?$",
     re.I,
 )
 LANGUAGE_NAMES = {"en": ("en", "eng", "english", "英文"), "zh": ("zh", "cn", "chinese", "中文", "zh_cn", "zh_hans")}
-IMAGE_NAMES = re.compile(r"image|img|photo|picture|path|file|jpg|jpeg|png|webp|图", re.I)
+IMAGE_NAMES = re.compile(r"image|img|photo|picture|path|file|jpg|jpeg|png|webp|图|圖", re.I)
 # kana and Hangul also occur beside Han, which then is no Chinese
 OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})
 
