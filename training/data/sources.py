@@ -132,6 +132,27 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
     return tuple(Path(cache).resolve() for cache in caches)
 
 
+def require_unicode(paths: Iterable[Path], field: str = "data"):
+    """Check that the paths of files can be stored in a data set.
+
+    Args:
+        paths: Paths of images.
+        field: Field of the recipe or the options, with which the error message starts.
+
+    Raises:
+        ValueError: If a path is not UTF-8.
+    """
+    for path in paths:
+        try:
+            str(path).encode()
+        except UnicodeEncodeError as error:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise ValueError(
+                f"{field}: the name of '{shown}' is not UTF-8, as in a zip file from Chinese Windows. Rename all "
+                "files in a folder with: convmv -r -f gbk -t utf-8 --notest FOLDER."
+            ) from error
+
+
 def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
     """Digest of the local files of a source, 16 hexadecimal digits.
 
@@ -161,6 +182,9 @@ def _load(
         Exception
     ) as error:  # `datasets` raises many types; to a user they all mean that the source cannot be loaded
         _compare_columns(source, field, error)
+        for name in filter(str.strip, [source] if isinstance(source, str) else source):
+            folder = Path(name).expanduser()
+            require_unicode(folder.rglob("*") if folder.is_dir() else (), field)
         raise ValueError(
             f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
             "image folder, a Hub id, or module:function."

@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Image
 
 from training.data import load_source
-from training.data.sources import TABLES, check_split, image_roots
+from training.data.sources import TABLES, check_split, image_roots, require_unicode
 from training.evaluation.sets.sources import SPLIT_FOLDERS, list_folders
 from training.finetuning.columns import language_of
 from training.finetuning.images import ImageFinder, list_images
@@ -153,6 +153,7 @@ def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
 def _open_listed(folder: Path, needs_captions: bool) -> Opened:
     """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
     paths = list_images(folder)
+    require_unicode(paths)
     if not paths:
         raise ValueError(
             f"data: {str(folder)!r} has neither images nor a CSV file. Add images in one folder per class, or a CSV "

@@ -1,5 +1,6 @@
 """From data as users have them to two splits of usable pairs."""
 
+import os
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
@@ -250,6 +251,12 @@ def test_names_that_devices_and_programs_give_are_no_captions(tmp_path, names, t
     opened = open_data(str(tmp_path), needs_captions=False)
     expected = texts and [text for _, text in sorted(zip(names, texts, strict=True))]
     assert opened.rows.to_dict().get("file name") == expected
+
+
+def test_names_that_are_not_utf_8_are_refused(tmp_path):
+    (tmp_path / os.fsdecode("狗.jpg".encode("gbk"))).touch()
+    with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.jpg' is not UTF-8.* convmv"):
+        open_data(str(tmp_path))
 
 
 def test_images_go_before_parquet_files_beside_them(tmp_path, rows):

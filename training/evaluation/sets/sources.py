@@ -11,7 +11,7 @@ from huggingface_hub import constants, get_session, hf_hub_download, snapshot_do
 
 from modeling_dcclip.files_dcclip import EXTENSIONS, is_hidden
 from training.data import load_source
-from training.data.sources import check_split
+from training.data.sources import check_split, require_unicode
 from training.evaluation.sets.protocols import EvalSet
 from training.utils.files import is_claimed
 
@@ -184,6 +184,7 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
             raise ValueError(f"data: {name}: folder {str(class_folder)!r} has no images. Fill or remove it.")
         paths += found
         labels += [class_folder.name] * len(found)
+    require_unicode(map(Path, paths), f"data: {name}")
     if not paths:
         raise ValueError(f"data: {name}: folder {str(folder)!r} is empty. Add one folder per class.")
     features = Features({"image": Image(decode=False), "label": Value("string")})

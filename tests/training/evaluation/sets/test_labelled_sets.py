@@ -1,6 +1,7 @@
 """Test sets are loaded from any source and compared with the protocol."""
 
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -226,6 +227,12 @@ def test_empty_folders_are_refused_by_name(tmp_path):
     write_folders(tmp_path, {"cat": ["1f408"]})
     (tmp_path / "dog").mkdir()
     with pytest.raises(ValueError, match=r"data: cifar-10: folder '.*dog' has no images"):
+        open_cifar(tmp_path)
+
+
+def test_file_names_that_are_not_utf_8_are_refused(tmp_path):
+    write_folders(tmp_path, {"cat": ["1f408"], os.fsdecode("狗".encode("gbk")): ["1f415"]})
+    with pytest.raises(ValueError, match=r"data: cifar-10: the name of '.*\\xb9\\xb7/.*' is not UTF-8"):
         open_cifar(tmp_path)
 
 
