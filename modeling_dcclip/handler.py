@@ -34,8 +34,8 @@ _M_MMAP_THRESHOLD = -3  # parameter of mallopt(3)
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
 WHITESPACE = b" \t\r\n\f\v"
-# commas of an English and a Chinese keyboard
-LABEL_SEPARATOR = re.compile("[,，、]")
+# commas and semicolons of an English and a Chinese keyboard, as on the page and in the Space
+LABEL_SEPARATOR = re.compile(r"[,，、;；\n]")
 
 
 class BadRequest(ValueError):
@@ -81,7 +81,8 @@ class EndpointHandler:
         Args:
             data: Request with an image under `inputs`: base64 with or without a `data:image/...;base64,` prefix,
                 bytes, a PIL image, or a dict with one of these under `image` and optional `candidate_labels`. The
-                labels are in `parameters.candidate_labels` or `candidate_labels`: a list, or one string with commas.
+                labels are in `parameters.candidate_labels` or `candidate_labels`: a list, or one string with commas,
+                semicolons or line ends.
                 `parameters.hypothesis_template` is a sentence with `{}` for the label; default: the label alone, which
                 works in both languages.
 

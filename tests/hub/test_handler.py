@@ -81,6 +81,7 @@ def requests(image: bytes) -> dict[str, tuple[dict, str]]:
     return {
         "widget": ({"inputs": text, "parameters": {"candidate_labels": ZH}}, "zh"),
         "labels in one string": ({"inputs": text, "parameters": {"candidate_labels": "red apple, green frog"}}, "en"),
+        "semicolons and lines": ({"inputs": text, "parameters": {"candidate_labels": "红苹果；青蛙\n按键"}}, "zh"),
         "Chinese commas": ({"inputs": text, "parameters": {"candidate_labels": "红苹果，青蛙、按键"}}, "zh"),
         "data URL": ({"inputs": "data:image/png;base64," + text, "candidate_labels": EN}, "en"),
         "image in a dict": ({"inputs": {"image": text, "candidate_labels": ZH}}, "zh"),
