@@ -334,6 +334,8 @@ def run_label(options: argparse.Namespace) -> None:
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
     runtime = open_runtime(options.model or default_model())
     scores = runtime.zero_shot(options.image, options.labels, options.template)
+    if len(options.labels) == 1:
+        print_note("a single label always has the score 1. To compare several, separate them with spaces.")
     for label in options.labels:
         if unknown := runtime.unknown_parts(label):
             print_note(f"{label!r} has {', '.join(unknown)}, which the model does not know")

@@ -118,6 +118,12 @@ def test_labels_that_are_not_in_the_vocabulary_get_a_note(capsys, exported, imag
     assert capsys.readouterr().err == "dcclip: note: '獭' has 獭, which the model does not know\n"
 
 
+def test_a_single_label_gets_a_note(capsys, exported, image):
+    command.main(["label", str(image), "猫，狗", "--model", str(exported)])
+    printed = capsys.readouterr()
+    assert printed.out == "1.000  猫，狗\n" and "a single label always has the score 1" in printed.err
+
+
 def test_several_images_are_no_labels(capsys, exported, image):
     message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
     assert f"label: takes one image, and '{image}' is another" in message
