@@ -160,7 +160,7 @@ def _open_listed(folder: Path, needs_captions: bool) -> Opened:
             "file with paths and captions."
         )
     classes = [path.relative_to(folder.absolute()).parts[0].replace("_", " ") for path in paths]
-    if _cover(texts := [_text_beside(path) for path in paths]):
+    if _cover(texts := _texts_beside(paths)):
         return _images_with("caption", texts, paths, folder, "images with text files")
     if all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
         return _images_with("label", classes, paths, folder, "class folders")
@@ -183,13 +183,27 @@ def _cover(texts: Sequence[str | None]) -> bool:
     return sum(text is not None for text in texts) >= MOST * len(texts)
 
 
-def _text_beside(image: Path) -> str | None:
-    """Content of the text file beside an image, such as 1.txt beside 1.jpg."""
-    path = image.with_suffix(".txt")
-    if not path.is_file():
+def _texts_beside(images: Sequence[Path]) -> list[str | None]:
+    """Content of the text files beside images, such as 1.txt beside 1.jpg.
+
+    Their encoding is found from all of them, because a short text is valid in several: 猫 in GBK is è in UTF-8.
+    """
+    paths = [image.with_suffix(".txt") for image in images]
+    contents = [path.read_bytes() if path.is_file() else b"" for path in paths]
+    encoding = _common_encoding([content for content in contents if content], paths[0].parent)
+    return [
+        " ".join(content.decode(encoding or find_encoding(content, path)).split()) or None
+        for path, content in zip(paths, contents, strict=True)
+    ]
+
+
+def _common_encoding(contents: Sequence[bytes], folder: Path) -> str | None:
+    """Encoding of all texts; None if they have several, or UTF-16, where each has a byte order mark of its own."""
+    try:
+        encoding = find_encoding(b"\n".join(contents), folder)
+    except ValueError:
         return None
-    content = path.read_bytes()
-    return " ".join(content.decode(find_encoding(content, path)).split()) or None
+    return None if encoding == "utf-16" else encoding
 
 
 def _text_of_name(image: Path) -> str | None:

@@ -253,6 +253,22 @@ def test_names_that_devices_and_programs_give_are_no_captions(tmp_path, names, t
     assert opened.rows.to_dict().get("file name") == expected
 
 
+@pytest.mark.parametrize(
+    ("texts", "encodings"),
+    [
+        (["猫", "一只狗", "红苹果"], ["gbk", "gbk", "gbk"]),  # alone, 猫 in GBK is è in UTF-8
+        (["青蛙", "一只狗", "红苹果"], ["gbk", "utf-8", "utf-16"]),
+        (["猫", "一只狗", "红苹果"], ["utf-16", "utf-16", "utf-16"]),
+        (["猫", "一只狗", "红苹果"], ["utf-8-sig", "utf-8-sig", "utf-8"]),
+    ],
+)
+def test_text_files_have_the_encoding_of_all_of_them(tmp_path, texts, encodings):
+    for number, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
+        (tmp_path / f"{number}.jpg").touch()
+        (tmp_path / f"{number}.txt").write_bytes(text.encode(encoding))
+    assert open_data(str(tmp_path)).rows["caption"] == texts
+
+
 def test_names_that_are_not_utf_8_are_refused(tmp_path):
     (tmp_path / os.fsdecode("狗.jpg".encode("gbk"))).touch()
     with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.jpg' is not UTF-8.* convmv"):
