@@ -275,6 +275,17 @@ def test_names_that_are_not_utf_8_are_refused(tmp_path):
         open_data(str(tmp_path))
 
 
+@pytest.mark.parametrize(("train", "test"), [("训练集", "测试集"), ("訓練", "測試"), ("Training", "Test")])
+def test_folders_of_splits_are_no_classes(tmp_path, train, test):
+    for name in (f"{train}/狗", f"{train}/猫", f"{test}/狗"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").touch()
+    opened = open_data(str(tmp_path))
+    assert sorted(opened.rows["label"]) == sorted(["狗", "猫"])
+    assert len(opened.notes) == 1 and "the other splits stay untouched" in opened.notes[0]
+    assert open_data(str(tmp_path / train), split="train").rows["label"] == opened.rows["label"]
+
+
 def test_images_go_before_parquet_files_beside_them(tmp_path, rows):
     write_images(tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
     rows.to_parquet(tmp_path / "images" / "other.parquet")

@@ -18,7 +18,11 @@ from training.utils.files import is_claimed
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
 # usual names of the folders of splits, those of one split together
-SPLIT_FOLDERS = (("train", "training"), ("val", "valid", "validation", "dev"), ("test",))
+SPLIT_FOLDERS = (
+    ("train", "training", "训练集", "训练", "訓練集", "訓練"),
+    ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
+    ("test", "测试集", "测试", "測試集", "測試"),
+)
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
 NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5

@@ -89,6 +89,14 @@ def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
     assert open_cifar(tmp_path / "splits", split="val").split == "val"
 
 
+def test_chinese_names_of_splits_are_no_classes(tmp_path):
+    for name in ("训练集", "测试集"):
+        write_folders(tmp_path / name, {"dog": ["1f415"]})
+    with pytest.raises(ValueError, match=r"split: .* has no folder 'test', only 测试集, 训练集\. Name one"):
+        open_cifar(tmp_path)
+    assert names_of(open_cifar(tmp_path, split="测试集")) == ["dog"]
+
+
 def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
     write_folders(tmp_path, {"dog": ["1f415", "1f436"], "dog/.ipynb_checkpoints": ["1f415"], ".thumbs": ["1f415"]})
     (tmp_path / ".ipynb_checkpoints").mkdir()
