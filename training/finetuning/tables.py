@@ -118,8 +118,10 @@ def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:
     else:
         lines = lines[1:]
     if len(header) < 2:
+        hint = next((f" Separate them by ',', and not by {each!r}." for each in "，；、" if each in header[0]), "")
         raise ValueError(
             f"data: {str(path)!r} has one column, {header[0]!r}. It needs the paths of the images and their captions."
+            + hint
         )
     if not lines:
         raise ValueError(f"data: {str(path)!r} has a header and no rows. Add one row per image.")

@@ -104,7 +104,8 @@ def test_missing_values_are_no_captions(tmp_path):
     [
         ("", "is empty"),
         ("file,title\n", "has a header and no rows"),
-        ("title\n红苹果\n", "has one column, 'title'"),
+        ("title\n红苹果\n", r"has one column, 'title'\. It needs .* captions\.$"),
+        ("图片，标题\n1.jpg，红苹果\n", r"has one column, '图片，标题'\. .* Separate them by ',', and not by '，'\."),
     ],
 )
 def test_a_table_without_pairs_is_refused(tmp_path, text, message):
