@@ -13,12 +13,14 @@ from accelerate.utils import broadcast, gather, parse_flag_from_env
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CONFIG_NAME
 
 from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.labelled_sets import LabelledSet
 from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.evaluation.sets.templates import Templates
+from training.teachers.lineage import digest_folder
 from training.utils.files import atomic_write
 
 VERSION = 1  # increase it when the same key would belong to other numbers
@@ -107,6 +109,8 @@ class CachedEncoder:
         self.cache = cache
         self._model: ZeroShotModel | None = model
         self._squashes = model.images.squashes
+        self._source = model.name
+        self._teacher: str | None = getattr(model.model.config, "teacher", None)
         self._rotation: Tensor | None = getattr(model.model, "rotation", None)
         self._width: int | None = None  # None for all dimensions
         self._unrotated = False
@@ -126,11 +130,27 @@ class CachedEncoder:
         encoder.name, encoder._width = f"{self.name}, {width} dimensions", width
         return encoder
 
-    def unrotated(self) -> "CachedEncoder":
-        """The same model in the space of its teacher, where it can be compared with other models of this space."""
+    def comparable_with(self, other: "CachedEncoder") -> "CachedEncoder":
+        """The same model in a space where it can be compared with a teacher, a student or another student of its
+        teacher: that of its teacher, or its own if it is the teacher of the other model.
+
+        Args:
+            other: The other model, on which the same method is called with this model.
+        """
+        if self._taught(other):  # the teacher's own rotation leads away from the space that the student has learned
+            return self
         encoder = copy.copy(self)
         encoder._unrotated = True
         return encoder
+
+    def _taught(self, student: "CachedEncoder") -> bool:
+        """Whether this is the teacher of a student: by weights, or by name where the teacher's folder is not here."""
+        teacher = student._teacher
+        if teacher is None or teacher == self._teacher:  # two students of one teacher
+            return False
+        if Path(teacher, CONFIG_NAME).is_file() and Path(self._source).is_dir():
+            return digest_folder(teacher) == digest_folder(self._source)
+        return Path(teacher).name == Path(self._source).name
 
     def images(self, dataset: LabelledSet | RetrievalSet, squashed: bool | None = None) -> Tensor | None:
         """Embeddings of the images of a set.
@@ -187,6 +207,12 @@ class CachedEncoder:
     def _leading(self, embeddings: Tensor | None) -> Tensor | None:
         """Embeddings in the space that was asked for; leading dimensions of them, normalised again."""
         if embeddings is not None and self._unrotated and self._rotation is not None:
+            if embeddings.shape[1] < len(self._rotation):
+                raise ValueError(
+                    f"text_model: {self.name!r} has the leading {embeddings.shape[1]} of {len(self._rotation)} "
+                    "dimensions alone, so its space cannot be rotated to its teacher's. Remove truncate_dim from "
+                    "its config.json."
+                )
             embeddings = embeddings @ self._rotation.cpu().T
         if embeddings is None or self._width is None:
             return embeddings

@@ -86,7 +86,7 @@ class Runner:
             for measured in (*(encoder.truncated(width) for width in self.widths), encoder):
                 outcome.rows += self.measure(measured, measured, outcome)
             if other is not None:
-                own, others = encoder.unrotated(), other.unrotated()
+                own, others = encoder.comparable_with(other), other.comparable_with(encoder)
                 outcome.rows += self.measure(own, others, outcome)
                 outcome.rows += self.measure(others, own, outcome)
             encoder.release()

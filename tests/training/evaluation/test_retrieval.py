@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from tests.tiny import PROJECTION_DIM
+from tests.tiny import PROJECTION_DIM, WHOLE_MOBILENET, make_model
 from training import eval as eval_script
+from training.engine.rotation import rotate
 from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import ranks, retrieval_table, score
@@ -139,6 +140,40 @@ def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altcl
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
     assert again.rows == [row for row in first.rows if row.model == str(teacher_folder)]
+
+
+@pytest.mark.parametrize("is_rotated", [False, True], ids=["student of its space", "rotated student"])
+def test_a_student_is_compared_with_a_rotated_teacher(is_rotated, corpus, processor, tmp_path):
+    def save(model, name):
+        model.save_pretrained(tmp_path / name)
+        processor.save_pretrained(tmp_path / name)
+        return str(tmp_path / name)
+
+    rotations = torch.linalg.qr(torch.randn(2, PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator())).Q
+    teacher = make_model(WHOLE_MOBILENET, seed=7, teacher="its own teacher")
+    rotate(teacher, rotations[0])
+    student = make_model(WHOLE_MOBILENET, seed=7, teacher=str(tmp_path / "teacher"))
+    weights = {name: value for name, value in teacher.state_dict().items() if name != "rotation"}
+    student.load_state_dict(weights)  # it has learned all of its teacher
+    if is_rotated:
+        rotate(student, rotations[1])
+    names = [save(teacher, "teacher"), save(student, "student")]
+    for model, text_model in (names, names[::-1]):
+        arguments = ["--model", model, "--text_model", text_model, "--output_dir", str(tmp_path / "out")]
+        rows = eval_script.main([*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"]).rows
+        values = [[row.value for row in rows if row.model == name] for name in dict.fromkeys(r.model for r in rows)]
+        assert len(values) == 3 and values[0] == values[1] == values[2] and max(values[0]) > 0
+
+
+def test_a_truncated_student_is_not_compared_in_the_space_of_its_teacher(corpus, processor, tmp_path, capsys):
+    model = make_model(seed=1, teacher="teacher", truncate_dim=8)
+    rotate(model, torch.eye(PROJECTION_DIM))
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    arguments = ["--model", str(tmp_path), "--text_model", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    with pytest.raises(SystemExit):
+        eval_script.main([*arguments, "--retrieval", f"drawings={corpus / 'unseen_style.parquet'}"])
+    assert "has the leading 8 of 16 dimensions alone" in capsys.readouterr().err
 
 
 def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
