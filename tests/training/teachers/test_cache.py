@@ -1,3 +1,5 @@
+import copy
+import json
 from dataclasses import replace
 
 import pytest
@@ -136,6 +138,41 @@ def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher,
     with pytest.raises(TargetCacheError, match=rf"holds targets for {field}="):
         build_target_cache(cache[0], teacher, dataset, augment, spec, num_views)
     assert read_all(cache[0]) == before
+
+
+def test_cache_of_squashed_images_is_refused_for_cropped_ones(vit_teacher, dataset, train_rows, tmp_path):
+    squashed = PairDataset(train_rows.select(range(40)), dataset.config, dataset.tokens, 64, squash=True)
+    spec = TargetSpec(("vision",))
+    build_target_cache(tmp_path, vit_teacher, squashed, AUGMENT, spec, 1)
+    with pytest.raises(TargetCacheError, match="holds targets for squash=True, this run has squash=None"):
+        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
+
+
+@pytest.mark.parametrize("field", ["image_mean", "tokenizer"])
+def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher, other_tokenizer, dataset, tmp_path):
+    tokenizer, processor = vit_teacher.tokenizer, copy.deepcopy(vit_teacher.image_processor)
+    if field == "tokenizer":
+        tokenizer = other_tokenizer
+    else:
+        processor.image_mean = [0.5, 0.5, 0.5]
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
+    cached_bank(tmp_path, vit_teacher, ["red", "blue"], torch.device("cpu"))
+    changed = Teacher(vit_teacher.model, tokenizer, processor, vit_teacher.name)
+    with pytest.raises(TargetCacheError, match=f"holds targets for {field}="):
+        build_target_cache(tmp_path, changed, dataset, AUGMENT, TargetSpec(TOWERS), 1)
+    cached_bank(tmp_path, changed, ["red", "blue"], torch.device("cpu"))
+    assert len(list(tmp_path.glob("bank-*"))) == (2 if field == "tokenizer" else 1)
+
+
+def test_cache_that_states_no_preparation_is_used(vit_teacher, dataset, tmp_path):
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
+    for name in ("images.json", "captions.json"):
+        content = json.loads((tmp_path / name).read_text(encoding="utf-8"))
+        del content["preparation"]
+        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
+    before = read_all(tmp_path)
+    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
+    assert read_all(tmp_path) == before
 
 
 def test_same_data_in_another_folder_use_the_same_cache(cache, vit_teacher, train_rows, dataset, tmp_path):

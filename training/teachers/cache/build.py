@@ -28,6 +28,7 @@ from training.teachers.cache.shards import (
     view_file,
 )
 from training.teachers.targets import TargetSpec, encode_bank, resample_map
+from training.text.pipeline import digest, read_pipeline
 from training.utils.files import write_text
 from training.utils.output import claim_folder
 
@@ -136,10 +137,9 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
     """
     if folder is None:
         return encode_bank(teacher.with_towers(("text",)).to(device), texts)
-    cleaning = [teacher.clean.__name__] if teacher.clean is not None else []
-    key = hashlib.blake2b(
-        "\n".join([*_teacher_key(teacher).values(), *cleaning, *texts]).encode(), digest_size=8
-    ).hexdigest()
+    preparation: dict[str, Any] = {"cleaning": teacher.clean.__name__ if teacher.clean is not None else None}
+    preparation |= _teacher_key(teacher) | _text_preparation(teacher)
+    key = hashlib.blake2b("\n".join([*map(str, preparation.values()), *texts]).encode(), digest_size=8).hexdigest()
     path = Path(folder) / f"bank-{key}.safetensors"
     if not path.exists():
         save({"embedding": encode_bank(teacher.with_towers(("text",)).to(device), texts).cpu()}, path)
@@ -148,6 +148,19 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
 
 def _teacher_key(teacher: Teacher) -> dict[str, Any]:
     return {"teacher_revision": teacher.revision, "teacher_dtype": str(teacher.model.dtype).removeprefix("torch.")}
+
+
+def _image_preparation(teacher: Teacher) -> dict[str, Any]:
+    """Size and statistics of the teacher's images, which can change while its weights stay."""
+    statistics = {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
+    return {"teacher_image_size": teacher.image_size} | statistics
+
+
+def _text_preparation(teacher: Teacher) -> dict[str, Any]:
+    """Tokenizer and pooling of the teacher's texts, which can change while its weights stay."""
+    tokenizer = teacher.tokenizer
+    name = digest(read_pipeline(tokenizer))[:16] if tokenizer.is_fast else type(tokenizer).__name__
+    return {"tokenizer": name, "pooling": getattr(teacher.model, "pooling", None)}
 
 
 def _cache_images(
@@ -167,15 +180,15 @@ def _cache_images(
         "augment": asdict(augment.config),
         "seed": augment.seed,
         "num_views": num_views,
+        "squash": dataset.squash or None,
     }
-    if dataset.squash:  # no key of images that are cropped, so that targets stored by earlier versions stay valid
-        key["squash"] = True
     map_size = 0
     if spec.grid is not None:
         key["grid"] = list(spec.grid)
         map_size = teacher.vision_width * spec.grid[0] * spec.grid[1]
     rows_per_shard = max(1, SHARD_BYTES // (2 * (map_size + teacher.projection_dim)))
-    meta = claim(folder / "images.json", key, {"num_rows": len(dataset), "rows_per_shard": rows_per_shard})
+    sizes = {"num_rows": len(dataset), "rows_per_shard": rows_per_shard}
+    meta = claim(folder / "images.json", key, sizes, _image_preparation(teacher))
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
         for view in range(num_views)
@@ -246,14 +259,13 @@ def _cache_captions(
     key = _teacher_key(teacher) | {
         "captions": dataset.caption_fingerprint(),
         "max_text_length": tokens.max_text_length,
+        "cleaning": tokens.clean.__name__ if tokens.clean is not None else None,
     }
     if spec.token_maps:
         unaligned = "\n".join(sorted(unaligned_texts)).encode()
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
-    if tokens.clean is not None:  # older caches of other teachers have no such key
-        key["cleaning"] = tokens.clean.__name__
     texts = list(dataset.caption_ids)
-    claim(folder / "captions.json", key, {"num_captions": len(texts)})
+    claim(folder / "captions.json", key, {"num_captions": len(texts)}, _text_preparation(teacher))
     shards = list(enumerate(split_captions(texts)))
     missing = [shard for shard in shards if not caption_file(folder, shard[0]).exists()]
     if not missing:

@@ -23,14 +23,16 @@ class TargetCacheError(ValueError):
     """The cache is damaged, or it holds other targets than the run needs."""
 
 
-def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, Any]:
+def claim(path: Path, key: dict[str, Any], sizes: dict[str, int], preparation: dict[str, Any]) -> dict[str, Any]:
     """Write the key of a new part of a cache, or compare it with the key of an existing one.
 
     Args:
         path: JSON file of the key.
         key: Everything that the targets depend on. An existing key may have more fields, such as maps that this run
-            does not need.
+            does not need. A field that is None must be missing there.
         sizes: Number of rows, and how they are split into shards.
+        preparation: How the teacher's inputs are prepared, which files beside its weights state. It is compared if
+            the cache states it.
 
     Returns:
         The content of the file: the sizes, and the key as `key`.
@@ -39,12 +41,15 @@ def claim(path: Path, key: dict[str, Any], sizes: dict[str, int]) -> dict[str, A
         TargetCacheError: The file is damaged, or a field of the key differs.
     """
     if not path.exists():
-        write_text(path, json.dumps({"key": key} | sizes, indent=2, ensure_ascii=False))
+        stated = {name: value for name, value in key.items() if value is not None}
+        content = {"key": stated, "preparation": preparation} | sizes
+        write_text(path, json.dumps(content, indent=2, ensure_ascii=False))
     meta = read_meta(path)
-    for name, value in key.items():
-        if meta["key"].get(name) != value:
+    found = meta["key"] | meta.get("preparation", preparation)
+    for name, value in (key | preparation).items():
+        if found.get(name) != value:
             raise TargetCacheError(
-                f"teacher_cache: {path.parent} holds targets for {name}={meta['key'].get(name)!r}, this run has "
+                f"teacher_cache: {path.parent} holds targets for {name}={found.get(name)!r}, this run has "
                 f"{name}={value!r}. Name another folder, or remove this one."
             )
     return meta
