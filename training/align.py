@@ -36,7 +36,10 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
     from training.hub import MODEL_FILES, open_push
     from training.hub.hub_model import HubModel, earlier_recipes
 
-    earlier = earlier_recipes([recipe.student])
+    new, teachers = recipe.new_student, [entry.teacher for entry in recipe.all_teachers]
+    inits = [new.vision_init, new.text_init] if new is not None else []
+    # the training of a teacher is no stage of a student that inherits from it
+    earlier = earlier_recipes([recipe.student, *(init for init in inits if init not in teachers)])
     stage = Stage[AlignRecipe](
         command="align",
         title="stage 2: align",
@@ -64,6 +67,7 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
+        student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
     else:
         student, processor = build_student(recipe.new_student, recipe.data.languages, teachers, recipe.seed)
     if teachers is not None and teachers.projection_dim != student.config.projection_dim:

@@ -124,6 +124,23 @@ def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, s
     assert not list(folder.glob("recipe_*"))
 
 
+def test_the_card_of_stage_2_names_the_stage_1_of_inherited_towers(align_recipe, kept_run):
+    inits = dict.fromkeys(("vision_init", "text_init"), str(kept_run[1]))
+    new_student = student_config(vision_config=None, text_config=None, **inits)
+    folder = run(align_recipe(new_student=new_student, max_steps=1))
+    assert "feature-map distillation, then contrastive" in (folder / "README.md").read_text(encoding="utf-8")
+    assert (folder / "recipe_01.yaml").read_bytes() == (kept_run[1] / "recipe.yaml").read_bytes()
+
+
+def test_stage_2_adds_the_languages_of_its_captions(distill_recipe, align_recipe, source):
+    english = DataConfig(train=source, caption_columns={"en": "en"})
+    student = run(distill_recipe(data=english, max_steps=1))
+    assert DCCLIPModel.from_pretrained(student).config.languages == ["en"]
+    aligned = run(align_recipe(student=str(student), new_student=None, max_steps=1))
+    assert DCCLIPModel.from_pretrained(aligned).config.languages == ["en", "zh"]
+    assert "The model is trained on English and Chinese." in (aligned / "README.md").read_text(encoding="utf-8")
+
+
 def test_stage_2_reduces_every_loss(align_recipe):
     folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
     for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
