@@ -26,8 +26,9 @@ OWN_CODE = "training.corpus."  # the data sets of this project
 CONFIGS = Path(__file__).parents[1] / "configs"
 # fields that apply to one start of a run, and must not take effect when its saved recipe is used again
 OF_ONE_START = ("resume", "resume_with_changes", "overwrite")
-# how many processes trained is a comment in a saved recipe: Accelerate sets it, and not a field
+# comments in a saved recipe, and no fields: Accelerate sets the processes, and the steps are those of a checkpoint
 PROCESSES = re.compile(r"^# number of processes: (\d+)$", re.MULTILINE)
+STEPS = re.compile(r"^# number of steps done: (\d+)$", re.MULTILINE)
 
 Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
@@ -142,25 +143,35 @@ def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
     return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
 
 
-def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1):
+def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
     Args:
         recipe: Recipe to save.
         folder: Existing folder.
         num_processes: Number of processes of the run, each with batches of its own.
+        num_steps: Number of steps that the run has done so far. Default: all of the recipe.
     """
     fields_of_recipe = {name: value for name, value in stored_fields(recipe).items() if name not in OF_ONE_START}
     resolved = yaml.safe_dump(_plain(fields_of_recipe), sort_keys=False, allow_unicode=True)
     comment = f"# number of processes: {num_processes}\n" if num_processes > 1 else ""
+    if num_steps is not None and num_steps < recipe.max_steps:
+        comment += f"# number of steps done: {num_steps}\n"
     (Path(folder) / RECIPE_FILE).write_text(comment + resolved, encoding="utf-8")
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Read a recipe file without filling in defaults, and add `num_processes`, the number of processes of its run."""
+    """Read a recipe file without filling in defaults.
+
+    It adds `num_processes`, the number of processes of the run, and `num_steps`, the number of steps that it had done;
+    None for all steps.
+    """
     text = path.read_text(encoding="utf-8")
-    found = PROCESSES.search(text)
-    return yaml.safe_load(text) | {"num_processes": int(found[1]) if found else 1}
+    processes, steps = PROCESSES.search(text), STEPS.search(text)
+    return yaml.safe_load(text) | {
+        "num_processes": int(processes[1]) if processes else 1,
+        "num_steps": int(steps[1]) if steps else None,
+    }
 
 
 def _plain(value: Any) -> Any:

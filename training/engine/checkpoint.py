@@ -59,6 +59,9 @@ class FinishedModel(Protocol):
     def save(self, folder: Path):
         """Write every file of the Hub folder."""
 
+    def at_step(self, step: int) -> "FinishedModel":
+        """Copy that states the number of steps done."""
+
     def with_weights(self, weights: dict[str, Tensor] | None) -> "FinishedModel":
         """Copy with other weights; None returns the model itself."""
 
@@ -85,7 +88,7 @@ def save_checkpoint(finished: FinishedModel, progress: Progress, state: Training
     if not state.accelerator.is_main_process:
         return folder
     with _saving(output_dir, folder.name) as scratch:
-        finished.with_weights(weights).save(scratch)
+        finished.at_step(progress.step).with_weights(weights).save(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
         set_modes(scratch)
         replace_folder(scratch, folder)

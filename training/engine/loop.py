@@ -334,7 +334,9 @@ class _Run:
     def _exported(self) -> FinishedModel | None:
         """Model that would be exported now; None on all processes but the main one. Every process must call it."""
         weights = self.state.exported_weights()
-        return self.finished.with_weights(weights) if self.accelerator.is_main_process else None
+        if not self.accelerator.is_main_process:
+            return None
+        return self.finished.at_step(self.progress.step).with_weights(weights)
 
     def save(self, loader: Loader):
         """Save a checkpoint, including the position of every process's loader."""

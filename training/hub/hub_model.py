@@ -28,12 +28,14 @@ class HubModel:
         recipe: The recipe of the run, saved beside the weights.
         earlier: Texts of the recipes of earlier runs that the weights come from, in their order, as
             `earlier_recipes` returns them.
+        num_steps: Number of steps that the run has done. Default: all of the recipe.
     """
 
     student: DCCLIPModel
     processor: DCCLIPProcessor
     recipe: TrainingRecipe
     earlier: tuple[str, ...] = ()
+    num_steps: int | None = None
 
     @property
     def derived(self) -> tuple[str, ...]:
@@ -48,12 +50,16 @@ class HubModel:
         self.student.save_pretrained(folder)
         reset_call_state(self.processor.tokenizer)
         self.processor.save_pretrained(folder)
-        save_recipe(self.recipe, folder, get_world_size() if is_initialized() else 1)
+        save_recipe(self.recipe, folder, get_world_size() if is_initialized() else 1, self.num_steps)
         for name, text in zip(EARLIER_FILES, self.earlier, strict=False):
             (folder / name).write_text(text, encoding="utf-8")
         complete_folder(folder)
         write_self_check(self.student, self.processor, folder)
         write_card(folder)
+
+    def at_step(self, step: int) -> "HubModel":
+        """This model after a number of steps, which its recipe and card state."""
+        return replace(self, num_steps=step)
 
     def with_weights(self, weights: dict[str, Tensor] | None) -> "HubModel":
         """A `HubModel` with a copy of the student that has other weights.

@@ -203,6 +203,9 @@ def test_training_stops_after_evaluations_without_a_better_student(recipe, patie
     best, last = weights(recipe, "best"), weights(recipe)
     assert all(torch.equal(measured[0][name], tensor) for name, tensor in best.items())
     assert all(torch.equal(measured[-1][name], tensor) for name, tensor in last.items())
+    for folder, done in (("best", "1 of "), (".", "" if steps == 5 else "3 of ")):
+        card = (Path(recipe.output_dir) / folder / "README.md").read_text(encoding="utf-8")
+        assert f"contrastive alignment; {done}5 steps, batch size" in card
 
 
 def test_a_decay_out_of_range_is_refused(recipe, capsys):

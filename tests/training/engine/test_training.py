@@ -673,6 +673,11 @@ def test_the_saved_recipe_is_the_one_that_ran(kept_run):
         assert parse_recipe(DistillRecipe, ["--config", str(saved / "recipe.yaml")]) == recipe
 
 
+def test_the_card_of_a_checkpoint_states_the_steps_that_it_has(kept_run):
+    for name, text in (("checkpoint-000002", "2 of 6 steps"), ("checkpoint-000006", " 6 steps"), (".", " 6 steps")):
+        assert f"distillation; {text.strip()}, batch size 8" in (kept_run[1] / name / "README.md").read_text("utf-8")
+
+
 def test_the_log_has_one_line_per_step_between_start_and_end(kept_run):
     log = read_log(kept_run[1])
     assert (log[0]["event"], log[-1]["event"]) == ("started", "finished")

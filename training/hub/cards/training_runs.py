@@ -48,9 +48,12 @@ class TrainingRun:
         of_each = f" ({parts} of {batch_size:,})" if factors else ""
         tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
         stage = f"{self.stage}{tower}; " if self.stage else ""
-        early = f"stopped early after {self.steps:,} of " if self.steps is not None and self.steps < steps else ""
+        done, cause = self.steps, "stopped early after "
+        if done is None:  # of a checkpoint, or of the best student
+            done, cause = self.recipe.get("num_steps"), ""
+        part = f"{cause}{done:,} of " if done is not None and done < steps else ""
         total = batch_size * math.prod(factors.values())
-        return f"{stage}{early}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
+        return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
 
     @property
     def sources(self) -> list[str]:
