@@ -56,6 +56,11 @@ class TrainingRun:
         return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
 
     @property
+    def compares_embeddings(self) -> bool:
+        """Whether a loss of stage 1 compared embeddings with the teacher's, and not feature maps alone."""
+        return self.recipe.get("target") == "logits" or bool(self.recipe.get("embedding_weight", 1))
+
+    @property
     def sources(self) -> list[str]:
         """Training data: one source, its shards, or all sources of a mixture."""
         data = self.recipe["data"]
@@ -90,11 +95,13 @@ def teacher_space(runs: list[TrainingRun]) -> str:
     Args:
         runs: Training runs of the model, the last one last.
     """
-    last = runs[-1].recipe if runs else {}
-    if not runs or runs[-1].stage != ALIGN or last.get("anchor_weight"):
+    last, distilled = runs[-1].recipe if runs else {}, [run for run in runs if run.stage != ALIGN]
+    if last.get("anchor_weight"):
         return "trained to match the teacher's embeddings"
-    if last.get("new_student"):
+    if last.get("new_student") or (distilled and not any(run.compares_embeddings for run in distilled)):
         return "not comparable with the teacher's"
+    if not runs or runs[-1].stage != ALIGN:
+        return "trained to match the teacher's embeddings"
     return "trained to match the teacher's embeddings before the alignment, which had no anchor to them"
 
 

@@ -18,9 +18,9 @@ MATCHED = "dimensions, trained to match the teacher's embeddings |"
 STAGES = "from the teacher `some/teacher`: "
 
 
-def distill_recipe(folder: Path) -> DistillRecipe:
-    fields = recipe_fields(folder / "mine", "some/images", student=student_config())
-    return DistillRecipe(**fields, teacher="some/teacher")
+def distill_recipe(folder: Path, **fields) -> DistillRecipe:
+    fields = {"student": student_config(), "teacher": "some/teacher"} | fields
+    return DistillRecipe(**recipe_fields(folder / "mine", "some/images"), **fields)
 
 
 def align_recipe(folder: Path, **fields) -> AlignRecipe:
@@ -81,3 +81,11 @@ def test_alignment_without_an_anchor_after_the_distillation(text_of, tmp_path):
     text = text_of(align_recipe(tmp_path), distill_recipe(tmp_path), **TEACHER)
     claim = "trained to match the teacher's embeddings before the alignment, which had no anchor to them |"
     assert f"dimensions, {claim}" in text and MATCHED not in text
+
+
+def test_distilled_from_feature_maps_alone(text_of, tmp_path):
+    distilled = distill_recipe(tmp_path, embedding_weight=0.0)
+    claim = "dimensions, not comparable with the teacher's |"
+    assert claim in text_of(distilled, **TEACHER) and claim in text_of(align_recipe(tmp_path), distilled, **TEACHER)
+    assert MATCHED in text_of(align_recipe(tmp_path, anchor_weight=1.0), distilled, **TEACHER)
+    assert MATCHED in text_of(distill_recipe(tmp_path, embedding_weight=0.0, target="logits"), **TEACHER)
