@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,20 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 
 
-def run_identity(recipe: TrainingRecipe, dataset: Pairs, num_processes: int) -> dict[str, Any]:
+def run_identity(
+    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teachers: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that the weights of a run depend on, as flat JSON values by name.
 
     Args:
         recipe: Recipe of the run.
         dataset: Its training data.
         num_processes: Number of its training processes.
+        teachers: Revision of each teacher.
     """
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
+    if teachers:
+        values["weights of the teachers"] = ", ".join(teachers)
     return json.loads(json.dumps(_flat(stored_fields(recipe)) | values))
 
 

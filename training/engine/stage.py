@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -86,6 +86,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         OSError: A checkpoint or the finished model cannot be saved.
     """
     accelerator = make_accelerator(recipe)
+    recipe = _with_precision(recipe, accelerator)
     with _interruptible(recipe.output_dir, stage.saving), ExitStack() as claimed:
         if accelerator.is_main_process:
             names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
@@ -109,6 +110,8 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             )
         if teachers is not None:
             task.teacher_rotation = teachers.rotation
+            if recipe.save_every or recipe.resume:  # reads the files of the weights
+                task.teacher_revisions = [member.teacher.revision for member in teachers.members]
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
         finished = stage.make_finished(student, processor, recipe)
@@ -125,6 +128,14 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         if push is not None:
             push.finish()
     return result
+
+
+def _with_precision(recipe: StageRecipe, accelerator: Accelerator) -> StageRecipe:
+    """The recipe with the precision that `accelerate launch` has set, so that it is saved and compared by a resumed
+    run.
+    """
+    precision = accelerator.mixed_precision
+    return replace(recipe, mixed_precision=precision) if precision in ("bf16", "fp16") else recipe
 
 
 def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_processes: int):

@@ -1,5 +1,7 @@
 """What both stages share: the student, the augmentation of its images, and which of its parameters are trained."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +30,7 @@ class Task(nn.Module):
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
+    teacher_revisions: Sequence[str] = ()  # what a resumed run compares of its teachers
     teacher_rotation: str | None = None  # digest of the teacher's own rotation, such as that of a fine-tuned start
 
     def __init__(

@@ -20,6 +20,7 @@ from tests.tiny import (
     MOBILENET,
     NO_DROPOUT,
     VIT,
+    WHOLE_MOBILENET,
     XLM_ROBERTA,
     make_model,
     recipe_fields,
@@ -514,6 +515,29 @@ def test_a_resumed_run_records_its_differences(kept_run, tmp_path):
     run(changed)
     (line,) = [line for line in read_log(folder) if line.get("event") == "changed"]
     assert line["step"] == 4 and line["changes"] == ["learning_rate: 0.001, now 0.5"]
+
+
+def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_folder, tmp_path):
+    teacher = shutil.copytree(teacher_folder, tmp_path / "teacher")
+    recipe = distill_recipe(teacher=str(teacher), save_every=1)
+    run(recipe)
+    make_model(WHOLE_MOBILENET, seed=8).save_pretrained(teacher)
+    shutil.rmtree(Path(recipe.output_dir) / "checkpoint-000002")
+    with pytest.raises(ValueError, match=r"resume: this run differs .* in weights of the teachers: '\w+', now '\w+'"):
+        run(replace(recipe, resume=True))
+
+
+def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming(distill_recipe, monkeypatch):
+    recipe = distill_recipe(save_every=1)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    folder = run(recipe)
+    saved = parse_recipe(DistillRecipe, ["--config", str(folder / "recipe.yaml")])
+    assert saved == replace(recipe, mixed_precision="bf16")
+    shutil.rmtree(folder / "checkpoint-000002")
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION")
+    with pytest.raises(ValueError, match=r"resume: this run differs .* in mixed_precision: 'bf16', now None"):
+        run(replace(recipe, resume=True))
+    run(replace(saved, resume=True))
 
 
 @pytest.mark.parametrize("name", ["seed", "batch_size", "max_steps", "data.train", "content of the data",
