@@ -30,7 +30,8 @@ class Outcome:
 
     Args:
         rows: Metrics of all models.
-        models: Name, revision, fingerprint and input preparation of each model, and how many texts it truncated.
+        models: Name, revision, fingerprint and input preparation of each model, and how many texts it truncated; the
+            text model last.
         details: Model name, task and measurement with the results of each class, where the caller needs them.
     """
 
@@ -92,6 +93,8 @@ class Runner:
             encoder.release()
             del encoder
             gc.collect()  # before the next model is loaded: two large models may not fit in memory together
+        if other is not None:  # a card takes the first one for its own model
+            outcome.models.append(outcome.models.pop(0))
         return outcome
 
     def _encode(self, name: str, outcome: Outcome) -> CachedEncoder:

@@ -13,6 +13,8 @@ from training.evaluation.metrics import right_ranks, wilson_interval
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.retrieval import ranks, retrieval_table, score
 from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set, open_retrieval_set
+from training.hub.cards.metadata import eval_results
+from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +138,8 @@ def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altcl
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
     assert written["retrieval"] == [open_retrieval_set("drawings", place).describe()]
     assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[str(teacher_folder)] == 32
+    assert [model["name"] for model in written["models"]] == [str(teacher_folder), str(altclip_folder)]
+    assert len(eval_results(Results.read(tmp_path / "results.json"))) == 8  # R@1 and R@5 of the first model
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
     again = eval_script.main(arguments)
