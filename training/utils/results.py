@@ -114,17 +114,16 @@ class Results:
         """Render all rows that have a language as a Markdown table, in percent.
 
         The table has one row for each model and stage, and one column for each set, language and metric, or the other
-        way round if these are many. Values of several seeds are averaged.
+        way round if these are many. Several protocols of one set have a column each. Values of several seeds are
+        averaged.
         """
         fractions = [row for row in self.rows if row.language is not None]
-        columns = _unique((row.set, row.language, row.metric) for row in fractions)
-        header = ["model", *(" ".join(map(str, column)) for column in columns)]
+        several = with_several_protocols(fractions)
+        columns = _unique(_column(row, several) for row in fractions)
+        header = ["model", *(" ".join(str(value) for _, value in column) for column in columns)]
         lines = [header]
         for model, stage in _unique((row.model, row.stage) for row in fractions):
-            values = [
-                self.mean(model=model, stage=stage, set=name, language=language, metric=metric)
-                for name, language, metric in columns
-            ]
+            values = [self.mean(model=model, stage=stage, **dict(column)) for column in columns]
             lines.append(
                 [
                     f"{model}, {stage}" if stage else model,
@@ -160,6 +159,24 @@ def _check_types(row: Row):
             raise TypeError(f"{name} is of type {type(value).__name__}")
     if row.seed is not None and not isinstance(row.seed, int):
         raise TypeError(f"seed is of type {type(row.seed).__name__}")
+
+
+def with_several_protocols(rows: Iterable[Row]) -> set[tuple[str | None, str | None, str]]:
+    """Set, language and metric of the rows that were measured by several protocols, so that their values differ."""
+    protocols: dict[tuple[str | None, str | None, str], set[str | None]] = {}
+    for row in rows:
+        protocols.setdefault(_key(row), set()).add(row.protocol)
+    return {key for key, names in protocols.items() if len(names) > 1}
+
+
+def _key(row: Row) -> tuple[str | None, str | None, str]:
+    return row.set, row.language, row.metric
+
+
+def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple[tuple[str, Any], ...]:
+    """Fields that the values of a column of a table share, with their names."""
+    fields = {"set": row.set, "language": row.language, "metric": row.metric}
+    return tuple((fields | ({"protocol": row.protocol} if _key(row) in several else {})).items())
 
 
 def _unique(items: Iterable) -> list:

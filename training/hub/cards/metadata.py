@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from training.hub.cards.details import CardDetails
 from training.hub.cards.facts import ModelFacts
-from training.utils.results import Results
+from training.utils.results import Results, with_several_protocols
 
 TASK = "zero-shot-image-classification"
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
@@ -96,7 +96,8 @@ def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, s
 
 
 def eval_results(results: Results | None) -> list[EvalResult]:
-    """Results of the final student for the model index: one entry for each set, language and metric.
+    """Results of the final student for the model index: one entry for each set, language and metric, and for
+    each protocol if there are several.
 
     The accuracy check of an export compares files with PyTorch. Its rows are no results of the model: their data is
     the embedded corpus by default, whatever the model was trained for.
@@ -106,17 +107,22 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     exported = export_models(results)
     rows = [row for row in results.rows if is_final(row.model, row.stage) and row.language is not None]
     rows = [row for row in rows if row.model not in exported and _is_own(row.model, results)]
+    several = {(name, language) for name, language, _ in with_several_protocols(rows)}
+    # the Hub merges results that differ in nothing else
+    configs = [
+        f"{row.language}, {row.protocol}" if (row.set, row.language) in several else str(row.language) for row in rows
+    ]
     return [
         EvalResult(
             task_type=TASK,
             dataset_type=row.set or "",
-            dataset_name=f"{row.set} ({row.language})",
-            dataset_config=row.language,  # the Hub merges results that differ in nothing else
+            dataset_name=f"{row.set} ({config})",
+            dataset_config=config,
             metric_type="accuracy" if row.metric in METRICS else row.metric,
             metric_name=METRICS.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, MAX_DECIMALS),
         )
-        for row in rows
+        for row, config in zip(rows, configs, strict=True)
     ]
 
 

@@ -312,6 +312,14 @@ def test_front_matter_has_one_result_for_each_language(folder):
     assert {(result.dataset_config, result.metric_value) for result in results} == {("en", 0.1), ("zh", 0.2)}
 
 
+def test_front_matter_has_one_result_for_each_of_several_protocols():
+    fields = {"model": "student", "set": "cifar-10", "language": "zh"}
+    measured = (("elevater-zh", "top1", 0.1), ("cn-clip-compat", "top1", 0.2), ("elevater-zh", "top5", 0.3))
+    rows = [Row(protocol=protocol, metric=metric, value=value, **fields) for protocol, metric, value in measured]
+    found = {(result.dataset_config, result.metric_value) for result in eval_results(Results({}, rows))}
+    assert found == {("zh, elevater-zh", 0.1), ("zh, cn-clip-compat", 0.2), ("zh, elevater-zh", 0.3)}
+
+
 def test_teacher_and_data_are_named(folder):
     text = ModelCard.load(folder / "README.md").text
     assert "some/teacher" in text and "some/images" in text
