@@ -11,9 +11,9 @@ from modeling_dcclip import DCCLIPModel
 TOWERS = ("vision", "text")
 INPUTS = {"vision": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
 OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
-# number of convolutions at the input that int8 keeps in fp32: a stem of few channels and the convolution after it take
+# number of convolutions at the input that int8 keeps in fp32: those of a stem of few channels and the first block take
 # almost no time, and their rounding errors reach all later layers
-STEM = 2
+STEM = 3
 # a module, its example inputs, and their dynamic dimensions in the format of `torch.export`
 TraceInputs = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]
 

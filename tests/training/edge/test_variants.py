@@ -3,6 +3,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from modeling_dcclip import DCCLIPModel
 from training.edge.formats import ONNX
 from training.edge.variants import to_fp16
 
@@ -45,6 +46,20 @@ def test_the_token_table_is_stored_in_few_bits(exported, variant, bits):
 def test_convolutions_are_stored_in_few_bits(exported, variant):
     full, small = ((exported / "onnx" / ONNX.file_name("vision", kind)).stat().st_size for kind in ("fp32", variant))
     assert small / full < {"fp16": 0.6, "int8": 0.45}[variant]
+
+
+def test_the_projection_of_the_image_tower_has_int8_weights_and_fp32_products(exported):
+    graph = onnx.load(exported / "onnx" / ONNX.file_name("vision", "int8")).graph
+    kinds = {tensor.name: onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in graph.initializer}
+    makers = {output: node for node in graph.node for output in node.output}
+    product = [node for node in graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+    inputs = [makers[name] for name in product.input[:2]]
+    assert inputs[0].op_type != "DequantizeLinear" and inputs[1].op_type == "DequantizeLinear"
+    weight = next(tensor for tensor in graph.initializer if tensor.name == inputs[1].input[0])
+    expected = DCCLIPModel.from_pretrained(exported).visual_projection.weight.detach().numpy()
+    assert kinds[weight.name] == "INT8" and kinds[inputs[1].input[1]] == "FLOAT"
+    scale = np.abs(expected).max(1, keepdims=True) / 127  # of each output channel
+    np.testing.assert_allclose(onnx.numpy_helper.to_array(weight) * scale, expected, atol=scale.max() / 2 + 1e-6)
 
 
 def test_channels_below_half_precision_stay_in_fp32(exported, tmp_path):
