@@ -110,7 +110,7 @@ class CachedEncoder:
         self._model: ZeroShotModel | None = model
         self._squashes = model.images.squashes
         self._source = model.name
-        self._teacher: str | None = getattr(model.model.config, "teacher", None)
+        self._teacher: str | None = getattr(getattr(model.model, "config", None), "teacher", None)
         self._rotation: Tensor | None = getattr(model.model, "rotation", None)
         self._width: int | None = None  # None for all dimensions
         self._unrotated = False
