@@ -46,13 +46,14 @@ def run(options: PhotoModelOptions):
     from training.corpus.free_photos import FREE_PHOTOS
     from training.demo.photo_model.results import for_card, read_results
     from training.demo.photo_model.sheet import plot_contact_sheet
-    from training.demo.photo_model.weights import rotate_to_axes, round_to_half, store_in_half
+    from training.demo.photo_model.weights import cut_to, rotate_to_axes, round_to_half, store_in_half
     from training.evaluation.models.zero_shot_model import ZeroShotModel
     from training.finetuning.spelling import unify_spelling
     from training.hub import MODEL_FILES
     from training.hub.cards import CARD_FILE, CardDetails, write_card
     from training.hub.cards.example import classify_example
     from training.hub.hub_model import HubModel
+    from training.text.vocabulary import Vocabulary
     from training.utils.files import write_text
     from training.utils.output import claim_folder
     from training.utils.results import RESULTS_FILE
@@ -66,6 +67,8 @@ def run(options: PhotoModelOptions):
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         student = mix_rounds(options)
         processor = DCCLIPProcessor.from_pretrained(base)
+        if options.vocabulary is not None:
+            cut_to(student, processor, Vocabulary.load(options.vocabulary))
         if options.rotate_by is not None:
             rotate_to_axes(student.eval(), processor, options.rotate_by)
         round_to_half(student)

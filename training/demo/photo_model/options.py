@@ -23,6 +23,8 @@ class PhotoModelOptions:
         later: Rounds of one stage alone, each NAME=FOLDER, the first one first. Each started from the model of the
             round before. Its weights are mixed into that model's, and its recipe and log are kept under its name.
         later_weights: Weight of each of them in that mean, 0..1. A round with other towers needs 1.
+        vocabulary: Output of `python -m training.prepare.vocabulary` for the tokenizer of these models. The finished
+            model has its pieces alone. None keeps all of them.
         rotate_by: Images with captions, such as those of training. The model's space is rotated to the principal axes
             of their embeddings, so that the leading dimensions can be used alone. None rotates nothing.
         overwrite: Whether to replace a model in `output_dir`.
@@ -38,6 +40,7 @@ class PhotoModelOptions:
     stage_2_weight: float = 1.0
     later: list[str] = field(default_factory=list)
     later_weights: list[float] = field(default_factory=list)
+    vocabulary: str | None = None
     rotate_by: str | None = None
     overwrite: bool = False
 

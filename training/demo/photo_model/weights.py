@@ -1,16 +1,38 @@
-"""The weights of the model of photographs: rotated, and in half precision."""
+"""The weights of the model of photographs: with fewer pieces of the vocabulary, rotated, and in half precision."""
 
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.engine.rotation import axes_of, rotate
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.retrieval_sets import open_retrieval_set
+from training.text.vocabulary import Vocabulary
 from training.utils.files import atomic_write
 
 ROTATION_IMAGES, ROTATION_CAPTIONS = 2000, 5000  # captions in each language
+
+
+def cut_to(model: DCCLIPModel, processor: DCCLIPProcessor, vocabulary: Vocabulary):
+    """Keep the pieces of a cut vocabulary in place. Texts of these pieces keep their embeddings.
+
+    Args:
+        model: Model whose token table has all pieces.
+        processor: Its processor.
+        vocabulary: A cut of the processor's tokenizer.
+
+    Raises:
+        ValueError: The vocabulary was cut from another tokenizer.
+    """
+    vocabulary.check_source(processor.tokenizer)
+    table, text_config = cast(nn.Embedding, model.get_input_embeddings()), cast(Any, model.config.text_config)
+    rows = table.weight.detach()[vocabulary.source_ids]
+    model.set_input_embeddings(nn.Embedding.from_pretrained(rows, freeze=False, padding_idx=table.padding_idx))
+    text_config.vocab_size = len(vocabulary)
+    processor.tokenizer = vocabulary.tokenizer
 
 
 def rotate_to_axes(model: DCCLIPModel, processor: DCCLIPProcessor, source: str):

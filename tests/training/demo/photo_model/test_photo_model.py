@@ -10,17 +10,30 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModel
 
-from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
+from modeling_dcclip import DCCLIPProcessor
+from tests.tiny import (
+    CUT_EFFICIENTNET,
+    MOBILENET,
+    NO_DROPOUT,
+    ROOT,
+    make_image_processor,
+    make_model,
+    recipe_fields,
+    student_config,
+)
 from training.config import AlignRecipe, DistillRecipe
 from training.corpus.free_photos import FREE_PHOTOS, FreePhoto
 from training.demo.photo_model.__main__ import main
 from training.demo.photo_model.results import read_results
+from training.demo.photo_model.weights import cut_to
 from training.eval import main as evaluate
 from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache, find_processes
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan
 from training.hub.hub_model import HubModel
+from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.text.tokenizers import load_tokenizer
 from training.utils.results import Results, Row
 
 pytest.importorskip("skimage", reason="the extra `photos` is not installed")
@@ -96,6 +109,29 @@ def test_recipes_and_logs_of_earlier_rounds_are_kept(runs, tmp_path):
             assert {f"recipe_{name}_{stage}.yaml", f"log_{name}_{stage}.jsonl"} <= names
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "feature-map distillation, then contrastive alignment." in card
+
+
+def test_texts_of_the_pieces_of_a_smaller_vocabulary_keep_their_embeddings():
+    def embed():
+        with torch.no_grad():
+            return model.get_text_features(**processor(text=texts, return_tensors="pt")).pooler_output
+
+    texts, tokenizer = ["a photo of a cat", "一只猫"], load_tokenizer(str(ROOT / "model_cards" / "dcclip-tiny-photo"))
+    model = make_model(MOBILENET, NO_DROPOUT | {"vocab_size": len(tokenizer)}, seed=3).eval()
+    processor = DCCLIPProcessor(make_image_processor(), tokenizer)
+    vocabulary, before = cut_vocabulary(tokenizer, count_pieces(tokenizer, texts), 9000), embed()
+    cut_to(model, processor, vocabulary)
+    assert torch.equal(embed(), before)
+    assert len(model.get_input_embeddings().weight) == model.config.text_config.vocab_size == 9000
+    with pytest.raises(ValueError, match="is not the tokenizer"):  # the vocabulary is no cut of itself
+        cut_to(model, processor, vocabulary)
+
+
+def test_a_folder_without_a_vocabulary_is_named(runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--runs", str(runs), "--vocabulary", str(runs / "aligned"), "--output_dir", str(tmp_path / "model")])
+    assert "has no vocabulary.json" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_later_distillations_are_mixed_in_one_by_one(runs, tmp_path):
