@@ -95,8 +95,8 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.hub.cards import refresh_card
     from training.hub.self_check import write_self_check
-    from training.text.pipeline import read_pipeline
-    from training.text.spelling import ignore_case, simplified_pieces, space_underscores
+    from training.text.pipeline import cut_pipeline, read_pipeline
+    from training.text.spelling import ignore_case, reachable_ids, simplified_pieces, space_underscores
     from training.utils.files import atomic_write
 
     table = student.text_model.get_input_embeddings().weight
@@ -107,34 +107,14 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
     pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer)))
     if pipeline["model"]["type"] == "Unigram":  # other models build pieces from pieces that no text has
-        pipeline, rows = drop_unreachable(pipeline)
-        tensors[name] = tensors[name][rows]
+        rows = reachable_ids(pipeline)
+        pipeline, tensors[name] = cut_pipeline(pipeline, rows), tensors[name][rows]
     write_tokenizer(folder, pipeline, len(tensors[name]))
     with atomic_write(folder / WEIGHTS_FILE) as scratch:
         save_file(tensors, scratch, {"format": "pt"})
     write_self_check(type(student).from_pretrained(folder).eval(), type(processor).from_pretrained(folder), folder)
     refresh_card(folder)
     return len(pairs)
-
-
-def drop_unreachable(pipeline: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Remove the pieces that no text is split into. No other text is split differently.
-
-    Args:
-        pipeline: Content of tokenizer.json with a Unigram model.
-
-    Returns:
-        The pipeline with new ids, and the old ids of its pieces.
-    """
-    from training.text.pipeline import cut_pipeline
-    from training.text.spelling import reachable_ids
-
-    rows = reachable_ids(pipeline)
-    added = [token["id"] for token in pipeline["added_tokens"]]
-    new_ids = [-1] * max(len(pipeline["model"]["vocab"]), *(number + 1 for number in added))
-    for new, old in enumerate(rows):
-        new_ids[old] = new
-    return cut_pipeline(pipeline, new_ids), rows
 
 
 def write_tokenizer(folder: Path, pipeline: dict[str, Any], num_pieces: int):

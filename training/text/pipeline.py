@@ -126,27 +126,28 @@ def id_slots(processor: dict[str, Any] | None) -> Iterator[tuple[list, int]]:
         yield from ((processor[name], 1) for name in ("sep", "cls"))
 
 
-def cut_pipeline(pipeline: dict[str, Any], kept_ids: Sequence[int]) -> dict[str, Any]:
+def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any]:
     """Remove pieces from a Unigram pipeline.
 
     Args:
         pipeline: Pipeline that `read_unigram` returned; it is not changed.
-        kept_ids: New id of each piece, including added tokens; -1 removes a piece. New ids ascend with the old ones.
+        kept: Ids of the pieces to keep, ascending, with all added tokens and the unknown piece.
 
     Returns:
-        The pipeline with the remaining pieces and their new ids.
+        The pipeline with these pieces. The new id of a piece is its place in `kept`.
     """
     model, processor = pipeline["model"], copy.deepcopy(pipeline["post_processor"])
+    new_ids = {old: new for new, old in enumerate(kept)}
     for ids, index in id_slots(processor):
-        ids[index] = kept_ids[ids[index]]
+        ids[index] = new_ids[ids[index]]
     return pipeline | {
-        "added_tokens": [token | {"id": kept_ids[token["id"]]} for token in pipeline["added_tokens"]],
+        "added_tokens": [token | {"id": new_ids[token["id"]]} for token in pipeline["added_tokens"]],
         "post_processor": processor,
-        # the pieces of the model come first; added tokens that are not in the model follow, so kept_ids may be longer
+        # the pieces of the model come first; added tokens that are not in the model follow
         "model": model
         | {
-            "unk_id": kept_ids[model["unk_id"]],
-            "vocab": [piece for piece, new in zip(model["vocab"], kept_ids, strict=False) if new >= 0],
+            "unk_id": new_ids[model["unk_id"]],
+            "vocab": [piece for number, piece in enumerate(model["vocab"]) if number in new_ids],
         },
     }
 

@@ -66,14 +66,14 @@ def reachable_ids(pipeline: dict[str, Any]) -> list[int]:
         pipeline: Content of tokenizer.json with a Unigram model.
 
     Returns:
-        Ids of these pieces and of all added tokens, ascending.
+        Ids of these pieces, of the unknown piece and of all added tokens, ascending.
     """
     normalizer = Tokenizer.from_str(json.dumps(pipeline)).normalizer
     words = [piece.replace(WORD_START, "") for piece, _ in pipeline["model"]["vocab"]]
     kept = {
         number for number, word in enumerate(words) if normalizer is None or normalizer.normalize_str(word) == word
     }
-    return sorted({*kept, *(token["id"] for token in pipeline["added_tokens"])})
+    return sorted({*kept, pipeline["model"]["unk_id"], *(token["id"] for token in pipeline["added_tokens"])})
 
 
 def _normalizers(pipeline: dict[str, Any]) -> list[dict[str, Any]]:

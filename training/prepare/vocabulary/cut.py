@@ -192,7 +192,7 @@ def cut_vocabulary(
     kept_ids[source_ids] = np.arange(size)
     kept = {tier.name.lower(): int((tiers[source_ids] == tier).sum()) for tier in Tier}
     return Vocabulary(
-        rebuild(tokenizer, cut_pipeline(pipeline, kept_ids.tolist())),
+        rebuild(tokenizer, cut_pipeline(pipeline, source_ids.tolist())),
         torch.from_numpy(source_ids),
         torch.from_numpy(kept_ids),
         source=source or tokenizer.name_or_path,
