@@ -330,13 +330,16 @@ def run_label(options: argparse.Namespace) -> None:
     for label in map(Path, options.labels):  # such as those of a pattern that the shell expands
         if label.suffix.lower() in EXTENSIONS and label.is_file():
             raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
-    if not all(map(str.strip, options.labels)):
+    labels = [label.strip() for label in options.labels]
+    if not all(labels):
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
+    if repeated := next((label for label in labels if labels.count(label) > 1), None):
+        raise ValueError(f"label: {repeated!r} is given twice, which would divide its score. Remove one.")
     runtime = open_runtime(options.model or default_model())
-    scores = runtime.zero_shot(options.image, options.labels, options.template)
-    if len(options.labels) == 1:
+    scores = runtime.zero_shot(options.image, labels, options.template)
+    if len(labels) == 1:
         print_note("a single label always has the score 1. To compare several, separate them with spaces.")
-    for label in options.labels:
+    for label in labels:
         if unknown := runtime.unknown_parts(label):
             print_note(f"{label!r} has {', '.join(unknown)}, which the model does not know")
     if options.json:

@@ -105,6 +105,7 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
     assert "dcclip: model: " in error_of(capsys, "label", str(image), "fox", "--model", str(tmp_path))
     assert "dcclip: template: " in error_of(capsys, "label", str(image), "fox", *model, "--template", "a photo")
     assert "dcclip: label: one is empty" in error_of(capsys, "label", str(image), "fox", " ", *model)
+    assert "dcclip: label: 'fox' is given twice" in error_of(capsys, "label", str(image), "fox", "cat", "fox ", *model)
     assert "dcclip: texts: " in error_of(capsys, "label", str(image), "红苹果" * 30, *model)
     (tmp_path / "broken.png").write_bytes(b"not an image")
     message = error_of(capsys, "label", str(tmp_path / "broken.png"), "fox", *model)
