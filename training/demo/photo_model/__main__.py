@@ -63,7 +63,7 @@ def run(options: PhotoModelOptions):
     results = read_results(options.results, command_of(PROGRAM, options), kept)
     history = find_history(options)
     names = [*MODEL_FILES, *history, CARD_FILE, RESULTS_FILE, SHEET_FILE, EXAMPLE_FILE]
-    inputs = {"runs": options.runs, "start": options.start}
+    inputs = {"runs": options.runs, "start": options.start, "vocabulary": options.vocabulary}
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         student = mix_rounds(options)
         processor = DCCLIPProcessor.from_pretrained(base)

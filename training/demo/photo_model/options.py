@@ -23,8 +23,8 @@ class PhotoModelOptions:
         later: Rounds of one stage alone, each NAME=FOLDER, the first one first. Each started from the model of the
             round before. Its weights are mixed into that model's, and its recipe and log are kept under its name.
         later_weights: Weight of each of them in that mean, 0..1. A round with other towers needs 1.
-        vocabulary: Output of `python -m training.prepare.vocabulary` for the tokenizer of these models. The finished
-            model has its pieces alone. None keeps all of them.
+        vocabulary: Folder of a vocabulary that `python -m training.prepare.vocabulary` cut from the tokenizer of these
+            models. The finished model keeps only its pieces. Without it, the model keeps all pieces.
         rotate_by: Images with captions, such as those of training. The model's space is rotated to the principal axes
             of their embeddings, so that the leading dimensions can be used alone. None rotates nothing.
         overwrite: Whether to replace a model in `output_dir`.

@@ -17,7 +17,7 @@ ROTATION_IMAGES, ROTATION_CAPTIONS = 2000, 5000  # captions in each language
 
 
 def cut_to(model: DCCLIPModel, processor: DCCLIPProcessor, vocabulary: Vocabulary):
-    """Keep the pieces of a cut vocabulary in place. Texts of these pieces keep their embeddings.
+    """Reduce a model and its processor in place to a cut vocabulary. Texts of its pieces keep their embeddings.
 
     Args:
         model: Model whose token table has all pieces.

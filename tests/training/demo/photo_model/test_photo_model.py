@@ -134,6 +134,14 @@ def test_a_folder_without_a_vocabulary_is_named(runs, tmp_path, capsys):
     assert not (tmp_path / "model").exists()
 
 
+def test_the_folder_of_the_vocabulary_is_not_written_to(runs, tmp_path, capsys):
+    folder = ["--vocabulary", str(tmp_path), "--output_dir", str(tmp_path), "--overwrite"]
+    with pytest.raises(SystemExit):
+        main(["--runs", str(runs), *folder])
+    assert "would overwrite vocabulary" in " ".join(capsys.readouterr().err.split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_later_distillations_are_mixed_in_one_by_one(runs, tmp_path):
     folder = tmp_path / "model"
     later = ["--later", f"third={runs / 'distilled'}", f"fourth={runs / 'vision'}", "--later_weights", "0.25", "0.5"]
