@@ -1,5 +1,6 @@
 """Memory and process group of a process."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -36,3 +37,29 @@ def test_end_process_group(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     end_process_group()
     assert not torch.distributed.is_initialized()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("chosen", "variables", "limited"),
+    [
+        pytest.param([], {}, False, id="by nobody"),
+        pytest.param(["--num_cpu_threads_per_process", "1"], {}, True, id="by an option"),
+        pytest.param(["--num-cpu-threads-per-process=1"], {}, True, id="by an option with hyphens"),
+        pytest.param([], {"OMP_NUM_THREADS": "1"}, True, id="by a variable"),
+    ],
+)
+def test_accelerate_launch_does_not_limit_a_process_to_one_core(tmp_path, chosen, variables, limited):
+    (script := tmp_path / "threads.py").write_text(
+        "import torch\nfrom training.utils.process import use_all_cores\n"
+        "before = torch.get_num_threads()\nuse_all_cores()\nprint(before, torch.get_num_threads())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    default = run([str(script)], environment)[1]
+    before, after = run(["-m", "accelerate.commands.launch", *chosen, str(script)], environment | variables)
+    assert (before, after) == (1, 1 if limited else default)
+
+
+def run(command: list[str], environment: dict[str, str]) -> list[int]:
+    output = subprocess.run([sys.executable, *command], env=environment, capture_output=True, check=True, text=True)
+    return [int(count) for count in output.stdout.split()]
