@@ -46,13 +46,14 @@ def rotate(student: DCCLIPModel, rotation: Tensor):
     """Rotate the embedding space of a student. Cosine similarities between its embeddings stay the same.
 
     Args:
-        student: Student whose space is not rotated. Its projections are multiplied by the rotation, which becomes the
-            weight `rotation`.
+        student: Student. Its projections are multiplied by the rotation, which becomes the weight `rotation`. If it is
+            rotated already, this weight becomes the product of both, which leads from the teacher's space to its own.
         rotation: Orthogonal matrix, (D, D), that multiplies row vectors from the right.
     """
     for projection in (student.visual_projection, student.text_projection):
         projection.weight.copy_(rotation.double().T @ projection.weight.double())
-    stored = rotation.float().contiguous()
+    whole = rotation if student.config.rotation is None else student.rotation.double() @ rotation.double()
+    stored = whole.float().contiguous()
     student.register_buffer("rotation", stored)
     student.config.rotation = hashlib.blake2b(stored.numpy().tobytes(), digest_size=8).hexdigest()
 

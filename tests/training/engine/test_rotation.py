@@ -67,6 +67,18 @@ def test_a_rotation_keeps_all_cosines(inputs):
     assert len(student.config.rotation) == 16 and "rotation" in student.state_dict()
 
 
+@torch.no_grad()
+def test_a_second_rotation_still_leads_from_the_space_of_the_teacher(inputs):
+    student = make_model(MOBILENET)
+    before, whole = student(**inputs).image_embeds, torch.eye(PROJECTION_DIM)
+    for seed in (0, 1):
+        axes = torch.randn(PROJECTION_DIM, PROJECTION_DIM, generator=torch.Generator().manual_seed(seed))
+        rotate(student, rotation := torch.linalg.qr(axes)[0])
+        whole = whole @ rotation
+    torch.testing.assert_close(student.rotation, whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(student(**inputs).image_embeds, before @ student.rotation, atol=1e-5, rtol=0)
+
+
 @pytest.mark.slow
 def test_the_rotation_is_that_of_the_teachers_captions(tmp_path, source, teacher, teacher_folder, train_rows):
     fields = recipe_fields(tmp_path / "text", source, batch_size=len(train_rows), max_steps=1)
