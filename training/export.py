@@ -14,6 +14,7 @@ from training.edge.options import ExportOptions
 from training.hub.layouts.table import LAYOUTS
 from training.utils.cli import parse_options, user_errors
 from training.utils.ending import commands_of_export, print_ending
+from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
 
@@ -22,6 +23,7 @@ def main(argv: list[str] | None = None):
     options = parse_options(
         ExportOptions, argv, prog="python training/export.py", description=__doc__, positional=("folder",)
     )
+    keep_freed_memory()  # for the accuracy checks
     (_write_layout if options.format in LAYOUTS else _write_files)(options)
 
 

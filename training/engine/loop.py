@@ -31,7 +31,7 @@ from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import CHANGED_ADVICE, Progress, TrainingState, check_checkpoint, load_weights
 from training.tasks import Task
 from training.tasks.grad_cache import forward_backward, sync_on_last
-from training.utils.process import keep_freed_memory, use_all_cores
+from training.utils.process import use_cpu_fully
 from training.utils.rng import keyed_uniform
 
 # the other processes wait for the main process while it saves, evaluates or uploads
@@ -82,8 +82,7 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
         ValueError: A tracker of the recipe is not installed.
     """
     require_trackers(recipe.trackers)
-    keep_freed_memory()
-    use_all_cores()
+    use_cpu_fully()
     load_on_every_process()
     return Accelerator(
         mixed_precision=recipe.mixed_precision,

@@ -22,14 +22,14 @@ from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.evaluation.sets.templates import Templates
 from training.teachers.lineage import digest_folder
 from training.utils.files import atomic_write
-from training.utils.process import use_all_cores
+from training.utils.process import use_cpu_fully
 
 VERSION = 1  # increase it when the same key would belong to other numbers
 
 
 def find_processes() -> PartialState:
-    """State of this process among those of `accelerate launch` or `torchrun`. A single one uses all cores."""
-    use_all_cores()
+    """State of this process among those of `accelerate launch` or `torchrun`. From now on it uses the CPU fully."""
+    use_cpu_fully()
     # without this flag, processes on a machine without an accelerator do not form a group
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
