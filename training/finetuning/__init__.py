@@ -12,5 +12,5 @@ measure.py      accuracy on the validation split and on general texts
 interpolate.py  weights between the starting model and the end of training
 finish.py       choose a point, write the Hub folder
 report.py       table, plot, results and next commands
-spelling.py     command: make a finished model ignore letter case, and read underscores and traditional Chinese
+spelling.py     command: make a finished model ignore letter case, and read guide_dog and traditional Chinese
 """

@@ -1,12 +1,12 @@
-r"""Make a finished model ignore letter case, and read underscores and traditional Chinese, without training.
+r"""Make a finished model ignore letter case, and read guide_dog, guide-dog and traditional Chinese, without training.
 
 Examples:
   python -m training.finetuning.spelling --model runs/mine/aligned --output_dir runs/mine/model
 
 A model trained on lowercase captions does not recognize DOG, and one trained on simplified Chinese hardly recognizes
-貓. The command lets the tokenizer lowercase texts and read guide_dog as "guide dog", and gives each traditional piece
-of the vocabulary the embedding of its simplified form. Pieces in upper case, which no text has any more, are removed.
-Embeddings of other texts stay the same.
+貓. The command lets the tokenizer lowercase texts and read guide_dog and guide-dog as "guide dog", and gives each
+traditional piece of the vocabulary the embedding of its simplified form. Pieces in upper case or with a hyphen, which
+no text has any more, are removed. Embeddings of other texts stay the same.
 """
 
 import json
@@ -96,7 +96,7 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     from training.hub.cards import refresh_card
     from training.hub.self_check import write_self_check
     from training.text.pipeline import cut_pipeline, read_pipeline
-    from training.text.spelling import ignore_case, reachable_ids, simplified_pieces, space_underscores
+    from training.text.spelling import ignore_case, reachable_ids, simplified_pieces, space_separators
     from training.utils.files import atomic_write
 
     table = student.text_model.get_input_embeddings().weight
@@ -105,7 +105,7 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     pairs = simplified_pieces(sorted(vocabulary, key=vocabulary.__getitem__))
     tensors = load_file(folder / WEIGHTS_FILE)  # in their own precision
     tensors[name][[*pairs]] = tensors[name][[*pairs.values()]]
-    pipeline = space_underscores(ignore_case(read_pipeline(processor.tokenizer)))
+    pipeline = space_separators(ignore_case(read_pipeline(processor.tokenizer)))
     if pipeline["model"]["type"] == "Unigram":  # other models build pieces from pieces that no text has
         rows = reachable_ids(pipeline)
         pipeline, tensors[name] = cut_pipeline(pipeline, rows), tensors[name][rows]

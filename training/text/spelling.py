@@ -1,6 +1,7 @@
-"""Spelling variants of the same words: letter case, underscores, and traditional Chinese characters.
+"""Spelling variants of the same words: letter case, underscores and hyphens, and traditional Chinese characters.
 
-Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog, guide_dog and 貓.
+Training captions are mostly lowercase and in simplified characters, but people also type DOG, Dog, guide_dog,
+guide-dog and 貓.
 """
 
 import json
@@ -10,6 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 WORD_START = "\u2581"  # of Unigram pieces, in place of a space
+SEPARATORS = ("_", "-")
 
 
 def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
@@ -27,19 +29,22 @@ def ignore_case(pipeline: dict[str, Any]) -> dict[str, Any]:
     return pipeline | {"normalizer": {"type": "Sequence", "normalizers": [*steps, {"type": "Lowercase"}]}}
 
 
-def space_underscores(pipeline: dict[str, Any]) -> dict[str, Any]:
-    """Let a tokenizer pipeline read underscores as spaces: labels often come from the names of files and folders.
+def space_separators(pipeline: dict[str, Any]) -> dict[str, Any]:
+    """Let a tokenizer pipeline read underscores and hyphens as spaces: labels often are names of files and folders.
 
     Args:
         pipeline: Content of tokenizer.json; it is not changed.
 
     Returns:
-        The pipeline with this replacement as the first step of its normalizer, or the pipeline itself if it has it.
+        The pipeline with these replacements as the first steps of its normalizer, or the pipeline itself if it has
+        them.
     """
-    steps, replacement = _normalizers(pipeline), {"type": "Replace", "pattern": {"String": "_"}, "content": " "}
-    if replacement in steps:
+    steps = _normalizers(pipeline)
+    replacements = [{"type": "Replace", "pattern": {"String": each}, "content": " "} for each in SEPARATORS]
+    missing = [replacement for replacement in replacements if replacement not in steps]
+    if not missing:
         return pipeline
-    return pipeline | {"normalizer": {"type": "Sequence", "normalizers": [replacement, *steps]}}
+    return pipeline | {"normalizer": {"type": "Sequence", "normalizers": [*missing, *steps]}}
 
 
 def simplified_pieces(pieces: Sequence[str]) -> dict[int, int]:

@@ -15,9 +15,10 @@ from training.text.pipeline import read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
 
 KNOWN = ["a black dog", "a black dog", "猫和马", "马在草地上"]
-ADDED = [{"type": "Lowercase"}, {"type": "Replace", "pattern": {"String": "_"}, "content": " "}]
-UNREACHABLE = {"▁Dog", "A", "▁__"}  # once the tokenizer lowercases, and reads underscores as spaces
-OTHERS = ["A BLACK Dog", "a_black__dog_", "貓和馬", "馬在草地上"]
+SEPARATORS = [{"type": "Replace", "pattern": {"String": each}, "content": " "} for each in "_-"]
+ADDED = [{"type": "Lowercase"}, *SEPARATORS]
+UNREACHABLE = {"▁Dog", "A", "▁__", "▁2-"}  # once the tokenizer lowercases, and reads _ and - as spaces
+OTHERS = ["A BLACK Dog", "a_black--dog_", "貓和馬", "馬在草地上"]
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,11 @@
 import pytest
 
-from training.text.spelling import ignore_case, simplified_pieces, space_underscores
+from training.text.spelling import ignore_case, simplified_pieces, space_separators
 
 LOWERCASE = {"type": "Lowercase"}
 NFKC = {"type": "NFKC"}
 UNDERSCORE = {"type": "Replace", "pattern": {"String": "_"}, "content": " "}
+HYPHEN = {"type": "Replace", "pattern": {"String": "-"}, "content": " "}
 
 
 @pytest.mark.parametrize(
@@ -30,11 +31,16 @@ def test_a_pipeline_that_ignores_case_stays_the_same(normalizer):
 
 
 @pytest.mark.parametrize("normalizer", [None, NFKC, {"type": "Sequence", "normalizers": [NFKC]}])
-def test_underscores_are_replaced_first_and_once(normalizer):
-    pipeline = space_underscores({"normalizer": normalizer, "model": {}})
-    steps = [UNDERSCORE] if normalizer is None else [UNDERSCORE, NFKC]
+def test_separators_are_replaced_first_and_once(normalizer):
+    pipeline = space_separators({"normalizer": normalizer, "model": {}})
+    steps = [UNDERSCORE, HYPHEN] if normalizer is None else [UNDERSCORE, HYPHEN, NFKC]
     assert pipeline == {"normalizer": {"type": "Sequence", "normalizers": steps}, "model": {}}
-    assert space_underscores(pipeline) is pipeline
+    assert space_separators(pipeline) is pipeline
+
+
+def test_a_pipeline_that_reads_underscores_learns_to_read_hyphens():
+    pipeline = space_separators({"normalizer": {"type": "Sequence", "normalizers": [UNDERSCORE, NFKC]}, "model": {}})
+    assert pipeline["normalizer"]["normalizers"] == [HYPHEN, UNDERSCORE, NFKC]
 
 
 def test_traditional_pieces_are_matched_to_simplified_ones():

@@ -13,7 +13,7 @@ claims_runs.py          the arms of the claims, and their training runs
 text_only.py            text-only alignment: the command
 text_only_options.py    its options
 text_only_runs.py       its arms, and their training runs
-spellings.py            letter case, underscores and traditional characters: the command and its table
+spellings.py            letter case, underscores, hyphens and traditional characters: the command and its table
 short_runs.py           their pretrained towers, and recipes of short runs
 tables.py               their tables and plots
 """

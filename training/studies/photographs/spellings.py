@@ -1,4 +1,4 @@
-r"""Measure how models cope with spelling variants of texts: letter case, underscores, traditional characters.
+r"""Measure how models cope with spelling variants of texts: letter case, underscores, hyphens, traditional characters.
 
 Examples:
   python -m training.studies.photographs.spellings --models before=runs/old after=runs/model \
@@ -21,14 +21,16 @@ if TYPE_CHECKING:
     from training.studies.labelled import LabelledPhotographs
 
 PROGRAM = "python -m training.studies.photographs.spellings"
-AS_WRITTEN, TITLE, UPPER, UNDERSCORES = "as written", "Title Case", "UPPER CASE", "with_underscores"
+AS_WRITTEN, TITLE, UPPER = "as written", "Title Case", "UPPER CASE"
+UNDERSCORES, HYPHENS = "with_underscores", "with-hyphens"
 TRADITIONAL = "traditional"
-SPELLINGS = {"en": (AS_WRITTEN, TITLE, UPPER, UNDERSCORES), "zh": (AS_WRITTEN, TRADITIONAL)}
+SPELLINGS = {"en": (AS_WRITTEN, TITLE, UPPER, UNDERSCORES, HYPHENS), "zh": (AS_WRITTEN, TRADITIONAL)}
 SPELLERS: dict[str, Callable[[str], str]] = {
     AS_WRITTEN: str,
     TITLE: str.title,
     UPPER: str.upper,
     UNDERSCORES: lambda text: text.replace(" ", "_"),
+    HYPHENS: lambda text: text.replace(" ", "-"),
 }
 TITLES = {"en": "English", "zh": "Chinese"}
 RECALL, TOP1 = "text_to_image_R@5", "top1"

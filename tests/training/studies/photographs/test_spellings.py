@@ -13,6 +13,7 @@ from training.utils.results import RESULTS_FILE, Results
         ("Title Case", "a dog", "A Dog"),
         ("UPPER CASE", "a dog", "A DOG"),
         ("with_underscores", "a dog", "a_dog"),
+        ("with-hyphens", "a dog", "a-dog"),
         ("traditional", "小猫", "小貓"),
     ],
 )
