@@ -18,9 +18,9 @@ FROZEN_SHARE = 0.5  # of the parts of the image tower
 WARMUP_SHARE = 0.1
 NUM_EVALUATIONS = 10  # on the validation split, during training; each is followed by a checkpoint
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
-# one image in training costs a forward and a backward pass, and a forward pass of the starting model; half as many
-# general photographs cost a forward and a backward pass each
-FORWARD_PASSES = 5.5
+# an image in training costs a forward pass, a backward pass through the half that is not frozen, and a forward pass of
+# the starting model; half as many general photographs cost the first two as well
+FORWARD_PASSES = 4
 NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
