@@ -52,8 +52,9 @@ def rotate(student: DCCLIPModel, rotation: Tensor):
     """
     for projection in (student.visual_projection, student.text_projection):
         projection.weight.copy_(rotation.double().T @ projection.weight.double())
-    whole = rotation if student.config.rotation is None else student.rotation.double() @ rotation.double()
-    stored = whole.float().contiguous()
+    if student.config.rotation is not None:
+        rotation = student.get_buffer("rotation").double() @ rotation.double()
+    stored = rotation.float().contiguous()
     student.register_buffer("rotation", stored)
     student.config.rotation = hashlib.blake2b(stored.numpy().tobytes(), digest_size=8).hexdigest()
 
