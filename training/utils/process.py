@@ -21,7 +21,7 @@ def keep_freed_memory():
     """Keep freed memory for the next allocation, instead of returning it to the system.
 
     glibc maps every large block anew and unmaps it when it is freed. On the CPU, an image tower allocates all its
-    activations anew for every batch, so the system clears every page again, which can take two thirds of the time.
+    activations anew for every batch, so the system clears every page again, which can take more than half of the time.
     With this setting the process holds its peak memory until it ends. Other C libraries have no such parameters.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
