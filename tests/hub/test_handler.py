@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,7 +18,6 @@ from huggingface_hub import InferenceClient
 from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from tests.tiny import ROOT
 from training.hub import endpoint
 from training.hub.endpoint import BadBody, EndpointServer, Room, load_handler, main
 
@@ -29,19 +26,18 @@ pytestmark = pytest.mark.slow
 EN = ["red apple", "green frog"]
 ZH = ["红苹果", "青蛙", "按键"]
 MEMORY_OF_LARGE_IMAGES = """
-import os
 import sys
 from pathlib import Path
 
 from PIL import Image
 
-from tests.hostile import memory_mib
 from training.hub.endpoint import load_handler
+from training.utils.timing import resident_bytes
 
 handler = load_handler(Path(sys.argv[1]))
 for size in (100, 4000, 3000, 4000, 3500, 4000, 2500):
     handler({"inputs": Image.new("RGBA", (size, size), (1, 2, 3, 4)), "candidate_labels": ["a"]})
-    print(memory_mib(os.getpid(), "VmRSS"))
+    print(resident_bytes())
 """
 
 
@@ -206,15 +202,14 @@ def test_more_requests_than_may_wait_are_told_that_the_endpoint_is_busy(handler,
     assert error.value.status_code == 503
 
 
-def test_large_blocks_of_memory_go_back_to_the_system(finished):
+def test_large_blocks_of_memory_go_back_to_the_system(finished, run_python):
     """Pillow's blocks of 16 MiB stayed with the process after the first large image.
 
     Training, which other tests do in this process, keeps freed memory on purpose.
     """
-    command = [sys.executable, "-c", MEMORY_OF_LARGE_IMAGES, str(finished)]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
-    small, *large = (float(mib) for mib in output.split())
-    assert max(large) < small + 16
+    output = run_python("-c", MEMORY_OF_LARGE_IMAGES, str(finished)).stdout
+    small, *large = (int(count) for count in output.split())
+    assert max(large) < small + 16 * 2**20
 
 
 def test_a_truncated_image_is_an_error(url, png):

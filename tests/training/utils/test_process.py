@@ -1,6 +1,5 @@
-"""Memory and process group of a process."""
+"""Memory, threads and process group of a process."""
 
-import os
 import platform
 import subprocess
 import sys
@@ -49,17 +48,14 @@ def test_end_process_group(tmp_path):
         pytest.param([], {"OMP_NUM_THREADS": "1"}, True, id="by a variable"),
     ],
 )
-def test_accelerate_launch_does_not_limit_a_process_to_one_core(tmp_path, chosen, variables, limited):
+def test_accelerate_launch_does_not_limit_a_process_to_one_core(
+    run_python, monkeypatch, tmp_path, chosen, variables, limited
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (script := tmp_path / "threads.py").write_text(
         "import torch\nfrom training.utils.process import use_all_cores\n"
         "before = torch.get_num_threads()\nuse_all_cores()\nprint(before, torch.get_num_threads())\n"
     )
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    default = run([str(script)], environment)[1]
-    before, after = run(["-m", "accelerate.commands.launch", *chosen, str(script)], environment | variables)
-    assert (before, after) == (1, 1 if limited else default)
-
-
-def run(command: list[str], environment: dict[str, str]) -> list[int]:
-    output = subprocess.run([sys.executable, *command], env=environment, capture_output=True, check=True, text=True)
-    return [int(count) for count in output.stdout.split()]
+    default = run_python(str(script)).stdout.split()[1]
+    launched = run_python("-m", "accelerate.commands.launch", *chosen, str(script), **variables)
+    assert launched.stdout.split() == ["1", "1" if limited else default]
