@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from training.evaluation.options import EvalOptions
 from training.utils.cli import parse_options, user_errors
-from training.utils.process import end_process_group, keep_freed_memory
+from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ def main(argv: list[str] | None = None) -> "Results | None":
         from training.evaluation.predict import write_predictions
 
         hide_library_bars()
-        keep_freed_memory()
         print(write_predictions(options))
         return None
 
@@ -52,7 +51,6 @@ def _run(options: EvalOptions) -> "Results | None":
     from training.utils.output import claim_folder
 
     hide_library_bars()
-    keep_freed_memory()
     plan = EvalPlan.open(options)
     state = find_processes()
     with ExitStack() as claimed:

@@ -101,7 +101,9 @@ def teacher_space(runs: list[TrainingRun]) -> str:
     if last.get("new_student") or (distilled and not any(run.compares_embeddings for run in distilled)):
         return "not comparable with the teacher's"
     if not runs or runs[-1].stage != ALIGN:
-        return "trained to match the teacher's embeddings"
+        towers = {run.recipe.get("tower", "both") for run in distilled}
+        alone = {"vision": "those of images alone ", "text": "those of texts alone "}
+        return f"{alone.get(towers.pop(), '') if len(towers) == 1 else ''}trained to match the teacher's embeddings"
     return "trained to match the teacher's embeddings before the alignment, which had no anchor to them"
 
 

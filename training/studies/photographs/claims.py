@@ -23,11 +23,9 @@ def main(argv: list[str] | None = None):
         # after parsing, so that --help does not load torch
         from training.studies.photographs.claims_runs import ClaimsStudy
         from training.studies.photographs.tables import arms_table
-        from training.utils.process import keep_freed_memory
         from training.utils.quiet import hide_library_bars
 
         hide_library_bars()
-        keep_freed_memory()
         print(f"\n{arms_table(ClaimsStudy(options, PROGRAM).run())}")
 
 

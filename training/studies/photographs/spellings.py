@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from training.utils.cli import command_name, command_of, parse_options, user_errors
+from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
 
@@ -161,6 +162,7 @@ def main(argv: list[str] | None = None):
     options = parse_options(SpellingsOptions, argv, prog=PROGRAM, description=__doc__)
     with user_errors("spellings", extra="photos"):
         hide_library_bars()
+        keep_freed_memory()
         print(f"\n{table(run(options))}")
 
 

@@ -89,3 +89,10 @@ def test_distilled_from_feature_maps_alone(text_of, tmp_path):
     assert claim in text_of(distilled, **TEACHER) and claim in text_of(align_recipe(tmp_path), distilled, **TEACHER)
     assert MATCHED in text_of(align_recipe(tmp_path, anchor_weight=1.0), distilled, **TEACHER)
     assert MATCHED in text_of(distill_recipe(tmp_path, embedding_weight=0.0, target="logits"), **TEACHER)
+
+
+def test_distilled_in_one_tower_or_in_both(text_of, tmp_path):
+    images, texts = (distill_recipe(tmp_path, tower=tower) for tower in ("vision", "text"))
+    assert "dimensions, those of images alone trained to match the teacher's" in text_of(images, **TEACHER)
+    assert "dimensions, those of texts alone trained to match the teacher's" in text_of(texts, **TEACHER)
+    assert "alone" not in text_of(texts, images, **TEACHER) and MATCHED in text_of(texts, images, **TEACHER)
