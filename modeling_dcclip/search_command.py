@@ -248,6 +248,8 @@ def run_status(options: argparse.Namespace):
     _print_line(f"model: {model}; vectors: {status.dtype}, {status.dimension} dimensions, {status.engine}")
     for folder, files in status.folders.items():
         _print_line(f"{files:9,}  {folder}" + (" (missing)" if folder in status.missing else ""))
+    for folder, files in status.unmounted.items():
+        _print_line(f"{files:9,}  {folder} (its disk is not mounted)")
     for folder in status.forgotten:
         _print_line(f"left out: {folder}")
     for folder, patterns in status.excluded.items():

@@ -1,9 +1,12 @@
 """What an index has: its folders, its model, its size, and what it left out."""
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from .files_dcclip import is_mount
 
 if TYPE_CHECKING:
     from .index_dcclip import Index
@@ -23,6 +26,7 @@ class Status:
         engine: How vectors are searched: `scan` or `usearch`.
         folders: Number of files of the index below each of its folders, by path.
         missing: Folders of the index that are not there now.
+        unmounted: Number of files of the index below each directory whose disk is not mounted now, by path.
         forgotten: Folders inside indexed ones that stay out of the index.
         excluded: Patterns of what stays out of folders, by folder.
         failures: Number of files that could not be read, by cause.
@@ -37,6 +41,7 @@ class Status:
     engine: str
     folders: dict[str, int]
     missing: list[str]
+    unmounted: dict[str, int]
     forgotten: list[str]
     excluded: dict[str, list[str]]
     failures: dict[str, int]
@@ -50,6 +55,7 @@ def read_status(index: "Index") -> Status:
     """
     catalog, model = index.catalog, Path(index.manifest["model_folder"])
     folders = catalog.folders()
+    unmounted = [path for path in catalog.mounts() if not is_mount(os.fsencode(path))]
     return Status(
         files=len(index),
         bytes=sum(map(_size, index.folder.rglob("*"))),
@@ -60,6 +66,7 @@ def read_status(index: "Index") -> Status:
         engine=index.engine,
         folders={str(folder): catalog.count_below(folder) for folder in folders},
         missing=[str(folder) for folder in folders if not folder.is_dir()],
+        unmounted={str(path): files for path in unmounted if (files := catalog.count_below(path))},
         forgotten=[str(folder) for folder in catalog.forgotten()],
         excluded={str(folder): patterns for folder, patterns in catalog.excluded().items()},
         failures=dict(Counter(cause for _, cause in catalog.failures()).most_common()),

@@ -284,6 +284,19 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
 
 
+def test_status_shows_a_disk_that_is_not_mounted(run, photos, color_model, monkeypatch):
+    disk = photos / "a"
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path in (os.fsencode(disk), b"/"))
+        run("index", photos, "--model", color_model)
+        files = json.loads(run("status", "--json"))["files"]
+        assert "not mounted" not in run("status")
+    shutil.rmtree(disk)
+    lines = [f"{files:9,}  {photos}", f"{2:9,}  {disk} (its disk is not mounted)"]
+    assert run("status").splitlines()[2:] == lines
+    assert json.loads(run("status", "--json"))["unmounted"] == {str(disk): 2}
+
+
 def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
     patterns = ["blue.jpg", "a/*.jpg", f"{photos.name}/a", "privat", ""]
     command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
