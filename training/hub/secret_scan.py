@@ -51,6 +51,8 @@ TEXT_SUFFIXES = frozenset({".json", ".md", ".py", ".txt", ".yaml", ""})
 # the texts of a binary file: metadata of a graph, the header of weights
 PRINTABLE = re.compile(rb"[\t\x20-\x7e]{16,}")
 SEARCHED_AT_ONCE = 2**20  # characters
+# around a password in a binary file: the weights of an int8 graph had "://8:896@" in them by chance
+URL = r"[a-z]{{3,}}://[^\s/@]+:{password}@[\w.-]{{4,}}"
 
 
 def find_secret(file: Path) -> str | None:
@@ -68,14 +70,16 @@ def find_secret(file: Path) -> str | None:
             return None
         kind, secret = found
         return f"{kind}, line {text.count(chr(10), 0, text.find(secret)) + 1}"
-    return next((found[0] for text in _printable_parts(file) if (found := _find(text)) is not None), None)
+    return next((found[0] for text in _printable_parts(file) if (found := _find(text, True)) is not None), None)
 
 
-def _find(text: str) -> tuple[str, str] | None:
-    """Type and value of the first secret of a text."""
+def _find(text: str, is_binary: bool = False) -> tuple[str, str] | None:
+    """Type and value of the first secret of a text, or of the printable parts of a binary file."""
     for plugin in _plugins():
         for secret in plugin.analyze_string(text):
-            return plugin.secret_type, secret
+            needs_url = is_binary and isinstance(plugin, BasicAuthDetector)
+            if not needs_url or re.search(URL.format(password=re.escape(secret)), text) is not None:
+                return plugin.secret_type, secret
     for kind, pattern in OTHERS.items():
         if (match := re.search(pattern, text)) is not None:
             return kind, match.group()

@@ -92,6 +92,15 @@ def test_what_looks_like_a_secret_passes(tmp_path, text):
         assert find_secret(tmp_path / name) is None
 
 
+def test_weights_that_look_like_a_password_by_chance_pass(tmp_path):
+    noise, url = "Q]v+8#kE0aZ~pW3m", SECRETS["Basic Auth Credentials"]
+    for name, found in (("weights.onnx", None), ("notes.txt", "Basic Auth Credentials, line 1")):
+        (tmp_path / name).write_text(f"{noise}://8:896@{noise}", encoding="utf-8")
+        assert find_secret(tmp_path / name) == found
+    (tmp_path / "both.onnx").write_text(f"{noise}://8:896@{noise} {url}", encoding="utf-8")
+    assert find_secret(tmp_path / "both.onnx") == "Basic Auth Credentials"
+
+
 def test_an_empty_file_passes(tmp_path):
     for name in ("README.md", "model.onnx"):
         Path(tmp_path / name).touch()
