@@ -10,7 +10,7 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.fonts import font_families
 
 NUM_FOUND = 3
-NUM_COLORS = 192  # of the file: a fifth of the bytes that full colour takes
+NUM_COLORS = 192  # in the file; less than half of the bytes of full colour
 RIGHT, OTHER = "#1a7f37", "#666666"
 
 
