@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files_dcclip import is_mount
+if __package__:
+    from .files_dcclip import is_mount
+else:  # in a model folder
+    from files_dcclip import is_mount  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .index_dcclip import Index
