@@ -20,11 +20,11 @@ import numpy as np
 
 if __package__:
     from .catalog_dcclip import Catalog
-    from .files_dcclip import RAW_EXTENSIONS, FileState, Walk, is_mount, search_text
+    from .files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text
     from .photos_dcclip import UnreadablePhotoError, read_photo
 else:  # in a model folder
     from catalog_dcclip import Catalog  # type: ignore[no-redef]
-    from files_dcclip import RAW_EXTENSIONS, FileState, Walk, is_mount, search_text  # type: ignore[no-redef]
+    from files_dcclip import RAW_EXTENSIONS, FileState, Walk, search_text  # type: ignore[no-redef]
     from photos_dcclip import UnreadablePhotoError, read_photo  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> li
     """
     recorded = catalog.mounts()
     inside = [path for path in recorded if {path, *path.parents} & {*folders}]
-    unmounted = [path for path in inside if not is_mount(os.fsencode(path)) and catalog.count_missing(path)]
+    unmounted = [path for path in catalog.unmounted() if path in inside and catalog.count_missing(path)]
     outside = {*recorded} - {*inside}
     catalog.set_mounts({*outside, *unmounted, *(Path(os.fsdecode(path)) for path in mounts)})
     return unmounted

@@ -1,15 +1,9 @@
 """What an index has: its folders, its model, its size, and what it left out."""
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-if __package__:
-    from .files_dcclip import is_mount
-else:  # in a model folder
-    from files_dcclip import is_mount  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from .index_dcclip import Index
@@ -58,7 +52,6 @@ def read_status(index: "Index") -> Status:
     """
     catalog, model = index.catalog, Path(index.manifest["model_folder"])
     folders = catalog.folders()
-    unmounted = [path for path in catalog.mounts() if not is_mount(os.fsencode(path))]
     return Status(
         files=len(index),
         bytes=sum(map(_size, index.folder.rglob("*"))),
@@ -69,7 +62,7 @@ def read_status(index: "Index") -> Status:
         engine=index.engine,
         folders={str(folder): catalog.count_below(folder) for folder in folders},
         missing=[str(folder) for folder in folders if not folder.is_dir()],
-        unmounted={str(path): files for path in unmounted if (files := catalog.count_below(path))},
+        unmounted={str(path): files for path in catalog.unmounted() if (files := catalog.count_below(path))},
         forgotten=[str(folder) for folder in catalog.forgotten()],
         excluded={str(folder): patterns for folder, patterns in catalog.excluded().items()},
         failures=dict(Counter(cause for _, cause in catalog.failures()).most_common()),

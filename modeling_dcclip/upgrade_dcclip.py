@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __package__:
-    from .files_dcclip import Walk, is_mount
+    from .files_dcclip import Walk
     from .graph_dcclip import check_engine, update_graph
     from .index_dcclip import open_model
     from .indexing_dcclip import Progress, Report, outermost, update
@@ -25,7 +25,7 @@ if __package__:
     )
     from .space_dcclip import Space
 else:  # in a model folder
-    from files_dcclip import Walk, is_mount  # type: ignore[no-redef]
+    from files_dcclip import Walk  # type: ignore[no-redef]
     from graph_dcclip import check_engine, update_graph  # type: ignore[no-redef]
     from index_dcclip import open_model  # type: ignore[no-redef]
     from indexing_dcclip import Progress, Report, outermost, update  # type: ignore[no-redef]
@@ -114,7 +114,7 @@ def _check_folders(index: "Index"):
         )
     walk = Walk(folders, frozenset(map(os.fsencode, catalog.forgotten())), catalog.excluded())
     deque(walk, maxlen=0)
-    unmounted = [path for path in map(os.fsencode, catalog.mounts()) if not is_mount(path)]
+    unmounted = map(os.fsencode, catalog.unmounted())
     for path in map(os.fsdecode, [*walk.unreadable, *walk.dangling, *unmounted]):
         if indexed := catalog.count_below(Path(path)):
             raise ValueError(

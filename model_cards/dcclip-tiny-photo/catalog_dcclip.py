@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 
 if __package__:
-    from .files_dcclip import FileState, search_text, with_separator
+    from .files_dcclip import FileState, is_mount, search_text, with_separator
 else:  # in a model folder
-    from files_dcclip import FileState, search_text, with_separator  # type: ignore[no-redef]
+    from files_dcclip import FileState, is_mount, search_text, with_separator  # type: ignore[no-redef]
 
 DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
 DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)  # low byte of the error codes of a damaged file
@@ -295,6 +295,10 @@ class Catalog:
     def mounts(self) -> list[Path]:
         """Directories at which a disk was mounted when they were walked, sorted."""
         return self._paths("mounts")
+
+    def unmounted(self) -> list[Path]:
+        """Those of `mounts` at which no disk is mounted now."""
+        return [path for path in self.mounts() if not is_mount(os.fsencode(path))]
 
     def set_mounts(self, directories: Iterable[Path]):
         """Replace the directories at which a disk is mounted."""

@@ -246,10 +246,9 @@ def run_status(options: argparse.Namespace):
     _print_line(f"{options.index}: {_count(status.files, 'file')}, {status.bytes / 1e6:,.1f} MB")
     model = status.model + ("" if status.has_model else " (missing)")
     _print_line(f"model: {model}; vectors: {status.dtype}, {status.dimension} dimensions, {status.engine}")
-    for folder, files in status.folders.items():
-        _print_line(f"{files:9,}  {folder}" + (" (missing)" if folder in status.missing else ""))
-    for folder, files in status.unmounted.items():
-        _print_line(f"{files:9,}  {folder} (its disk is not mounted)")
+    notes = dict.fromkeys(status.missing, " (missing)") | dict.fromkeys(status.unmounted, " (its disk is not mounted)")
+    for folder, files in (status.folders | status.unmounted).items():
+        _print_line(f"{files:9,}  {folder}{notes.get(folder, '')}")
     for folder in status.forgotten:
         _print_line(f"left out: {folder}")
     for folder, patterns in status.excluded.items():

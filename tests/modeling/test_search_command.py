@@ -297,6 +297,14 @@ def test_status_shows_a_disk_that_is_not_mounted(run, photos, color_model, monke
     assert json.loads(run("status", "--json"))["unmounted"] == {str(disk): 2}
 
 
+def test_status_shows_an_indexed_folder_whose_disk_is_not_mounted_once(run, photos, color_model, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(os.path, "ismount", lambda path: path in (os.fsencode(photos), b"/"))
+        run("index", photos, "--model", color_model)
+        files = json.loads(run("status", "--json"))["files"]
+    assert run("status").splitlines()[2:] == [f"{files:9,}  {photos} (its disk is not mounted)"]
+
+
 def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
     patterns = ["blue.jpg", "a/*.jpg", f"{photos.name}/a", "privat", ""]
     command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
