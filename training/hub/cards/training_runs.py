@@ -95,16 +95,18 @@ def teacher_space(runs: list[TrainingRun]) -> str:
     Args:
         runs: Training runs of the model, the last one last.
     """
+    matched = "trained to match the teacher's embeddings"
     last, distilled = runs[-1].recipe if runs else {}, [run for run in runs if run.stage != ALIGN]
     if last.get("anchor_weight"):
-        return "trained to match the teacher's embeddings"
-    if last.get("new_student") or (distilled and not any(run.compares_embeddings for run in distilled)):
+        return matched
+    towers = {run.recipe.get("tower", "both") for run in distilled if run.compares_embeddings}
+    if last.get("new_student") or (distilled and not towers):
         return "not comparable with the teacher's"
+    if towers in ({"vision"}, {"text"}):
+        matched = f"those of {'images' if 'vision' in towers else 'texts'} alone {matched}"
     if not runs or runs[-1].stage != ALIGN:
-        towers = {run.recipe.get("tower", "both") for run in distilled}
-        alone = {"vision": "those of images alone ", "text": "those of texts alone "}
-        return f"{alone.get(towers.pop(), '') if len(towers) == 1 else ''}trained to match the teacher's embeddings"
-    return "trained to match the teacher's embeddings before the alignment, which had no anchor to them"
+        return matched
+    return f"{matched} before the alignment, which had no anchor to them"
 
 
 def without_folder(name: str) -> str:

@@ -96,3 +96,7 @@ def test_distilled_in_one_tower_or_in_both(text_of, tmp_path):
     assert "dimensions, those of images alone trained to match the teacher's" in text_of(images, **TEACHER)
     assert "dimensions, those of texts alone trained to match the teacher's" in text_of(texts, **TEACHER)
     assert "alone" not in text_of(texts, images, **TEACHER) and MATCHED in text_of(texts, images, **TEACHER)
+    claim = "those of images alone trained to match the teacher's embeddings before the alignment, which had no anchor"
+    assert claim in text_of(align_recipe(tmp_path), images, **TEACHER)
+    maps_alone = distill_recipe(tmp_path, tower="vision", embedding_weight=0.0)
+    assert "dimensions, those of texts alone trained" in text_of(texts, maps_alone, **TEACHER)
