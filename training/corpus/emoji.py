@@ -108,12 +108,25 @@ def _hold_out(concepts: list[Concept]) -> list[Concept]:
     return [replace(concept, is_held_out=concept.emoji in held_out) for concept in concepts]
 
 
-def _render(path: Path, size: int) -> bytes:
-    """Render an SVG file as a square PNG on white. Artwork that is not square is centred."""
+def render(path: Path, size: int) -> bytes:
+    """Render an SVG file as a square PNG on white. Artwork that is not square is centred.
+
+    Args:
+        path: SVG file.
+        size: Edge of the square, in pixels.
+
+    Returns:
+        Content of the PNG file.
+    """
+    return render_svg(path.read_text(encoding="utf-8"), size)
+
+
+def render_svg(svg: str, size: int) -> bytes:
+    """Render an SVG text as `render` does a file."""
     import resvg_py
 
     png = bytes(
-        resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, background="white", skip_system_fonts=True)
+        resvg_py.svg_to_bytes(svg_string=svg, width=size, height=size, background="white", skip_system_fonts=True)
     )
     image = Image.open(BytesIO(png))
     if image.size == (size, size):
@@ -148,7 +161,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rendered = pool.map(lambda job: _render(job[0].svg_files[job[1]], size), jobs)
+        rendered = pool.map(lambda job: render(job[0].svg_files[job[1]], size), jobs)
         images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(

@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import AugmentConfig
+from training.data.styles import paint, sketch
 from training.utils.rng import keyed_uniform
 
-NUM_DRAWS = 22  # random numbers for each view
+NUM_DRAWS = 26  # random numbers for each view
 MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
+MIN_STROKE, MAX_STROKE = 1 / 112, 1 / 32  # radius of paint strokes and pencil lines, as a share of the image's edge
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Augment:
     seed: int
 
     def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Warp, recolor, downscale and blur images.
+        """Warp, recolor, redraw, downscale and blur images.
 
         Args:
             images: (B, 3, S, S) uint8.
@@ -49,7 +51,8 @@ class Augment:
         # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
         recolored = self._recolor(warped, draws[:, 6:])
-        return self._blur(self._downscale(recolored, draws[:, 20:]), draws[:, 6:]).clamp_(0, 255)
+        redrawn = self._redraw(recolored, draws[:, 22:])
+        return self._blur(self._downscale(redrawn, draws[:, 20:]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views.
@@ -93,6 +96,20 @@ class Augment:
         offset = factor * (config.background - 128) + 128 + 255 * config.brightness * brightness
         flat = images.flatten(2)  # (B, 3, H * W)
         return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
+
+    def _redraw(self, images: Tensor, draws: Tensor) -> Tensor:
+        size = images.shape[-1]
+        for share, redraw, (drawn, width) in (
+            (self.config.paint, paint, draws[:, :2].T),
+            (self.config.sketch, sketch, draws[:, 2:4].T),
+        ):
+            if share:
+                stroke = MIN_STROKE + (MAX_STROKE - MIN_STROKE) * width
+                radii = (size * stroke).round().long().clamp(1, max(1, size - 1))
+                for radius in radii[drawn < share].unique().tolist():
+                    chosen = (drawn < share) & (radii == radius)
+                    images[chosen] = redraw(images[chosen].clamp(0, 255), radius)
+        return images
 
     def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
         if not self.config.downscale:

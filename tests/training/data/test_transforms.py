@@ -10,7 +10,17 @@ from training.data import decode_image
 from training.data.transforms import Augment, Normalize
 
 STRONG = AugmentConfig(
-    zoom=0.4, rotate=20, stretch=0.4, shift=0.1, flip=0.5, saturation=1.0, tint=0.1, blur=0.5, downscale=0.5
+    zoom=0.4,
+    rotate=20,
+    stretch=0.4,
+    shift=0.1,
+    flip=0.5,
+    saturation=1.0,
+    tint=0.1,
+    blur=0.5,
+    downscale=0.5,
+    paint=0.5,
+    sketch=0.3,
 )
 NOTHING = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
 
@@ -62,6 +72,8 @@ def test_ranges_of_zero_do_not_change_the_image(batch):
         {"tint": 0.2},
         {"blur": 1.0},
         {"downscale": 1.0},
+        {"paint": 1.0},
+        {"sketch": 1.0},
     ],
     ids=lambda change: next(iter(change)),
 )
