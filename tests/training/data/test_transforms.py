@@ -98,6 +98,17 @@ def test_downscaling_removes_detail_from_the_expected_share_of_images(batch):
     torch.testing.assert_close(views[~lost], images[~lost].float(), rtol=0, atol=1e-2)
 
 
+@pytest.mark.parametrize("style", ["paint", "sketch"])
+def test_a_style_redraws_the_expected_share_of_images(batch, style):
+    images = batch[:1].expand(400, -1, -1, -1)
+    augment = Augment(replace(NOTHING, **{style: 0.3}), 0)
+    views = augment(images, torch.arange(400), torch.zeros(400, dtype=torch.long))
+    changed = (views - images.float()).abs().mean((1, 2, 3)) > 0.5
+    assert 0.2 < changed.float().mean() < 0.4
+    assert len({round(view.std().item(), 2) for view in views[changed]}) > 1  # strokes differ in width
+    torch.testing.assert_close(views[~changed], images[~changed].float(), rtol=0, atol=1e-2)
+
+
 def test_autocast_does_not_change_views(batch):
     augment = Augment(STRONG, 0)
     with torch.autocast("cpu", torch.bfloat16):
