@@ -10,7 +10,7 @@ from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.utils.fonts import font_families
 
 NUM_FOUND = 3
-NUM_COLORS = 192  # in the file; less than half of the bytes of full colour
+NUM_COLORS = 192  # in the file; less than a quarter of the bytes of full colour
 RIGHT, OTHER = "#1a7f37", "#666666"
 
 
@@ -55,4 +55,5 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
     credits = "\n".join("; ".join(part) for part in (terms[:4], terms[4:]))
     figure.text(0.5, 0.004, credits, ha="center", fontsize=6, color="grey")
     figure.savefig(path, dpi=96)
-    Image.open(path).convert("RGB").quantize(NUM_COLORS).save(path, optimize=True)
+    # maximum coverage keeps the green of the few pixels of a cosine
+    Image.open(path).convert("RGB").quantize(NUM_COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
