@@ -122,7 +122,15 @@ def render(path: Path, size: int) -> bytes:
 
 
 def render_svg(svg: str, size: int) -> bytes:
-    """Render an SVG text as `render` does a file."""
+    """Render SVG source as `render` does a file.
+
+    Args:
+        svg: Source of the drawing, an SVG document.
+        size: Edge of the square, in pixels.
+
+    Returns:
+        Content of the PNG file.
+    """
     import resvg_py
 
     png = bytes(
