@@ -296,9 +296,10 @@ class Catalog:
         """Directories at which a disk was mounted when they were walked, sorted."""
         return self._paths("mounts")
 
-    def unmounted(self) -> list[Path]:
-        """Those of `mounts` at which no disk is mounted now."""
-        return [path for path in self.mounts() if not is_mount(os.fsencode(path))]
+    def unmounted(self, directories: Iterable[Path] | None = None) -> list[Path]:
+        """Those of the directories at which no disk is mounted now. Default: of `mounts`."""
+        looked_at = self.mounts() if directories is None else directories
+        return [path for path in looked_at if not is_mount(os.fsencode(path))]
 
     def set_mounts(self, directories: Iterable[Path]):
         """Replace the directories at which a disk is mounted."""

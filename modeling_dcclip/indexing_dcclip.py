@@ -171,7 +171,7 @@ def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> li
     """
     recorded = catalog.mounts()
     inside = [path for path in recorded if {path, *path.parents} & {*folders}]
-    unmounted = [path for path in catalog.unmounted() if path in inside and catalog.count_missing(path)]
+    unmounted = [path for path in catalog.unmounted(inside) if catalog.count_missing(path)]
     outside = {*recorded} - {*inside}
     catalog.set_mounts({*outside, *unmounted, *(Path(os.fsdecode(path)) for path in mounts)})
     return unmounted

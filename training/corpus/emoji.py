@@ -30,6 +30,7 @@ CREDITS = {
 }
 ATTRIBUTION = f"Artwork: {'; '.join(CREDITS.values())}. Names: Unicode CLDR through the `emoji` package."
 STYLES = ("openmoji", "twemoji")
+DIGITS = {"openmoji": "04X", "twemoji": "x"}  # format of code points in the names of the files
 SPLITS = ("train", "unseen_combination", "unseen_style")
 HELD_OUT_SHARE = 0.15
 SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
@@ -58,6 +59,10 @@ class Concept:
         """Whether the emoji has a skin-tone modifier."""
         return not SKIN_TONES.isdisjoint(self.emoji)
 
+    def draw(self, style: str, size: int) -> bytes:
+        """Render the image in `style` as `render` does."""
+        return render(self.svg_files[style].read_text(encoding="utf-8"), size)
+
     def split(self, style: str) -> str:
         """Return the split of this concept's image in `style`."""
         if not self.is_held_out:
@@ -67,11 +72,18 @@ class Concept:
         return "unseen_style" if style == "twemoji" else "train"
 
 
-def _svg_file(folder: Path, emoji: str, upper: bool) -> Path | None:
-    """Find the SVG file of an emoji. Files are named by code points, with or without the variation selector."""
+def find_drawing(folder: Path, emoji: str, digits: str, suffix: str = ".svg") -> Path | None:
+    """Find the file of an emoji among files that are named by code points, with or without the variation selector.
+
+    Args:
+        folder: Folder of the files.
+        emoji: Character sequence of the emoji.
+        digits: Format of a code point in the names, such as `04X`.
+        suffix: Suffix of the names.
+    """
     for sequence in (emoji, emoji.replace("\ufe0f", "")):
-        name = "-".join(f"{ord(c):04X}" if upper else f"{ord(c):x}" for c in sequence)
-        if (path := folder / f"{name}.svg").is_file():
+        name = "-".join(format(ord(character), digits) for character in sequence)
+        if (path := folder / f"{name}{suffix}").is_file():
             return path
     return None
 
@@ -90,7 +102,7 @@ def read_concepts() -> list[Concept]:
     for sequence, entry in sorted(emoji.EMOJI_DATA.items()):
         if entry["status"] != fully_qualified or "zh" not in entry:
             continue
-        svg_files = {style: _svg_file(folders[style], sequence, upper=style == "openmoji") for style in STYLES}
+        svg_files = {style: find_drawing(folders[style], sequence, DIGITS[style]) for style in STYLES}
         found = {style: file for style, file in svg_files.items() if file is not None}
         if len(found) == len(STYLES):
             en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
@@ -108,21 +120,8 @@ def _hold_out(concepts: list[Concept]) -> list[Concept]:
     return [replace(concept, is_held_out=concept.emoji in held_out) for concept in concepts]
 
 
-def render(path: Path, size: int) -> bytes:
-    """Render an SVG file as a square PNG on white. Artwork that is not square is centred.
-
-    Args:
-        path: SVG file.
-        size: Edge of the square, in pixels.
-
-    Returns:
-        Content of the PNG file.
-    """
-    return render_svg(path.read_text(encoding="utf-8"), size)
-
-
-def render_svg(svg: str, size: int) -> bytes:
-    """Render SVG source as `render` does a file.
+def render(svg: str, size: int) -> bytes:
+    """Render SVG source as a square PNG on white. Artwork that is not square is centred.
 
     Args:
         svg: Source of the drawing, an SVG document.
@@ -169,7 +168,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rendered = pool.map(lambda job: render(job[0].svg_files[job[1]], size), jobs)
+        rendered = pool.map(lambda job: job[0].draw(job[1], size), jobs)
         images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(

@@ -9,7 +9,7 @@ def paint(images: Tensor, radius: int) -> Tensor:
     """Repaint images in flat strokes with sharp edges (Kuwahara et al., 1976).
 
     Args:
-        images: (B, 3, S, S) float in 0..255.
+        images: (B, 3, S, S) float; values outside 0..255 are clipped.
         radius: Size of the strokes in pixels, 1..S - 1.
 
     Returns:
@@ -17,7 +17,7 @@ def paint(images: Tensor, radius: int) -> Tensor:
         a corner.
     """
     size, edge = images.shape[-1], radius + 1
-    padded = F.pad(images, [radius] * 4, mode="replicate")
+    padded = F.pad(images.clamp(0, 255), [radius] * 4, mode="replicate")
     grey = padded.mean(1, keepdim=True)
     means = F.avg_pool2d(padded, edge, 1)  # (B, 3, S + radius, S + radius)
     spread = F.avg_pool2d(grey.square(), edge, 1) - F.avg_pool2d(grey, edge, 1).square()
@@ -35,13 +35,13 @@ def sketch(images: Tensor, radius: int) -> Tensor:
     """Redraw images in pencil: grey divided by its surroundings, so that edges stay and even areas turn white.
 
     Args:
-        images: (B, 3, S, S) float in 0..255.
+        images: (B, 3, S, S) float; values outside 0..255 are clipped.
         radius: Reach of the surroundings in pixels, at least 1.
 
     Returns:
         (B, 3, S, S) in shades of grey.
     """
-    grey = images.mean(1, keepdim=True)
+    grey = images.clamp(0, 255).mean(1, keepdim=True)
     edge = 2 * radius + 1
     surroundings = grey
     for _ in range(2):  # two box filters are close to a Gaussian one

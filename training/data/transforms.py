@@ -5,6 +5,7 @@ torchvision's v2 transforms are not used, because they draw from one global stre
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,7 @@ from training.utils.rng import keyed_uniform
 
 NUM_DRAWS = 26  # random numbers for each view
 MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
+KEPT = 0  # amount that marks the images which a change leaves as they are
 MIN_STROKE, MAX_STROKE = 1 / 112, 1 / 32  # radius of paint strokes and pencil lines, as a share of the image's edge
 
 
@@ -52,7 +54,7 @@ class Augment:
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
         recolored = self._recolor(warped, draws[:, 6:])
         redrawn = self._redraw(recolored, draws[:, 22:])
-        return self._blur(self._downscale(redrawn, draws[:, 20:]), draws[:, 6:]).clamp_(0, 255)
+        return self._blur(self._downscale(redrawn, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views.
@@ -98,32 +100,21 @@ class Augment:
         return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
 
     def _redraw(self, images: Tensor, draws: Tensor) -> Tensor:
-        size = images.shape[-1]
-        for share, redraw, (drawn, width) in (
-            (self.config.paint, paint, draws[:, :2].T),
-            (self.config.sketch, sketch, draws[:, 2:4].T),
-        ):
+        size, (painted, stroke, sketched, line) = images.shape[-1], draws.T
+        styles = ((self.config.paint, paint, painted, stroke), (self.config.sketch, sketch, sketched, line))
+        for share, redraw, chosen, width in styles:
             if share:
-                stroke = MIN_STROKE + (MAX_STROKE - MIN_STROKE) * width
-                radii = (size * stroke).round().long().clamp(1, max(1, size - 1))
-                for radius in radii[drawn < share].unique().tolist():
-                    chosen = (drawn < share) & (radii == radius)
-                    images[chosen] = redraw(images[chosen].clamp(0, 255), radius)
+                radii = (size * (MIN_STROKE + (MAX_STROKE - MIN_STROKE) * width)).round().long()
+                radii = radii.clamp(1, max(1, size - 1)).where(chosen < share, KEPT)
+                images = _change(images, radii, redraw)
         return images
 
     def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
         if not self.config.downscale:
             return images
-        # log-uniform; zero marks the images that keep their resolution
-        factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** draws[:, 1]).round().long()
-        factors[draws[:, 0] >= self.config.downscale] = 0
-        size = images.shape[-1]
-        for factor in range(MIN_REDUCTION, MAX_REDUCTION + 1):
-            chosen = factors == factor
-            if chosen.any():
-                small = F.interpolate(images[chosen], size=max(1, size // factor), mode="bilinear", antialias=True)
-                images[chosen] = F.interpolate(small, size=size, mode="bicubic")
-        return images
+        chosen, amount = draws.T
+        factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** amount).round().long()  # log-uniform
+        return _change(images, factors.where(chosen < self.config.downscale, KEPT), _reduce)
 
     def _blur(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen = draws[:, 3] < self.config.blur
@@ -132,6 +123,21 @@ class Augment:
             blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
             images[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
         return images
+
+
+def _change(images: Tensor, amounts: Tensor, change: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """Change each image in place by its amount, (B,) int64, unless that is `KEPT`. Equal amounts go together."""
+    for amount in amounts.unique().tolist():
+        if amount != KEPT:
+            chosen = amounts == amount
+            images[chosen] = change(images[chosen], amount)
+    return images
+
+
+def _reduce(images: Tensor, factor: int) -> Tensor:
+    size = images.shape[-1]
+    small = F.interpolate(images, size=max(1, size // factor), mode="bilinear", antialias=True)
+    return F.interpolate(small, size=size, mode="bicubic")
 
 
 def _signed(draw: Tensor) -> Tensor:

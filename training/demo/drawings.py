@@ -17,14 +17,15 @@ Noto Emoji (Apache-2.0). Flags, keycaps and skin tones are left out.
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from training.corpus.emoji import SKIN_TONES, Concept, read_concepts, render, render_svg
+from modeling_dcclip.image_dcclip import to_rgb
+from training.corpus.emoji import SKIN_TONES, STYLES, Concept, find_drawing, read_concepts, render
 from training.utils.cli import command_name, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
@@ -35,7 +36,9 @@ PROMPTS = {
     "zh": ("{}", "{}的图画", "卡通{}", "{}的插图", "白色背景上的{}"),
 }
 VALIDATION_SHARE = 0.2
-VALIDATION_STYLE = "openmoji"
+FLUENT, NOTO = "fluent", "noto"
+ALL_STYLES = (*STYLES, FLUENT, NOTO)
+TRAINING_STYLES = tuple(style for style in ALL_STYLES if style != "openmoji")
 NO_THINGS = frozenset(map(chr, (*range(0x1F1E6, 0x1F200), 0x1F3F4, 0x20E3)))  # letters of flags, black flag, keycap
 # a cook, a man who cooks and a woman who cooks are drawn alike, so they are in the same split
 NO_KINDS = frozenset("\u200d\ufe0f♀♂👨👩🧑")
@@ -86,29 +89,29 @@ class Artwork:
             raise ValueError(f"fluent: {options.fluent} has no folder assets. Unpack @lobehub/fluent-emoji-3d there.")
         return cls(fluent, _read_icons(Path(options.noto)), options.size)
 
-    def drawings(self, concept: Concept) -> Iterator[tuple[str, bytes]]:
-        """Draw a concept in each style that has it.
+    def draw(self, concept: Concept, style: str) -> bytes | None:
+        """Draw a concept on white.
 
-        Yields:
-            Name of the style, and a PNG file on white.
+        Args:
+            concept: What to draw.
+            style: One of `ALL_STYLES`.
+
+        Returns:
+            Content of a PNG file; None if the style does not have the concept.
         """
-        for style, path in concept.svg_files.items():
-            yield style, render(path, self.size)
-        points = [f"{ord(character):04x}" for character in concept.emoji]
-        for name in ("-".join(points), "-".join(point for point in points if point != "fe0f")):
-            if (path := self.fluent / f"{name}.webp").is_file():
-                yield "fluent", self._on_white(path)
-                break
-        if svg := self.noto.get(_without_variation(concept.emoji)):
-            yield "noto", render_svg(svg, self.size)
+        if style == FLUENT:
+            path = find_drawing(self.fluent, concept.emoji, "04x", ".webp")
+            return None if path is None else self._on_white(path)
+        if style == NOTO:
+            svg = self.noto.get(_without_variation(concept.emoji))
+            return None if svg is None else render(svg, self.size)
+        return concept.draw(style, self.size)
 
     def _on_white(self, path: Path) -> bytes:
         with Image.open(path) as file:
             drawing = file.convert("RGBA").resize((self.size, self.size), Image.Resampling.LANCZOS)
-        page = Image.new("RGBA", drawing.size, "white")
-        page.alpha_composite(drawing)
         buffer = io.BytesIO()
-        page.convert("RGB").save(buffer, "PNG")
+        to_rgb(drawing).save(buffer, "PNG")
         return buffer.getvalue()
 
 
@@ -133,8 +136,8 @@ def run(options: DrawingOptions):
     Raises:
         ValueError: A source is missing, or a file would be replaced.
     """
-    from datasets import Dataset
-    from tqdm.auto import tqdm
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
 
     from training.utils.files import atomic_write
     from training.utils.output import claim_folder
@@ -143,23 +146,32 @@ def run(options: DrawingOptions):
     inputs = {"fluent": Path(options.fluent), "noto": Path(options.noto)}
     with claim_folder(folder, WRITTEN, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         artwork = Artwork.read(options)
-        concepts = [concept for concept in read_concepts() if is_thing(concept)]
-        tables: dict[str, list[dict[str, Any]]] = {"drawings.parquet": [], "drawings_validation.parquet": []}
-        for concept in tqdm(concepts, desc="draw", unit="thing"):
-            unseen = is_for_validation(concept)
-            for style, png in artwork.drawings(concept):
-                if unseen:
-                    row: dict[str, Any] = {"en": concept.en, "zh": concept.zh}
-                    tables["drawings_validation.parquet"].append({"image": _cell(png), **row, "style": style})
-                elif style != VALIDATION_STYLE:
-                    row = {"en": _prompted(concept.en, "en"), "zh": _prompted(concept.zh, "zh")}
-                    tables["drawings.parquet"].append({"image": _cell(png), **row, "style": style})
-        for name, rows in tables.items():
-            with atomic_write(folder / name) as scratch:
-                Dataset.from_list(rows, features=_features(is_list=name == "drawings.parquet")).to_parquet(scratch)
-        names = [{"en": concept.en, "zh": concept.zh} for concept in concepts if is_for_validation(concept)]
-        with atomic_write(folder / "class_names.json") as scratch:
+        things = [concept for concept in read_concepts() if is_thing(concept)]
+        unseen = [concept for concept in things if is_for_validation(concept)]
+        names = [{"en": concept.en, "zh": concept.zh} for concept in unseen]
+        seen = [concept for concept in things if concept not in unseen]
+        training = _rows(artwork, seen, TRAINING_STYLES, _prompted)
+        validation = _rows(artwork, unseen, ALL_STYLES, lambda name, language: name)
+        captions, name = List(Value("string")), Value("string")
+        for file, rows, text in ((WRITTEN[0], training, captions), (WRITTEN[1], validation, name)):
+            features = Features({"image": ImageFeature(), "en": text, "zh": text, "style": Value("string")})
+            with atomic_write(folder / file) as scratch:
+                Dataset.from_list(list(rows), features=features).to_parquet(scratch)
+        with atomic_write(folder / WRITTEN[2]) as scratch:
             scratch.write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
+def _rows(
+    artwork: Artwork, concepts: list[Concept], styles: Iterable[str], texts: Callable[[str, str], Any]
+) -> Iterator[dict[str, Any]]:
+    """Rows of the concepts in the styles; `texts` makes the texts of a name in a language."""
+    from tqdm.auto import tqdm
+
+    for concept in tqdm(concepts, desc="draw", unit="thing"):
+        names = {"en": texts(concept.en, "en"), "zh": texts(concept.zh, "zh")}
+        for style in styles:
+            if (png := artwork.draw(concept, style)) is not None:
+                yield {"image": {"bytes": png, "path": None}, **names, "style": style}
 
 
 def _read_icons(folder: Path) -> dict[str, str]:
@@ -184,20 +196,8 @@ def _without_variation(emoji: str) -> str:
     return emoji.replace("\ufe0f", "")
 
 
-def _cell(png: bytes) -> dict[str, Any]:
-    return {"bytes": png, "path": None}
-
-
 def _prompted(name: str, language: str) -> list[str]:
     return [prompt.format(name) for prompt in PROMPTS[language]]
-
-
-def _features(is_list: bool) -> Any:
-    from datasets import Features, List, Value
-    from datasets import Image as ImageFeature
-
-    text = List(Value("string")) if is_list else Value("string")
-    return Features({"image": ImageFeature(), "en": text, "zh": text, "style": Value("string")})
 
 
 def main(argv: list[str] | None = None):

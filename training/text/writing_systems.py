@@ -8,6 +8,7 @@ import unicodedata
 from functools import cache
 
 LANGUAGES = ("en", "zh")  # ISO 639-1 codes of the languages that all models of this project support
+LANGUAGE_NAMES = {"en": "English", "zh": "Chinese"}  # in English
 SUPPORTED_SCRIPTS = frozenset({"Latin", "Han"})  # the scripts of these languages
 # scripts of each language; a text needs a letter of one of them
 SCRIPTS_OF = {

@@ -11,7 +11,7 @@ from training.corpus.emoji import read_concepts
 from training.demo import drawings
 
 THINGS = ("🦏", "⛵", "🧑‍🍳", "👨‍🍳", "👩‍🍳")
-RHINO, BOAT = THINGS[:2]
+RHINO = THINGS[0]
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,14 @@ from huggingface_hub import ModelCard
 
 from training.config import RECIPE_FILE, read_recipe
 from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
-from training.hub.cards.example import NAMES, check_example
+from training.hub.cards.example import check_example
 from training.hub.cards.facts import ModelFacts, split_teachers
 from training.hub.cards.finetuning import Finetuning
 from training.hub.cards.metadata import front_matter
 from training.hub.cards.notice import weights_terms
 from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
 from training.hub.cards.training_runs import TrainingRun, teacher_space, unique_sources, unique_stages, without_folder
+from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
@@ -66,7 +67,7 @@ def render_card(
         mark=MARK,
         facts=facts,
         details=details,
-        languages=[NAMES.get(language, language) for language in facts.languages],
+        languages=[LANGUAGE_NAMES.get(language, language) for language in facts.languages],
         labels={language: _as_code(labels) for language, labels in details.labels.items()},
         all_labels=_as_code([label for labels in details.labels.values() for label in labels]),
         title=title,

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from training.hub.cards.details import CardDetails
+from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.results import Results
 
 TEMPLATE = "{}"
-NAMES = {"en": "English", "zh": "Chinese"}
 
 
 def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def check_example(details: CardDetails, results: Results | None) -> dict[str, Pr
     if example is None or example.get("image", details.image) != details.image:
         return {}
     return {
-        language: Prediction(NAMES.get(language, language), answers, details.labels[language][0])
+        language: Prediction(LANGUAGE_NAMES.get(language, language), answers, details.labels[language][0])
         for language, answers in example["answers"].items()
         if sorted(answer["label"] for answer in answers) == sorted(details.labels.get(language, []))
     }

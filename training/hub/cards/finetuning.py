@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from training.hub.cards.example import NAMES
 from training.hub.cards.facts import ModelFacts
 from training.hub.cards.training_runs import TrainingRun
+from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.results import Results
 
 KIND = {"images": "images", "texts": "captions"}  # of the measured cosines
@@ -59,7 +59,7 @@ class Finetuning:
         return cls(
             base_model=facts.base_model,
             license=facts.base_model_license,
-            languages=[NAMES.get(language, language) for language in recipe["data"]["caption_columns"]],
+            languages=[LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]],
             is_anchored=bool(recipe.get("anchor_weight")),
             general=_general_kinds(recipe),
             data=measured.get("data", runs[-1].sources[0]),

@@ -11,11 +11,12 @@ tower can make up for it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING
 
-from training.text.writing_systems import LANGUAGES
+from training.studies.named_models import named_models
+from training.text.writing_systems import LANGUAGE_NAMES, LANGUAGES
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m training.studies.photographs.captions"
 SENTENCE_ENCODER = "multilingual USE"
-KS = (1, 5, 10)
 SHOWN = 5  # of the table
-TITLES = {"en": "English", "zh": "Chinese"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,14 +44,11 @@ class CaptionsOptions:
 
     retrieval: str
     output_dir: str
-    models: list[str] | None = None
+    models: list[str] = field(default_factory=list)
     overwrite: bool = False
 
     def __post_init__(self):
-        for entry in self.models or ():
-            name, _, folder = entry.partition("=")
-            if not name or not folder:
-                raise ValueError(f"models: {entry!r} is not NAME=FOLDER. Write for example mine=runs/mine/model.")
+        named_models(self.models)
 
 
 def run(options: CaptionsOptions) -> Results:
@@ -76,8 +72,7 @@ def run(options: CaptionsOptions) -> Results:
         captions = equally_many({language: list(rows[language]) for language in LANGUAGES})
         results = Results(make_meta(options.retrieval, None, command_of(PROGRAM, options)))
         results.rows += measure(read_sentence_encoder(), SENTENCE_ENCODER, captions)
-        for entry in options.models or ():
-            name, _, folder = entry.partition("=")
+        for name, folder in named_models(options.models):
             results.rows += measure(ZeroShotModel.from_pretrained(folder).encode_texts, name, captions)
         results.write(options.output_dir)
     return results
@@ -120,7 +115,7 @@ def measure(
     from torch.nn.functional import normalize
 
     from training.evaluation.metrics import grouped_interval
-    from training.evaluation.retrieval import ranks
+    from training.evaluation.retrieval import KS, ranks
 
     embeddings = {}
     for language, cells in captions.items():
@@ -131,11 +126,8 @@ def measure(
         photographs = torch.arange(len(queries))
         own = torch.stack([photographs, photographs], 1)
         # the caption that asks, and the one of the same number in the other language, describe no candidate
-        left_out = [
-            ranks(queries[:, number], normalize(candidates.sum(1) - candidates[:, number], dim=-1), own)
-            for number in range(queries.shape[1])
-        ]
-        place = torch.cat(left_out)
+        others = normalize(candidates.sum(1, keepdim=True) - candidates, dim=-1)
+        place = torch.cat([ranks(queries[:, number], others[:, number], own) for number in range(queries.shape[1])])
         for k in KS:
             hits = place < k
             yield Row(
@@ -161,7 +153,7 @@ def table(results: Results) -> str:
         fields = {"language": asked, "protocol": found, "metric": f"caption_R@{SHOWN}"}
         values = [results.mean(model=encoder, **fields) for encoder in encoders]
         cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-        lines.append([f"{TITLES[asked]} queries, {TITLES[found]} candidates", *cells])
+        lines.append([f"{LANGUAGE_NAMES[asked]} queries, {LANGUAGE_NAMES[found]} candidates", *cells])
     return markdown_table(lines)
 
 

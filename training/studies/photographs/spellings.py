@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from training.studies.named_models import named_models
+from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
@@ -33,7 +35,6 @@ SPELLERS: dict[str, Callable[[str], str]] = {
     UNDERSCORES: lambda text: text.replace(" ", "_"),
     HYPHENS: lambda text: text.replace(" ", "-"),
 }
-TITLES = {"en": "English", "zh": "Chinese"}
 RECALL, TOP1 = "text_to_image_R@5", "top1"
 
 
@@ -58,10 +59,7 @@ class SpellingsOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        for entry in self.models:
-            name, _, folder = entry.partition("=")
-            if not name or not folder:
-                raise ValueError(f"models: {entry!r} is not NAME=FOLDER. Write for example mine=runs/mine/model.")
+        named_models(self.models)
         if self.num_labelled < 1:
             raise ValueError(f"num_labelled: must be at least 1, got {self.num_labelled}.")
 
@@ -88,8 +86,7 @@ def run(options: SpellingsOptions) -> Results:
         pairs = make_retrieval_set("retrieval", rows, COLUMNS, "image", options.retrieval)
         labelled = LabelledPhotographs.open(options.labelled, options.num_labelled)
         results = Results(make_meta(f"{options.retrieval} {options.labelled}", None, command_of(PROGRAM, options)))
-        for entry in options.models:
-            name, _, folder = entry.partition("=")
+        for name, folder in named_models(options.models):
             results.rows += measure(ZeroShotModel.from_pretrained(folder), name, pairs, labelled)
         results.write(options.output_dir)
     return results
@@ -148,7 +145,7 @@ def table(results: Results) -> str:
     for language, spellings in SPELLINGS.items():
         for spelling in spellings:
             cells = [_cell(results, model=model, language=language, protocol=spelling) for model in models]
-            lines.append([f"{TITLES[language]}, {spelling}", *cells])
+            lines.append([f"{LANGUAGE_NAMES[language]}, {spelling}", *cells])
     return markdown_table(lines)
 
 
