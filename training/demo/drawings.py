@@ -1,4 +1,4 @@
-"""Write drawings of things with their English and Chinese names, to train and to validate the photo student on.
+"""Write named drawings of things, in English and Chinese, for training and validating the photo student.
 
     npm pack @lobehub/fluent-emoji-3d @iconify-json/noto
     mkdir -p runs/fluent runs/noto

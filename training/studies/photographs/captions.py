@@ -5,9 +5,9 @@ Example:
       --models teacher=runs/photo_teacher dcclip-tiny-photo=model_cards/dcclip-tiny-photo \
       --output_dir runs/captions
 
-A query is one caption. A candidate is the mean embedding of the other captions of a photograph, which is the best
-description of it at hand. If queries in one language find less than in another here, then they say less, and no image
-tower can make up for it.
+A query is one caption. A candidate is the mean embedding of the other captions of a photograph, the best description
+of it at hand. If queries in one language find fewer photographs here, they carry less information, and no image tower
+can make up for that.
 """
 
 from collections.abc import Callable, Iterator, Sequence
