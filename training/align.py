@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from training.engine.loop import TrainingResult
     from training.tasks import Task
     from training.tasks.align import GeneralImages, GeneralTexts
+    from training.teachers.classifier import ClassTargets
     from training.teachers.ensemble import Ensemble
     from training.teachers.targets import TargetSource
 
@@ -63,6 +64,8 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
     from training.students import build_student, load_student
+    from training.teachers.classifier import find_classifier
+    from training.teachers.lineage import read_license
     from training.utils.licenses import join_licenses
 
     if recipe.new_student is None:
@@ -79,6 +82,10 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
     if teachers is not None and student.config.teacher != teachers.name:
         earlier = [student.config.teacher_license] if student.config.teacher else []
         student.config.teacher_license = join_licenses([*earlier, teachers.license])
+    if recipe.classifier is not None:
+        earlier = [student.config.teacher_license] if student.config.teacher_license else []
+        license = read_license(recipe.classifier, find_classifier(recipe.classifier))
+        student.config.teacher_license = join_licenses([*earlier, license])
     return student, processor
 
 
@@ -118,6 +125,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
         general=_general_texts(recipe, models, accelerator),
         photos=_general_photos(recipe, models, inputs.targets, accelerator),
+        classes=_class_targets(recipe, models, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
@@ -179,6 +187,40 @@ def _general_photos(
                 found = targets.images(part, {})
             embeddings.append(found.embedding.float())
     return GeneralImages(images, torch.cat(embeddings), torch.cat(maps) if maps else None)
+
+
+def _class_targets(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator") -> "ClassTargets | None":
+    """The recipe's classifier, and the student's embeddings of its class names; None without a `classifier_weight`.
+
+    Raises:
+        ValueError: The classifier cannot be loaded, or its classes have no names in a language of the data.
+    """
+    import torch
+
+    from training.evaluation.classify import class_embeddings
+    from training.evaluation.models.zero_shot_model import ZeroShotModel
+    from training.evaluation.sets.class_names import ClassNames
+    from training.evaluation.sets.general import general_templates
+    from training.evaluation.sets.imagenet import CLIP_BENCHMARK, imagenet_names
+    from training.teachers.classifier import Classifier, ClassTargets
+
+    if not recipe.classifier_weight or recipe.classifier is None:
+        return None
+    classifier = Classifier.from_pretrained(
+        recipe.classifier, getattr(torch, recipe.teacher_dtype), accelerator.device
+    )
+    listed = recipe.classifier_names
+    names = imagenet_names(CLIP_BENCHMARK)[0] if listed is None else ClassNames.read(listed)
+    by_language = {language: names.in_language(language) for language in recipe.data.languages}
+    num_names = len(names.names[names.key])
+    if num_names != classifier.num_classes:
+        raise ValueError(
+            f"classifier_names: there are {num_names} names, and {recipe.classifier!r} has "
+            f"{classifier.num_classes} classes. Give one name per class, in the order of its outputs."
+        )
+    student = ZeroShotModel(models.student.to(accelerator.device).eval(), models.processor, str(recipe.student))
+    embeddings = [class_embeddings(student, texts, general_templates(code)) for code, texts in by_language.items()]
+    return ClassTargets(classifier, torch.stack(embeddings).to(accelerator.device))
 
 
 def main(argv: list[str] | None = None):

@@ -79,6 +79,7 @@ LIMITS = {
     "anchor_weight": Limits(at_least=0),
     "general_weight": Limits(at_least=0),
     "photo_weight": Limits(at_least=0),
+    "classifier_weight": Limits(at_least=0),
     "zoom": Limits(at_least=0, at_most=4),
     "rotate": Limits(at_least=0, at_most=180),
     "stretch": Limits(at_least=0, at_most=4),

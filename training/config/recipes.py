@@ -271,6 +271,12 @@ class AlignRecipe(TrainingRecipe):
             training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
+        classifier_weight: Weight of the cross-entropy between the probabilities of `classifier` and the image's
+            similarities to the names of its classes, which the student embeds before training. It keeps the classes
+            that an image tower with pretrained weights knows, and that no caption of the data names.
+        classifier: Folder or Hub id of the image classifier of `classifier_weight`, of transformers or timm.
+        classifier_names: Names of its classes in the order of its outputs, in a file as `eval.class_names`. Default:
+            those of ImageNet's thousand classes, from the package clip-benchmark.
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
@@ -292,6 +298,9 @@ class AlignRecipe(TrainingRecipe):
     general_weight: float = 0.0
     photo_weight: float = 0.0
     photos: str | None = None
+    classifier_weight: float = 0.0
+    classifier: str | None = None
+    classifier_names: str | None = None
     extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
     max_logit_scale: float = 100.0
@@ -324,6 +333,21 @@ class AlignRecipe(TrainingRecipe):
             )
         if self.photos is not None and not self.photo_weight:
             raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
+        if self.classifier_weight and self.classifier is None:
+            raise ValueError(
+                f"classifier: is not set, but classifier_weight is {self.classifier_weight}. Name an image "
+                "classifier, or set the weight to 0."
+            )
+        if self.classifier_weight and self.student is None:
+            raise ValueError(
+                f"classifier_weight: is {self.classifier_weight}, but the text tower of a new student cannot embed "
+                "the names of classes yet. Name a trained student with student, or set the weight to 0."
+            )
+        if not self.classifier_weight and (given := self.classifier or self.classifier_names) is not None:
+            raise ValueError(
+                f"classifier_weight: is 0, so {given!r} would not be used. Set it to 1, or leave classifier and "
+                "classifier_names out."
+            )
         if not any(self.language_weights.values()):
             raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
         weights = [value for name, value in vars(self).items() if name.endswith("_weight")]

@@ -1,6 +1,6 @@
 """Sections of a recipe: data, augmentation, student, teachers and evaluation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from training.config.limits import Checked, Limits
@@ -20,6 +20,8 @@ class SourceConfig(Checked):
         caption_columns: Column of the captions for each language. Sources may differ in their languages.
         weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
             weights.
+        classify: Whether the `classifier` of stage 2 sees the images of this source. Set false for drawings, which a
+            classifier of photographs takes for other things.
     """
 
     path: ClassVar[str] = "data.sources."
@@ -30,6 +32,7 @@ class SourceConfig(Checked):
     image_column: str | None = None
     caption_columns: dict[str, str] | None = None
     weight: float = 1.0
+    classify: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +102,12 @@ class DataConfig(Checked):
     def mixture(self) -> list[SourceConfig]:
         """All sources with every field filled in; a single source if `train` is set."""
         return [
-            SourceConfig(
-                train=source.train,
+            replace(
+                source,
                 subset=source.subset or self.subset,
                 split=source.split or self.split,
                 image_column=source.image_column or self.image_column,
                 caption_columns=source.caption_columns or self.caption_columns,
-                weight=source.weight,
             )
             for source in (self.sources if self.train is None else [SourceConfig(train=self.train)])
         ]

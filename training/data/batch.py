@@ -8,10 +8,11 @@ from torch import Tensor
 class Batch(TypedDict, total=False):
     """Tensors of B samples and their T captions.
 
-    Without images a batch has no `images`. Without captions it has only `rows`, `view_ids` and `images`.
+    Without images a batch has no `images`. Without captions it has only `rows`, `sources`, `view_ids` and `images`.
 
     Args:
         rows: (B,) int64, row number of each sample in all data. In a stream it encodes source, shard and offset.
+        sources: (B,) int64, index of the source of each sample in the mixture; 0 without a mixture.
         view_ids: (B,) int64, number of the random view of each image.
         images: (B, 3, S, S) uint8, decoded; squashed to the square, or with the short side resized to S and the center
             cropped.
@@ -28,6 +29,7 @@ class Batch(TypedDict, total=False):
     """
 
     rows: Tensor
+    sources: Tensor
     view_ids: Tensor
     images: Tensor
     input_ids: Tensor

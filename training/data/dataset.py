@@ -185,9 +185,12 @@ class PairDataset(torch.utils.data.Dataset):
 
     def _cell(self, row: int) -> dict[str, Any] | str | None:
         """Return the undecoded image of a row, or the cause why it may not be opened."""
-        source = int(np.searchsorted(self.starts, row, side="right")) - 1
+        source = self._source_of(row)
         table, column = self.images[source]
         return self.rules[source](table[int(row - self.starts[source])][column])
+
+    def _source_of(self, row: int) -> int:
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def collate(
         self, samples: Sequence[tuple[int, int, int, Tensor | str | None]], languages: Sequence[str] | None = None
@@ -202,7 +205,7 @@ class PairDataset(torch.utils.data.Dataset):
             The batch; only `skipped` if no image decodes.
         """
         decoded = [
-            Sample(row, view_id, image, self._captions(row, epoch, languages or self.languages))
+            Sample(row, self._source_of(row), view_id, image, self._captions(row, epoch, languages or self.languages))
             for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]

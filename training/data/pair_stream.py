@@ -93,7 +93,7 @@ class PairStream:
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch, group.languages)
-                samples.append(Sample(raw.row, raw.epoch, image, selected))
+                samples.append(Sample(raw.row, group.source, raw.epoch, image, selected))
         return samples
 
     def _image_cell(self, raw: RawSample, group: SampleGroup) -> dict[str, Any] | str | None:

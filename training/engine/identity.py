@@ -18,7 +18,11 @@ WITHOUT_EFFECT = (
 
 
 def run_identity(
-    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teachers: Sequence[str] = ()
+    recipe: TrainingRecipe,
+    dataset: Pairs,
+    num_processes: int,
+    teachers: Sequence[str] = (),
+    classifier: str | None = None,
 ) -> dict[str, Any]:
     """Everything that the weights of a run depend on, as flat JSON values by name.
 
@@ -27,10 +31,13 @@ def run_identity(
         dataset: Its training data.
         num_processes: Number of its training processes.
         teachers: Revision of each teacher.
+        classifier: Revision of the classifier; None without one.
     """
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teachers:
         values["weights of the teachers"] = ", ".join(teachers)
+    if classifier is not None:
+        values["weights of the classifier"] = classifier
     return json.loads(json.dumps(_flat(stored_fields(recipe)) | values))
 
 

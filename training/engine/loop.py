@@ -130,7 +130,8 @@ def train(
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
-    identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
+    revisions = task.teacher_revisions, task.classifier_revision
+    identity = run_identity(recipe, dataset, accelerator.num_processes, *revisions)
     run = _Run(task, finished, accelerator, watch, on_save, identity, changed_advice)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)

@@ -38,7 +38,9 @@ def rotate_student(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: t
     if task.student.config.rotation is not None or task.targets is None:
         return
     stored = _stored_rotation(last_checkpoint(recipe.output_dir)) if recipe.resume else None
-    rotate(task.student, _teacher_axes(task, dataset, recipe, device) if stored is None else stored)
+    rotation = _teacher_axes(task, dataset, recipe, device) if stored is None else stored
+    rotate(task.student, rotation)
+    task.after_rotation(rotation)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from training.hub.cards.facts import count_parameters
 from training.hub.cards.tables import export_table
 from training.studies.ablations import arms
 from training.studies.finetuning.tables import finetuning_table
-from training.studies.photographs import captions, spellings
+from training.studies.photographs import captions, classes, spellings
 from training.studies.photographs import tables as photographs_tables
 from training.studies.search import tables as search_tables
 from training.studies.teachers import tables as teachers_tables
@@ -159,6 +159,7 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "photograph-arms": lambda path: photographs_tables.arms_table(_read(path)),
     "spellings": lambda path: spellings.table(_read(path)),
     "captions": lambda path: captions.table(_read(path)),
+    "classes": lambda path: classes.table(_read(path)),
     "search-rates": lambda path: search_tables.rates_table(_read(path)),
     "search-growth": lambda path: search_tables.growth_table(_read(path)),
     "search-scan": lambda path: search_tables.scan_table(_read(path)),

@@ -1,6 +1,6 @@
 """Stage 2 as a task."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +12,9 @@ from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks.gather import gather, gather_pairs
 from training.tasks.loss_table import Loss, LossInputs, active_losses
-from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, map_distances, positives
+from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, class_losses, map_distances, positives
 from training.tasks.task import Task
+from training.teachers.classifier import ClassTargets
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 
@@ -68,6 +69,7 @@ class AlignTask(Task):
         teacher_logit_scale: Factor on the teacher's cosines.
         general: Texts for the recipe's `general_weight`; None if it is 0.
         photos: Images for the recipe's `photo_weight`; None if it is 0.
+        classes: Classifier for the recipe's `classifier_weight`; None if it is 0.
 
     Raises:
         ValueError: The recipe weights a language that the data lack, or leaves one out; or it weights a loss that
@@ -85,6 +87,7 @@ class AlignTask(Task):
         teacher_logit_scale: float = 1.0,
         general: GeneralTexts | None = None,
         photos: GeneralImages | None = None,
+        classes: ClassTargets | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
@@ -94,6 +97,10 @@ class AlignTask(Task):
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.has_general, self.has_photos = general is not None, photos is not None
+        self.classes = classes  # its model is no submodule, because it is never trained
+        self.classifier_revision = classes.classifier.revision if classes is not None else None
+        classified = torch.tensor([source.classify for source in recipe.data.mixture])
+        self.register_buffer("classified", classified, persistent=False)
         self.batch_number = 0
         for kind, tensors in (("general", general), ("photo", photos)):
             for name, tensor in (vars(tensors) if tensors is not None else {}).items():
@@ -121,7 +128,7 @@ class AlignTask(Task):
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
             and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), and the
-            distances `photo_map` (P,).
+            distances `photo_map` (P,) and `classes` (B,).
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -134,6 +141,8 @@ class AlignTask(Task):
             outputs |= self._general_outputs()
         if self.has_photos:
             outputs |= self._photo_outputs()
+        if self.classes is not None:
+            outputs["classes"] = self._class_losses(self.classes, batch, image)
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
@@ -167,6 +176,23 @@ class AlignTask(Task):
         if (maps := self._buffers["photo_maps"]) is not None:
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
         return outputs
+
+    def _class_losses(self, classes: ClassTargets, batch: Batch, embeddings: Tensor) -> Tensor:
+        """Losses (B,) of images against a classifier, the mean over all widths of their embeddings (B, D).
+
+        The classifier sees the images without augmentation, so that a photograph redrawn as a painting keeps its
+        classes. Images of sources that it does not see have the loss 0. The logit scale is constant here: it belongs
+        to the captions, and the names of classes are other texts.
+        """
+        probabilities = classes.classifier.probabilities(batch["images"])
+        probabilities = probabilities * self.get_buffer("classified")[batch["sources"], None]
+        scale = self.student.logit_scale.exp().detach()
+        with torch.autocast(embeddings.device.type, enabled=False):
+            values = [
+                class_losses(embeddings[:, :width], classes.names[..., :width], probabilities, scale)
+                for width in self.widths
+            ]
+        return torch.stack(values).mean(0)
 
     def _draw(self, number: int, drawn: int) -> Tensor:
         """Draw some of a number of rows for this batch, without repetition, (drawn,) int64."""
@@ -235,6 +261,12 @@ class AlignTask(Task):
             if not loss.per_language:
                 total = total + loss.weight_in(self.recipe) * _add(values, loss, inputs)
         return values | {"loss": total}
+
+    def after_rotation(self, rotation: Tensor):
+        """Rotate the names of classes, which the student embedded before."""
+        if self.classes is not None:
+            names = self.classes.names
+            self.classes = replace(self.classes, names=names @ rotation.to(names))
 
     def after_step(self):
         """Clamp the logit scale."""

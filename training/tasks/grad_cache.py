@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from training.data.batch import Batch
 
-IMAGE_FIELDS = ("rows", "view_ids", "images")  # fields of a batch with one row per image; all others: per caption
+# fields of a batch with one row per image; all others: per caption
+IMAGE_FIELDS = ("rows", "sources", "view_ids", "images")
 
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 

@@ -37,8 +37,8 @@ class LossInputs:
             the recipe has a `general_weight`; `photo_general` and `teacher_photo_general`, (P, D) each, if it has a
             `photo_weight`.
         unit: The embeddings of images and captions, L2-normalized.
-        distances: Distances that the towers' outputs were reduced to, by name: `photo_map` (P,), if the recipe has a
-            `photo_weight` and the student started as a copy of its teacher.
+        distances: Losses of single images by name: `photo_map` (P,), if the recipe has a `photo_weight` and the
+            student started as a copy of its teacher; `classes` (B,), if it has a `classifier_weight`.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
@@ -225,6 +225,10 @@ def _photos(inputs: LossInputs) -> dict[str, Tensor]:
     return parts
 
 
+def _classes(inputs: LossInputs) -> Tensor:
+    return inputs.distances["classes"].mean()
+
+
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
     Loss(
@@ -242,6 +246,7 @@ LOSSES: list[Loss] = [
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
     Loss("general", _general, "general_weight", needs_teacher=True),
     Loss("photos", _photos, "photo_weight", needs_teacher=True),
+    Loss("classes", _classes, "classifier_weight"),
 ]
 
 

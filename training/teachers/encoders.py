@@ -255,7 +255,7 @@ def _timm_widths(config: TimmWrapperConfig) -> tuple[int, int]:
 
 
 def open_processors(
-    name: str, config: PreTrainedConfig, tower: str, commit: str | None
+    name: str, config: PreTrainedConfig, tower: str, commit: str | None, field: str = "teacher"
 ) -> tuple[PreTrainedTokenizerBase | None, Any]:
     """Tokenizer of a text encoder, or image processor of an image encoder; the other one is None.
 
@@ -264,6 +264,7 @@ def open_processors(
         config: Config of the encoder.
         tower: Its tower, `vision` or `text`.
         commit: Commit of the Hub id; None for a folder.
+        field: Option that named the checkpoint, for the error message.
 
     Raises:
         ValueError: The checkpoint has no such file.
@@ -277,7 +278,7 @@ def open_processors(
         tokenizer = AutoTokenizer.from_pretrained(name, **fields)
     except (OSError, ValueError) as error:
         part = "image processor" if tower == "vision" else "tokenizer"
-        raise ValueError(f"teacher: {name!r} has no {part}. Save it beside the weights. ({error})") from error
+        raise ValueError(f"{field}: {name!r} has no {part}. Save it beside the weights. ({error})") from error
     is_empty = len(tokenizer) <= len(set(tokenizer.all_special_ids))  # made by transformers from a config alone
     return None if is_empty else tokenizer, None
 

@@ -112,7 +112,8 @@ def test_fields_of_a_nested_column_are_captions(tokenizer):
 def test_batch_without_captions_or_without_images(train_rows, tokenizer):
     config = DataConfig(train="tiny")
     only_images = PairDataset(train_rows.select_columns(["image"]), config, None, 64)
-    assert set(only_images.collate([(5, 0, 0, only_images[5])])) == {"skipped", "rows", "view_ids", "images"}
+    fields = {"skipped", "rows", "sources", "view_ids", "images"}
+    assert set(only_images.collate([(5, 0, 0, only_images[5])])) == fields
     only_texts = PairDataset(train_rows.select_columns(["en", "zh"]), config, CaptionTokenizer(tokenizer, 32), None)
     assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
 

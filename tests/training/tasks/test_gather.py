@@ -14,12 +14,14 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     IMAGE_SIZE,
     MOBILENET,
     NO_DROPOUT,
+    PROJECTION_DIM,
     RESNET,
     VIT,
     WHOLE_MOBILENET,
@@ -40,6 +42,7 @@ from training.tasks.align import GeneralImages, GeneralTexts
 from training.tasks.gather import gather
 from training.tasks.grad_cache import forward_backward, split_batch
 from training.teachers import TOWERS, Teacher
+from training.teachers.classifier import Classifier, ClassTargets
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -53,9 +56,10 @@ ALL_LOSSES = {
     "general_weight": 0.4,
     "photo_weight": 0.6,
 }
+CLASSES = {"classifier_weight": 0.8, "classifier": "some/classifier", "student": "some/student"}
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
-    "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
+    "all losses": ALL_LOSSES | CLASSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
     "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
 
@@ -89,7 +93,9 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         augment = Augment(AugmentConfig(), 0)
         general = make_general(teacher) if recipe.general_weight else None
         photos = make_photos(teacher, normalize, model) if recipe.photo_weight else None
-        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, general, photos).train()
+        classes = make_classes() if recipe.classifier_weight else None
+        more = {"general": general, "photos": photos, "classes": classes}
+        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, **more).train()
 
     return make
 
@@ -118,6 +124,13 @@ def make_general(teacher: Teacher) -> GeneralTexts:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
+
+
+def make_classes() -> ClassTargets:
+    torch.manual_seed(5)
+    config = ResNetConfig(**{name: value for name, value in RESNET.items() if name != "model_type"}, num_labels=7)
+    classifier = Classifier(ResNetForImageClassification(config).eval(), Normalize(32, (0.5,) * 3, (0.5,) * 3), "main")
+    return ClassTargets(classifier, torch.nn.functional.normalize(torch.randn(2, 7, PROJECTION_DIM), dim=-1))
 
 
 def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> GeneralImages:

@@ -61,6 +61,15 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
             f"languages: there are no general texts in {list(languages)}, only in en and zh. Name a model of one."
         )
     names = english if language == "en" else chinese
-    templates = json.loads((Path(__file__).parent / "templates" / f"{language}.json").read_text(encoding="utf-8"))
-    template = templates[TEMPLATE_SET][0]
+    template = general_templates(language)[0]
     return GeneralPairs(names, [template.format(name) for name in names], (language, language))
+
+
+def general_templates(language: str) -> tuple[str, ...]:
+    """Prompt templates of photographs of any object; the bare name in a language without templates.
+
+    Args:
+        language: ISO 639-1 code.
+    """
+    path = Path(__file__).parent / "templates" / f"{language}.json"
+    return tuple(json.loads(path.read_text(encoding="utf-8"))[TEMPLATE_SET]) if path.is_file() else ("{}",)

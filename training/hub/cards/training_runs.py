@@ -53,7 +53,9 @@ class TrainingRun:
             done, cause = self.recipe.get("num_steps"), ""
         part = f"{cause}{done:,} of " if done is not None and done < steps else ""
         total = batch_size * math.prod(factors.values())
-        return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
+        classifier = self.recipe.get("classifier")
+        kept = f", with the classes of `{without_folder(classifier)}`" if classifier else ""
+        return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}{kept}"
 
     @property
     def compares_embeddings(self) -> bool:

@@ -134,6 +134,12 @@ def test_towers_of_a_new_student_of_stage_2_are_in_the_lineage():
     assert TrainingRun("recipe.yaml", recipe).initial_weights == ["timm/some_vit"]
 
 
+def test_a_run_names_its_classifier():
+    run = TrainingRun("recipe.yaml", {"classifier": "/home/me/runs/lite2_classifier", "classifier_weight": 1.0})
+    assert run.stage == "contrastive alignment"
+    assert run.description.endswith(", with the classes of `lite2_classifier`")
+
+
 @pytest.mark.parametrize(
     ("fields", "num_processes", "text"),
     [
