@@ -59,6 +59,7 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
     english = [flag for batch in batches for flag in is_english(batch)]
     assert len(english) == 320 and sum(english) == pytest.approx(240, abs=25)
     assert all(batch["owner"].tolist() == list(range(8)) for batch in batches)  # one caption for each image
+    assert all((batch["sources"] == 0).tolist() == is_english(batch) for batch in batches)
     assert sum(len(set(is_english(batch))) == 2 for batch in batches) > 25
     rows = Counter(row for row, _ in keys_of(batches))
     assert len(rows) == 40
