@@ -66,7 +66,7 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
     from training.students import build_student, load_student
     from training.teachers.classifier import find_classifier
     from training.teachers.lineage import read_license
-    from training.utils.licenses import join_licenses
+    from training.utils.licenses import UNKNOWN, join_licenses
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
@@ -83,9 +83,10 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         earlier = [student.config.teacher_license] if student.config.teacher else []
         student.config.teacher_license = join_licenses([*earlier, teachers.license])
     if recipe.classifier is not None:
-        earlier = [student.config.teacher_license] if student.config.teacher_license else []
+        config = student.config
+        earlier = [config.teacher_license] if config.teacher or config.teacher_license else []
         license = read_license(recipe.classifier, find_classifier(recipe.classifier))
-        student.config.teacher_license = join_licenses([*earlier, license])
+        config.teacher_license = join_licenses([*earlier, license]) or UNKNOWN
     return student, processor
 
 
@@ -206,19 +207,26 @@ def _class_targets(recipe: AlignRecipe, models: "Models", accelerator: "Accelera
 
     if not recipe.classifier_weight or recipe.classifier is None:
         return None
+    listed, languages = recipe.classifier_names, recipe.data.languages
+    try:
+        names = ClassNames.read(listed) if listed else imagenet_names(CLIP_BENCHMARK)[0]
+        by_language = {language: names.in_language(language) for language in languages}
+    except ValueError as error:
+        raise ValueError(
+            f"classifier_names: cannot name the classes in {languages}, the languages of the captions ({error}) Name "
+            "a file with a name of each class in these languages."
+        ) from error
+    num_names = len(names.names[names.key])
     classifier = Classifier.from_pretrained(
         recipe.classifier, getattr(torch, recipe.teacher_dtype), accelerator.device
     )
-    listed = recipe.classifier_names
-    names = imagenet_names(CLIP_BENCHMARK)[0] if listed is None else ClassNames.read(listed)
-    by_language = {language: names.in_language(language) for language in recipe.data.languages}
-    num_names = len(names.names[names.key])
     if num_names != classifier.num_classes:
         raise ValueError(
             f"classifier_names: there are {num_names} names, and {recipe.classifier!r} has "
             f"{classifier.num_classes} classes. Give one name per class, in the order of its outputs."
         )
-    student = ZeroShotModel(models.student.to(accelerator.device).eval(), models.processor, str(recipe.student))
+    # where it is loaded: a rotation that follows is computed there
+    student = ZeroShotModel(models.student.eval(), models.processor, str(recipe.student))
     embeddings = [class_embeddings(student, texts, general_templates(code)) for code, texts in by_language.items()]
     return ClassTargets(classifier, torch.stack(embeddings).to(accelerator.device))
 

@@ -385,6 +385,12 @@ def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path)
         recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
+def test_a_classifier_that_would_see_no_image_is_refused():
+    data = DataConfig(sources=[SourceConfig(train="drawings.parquet", classify=False)])
+    with pytest.raises(ValueError, match=r"^data\.sources\.classify: is false for every source"):
+        AlignRecipe(output_dir="", data=data, student="a/b", classifier="c/d", classifier_weight=1.0)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -32,7 +32,12 @@ NUMBERS = [
 ]
 ANY_NUMBER = st.one_of(st.integers(), st.floats())
 # names of other fields, for errors of rules between fields
-OTHER_RULES = ("eval_every: needs a labelled set", "embedding_weight: is 0", "contrastive_weight: all losses have")
+OTHER_RULES = (
+    "eval_every: needs a labelled set",
+    "embedding_weight: is 0",
+    "contrastive_weight: all losses have",
+    "classifier: is not set",
+)
 
 
 def edges(limits: Limits, is_whole: bool) -> Iterator[float]:

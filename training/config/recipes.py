@@ -63,7 +63,7 @@ class TrainingRecipe(Checked):
         teacher_cache: Folder for the teacher's targets, which are computed once for `teacher_views` random views of
             each image and shared by all seeds. None runs the teacher at every step, on new views each time.
         teacher_views: Number of cached views per image.
-        teacher_dtype: Precision of the teacher's weights and activations.
+        teacher_dtype: Precision of the weights and activations of teachers.
     """
 
     output_dir: str
@@ -272,11 +272,14 @@ class AlignRecipe(TrainingRecipe):
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
         classifier_weight: Weight of the cross-entropy between the probabilities of `classifier` and the image's
-            similarities to the names of its classes, which the student embeds before training. It keeps the classes
-            that an image tower with pretrained weights knows, and that no caption of the data names.
-        classifier: Folder or Hub id of the image classifier of `classifier_weight`, of transformers or timm.
+            similarities to the names of its classes, the mean over all languages and all images of a batch. It keeps
+            the classes that an image tower with pretrained weights knows, and that no caption of the data names. The
+            classifier sees the images without augmentation. `student` encodes the names once, before training, in
+            several prompts; so this loss trains the image tower alone.
+        classifier: Folder or Hub id of the image classifier of `classifier_weight`, of transformers or timm. Its
+            precision is `teacher_dtype`.
         classifier_names: Names of its classes in the order of its outputs, in a file as `eval.class_names`. Default:
-            those of ImageNet's thousand classes, from the package clip-benchmark.
+            those of ImageNet's thousand classes in the usual order, from the package clip-benchmark.
         extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
@@ -342,6 +345,11 @@ class AlignRecipe(TrainingRecipe):
             raise ValueError(
                 f"classifier_weight: is {self.classifier_weight}, but the text tower of a new student cannot embed "
                 "the names of classes yet. Name a trained student with student, or set the weight to 0."
+            )
+        if self.classifier_weight and not any(source.classify for source in self.data.mixture):
+            raise ValueError(
+                f"data.sources.classify: is false for every source, so the classifier {self.classifier!r} would see "
+                "no image. Set it to true for one, or classifier_weight to 0."
             )
         if not self.classifier_weight and (given := self.classifier or self.classifier_names) is not None:
             raise ValueError(

@@ -20,8 +20,8 @@ class SourceConfig(Checked):
         caption_columns: Column of the captions for each language. Sources may differ in their languages.
         weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
             weights.
-        classify: Whether the `classifier` of stage 2 sees the images of this source. Set false for drawings, which a
-            classifier of photographs takes for other things.
+        classify: Whether `classifier_weight` of stage 2 applies to the images of this source; if not, their loss is 0.
+            Set false for drawings, which a classifier of photographs misclassifies.
     """
 
     path: ClassVar[str] = "data.sources."

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m training.demo.packaged_weights"
 NUM_CLASSES = 1000
-# of the packages; the teachers and students here see images of this size
+# mean and standard deviation of the packaged weights, and the image size of the models that are trained with them
 INPUT: dict[str, Any] = {"input_size": (3, 224, 224), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 

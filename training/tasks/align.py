@@ -97,6 +97,12 @@ class AlignTask(Task):
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.has_general, self.has_photos = general is not None, photos is not None
+        image_tower = (student.vision_model, student.visual_projection)
+        if classes is not None and not any(p.requires_grad for part in image_tower for p in part.parameters()):
+            raise ValueError(
+                f"classifier_weight: is {recipe.classifier_weight}, but freeze names the whole image tower, which "
+                "this loss trains. Remove a name from freeze, or set the weight to 0."
+            )
         self.classes = classes  # its model is no submodule, because it is never trained
         self.classifier_revision = classes.classifier.revision if classes is not None else None
         classified = torch.tensor([source.classify for source in recipe.data.mixture])
@@ -181,8 +187,7 @@ class AlignTask(Task):
         """Losses (B,) of images against a classifier, the mean over all widths of their embeddings (B, D).
 
         The classifier sees the images without augmentation, so that a photograph redrawn as a painting keeps its
-        classes. Images of sources that it does not see have the loss 0. The logit scale is constant here: it belongs
-        to the captions, and the names of classes are other texts.
+        classes. Images of sources that it does not see have the loss 0. The logit scale gets no gradient.
         """
         probabilities = classes.classifier.probabilities(batch["images"])
         probabilities = probabilities * self.get_buffer("classified")[batch["sources"], None]

@@ -31,7 +31,7 @@ class Task(nn.Module):
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
     teacher_revisions: Sequence[str] = ()  # what a resumed run compares of its teachers
-    classifier_revision: str | None = None  # and of its classifier
+    classifier_revision: str | None = None  # what it compares of the classifier
     teacher_rotation: str | None = None  # digest of the teacher's own rotation, such as that of a fine-tuned start
 
     def __init__(

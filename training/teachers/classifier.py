@@ -1,7 +1,7 @@
-"""An image classifier as a teacher: what it knows of its classes, which captions do not name.
+"""A frozen image classifier that serves as a teacher of its classes.
 
-Towers that start from a classifier, such as those with ImageNet weights, recognize its classes. Training on captions
-alone makes them forget the classes that no caption names.
+An image tower that starts from a classifier, such as one with ImageNet weights, recognizes its classes. Training on
+captions alone makes it forget the classes that no caption names.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from training.data.transforms import Normalize
 from training.teachers.encoders import open_processors
 from training.teachers.lineage import digest_folder, find_commit
 from training.teachers.loading import check_complete
+from training.teachers.teacher import processor_size
 
 FIELD = "classifier"
 
@@ -76,9 +77,10 @@ class Classifier:
             ) from error
         check_complete(FIELD, name, type(model), report["missing_keys"])
         processor = open_processors(name, config, "vision", commit, FIELD)[1]
-        size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
         return cls(
-            model.to(device).eval(), Normalize.from_processor(processor, size["height"]), commit or digest_folder(name)
+            model.to(device).eval(),
+            Normalize.from_processor(processor, processor_size(processor)),
+            commit or digest_folder(name),
         )
 
     @property
@@ -96,8 +98,9 @@ class Classifier:
         Returns:
             (B, C) float32.
         """
-        pixels = self.normalize(images).to(next(self.model.parameters()).dtype)
-        return self.model(pixel_values=pixels).logits.float().softmax(-1)
+        pixels = self.normalize(images).to(self.model.dtype)
+        with torch.autocast(pixels.device.type, enabled=False):  # in the precision of its own weights
+            return self.model(pixel_values=pixels).logits.float().softmax(-1)
 
 
 @dataclass(frozen=True, eq=False)

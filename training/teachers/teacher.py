@@ -73,7 +73,7 @@ class Teacher:
         self.vision_width, self.text_width = self.family.vision_width(config), self.family.text_width(config)
         self.image_size = self.family.image_size(config) or 0
         if not self.image_size and "vision" in self.family.towers:
-            self.image_size = _processor_size(image_processor)
+            self.image_size = processor_size(image_processor)
         self._revision = revision
         self._is_checkpoint = self._is_trusted = False
 
@@ -343,6 +343,7 @@ def _check_towers(family: Family, towers: Sequence[str], name: str):
         )
 
 
-def _processor_size(image_processor: Any) -> int:
+def processor_size(image_processor: Any) -> int:
+    """Edge in pixels of the square images that an image processor makes, or of their short side."""
     size = getattr(image_processor, "crop_size", None) or image_processor.size
     return size.get("height") or size["shortest_edge"]

@@ -72,7 +72,8 @@ def test_stage_1_learns_the_joint_space_and_the_maps_that_there_are(distilled, a
     names = f"{altclip_folder.name} (1)", f"{teacher_folder.name} (2)"
     assert f"from the teachers `{names[0]} + {names[1]}`" in card and "license: other" in card
     notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
-    assert f"`{names[0]}` and `{names[1]}`, whose weights are licensed under `creativeml-openrail-m` and an" in notice
+    assert f"`{names[0]}` and `{names[1]}`. The models that" in notice
+    assert "are licensed under `creativeml-openrail-m` and an unknown licence." in notice
 
 
 def test_stage_2_of_two_teachers_uses_their_cache(distilled, source, tmp_path):

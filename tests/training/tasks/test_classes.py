@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetForImageClassification, ResNetModel
+from transformers import (
+    CLIPImageProcessor,
+    ConvNextImageProcessor,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ResNetModel,
+)
 
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, PROJECTION_DIM, RESNET, VIT, make_model, recipe_fields
 from training import align
@@ -75,10 +81,12 @@ def test_the_loss_is_least_for_images_whose_similarities_are_the_probabilities()
 # in stage 2
 
 
-def make_task(rows: Dataset, tokenizer, classifier: Classifier, augment: AugmentConfig, classify=True) -> AlignTask:
+def make_task(
+    rows: Dataset, tokenizer, classifier: Classifier, augment: AugmentConfig, classify=True, **fields
+) -> AlignTask:
     sources = [SourceConfig(train="photographs"), SourceConfig(train="drawings", classify=classify)]
     data = DataConfig(train=None, sources=sources, in_memory=True)
-    recipe = AlignRecipe(output_dir="", data=data, student="s", classifier="c", classifier_weight=0.5)
+    recipe = AlignRecipe(output_dir="", data=data, student="s", classifier="c", classifier_weight=0.5, **fields)
     names = torch.randn(2, NUM_CLASSES, PROJECTION_DIM, generator=torch.Generator().manual_seed(0))
     normalize = Normalize(IMAGE_SIZE, (0.5,) * 3, (0.5,) * 3)
     student = make_model(VIT, NO_DROPOUT, seed=3)
@@ -131,6 +139,27 @@ def test_a_source_may_be_left_out(rows, tokenizer, classifier, classify):
     torch.testing.assert_close(losses["both"], (losses["photographs"] + losses["drawings"]) / 2)
 
 
+def test_the_precision_is_that_of_the_classifier(classifier_folder):
+    images = torch.randint(0, 256, (2, 3, 48, 48), dtype=torch.uint8)
+    for dtype in (torch.float32, torch.bfloat16):
+        classifier = Classifier.from_pretrained(str(classifier_folder), dtype, torch.device("cpu"))
+        expected = classifier.probabilities(images)
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert torch.equal(classifier.probabilities(images), expected)
+
+
+def test_a_processor_without_a_crop_states_the_size(classifier_folder, tmp_path):
+    shutil.copytree(classifier_folder, tmp_path / "classifier")
+    ConvNextImageProcessor(size={"shortest_edge": 40}).save_pretrained(tmp_path / "classifier")
+    classifier = Classifier.from_pretrained(str(tmp_path / "classifier"), torch.float32, torch.device("cpu"))
+    assert classifier.normalize.image_size == 40
+
+
+def test_a_frozen_image_tower_is_refused(rows, tokenizer, classifier):
+    with pytest.raises(ValueError, match=r"classifier_weight: is 0\.5, but freeze names the whole image tower"):
+        make_task(rows, tokenizer, classifier, AugmentConfig(), freeze=["vision_model", "visual_projection"])
+
+
 def test_a_rotated_student_keeps_the_loss(rows, tokenizer, classifier):
     task = make_task(rows, tokenizer, classifier, AugmentConfig())
     batch = make_batch(task, [0, 1, 2])
@@ -154,12 +183,16 @@ def test_a_run_names_the_classes_with_its_student(tmp_path, corpus, processor, c
         "classifier_weight": 1.0,
         "classifier_names": str(names),
     }
+    with pytest.raises(ValueError, match=r"^classifier_names: cannot name the classes in \['en', 'zh'\].*Name a file"):
+        align.run(AlignRecipe(**fields | {"classifier_names": "nowhere.json"}))
     with pytest.raises(ValueError, match=r"^classifier_names: there are 2 names, and '.*' has 5 classes"):
         align.run(AlignRecipe(**fields))
     listed = ", ".join(f'{{"en": "{name}", "zh": "{name}子"}}' for name in "abcde")
     names.write_text(f"[{listed}]", encoding="utf-8")
+    align.run(AlignRecipe(**fields, overwrite=True))
+    assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["teacher_license"] == "unknown"
     (classifier_folder / "README.md").write_text("---\nlicense: mit\n---\n", encoding="utf-8")
-    align.run(AlignRecipe(**fields))
+    align.run(AlignRecipe(**fields, overwrite=True))
     assert json.loads((tmp_path / "out" / "config.json").read_text(encoding="utf-8"))["teacher_license"] == "mit"
     with pytest.raises(ValueError, match="weights of the classifier"):
         other = ResNetForImageClassification(ResNetConfig(**CONFIG, num_labels=NUM_CLASSES))

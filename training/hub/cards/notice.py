@@ -65,7 +65,7 @@ def weights_terms(
     if teacher is None and teacher_license not in (None, "apache-2.0"):
         return (
             f"The weights were trained without a teacher and are licensed under `{teacher_license}`, because of the "
-            "licences of the training data."
+            "licences of the data and models that they were trained with."
         )
     if teacher is None:
         return "The weights were trained without a teacher and are also licensed under the Apache License 2.0."
@@ -90,9 +90,12 @@ def weights_terms(
 
 
 def _joint_terms(source: str, licenses: list[str]) -> str:
-    """Terms of a model of several teachers, whose licences differ."""
+    """Terms of a model of several teachers, or of a teacher and a classifier, whose licences differ."""
     named = " and ".join("an unknown licence" if name == "unknown" else f"`{name}`" for name in licenses)
-    text = f"{source}, whose weights are licensed under {named}. The terms of all of them also apply to these weights"
+    text = (
+        f"{source}. The models that they learned from are licensed under {named}. The terms of all of them also apply "
+        "to these weights"
+    )
     restricted = next((name for name in licenses if "openrail" in name), None)
     return f"{text}." if restricted is None else f"{text}{_restrictions(restricted)}"
 

@@ -8,8 +8,8 @@ Example:
       --output_dir runs/classes
 
 The image tower of `dcclip-tiny-photo` comes from a classifier of ImageNet's thousand classes. No caption names most of
-them, so a model can lose them in training, and no set of captions shows it. The photographs need no labels: the
-classifier's own opinion is the label, which is wrong now and then, but the same for all models.
+them, so a model can lose them in training, and no set of captions shows it. The photographs need no labels: the label
+is the classifier's prediction. It is sometimes wrong, but it is the same for all models.
 """
 
 from dataclasses import dataclass, field
@@ -140,9 +140,18 @@ def measure(
     from training.evaluation.sets.general import general_templates
 
     images, rows = model.encode_images(photographs), []
-    pairs = torch.stack([torch.arange(len(classes)), classes], 1)
     for language in LANGUAGES:
-        texts = class_embeddings(model, names.in_language(language), general_templates(language))
+        listed = names.in_language(language)
+        texts = class_embeddings(model, listed, general_templates(language))
+        # ImageNet has two classes of the name "sunglasses"
+        pairs = torch.tensor(
+            [
+                [row, number]
+                for row, name in enumerate(listed[label] for label in classes.tolist())
+                for number, other in enumerate(listed)
+                if other == name
+            ]
+        )
         ranks = right_ranks(images @ texts.T, pairs)
         for top in TOPS:
             share = float((ranks < top).float().mean())
@@ -160,7 +169,7 @@ def table(results: Results) -> str:
         results: Results of this study.
     """
     columns = [(top, language) for top in TOPS for language in LANGUAGES]
-    head = [f"class in the top {top}, {LANGUAGE_NAMES[language]}" for top, language in columns]
+    head = [f"top-{top}, {LANGUAGE_NAMES[language]}" for top, language in columns]
     lines = [["%", *head], ["---", *["---:"] * len(columns)]]
     for name in dict.fromkeys(row.model for row in results.rows):
         values = [results.mean(model=name, metric=f"top{top}", language=language) for top, language in columns]

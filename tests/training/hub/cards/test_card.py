@@ -41,7 +41,10 @@ def test_card_of_several_teachers_names_them_and_their_licences(tmp_path, proces
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == ["some/teacher"] and card.data.license == "other"
     assert "from the teachers `some/teacher (1) + other (0.5)`" in card.text
-    terms = "from `some/teacher (1)` and `other (0.5)`, whose weights are licensed under `mit` and `cc-by-nc-4.0`."
+    terms = (
+        "from `some/teacher (1)` and `other (0.5)`. The models that they learned from are licensed under `mit` and "
+        "`cc-by-nc-4.0`."
+    )
     assert terms in card.text and terms in (tmp_path / "NOTICE.md").read_text(encoding="utf-8")
 
 
