@@ -12,7 +12,7 @@ from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.tasks.gather import gather, gather_pairs
 from training.tasks.loss_table import Loss, LossInputs, active_losses
-from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, class_losses, map_distances, positives
+from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, map_distances, positives
 from training.tasks.task import Task
 from training.teachers.classifier import ClassTargets
 from training.teachers.targets import TargetSource
@@ -134,7 +134,7 @@ class AlignTask(Task):
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
             and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), and the
-            distances `photo_map` (P,) and `classes` (B,).
+            distances `photo_map` (P,).
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -147,8 +147,6 @@ class AlignTask(Task):
             outputs |= self._general_outputs()
         if self.has_photos:
             outputs |= self._photo_outputs()
-        if self.classes is not None:
-            outputs["classes"] = self._class_losses(self.classes, batch, image)
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
@@ -183,43 +181,39 @@ class AlignTask(Task):
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
         return outputs
 
-    def _class_losses(self, classes: ClassTargets, batch: Batch, embeddings: Tensor) -> Tensor:
-        """Losses (B,) of images against a classifier, the mean over all widths of their embeddings (B, D).
-
-        The classifier sees the images without augmentation, so that a photograph redrawn as a painting keeps its
-        classes. Images of sources that it does not see have the loss 0. The logit scale gets no gradient.
-        """
-        probabilities = classes.classifier.probabilities(batch["images"])
-        probabilities = probabilities * self.get_buffer("classified")[batch["sources"], None]
-        scale = self.student.logit_scale.exp().detach()
-        with torch.autocast(embeddings.device.type, enabled=False):
-            values = [
-                class_losses(embeddings[:, :width], classes.names[..., :width], probabilities, scale)
-                for width in self.widths
-            ]
-        return torch.stack(values).mean(0)
-
     def _draw(self, number: int, drawn: int) -> Tensor:
         """Draw some of a number of rows for this batch, without repetition, (drawn,) int64."""
         draws = keyed_uniform(self.recipe.seed, self.batch_number, num=number)[0]
         return torch.from_numpy(draws.argsort()[:drawn])
 
     def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
-        """The teacher's embeddings of a batch.
+        """The teacher's embeddings of a batch, and the classifier's probabilities.
 
         Args:
             batch: Batch on the device.
             images: Augmented images of the batch, if they are already computed.
 
         Returns:
-            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized, in the student's space; nothing without
-            a teacher.
+            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized, in the student's space, with a teacher;
+            `class_probabilities` (B, C) with a classifier.
         """
+        outputs = {} if self.classes is None else {"class_probabilities": self._probabilities(self.classes, batch)}
         if self.targets is None:
-            return {}
+            return outputs
         image = self.targets.images(self.augmented_images(batch) if images is None else images, batch).embedding
         text = self.targets.texts(batch).embedding
-        return {"teacher_image": self.to_student_space(image), "teacher_text": self.to_student_space(text)}
+        return outputs | {"teacher_image": self.to_student_space(image), "teacher_text": self.to_student_space(text)}
+
+    def _probabilities(self, classes: ClassTargets, batch: Batch) -> Tensor:
+        """The classifier's probabilities, (B, C); 0 for images of sources that it does not see.
+
+        It sees the images without augmentation, so that a photograph redrawn as a painting keeps its classes.
+        """
+        images, seen = batch["images"], self.get_buffer("classified")[batch["sources"]]
+        probabilities = classes.names.new_zeros(len(images), classes.names.shape[1])
+        if seen.any():
+            probabilities[seen] = classes.classifier.probabilities(images[seen])
+        return probabilities
 
     def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses over the batches of all processes, in float32.
@@ -242,6 +236,7 @@ class AlignTask(Task):
                 positive=positives(pairs["owner"], pairs["caption_ids"], len(outputs["image"]), pairs["rows"]),
                 language=pairs["language"],
                 num_languages=len(self.languages),
+                class_names=self.classes.names if self.classes is not None else None,
             )
             values = [self._weighted_sum(inputs.at_width(width)) for width in self.widths]
             return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.config import AlignRecipe
 from training.tasks.losses import (
     affinity_loss,
+    class_losses,
     embedding_loss,
     info_nce,
     interactive_loss,
@@ -37,14 +38,17 @@ class LossInputs:
             the recipe has a `general_weight`; `photo_general` and `teacher_photo_general`, (P, D) each, if it has a
             `photo_weight`.
         unit: The embeddings of images and captions, L2-normalized.
-        distances: Losses of single images by name: `photo_map` (P,), if the recipe has a `photo_weight` and the
-            student started as a copy of its teacher; `classes` (B,), if it has a `classifier_weight`.
+        distances: Distances that the towers' outputs were reduced to, by name: `photo_map` (P,), if the recipe has a
+            `photo_weight` and the student started as a copy of its teacher.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
         positive: Which captions match which image, (B, T) bool.
         language: Index into the languages of the recipe, (T,) int64.
         num_languages: Number of languages of the recipe.
+        class_names: Embeddings of the names of a classifier's classes in L languages, (L, C, D), if the recipe has a
+            `classifier_weight`.
+        class_probabilities: The classifier's probabilities, (B, C); 0 for an image that it does not see.
     """
 
     embeddings: dict[str, Tensor]
@@ -56,21 +60,25 @@ class LossInputs:
     positive: Tensor
     language: Tensor
     num_languages: int
+    class_names: Tensor | None = None
+    class_probabilities: Tensor | None = None
 
     @classmethod
     def from_outputs(cls, outputs: dict[str, Tensor], **labels: Any) -> "LossInputs":
         """Build the inputs from the outputs of student and teacher.
 
         Args:
-            outputs: Embeddings, distances and scalars by name, as `AlignTask.forward` with `encode_only` and
-                `AlignTask.teacher_outputs` return them.
+            outputs: Embeddings, distances, probabilities and scalars by name, as `AlignTask.forward` with
+                `encode_only` and `AlignTask.teacher_outputs` return them.
             labels: All other fields.
         """
         embeddings = {name: value for name, value in outputs.items() if value.ndim == 2}
+        class_probabilities = embeddings.pop("class_probabilities", None)
         unit = _normalized(embeddings)
         return cls(
             embeddings=embeddings,
             unit=unit,
+            class_probabilities=class_probabilities,
             distances={name: value for name, value in outputs.items() if value.ndim == 1},
             logit_scale=outputs["logit_scale"],
             logit_bias=outputs.get("logit_bias"),
@@ -111,7 +119,8 @@ class LossInputs:
             return self
         embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
         unit = _normalized(embeddings)
-        return replace(self, embeddings=embeddings, unit=unit)
+        class_names = None if self.class_names is None else self.class_names[..., :width]
+        return replace(self, embeddings=embeddings, unit=unit, class_names=class_names)
 
     @property
     def student_pair(self) -> tuple[Tensor, Tensor]:
@@ -226,7 +235,10 @@ def _photos(inputs: LossInputs) -> dict[str, Tensor]:
 
 
 def _classes(inputs: LossInputs) -> Tensor:
-    return inputs.distances["classes"].mean()
+    assert inputs.class_names is not None and inputs.class_probabilities is not None  # the task has a classifier
+    # the logit scale gets no gradient: it is that of captions
+    scale = inputs.logit_scale.detach()
+    return class_losses(inputs.embeddings["image"], inputs.class_names, inputs.class_probabilities, scale).mean()
 
 
 LOSSES: list[Loss] = [

@@ -144,6 +144,15 @@ def markdown_table(lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def percent_cells(values: Iterable[float | None]) -> list[str]:
+    """Cells with fractions in percent, to one decimal; `-` for None.
+
+    Args:
+        values: Fractions in 0..1, such as those of `Results.mean`.
+    """
+    return ["-" if value is None else f"{100 * value:.1f}" for value in values]
+
+
 def _check_types(row: Row):
     """Check the values of a row that was read from a file.
 

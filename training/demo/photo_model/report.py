@@ -1,7 +1,7 @@
 """The table of the model of photographs, for the README."""
 
 from training.text.writing_systems import LANGUAGES
-from training.utils.results import Results, markdown_table
+from training.utils.results import Results, markdown_table, percent_cells
 
 # model, stage, title in each language
 MODELS = (
@@ -47,4 +47,4 @@ def _cell(results: Results, model: str, stage: str | None, name: str, metric: st
     values = [
         results.mean(model=model, stage=stage, set=name, metric=metric, language=language) for language in LANGUAGES
     ]
-    return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
+    return " / ".join(percent_cells(values))

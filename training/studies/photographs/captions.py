@@ -20,7 +20,7 @@ from training.text.writing_systems import LANGUAGE_NAMES, LANGUAGES
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, percent_cells
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,8 +152,7 @@ def table(results: Results) -> str:
     for asked, found in product(LANGUAGES, repeat=2):
         fields = {"language": asked, "protocol": found, "metric": f"caption_R@{SHOWN}"}
         values = [results.mean(model=encoder, **fields) for encoder in encoders]
-        cells = ["-" if value is None else f"{100 * value:.1f}" for value in values]
-        lines.append([f"{LANGUAGE_NAMES[asked]} queries, {LANGUAGE_NAMES[found]} candidates", *cells])
+        lines.append([f"{LANGUAGE_NAMES[asked]} queries, {LANGUAGE_NAMES[found]} candidates", *percent_cells(values)])
     return markdown_table(lines)
 
 

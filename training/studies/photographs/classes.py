@@ -20,7 +20,7 @@ from training.text.writing_systems import LANGUAGE_NAMES, LANGUAGES
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, percent_cells
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -136,29 +136,17 @@ def measure(
     import torch
 
     from training.evaluation.classify import class_embeddings
-    from training.evaluation.metrics import right_ranks, wilson_interval
+    from training.evaluation.measure import measure as measure_classes
     from training.evaluation.sets.general import general_templates
 
     images, rows = model.encode_images(photographs), []
     for language in LANGUAGES:
         listed = names.in_language(language)
-        texts = class_embeddings(model, listed, general_templates(language))
-        # ImageNet has two classes of the name "sunglasses"
-        pairs = torch.tensor(
-            [
-                [row, number]
-                for row, name in enumerate(listed[label] for label in classes.tolist())
-                for number, other in enumerate(listed)
-                if other == name
-            ]
-        )
-        ranks = right_ranks(images @ texts.T, pairs)
-        for top in TOPS:
-            share = float((ranks < top).float().mean())
-            interval = wilson_interval(share, len(ranks))
-            rows.append(
-                Row(model=name, metric=f"top{top}", value=share, set="classes", language=language, interval=interval)
-            )
+        distinct = list(dict.fromkeys(listed))  # ImageNet has two classes of the name "sunglasses"
+        texts = class_embeddings(model, distinct, general_templates(language))
+        labels = torch.tensor([distinct.index(listed[label]) for label in classes.tolist()])
+        measured = measure_classes(images, texts, labels, [f"top{top}" for top in TOPS])
+        rows += measured.rows(model=name, set="classes", language=language)
     return rows
 
 
@@ -173,7 +161,7 @@ def table(results: Results) -> str:
     lines = [["%", *head], ["---", *["---:"] * len(columns)]]
     for name in dict.fromkeys(row.model for row in results.rows):
         values = [results.mean(model=name, metric=f"top{top}", language=language) for top, language in columns]
-        lines.append([name, *("-" if value is None else f"{100 * value:.1f}" for value in values)])
+        lines.append([name, *percent_cells(values)])
     return markdown_table(lines)
 
 

@@ -16,7 +16,7 @@ from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
-from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table, percent_cells
 
 if TYPE_CHECKING:
     from training.evaluation.models.zero_shot_model import ZeroShotModel
@@ -151,7 +151,7 @@ def table(results: Results) -> str:
 
 def _cell(results: Results, **fields: str) -> str:
     values = [results.mean(**fields, metric=metric) for metric in (RECALL, TOP1)]
-    return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
+    return " / ".join(percent_cells(values))
 
 
 def main(argv: list[str] | None = None):

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from training.text.writing_systems import LANGUAGES
-from training.utils.results import Results, markdown_table
+from training.utils.results import Results, markdown_table, percent_cells
 
 NUM_IMAGES, NUM_NODES, CORES_PER_NODE = 100_000_000, 10, 32
 
@@ -216,4 +216,4 @@ def kills_table(results: Results) -> str:
 
 
 def _pair(values: Sequence[float | None]) -> str:
-    return " / ".join("-" if value is None else f"{100 * value:.1f}" for value in values)
+    return " / ".join(percent_cells(values))
