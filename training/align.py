@@ -63,13 +63,15 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
     Raises:
         ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
-    from training.students import build_student, load_student
+    from training.students import build_student, load_student, set_image_size
     from training.teachers.classifier import find_classifier
     from training.teachers.lineage import read_license
     from training.utils.licenses import UNKNOWN, join_licenses
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
+        if recipe.image_size is not None:
+            processor = set_image_size(student, processor, recipe.image_size)
         student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
     else:
         student, processor = build_student(recipe.new_student, recipe.data.languages, teachers, recipe.seed)

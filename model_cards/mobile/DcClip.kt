@@ -18,7 +18,7 @@ import kotlin.math.roundToInt
 import org.json.JSONArray
 import org.json.JSONObject
 
-const val EDGE = 224
+const val EDGE = 256
 val MEAN = floatArrayOf(0.5f, 0.5f, 0.5f)
 val STD = floatArrayOf(0.5f, 0.5f, 0.5f)
 const val MAX_TEXT_LENGTH = 64

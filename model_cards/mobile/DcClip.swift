@@ -6,7 +6,7 @@ import Foundation
 import ImageIO
 import OnnxRuntimeBindings
 
-let EDGE = 224
+let EDGE = 256
 let MEAN: [Float] = [0.5, 0.5, 0.5]
 let STD: [Float] = [0.5, 0.5, 0.5]
 let MAX_TEXT_LENGTH = 64

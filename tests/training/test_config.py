@@ -425,6 +425,7 @@ def test_only_a_copy_of_the_one_teacher_starts_from_it():
     recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), student="a", teacher="a")
     assert recipe.starts_from_teacher
     assert not replace(recipe, student="b").starts_from_teacher
+    assert not replace(recipe, image_size=96).starts_from_teacher  # its feature maps have another size
     assert not replace(
         recipe, student=None, new_student=StudentConfig(), teacher=None, teachers=teachers
     ).starts_from_teacher

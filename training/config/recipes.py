@@ -250,6 +250,8 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
+        image_size: Height and width of the input image in pixels, for a `student` with a convolutional image tower.
+            None keeps its size.
         teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight`,
             `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
@@ -266,9 +268,9 @@ class AlignRecipe(TrainingRecipe):
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
             project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
         photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
-            squared distance to its feature maps of them if the teacher is the model that the student starts from. It
-            keeps what the image tower knows beyond the images of the data. It needs a teacher that runs during
-            training, without `teacher_cache`.
+            squared distance to its feature maps of them if the teacher is the model that the student starts from, at
+            the same image size. It keeps what the image tower knows beyond the images of the data. It needs a teacher
+            that runs during training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
         classifier_weight: Weight of the cross-entropy between the probabilities of `classifier` and the image's
@@ -290,6 +292,7 @@ class AlignRecipe(TrainingRecipe):
 
     student: str | None = None
     new_student: StudentConfig | None = None
+    image_size: int | None = None
     teacher: str | None = None
     loss: Literal["infonce", "sigmoid"] = "infonce"
     language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
@@ -311,14 +314,18 @@ class AlignRecipe(TrainingRecipe):
 
     @property
     def starts_from_teacher(self) -> bool:
-        """Whether the student starts as a copy of its teacher, so that their feature maps have the same channels."""
-        return self.student is not None and self.student == self.teacher
+        """Whether the student starts as a copy of its teacher, so that their feature maps have the same shape."""
+        return self.student is not None and self.student == self.teacher and self.image_size is None
 
     def __post_init__(self):
         super().__post_init__()
         if self.student is not None and self.new_student is not None:
             raise ValueError(
                 f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
+            )
+        if self.image_size is not None and self.new_student is not None:
+            raise ValueError(
+                f"image_size: is {self.image_size}, but the student is a new one. Set new_student.image_size instead."
             )
         for field_name in ("language_weights", "extra_weights"):
             for name, weight in getattr(self, field_name).items():

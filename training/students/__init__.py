@@ -3,10 +3,12 @@
 - `build.py`: a student with its processor, from a recipe, from a config alone or from a saved folder
 - `sources.py`: the pretrained towers that a student can inherit weights from
 - `inherit.py`: weights copied or cut from such a tower
+- `image_size.py`: another image size for a saved student
 - `sizes.py`: the sizes tiny, small and base
 """
 
 from training.students.build import build_student, load_student, student_from_config
+from training.students.image_size import set_image_size
 from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
 from training.students.sizes import SIZES, load_size
 from training.students.sources import SourceTower, open_source
@@ -21,5 +23,6 @@ __all__ = [
     "load_size",
     "load_student",
     "open_source",
+    "set_image_size",
     "student_from_config",
 ]

@@ -730,3 +730,5 @@ def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_pa
         run(align_recipe(**fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}))
     with pytest.raises(ValueError, match="new_student: student is set, too"):
         align_recipe(student=str(kept_run[1]))
+    with pytest.raises(ValueError, match=r"image_size: is 96, but the student is a new one\. Set new_student"):
+        align_recipe(new_student=student_config(vision_config=MOBILENET), image_size=96)

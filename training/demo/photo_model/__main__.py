@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from training.config import RECIPE_FILE, AlignRecipe, recipe_from_args
 from training.demo.photo_model.options import PhotoModelOptions
-from training.demo.photo_model.rounds import base_folder, find_history, mix_rounds
+from training.demo.photo_model.rounds import base_folder, find_history, last_folder, mix_rounds
 from training.utils.cli import command_name, command_of, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
@@ -66,7 +66,7 @@ def run(options: PhotoModelOptions):
     inputs = {"runs": options.runs, "start": options.start, "vocabulary": options.vocabulary}
     with claim_folder(folder, names, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         student = mix_rounds(options)
-        processor = DCCLIPProcessor.from_pretrained(base)
+        processor = DCCLIPProcessor.from_pretrained(last_folder(options))
         if options.vocabulary is not None:
             cut_to(student, processor, Vocabulary.load(options.vocabulary))
         if options.rotate_by is not None:

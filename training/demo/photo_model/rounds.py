@@ -23,6 +23,15 @@ def base_folder(options: PhotoModelOptions) -> Path:
     return Path(options.start) if options.start is not None else Path(str(options.runs)) / LAST_STAGE
 
 
+def last_folder(options: PhotoModelOptions) -> Path:
+    """Folder of the last round, whose tokenizer and image size the model has.
+
+    Args:
+        options: Folders of the runs.
+    """
+    return [base_folder(options), *read_rounds("later", options.later).values()][-1]
+
+
 def mix_rounds(options: PhotoModelOptions) -> "DCCLIPModel":
     """Mix the weights of stage 1, of stage 2 and of later rounds.
 

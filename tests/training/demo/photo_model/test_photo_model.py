@@ -33,6 +33,7 @@ from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan
 from training.hub.hub_model import HubModel
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.students import load_student, set_image_size
 from training.text.tokenizers import load_tokenizer
 from training.utils.results import Results, Row
 
@@ -181,6 +182,18 @@ def test_rounds_of_either_stage_are_added_to_a_finished_model(runs, tmp_path, pr
         "log_fifth_align.jsonl",
     }
     assert {path.name for path in folder.iterdir()} - {path.name for path in start.iterdir()} == added
+
+
+def test_the_image_size_is_that_of_the_last_round(runs, tmp_path):
+    student, processor = load_student(runs / "aligned")
+    processor = set_image_size(student, processor, 96)
+    recipe = AlignRecipe(**recipe_fields(tmp_path / "wide", "captions.parquet"), student=str(runs), image_size=96)
+    HubModel(student.eval(), processor, recipe).save(tmp_path / "wide")
+    (tmp_path / "wide" / "log.jsonl").write_text("{}\n")
+    later = ["--later", f"wide={tmp_path / 'wide'}", "--later_weights", "0.5"]
+    main(["--runs", str(runs), *later, "--output_dir", str(tmp_path / "model")])
+    assert load_student(tmp_path / "model")[0].config.image_size == 96
+    assert DCCLIPProcessor.from_pretrained(tmp_path / "model").image_processor.crop_size["height"] == 96
 
 
 @pytest.mark.parametrize(
