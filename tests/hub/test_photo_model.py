@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
+from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.runtime_dcclip import Runtime
 from training.hub.cards.card import refresh_card
 from training.hub.check import check_folder
@@ -36,6 +38,14 @@ def test_its_card_is_rendered_from_its_files(tmp_path):
 
 def test_it_loads_alone_and_gives_the_embeddings_of_its_training():
     check_folder(FOLDER)
+
+
+@torch.no_grad()
+def test_its_config_states_the_size_of_its_feature_map():
+    model = DCCLIPModel.from_pretrained(FOLDER).eval()
+    size = model.config.image_size
+    feature_map = model.get_image_features(torch.zeros(1, 3, size, size)).feature_map
+    assert list(feature_map.shape[2:]) == list(model.config.vision_grid)
 
 
 @pytest.mark.parametrize("language", LABELS)

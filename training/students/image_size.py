@@ -26,7 +26,7 @@ def set_image_size(student: DCCLIPModel, processor: DCCLIPProcessor, image_size:
     """
     old, was_training = processor.image_processor, student.training
     try:
-        student.eval().get_image_features(torch.zeros(1, 3, image_size, image_size))
+        features = student.eval().get_image_features(torch.zeros(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError) as error:
         raise ValueError(
             f"image_size: {image_size} pixels do not fit the image tower ({type(error).__name__}: {error}). Leave "
@@ -35,6 +35,7 @@ def set_image_size(student: DCCLIPModel, processor: DCCLIPProcessor, image_size:
     finally:
         student.train(was_training)
     student.config.image_size = image_size
+    student.config.vision_grid = list(features.feature_map.shape[2:])
     image_processor = square_image_processor(
         image_size, old.image_mean, old.image_std, squashes(old), resample=old.resample
     )

@@ -24,6 +24,7 @@ def test_a_convolutional_student_takes_larger_images(processor, train_rows, squa
     pixels = new(images=train_rows[:2]["image"], return_tensors="pt")["pixel_values"]
     assert pixels.shape == (2, 3, LARGER, LARGER)
     assert student.get_image_features(pixels).feature_map.shape[-1] == LARGER // 32
+    assert student.config.vision_grid == [LARGER // 32] * 2
 
 
 @pytest.mark.parametrize("tower", [VIT, TIMM_SWIN], ids=["vit", "swin"])
