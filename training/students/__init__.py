@@ -3,6 +3,7 @@
 - `build.py`: a student with its processor, from a recipe, from a config alone or from a saved folder
 - `sources.py`: the pretrained towers that a student can inherit weights from
 - `inherit.py`: weights copied or cut from such a tower
+- `factors.py`: token embeddings as a narrow table and a projection
 - `image_size.py`: another image size for a saved student
 - `sizes.py`: the sizes tiny, small and base
 """
