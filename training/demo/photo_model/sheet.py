@@ -54,6 +54,6 @@ def plot_contact_sheet(model: ZeroShotModel, path: Path):
     terms = list(dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS))
     credits = "\n".join("; ".join(part) for part in (terms[:4], terms[4:]))
     figure.text(0.5, 0.004, credits, ha="center", fontsize=6, color="grey")
-    figure.savefig(path, dpi=96)
+    figure.savefig(path, dpi=90)
     # maximum coverage keeps the green of the few pixels of a cosine
     Image.open(path).convert("RGB").quantize(NUM_COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
