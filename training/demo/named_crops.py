@@ -69,7 +69,7 @@ class CropOptions:
     overwrite: bool = False
 
     def __post_init__(self):
-        for field, least in (("num_crops", 0), ("max_per_class", 1)):
+        for field, least in (("num_crops", 0), ("max_per_class", 1), ("seed", 0)):
             if (value := getattr(self, field)) < least:
                 raise ValueError(f"{field}: is {value}, expected at least {least}.")
         if not 0 < self.min_probability <= 1:
@@ -119,7 +119,8 @@ def run(options: CropOptions) -> tuple[int, int]:
     from training.utils.output import claim_folder
 
     folder = Path(options.output_dir)
-    with claim_folder(folder, WRITTEN, command=command_name(PROGRAM), overwrite=options.overwrite):
+    inputs = {"images": options.images, "classifier": options.classifier}
+    with claim_folder(folder, WRITTEN, command=command_name(PROGRAM), inputs=inputs, overwrite=options.overwrite):
         names = object_names()
         photographs = _load(options.images)
         network = Classifier.from_pretrained(options.classifier, torch.float32, torch.device("cpu"))

@@ -101,6 +101,7 @@ def test_a_class_keeps_a_draw_of_its_parts():
         (["--min_probability", "0"], "min_probability: is 0.0, expected above 0 and at most 1"),
         (["--held_out", "1"], "held_out: is 1.0, expected at least 0 and below 1"),
         (["--num_crops", "-1"], "num_crops: is -1, expected at least 0"),
+        (["--seed", "-1"], "seed: is -1, expected at least 0"),
         (["--max_per_class", "0"], "max_per_class: is 0, expected at least 1"),
     ],
 )
@@ -117,6 +118,14 @@ def test_a_damaged_photograph_is_named(source, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "damaged.parquet", tmp_path / "crops")
     assert "images: " in capsys.readouterr().err
+
+
+def test_the_source_is_not_overwritten(source, tmp_path, capsys):
+    photographs = source.rename(tmp_path / "validation.parquet")
+    before = photographs.read_bytes()
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path, "--overwrite")
+    assert "would overwrite images" in capsys.readouterr().err and photographs.read_bytes() == before
 
 
 def test_another_number_of_classes_is_refused(source, tmp_path, capsys, monkeypatch):
