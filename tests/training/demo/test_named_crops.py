@@ -3,6 +3,7 @@
 import pytest
 import torch
 from datasets import Dataset
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from training.demo import named_crops
@@ -13,13 +14,16 @@ COLORS = ("red", "lime", "blue")
 NAMES = {"en": list(COLORS), "zh": ["红", "绿", "蓝"]}
 
 
-class Colors:
+class Colors(Classifier):
     """A classifier that is sure of a part that has one color alone."""
 
     num_classes = len(COLORS)
 
     class normalize:
         image_size = 8
+
+    def __init__(self):
+        """There is no network."""
 
     def probabilities(self, images):
         shares = images.float().mean((2, 3)) / 255
@@ -77,12 +81,12 @@ def test_photographs_that_are_left_out_have_no_parts(source, tmp_path):
 
 
 def test_boxes_are_inside_the_photograph():
-    boxes = named_crops.boxes((60, 7), 200, row=3, seed=0)
+    boxes = named_crops.boxes((60, 7), 200, number=3, seed=0)
     assert boxes[0] == (0, 0, 60, 7) and len(boxes) == 201
     assert all(0 <= left < right <= 60 and 0 <= top < bottom <= 7 for left, top, right, bottom in boxes)
     areas = [(right - left) * (bottom - top) / 420 for left, top, right, bottom in boxes[1:]]
     assert 0.02 < min(areas) < 0.2 and max(areas) < 0.7
-    assert boxes[1:] != named_crops.boxes((60, 7), 200, row=4, seed=0)[1:]
+    assert boxes[1:] != named_crops.boxes((60, 7), 200, number=4, seed=0)[1:]
 
 
 def test_a_class_keeps_a_draw_of_its_parts():
@@ -118,6 +122,14 @@ def test_a_damaged_photograph_is_named(source, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(tmp_path / "damaged.parquet", tmp_path / "crops")
     assert "images: " in capsys.readouterr().err
+
+
+def test_the_row_of_a_photograph_is_that_of_the_file(tmp_path, capsys, source):
+    cells = [Dataset.from_parquet(str(source)).cast_column("image", ImageFeature(decode=False))[0]["image"], None]
+    Dataset.from_list([{"image": cell} for cell in (cells[0], cells[0], *cells, cells[0])]).to_parquet(source)
+    with pytest.raises(SystemExit):
+        run(source, tmp_path / "crops", "--held_out", "0.2")  # without the first one
+    assert "images: row 3 has no image" in capsys.readouterr().err
 
 
 def test_the_source_is_not_overwritten(source, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Cut a multilingual Unigram tokenizer, and with it the embedding table, down to English and Chinese.
+r"""Cut a multilingual Unigram tokenizer, and with it the embedding table, down to English and Chinese.
 
 In a small text tower the embedding table dominates the size: 250,002 pieces of width 384 are 96 M parameters, while
 twelve layers of that width are 21 M. A cut keeps scores and order. A text whose pieces are all kept is therefore split

@@ -108,8 +108,7 @@ def sure_classes(rows: "Dataset", classifier: str, num_names: int) -> tuple["Dat
     from training.teachers.classifier import Classifier
 
     network = Classifier.from_pretrained(classifier, torch.float32, torch.device("cpu"))
-    if network.num_classes != num_names:
-        raise ValueError(f"classifier: {classifier!r} has {network.num_classes} classes, expected {num_names}.")
+    network.require_classes(num_names, classifier)
     prepare = ImagePreparation(network.normalize.image_size, network.normalize, classifier).fit
     batches = prepared_batches(rows, "image", BATCH, prepare)
     number = -(-len(rows) // BATCH)
