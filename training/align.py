@@ -7,6 +7,7 @@ python training/align.py --config training/configs/demo_align.yaml --max_steps 1
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
 import sys
+from itertools import cycle, islice
 from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
@@ -16,7 +17,10 @@ from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from accelerate import Accelerator
+    from torch import Tensor
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.data import Pairs
@@ -230,7 +234,29 @@ def _class_targets(recipe: AlignRecipe, models: "Models", accelerator: "Accelera
     # where it is loaded: a rotation that follows is computed there
     student = ZeroShotModel(models.student.eval(), models.processor, str(recipe.student))
     embeddings = [class_embeddings(student, texts, general_templates(code)) for code, texts in by_language.items()]
-    return ClassTargets(classifier, torch.stack(embeddings).to(accelerator.device))
+    tokens = _prompt_tokens(by_language, models)
+    return ClassTargets(
+        classifier,
+        torch.stack(embeddings).to(accelerator.device),
+        *(tokens[name].to(accelerator.device) for name in ("input_ids", "attention_mask")),
+    )
+
+
+def _prompt_tokens(names: "Mapping[str, Sequence[str]]", models: "Models") -> "dict[str, Tensor]":
+    """Tokens of C names in L languages, each in P prompts, (L, P, C, T) int64; prompts of a language may repeat."""
+    from training.data import tokenize
+    from training.evaluation.sets.general import general_templates
+
+    templates = {language: general_templates(language) for language in names}
+    num_prompts, num_names = max(map(len, templates.values())), len(next(iter(names.values())))
+    texts = [
+        template.format(name)
+        for language, listed in names.items()
+        for template in islice(cycle(templates[language]), num_prompts)
+        for name in listed
+    ]
+    tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
+    return {name: ids.unflatten(0, (len(names), num_prompts, num_names)) for name, ids in tokens.items()}
 
 
 def main(argv: list[str] | None = None):

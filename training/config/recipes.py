@@ -276,8 +276,8 @@ class AlignRecipe(TrainingRecipe):
         classifier_weight: Weight of the cross-entropy between the probabilities of `classifier` and the image's
             similarities to the names of its classes, the mean over all languages and all images of a batch. It keeps
             the classes that an image tower with pretrained weights knows, and that no caption of the data names. The
-            classifier sees the images without augmentation. `student` encodes the names once, before training, in
-            several prompts; so this loss trains the image tower alone.
+            classifier sees the images without augmentation. Before training, `student` encodes all names, in several
+            prompts; each step encodes a part of them again, so that both towers learn.
         classifier: Folder or Hub id of the image classifier of `classifier_weight`, of transformers or timm. Its
             precision is `teacher_dtype`.
         classifier_names: Names of its classes in the order of its outputs, in a file as `eval.class_names`. Default:

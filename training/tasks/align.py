@@ -1,6 +1,6 @@
 """Stage 2 as a task."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from training.teachers.classifier import ClassTargets
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 
-GENERAL_TEXTS, GENERAL_IMAGES = 64, 32  # encoded at each step
+GENERAL_TEXTS, GENERAL_IMAGES, CLASS_NAMES = 64, 32, 64  # encoded at each step
 
 
 @dataclass(frozen=True)
@@ -97,20 +97,18 @@ class AlignTask(Task):
         needs_bias = any(loss.needs_bias for loss in self.losses)
         self.logit_bias = nn.Parameter(torch.tensor(SIGMOID_BIAS)) if needs_bias else None
         self.has_general, self.has_photos = general is not None, photos is not None
-        image_tower = (student.vision_model, student.visual_projection)
-        if classes is not None and not any(p.requires_grad for part in image_tower for p in part.parameters()):
-            raise ValueError(
-                f"classifier_weight: is {recipe.classifier_weight}, but freeze names the whole image tower, which "
-                "this loss trains. Remove a name from freeze, or set the weight to 0."
-            )
         self.classes = classes  # its model is no submodule, because it is never trained
         self.classifier_revision = classes.classifier.revision if classes is not None else None
+        text_tower = (*student.text_model.parameters(), *student.text_projection.parameters())
+        self.learns_names = classes is not None and any(parameter.requires_grad for parameter in text_tower)
         classified = torch.tensor([source.classify for source in recipe.data.mixture])
         self.register_buffer("classified", classified, persistent=False)
         self.batch_number = 0
         for kind, tensors in (("general", general), ("photo", photos)):
             for name, tensor in (vars(tensors) if tensors is not None else {}).items():
                 self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
+        # renewed during training, so a checkpoint has it
+        self.register_buffer("class_names", classes.names.clone() if classes is not None else None)
         # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
         constants = [name for name, _ in self.named_buffers(recurse=False)]
         self._ddp_params_and_buffers_to_ignore = constants
@@ -134,7 +132,7 @@ class AlignTask(Task):
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
             and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), and the
-            distances `photo_map` (P,).
+            distances `photo_map` (P,), and `class_names` (L * N, D) of classes that are drawn for this batch.
         """
         images = self.augmented_images(batch)
         image = self.student.get_image_features(self.normalize(images)).pooler_output
@@ -147,12 +145,14 @@ class AlignTask(Task):
             outputs |= self._general_outputs()
         if self.has_photos:
             outputs |= self._photo_outputs()
+        if self.classes is not None and self.learns_names:
+            outputs["class_names"] = self._encode_names(self.classes)
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
 
     def before_batch(self, number: int):
-        """Set the number of the batch, which keys the draw of general texts and images."""
+        """Set the number of the batch, which keys the draw of general texts, images and names of classes."""
         self.batch_number = number
 
     def _general_outputs(self) -> dict[str, Tensor]:
@@ -180,6 +180,35 @@ class AlignTask(Task):
         if (maps := self._buffers["photo_maps"]) is not None:
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
         return outputs
+
+    def _encode_names(self, classes: ClassTargets) -> Tensor:
+        """Embeddings of the names of some classes in every language, (L * N, D); the prompts take turns.
+
+        The other names keep the embedding of the step that last encoded them.
+        """
+        prompt = self.batch_number % classes.input_ids.shape[1]
+        drawn = self._drawn_classes
+        ids, mask = (tokens[:, prompt, drawn].flatten(0, 1) for tokens in (classes.input_ids, classes.attention_mask))
+        length = int(mask.sum(1).max())
+        return self.student.get_text_features(ids[:, :length], mask[:, :length]).pooler_output.float()
+
+    @property
+    def _drawn_classes(self) -> Tensor:
+        """The classes whose names are encoded for this batch, (N,) int64."""
+        names = self.get_buffer("class_names")
+        return self._draw(names.shape[1], CLASS_NAMES).to(names.device)
+
+    def _renew_names(self, encoded: Tensor) -> Tensor:
+        """The names of all classes, (L, C, D), with gradient in those of this batch, which replace the stored ones.
+
+        Args:
+            encoded: Their embeddings, (K * L * N, D), the same from each of K processes and chunks.
+        """
+        names, drawn = self.get_buffer("class_names"), self._drawn_classes
+        encoded = nn.functional.normalize(encoded.unflatten(0, (-1, len(names), len(drawn))).mean(0), dim=-1)
+        renewed = names.index_copy(1, drawn, encoded)
+        names.copy_(renewed.detach())
+        return renewed
 
     def _draw(self, number: int, drawn: int) -> Tensor:
         """Draw some of a number of rows for this batch, without repetition, (drawn,) int64."""
@@ -210,7 +239,7 @@ class AlignTask(Task):
         It sees the images without augmentation, so that a photograph redrawn as a painting keeps its classes.
         """
         images, seen = batch["images"], self.get_buffer("classified")[batch["sources"]]
-        probabilities = classes.names.new_zeros(len(images), classes.names.shape[1])
+        probabilities = torch.zeros(len(images), classes.names.shape[1], device=images.device)
         if seen.any():
             probabilities[seen] = classes.classifier.probabilities(images[seen])
         return probabilities
@@ -230,13 +259,16 @@ class AlignTask(Task):
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
             outputs = {name: gather(value) if value.ndim else value for name, value in outputs.items()}
+            class_names = self._buffers["class_names"]
+            if (encoded := outputs.pop("class_names", None)) is not None:
+                class_names = self._renew_names(encoded)
             inputs = LossInputs.from_outputs(
                 outputs,
                 teacher_logit_scale=self.teacher_logit_scale,
                 positive=positives(pairs["owner"], pairs["caption_ids"], len(outputs["image"]), pairs["rows"]),
                 language=pairs["language"],
                 num_languages=len(self.languages),
-                class_names=self.classes.names if self.classes is not None else None,
+                class_names=class_names,
             )
             values = [self._weighted_sum(inputs.at_width(width)) for width in self.widths]
             return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}
@@ -263,10 +295,10 @@ class AlignTask(Task):
         return values | {"loss": total}
 
     def after_rotation(self, rotation: Tensor):
-        """Rotate the names of classes, which the student embedded before."""
+        """Rotate the embeddings of class names, which the student computed before."""
         if self.classes is not None:
-            names = self.classes.names
-            self.classes = replace(self.classes, names=names @ rotation.to(names))
+            names = self.get_buffer("class_names")
+            names.copy_(names @ rotation.to(names))
 
     def after_step(self):
         """Clamp the logit scale."""

@@ -1,7 +1,7 @@
 """A frozen image classifier that serves as a teacher of its classes.
 
 An image tower that starts from a classifier, such as one with ImageNet weights, recognizes its classes. Training on
-captions alone makes it forget the classes that no caption names.
+captions alone makes it forget the classes that no caption names, and the names in the text tower drift.
 """
 
 from dataclasses import dataclass
@@ -118,12 +118,16 @@ class Classifier:
 
 @dataclass(frozen=True, eq=False)
 class ClassTargets:
-    """A classifier, and the names of its classes in the embedding space of the student.
+    """A classifier, and the names of its classes for the student.
 
     Args:
         classifier: The classifier.
-        names: Embedding of each name in each language, (L, C, D) float32, L2-normalized.
+        names: Embedding of each name in each language at the start of training, (L, C, D) float32, L2-normalized.
+        input_ids: Token ids of each name in each of P prompts, (L, P, C, T) int64, padded on the right.
+        attention_mask: 1 for each token and 0 for padding, (L, P, C, T) int64.
     """
 
     classifier: Classifier
     names: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor

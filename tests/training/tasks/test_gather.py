@@ -93,7 +93,7 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         augment = Augment(AugmentConfig(), 0)
         general = make_general(teacher) if recipe.general_weight else None
         photos = make_photos(teacher, normalize, model) if recipe.photo_weight else None
-        classes = make_classes() if recipe.classifier_weight else None
+        classes = make_classes(teacher) if recipe.classifier_weight else None
         more = {"general": general, "photos": photos, "classes": classes}
         return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, **more).train()
 
@@ -126,11 +126,14 @@ def make_general(teacher: Teacher) -> GeneralTexts:
     return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
 
 
-def make_classes() -> ClassTargets:
+def make_classes(teacher: Teacher) -> ClassTargets:
     torch.manual_seed(5)
     config = ResNetConfig(**{name: value for name, value in RESNET.items() if name != "model_type"}, num_labels=7)
     classifier = Classifier(ResNetForImageClassification(config).eval(), Normalize(32, (0.5,) * 3, (0.5,) * 3), "main")
-    return ClassTargets(classifier, torch.nn.functional.normalize(torch.randn(2, 7, PROJECTION_DIM), dim=-1))
+    names = torch.nn.functional.normalize(torch.randn(2, 7, PROJECTION_DIM), dim=-1)
+    tokens = tokenize(teacher.tokenizer, general_pairs(["en", "zh"], held_out=False).texts[: 2 * 3 * 7], 32)
+    prompts = {name: ids.unflatten(0, (2, 3, 7)) for name, ids in tokens.items()}
+    return ClassTargets(classifier, names, prompts["input_ids"], prompts["attention_mask"])
 
 
 def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> GeneralImages:
