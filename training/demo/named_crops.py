@@ -130,7 +130,7 @@ def run(options: CropOptions) -> tuple[int, int]:
         crops = draw_per_class(find_crops(photographs, kept, network, options), options)
         if not crops:
             raise ValueError(
-                f"min_probability: the classifier is as sure as {options.min_probability} of no part of {len(kept)} "
+                f"min_probability: the classifier is as sure as {options.min_probability} of no crop of {len(kept)} "
                 "photographs. Lower it, or name other photographs."
             )
         text = List(Value("string"))
@@ -264,8 +264,8 @@ def main(argv: list[str] | None = None):
     with user_errors(command_name(PROGRAM), extra="photos"):
         hide_library_bars()
         keep_freed_memory()
-        parts, classes = run(options)
-        print(f"{parts:,} parts of photographs, {classes:,} classes")
+        crops, classes = run(options)
+        print(f"{crops:,} crops, {classes:,} classes")
 
 
 if __name__ == "__main__":

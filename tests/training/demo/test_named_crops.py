@@ -1,4 +1,4 @@
-"""Parts of photographs that a classifier is sure of: which parts, how many of a class, and their names."""
+"""Crops of photographs that a classifier is sure of: which ones, how many of a class, and their names."""
 
 import pytest
 import torch
@@ -54,9 +54,9 @@ def run(source, folder, *arguments):
     return [Dataset.from_parquet(str(path), cache_dir=str(folder / "cache")) for path in paths]
 
 
-def test_sure_parts_get_the_names_of_their_class(source, tmp_path, capsys):
+def test_sure_crops_get_the_names_of_their_class(source, tmp_path, capsys):
     [crops] = run(source, tmp_path / "crops", "--num_crops", "30")
-    assert capsys.readouterr().out == "4 parts of photographs, 3 classes\n"
+    assert capsys.readouterr().out == "4 crops, 3 classes\n"
     assert [row["en"][0] for row in crops] == ["red", "blue", "lime", "blue"]  # one of each class in a photograph
     assert crops[0]["en"][1] == "a photo of a red." and crops[0]["zh"][:2] == ["红", "一张红的照片"]
     red, blue, whole, _ = crops["image"]
@@ -64,7 +64,7 @@ def test_sure_parts_get_the_names_of_their_class(source, tmp_path, capsys):
     assert red.getpixel((red.width // 2, red.height // 2))[0] > 250
 
 
-def test_the_same_seed_finds_the_same_parts(source, tmp_path):
+def test_the_same_seed_finds_the_same_crops(source, tmp_path):
     first, second, other = (
         run(source, tmp_path / name, "--num_crops", "30", "--seed", seed)[0]
         for name, seed in (("a", "1"), ("b", "1"), ("c", "2"))
@@ -72,12 +72,12 @@ def test_the_same_seed_finds_the_same_parts(source, tmp_path):
     assert first["image"] == second["image"] and first["image"] != other["image"]
 
 
-def test_photographs_that_are_left_out_have_no_parts(source, tmp_path):
+def test_photographs_that_are_left_out_have_no_crops(source, tmp_path):
     crops, validation = run(source, tmp_path / "crops", "--held_out", "0.5", "--num_crops", "30")
     assert len(validation) == 2 and validation.column_names == ["image"]
     assert [image.size for image in validation["image"]] == [(48, 24), (20, 30)]  # the first and the last
     assert [row["en"][0] for row in crops] == ["lime"]
-    [_] = run(source, tmp_path / "crops", "--num_crops", "30", "--overwrite")  # all photographs have parts now
+    [_] = run(source, tmp_path / "crops", "--num_crops", "30", "--overwrite")  # all photographs have crops now
 
 
 def test_boxes_are_inside_the_photograph():
@@ -89,7 +89,7 @@ def test_boxes_are_inside_the_photograph():
     assert boxes[1:] != named_crops.boxes((60, 7), 200, number=4, seed=0)[1:]
 
 
-def test_a_class_keeps_a_draw_of_its_parts():
+def test_a_class_keeps_a_draw_of_its_crops():
     crops = [Crop(row, (0, 0, 1, 1), 5, 0.9) for row in range(50)] + [Crop(7, (0, 0, 1, 1), 6, 0.9)]
     options = CropOptions(images="a", classifier="b", output_dir="c", max_per_class=10)
     drawn = named_crops.draw_per_class(crops, options)
@@ -101,7 +101,7 @@ def test_a_class_keeps_a_draw_of_its_parts():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--min_probability", "1"], "min_probability: the classifier is as sure as 1.0 of no part of 4 photographs"),
+        (["--min_probability", "1"], "min_probability: the classifier is as sure as 1.0 of no crop of 4 photographs"),
         (["--min_probability", "0"], "min_probability: is 0.0, expected above 0 and at most 1"),
         (["--held_out", "1"], "held_out: is 1.0, expected at least 0 and below 1"),
         (["--num_crops", "-1"], "num_crops: is -1, expected at least 0"),
