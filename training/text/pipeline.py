@@ -153,7 +153,7 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
 
 
 def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
-    """Save a tokenizer with another pipeline and without call state.
+    """Save a tokenizer with another pipeline and without call state, in as few bytes as JSON needs.
 
     Args:
         tokenizer: Tokenizer whose settings, such as special tokens, are saved.
@@ -161,7 +161,7 @@ def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, A
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
-    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False)
+    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
     (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
 
 
