@@ -127,10 +127,10 @@ def write_tokenizer(folder: Path, pipeline: dict[str, Any], num_pieces: int):
     """
     from transformers import CONFIG_NAME
 
-    from training.text.pipeline import CALL_STATE, TOKENIZER_FILE
+    from training.text.pipeline import TOKENIZER_FILE, file_content
     from training.utils.files import write_text
 
-    write_text(folder / TOKENIZER_FILE, json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False))
+    write_text(folder / TOKENIZER_FILE, file_content(pipeline))
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     config["text_config"]["vocab_size"] = num_pieces
     write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")

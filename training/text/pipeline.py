@@ -153,7 +153,7 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
 
 
 def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
-    """Save a tokenizer with another pipeline and without call state, in as few bytes as JSON needs.
+    """Save a tokenizer with another pipeline and without call state.
 
     Args:
         tokenizer: Tokenizer whose settings, such as special tokens, are saved.
@@ -161,8 +161,12 @@ def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, A
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
-    content = json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
-    (Path(folder) / TOKENIZER_FILE).write_text(content, encoding="utf-8")
+    (Path(folder) / TOKENIZER_FILE).write_text(file_content(pipeline), encoding="utf-8")
+
+
+def file_content(pipeline: dict[str, Any]) -> str:
+    """A pipeline without call state as the content of `tokenizer.json`, in as few bytes as JSON needs."""
+    return json.dumps(pipeline | dict.fromkeys(CALL_STATE), ensure_ascii=False, separators=(",", ":"))
 
 
 def rebuild(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:
