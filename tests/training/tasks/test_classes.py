@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,19 @@ def test_a_run_names_the_classes_with_its_student(tmp_path, corpus, processor, c
         other.save_pretrained(classifier_folder)
         align.run(AlignRecipe(**fields, resume=True))
     assert '"classes"' in (tmp_path / "out" / "log.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_resumed_run_goes_on_with_the_names_to_the_bit(tmp_path, corpus, processor, classifier_folder, monkeypatch):
+    monkeypatch.setattr("training.tasks.align.CLASS_NAMES", 2)  # most names are those of an earlier step
+    make_model(VIT, NO_DROPOUT, seed=3).save_pretrained(tmp_path / "student")
+    processor.save_pretrained(tmp_path / "student")
+    names = [{"en": english, "zh": chinese} for english, chinese in zip(NAMES["en"], NAMES["zh"], strict=True)]
+    (tmp_path / "names.json").write_text(json.dumps(names), encoding="utf-8")
+    fields = recipe_fields(tmp_path / "whole", corpus / "train.parquet", student=str(tmp_path / "student"))
+    fields |= {"max_steps": 4, "save_every": 2, "warmup_steps": 1, "classifier": str(classifier_folder)}
+    recipe = AlignRecipe(**fields, classifier_weight=1.0, classifier_names=str(tmp_path / "names.json"))
+    align.run(recipe)
+    shutil.copytree(tmp_path / "whole" / "checkpoint-000002", tmp_path / "resumed" / "checkpoint-000002")
+    align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert weights[0] == weights[1]
