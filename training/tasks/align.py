@@ -107,8 +107,10 @@ class AlignTask(Task):
         for kind, tensors in (("general", general), ("photo", photos)):
             for name, tensor in (vars(tensors) if tensors is not None else {}).items():
                 self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
-        # renewed during training, so a checkpoint has it
-        self.register_buffer("class_names", classes.names.clone() if classes is not None else None)
+        if classes is not None:
+            self.register_buffer("class_names", classes.names.clone())  # renewed in training, so a checkpoint has it
+            self.register_buffer("class_input_ids", classes.input_ids, persistent=False)
+            self.register_buffer("class_attention_mask", classes.attention_mask, persistent=False)
         # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
         constants = [name for name, _ in self.named_buffers(recurse=False)]
         self._ddp_params_and_buffers_to_ignore = constants
@@ -145,8 +147,8 @@ class AlignTask(Task):
             outputs |= self._general_outputs()
         if self.has_photos:
             outputs |= self._photo_outputs()
-        if self.classes is not None and self.learns_names:
-            outputs["class_names"] = self._encode_names(self.classes)
+        if self.learns_names:
+            outputs["class_names"] = self._encode_names()
         if encode_only:
             return outputs
         return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
@@ -162,10 +164,8 @@ class AlignTask(Task):
         """
         ids, mask = self.get_buffer("general_input_ids"), self.get_buffer("general_attention_mask")
         drawn = self._draw(len(ids), GENERAL_TEXTS).to(ids.device)
-        length = int(mask[drawn].sum(1).max())
-        student = self.student.get_text_features(ids[drawn, :length], mask[drawn, :length]).pooler_output
         targets = self.to_student_space(self.get_buffer("general_targets")[drawn])
-        return {"general": student.float(), "teacher_general": targets}
+        return {"general": self._encode_tokens(ids[drawn], mask[drawn]), "teacher_general": targets}
 
     def _photo_outputs(self) -> dict[str, Tensor]:
         """The same of randomly drawn general images: `photo_general` and `teacher_photo_general`, both (P, D).
@@ -181,14 +181,17 @@ class AlignTask(Task):
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
         return outputs
 
-    def _encode_names(self, classes: ClassTargets) -> Tensor:
+    def _encode_names(self) -> Tensor:
         """Embeddings of the names of some classes in every language, (L * N, D); the prompts take turns.
 
         The other names keep the embedding of the step that last encoded them.
         """
-        prompt = self.batch_number % classes.input_ids.shape[1]
-        drawn = self._drawn_classes
-        ids, mask = (tokens[:, prompt, drawn].flatten(0, 1) for tokens in (classes.input_ids, classes.attention_mask))
+        ids, mask = self.get_buffer("class_input_ids"), self.get_buffer("class_attention_mask")
+        prompt, drawn = self.batch_number % ids.shape[1], self._drawn_classes
+        return self._encode_tokens(ids[:, prompt, drawn].flatten(0, 1), mask[:, prompt, drawn].flatten(0, 1))
+
+    def _encode_tokens(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings by the student, (N, D) float32, of tokens (N, L) without the padding that all of them have."""
         length = int(mask.sum(1).max())
         return self.student.get_text_features(ids[:, :length], mask[:, :length]).pooler_output.float()
 
@@ -259,7 +262,7 @@ class AlignTask(Task):
         with torch.autocast(outputs["image"].device.type, enabled=False):
             pairs = gather_pairs(batch)
             outputs = {name: gather(value) if value.ndim else value for name, value in outputs.items()}
-            class_names = self._buffers["class_names"]
+            class_names = self._buffers.get("class_names")
             if (encoded := outputs.pop("class_names", None)) is not None:
                 class_names = self._renew_names(encoded)
             inputs = LossInputs.from_outputs(
