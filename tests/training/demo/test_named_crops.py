@@ -6,24 +6,16 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from tests.color_classifier import COLORS, ColorClassifier
 from training.demo import named_crops
 from training.demo.named_crops import Crop, CropOptions
 from training.teachers.classifier import Classifier
 
-COLORS = ("red", "lime", "blue")
 NAMES = {"en": list(COLORS), "zh": ["红", "绿", "蓝"]}
 
 
-class Colors(Classifier):
+class Colors(ColorClassifier):
     """A classifier that is sure of a part that has one color alone."""
-
-    num_classes = len(COLORS)
-
-    class normalize:
-        image_size = 8
-
-    def __init__(self):
-        """There is no network."""
 
     def probabilities(self, images):
         shares = images.float().mean((2, 3)) / 255

@@ -126,10 +126,11 @@ def test_the_loss_is_weighted_and_trains_both_towers(rows, tokenizer, classifier
     assert all(gradient is not None and gradient.any() for gradient in gradients(task, batch))
     assert task.student.logit_scale.grad is None
     assert all(parameter.grad is None for parameter in classifier.model.parameters())
+    assert not any(name.startswith("classes") for name in task.state_dict())
 
 
-@pytest.mark.parametrize(("frozen", "learning"), [("text", "visual"), ("visual", "text")])
-def test_a_frozen_tower_does_not_learn(rows, tokenizer, classifier, frozen, learning):
+@pytest.mark.parametrize("frozen", ["text", "visual"])
+def test_a_frozen_tower_does_not_learn(rows, tokenizer, classifier, frozen):
     towers = {"text": "text_model", "visual": "vision_model"}
     fields = {"freeze": [towers[frozen], f"{frozen}_projection"]}
     task = make_task(rows, tokenizer, classifier, AugmentConfig(), **fields)

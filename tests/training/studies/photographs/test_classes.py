@@ -6,27 +6,19 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from tests.color_classifier import COLORS, ColorClassifier
 from training.evaluation.sets.class_names import ClassNames
 from training.studies.photographs import classes
 from training.studies.rows import open_rows
 from training.teachers.classifier import Classifier
 from training.utils.results import RESULTS_FILE, Results
 
-COLORS = ("red", "lime", "blue")
 NAMES = ClassNames({"en": list(COLORS), "zh": ["红", "绿", "蓝"]})
 SAMPLES = [*COLORS, "gray", "red"]
 
 
-class Colors(Classifier):
+class Colors(ColorClassifier):
     """A model, and a classifier, of the three colors; the model has never learnt the Chinese word for blue."""
-
-    num_classes = len(COLORS)
-
-    class normalize:
-        image_size = 8
-
-    def __init__(self):
-        """There is no network."""
 
     def probabilities(self, images):
         return (10 * images.float().mean((2, 3)) / 255).softmax(-1)
