@@ -50,6 +50,14 @@ from training.teachers import Teacher
 torch.set_num_threads(1)  # tiny models gain nothing from more
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]):
+    """Leave out the tests marked `stress`, unless the command line names the marker."""
+    if "stress" not in config.option.markexpr:
+        stress = [item for item in items if item.get_closest_marker("stress")]
+        items[:] = [item for item in items if not item.get_closest_marker("stress")]
+        config.hook.pytest_deselected(items=stress)
+
+
 def pytest_sessionfinish():
     shutil.rmtree(_SCRATCH, ignore_errors=True)
 
