@@ -14,8 +14,5 @@ make_teacher.py  train the demo's teacher
 mini_teacher/    the demo's teacher
 photo_teacher/   a teacher for photographs, built from pip packages
 photo_model/     the finished model of photographs: its Hub folder, figures and card
-photo_data.py    training data of its student beside captioned photographs: class names as captions, sentences
-drawings.py      named drawings
-named_crops.py   crops of photographs, captioned with the class names of a classifier
 student.yaml, augment.yaml: shared by the recipes training/configs/demo_*.yaml
 """
