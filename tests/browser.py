@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.local_server import answers
 from training.edge.web import chromium
-from training.studies.benchmarks.pages import answers
 
 PATIENCE_S = 90
 

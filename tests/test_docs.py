@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from training.studies.readme_tables import BLOCK, list_readmes, render
+from training.studies.tables import BLOCK, list_readmes, render
 
 ROOT = Path(__file__).parents[1]
 READMES = list_readmes()
@@ -63,7 +63,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 @pytest.mark.parametrize("path", READMES, ids=ids)
 def test_tables_are_rendered_from_the_committed_results(path):
     text = path.read_text(encoding="utf-8")
-    assert render(text) == text, "run: python -m training.studies.readme_tables"
+    assert render(text) == text, "run: python -m training.studies tables"
 
 
 def test_the_readme_leads_with_tables_of_models_and_results():

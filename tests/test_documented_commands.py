@@ -9,19 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from training.studies.readme_tables import list_readmes
+from training.studies.tables import list_readmes
 
 ROOT = Path(__file__).parents[1]
 PARSERS = ("parse_options", "recipe_from_args", "parse_recipe")
-PHOTO_MODEL = "model_cards/dcclip-tiny-photo"
 # placeholders of files and folders that a command line opens
 PLACEHOLDERS = {"training.distill": {"RECIPE": "training/configs/demo_distill.yaml"}}
 PLACEHOLDERS |= {"training.align": {"RECIPE": "training/configs/demo_align.yaml"}}
-PLACEHOLDERS |= {"training.studies.budget": {"runs/mine/aligned": PHOTO_MODEL}}
 COMMAND = re.compile(r"\bpython -m training\.|\btraining/\w+\.py")
 SCRIPT = re.compile(r"training/\w+\.py|training(?:\.\w+)+")
-# programs of their own: the tables of the READMEs take no arguments, CLIP_benchmark parses its own
-WITHOUT_PARSER = ("training.studies.readme_tables", "training.evaluation.models.clip_benchmark")
+WITHOUT_PARSER = ("training.evaluation.models.clip_benchmark",)  # CLIP_benchmark parses its own arguments
 
 
 class Parsed(Exception):

@@ -1,16 +1,19 @@
 """Tiny models of the real classes, and recipes for them. All random weights are seeded."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AltCLIPConfig,
     AltCLIPModel,
     AltCLIPProcessor,
     CLIPImageProcessor,
     PreTrainedTokenizerBase,
+    XLMRobertaTokenizer,
 )
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel
@@ -170,3 +173,19 @@ def load_tiny_rows() -> Dataset:
 def list_tiny_rows() -> list[dict[str, Any]]:
     """The same rows as a list, which is no data set."""
     return load_tiny_rows().to_list()
+
+
+def train_unigram(texts: list[str], vocabulary_size: int) -> XLMRobertaTokenizer:
+    """Train a Unigram tokenizer of XLM-R's class and layout, with at most `vocabulary_size` pieces."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    pieces = [(piece, score) for piece, score in json.loads(tokenizer.to_str())["model"]["vocab"]]
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=64)

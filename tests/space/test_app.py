@@ -10,9 +10,9 @@ import yaml
 from PIL import Image
 
 from tests.browser import Visit, serving
+from tests.local_server import free_port
 from tests.space.conftest import SPACE
 from tests.tiny import ROOT
-from training.studies.benchmarks.pages import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -2,7 +2,6 @@
 
 python -m tests.tools                        the versions below
 python -m tests.tools -k fastembed           options of pytest
-python -m tests.tools --rankings --data DATA   no tests, but python -m training.studies.tools with these options
 
 The tools are installed into an environment of their own, which shares the other packages of the current one: some of
 them need another huggingface_hub. This needs a package index. The exit code is that of pytest.
@@ -34,18 +33,13 @@ TOOLS = {
     "sentence-transformers-haystack": "2.0.0",
     "usearch": "2.26.6",
 }
-# runtimes of phones, which no test here needs; the tests of each export format have an environment of their own
-RUNTIMES = {"ai-edge-litert": "2.3.0", "executorch": "1.5.1"}
-RANKINGS = "--rankings"
 
 
 def main(arguments: list[str]) -> int:
-    """Install the tools, and run the tests that need them or the study of rankings."""
-    packages, command = TOOLS, ["pytest", "-p", "no:xdist", "-m", "tools", "tests/tools", *arguments]
-    if arguments[:1] == [RANKINGS]:
-        packages, command = TOOLS | RUNTIMES, ["training.studies.tools", *arguments[1:]]
+    """Install the tools, and run the tests that need them."""
+    command = ["pytest", "-p", "no:xdist", "-m", "tools", "tests/tools", *arguments]
     with tempfile.TemporaryDirectory(prefix="dcclip-tools-") as home:
-        requirements = [f"{name}=={version}" for name, version in packages.items()]
+        requirements = [f"{name}=={version}" for name, version in TOOLS.items()]
         python = share_packages(Path(home) / "environment", requirements)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.run([str(python), "-m", *command], cwd=ROOT, env=environment, check=False).returncode

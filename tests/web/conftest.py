@@ -11,9 +11,9 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from transformers.convert_slow_tokenizer import import_protobuf
 
 from tests.browser import Visit, open_browser, serving
+from tests.local_server import free_port
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
 from training.edge.web.assemble import LIBRARIES, NODE_MODULES
-from training.studies.benchmarks.pages import free_port
 
 
 @pytest.fixture(scope="package")

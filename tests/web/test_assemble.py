@@ -13,7 +13,6 @@ from safetensors import safe_open
 
 from training.edge.web.__main__ import main
 from training.edge.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
-from training.studies.benchmarks import pages as measure
 
 pytestmark = pytest.mark.slow
 
@@ -169,10 +168,3 @@ def test_the_page_title_is_that_of_the_card(folder, libraries):
     assert Site(folder, "", libraries)._title() == "dcclip-demo"
     (folder / "README.md").unlink()
     assert Site(folder, "", libraries)._title() == folder.name
-
-
-def test_measuring_an_unfinished_page_is_an_error(tmp_path, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        measure.main(["--site", str(tmp_path)])
-    assert stopped.value.code == 2
-    assert "pages: site: " in capsys.readouterr().err

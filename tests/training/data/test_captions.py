@@ -4,12 +4,12 @@ import unicodedata
 import pytest
 import torch
 
+from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.captions import tokenize
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
-from training.studies.ablations.multilingual import train_unigram
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,12 @@ from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from tests.local_server import free_port
 from tests.tiny import RESNET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe, save_recipe
 from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
-from training.studies.benchmarks.pages import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -26,6 +26,7 @@ from tests.tiny import (
     recipe_fields,
     save_altclip,
     student_config,
+    train_unigram,
 )
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
@@ -36,7 +37,6 @@ from training.engine.optimizer import learning_rate_at
 from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import build_student
-from training.studies.ablations.multilingual import train_unigram
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]

@@ -24,10 +24,10 @@ from tests.tiny import (
     XLM_ROBERTA,
     make_config,
     make_model,
+    train_unigram,
 )
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
-from training.studies.ablations.multilingual import train_unigram
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
 

@@ -175,7 +175,7 @@ def test_debug_shows_the_traceback_first(monkeypatch, capsys):
 
 def test_command_name_of_scripts_and_modules():
     assert command_name("python training/eval.py") == "eval"
-    assert command_name("python -m training.studies.budget") == "budget"
+    assert command_name("python -m training.studies budget") == "budget"
 
 
 @dataclass(frozen=True, kw_only=True)

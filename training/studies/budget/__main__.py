@@ -16,7 +16,7 @@ from training.utils.cli import command_of, parse_options, user_errors
 def main(argv: list[str] | None = None):
     """Parse the options, measure, write results, table and plot, print the table."""
     options = parse_options(BudgetOptions, argv, prog=PROGRAM, description=__doc__)
-    with user_errors("budget", extra="bench"):
+    with user_errors("budget", extra="studies"):
         # after parsing, so that --help does not load torch, transformers and matplotlib
         from training.studies.budget.models import check_folder
         from training.studies.budget.plot import plot

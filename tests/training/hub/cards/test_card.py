@@ -260,13 +260,13 @@ def test_size_and_latency_come_from_the_device_budget(folder):
         Row(model="tiny", protocol=f"{batch}, against onnx-int8", metric="times_as_fast", value=40.26),
         Row(model="baseline", protocol="onnx-int8", metric="bytes", value=5),
     ]
-    budget = Results({"command": "python -m training.studies.budget"}, rows)
+    budget = Results({"command": "python -m training.studies budget"}, rows)
     text = render_card(ModelFacts.from_folder(folder), CardDetails(size="tiny"), {}, budget=budget)
     assert (
         "| size, MB | cold start, s | peak memory, MiB | ms per image | ms per text | speed-up over altclip |" in text
     )
     assert "| onnx-int8 | 1 | 13.96 | 0.50 | 92 | 9.50 | 1.50 | 40.3 |" in text
-    assert "Command: `python -m training.studies.budget`" in text and "baseline" not in text
+    assert "Command: `python -m training.studies budget`" in text and "baseline" not in text
 
 
 def test_exported_files_have_a_table_of_their_own(folder):

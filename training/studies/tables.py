@@ -1,34 +1,25 @@
-"""Render the tables of every README from committed results.
+"""Render the tables of every README from committed results, so that no number in a README is typed by hand.
 
-    python -m training.studies.readme_tables
-
-A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of table -->`, so that no number in
-a README is typed by hand.
+A block starts with `<!-- table: NAME ARGUMENTS -->` and ends with `<!-- end of table -->`.
 """
 
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from training.demo import report
-from training.demo.photo_model import report as photo_report
 from training.hub.cards.device_budget import read_costs, read_pairs
 from training.hub.cards.facts import count_parameters
 from training.hub.cards.tables import export_table
-from training.studies.ablations import arms
-from training.studies.finetuning.tables import finetuning_table
-from training.studies.photographs import captions, classes, spellings
-from training.studies.photographs import tables as photographs_tables
-from training.studies.search import tables as search_tables
-from training.studies.teachers import tables as teachers_tables
-from training.studies.tools.tables import tools_table
+from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
-from training.utils.results import RESULTS_FILE, Results, markdown_table
+from training.utils.results import RESULTS_FILE, Results, markdown_table, percent_cells
 
 BLOCK = re.compile(r"(<!-- table: (\S+)(.*?) -->\n).*?(<!-- end of table -->)", re.S)
 BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
-LATER_BUDGET = BUDGET.with_name("photo_model.json")  # of the finished model beside `tiny`
+LATER_BUDGET = BUDGET.with_name("photo_model.json")
 DEMO = REPO_ROOT / "model_cards" / "results" / "demo" / RESULTS_FILE
 PHOTO_MODEL = REPO_ROOT / "model_cards" / "dcclip-tiny-photo"
 SIZES = ("tiny", "small", "base")
@@ -56,26 +47,41 @@ WORDS = {
         "R@5：在 690 张照片中以文搜图。top-5：在 3,944 个表情名称中，图片为未见过的肤色变体。",
     },
 }
+# model, stage, title in each language
+PHOTOGRAPH_MODELS = (
+    ("ConSE", None, {"en": "ConSE, no training", "zh": "ConSE（不训练）"}),
+    (
+        "caption heads",
+        None,
+        {"en": "trained heads on the frozen pretrained towers", "zh": "冻结的预训练编码器，只训练投影头"},
+    ),
+    ("teacher", None, {"en": "teacher", "zh": "教师模型"}),
+    ("student", "no_teacher", {"en": "student without a teacher, 300 steps", "zh": "学生模型，无教师，300 步"}),
+    ("student", "distilled", {"en": "student after stage 1", "zh": "学生模型，第一阶段后"}),
+    ("student", "aligned", {"en": "**dcclip-tiny-photo**", "zh": "**dcclip-tiny-photo**"}),
+)
+# title in each language, set and metric
+PHOTOGRAPH_COLUMNS = (
+    ({"en": "text to image", "zh": "以文搜图"}, "flickr8k_validation", "t2i_recall@5"),
+    ({"en": "image to text", "zh": "以图搜文"}, "flickr8k_validation", "i2t_recall@5"),
+    ({"en": "CIFAR-10", "zh": "CIFAR-10"}, "cifar-10", "top1"),
+    ({"en": "Tiny ImageNet", "zh": "Tiny ImageNet"}, "tiny_imagenet", "top1"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """No options: every README of the checkout is rendered."""
 
 
 def models_table(language: str = "en") -> str:
-    """The table of models at the head of a README.
-
-    Args:
-        language: Language of the words, `en` or `zh`.
-
-    Returns:
-        Markdown table with a note below.
-    """
+    """The table of models at the head of a README, with a note below, in `en` or `zh`."""
     words = WORDS[language]
-    header = words["header"]
-    lines = [header, ["---", "---:", "---:", "---:", "---:", "---"]]
+    lines = [words["header"], ["---", "---:", "---:", "---:", "---:", "---"]]
     lines += [_photo_line(str(words["photographs"])), _demo_line(str(words["demo"]))]
     budget = Results.read(BUDGET)
-    for name in SIZES:
-        lines.append(_budget_line(budget, name, f"`{name}`", str(words["size"])))
-    for name, title in BASELINES.items():
-        lines.append(_budget_line(budget, name, title, str(words["baseline"])))
+    lines += [_budget_line(budget, name, f"`{name}`", str(words["size"])) for name in SIZES]
+    lines += [_budget_line(budget, name, title, str(words["baseline"])) for name, title in BASELINES.items()]
     note = str(words["note"]).format(tiny=_pair_ms(Results.read(LATER_BUDGET), "tiny"))
     return f"{markdown_table(lines)}\n\n{note}"
 
@@ -84,7 +90,7 @@ def _photo_line(status: str) -> list[str]:
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
     files = [entry for entry in results.meta["export"]["verdicts"] if entry["kept"] and entry["variant"] == "int8"]
     found = {"model": "student", "stage": "aligned", "set": "flickr8k_validation", "metric": "t2i_recall@5"}
-    recall = " / ".join(f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in ("en", "zh"))
+    recall = " / ".join(f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES)
     return [
         f"**{PHOTO_MODEL.name}**",
         f"{count_parameters(PHOTO_MODEL) / 1e6:.1f} M",
@@ -97,12 +103,11 @@ def _photo_line(status: str) -> list[str]:
 
 def _demo_line(status: str) -> list[str]:
     results = Results.read(DEMO)
-    row = {"model": "student", "stage": "aligned"}
 
     def mean(metric: str, **more: str) -> float:
-        return results.mean(**row, metric=metric, **more) or 0.0
+        return results.mean(model="student", stage="aligned", metric=metric, **more) or 0.0
 
-    top5 = " / ".join(f"{100 * mean('top5', set='unseen_combination', language=name):.0f} %" for name in ("en", "zh"))
+    top5 = " / ".join(f"{100 * mean('top5', set='unseen_combination', language=name):.0f} %" for name in LANGUAGES)
     return [
         "demo",
         f"{mean('parameters') / 1e6:.1f} M",
@@ -116,22 +121,30 @@ def _demo_line(status: str) -> list[str]:
 def _budget_line(budget: Results, name: str, title: str, status: str) -> list[str]:
     megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
     parameters = budget.mean(model=name, metric="parameters") or 0.0
-    return [
-        title,
-        f"{parameters / 1e6:.1f} M",
-        f"{megabytes:.0f} MB (int8)",
-        f"{_pair_ms(budget, name):.1f} ms",
-        "",
-        status,
-    ]
+    size, latency = f"{megabytes:.0f} MB (int8)", f"{_pair_ms(budget, name):.1f} ms"
+    return [title, f"{parameters / 1e6:.1f} M", size, latency, "", status]
 
 
 def _pair_ms(budget: Results, name: str) -> float:
-    """Milliseconds of an image and a text in int8 on one thread."""
-    (ms,) = [
-        pair.ms for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == (name, "onnx-int8", 1)
-    ]
+    """Latency of an image and a text in int8 on one thread, in milliseconds."""
+    key = (name, "onnx-int8", 1)
+    (ms,) = [pair.ms for pair in read_pairs(budget) if (pair.model, pair.backend, pair.threads) == key]
     return ms
+
+
+def photographs_table(results: Results, words: str = "en") -> str:
+    """Recall at 5 on Flickr8k and top-1 accuracy on labelled sets, in percent, English / Chinese."""
+    corner = {"en": "%, en / zh", "zh": "%，英 / 中"}[words]
+    lines = [[corner, *(title[words] for title, _, _ in PHOTOGRAPH_COLUMNS)]]
+    lines.append(["---", *["---:"] * len(PHOTOGRAPH_COLUMNS)])
+    for model, stage, title in PHOTOGRAPH_MODELS:
+        if results.values(model=model, stage=stage):
+            cells = []
+            for _, name, metric in PHOTOGRAPH_COLUMNS:
+                fields = {"model": model, "stage": stage, "set": name, "metric": metric}
+                cells.append(" / ".join(percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)))
+            lines.append([title[words], *cells])
+    return markdown_table(lines)
 
 
 def _fenced(text: str) -> str:
@@ -144,28 +157,10 @@ def _read(path: str) -> Results:
 
 RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
-    "photographs": lambda path, words="en": photo_report.table(_read(path), words),
+    "photographs": lambda path, words="en": photographs_table(_read(path), words),
     "demo": lambda path: _fenced(report.summary(_read(path))),
     "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
-    "arms": lambda path: arms.table(_read(path)),
     "export": lambda path: export_table(_read(path)),
-    "recall": lambda path: search_tables.recall_table(_read(path)),
-    "compatible": lambda path: search_tables.compatible_table(_read(path)),
-    "widths": lambda path: teachers_tables.widths_table(_read(path)),
-    "targets": lambda path: teachers_tables.targets_table(_read(path)),
-    "tools": lambda path: tools_table(_read(path)),
-    "scale": lambda path: search_tables.scale_table(_read(path)),
-    "finetuning": lambda path: finetuning_table(_read(path)),
-    "photograph-arms": lambda path: photographs_tables.arms_table(_read(path)),
-    "spellings": lambda path: spellings.table(_read(path)),
-    "captions": lambda path: captions.table(_read(path)),
-    "classes": lambda path: classes.table(_read(path)),
-    "search-rates": lambda path: search_tables.rates_table(_read(path)),
-    "search-growth": lambda path: search_tables.growth_table(_read(path)),
-    "search-scan": lambda path: search_tables.scan_table(_read(path)),
-    "search-rclip": lambda path: search_tables.rclip_table(_read(path)),
-    "search-adapt": lambda path: search_tables.adapt_table(_read(path)),
-    "search-kills": lambda path: search_tables.kills_table(_read(path)),
 }
 
 
@@ -196,14 +191,10 @@ def list_readmes() -> list[Path]:
     return [REPO_ROOT / name for name in names]
 
 
-def main():
+def run(options: Options):
     """Rewrite every README whose tables have changed."""
     for path in list_readmes():
         text = path.read_text(encoding="utf-8")
         if (rendered := render(text)) != text:
             write_text(path, rendered)
             print(path.relative_to(REPO_ROOT))
-
-
-if __name__ == "__main__":
-    main()

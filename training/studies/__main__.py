@@ -1,0 +1,49 @@
+"""Run one of the studies, or render the tables of the READMEs.
+
+Examples:
+  python -m training.studies --help
+  python -m training.studies budget --models tiny base --output_dir runs/budget
+  python -m training.studies tables
+"""
+
+import ast
+import sys
+from importlib import import_module, util
+from pathlib import Path
+
+from training.utils.cli import exit_with_usage_error, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
+
+PROGRAM = "python -m training.studies"
+NAMES = ("tables",)
+
+
+def main(argv: list[str] | None = None):
+    """Import a study by name, parse its options, and run it."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(f"usage: {PROGRAM} NAME [options]\n\n{_summaries()}\n\nOptions of one: {PROGRAM} NAME --help")
+        return
+    if name not in NAMES:
+        exit_with_usage_error("studies", f"there is no study {name!r}. Name one of {', '.join(NAMES)}.")
+    with user_errors(name, extra="studies"):
+        study = import_module(f"training.studies.{name}")
+        options = parse_options(study.Options, arguments[1:], prog=f"{PROGRAM} {name}", description=study.__doc__)
+        hide_library_bars()
+        study.run(options)
+
+
+def _summaries() -> str:
+    """First line of every study's docstring, read without importing the study."""
+    lines = []
+    for name in NAMES:
+        spec = util.find_spec(f"training.studies.{name}")
+        assert spec is not None and spec.origin is not None
+        summary = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        lines.append(f"  {name:12}{summary.partition(chr(10))[0]}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
