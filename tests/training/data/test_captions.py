@@ -8,7 +8,7 @@ from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.captions import tokenize
+from training.data.captions import tokenize, usable_captions
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 
 
@@ -73,6 +73,50 @@ def test_a_tokenizer_that_gives_no_mask_by_default_gives_one_here(tokenizer):
     other.model_input_names = ["input_ids"]
     expected, found = tokenize(tokenizer, ["a frog", "青蛙"], 32), tokenize(other, ["a frog", "青蛙"], 32)
     assert all(torch.equal(found[name], expected[name]) for name in ("input_ids", "attention_mask"))
+
+
+def test_texts_are_padded_on_the_right_whatever_the_tokenizer_prefers(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.padding_side = "left"
+    short, long = (tokenizer(text).input_ids for text in ("owl", "a red apple and an owl"))
+    padding = len(long) - len(short)
+    tokens = tokenize(other, ["owl", "a red apple and an owl"], 32)
+    assert tokens["input_ids"].tolist() == [short + [tokenizer.pad_token_id] * padding, long]
+    assert tokens["attention_mask"].tolist() == [[1] * len(short) + [0] * padding, [1] * len(long)]
+
+
+def test_only_texts_that_lose_tokens_count_as_truncated(tokenizer):
+    texts = ["owl", "a red apple", "a red apple and an owl"]
+    lengths = [len(ids) for ids in tokenizer(texts).input_ids]
+    for limit in range(1, max(lengths) + 1):
+        expected = sum(length > limit for length in lengths)
+        assert CaptionTokenizer(tokenizer, limit).count_truncated(texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("cell", "texts", "causes"),
+    [
+        (None, [], ["no caption"]),
+        ([], [], ["no caption"]),
+        (" A frog ", ["A frog"], []),
+        (
+            ["owl", None, "", 3, "!?…", "a \ud800", "青蛙", "2024"],
+            ["owl", "2024"],
+            [
+                "no caption",
+                "empty caption",
+                "caption is not a string",
+                "caption without letters or digits",
+                "caption is not valid Unicode",
+                "caption in the wrong script",
+            ],
+        ),
+    ],
+)
+def test_each_caption_is_usable_or_has_a_cause(cell, texts, causes):
+    assert usable_captions(cell, "en") == (texts, causes)
+    if "caption in the wrong script" in causes:
+        assert usable_captions(cell)[0] == [*texts[:1], "青蛙", *texts[1:]]
 
 
 def test_counting_long_texts_announces_no_indexing_errors(tokenizer):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from tests.training.data.rows import sample_batches
+from training.config import DataConfig, SourceConfig
 from training.data import BatchPlan, KeyedBatchSampler, SampleGroup
-from training.data.sampling import CYCLE, MixtureSchedule
+from training.data.sampling import CYCLE, MixtureSchedule, make_groups
 
 
 def test_every_epoch_is_another_permutation():
@@ -32,9 +33,10 @@ def test_processes_share_each_global_batch_without_overlap():
     assert [left + right for left, right in zip(*parts, strict=True)] == alone
 
 
-def test_cached_views_are_used_equally_often():
-    counts = Counter(key for batch in sample_batches(range(16), num_views=3, stop=6) for key in batch)  # three epochs
-    assert set(counts) == {(row, view) for row in range(16) for view in range(3)} and set(counts.values()) == {1}
+def test_cached_views_take_turns_and_differ_between_the_rows_of_an_epoch():
+    for epoch in range(4):
+        batches = sample_batches(range(16), num_views=3, start=2 * epoch, stop=2 * epoch + 2)
+        assert sorted(key for batch in batches for key in batch) == [(row, (epoch + row) % 3) for row in range(16)]
 
 
 def test_without_a_cache_every_epoch_has_a_new_view():
@@ -60,7 +62,21 @@ def test_groups_are_drawn_by_their_shares_and_counted(weights):
         early = sum(number == group for number in groups[:1000])
         assert early == pytest.approx(1000 * weight / sum(weights), abs=80)
     assert schedule(CYCLE + 5) == MixtureSchedule(weights, (0,))(CYCLE + 5)
+    assert groups[:CYCLE] != groups[CYCLE:]  # every cycle has an order of its own
     assert groups[:50] != tuple(MixtureSchedule(weights, (1,))(position)[0] for position in range(50))
+
+
+def test_weights_of_sources_are_divided_among_their_languages():
+    columns = {"en": "a", "zh": "b", "ja": "c"}
+    sources = [
+        SourceConfig(train="first", caption_columns=columns, weight=6),
+        SourceConfig(train="second", caption_columns={"zh": "z", "en": "e"}),
+    ]
+    groups = make_groups(DataConfig(sources=sources, batches="one_language"))
+    expected = [(0, ("en",), 2), (0, ("zh",), 2), (0, ("ja",), 2), (1, ("zh",), 0.5), (1, ("en",), 0.5)]
+    assert [group[:3] for group in groups] == expected
+    groups = make_groups(DataConfig(sources=sources, batches="one_source"))
+    assert [group[:3] for group in groups] == [(0, ("en", "zh", "ja"), 6), (1, ("zh", "en"), 1)]
 
 
 def test_weight_too_small_to_be_drawn_raises_an_error():
