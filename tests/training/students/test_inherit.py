@@ -26,6 +26,7 @@ from tests.tiny import (
     make_model,
     train_unigram,
 )
+from training.engine.rotation import rotate
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
 from training.teachers import Teacher
@@ -348,6 +349,21 @@ def test_folder_of_a_single_tower_is_a_source(tmp_path, tokenizer, model_class):
     assert report.random == [f"{'visual' if tower == 'vision' else 'text'}_projection.weight"]
     for name, tensor in getattr(student, f"{tower}_model").state_dict().items():
         assert torch.equal(tensor, model.state_dict()[name]), name
+
+
+@torch.no_grad()
+def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, tmp_path):
+    student = make_model(CUT_EFFICIENTNET, seed=1)
+    before = {tower: getattr(student, f"{tower}_projection").weight.clone() for tower in ("visual", "text")}
+    rotate(student, torch.linalg.qr(torch.randn(PROJECTION_DIM, PROJECTION_DIM))[0])
+    student.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    for tower, name in (("vision", "visual"), ("text", "text")):
+        assert not torch.allclose(getattr(student, f"{name}_projection").weight, before[name], atol=0.05)
+        torch.testing.assert_close(open_source(str(tmp_path), tower).projection, before[name], atol=1e-5, rtol=0)
+    # the student as a teacher lives in its own space
+    own = open_source("teacher", "vision", Teacher.from_pretrained(str(tmp_path), ("vision",))).projection
+    assert torch.equal(own, student.visual_projection.weight)
 
 
 def test_folder_of_a_whole_model_is_a_source_of_either_tower(teacher_folder, teacher):

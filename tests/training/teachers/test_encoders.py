@@ -19,6 +19,8 @@ from transformers import (
     ConvNextModel,
     Dinov2Config,
     Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
     TimmWrapperConfig,
     TimmWrapperModel,
     ViTConfig,
@@ -27,7 +29,7 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tests.tiny import BERT, IMAGE_SIZE, TIMM_SWIN, VIT, XLM_ROBERTA, recipe_fields, student_config
+from tests.tiny import BERT, IMAGE_SIZE, RESNET, TIMM_SWIN, VIT, XLM_ROBERTA, recipe_fields, student_config
 from tests.tiny_teachers import CONVNEXT, VISION
 from training import distill
 from training.config import DataConfig, DistillRecipe, TeacherConfig
@@ -56,6 +58,7 @@ def save_image_encoder(kind: str, folder: Path) -> Path:
         "vit": lambda: ViTModel(ViTConfig(**{key: value for key, value in VIT.items() if key != "model_type"})),
         "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**VISION)),
         "convnext": lambda: ConvNextModel(ConvNextConfig(**{k: v for k, v in CONVNEXT.items() if k != "model_type"})),
+        "resnet": lambda: ResNetModel(ResNetConfig(**{k: v for k, v in RESNET.items() if k != "model_type"})),
         "timm": lambda: TimmWrapperModel(TimmWrapperConfig(architecture=TIMM_ARCHITECTURE)),
         "timm_swin": lambda: TimmWrapperModel(
             TimmWrapperConfig(architecture=TIMM_SWIN["architecture"], model_args=TIMM_SWIN["model_args"])
@@ -74,7 +77,7 @@ def save_image_encoder(kind: str, folder: Path) -> Path:
     return folder
 
 
-KINDS = ["dinov2", "vit", "clip", "convnext", "timm", "timm_swin", "timm_mobilenet"]
+KINDS = ["dinov2", "vit", "clip", "convnext", "resnet", "timm", "timm_swin", "timm_mobilenet"]
 
 
 @pytest.fixture(scope="module")
