@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image
@@ -194,3 +195,44 @@ def test_class_list_without_the_language_of_the_labels_is_refused(write):
 def test_teachers_of_other_families_can_be_measured(altclip_folder, unseen_rows, class_names):
     table = evaluate(ZeroShotModel.from_pretrained(altclip_folder), {"set": unseen_rows}, class_names, ["en", "zh"])
     assert len(table) == 4 and all(0 <= row.value <= 1 for row in table)
+
+
+class Scripted:
+    """A model that embeds texts by a table and records how many it encodes at once."""
+
+    name = "scripted"
+
+    def __init__(self, table: dict[str, list[float]], images: torch.Tensor):
+        self.table, self.images, self.counts = table, images, []
+
+    def encode_texts(self, texts):
+        self.counts.append(len(texts))
+        return torch.tensor([self.table[text] for text in texts])
+
+    def encode_images(self, rows, column):
+        return self.images
+
+
+def test_every_language_is_scored_with_its_own_names():
+    names = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
+    rows = Dataset.from_dict({"image": ["a", "b", "c"], "label": ["fox", "dog", "cat"]})
+    eye = torch.eye(3).tolist()
+    table = {"fox": eye[0], "dog": eye[1], "cat": eye[2], "狐狸": eye[0], "狗": eye[2], "猫": eye[1]}
+    found = evaluate(Scripted(table, torch.eye(3)), {"set": rows}, names, ["en", "zh"], ks=(1, 2))
+    assert {(row.language, row.metric): row.value for row in found} == {
+        ("en", "top1"): 1.0,
+        ("en", "top2"): 1.0,
+        ("zh", "top1"): 1 / 3,
+        ("zh", "top2"): 1 / 3,  # among equal scores, the class with the lower index ranks first
+    }
+
+
+def test_many_names_are_encoded_in_parts_of_8192_texts():
+    generator = np.random.default_rng(0)
+    names, templates = [f"name {number}" for number in range(3000)], ("{}", "a {}", "the {}")
+    table = {template.format(name): generator.normal(size=4).tolist() for name in names for template in templates}
+    model = Scripted(table, torch.empty(0))
+    found = class_embeddings(model, names, templates).numpy()
+    means = np.array([np.mean([table[template.format(name)] for template in templates], axis=0) for name in names])
+    np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
+    assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2

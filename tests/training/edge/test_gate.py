@@ -1,0 +1,153 @@
+"""The accuracy gate: exact verdicts, per language, on scripted embeddings."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from training.edge import gate as module
+from training.edge import sessions
+from training.edge.formats import ONNX
+from training.edge.gate import Gate
+from training.edge.gate_data import GateData
+from training.evaluation.classify import Encoded
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.class_names import ClassNames
+
+NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
+EYE = torch.eye(3)
+LABELS = ["fox"] * 4 + ["dog"] * 3 + ["cat"] * 3
+IDS = [NAMES.names["en"].index(label) for label in LABELS]
+REFERENCE = Encoded("PyTorch", {"a": EYE[IDS]}, {"en": EYE, "zh": EYE})  # every image is classified correctly
+PARTS = {"vision": "int8", "text": "int8"}
+
+
+@pytest.fixture
+def gate(images, teacher_folder, tmp_path, monkeypatch):
+    """Make a gate that finds scripted embeddings by file name, and whose files return scripted arrays."""
+    rows = Dataset.from_dict({"image": [images[number % 8] for number in range(10)], "label": LABELS})
+    data = GateData({"a": rows}, NAMES, rows, "image", "label", "test")
+    student = ZeroShotModel.from_pretrained(teacher_folder)
+    for name in ("small.onnx", "text.onnx", "both.onnx", "fp32.onnx"):
+        (tmp_path / name).write_bytes(b"x" * (100 if name == "fp32.onnx" else 26))
+
+    def make(
+        outputs: dict[str, np.ndarray] | None = None, joined: dict[str, np.ndarray] | None = None, **files: Encoded
+    ) -> Gate:
+        def encode(model, sets, class_names, languages, image_column):
+            found = files.get(Path(model.name).stem, REFERENCE)
+            return Encoded(
+                model.name, {name: found.images[name] for name in sets}, {key: found.classes[key] for key in languages}
+            )
+
+        class Session:
+            def run(self, names, inputs):
+                return [joined[name] for name in names]
+
+        def open_file(path: Path, threads: int):
+            return lambda inputs: outputs["image_embeds" if "pixel_values" in inputs else "text_embeds"]
+
+        monkeypatch.setattr(module, "encode", encode)
+        monkeypatch.setattr(sessions, "open_session", lambda path, threads=0: Session())
+        monkeypatch.setattr(Gate, "_time", lambda self, tower, path, fp32: (2.0, 1.0))
+        return Gate(student, data, replace(ONNX, open=open_file))
+
+    return make
+
+
+def text(zh: torch.Tensor, en: torch.Tensor = EYE) -> Encoded:
+    return Encoded("text", {}, {"en": en, "zh": zh})
+
+
+def test_an_equal_file_passes_with_its_measures_by_language(gate, tmp_path):
+    verdict, rows = gate(small=text(EYE)).check("text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    assert verdict.kept and verdict.checked and verdict.reasons == []
+    assert verdict.top1 == verdict.recall10 == {"en": 1.0, "zh": 1.0}
+    assert (verdict.bytes, verdict.bytes_share, verdict.ms, verdict.images, verdict.queries) == (26, 0.26, 2.0, 10, 3)
+    assert (verdict.largest_difference, verdict.mean_cosine) == (0.0, 1.0)
+    assert {(row.model, row.language, row.value) for row in rows if row.metric == "top1"} == {
+        ("onnx/small.onnx", "en", 1.0),
+        ("onnx/small.onnx", "zh", 1.0),
+    }
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_loss_in_one_language_is_refused_in_its_name(gate, tmp_path, language):
+    swapped = replace(text(EYE), classes={"en": EYE, "zh": EYE} | {language: EYE[[0, 2, 1]]})
+    verdict, _ = gate(small=swapped).check("text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    other = {"en": "zh", "zh": "en"}[language]
+    assert not verdict.kept
+    assert verdict.lost_points == {language: 60.0, other: 0.0} and verdict.top1 == {language: 0.4, other: 1.0}
+    (reason,) = verdict.reasons
+    assert f"top-1 in {language}" in reason and NAMES.names[language][1] in reason
+
+
+@pytest.mark.parametrize(
+    ("variant", "num_lost", "kept"), [("int8", 1, True), ("int8", 2, False), ("fp16", 1, True), ("fp32", 1, False)]
+)
+def test_a_variant_may_lose_one_image_of_a_small_set_and_fp32_none(gate, tmp_path, variant, num_lost, kept):
+    wrong = EYE[IDS].clone()
+    wrong[:num_lost] = EYE[1]
+    found = Encoded("vision", {"a": wrong}, {})
+    verdict, _ = gate(small=found).check("vision", variant, tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    assert verdict.kept == kept and verdict.lost_points == {"en": 10.0 * num_lost, "zh": 10.0 * num_lost}
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_nan_in_one_language_is_refused_and_not_timed(gate, tmp_path, language, monkeypatch):
+    broken = EYE.clone()
+    broken[2, 0] = float("nan")
+    made = gate(small=replace(text(EYE), classes={"en": EYE, "zh": EYE} | {language: broken}))
+    monkeypatch.setattr(Gate, "_time", lambda *_: pytest.fail("a file of NaN is timed"))
+    verdict, rows = made.check("text", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    assert not verdict.kept and "not finite" in verdict.reasons[0] and rows == []
+
+
+def test_a_file_that_cannot_be_opened_is_refused_with_the_cause(gate, tmp_path):
+    def fail(path, threads):
+        raise ValueError("no kernel")
+
+    made = gate()
+    made.format = replace(ONNX, open=fail)
+    verdict, rows = made.check("vision", "int8", tmp_path / "small.onnx", tmp_path / "fp32.onnx")
+    assert (verdict.kept, verdict.reasons, rows) == (False, ["no kernel"], [])
+
+
+OUTPUTS = {"image_embeds": np.eye(1, 3, dtype=np.float32), "text_embeds": np.eye(1, 3, 1, dtype=np.float32)}
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+@pytest.mark.parametrize(("change", "kept"), [(0.9e-4, True), (1.1e-4, False), (np.nan, False), (np.inf, False)])
+def test_each_output_of_a_joined_file_must_equal_its_single_tower(gate, tmp_path, name, change, kept):
+    joined = {key: values.copy() for key, values in OUTPUTS.items()}
+    joined[name][0, 2] += change
+    files = {"vision": tmp_path / "small.onnx", "text": tmp_path / "text.onnx"}
+    made = gate(OUTPUTS, joined, small=Encoded("vision", {"a": EYE[IDS]}, {}), text=text(EYE))
+    for tower, path in files.items():
+        assert made.check(tower, "int8", path, tmp_path / "fp32.onnx")[0].kept
+    verdict, rows = made.check_joined("int8", tmp_path / "both.onnx", tmp_path / "fp32.onnx", files, PARTS)
+    assert verdict.kept == kept and bool(rows) == kept
+    if kept:
+        assert verdict.parts == PARTS and verdict.top1 == {"en": 1.0, "zh": 1.0}
+    else:
+        assert name in verdict.reasons[0]
+
+
+def test_a_joined_file_is_scored_with_both_of_its_towers(gate, tmp_path):
+    wrong = EYE[IDS].clone()
+    wrong[0] = EYE[1]
+    vision, files = (
+        Encoded("vision", {"a": wrong}, {}),
+        {"vision": tmp_path / "small.onnx", "text": tmp_path / "text.onnx"},
+    )
+    near = torch.tensor([[1.0, 0, 0], [0, 1.0, 0], [0, 0.8, 0.6]])  # cat is now nearest to dog's name
+    made = gate(OUTPUTS, OUTPUTS, small=vision, text=text(near))
+    for tower, path in files.items():
+        made.check(tower, "int8", path, tmp_path / "fp32.onnx")
+    verdict, _ = made.check_joined("int8", tmp_path / "both.onnx", tmp_path / "fp32.onnx", files, PARTS)
+    images, classes = wrong.numpy(), {"en": EYE.numpy(), "zh": near.numpy()}
+    for language, names in classes.items():  # an independent count
+        assert verdict.top1[language] == np.mean((images @ names.T).argmax(1) == IDS)
