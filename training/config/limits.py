@@ -46,8 +46,6 @@ LIMITS = {
     "flip": Limits(at_least=0, at_most=1),
     "blur": Limits(at_least=0, at_most=1),
     "downscale": Limits(at_least=0, at_most=1),
-    "paint": Limits(at_least=0, at_most=1),
-    "sketch": Limits(at_least=0, at_most=1),
     "mix": Limits(at_least=0, at_most=1),
     "background": Limits(at_least=0, at_most=255),
     "max_steps": Limits(at_least=1),

@@ -140,8 +140,6 @@ class AugmentConfig(Checked):
         blur: Probability of a slight blur, 0..1.
         downscale: Probability of a lower resolution, 0..1: the image is reduced by a factor of 2 to 8 and enlarged
             again, as small images are enlarged to the model's input.
-        paint: Probability of a painting, 0..1: the image is redrawn in flat strokes.
-        sketch: Probability of a pencil drawing, 0..1: the image is redrawn in grey lines.
         background: Pixel value, 0..255, of areas that the warp uncovers.
     """
 
@@ -158,8 +156,6 @@ class AugmentConfig(Checked):
     tint: float = 0.0
     blur: float = 0.0
     downscale: float = 0.0
-    paint: float = 0.0
-    sketch: float = 0.0
     background: int = 255
 
 

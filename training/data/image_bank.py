@@ -1,14 +1,14 @@
-"""Images without captions that stay in memory for a whole run."""
+"""Images without captions that stay in memory for a whole run, and variations of them."""
 
 import torch
 from torch import Tensor
 
 from training.config import AugmentConfig, DataConfig
 from training.data.images import decode_images
-from training.data.mixing import mix_images
 from training.data.named_images import require_allowed, rules_for
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.transforms import Augment
+from training.utils.rng import keyed_uniform
 
 MAX_IMAGES = 2048  # 300 MB at 224 pixels
 ROWS_AT_ONCE = 64
@@ -27,6 +27,7 @@ VARIETY = AugmentConfig(
     background=124,
 )
 MIXED_SHARE = 0.5
+MIX_STREAM = 0x6D6978  # separates these random numbers from the draws of the views
 
 
 def load_images(source: str, config: DataConfig, size: int, squash: bool = False) -> Tensor:
@@ -60,12 +61,12 @@ def load_images(source: str, config: DataConfig, size: int, squash: bool = False
 
 
 def vary_images(images: Tensor, seed: int = 0) -> Tensor:
-    """Recolour, rotate and reduce images, and mix half of them with another one.
+    """Recolor, rotate and reduce images, and mix half of them with the next one.
 
     Crops of a few photographs teach more than the photographs show if they are mixed (arXiv 2112.00725).
 
     Args:
-        images: (N, 3, S, S) uint8, neighbours unlike each other.
+        images: (N, 3, S, S) uint8, neighbors unlike each other.
         seed: Seed of the changes.
 
     Returns:
@@ -73,7 +74,33 @@ def vary_images(images: Tensor, seed: int = 0) -> Tensor:
     """
     augment, parts = Augment(VARIETY, seed), []
     for numbers in torch.arange(len(images)).split(ROWS_AT_ONCE):
-        views = torch.zeros_like(numbers)
-        mixed = mix_images(augment(images[numbers], numbers, views), numbers, views, MIXED_SHARE, seed)
-        parts.append(mixed.round().to(torch.uint8))
+        views = augment(images[numbers], numbers, torch.zeros_like(numbers))
+        draws = torch.from_numpy(keyed_uniform(seed ^ MIX_STREAM, numbers.numpy(), 0, num=6)).float()
+        parts.append(mix_images(views, draws, MIXED_SHARE).round().to(torch.uint8))
     return torch.cat(parts)
+
+
+def mix_images(images: Tensor, draws: Tensor, share: float) -> Tensor:
+    """Mix images with the next one of the batch, half of them by mixup and half by CutMix.
+
+    Args:
+        images: (B, 3, S, S) float.
+        draws: (B, 6) uniform numbers in 0..1: whether and how an image is mixed, the amount, and the aspect ratio, row
+            and column of the rectangle.
+        share: Probability that an image is mixed, 0..1.
+
+    Returns:
+        (B, 3, S, S). Mixup (arXiv 1710.09412) blends two images with the amount as weight. CutMix (arXiv 1905.04899)
+        replaces a rectangle whose area is the amount, before it is cut at the border; its edges differ by a factor
+        of at most 2.
+    """
+    chosen, kind, amount, aspect, row, column = draws.T
+    size = images.shape[-1]
+    pixels = (torch.arange(size) + 0.5) / size
+    ratio = torch.exp2(2 * aspect - 1)  # of height to width, 1/2 to 2
+    rows = (pixels - row[:, None]).abs() <= (amount * ratio).sqrt()[:, None] / 2  # (B, S)
+    columns = (pixels - column[:, None]).abs() <= (amount / ratio).sqrt()[:, None] / 2
+    is_inside = rows[:, :, None] & columns[:, None]  # (B, S, S)
+    weight = torch.where((kind < 0.5)[:, None, None], amount[:, None, None], is_inside.float())
+    weight = weight * (chosen < share)[:, None, None]
+    return torch.lerp(images, images.roll(-1, 0), weight[:, None])

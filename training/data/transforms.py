@@ -5,7 +5,6 @@ torchvision's v2 transforms are not used, because they draw from one global stre
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,13 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.config import AugmentConfig
-from training.data.styles import paint, sketch
 from training.utils.rng import keyed_uniform
 
-NUM_DRAWS = 26  # random numbers for each view
+NUM_DRAWS = 22  # random numbers for each view
 MIN_REDUCTION, MAX_REDUCTION = 2, 8  # factors of a lower resolution
-KEPT = 0  # amount that marks the images which a change leaves as they are
-MIN_STROKE, MAX_STROKE = 1 / 112, 1 / 32  # radius of paint strokes and pencil lines, as a share of the image's edge
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class Augment:
     seed: int
 
     def __call__(self, images: Tensor, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Warp, recolor, redraw, downscale and blur images.
+        """Warp, recolor, downscale and blur images.
 
         Args:
             images: (B, 3, S, S) uint8.
@@ -53,8 +49,7 @@ class Augment:
         # grid_sample pads with zeros, so subtract the background here; _recolor adds it again
         warped = self._warp(images.to(torch.float32, copy=True).sub_(self.config.background), draws[:, :6])
         recolored = self._recolor(warped, draws[:, 6:])
-        redrawn = self._redraw(recolored, draws[:, 22:])
-        return self._blur(self._downscale(redrawn, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
+        return self._blur(self._downscale(recolored, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
         """Return the random numbers that define these views.
@@ -99,22 +94,16 @@ class Augment:
         flat = images.flatten(2)  # (B, 3, H * W)
         return torch.baddbmm(offset.expand(-1, 3, 1), factor * matrix, flat).unflatten(2, images.shape[2:])
 
-    def _redraw(self, images: Tensor, draws: Tensor) -> Tensor:
-        size, (painted, stroke, sketched, line) = images.shape[-1], draws.T
-        styles = ((self.config.paint, paint, painted, stroke), (self.config.sketch, sketch, sketched, line))
-        for share, redraw, chosen, width in styles:
-            if share:
-                radii = (size * (MIN_STROKE + (MAX_STROKE - MIN_STROKE) * width)).round().long()
-                radii = radii.clamp(1, max(1, size - 1)).where(chosen < share, KEPT)
-                images = _change(images, radii, redraw)
-        return images
-
     def _downscale(self, images: Tensor, draws: Tensor) -> Tensor:
-        if not self.config.downscale:
-            return images
         chosen, amount = draws.T
         factors = (MIN_REDUCTION * (MAX_REDUCTION / MIN_REDUCTION) ** amount).round().long()  # log-uniform
-        return _change(images, factors.where(chosen < self.config.downscale, KEPT), _reduce)
+        factors = factors.where(chosen < self.config.downscale, 1)
+        size = images.shape[-1]
+        for factor in factors[factors > 1].unique().tolist():
+            reduced = factors == factor
+            small = F.interpolate(images[reduced], size=max(1, size // factor), mode="bilinear", antialias=True)
+            images[reduced] = F.interpolate(small, size=size, mode="bicubic")
+        return images
 
     def _blur(self, images: Tensor, draws: Tensor) -> Tensor:
         chosen = draws[:, 3] < self.config.blur
@@ -123,21 +112,6 @@ class Augment:
             blurred = F.avg_pool2d(sharp, 3, 1, 1, count_include_pad=False)
             images[chosen] = torch.lerp(sharp, blurred, draws[chosen, 4, None, None, None])
         return images
-
-
-def _change(images: Tensor, amounts: Tensor, change: Callable[[Tensor, int], Tensor]) -> Tensor:
-    """Change each image in place by its amount, (B,) int64, unless that is `KEPT`. Equal amounts go together."""
-    for amount in amounts.unique().tolist():
-        if amount != KEPT:
-            chosen = amounts == amount
-            images[chosen] = change(images[chosen], amount)
-    return images
-
-
-def _reduce(images: Tensor, factor: int) -> Tensor:
-    size = images.shape[-1]
-    small = F.interpolate(images, size=max(1, size // factor), mode="bilinear", antialias=True)
-    return F.interpolate(small, size=size, mode="bicubic")
 
 
 def _signed(draw: Tensor) -> Tensor:

@@ -6,11 +6,12 @@ from datasets import Dataset, Features, Image
 
 from training.config import AugmentConfig, DataConfig
 from training.data import image_bank
-from training.data.image_bank import load_images, vary_images
+from training.data.image_bank import load_images, mix_images, vary_images
 from training.data.images import decode_image
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32
+RANGES = ("zoom", "rotate", "stretch", "shift", "brightness", "contrast", "saturation", "tint", "blur", "downscale")
 
 
 def write(path, images) -> str:
@@ -42,14 +43,34 @@ def test_images_that_cannot_be_used_are_named(tmp_path, images):
         load_images("nowhere", CONFIG, SIZE)
 
 
-def test_half_of_the_varied_images_are_mixed(monkeypatch):
-    still = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
-    monkeypatch.setattr(image_bank, "VARIETY", still)
-    images = torch.zeros(200, 3, SIZE, SIZE, dtype=torch.uint8)
-    images[::2, 0] = 255
-    varied = vary_images(images)
-    assert varied.dtype == torch.uint8
-    assert 0.4 < (varied != images).flatten(1).any(1).float().mean() < 0.6
+def test_a_mixed_image_is_a_blend_or_has_a_rectangle_of_the_next_one():
+    images = torch.arange(6.0)[:, None, None, None].expand(-1, 3, 64, 64)
+    draws = torch.tensor(
+        [  # mixed, kind, amount, aspect, row, column
+            [0.29, 0.4, 0.25, 0.5, 0.5, 0.5],  # a blend
+            [0.31, 0.4, 0.25, 0.5, 0.5, 0.5],  # not mixed
+            [0.0, 0.6, 0.25, 0.5, 0.5, 0.25],  # a square of a quarter of the area
+            [0.0, 0.6, 0.125, 1.0, 0.5, 0.5],  # twice as high as wide
+            [0.0, 0.6, 0.125, 0.0, 0.75, 0.5],  # twice as wide as high
+            [0.0, 0.6, 0.25, 0.5, 0.0, 0.5],  # cut at the border; the next image is the first one
+        ]
+    )
+    expected = images.clone()
+    expected[0] = 0.75 * 0 + 0.25 * 1
+    expected[2, :, 16:48, 0:32] = 3
+    expected[3, :, 16:48, 24:40] = 4
+    expected[4, :, 40:56, 16:48] = 5
+    expected[5, :, 0:16, 16:48] = 0
+    torch.testing.assert_close(mix_images(images, draws, 0.3), expected)
+
+
+def test_half_of_the_varied_images_are_mixed_half_of_them_by_each_kind(monkeypatch):
+    monkeypatch.setattr(image_bank, "VARIETY", AugmentConfig(**dict.fromkeys(RANGES, 0)))
+    images = torch.zeros(400, 3, SIZE, SIZE, dtype=torch.uint8)
+    images[::2] = 200
+    changed = vary_images(images) != images
+    mixed, blended = changed.flatten(1).any(1), changed.flatten(1).all(1)
+    assert 0.4 < mixed.float().mean() < 0.6 and 0.35 < blended.sum() / mixed.sum() < 0.65
 
 
 def test_varied_images_differ_and_are_repeatable():
