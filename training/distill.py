@@ -63,7 +63,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
     from training.engine.inputs import caption_tokens, open_bank, open_inputs, states_teacher
     from training.tasks import DistillTask
-    from training.teachers.joint_targets import joint_bank
+    from training.teachers.ensemble import joint_bank
     from training.teachers.targets import TargetSpec
 
     student, processor, teachers = models.student, models.processor, models.teachers

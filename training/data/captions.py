@@ -1,5 +1,6 @@
 """Captions: which ones are usable, and their token ids for student and teacher."""
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -37,7 +38,7 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
             causes.append(NO_CAPTION if text is None else "caption is not a string")
         elif not (text := text.strip()):
             causes.append(EMPTY)
-        elif not _is_unicode(text):
+        elif any("\ud800" <= character <= "\udfff" for character in text):  # half of a surrogate pair
             causes.append(NOT_UNICODE)
         elif not any(character.isalnum() for character in text):
             causes.append(NO_LETTERS)
@@ -48,13 +49,14 @@ def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], 
     return texts, causes
 
 
-def _is_unicode(text: str) -> bool:
-    """Whether a text has no half of a surrogate pair, as a damaged JSON file may have."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+def text_id(text: str) -> int:
+    """63-bit id of a text, the same in any process and run; it fits into an int64 tensor."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """Digest (16 hexadecimal digits) of texts in their order."""
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:
@@ -95,8 +97,7 @@ class CaptionTokenizer:
         max_text_length: Longest text in tokens, for both tokenizers; longer texts are truncated.
         teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
         vocabulary: Vocabulary of the student, if it was cut from the teacher's.
-        clean: Function that cleans a caption before the teacher's tokenizer; None if the tokenizer does all that is
-            needed.
+        clean: Function that cleans a caption before the teacher's tokenizer, if the tokenizer does not do it itself.
         further: Tokenization for each further teacher, by the number of the teacher.
     """
 
@@ -137,7 +138,7 @@ class CaptionTokenizer:
         """Find the captions that a cut vocabulary and its source split into different pieces.
 
         Args:
-            texts: All captions of the data. Afterwards, no other caption may be tokenized.
+            texts: All captions of the data. No other caption may be tokenized afterwards.
 
         Returns:
             Number of these captions.
@@ -155,47 +156,39 @@ class CaptionTokenizer:
         # not verbose: transformers would announce indexing errors, but these tokens are only counted
         return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
 
-    def _aligned(self, texts: list[str], vocabulary: Vocabulary) -> Tensor:
-        """(T,) bool, looked up after `find_unaligned`, and computed for a stream, whose captions are not known."""
-        if self.unaligned is not None:
-            return torch.tensor([text not in self.unaligned for text in texts])
-        with untruncated(vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
-            return torch.tensor(vocabulary.same_ids(cut.encode_batch_fast(texts), source.encode_batch_fast(texts)))
-
     def __call__(self, texts: list[str]) -> Batch:
         """Tokenize T captions.
 
         Returns:
             The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
-            `teacher_attention_mask` if the teacher has another tokenizer; `aligned` if the vocabulary is a cut; the
+            `teacher_attention_mask` if the teacher's tokenizer differs; `aligned` if the vocabulary is a cut; the
             fields of further teachers, whose names end with the number of the teacher (see `teacher_tokens`).
         """
-        batch = self._first(texts)
-        for number, other in self.further.items():
-            tokens = other.tokenize_for_teacher(texts)
-            batch = cast(Batch, batch | {f"teacher_{name}_{number}": value for name, value in tokens.items()})
-        return batch
-
-    def _first(self, texts: list[str]) -> Batch:
-        """The token fields of the student and its first teacher."""
         tokens = tokenize(self.tokenizer, texts, self.max_text_length)
         batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-        if self.teacher_tokenizer is None:
-            return batch
         if self.vocabulary is not None:
-            batch["aligned"] = self._aligned(texts, self.vocabulary)
+            if self.unaligned is not None:
+                aligned = [text not in self.unaligned for text in texts]
+            else:  # a stream, whose captions are not known before
+                with untruncated(self.vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
+                    pair = cut.encode_batch_fast(texts), source.encode_batch_fast(texts)
+                aligned = self.vocabulary.same_ids(*pair)
+            batch["aligned"] = torch.tensor(aligned)
         if self.vocabulary is not None and batch["aligned"].all():
             batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
             batch["teacher_attention_mask"] = tokens["attention_mask"]
-        else:
+        elif self.teacher_tokenizer is not None:
             teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]
+        for number, other in self.further.items():
+            further = {f"teacher_{name}_{number}": ids for name, ids in other.tokenize_for_teacher(texts).items()}
+            batch = cast(Batch, batch | further)
         return batch
 
 
 def teacher_tokens(batch: Batch, number: int) -> Batch:
-    """The batch with the token fields of one teacher in the place of those of the first one.
+    """Replace the token fields of the first teacher by the fields of a further one.
 
     Args:
         batch: Batch with captions.

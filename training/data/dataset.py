@@ -12,15 +12,12 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
-from training.data.batch import Batch
-from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, usable_captions
-from training.data.images import decode_images, encoded_bytes
-from training.data.named_images import rules_for
-from training.data.samples import Sample, make_batch, select_captions
+from training.data.batch import Batch, Sample, make_batch, select_captions
+from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, texts_digest, usable_captions
+from training.data.images import decode_images, encoded_bytes, rules_for
 from training.data.sampling import SampleGroup, make_groups
 from training.data.skips import CaptionCounts, SkipReport
 from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
-from training.text.identity import texts_digest
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once
@@ -152,7 +149,7 @@ class PairDataset(torch.utils.data.Dataset):
         if num_cut := sum(tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
             self.skipped.captions[f"cut to {tokens.max_text_length} tokens"] = num_cut
         if num_unaligned := tokens.find_unaligned(self.caption_ids):
-            self.skipped.captions["read in other pieces than the teacher's, pooled target only"] = num_unaligned
+            self.skipped.captions["split differently by the teacher, pooled target only"] = num_unaligned
 
     def __len__(self) -> int:
         return int(self.starts[-1])

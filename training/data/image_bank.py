@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 
 from training.config import AugmentConfig, DataConfig
-from training.data.images import decode_images
-from training.data.named_images import require_allowed, rules_for
+from training.data.images import decode_images, require_allowed, rules_for
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.transforms import Augment
 from training.utils.rng import keyed_uniform

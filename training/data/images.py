@@ -1,9 +1,9 @@
-"""Decode, resize and crop images, and flatten transparent ones onto white.
+"""Open the images of a data set: which ones may be opened, how they are fetched, decoded, resized and cropped.
 
 A cell is the value of an image column as `datasets` stores undecoded images: `{"bytes": ..., "path": ...}`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -13,18 +13,24 @@ from typing import Any
 import aiohttp
 import fsspec
 import numpy as np
+import pyarrow.compute as pc
 import torch
 import torch.nn.functional as F
+from datasets import Dataset, Image
 from PIL import Image as PILImage
 from torch import Tensor
 
 from modeling_dcclip.image_dcclip import DecompressionBomb, ImageError, crop_to_aspect
 from modeling_dcclip.image_dcclip import open_image as open_file
+from training.data.sources import image_roots, require_images
 
 URL_TIMEOUT_S = 30.0  # for one image
 MAX_URL_BYTES = 64 * 2**20
 URL_REFUSED = "image is a URL, and allow_urls is off"
 PATH_REFUSED = "image is a path outside the data, and allow_paths is off"
+ROWS_AT_ONCE = 1024
+FETCHED_AT_ONCE = 64
+FETCH_THREADS = 16
 THREADED_FROM = 128  # pixels; below, decoding is mostly Python code, which threads cannot run in parallel
 
 
@@ -49,7 +55,23 @@ def decode_image(cell: dict | str | None, size: int, squash: bool = False) -> Te
         return "decompression bomb"
     except (OSError, ImageError):
         return "image does not decode"
-    return _resize(image, size, size) if squash else _crop(image, size)
+    if squash:
+        return _resize(image, size, size)
+    image = crop_to_aspect(image)
+    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    return _resize(image, width, height)[:, top : top + size, left : left + size]
+
+
+def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
+    """Resize an RGB image: (3, height, width) uint8.
+
+    torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
+    """
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    if (width, height) == image.size:
+        return pixels
+    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = False) -> list[Tensor | str]:
@@ -70,25 +92,6 @@ def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = 
         return [decode_image(cell, size, squash) for cell in cells]
     with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(decode_image, cells, repeat(size), repeat(squash)))
-
-
-def _crop(image: PILImage.Image, size: int) -> Tensor:
-    """Resize the short side of an RGB image to `size` and crop the center: (3, size, size) uint8."""
-    image = crop_to_aspect(image)
-    width, height = (max(size, int(edge * size / min(image.size))) for edge in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return _resize(image, width, height)[:, top : top + size, left : left + size]
-
-
-def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
-    """Resize an RGB image: (3, height, width) uint8.
-
-    torch is three times as fast as Pillow here, and gives the result of transformers' image processors.
-    """
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
-    if (width, height) == image.size:
-        return pixels
-    return F.interpolate(pixels[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
 
 
 def image_cell(cell: Any) -> dict | None:
@@ -139,11 +142,6 @@ def is_url(path: str) -> bool:
     return "://" in path
 
 
-def _is_local(url: str) -> bool:
-    """Whether a URL can lead to a file of this machine: by its protocol, or as a chain of protocols."""
-    return url.startswith(("file:", "local:")) or "::" in url
-
-
 def fetch(url: str) -> bytes:
     """Read a file that a cell names by its URL, within limits of time and size.
 
@@ -192,10 +190,119 @@ class CellRules:
         cell = image_cell(cell)
         if cell is None or cell.get("bytes") is not None or not (path := cell.get("path")):
             return cell
-        if is_url(path) and _is_local(path):  # fsspec would open a file of this machine
-            return cell if self.allow_urls and self.allow_paths else PATH_REFUSED
         if is_url(path):
+            # fsspec would open a file of this machine, also through a chain of protocols
+            is_local = path.startswith(("file:", "local:")) or "::" in path
+            if is_local and not (self.allow_urls and self.allow_paths):
+                return PATH_REFUSED
             return cell if self.allow_urls else URL_REFUSED
         if self.allow_paths or any(Path(path).resolve().is_relative_to(root) for root in self.roots):
             return cell
         return PATH_REFUSED
+
+
+def rules_for(source: str | list[str], allow_urls: bool = False, allow_paths: bool = False) -> CellRules:
+    """Return which images of a source may be opened.
+
+    Args:
+        source: Any source that `load_source` accepts. A function is the user's own code, and may name any file.
+        allow_urls: Whether cells may name images by URL.
+        allow_paths: Whether cells may name files outside the source.
+    """
+    roots = image_roots(source)
+    return CellRules(allow_urls, allow_paths or roots is None, roots or ())
+
+
+def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
+    """Check which images rows name by path or URL, and fetch images named by URL if that is allowed.
+
+    Args:
+        rows: Rows of a source.
+        column: Column of the images.
+        rules: Rules of the source.
+        where: Name of the source, for the error message.
+        field: Field of the recipe or the options; error messages start with it.
+
+    Returns:
+        The rows with undecoded images. Images that were named by URL hold their content.
+
+    Raises:
+        ValueError: The column holds no images, or a row names an image that may not be opened or cannot be fetched.
+    """
+    rows = undecoded(rows, column, where, field)
+    has_urls = False
+    for row, path in _named(rows, column):
+        cause = rules({"bytes": None, "path": path})
+        if isinstance(cause, str):
+            raise ValueError(f"{field}: row {row} of {where!r}: {cause}. Turn it on if you trust the data.")
+        has_urls |= is_url(path)
+    return _fetched(rows, column, f"{field}: {where!r}") if has_urls else rows
+
+
+def fetch_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
+    """Fetch the images that rows name by URL, if that is allowed. An image that cannot be fetched becomes empty.
+
+    The arguments are those of `require_allowed`.
+
+    Returns:
+        The rows with undecoded images.
+
+    Raises:
+        ValueError: The column holds no images.
+    """
+    rows = undecoded(rows, column, where, field)
+    has_urls = rules.allow_urls and any(is_url(path) for _, path in _named(rows, column))
+    return _fetched(rows, column, None) if has_urls else rows
+
+
+def undecoded(rows: Dataset, column: str, where: str, field: str = "data") -> Dataset:
+    """Return rows whose image column gives encoded bytes and paths instead of decoded images.
+
+    Args:
+        rows: Rows of a source.
+        column: Column of the images.
+        where: Name of the source, for the error message.
+        field: Field of the recipe or the options; error messages start with it.
+
+    Raises:
+        ValueError: The column holds no images.
+    """
+    require_images(rows.features, [column], where, field)
+    return rows.cast_column(column, Image(decode=False))
+
+
+def _named(rows: Dataset, column: str) -> Iterator[tuple[int, str]]:
+    """Row and path of each image that is named by a path or URL. The content of other images is not read."""
+    first = 0
+    for table in rows.select_columns([column]).with_format("arrow").iter(ROWS_AT_ONCE):
+        cells = table.column(0).combine_chunks()
+        paths = cells.field("path")
+        is_named = pc.and_(pc.is_null(cells.field("bytes")), pc.is_valid(paths))
+        for index in pc.indices_nonzero(is_named).to_pylist():
+            yield first + index, paths[index].as_py()
+        first += len(cells)
+
+
+def _fetched(rows: Dataset, column: str, where: str | None) -> Dataset:
+    """Rows with the content of images named by URL; with `where`, an image that cannot be fetched is an error."""
+    options: dict[str, Any] = {"batched": True, "batch_size": FETCHED_AT_ONCE, "with_indices": True}
+    arguments = {"column": column, "where": where}
+    return rows.map(_fetch_batch, fn_kwargs=arguments, features=rows.features, desc="fetch images", **options)
+
+
+def _fetch_batch(batch: dict[str, list], numbers: list[int], column: str, where: str | None) -> dict[str, list]:
+    def content(cell: dict | None, row: int) -> dict | None:
+        if cell is None or cell["bytes"] is not None or not cell["path"] or not is_url(cell["path"]):
+            return cell
+        try:
+            return cell | {"bytes": fetch(cell["path"])}
+        except ImageError as error:
+            if where is None:
+                return cell | {"bytes": b""}
+            raise ValueError(
+                f"{where}: row {row} cannot be fetched from {cell['path']!r} ({error}). Rows are never dropped "
+                "silently: fix or remove the row."
+            ) from error
+
+    with ThreadPoolExecutor(FETCH_THREADS) as pool:
+        return {column: list(pool.map(content, batch[column], numbers))}

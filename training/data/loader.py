@@ -10,9 +10,8 @@ from torch.utils.data import DataLoader
 
 from training.data.batch import Batch
 from training.data.dataset import CollatedBatch, PairDataset
-from training.data.pair_stream import PairStream
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey
-from training.data.worker_stream import WorkerBatches
+from training.data.stream import PairStream, StreamBatches
 
 Pairs = PairDataset | PairStream
 Attempt = tuple[SampleKey, Tensor | str | None]  # a key, and its image or the cause why it does not decode
@@ -97,7 +96,7 @@ class StreamLoader:
             self._states = _worker_states(states, plan, num_workers)
             self._merge_skips()
         self._loader = _data_loader(
-            WorkerBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
+            StreamBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
         )
         self._states = self._states or [{}] * num_workers
 

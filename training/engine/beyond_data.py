@@ -18,7 +18,7 @@ from training.data.image_bank import load_images, vary_images
 from training.engine.inputs import Models
 from training.tasks.align import GeneralImages, GeneralTexts
 from training.teachers.classifier import Classifier, ClassTargets
-from training.teachers.joint_targets import joint_bank
+from training.teachers.ensemble import joint_bank
 from training.teachers.targets import LiveTargets, TargetSource
 
 PHOTO_BATCH = 32

@@ -15,8 +15,7 @@ from training.data.sources import check_split
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache, find_targets
-from training.teachers.ensemble import Ensemble, Member
-from training.teachers.joint_targets import JointTargets
+from training.teachers.ensemble import Ensemble, JointTargets, Member
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary

@@ -12,7 +12,7 @@ from accelerate.logging import get_logger
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
-from training.data.pair_stream import PairStream
+from training.data.stream import PairStream
 from training.engine.checkpoint import (
     BEST_FOLDER,
     TRACKING_FOLDER,

@@ -19,8 +19,7 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
 from training.data.captions import CaptionTokenizer
-from training.data.images import URL_REFUSED, CellRules, encoded_bytes, image_cell, is_url
-from training.data.named_images import fetch_allowed
+from training.data.images import URL_REFUSED, CellRules, encoded_bytes, fetch_allowed, image_cell, is_url
 from training.finetuning.columns import Columns, captions_of, cells_of, find_columns, is_mixed
 from training.finetuning.images import ImageFinder
 from training.finetuning.options import FinetuneOptions

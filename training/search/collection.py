@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from training.data.images import CellRules
-from training.data.shard_stream import Shards, get_cell
+from training.data.shards import Shards, get_cell
 from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
 from training.search.options import EmbedOptions
 

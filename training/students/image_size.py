@@ -4,7 +4,7 @@ import torch
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
-from training.teachers.image_processors import square_image_processor
+from training.teachers.preparation import square_image_processor
 
 
 @torch.no_grad()

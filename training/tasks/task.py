@@ -9,8 +9,7 @@ from modeling_dcclip import DCCLIPModel
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.teachers import TOWERS
-from training.teachers.batching import encode_by_length, text_chunk
-from training.teachers.targets import TargetSource
+from training.teachers.targets import TargetSource, encode_by_length, text_chunk
 
 
 class Task(nn.Module):

@@ -3,22 +3,20 @@
 - `families.py`: the table of families, one row each
 - `family.py`: the fields of a row, and the targets that it gives
 - `encoders.py`: encoders of images or texts alone
-- `image_processors.py`: the image processor of a model with a square input
-- `text_preparation.py`: how a family turns texts into tokens
+- `open_clip_model.py`: open_clip models in the transformers API
+- `preparation.py`: how a family turns texts into tokens; image processors of models with a square input
 - `teacher.py`: a frozen teacher, whole or one tower at a time
 - `loading.py`: partial loading of a checkpoint
 - `lineage.py`: revision, weight fingerprint and licence
 - `targets.py`: the targets that a run needs, computed at every step
-- `ensemble.py`: several teachers as one: who gives which target, and their joint space
-- `joint_targets.py`: their targets, joined
-- `batching.py`: texts encoded in batches of similar length
-- `cache/`: targets computed once and stored
+- `cache.py`, `cached_targets.py`: targets computed once and stored
+- `ensemble.py`: several teachers as one
 """
 
 from training.teachers.families import FAMILIES
 from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import weights_fingerprint
+from training.teachers.preparation import TextPreparation
 from training.teachers.teacher import Teacher
-from training.teachers.text_preparation import TextPreparation
 
 __all__ = ["FAMILIES", "TOWERS", "Family", "Targets", "Teacher", "TextPreparation", "weights_fingerprint"]

@@ -14,7 +14,7 @@ from training.data.transforms import Normalize
 from training.teachers.encoders import open_processors
 from training.teachers.lineage import digest_folder, find_commit
 from training.teachers.loading import check_complete
-from training.teachers.teacher import processor_size
+from training.teachers.preparation import processor_size
 
 FIELD = "classifier"
 

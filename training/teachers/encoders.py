@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING
 from transformers.utils import cached_file
 
 from training.teachers.family import NORM_AFTER_POOLING, spatial_map
-from training.teachers.image_processors import square_image_processor
+from training.teachers.preparation import square_image_processor
 
 TIMM = "timm:"
 # folders of sentence-transformers: the modules, and the pooling of token states

@@ -1,11 +1,11 @@
-"""Several teachers as one: which teacher gives which targets, and the joint space of their embeddings.
+"""Several teachers as one: which teacher gives which targets, the joint space of their embeddings, and its targets.
 
-The part of each teacher is its normalized embedding times a factor, and the joint embedding is the concatenation of
-all parts. Cosine similarities in the joint space are a weighted mean of those of the teachers. The factors are chosen
+Each teacher's part is its normalized embedding times a factor, and the joint embedding is the concatenation of all
+parts. Cosine similarities in the joint space are a weighted mean of the teachers' similarities. The factors are chosen
 such that joint logits are the mean of the teachers' logits, each with its own temperature, weighted by `weight`.
 
-A teacher that gives no targets of a tower or language has zeros there. So the similarities of an image and a caption
-come from the spaces that have both.
+A teacher without targets for a tower or language has zeros there. So the similarities of an image and a caption come
+from the spaces that have both.
 
 Source: Vasu et al., MobileCLIP, arXiv 2311.17049, section 3 (concatenated embeddings of several CLIP models, each with
 its own temperature). This is the mean before the softmax, which its code has too (apple/ml-mobileclip,
@@ -13,19 +13,27 @@ training/open_clip.patch); the runs of the paper take the mean after it, which h
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from training.config import TeacherConfig
+from training.data.batch import Batch
+from training.data.captions import teacher_tokens
+from training.teachers.cache import cached_bank
+from training.teachers.family import Targets
+from training.teachers.targets import TargetSource
 from training.teachers.teacher import Teacher
 from training.utils.licenses import join_licenses
 
-CLIP_FACTOR = 1 / 0.07  # of cosines, with which CLIP starts
+CLIP_FACTOR = 1 / 0.07  # CLIP's initial factor on cosines
+TEXT_FIELDS = ("input_ids", "attention_mask", "teacher_input_ids", "teacher_attention_mask", "caption_ids")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +45,7 @@ class Member:
         teacher: The teacher; no tower needs to be loaded.
         config: Its entry in the recipe.
         columns: Dimensions of the joint embedding that are its part.
-        factor: Length of its part of the joint embedding; None if it is the only teacher, whose embeddings stay as
-            they are.
+        factor: Length of its part of the joint embedding; None for a single teacher, whose embeddings do not change.
         others: Languages of the captions that other teachers of the same space encode.
     """
 
@@ -93,21 +100,17 @@ class Ensemble:
         weights = [configs[first].weight for first in firsts]
         scales = _logit_factors([teachers[first] for first in firsts], weights)
         total = sum(weight * scale for weight, scale in zip(weights, scales, strict=True))
-        self.members: list[Member] = []
-        start = 0
+        members, start = [], 0
         for numbers, weight, scale in zip(spaces.values(), weights, scales, strict=True):
             columns = slice(start, start + teachers[numbers[0]].projection_dim)
+            start = columns.stop
             # a joint embedding has length 1; a cosine times the joint scale is the weighted mean of the logits
             factor = math.sqrt(weight * scale / total) if len(teachers) > 1 else None
             for n in numbers:
                 others = frozenset(name for other in numbers if other != n for name in configs[other].languages or ())
-                self.members.append(
-                    Member(
-                        number=n, teacher=teachers[n], config=configs[n], columns=columns, factor=factor, others=others
-                    )
-                )
-            start = columns.stop
-        self.members.sort(key=lambda member: member.number)
+                fields = {"number": n, "teacher": teachers[n], "config": configs[n]}
+                members.append(Member(**fields, columns=columns, factor=factor, others=others))
+        self.members: list[Member] = sorted(members, key=lambda member: member.number)
         self.projection_dim = start
         is_single = len(teachers) == 1 and teachers[0].has_logit_scale  # its value to the bit
         self.logit_scale = teachers[0].logit_scale if is_single else math.log(total / sum(weights))
@@ -124,8 +127,8 @@ class Ensemble:
             languages: Languages of its captions, ISO 639-1 codes.
 
         Raises:
-            ValueError: A tower has no teacher, a teacher of one tower is to teach the other one, too, or a teacher is
-                for a language that the data do not have.
+            ValueError: A tower has no teacher, a teacher lacks a tower that it should teach, or a teacher is for a
+                language that the data do not have.
         """
         for member in self.members:
             if missing := set(member.config.towers) & set(towers) - set(member.teacher.family.towers):
@@ -169,7 +172,7 @@ class Ensemble:
 
     @property
     def license(self) -> str | None:
-        """Licences of all teachers, joined by `and`; `unknown` for some, and None for all of them."""
+        """Licences of all teachers, joined by `and`; None if no teacher states one."""
         return join_licenses([member.teacher.license for member in self.members])
 
     @property
@@ -194,7 +197,7 @@ class Ensemble:
 
 
 def _logit_factors(teachers: Sequence[Teacher], weights: Sequence[float]) -> list[float]:
-    """Factor on cosines of each teacher; a teacher of one tower, which has none, gets the mean of the others."""
+    """Factor on cosines of each teacher; a teacher of one tower has none and gets the weighted mean of the others."""
     factors = [math.exp(teacher.logit_scale) if teacher.has_logit_scale else None for teacher in teachers]
     known = [(factor, weight) for factor, weight in zip(factors, weights, strict=True) if factor is not None]
     total = sum(weight for _, weight in known)
@@ -225,3 +228,119 @@ def _check_space(teachers: Sequence[Teacher], configs: Sequence[TeacherConfig]):
             f"{space}two teachers for the same images or captions: {names}. Set tower or languages so that each "
             "target has one teacher, or give each a space of its own."
         )
+
+
+class JointTargets:
+    """Targets of several teachers, and of teachers that encode the captions of some languages only.
+
+    The feature maps come from the one teacher whose source returns them.
+
+    Args:
+        sources: Source of targets of each member that runs.
+        projection_dim: Width of the joint embedding.
+        languages: Languages of the captions, ISO 639-1 codes; the batch's `language` is an index into this list.
+    """
+
+    def __init__(self, sources: Sequence[tuple[Member, TargetSource]], projection_dim: int, languages: Sequence[str]):
+        self.sources, self.projection_dim, self.languages = sources, projection_dim, languages
+        self.num_views = max(source.num_views for _, source in sources)
+
+    def images(self, images: Tensor, batch: Batch) -> Targets:
+        """Targets of augmented images; zeros in the parts of teachers without an image tower.
+
+        Args:
+            images: Augmented images of the batch, (B, 3, S, S), 0..255.
+            batch: Batch on the device.
+        """
+        return self._join(
+            (member, source.images(images, batch)) for member, source in self.sources if "vision" in member.towers
+        )
+
+    def texts(self, batch: Batch) -> Targets:
+        """Targets of the captions of a batch; zeros in the parts of teachers that have none for a caption."""
+        return self._join(
+            (member, self._texts_of(member, source, batch))
+            for member, source in self.sources
+            if "text" in member.towers
+        )
+
+    def _texts_of(self, member: Member, source: TargetSource, batch: Batch) -> Targets:
+        batch = teacher_tokens(batch, member.number)
+        if member.config.languages is None:
+            return source.texts(batch)
+        encoded = self._is_in(batch, member.config.languages)
+        embedding = torch.zeros(len(encoded), member.teacher.projection_dim, device=encoded.device)
+        if encoded.any():
+            fields = cast(dict[str, Tensor], batch)
+            part = {name: fields[name][encoded] for name in TEXT_FIELDS if name in fields}
+            embedding[encoded] = source.texts(cast(Batch, part)).embedding.float()
+        giver = translations(batch["owner"], encoded).masked_fill(self._is_in(batch, member.others), -1)
+        return Targets(None, embedding[giver] * (giver >= 0)[:, None])
+
+    def _is_in(self, batch: Batch, languages: Collection[str]) -> Tensor:
+        """Whether each caption is in one of some languages, (T,) bool."""
+        numbers = [number for number, language in enumerate(self.languages) if language in languages]
+        return torch.isin(batch["language"], torch.tensor(numbers, dtype=torch.int64, device=batch["language"].device))
+
+    def _join(self, targets: Iterable[tuple[Member, Targets]]) -> Targets:
+        feature_map: Tensor | None = None
+        joint: Tensor | None = None
+        for member, given in targets:
+            part = member.part(given.embedding)
+            if joint is None:
+                joint = part.new_zeros(len(part), self.projection_dim)
+            joint[:, member.columns] += part
+            feature_map = given.feature_map if feature_map is None else feature_map
+        assert joint is not None  # `Ensemble.check` makes sure that each tower has a teacher
+        return Targets(feature_map, joint)
+
+
+def translations(owner: Tensor, encoded: Tensor) -> Tensor:
+    """For each caption of a batch, find the one whose target it takes.
+
+    Args:
+        owner: Index of the image that each caption belongs to, (T,) int64.
+        encoded: Whether the teacher encodes the caption, (T,) bool.
+
+    Returns:
+        (T,) int64: the caption itself if the teacher encodes it; otherwise the first caption of the same image that it
+        encodes; -1 if there is none.
+    """
+    own = torch.arange(len(owner), device=owner.device)
+    same = (owner[:, None] == owner) & encoded  # (T, T)
+    first = same.int().argmax(1).masked_fill(~same.any(1), -1) if len(owner) else own
+    return torch.where(encoded, own, first)
+
+
+def joint_bank(
+    folder: str | Path | None, ensemble: Ensemble, texts: Sequence[str], device: torch.device, option: str
+) -> Tensor:
+    """Joint embeddings of a bank of texts, from the cache if they are stored there.
+
+    Args:
+        folder: Folder of the cache; None to store nothing.
+        ensemble: Teachers. A text tower is loaded only if its embeddings are not stored, and then released.
+        texts: The bank.
+        device: Device of the teachers and of the embeddings.
+        option: Option that needs the bank, for the error message.
+
+    Returns:
+        (N, D) float32, not normalized.
+
+    Raises:
+        ValueError: A teacher encodes some languages only. The language of a text is not known.
+    """
+    banks = []
+    for member in ensemble.with_tower("text"):
+        if member.config.languages is not None:
+            raise ValueError(
+                f"teachers.languages: is {member.config.languages} for {member.teacher.name!r}, but {option} needs "
+                "embeddings of texts in all languages. Leave languages out, or the option."
+            )
+        banks.append((member, cached_bank(folder, member.teacher, texts, device)))
+    if len(ensemble.members) == 1:
+        return banks[0][1]
+    joint = torch.zeros(len(banks[0][1]), ensemble.projection_dim, device=device)
+    for member, bank in banks:
+        joint[:, member.columns] += member.part(bank)
+    return joint

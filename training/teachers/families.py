@@ -37,7 +37,7 @@ from training.teachers.encoders import (
 )
 from training.teachers.family import NORM_AFTER_POOLING, Family, patch_map
 from training.teachers.open_clip_model import OpenClipModel
-from training.teachers.text_preparation import (
+from training.teachers.preparation import (
     GEMMA_TOKEN,
     TextPreparation,
     canonical,

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
-from training.teachers.text_preparation import TextPreparation
+from training.teachers.preparation import TextPreparation
 
 TOWERS = ("vision", "text")
 TOWER_MODULES = {"vision": ("vision_model", "visual_projection"), "text": ("text_model", "text_projection")}

@@ -1,6 +1,6 @@
 """The targets that a run needs from its teacher, and the source that computes them at every step."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from training.data.batch import Batch
 from training.data.transforms import Normalize
-from training.teachers.batching import encode_by_length, text_chunk
 from training.teachers.family import Targets
 from training.teachers.teacher import Teacher
 
 MAX_BANK = 4096  # texts in a bank
+CPU_CHUNK, GPU_CHUNK = 32, 512  # a CPU pays for every padded token, a GPU for every small batch
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,10 @@ class TargetSpec:
 
 
 class TargetSource(Protocol):
-    """Source of distillation targets, live or cached. `num_views` is the number of views of an image that take turns;
-    0 if every epoch draws new views.
+    """Source of distillation targets, live or cached.
+
+    Attributes:
+        num_views: Number of views of an image, which take turns; 0 if every epoch draws new views.
     """
 
     num_views: int
@@ -67,6 +69,30 @@ def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     # in float32, because antialiasing on the CPU has no half precision
     resampled = F.interpolate(feature_map.float(), tuple(grid), mode="bilinear", antialias=True, align_corners=False)
     return resampled.to(feature_map.dtype)
+
+
+def text_chunk(device: torch.device) -> int:
+    """Number of texts of a training batch that are encoded at once on a device."""
+    return CPU_CHUNK if device.type == "cpu" else GPU_CHUNK
+
+
+def encode_by_length(
+    lengths: Tensor, batch_size: int, encode: Callable[[Tensor], tuple[Tensor, ...]]
+) -> tuple[Tensor, ...]:
+    """Encode texts in batches of similar length, which saves padding, and return results in the order of the texts.
+
+    Args:
+        lengths: Length of each text in tokens or characters, (N,) int64, N at least 1.
+        batch_size: Number of texts in a batch.
+        encode: Function that encodes some texts: their indices, (n,) int64, shortest first, to tensors (n, ...).
+
+    Returns:
+        The tensors of all batches, (N, ...), in the order of the texts.
+    """
+    order = lengths.argsort(stable=True)
+    batches = [encode(indices) for indices in order.split(batch_size)]
+    inverse = order.argsort()
+    return tuple(torch.cat(parts)[inverse] for parts in zip(*batches, strict=True))
 
 
 class LiveTargets:
@@ -120,11 +146,11 @@ class LiveTargets:
 
 @torch.no_grad()
 def encode_bank(teacher: Teacher, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-    """Embeddings of a bank of texts, with which images are compared if logits are the target.
+    """Embeddings of a bank of texts. If the target is `logits`, images are compared with them.
 
     Args:
         teacher: Teacher with its text tower.
-        texts: The bank. Of more than `MAX_BANK` texts, evenly spaced ones are taken.
+        texts: The bank. If there are more than `MAX_BANK` texts, evenly spaced ones are taken.
         batch_size: Number of texts encoded at once.
 
     Returns:

@@ -22,6 +22,7 @@ from training.teachers.families import find_family
 from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
 from training.teachers.loading import load_model
+from training.teachers.preparation import processor_size
 
 # a text that every cleaning changes
 CLEANED_PROBE = "  The RED-Apple,  (two)  Words. "
@@ -341,9 +342,3 @@ def _check_towers(family: Family, towers: Sequence[str], name: str):
             f"towers: {name!r} is an encoder of {kind} alone, and has no {min(missing)} tower. Leave "
             f"{min(missing)!r} out."
         )
-
-
-def processor_size(image_processor: Any) -> int:
-    """Edge in pixels of the square images that an image processor makes, or of their short side."""
-    size = getattr(image_processor, "crop_size", None) or image_processor.size
-    return size.get("height") or size["shortest_edge"]

@@ -5,8 +5,8 @@ from types import ModuleType
 
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset, load_source, make_loader
-from training.data.pair_stream import PairStream
 from training.data.sampling import BatchPlan
+from training.data.stream import PairStream
 
 
 def test_a_function_is_a_source(train_rows, tokenizer, monkeypatch):

@@ -9,8 +9,7 @@ from datasets import Dataset, Features, Image, Value
 from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
-from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules
-from training.data.named_images import fetch_allowed
+from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
 from training.edge.gate_data import GateData
 from training.edge.options import ExportOptions
 from training.evaluation.scheduled import make_evaluate

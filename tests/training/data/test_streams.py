@@ -16,7 +16,7 @@ from PIL import Image as PILImage
 from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, texts_of, write_shards
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader, open_stream
-from training.text.identity import text_id
+from training.data.captions import text_id
 
 pytestmark = pytest.mark.slow
 
@@ -159,7 +159,7 @@ def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch
     state = loader.state()
     decoded = []
     monkeypatch.setattr(
-        "training.data.pair_stream.decode_images",
+        "training.data.stream.decode_images",
         lambda cells, size, squash: decoded.extend(cells) or torch.zeros(len(cells), 3, size, size, dtype=torch.uint8),
     )
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8

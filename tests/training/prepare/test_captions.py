@@ -25,7 +25,7 @@ from transformers import (
 from tests.tiny import IMAGE_SIZE
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.samples import select_captions
+from training.data.batch import select_captions
 from training.prepare.captions.__main__ import main
 from training.prepare.captions.captioner import Captioner
 from training.prepare.captions.options import CaptionsOptions

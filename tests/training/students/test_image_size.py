@@ -6,7 +6,7 @@ from tests.tiny import IMAGE_SIZE, NO_DROPOUT, TIMM_SWIN, VIT, WHOLE_MOBILENET, 
 from training import align
 from training.config import AlignRecipe
 from training.students import set_image_size
-from training.teachers.image_processors import square_image_processor
+from training.teachers.preparation import square_image_processor
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,10 @@ from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset, load_source
 from training.data.transforms import Augment
 from training.teachers import TOWERS, Teacher
-from training.teachers.cache import TargetCacheError, build, build_target_cache, cached_bank, shards
+from training.teachers import cache as build
+from training.teachers import cached_targets as shards
+from training.teachers.cache import build_target_cache, cached_bank
+from training.teachers.cached_targets import TargetCacheError
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank, resample_map
 
 pytestmark = pytest.mark.slow
@@ -99,7 +102,8 @@ def test_several_shards_equal_one_file(cache, vit_teacher, dataset, batch, tmp_p
     views = augmented(batch)
     whole = (cache[1].images(views, batch), cache[1].texts(batch))
     monkeypatch.setattr(build, "SHARD_BYTES", 2 * 7 * (32 * 16 + 16))
-    monkeypatch.setattr(shards, "CAPTIONS_PER_SHARD", 9)
+    for module in (build, shards):
+        monkeypatch.setattr(module, "CAPTIONS_PER_SHARD", 9)
     sharded = build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
     assert len(sharded.views[0]) == 6 and len(sharded.captions) > 5
     for found, expected in zip((sharded.images(views, batch), sharded.texts(batch)), whole, strict=True):
@@ -214,7 +218,7 @@ def test_damaged_shard_raises_with_its_name(damage, vit_teacher, dataset, tmp_pa
 def test_views_of_another_augmentation_raise(cache, vit_teacher, dataset, monkeypatch):
     draws = Augment.draws
     monkeypatch.setattr(Augment, "draws", lambda self, ids, views: 1 - draws(self, ids, views))
-    with pytest.raises(TargetCacheError, match="another version of the augmentation"):
+    with pytest.raises(TargetCacheError, match="different version of the augmentation"):
         build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
 
 

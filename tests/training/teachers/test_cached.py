@@ -7,7 +7,8 @@ import torch
 
 from training.config import AugmentConfig
 from training.data.transforms import Augment
-from training.teachers.cache import CachedTargets, TargetCacheError, shards
+from training.teachers import cached_targets as shards
+from training.teachers.cached_targets import CachedTargets, TargetCacheError
 from training.teachers.targets import TargetSpec
 
 ROWS, VIEWS, PER_SHARD = 5, 2, 3

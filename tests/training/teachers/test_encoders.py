@@ -39,8 +39,7 @@ from training.engine.inputs import open_teachers
 from training.students import open_source
 from training.teachers import Teacher
 from training.teachers.encoders import resolve_name, stated_pooling
-from training.teachers.ensemble import Ensemble
-from training.teachers.joint_targets import JointTargets
+from training.teachers.ensemble import Ensemble, JointTargets
 from training.teachers.targets import LiveTargets, TargetSpec
 
 STATISTICS: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]}

@@ -21,8 +21,7 @@ from training.data.transforms import Augment
 from training.engine.inputs import Models, caption_tokens, open_inputs
 from training.teachers import TOWERS, Teacher
 from training.teachers.cache import build_target_cache, find_targets
-from training.teachers.ensemble import Ensemble
-from training.teachers.joint_targets import JointTargets, joint_bank, translations
+from training.teachers.ensemble import Ensemble, JointTargets, joint_bank, translations
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 AUGMENT = Augment(AugmentConfig(zoom=0.3, rotate=10), seed=0)

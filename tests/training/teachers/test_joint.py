@@ -12,8 +12,7 @@ from tests.tiny import make_image_processor
 from tests.tiny_teachers import make_teacher_model
 from training.config import TeacherConfig
 from training.teachers import Targets, Teacher
-from training.teachers.ensemble import Ensemble
-from training.teachers.joint_targets import JointTargets
+from training.teachers.ensemble import Ensemble, JointTargets
 
 LANGUAGES = ["en", "zh"]
 GENERATOR = torch.Generator().manual_seed(0)

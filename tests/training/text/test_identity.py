@@ -1,4 +1,4 @@
-from training.text.identity import text_id, texts_digest
+from training.data.captions import text_id, texts_digest
 
 
 def test_ids_are_63_bits_and_stay_the_same_in_every_run():

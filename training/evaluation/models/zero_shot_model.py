@@ -21,9 +21,9 @@ import modeling_dcclip  # noqa: F401  (registers our own family with the Auto cl
 from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
 from training.evaluation.models.text_settings import find_text_preparation
 from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint
-from training.teachers.batching import encode_by_length
 from training.teachers.lineage import find_commit, split_revision
 from training.teachers.loading import check_complete, load_remote_model
+from training.teachers.targets import encode_by_length
 from training.text.pipeline import read_pipeline
 
 log = logging.getLogger(__name__)

@@ -21,8 +21,7 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from training.data import load_source, require_columns, rules_for, usable_captions
-from training.data.images import ImageError, embedded_cell, open_image
-from training.data.named_images import undecoded
+from training.data.images import ImageError, embedded_cell, open_image, undecoded
 from training.prepare.captions.captioner import Captioner
 from training.prepare.captions.options import PROGRAM, CaptionsOptions
 from training.prepare.curate.similarity import Scorer

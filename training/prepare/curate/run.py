@@ -31,8 +31,7 @@ from training.data import (
     rules_for,
     usable_captions,
 )
-from training.data.images import embedded_cell, encoded_bytes
-from training.data.named_images import fetch_allowed
+from training.data.images import embedded_cell, encoded_bytes, fetch_allowed
 from training.prepare.curate.decide import decide
 from training.prepare.curate.examine import Examiner, image_hashes
 from training.prepare.curate.facts import Facts

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import CLIPImageProcessor, PreTrainedTokenizerBase, VisionTextDualEncoderProcessor
 
 from training.prepare.open_clip.tokens import convert_tokenizer
-from training.teachers.image_processors import square_image_processor
 from training.teachers.open_clip_model import PREFIXES, WEIGHTS_FILE, OpenClipConfig, OpenClipModel
+from training.teachers.preparation import square_image_processor
 
 CONFIG_FILE, CARD_FILE = "open_clip_config.json", "README.md"
 FILES = (

@@ -29,7 +29,7 @@ from tests.tiny import IMAGE_SIZE
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.teachers import FAMILIES
-from training.teachers.text_preparation import GEMMA_TOKEN
+from training.teachers.preparation import GEMMA_TOKEN
 
 pytestmark = pytest.mark.slow
 

@@ -1,12 +1,30 @@
-"""Build a cache of teacher targets, resuming at the first missing shard."""
+"""Teacher targets that are computed once and stored, so that training runs without the teacher in memory.
+
+A cache is a folder:
+
+    README.md                    what the folder holds, for people who get it from you
+    images.json                  key of `images/`: everything that its targets depend on
+    images/view-000-00000.safetensors
+                                 some rows: feature map on the student's grid and embedding (fp16), and the random
+                                 draws that made the view (float32)
+    captions.json                key of `captions/`
+    captions/00000.safetensors   some captions in alphabetical order: token states end to end (fp16), the offset of
+                                 each caption, embedding (fp16)
+    bank-*.safetensors           embeddings of a bank of texts (float32)
+    teacher-REVISION/            the same files for each of several teachers
+
+A teacher's targets are the same bytes, alone or among others: adding a teacher computes only its own. A view is a pure
+function of (seed, row, view number), so student and teacher encode the same image. Every shard has a checksum. An
+interrupted run resumes at the first missing shard.
+"""
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,16 +33,15 @@ from tqdm.auto import tqdm
 from training.data import CaptionTokenizer, PairDataset
 from training.data.transforms import Augment, Normalize
 from training.teachers import Teacher
-from training.teachers.cache.cached import CachedTargets
-from training.teachers.cache.shards import (
+from training.teachers.cached_targets import (
+    CAPTIONS_PER_SHARD,
+    CachedTargets,
     TargetCacheError,
-    batches,
     caption_file,
     claim,
     open_shard,
     read_meta,
     save,
-    split_captions,
     view_file,
 )
 from training.teachers.targets import TargetSpec, encode_bank, resample_map
@@ -35,6 +52,7 @@ from training.utils.output import claim_folder
 META_FILES = ("images.json", "captions.json")
 FILES = ("images", "captions", *META_FILES, "README.md")
 SHARD_BYTES = 256 * 2**20
+Item = TypeVar("Item")
 README = """# Teacher targets
 
 Distillation targets of the teacher `{teacher}`, in fp16, computed by DC-CLIP.
@@ -46,7 +64,7 @@ Revision of the teacher: `{revision}`. Licence of its weights: {license}.
 
 To train with these targets, pass this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`,
 with the same data, augmentation and number of views. The teacher's towers are then not loaded. Training stops with an
-error if the folder holds other targets than the run needs.
+error if the folder does not hold the targets that the run needs.
 
 The folder does not contain the images. The targets derive from the teacher's weights and from the data, so the
 licences of both apply.
@@ -75,15 +93,21 @@ def build_target_cache(
         num_views: Number of views of each image.
         batch_size: Number of images or texts that the teacher encodes at once.
         device: Device of the teacher and of the batches.
-        tokens: Tokenization of the captions for this teacher. Default: that of the data set.
+        tokens: Tokenization of the captions for this teacher. Default: the data set's own.
 
     Raises:
-        TargetCacheError: The folder holds targets of another teacher, data set or augmentation, or a damaged shard.
+        TargetCacheError: The folder holds targets of a different teacher, data set or augmentation, or is damaged.
         OSError: The disk is full. Finished shards stay, and the same call resumes there.
     """
     folder = Path(folder)
+    claimed: AbstractContextManager[None] = nullcontext()
+    is_cache = any((folder / name).is_file() for name in META_FILES)
+    if not is_cache or os.access(folder, os.W_OK):  # a finished cache may be read-only
+        claimed = claim_folder(
+            folder, FILES, command="teacher_cache", overwrite=is_cache, field="teacher_cache", flag=None, wait=True
+        )
     # runs of several seeds may share the folder: the second one waits, and finds the targets of the first
-    with _claim(folder):
+    with claimed:
         if "vision" in spec.towers:
             _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
         if "text" in spec.towers:
@@ -113,16 +137,6 @@ def find_targets(folder: str | Path, teacher: Teacher, is_alone: bool) -> Path:
     return folder if holds_this or (is_alone and not own.exists()) else own
 
 
-def _claim(folder: Path) -> AbstractContextManager[None]:
-    """Claim the folder of a cache, unless it is a finished one that this user cannot write to."""
-    is_cache = any((folder / name).is_file() for name in META_FILES)
-    if is_cache and not os.access(folder, os.W_OK):
-        return nullcontext()
-    return claim_folder(
-        folder, FILES, command="teacher_cache", overwrite=is_cache, field="teacher_cache", flag=None, wait=True
-    )
-
-
 def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str], device: torch.device) -> Tensor:
     """Embeddings of a bank of texts, from the cache if they are stored there.
 
@@ -148,12 +162,6 @@ def cached_bank(folder: str | Path | None, teacher: Teacher, texts: Sequence[str
 
 def _teacher_key(teacher: Teacher) -> dict[str, Any]:
     return {"teacher_revision": teacher.revision, "teacher_dtype": str(teacher.model.dtype).removeprefix("torch.")}
-
-
-def _image_preparation(teacher: Teacher) -> dict[str, Any]:
-    """Size and statistics of the teacher's images, which can change while its weights stay."""
-    statistics = {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
-    return {"teacher_image_size": teacher.image_size} | statistics
 
 
 def _text_preparation(teacher: Teacher) -> dict[str, Any]:
@@ -188,7 +196,9 @@ def _cache_images(
         map_size = teacher.vision_width * spec.grid[0] * spec.grid[1]
     rows_per_shard = max(1, SHARD_BYTES // (2 * (map_size + teacher.projection_dim)))
     sizes = {"num_rows": len(dataset), "rows_per_shard": rows_per_shard}
-    meta = claim(folder / "images.json", key, sizes, _image_preparation(teacher))
+    # size and statistics of the teacher's images can change while its weights stay
+    preparation = {name: list(getattr(teacher.image_processor, name)) for name in ("image_mean", "image_std")}
+    meta = claim(folder / "images.json", key, sizes, {"teacher_image_size": teacher.image_size} | preparation)
     shards = [
         (view, number, range(start, min(start + meta["rows_per_shard"], len(dataset))))
         for view in range(num_views)
@@ -202,45 +212,30 @@ def _cache_images(
     with tqdm(total=sum(len(rows) for _, _, rows in missing), desc="teacher targets", unit="view") as progress:
         for view, number, rows in missing:
             tensors: dict[str, Tensor] = {}
-            for chunk in batches(rows, batch_size):
-                _encode_views(tensors, chunk, rows, teacher, dataset, augment, normalize, spec, view, device)
+            for chunk in _chunks(rows, batch_size):
+                loaded = zip(chunk, dataset.load_images(chunk), strict=True)
+                samples = [(row, image) for row, image in loaded if isinstance(image, Tensor)]
                 progress.update(len(chunk))
+                if not samples:
+                    continue
+                ids = torch.tensor([row for row, _ in samples])
+                view_ids = torch.full_like(ids, view)
+                images = augment(torch.stack([image for _, image in samples]).to(device), ids, view_ids)
+                targets = teacher.encode_images(normalize(images))
+                values = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, view_ids)}
+                if spec.grid is not None:
+                    # never stored at a finer grid than the teacher's own
+                    grid = [min(sizes) for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)]
+                    values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
+                for name, value in values.items():  # rows that do not decode stay zero
+                    empty = torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype)
+                    tensors.setdefault(name, empty)[ids - rows.start] = value
             if not tensors:
                 raise TargetCacheError(
                     f"teacher_cache: none of rows {rows.start} to {rows.stop - 1} of {dataset.config.name!r} decodes,"
                     " so there is nothing to store. Repair the data."
                 )
             save(tensors, view_file(folder, view, number))
-
-
-def _encode_views(
-    tensors: dict[str, Tensor],
-    chunk: Sequence[int],
-    rows: range,
-    teacher: Teacher,
-    dataset: PairDataset,
-    augment: Augment,
-    normalize: Normalize,
-    spec: TargetSpec,
-    view: int,
-    device: torch.device | str,
-):
-    """Write the targets of some rows into the tensors of their shard; rows that do not decode stay zero."""
-    decoded = zip(chunk, dataset.load_images(chunk), strict=True)
-    samples = [(row, image) for row, image in decoded if isinstance(image, Tensor)]
-    if not samples:
-        return
-    ids = torch.tensor([row for row, _ in samples])
-    view_ids = torch.full_like(ids, view)
-    images = augment(torch.stack([image for _, image in samples]).to(device), ids, view_ids)
-    targets = teacher.encode_images(normalize(images))
-    values = {"embedding": targets.embedding.half().cpu(), "draws": augment.draws(ids, view_ids)}
-    if spec.grid is not None:
-        # never stored at a finer grid than the teacher's own
-        grid = [min(sizes) for sizes in zip(spec.grid, targets.required_map.shape[-2:], strict=True)]
-        values["feature_map"] = resample_map(targets.required_map, grid).half().cpu()
-    for name, value in values.items():
-        tensors.setdefault(name, torch.zeros(len(rows), *value.shape[1:], dtype=value.dtype))[ids - rows.start] = value
 
 
 def _cache_captions(
@@ -266,7 +261,7 @@ def _cache_captions(
         key |= {"token_maps": True, "unaligned": hashlib.blake2b(unaligned, digest_size=8).hexdigest()}
     texts = list(dataset.caption_ids)
     claim(folder / "captions.json", key, {"num_captions": len(texts)}, _text_preparation(teacher))
-    shards = list(enumerate(split_captions(texts)))
+    shards = list(enumerate(_chunks(texts, CAPTIONS_PER_SHARD)))
     missing = [shard for shard in shards if not caption_file(folder, shard[0]).exists()]
     if not missing:
         return
@@ -274,7 +269,7 @@ def _cache_captions(
     with tqdm(total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption") as progress:
         for number, part in missing:
             states, lengths, embeddings = [], [], []
-            for chunk in batches(part, batch_size):
+            for chunk in _chunks(part, batch_size):
                 encoded = tokens.tokenize_for_teacher(list(chunk))
                 targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
                 embeddings.append(targets.embedding.half().cpu())
@@ -290,6 +285,12 @@ def _cache_captions(
                 start = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
                 tensors |= {"states": torch.cat(states), "start": start}
             save(tensors, caption_file(folder, number))
+
+
+def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Split a sequence into consecutive parts of `size` items; the last part may have fewer."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):

@@ -6,7 +6,7 @@ are shuffled and dealt to the workers in turn, so that no two workers read the s
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -84,14 +84,15 @@ class Shards:
         caption_columns = list(caption_columns)
         columns = [*([image_column] if image_column else []), *caption_columns]
         for column in columns:
-            if not has_cell(first, column):
+            if not _has_cell(first, column):
                 raise ValueError(
                     f"data: {name!r} has no column {column!r}, only {sorted(first)}. Name the right one under data."
                 )
         require_images(rows.features, [image_column] if image_column else [], name)
         require_texts(rows.features, caption_columns, name)
         if rows.column_names is not None:
-            rows = rows.select_columns(list(dict.fromkeys(_stored_column(first, column) for column in columns)))
+            stored = [column if column in first else column.partition(".")[0] for column in columns]
+            rows = rows.select_columns(list(dict.fromkeys(stored)))
             # without features, `datasets` returns cells as they are stored; checking and copying each of them takes
             # as long as decoding a small image
             rows.info.features = None
@@ -128,26 +129,6 @@ class Shards:
             ) from error
 
 
-def _stored_column(row: dict[str, Any], column: str) -> str:
-    """Name of the stored column that holds a column or a field such as `json.caption`."""
-    return column if column in row else column.partition(".")[0]
-
-
-def has_cell(row: dict[str, Any], column: str) -> bool:
-    """Check whether a row has a column, or a field of a nested column.
-
-    Args:
-        row: Values by column.
-        column: Name of a column, or of a field such as `json.caption`. A nested column that is None passes, because
-            its fields are not known.
-    """
-    if column in row:
-        return True
-    head, _, rest = column.partition(".")
-    inner = row.get(head, {})
-    return bool(rest) and (inner is None or (isinstance(inner, dict) and has_cell(inner, rest)))
-
-
 def get_cell(row: dict[str, Any], column: str) -> Any:
     """Return the value of a column, or of a field of a nested column; None if it is missing.
 
@@ -162,8 +143,19 @@ def get_cell(row: dict[str, Any], column: str) -> Any:
     return get_cell(inner, rest) if rest and isinstance(inner, dict) else None
 
 
-class ShardReader:
-    """Reads the undecoded samples of one worker from one source, epoch after epoch without end.
+def _has_cell(row: dict[str, Any], column: str) -> bool:
+    """Whether a row has a column or field. Fields of a nested column that is None are not known, so they pass."""
+    if column in row:
+        return True
+    head, _, rest = column.partition(".")
+    inner = row.get(head, {})
+    return bool(rest) and (inner is None or (isinstance(inner, dict) and _has_cell(inner, rest)))
+
+
+def read_samples(
+    shards: Shards, key: tuple[int, ...], worker: int, num_workers: int, unit: int = 0, index: int = 0
+) -> Iterator[RawSample]:
+    """Read the undecoded samples of one worker from one source, epoch after epoch without end.
 
     Args:
         shards: Shards of the source.
@@ -174,38 +166,30 @@ class ShardReader:
         index: Index of the first sample in the first unit.
 
     Raises:
-        ValueError: If the worker finds no samples.
+        ValueError: The worker finds no samples.
     """
-
-    def __init__(
-        self, shards: Shards, key: tuple[int, ...], worker: int, num_workers: int, unit: int = 0, index: int = 0
-    ):
-        self.shards, self.key, self.worker, self.num_workers = shards, key, worker, num_workers
-        self.unit, self.index = unit, index
-        # if there are more workers than shards, a unit is every num_parts-th sample of a shard
-        self.num_parts = -(-num_workers // len(shards))
-
-    def __iter__(self) -> Iterator[RawSample]:
-        num_units, num_empty = len(self.shards) * self.num_parts, 0
-        start = self.index
-        for unit in count(self.unit):
-            epoch, position = divmod(self.worker + unit * self.num_workers, num_units)
-            order = np.random.default_rng((*self.key, SHARD_STREAM, epoch)).permutation(num_units)
-            shard, part = divmod(int(order[position]), self.num_parts)
-            first = part + start * self.num_parts
-            index = start - 1
-            rows = islice(self.shards.read(shard, first), None, None, self.num_parts)
-            for index, cells in enumerate(rows, start=start):
-                row = self.shards.number << 56 | shard << 32 | (part + index * self.num_parts)
-                yield RawSample(row, epoch, unit, index, cells)
-            num_empty = num_empty + 1 if index < 0 else 0
-            if num_empty > MAX_EMPTY * num_units:
-                raise ValueError(f"data: {self.shards.name!r} has no rows for {self.num_workers} decoding processes.")
-            start = 0
+    # if there are more workers than shards, a unit is every num_parts-th sample of a shard
+    num_parts = -(-num_workers // len(shards))
+    num_units, num_empty = len(shards) * num_parts, 0
+    for number in count(unit):
+        epoch, position = divmod(worker + number * num_workers, num_units)
+        order = np.random.default_rng((*key, SHARD_STREAM, epoch)).permutation(num_units)
+        shard, part = divmod(int(order[position]), num_parts)
+        start = index if number == unit else 0
+        last = start - 1
+        rows = islice(shards.read(shard, part + start * num_parts), None, None, num_parts)
+        for last, cells in enumerate(rows, start=start):
+            row = shards.number << 56 | shard << 32 | (part + last * num_parts)
+            yield RawSample(row, epoch, number, last, cells)
+        num_empty = num_empty + 1 if last < 0 else 0
+        if num_empty > MAX_EMPTY * num_units:
+            raise ValueError(f"data: {shards.name!r} has no rows for {num_workers} decoding processes.")
 
 
-class ShuffledStream:
-    """The samples of one worker from one source, shuffled block by block within an epoch.
+def shuffled_samples(
+    shards: Shards, key: tuple[int, ...], worker: int, num_workers: int, size: int, position: StreamPosition
+) -> Iterator[tuple[RawSample, StreamPosition]]:
+    """Read the samples of one worker from one source, shuffled block by block within an epoch.
 
     While the samples of one block are returned, the next block is read, one sample for each that is returned. At most
     one block is in memory, and only the first block is waited for. To resume from a position, the shard up to its
@@ -217,56 +201,31 @@ class ShuffledStream:
         worker: Index of the worker among all workers of all processes.
         num_workers: Number of all workers of all processes.
         size: Number of samples in a block.
-        position: Position to resume from. Default: the beginning.
+        position: Position to start from.
+
+    Yields:
+        Each sample with the position after it.
     """
+    reader = read_samples(shards, key, worker, num_workers, position.unit, position.index)
+    ahead = next(reader)  # the first sample that is not in a block yet
+    following: list[RawSample] = []
 
-    def __init__(
-        self,
-        shards: Shards,
-        key: tuple[int, ...],
-        worker: int,
-        num_workers: int,
-        size: int,
-        position: StreamPosition | None = None,
-    ):
-        position = position or StreamPosition()
-        self.key, self.size = (*key, worker), size
-        self._reader = iter(ShardReader(shards, key, worker, num_workers, position.unit, position.index))
-        self._ahead = next(self._reader)  # the first sample that is in no block yet
-        self._next: list[RawSample] = []
-        self._block: list[RawSample | None] = []
-        self._order = np.empty(0, np.int64)
-        self.position = position
-        if position.given:
-            self._start_block()
-            for _ in range(position.given):
-                next(self)
-
-    def __next__(self) -> RawSample:
-        if self.position.given == len(self._block):
-            self._start_block()
-        number = self._order[self.position.given]
-        sample = self._block[number]
-        assert sample is not None  # each sample is returned once
-        self._block[number] = None
-        self._read_ahead()
-        self.position = replace(self.position, given=self.position.given + 1)
-        return sample
-
-    def _start_block(self):
-        number = self.position.block + 1 if self._block else self.position.block
-        while self._read_ahead():
-            pass
-        self._block, self._next = list(self._next), []
-        self._order = np.random.default_rng((*self.key, BLOCK_STREAM, number)).permutation(len(self._block))
-        first = self._block[0]
-        assert first is not None
-        self.position = StreamPosition(first.unit, first.offset, number, 0)
-
-    def _read_ahead(self) -> bool:
-        """Add one sample to the next block; return False if the block is full or its epoch has ended."""
-        if len(self._next) == self.size or (self._next and self._next[0].epoch != self._ahead.epoch):
+    def read_ahead() -> bool:
+        """Add a sample to the next block; return False if the block is full or its epoch has ended."""
+        nonlocal ahead
+        if len(following) == size or (following and following[0].epoch != ahead.epoch):
             return False
-        self._next.append(self._ahead)
-        self._ahead = next(self._reader)
+        following.append(ahead)
+        ahead = next(reader)
         return True
+
+    for number in count(position.block):
+        while read_ahead():
+            pass
+        first, block, following = following[0], dict(enumerate(following)), []
+        order = np.random.default_rng((*key, worker, BLOCK_STREAM, number)).permutation(len(block))
+        for given, index in enumerate(order.tolist(), start=1):
+            sample = block.pop(index)
+            read_ahead()
+            if number > position.block or given > position.given:
+                yield sample, StreamPosition(first.unit, first.offset, number, given)

@@ -19,10 +19,10 @@ from training.engine.inputs import caption_tokens
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
-from training.teachers.cache.shards import TargetCacheError
+from training.teachers.cached_targets import TargetCacheError
 from training.teachers.ensemble import Ensemble
+from training.teachers.preparation import canonical, lower_case
 from training.teachers.targets import LiveTargets, TargetSpec
-from training.teachers.text_preparation import canonical, lower_case
 
 pytestmark = pytest.mark.slow
 

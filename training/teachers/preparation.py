@@ -1,4 +1,4 @@
-"""Text preparation: how a model family turns texts into tokens."""
+"""How a model family turns texts into tokens, and the image processor of a model with a square input."""
 
 import re
 import string
@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from PIL.Image import Resampling
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import CLIPImageProcessor, PreTrainedConfig, PreTrainedTokenizerBase
 
 MAX_SPECIAL_TOKENS = 4  # upper bound on the special tokens that a tokenizer adds to a text
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -111,3 +112,36 @@ def tokenizer_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizer
         tokenizer: Tokenizer of the model.
     """
     return tokenizer.eos_token_id
+
+
+def square_image_processor(
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    squash: bool = False,
+    resample: int = Resampling.BICUBIC,
+) -> CLIPImageProcessor:
+    """Build the image processor of a model with a square input.
+
+    Args:
+        size: Edge of the input in pixels.
+        mean: Mean of each color channel, in 0..1.
+        std: Standard deviation of each color channel, in 0..1.
+        squash: Whether to resize the whole image to the square. Default: resize the short side and crop the center.
+        resample: Number of the resize filter, as in Pillow.
+    """
+    square = {"height": size, "width": size}
+    return CLIPImageProcessor(
+        size=square if squash else {"shortest_edge": size},
+        do_center_crop=not squash,
+        crop_size=square,
+        resample=resample,
+        image_mean=list(mean),
+        image_std=list(std),
+    )
+
+
+def processor_size(image_processor: Any) -> int:
+    """Edge in pixels of the square images that an image processor makes, or the short side if it does not crop."""
+    size = getattr(image_processor, "crop_size", None) or image_processor.size
+    return size.get("height") or size["shortest_edge"]

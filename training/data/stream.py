@@ -1,0 +1,227 @@
+"""Images and captions from streams of any size, and the batches that each decoding process makes of them."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import fsspec.asyn
+import torch
+from torch import Tensor
+
+from training.config import DataConfig
+from training.data.batch import Batch, Sample, make_batch, select_captions
+from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, text_id, usable_captions
+from training.data.images import decode_images, rules_for
+from training.data.sampling import BatchPlan, MixtureSchedule, SampleGroup, make_groups
+from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
+from training.data.skips import MIN_SEEN, StreamSkipReport
+from training.data.sources import open_stream
+
+
+class PairStream:
+    """Decoded images with tokenized captions, from one stream or a mixture.
+
+    A stream has no length and no table of rows; it can only be read in the order of its shards. `make_loader` makes
+    batches of it, and `StreamBatches` does the work in each decoding process.
+
+    Args:
+        config: Sources, their columns and limits.
+        tokens: Tokenizer of the captions; None leaves captions out, and their columns may be missing.
+        image_size: Edge S of the decoded images in pixels; None leaves images out, and their columns may be missing.
+        squash: Whether images are resized to the square without a crop.
+
+    Raises:
+        ValueError: A source cannot be opened or is empty, or a column is missing.
+    """
+
+    def __init__(
+        self, config: DataConfig, tokens: CaptionTokenizer | None, image_size: int | None, squash: bool = False
+    ):
+        self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
+        self.languages = config.languages
+        self.caption_columns = [dict(source.caption_columns or {}) for source in config.mixture]
+        self.image_columns = [source.image_column or config.image_column for source in config.mixture]
+        self.rules = [rules_for(source.train, config.allow_urls, config.allow_paths) for source in config.mixture]
+        self.skipped = StreamSkipReport(config.max_skip_share)
+        self.shards = [
+            Shards(
+                open_stream(source.train, source.split or config.split, source.subset),
+                number,
+                str(source.train),
+                self.image_columns[number] if image_size is not None else None,
+                self.caption_columns[number].values() if tokens is not None else (),
+            )
+            for number, source in enumerate(config.mixture)
+        ]
+        self.groups = make_groups(config)
+
+    def identity(self) -> str:
+        """Return a short description of the streams, which a resumed run compares: the shards of each source."""
+        return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
+
+    def decode(
+        self, raw_samples: Sequence[tuple[RawSample, SampleGroup]], skipped: StreamSkipReport
+    ) -> list[Sample | None]:
+        """Decode samples.
+
+        Args:
+            raw_samples: Undecoded samples, each with its group.
+            skipped: Report to which skipped samples are added.
+
+        Returns:
+            One sample for each raw sample, in order; None for skipped samples.
+        """
+        found = [self._captions(raw, group) for raw, group in raw_samples]
+        images: dict[int, Tensor | str] = {}
+        if self.image_size is not None:
+            numbers = [number for number, (captions, _) in enumerate(found) if captions or self.tokens is None]
+            cells = [
+                self.rules[group.source](raw.cells[self.image_columns[group.source]])
+                for raw, group in (raw_samples[number] for number in numbers)
+            ]
+            images = dict(zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True))
+        samples: list[Sample | None] = []
+        skipped.languages.check(MIN_SEEN)
+        for number, ((raw, group), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
+            skipped.num_seen += 1
+            skipped.captions.update(f"{cause} ({language})" for language, cause in causes)
+            for language, texts in captions.items():
+                skipped.languages.add(language, len(texts), 0)
+            for language, cause in causes:
+                skipped.languages.add(language, 0, cause not in EXPECTED_CAUSES)
+            image = images.get(number)
+            if isinstance(image, str) or (self.tokens is not None and not captions):
+                cause = image if isinstance(image, str) else causes[0][1]
+                skipped.add(raw.row, cause, self.shards[group.source].name)
+                samples.append(None)
+            else:
+                selected = select_captions(captions, raw.epoch, group.languages)
+                samples.append(Sample(raw.row, group.source, raw.epoch, image, selected))
+        return samples
+
+    def _captions(self, raw: RawSample, group: SampleGroup) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+        """Usable captions by language, and (language, cause) of each unusable caption."""
+        captions: dict[str, list[str]] = {}
+        unusable: list[tuple[str, str]] = []
+        if self.tokens is not None:
+            for language in group.languages:
+                cell = get_cell(raw.cells, self.caption_columns[group.source][language])
+                texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
+                unusable += [(language, cause) for cause in causes]
+                if texts:
+                    captions[language] = texts
+        return captions, unusable
+
+    def collate(self, samples: Sequence[Sample], skipped: StreamSkipReport) -> Batch:
+        """Make a batch.
+
+        Args:
+            samples: Decoded samples, at least one.
+            skipped: Report to which truncated captions are added.
+        """
+        batch = make_batch(samples, self.languages, self.tokens, text_id)
+        if self.tokens is not None:
+            full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
+            texts = [text for sample in samples for text in sample.captions.values()]
+            if num_cut := self.tokens.count_truncated(
+                [text for text, is_full in zip(texts, full, strict=True) if is_full]
+            ):
+                skipped.captions[f"cut to {self.tokens.max_text_length} tokens"] += num_cut
+        return batch
+
+
+class WorkerBatch(NamedTuple):
+    """A batch and the worker that made it.
+
+    Args:
+        worker: Index of the worker in its training process.
+        state: State of the worker after this batch, as JSON.
+        batch: The batch itself.
+    """
+
+    worker: int
+    state: dict[str, Any]
+    batch: Batch
+
+
+class StreamBatches(torch.utils.data.IterableDataset):
+    """The batches of one training process as an iterable dataset. Each DataLoader worker yields every n-th batch.
+
+    Args:
+        pairs: Stream of images and captions.
+        plan: Batches of the training process.
+        num_workers: Number of decoding processes, at least 1; the training process counts if it decodes itself.
+        states: State of each worker to resume from; empty to start at the beginning.
+    """
+
+    def __init__(self, pairs: PairStream, plan: BatchPlan, num_workers: int, states: Sequence[dict[str, Any]]):
+        super().__init__()
+        self.pairs, self.plan, self.num_workers, self.states = pairs, plan, num_workers, states
+
+    def __iter__(self) -> Iterator[WorkerBatch]:
+        info = torch.utils.data.get_worker_info()
+        if info is not None:
+            fsspec.asyn.reset_lock()  # a lock that was held while this process was forked would never be released
+        first = self.plan.start + (info.id if info is not None else 0)
+        stream = _WorkerStream(self, first % self.num_workers)
+        for step in range(first, self.plan.stop, self.num_workers):
+            yield stream.batch(step)  # not kept in a variable, so that the training loop can release the images
+
+
+class _WorkerStream:
+    """The share of one worker in the batches of a training process: every `num_workers`-th batch."""
+
+    def __init__(self, owner: StreamBatches, worker: int):
+        self.pairs, self.plan, self.worker, self.num_workers = owner.pairs, owner.plan, worker, owner.num_workers
+        config, groups, seed = self.pairs.config, self.pairs.groups, self.plan.seed
+        global_worker = self.plan.rank * self.num_workers + worker
+        self.skipped = StreamSkipReport(config.max_skip_share)
+        self.positions = [StreamPosition() for _ in groups]
+        if owner.states and (state := owner.states[worker]):  # empty for a worker that has not made a batch yet
+            self.positions = [StreamPosition(**position) for position in state["positions"]]
+            self.skipped.merge([state["skipped"]])
+        self.homogeneous = config.batches != "mixed"
+        # all processes use the same group for a homogeneous batch; in mixed batches each worker has its own schedule
+        key = (seed,) if self.homogeneous else (seed, global_worker)
+        self.schedule = MixtureSchedule([group.weight for group in groups], key)
+        self.streams = [
+            shuffled_samples(
+                self.pairs.shards[group.source],
+                (seed, number),
+                global_worker,
+                self.plan.num_processes * self.num_workers,
+                config.shuffle_buffer,
+                position,
+            )
+            for number, (group, position) in enumerate(zip(groups, self.positions, strict=True))
+        ]
+
+    def batch(self, step: int) -> WorkerBatch:
+        """Make the batch of a step. Steps must be requested in order, because the stream moves on."""
+        size = self.plan.batch_size
+        first = step // self.num_workers * size
+        groups = [self.schedule(step if self.homogeneous else draw)[0] for draw in range(first, first + size)]
+        batch = self.pairs.collate(self._samples(groups), self.skipped)
+        state = {"positions": [asdict(position) for position in self.positions], "skipped": self.skipped.state()}
+        return WorkerBatch(self.worker, state, batch)
+
+    def _samples(self, groups: Sequence[int]) -> list[Sample]:
+        """Take the next usable sample of each of these groups, which may contain duplicates."""
+        samples: dict[int, Sample] = {}
+        first_epoch: dict[int, int] = {}  # epoch of the first attempt for each index of the batch
+        while missing := [index for index in range(len(groups)) if index not in samples]:
+            raw_samples = [self._raw_sample(groups[index], first_epoch.get(index)) for index in missing]
+            decoded = self.pairs.decode(raw_samples, self.skipped)
+            for index, (raw, _), sample in zip(missing, raw_samples, decoded, strict=True):
+                first_epoch.setdefault(index, raw.epoch)
+                if sample is not None:
+                    samples[index] = sample
+        return [samples[index] for index in range(len(groups))]
+
+    def _raw_sample(self, number: int, first_epoch: int | None) -> tuple[RawSample, SampleGroup]:
+        """Take the next sample of a group; raise ValueError if a whole epoch had no usable sample."""
+        group = self.pairs.groups[number]
+        raw, self.positions[number] = next(self.streams[number])
+        if first_epoch is not None and raw.epoch > first_epoch + 1:
+            raise ValueError(f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped}).")
+        return raw, group
