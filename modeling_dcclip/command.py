@@ -1,17 +1,13 @@
 """The `dcclip` command: search your photographs and label images, in Chinese and English, without PyTorch.
 
-    dcclip index Photos --model runs/demo/edge
-    dcclip search 海边的日落
-    dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
-    dcclip serve
-    dcclip duplicates
-    dcclip status
-    dcclip index --upgrade NEW_MODEL
-    dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
-
-It also runs inside an exported model folder where nothing but the runtime's packages is installed:
-
-    python command.py index Photos
+dcclip index Photos --model runs/demo/edge
+dcclip search 海边的日落
+dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
+dcclip serve
+dcclip duplicates
+dcclip status
+dcclip index --upgrade NEW_MODEL
+dcclip label image.png 狐狸 狗 猫 --template "一张{}的图片" --json
 """
 
 import argparse
@@ -19,23 +15,27 @@ import codecs
 import importlib
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-if __package__:
-    from .files_dcclip import EXTENSIONS
-else:  # in a model folder
-    from files_dcclip import EXTENSIONS  # type: ignore[no-redef]
+from modeling_dcclip.search.files import EXTENSIONS
 
 if TYPE_CHECKING:
-    from .runtime_dcclip import Runtime
+    from modeling_dcclip.runtime_dcclip import Runtime
 
 PROGRAM = "dcclip"
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 # packages of the extra `runtime`, by the name that an import error gives
-RUNTIME_PACKAGES = {"numpy": "numpy", "onnxruntime": "onnxruntime", "PIL": "pillow", "tokenizers": "tokenizers"}
+RUNTIME_PACKAGES = {
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "PIL": "pillow",
+    "tokenizers": "tokenizers",
+    "tqdm": "tqdm",
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -55,7 +55,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_index(commands)
     _add_search(commands)
     _add_serve(commands)
-    _add_adapt(commands)
     _add_duplicates(commands)
     _add_status(commands)
     label = _add_command(commands, "label", run_label, "Rank labels for an image.")
@@ -70,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--template", default="{}", help="Text around each label, with {} for the label. Default: the label alone."
     )
     label.add_argument("--json", action="store_true", help="Print a JSON list of labels and scores.")
-    _add_model(label, "the variable DCCLIP_MODEL, else the folder of this file, else the current folder")
+    _add_model(label, "the variable DCCLIP_MODEL, else the current folder")
     return parser
 
 
@@ -137,12 +136,6 @@ def _add_index(commands: Any):
     _add_index_options(index)
     _add_index_model(index, "the model of the index; for a new index as for `label`")
     index.add_argument(
-        "--dtype",
-        choices=("int8", "float16", "binary"),
-        help="How a new index stores vectors: int8, float16, or binary with int8 for the best candidates. Default: "
-        "int8.",
-    )
-    index.add_argument(
         "--truncate_dim",
         metavar="N",
         type=int,
@@ -150,17 +143,11 @@ def _add_index(commands: Any):
         "the model are those that it was trained for. Default: all.",
     )
     index.add_argument(
-        "--engine",
-        choices=("scan", "usearch"),
-        help="How searches find vectors, from now on: by an exact scan of all, or with a graph, which is faster above "
-        "a million images and needs the extra `usearch`. Default: as before; for a new index scan.",
-    )
-    index.add_argument(
         "--upgrade",
         metavar="MODEL",
         type=_path,
-        help="Embed all photographs again with another exported model. Searches use the old vectors until the new "
-        "ones are complete. With --dtype, in another type, and with --truncate_dim, in other dimensions.",
+        help="Embed all photographs again with a new exported model, or with a new --truncate_dim. Searches use the "
+        "old vectors until the new ones are complete.",
     )
     index.add_argument(
         "--exclude",
@@ -249,25 +236,6 @@ def _add_serve(commands: Any):
     _add_index_model(serve, "the model of the index")
 
 
-def _add_adapt(commands: Any):
-    adapt = _add_command(
-        commands,
-        "adapt",
-        _on_index("run_adapt"),
-        "Let another model search an index, through a map fitted to a sample.",
-    )
-    adapt.add_argument(
-        "--sample",
-        metavar="N",
-        type=int,
-        default=2000,
-        help="Maximum number of photographs of the index to embed with the model. Default: 2000.",
-    )
-    adapt.add_argument("--json", action="store_true", help="Print a JSON object with the quality of the map.")
-    _add_index_options(adapt)
-    _add_index_model(adapt, "as for `label`")
-
-
 def _add_duplicates(commands: Any):
     duplicates = _add_command(commands, "duplicates", _on_index("run_duplicates"), "List near duplicates in an index.")
     duplicates.add_argument(
@@ -301,10 +269,7 @@ def default_index() -> Path:
 
 def default_model() -> Path:
     """Return the model folder to use if none is given."""
-    if name := os.environ.get("DCCLIP_MODEL"):
-        return Path(name)
-    here = Path(__file__).parent
-    return here if (here / "config.json").is_file() else Path()
+    return Path(os.environ.get("DCCLIP_MODEL") or ".")
 
 
 def open_runtime(folder: Path) -> "Runtime":
@@ -316,10 +281,8 @@ def open_runtime(folder: Path) -> "Runtime":
     if not (folder / "config.json").is_file():
         raise ValueError(f"model: {str(folder)!r} has no config.json. Pass an exported model: --model FOLDER.")
     # imported here, because --help must work, and fast, without the packages of the runtime
-    if __package__:
-        from .runtime_dcclip import Runtime
-    else:
-        from runtime_dcclip import Runtime  # type: ignore[no-redef]  # run as a script in a model folder
+    from modeling_dcclip.runtime_dcclip import Runtime
+
     return Runtime(folder)
 
 
@@ -366,11 +329,10 @@ def print_json(content: Any) -> None:
 
 
 def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
-    """A function of search_command.py, imported when it runs: --help must work without the runtime's packages."""
+    """A function of search/commands.py, imported when it runs: --help must work without the runtime's packages."""
 
     def run(options: argparse.Namespace):
-        module = importlib.import_module(f"{__package__}.search_command" if __package__ else "search_command")
-        getattr(module, name)(options)
+        getattr(importlib.import_module("modeling_dcclip.search.commands"), name)(options)
 
     return run
 
@@ -398,6 +360,8 @@ def main(argv: list[str] | None = None) -> None:
         _exit(f"{package} is not installed. Run: pip install {' '.join(RUNTIME_PACKAGES.values())}")
     except (ValueError, OSError) as error:
         _exit(str(error))
+    except sqlite3.Error as error:
+        _exit(f"index: cannot be read ({error}). Check the disk and run the same command again.")
     except KeyboardInterrupt:
         hint = " The same command goes on where it stopped." if options.resumes else ""
         print(f"\n{PROGRAM}: stopped.{hint}", file=sys.stderr)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from transformers import AutoModel, AutoProcessor
 
-if __package__:
+try:
     from .image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb
-else:  # the endpoint imports this file by its path
+except ImportError:  # Inference Endpoints import this file by its path
     sys.path.append(str(Path(__file__).parent))
     from image_dcclip import REDUCING_GAP, DecompressionBomb, ImageError, open_image, to_rgb  # type: ignore[no-redef]
 

@@ -9,7 +9,7 @@ python training/embed.py --model MODEL --data HUB_ID --format parquet --output_d
 import shlex
 
 from training.engine.command import stage_errors
-from training.search.options import EmbedOptions
+from training.search import EmbedOptions
 from training.utils.cli import parse_options
 from training.utils.ending import commands_of_index, print_ending
 from training.utils.process import end_process_group

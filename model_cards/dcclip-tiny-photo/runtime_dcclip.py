@@ -1,12 +1,10 @@
 """DC-CLIP without PyTorch: numpy, ONNX Runtime, tokenizers and Pillow encode images and texts.
 
-    from runtime_dcclip import Runtime                # in a model folder; else modeling_dcclip.runtime_dcclip
-    runtime = Runtime()
-    runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
-    index = runtime.encode_images(paths)              # (N, D), L2-normalised
-    runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
-
-On the command line, in a model folder: `python command.py label image.png 狐狸 狗 猫`.
+from runtime_dcclip import Runtime                # in a model folder; else modeling_dcclip.runtime_dcclip
+runtime = Runtime()
+runtime.zero_shot("image.png", ["fox", "狗"])     # [("fox", 0.98), ("狗", 0.02)]
+index = runtime.encode_images(paths)              # (N, D), L2-normalised
+runtime.search("红苹果", index, k=5)              # [(17, 0.41), ...]
 """
 
 import copy
@@ -21,9 +19,9 @@ import onnxruntime
 from PIL import Image
 from tokenizers import Tokenizer
 
-if __package__:
+try:
     from .image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb
-else:  # in a model folder
+except ImportError:  # in a model folder, which is not a package
     from image_dcclip import ImageError, crop_to_aspect, open_image, to_rgb  # type: ignore[no-redef]
 
 ImageInput = str | Path | Image.Image

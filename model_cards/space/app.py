@@ -18,12 +18,13 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 try:
     import gradio as gr
-    from encoder import CACHE, Album, Encoder, Hit
+    from encoder import Album, Encoder, Hit
     from PIL import Image
 except ModuleNotFoundError as error:
     print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
     sys.exit(2)
 
+CACHE = Path("~/.cache/dcclip/space").expanduser()
 MAX_UPLOAD = "20mb"  # of an image
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"
@@ -157,7 +158,7 @@ class Demo:
             hits, notes = self.album.search(query, HITS)
         except ValueError as error:
             return note(str(error))
-        return render_hits(hits, self.album.total, 1000 * (time.perf_counter() - began), notes)
+        return render_hits(hits, len(self.album.titles), 1000 * (time.perf_counter() - began), notes)
 
 
 def build(demo: Demo, example: Path | None) -> gr.Blocks:

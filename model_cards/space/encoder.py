@@ -1,28 +1,25 @@
-"""The model of the Space: an exported folder, run by the code that travels with it, without PyTorch."""
+"""The model of the Space: an exported folder, run by the runtime that travels with it, without PyTorch."""
 
-import hashlib
 import importlib
+import io
 import os
 import sys
 import threading
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime  # noqa: F401  (a missing package is named at the start, and not by the model's code)
 import tokenizers  # noqa: F401
 from huggingface_hub import snapshot_download
+from PIL import Image
 
 PATTERNS = ["*.py", "*.json", "onnx/*", "example.*"]  # of a Hub repo; the weights of PyTorch are not needed
-EXAMPLES = ("example.jpg", "example.png")
+EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 CREDITS = "CREDITS.txt"
 THUMBNAIL = 192  # pixels of the longer side
-CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip")).expanduser() / "space"
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class Hit:
     """One search result.
 
     Args:
-        title: Name of the file without its ending.
+        title: Name of the file without its extension.
         thumbnail: Content of a JPEG file.
         score: Cosine similarity to the query, in -1..1.
     """
@@ -52,34 +49,27 @@ class Encoder:
     """
 
     def __init__(self, name: str, revision: str | None = None):
-        self.name, self.is_local = name, Path(name).is_dir()
         self.folder = _find_folder(name, revision)
-        for file in ("runtime_dcclip.py", "index_dcclip.py"):
-            if not (self.folder / file).is_file():
-                raise ValueError(
-                    f"model: {name!r} has no {file}. Run `python training/export.py {name} --output_dir DIR`, then "
-                    "name DIR."
-                )
+        self.title = self.folder.name if Path(name).is_dir() else name
+        if not (self.folder / "runtime_dcclip.py").is_file():
+            raise ValueError(
+                f"model: {name!r} has no runtime_dcclip.py. Run `python training/export.py {name} --output_dir DIR`, "
+                "then name DIR."
+            )
         sys.path.append(str(self.folder))
-        self.runtime = importlib.import_module("runtime_dcclip").Runtime(self.folder)
-        self.lock = threading.RLock()  # the tokenizer and the filter of warnings belong to one call at a time
+        code = importlib.import_module("runtime_dcclip")
+        self.runtime, self.open_rgb = code.Runtime(self.folder), code.open_rgb
+        self.lock = threading.RLock()  # one call at a time uses the tokenizer
         self.encode_image = lru_cache(maxsize=256)(self._encode_image)
-
-    @property
-    def title(self) -> str:
-        """Name of the model for the page: its Hub id, or the name of its folder."""
-        return self.folder.name if self.is_local else self.name
 
     @property
     def example(self) -> Path | None:
         """Example image of the model's card; None if it has none."""
-        return next((path for name in EXAMPLES if (path := self.folder / name).is_file()), None)
+        names = ("example.jpg", "example.png")
+        return next((path for name in names if (path := self.folder / name).is_file()), None)
 
     def _encode_image(self, path: str) -> np.ndarray:
-        """Encode an image file. A large JPEG is decoded at a fraction of its size, as in an index.
-
-        Returns:
-            (D,) float32, L2-normalised.
+        """Encode an image file, (D,) float32, L2-normalised.
 
         Raises:
             ValueError: The file does not decode.
@@ -110,37 +100,38 @@ class Encoder:
 
 
 class Album:
-    """A folder of images with its index, which the runtime keeps up to date.
+    """A folder of images, encoded at the start and searched in memory.
 
     Args:
         encoder: Model that encodes the images.
         folder: Folder of images, searched recursively. Its `CREDITS.txt` is shown below the results.
-        cache: Folder of the indexes.
 
     Raises:
         ValueError: The folder does not exist, or none of its images decodes.
     """
 
-    def __init__(self, encoder: Encoder, folder: str, cache: Path = CACHE):
-        code: dict[str, Any] = {
-            name: importlib.import_module(f"{name}_dcclip") for name in ("index", "query", "space", "thumbnails")
-        }
-        self.encoder, self._warning = encoder, code["query"].QueryWarning
-        self.thumbnail = lru_cache(maxsize=4096)(lambda path: code["thumbnails"].make_thumbnail(path, THUMBNAIL))
+    def __init__(self, encoder: Encoder, folder: str):
+        self.encoder = encoder
         credits = Path(folder) / CREDITS
         self.credit = credits.read_text(encoding="utf-8").strip() if credits.is_file() else ""
-        # an index belongs to one model: another model has another one
-        key = f"{code['space'].fingerprint(encoder.runtime)}\n{Path(folder).resolve()}"
-        path = cache / hashlib.sha256(key.encode()).hexdigest()[:32]
-        self.index = code["index"].Index.open(path, encoder.runtime, create=True, dtype="float16")
-        try:
-            report = self.index.add(folder, progress=_show_progress)
-        except ValueError as error:
-            raise ValueError(f"images: {error}") from error
-        self.failures: list[tuple[str, str]] = report.failures
-        self.total: int = len(self.index)
-        if not self.total:
-            raise ValueError(f"images: none of the {report.found} images of {folder!r} decodes. Pass other images.")
+        self.titles: list[str] = []
+        self.thumbnails: list[bytes] = []
+        self.failures: list[tuple[Path, str]] = []
+        found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        vectors = []
+        for number, path in enumerate(found):
+            try:
+                image = encoder.open_rgb(path, encoder.runtime.preprocess.edge)
+                vectors.append(encoder.runtime.encode_images([image])[0])
+                self.thumbnails.append(_thumbnail(image))
+                self.titles.append(os.fsencode(path.stem).decode("utf-8", "replace"))  # names need not be UTF-8
+            except (ValueError, OSError) as error:
+                self.failures.append((path, str(error)))
+            end = "\n" if number + 1 == len(found) else ""
+            print(f"\rencode images: {number + 1} of {len(found)}", end=end, file=sys.stderr, flush=True)
+        if not vectors:
+            raise ValueError(f"images: none of the {len(found)} images of {folder!r} decodes. Pass other images.")
+        self.vectors = np.stack(vectors)  # (N, D)
 
     def search(self, query: str, count: int) -> tuple[list[Hit], list[str]]:
         """Find the images that are most similar to a text.
@@ -151,23 +142,23 @@ class Album:
 
         Returns:
             Search results, most similar first, and notes about the text, such as that it is too long.
-
-        Raises:
-            ValueError: The text is not a query.
         """
-        with self.encoder.lock, warnings.catch_warnings(record=True, category=self._warning) as caught:
-            warnings.simplefilter("always", self._warning)
-            found = self.index.search(query, top=count)
-        hits = []
-        for each in found:
-            with suppress(ValueError):  # the file was removed or damaged after the start
-                hits.append(Hit(_shown(Path(each.path).stem), self.thumbnail(each.path), each.score))
-        return hits, [str(each.message) for each in caught]
+        runtime = self.encoder.runtime
+        with self.encoder.lock:
+            (vector,) = runtime.encode_texts([query], truncate=True)
+            notes = ["The end of this text is not read. · 文字过长，已截断。"] if runtime.is_truncated(query) else []
+            if unknown := runtime.unknown_parts(query):
+                notes.append(f"Not in the vocabulary · 词表中没有: {', '.join(unknown)}")
+        found = runtime.search(vector, self.vectors, count)
+        return [Hit(self.titles[row], self.thumbnails[row], score) for row, score in found], notes
 
 
-def _shown(name: str) -> str:
-    """A name as valid text: names of files need not be UTF-8."""
-    return os.fsencode(name).decode("utf-8", "replace")
+def _thumbnail(image: Image.Image) -> bytes:
+    image = image.copy()
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=82)
+    return file.getvalue()
 
 
 def _find_folder(name: str, revision: str | None) -> Path:
@@ -178,11 +169,6 @@ def _find_folder(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=PATTERNS))
     except (OSError, ValueError) as error:  # of the Hub's client: no such repo, no network, no valid id
         raise ValueError(
-            f"model: {name!r} is neither a model folder nor on the Hub ({str(error).splitlines()[0]}). Name another "
-            "one with --model."
+            f"model: {name!r} is neither a model folder nor on the Hub ({str(error).splitlines()[0]}). Pass a "
+            "different --model."
         ) from error
-
-
-def _show_progress(done: int, total: int):
-    end = "\n" if done == total else ""
-    print(f"\rencode images: {done} of {total}", end=end, file=sys.stderr, flush=True)

@@ -24,8 +24,8 @@ from modeling_dcclip.image_dcclip import (
     squashes,
     to_rgb,
 )
-from modeling_dcclip.photos_dcclip import read_photo
 from modeling_dcclip.runtime_dcclip import open_rgb
+from modeling_dcclip.search.photos import read_photo
 from tests.tiny import make_image_processor
 
 

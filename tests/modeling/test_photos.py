@@ -5,9 +5,10 @@ import os
 import pytest
 from PIL import Image
 
-from modeling_dcclip import image_dcclip, photos_dcclip
-from modeling_dcclip.files_dcclip import FileState, Walk
-from modeling_dcclip.photos_dcclip import UnreadablePhotoError, read_photo
+from modeling_dcclip import image_dcclip
+from modeling_dcclip.search import photos as photos_module
+from modeling_dcclip.search.files import FileState, Walk
+from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
 
 
 def names(folders, root) -> list[str]:
@@ -192,7 +193,7 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
     failure = failure_of(tmp_path / "a.heic")
     assert "pillow-heif" in failure.cause and not failure.is_lasting
-    monkeypatch.setattr(photos_dcclip.hashlib, "file_digest", pytest.fail)  # by its first bytes, in each run
+    monkeypatch.setattr(photos_module.hashlib, "file_digest", pytest.fail)  # by its first bytes, in each run
     failure_of(tmp_path / "a.heic")
 
 

@@ -10,9 +10,9 @@ import webbrowser
 
 import pytest
 
-from modeling_dcclip import command, vectors_dcclip
-from modeling_dcclip.index_dcclip import Hit, Index
-from modeling_dcclip.thumbnails_dcclip import write_contact_sheet
+from modeling_dcclip import command
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.photos import write_contact_sheet
 from tests.modeling.test_command import BLOCK, HEAVY
 
 
@@ -203,8 +203,7 @@ def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypat
 
 def test_a_contact_sheet_links_files_only(tmp_path):
     """The images of `training/embed.py` have names that need not be paths."""
-    hit = Hit("key 7", 0.5, "2020-01-01 00:00:00", (), 1, "")
-    write_contact_sheet([hit], "red", tmp_path / "sheet.html")
+    write_contact_sheet([("key 7", 0.5)], "red", tmp_path / "sheet.html")
     sheet = (tmp_path / "sheet.html").read_text(encoding="utf-8")
     assert "key 7" in sheet and "<a href" not in sheet
 
@@ -274,7 +273,7 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
     found = run("status").splitlines()
     assert re.fullmatch(rf"{place}: 4 files, 0\.\d MB", found[0])
     assert found[1:] == [
-        f"model: {model} (missing); vectors: int8, 16 dimensions, scan",
+        f"model: {model} (missing); vectors: int8, 16 dimensions",
         f"        1  {tmp_path}/gone (missing)",
         f"        3  {photos}",
         f"left out: {photos}/a",
@@ -330,8 +329,8 @@ def test_a_folder_is_left_out_by_any_of_its_paths(run, place, photos, color_mode
 def test_a_forgotten_folder_leaves(run, indexed):
     assert run("index", "--forget", indexed) == "5 files removed\n"
     assert run("search", "red") == "" and (indexed / "red.jpg").exists()
-    assert "forget: takes one folder, and no folders or dtype. First" in run(
-        "index", "--forget", indexed, indexed, "--dtype", "int8"
+    assert "forget: cannot be combined with folders or truncate_dim" in run(
+        "index", "--forget", indexed, indexed, "--truncate_dim", "8"
     )
     assert "folder: got none, and the index has none yet" in run("index")
 
@@ -362,23 +361,6 @@ def test_bad_input_is_one_line(run, photos, color_model, tmp_path, place):
     assert "cannot be read (.json needs a plug-in" in run("search", "--image", color_model / "config.json")
     assert "before: '2020-13' is not a date" in run("search", "red", "--before", "2020-13")
     assert "top: got 0" in run("search", "red", "--top", 0)
-    assert "dtype: the index" in run("index", "--dtype", "binary")
-    assert "--dtype" in run_usage_error("index", "--dtype", "int4")
-
-
-def run_usage_error(*arguments: str) -> str:
-    with pytest.raises(SystemExit) as stopped, pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr(sys.stderr, "write", lines.append)
-        command.main(list(arguments))
-    assert stopped.value.code == 2
-    return "".join(lines)
-
-
-def test_the_choices_are_the_types_of_the_store():
-    parser = command.build_parser()
-    for dtype in vectors_dcclip.DTYPES:
-        assert parser.parse_args(["index", "--dtype", dtype]).dtype == dtype
 
 
 def test_the_default_index_is_in_the_home_folder(monkeypatch):
@@ -403,25 +385,13 @@ def test_stopping_says_how_to_go_on(photos, color_model, monkeypatch, capsys):
 
 
 def test_progress_is_shown_on_a_terminal(indexed, monkeypatch, capsys, paint):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    for width in range(30, 40):
-        paint(indexed / f"{width}.jpg", "red", width=width)
-    command.main(["index"])
-    error = capsys.readouterr().err
-    assert re.search(r"\r10 of 10 images, [\d.,]+ a second, 0:00 left", error) and error.endswith("\r\033[K")
-
-
-def test_duplicates_show_progress_on_a_terminal(indexed, monkeypatch, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     command.main(["duplicates"])
-    note = "dcclip: note: no near duplicates among 5 files at a cosine of 0.97\n"
-    assert re.fullmatch(
-        r"\r10 of 10 pairs, [\d.,]+ a second, 0:00 left\033\[K\r\033\[K" + note, capsys.readouterr().err
-    )
-    for each in indexed.rglob("*.*"):
-        each.unlink()
-    command.main(["duplicates"])
-    assert "0 of 0 pairs" not in capsys.readouterr().err
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    paint(indexed / "new.jpg", "red", width=33)
+    for arguments, noun in ((["index"], " images "), (["duplicates"], " pairs ")):
+        command.main(arguments)
+        assert noun in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -431,15 +401,3 @@ def test_everything_runs_without_torch(run_python, photos, color_model, tmp_path
     assert indexed.stdout.startswith("5 files in the index")
     assert run_python("-c", BLOCK, HEAVY, "search", "蓝", "--top", "1", **options).stdout.endswith("blue.jpg\n")
     assert run_python("-c", BLOCK, HEAVY, "duplicates", **options).stdout == ""
-
-
-@pytest.mark.slow
-def test_it_runs_inside_a_model_folder(exported, photos, tmp_path):
-    environment = os.environ | {"PYTHONPATH": "", "PYTHONIOENCODING": "utf-8", "DCCLIP_INDEX": str(tmp_path / "index")}
-
-    def run(*arguments: object) -> str:
-        line = [sys.executable, str(exported / "command.py"), *map(str, arguments)]
-        return subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, check=True).stdout.decode()
-
-    assert run("index", photos).startswith("5 files in the index: 5 images embedded")
-    assert run("search", "红苹果").count("\n") == 5 == run("search", "--image", photos / "red.jpg").count("\n")

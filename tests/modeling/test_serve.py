@@ -12,9 +12,10 @@ from http.client import HTTPConnection, HTTPResponse
 import pytest
 from PIL import Image
 
-from modeling_dcclip import command, search_command, serve_dcclip
-from modeling_dcclip.index_dcclip import Index
-from modeling_dcclip.serve_dcclip import SearchServer
+from modeling_dcclip import command
+from modeling_dcclip.search import commands, serve
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.serve import SearchServer
 from tests.browser import Visit, open_browser
 
 
@@ -73,7 +74,7 @@ def test_without_a_query_the_newest_come_first(get, photos):
 
 
 def test_the_start_page_leaves_out_what_is_gone_or_has_changed(get, photos, paint, monkeypatch):
-    monkeypatch.setattr(serve_dcclip, "TOP", 2)
+    monkeypatch.setattr(serve, "TOP", 2)
     for place, name in enumerate(["white.png", "red.jpg", "green.png", "a/blue.jpg"]):
         os.utime(photos / name, (4e9 - place, 4e9 - place))
     with Index.open(photos.parent / "index") as index:
@@ -254,7 +255,7 @@ def test_two_hundred_requests_at_once_are_answered(get):
 
 
 def test_a_silent_connection_is_closed_and_a_body_is_not_read(server, monkeypatch):
-    monkeypatch.setattr(serve_dcclip._Handler, "timeout", 0.2)
+    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
     with socket.create_connection(server.server_address, timeout=10) as silent:
         assert silent.recv(1) == b""
     with socket.create_connection(server.server_address, timeout=10) as large:
@@ -309,7 +310,7 @@ def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, m
     def stop(server):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(search_command.SearchServer, "serve_forever", stop)
+    monkeypatch.setattr(commands.SearchServer, "serve_forever", stop)
     command.main([*options, "0"])
     assert capsys.readouterr().out.startswith("http://127.0.0.1:")
     command.main([*options, "0", "--host", "0.0.0.0"])

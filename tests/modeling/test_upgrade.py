@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from modeling_dcclip import command, indexing_dcclip
-from modeling_dcclip.index_dcclip import Index
-from modeling_dcclip.upgrade_dcclip import upgrade_index
+from modeling_dcclip import command
+from modeling_dcclip.search import indexing
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 
 
@@ -58,7 +59,7 @@ def test_searches_use_the_old_vectors_until_the_new_ones_are_complete(index, new
 
 
 def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
-    monkeypatch.setattr(indexing_dcclip, "COMMIT_FILES", 1)
+    monkeypatch.setattr(indexing, "COMMIT_FILES", 1)
 
     def stop(done: int, total: int):
         if done == 3:
@@ -90,8 +91,8 @@ def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, 
 
     with pytest.raises(KeyboardInterrupt):
         upgrade_index(index, new_model, progress=stop)
-    assert upgrade_index(index, color_model, dtype="binary").embedded == 5
-    assert index.manifest["dtype"] == "binary" and index.manifest["data"] == "data-3"
+    assert upgrade_index(index, color_model, truncate_dim=12).embedded == 5
+    assert index.manifest["data"] == "data-3"
     index.add()
     assert data_folders(index) == ["data-3"] and first(index, "white") == "white.png"
 
@@ -104,7 +105,7 @@ def test_an_index_is_upgraded_to_fewer_dimensions_and_another_rotation(index, co
     with Index.open(index.folder, save_color_model(tmp_path / "other", str(color_model), 7, rotated=True)) as other:
         assert first(other, "red") == "red.jpg"
     assert upgrade_index(index, student, truncate_dim=11).embedded == 5
-    with pytest.raises(ValueError, match="has this model already, in int8 and 11 dimensions"):
+    with pytest.raises(ValueError, match="has this model already, with 11 dimensions"):
         upgrade_index(index, student, truncate_dim=11)
 
 
@@ -147,9 +148,8 @@ def test_the_command_upgrades(index, new_model, color_model, capsys):
     command.main(["search", "green", "--top", "1", *options])
     assert capsys.readouterr().out.endswith("green.png\n")
     for arguments, message in {
-        ("--upgrade", str(new_model)): "has this model already, in int8",
-        ("--upgrade", str(new_model), "--model", str(color_model)): "takes no folders, no --model",
-        ("--upgrade", str(new_model), "--engine", "scan"): "no --engine",
+        ("--upgrade", str(new_model)): "has this model already",
+        ("--upgrade", str(new_model), "--model", str(color_model)): "cannot be combined with folders, --model",
         ("--upgrade", str(index.folder)): "has no config.json",
     }.items():
         with pytest.raises(SystemExit):

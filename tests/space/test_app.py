@@ -38,7 +38,7 @@ def address(app, browser, model_folder, image_folder, tmp_path_factory):
     arguments = ["-c", ISOLATED_LOAD, str(ROOT), str(SPACE / "app.py"), "--model", str(model_folder)]
     arguments += ["--images", str(image_folder), "--port", str(port)]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    with serving(arguments, port, cwd, environment | {"DCCLIP_CACHE": str(cwd / "cache")}) as address:
+    with serving(arguments, port, cwd, environment) as address:
         yield address
 
 

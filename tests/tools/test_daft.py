@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import DIMENSION, save_color_model
 from tests.tools.manual import block_under
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modeling_dcclip.index_dcclip import Index
+from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import save_color_model
 from tests.tools.manual import MANUAL, block_under
 

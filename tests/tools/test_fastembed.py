@@ -13,7 +13,7 @@ pytest.importorskip("qdrant_client", reason="python -m tests.tools")
 from fastembed import ImageEmbedding, TextEmbedding  # noqa: E402
 from qdrant_client import QdrantClient, models  # noqa: E402
 
-from modeling_dcclip.fastembed_dcclip import register  # noqa: E402
+from modeling_dcclip.integrations.fastembed import register  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ lancedb = pytest.importorskip("lancedb", reason="python -m tests.tools")
 
 from lancedb.embeddings import get_registry  # noqa: E402
 
-from modeling_dcclip.open_clip_dcclip import convert  # noqa: E402
+from modeling_dcclip.integrations.open_clip import convert  # noqa: E402
 
 
 def test_open_clip_function(model_folder, expected, tmp_path):

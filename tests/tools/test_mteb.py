@@ -12,7 +12,7 @@ from mteb.abstasks import AbsTaskRetrieval, AbsTaskZeroShotClassification  # noq
 from mteb.abstasks.task_metadata import TaskMetadata  # noqa: E402
 
 from modeling_dcclip import DCCLIPModel  # noqa: E402
-from modeling_dcclip.mteb_dcclip import model_meta  # noqa: E402
+from modeling_dcclip.integrations.mteb import model_meta  # noqa: E402
 
 COMMON = {
     "description": "Drawings and their names.",

@@ -20,12 +20,12 @@ NAMES = {
         ]
     },
     "LlamaIndex": {"llama_index.embeddings.huggingface": ["HuggingFaceEmbedding"]},
-    "mteb": {"modeling_dcclip.mteb_dcclip": ["model_meta"]},
+    "mteb": {"modeling_dcclip.integrations.mteb": ["model_meta"]},
     "Daft": {"daft.functions": ["embed_image"]},
-    "fastembed, Qdrant": {"modeling_dcclip.fastembed_dcclip": ["register"]},
-    "open_clip": {"open_clip": ["create_model_and_transforms"], "modeling_dcclip.open_clip_dcclip": ["convert"]},
-    "CLIP_benchmark": {"clip_benchmark.models": ["load_clip"], "modeling_dcclip.open_clip_dcclip": ["convert"]},
-    "LanceDB": {"lancedb.embeddings": ["get_registry"], "modeling_dcclip.open_clip_dcclip": ["convert"]},
+    "fastembed, Qdrant": {"modeling_dcclip.integrations.fastembed": ["register"]},
+    "open_clip": {"open_clip": ["create_model_and_transforms"], "modeling_dcclip.integrations.open_clip": ["convert"]},
+    "CLIP_benchmark": {"clip_benchmark.models": ["load_clip"], "modeling_dcclip.integrations.open_clip": ["convert"]},
+    "LanceDB": {"lancedb.embeddings": ["get_registry"], "modeling_dcclip.integrations.open_clip": ["convert"]},
 }
 VERSIONS = {
     "sentence-transformers": ["sentence-transformers"],

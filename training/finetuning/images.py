@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from modeling_dcclip.files_dcclip import is_hidden
+from modeling_dcclip.search.files import is_hidden
 from training.evaluation.sets.sources import is_image
 from training.utils.files import is_claimed
 

@@ -15,8 +15,15 @@ from training.hub.self_check import SELF_CHECK_FILE
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE
 
-# the remote code of a folder; __init__.py only registers the classes inside the package
-CODE = tuple(sorted(path.name for path in (REPO_ROOT / "modeling_dcclip").glob("*.py") if path.name != "__init__.py"))
+# the code that travels with a model; everything else in modeling_dcclip/ belongs to the wheel alone
+CODE = (
+    "configuration_dcclip.py",
+    "handler.py",
+    "image_dcclip.py",
+    "modeling_dcclip.py",
+    "processing_dcclip.py",
+    "runtime_dcclip.py",
+)
 REQUIRED = (
     "config.json",
     "model.safetensors",

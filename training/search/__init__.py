@@ -1,9 +1,59 @@
-"""Embed collections of images of any size, for an index or for other search engines.
+"""Embed image collections of any size, for an index or for other search engines.
 
-collection.py   the images of a source, in shards
-embedder.py     `Embedder`: encodes images in the way of an index; also a callable for Ray Data
-options.py      options of `training/embed.py`
-run.py          embeds the missing shards with several processes
-shards.py       Parquet files of embeddings
-write_index.py  an index from such files
+embedder.py   `Embedder`: encodes images exactly as an index does; also a callable for Ray Data and Daft
+run.py        embeds a collection shard by shard with several processes, and writes an index
 """
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedOptions:
+    """What to embed, and where to.
+
+    Args:
+        model: Folder of a finished model. On a CPU its ONNX file is used if it has one, else its weights.
+        data: Images, as `data.train` in a recipe: parquet files, tar shards, an image folder, a Hub id, or
+            `module:function`.
+        output_dir: Folder for the embeddings in `shards/`, the index in `index/`, and results.json. Several machines
+            share it.
+        format: `index` writes an index from the shards, `parquet` writes the shards alone.
+        model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
+        split: Split of the data.
+        subset: Configuration of a Hub data set with several.
+        streaming: Whether to read the data as a stream, shard by shard, without a copy on the disk.
+        image_column: Column of the images; in tar shards the extension, such as jpg.
+        name_column: Text column with a unique name for each image, such as __key__. Default: the path of an image
+            file, else the numbers of shard and row.
+        batch_size: Number of images that the weights encode at once, at least 1.
+        rows_per_shard: Number of rows in a shard, at least 1. A stream has the shards of its source.
+        threads: Number of threads that decode images in each process. Default: the cores, divided among the processes
+            of the machine.
+        allow_urls: Whether rows may name images by URL.
+        allow_paths: Whether rows may name image files outside the data.
+        overwrite: Whether to replace files in `output_dir` that this command has not written.
+    """
+
+    model: str
+    data: list[str]
+    output_dir: str
+    format: Literal["index", "parquet"] = "index"
+    model_id: str | None = None
+    split: str = "train"
+    subset: str | None = None
+    streaming: bool = False
+    image_column: str = "image"
+    name_column: str | None = None
+    batch_size: int = 64
+    rows_per_shard: int = 16_384
+    threads: int | None = None
+    allow_urls: bool = False
+    allow_paths: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self):
+        for name in ("batch_size", "rows_per_shard", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}: got {value}, expected at least 1.")

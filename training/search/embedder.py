@@ -1,4 +1,4 @@
-"""Encode images in the way of an index: the same pixels, digests and dates as `dcclip index`."""
+"""Encode images exactly as an index does: the same pixels, digests and dates as `dcclip index`."""
 
 import hashlib
 import io
@@ -6,131 +6,71 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from PIL import Image
 
-from modeling_dcclip.files_dcclip import FileState
 from modeling_dcclip.image_dcclip import ImageError
-from modeling_dcclip.indexing_dcclip import num_cores
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
-from modeling_dcclip.photos_dcclip import UnreadablePhotoError, decode_photo
 from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.files import FileState
+from modeling_dcclip.search.indexing import num_cores
+from modeling_dcclip.search.photos import UnreadablePhotoError, decode_photo
 from training.data.images import CellRules, fetch, is_url
-from training.search.shards import schema
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded
 NOT_FINITE = "embedding is not finite"
 
 
-class Encoder(Protocol):
-    """Encodes images in two steps: one for each image, in threads, and one for a batch."""
-
-    name: str
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        """Do the work that each image needs."""
-        ...
-
-    def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        """Make embeddings of prepared images, (B, D) float32, L2-normalised."""
-        ...
-
-
-class GraphEncoder:
-    """The ONNX file on the CPU. Each image is encoded alone, so its embedding equals that of an index bit by bit.
+def schema(dimension: int) -> pa.Schema:
+    """Columns of the embeddings, one row per image, including images that could not be read.
 
     Args:
-        runtime: The model.
-    """
+        dimension: Number of dimensions D of the embeddings.
 
-    def __init__(self, runtime: Runtime):
-        self.runtime, self.name = runtime, runtime.file("vision").name
-        runtime.encode_images([])  # loads the graph before threads share it
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        """Encode an image, (D,) float32."""
-        return self.runtime.encode_images([image])[0]
-
-    def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        """Stack embeddings, (B, D) float32."""
-        return np.stack(prepared)
-
-
-class WeightsEncoder:
-    """The weights in float32, on any device.
-
-    Args:
-        runtime: The model.
-        device: Device of the weights.
-
-    Raises:
-        ValueError: The folder has no weights.
-    """
-
-    def __init__(self, runtime: Runtime, device: torch.device):
-        self.preprocess, self.device, self.name = runtime.preprocess, device, "float32"
-        try:
-            model = DCCLIPVisionModelWithProjection.from_pretrained(runtime.folder, dtype=torch.float32)
-        except OSError as error:
-            raise ValueError(
-                f"model: {str(runtime.folder)!r} has no weights ({error}). Name a finished model."
-            ) from error
-        self.model = model.eval().to(device)
-
-    def prepare(self, image: Image.Image) -> np.ndarray:
-        """Preprocess an image, (3, S, S) float32."""
-        return self.preprocess(image)
-
-    @torch.inference_mode()
-    def encode(self, prepared: Sequence[np.ndarray]) -> np.ndarray:
-        """Encode preprocessed images, (B, D) float32, L2-normalised."""
-        pixels = torch.from_numpy(np.stack(prepared)).to(self.device)  # (B, 3, S, S)
-        return torch.nn.functional.normalize(self.model(pixels).pooler_output.float(), dim=-1).cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """One image that was read, or not.
-
-    Args:
-        name: Name of the image; None if it could not be read and has none.
-        pixels: Result of `Encoder.prepare`; None if the image could not be read.
-        error: Short cause for which it could not be read.
-        digest: Digest of the file, 16 bytes.
+    Returns:
+        name: Unique name of the image: a path, a key, or the numbers of shard and row.
+        vector: Embedding, D float32, L2-normalised; zeros if the image could not be read.
+        error: Why it could not be read; null otherwise.
+        digest: Digest of the file, 16 bytes; null if there is none.
         size: Size of the file in bytes.
-        mtime_ns: Time of its last modification in nanoseconds since 1970; 0 if it is no file.
-        taken: Date by EXIF.
+        mtime_ns: Last modification of the file, in ns since 1970; 0 if it is not a file.
+        taken: Date by EXIF, `YYYY-MM-DD HH:MM:SS`, or null.
     """
-
-    name: str | None
-    pixels: np.ndarray | None = None
-    error: str | None = None
-    digest: bytes | None = None
-    size: int | None = None
-    mtime_ns: int | None = None
-    taken: str | None = None
+    return pa.schema(
+        {
+            "name": pa.string(),
+            "vector": pa.list_(pa.float32(), dimension),
+            "error": pa.string(),
+            "digest": pa.binary(16),
+            "size": pa.int64(),
+            "mtime_ns": pa.int64(),
+            "taken": pa.string(),
+        }
+    )
 
 
 class Embedder:
     """Embeds the images of a batch of rows. It is a callable class for `map_batches` of Ray Data.
 
+    On a CPU, the ONNX file encodes each image alone, so its embedding equals the one in an index bit by bit. On an
+    accelerator, or without an ONNX file, the weights encode batches in float32.
+
     Args:
-        model: Folder of a finished model. On a CPU its ONNX file is used if it has one, else its weights.
+        model: Folder of a finished model.
         image_column: Column of the images: encoded bytes, paths, or cells of `datasets` with `bytes` and `path`.
         name_column: Column with the name of each image. Default: the path of its file, else the digest of its content.
         device: Device of the weights. Default: the accelerator if there is one.
         threads: Number of threads that decode images. Default: all cores.
-        rules: Which images may be opened. Default: all, also files and URLs.
+        rules: Which images may be opened. Default: all, including files and URLs.
 
     Raises:
-        ValueError: The folder is no finished model.
+        ValueError: The folder is not a finished model.
     """
 
     def __init__(
@@ -146,7 +86,18 @@ class Embedder:
         self.rules = rules or CellRules(allow_urls=True, allow_paths=True)
         self.runtime = Runtime(model, threads=1)
         self.dimension = self.runtime.dimension  # fewer than `projection_dim` if the config has `truncate_dim`
-        self.encoder = open_encoder(self.runtime, torch.device(device or _accelerator()))
+        self.device = torch.device(device or accelerator())
+        self.weights: DCCLIPVisionModelWithProjection | None = None
+        if self.device.type == "cpu" and any(self.runtime.folder.glob("onnx/vision_model*.onnx")):
+            self.encoder = self.runtime.file("vision").name
+            self.runtime.encode_images([])  # loads the graph before threads share it
+        else:
+            self.encoder = "float32"
+            try:
+                weights = DCCLIPVisionModelWithProjection.from_pretrained(self.runtime.folder, dtype=torch.float32)
+            except OSError as error:
+                raise ValueError(f"model: {str(model)!r} has no weights ({error}). Name a finished model.") from error
+            self.weights = weights.eval().to(self.device)
         self._pool = ThreadPoolExecutor(threads or num_cores(), "embed")
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> pa.Table:
@@ -156,7 +107,7 @@ class Embedder:
             batch: Columns by name, each with B values.
 
         Returns:
-            B rows with the columns of `training.search.shards.schema`, in order.
+            B rows with the columns of `schema`, in order.
         """
         names = batch[self.name_column] if self.name_column else [None] * len(batch[self.image_column])
         named = zip(names, batch[self.image_column], strict=True)
@@ -170,10 +121,10 @@ class Embedder:
             batch_size: Number of images in a batch.
 
         Yields:
-            Tables with the columns of `training.search.shards.schema`.
+            Tables with the columns of `schema`.
         """
         images = iter(named)
-        ahead: deque[list[Future[Prepared]]] = deque()
+        ahead: deque[list[Future[dict[str, Any]]]] = deque()
         while batch := [self._pool.submit(self._prepare, *image) for image in islice(images, batch_size)]:
             ahead.append(batch)
             if len(ahead) > BATCHES_AHEAD:
@@ -181,63 +132,56 @@ class Embedder:
         while ahead:
             yield self._table(ahead.popleft())
 
-    def _prepare(self, name: str | None, cell: Any) -> Prepared:
-        """Read one image, in a thread."""
+    def _prepare(self, name: str | None, cell: Any) -> dict[str, Any]:
+        """Read one image, in a thread: columns of its row, with the embedding or the pixels as `vector`."""
         cell = self.rules(cell)
         if name is None and isinstance(cell, dict) and cell.get("bytes") is None:
             name = cell.get("path")
+        row: dict[str, Any] = {"name": name}
         try:
-            content, mtime_ns = _read(cell)
+            content, row["mtime_ns"] = _read(cell)
+            digest = hashlib.blake2b(content, digest_size=16).digest()
+            row |= {"name": name or digest.hex(), "digest": digest, "size": len(content)}
+            row["taken"], image = decode_photo(io.BytesIO(content), self.runtime.preprocess.edge)
         except UnreadablePhotoError as error:
-            return Prepared(name, error=error.cause)
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        name = name or digest.hex()
-        try:
-            taken, image = decode_photo(io.BytesIO(content), self.runtime.preprocess.edge)
-        except UnreadablePhotoError as error:
-            return Prepared(name, None, error.cause, digest, len(content), mtime_ns)
-        return Prepared(name, self.encoder.prepare(image), None, digest, len(content), mtime_ns, taken)
+            return row | {"error": error.cause}
+        return row | {"vector": self._encode_alone(image)}
 
-    def _table(self, batch: Sequence[Future[Prepared]]) -> pa.Table:
-        prepared = [future.result() for future in batch]
-        vectors = np.zeros((len(prepared), self.dimension), np.float32)
-        if pixels := [each.pixels for each in prepared if each.pixels is not None]:
-            vectors[[each.pixels is not None for each in prepared]] = self.encoder.encode(pixels)
-        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
-        errors = [each.error if is_finite else NOT_FINITE for each, is_finite in zip(prepared, finite, strict=True)]
-        vectors[[error is not None for error in errors]] = 0  # no nulls: pyarrow < 26 cannot read them in Parquet
-        columns = {
-            "name": [each.name for each in prepared],
-            "vector": pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension),
-            "error": errors,
-            "digest": [each.digest for each in prepared],
-            "size": [each.size for each in prepared],
-            "mtime_ns": [each.mtime_ns for each in prepared],
-            "taken": [each.taken for each in prepared],
-        }
+    def _encode_alone(self, image: Image.Image) -> np.ndarray:
+        return self.runtime.encode_images([image])[0] if self.weights is None else self.runtime.preprocess(image)
+
+    @torch.inference_mode()
+    def _encode(self, vectors: list[np.ndarray]) -> np.ndarray:
+        """Embeddings (B, D) float32 from embeddings, or from preprocessed images (3, S, S)."""
+        if self.weights is None:
+            return np.stack(vectors)
+        pixels = torch.from_numpy(np.stack(vectors)).to(self.device)  # (B, 3, S, S)
+        return torch.nn.functional.normalize(self.weights(pixels).pooler_output.float(), dim=-1).cpu().numpy()
+
+    def _table(self, batch: Sequence[Future[dict[str, Any]]]) -> pa.Table:
+        rows = [future.result() for future in batch]
+        vectors = np.zeros((len(rows), self.dimension), np.float32)
+        if readable := [number for number, row in enumerate(rows) if "vector" in row]:
+            vectors[readable] = self._encode([rows[number]["vector"] for number in readable])
+        for row, vector in zip(rows, vectors, strict=True):
+            if not np.isfinite(vector).all():
+                row["error"], vector[:] = NOT_FINITE, 0
+        columns: dict[str, Any] = {name: [row.get(name) for row in rows] for name in schema(self.dimension).names}
+        # zeros instead of nulls: pyarrow < 26 cannot read nulls of this type in Parquet
+        columns["vector"] = pa.FixedSizeListArray.from_arrays(vectors.ravel(), self.dimension)
         return pa.table(columns, schema(self.dimension))
 
 
-def open_encoder(runtime: Runtime, device: torch.device) -> Encoder:
-    """The ONNX file of a model on a CPU, if it has one; else its weights.
-
-    Raises:
-        ValueError: The folder has neither.
-    """
-    if device.type == "cpu" and any(runtime.folder.glob("onnx/vision_model*.onnx")):
-        return GraphEncoder(runtime)
-    return WeightsEncoder(runtime, device)
-
-
-def _accelerator() -> torch.device:
+def accelerator() -> torch.device:
+    """The accelerator, or the CPU without one."""
     # `current_accelerator` names CUDA in a build for it, even on a machine without a GPU
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device or torch.device("cpu")
 
 
 def _read(cell: dict | str | None) -> tuple[bytes, int]:
-    """Content of an image, and time of the modification of its file."""
-    if isinstance(cell, str):  # the cause for which it may not be opened
+    """Content of an image, and time of the last modification of its file."""
+    if isinstance(cell, str):  # why it may not be opened
         raise UnreadablePhotoError(cell, is_lasting=False)
     content, path = (cell.get("bytes"), cell.get("path")) if cell is not None else (None, None)
     if content is not None:

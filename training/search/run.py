@@ -1,42 +1,50 @@
-"""Embed the missing shards of a collection with several processes, and write the index.
+"""Embed the missing shards of a collection with several processes, and write an index.
 
-The processes divide the missing shards among them. Each writes its shards as Parquet files, which are complete or
-absent, so a run that was interrupted continues with the others. The first process waits for the files of the others:
-a barrier of the process group would time out.
+The processes divide the missing shards among them. Each shard becomes a Parquet file, which is complete or absent, so
+an interrupted run continues with the others.
 """
 
 import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import gather_object, parse_flag_from_env
 from tqdm.auto import tqdm
 
-from modeling_dcclip.graph_dcclip import check_engine
-from modeling_dcclip.indexing_dcclip import num_cores
-from modeling_dcclip.space_dcclip import fingerprint
-from training.evaluation.embedding_cache import find_processes
-from training.search.collection import Collection
-from training.search.embedder import Embedder
-from training.search.options import EmbedOptions
-from training.search.shards import count_errors, count_rows, write_shard
-from training.search.write_index import write_index
-from training.utils.files import write_text
+from modeling_dcclip.search.catalog import Catalog
+from modeling_dcclip.search.files import FileState
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.indexing import Outcome, enter, num_cores
+from modeling_dcclip.search.manifest import WEIGHTS, digest_files
+from modeling_dcclip.search.photos import UnreadablePhotoError
+from training.data.images import CellRules
+from training.data.shards import Shards, get_cell
+from training.data.sources import check_split, digest_sources, image_roots, load_source, open_stream
+from training.search import EmbedOptions
+from training.search.embedder import Embedder, schema
+from training.utils.files import atomic_write, replace_folder, scratch_folder, sync, write_text
 from training.utils.output import claim_folder
+from training.utils.process import use_cpu_fully
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 log = logging.getLogger(__name__)
 
 KEY_FILE, SHARDS, INDEX = "embed.json", "shards", "index"
 FILES = (KEY_FILE, SHARDS, INDEX, RESULTS_FILE)
-POLL_S = 0.5
+ROW_GROUP = 8192  # rows in memory at once
+LONGEST_WAIT = timedelta(days=30)  # of the first process for the others
+REPEATED = "another image has the same name"
 
 
 def embed(options: EmbedOptions) -> Results | None:
@@ -50,68 +58,80 @@ def embed(options: EmbedOptions) -> Results | None:
         others.
 
     Raises:
-        ValueError: The data, the model or the engine cannot be used, the folder has embeddings of other data or of
-            another model, or no image can be read.
+        ValueError: The data or the model cannot be used, the folder has embeddings of other data or of a different
+            model, or no image can be read.
         OSError: A shard cannot be read, or the disk is full. Finished shards stay.
     """
-    check_engine(options.engine)  # now, and not after hours
-    state, folder = find_processes(), Path(options.output_dir)
-    collection = Collection(options)
-    embedder = Embedder(
-        options.model,
-        device=state.device,
-        threads=options.threads or _cores_per_process(),
-        rules=collection.rules,
-    )
+    use_cpu_fully()
+    # without `cpu`, processes on a machine without an accelerator do not form a group
+    is_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    group = {"timeout": LONGEST_WAIT} if int(os.environ.get("WORLD_SIZE", "1")) > 1 else {}
+    state, folder = PartialState(cpu=is_cpu, **group), Path(options.output_dir)
+    shards, num_rows = _open(options)
+    roots = image_roots(options.data)
+    rules = CellRules(options.allow_urls, options.allow_paths or roots is None, roots or ())
+    cores = max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    embedder = Embedder(options.model, device=state.device, threads=options.threads or cores, rules=rules)
     with ExitStack() as claimed:
         if state.is_main_process:
             inputs = {"model": options.model}
             claim = claim_folder(folder, FILES, command="embed", inputs=inputs, overwrite=options.overwrite)
             claimed.enter_context(claim)
-        missing = _find_missing(state, folder, collection, embedder)
+            _check_key(folder / KEY_FILE, options, len(shards), num_rows, embedder)
+        state.wait_for_everyone()
+        paths = [folder / SHARDS / f"{number:05d}.parquet" for number in range(len(shards))]
+        missing = [number for number, path in enumerate(paths) if not path.exists()]
+        state.wait_for_everyone()  # until all have seen the same files
         began = time.monotonic()
-        _embed_shards(missing[state.process_index :: state.num_processes], state, folder, collection, embedder)
+        mine = missing[state.process_index :: state.num_processes]
+        failures = gather_object(_embed_shards(mine, paths, shards, num_rows, options, embedder, state))
         if not state.is_main_process:
             return None
-        _wait(folder, missing)
-        seconds = time.monotonic() - began
-        shards = [_shard(folder, number) for number in range(len(collection))]
-        results = _count(options, shards, [_shard(folder, number) for number in missing], seconds)
+        if failures:
+            raise OSError(
+                f"data: {len(failures)} of {len(missing)} shards could not be read. The first: {failures[0]} Finished "
+                "shards are kept: run the same command again."
+            )
+        results = _count(options, paths, [paths[number] for number in missing], time.monotonic() - began)
         if options.format == "index":
-            write_index(shards, folder / INDEX, options.model, options.dtype, options.model_id, options.engine)
+            write_index(paths, folder / INDEX, options.model, options.model_id)
         results.write(folder)
     return results
 
 
-def _cores_per_process() -> int:
-    return max(1, num_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+def _open(options: EmbedOptions) -> tuple[Shards, int | None]:
+    """The images of a source in shards, and their number if it is known.
+
+    Raises:
+        ValueError: The source cannot be opened, is empty, or lacks a column.
+    """
+    check_split(options.data, options.split)
+    num_rows = None
+    if options.streaming:
+        stream = open_stream(options.data, options.split, options.subset)
+    else:
+        rows = load_source(options.data, options.split, options.subset)
+        num_rows = len(rows)
+        stream = rows.to_iterable_dataset(num_shards=max(1, -(-num_rows // options.rows_per_shard)))
+    names = [options.name_column] if options.name_column else []
+    return Shards(stream, 0, " ".join(options.data), options.image_column, names), num_rows
 
 
-def _shard(folder: Path, number: int) -> Path:
-    return folder / SHARDS / f"{number:05d}.parquet"
-
-
-def _failure(folder: Path, number: int) -> Path:
-    return folder / SHARDS / f"{number:05d}.failed"
-
-
-def _find_missing(state: PartialState, folder: Path, collection: Collection, embedder: Embedder) -> list[int]:
-    """Numbers of the shards that are not embedded yet, as the first process finds them."""
-    missing: list[int] = []
-    if state.is_main_process:
-        _check_key(folder / KEY_FILE, collection, embedder)
-        for path in (folder / SHARDS).glob("*.failed"):
-            path.unlink()
-        missing = [number for number in range(len(collection)) if not _shard(folder, number).exists()]
-    shared = [missing]
-    if state.num_processes > 1:
-        broadcast_object_list(shared)
-    return shared[0]
-
-
-def _check_key(path: Path, collection: Collection, embedder: Embedder):
-    """Write what the shards depend on, or compare it with that of the shards that exist."""
-    key = collection.identity() | {"weights": fingerprint(embedder.runtime), "encoder": embedder.encoder.name}
+def _check_key(path: Path, options: EmbedOptions, num_shards: int, num_rows: int | None, embedder: Embedder):
+    """Write what the shards depend on, or compare it with what the existing shards depend on."""
+    names = ("split", "subset", "streaming", "image_column", "name_column", "allow_urls", "allow_paths")
+    folder = embedder.runtime.folder
+    files = [embedder.runtime.file("vision")] if embedder.weights is None else sorted(folder.glob(WEIGHTS))
+    key: dict[str, Any] = {
+        "data": [str(Path(name).absolute()) if Path(name).exists() else name for name in options.data],
+        # a shard of a stream that could not be read is repaired, and embedded by the next run
+        "files": digest_sources(options.data, with_states=not options.streaming),
+        "num_shards": num_shards,
+        "num_rows": num_rows,
+        "weights": digest_files(files),
+        "encoder": embedder.encoder,
+    }
+    key |= {name: getattr(options, name) for name in names}
     if not path.exists():
         write_text(path, json.dumps(key, indent=1, ensure_ascii=False) + "\n")
         return
@@ -128,44 +148,45 @@ def _check_key(path: Path, collection: Collection, embedder: Embedder):
 
 
 def _embed_shards(
-    numbers: Sequence[int], state: PartialState, folder: Path, collection: Collection, embedder: Embedder
-):
-    """Embed the shards of this process. One that cannot be read is left out, and the others go on."""
+    numbers: Sequence[int],
+    paths: Sequence[Path],
+    shards: Shards,
+    num_rows: int | None,
+    options: EmbedOptions,
+    embedder: Embedder,
+    state: PartialState,
+) -> list[str]:
+    """Embed the shards of this process, and return why some could not be read."""
+    failures = []
     name = f"images of process {state.process_index + 1} of {state.num_processes}"
-    total = None if collection.num_rows is None else round(collection.num_rows * len(numbers) / len(collection))
+    total = None if num_rows is None else round(num_rows * len(numbers) / len(paths))
     with tqdm(total=total, desc=name, unit="image", disable=not state.is_main_process) as progress:
-        for done, number in enumerate(numbers):
-            tables = embedder.tables(collection.read(number), collection.options.batch_size)
+        for number in numbers:
+            tables = embedder.tables(_named_cells(shards, number, options), options.batch_size)
             try:
-                write_shard(_shard(folder, number), _shown(tables, progress), embedder.dimension)
+                with atomic_write(paths[number]) as scratch:
+                    with pq.ParquetWriter(scratch, schema(embedder.dimension)) as writer:
+                        for table in tables:
+                            writer.write_table(table, row_group_size=ROW_GROUP)
+                            progress.update(len(table))
+                    sync(scratch)
             except ValueError as error:
                 log.warning("%s", error)
-                write_text(_failure(folder, number), str(error))
-            if collection.num_rows is None:  # the number of rows of a stream is extrapolated
-                progress.total = round(progress.n * len(numbers) / (done + 1))
+                failures.append(str(error))
+    return failures
 
 
-def _shown(tables: Iterable[pa.Table], progress: tqdm) -> Iterable[pa.Table]:
-    for table in tables:
-        yield table
-        progress.update(len(table))
-
-
-def _wait(folder: Path, missing: Sequence[int]):
-    """Wait until all processes have done their shards.
-
-    Raises:
-        OSError: A shard could not be read.
-    """
-    waiting = set(missing)
-    while waiting := {n for n in waiting if not (_shard(folder, n).exists() or _failure(folder, n).exists())}:
-        time.sleep(POLL_S)
-    failures = [path for number in missing if (path := _failure(folder, number)).exists()]
-    if failures:
-        raise OSError(
-            f"data: {len(failures)} of {len(missing)} shards could not be read. The first: "
-            f"{failures[0].read_text(encoding='utf-8')} Finished shards are kept: run the same command again."
-        )
+def _named_cells(shards: Shards, number: int, options: EmbedOptions) -> Iterator[tuple[str, Any]]:
+    """Name and cell of each image of a shard."""
+    for row, cells in enumerate(shards.read(number, 0)):
+        cell = cells[options.image_column]
+        if options.name_column:
+            name = get_cell(cells, options.name_column)
+        elif isinstance(cell, dict) and cell.get("bytes") is None:
+            name = cell.get("path")
+        else:
+            name = cell if isinstance(cell, str) else None
+        yield (f"{number:05d}/{row:06d}" if name is None else name), cell
 
 
 def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], seconds: float) -> Results:
@@ -174,7 +195,9 @@ def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], s
     Raises:
         ValueError: No image could be read.
     """
-    errors = count_errors(shards)
+    errors: Counter[str | None] = Counter()
+    for path in shards:
+        errors.update(pq.read_table(path, columns=["error"])["error"].to_pylist())
     embedded = errors.pop(None, 0)
     if not embedded:
         causes = ", ".join(f"{cause}: {count}" for cause, count in errors.most_common())
@@ -183,5 +206,57 @@ def _count(options: EmbedOptions, shards: Sequence[Path], new: Sequence[Path], s
     results.rows.append(Row(model=options.model, metric="embedded", value=embedded))
     results.rows += [Row(model=options.model, metric=f"unreadable: {cause}", value=n) for cause, n in errors.items()]
     if new:
-        results.rows.append(Row(model=options.model, metric="images_per_s", value=count_rows(new) / seconds))
+        rate = sum(pq.read_metadata(path).num_rows for path in new) / seconds
+        results.rows.append(Row(model=options.model, metric="images_per_s", value=rate))
     return results
+
+
+def write_index(shards: Sequence[Path], folder: Path, model: str | Path, model_id: str | None = None) -> int:
+    """Write an index from Parquet files of embeddings. It replaces the folder when it is complete.
+
+    Images with the same content share a vector. Of several images with the same name the first is kept; the index
+    lists the others with the images that could not be read.
+
+    Args:
+        shards: Parquet files with the columns of `schema`, of `training/embed.py` or Ray Data.
+        folder: Folder of the index.
+        model: Folder of the model that encoded the images.
+        model_id: Hub id of the model. Default: its folder.
+
+    Returns:
+        Number of images in the index.
+
+    Raises:
+        ValueError: The embeddings and the model differ in their number of dimensions.
+        OSError: The disk is full or cannot be written. The previous index stays.
+    """
+    with scratch_folder(folder) as scratch:
+        with Index.open(scratch, model, create=True, model_id=model_id) as index, index.writing():
+            for path in shards:
+                found = pq.read_schema(path).field("vector").type.list_size
+                if found != index.space.dimension:
+                    raise ValueError(
+                        f"model: it has {index.space.dimension} dimensions, and the embeddings in {str(path)!r} have "
+                        f"{found}. Name the model that encoded them."
+                    )
+                for batch in pq.ParquetFile(path).iter_batches(ROW_GROUP):
+                    with index.catalog.writing():
+                        enter(index.catalog, index.store, list(_outcomes(batch, index.catalog)))
+            num_images = len(index)
+        replace_folder(scratch, folder)
+    return num_images
+
+
+def _outcomes(batch: pa.RecordBatch, catalog: Catalog) -> Iterator[Outcome]:
+    """Rows of a shard in the form of files that were read."""
+    column = batch["vector"]
+    vectors = column.flatten().to_numpy().reshape(-1, column.type.list_size)
+    seen: set[bytes] = set()
+    for row, vector in zip(batch.drop_columns(["vector"]).to_pylist(), vectors, strict=True):
+        path = os.fsencode(row["name"] or "")
+        cause = REPEATED if path in seen or catalog.has_file(path) else row["error"]
+        if cause is not None:
+            yield Outcome(path, failure=UnreadablePhotoError(cause, is_lasting=False))
+            continue
+        seen.add(path)
+        yield Outcome(path, FileState(path, row["size"], row["mtime_ns"]), row["digest"], row["taken"], vector)

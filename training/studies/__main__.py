@@ -15,7 +15,7 @@ from training.utils.cli import exit_with_usage_error, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
 PROGRAM = "python -m training.studies"
-NAMES = ("budget", "tables")
+NAMES = ("tables",)
 
 
 def main(argv: list[str] | None = None):

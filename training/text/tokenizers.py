@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
+from modeling_dcclip import DCCLIPModel  # noqa: F401  (registers our own family with the Auto classes)
 from training.text.pipeline import LOADING_OPTIONS, digest, read_pipeline
 from training.text.vocabulary import Vocabulary
 

@@ -36,7 +36,7 @@ def use_all_cores():
     if _chose_one_core(command) and "OMP_NUM_THREADS" not in environment:
         import torch
 
-        from modeling_dcclip.indexing_dcclip import num_cores
+        from modeling_dcclip.search.indexing import num_cores
 
         # PyTorch's own default, unless this process is bound to fewer cores
         torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))

@@ -12,13 +12,13 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from modeling_dcclip.index_dcclip import Index
-from modeling_dcclip.upgrade_dcclip import upgrade_index
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 from tests.training.data.shards import encoded, read_samples, write_shards
 from training import embed
 from training.data import open_image
-from training.search import embedder, run
+from training.search import embedder
 from training.utils.results import Results
 
 
@@ -88,10 +88,9 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
     for name, color in {"a/one": "red", "a/two": "blue", "three": "lime"}.items():
         (path := tmp_path / "photos" / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
         PILImage.new("RGB", (20, 16), color).save(path)
-    embed_into(tmp_path / "out", color_model, tmp_path / "photos", "--dtype", "float16")
+    embed_into(tmp_path / "out", color_model, tmp_path / "photos")
     with Index.open(tmp_path / "out" / "index") as index:
         assert [hit.path for hit in index.search("红", top=1)] == [str(tmp_path / "photos" / "a" / "one.png")]
-        assert index.manifest["dtype"] == "float16"
         assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
 
 
@@ -122,21 +121,21 @@ def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_p
 
 def test_an_interrupted_run_goes_on_with_the_missing_shards(tars, color_model, tmp_path, monkeypatch):
     embed_into(tmp_path / "whole", color_model, tars, *STREAMED)
-    write_shard, written = run.write_shard, []
+    written, tables = [], embedder.Embedder.tables
 
-    def stop_at_the_third(path, tables, dimension):
-        if len(written) == 2:
+    def stop_at_the_third(self, *arguments):
+        if len(written) == 2 and not (tmp_path / "resumed").exists():
             raise KeyboardInterrupt
-        written.append(path.name)
-        write_shard(path, tables, dimension)
+        written.append(len(written))
+        return tables(self, *arguments)
 
-    monkeypatch.setattr(run, "write_shard", stop_at_the_third)
+    monkeypatch.setattr(embedder.Embedder, "tables", stop_at_the_third)
     with pytest.raises(SystemExit) as stopped:
         embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
     assert stopped.value.code == 130 and not (tmp_path / "stopped" / "index").exists()
-    monkeypatch.setattr(run, "write_shard", lambda path, *rest: (written.append(path.name), write_shard(path, *rest)))
+    (tmp_path / "resumed").touch()
     embed_into(tmp_path / "stopped", color_model, tars, *STREAMED)
-    assert written == [f"{number:05d}.parquet" for number in range(5)]
+    assert len(written) == 5  # three shards were missing
     assert rows_of(tmp_path / "stopped") == rows_of(tmp_path / "whole")
     # the keys of the shards repeat: the first image of each is in the index, the others are listed
     assert content(tmp_path / "stopped" / "index") == content(tmp_path / "whole" / "index")
@@ -158,7 +157,6 @@ def test_a_shard_that_cannot_be_read_does_not_stop_the_others(tars, color_model,
     damaged.write_bytes(whole)
     embed_into(tmp_path / "out", color_model, tars, *STREAMED)
     assert counts_of(tmp_path / "out")["embedded"] == 20
-    assert not list((tmp_path / "out" / "shards").glob("*.failed"))
 
 
 @pytest.mark.slow
@@ -222,17 +220,9 @@ def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_
         assert len(index) == 20
 
 
-def test_a_collection_can_have_a_graph(table, color_model, tmp_path):
-    pytest.importorskip("usearch", reason='pip install -e ".[usearch]"')
-    embed_into(tmp_path / "out", color_model, table, "--engine", "usearch")
-    with Index.open(tmp_path / "out" / "index") as index:
-        assert index.engine == "usearch" and index.catalog.graph == 1
-        assert len(index.search("red", top=30)) == 20
-
-
 def test_a_build_for_cuda_runs_on_the_cpu_where_there_is_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert embedder._accelerator() == torch.device("cpu")
+    assert embedder.accelerator() == torch.device("cpu")
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert embedder._accelerator() == torch.device("cuda")
+    assert embedder.accelerator() == torch.device("cuda")

@@ -9,7 +9,7 @@ import pytest
 from datasets import Image
 
 from training.search.embedder import Embedder
-from training.search.write_index import write_index
+from training.search.run import write_index
 
 pytestmark = pytest.mark.slow
 ray = pytest.importorskip("ray", reason='pip install -e ".[ray]"')

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedConfig
 
-import modeling_dcclip  # noqa: F401  (registers our own family with the Auto classes)
+from modeling_dcclip import DCCLIPModel  # noqa: F401  (registers our own family with the Auto classes)
 from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
 from training.evaluation.models.text_settings import find_text_preparation
 from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint

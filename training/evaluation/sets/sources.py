@@ -9,7 +9,7 @@ from pathlib import Path
 from datasets import Dataset, Features, Image, Value, load_dataset
 from huggingface_hub import constants, get_session, hf_hub_download, snapshot_download
 
-from modeling_dcclip.files_dcclip import EXTENSIONS, is_hidden
+from modeling_dcclip.search.files import EXTENSIONS, is_hidden
 from training.data import load_source
 from training.data.sources import check_split, require_unicode
 from training.evaluation.sets.protocols import EvalSet

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 from tokenizers import Tokenizer
 
-from modeling_dcclip.open_clip_dcclip import preprocess_config
+from modeling_dcclip.integrations.open_clip import preprocess_config
 from training.utils.files import write_text
 
 TEXT_INPUT, IMAGE_INPUT = "text", "image"

@@ -8,7 +8,7 @@ import open_clip
 import torch
 from PIL import Image
 
-from modeling_dcclip.open_clip_dcclip import convert
+from modeling_dcclip.integrations.open_clip import convert
 
 BATCH_SIZE = 64
 

@@ -13,7 +13,7 @@ from clip_benchmark.models import load_clip
 from datasets import Dataset, Features, Image, Value
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from modeling_dcclip.open_clip_dcclip import CONFIG_FILE, WEIGHTS_FILE, convert, preprocess_config
+from modeling_dcclip.integrations.open_clip import CONFIG_FILE, WEIGHTS_FILE, convert, preprocess_config
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,

@@ -1,0 +1,270 @@
+"""Convert a model folder for open_clip, and with it for every tool that loads models through open_clip.
+
+    from modeling_dcclip.integrations.open_clip import convert
+    convert("FOLDER")                                 # writes FOLDER/open_clip
+    open_clip.create_model_and_transforms("local-dir:FOLDER/open_clip")
+
+open_clip 3.3 takes the config of a text tower from a path or a Hub id, not from its own config file. The converted
+model is therefore a folder of its own, and its config file names the place where it will be loaded: convert again
+after moving it, or pass `repo_id` to publish it as a repo of its own, for `hf-hub:`.
+"""
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from open_clip.hf_configs import arch_dict
+from open_clip.model import CustomTextCLIP
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import AutoModel
+
+CONFIG_FILE, WEIGHTS_FILE = "open_clip_config.json", "open_clip_model.safetensors"
+INTERPOLATION = {2: "bilinear", 3: "bicubic"}  # Pillow's numbers
+IMAGE_POOLING = {"mean": "avg", "cls": "token"}
+TEXT_POOLING = {"mean": "mean_pooler", "cls": "cls_last_hidden_state_pooler"}
+# a power of 2, so that it rounds nothing; it keeps values up to 384 below the limit of ReLU6
+HEAD_SCALE = 2.0**-6
+# largest difference of a component of an L2-normalised embedding between the model and its conversion
+TOLERANCE = 1e-5
+
+
+def convert(folder: str | Path, output_dir: str | Path | None = None, repo_id: str | None = None) -> Path:
+    """Write a model as an open_clip model: config, weights, tokenizer, and the config of the text tower.
+
+    The image tower becomes a timm model, and the text tower a transformers model. Both are compared with the model
+    before anything is written.
+
+    Args:
+        folder: Finished model folder.
+        output_dir: Folder for the open_clip model. Default: `open_clip` in `folder`.
+        repo_id: Hub id that the folder will be published under. Default: the folder is loaded where it is written.
+
+    Returns:
+        Absolute path of the open_clip model.
+
+    Raises:
+        ValueError: open_clip cannot represent the image tower, the text tower or the image preprocessing.
+    """
+    folder = Path(folder)
+    output_dir = (Path(output_dir) if output_dir is not None else folder / "open_clip").resolve()
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
+    preprocess = preprocess_config(_read(folder / "preprocessor_config.json"), model.config.image_size)
+    with tempfile.TemporaryDirectory() as scratch:
+        model.config.text_config.save_pretrained(scratch)
+        config, network = _fitting_network(model, scratch)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    model.config.text_config.save_pretrained(output_dir)
+    shutil.copyfile(folder / "tokenizer.json", output_dir / "tokenizer.json")
+    tokenizer_config = _read(folder / "tokenizer_config.json")
+    for name in ("auto_map", "processor_class"):  # of the model folder's code
+        tokenizer_config.pop(name, None)
+    _write(output_dir / "tokenizer_config.json", tokenizer_config)
+    config["text_cfg"] |= dict.fromkeys(("hf_model_name", "hf_tokenizer_name"), repo_id or str(output_dir))
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, output_dir / WEIGHTS_FILE)
+    _write(output_dir / CONFIG_FILE, {"model_cfg": config, "preprocess_cfg": preprocess})
+    return output_dir
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, content: dict[str, Any]):
+    path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def preprocess_config(image_processor: dict[str, Any], image_size: int) -> dict[str, Any]:
+    """The image preprocessing as open_clip describes it; Immich reads the same fields.
+
+    Args:
+        image_processor: Content of preprocessor_config.json.
+        image_size: Edge of the square input image, in pixels.
+
+    Returns:
+        The fields `size`, `mean`, `std`, `interpolation` and `resize_mode`.
+
+    Raises:
+        ValueError: open_clip has no such preprocessing.
+    """
+    size, crop = image_processor.get("size") or {}, image_processor.get("crop_size") or {}
+    square = {"height": image_size, "width": image_size}
+    if size == square:
+        mode = "squash"
+    elif size.get("shortest_edge") == image_size and image_processor.get("do_center_crop") and crop == square:
+        mode = "shortest"
+    else:
+        raise ValueError(
+            f"preprocessor_config.json: size {size} with crop_size {crop} has no counterpart in open_clip, which "
+            f"resizes the shortest edge to {image_size} and crops the center, or resizes to a square of {image_size}."
+        )
+    resample = image_processor.get("resample")
+    if resample not in INTERPOLATION:
+        raise ValueError(
+            f"preprocessor_config.json: resample {resample} has no counterpart in open_clip, which supports bilinear "
+            "(2) and bicubic (3)."
+        )
+    return {
+        "size": image_size,
+        "mean": image_processor["image_mean"],
+        "std": image_processor["image_std"],
+        "interpolation": INTERPOLATION[resample],
+        "resize_mode": mode,
+    }
+
+
+def _fitting_network(model: nn.Module, text_folder: str) -> tuple[dict[str, Any], CustomTextCLIP]:
+    """The open_clip network that gives the model's embeddings, with its config."""
+    reason, model_config = "", cast(Any, model.config)
+    for config in _configs(model_config, text_folder):
+        network = CustomTextCLIP(**config).eval()
+        missing = _fill(network, model)
+        difference = math.inf if missing else _largest_difference(network, model)
+        if difference <= TOLERANCE:
+            return config, network
+        reason = (
+            f"it has no {missing[0].removeprefix('visual.trunk.')}"
+            if missing
+            else f"embeddings would differ by up to {difference:.1g}"
+        )
+    raise ValueError(
+        f"vision_config: {model_config.vision_config.architecture!r} as it is used here has no counterpart in "
+        f"open_clip, which loads whole timm models ({reason})."
+    )
+
+
+def _configs(config: Any, text_folder: str) -> Iterator[dict[str, Any]]:
+    """Configs of open_clip that may fit: the projection as open_clip's own layer, or as timm's classifier."""
+    vision, text = config.vision_config, config.text_config
+    if vision.model_type != "timm_wrapper" or config.vision_pooling not in IMAGE_POOLING:
+        raise ValueError(
+            f"vision_config: open_clip loads timm models with mean or cls pooling. Got {vision.model_type!r} with "
+            f"{config.vision_pooling!r} pooling."
+        )
+    if text.model_type not in arch_dict:
+        raise ValueError(f"text_config: open_clip loads {', '.join(arch_dict)}. Got {text.model_type!r}.")
+    for projection in ("linear", ""):
+        yield {
+            "embed_dim": config.embedding_dim,
+            "vision_cfg": {
+                "image_size": config.image_size,
+                "timm_model_name": vision.architecture,
+                "timm_model_pretrained": False,
+                "timm_pool": IMAGE_POOLING[config.vision_pooling],
+                "timm_proj": projection,
+            },
+            "text_cfg": {
+                "context_length": config.max_text_length,
+                "vocab_size": text.vocab_size,
+                "hf_model_name": text_folder,
+                "hf_model_pretrained": False,
+                "hf_tokenizer_name": text_folder,
+                "hf_proj_type": "linear",
+                "hf_pooler_type": TEXT_POOLING[config.text_pooling],
+            },
+        }
+
+
+def _fill(network: CustomTextCLIP, model: nn.Module) -> list[str]:
+    """Copy the model's weights, and return the names of those that it does not have."""
+    names = {"logit_scale": "logit_scale", "text_projection.weight": "text.proj.weight"}
+    filled: dict[str, Tensor] = {}
+    for name, weight in model.state_dict().items():
+        if name.endswith("_projection.weight"):
+            weight = weight[: cast(Any, model.config).embedding_dim]
+        if name.startswith("vision_model.timm_model."):
+            # timm's getter of feature maps holds the backbone as `model`
+            filled["visual.trunk." + name.removeprefix("vision_model.timm_model.").removeprefix("model.")] = weight
+        else:
+            filled[names.get(name, name.replace("text_model.", "text.transformer.", 1))] = weight
+    filled |= _image_head(network, filled.pop("visual_projection.weight"))
+    state = network.state_dict()
+    missing = [name for name in state if name not in filled or filled[name].shape != state[name].shape]
+    if not missing:
+        network.load_state_dict({name: filled[name] for name in state})
+    return missing
+
+
+def _image_head(network: CustomTextCLIP, projection: Tensor) -> dict[str, Tensor]:
+    """Weights of all layers after the feature map that the model pools.
+
+    Args:
+        network: The open_clip network.
+        projection: Weight of the image projection, (D, W).
+
+    Returns:
+        Weights by name.
+    """
+    visual: Any = network.visual
+    trunk, head = visual.trunk, dict[str, Tensor]()
+    if hasattr(trunk, "conv_head") and trunk.conv_head.in_channels == projection.shape[1]:
+        projection, head = _pass_through_head(trunk, projection)
+    classifier = f"trunk.{trunk.default_cfg['classifier']}"
+    name = "head.proj" if hasattr(visual.head, "proj") else classifier
+    head |= {f"{name}.weight": projection, f"{classifier}.bias": torch.zeros(len(projection))}
+    return {f"visual.{key}": value for key, value in head.items()}
+
+
+def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weights with which the wide last layer of an EfficientNet or MobileNet does nothing, as the model leaves it out.
+
+    The layer is a 1 x 1 convolution to H channels, a BatchNorm and an activation f. It holds each of the W input
+    channels twice, as x and -x: f(x) - f(-x) = x for ReLU, SiLU, GELU and Hardswish, and small values are not clipped
+    by ReLU6. Where H < 2 W, it holds x alone, which is exact after a ReLU.
+
+    Args:
+        trunk: The timm model.
+        projection: Weight of the image projection, (D, W).
+
+    Returns:
+        Weight of the projection of the layer's output, (D, H), and weights of the layer by name.
+    """
+    weight = torch.zeros_like(trunk.conv_head.weight)  # (H, W, 1, 1)
+    width, is_last_relu = weight.shape[1], _ends_with_relu(trunk.blocks)
+    signs = (1.0, -1.0) if len(weight) >= 2 * width else (1.0,) if len(weight) >= width and is_last_relu else ()
+    wide = projection.new_zeros(len(projection), len(weight))
+    for part, sign in enumerate(signs):
+        rows = torch.arange(part * width, (part + 1) * width)
+        weight[rows, torch.arange(width)] = sign * HEAD_SCALE
+        wide[:, rows] = projection * sign / HEAD_SCALE
+    head = {"trunk.conv_head.weight": weight}
+    if trunk.conv_head.bias is not None:
+        head["trunk.conv_head.bias"] = torch.zeros(len(weight))
+    name = "norm_head" if hasattr(trunk, "norm_head") else "bn2"
+    norm = getattr(trunk, name)
+    if norm.state_dict():
+        identity = nn.BatchNorm2d(len(weight), eps=norm.eps)  # its statistics are 0 and 1
+        nn.init.constant_(identity.weight, math.sqrt(1 + norm.eps))
+        head |= {f"trunk.{name}.{key}": value for key, value in identity.state_dict().items()}
+    return wide, head
+
+
+def _ends_with_relu(blocks: nn.Module) -> bool:
+    """Whether the last activation of a tower is a ReLU."""
+    activations = [module.act for module in blocks.modules() if hasattr(module, "act")]
+    return bool(activations) and isinstance(activations[-1], (nn.ReLU, nn.ReLU6))
+
+
+@torch.no_grad()
+def _largest_difference(network: CustomTextCLIP, model: nn.Module) -> float:
+    """Largest difference of an embedding component, over random images and texts of different lengths."""
+    config: Any = model.config
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, config.image_size, config.image_size, generator=generator)
+    texts = torch.randint(0, config.text_config.vocab_size, (4, config.max_text_length), generator=generator)
+    texts[texts == config.text_config.pad_token_id] += 1
+    for row, length in enumerate((2, 5, config.max_text_length // 2)):
+        texts[row, length:] = config.text_config.pad_token_id
+    encoders: Any = model
+    pairs = (
+        (network.encode_image(images), encoders.get_image_features(images).pooler_output),
+        (network.encode_text(texts), encoders.get_text_features(texts).pooler_output),
+    )
+    normalize = partial(nn.functional.normalize, dim=-1)
+    return max((normalize(found) - normalize(expected)).abs().max().item() for found, expected in pairs)

@@ -1,0 +1,533 @@
+"""The catalog of an index in SQLite: files, the rows of their vectors, and what could not be read.
+
+One row of vectors belongs to one content, so copies and moved files share it. SQLite's rollback journal makes each
+commit atomic, and a reader within `reading()` sees one state of the catalog for as long as the block lasts. A vector
+is written to a row that no committed entry refers to, and then committed: a process may be killed at any moment.
+"""
+
+import os
+import re
+import sqlite3
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from modeling_dcclip.search.files import FileState, is_mount, search_text, with_separator
+
+DATE = re.compile(r"\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?")
+BUSY_S = 60.0  # how long a process waits for the commit of another
+# path: bytes of the operating system, because names need not be UTF-8; row: where the vector is in the store;
+# taken: date by EXIF; failures with a size are not read again until the file changes; sum: checksum of the entry.
+# Kinds of paths: indexed folders, folders inside them that stay out, mount points, and patterns of what stays out
+SCHEMA = """
+CREATE TABLE contents (row INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE, taken TEXT, sum INTEGER NOT NULL);
+CREATE TABLE files (
+    id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL,
+    row INTEGER NOT NULL REFERENCES contents, sum INTEGER NOT NULL
+);
+CREATE INDEX files_by_row ON files (row);
+CREATE TABLE failures (path BLOB PRIMARY KEY, size INTEGER, mtime_ns INTEGER, cause TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE free_rows (row INTEGER PRIMARY KEY);
+CREATE TABLE paths (
+    kind TEXT NOT NULL, path BLOB NOT NULL, pattern TEXT NOT NULL, PRIMARY KEY (kind, path, pattern)
+) WITHOUT ROWID;
+CREATE TABLE rotation (width INTEGER NOT NULL, matrix BLOB NOT NULL);
+CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
+INSERT INTO counters VALUES ('rows', 0);
+"""
+_SOUND_FILE = "files.sum = checksum(path, size, mtime_ns, files.row)"
+_SOUND_CONTENT = "contents.sum = checksum(contents.row, digest, taken)"
+_DATE = "coalesce(taken, strftime('%Y-%m-%d %H:%M:%S', mtime_ns / 1000000000, 'unixepoch', 'localtime'))"
+_FILES = (
+    f"SELECT id, path, files.row AS row, {_DATE} AS date, size, mtime_ns, {_SOUND_FILE} AND {_SOUND_CONTENT} AS sound "
+    "FROM files LEFT JOIN contents USING (row)"
+)
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an index.
+
+    Args:
+        id: Number of the file, stable while the file stays in the index.
+        path: Absolute path; bytes that are not UTF-8 are surrogate escapes.
+        row: Row of its vector.
+        taken: Date and time at which it was taken, else of its last modification, `YYYY-MM-DD HH:MM:SS`.
+        state: State of the file when it was indexed.
+    """
+
+    id: int
+    path: str
+    row: int
+    taken: str
+    state: FileState
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which files a search may find.
+
+    Args:
+        after: First date, as `YYYY`, `YYYY-MM` or `YYYY-MM-DD`. None does not limit it.
+        before: Last date, in the same form; the whole day, month or year counts. None does not limit it.
+        path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
+
+    Raises:
+        ValueError: A date has another form or does not exist, or `after` is later than `before`.
+    """
+
+    after: str | None = None
+    before: str | None = None
+    path: str | None = None
+
+    def __post_init__(self):
+        for name in ("after", "before"):
+            value = getattr(self, name)
+            if value is not None and not _is_date(value):
+                raise ValueError(f"{name}: {value!r} is not a date. Write YYYY, YYYY-MM or YYYY-MM-DD.")
+        if self.after is not None and self.before is not None:
+            length = min(len(self.after), len(self.before))
+            if self.after[:length] > self.before[:length]:
+                raise ValueError(
+                    f"after: {self.after!r} is later than before: {self.before!r}, so nothing is between them. Change "
+                    "one of them."
+                )
+
+    def condition(self) -> tuple[str, list[object]]:
+        """SQL condition on the columns `date` and `path`, empty without limits, and its values."""
+        conditions: list[str] = []
+        values: list[object] = []
+        if self.after is not None:
+            conditions, values = [*conditions, "date >= ?"], [*values, self.after]
+        if self.before is not None:
+            conditions, values = [*conditions, "substr(date, 1, ?) <= ?"], [*values, len(self.before), self.before]
+        if self.path is not None:
+            glob = search_text(os.fsencode(self.path)).replace("[", "[[]")
+            glob = glob if set("*?") & set(glob) else f"*{glob}*"
+            conditions, values = [*conditions, "search_text(path) GLOB ?"], [*values, glob]
+        return (f" WHERE {' AND '.join(conditions)}" if conditions else ""), values
+
+
+class Catalog:
+    """Catalog in one SQLite file, usable from several threads.
+
+    Args:
+        path: Path of the file; it is created if it is missing.
+        key: Number of the index, which its checksums depend on.
+
+    Raises:
+        ValueError: The file is damaged. Other methods raise it as well.
+    """
+
+    def __init__(self, path: Path, key: int = 0):
+        self._path, self._key, self._lock = path, key, threading.RLock()
+        # autocommit: transactions are explicit
+        self._connection = sqlite3.connect(path, BUSY_S, isolation_level=None, check_same_thread=False)
+        self._execute("PRAGMA synchronous = FULL")
+        self._connection.create_function("search_text", 1, search_text, deterministic=True)
+        self._connection.create_function("checksum", -1, self._checksum, deterministic=True)
+        if not self._execute("SELECT 1 FROM sqlite_master LIMIT 1"):
+            self._connection.executescript(f"BEGIN IMMEDIATE; {SCHEMA} COMMIT;")
+
+    def close(self):
+        """Close the file."""
+        self._connection.close()
+
+    def _checksum(self, *values: object) -> int:
+        return zlib.crc32(repr(values).encode(), self._key)
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[None]:
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            with self._damage_reported():
+                self._connection.execute(begin)
+            try:
+                yield
+                with self._damage_reported():
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself ends it after some errors
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Hold one state of the catalog: no other process can commit within the block."""
+        with self._transaction("BEGIN"):
+            self._execute("SELECT value FROM counters")  # takes the lock
+            yield
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Commit everything within the block, or after an error nothing."""
+        return self._transaction("BEGIN IMMEDIATE")
+
+    def _execute(self, statement: str, *values: object) -> list[tuple]:
+        with self._lock, self._damage_reported():
+            return self._connection.execute(statement, values).fetchall()
+
+    def _many(self, statement: str, values: Iterable[tuple]):
+        with self._lock, self._damage_reported():
+            self._connection.executemany(statement, values)
+
+    @contextmanager
+    def _damage_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError:  # such as of a full disk
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._damage(str(error)) from error
+
+    def _damage(self, cause: str) -> ValueError:
+        return ValueError(
+            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({cause}). Restore it, or index "
+            "into another folder with --index."
+        )
+
+    @property
+    def num_rows(self) -> int:
+        """Number of rows of vectors, free ones included."""
+        found = self._execute("SELECT value FROM counters WHERE name = 'rows'")
+        if not found:
+            raise self._damage("it has no number of rows")
+        return found[0][0]
+
+    @property
+    def num_files(self) -> int:
+        """Number of files."""
+        return self._execute("SELECT count(*) FROM files")[0][0]
+
+    def free_rows(self) -> np.ndarray:
+        """Rows that hold no vector of a file, (N,) int64."""
+        return np.array([row for (row,) in self._execute("SELECT row FROM free_rows ORDER BY row")], np.int64)
+
+    def knows(self, digest: bytes) -> bool:
+        """Whether a content has a vector."""
+        return bool(self._execute("SELECT 1 FROM contents WHERE digest = ?", digest))
+
+    def has_file(self, path: bytes) -> bool:
+        """Whether a path is in the index."""
+        return bool(self._execute(_ROW_OF_PATH, path))
+
+    def has_content(self, path: bytes, digest: bytes) -> bool:
+        """Whether a path is in the index with a content."""
+        return bool(
+            self._execute("SELECT 1 FROM files JOIN contents USING (row) WHERE path = ? AND digest = ?", path, digest)
+        )
+
+    def paths(self, kind: str) -> list[Path]:
+        """Paths of a kind, sorted.
+
+        Args:
+            kind: `folder` for indexed folders, `forgotten` for folders inside them that stay out of the index, or
+                `mount` for directories at which a disk was mounted when they were walked.
+        """
+        found = self._execute("SELECT path FROM paths WHERE kind = ? ORDER BY path", kind)
+        return [Path(os.fsdecode(path)) for (path,) in found]
+
+    def set_paths(self, kind: str, paths: Iterable[Path]):
+        """Replace the paths of a kind."""
+        self._set_paths(kind, {(os.fsencode(path), "") for path in paths})
+
+    def _set_paths(self, kind: str, rows: set[tuple[bytes, str]]):
+        if rows != {*self._execute("SELECT path, pattern FROM paths WHERE kind = ?", kind)}:
+            with self.writing():
+                self._execute("DELETE FROM paths WHERE kind = ?", kind)
+                self._many("INSERT INTO paths VALUES (?, ?, ?)", [(kind, *row) for row in sorted(rows)])
+
+    def folders(self) -> list[Path]:
+        """The indexed folders, sorted."""
+        return self.paths("folder")
+
+    def add_folders(self, folders: Iterable[Path]):
+        """Record folders as indexed."""
+        self.set_paths("folder", {*self.folders(), *folders})
+
+    def unmounted(self, directories: Iterable[Path] | None = None) -> list[Path]:
+        """Those of the directories at which no disk is mounted now. Default: of all recorded mount points."""
+        looked_at = self.paths("mount") if directories is None else directories
+        return [path for path in looked_at if not is_mount(os.fsencode(path))]
+
+    def excluded(self) -> dict[Path, list[str]]:
+        """Patterns of what stays out of the index, sorted, by the folder that they are for."""
+        found: dict[Path, list[str]] = {}
+        query = "SELECT path, pattern FROM paths WHERE kind = 'excluded' ORDER BY path, pattern"
+        for path, pattern in self._execute(query):
+            found.setdefault(Path(os.fsdecode(path)), []).append(pattern)
+        return found
+
+    def set_excluded(self, excluded: Mapping[Path, Sequence[str]]):
+        """Replace the patterns of what stays out of the index, by the folder that they are for."""
+        rows = {(os.fsencode(folder), pattern) for folder, patterns in excluded.items() for pattern in patterns}
+        self._set_paths("excluded", rows)
+
+    def failures(self) -> list[tuple[str, str]]:
+        """Paths of the files that could not be read, each with its cause, sorted by path."""
+        found = self._execute("SELECT path, cause FROM failures ORDER BY path")
+        return [(os.fsdecode(path), cause) for path, cause in found]
+
+    def files_of_rows(self, rows: Iterable[int], chosen: "Filter | None" = None) -> dict[int, list[File]]:
+        """The files of each row that pass a filter, sorted by path."""
+        where, values = (chosen or Filter()).condition()
+        query = f"SELECT * FROM ({_FILES} WHERE row = ?){where} ORDER BY path"
+        return {int(row): [self._file(each) for each in self._execute(query, int(row), *values)] for row in rows}
+
+    def _file(self, entry: tuple) -> File:
+        number, path, row, date, size, mtime_ns, is_sound = entry
+        if not is_sound:
+            raise ValueError(f"index: entry {number} of {str(self._path)!r} is damaged. Repair it: dcclip index.")
+        return File(number, os.fsdecode(path), row, date, FileState(path, size, mtime_ns))
+
+    def file(self, number: int) -> File | None:
+        """The file of an id; None if there is none."""
+        found = self._execute(f"{_FILES} WHERE id = ?", number)
+        return self._file(found[0]) if found else None
+
+    def files(self, newest: int | None = None) -> list[File]:
+        """All files sorted by path, or a number of the newest, newest first."""
+        if newest is None:
+            return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY path")]
+        return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
+
+    def current(self, files: Iterable[File]) -> list[File]:
+        """Those files that are there and have not changed since they were indexed.
+
+        A collection of `training/embed.py` has names instead of paths, and no folders. Its files are all taken.
+        """
+        folders = tuple(with_separator(os.fsencode(folder)) for folder in self.folders())
+        return [file for file in files if not file.state.path.startswith(folders) or file.state.is_current()]
+
+    def rows_of_files(self, chosen: "Filter") -> np.ndarray:
+        """Rows of the files that pass a filter, (N,) int64, each row once."""
+        where, values = chosen.condition()
+        found = self._execute(f"SELECT DISTINCT row FROM ({_FILES}){where}", *values)
+        return np.array([row for (row,) in found], np.int64)
+
+    def forget_folder(self, folder: Path) -> int:
+        """Remove a folder with its files and the indexed folders below. One inside an indexed folder stays out of it.
+
+        Returns:
+            Number of files removed.
+        """
+        path = os.fsencode(folder)
+        with self.writing():
+            kept_folders = [each for each in self.folders() if folder not in (each, *each.parents)]
+            self.set_paths("folder", kept_folders)
+            found = self._execute(f"DELETE FROM files WHERE {_BELOW} RETURNING row", *_range(path))
+            self._execute(f"DELETE FROM failures WHERE {_BELOW}", *_range(path))
+            self._free([row for (row,) in found])
+            others = {each for each in self.paths("forgotten") if each != folder and folder not in each.parents}
+            kept = {
+                each: patterns for each, patterns in self.excluded().items() if folder not in (each, *each.parents)
+            }
+            self.set_excluded(kept)
+            inside = any(each in folder.parents for each in kept_folders)
+            self.set_paths("forgotten", others | {folder} if inside else others)
+        return len(found)
+
+    def drop_damaged(self, rows: Iterable[int], folders: Collection[Path]) -> int:
+        """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again.
+
+        Args:
+            rows: Rows whose vectors are lost.
+            folders: Folders from which images can be indexed again.
+
+        Returns:
+            Number of files removed.
+
+        Raises:
+            ValueError: An image is in none of the folders. Nothing is removed.
+        """
+        with self.writing():
+            rows = {int(row) for row in rows}
+            rows |= {row for (row,) in self._execute(f"SELECT row FROM contents WHERE NOT ({_SOUND_CONTENT})")}
+            removed = [
+                each
+                for row in rows
+                for each in self._execute("DELETE FROM files WHERE row = ? RETURNING row, path", row)
+            ]
+            if outside := sum(not {*Path(os.fsdecode(path)).parents} & {*folders} for _, path in removed):
+                raise ValueError(
+                    f"index: {str(self._path.parents[1])!r} lacks the vectors of {outside} images that are in none of "
+                    "the folders of the index. Restore it, or embed their data again: training/embed.py."
+                )
+            if folders:
+                damaged = f"SELECT id FROM ({_FILES}) WHERE sound IS NOT TRUE"
+                removed += self._execute(f"DELETE FROM files WHERE id IN ({damaged}) RETURNING row, path")
+            self._free({*rows, *(row for row, _ in removed)})
+        return len(removed)
+
+    def store_rotation(self, matrix: np.ndarray):
+        """Store the rotation from the teacher's space to the space of the index, (D, D) float32."""
+        with self.writing():
+            self._execute("DELETE FROM rotation")
+            self._execute("INSERT INTO rotation VALUES (?, ?)", matrix.shape[1], matrix.astype("<f4").tobytes())
+
+    @property
+    def rotation(self) -> np.ndarray | None:
+        """The rotation from the teacher's space to the space of the index, (D, D) float32; None if there is none."""
+        found = self._execute("SELECT width, matrix FROM rotation")
+        return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
+
+    def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
+        """Record which files exist now, in temporary tables that `pending` and `remove_missing` read.
+
+        Args:
+            files: States of all files below the folders of a run, in the order in which they are to be indexed.
+
+        Returns:
+            Number of files, of those that the index has in this state, and of those that are new or changed.
+        """
+        with self._transaction("BEGIN"):
+            for statement in _COMPARISON:
+                self._execute(statement)
+            states = ((each.path, each.size, each.mtime_ns) for each in files)
+            self._many("INSERT OR IGNORE INTO seen (path, size, mtime_ns) VALUES (?, ?, ?)", states)
+            self._execute(_FIND_PENDING)
+        counted = "seen", "seen JOIN files USING (path, size, mtime_ns)", "pending"
+        found, unchanged, pending = (self._execute(f"SELECT count(*) FROM {each}")[0][0] for each in counted)
+        return found, unchanged, pending
+
+    def pending(self, size: int = 1000) -> Iterator[bytes]:
+        """Paths of the files that are new or changed, in order, read in parts of a size."""
+        position = 0
+        while found := self._execute(
+            "SELECT position, path FROM pending WHERE position > ? ORDER BY position LIMIT ?", position, size
+        ):
+            yield from (path for _, path in found)
+            position = found[-1][0]
+
+    def allocate(self, contents: Sequence[tuple[bytes, str | None]]) -> np.ndarray:
+        """Give each new content a row: free ones first, then new ones. Call it within `writing()`, before any row is
+        freed, because a row that this transaction frees may still be read.
+
+        Args:
+            contents: Digest and date by EXIF of each content, all different and unknown.
+
+        Returns:
+            (N,) int64, in the order of the contents.
+        """
+        query = "SELECT row FROM free_rows ORDER BY row LIMIT ?"
+        rows = [row for (row,) in self._execute(query, len(contents))]
+        self._many("DELETE FROM free_rows WHERE row = ?", [(row,) for row in rows])
+        end = self.num_rows
+        rows += range(end, end + len(contents) - len(rows))
+        self._execute("UPDATE counters SET value = ? WHERE name = 'rows'", max(end, rows[-1] + 1 if rows else 0))
+        entries = [(row, digest, taken) for row, (digest, taken) in zip(rows, contents, strict=True)]
+        self._many("INSERT INTO contents VALUES (?1, ?2, ?3, checksum(?1, ?2, ?3))", entries)
+        return np.array(rows, np.int64)
+
+    def add_files(self, files: Sequence[tuple[FileState, bytes]]):
+        """Enter files, each with the digest of a known content. Call it within `writing()`."""
+        replaced = [row for state, _ in files for (row,) in self._execute(_ROW_OF_PATH, state.path)]
+        self._many(_ENTER_FILE, [(state.path, state.size, state.mtime_ns, digest) for state, digest in files])
+        self._many("DELETE FROM failures WHERE path = ?", [(state.path,) for state, _ in files])
+        self._free(replaced)
+
+    def add_failure(self, path: bytes, cause: str, state: FileState | None):
+        """Enter a file that cannot be read. Call it within `writing()`.
+
+        Args:
+            path: Path of the file.
+            cause: Short cause.
+            state: State in which it cannot be read; an earlier state leaves the index. None for a failure that may
+                pass: the file is read again by the next run, and an earlier state stays in the index.
+        """
+        known = (state.size, state.mtime_ns) if state else (None, None)
+        self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
+        if state is not None:
+            self._free([row for (row,) in self._execute("DELETE FROM files WHERE path = ? RETURNING row", path)])
+
+    def remove_missing(self, folders: Iterable[Path], unreadable: Iterable[bytes]) -> tuple[int, int]:
+        """Remove the files below folders that `compare` did not see.
+
+        Args:
+            folders: Folders that were walked.
+            unreadable: Directories that could not be read; what is below them stays.
+
+        Returns:
+            Number of files that were removed, and number of those that were moved: their content has a new path.
+        """
+        with self.writing():
+            for path in unreadable:
+                self._execute(
+                    f"INSERT OR IGNORE INTO seen (path) SELECT path FROM files WHERE {_BELOW}", *_range(path)
+                )
+            rows: list[int] = []
+            for folder in folders:
+                limits = _range(os.fsencode(folder))
+                rows += [row for (row,) in self._execute(f"DELETE FROM files WHERE {_MISSING} RETURNING row", *limits)]
+                self._execute(f"DELETE FROM failures WHERE {_MISSING}", *limits)
+            self._free(rows)
+            moved = sum(min(number, self._execute(_COUNT_ENTERED, row)[0][0]) for row, number in Counter(rows).items())
+        return len(rows) - moved, moved
+
+    def count_below(self, folder: Path) -> int:
+        """Number of files below a folder."""
+        return self._execute(f"SELECT count(*) FROM files WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+
+    def count_seen(self, folder: Path) -> int:
+        """Number of files below a folder that the last `compare` saw."""
+        return self._execute(f"SELECT count(*) FROM seen WHERE {_BELOW}", *_range(os.fsencode(folder)))[0][0]
+
+    def count_missing(self, folder: Path) -> int:
+        """Number of files below a folder that the last `compare` did not see."""
+        return self._execute(f"SELECT count(*) FROM files WHERE {_MISSING}", *_range(os.fsencode(folder)))[0][0]
+
+    def _free(self, rows: Iterable[int]):
+        """Free those of the rows that no file refers to now."""
+        candidates = [(row,) for row in set(rows)]
+        unused = "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
+        self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
+        self._many(f"DELETE FROM contents WHERE {unused}", candidates)
+
+
+_COMPARISON = (
+    "DROP TABLE IF EXISTS temp.seen",
+    "DROP TABLE IF EXISTS temp.pending",
+    "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns INTEGER)",
+    # row: that of the path before it is read again
+    "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, row INTEGER)",
+)
+_FIND_PENDING = """
+INSERT INTO pending SELECT position, path, (SELECT row FROM files WHERE files.path = seen.path) FROM seen
+WHERE NOT EXISTS (SELECT 1 FROM files WHERE files.path = seen.path
+                  AND files.size = seen.size AND files.mtime_ns = seen.mtime_ns)
+  AND NOT EXISTS (SELECT 1 FROM failures WHERE failures.path = seen.path
+                  AND failures.size = seen.size AND failures.mtime_ns = seen.mtime_ns)
+ORDER BY position
+"""
+_ENTER_FILE = """
+INSERT INTO files (path, size, mtime_ns, row, sum)
+SELECT ?1, ?2, ?3, row, checksum(?1, ?2, ?3, row) FROM contents WHERE digest = ?4
+ON CONFLICT (path) DO UPDATE SET size = ?2, mtime_ns = ?3, row = excluded.row, sum = excluded.sum
+"""
+_COUNT_ENTERED = """
+SELECT count(*) FROM files JOIN pending USING (path) WHERE files.row = ? AND pending.row IS NOT files.row
+"""
+_ROW_OF_PATH = "SELECT row FROM files WHERE path = ?"
+_BELOW = "path > ? AND path < ?"
+_MISSING = f"{_BELOW} AND path NOT IN (SELECT path FROM seen)"
+
+
+def _range(folder: bytes) -> tuple[bytes, bytes]:
+    """Limits of the paths below a folder: they start with its path and a separator."""
+    start = with_separator(folder)
+    return start, start[:-1] + bytes([start[-1] + 1])
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return bool(DATE.fullmatch(text) and date.fromisoformat(text + "YYYY-01-01"[len(text) :]))
+    except ValueError:  # such as of February 31
+        return False

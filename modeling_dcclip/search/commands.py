@@ -1,0 +1,274 @@
+"""The commands of `dcclip` on an index: index, search, serve, duplicates and status."""
+
+import argparse
+import sys
+import warnings
+import webbrowser
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unicodedata import category
+
+from tqdm import tqdm
+
+from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json, print_note
+from modeling_dcclip.search.duplicates import find_duplicates
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.indexing import Progress, Report, count_extensions, outermost, require_images
+from modeling_dcclip.search.manifest import MANIFEST
+from modeling_dcclip.search.photos import write_contact_sheet
+from modeling_dcclip.search.query import QueryWarning
+from modeling_dcclip.search.serve import LOOPBACK, SearchServer
+from modeling_dcclip.search.upgrade import upgrade_index
+
+CONTACT_SHEET = "contact_sheet.html"
+SHOWN_FAILURES = 20
+CONTROLS = ("Cc", "Cs")  # Unicode categories: control characters, and bytes that are not UTF-8
+
+
+def run_index(options: argparse.Namespace):
+    """Index folders, or remove one, and print what was done."""
+    exists = (options.index / MANIFEST).is_file()
+    if options.forget is not None:
+        _forget(options)
+        return
+    if options.upgrade is not None:
+        _upgrade(options)
+        return
+    if not exists and not options.folders:
+        raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
+    # refuses a wrong name before a model is loaded, and a folder without images before an index is created
+    if exists:
+        outermost(options.folders)
+    else:
+        require_images(options.folders, options.exclude or ())
+    model = options.model if exists else options.model or default_model()
+    with (
+        Index.open(
+            options.index, model, create=True, truncate_dim=options.truncate_dim, model_id=options.model_id
+        ) as index,
+        _progress("image") as show,
+    ):
+        report = index.add(*options.folders, progress=show, exclude=options.exclude)
+        files = len(index)
+    _print_report(report, files, options)
+    if report.missing:
+        raise SystemExit(1)
+
+
+def _forget(options: argparse.Namespace):
+    """Remove a folder from an index."""
+    names = ("folders", "model", "model_id", "truncate_dim", "upgrade", "exclude")
+    if given := [name for name in names if getattr(options, name) not in (None, [])]:
+        raise ValueError(
+            f"forget: cannot be combined with {' or '.join(given)}. Run dcclip index --forget FOLDER first, then the "
+            "other command."
+        )
+    with Index.open(options.index) as index:
+        removed = index.forget(options.forget)
+    if options.json:
+        print_json({"removed": removed})
+    else:
+        print(f"{_count(removed, 'file')} removed")
+
+
+def _upgrade(options: argparse.Namespace):
+    """Embed an index again with another model."""
+    if options.folders or options.model or options.exclude:
+        raise ValueError(
+            "upgrade: cannot be combined with folders, --model or --exclude. Run dcclip index first, then the upgrade."
+        )
+    with Index.open(options.index) as index, _progress("image") as show:
+        report = upgrade_index(
+            index, options.upgrade, model_id=options.model_id, truncate_dim=options.truncate_dim, progress=show
+        )
+        files = len(index)
+    _print_report(report, files, options)
+
+
+def _print_report(report: Report, files: int, options: argparse.Namespace):
+    if options.json:
+        print_json(vars(report) | {"files": files, "index": str(options.index)})
+        return
+    parts = [_count(report.embedded, "image") + " embedded", f"{report.unchanged:,} unchanged"]
+    parts += [f"{report.copies:,} {'copy' if report.copies == 1 else 'copies'} of others"] if report.copies else []
+    parts += [f"{report.moved:,} moved"] if report.moved else []
+    parts += [f"{report.removed:,} removed"] if report.removed else []
+    parts += [f"{len(report.failures):,} unreadable"] if report.failures else []
+    print(f"{_count(files, 'file')} in the index: {', '.join(parts)} ({report.seconds:.1f} s)")
+    if report.repaired:
+        print(f"the vectors of {_count(report.repaired, 'file')} were lost, and are embedded again")
+    for path, cause in report.failures[:SHOWN_FAILURES]:
+        _print_line(f"unreadable: {path} ({cause})")
+    if len(report.failures) > SHOWN_FAILURES:
+        print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
+    for folder in report.unreadable:
+        _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
+    for folder in report.missing:
+        _print_line(f"missing folder: {folder} (what the index has of it stays; mount its disk, or pass --forget)")
+    for pattern in report.unmatched:
+        compared = "; a pattern with a slash is compared with the path below the folder, or from the root"
+        _print_line(f"nothing matches --exclude {pattern}{compared if '/' in pattern else ''}")
+    if report.raw:
+        print(f"raw photographs are not indexed: {count_extensions(report.raw)}")
+
+
+def run_search(options: argparse.Namespace):
+    """Print scores and paths, most similar first."""
+    limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
+    with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
+        hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
+        if not hits:
+            print_note(_why_nothing(index, options))
+    if options.json:
+        print_json(
+            [
+                {"path": hit.path, "score": round(hit.score, 6), "date": hit.taken, "copies": list(hit.copies)}
+                for hit in hits
+            ]
+        )
+    else:
+        for hit in hits:
+            _print_line(f"{hit.score:.3f}  {hit.path}")
+    if options.open:
+        sheet = (options.index / CONTACT_SHEET).absolute()
+        title = " + ".join([*options.texts, *(image.name for image in options.images)])
+        write_contact_sheet([(hit.path, hit.score) for hit in hits], " - ".join([title, *options.without]), sheet)
+        webbrowser.open(sheet.as_uri())
+        print(f"{PROGRAM}: wrote {sheet}", file=sys.stderr)
+
+
+def _why_nothing(index: Index, options: argparse.Namespace) -> str:
+    """Why a search has no result."""
+    if not len(index):
+        return "the index has no photographs"
+    hint = "; a pattern with * or ? has to match the whole path" if {*"*?"} & {*(options.path or "")} else ""
+    return f"no photograph passes the filters (of {len(index):,}){hint}"
+
+
+def run_serve(options: argparse.Namespace):
+    """Serve the page until the process is stopped."""
+    if not 0 <= options.port < 65536:
+        raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
+    with Index.open(options.index, options.model, model_id=options.model_id) as index:
+        index.check_model()
+        try:
+            server = SearchServer(index, options.host, options.port)
+        except OSError as error:
+            raise OSError(
+                f"port: cannot listen on {options.host}:{options.port} ({error.strerror or error}). Choose another "
+                "--host or --port."
+            ) from error
+        with server:
+            print(server.url, flush=True)
+            if options.host not in LOOPBACK:
+                print_note("everyone who reaches this address sees the photographs of the index")
+            if options.open:
+                webbrowser.open(server.url)
+            try:
+                server.serve_forever()
+            except KeyboardInterrupt:  # how a user ends it
+                return
+
+
+def run_duplicates(options: argparse.Namespace):
+    """Print groups of near duplicates, each with the similarity to its first photograph."""
+    with Index.open(options.index) as index, _notes_printed():
+        with _progress("pair") as show:
+            groups = find_duplicates(index, options.threshold, show)
+        if not groups:
+            print_note(f"no near duplicates among {_count(len(index), 'file')} at a cosine of {options.threshold}")
+    if options.json:
+        print_json([[{"path": each.path, "score": round(each.score, 6)} for each in group] for group in groups])
+        return
+    for number, group in enumerate(groups):
+        if number:
+            print()
+        for each in group:
+            _print_line(f"{each.score:.3f}  {each.path}")
+
+
+def run_status(options: argparse.Namespace):
+    """Print what an index has, and what it left out."""
+    with Index.open(options.index) as index:
+        catalog, model = index.catalog, Path(index.manifest["model_folder"])
+        folders = catalog.folders()
+        unmounted = {str(path): files for path in catalog.unmounted() if (files := catalog.count_below(path))}
+        status = {
+            "index": str(options.index),
+            "files": len(index),
+            "bytes": sum(map(_size, index.folder.rglob("*"))),
+            "model": str(model),
+            "has_model": (model / "config.json").is_file(),
+            "dimension": index.space.dimension,
+            "folders": {str(folder): catalog.count_below(folder) for folder in folders},
+            "missing": [str(folder) for folder in folders if not folder.is_dir()],
+            "unmounted": unmounted,
+            "forgotten": [str(folder) for folder in catalog.paths("forgotten")],
+            "excluded": {str(folder): patterns for folder, patterns in catalog.excluded().items()},
+            "failures": dict(Counter(cause for _, cause in catalog.failures()).most_common()),
+        }
+    if options.json:
+        print_json(status)
+        return
+    _print_line(f"{options.index}: {_count(status['files'], 'file')}, {status['bytes'] / 1e6:,.1f} MB")
+    missing = "" if status["has_model"] else " (missing)"
+    _print_line(f"model: {model}{missing}; vectors: int8, {status['dimension']} dimensions")
+    notes = dict.fromkeys(status["missing"], " (missing)") | dict.fromkeys(unmounted, " (its disk is not mounted)")
+    for folder, files in (status["folders"] | unmounted).items():
+        _print_line(f"{files:9,}  {folder}{notes.get(folder, '')}")
+    for folder in status["forgotten"]:
+        _print_line(f"left out: {folder}")
+    for folder, patterns in status["excluded"].items():
+        _print_line(f"left out of {folder}: {', '.join(patterns)}")
+    for cause, number in status["failures"].items():
+        print(f"unreadable: {_count(number, 'file')} ({cause})")
+
+
+def _size(path: Path) -> int:
+    """Size of a file in bytes; 0 for a folder, and for a file that was removed meanwhile."""
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:
+        return 0
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _print_line(text: str):
+    """Print one line. Paths keep their bytes, UTF-8 or not, but line breaks, and in a terminal all control characters,
+    are escaped.
+    """
+    controls = CONTROLS if sys.stdout.isatty() else ()
+    text = "".join(
+        f"\\x{ord(each) & 0xFF:02x}" if each in "\n\r" or category(each) in controls else each for each in text
+    )
+    if is_utf8(sys.stdout):
+        sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]  # a text file, here and under test
+    print(text)
+
+
+@contextmanager
+def _notes_printed() -> Iterator[None]:
+    """Print the warnings about a query as notes on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", QueryWarning)
+        yield
+    for each in caught:
+        kind = "note" if issubclass(each.category, QueryWarning) else "warning"
+        print(f"{PROGRAM}: {kind}: {each.message}", file=sys.stderr)
+
+
+@contextmanager
+def _progress(noun: str) -> Iterator[Progress]:
+    """A progress bar, if stderr is a terminal, as a function of the number done and the number to do."""
+    with tqdm(unit=f" {noun}s", disable=None, leave=False) as bar:
+
+        def show(done: int, total: int):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show

@@ -1,0 +1,101 @@
+"""Near duplicates in an index: groups of photographs whose embeddings are almost equal."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from modeling_dcclip.search.catalog import File
+from modeling_dcclip.search.files import distinct_files, has_other_names
+from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.indexing import Progress
+from modeling_dcclip.search.query import QueryWarning
+
+BLOCK = 1024  # rows compared at once
+
+
+@dataclass(frozen=True)
+class Duplicate:
+    """One photograph of a group.
+
+    Args:
+        path: Absolute path.
+        score: Cosine similarity to the first photograph of the group.
+    """
+
+    path: str
+    score: float
+
+
+def find_duplicates(index: Index, threshold: float, progress: Progress | None = None) -> list[list[Duplicate]]:
+    """Find groups of near duplicates. The first photograph of a group is similar to all others in it.
+
+    The time grows with the square of the number of photographs. The int8 vectors are copied to memory, so that other
+    processes can write to the index meanwhile.
+
+    Args:
+        index: Index to search.
+        threshold: Lowest cosine similarity within a group, above 0, at most 1.
+        progress: Function that is called with the number of pairs done and the number to do.
+
+    Returns:
+        Groups of at least two files, in the order in which they were indexed. Copies of a file count, links to it do
+        not. Files that are gone, or that have changed since they were indexed, are left out.
+
+    Raises:
+        ValueError: The threshold is out of range, or a vector is damaged.
+
+    Warns:
+        QueryWarning: Files are left out, or files of the groups have several hard links.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
+    files: dict[int, list[File]] = {}
+    with index.catalog.reading():
+        indexed = index.catalog.files()
+        rows = np.unique(np.array([file.row for file in indexed], np.int64))
+        codes, scales = index.store.read_codes(rows)
+    current = index.catalog.current(indexed)
+    for file in current:
+        files.setdefault(file.row, []).append(file)
+    if left_out := len(indexed) - len(current):
+        cause = "gone or changed since they were indexed. Run dcclip index"
+        message = f"left out: {left_out:,} of {len(indexed):,} files, {cause}"
+        warnings.warn(message, QueryWarning, stacklevel=2)
+    is_current = np.isin(rows, list(files))
+    rows, codes, scales = rows[is_current], codes[is_current], scales[is_current]
+    groups = []
+    for positions in _group(codes, scales, threshold, progress):
+        group = [Duplicate(file.path, score) for position, score in positions for file in files[int(rows[position])]]
+        if len(group) > 1:
+            groups.append([group[position] for position in distinct_files([each.path for each in group])])
+    groups = [group for group in groups if len(group) > 1]
+    if linked := sum(has_other_names(each.path) for group in groups for each in group):
+        message = f"several hard links lead to {linked:,} of these files: deleting one of the links frees no space"
+        warnings.warn(message, QueryWarning, stacklevel=2)
+    return groups
+
+
+def _group(
+    codes: np.ndarray, scales: np.ndarray, threshold: float, progress: Progress | None
+) -> Iterator[list[tuple[int, float]]]:
+    """Groups of positions with their similarity to the first, which takes all similar later ones of no other group."""
+    count = len(codes)
+    is_free = np.ones(count, bool)
+    for start in range(0, count, BLOCK):
+        end = min(start + BLOCK, count)
+        groups: dict[int, list[tuple[int, float]]] = {}
+        for other in range(start, count, BLOCK):
+            left, right = (first + np.flatnonzero(is_free[first : first + BLOCK]) for first in (start, other))
+            cosines = (codes[left].astype(np.float32) @ codes[right].astype(np.float32).T) * scales[left][:, None]
+            cosines *= scales[right]
+            for row, column in np.argwhere((cosines >= threshold) & (left[:, None] < right)).tolist():
+                first, second = int(left[row]), int(right[column])
+                if is_free[first] and is_free[second]:
+                    groups.setdefault(first, []).append((second, min(float(cosines[row, column]), 1.0)))
+                    is_free[second] = False
+        for first in (start + np.flatnonzero(is_free[start:end])).tolist():
+            yield [(first, 1.0), *groups.get(first, [])]
+        if progress is not None:
+            progress(end * (2 * count - end - 1) // 2, count * (count - 1) // 2)

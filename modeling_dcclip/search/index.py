@@ -1,0 +1,456 @@
+"""An index of photographs on disk: add folders, search in Chinese or English.
+
+    from modeling_dcclip.search.index import Index
+
+    index = Index.open("photos.index", model="runs/edge", create=True)
+    index.add("Photos")
+    for hit in index.search("海边的日落", top=5):
+        print(hit.score, hit.path)
+
+An index is a folder with a manifest, a catalog of files and their vectors: see manifest.py.
+"""
+
+import os
+import sqlite3
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
+from modeling_dcclip.search.catalog import File, Filter
+from modeling_dcclip.search.files import distinct_files
+from modeling_dcclip.search.indexing import Progress, Report, update
+from modeling_dcclip.search.manifest import (
+    MANIFEST,
+    Space,
+    create_folder,
+    open_data,
+    read_manifest,
+    remove_stale_data,
+    write_lock,
+    write_manifest,
+)
+from modeling_dcclip.search.photos import UnreadablePhotoError, read_photo
+from modeling_dcclip.search.query import QueryWarning, embed_query
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A photograph that a search found.
+
+    Args:
+        path: Absolute path, or the name that the index was given, as by `training/embed.py`.
+        score: Cosine similarity to the query, -1 to 1.
+        taken: Date and time at which it was taken, else of the file, `YYYY-MM-DD HH:MM:SS`.
+        copies: Paths of other files with the same content, without links to the file and files that are gone.
+        id: Number of the file in the index; another file may have it later.
+        version: Digest of the file's path, size and time, 16 hexadecimal digits.
+    """
+
+    path: str
+    score: float
+    taken: str
+    copies: tuple[str, ...]
+    id: int
+    version: str
+
+
+class Index:
+    """An index that was opened with `Index.open`; it may be used from several threads.
+
+    Args:
+        folder: Folder of the index.
+        manifest: Content of its manifest.
+        model: Model to search with, or its folder. None takes the model that wrote the index, after an upgrade the new
+            one.
+        model_id: Hub id of that model. None takes its folder.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: dict[str, Any],
+        model: Runtime | str | Path | None = None,
+        model_id: str | None = None,
+    ):
+        self.folder = folder
+        self._model, self._model_id = model, model_id
+        self._lock = threading.RLock()
+        self._load(manifest)
+
+    def _load(self, manifest: dict[str, Any]):
+        self.manifest = manifest
+        self.space = Space(**manifest["space"])
+        with _full_disk_reported(self.folder):
+            self.catalog, self.store = open_data(self.folder, manifest)
+        self._runtime: Runtime | None = None
+        self._map: np.ndarray | None = None
+
+    def refresh(self):
+        """Take over an upgrade by another process, or an index that replaced this one. Searches call this method."""
+        with self._lock:
+            manifest = read_manifest(self.folder)
+            if any(manifest.get(name) != self.manifest.get(name) for name in ("data", "id")):
+                self._load(manifest)
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        model: Runtime | str | Path | None = None,
+        *,
+        create: bool = False,
+        truncate_dim: int | None = None,
+        model_id: str | None = None,
+    ) -> "Index":
+        """Open an index.
+
+        Args:
+            folder: Folder of the index.
+            model: Model to search and to add with, or its folder. Default: the model that wrote the index.
+            create: Whether to create an index that does not exist; it then belongs to `model`.
+            truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
+            model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
+
+        Raises:
+            ValueError: There is no index, its format version or number of dimensions differs, or the model has a
+                different embedding space.
+        """
+        folder = Path(folder)
+        if not (folder / MANIFEST).is_file():
+            if not create:
+                raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
+            runtime = open_model(model, truncate_dim)
+            return cls(folder, create_folder(folder, runtime, Space.of(runtime, model_id)), runtime)
+        manifest = read_manifest(folder)
+        if truncate_dim not in (None, manifest["space"]["dimension"]):
+            raise ValueError(
+                f"truncate_dim: the index {str(folder)!r} has {manifest['space']['dimension']} dimensions, not "
+                f"{truncate_dim}. Index into another folder with --index."
+            )
+        index = cls(folder, manifest, model, model_id)
+        if model is not None:
+            index.check_model()
+        return index
+
+    def close(self):
+        """Close the files of the index."""
+        self.catalog.close()
+
+    def __enter__(self) -> "Index":
+        return self
+
+    def __exit__(self, *error: object):
+        self.close()
+
+    def __len__(self) -> int:
+        """Number of files."""
+        return self.catalog.num_files
+
+    @property
+    def runtime(self) -> Runtime:
+        """The model, loaded on first use.
+
+        Raises:
+            ValueError: It is missing, or has another embedding space than the index.
+        """
+        with self._lock:
+            if self._runtime is None:
+                runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
+                space = Space.of(runtime, self._model_id)
+                found = self.match(runtime, space)
+                if found is None:
+                    raise ValueError(
+                        f"model: {space} has a different embedding space than the index {str(self.folder)!r}: "
+                        f"{self.space}. Search with the model of the index or one of its students, or embed again "
+                        "with dcclip index --upgrade FOLDER."
+                    )
+                if self._model is None and self.space.files != space.files:
+                    message = f"the files of the model {str(runtime.folder)!r} have changed since it wrote the index"
+                    warnings.warn(message, QueryWarning, stacklevel=3)
+                self._runtime, self._map = found
+            return self._runtime
+
+    def match(self, runtime: Runtime, space: Space) -> tuple[Runtime, np.ndarray | None] | None:
+        """Find out how a model searches the index.
+
+        Args:
+            runtime: The model.
+            space: Its embedding space.
+
+        Returns:
+            The model, with as many dimensions as the index if it can be truncated, and the map from its space to that
+            of the index, (D_model, D_index) float32, or None if the spaces are the same. None instead of both if their
+            embeddings cannot be compared.
+        """
+        rotations, dimension = self.space.rotations(space), self.space.dimension
+        if rotations is None or space.dimension < dimension:
+            return None
+        if rotations[0] == rotations[1]:
+            return runtime.truncated(dimension), None
+        ours = self.catalog.rotation if rotations[0] is not None else np.eye(space.dimension, dtype=np.float32)
+        theirs = runtime.rotation if rotations[1] is not None else np.eye(space.dimension, dtype=np.float32)
+        if ours is None or theirs is None or len(ours) != space.dimension or len(theirs) != space.dimension:
+            return None  # the rotation is not known, or the model is truncated
+        return runtime, (theirs.T @ ours)[:, :dimension]
+
+    def check_model(self):
+        """Load the model.
+
+        Raises:
+            ValueError: It is missing, or has another embedding space than the index.
+        """
+        _ = self.runtime
+
+    def add(
+        self, *folders: str | Path, progress: Progress | None = None, exclude: Sequence[str] | None = None
+    ) -> Report:
+        """Bring the index up to date with folders. Unchanged files are not read, deleted ones leave the index.
+
+        Args:
+            folders: Folders of photographs. Default: the folders that were added before, without those that are
+                missing or empty now: `Report.missing`.
+            progress: Function that is called with the number of files done and the number to do.
+            exclude: Patterns with `*` and `?` of what stays out of these folders, now and in later runs: of names of
+                files and folders, or with a slash of paths below the folder or from the root. Default: as before; an
+                empty list clears them.
+
+        Returns:
+            What was done.
+
+        Raises:
+            ValueError: A named folder, or all of them, do not exist or have no images, another process writes to the
+                index, or the model is not the one that wrote the index.
+            OSError: The disk is full or cannot be written. What was committed stays.
+        """
+        chosen = [Path(folder) for folder in folders] or self.catalog.folders()
+        if not chosen:
+            raise ValueError("folder: got none, and the index has none yet. Name a folder of photographs.")
+        if exclude is not None and not folders:
+            raise ValueError("exclude: got no folder. Name the folders that the patterns are for.")
+        runtime = self.runtime
+        if change := Space.of(runtime).change(self.space):
+            raise ValueError(
+                f"model: it is not the model that wrote the index, because it has {change}. Only that model may add "
+                "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
+                f"{runtime.folder}), or index into another folder with --index."
+            )
+        with self.writing():
+            self.refresh()
+            if not (Path(self.manifest["model_folder"]) / "config.json").is_file():  # it has moved
+                self.manifest = read_manifest(self.folder) | {"model_folder": str(runtime.folder.absolute())}
+                write_manifest(self.folder, self.manifest)
+            return update(self.catalog, self.store, runtime, chosen, progress, not folders, exclude)
+
+    def forget(self, folder: str | Path) -> int:
+        """Remove a folder of photographs, and all below it, from the index. No photograph is touched.
+
+        A folder inside an indexed one stays out of the index until it is added by its own name. A path over symbolic
+        links names the same folder.
+
+        Returns:
+            Number of files that left the index.
+
+        Raises:
+            ValueError: The folder is not in the index, or another process writes to it.
+        """
+        path = Path(os.path.abspath(folder))
+        known, real = self.catalog.folders(), path.resolve()
+        roots = [(each, each.resolve()) for each in known]
+        inside = [each / real.relative_to(root) for each, root in roots if real.is_relative_to(root)]
+        for each in (path, real, *inside):
+            if self.catalog.count_below(each) or any(each in (other, *other.parents) for other in known):
+                with self.writing():
+                    return self.catalog.forget_folder(each)
+        names = ", ".join(map(str, known)) or "none"
+        raise ValueError(f"folder: {str(path)!r} is not in the index, which has {names}.")
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the lock of the index.
+
+        Raises:
+            ValueError: Another process has it.
+            OSError: The disk is full or cannot be written.
+        """
+        with write_lock(self.folder):
+            remove_stale_data(self.folder)
+            yield
+
+    def search(
+        self,
+        *texts: str,
+        without: Sequence[str] = (),
+        images: Sequence[ImageInput] = (),
+        top: int = 20,
+        after: str | None = None,
+        before: str | None = None,
+        path: str | None = None,
+    ) -> list[Hit]:
+        """Find photographs.
+
+        Args:
+            texts: What the photograph shows, in Chinese or English. Several are added; `TEXT^WEIGHT` weights one.
+            without: What it should not show; the embedding of each text is subtracted.
+            images: Example images, added to the query.
+            top: Maximum number of results, at least 1.
+            after: First date, `YYYY`, `YYYY-MM` or `YYYY-MM-DD`.
+            before: Last date, in the same form.
+            path: Part of the path, or a pattern of the whole path with `*` and `?`.
+
+        Returns:
+            The photographs, most similar first. Copies of one file are one result.
+
+        Raises:
+            ValueError: The query is empty, an example image cannot be read, or a filter is malformed.
+
+        Warns:
+            QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has
+                characters or words that are not in its vocabulary. Files of the results are gone or have changed.
+        """
+        chosen = Filter(after, before, path)
+        self.refresh()
+        edge = self.runtime.preprocess.edge
+        examples = [image if isinstance(image, Image.Image) else _read_example(image, edge) for image in images]
+        query = embed_query(self.runtime, texts, without, examples)
+        if self._map is not None:
+            query = query @ self._map
+            query /= np.linalg.norm(query)
+        return self.search_vector(query, top, chosen)
+
+    def search_vector(self, query: np.ndarray, top: int = 20, chosen: Filter | None = None) -> list[Hit]:
+        """Find photographs by an embedding.
+
+        Args:
+            query: Embedding of the space of the index, (D,) float32, of unit length.
+            top: Maximum number of results, at least 1.
+            chosen: Filter on files. Default: all.
+
+        Returns:
+            The photographs, most similar first.
+
+        Warns:
+            QueryWarning: Files of the results are gone, or have changed since they were indexed.
+        """
+        if top < 1:
+            raise ValueError(f"top: got {top}, expected at least 1.")
+        chosen = chosen or Filter()
+        self.refresh()
+        with self.catalog.reading():
+            count = self.catalog.num_rows
+            rows, scores = self.store.search(query, count, top, self._allowed(count, chosen))
+            files = self.catalog.files_of_rows(rows, chosen)
+        found = [_distinct(files[int(row)]) for row in rows]
+        if outdated := len(found) - len(self.catalog.current(first for first, *_ in found)):
+            message = f"gone or changed since they were indexed: {outdated:,} of these files. Run dcclip index"
+            warnings.warn(message, QueryWarning, stacklevel=3)
+        scores = np.clip(scores, -1, 1)  # stored vectors have unit length up to rounding
+        return [_hit(each, float(score)) for each, score in zip(found, scores, strict=True)]
+
+    def _allowed(self, count: int, chosen: Filter) -> np.ndarray | None:
+        """Rows that may be found, (count,) bool; None if all may."""
+        if chosen != Filter():
+            allowed = np.zeros(count, bool)
+            allowed[self.catalog.rows_of_files(chosen)] = True
+            return allowed
+        free = self.catalog.free_rows()
+        if not len(free):
+            return None
+        allowed = np.ones(count, bool)
+        allowed[free] = False
+        return allowed
+
+    def similar(self, number: int, top: int = 20) -> list[Hit]:
+        """Find photographs similar to one of the index, which comes first.
+
+        Args:
+            number: Number of the file, `Hit.id`.
+            top: Maximum number of results, at least 1.
+
+        Raises:
+            ValueError: The index has no such file.
+        """
+        self.refresh()
+        with self.catalog.reading():
+            file = self.catalog.file(number)
+            if file is None:
+                raise ValueError(f"id: the index has no file {number}.")
+            query = self.store.read(np.array([file.row]))[0]
+            return self.search_vector(query / max(np.linalg.norm(query), 1e-6), top)
+
+    def newest(self, top: int = 20) -> list[Hit]:
+        """The newest photographs, newest first, each with score 0.
+
+        Args:
+            top: Maximum number of photographs, at least 1.
+
+        Warns:
+            QueryWarning: Files are left out that are gone, or that have changed since they were indexed.
+        """
+        self.refresh()
+        number = top
+        while True:
+            files = self.catalog.files(number)
+            current = self.catalog.current(files)
+            if len(current) >= top or len(files) < number:
+                break
+            number *= 8
+        if len(current) < len(files):
+            cause = "gone or have changed since they were indexed. Run dcclip index"
+            warnings.warn(f"left out: files that are {cause}", QueryWarning, stacklevel=2)
+        return [_hit([file], 0.0) for file in current[:top]]
+
+
+def _distinct(files: Sequence[File]) -> Sequence[File]:
+    """The files of one content without links to them, and without those that are gone if another one is there."""
+    if len(files) == 1:
+        return files
+    return [files[position] for position in distinct_files([file.path for file in files])]
+
+
+def _hit(files: Sequence[File], score: float) -> Hit:
+    first, *others = files
+    return Hit(first.path, score, first.taken, tuple(other.path for other in others), first.id, first.state.version)
+
+
+def _read_example(path: str | Path, edge: int | None) -> Image.Image:
+    """Read an example image in the way in which photographs are indexed."""
+    try:
+        image = read_photo(os.fsencode(path), lambda digest: False, edge).image
+    except UnreadablePhotoError as error:
+        raise ValueError(f"image: {str(path)!r} cannot be read ({error.cause}). Name an image file.") from error
+    assert image is not None  # no content is known
+    return image
+
+
+def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
+    """Open a model for an index.
+
+    Args:
+        model: The model, or its folder.
+        truncate_dim: Number of leading dimensions of the embeddings. Default: those of the model.
+
+    Raises:
+        ValueError: There is no exported model in the folder, or it has fewer dimensions.
+    """
+    if isinstance(model, Runtime):
+        return model if truncate_dim is None else model.truncated(truncate_dim)
+    if model is None or not (Path(model) / "config.json").is_file():
+        raise ValueError(f"model: {str(model)!r} has no config.json. Pass an exported model: --model FOLDER.")
+    # one thread a session: images are embedded side by side
+    return Runtime(model, threads=1, truncate_dim=truncate_dim)
+
+
+@contextmanager
+def _full_disk_reported(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise OSError(f"index: cannot open {str(folder)!r} ({error}). Free some space or check the disk.") from error

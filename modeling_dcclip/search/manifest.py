@@ -1,0 +1,309 @@
+"""The folder of an index: its manifest, its lock, and the data that the manifest names.
+
+    manifest.json     format version, id, date, and embedding space (model, fingerprints, teacher, preprocessing)
+    data-1/           catalog.sqlite (files, see catalog.py) and vectors/ (shards, see vectors.py)
+
+Data are written first, and come into force when the manifest is renamed.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from modeling_dcclip.runtime_dcclip import Runtime
+from modeling_dcclip.search.catalog import Catalog
+from modeling_dcclip.search.vectors import VectorStore
+
+FORMAT, VERSION = "dcclip-index", 2
+DATA_NAME, KEY = re.compile(r"data-\d{1,9}"), re.compile(r"[0-9a-f]{32}")
+MAX_DIMENSION = 2**16
+MANIFEST, UPGRADE, LOCK, CATALOG, VECTORS = "manifest.json", "upgrade.json", ".lock", "catalog.sqlite", "vectors"
+UNFINISHED = ".unfinished.json"  # manifest of an index until its data are there
+WEIGHTS = "model*.safetensors"
+# fields of preprocessor_config.json that change pixels
+PREPROCESSING = (
+    "do_resize",
+    "size",
+    "resample",
+    "do_center_crop",
+    "crop_size",
+    "do_rescale",
+    "rescale_factor",
+    "do_normalize",
+    "image_mean",
+    "image_std",
+)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Embedding space of a model: who may search an index, and who may add to it.
+
+    Args:
+        model: Hub id of the model, or its folder.
+        weights: Fingerprint of its weights, 16 hexadecimal digits.
+        files: Fingerprint of the files that encode: both ONNX files and the tokenizer, 16 hexadecimal digits.
+        teacher: Hub id or folder of the teacher whose space it has; None if it has no teacher.
+        dimension: Number of dimensions D of the embeddings.
+        preprocessing: Content of preprocessor_config.json.
+        rotation: Digest of the rotation from the teacher's space to this one; None if they are the same.
+        projection_dim: Number of dimensions before the embeddings were truncated.
+    """
+
+    model: str
+    weights: str
+    files: str
+    teacher: str | None
+    dimension: int
+    preprocessing: Mapping[str, Any]
+    rotation: str | None
+    projection_dim: int
+
+    @classmethod
+    def of(cls, runtime: Runtime, model: str | None = None) -> "Space":
+        """Space of an exported model.
+
+        Args:
+            runtime: The model.
+            model: Hub id of the model. Default: its folder.
+        """
+        files = [runtime.file("text"), runtime.file("vision")]
+        return cls(
+            model or str(runtime.folder.absolute()),
+            # without model.safetensors, the ONNX files are all there is
+            digest_files(sorted(runtime.folder.glob(WEIGHTS)) or files),
+            digest_files([*files, runtime.folder / "tokenizer.json"]),
+            runtime.config.get("teacher"),
+            runtime.dimension,
+            json.loads((runtime.folder / "preprocessor_config.json").read_text(encoding="utf-8")),
+            runtime.config.get("rotation"),
+            runtime.config["projection_dim"],
+        )
+
+    def change(self, other: "Space") -> str | None:
+        """What gives an image a different embedding than in the other space; None if the embedding is the same."""
+        for name in ("weights", "dimension", "files"):
+            if (found := getattr(self, name)) != (expected := getattr(other, name)):
+                label = {"files": "ONNX files or a tokenizer with fingerprint"}.get(name, name)
+                return f"{label} {found} instead of {expected}"
+        for field in PREPROCESSING:
+            if (found := self.preprocessing.get(field)) != (expected := other.preprocessing.get(field)):
+                return f"{field} {found} instead of {expected} in preprocessor_config.json"
+        return None
+
+    def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
+        """Digests of the rotations from a common space to this one and to the other; None for an identity.
+
+        Without a common space, None instead of both. A common space have: equal weights, a teacher and its student,
+        and two students of one teacher.
+        """
+        if self.projection_dim != other.projection_dim:
+            return None
+        if self.weights == other.weights:
+            return None, None
+        if self.teacher is not None and self.teacher == other.teacher:
+            return self.rotation, other.rotation
+        if self._taught(other):
+            return None, other.rotation
+        return (self.rotation, None) if other._taught(self) else None
+
+    def _taught(self, student: "Space") -> bool:
+        """Whether this is a student's teacher, by name or, for a folder, by weights."""
+        if student.teacher is None:
+            return False
+        files = sorted(Path(student.teacher).glob(WEIGHTS))
+        return student.teacher == self.model or (bool(files) and digest_files(files) == self.weights)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.model!r} (weights {self.weights}, {self.dimension} dimensions, teacher {self.teacher or 'none'}, "
+            f"rotation {self.rotation or 'none'})"
+        )
+
+
+def digest_files(files: list[Path]) -> str:
+    """Digest of files and their names, 16 hexadecimal digits; equals the digest of teachers in `training/`."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
+
+
+def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any]:
+    """Create an empty index, again if a process was killed while it created one.
+
+    Args:
+        folder: Folder of the index, empty or new.
+        runtime: Its model.
+        space: Embedding space of the model.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        ValueError: The folder has other files, or another process is creating an index in it.
+        OSError: The disk is full or cannot be written.
+    """
+    unfinished = folder / UNFINISHED
+    found = [path for path in folder.glob("*") if not path.name.startswith(".")]
+    # listed before these two are looked for: another process may be creating the index
+    if found and not unfinished.exists() and not (folder / MANIFEST).exists():
+        raise ValueError(f"index: {str(folder)!r} has other files and no index. Name an empty or new folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = make_manifest(runtime, space, 1)
+    with write_lock(folder):
+        if not (folder / MANIFEST).exists():  # else another process was faster
+            if unfinished.exists():  # a process was killed here
+                shutil.rmtree(folder / manifest["data"], ignore_errors=True)
+            write_manifest(folder, manifest, UNFINISHED)
+            with closing(open_data(folder, manifest, create=True)[0]) as catalog:
+                store_rotation(catalog, runtime)
+            unfinished.replace(folder / MANIFEST)
+    return read_manifest(folder)
+
+
+def make_manifest(runtime: Runtime, space: Space, number: int) -> dict[str, Any]:
+    """Content of a manifest.
+
+    Args:
+        runtime: Model of the index; searches use its folder by default.
+        space: Embedding space of the model.
+        number: Number of the data folder, counted from 1 by upgrades.
+    """
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "id": uuid.uuid4().hex,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data": f"data-{number}",
+        "model_folder": str(runtime.folder.absolute()),
+        "space": asdict(space),
+    }
+
+
+def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> tuple[Catalog, VectorStore]:
+    """Open the catalog and the vectors that a manifest names.
+
+    Args:
+        folder: Folder of the index.
+        manifest: Content of its manifest.
+        create: Whether to create what does not exist.
+
+    Raises:
+        ValueError: There is no catalog, or it is damaged, or belongs to a different index.
+    """
+    data = folder / manifest["data"]
+    if create:
+        data.mkdir(exist_ok=True)
+    elif not (data / CATALOG).is_file() or not (data / CATALOG).stat().st_size:
+        raise ValueError(
+            f"index: {str(data / CATALOG)!r} is missing or empty, and the manifest names it. Restore it, or remove "
+            f"{str(folder)!r} and index the photographs again."
+        )
+    key = int(manifest["id"][:8], 16)
+    return Catalog(data / CATALOG, key), VectorStore(data / VECTORS, manifest["space"]["dimension"], key)
+
+
+def store_rotation(catalog: Catalog, runtime: Runtime):
+    """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder.
+
+    A folder without model.safetensors lacks the rotation; models with the same rotation can search its index.
+    """
+    if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
+        catalog.store_rotation(runtime.rotation)
+
+
+def remove_stale_data(folder: Path):
+    """Remove the data that an upgrade has replaced. Call it within the lock of the index."""
+    named = {read_manifest(folder)["data"]}
+    if (folder / UPGRADE).is_file():
+        named.add(read_manifest(folder, UPGRADE)["data"])
+    for data in folder.glob("data-*"):
+        if data.name not in named:
+            shutil.rmtree(data, ignore_errors=True)
+
+
+@contextmanager
+def write_lock(folder: Path) -> Iterator[None]:
+    """Lock that one process at a time can have; a killed process releases it.
+
+    Args:
+        folder: Folder of the index.
+
+    Raises:
+        ValueError: Another process has it.
+        OSError: The disk is full or cannot be written.
+    """
+    try:
+        with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
+            lock.execute("BEGIN EXCLUSIVE")
+            yield
+    except (OSError, sqlite3.Error) as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY:
+            raise ValueError(
+                f"index: another process is writing to {str(folder)!r}. Wait for it to end, or stop it."
+            ) from error
+        raise OSError(
+            f"index: cannot write to {str(folder)!r} ({error}). What was indexed before is intact. Free some space or "
+            "check the disk, and run the same command again."
+        ) from error
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any], name: str = MANIFEST):
+    """Write a manifest atomically."""
+    scratch = folder / f".{name}.{os.getpid()}"
+    with scratch.open("w", encoding="utf-8") as file:
+        json.dump(manifest, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    scratch.replace(folder / name)
+
+
+def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        ValueError: It is damaged, or has a different format version.
+    """
+    try:
+        manifest = json.loads((folder / file).read_text(encoding="utf-8"))
+        name, version = manifest["format"], manifest["version"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f"index: {str(folder / file)!r} is not the manifest of an index ({error}).") from error
+    if name != FORMAT or version != VERSION:
+        raise ValueError(
+            f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "
+            f"Remove {str(folder)!r} and index the photographs again, or index into another folder with --index."
+        )
+    if damaged := _damaged_fields(manifest):
+        raise ValueError(
+            f"index: {str(folder / file)!r} is damaged ({', '.join(damaged)}). Restore it, or index into another "
+            "folder with --index."
+        )
+    return manifest
+
+
+def _damaged_fields(manifest: dict[str, Any]) -> list[str]:
+    """Fields of a manifest whose value cannot be right. A folder of the data elsewhere would be written to."""
+    patterns = {"data": DATA_NAME, "id": KEY, "model_folder": re.compile(".*", re.S)}
+    damaged = [name for name, each in patterns.items() if not each.fullmatch(str(manifest.get(name)))]
+    if not isinstance(manifest.get("model_folder"), str):
+        damaged.append("model_folder")
+    try:
+        space = Space(**manifest["space"])
+        if type(space.dimension) is not int or not 1 <= space.dimension <= MAX_DIMENSION:
+            damaged.append("space.dimension")
+    except (TypeError, KeyError):
+        damaged.append("space")
+    return damaged

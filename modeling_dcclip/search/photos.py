@@ -1,0 +1,238 @@
+"""Read photographs with their digests and dates, make thumbnails, and write contact sheets."""
+
+import base64
+import hashlib
+import io
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from html import escape
+from pathlib import Path
+from typing import BinaryIO
+
+from PIL import Image
+
+from modeling_dcclip.image_dcclip import lacks_plugin, open_header, reduce_jpeg, to_rgb
+from modeling_dcclip.search.files import FileState, extension_of
+
+EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
+ATTEMPTS = 2  # a file that changes while it is read is read once more
+WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
+THUMBNAIL = 320  # pixels of the longer side
+QUALITY = 82
+SHEET = """<!DOCTYPE html>
+<html lang="zh"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 14px system-ui, sans-serif; margin: 1rem; }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem; }}
+figure {{ margin: 0; }}
+img {{ width: 100%; height: 200px; object-fit: contain; background: #8882; }}
+figcaption {{ overflow-wrap: anywhere; }}
+</style>
+<h1>{title}</h1>
+<main>
+{figures}
+</main></html>
+"""
+
+
+class UnreadablePhotoError(ValueError):
+    """A file cannot be read as an image.
+
+    Args:
+        cause: Short cause, the same for all files that fail alike.
+        is_lasting: Whether the file fails again until it changes.
+    """
+
+    def __init__(self, cause: str, is_lasting: bool):
+        super().__init__(cause)
+        self.cause, self.is_lasting = cause, is_lasting
+        self.state: FileState | None = None  # the state that fails, if it lasts
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A file that was read as an image.
+
+    Args:
+        state: State of the file while it was read.
+        digest: Digest of its content, 16 bytes.
+        taken: Date and time of EXIF at which it was taken, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content
+            is known.
+        image: The decoded image, upright 8-bit RGB on white; None if the content is known.
+    """
+
+    state: FileState
+    digest: bytes
+    taken: str | None
+    image: Image.Image | None
+
+
+def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
+    """Read a photograph.
+
+    Args:
+        path: Path of the file.
+        is_known: Function that tells from the digest of its content whether the image need not be decoded.
+        edge: Length of the shorter side that is enough, in pixels; JPEG files are decoded at 1/2, 1/4 or 1/8 of their
+            size if that is not less. None decodes the full size.
+
+    Returns:
+        The photograph, with the state of the file during the read.
+
+    Raises:
+        UnreadablePhotoError: The file is missing, cannot be read or decoded, or changes all the time.
+    """
+    for _ in range(ATTEMPTS):
+        failure = taken = image = None
+        try:
+            with open(path, "rb") as file:
+                before = os.fstat(file.fileno())
+                _check_plugin(file, path)
+                source = io.BytesIO(file.read()) if before.st_size <= WHOLE_BYTES else file
+                digest = hashlib.file_digest(source, lambda: hashlib.blake2b(digest_size=16)).digest()
+                if not is_known(digest):
+                    try:
+                        taken, image = decode_photo(source, edge, path)
+                    except UnreadablePhotoError as error:
+                        failure = error
+                after = os.stat(path)
+        except OSError as error:
+            raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
+        if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
+            state = FileState.of(path, after)
+            if failure is None:
+                return Photo(state, digest, taken, image)
+            failure.state = state if failure.is_lasting else None
+            raise failure
+    raise UnreadablePhotoError("changed while it was read", is_lasting=False)
+
+
+def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> tuple[str | None, Image.Image]:
+    """Decode an open image file.
+
+    Args:
+        file: The file, or its content as `io.BytesIO`.
+        edge: Length of the shorter side that is enough, in pixels, as for `read_photo`.
+        path: Path of the file, whose extension may tell why it cannot be decoded.
+
+    Returns:
+        Date by EXIF, and the upright image in 8-bit RGB on white.
+
+    Raises:
+        UnreadablePhotoError: The file cannot be decoded.
+    """
+    file.seek(0)
+    try:
+        with open_header(file) as image:
+            if edge is not None:
+                reduce_jpeg(image, edge)
+            if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
+                raise Image.DecompressionBombError  # of a JPEG; Pillow refuses other files by itself
+            return _date(image), to_rgb(image)
+    except Image.DecompressionBombError as error:
+        raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
+    except Image.UnidentifiedImageError as error:
+        raise _unidentified(path) from error
+    except MemoryError as error:
+        raise UnreadablePhotoError("too large for the memory", is_lasting=False) from error
+    except Exception as error:  # decoders raise many kinds, such as SyntaxError and struct.error
+        is_io = isinstance(error, OSError) and error.errno is not None
+        raise UnreadablePhotoError(_cause(error) if is_io else "damaged", is_lasting=not is_io) from error
+
+
+def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
+    """Make a small JPEG of a photograph.
+
+    Args:
+        path: Path of the photograph.
+        edge: Maximum length of the longer side, in pixels.
+
+    Returns:
+        JPEG file, upright, on white where the photograph is transparent, without metadata.
+
+    Raises:
+        UnreadablePhotoError: The file is missing or cannot be read as an image.
+    """
+    image = read_photo(os.fsencode(path), lambda digest: False, edge).image
+    assert image is not None  # no content is known
+    image.thumbnail((edge, edge))
+    image.info.clear()
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=QUALITY)
+    return content.getvalue()
+
+
+def write_contact_sheet(hits: Sequence[tuple[str, float]], title: str, path: Path):
+    """Write search results with thumbnails to one self-contained HTML file, atomically.
+
+    Args:
+        hits: Path and score of each result.
+        title: Heading of the page.
+        path: File to write.
+    """
+    title = os.fsencode(title).decode("utf-8", "replace")  # it may have the name of an example image
+    sheet = SHEET.format(title=escape(title), figures="\n".join(_figure(*hit) for hit in hits))
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(sheet, encoding="utf-8")
+    scratch.replace(path)
+
+
+def _figure(path: str, score: float) -> str:
+    try:
+        source = f"data:image/jpeg;base64,{base64.b64encode(make_thumbnail(path)).decode()}"
+    except UnreadablePhotoError as error:
+        source, note = "", f" ({error.cause})"
+    else:
+        note = ""
+    label = os.fsencode(path).decode("utf-8", "replace")
+    image = f'<img src="{source}" alt="{escape(label)}">'
+    if Path(path).is_absolute():  # else it is the name of an image in a collection
+        image = f'<a href="{escape(Path(path).as_uri())}">{image}</a>'
+    return f"<figure>{image}<figcaption>{score:.3f} {escape(label + note)}</figcaption></figure>"
+
+
+def _check_plugin(file: BinaryIO, path: bytes):
+    """Refuse a file that needs a missing plug-in by its first bytes: each run tries it again, and should not read it.
+
+    Raises:
+        UnreadablePhotoError: The plug-in is missing.
+    """
+    if lacks_plugin(extension_of(path)):
+        try:
+            open_header(file)
+        except Image.UnidentifiedImageError as error:
+            raise _unidentified(path) from error
+        except Exception:  # of another format than the extension says; decoding it tells what is wrong
+            return
+        finally:
+            file.seek(0)
+
+
+def _unidentified(path: bytes) -> UnreadablePhotoError:
+    """Error about a file of no format that is opened."""
+    if not lacks_plugin(extension_of(path)):
+        return UnreadablePhotoError("not an image, or damaged", is_lasting=True)
+    cause = f"{extension_of(path)} needs a plug-in of Pillow, such as pillow-heif for HEIC"
+    return UnreadablePhotoError(cause, is_lasting=False)
+
+
+def _cause(error: BaseException) -> str:
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
+
+
+def _date(image: Image.Image) -> str | None:
+    """Date and time of EXIF at which an image was taken, by the first tag that has one."""
+    with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
+        exif = image.getexif()
+        details: Mapping[int, object] = {}
+        with suppress(Exception):  # a damaged part, beside which the rest may be sound
+            details = exif.get_ifd(EXIF_IFD)
+        for text in (details.get(DATE_TIME_ORIGINAL), details.get(DATE_TIME_DIGITIZED), exif.get(DATE_TIME)):
+            with suppress(ValueError):  # such as zeros, of a camera whose clock was not set
+                return str(datetime.strptime(str(text).strip("\0 "), "%Y:%m:%d %H:%M:%S"))
+    return None

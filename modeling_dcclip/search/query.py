@@ -1,0 +1,104 @@
+"""Queries: texts and example images, with weights, as one embedding."""
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from modeling_dcclip.runtime_dcclip import ImageInput, Runtime
+
+WEIGHTED = re.compile(r"(?P<text>.*?)\^(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.S | re.A | re.I)
+MAX_WEIGHT = 100
+# what a letter's Unicode name starts with, by the languages of a model that are written with it
+SCRIPTS = {"zh": ("CJK", "KANGXI", "BOPOMOFO"), "en": ("LATIN", "FULLWIDTH LATIN", "FEMININE", "MASCULINE", "MICRO")}
+
+
+class QueryWarning(UserWarning):
+    """A query that is answered, perhaps not as expected."""
+
+
+def parse_term(term: str) -> tuple[str, float]:
+    """Split a term such as `日落^0.5` into its text and its weight, 1 by default.
+
+    Raises:
+        ValueError: The text is empty, or the weight is not in -100 to 100.
+    """
+    match = WEIGHTED.fullmatch(term.strip())
+    text, weight = (match["text"].strip(), float(match["weight"])) if match else (term.strip(), 1.0)
+    if not text:
+        raise ValueError(f"query: {term!r} has no text. Describe what the photograph shows, in Chinese or English.")
+    if abs(weight) > MAX_WEIGHT:
+        raise ValueError(f"query: {term!r} has the weight {weight:g}, expected {-MAX_WEIGHT} to {MAX_WEIGHT}.")
+    return text, weight
+
+
+def embed_query(
+    runtime: Runtime, texts: Sequence[str], without: Sequence[str] = (), images: Sequence[ImageInput] = ()
+) -> np.ndarray:
+    """Embed a query: the weighted sum of the embeddings of its terms.
+
+    Args:
+        runtime: Model of the index's space.
+        texts: Terms, each a text or `TEXT^WEIGHT`.
+        without: Terms to subtract, in the same form.
+        images: Example images, each with weight 1.
+
+    Returns:
+        (D,) float32, of unit length.
+
+    Raises:
+        ValueError: There is no term, a term is empty, or the terms cancel out.
+
+    Warns:
+        QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has characters or
+            words that are not in its vocabulary.
+    """
+    terms = [parse_term(term) for term in texts]
+    terms += [(text, -weight) for text, weight in map(parse_term, without)]
+    if not terms and not images:
+        raise ValueError("query: got none. Describe a photograph in Chinese or English, or pass an example image.")
+    for text, _ in terms:
+        _warn(runtime, text)
+    total = np.zeros(runtime.dimension, np.float32)
+    if terms:
+        weights = np.array([weight for _, weight in terms], np.float32)
+        total += weights @ runtime.encode_texts([text for text, _ in terms], truncate=True)
+    if images:
+        total += runtime.encode_images(images).sum(0)
+    length = np.linalg.norm(total)
+    if length < 1e-6:
+        raise ValueError("query: its terms cancel out. Change a weight or leave a term out.")
+    return total / length
+
+
+def _warn(runtime: Runtime, text: str):
+    shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
+    if runtime.is_truncated(text):
+        limit = runtime.max_text_length
+        warnings.warn(f"{shown} is longer than {limit} tokens, and its end is not read", QueryWarning, stacklevel=3)
+    if scripts := foreign_scripts(text, runtime.config.get("languages", tuple(SCRIPTS))):
+        languages = ", ".join(runtime.config.get("languages", tuple(SCRIPTS)))
+        message = f"{shown} has letters in {', '.join(scripts)}; the model was trained on {languages}"
+        warnings.warn(message, QueryWarning, stacklevel=3)
+    elif unknown := runtime.unknown_parts(text):
+        message = f"{shown} has {', '.join(unknown)}, which the model does not know"
+        warnings.warn(message, QueryWarning, stacklevel=3)
+
+
+def foreign_scripts(text: str, languages: Sequence[str]) -> list[str]:
+    """Scripts in a text that no language of a model is written in.
+
+    Args:
+        text: Text of a query.
+        languages: ISO 639-1 codes of the model's languages. One without an entry in `SCRIPTS` allows any script.
+
+    Returns:
+        Names of scripts as Unicode has them, such as `Cyrillic`, sorted.
+    """
+    if not all(language in SCRIPTS for language in languages):
+        return []
+    known = tuple(start for language in languages for start in SCRIPTS[language])
+    names = [unicodedata.name(letter, "") for letter in text if unicodedata.category(letter).startswith("L")]
+    return sorted({name.partition(" ")[0].title() for name in names if name and not name.startswith(known)})

@@ -1,0 +1,327 @@
+"""A page on localhost to search an index: `dcclip serve`.
+
+Only GET and HEAD are answered, only for the host names of this machine (so no other site can reach it through a name
+of its own, though it may link to the page), and only photographs of the index are read: a request names a number,
+never a path, and an image is decoded and encoded again. A file that has changed since it was indexed is not shown.
+"""
+
+import ipaddress
+import json
+import os
+import socket
+import sqlite3
+import sys
+import threading
+import warnings
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from modeling_dcclip.search.files import FileState
+from modeling_dcclip.search.index import Hit, Index
+from modeling_dcclip.search.photos import THUMBNAIL, UnreadablePhotoError, make_thumbnail
+from modeling_dcclip.search.query import QueryWarning
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+EVERYWHERE = frozenset({"", "0.0.0.0", "::"})
+TIMEOUT_S = 30  # of a connection that sends nothing
+TOP = 60  # photographs on a page
+PHOTO = 2048  # pixels of the longer side of a photograph in full view
+IMAGE_SIZES = {"thumbnail": THUMBNAIL, "photo": PHOTO}
+HTML = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>DC-CLIP</title>
+<link rel="icon" href="data:,">
+<link rel="stylesheet" href="/page.css">
+<form id="form" role="search">
+<input id="query" type="search" enterkeyhint="search" autocomplete="off" maxlength="2000"
+ aria-label="搜索照片 / Search photographs" placeholder="海边的日落 / sunset at the sea">
+<button>搜索 / Search</button>
+</form>
+<p id="status" role="status"></p>
+<main id="grid"></main>
+<script src="/page.js"></script>
+</html>
+"""
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px system-ui, sans-serif; margin: 0; }
+form { position: sticky; top: 0; display: flex; gap: .5rem; padding: .75rem; background: Canvas; }
+input { flex: 1; min-width: 0; }
+input, button { font: inherit; padding: .5rem .75rem; }
+#status { margin: 0 .75rem .5rem; min-height: 1.3em; opacity: .75; overflow-wrap: anywhere; }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(160px, 45%), 1fr)); gap: 8px; }
+main { padding: 0 .75rem; }
+figure { margin: 0; min-width: 0; }
+figure button { display: block; width: 100%; padding: 0; border: 0; background: #8882; cursor: pointer; }
+figure button:focus-visible { outline: 3px solid Highlight; }
+img { display: block; width: 100%; aspect-ratio: 1; object-fit: cover; }
+figcaption { font-size: 12px; white-space: nowrap; overflow: hidden; text-overflow: ellipsis; padding: 2px 0 6px; }
+"""
+
+SCRIPT = """
+"use strict";
+const [form, query, status, grid] = ["form", "query", "status", "grid"].map((id) => document.getElementById(id));
+let latest = 0;
+
+function figureOf(hit) {
+  const figure = document.createElement("figure");
+  const similar = document.createElement("button");
+  const image = document.createElement("img");
+  const name = hit.id + "?version=" + hit.version;
+  image.src = "/thumbnail/" + name;
+  image.alt = hit.name;
+  image.loading = "lazy";
+  similar.title = "相似照片 / Similar photographs";
+  similar.append(image);
+  similar.addEventListener("click", () => visit({ similar: hit.id }));
+  const caption = document.createElement("figcaption");
+  const link = document.createElement("a");
+  link.href = "/photo/" + name;
+  link.target = "_blank";
+  link.textContent = hit.name;
+  caption.title = hit.path;
+  caption.append(hit.score === null ? hit.date + " " : hit.score.toFixed(3) + " ", link);
+  figure.append(similar, caption);
+  return figure;
+}
+
+async function show() {
+  const parameters = new URLSearchParams(location.hash.slice(1));
+  const number = ++latest;
+  query.value = parameters.get("q") ?? "";
+  status.textContent = "…";
+  let answer;
+  try {
+    const response = await fetch("/search?" + parameters);
+    answer = await response.json();
+  } catch (error) {
+    answer = { error: String(error) };
+  }
+  if (number !== latest) return;  // a later query was faster
+  status.textContent = answer.error ?? [...answer.notes, answer.hits.length + " / " + answer.files].join(" · ");
+  grid.replaceChildren(...(answer.hits ?? []).map(figureOf));
+  scrollTo(0, 0);
+}
+
+function visit(parameters) {
+  const hash = "#" + new URLSearchParams(parameters);
+  if (hash === location.hash) show();
+  else location.hash = hash;
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  visit(query.value.trim() ? { q: query.value } : {});
+});
+addEventListener("hashchange", show);
+addEventListener("keydown", (event) => {
+  if (event.isComposing) return;  // an input method for Chinese uses these keys itself
+  const buttons = [...grid.querySelectorAll("figure button")];
+  const position = buttons.indexOf(document.activeElement);
+  if (event.key === "/" && document.activeElement !== query) {
+    event.preventDefault();
+    query.select();
+  } else if (event.key === "Escape") {
+    query.value = "";
+    query.focus();
+  } else if (event.key === "ArrowDown" && document.activeElement === query) {
+    buttons[0]?.focus();
+  } else if (position >= 0) {
+    const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
+    const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns }[event.key];
+    if (step === undefined) return;
+    event.preventDefault();
+    (buttons[position + step] ?? (step === -columns ? query : buttons[position])).focus();
+  }
+});
+show();
+query.focus({ preventScroll: true });
+"""
+
+PAGES = {
+    "/": ("text/html", HTML),
+    "/page.css": ("text/css", STYLE),
+    "/page.js": ("text/javascript", SCRIPT),
+}
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; connect-src 'self'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class SearchServer(ThreadingHTTPServer):
+    """Server of one index.
+
+    Args:
+        index: Index to search.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+
+    Raises:
+        OSError: The address cannot be used.
+    """
+
+    daemon_threads = True
+    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
+
+    def __init__(self, index: Index, host: str = "127.0.0.1", port: int = 8000):
+        self.index, self.host = index, host.lower()
+        self.is_everywhere = self.host in EVERYWHERE  # on all addresses of this machine
+        names = {socket.gethostname(), socket.getfqdn()} if self.is_everywhere else {_in_url(self.host)}
+        self.hosts = LOOPBACK | {name.lower() for name in names}
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
+        super().__init__((host, port), _Handler)
+
+    def handle_error(self, request: Any, client_address: Any):
+        """Report an error of a request, unless the browser closed the connection."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    @property
+    def url(self) -> str:
+        """Address of the page."""
+        host = socket.gethostname() if self.is_everywhere else _in_url(self.host)
+        return f"http://{host}:{self.server_address[1]}/"
+
+    def accepts(self, name: str) -> bool:
+        """Whether a request may name the server so. Another site can lead its own name here, but not an address."""
+        return name in self.hosts or (self.is_everywhere and _is_address(name))
+
+
+def _in_url(host: str) -> str:
+    """A host as URLs and the header `Host` write it: IPv6 addresses in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: SearchServer
+    server_version, sys_version = "dcclip", ""
+    timeout = TIMEOUT_S
+
+    def do_GET(self):
+        """Answer a request."""
+        host = (self.headers.get("Host") or "").lower()
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if not self.server.accepts(name):
+            self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
+            return
+        url = urlsplit(self.path)
+        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._is_link(url.path):
+            self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
+            return
+        kind, _, number = url.path[1:].partition("/")
+        parameters = {name: values[0] for name, values in parse_qs(url.query).items()}
+        if url.path in PAGES:
+            content_type, text = PAGES[url.path]
+            self._send(f"{content_type}; charset=utf-8", text.encode())
+        elif url.path == "/search":
+            self._search(parameters)
+        elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
+            self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
+        else:
+            self._send_error(HTTPStatus.NOT_FOUND, "There is no such page.")
+
+    def do_HEAD(self):
+        """Answer a request with the headers alone."""
+        self.do_GET()
+
+    def _is_link(self, path: str) -> bool:
+        """Whether a user follows a link to the page: the other site cannot read what it opens."""
+        asked = self.headers.get("Sec-Fetch-Mode"), self.headers.get("Sec-Fetch-Dest")
+        return path == "/" and asked == ("navigate", "document")
+
+    def _search(self, parameters: dict[str, str]):
+        index = self.server.index
+        try:
+            with self.server.query_lock, warnings.catch_warnings(record=True, category=QueryWarning) as caught:
+                warnings.simplefilter("always", QueryWarning)
+                if "similar" in parameters:
+                    hits, has_scores = index.similar(_number(parameters["similar"]), TOP), True
+                elif text := parameters.get("q", "").strip():
+                    hits, has_scores = index.search(text, top=TOP), True
+                else:
+                    hits, has_scores = index.newest(TOP), False
+            files = len(index)
+        except ValueError as error:
+            self._send_error(HTTPStatus.BAD_REQUEST, str(error))
+            return
+        except (OSError, sqlite3.Error) as error:
+            message = f"index: {str(index.folder)!r} cannot be read ({error}). Start dcclip serve again."
+            self._send_error(HTTPStatus.SERVICE_UNAVAILABLE, message)
+            return
+        notes = [str(each.message) for each in caught]
+        answer = {"hits": [_entry(hit, has_scores) for hit in hits], "notes": notes, "files": files}
+        self._send_json(HTTPStatus.OK, answer)
+
+    def _send_image(self, number: int, version: str | None, edge: int):
+        try:
+            file = self.server.index.catalog.file(number)
+            if file is None:
+                raise UnreadablePhotoError("not in the index", is_lasting=True)
+            if version not in (None, file.state.version):  # the number is that of another file now
+                raise UnreadablePhotoError("changed since the search", is_lasting=True)
+            if FileState.of(file.state.path, os.stat(file.path)) != file.state:
+                raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
+            content = make_thumbnail(file.path, edge)
+        except (OSError, ValueError, sqlite3.Error) as error:
+            self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
+            return
+        self._send("image/jpeg", content, {"Cache-Control": "private, max-age=600" if version else "no-store"})
+
+    def _send_error(self, status: HTTPStatus, message: str):
+        self._send_json(status, {"error": message})
+
+    def _send_json(self, status: HTTPStatus, content: dict[str, Any]):
+        text = json.dumps(content, ensure_ascii=True)  # a path may have bytes that UTF-8 cannot encode
+        self._send("application/json", text.encode(), {"Cache-Control": "no-store"}, status)
+
+    def _send(
+        self,
+        content_type: str,
+        content: bytes,
+        headers: dict[str, str] | None = None,
+        status: HTTPStatus = HTTPStatus.OK,
+    ):
+        self.send_response(status)
+        length = {"Content-Type": content_type, "Content-Length": str(len(content))}
+        for name, value in (HEADERS | length | (headers or {})).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def log_message(self, *arguments: Any):
+        """Print nothing."""
+
+
+def _entry(hit: Hit, has_score: bool) -> dict[str, Any]:
+    """What the page shows of a photograph."""
+    path = os.fsencode(hit.path).decode("utf-8", "replace")
+    score = round(hit.score, 4) if has_score else None
+    entry = {"id": hit.id, "version": hit.version, "name": Path(path).name, "path": path}
+    return entry | {"date": hit.taken[:10], "score": score}
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):
+        raise ValueError(f"similar: {text!r} is not the number of a photograph.")
+    return int(text)

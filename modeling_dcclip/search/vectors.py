@@ -1,0 +1,257 @@
+"""Embeddings on disk: memory-mapped shards of int8 vectors, scanned exactly.
+
+A store is a folder of files that hold `SHARD_ROWS` rows each, row after row, without headers:
+
+    000000.int8   (rows, D) int8: the vector divided by its scale
+    000000.scale  (rows,) float32: the scale
+    000000.check  (rows,) uint32: checksum of the row, its number and the key of the index
+
+The checksum is a weighted sum of the int8 values that float32 computes exactly, so a scan verifies every row at the
+cost of a second product. The catalog of the index (catalog.py) decides which rows are valid: a row may be written
+again until the catalog commits it.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+SHARD_ROWS = 65_536
+BLOCK_ROWS = 2048  # rows converted to float32 at once: a block of 256 dimensions fits the second-level cache
+MAX_WEIGHT = 255  # of a value in the checksum
+MULTIPLIER = 2_654_435_761  # spreads row numbers over 32 bits (Knuth, The Art of Computer Programming, 6.4)
+
+
+class VectorStore:
+    """Vectors of unit length by row number.
+
+    Args:
+        folder: Folder of the shards; it is created by the first write.
+        dimension: Number of dimensions D, at least 1.
+        key: Number of the index in 0..2**32 - 1. Rows that were written with a different key count as damaged.
+    """
+
+    def __init__(self, folder: Path, dimension: int, key: int = 0):
+        self.folder, self.dimension, self.key = folder, dimension, key
+        self._layout = {"int8": (np.dtype(np.int8), (dimension,)), "scale": (np.dtype(np.float32), ())}
+        self._layout["check"] = (np.dtype(np.uint32), ())
+        self._maps: dict[Path, np.ndarray] = {}
+        # float32 adds integers exactly up to 2**24, in any order
+        limit = max(1, min(MAX_WEIGHT, 2**24 // (128 * dimension)))
+        self._weights = (1 + np.arange(dimension) * 151 % limit).astype(np.float32)
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of one vector on the disk."""
+        return self.dimension + 8
+
+    def write(self, rows: np.ndarray, vectors: np.ndarray):
+        """Write vectors and flush them to the disk.
+
+        Args:
+            rows: Row numbers, (N,) int64, in any order.
+            vectors: Vectors of unit length, (N, D) float32.
+
+        Raises:
+            ValueError: A vector has values that are not finite. Nothing is written.
+            OSError: The disk is full or cannot be written. Other rows are unchanged.
+        """
+        if not np.isfinite(vectors).all():
+            raise ValueError("vectors: an embedding is not finite. Export the model again.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        scales = np.maximum(np.abs(vectors).max(1), np.finfo(np.float32).tiny).astype(np.float32) / np.float32(127)
+        codes = np.rint(vectors / scales[:, None]).astype(np.int8)
+        content = {"int8": codes, "scale": scales, "check": self._checksums(rows, codes.astype(np.float32), scales)}
+        for name, values in content.items():
+            for shard in np.unique(rows // SHARD_ROWS):
+                chosen = rows // SHARD_ROWS == shard
+                _write_rows(self._path(int(shard), name), rows[chosen] % SHARD_ROWS, values[chosen])
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Read vectors.
+
+        Args:
+            rows: Row numbers, (N,) int64.
+
+        Returns:
+            (N, D) float32, of unit length up to rounding.
+
+        Raises:
+            ValueError: A row is missing or damaged.
+        """
+        codes, scales = self.read_codes(rows)
+        return codes.astype(np.float32) * scales[:, None]
+
+    def read_codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Read vectors as they are stored.
+
+        Args:
+            rows: Row numbers, (N,) int64.
+
+        Returns:
+            Values in -127..127, (N, D) int8, and the scale of each vector, (N,) float32.
+
+        Raises:
+            ValueError: A row is missing or damaged.
+        """
+        codes, scales, checks = (self._gather(name, rows) for name in self._layout)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            found = self._checksums(rows[part], codes[part].astype(np.float32), scales[part])
+            self._require(found == checks[part])
+        return codes, scales
+
+    def search(
+        self, query: np.ndarray, count: int, top: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the rows with the highest cosine similarity to a query.
+
+        Args:
+            query: Vector of unit length, (D,) float32.
+            count: Number of rows to scan, from row 0.
+            top: Maximum number of results, at least 1.
+            allowed: Whether each row may be found, (count,) bool. Default: all rows.
+
+        Returns:
+            Row numbers, (K,) int64, and cosine similarities, (K,) float32; highest first, and of equal ones the lower
+            row first.
+
+        Raises:
+            ValueError: A row that may be found is missing or damaged.
+        """
+        scores, is_sound = np.empty(count, np.float32), np.empty(count, bool)
+        for rows, codes, scales, checks in self._blocks(count):
+            scores[rows] = codes @ query * scales
+            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
+        self._require(is_sound if allowed is None else is_sound[allowed])
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        rows = largest(scores, top)
+        return rows, scores[rows]
+
+    def lost_rows(self, count: int) -> np.ndarray:
+        """Rows that are missing or damaged, or that were never written.
+
+        Args:
+            count: Number of rows that there should be, from row 0.
+
+        Returns:
+            (N,) int64.
+        """
+        self._maps.clear()
+        self.extend(count)
+        is_sound = np.empty(count, bool)
+        for rows, codes, scales, checks in self._blocks(count):
+            is_sound[rows] = self._checksums(np.arange(rows.start, rows.stop), codes, scales) == checks
+        return np.flatnonzero(~is_sound)
+
+    def extend(self, count: int):
+        """Make short files long enough. The new rows are zeros, which count as damaged.
+
+        Args:
+            count: Number of rows that there should be, from row 0.
+
+        Raises:
+            OSError: The disk is full or cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for first in range(0, count, SHARD_ROWS):
+            for name, (dtype, width) in self._layout.items():
+                path, rows = self._path(first // SHARD_ROWS, name), min(SHARD_ROWS, count - first)
+                if self._stored(path, name) < rows:
+                    with path.open("ab") as file:
+                        file.truncate(rows * dtype.itemsize * int(np.prod(width, dtype=int)))
+                        os.fsync(file.fileno())
+
+    def _checksums(self, rows: np.ndarray, codes: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Checksums of rows, (N,) uint32; `codes` are the stored values as float32."""
+        sums = (codes @ self._weights).astype(np.int64)
+        return (sums ^ (rows * MULTIPLIER) ^ self.key).astype(np.uint32) ^ scales.view(np.uint32)
+
+    def _require(self, is_sound: np.ndarray):
+        """Refuse to answer from damaged rows."""
+        if damaged := np.count_nonzero(~is_sound):
+            raise ValueError(
+                f"index: {damaged:,} vectors in {str(self.folder)!r} are damaged. Embed their images again: dcclip "
+                "index."
+            )
+
+    def _path(self, shard: int, name: str) -> Path:
+        return self.folder / f"{shard:06d}.{name}"
+
+    def _map(self, shard: int, name: str, rows: int) -> np.ndarray:
+        """Memory map of at least the first rows of a file."""
+        path = self._path(shard, name)
+        mapped = self._maps.get(path)
+        if mapped is None or len(mapped) < rows:
+            dtype, width = self._layout[name]
+            if (stored := self._stored(path, name)) < rows:
+                raise ValueError(
+                    f"index: {str(path)!r} has {stored} rows, expected {rows}. Embed the others again: dcclip index."
+                )
+            mapped = self._maps[path] = np.memmap(path, dtype, "r", shape=(stored, *width))
+        return mapped
+
+    def _stored(self, path: Path, name: str) -> int:
+        """Number of whole rows in a file; 0 if it is missing."""
+        dtype, width = self._layout[name]
+        return path.stat().st_size // (dtype.itemsize * int(np.prod(width, dtype=int))) if path.exists() else 0
+
+    def _blocks(self, count: int) -> Iterator[tuple[slice, np.ndarray, np.ndarray, np.ndarray]]:
+        """Row numbers, values as float32 (N, D), scales (N,) and checksums (N,) of each block."""
+        block = np.empty((BLOCK_ROWS, self.dimension), np.float32)
+        for first in range(0, count, SHARD_ROWS):
+            end = min(SHARD_ROWS, count - first)
+            codes, scales, checks = (np.asarray(self._map(first // SHARD_ROWS, name, end)) for name in self._layout)
+            for start in range(0, end, BLOCK_ROWS):
+                part = slice(start, min(start + BLOCK_ROWS, end))
+                values = block[: part.stop - part.start]
+                np.copyto(values, codes[part])
+                yield slice(first + part.start, first + part.stop), values, scales[part], checks[part]
+
+    def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
+        dtype, width = self._layout[name]
+        gathered = np.empty((len(rows), *width), dtype)
+        shards = rows // SHARD_ROWS
+        for shard in np.unique(shards):
+            chosen = shards == shard
+            places = rows[chosen] % SHARD_ROWS
+            gathered[chosen] = np.asarray(self._map(int(shard), name, int(places.max()) + 1))[places]
+        return gathered
+
+
+def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
+    """Write rows of a file in place. Ordinary writes report a full disk as an error; a memory map would be killed."""
+    values = np.ascontiguousarray(values)
+    size = values[0].nbytes
+    with path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
+        starts = np.flatnonzero(np.diff(rows, prepend=rows[0] - 2) != 1)  # a run of successive rows is one write
+        for begin, end in zip(starts, [*starts[1:], len(rows)], strict=True):
+            file.seek(int(rows[begin]) * size)
+            remaining = values[begin:end].data.cast("B")
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
+        os.fsync(file.fileno())
+
+
+def largest(scores: np.ndarray, top: int) -> np.ndarray:
+    """Positions of the largest finite scores, largest first; of equal ones the lower position first.
+
+    Args:
+        scores: Scores, (N,) float32.
+        top: Maximum number of positions.
+
+    Returns:
+        (K,) int64.
+    """
+    if top < len(scores):
+        # the maxima of chunks bound the score from below, which leaves few candidates to sort
+        chunk = max(len(scores) // (16 * top), 1)
+        maxima = np.maximum.reduceat(scores, np.arange(0, len(scores), chunk))
+        bound = np.partition(maxima, -top)[-top] if top < len(maxima) else -np.inf
+        candidates = np.flatnonzero(scores >= bound)
+    else:
+        candidates = np.arange(len(scores))
+    order = candidates[np.argsort(-scores[candidates], kind="stable")][:top]
+    return order[np.isfinite(scores[order])]
