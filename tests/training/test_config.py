@@ -70,8 +70,8 @@ def test_there_are_published_recipes_of_both_stages():
     assert {
         "demo_distill",
         "demo_align",
-        "photographs/first_round/distill_vision",
-        "photographs/first_round/align",
+        "photographs/distill",
+        "photographs/align",
     } <= {str(path.with_suffix("")) for path in CONFIGS}
 
 

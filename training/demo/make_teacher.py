@@ -18,7 +18,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training import align
 from training.config import AlignRecipe, StudentConfig, parse_recipe, save_recipe
 from training.corpus.emoji import load_train
-from training.demo.packaged_weights import LITE0
+from training.demo.pretrained import IMAGE_MEAN, IMAGE_STD, LITE0
 from training.engine.log import LOG_FILE
 from training.students import build_student
 from training.text.tokenizers import reset_call_state
@@ -71,17 +71,6 @@ def train_tokenizer(texts: list[str], vocabulary_size: int = VOCABULARY_SIZE) ->
     )
 
 
-def load_imagenet_weights(model: DCCLIPModel):
-    """Load the pip package's ImageNet weights into the image tower.
-
-    Raises:
-        ValueError: The package or the file is missing, or the file has another hash.
-    """
-    weights = LITE0.weights()
-    tower = model.vision_model.timm_model
-    tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
-
-
 def build_untrained_teacher(folder: Path):
     """Write the untrained teacher: ImageNet image tower, random text tower, trained tokenizer."""
     rows = load_train()
@@ -93,13 +82,13 @@ def build_untrained_teacher(folder: Path):
         text_config=TEXT_CONFIG,
         tokenizer=str(tokenizer_folder),
         image_size=96,
-        image_mean=[0.5, 0.5, 0.5],
-        image_std=[0.5, 0.5, 0.5],
+        image_mean=IMAGE_MEAN,
+        image_std=IMAGE_STD,
         projection_dim=256,
         max_text_length=64,
     )
     model, processor = build_student(config, ["en", "zh"])
-    load_imagenet_weights(model)
+    LITE0.load_into(model)
     model.config.teacher_license = "apache-2.0"
     model.save_pretrained(folder)
     processor.save_pretrained(folder)

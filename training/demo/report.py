@@ -13,12 +13,11 @@ from training.text.writing_systems import LANGUAGES
 from training.utils.results import Results, Row
 from training.utils.timing import interleaved_ms
 
-ModelKey = tuple[str, str | None, int | None]  # model, stage, seed
+ModelKey = tuple[str, str | None]  # model, stage
 
 STAGES = (
     ("teacher", None),
     ("student", "untrained"),
-    ("student", "no_teacher"),
     ("student", "distilled"),
     ("student", "aligned"),
 )
@@ -33,7 +32,7 @@ def measure_latency(models: Mapping[ModelKey, ZeroShotModel], rows: Dataset) -> 
     The models take turns, so that load on the machine affects all of them.
 
     Args:
-        models: Models to measure, by model, stage and seed.
+        models: Models to measure, by model and stage.
         rows: Images; the first is measured.
 
     Returns:
@@ -48,22 +47,21 @@ def measure_latency(models: Mapping[ModelKey, ZeroShotModel], rows: Dataset) -> 
     return {name: round(statistics.median(times), 2) for name, times in interleaved_ms(calls).items()}
 
 
-def one_line(rows: list[Row], model: str, stage: str | None, seed: int | None) -> str:
+def one_line(rows: list[Row], model: str, stage: str | None) -> str:
     """Top-5 accuracy of one model in one line.
 
     Args:
         rows: All results so far.
         model: Model of the rows to show, `teacher` or `student`.
         stage: Stage of the rows to show; None for the teacher.
-        seed: Training seed of the rows to show; None for the teacher.
     """
-    accuracies = [row for row in rows if (row.model, row.stage, row.seed, row.metric) == (model, stage, seed, "top5")]
+    accuracies = [row for row in rows if (row.model, row.stage, row.metric) == (model, stage, "top5")]
     values = ", ".join(f"{row.set} {row.language} {100 * row.value:.0f} %" for row in accuracies)
     return f"{_title(model, stage)}: top-5 {values}".replace("_", " ")
 
 
 def summary(results: Results) -> str:
-    """Table of the demo: one row per model and stage, the mean over seeds.
+    """Table of the demo: one row per model and stage.
 
     Args:
         results: Results of a run of the demo.
@@ -88,7 +86,7 @@ def summary(results: Results) -> str:
 
 
 def cross_model(results: Results) -> str:
-    """Table of the student's tower of one modality with the teacher's tower of the other, the mean over seeds.
+    """Table of the student's tower of one modality with the teacher's tower of the other.
 
     It shows whether their embeddings are comparable: an index made with one model can be searched with the other.
 

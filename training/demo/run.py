@@ -1,22 +1,25 @@
-"""The run of the demo: train and evaluate every model, collect the results, write the Hub folder."""
+"""The demo with emoji: train and evaluate every model, collect the results, write the Hub folder."""
 
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import yaml
+from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.demo import figures, report
-from training.demo.example import choose_example, wrong_languages
-from training.demo.folders import COMMAND, claim_demo_folder
-from training.demo.options import DemoOptions, Plan, load_recipes, without_teacher
+from training.demo.options import DemoOptions, Plan, load_recipes
 from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import HeldOut
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.hub.cards.example import classify_example
@@ -24,142 +27,129 @@ from training.hub.hub_model import HubModel
 from training.students import build_student
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
-from training.utils.files import CLAIM_FOLDER, replace_folder, scratch_folder
-from training.utils.output import record_tree
+from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder
+from training.utils.output import check_replaceable, claim_folder, record_tree
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
-STAGE_FOLDERS = ("untrained", "distilled", "aligned", "no_teacher")
+COMMAND = "demo"
+STAGE_FOLDERS = ("untrained", "distilled", "aligned")
 CACHE_FOLDER = "teacher_targets"
 MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
 CURVES_FILE, SHEET_FILE = "curves.png", "contact_sheet.png"
 EXAMPLE_FILE = "example.png"
+# English class names of the card's example in order of preference: the image's own, then the other candidate labels
+LABEL_SETS = (
+    ("pizza", "sandwich", "red apple"),
+    ("fox", "dog", "cat"),
+    ("butterfly", "spider", "ant"),
+    ("pineapple", "grapes", "peach"),
+    ("bicycle", "motorcycle", "airplane"),
+    ("giraffe", "zebra", "koala"),
+)
 
 
 class Demo:
-    """One run of the demo.
+    """One run of the demo with emoji.
 
     Args:
         options: Options of the run.
         plan: Steps of the run; prints their headings.
-
     """
 
     def __init__(self, options: DemoOptions, plan: Plan):
-        self.options, self.plan, self.output_dir = options, plan, Path(options.output_dir)
+        self.options, self.plan, self.output_dir = options, plan, plan.output_dir
         self.rows: list[Row] = []
         self.cross_rows: list[Row] = []
-        self.teacher: Encoded | None = None
         self.models: dict[report.ModelKey, str] = {}
 
-    def _seed_folders(self) -> dict[int, str]:
-        """Prefix of the folders of each seed. The first seed's are in the output folder itself."""
-        first = self.options.seeds[0]
-        return {seed: "" if seed == first else f"seed-{seed}/" for seed in self.options.seeds}
-
     def run(self) -> Results:
-        """Run every step for every seed. The student of the first seed becomes the Hub folder.
+        """Run every step.
 
         Raises:
             ValueError: The output folder has files of the user where the demo would write.
         """
-        stages = [f"{prefix}{stage}" for prefix in self._seed_folders().values() for stage in STAGE_FOLDERS]
-        files = (RESULTS_FILE, CROSS_MODEL_FILE, CURVES_FILE, SHEET_FILE)
-        with claim_demo_folder(self.output_dir, [CACHE_FOLDER, *stages], [MODEL_FOLDER], files):
+        with claim_demo_folder(self.output_dir):
             return self._run()
 
     def _run(self) -> Results:
         began = time.perf_counter()
         self.plan.start("corpus")
         self.held_out = HeldOut.open(self.options.every)
-        distill_recipe, align_recipe = load_recipes(self.options)
-        data = self.held_out.training_data(distill_recipe.data)
-        distill_recipe, align_recipe = replace(distill_recipe, data=data), replace(align_recipe, data=data)
+        distill_recipe, align_recipe = self._recipes()
         self.plan.start("teacher")
-        self.teacher = self._evaluate(distill_recipe.all_teachers[0].teacher, "teacher", None, None)
-        for seed, prefix in self._seed_folders().items():
-            folder = self.output_dir / prefix
-            self._train_student(replace(distill_recipe, seed=seed), replace(align_recipe, seed=seed), folder)
+        self.teacher = self._evaluate(distill_recipe.all_teachers[0].teacher, "teacher", None)
+        self.plan.start("distill")
+        self._save_untrained(distill_recipe)
+        self._evaluate(str(self.output_dir / "untrained"), "student", "untrained")
+        distill.run(distill_recipe)
+        self._evaluate(distill_recipe.output_dir, "student", "distilled")
+        self.plan.start("align")
+        align.run(align_recipe)
+        self._evaluate(align_recipe.output_dir, "student", "aligned")
         shutil.rmtree(self.output_dir / CACHE_FOLDER)
         self.plan.start("report")
-        self._measure_latency()
+        models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.models.items()}
+        latencies = report.measure_latency(models, self.held_out.sets["unseen_style"])
+        self.rows += [self._row(*key, metric, value) for (key, metric), value in latencies.items()]
         meta = make_meta(
-            seed=self.options.seeds[0],
+            seed=self.options.seed,
             command=command_of("python -m training.demo", self.options),
             seconds=round(time.perf_counter() - began),
             **self.held_out.meta(),
         )
         results = Results(meta, self.rows)
-        self._write(results)
+        with scratch_folder(self.output_dir / MODEL_FOLDER) as scratch:
+            self._write_model(scratch, results)
+            record_tree(scratch, COMMAND)
+            replace_folder(scratch, self.output_dir / MODEL_FOLDER)
         return results
 
-    def _train_student(self, distill_recipe: DistillRecipe, align_recipe: AlignRecipe, folder: Path):
-        """Train and evaluate one student: untrained, distilled, aligned and, on request, without a teacher."""
-        seed = distill_recipe.seed
-        shown_seed = seed if len(self.options.seeds) > 1 else None
-        cache = str(self.output_dir / CACHE_FOLDER)
-        distill_recipe = replace(distill_recipe, output_dir=str(folder / "distilled"), teacher_cache=cache)
-        align_recipe = replace(
-            align_recipe, output_dir=str(folder / "aligned"), student=distill_recipe.output_dir, teacher_cache=cache
+    def _recipes(self) -> tuple[DistillRecipe, AlignRecipe]:
+        """The recipes with the data and the folders of this run."""
+        distill_recipe, align_recipe = load_recipes(self.options)
+        fields: dict[str, Any] = {
+            "data": self.held_out.training_data(distill_recipe.data),
+            "teacher_cache": str(self.output_dir / CACHE_FOLDER),
+        }
+        distilled, aligned = (str(self.output_dir / name) for name in ("distilled", "aligned"))
+        return (
+            replace(distill_recipe, output_dir=distilled, **fields),
+            replace(align_recipe, output_dir=aligned, student=distilled, **fields),
         )
-        self.plan.start("distill", shown_seed)
-        self._save_untrained(distill_recipe, folder / "untrained")
-        self._evaluate(str(folder / "untrained"), "student", "untrained", seed)
-        distill.run(distill_recipe)
-        self._evaluate(distill_recipe.output_dir, "student", "distilled", seed)
-        self.plan.start("align", shown_seed)
-        align.run(align_recipe)
-        self._evaluate(align_recipe.output_dir, "student", "aligned", seed)
-        if self.options.compare:
-            self.plan.start("baseline", shown_seed)
-            baseline = replace(
-                without_teacher(distill_recipe, align_recipe),
-                student=str(folder / "untrained"),
-                output_dir=str(folder / "no_teacher"),
-            )
-            align.run(baseline)
-            self._evaluate(baseline.output_dir, "student", "no_teacher", seed)
 
-    def _save_untrained(self, recipe: DistillRecipe, folder: Path):
+    def _save_untrained(self, recipe: DistillRecipe):
         """Save the student with random weights in both towers."""
+        folder = self.output_dir / "untrained"
         student = replace(recipe.student, vision_init="random", text_init="random")
         model, processor = build_student(student, list(LANGUAGES), open_teachers(recipe), recipe.seed)
         HubModel(model, processor, recipe).save(folder)
         record_tree(folder, COMMAND)
 
-    def _evaluate(self, folder: str, name: str, stage: str | None, seed: int | None) -> Encoded:
+    def _row(self, model: str, stage: str | None, metric: str, value: float) -> Row:
+        seed = None if model == "teacher" else self.options.seed
+        return Row(model=model, stage=stage, metric=metric, value=value, seed=seed)
+
+    def _evaluate(self, folder: str, name: str, stage: str | None) -> Encoded:
         """Evaluate one model, alone and with each tower of the teacher, and record its size."""
-        self.models[name, stage, seed] = folder
+        self.models[name, stage] = folder
+        seed = None if stage is None else self.options.seed
         model = replace(ZeroShotModel.from_pretrained(folder), name=name)
         sets, class_names = self.held_out.sets, self.held_out.class_names
         encoded = encode(model, sets, class_names, LANGUAGES)
         self.rows += score(encoded, encoded, sets, class_names, stage=stage, seed=seed)
-        if stage in ("distilled", "aligned") and self.teacher is not None:
+        if stage in ("distilled", "aligned"):
             for image_model, text_model in ((encoded, self.teacher), (self.teacher, encoded)):
                 self.cross_rows += score(image_model, text_model, sets, class_names, stage=stage, seed=seed)
         size = {"parameters": model.model.num_parameters()}
         if (weights := Path(folder) / "model.safetensors").exists():
             size = {"parameters": count_parameters(folder), "bytes": weights.stat().st_size}
-        print(report.one_line(self.rows, name, stage, seed), flush=True)
-        for metric, value in size.items():
-            self.rows.append(Row(model=name, stage=stage, metric=metric, value=value, seed=seed))
+        print(report.one_line(self.rows, name, stage), flush=True)
+        self.rows += [self._row(name, stage, metric, value) for metric, value in size.items()]
         return encoded
 
-    def _measure_latency(self):
-        """Measure the latency of all models in turn."""
-        models = {key: ZeroShotModel.from_pretrained(folder) for key, folder in self.models.items()}
-        latencies = report.measure_latency(models, self.held_out.sets["unseen_style"])
-        for ((name, stage, seed), metric), value in latencies.items():
-            self.rows.append(Row(model=name, stage=stage, metric=metric, value=value, seed=seed))
-
-    def _write(self, results: Results):
-        """Write the Hub folder, the results, the figures and the card."""
-        with scratch_folder(self.output_dir / MODEL_FOLDER) as scratch:
-            self._write_model(scratch, results)
-            record_tree(scratch, COMMAND)
-            replace_folder(scratch, self.output_dir / MODEL_FOLDER)
-
     def _write_model(self, folder: Path, results: Results):
+        """Write the Hub folder, the results, the figures and the card."""
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
         shutil.copytree(self.output_dir / "aligned", folder, ignore=ignored, dirs_exist_ok=True)
         model = ZeroShotModel.from_pretrained(folder)
@@ -177,15 +167,74 @@ class Demo:
     def _add_example(self, model: ZeroShotModel, folder: Path, results: Results) -> CardDetails:
         """Save the example image, its candidate labels in the card's YAML, and their scores in the results."""
         rows = self.held_out.sets["unseen_style"]
-        example = choose_example(model, rows, self.held_out.class_names)
-        rows[example.row]["image"].save(folder / EXAMPLE_FILE)
+        row, labels = choose_example(model, rows, self.held_out.class_names)
+        rows[row]["image"].save(folder / EXAMPLE_FILE)
         content = yaml.safe_load((CARDS / "demo.yaml").read_text(encoding="utf-8"))
-        content |= {"image": EXAMPLE_FILE, "labels": example.labels}
+        content |= {"image": EXAMPLE_FILE, "labels": labels}
         (folder / CARD_FILE).write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
-        # the scores on the card are those of the zero-shot pipeline, so its best labels are checked, too
-        results.meta["example"] = classify_example(folder, EXAMPLE_FILE, example.labels)
-        if wrong := wrong_languages(results.meta["example"]["answers"], example.labels):
+        # the card shows the scores of the zero-shot pipeline, so its best labels are checked, too
+        results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
+        answers = results.meta["example"]["answers"]
+        if wrong := [language for language, names in labels.items() if answers[language][0]["label"] != names[0]]:
             print(
                 f"No held-out image is labelled correctly in both languages; the card's example is wrong in {wrong}."
             )
         return CardDetails.read(folder / CARD_FILE)
+
+
+@contextmanager
+def claim_demo_folder(output_dir: Path) -> Iterator[None]:
+    """Claim the output folder for the `with` block, and remove the intermediate folders of an earlier run.
+
+    Args:
+        output_dir: Output folder, which can also contain a user's own files.
+
+    Raises:
+        ValueError: The user has a file with a name that the demo writes, or in one of its folders. Nothing is removed.
+    """
+    intermediate = (CACHE_FOLDER, *STAGE_FOLDERS)
+    names = (*intermediate, MODEL_FOLDER, RESULTS_FILE, CROSS_MODEL_FILE, CURVES_FILE, SHEET_FILE)
+    recover_folder(output_dir / MODEL_FOLDER)
+    with claim_folder(output_dir, names, command=COMMAND, flag=None):
+        for name in (*intermediate, MODEL_FOLDER):
+            check_replaceable(output_dir / name)
+        for name in intermediate:  # the model stays until the new one is complete
+            shutil.rmtree(output_dir / name, ignore_errors=True)
+        yield
+
+
+def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames) -> tuple[int, dict[str, list[str]]]:
+    """Choose the first image that the model labels correctly in every language; the first of all if there is none.
+
+    Args:
+        model: The finished student.
+        rows: Held-out images with their English names in the column `label`.
+        class_names: Class names of the corpus in every language.
+
+    Returns:
+        Row of the image, and its candidate labels by language, the correct one first.
+    """
+    examples = list(_candidates(rows, class_names))
+    images = model.encode_images(rows.select([row for row, _ in examples]))
+    is_correct = [True] * len(examples)
+    for language in class_names.names:
+        names = sorted({label for _, labels in examples for label in labels[language]})
+        texts = dict(zip(names, model.encode_texts(names), strict=True))
+        for number, (_, labels) in enumerate(examples):
+            scores = [float(images[number] @ texts[label]) for label in labels[language]]
+            is_correct[number] &= scores.index(max(scores)) == 0
+    return next((example for example, correct in zip(examples, is_correct, strict=True) if correct), examples[0])
+
+
+def _candidates(rows: Dataset, class_names: ClassNames) -> Iterator[tuple[int, dict[str, list[str]]]]:
+    """The label sets whose image is held out, then every held-out image with the names of the next two."""
+    held_out, english = list(rows["label"]), class_names.names["en"]
+    sets: list[tuple[str, ...]] = [
+        names for names in LABEL_SETS if names[0] in held_out and set(names) <= set(english)
+    ]
+    for number in range(len(held_out)):
+        sets.append(tuple(dict.fromkeys(held_out[(number + offset) % len(held_out)] for offset in range(3))))
+    for names in sets:
+        ids = [english.index(name) for name in names]
+        labels = {language: [names_of[number] for number in ids] for language, names_of in class_names.names.items()}
+        yield held_out.index(names[0]), labels

