@@ -13,12 +13,26 @@ from safetensors.torch import load_file
 from transformers import AutoModel
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import MOBILENET, PROJECTION_DIM, make_model, recipe_fields, student_config
+from tests.tiny import (
+    IMAGE_SIZE,
+    MOBILENET,
+    NO_DROPOUT,
+    PROJECTION_DIM,
+    VIT,
+    make_model,
+    recipe_fields,
+    student_config,
+)
+from tests.training.tasks.hand_made import augment, data_config
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
-from training.engine.rotation import principal_axes, rotate
+from training.data import CaptionTokenizer, PairDataset
+from training.data.transforms import Normalize
+from training.engine.rotation import principal_axes, rotate, rotate_student
 from training.students.sources import open_source
-from training.teachers import Teacher
+from training.tasks import AlignTask
+from training.teachers import TOWERS, Teacher
+from training.teachers.targets import LiveTargets, TargetSpec
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
@@ -53,6 +67,31 @@ def test_principal_axes_are_orthogonal_sorted_and_of_one_sign():
     assert (energies.diff() < 0).all() and axes[1, 0] > 0.9  # the second dimension varies most
     torch.testing.assert_close(principal_axes(3 * points.T @ points), axes)
     assert (axes.gather(0, axes.abs().argmax(0, keepdim=True)) > 0).all()
+
+
+def test_the_axes_weigh_both_towers_alike_and_span_all_batches(train_rows, tokenizer, teacher, monkeypatch):
+    config = data_config(in_memory=True)
+    dataset = PairDataset(train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+    normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
+    recipe = AlignRecipe(output_dir="", data=config, teacher="t", batch_size=8, prefixes=PREFIXES)
+    rows = [dataset[row] for row in range(24)]
+    batch = dataset.collate([(row, 0, 0, content) for row, content in enumerate(rows)])
+    unit = [
+        F.normalize(embeddings.double(), dim=-1)
+        for embeddings in (
+            teacher.encode_images(normalize(batch["images"])).embedding,
+            teacher.encode_texts(batch["input_ids"], batch["attention_mask"]).embedding,
+        )
+    ]
+    assert len(unit[1]) == 2 * len(unit[0])  # which gives captions no larger share
+    expected = principal_axes(sum(each.T @ each / len(each) for each in unit))
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    targets = LiveTargets(teacher, TargetSpec(TOWERS))
+    task = AlignTask(student, augment(), normalize, targets, recipe, dataset.languages).eval()
+    rotate_student(task, dataset, recipe, torch.device("cpu"))
+    torch.testing.assert_close(student.rotation.double(), expected, atol=1e-3, rtol=0)
+    rotate_student(task, dataset, recipe, torch.device("cpu"))  # it is rotated once
+    torch.testing.assert_close(student.rotation.double(), expected, atol=1e-3, rtol=0)
 
 
 @torch.no_grad()

@@ -1,0 +1,95 @@
+"""Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from modeling_dcclip import DCCLIPProcessor
+from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_model
+from tests.training.tasks.hand_made import data_config
+from training.config import AlignRecipe
+from training.corpus import photo_crops as crops
+from training.data.image_bank import vary_images
+from training.data.transforms import Normalize
+from training.engine.beyond_data import general_photos, general_texts
+from training.engine.inputs import Models
+from training.evaluation.sets.general import general_pairs
+from training.teachers import TOWERS, Teacher
+from training.teachers.targets import LiveTargets, TargetSpec
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+def make_recipe(**fields) -> AlignRecipe:
+    return AlignRecipe(output_dir="", data=data_config(), **fields)
+
+
+@pytest.fixture
+def models(teacher, tokenizer) -> Models:
+    """A student whose image processor normalizes unlike its teacher's."""
+    student = make_model(VIT, NO_DROPOUT, seed=3, languages=["zh", "en"])
+    processor = make_image_processor()
+    processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.9, 0.8, 0.7]
+
+    class Alone:  # an ensemble of one teacher
+        projection_dim = teacher.projection_dim
+        members = ()
+
+    return Models(student, DCCLIPProcessor(processor, tokenizer), Alone())
+
+
+@pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])
+def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer, languages, monkeypatch):
+    asked: list[tuple] = []
+
+    def joint_bank(cache, teachers, texts, device, field):
+        asked.append((cache, teachers, list(texts)))
+        return torch.arange(float(len(texts)))[:, None]
+
+    monkeypatch.setattr("training.engine.beyond_data.joint_bank", joint_bank)
+    models.student.config.languages = languages
+    texts = general_texts(make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t"), models, Accelerator())
+    expected = general_pairs(languages, held_out=False).texts
+    assert asked == [("cache", models.teachers, expected)]
+    assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
+    for row in (0, 7, len(expected) - 1):
+        ids = texts.input_ids[row][texts.attention_mask[row].bool()].tolist()
+        assert ids == tokenizer(expected[row], truncation=True, max_length=32).input_ids
+    assert texts.targets.flatten().tolist() == list(range(len(expected)))
+
+
+@pytest.mark.parametrize("starts_from_teacher", [False, True])
+def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
+    models, teacher, starts_from_teacher, monkeypatch
+):
+    cut = crops.photo_crops
+    monkeypatch.setattr(crops, "photo_crops", lambda size: cut(size, 5))
+    monkeypatch.setattr("training.engine.beyond_data.PHOTO_BATCH", 2)
+    fields = {"student": "m" if starts_from_teacher else "s", "teacher": "m", "photo_weight": 1.0}
+    targets = LiveTargets(teacher, TargetSpec(TOWERS))
+    found = general_photos(make_recipe(**fields), models, targets, Accelerator())
+    images = vary_images(cut(IMAGE_SIZE, 5))
+    assert torch.equal(found.images, images) and not torch.equal(images, cut(IMAGE_SIZE, 5))
+    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
+    expected = teacher.encode_images(normalized)
+    torch.testing.assert_close(found.targets, expected.embedding, rtol=1e-4, atol=1e-5)
+    if starts_from_teacher:
+        torch.testing.assert_close(found.maps, expected.required_map.half(), rtol=1e-2, atol=1e-3)
+    else:
+        assert found.maps is None  # the maps of other towers have other channels
+
+
+def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, train_rows, tmp_path):
+    train_rows.select(range(4)).to_parquet(tmp_path / "own.parquet")
+    recipe = make_recipe(student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet"))
+    found = general_photos(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())
+    assert found.images.shape == (4, 3, IMAGE_SIZE, IMAGE_SIZE)
+    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.images)
+    torch.testing.assert_close(found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
+    targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
+    assert general_texts(make_recipe(teacher="t"), models, accelerator) is None
+    assert general_photos(make_recipe(teacher="t"), models, targets, accelerator) is None
+    assert general_photos(make_recipe(photo_weight=1.0), models, None, accelerator) is None

@@ -1,0 +1,269 @@
+"""Optimizer, schedule and moving average, and what the loop does with them in each step.
+
+The task of these tests has one trained matrix and a gradient that a plain loop knows.
+"""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import debug_launcher
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_model, recipe_fields
+from tests.training.tasks.hand_made import NORMALIZE, augment
+from training.config import AlignRecipe, TrainingRecipe
+from training.data import CaptionTokenizer, PairDataset
+from training.data.batch import Batch
+from training.engine import checkpoint
+from training.engine.loop import TrainingResult, Watch, make_accelerator, train
+from training.engine.optimizer import Average, learning_rate_at, make_optimizer
+from training.engine.state import Progress, TrainingState, load_weights
+from training.hub.hub_model import HubModel
+from training.tasks import Task
+
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
+
+
+def make_recipe(folder: Path, **fields) -> AlignRecipe:
+    fields = {"max_grad_norm": 1e9, "max_steps": 3, "batch_size": 4} | fields
+    return AlignRecipe(**recipe_fields(folder, "rows", **fields))
+
+
+class Linear(Task):
+    """Its loss is linear in one weight: the gradient of each element is the mean of row + 1 over the batch."""
+
+    def __init__(self, student: DCCLIPModel | None = None):
+        student = student or make_model(VIT, NO_DROPOUT, seed=3)
+        super().__init__(student, augment(), NORMALIZE, None, ("visual_projection",), [])
+        self.weight = student.visual_projection.weight
+        self.rows: list[list[int]] = []
+        self.numbers: list[int] = []
+        self.draws: list[float] = []
+        self.weights = [self.weight.detach().clone()]
+        self.gradients: list[Tensor] = []
+        self.infinite_at = -1
+
+    def before_batch(self, number: int):
+        self.numbers.append(number)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        self.rows.append(batch["rows"].tolist())
+        self.draws.append(torch.rand(1, dtype=torch.float64).item())
+        factor = math.inf if len(self.rows) == self.infinite_at else (batch["rows"].float() + 1).mean()
+        return {"loss": factor * self.student.visual_projection.weight.sum()}
+
+    def after_step(self):
+        self.weights.append(self.weight.detach().clone())
+        self.gradients.append(self.weight.grad.clone())
+
+
+@pytest.fixture(scope="module")
+def dataset(train_rows, tokenizer) -> PairDataset:
+    config = make_recipe(Path()).data
+    return PairDataset(train_rows.select(range(24)), config, CaptionTokenizer(tokenizer, 32), IMAGE_SIZE)
+
+
+@pytest.fixture
+def run(dataset, processor):
+    def run(task: Task, recipe: TrainingRecipe, watch: Watch | None = None) -> TrainingResult:
+        finished = HubModel(task.student, processor, recipe)
+        return train(task, dataset, finished, make_accelerator(recipe), "test", watch=watch)
+
+    return run
+
+
+# optimizer and schedule
+
+
+def test_matrices_alone_have_weight_decay_and_only_what_is_trained_is_stepped(tmp_path):
+    student = make_model(VIT, NO_DROPOUT)
+    student.text_model.requires_grad_(False)
+    optimizer = make_optimizer(student, make_recipe(tmp_path, weight_decay=0.3, betas=(0.8, 0.95), learning_rate=0.2))
+    names = {id(parameter): name for name, parameter in student.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["weight_decay"], group["lr"], group["betas"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    expected = {
+        name: (0.3 if parameter.ndim > 1 else 0.0, 0.2, (0.8, 0.95))
+        for name, parameter in student.named_parameters()
+        if not name.startswith("text_model.")
+    }
+    assert found == expected
+    assert {found[name][0] for name in found if name.endswith("bias") or "norm" in name or "scale" in name} == {0.0}
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_the_learning_rate_of_every_step(tmp_path, schedule):
+    recipe = make_recipe(tmp_path, max_steps=8, warmup_steps=4, learning_rate=2.0, schedule=schedule)
+    warmup = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1]
+    factors = [(1 + math.cos(math.pi * step / 8)) / 2 if schedule == "cosine" else 1 for step in range(8)]
+    expected = [2 * first * second for first, second in zip(warmup, factors, strict=True)]
+    assert [learning_rate_at(step, recipe) for step in range(8)] == pytest.approx(expected)
+    assert learning_rate_at(0, replace(recipe, warmup_steps=0)) == 2.0
+
+
+def test_the_loop_takes_the_steps_of_adamw(tmp_path, run):
+    recipe = make_recipe(tmp_path, weight_decay=0.1, betas=(0.6, 0.7), learning_rate=0.05, warmup_steps=2, max_steps=4)
+    task = Linear()
+    run(task, recipe)
+    weight, first, second = task.weights[0].double().numpy(), 0.0, 0.0
+    for step, rows in enumerate(task.rows):
+        gradient, rate = np.mean(rows) + 1, learning_rate_at(step, recipe)
+        first, second = 0.6 * first + 0.4 * gradient, 0.7 * second + 0.3 * gradient**2
+        moments = first / (1 - 0.6 ** (step + 1)), second / (1 - 0.7 ** (step + 1))
+        weight = weight * (1 - rate * 0.1) - rate * moments[0] / (math.sqrt(moments[1]) + 1e-8)
+        np.testing.assert_allclose(task.weights[step + 1].numpy(), weight, rtol=1e-5, atol=1e-6)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    rates = [line["learning_rate"] for line in lines if "loss" in line]
+    assert rates == pytest.approx([learning_rate_at(step, recipe) for step in range(4)])
+
+
+# steps of the loop
+
+
+def test_a_step_has_the_mean_gradient_of_its_batches(tmp_path, run):
+    task = Linear()
+    run(task, make_recipe(tmp_path, accumulate_steps=3, max_steps=2))
+    assert task.numbers == [0, 1, 2, 3, 4, 5]  # draws are keyed by batch, not by step
+    means = [np.mean(rows) + 1 for rows in task.rows]
+    for step, gradient in enumerate(task.gradients):
+        expected = torch.full_like(gradient, np.mean(means[3 * step : 3 * step + 3]))
+        torch.testing.assert_close(gradient, expected)
+
+
+def test_gradients_are_clipped_to_their_largest_norm(tmp_path, run):
+    task = Linear()
+    run(task, make_recipe(tmp_path, max_grad_norm=0.5))
+    for rows, gradient in zip(task.rows, task.gradients, strict=True):
+        assert (np.mean(rows) + 1) * math.sqrt(gradient.numel()) > 0.5  # before
+        assert gradient.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_loss_that_is_infinite_stops_the_run_before_the_step(tmp_path, run):
+    task = Linear()
+    task.infinite_at = 2
+    with pytest.raises(FloatingPointError, match="^step 2: the loss is not finite"):
+        run(task, make_recipe(tmp_path))
+    assert len(task.gradients) == 1 and torch.equal(task.weight, task.weights[1])
+
+
+@pytest.mark.parametrize("decay", [0.15, 0.999])
+def test_the_exported_average_includes_every_step_once(tmp_path, run, decay):
+    task = Linear()
+    run(task, make_recipe(tmp_path, ema_decay=decay, learning_rate=0.1, max_steps=5))
+    average = task.weights[0]
+    for step, weight in enumerate(task.weights[1:]):
+        kept = min(decay, (1 + step) / (10 + step))
+        average = kept * average + (1 - kept) * weight
+    exported = load_file(tmp_path / "model.safetensors")["visual_projection.weight"]
+    torch.testing.assert_close(exported, average)
+    assert not torch.allclose(exported, task.weights[-1])
+
+
+def test_the_average_can_be_restored():
+    student = nn.Linear(1, 1, bias=False)
+    average = Average(student, 0.9)
+    average.load({"weight": torch.tensor([[5.0]]), "frozen": torch.zeros(1)})
+    average.update(student, step=8)
+    assert average.tensors["weight"].item() == pytest.approx(0.5 * 5 + 0.5 * student.weight.item())
+
+
+@pytest.mark.parametrize(("every", "max_steps", "measured"), [(2, 3, [2, 3]), (2, 4, [2, 4]), (0, 3, [])])
+def test_the_student_is_measured_at_each_interval_and_after_the_last_step(tmp_path, run, every, max_steps, measured):
+    task, steps = Linear(), []
+
+    def measure(model: DCCLIPModel) -> dict[str, float]:
+        steps.append(len(task.gradients))
+        return {"top1": 0.5}
+
+    run(task, make_recipe(tmp_path, max_steps=max_steps), Watch(measure, "top1", every))
+    assert steps == measured
+
+
+def test_the_throughput_counts_every_image(tmp_path, run):
+    result = run(Linear(), make_recipe(tmp_path, accumulate_steps=2))
+    assert result.images_per_s * result.seconds == pytest.approx(3 * 2 * 4)
+
+
+def test_processes_differ_in_their_draws_and_add_up_their_images_and_skips(tmp_path, run, dataset):
+    def work():
+        torch.set_num_threads(1)
+        recipe = make_recipe(tmp_path, max_steps=2)
+        task, rank = Linear(), make_accelerator(recipe).process_index
+        dataset.skipped.max_share = 1.0
+        dataset.skipped.add(1000 + rank, "a cause of this test")
+        result = run(task, recipe)
+        found = {"draws": task.draws, "rows": task.rows, "num_images": result.images_per_s * result.seconds}
+        (tmp_path / f"{rank}.json").write_text(json.dumps(found | {"skipped": result.skipped}))
+
+    debug_launcher(work)
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
+    assert len({*first["draws"], *second["draws"]}) == 4  # dropout of each process and each batch
+    rows = [row for process in (first, second) for batch in process["rows"] for row in batch]
+    assert len(set(rows)) == len(rows) == 16 and first["num_images"] == pytest.approx(16)
+    assert first["skipped"] == "a cause of this test: 2"
+
+
+def test_draws_are_the_same_in_a_run_that_is_resumed(tmp_path, run):
+    whole = Linear()
+    recipe = make_recipe(tmp_path / "whole", save_every=1, accumulate_steps=2, keep_checkpoints=9)
+    run(whole, recipe)
+    (tmp_path / "again").mkdir()
+    (tmp_path / "whole" / "checkpoint-000002").rename(tmp_path / "again" / "checkpoint-000002")
+    again = Linear()
+    run(again, replace(recipe, output_dir=str(tmp_path / "again"), resume=True))
+    assert (again.draws, again.rows, again.numbers) == (whole.draws[4:], whole.rows[4:], [4, 5])
+    assert torch.equal(again.weight, whole.weight)
+
+
+# state
+
+
+def make_state(task: Task, recipe: TrainingRecipe) -> TrainingState:
+    return TrainingState(task, make_optimizer(task, recipe), None, make_accelerator(recipe), {})
+
+
+class Adapted(Linear):
+    """A task with a trained layer of its own."""
+
+    def __init__(self, width: int = 3):
+        super().__init__()
+        self.adapter = nn.Linear(2, width)
+
+
+def test_a_checkpoint_is_loaded_with_every_parameter_of_the_task_or_not_at_all(tmp_path, processor):
+    recipe, task = make_recipe(tmp_path), Adapted()
+    state = make_state(task, recipe)
+    folder = checkpoint.save_checkpoint(HubModel(task.student, processor, recipe), Progress(step=1), state)
+    loaded = Adapted()
+    loaded.adapter.weight.data.zero_()
+    load_weights(folder, loaded)
+    assert torch.equal(loaded.adapter.weight, task.adapter.weight)
+    assert torch.equal(loaded.weight, task.weight)
+    with pytest.raises(ValueError, match="^resume: .* has other trained parameters"):
+        load_weights(folder, Linear())  # it has more than the task
+    plain = make_state(Linear(), replace(recipe, output_dir=str(tmp_path / "plain")))
+    finished = HubModel(plain.task.student, processor, replace(recipe, output_dir=str(tmp_path / "plain")))
+    folder = checkpoint.save_checkpoint(finished, Progress(step=1), plain)
+    with pytest.raises(ValueError, match="^resume: .* has other trained parameters"):
+        load_weights(folder, Adapted())  # it lacks some of the task
+
+
+def test_a_checkpoint_replaces_the_one_of_the_same_step(tmp_path, processor):
+    recipe, task = make_recipe(tmp_path), Linear()
+    state = make_state(task, recipe)
+    for value in (1.0, 2.0):
+        with torch.no_grad():
+            task.weight.fill_(value)
+        folder = checkpoint.save_checkpoint(HubModel(task.student, processor, recipe), Progress(step=7), state)
+        assert (load_file(folder / "model.safetensors")["visual_projection.weight"] == value).all()
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".dcclip")] == ["checkpoint-000007"]

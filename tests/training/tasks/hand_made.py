@@ -1,0 +1,107 @@
+"""Small batches and targets made by hand, and plain numpy oracles for tests of tasks."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import IMAGE_SIZE, PROJECTION_DIM
+from training.config import AugmentConfig, DataConfig
+from training.data.batch import Batch
+from training.data.transforms import Augment, Normalize
+from training.teachers.family import Targets
+
+NORMALIZE = Normalize(IMAGE_SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
+STILL = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)
+LENGTH = 7  # tokens of the longest caption
+
+
+def data_config(*languages: str, **fields: Any) -> DataConfig:
+    return DataConfig(train="", caption_columns={name: name for name in languages or ("en", "zh")}, **fields)
+
+
+def make_batch(owner: list[int], language: list[int], rows: list[int], **fields: Any) -> Batch:
+    """One random image for each row and one random caption for each owner; caption T has 3 + T % 5 tokens."""
+    generator = torch.Generator().manual_seed(len(owner))
+    lengths = torch.tensor([3 + number % 5 for number in range(len(owner))])
+    mask = (torch.arange(LENGTH) < lengths[:, None]).long()
+    ids = torch.randint(3, 600, mask.shape, generator=generator)
+    images = torch.randint(0, 256, (len(rows), 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8, generator=generator)
+    batch: dict[str, Tensor] = {
+        "rows": torch.tensor(rows),
+        "sources": torch.zeros(len(rows), dtype=torch.int64),
+        "view_ids": torch.arange(len(rows)),
+        "images": images,
+        "input_ids": ids * mask + (1 - mask),
+        "attention_mask": mask,
+        "owner": torch.tensor(owner),
+        "caption_ids": torch.arange(len(owner)),
+        "language": torch.tensor(language),
+    }
+    return batch | fields  # type: ignore[return-value]
+
+
+def augment(seed: int = 0, **fields: Any) -> Augment:
+    return Augment(AugmentConfig(**fields) if fields else STILL, seed)
+
+
+class FixedTargets:
+    """Targets that a test chose. It records the images that the teacher saw."""
+
+    num_views = 0
+
+    def __init__(self, image: Tensor, text: Tensor, image_map: Tensor | None = None, text_map: Tensor | None = None):
+        self.image, self.text = Targets(image_map, image), Targets(text_map, text)
+        self.seen: list[Tensor] = []
+
+    def images(self, images: Tensor, batch: Batch) -> Targets:
+        self.seen.append(images)
+        return self.image
+
+    def texts(self, batch: Batch) -> Targets:
+        return self.text
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def rotation(seed: int = 0) -> Tensor:
+    return torch.linalg.qr(random(PROJECTION_DIM, PROJECTION_DIM, seed=seed)).Q
+
+
+@torch.no_grad()
+def encode(model: DCCLIPModel, batch: Batch, image_size: int = IMAGE_SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Embeddings of unchanged images (B, D) and of captions (T, D), one by one and without padding."""
+    pixels = batch["images"].float() / 255
+    mean, std = (torch.tensor(values)[:, None, None] for values in (NORMALIZE.mean, NORMALIZE.std))
+    images = [model.get_image_features((image - mean)[None] / std).pooler_output[0] for image in pixels]
+    texts = [
+        model.get_text_features(ids[None, :length], torch.ones(1, length, dtype=torch.int64)).pooler_output[0]
+        for ids, length in zip(batch["input_ids"], batch["attention_mask"].sum(1).tolist(), strict=True)
+    ]
+    return torch.stack(images).numpy(), torch.stack(texts).numpy()
+
+
+def unit(values: Any) -> np.ndarray:
+    values = np.asarray(values, dtype=np.float64)
+    return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+
+def cosine_distance(first: Any, second: Any) -> float:
+    return float(np.mean(1 - (unit(first) * unit(second)).sum(-1)))
+
+
+def info_nce(first: Any, second: Any, scale: float, positive: np.ndarray) -> float:
+    """Mean of both directions of the cross-entropy, averaged over the rows with a positive."""
+    logits, values = scale * unit(first) @ unit(second).T, []
+    for similarities, matches in ((logits, positive), (logits.T, positive.T)):
+        each = []
+        for row, match in zip(similarities, matches, strict=True):
+            if match.any():
+                logs = row - np.log(np.exp(row - row.max()).sum()) - row.max()
+                each.append(-logs[match].mean())
+        values.append(np.mean(each))
+    return float(np.mean(values))

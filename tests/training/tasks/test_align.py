@@ -1,0 +1,293 @@
+"""Stage 2: every loss of a small batch equals a plain loop."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, make_model
+from tests.training.tasks.hand_made import (
+    NORMALIZE,
+    FixedTargets,
+    augment,
+    cosine_distance,
+    data_config,
+    encode,
+    info_nce,
+    make_batch,
+    random,
+    rotation,
+    unit,
+)
+from training.config import AlignRecipe
+from training.data.batch import Batch
+from training.engine.rotation import rotate
+from training.tasks import AlignTask
+from training.tasks.align import GeneralImages, GeneralTexts
+from training.tasks.loss_table import LOSSES, Loss, LossInputs
+
+# rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
+OWNER, LANGUAGE, ROWS = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 1, 0, 0, 1], [7, 8, 9, 7]
+CAPTIONS = torch.tensor([0, 1, 2, 3, 2, 5, 6])
+
+
+@pytest.fixture
+def batch() -> Batch:
+    return make_batch(OWNER, LANGUAGE, ROWS, caption_ids=CAPTIONS)
+
+
+def make_positive() -> np.ndarray:
+    """Whether caption t, or one equal to it, belongs to image b, or to one equal to it; (4, 7)."""
+    own = {(ROWS[image], int(caption)) for image, caption in zip(OWNER, CAPTIONS, strict=True)}
+    return np.array([[(row, int(caption)) in own for caption in CAPTIONS] for row in ROWS])
+
+
+def make_task(
+    recipe_class: type[AlignRecipe] = AlignRecipe,
+    student: DCCLIPModel | None = None,
+    targets: FixedTargets | None = None,
+    languages: tuple[str, ...] = ("en", "zh"),
+    **fields,
+) -> AlignTask:
+    more = {name: fields.pop(name) for name in ("general", "photos") if name in fields}
+    fields = {"data": data_config(*languages), "language_weights": dict.fromkeys(languages, 1.0)} | fields
+    recipe = recipe_class(output_dir="", **fields)
+    student = student or make_model(VIT, NO_DROPOUT, seed=3)
+    return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, **more).eval()
+
+
+def make_targets() -> FixedTargets:
+    return FixedTargets(random(4, PROJECTION_DIM, seed=3), random(7, PROJECTION_DIM, seed=4))
+
+
+def divergence(student: np.ndarray, teacher: np.ndarray) -> float:
+    logs, teacher_logs = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (student, teacher))
+    return float((np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean())
+
+
+def scale_of(task: AlignTask) -> float:
+    return task.student.logit_scale.exp().item()
+
+
+@torch.no_grad()
+def test_the_contrastive_loss_knows_equal_images_and_equal_captions(batch):
+    task = make_task()
+    (image, text), losses = encode(task.student, batch), task(batch)
+    for number, language in enumerate(("en", "zh")):
+        chosen = np.array(LANGUAGE) == number
+        expected = info_nce(image, text[chosen], scale_of(task), make_positive()[:, chosen])
+        assert losses[f"contrastive_{language}"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_sigmoid_loss_takes_every_pair_on_its_own(batch):
+    task = make_task(loss="sigmoid")
+    task.logit_bias.fill_(-3.0)
+    (image, text), losses = encode(task.student, batch), task(batch)
+    chosen = np.array(LANGUAGE) == 0
+    logits = scale_of(task) * unit(image) @ unit(text[chosen]).T - 3
+    expected = np.log1p(np.exp(np.where(make_positive()[:, chosen], -logits, logits))).sum() / chosen.sum()
+    assert losses["contrastive_en"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_losses_with_a_teacher_leave_out_captions_without_a_target(batch):
+    targets = make_targets()
+    targets.text.embedding[2] = 0
+    weights = {"affinity_weight": 1.0, "interactive_weight": 1.0, "anchor_weight": 1.0}
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    rotate(student, turn := rotation())
+    task = make_task(targets=targets, student=student, **weights)
+    (image, text), losses, scale = encode(student, batch), task(batch), scale_of(task)
+    teacher_image, teacher_text = (each.embedding.numpy() @ turn.numpy() for each in (targets.image, targets.text))
+    chosen = np.array([0, 4, 5])  # English, with a target
+    positive = make_positive()[:, chosen]
+    similarities = unit(image) @ unit(text[chosen]).T
+    teacher_similarities = unit(teacher_image) @ unit(teacher_text[chosen]).T
+    expected = (
+        divergence(scale * similarities, 20 * teacher_similarities)
+        + divergence(scale * similarities.T, 20 * teacher_similarities.T)
+    ) / 2
+    assert losses["affinity_en"].item() == pytest.approx(expected, rel=1e-3)
+    # the mean over one direction each: student images to teacher captions, student captions to teacher images
+    pairs = (image, teacher_text[chosen], positive), (text[chosen], teacher_image, positive.T)
+    each = [one_direction(first, second, scale, matches) for first, second, matches in pairs]
+    assert losses["interactive_en"].item() == pytest.approx(np.mean(each), rel=1e-4)
+    with_target = [0, 1, 3, 4, 5, 6]
+    assert losses["anchor_image"].item() == pytest.approx(cosine_distance(image, teacher_image), rel=1e-4)
+    expected = cosine_distance(text[with_target], teacher_text[with_target])
+    assert losses["anchor_text"].item() == pytest.approx(expected, rel=1e-4)
+
+
+def one_direction(first: np.ndarray, second: np.ndarray, scale: float, positive: np.ndarray) -> float:
+    logits = scale * unit(first) @ unit(second).T
+    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    return float(np.mean([-row[match].mean() for row, match in zip(logs, positive, strict=True) if match.any()]))
+
+
+@torch.no_grad()
+def test_captions_of_every_two_languages_are_compared():
+    batch = make_batch([0, 0, 0, 1, 1, 2, 2], [0, 1, 2, 0, 1, 1, 2], [1, 2, 3])
+    task = make_task(languages=("en", "zh", "fr"), text_text_weight=1.0)
+    text, scale, values = encode(task.student, batch)[1], scale_of(task), []
+    owner, language = batch["owner"].numpy(), batch["language"].numpy()
+    for pair in ((0, 1), (0, 2), (1, 2)):
+        first, second = (np.flatnonzero(language == number) for number in pair)
+        values.append(info_nce(text[first], text[second], scale, owner[first][:, None] == owner[second]))
+    losses = task(batch)
+    assert losses["text_text"].item() == pytest.approx(np.mean(values), rel=1e-4)
+    contrastive = sum(losses[f"contrastive_{name}"] for name in ("en", "zh", "fr")) / 3
+    torch.testing.assert_close(losses["loss"], contrastive + losses["text_text"])
+
+
+@torch.no_grad()
+def test_languages_are_weighted_and_one_that_is_absent_leaves_the_weight_to_the_others(batch):
+    task = make_task(language_weights={"en": 1.0, "zh": 3.0}, contrastive_weight=0.5)
+    losses = task(batch)
+    expected = 0.5 * (losses["contrastive_en"] + 3 * losses["contrastive_zh"]) / 4
+    torch.testing.assert_close(losses["loss"], expected)
+    for name, number, weight in (("en", 0, 1.0), ("zh", 1, 3.0)):
+        alone = make_batch([0, 1, 2, 3], [number] * 4, [1, 2, 3, 4])
+        losses = task(alone)
+        assert {key for key in losses if key.startswith("contrastive")} == {f"contrastive_{name}"}
+        torch.testing.assert_close(losses["loss"], 0.5 * weight / 2 * losses[f"contrastive_{name}"])
+        torch.testing.assert_close(make_task()(alone)["loss"], losses[f"contrastive_{name}"])
+
+
+@torch.no_grad()
+def test_swapped_languages_swap_their_losses(batch):
+    task = make_task(language_weights={"en": 1.0, "zh": 3.0})
+    swapped = make_task(languages=("zh", "en"), language_weights={"en": 1.0, "zh": 3.0})
+    losses, others = task(batch), swapped(batch | {"language": 1 - batch["language"]})
+    assert losses.keys() == others.keys()
+    for name, value in losses.items():
+        torch.testing.assert_close(others[name], value)
+
+
+@torch.no_grad()
+def test_losses_are_means_over_widths(batch):
+    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
+    task = make_task(targets=targets, student=student, anchor_weight=2.0)
+    (image, text), losses = encode(student, batch), task(batch)
+    chosen = np.array(LANGUAGE) == 0
+    widths = (4, 8, PROJECTION_DIM)
+    positive = make_positive()[:, chosen]
+    each = [info_nce(image[:, :width], text[chosen, :width], scale_of(task), positive) for width in widths]
+    assert losses["contrastive_en"].item() == pytest.approx(np.mean(each), rel=1e-4)
+    each = [cosine_distance(image[:, :width], targets.image.embedding[:, :width]) for width in widths]
+    assert losses["anchor_image"].item() == pytest.approx(np.mean(each), rel=1e-4)
+    total = (losses["contrastive_en"] + losses["contrastive_zh"]) / 2
+    torch.testing.assert_close(losses["loss"], total + 2 * (losses["anchor_image"] + losses["anchor_text"]))
+
+
+# texts and images beyond the data
+
+
+def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict]:
+    beyond = make_batch(list(range(number)), [0] * number, list(range(number)))
+    texts = GeneralTexts(beyond["input_ids"], beyond["attention_mask"], random(number, PROJECTION_DIM, seed=1))
+    maps = student.get_image_features(NORMALIZE(beyond["images"])).feature_map.detach() + 0.1
+    images = GeneralImages(beyond["images"], random(number, PROJECTION_DIM, seed=2), maps)
+    return beyond, {"general": texts, "photos": images}
+
+
+@torch.no_grad()
+def test_texts_and_images_beyond_the_data_keep_the_embeddings_of_the_teacher(batch):
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    rotate(student, turn := rotation())
+    beyond, rehearsal = make_rehearsal(student, 5)
+    weights = {"general_weight": 0.5, "photo_weight": 0.25, "contrastive_weight": 0.0}
+    losses = make_task(targets=make_targets(), student=student, **weights, **rehearsal)(batch)
+    image, text = encode(student, beyond)
+    expected = cosine_distance(text, rehearsal["general"].targets @ turn)
+    assert losses["general"].item() == pytest.approx(expected, rel=1e-4)
+    expected = cosine_distance(image, rehearsal["photos"].targets @ turn)
+    assert losses["photos_embedding"].item() == pytest.approx(expected, rel=1e-4)
+    maps = rehearsal["photos"].maps.flatten(1)
+    expected = (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()  # the mean over images, not their sum
+    assert losses["photos_map"].item() == pytest.approx(expected, rel=1e-3)
+    photos = losses["photos_embedding"] + losses["photos_map"]
+    torch.testing.assert_close(losses["loss"], 0.5 * losses["general"] + 0.25 * photos)
+
+
+@torch.no_grad()
+def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    rehearsal = make_rehearsal(student, 70)[1]
+    weights = {"general_weight": 1.0, "photo_weight": 1.0}
+    task = make_task(targets=make_targets(), student=student, **weights, **rehearsal)
+    values: list[tuple[float, float]] = []
+    for number in (0, 1, 0):
+        task.before_batch(number)
+        losses = task(batch)
+        values.append((losses["general"].item(), losses["photos_embedding"].item()))
+    assert values[0] == values[2] and all(first != second for first, second in zip(*values[:2], strict=True))
+    seeded = make_task(targets=make_targets(), student=student, **weights, **rehearsal, seed=1)
+    assert seeded(batch)["general"].item() != values[0][0]
+
+
+# logit scale, weights, rows of the table
+
+
+@pytest.mark.parametrize(("before", "after"), [(10.0, np.log(100)), (-1.0, 0.0), (3.0, 3.0)])
+def test_the_logit_scale_is_clamped_after_a_step(before, after):
+    task = make_task()
+    with torch.no_grad():
+        task.student.logit_scale.fill_(before)
+    task.after_step()
+    assert task.student.logit_scale.item() == pytest.approx(after, rel=1e-6)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpreadRecipe(AlignRecipe):
+    """A recipe with the weight of a loss from outside.
+
+    Args:
+        spread_weight: Weight of the loss.
+    """
+
+    spread_weight: float = 0.0
+
+
+def spread_loss(inputs: LossInputs) -> dict[str, Tensor]:
+    """Mean and deviation of the text embeddings."""
+    return {"mean": inputs.unit["text"].mean(), "std": inputs.unit["text"].std()}
+
+
+@pytest.fixture
+def table() -> Iterator[list[Loss]]:
+    """The table of losses, restored after the test."""
+    before = list(LOSSES)
+    yield LOSSES
+    LOSSES[:] = before
+
+
+def test_a_loss_from_outside_is_one_function_and_one_row(table, batch):
+    table.append(Loss("spread", spread_loss, weight="spread_weight", per_language=True))
+    losses = make_task(SpreadRecipe, spread_weight=0.5, contrastive_weight=0.0)(batch)
+    added = [f"spread_{part}_{language}" for part in ("mean", "std") for language in ("en", "zh")]
+    torch.testing.assert_close(losses["loss"], 0.5 * sum(losses[name] for name in added) / 2)
+    assert "spread_mean_en" not in make_task(SpreadRecipe)(batch)
+
+
+@pytest.mark.parametrize("name", ["affinity_weight", "interactive_weight", "anchor_weight", "general_weight"])
+def test_a_loss_that_needs_a_teacher_is_refused_without_one(name):
+    with pytest.raises(ValueError, match=f"^{name} is 0.5"):
+        make_task(**{name: 0.5})
+
+
+def test_a_loss_between_languages_is_refused_where_no_batch_has_two():
+    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.caption_columns"):
+        make_task(languages=("en",), text_text_weight=0.5)
+    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.batches"):
+        make_task(data=data_config(batches="one_language"), text_text_weight=0.5)
+
+
+@pytest.mark.parametrize("weights", [{"en": 1.0}, {"en": 1.0, "fr": 1.0}])
+def test_language_weights_must_name_the_languages_of_the_data(weights):
+    with pytest.raises(ValueError, match="^language_weights"):
+        make_task(language_weights=weights)

@@ -1,0 +1,188 @@
+"""Stage 1: every loss of a small batch equals a plain loop, and the parts of a task that both stages share."""
+
+import numpy as np
+import pytest
+import torch
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, XLM_ROBERTA, make_model, student_config
+from tests.training.tasks.hand_made import (
+    LENGTH,
+    NORMALIZE,
+    FixedTargets,
+    augment,
+    cosine_distance,
+    data_config,
+    encode,
+    make_batch,
+    random,
+    rotation,
+    unit,
+)
+from training.config import DistillRecipe
+from training.data.batch import Batch
+from training.engine.rotation import rotate
+from training.tasks import DistillTask
+
+IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
+GRID = 4
+
+
+@pytest.fixture
+def batch() -> Batch:
+    """Two images, and three captions of 3, 4 and 5 tokens; the vocabulary splits the second in other pieces."""
+    return make_batch([0, 0, 1], [0, 1, 0], [7, 9], aligned=torch.tensor([True, False, True]))
+
+
+def make_targets(text_length: int = LENGTH) -> FixedTargets:
+    maps = random(2, IMAGE_WIDTH, GRID, GRID, seed=1), random(3, text_length, TEXT_WIDTH, seed=2)
+    return FixedTargets(random(2, PROJECTION_DIM, seed=3), random(3, PROJECTION_DIM, seed=4), *maps)
+
+
+def make_task(targets: FixedTargets | None = None, student: DCCLIPModel | None = None, **fields) -> DistillTask:
+    recipe = DistillRecipe(output_dir="", data=data_config(), teacher="t", student=student_config(), **fields)
+    student = student or make_model(VIT, NO_DROPOUT, seed=3)
+    torch.manual_seed(0)
+    return DistillTask(
+        student, augment(), NORMALIZE, targets or make_targets(), recipe, IMAGE_WIDTH, TEXT_WIDTH
+    ).eval()
+
+
+def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
+    """Mean over channels of one position, after the teacher's LayerNorm; quadratic up to a difference of 2."""
+    whitened = (teacher - teacher.mean()) / np.sqrt(teacher.var() + 1e-5)
+    difference = np.abs(student - whitened)
+    return float(np.where(difference < 2, difference**2 / 4, difference - 1).mean())
+
+
+@pytest.mark.parametrize("text_length", [LENGTH, 5, LENGTH + 2])
+@torch.no_grad()
+def test_the_text_map_is_compared_at_tokens_of_aligned_captions(batch, text_length):
+    targets = make_targets(text_length)
+    task = make_task(targets)
+    weight, bias = (parameter.numpy() for parameter in task.text_adapter.parameters())
+    distances = []
+    for number in (0, 2):  # the captions with the same pieces
+        length = int(batch["attention_mask"][number].sum())
+        ids = batch["input_ids"][number : number + 1, :length]
+        states = task.student.get_text_features(ids, torch.ones_like(ids)).last_hidden_state[0].numpy()
+        teacher = targets.text.feature_map[number].numpy()
+        distances += [smooth_l1(weight @ states[token] + bias, teacher[token]) for token in range(length)]
+    assert len(distances) == 3 + 5
+    assert task(batch)["text_map"].item() == pytest.approx(np.mean(distances), rel=1e-5)
+
+
+@torch.no_grad()
+def test_the_image_map_is_compared_at_every_position(batch):
+    targets = make_targets()
+    task = make_task(targets)
+    weight, bias = task.vision_adapter.weight[:, :, 0, 0].numpy(), task.vision_adapter.bias.numpy()
+    maps = task.student.get_image_features(NORMALIZE(batch["images"])).feature_map.numpy()
+    teacher = targets.image.feature_map.numpy()
+    positions = [(image, row, column) for image in range(2) for row in range(GRID) for column in range(GRID)]
+    distances = [smooth_l1(weight @ maps[i, :, r, c] + bias, teacher[i, :, r, c]) for i, r, c in positions]
+    assert task(batch)["vision_map"].item() == pytest.approx(np.mean(distances), rel=1e-4)
+
+
+@torch.no_grad()
+def test_embeddings_are_compared_at_every_width_in_the_rotated_space(batch):
+    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4, 8])
+    rotate(student, turn := rotation())
+    losses = make_task(targets, student)(batch)
+    for name, found, teacher in zip(
+        ("vision", "text"), encode(student, batch), (targets.image, targets.text), strict=True
+    ):
+        turned = teacher.embedding.numpy() @ turn.numpy()
+        expected = [cosine_distance(found[:, :width], turned[:, :width]) for width in (4, 8, PROJECTION_DIM)]
+        assert losses[f"{name}_embedding"].item() == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+@torch.no_grad()
+def test_a_caption_without_a_target_has_no_loss(batch):
+    targets = make_targets()
+    targets.text.embedding[1] = 0
+    task = make_task(targets)
+    texts = encode(task.student, batch)[1][[0, 2]]
+    expected = cosine_distance(texts, targets.text.embedding[[0, 2]])
+    assert task(batch)["text_embedding"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
+    targets, bank = make_targets(), random(5, PROJECTION_DIM, seed=6)
+    recipe = DistillRecipe(
+        output_dir="", data=data_config(), teacher="t", student=student_config(), target="logits", tower="text"
+    )
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    task = DistillTask(student, augment(), NORMALIZE, targets, recipe, 0, None, bank, logit_scale=30.0).eval()
+    found, teacher = (30 * unit(each) @ unit(bank).T for each in (encode(student, batch)[1], targets.text.embedding))
+    logs, teacher_logs = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (found, teacher))
+    expected = (np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean()
+    losses = task(batch)
+    assert losses["loss"].item() == losses["text_logits"].item() == pytest.approx(expected, rel=1e-4)
+
+
+@torch.no_grad()
+def test_the_loss_is_the_weighted_sum(batch):
+    losses = make_task(map_weight=0.25)(batch)
+    parts = [losses[f"{tower}_{kind}"] * weight for tower in ("vision", "text") for kind, weight in
+             (("map", 0.25), ("embedding", 1.0))]  # fmt: skip
+    torch.testing.assert_close(losses["loss"], sum(parts))
+
+
+# what both stages share
+
+
+def test_the_teacher_and_the_student_see_the_same_view(batch):
+    targets = make_targets()
+    task = make_task(targets)
+    task.augment = augment(rotate=40.0, zoom=0.5)
+    pixels: list[torch.Tensor] = []
+    task.student.vision_model.register_forward_pre_hook(
+        lambda _, args, kwargs: pixels.append(kwargs.get("pixel_values", args[0] if args else None)), with_kwargs=True
+    )
+    task(batch)
+    expected = task.augment(batch["images"], batch["rows"], batch["view_ids"])
+    assert torch.equal(targets.seen[0], expected) and torch.equal(pixels[0], NORMALIZE(expected))
+    # the view is the one that the batch names, which a cache was filled with
+    other = task.augmented_images(batch | {"view_ids": batch["view_ids"] + 1})
+    assert not torch.equal(other, expected)
+    swapped = {name: batch[name].flip(0) for name in ("images", "rows", "view_ids")}
+    assert torch.equal(task.augmented_images(swapped), expected.flip(0))
+
+
+def test_captions_are_encoded_without_their_padding_and_in_their_order(batch):
+    task = make_task()
+    states, embeddings = task.encode_texts(batch)
+    assert states.shape == (3, LENGTH, 32)
+    torch.testing.assert_close(embeddings, torch.tensor(encode(task.student, batch)[1]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("teacher_rotation", ["none", "same", "other"])
+def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(teacher_rotation):
+    task = make_task()
+    embeddings = random(3, PROJECTION_DIM)
+    assert torch.equal(task.to_student_space(embeddings), embeddings)  # no rotation at all
+    rotate(task.student, first := rotation(1))
+    rotate(task.student, second := rotation(2))
+    own = task.student.config.rotation
+    task.teacher_rotation = {"none": None, "same": own, "other": "0123456789abcdef"}[teacher_rotation]
+    expected = embeddings if teacher_rotation == "same" else embeddings @ first @ second
+    torch.testing.assert_close(task.to_student_space(embeddings), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
+    student = make_model(VIT | {"num_hidden_layers": 11}, XLM_ROBERTA, seed=3)
+    task = make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()
+    frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
+    towers = {name for name in frozen if name.startswith(("vision_model.layers.1.", "text_model."))}
+    assert frozen - towers == {"logit_scale"} and towers  # stage 1 has no use for the logit scale
+    assert not any(module.training for module in student.text_model.modules())
+    assert not student.vision_model.layers[1].training and student.vision_model.layers[10].training
+
+
+@pytest.mark.parametrize("freeze", [["text_model.embed"], ["vision_model", "visual_projection", "text_model",
+                                                          "text_projection"]])  # fmt: skip
+def test_freezing_an_unknown_name_or_everything_is_refused(freeze):
+    with pytest.raises(ValueError, match="^freeze: "):
+        make_task(freeze=freeze)
