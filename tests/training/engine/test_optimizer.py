@@ -151,7 +151,7 @@ def test_gradients_are_clipped_to_their_largest_norm(tmp_path, run):
 def test_a_loss_that_is_infinite_stops_the_run_before_the_step(tmp_path, run):
     task = Linear()
     task.infinite_at = 2
-    with pytest.raises(FloatingPointError, match="^step 2: the loss is not finite"):
+    with pytest.raises(FloatingPointError, match=r"^step 2: the loss is not finite"):
         run(task, make_recipe(tmp_path))
     assert len(task.gradients) == 1 and torch.equal(task.weight, task.weights[1])
 
@@ -249,12 +249,12 @@ def test_a_checkpoint_is_loaded_with_every_parameter_of_the_task_or_not_at_all(t
     load_weights(folder, loaded)
     assert torch.equal(loaded.adapter.weight, task.adapter.weight)
     assert torch.equal(loaded.weight, task.weight)
-    with pytest.raises(ValueError, match="^resume: .* has other trained parameters"):
+    with pytest.raises(ValueError, match=r"^resume: .* has other trained parameters"):
         load_weights(folder, Linear())  # it has more than the task
     plain = make_state(Linear(), replace(recipe, output_dir=str(tmp_path / "plain")))
     finished = HubModel(plain.task.student, processor, replace(recipe, output_dir=str(tmp_path / "plain")))
     folder = checkpoint.save_checkpoint(finished, Progress(step=1), plain)
-    with pytest.raises(ValueError, match="^resume: .* has other trained parameters"):
+    with pytest.raises(ValueError, match=r"^resume: .* has other trained parameters"):
         load_weights(folder, Adapted())  # it lacks some of the task
 
 

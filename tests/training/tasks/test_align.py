@@ -276,7 +276,7 @@ def test_a_loss_from_outside_is_one_function_and_one_row(table, batch):
 
 @pytest.mark.parametrize("name", ["affinity_weight", "interactive_weight", "anchor_weight", "general_weight"])
 def test_a_loss_that_needs_a_teacher_is_refused_without_one(name):
-    with pytest.raises(ValueError, match=f"^{name} is 0.5"):
+    with pytest.raises(ValueError, match=rf"^{name} is 0.5"):
         make_task(**{name: 0.5})
 
 
@@ -289,5 +289,5 @@ def test_a_loss_between_languages_is_refused_where_no_batch_has_two():
 
 @pytest.mark.parametrize("weights", [{"en": 1.0}, {"en": 1.0, "fr": 1.0}])
 def test_language_weights_must_name_the_languages_of_the_data(weights):
-    with pytest.raises(ValueError, match="^language_weights"):
+    with pytest.raises(ValueError, match=r"^language_weights"):
         make_task(language_weights=weights)

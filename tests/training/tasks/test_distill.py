@@ -173,7 +173,7 @@ def test_the_teacher_is_rotated_into_the_students_space_unless_it_is_there(teach
 
 def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
     student = make_model(VIT | {"num_hidden_layers": 11}, XLM_ROBERTA, seed=3)
-    task = make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()
+    make_task(student=student, freeze=["vision_model.layers.1", "text_model."]).train()
     frozen = {name for name, parameter in student.named_parameters() if not parameter.requires_grad}
     towers = {name for name in frozen if name.startswith(("vision_model.layers.1.", "text_model."))}
     assert frozen - towers == {"logit_scale"} and towers  # stage 1 has no use for the logit scale
@@ -184,5 +184,5 @@ def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
 @pytest.mark.parametrize("freeze", [["text_model.embed"], ["vision_model", "visual_projection", "text_model",
                                                           "text_projection"]])  # fmt: skip
 def test_freezing_an_unknown_name_or_everything_is_refused(freeze):
-    with pytest.raises(ValueError, match="^freeze: "):
+    with pytest.raises(ValueError, match=r"^freeze: "):
         make_task(freeze=freeze)
