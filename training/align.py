@@ -10,8 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from training.config import AlignRecipe, recipe_from_args
-from training.engine.command import stage_errors
-from training.utils.ending import commands_of_stage_2, print_ending
+from training.utils.cli import commands_of_model, print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -58,15 +57,11 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
     Raises:
         ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
     """
-    from training.students import build_student, load_student, set_image_size
-    from training.teachers.classifier import find_classifier
-    from training.teachers.lineage import read_license
-    from training.utils.licenses import UNKNOWN, join_licenses
+    from training.students import build_student, load_student
+    from training.teachers.lineage import join_licenses
 
     if recipe.new_student is None:
         student, processor = load_student(recipe.student)
-        if recipe.image_size is not None:
-            processor = set_image_size(student, processor, recipe.image_size)
         student.config.languages = list(dict.fromkeys([*student.config.languages, *recipe.data.languages]))
     else:
         student, processor = build_student(recipe.new_student, recipe.data.languages, teachers, recipe.seed)
@@ -79,11 +74,6 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
     if teachers is not None and student.config.teacher != teachers.name:
         earlier = [student.config.teacher_license] if student.config.teacher else []
         student.config.teacher_license = join_licenses([*earlier, teachers.license])
-    if recipe.classifier is not None:
-        config = student.config
-        earlier = [config.teacher_license] if config.teacher or config.teacher_license else []
-        license = read_license(recipe.classifier, find_classifier(recipe.classifier))
-        config.teacher_license = join_licenses([*earlier, license]) or UNKNOWN
     return student, processor
 
 
@@ -100,8 +90,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     """
     from accelerate.logging import get_logger
 
-    from training.engine.beyond_data import class_targets, general_photos, general_texts
-    from training.engine.inputs import caption_tokens, open_inputs
+    from training.engine.inputs import caption_tokens, open_inputs, open_rehearsal
     from training.tasks import AlignTask
     from training.teachers import TOWERS
     from training.teachers.targets import TargetSpec
@@ -122,9 +111,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         recipe,
         recipe.data.languages,
         teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
-        general=general_texts(recipe, models, accelerator),
-        photos=general_photos(recipe, models, inputs.targets, accelerator),
-        classes=class_targets(recipe, models, accelerator),
+        rehearsal=open_rehearsal(recipe, models, inputs.targets, accelerator),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:
@@ -148,7 +135,7 @@ def main(argv: list[str] | None = None):
         except PublishError as error:
             sys.exit(f"align: {error}")
     written = {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}
-    print_ending(written, commands_of_stage_2(recipe.output_dir))
+    print_ending(written, commands_of_model(recipe.output_dir))
 
 
 if __name__ == "__main__":

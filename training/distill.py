@@ -10,8 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from training.config import DistillRecipe, recipe_from_args
-from training.engine.command import stage_errors
-from training.utils.ending import commands_of_stage_1, print_ending
+from training.utils.cli import print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -61,7 +60,8 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     """
     from accelerate.logging import get_logger
 
-    from training.engine.inputs import caption_tokens, open_bank, open_inputs, states_teacher
+    from training.data import PairStream
+    from training.engine.inputs import caption_tokens, open_inputs, states_teacher
     from training.tasks import DistillTask
     from training.teachers.ensemble import joint_bank
     from training.teachers.targets import TargetSpec
@@ -91,8 +91,13 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     assert inputs.targets is not None  # because there is a teacher
     bank = None
     if recipe.target == "logits":
-        texts = open_bank(recipe.text_bank, inputs.dataset)
-        bank = joint_bank(recipe.teacher_cache, teachers, texts, accelerator.device, "target 'logits'")
+        captions = [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
+        if len(captions) < 2:
+            raise ValueError(
+                "target: 'logits' compares with the captions of the data, but the data are a stream or have fewer "
+                "than two captions. Set target to embedding, or add captions."
+            )
+        bank = joint_bank(recipe.teacher_cache, teachers, captions, accelerator.device, "target 'logits'")
     task = DistillTask(
         student,
         inputs.augment,
@@ -119,7 +124,8 @@ def main(argv: list[str] | None = None):
         except PublishError as error:
             sys.exit(f"distill: {error}")
     written = {recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}
-    print_ending(written, commands_of_stage_1(recipe.output_dir, recipe.tower))
+    align = f"accelerate launch training/align.py --config RECIPE --student {recipe.output_dir} --output_dir DIR"
+    print_ending(written, [align])
 
 
 if __name__ == "__main__":

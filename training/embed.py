@@ -8,10 +8,8 @@ python training/embed.py --model MODEL --data HUB_ID --format parquet --output_d
 
 import shlex
 
-from training.engine.command import stage_errors
 from training.search import EmbedOptions
-from training.utils.cli import parse_options
-from training.utils.ending import commands_of_index, print_ending
+from training.utils.cli import parse_options, print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
@@ -34,7 +32,8 @@ def main(argv: list[str] | None = None):
     written = {f"{options.output_dir}/shards": "Parquet files of the embeddings"}
     if options.format == "index":
         index = f"{options.output_dir}/index"
-        print_ending(written | {index: "index of the collection"}, commands_of_index(index))
+        written[index] = "index of the collection"
+        print_ending(written, [f"dcclip search QUERY --index {shlex.quote(index)}"])
     else:
         # the shards stay, and the same command without the format writes an index from them
         again = ["python", "training/embed.py", "--model", options.model, "--data", *options.data]

@@ -12,8 +12,7 @@ import sys
 from training.edge.formats import find_format
 from training.edge.options import ExportOptions
 from training.hub.layouts.table import LAYOUTS
-from training.utils.cli import parse_options, user_errors
-from training.utils.ending import commands_of_export, print_ending
+from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
@@ -42,7 +41,8 @@ def _write_files(options: ExportOptions):
         print(f"\n{UNCHECKED}")
     kept = {verdict.tower for verdict in verdicts if verdict.kept}
     refused = {verdict.tower for verdict in verdicts} - kept
-    commands = [] if refused else commands_of_export(options.output_dir, options.format, kept)
+    is_searchable = options.format == "onnx" and kept == {"vision", "text"}
+    commands = commands_of_model(options.output_dir, is_exported=True) if is_searchable else []
     written = {options.output_dir: "Hub folder with the exported files and the verdict on each in results.json"}
     print_ending(written, commands)
     if refused:
@@ -61,7 +61,7 @@ def _write_layout(options: ExportOptions):
     if not verdict.kept:
         sys.exit(1)
     written = {f"{options.output_dir}/{options.format}": f"folder for {options.format}"}
-    print_ending(written, commands_of_export(options.output_dir, options.format))
+    print_ending(written)
 
 
 if __name__ == "__main__":

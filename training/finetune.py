@@ -12,10 +12,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.engine.command import stage_errors
 from training.finetuning.options import FinetuneOptions
-from training.utils.cli import parse_options
-from training.utils.ending import commands_of_model, print_ending
+from training.utils.cli import commands_of_model, parse_options, print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 

@@ -32,7 +32,7 @@ from pathlib import Path
 from PIL import Image
 
 from training.hub.endpoint import load_handler
-from training.utils.timing import resident_bytes
+from training.utils.process import resident_bytes
 
 handler = load_handler(Path(sys.argv[1]))
 for size in (100, 4000, 3000, 4000, 3500, 4000, 2500):

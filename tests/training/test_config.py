@@ -2,7 +2,7 @@
 
 import json
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +10,7 @@ import yaml
 
 from tests.tiny import ROOT
 from training.config import (
-    LIMITS,
     AlignRecipe,
-    AugmentConfig,
     DataConfig,
     DistillRecipe,
     SourceConfig,
@@ -161,23 +159,12 @@ def test_wrong_type_is_refused_with_field_and_value(write, capsys, changes, key,
     assert key in message and value in message
 
 
-@pytest.mark.parametrize("changes", [{"ema_decay": 1.0}, {"augment": {"flip": 1.5}}, {"max_grad_norm": 0}])
-def test_value_above_its_range_is_refused(write, capsys, changes):
-    assert "must be" in refusal(capsys, write(**changes))
-
-
 def test_limits_hold_without_a_command_line():
     with pytest.raises(ValueError, match=r"data\.workers: must be at least 0, got -1\."):
         DataConfig(train="x", workers=-1)
     recipe = AlignRecipe(output_dir="x", data=DataConfig(train="x"))
     with pytest.raises(ValueError, match=r"chunk_size: must be at least 0, got -1\."):
         replace(recipe, chunk_size=-1)
-
-
-def test_every_limit_belongs_to_a_number_of_a_recipe():
-    classes = (SourceConfig, DataConfig, AugmentConfig, StudentConfig, DistillRecipe, AlignRecipe)
-    types = {option.name: option.type for recipe_class in classes for option in fields(recipe_class)}
-    assert {types[name] for name in LIMITS} == {int, float, int | None}
 
 
 @pytest.mark.parametrize(
@@ -189,11 +176,6 @@ def test_every_limit_belongs_to_a_number_of_a_recipe():
 )
 def test_options_that_need_another_option_are_refused(write, capsys, changes, problem):
     assert problem in refusal(capsys, write(**changes))
-
-
-@pytest.mark.parametrize(("key", "least"), [("max_steps", 1), ("batch_size", 1), ("log_every", 1), ("save_every", 0)])
-def test_value_below_its_range_is_refused(write, capsys, key, least):
-    assert f"distill: {key}: must be at least {least}, got {least - 1}." in refusal(capsys, write(**{key: least - 1}))
 
 
 def test_no_caption_column_is_refused(write, capsys):
@@ -228,11 +210,9 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
         ({"train": "x", "sources": [{"train": "y"}]}, "either train, for one source, or sources"),
         (
             {"sources": [{"train": "y", "weight": 0}]},
-            "data.sources.weight: must be above 0, got 0.0. Leave the source out instead.",
+            "data.sources.weight: must be above 0, got 0.0.",
         ),
         ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns: is empty"),
-        ({"train": "x", "shuffle_buffer": 0}, "data.shuffle_buffer: must be at least 1, got 0."),
-        ({"train": "x", "workers": -1}, "data.workers: must be at least 0, got -1."),
         ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory: a stream has too many images"),
         ({"train": "x", "batches": "by_colour"}, "batches"),
     ],
@@ -350,22 +330,9 @@ def test_a_function_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"embedding_weight": 0, "map_weight": 0}, "embedding_weight: is 0"),
-        ({"map_weight": -1}, "map_weight: must be at least 0, got -1"),
-        ({"mix": 0.5, "teacher_cache": "cache"}, "mix: is 0.5, but a cache has no targets of mixed images"),
-        ({"mix": 0.5, "tower": "text"}, "mix: is 0.5, but no images are read"),
-        ({"text_bank": "texts.txt"}, "text_bank: target is 'feature_map', which compares with no texts"),
-        ({"max_grad_norm": 0}, "max_grad_norm: must be above 0"),
-        ({"seed": -1}, "seed: must be at least 0"),
-        ({"teacher_views": 0}, "teacher_views: must be at least 1"),
-        ({"batch_size": 10**9}, "batch_size: must be at most 1,000,000"),
         ({"betas": [0.9, 1.0]}, "betas: must be at least 0 and less than 1"),
-        ({"augment": {"flip": 7}}, "augment.flip: must be at least 0 and at most 1"),
-        ({"augment": {"background": -999}}, "augment.background: "),
-        ({"resume_with_changes": True}, "resume_with_changes: applies to a resumed run"),
         ({"student": {"image_mean": [0.5, 0.5]}}, "student.image_mean: must be three numbers"),
         ({"student": {"image_std": [0.5, 0.0, 0.5]}}, "student.image_std: must be above 0"),
-        ({"student": {"max_text_length": 0}}, "student.max_text_length: must be at least 2"),
     ],
 )
 def test_values_without_effect_or_out_of_range_are_refused(tmp_path, fields, message):
@@ -385,25 +352,15 @@ def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path)
         recipe_from_args(DistillRecipe, ["--config", str(path)])
 
 
-def test_a_classifier_that_would_see_no_image_is_refused():
-    data = DataConfig(sources=[SourceConfig(train="drawings.parquet", classify=False)])
-    with pytest.raises(ValueError, match=r"^data\.sources\.classify: is false for every source"):
-        AlignRecipe(output_dir="", data=data, student="a/b", classifier="c/d", classifier_weight=1.0)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
         ({"language_weights": {"en": 0, "zh": 0}}, "language_weights: all are 0"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
-        ({"classifier": "a/b"}, "classifier_weight: is 0, so 'a/b' would not be used"),
-        ({"classifier_names": "cifar-10"}, "classifier_weight: is 0, so 'cifar-10' would not be used"),
-        ({"classifier_weight": 1}, "classifier: is not set, but classifier_weight is 1"),
         ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
         ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
         ({"language_weights": {"en": -1, "zh": 1}}, "language_weights.en: must be at least 0"),
-        ({"extra_weights": {"spread": -1}}, "extra_weights.spread: must be at least 0"),
     ],
 )
 def test_a_stage_2_that_would_learn_nothing_is_refused(fields, message):
@@ -425,7 +382,6 @@ def test_only_a_copy_of_the_one_teacher_starts_from_it():
     recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), student="a", teacher="a")
     assert recipe.starts_from_teacher
     assert not replace(recipe, student="b").starts_from_teacher
-    assert not replace(recipe, image_size=96).starts_from_teacher  # its feature maps have another size
     assert not replace(
         recipe, student=None, new_student=StudentConfig(), teacher=None, teachers=teachers
     ).starts_from_teacher

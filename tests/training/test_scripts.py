@@ -12,7 +12,7 @@ from transformers import AutoModel, AutoProcessor
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from training import align, distill
 from training import eval as eval_script
-from training.engine import command
+from training.utils import cli
 
 pytestmark = pytest.mark.slow
 
@@ -200,15 +200,15 @@ def test_only_the_main_process_prints_a_user_error(recipes, run_python):
 
 def test_an_error_of_another_process_is_printed_after_a_while(monkeypatch, capsys):
     monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(command, "GRACE_S", 0.01)
-    with pytest.raises(SystemExit) as exit_info, command.stage_errors("distill"):
+    monkeypatch.setattr(cli, "GRACE_S", 0.01)
+    with pytest.raises(SystemExit) as exit_info, cli.stage_errors("distill"):
         raise ValueError("data: not on this machine.")
     assert exit_info.value.code == 2 and capsys.readouterr().err == "distill: data: not on this machine.\n"
 
 
 @pytest.mark.parametrize("error", [FloatingPointError("step 3: not finite."), OSError("output_dir: disk full.")])
 def test_failures_of_a_run_are_one_line_and_exit_code_1(error, capsys):
-    with pytest.raises(SystemExit) as exit_info, command.stage_errors("distill"):
+    with pytest.raises(SystemExit) as exit_info, cli.stage_errors("distill"):
         raise error
     assert exit_info.value.code == 1 and capsys.readouterr().err == f"distill: {error}\n"
 

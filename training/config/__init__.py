@@ -1,7 +1,6 @@
 """Recipes: typed dataclasses that are read from YAML and the command line and saved beside the weights.
 
-limits.py     allowed ranges of numbers
-sections.py   data, augmentation, student, teachers, evaluation
+sections.py   data, augmentation, student, teachers, evaluation; ranges of numbers
 recipes.py    the recipes of both stages
 files.py      read a recipe from YAML and the command line, and save it
 """
@@ -16,7 +15,6 @@ from training.config.files import (
     save_recipe,
     stored_fields,
 )
-from training.config.limits import LIMITS, Checked, Limits
 from training.config.recipes import AlignRecipe, DistillRecipe, TrainingRecipe
 from training.config.sections import (
     AugmentConfig,
@@ -29,16 +27,13 @@ from training.config.sections import (
 
 __all__ = [
     "CONFIGS",
-    "LIMITS",
     "OF_ONE_START",
     "RECIPE_FILE",
     "AlignRecipe",
     "AugmentConfig",
-    "Checked",
     "DataConfig",
     "DistillRecipe",
     "EvalConfig",
-    "Limits",
     "SourceConfig",
     "StudentConfig",
     "TeacherConfig",

@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from jsonargparse import ArgumentError, ArgumentParser
 
 from training.config.recipes import TrainingRecipe
 from training.utils.cli import (
-    HelpFormatter,
-    add_debug_flag,
-    check_config_files,
+    USER_ERROR,
     command_name,
-    exit_with_usage_error,
+    exit_with_error,
     help_texts,
-    take_debug_flag,
+    make_parser,
+    parse_arguments,
 )
 
 RECIPE_FILE = "recipe.yaml"
@@ -25,7 +23,7 @@ FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 OWN_CODE = "training.corpus."  # the data sets of this project
 CONFIGS = Path(__file__).parents[1] / "configs"
 # fields that apply to one start of a run, and must not take effect when its saved recipe is used again
-OF_ONE_START = ("resume", "resume_with_changes", "overwrite")
+OF_ONE_START = ("resume", "overwrite")
 # comments in a saved recipe, and no fields: Accelerate sets the processes, and the steps are those of a checkpoint
 PROCESSES = re.compile(r"^# number of processes: (\d+)$", re.MULTILINE)
 STEPS = re.compile(r"^# number of steps done: (\d+)$", re.MULTILINE)
@@ -34,24 +32,11 @@ Recipe = TypeVar("Recipe", bound=TrainingRecipe)
 
 
 def parse_recipe(recipe_class: type[Recipe], argv: list[str] | None = None, prog: str = "recipe") -> Recipe:
-    """Parse a command line into a recipe; a user's mistake ends the process.
-
-    Args:
-        recipe_class: `DistillRecipe` or `AlignRecipe`.
-        argv: Arguments; None takes those of the process.
-        prog: Command as users type it, for messages.
-
-    Returns:
-        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
-
-    Raises:
-        SystemExit: An option is unknown, missing or invalid. One line on stderr names the field, the exit code is 2.
-    """
+    """Parse a command line into a recipe as `recipe_from_args` does; a user's mistake ends the process with code 2."""
     try:
         return recipe_from_args(recipe_class, argv, prog)
     except ValueError as error:
-        exit_with_usage_error(command_name(prog), error)
-        raise  # unreachable
+        exit_with_error(command_name(prog), error, USER_ERROR)
 
 
 def recipe_from_args(
@@ -59,32 +44,23 @@ def recipe_from_args(
 ) -> Recipe:
     """Parse a command line into a recipe.
 
-    Nested fields are written `--data.train`. A boolean that is false by default is also a bare flag: `--resume`.
+    `--config FILE` reads YAML; arguments on the command line override it. Nested fields are written `--data.train`. A
+    boolean that is false by default is also a bare flag: `--resume`.
 
     Args:
         recipe_class: `DistillRecipe` or `AlignRecipe`.
         argv: Arguments; None takes those of the process.
         prog: Command as users type it, for `--help`.
-        description: Docstring of the script. Its first paragraph heads `--help`, the rest follows the options. None
-            takes the summary of the recipe's docstring.
+        description: Docstring of the script, for `--help`. None takes the summary of the recipe's docstring.
 
     Returns:
-        The recipe. `--config FILE` reads YAML; arguments on the command line override it.
+        The recipe.
 
     Raises:
         ValueError: An option is unknown, missing or invalid; the message names the field.
     """
-    summary, _, examples = (description or recipe_class.__doc__ or "").partition("\n\n")
-    parser = ArgumentParser(
-        prog=prog,
-        description=" ".join(summary.split()),
-        epilog=examples if description else None,
-        formatter_class=HelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument("--config", action="config", help="Recipe in YAML; other arguments override it.")
-    add_debug_flag(parser)
+    summary = (recipe_class.__doc__ or "").partition("\n\n")[0]
+    parser = make_parser(prog, description or summary, "Recipe in YAML")
     parser.add_argument(
         "--trust_recipe_code",
         action="store_true",
@@ -95,13 +71,7 @@ def recipe_from_args(
     helps = help_texts(recipe_class)
     for name in flags:
         parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
-    check_config_files(argv)
-    try:
-        values = vars(parser.instantiate(parser.parse_args(argv)))
-    except (ArgumentError, TypeError) as error:  # TypeError: a section is no mapping
-        raise ValueError(_one_line(error)) from error
-    values.pop("config")
-    take_debug_flag(values)
+    values = parse_arguments(parser, argv)
     trusts_code = values.pop("trust_recipe_code")
     recipe = recipe_class(**values)
     if not trusts_code:
@@ -124,18 +94,6 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
                 f"teachers.trust_remote_code: loading {teacher.teacher!r} would run the code that comes with it. "
                 "Check that you trust it, and add --trust_recipe_code."
             )
-
-
-def _one_line(error: ArgumentError | TypeError) -> str:
-    """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
-    message = " ".join(str(error).split())
-    if isinstance(error, TypeError):
-        message = "config: a section such as data, augment, student or eval must be a mapping of fields"
-    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
-    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
-    message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
-    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
-    return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 
 
 def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:

@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from training.config.limits import Checked
-from training.config.sections import AugmentConfig, DataConfig, EvalConfig, StudentConfig, TeacherConfig
+from training.config.sections import AugmentConfig, Checked, DataConfig, EvalConfig, StudentConfig, TeacherConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +42,6 @@ class TrainingRecipe(Checked):
         keep_checkpoints: Number of most recent checkpoints to keep.
         resume: Whether to resume from the last checkpoint in `output_dir`. Without a checkpoint the run starts from
             the first step.
-        resume_with_changes: Whether a resumed run may differ from the one that wrote the checkpoint, such as in its
-            data, seed or number of processes. The differences are written to `log.jsonl`.
         overwrite: Whether a new run may replace a model, checkpoints and other files in `output_dir`.
         eval: Validation set for evaluation during training.
         eval_every: Number of steps between two evaluations; the last step is always evaluated. With 0 there is no
@@ -54,8 +51,6 @@ class TrainingRecipe(Checked):
         push_to_hub: Whether to publish the finished model on the Hub, as `training/publish.py` does.
         hub_model_id: Repository on the Hub, NAMESPACE/NAME.
         hub_private_repo: Whether a new repository is private.
-        hub_strategy: When to upload: `end` publishes the finished model only, `every_save` also uploads each
-            checkpoint without its training state. Training waits for the upload.
         prefixes: Numbers of leading dimensions of the embedding, ascending, such as [64, 128, 256]. Every loss between
             embeddings is the mean over these widths and the full one, so that embeddings can be truncated. With a
             teacher, its space is first rotated to the principal axes of its embeddings of training data.
@@ -89,7 +84,6 @@ class TrainingRecipe(Checked):
     save_every: int = 0
     keep_checkpoints: int = 2
     resume: bool = False
-    resume_with_changes: bool = False
     overwrite: bool = False
     eval: EvalConfig = field(default_factory=EvalConfig)
     eval_every: int = 0
@@ -97,7 +91,6 @@ class TrainingRecipe(Checked):
     push_to_hub: bool = False
     hub_model_id: str | None = None
     hub_private_repo: bool = False
-    hub_strategy: Literal["end", "every_save"] = "end"
     prefixes: list[int] = field(default_factory=list)
     teachers: list[TeacherConfig] = field(default_factory=list)
     teacher_cache: str | None = None
@@ -108,8 +101,6 @@ class TrainingRecipe(Checked):
         super().__post_init__()
         if self.eval_every and not (self.eval.data and self.eval.class_names):
             raise ValueError("eval_every: needs a labelled set; set eval.data and eval.class_names.")
-        if self.resume_with_changes and not self.resume:
-            raise ValueError("resume_with_changes: applies to a resumed run. Add --resume.")
         if self.betas is None or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(
                 f"betas: must be at least 0 and less than 1, got {self.betas}. The default is 0.9, 0.999."
@@ -170,19 +161,13 @@ class DistillRecipe(TrainingRecipe):
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
         target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,
-            `embedding` is the embedding alone, `logits` are the teacher's similarities to the texts of `text_bank`.
-        map_weight: Weight of the Smooth-L1 loss between the adapted student map and the teacher map.
-        embedding_weight: Weight of the cosine distance between student and teacher embeddings. This loss trains the
-            student's projections, so that both embeddings can be compared after stage 1.
-        smooth_l1_beta: Absolute error at which Smooth-L1 changes from quadratic to linear.
+            `embedding` is the embedding alone, `logits` are the teacher's similarities to the captions of the data;
+            of more than 4,096 captions, evenly spaced ones are taken.
+        map_weight: Weight of the Smooth-L1 loss between the adapted student map and the teacher map. The loss between
+            embeddings, which trains the student's projections, has the weight 1.
         whiten: Whether to whiten the teacher map by LayerNorm without affine parameters.
         adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
             must be equal.
-        text_bank: Text file with one text per line, for target `logits`. None takes the captions of the data. Of more
-            than 4,096 texts, evenly spaced ones are taken.
-        mix: Probability that an image is mixed with another one of the batch, 0..1. Student and teacher see the mixed
-            image, so that the student follows its teacher on images unlike those of the data. It needs a teacher that
-            runs during training, without `teacher_cache`.
     """
 
     teacher: str | None = None
@@ -190,38 +175,18 @@ class DistillRecipe(TrainingRecipe):
     tower: Literal["vision", "text", "both"] = "both"
     target: Literal["feature_map", "embedding", "logits"] = "feature_map"
     map_weight: float = 1.0
-    embedding_weight: float = 1.0
-    smooth_l1_beta: float = 2.0
     whiten: bool = True
     adapter: bool = True
-    text_bank: str | None = None
-    mix: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
-        if self.mix and (self.teacher_cache is not None or "vision" not in self.towers):
-            reason = "a cache has no targets of mixed images" if "vision" in self.towers else "no images are read"
-            raise ValueError(f"mix: is {self.mix}, but {reason}. Set mix to 0, or leave teacher_cache and tower out.")
-        if not (
-            self.embedding_weight or (self.map_weight and self.target == "feature_map") or self.target == "logits"
-        ):
-            raise ValueError(
-                f"embedding_weight: is 0, and so is the weight of all other losses of target {self.target!r}, so "
-                "nothing would be learned. Give at least one loss a weight above 0."
-            )
         self._check_sources()
-        if self.text_bank is not None and self.target != "logits":
-            raise ValueError(
-                f"text_bank: target is {self.target!r}, which compares with no texts, so it would not be used. Set "
-                "target to logits, or leave text_bank out."
-            )
         if not self.all_teachers:
             raise ValueError("teacher: none is named. Name one, or several under teachers.")
-        if self.prefixes and (self.target == "logits" or not self.embedding_weight):
+        if self.prefixes and self.target == "logits":
             raise ValueError(
-                f"prefixes: shorten the embedding, but target {self.target!r} with embedding_weight "
-                f"{self.embedding_weight} compares no embeddings. Set target to feature_map or embedding, and "
-                "embedding_weight above 0."
+                "prefixes: shorten the embedding, but target 'logits' compares no embeddings. Set target to "
+                "feature_map or embedding."
             )
 
     def _check_sources(self):
@@ -250,8 +215,6 @@ class AlignRecipe(TrainingRecipe):
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
         new_student: Student to build, which stage 1 has not distilled, instead of `student`.
-        image_size: Height and width of the input image in pixels, for a `student` with a convolutional image tower.
-            None keeps its size.
         teacher: Hub id or folder of a teacher for `affinity_weight`, `interactive_weight`, `anchor_weight`,
             `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
@@ -273,26 +236,14 @@ class AlignRecipe(TrainingRecipe):
             that runs during training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
-        classifier_weight: Weight of the cross-entropy between the probabilities of `classifier` and the image's
-            similarities to the names of its classes, the mean over all languages and all images of a batch. It keeps
-            the classes that an image tower with pretrained weights knows, and that no caption of the data names. The
-            classifier sees the images without augmentation. Before training, `student` encodes all names, in several
-            prompts; each step encodes a part of them again, so that both towers learn.
-        classifier: Folder or Hub id of the image classifier of `classifier_weight`, of transformers or timm. Its
-            precision is `teacher_dtype`.
-        classifier_names: Names of its classes in the order of its outputs, in a file as `eval.class_names`. Default:
-            those of ImageNet's thousand classes in the usual order, from the package clip-benchmark.
-        extra_weights: Weights of losses that were added to `training.tasks.loss_table.LOSSES`, by name of the weight.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
             split.
-        max_logit_scale: Largest value of the learnt logit scale, which is clamped to 1..max_logit_scale.
         freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """
 
     student: str | None = None
     new_student: StudentConfig | None = None
-    image_size: int | None = None
     teacher: str | None = None
     loss: Literal["infonce", "sigmoid"] = "infonce"
     language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
@@ -304,18 +255,13 @@ class AlignRecipe(TrainingRecipe):
     general_weight: float = 0.0
     photo_weight: float = 0.0
     photos: str | None = None
-    classifier_weight: float = 0.0
-    classifier: str | None = None
-    classifier_names: str | None = None
-    extra_weights: dict[str, float] = field(default_factory=dict)
     chunk_size: int = 0
-    max_logit_scale: float = 100.0
     freeze_batch_norm: bool = True
 
     @property
     def starts_from_teacher(self) -> bool:
         """Whether the student starts as a copy of its teacher, so that their feature maps have the same shape."""
-        return self.student is not None and self.student == self.teacher and self.image_size is None
+        return self.student is not None and self.student == self.teacher
 
     def __post_init__(self):
         super().__post_init__()
@@ -323,14 +269,9 @@ class AlignRecipe(TrainingRecipe):
             raise ValueError(
                 f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
             )
-        if self.image_size is not None and self.new_student is not None:
-            raise ValueError(
-                f"image_size: is {self.image_size}, but the student is a new one. Set new_student.image_size instead."
-            )
-        for field_name in ("language_weights", "extra_weights"):
-            for name, weight in getattr(self, field_name).items():
-                if not 0 <= weight < math.inf:
-                    raise ValueError(f"{field_name}.{name}: must be at least 0, got {weight}.")
+        for name, weight in self.language_weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"language_weights.{name}: must be at least 0, got {weight}.")
         if self.photo_weight and self.teacher_cache is not None:
             raise ValueError(
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
@@ -343,30 +284,9 @@ class AlignRecipe(TrainingRecipe):
             )
         if self.photos is not None and not self.photo_weight:
             raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
-        if self.classifier_weight and self.classifier is None:
-            raise ValueError(
-                f"classifier: is not set, but classifier_weight is {self.classifier_weight}. Name an image "
-                "classifier, or set the weight to 0."
-            )
-        if self.classifier_weight and self.student is None:
-            raise ValueError(
-                f"classifier_weight: is {self.classifier_weight}, but the text tower of a new student cannot embed "
-                "the names of classes yet. Name a trained student with student, or set the weight to 0."
-            )
-        if self.classifier_weight and not any(source.classify for source in self.data.mixture):
-            raise ValueError(
-                f"data.sources.classify: is false for every source, so the classifier {self.classifier!r} would see "
-                "no image. Set it to true for one, or classifier_weight to 0."
-            )
-        if not self.classifier_weight and (given := self.classifier or self.classifier_names) is not None:
-            raise ValueError(
-                f"classifier_weight: is 0, so {given!r} would not be used. Set it to 1, or leave classifier and "
-                "classifier_names out."
-            )
         if not any(self.language_weights.values()):
             raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
-        weights = [value for name, value in vars(self).items() if name.endswith("_weight")]
-        if not any((*weights, *self.extra_weights.values())):
+        if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
             raise ValueError(
                 "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "
                 "above 0."

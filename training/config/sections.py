@@ -1,11 +1,46 @@
-"""Sections of a recipe: data, augmentation, student, teachers and evaluation."""
+"""Sections of a recipe: data, augmentation, student, teachers and evaluation; and the ranges of their numbers."""
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from training.config.limits import Checked, Limits
-
 CHANNELS = 3  # of an image
+ABOVE_0, BELOW_1 = math.ulp(0.0), math.nextafter(1.0, 0.0)
+MOST = 1e9  # where no smaller maximum is natural
+# smallest and largest value of each number of a recipe, by field name
+LIMITS: dict[str, tuple[float, float]] = {
+    "max_steps": (1, MOST), "batch_size": (1, 1e6), "accumulate_steps": (1, 1e6), "chunk_size": (0, 1e6),
+    "learning_rate": (0, 1e3), "weight_decay": (0, 1e3), "warmup_steps": (0, MOST), "max_grad_norm": (ABOVE_0, MOST),
+    "ema_decay": (0, BELOW_1), "log_every": (1, MOST), "save_every": (0, MOST), "keep_checkpoints": (1, MOST),
+    "eval_every": (0, MOST), "teacher_views": (1, 1000), "seed": (0, 2**32 - 1), "image_size": (1, 4096),
+    "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
+    "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
+    "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180),
+    **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale"), (0, 1)),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Base class that checks every number of a dataclass against `LIMITS`; the weight of a loss is at least 0.
+
+    It is a dataclass itself, because jsonargparse expands `--data.train` only if all base classes are.
+    """
+
+    path: ClassVar[str] = ""  # where the dataclass is in a recipe, such as `data.`, for error messages
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            limits = LIMITS.get(name, (0, MOST) if name.endswith("_weight") else None)
+            if limits is None or not isinstance(value, (int, float)):
+                continue
+            low, high = limits
+            if not low <= value <= high:
+                if value > high:
+                    allowed = "less than 1" if high == BELOW_1 else f"at most {high:,.0f}"
+                else:
+                    allowed = "above 0" if low == ABOVE_0 else f"at least {low}"
+                raise ValueError(f"{self.path}{name}: must be {allowed}, got {value}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +55,6 @@ class SourceConfig(Checked):
         caption_columns: Column of the captions for each language. Sources may differ in their languages.
         weight: Weight of this source, above 0. Its share of the samples is its weight divided by the sum of all
             weights.
-        classify: Whether `classifier_weight` of stage 2 applies to the images of this source; if not, their loss is 0.
-            Set false for drawings, which a classifier of photographs misclassifies.
     """
 
     path: ClassVar[str] = "data.sources."
@@ -32,7 +65,6 @@ class SourceConfig(Checked):
     image_column: str | None = None
     caption_columns: dict[str, str] | None = None
     weight: float = 1.0
-    classify: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +256,6 @@ class EvalConfig:
         split: Split to evaluate on.
         image_column: Column of the images.
         label_column: Column of the labels, which are class names.
-        label_language: Language of the labels (ISO 639-1 code).
     """
 
     data: str | None = None
@@ -233,7 +264,6 @@ class EvalConfig:
     split: str = "test"
     image_column: str = "image"
     label_column: str = "label"
-    label_language: str = "en"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,7 +285,6 @@ class TeacherConfig(Checked):
     """
 
     path: ClassVar[str] = "teachers."
-    limits: ClassVar[dict[str, Limits]] = {"weight": Limits(above=0, advice="Leave the teacher out instead.")}
 
     teacher: str
     weight: float = 1.0

@@ -10,8 +10,7 @@ A run on photographs that was interrupted continues when you run the same comman
 from pathlib import Path
 
 from training.demo.options import DemoOptions, emoji_plan, next_commands, photo_plan
-from training.utils.cli import parse_options, user_errors
-from training.utils.ending import commands_of_export, print_ending
+from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
 from training.utils.results import RESULTS_FILE, Results
 
@@ -63,7 +62,7 @@ def _run_photos(options: DemoOptions):
         model: "Hub folder with model, code, card and exported files",
         f"{plan.output_dir}/{RESULTS_FILE}": "all numbers",
     }
-    print_ending(written, commands_of_export(model, "onnx"))
+    print_ending(written, commands_of_model(model, is_exported=True))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from training.evaluation.classify import class_embeddings
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import COLOURS
-from training.utils.fonts import font_families
-from training.utils.results import Results
+from training.utils.results import Results, font_families
 
 # matplotlib is imported inside the functions: its import takes half a second
 NOT_LOSSES = ("time", "step", "learning_rate", "images_per_s", "loss")

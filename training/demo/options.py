@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
-from training.utils.ending import publish_command
 from training.utils.files import REPO_ROOT
 from training.utils.results import RESULTS_FILE, Results
 
@@ -186,5 +185,5 @@ def next_commands(output_dir: Path, corpus: Path) -> list[str]:
     return [
         shlex.join(["python", "training/export.py", model, "--output_dir", f"{output_dir}/edge"]),
         shlex.join(["python", "training/eval.py", *evaluate]),
-        publish_command(model, "dcclip-demo"),
+        shlex.join(["python", "training/publish.py", model, "--repo_id", "NAME/dcclip-demo", "--dry_run"]),
     ]

@@ -161,8 +161,8 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
     from training.config import StudentConfig
     from training.demo.e5 import make_tokenizer, parse_e5, xlm_roberta_config, xlm_roberta_weights
     from training.students import build_student
+    from training.teachers.lineage import join_licenses
     from training.text.writing_systems import LANGUAGES
-    from training.utils.licenses import join_licenses
 
     e5 = parse_e5(E5_FILE.read())
     with tempfile.TemporaryDirectory() as folder:

@@ -10,8 +10,8 @@ from datasets import Dataset
 from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.held_out import TEST_SETS
 from training.text.writing_systems import LANGUAGES
+from training.utils.process import interleaved_ms
 from training.utils.results import Results, Row
-from training.utils.timing import interleaved_ms
 
 ModelKey = tuple[str, str | None]  # model, stage
 

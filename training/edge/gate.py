@@ -19,8 +19,8 @@ from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.utils.process import interleaved_ms
 from training.utils.results import Row
-from training.utils.timing import interleaved_ms
 
 MAX_JOINED_DIFFERENCE = 1e-4
 REFERENCE = "PyTorch"

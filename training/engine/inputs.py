@@ -1,24 +1,31 @@
-"""Inputs of both stages, built from a recipe: images with captions, augmentation, and the teacher's targets."""
+"""Inputs of both stages, built from a recipe: images with captions, augmentation, the teacher's targets, and texts and
+images beyond the data.
+"""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
-from training.config import DataConfig, TeacherConfig, TrainingRecipe
-from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source
+from training.config import AlignRecipe, DataConfig, TeacherConfig, TrainingRecipe
+from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source, tokenize
+from training.data.image_bank import load_images, vary_images
 from training.data.sources import check_split
 from training.data.transforms import Augment, Normalize
+from training.tasks.align import Rehearsal
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache, find_targets
-from training.teachers.ensemble import Ensemble, JointTargets, Member
+from training.teachers.ensemble import Ensemble, JointTargets, Member, joint_bank
 from training.teachers.targets import LiveTargets, TargetSource, TargetSpec
 from training.text.tokenizers import same_tokens
 from training.text.vocabulary import Vocabulary
+
+IMAGES_AT_ONCE = 32  # that a teacher encodes before training
 
 
 @dataclass(frozen=True)
@@ -244,31 +251,52 @@ def open_pairs(
     return PairDataset(rows, data, tokens, image_size, squash)
 
 
-def open_bank(text_bank: str | None, dataset: Pairs) -> list[str]:
-    """Read the texts that images are compared with if the distillation target is `logits`.
+def open_rehearsal(
+    recipe: AlignRecipe, models: Models, targets: TargetSource | None, accelerator: Accelerator
+) -> dict[str, Rehearsal]:
+    """Encode texts and images beyond the data with the teachers.
 
     Args:
-        text_bank: Text file with one text per line; None takes the captions of the data.
-        dataset: Training data.
+        recipe: Recipe of stage 2.
+        models: Student, processor and teachers.
+        targets: Distillation targets of the run; None without a teacher.
+        accelerator: Accelerator of this process.
 
     Returns:
-        At least two different texts, in the order of the file or the data.
-
-    Raises:
-        ValueError: The file cannot be read or has fewer than two texts, or there is neither a file nor a caption.
+        `general`, class names that come with this project in the student's languages, and `photo`, images of the
+        student's size; each only with a teacher and if the recipe weights it.
     """
-    if text_bank is None:
-        if isinstance(dataset, PairStream) or not dataset.caption_ids:
-            raise ValueError(
-                "text_bank: target 'logits' compares with texts, but the data are a stream or have no captions. Set "
-                "text_bank to a text file with one text per line."
-            )
-        return list(dataset.caption_ids)
-    try:
-        lines = Path(text_bank).read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ValueError(f"text_bank: cannot read {text_bank!r} ({error}). Name a text file.") from error
-    texts = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if len(texts) < 2:
-        raise ValueError(f"text_bank: {text_bank!r} has {len(texts)} texts; logits need at least two.")
-    return texts
+    rehearsal: dict[str, Rehearsal] = {}
+    if models.teachers is not None and recipe.general_weight:
+        from training.evaluation.sets.general import general_pairs  # most runs need neither evaluation nor packages
+
+        texts = general_pairs(models.student.config.languages, held_out=False).texts
+        tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
+        bank = joint_bank(recipe.teacher_cache, models.teachers, texts, accelerator.device, "general_weight")
+        rehearsal["general"] = Rehearsal(tokens, bank)
+    if targets is not None and recipe.photo_weight:
+        size = models.student.config.image_size
+        if recipe.photos is not None:
+            images = load_images(recipe.photos, recipe.data, size, squashes(models.processor.image_processor))
+        else:
+            from training.corpus.photo_crops import photo_crops
+
+            images = vary_images(photo_crops(size))
+        rehearsal["photo"] = _encode_images(images, targets, recipe.starts_from_teacher, accelerator)
+    return rehearsal
+
+
+@torch.inference_mode()
+def _encode_images(images: Tensor, targets: TargetSource, needs_maps: bool, accelerator: Accelerator) -> Rehearsal:
+    """Embeddings by the teachers and, if the student starts as a copy of its teacher, feature maps."""
+    embeddings, maps = [], []
+    hidden = not accelerator.is_main_process
+    for part in tqdm(images.split(IMAGES_AT_ONCE), "general images", unit="batch", leave=False, disable=hidden):
+        part = part.to(accelerator.device).float()
+        if needs_maps and isinstance(targets, LiveTargets):
+            found = targets.teacher.encode_images(targets.normalize(part))
+            maps.append(found.required_map.half())
+        else:
+            found = targets.images(part, {})
+        embeddings.append(found.embedding.float())
+    return Rehearsal({"images": images} | ({"maps": torch.cat(maps)} if maps else {}), torch.cat(embeddings))

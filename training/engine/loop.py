@@ -23,12 +23,17 @@ from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
 from training.engine.checkpoint import FinishedModel
-from training.engine.distributed import adapt_to_cluster, load_on_every_process, memory_format
-from training.engine.distributed.zero import hold_scalars
-from training.engine.identity import run_identity
+from training.engine.distributed import adapt_to_cluster, hold_scalars, load_on_every_process, memory_format
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
-from training.engine.state import CHANGED_ADVICE, Progress, TrainingState, check_checkpoint, load_weights
+from training.engine.state import (
+    CHANGED_ADVICE,
+    Progress,
+    TrainingState,
+    check_checkpoint,
+    load_weights,
+    run_identity,
+)
 from training.tasks import Task
 from training.tasks.grad_cache import forward_backward, sync_on_last
 from training.utils.process import use_cpu_fully
@@ -130,15 +135,12 @@ def train(
     """
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
-    revisions = task.teacher_revisions, task.classifier_revision
-    identity = run_identity(recipe, dataset, accelerator.num_processes, *revisions)
+    identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
     run = _Run(task, finished, accelerator, watch, on_save, identity, changed_advice)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
     loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
-    if run.changes:
-        log.write({"event": "changed", "step": start, "changes": run.changes})
     # a checkpoint may be one of a run that had stopped early
     batches = iter(()) if run.is_done() else _batches(loader, recipe, accelerator, start * recipe.accumulate_steps)
     with log:
@@ -222,11 +224,9 @@ class _Run:
         self.watch, self.on_save, self.recipe = watch, on_save, finished.recipe
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
-        self.changes: list[str] = []
         if folder is not None:
             previous = found[-2] if len(found) > 1 else None
-            allow = self.recipe.resume_with_changes
-            self.changes = check_checkpoint(folder, previous, identity, allow, changed_advice)
+            check_checkpoint(folder, previous, identity, changed_advice)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
         task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]

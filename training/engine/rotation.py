@@ -40,7 +40,6 @@ def rotate_student(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: t
     stored = _stored_rotation(last_checkpoint(recipe.output_dir)) if recipe.resume else None
     rotation = _teacher_axes(task, dataset, recipe, device) if stored is None else stored
     rotate(task.student, rotation)
-    task.after_rotation(rotation)
 
 
 @torch.no_grad()

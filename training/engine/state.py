@@ -3,7 +3,9 @@
 It holds no random-generator state: random numbers depend on seed, step and process only.
 """
 
+import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,20 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from modeling_dcclip import DCCLIPModel
-from training.engine.distributed.zero import load_moments, whole_moments, zero_optimizer
-from training.engine.identity import differences, file_digest
+from training.config import OF_ONE_START, TrainingRecipe, stored_fields
+from training.data import Pairs
+from training.engine.distributed import load_moments, whole_moments, zero_optimizer
 from training.engine.optimizer import Average
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
-CHANGED_ADVICE = "Use the recipe saved there, or add --resume_with_changes, which records the differences."
+CHANGED_ADVICE = "Use the recipe saved there, or choose another output_dir."
+# fields of a recipe that do not change what is learned, or which model is the best
+WITHOUT_EFFECT = (
+    *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
+    "log_every", "trackers", "save_every", "keep_checkpoints", "eval_every", "push_to_hub", "hub_model_id",
+    "hub_private_repo",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -143,20 +152,56 @@ class TrainingState:
         return Progress(**state["progress"])
 
 
-def check_checkpoint(
-    checkpoint: Path, previous: Path | None, identity: dict[str, Any], allow: bool, advice: str = CHANGED_ADVICE
-) -> list[str]:
+def run_identity(
+    recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teachers: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Everything that the weights of a run depend on, as flat JSON values by name.
+
+    Args:
+        recipe: Recipe of the run.
+        dataset: Its training data.
+        num_processes: Number of its training processes.
+        teachers: Revision of each teacher.
+    """
+    values = {"number of processes": num_processes, "content of the data": dataset.identity()}
+    if teachers:
+        values["weights of the teachers"] = ", ".join(teachers)
+    return json.loads(json.dumps(_flat(stored_fields(recipe)) | values))
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Describe every value that differs between two identities, such as `seed: 0, now 1`."""
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    return [f"{name}: {before.get(name)!r}, now {now.get(name)!r}" for name in names]
+
+
+def file_digest(path: Path) -> str:
+    """Digest of a file, 32 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if name in WITHOUT_EFFECT:
+            continue
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}.")
+        else:
+            flat[name] = value
+    return flat
+
+
+def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any], advice: str = CHANGED_ADVICE):
     """Check that a checkpoint is whole and belongs to the run that resumes from it.
 
     Args:
         checkpoint: Folder of the checkpoint.
         previous: Folder of the checkpoint before it; None if there is none.
         identity: What the resumed run is, as `run_identity` returns it.
-        allow: Whether the run may differ from the one that wrote the checkpoint.
         advice: Sentence that tells the user what to do about a difference, for the error message.
-
-    Returns:
-        The differences, which are empty unless `allow` is set.
 
     Raises:
         ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
@@ -174,15 +219,13 @@ def check_checkpoint(
         for name, digest in digests.items():
             file = checkpoint / name
             if file_digest(file) != digest:
-                raise ValueError("its content has another digest")
+                raise ValueError("checksum mismatch")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
-    changes = differences(before, identity)
-    if changes and not allow:
+    if changes := differences(before, identity):
         raise ValueError(
             f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. {advice}"
         )
-    return changes
 
 
 def _tensor_files(checkpoint: Path) -> list[Path]:
@@ -207,11 +250,12 @@ def load_weights(checkpoint: Path, task: Task):
     state, tensors = _read(checkpoint)
     task.student.load_state_dict(_load_student(checkpoint, task.student))
     task_tensors = {name.removeprefix("task/"): tensor for name, tensor in tensors.items() if name.startswith("task/")}
-    unexpected = task.load_state_dict(task_tensors, strict=False).unexpected_keys
+    keys = task.load_state_dict(task_tensors, strict=False)
+    missing = [name for name in keys.missing_keys if not name.startswith("student.")]
     names = trainable_names(task)
-    if unexpected or sorted(names) != sorted(state["parameters"]):
+    if missing or keys.unexpected_keys or sorted(names) != sorted(state["parameters"]):
         raise ValueError(
-            f"resume: {checkpoint} has other trained parameters than this recipe ({len(state['parameters'])} "
+            f"resume: {checkpoint} does not have the trained parameters of this recipe ({len(state['parameters'])} "
             f"instead of {len(names)}). Resume with the recipe saved there, or choose another output_dir."
         )
 

@@ -33,7 +33,7 @@ def make_evaluate(
     """
     if config.data is None or config.class_names is None:
         return None
-    class_names = ClassNames.read(config.class_names, config.label_language, config.languages)
+    class_names = ClassNames.read(config.class_names, "en", config.languages)
     for language in config.languages:
         class_names.in_language(language)
     measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in config.languages))]

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import parse_options, user_errors
-from training.utils.ending import commands_of_model, print_ending
+from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:

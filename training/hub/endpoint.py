@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from training.utils.cli import command_name, parse_options, user_errors
-from training.utils.quiet import hide_model_bars
+from training.utils.quiet import hide_library_bars
 from training.utils.server import LocalServer, host_name
 
 PROGRAM = "python -m training.hub.endpoint"
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None):
     """Parse the options, load the model, serve until the process is interrupted."""
     options = parse_options(EndpointOptions, argv, prog=PROGRAM, description=__doc__ or "")
     with user_errors(command_name(PROGRAM), extra="torch"):
-        hide_model_bars()
+        hide_library_bars()
         handler = load_handler(Path(options.model))
         server = EndpointServer(handler, options.host, options.port, options.max_body_mib * MIB)
     if not server.is_local:

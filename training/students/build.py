@@ -20,9 +20,9 @@ from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
 from training.teachers.ensemble import Ensemble
+from training.teachers.lineage import join_licenses
 from training.teachers.preparation import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
-from training.utils.licenses import join_licenses
 
 RANDOM = "random"
 

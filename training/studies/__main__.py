@@ -11,7 +11,7 @@ import sys
 from importlib import import_module, util
 from pathlib import Path
 
-from training.utils.cli import exit_with_usage_error, parse_options, user_errors
+from training.utils.cli import USER_ERROR, exit_with_error, parse_options, user_errors
 from training.utils.quiet import hide_library_bars
 
 PROGRAM = "python -m training.studies"
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None):
         print(f"usage: {PROGRAM} NAME [options]\n\n{_summaries()}\n\nOptions of one: {PROGRAM} NAME --help")
         return
     if name not in NAMES:
-        exit_with_usage_error("studies", f"there is no study {name!r}. Name one of {', '.join(NAMES)}.")
+        exit_with_error("studies", f"there is no study {name!r}. Name one of {', '.join(NAMES)}.", USER_ERROR)
     with user_errors(name, extra="studies"):
         study = import_module(f"training.studies.{name}")
         options = parse_options(study.Options, arguments[1:], prog=f"{PROGRAM} {name}", description=study.__doc__)

@@ -5,8 +5,7 @@
 - `align.py`: stage 2, both towers learn from pairs of images and captions
 - `loss_table.py`: the losses of stage 2, one row each
 - `losses.py`: the losses as pure functions
-- `gather.py`: embeddings of all processes in one loss
-- `grad_cache.py`: large batches in chunks
+- `grad_cache.py`: one loss over a batch that is spread over processes and chunks
 """
 
 from training.tasks.align import AlignTask

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.batch import Batch
-from training.data.mixing import mix_images
 from training.data.transforms import Augment, Normalize
 from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss
 from training.tasks.task import Task
@@ -89,14 +88,12 @@ class DistillTask(Task):
             losses |= self._vision(batch)
         if "text" in self.recipe.towers:
             losses |= self._text(batch)
-        weights = {"map": self.recipe.map_weight, "embedding": self.recipe.embedding_weight, "logits": 1.0}
+        weights = {"map": self.recipe.map_weight, "embedding": 1.0, "logits": 1.0}
         weighted = [weights[name.rsplit("_", 1)[1]] * value for name, value in losses.items()]
         return losses | {"loss": sum(weighted[1:], weighted[0])}
 
     def _vision(self, batch: Batch) -> dict[str, Tensor]:
         images = self.augmented_images(batch)
-        if self.recipe.mix:
-            images = mix_images(images, batch["rows"], batch["view_ids"], self.recipe.mix, self.recipe.seed)
         targets = self.targets.images(images, batch)
         outputs = self.student.get_image_features(self.normalize(images))
         losses = self._pooled("vision", outputs.pooler_output, targets.embedding)
@@ -132,4 +129,4 @@ class DistillTask(Task):
             return {f"{tower}_embedding": torch.stack(values).mean()}
 
     def _map_loss(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, dim: int = 1) -> Tensor:
-        return feature_map_loss(student, teacher, mask, self.recipe.smooth_l1_beta, dim, self.recipe.whiten)
+        return feature_map_loss(student, teacher, mask, dim=dim, whitened=self.recipe.whiten)

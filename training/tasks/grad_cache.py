@@ -1,10 +1,17 @@
-"""Gradient caching: the loss and the gradients of a whole batch, with the activations of one chunk in memory."""
+"""One loss over a batch that is spread over processes and chunks.
+
+A contrastive loss compares every image with every caption, so the mean of the losses of parts is not the loss of the
+batch. Here only the towers run on parts, and the loss is computed on all embeddings: n processes (`gather`), or n
+chunks (gradient caching, `forward_backward`), or both, give the loss and the gradients of one process with the whole
+batch, up to rounding. The exception is BatchNorm in train mode, whose statistics come from one part.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
 
@@ -16,29 +23,71 @@ IMAGE_FIELDS = ("rows", "sources", "view_ids", "images")
 Pass = tuple[dict[str, Tensor], Callable[[], None]]
 
 
-class Splittable(Protocol):
-    """A task whose loss is a function of embeddings, so that it can be computed in chunks.
+class _Gather(torch.autograd.Function):
+    """Concatenates the tensors of all processes.
 
-    It is also a module. With `encode_only`, its forward pass returns the student's outputs for a batch, with gradient:
-    embeddings (B, D) or (T, D), and scalars such as the logit scale, by name. `chunk_size` is the number of images in
-    a chunk; 0 for the whole batch.
+    Every process computes the same loss from the same embeddings, so the gradient of its own part is already complete,
+    and the backward pass sends nothing. DDP takes the mean of the processes' gradients, but their sum is needed, so
+    each gradient is multiplied by the number of processes. Tensors that are not gathered, such as the logit scale,
+    have the same gradient on every process, and its mean is correct.
     """
 
-    chunk_size: int
+    @staticmethod
+    def forward(ctx, tensor: Tensor, sizes: list[int]) -> Tensor:
+        ctx.sizes = sizes
+        padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def teacher_outputs(self, batch: Batch) -> dict[str, Tensor]:
-        """The teacher's outputs for a batch, under other names; nothing without a teacher."""
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.split(ctx.sizes)[dist.get_rank()] * len(ctx.sizes), None
 
-    def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        """Losses by name.
 
-        Args:
-            outputs: Outputs of student and teacher for the whole batch.
-            batch: The whole batch.
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenate the rows of all processes, in the order of the processes.
 
-        Returns:
-            Losses by name; `loss` is their weighted sum.
-        """
+    Args:
+        tensor: Tensor of any dtype, (N, ...); N may differ between processes.
+
+    Returns:
+        (sum of all N, ...); the tensor itself in a run with one process. Gradients are scaled for DDP, which averages
+        them: if every process computes the same loss, its parameters get the gradients of that loss.
+
+    Requirements: every process calls this function equally often, and computes the same loss from the result.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    return _Gather.apply(tensor, _sizes(tensor))
+
+
+def _sizes(tensor: Tensor) -> list[int]:
+    sizes = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=tensor.device)
+    sizes[dist.get_rank()] = len(tensor)
+    dist.all_reduce(sizes)
+    return sizes.tolist()
+
+
+def gather_pairs(batch: Batch) -> Batch:
+    """Gather the fields that determine the matching pairs: `rows`, `owner`, `caption_ids` and `language`.
+
+    Args:
+        batch: Batch of this process.
+
+    Returns:
+        The fields of all processes; `owner` is an index into the images of all processes.
+    """
+    fields = {
+        "rows": batch["rows"],
+        "owner": batch["owner"],
+        "caption_ids": batch["caption_ids"],
+        "language": batch["language"],
+    }
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        fields["owner"] = fields["owner"] + sum(_sizes(batch["rows"])[: dist.get_rank()])
+    return cast(Batch, {name: gather(value) for name, value in fields.items()})
 
 
 def split_batch(batch: Batch, chunk_size: int) -> list[Batch]:
@@ -91,7 +140,8 @@ def forward_backward(
 
     Args:
         model: Task as wrapped by the Accelerator.
-        task: The same task, not wrapped. With a `chunk_size` it is `Splittable`.
+        task: The same task, not wrapped. With a `chunk_size` it has the methods `teacher_outputs` and `compute_losses`
+            of `AlignTask`, and `model(batch, encode_only=True)` returns the student's outputs with gradient.
         batch: Batch on the device.
         accelerator: Accelerator of this process.
         loss_weight: Weight of this batch in the loss of its step, 0..1.
@@ -106,7 +156,7 @@ def forward_backward(
     return losses, lambda: accelerator.backward(loss_weight * losses["loss"])
 
 
-def _chunked(model: nn.Module, task: Splittable, batch: Batch, accelerator: Accelerator, loss_weight: float) -> Pass:
+def _chunked(model: nn.Module, task: Any, batch: Batch, accelerator: Accelerator, loss_weight: float) -> Pass:
     """Forward and backward pass with the activations of one chunk in memory at a time.
 
     First, all chunks are encoded without a graph. The loss on all embeddings gives the gradients of the embeddings.

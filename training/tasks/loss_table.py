@@ -1,7 +1,7 @@
 """The losses of stage 2. A new loss is one function of `LossInputs` and one row of `LOSSES`.
 
-A loss outside this package is added to the same table before the task is built. Its weight is a field of the recipe,
-such as one of a subclass of `AlignRecipe`, or an entry of the recipe's `extra_weights`:
+A loss outside this package is added to the same table before the task is built. Its weight is a field of a
+subclass of `AlignRecipe`:
 
     from training.tasks.loss_table import LOSSES, Loss
 
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from training.config import AlignRecipe
 from training.tasks.losses import (
     affinity_loss,
-    class_losses,
     embedding_loss,
     info_nce,
     interactive_loss,
@@ -46,9 +45,6 @@ class LossInputs:
         positive: Which captions match which image, (B, T) bool.
         language: Index into the languages of the recipe, (T,) int64.
         num_languages: Number of languages of the recipe.
-        class_names: Embeddings of the names of a classifier's classes in L languages, (L, C, D), if the recipe has a
-            `classifier_weight`.
-        class_probabilities: The classifier's probabilities, (B, C); 0 for an image that it does not see.
     """
 
     embeddings: dict[str, Tensor]
@@ -60,25 +56,20 @@ class LossInputs:
     positive: Tensor
     language: Tensor
     num_languages: int
-    class_names: Tensor | None = None
-    class_probabilities: Tensor | None = None
 
     @classmethod
     def from_outputs(cls, outputs: dict[str, Tensor], **labels: Any) -> "LossInputs":
         """Build the inputs from the outputs of student and teacher.
 
         Args:
-            outputs: Embeddings, distances, probabilities and scalars by name, as `AlignTask.forward` with
+            outputs: Embeddings, distances and scalars by name, as `AlignTask.forward` with
                 `encode_only` and `AlignTask.teacher_outputs` return them.
             labels: All other fields.
         """
         embeddings = {name: value for name, value in outputs.items() if value.ndim == 2}
-        class_probabilities = embeddings.pop("class_probabilities", None)
-        unit = _normalized(embeddings)
         return cls(
             embeddings=embeddings,
-            unit=unit,
-            class_probabilities=class_probabilities,
+            unit=_normalized(embeddings),
             distances={name: value for name, value in outputs.items() if value.ndim == 1},
             logit_scale=outputs["logit_scale"],
             logit_bias=outputs.get("logit_bias"),
@@ -118,9 +109,7 @@ class LossInputs:
         if all(value.shape[1] == width for value in self.embeddings.values()):
             return self
         embeddings = {name: value[:, :width] for name, value in self.embeddings.items()}
-        unit = _normalized(embeddings)
-        class_names = None if self.class_names is None else self.class_names[..., :width]
-        return replace(self, embeddings=embeddings, unit=unit, class_names=class_names)
+        return replace(self, embeddings=embeddings, unit=_normalized(embeddings))
 
     @property
     def student_pair(self) -> tuple[Tensor, Tensor]:
@@ -150,7 +139,7 @@ class Loss:
         name: Name in the log. A loss per language is logged as `NAME_LANGUAGE`, and a part of a loss as `NAME_PART`.
         function: Function of `LossInputs` that returns a scalar, or a dict of the scalars of its parts. The weight
             applies to the sum of the parts.
-        weight: Field of `AlignRecipe`, or key of its `extra_weights`, with the weight. Weight 0 turns the loss off.
+        weight: Field of the recipe with the weight. Weight 0 turns the loss off.
         per_language: Whether the loss is computed for the captions of each language, weighted by `language_weights`.
         needs_teacher: Whether the loss needs the embeddings of a teacher.
         needs_two_languages: Whether the loss compares captions of different languages.
@@ -170,8 +159,8 @@ class Loss:
     logged_at_zero: bool = False
 
     def weight_in(self, recipe: AlignRecipe) -> float:
-        """Weight of the loss in a recipe; 0 if the recipe does not name it."""
-        return getattr(recipe, self.weight, recipe.extra_weights.get(self.weight, 0.0))
+        """Weight of the loss in a recipe; 0 if the recipe has no such field."""
+        return getattr(recipe, self.weight, 0.0)
 
     def is_active(self, recipe: AlignRecipe, has_teacher: bool) -> bool:
         """Whether the loss is computed.
@@ -234,13 +223,6 @@ def _photos(inputs: LossInputs) -> dict[str, Tensor]:
     return parts
 
 
-def _classes(inputs: LossInputs) -> Tensor:
-    assert inputs.class_names is not None and inputs.class_probabilities is not None  # the task has a classifier
-    # the logit scale gets no gradient: it is that of captions
-    scale = inputs.logit_scale.detach()
-    return class_losses(inputs.embeddings["image"], inputs.class_names, inputs.class_probabilities, scale).mean()
-
-
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
     Loss(
@@ -258,7 +240,6 @@ LOSSES: list[Loss] = [
     Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
     Loss("general", _general, "general_weight", needs_teacher=True),
     Loss("photos", _photos, "photo_weight", needs_teacher=True),
-    Loss("classes", _classes, "classifier_weight"),
 ]
 
 
@@ -272,17 +253,12 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
 
     Raises:
         ValueError: The recipe weights a language that the data lack, or leaves one out; it weights a loss that needs a
-            teacher or a second language, and there is none; or `extra_weights` names no loss.
+            teacher or a second language, and there is none.
     """
     if set(recipe.language_weights) != set(languages):
         raise ValueError(
             f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
             f"{sorted(languages)}. Give a weight to every language of the data, and to no other."
-        )
-    if unknown := set(recipe.extra_weights) - {loss.weight for loss in LOSSES}:
-        raise ValueError(
-            f"extra_weights names {sorted(unknown)}, but no loss has this weight. Add a row to LOSSES "
-            "(training/tasks/loss_table.py), or remove the entry."
         )
     losses = [loss for loss in LOSSES if loss.is_active(recipe, has_teacher)]
     for loss in losses:

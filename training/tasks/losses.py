@@ -122,28 +122,6 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     return _divergence((scaled, bank), (teacher_scaled, bank))
 
 
-def class_losses(images: Tensor, names: Tensor, probabilities: Tensor, logit_scale: Tensor) -> Tensor:
-    """Cross-entropy between a classifier's probabilities and the similarities of images to the names of its classes.
-
-    Args:
-        images: Student embeddings of images, (B, D), any norm.
-        names: Embeddings of the names in L languages, (L, C, D), any norm.
-        probabilities: Probabilities of the classes, (B, C).
-        logit_scale: Factor on cosines, scalar.
-
-    Returns:
-        (B,) float32, the mean over the languages.
-
-    Relations: `bank_loss` compares similarities to texts, too, but with those of a teacher that embeds images.
-
-    Source: Hinton et al., arXiv 1503.02531. Norouzi et al., arXiv 1312.5650 (ConSE), embed an image as the names of
-        the classes that a classifier sees in it.
-    """
-    images, names = F.normalize(images.float(), dim=-1), F.normalize(names.float(), dim=-1)
-    logs = (logit_scale * torch.einsum("bd,lcd->lbc", images, names)).log_softmax(-1)
-    return -(probabilities * logs).sum(-1).mean(0)
-
-
 def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 

@@ -30,7 +30,6 @@ class Task(nn.Module):
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
     teacher_revisions: Sequence[str] = ()  # what a resumed run compares of its teachers
-    classifier_revision: str | None = None  # what it compares of the classifier
     teacher_rotation: str | None = None  # digest of the teacher's own rotation, such as that of a fine-tuned start
 
     def __init__(
@@ -120,9 +119,6 @@ class Task(nn.Module):
         if self.targets is not None and "text" in self.towers:
             embeddings["text"] = self.targets.texts(batch).embedding
         return embeddings
-
-    def after_rotation(self, rotation: Tensor):
-        """Rotate what the task holds in the student's space, (D, D); nothing by default."""
 
     def to_student_space(self, embeddings: Tensor) -> Tensor:
         """Rotate the teacher's embeddings as the student's space is rotated, unless the teacher has the same rotation.

@@ -28,9 +28,9 @@ from training.data.batch import Batch
 from training.data.captions import teacher_tokens
 from training.teachers.cache import cached_bank
 from training.teachers.family import Targets
+from training.teachers.lineage import join_licenses
 from training.teachers.targets import TargetSource
 from training.teachers.teacher import Teacher
-from training.utils.licenses import join_licenses
 
 CLIP_FACTOR = 1 / 0.07  # CLIP's initial factor on cosines
 TEXT_FIELDS = ("input_ids", "attention_mask", "teacher_input_ids", "teacher_attention_mask", "caption_ids")

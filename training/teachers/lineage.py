@@ -1,7 +1,7 @@
 """Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 # the names that transformers writes, in the order in which it looks for them
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
+SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licences of several models
 
 
 def find_commit(name: str, revision: str | None = None) -> str | None:
@@ -113,3 +114,21 @@ def read_license(name: str, commit: str | None) -> str | None:
     license = metadata.get("license")
     # for a licence without an identifier, the Hub has "other" and a field with the name
     return metadata.get("license_name", license) if license == "other" else license
+
+
+def join_licenses(licenses: Sequence[str | None]) -> str | None:
+    """Licences of all models that weights come from, each once.
+
+    Args:
+        licenses: Licence of each model, which may be several joined in this way; None if it is unknown.
+
+    Returns:
+        The licences, with `unknown` among them if some are unknown; None if all are, or there is no model.
+    """
+    parts = [part for license in licenses for part in split_licenses(license or UNKNOWN)]
+    return SEPARATOR.join(dict.fromkeys(parts)) if set(parts) - {UNKNOWN} else None
+
+
+def split_licenses(licenses: str) -> list[str]:
+    """The licences of a text that `join_licenses` has made."""
+    return licenses.split(SEPARATOR)

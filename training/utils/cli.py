@@ -7,11 +7,12 @@ import os
 import re
 import shlex
 import sys
+import time
 import traceback
 import types
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -21,11 +22,12 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 Options = TypeVar("Options")
-# exit codes
-USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130
-MAX_CONFIG_BYTES = 2**20  # YAML is read slowly
+USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
+MAX_CONFIG_BYTES = 2**20  # YAML is parsed slowly
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
+GRACE_S = 10.0  # launchers end all other processes within a second of the first failure
+ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"  # set by torchrun and accelerate for each process
 
 
 def parse_options(
@@ -55,6 +57,24 @@ def parse_options(
     Raises:
         SystemExit: With code 2 and one line on stderr, if an option is unknown, missing or invalid.
     """
+    parser = make_parser(prog, description, "YAML file with options")
+    helps, hints = help_texts(options_class), get_type_hints(options_class)
+    for option in fields(options_class):  # type: ignore[arg-type]
+        _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
+    try:
+        return options_class(**parse_arguments(parser, argv))
+    except ValueError as error:
+        exit_with_error(command_name(prog), error, USER_ERROR)
+
+
+def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser:
+    """Make a parser with the options that every command has, `--config` and `--debug`.
+
+    Args:
+        prog: Command as users type it.
+        description: Docstring whose first paragraph is printed before the options, and the rest after them.
+        config_help: What the file of `--config` holds.
+    """
     summary, _, examples = description.partition("\n\n")
     parser = ArgumentParser(
         prog=prog,
@@ -64,20 +84,45 @@ def parse_options(
         allow_abbrev=False,
         exit_on_error=False,
     )
-    parser.add_argument("--config", action="config", help="YAML file with options; the command line overrides it")
-    add_debug_flag(parser)
-    helps = help_texts(options_class)
-    hints = get_type_hints(options_class)
-    for option in fields(options_class):  # type: ignore[arg-type]
-        _add_option(parser, option, hints[option.name], helps[option.name], option.name in positional)
+    parser.add_argument("--config", action="config", help=f"{config_help}; the command line overrides it.")
+    parser.add_argument("--debug", action="store_true", help="Show the traceback of an error before its message.")
+    return parser
+
+
+def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
+    """Parse a command line, and apply `--debug` to this process and those that it starts.
+
+    Args:
+        parser: Parser that `make_parser` returned, with further options.
+        argv: Command line arguments; None takes those of the process.
+
+    Returns:
+        Values of the further options, by name.
+
+    Raises:
+        ValueError: An option is unknown, missing or invalid; the message is one line that names it.
+    """
+    check_config_files(sys.argv[1:] if argv is None else argv)
     try:
-        check_config_files(argv)
         values = vars(parser.instantiate(parser.parse_args(argv)))
-        values.pop("config")
-        take_debug_flag(values)
-        return options_class(**values)
-    except (ArgumentError, ValueError) as error:
-        exit_with_usage_error(command_name(prog), error)
+    except (ArgumentError, TypeError) as error:  # TypeError: a section is not a mapping
+        raise ValueError(_readable(error)) from error
+    values.pop("config")
+    if values.pop("debug"):
+        os.environ[DEBUG_VARIABLE] = "1"
+    return values
+
+
+def _readable(error: ArgumentError | TypeError) -> str:
+    """Error of jsonargparse in the form of our own messages: `field: problem. Next step.`."""
+    message = " ".join(str(error).split())
+    if isinstance(error, TypeError):
+        message = "config: a section such as data, augment, student or eval must be a mapping of fields"
+    message = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in message)
+    message = re.sub(r"^Group '([^']+)' does not accept option '([^']+)'", r"\1: has no field '\2'", message)
+    message = re.sub(r"^Option '([^']+)' is not accepted", r"config: has no field '\1'", message)
+    message = re.sub(r'Parser key "([^"]+)":', r"\1:", message)
+    return f"{message.replace('typing.', '').rstrip('.')}. See --help for all options."
 
 
 def help_texts(options_class: type) -> dict[str, str]:
@@ -99,21 +144,18 @@ def help_texts(options_class: type) -> dict[str, str]:
     return helps
 
 
-def check_config_files(argv: Sequence[str] | None):
+def check_config_files(arguments: Sequence[str]):
     """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file.
 
     Args:
-        argv: Command line arguments; None takes those of the process.
+        arguments: Command line arguments.
 
     Raises:
-        ValueError: A file is not UTF-8, not YAML, or something else than a mapping.
+        ValueError: A file is not UTF-8, not YAML, or not a mapping.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
     names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
     names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
-    for path in (Path(name) for name in names):
-        if not path.is_file():
-            continue  # jsonargparse names it
+    for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise ValueError(f"config: {str(path)!r} has more than {MAX_CONFIG_BYTES:,} bytes. Name a recipe.")
         try:
@@ -185,16 +227,6 @@ def command_name(prog: str) -> str:
     return Path(last).stem if last.endswith(".py") else last.rpartition(".")[2]
 
 
-def exit_with_usage_error(command: str, error: Exception | str) -> NoReturn:
-    """Print `command: message` as one line on stderr and exit with code 2.
-
-    Args:
-        command: Name of the command, as `command_name` returns it.
-        error: Message, or an exception that holds it.
-    """
-    exit_with_error(command, error, USER_ERROR)
-
-
 def exit_with_error(command: str, error: BaseException | str, code: int) -> NoReturn:
     """Print `command: message` as one line on stderr and exit. With `--debug` the traceback comes first.
 
@@ -203,7 +235,7 @@ def exit_with_error(command: str, error: BaseException | str, code: int) -> NoRe
         error: Message, or an exception that holds it.
         code: Exit code.
     """
-    if is_debug() and isinstance(error, BaseException):
+    if os.environ.get(DEBUG_VARIABLE) and isinstance(error, BaseException):
         traceback.print_exception(error)
     print(f"{command}: {one_line(error)}", file=sys.stderr, flush=True)
     raise SystemExit(code)
@@ -216,24 +248,6 @@ def one_line(error: BaseException | str) -> str:
         last = text.rpartition("\n")[2]
         text = re.sub(r"^[\w.]+: ", "", last)
     return " ".join(text.split()) or type(error).__name__
-
-
-def is_debug() -> bool:
-    """Whether the user asked for tracebacks, with `--debug` or the variable DCCLIP_DEBUG."""
-    return bool(os.environ.get(DEBUG_VARIABLE))
-
-
-def add_debug_flag(parser: ArgumentParser):
-    """Add `--debug` to a parser. `take_debug_flag` reads it."""
-    parser.add_argument(
-        "--debug", action="store_true", help="Show the traceback of an error in front of its one-line message."
-    )
-
-
-def take_debug_flag(values: dict[str, Any]):
-    """Remove `--debug` from parsed options, and apply it to this process and those that it starts."""
-    if values.pop("debug"):
-        os.environ[DEBUG_VARIABLE] = "1"
 
 
 @contextmanager
@@ -258,15 +272,55 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if extra is None or (error.name or "").partition(".")[0] in ("training", "modeling_dcclip"):
             raise
-        exit_with_usage_error(command, f'{error.name} is not installed. Run: pip install -e ".[{extra}]"')
+        message = f'{error.name} is not installed. Run: pip install -e ".[{extra}]"'
+        exit_with_error(command, message, USER_ERROR)
     except ValueError as error:
-        exit_with_usage_error(command, error)
+        exit_with_error(command, error, USER_ERROR)
     except FloatingPointError as error:
         exit_with_error(command, error, FAILURE)
     except OSError as error:
         # an error that the system did not number is our own report that a run cannot go on
         is_failure = error.errno in (None, errno.ENOSPC, errno.EDQUOT, errno.EIO)
         exit_with_error(command, error, FAILURE if is_failure else USER_ERROR)
+
+
+@contextmanager
+def stage_errors(command: str, extra: str = "train") -> Iterator[None]:
+    """Turn an expected failure into one line on stderr, as `user_errors` does.
+
+    Several processes usually fail with the same error. The main process prints it, and the launcher ends the others
+    before they do. An error of another process alone is printed after `GRACE_S`. The launcher prints its own summary
+    last, and this function puts the message into it.
+
+    Args:
+        command: Name that the line starts with, such as `distill`.
+        extra: Extra of this project that installs the packages of the command.
+
+    Raises:
+        SystemExit: With code 2, if an option, the data or a model cannot be used. With code 1, if training fails
+            later: the loss is not finite or the disk is full.
+    """
+    with user_errors(command, extra=extra):
+        try:
+            yield
+        except (ValueError, ModuleNotFoundError, OSError, FloatingPointError) as error:
+            _wait_for_main_process()
+            _tell_launcher(f"{command}: {one_line(error)}")
+            raise
+
+
+def _wait_for_main_process():
+    """Give the launcher the time to end this process, unless it is the main one. Launchers set RANK."""
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(GRACE_S)
+
+
+def _tell_launcher(message: str):
+    if path := os.environ.get(ERROR_FILE_VARIABLE):
+        with suppress(OSError):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            content = {"message": {"message": message, "extraInfo": {"py_callstack": message, "timestamp": "0"}}}
+            Path(path).write_text(json.dumps(content), encoding="utf-8")
 
 
 def command_of(program: str, options: Any) -> str:
@@ -290,3 +344,32 @@ def command_of(program: str, options: Any) -> str:
         values = value if isinstance(value, list) else [] if value is True else [value]
         parts += [f"--{option.name}", *map(str, values)]
     return shlex.join(parts)
+
+
+def print_ending(written: Mapping[str, str], commands: Sequence[str] = ()):
+    """Print what a command wrote, and commands that use it. Of several processes, only the main one prints.
+
+    Args:
+        written: What each written file or folder is, by path.
+        commands: Commands that can be copied into a shell; words in capitals are to be replaced.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return
+    lines = [f"  {path}: {meaning}" for path, meaning in written.items()]
+    print("\n".join(["", *lines, *(["\nNext:"] if commands else []), *(f"  {command}" for command in commands)]))
+
+
+def commands_of_model(folder: str, is_exported: bool = False) -> list[str]:
+    """Commands that use a finished model: export, search, publish.
+
+    Args:
+        folder: Folder of the model.
+        is_exported: Whether the folder has exported towers for search.
+    """
+    name = shlex.quote(folder)
+    edge = name if is_exported else shlex.quote(f"{folder}/edge")
+    return [
+        *([] if is_exported else [f"python training/export.py {name} --output_dir {edge}"]),
+        f"dcclip index PHOTOS --model {edge} && dcclip search QUERY",
+        f"python training/publish.py {name} --repo_id NAME/MODEL --dry_run",
+    ]

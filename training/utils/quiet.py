@@ -64,17 +64,11 @@ def hide_library_bars():
     Downloads keep their bars, which transformers would switch off too.
     """
     import datasets
-
-    hide_model_bars()
-    datasets.disable_progress_bars()
-
-
-def hide_model_bars():
-    """Disable the progress bars of transformers alone; the import of datasets would take 200 MiB of memory."""
     import transformers
     from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
 
     were_disabled = are_progress_bars_disabled()
+    datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     if not were_disabled:
         enable_progress_bars()

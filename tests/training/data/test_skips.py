@@ -25,7 +25,7 @@ from training.data import (
 )
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.engine.inputs import open_pairs
-from training.utils.timing import torch_threads
+from training.utils.process import torch_threads
 
 pytestmark = pytest.mark.slow
 

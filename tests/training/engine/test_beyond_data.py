@@ -1,5 +1,7 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
@@ -11,8 +13,7 @@ from training.config import AlignRecipe
 from training.corpus import photo_crops as crops
 from training.data.image_bank import vary_images
 from training.data.transforms import Normalize
-from training.engine.beyond_data import general_photos, general_texts
-from training.engine.inputs import Models
+from training.engine.inputs import Models, open_rehearsal
 from training.evaluation.sets.general import general_pairs
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec
@@ -46,16 +47,18 @@ def test_the_texts_are_the_half_that_is_not_held_out(models, teacher, tokenizer,
         asked.append((cache, teachers, list(texts)))
         return torch.arange(float(len(texts)))[:, None]
 
-    monkeypatch.setattr("training.engine.beyond_data.joint_bank", joint_bank)
+    monkeypatch.setattr("training.engine.inputs.joint_bank", joint_bank)
     models.student.config.languages = languages
-    texts = general_texts(make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t"), models, Accelerator())
+    recipe = make_recipe(general_weight=1.0, teacher_cache="cache", teacher="t")
+    found = open_rehearsal(recipe, models, None, Accelerator())
+    texts = found["general"].inputs
     expected = general_pairs(languages, held_out=False).texts
     assert asked == [("cache", models.teachers, expected)]
     assert not set(expected) & set(general_pairs(languages, held_out=True).texts)
     for row in (0, 7, len(expected) - 1):
-        ids = texts.input_ids[row][texts.attention_mask[row].bool()].tolist()
+        ids = texts["input_ids"][row][texts["attention_mask"][row].bool()].tolist()
         assert ids == tokenizer(expected[row], truncation=True, max_length=32).input_ids
-    assert texts.targets.flatten().tolist() == list(range(len(expected)))
+    assert found["general"].targets.flatten().tolist() == list(range(len(expected)))
 
 
 @pytest.mark.parametrize("starts_from_teacher", [False, True])
@@ -64,32 +67,32 @@ def test_the_images_are_varied_crops_that_the_teacher_sees_as_its_own(
 ):
     cut = crops.photo_crops
     monkeypatch.setattr(crops, "photo_crops", lambda size: cut(size, 5))
-    monkeypatch.setattr("training.engine.beyond_data.PHOTO_BATCH", 2)
+    monkeypatch.setattr("training.engine.inputs.IMAGES_AT_ONCE", 2)
     fields = {"student": "m" if starts_from_teacher else "s", "teacher": "m", "photo_weight": 1.0}
     targets = LiveTargets(teacher, TargetSpec(TOWERS))
-    found = general_photos(make_recipe(**fields), models, targets, Accelerator())
+    found = open_rehearsal(make_recipe(**fields), models, targets, Accelerator())["photo"]
     images = vary_images(cut(IMAGE_SIZE, 5))
-    assert torch.equal(found.images, images) and not torch.equal(images, cut(IMAGE_SIZE, 5))
+    assert torch.equal(found.inputs["images"], images) and not torch.equal(images, cut(IMAGE_SIZE, 5))
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(images)
     expected = teacher.encode_images(normalized)
     torch.testing.assert_close(found.targets, expected.embedding, rtol=1e-4, atol=1e-5)
     if starts_from_teacher:
-        torch.testing.assert_close(found.maps, expected.required_map.half(), rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(found.inputs["maps"], expected.required_map.half(), rtol=1e-2, atol=1e-3)
     else:
-        assert found.maps is None  # the maps of other towers have other channels
+        assert "maps" not in found.inputs  # the maps of other towers have other channels
 
 
 def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, train_rows, tmp_path):
     train_rows.select(range(4)).to_parquet(tmp_path / "own.parquet")
     recipe = make_recipe(student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet"))
-    found = general_photos(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())
-    assert found.images.shape == (4, 3, IMAGE_SIZE, IMAGE_SIZE)
-    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.images)
+    found = open_rehearsal(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())["photo"]
+    assert found.inputs["images"].shape == (4, 3, IMAGE_SIZE, IMAGE_SIZE)
+    normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.inputs["images"])
     torch.testing.assert_close(found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
     targets, accelerator = LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator()
-    assert general_texts(make_recipe(teacher="t"), models, accelerator) is None
-    assert general_photos(make_recipe(teacher="t"), models, targets, accelerator) is None
-    assert general_photos(make_recipe(photo_weight=1.0), models, None, accelerator) is None
+    assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
+    without = replace(models, teachers=None)
+    assert open_rehearsal(make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator) == {}

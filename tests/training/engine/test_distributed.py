@@ -1,6 +1,7 @@
 """Accelerate config files for several devices, and FSDP and DeepSpeed on two CPU processes."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from training import align
 from training.config import RECIPE_FILE, AlignRecipe, save_recipe
 from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
+from training.tasks.align import MAX_LOGIT_SCALE
 
 pytestmark = pytest.mark.slow
 
@@ -85,11 +87,13 @@ def recipe(tmp_path_factory, corpus, processor) -> AlignRecipe:
     moving average, a logit scale at its limit, and a checkpoint after every step.
     """
     folder = tmp_path_factory.mktemp("recipe")
-    make_model(RESNET, XLM_ROBERTA, seed=3).save_pretrained(folder / "student")
+    student = make_model(RESNET, XLM_ROBERTA, seed=3)
+    student.logit_scale.data.fill_(math.log(MAX_LOGIT_SCALE))
+    student.save_pretrained(folder / "student")
     processor.save_pretrained(folder / "student")
     fields = recipe_fields(folder / "run", corpus / "train.parquet", max_steps=3, save_every=1)
     fields |= {"accumulate_steps": 2, "chunk_size": 3, "ema_decay": 0.5}
-    fields |= {"max_logit_scale": 14.0, "learning_rate": 1e-2, "warmup_steps": 1}
+    fields |= {"learning_rate": 1e-2, "warmup_steps": 1}
     return AlignRecipe(student=str(folder / "student"), keep_checkpoints=9, **fields)
 
 

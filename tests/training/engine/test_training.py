@@ -32,9 +32,8 @@ from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.engine import stage
 from training.engine.checkpoint import list_checkpoints
-from training.engine.identity import file_digest
 from training.engine.optimizer import learning_rate_at
-from training.engine.state import TrainingState, check_checkpoint
+from training.engine.state import TrainingState, check_checkpoint, file_digest
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.teachers import TOWERS, Teacher, weights_fingerprint
@@ -161,10 +160,10 @@ def test_positions_beyond_those_of_the_teacher_are_named(length, tower, warned, 
 
 
 def test_stage_1_loss_is_the_weighted_sum_of_its_parts(distill_recipe):
-    folder = run(distill_recipe(map_weight=0.5, embedding_weight=3.0))
+    folder = run(distill_recipe(map_weight=0.5))
     for line in (line for line in read_log(folder) if "loss" in line):
         maps, embeddings = (line["vision_" + n] + line["text_" + n] for n in ("map", "embedding"))
-        assert line["loss"] == pytest.approx(0.5 * maps + 3.0 * embeddings, abs=1e-4)
+        assert line["loss"] == pytest.approx(0.5 * maps + embeddings, abs=1e-4)
 
 
 def test_stage_2_loss_is_the_weighted_mean_over_languages_and_the_anchor(align_recipe):
@@ -273,16 +272,11 @@ def test_pooled_targets_can_be_learnt_alone(distill_recipe, target):
         assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
 
 
-def test_logits_need_images_and_a_bank_of_texts_only(distill_recipe, train_rows, tmp_path, texts):
+def test_logits_need_captions(distill_recipe, train_rows, tmp_path):
     train_rows.select_columns(["image"]).to_parquet(tmp_path / "images.parquet")
-    fields = {"target": "logits", "tower": "vision", "data": DataConfig(train=str(tmp_path / "images.parquet"))}
-    with pytest.raises(ValueError, match="text_bank: target 'logits' compares with texts"):
-        run(distill_recipe(**fields))
-    (tmp_path / "bank.txt").write_text("\n".join(texts), encoding="utf-8")
-    run(distill_recipe(**fields, text_bank=str(tmp_path / "bank.txt")))
-    (tmp_path / "bank.txt").write_text(texts[0], encoding="utf-8")
-    with pytest.raises(ValueError, match="has 1 texts; logits need at least two"):
-        run(distill_recipe(**fields, text_bank=str(tmp_path / "bank.txt"), output_dir=str(tmp_path / "other")))
+    data = DataConfig(train=str(tmp_path / "images.parquet"))
+    with pytest.raises(ValueError, match=r"^target: 'logits' compares with the captions of the data"):
+        run(distill_recipe(target="logits", tower="vision", data=data))
 
 
 def test_without_an_adapter_the_widths_must_agree(distill_recipe):
@@ -497,24 +491,13 @@ def copy_checkpoints(whole: Path, folder: Path, *steps: int) -> Path:
 def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_path):
     recipe, whole = kept_run
     folder = copy_checkpoints(whole, tmp_path / "x", 2)
-    changed = replace(recipe, output_dir=str(folder), resume=True, tower="vision", resume_with_changes=True)
-    with pytest.raises(ValueError, match=r"resume: .* has other trained parameters than this recipe"):
+    changed = replace(recipe, output_dir=str(folder), resume=True, tower="vision")
+    with pytest.raises(ValueError, match=r"^resume: "):
         run(changed)
 
 
 def read_identity(checkpoint: Path) -> dict:
     return json.loads((checkpoint / "training_state/state.json").read_text(encoding="utf-8"))["identity"]
-
-
-def test_a_resumed_run_records_its_differences(kept_run, tmp_path):
-    recipe, whole = kept_run
-    folder = copy_checkpoints(whole, tmp_path / "x", 4)
-    changed = replace(recipe, output_dir=str(folder), resume=True, resume_with_changes=True, learning_rate=0.5)
-    with pytest.raises(ValueError, match=r"differs from the one .* in learning_rate: 0\.001, now 0\.5\. Use"):
-        run(replace(changed, resume_with_changes=False))
-    run(changed)
-    (line,) = [line for line in read_log(folder) if line.get("event") == "changed"]
-    assert line["step"] == 4 and line["changes"] == ["learning_rate: 0.001, now 0.5"]
 
 
 def test_a_run_whose_teacher_has_changed_is_not_resumed(distill_recipe, teacher_folder, tmp_path):
@@ -545,11 +528,10 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
 def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
     checkpoint = kept_run[1] / "checkpoint-000004"
     identity = read_identity(checkpoint)
-    assert check_checkpoint(checkpoint, None, identity, allow=False) == []
+    check_checkpoint(checkpoint, None, identity)
     other = identity | {name: "other"}
     with pytest.raises(ValueError, match=rf"resume: this run differs .* in {name}: .*, now 'other'"):
-        check_checkpoint(checkpoint, None, other, allow=False)
-    assert len(check_checkpoint(checkpoint, None, other, allow=True)) == 1
+        check_checkpoint(checkpoint, None, other)
 
 
 @pytest.mark.parametrize(
@@ -566,9 +548,9 @@ def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
     previous = kept_run[1] / "checkpoint-000002"
     with pytest.raises(ValueError, match=rf"resume: .*{name} is damaged .* to continue from checkpoint-000002"):
-        check_checkpoint(checkpoint, previous, identity, allow=False)
+        check_checkpoint(checkpoint, previous, identity)
     with pytest.raises(ValueError, match="It is the only checkpoint"):
-        check_checkpoint(checkpoint, None, identity, allow=False)
+        check_checkpoint(checkpoint, None, identity)
 
 
 def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
@@ -730,5 +712,3 @@ def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_pa
         run(align_recipe(**fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}))
     with pytest.raises(ValueError, match="new_student: student is set, too"):
         align_recipe(student=str(kept_run[1]))
-    with pytest.raises(ValueError, match=r"image_size: is 96, but the student is a new one\. Set new_student"):
-        align_recipe(new_student=student_config(vision_config=MOBILENET), image_size=96)

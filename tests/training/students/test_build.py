@@ -23,8 +23,8 @@ from training.students import SIZES, build_student, evenly_spaced, load_size, lo
 from training.students.build import _inherited_licenses
 from training.students.sizes import FOLDER
 from training.teachers import Teacher
+from training.teachers.lineage import join_licenses
 from training.text.tokenizers import load_tokenizer
-from training.utils.licenses import join_licenses
 
 pytestmark = pytest.mark.slow
 

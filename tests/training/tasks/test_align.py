@@ -27,7 +27,7 @@ from training.config import AlignRecipe
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.align import GeneralImages, GeneralTexts
+from training.tasks.align import Rehearsal
 from training.tasks.loss_table import LOSSES, Loss, LossInputs
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
@@ -51,13 +51,13 @@ def make_task(
     student: DCCLIPModel | None = None,
     targets: FixedTargets | None = None,
     languages: tuple[str, ...] = ("en", "zh"),
+    rehearsal: dict[str, Rehearsal] | None = None,
     **fields,
 ) -> AlignTask:
-    more = {name: fields.pop(name) for name in ("general", "photos") if name in fields}
     fields = {"data": data_config(*languages), "language_weights": dict.fromkeys(languages, 1.0)} | fields
     recipe = recipe_class(output_dir="", **fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
-    return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, **more).eval()
+    return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal).eval()
 
 
 def make_targets() -> FixedTargets:
@@ -187,12 +187,14 @@ def test_losses_are_means_over_widths(batch):
 # texts and images beyond the data
 
 
-def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict]:
+def make_rehearsal(student: DCCLIPModel, number: int) -> tuple[Batch, dict[str, Rehearsal]]:
     beyond = make_batch(list(range(number)), [0] * number, list(range(number)))
-    texts = GeneralTexts(beyond["input_ids"], beyond["attention_mask"], random(number, PROJECTION_DIM, seed=1))
     maps = student.get_image_features(NORMALIZE(beyond["images"])).feature_map.detach() + 0.1
-    images = GeneralImages(beyond["images"], random(number, PROJECTION_DIM, seed=2), maps)
-    return beyond, {"general": texts, "photos": images}
+    texts = {name: beyond[name] for name in ("input_ids", "attention_mask")}
+    return beyond, {
+        "general": Rehearsal(texts, random(number, PROJECTION_DIM, seed=1)),
+        "photo": Rehearsal({"images": beyond["images"], "maps": maps}, random(number, PROJECTION_DIM, seed=2)),
+    }
 
 
 @torch.no_grad()
@@ -201,13 +203,13 @@ def test_texts_and_images_beyond_the_data_keep_the_embeddings_of_the_teacher(bat
     rotate(student, turn := rotation())
     beyond, rehearsal = make_rehearsal(student, 5)
     weights = {"general_weight": 0.5, "photo_weight": 0.25, "contrastive_weight": 0.0}
-    losses = make_task(targets=make_targets(), student=student, **weights, **rehearsal)(batch)
+    losses = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)(batch)
     image, text = encode(student, beyond)
     expected = cosine_distance(text, rehearsal["general"].targets @ turn)
     assert losses["general"].item() == pytest.approx(expected, rel=1e-4)
-    expected = cosine_distance(image, rehearsal["photos"].targets @ turn)
+    expected = cosine_distance(image, rehearsal["photo"].targets @ turn)
     assert losses["photos_embedding"].item() == pytest.approx(expected, rel=1e-4)
-    maps = rehearsal["photos"].maps.flatten(1)
+    maps = rehearsal["photo"].inputs["maps"].flatten(1)
     expected = (0.1**2 * maps.shape[1] / maps.square().sum(1)).mean().item()  # the mean over images, not their sum
     assert losses["photos_map"].item() == pytest.approx(expected, rel=1e-3)
     photos = losses["photos_embedding"] + losses["photos_map"]
@@ -219,14 +221,14 @@ def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
     student = make_model(VIT, NO_DROPOUT, seed=3)
     rehearsal = make_rehearsal(student, 70)[1]
     weights = {"general_weight": 1.0, "photo_weight": 1.0}
-    task = make_task(targets=make_targets(), student=student, **weights, **rehearsal)
+    task = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal)
     values: list[tuple[float, float]] = []
     for number in (0, 1, 0):
         task.before_batch(number)
         losses = task(batch)
         values.append((losses["general"].item(), losses["photos_embedding"].item()))
     assert values[0] == values[2] and all(first != second for first, second in zip(*values[:2], strict=True))
-    seeded = make_task(targets=make_targets(), student=student, **weights, **rehearsal, seed=1)
+    seeded = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1)
     assert seeded(batch)["general"].item() != values[0][0]
 
 

@@ -14,14 +14,12 @@ from accelerate import Accelerator, debug_launcher
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from safetensors.torch import load_file, save_file
-from transformers import ResNetConfig, ResNetForImageClassification
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     IMAGE_SIZE,
     MOBILENET,
     NO_DROPOUT,
-    PROJECTION_DIM,
     RESNET,
     VIT,
     WHOLE_MOBILENET,
@@ -38,11 +36,9 @@ from training.data.transforms import Augment, Normalize
 from training.engine import stage
 from training.evaluation.sets.general import general_pairs
 from training.tasks import AlignTask
-from training.tasks.align import GeneralImages, GeneralTexts
-from training.tasks.gather import gather
-from training.tasks.grad_cache import forward_backward, split_batch
+from training.tasks.align import Rehearsal
+from training.tasks.grad_cache import forward_backward, gather, split_batch
 from training.teachers import TOWERS, Teacher
-from training.teachers.classifier import Classifier, ClassTargets
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -56,10 +52,9 @@ ALL_LOSSES = {
     "general_weight": 0.4,
     "photo_weight": 0.6,
 }
-CLASSES = {"classifier_weight": 0.8, "classifier": "some/classifier", "student": "some/student"}
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
-    "all losses": ALL_LOSSES | CLASSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
+    "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
     "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
 
@@ -91,28 +86,14 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
         targets = LiveTargets(teacher, TargetSpec(TOWERS))
         augment = Augment(AugmentConfig(), 0)
-        general = make_general(teacher) if recipe.general_weight else None
-        photos = make_photos(teacher, normalize, model) if recipe.photo_weight else None
-        classes = make_classes(teacher) if recipe.classifier_weight else None
-        more = {"general": general, "photos": photos, "classes": classes}
-        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, **more).train()
+        rehearsal = {}
+        if recipe.general_weight:
+            rehearsal["general"] = make_general(teacher)
+        if recipe.photo_weight:
+            rehearsal["photo"] = make_photos(teacher, normalize, model)
+        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, rehearsal).train()
 
     return make
-
-
-def test_frozen_parts_have_no_dropout(make_task):
-    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.5, "attention_probs_dropout_prob": 0.5}
-    task = make_task(text=text, freeze=["text_model."])
-    assert not any(module.training for module in task.student.text_model.modules())
-    assert task.student.vision_model.training and task.student.visual_projection.training
-    assert all(module.training for module in make_task(text=text).student.text_model.modules())
-
-
-@pytest.mark.parametrize("suffix", ["", "."])
-def test_freezing_layer_1_leaves_layers_10_and_11(make_task, suffix):
-    task = make_task(vision=VIT | {"num_hidden_layers": 12}, freeze=[f"vision_model.layers.1{suffix}"])
-    frozen = [name for name, parameter in task.student.named_parameters() if not parameter.requires_grad]
-    assert frozen and all(name.startswith("vision_model.layers.1.") for name in frozen)
 
 
 def test_constants_are_not_broadcast_at_every_step(make_task):
@@ -120,28 +101,18 @@ def test_constants_are_not_broadcast_at_every_step(make_task):
     assert set(task._ddp_params_and_buffers_to_ignore) >= {"general_input_ids", "photo_images"}
 
 
-def make_general(teacher: Teacher) -> GeneralTexts:
+def make_general(teacher: Teacher) -> Rehearsal:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
-    return GeneralTexts(tokens["input_ids"], tokens["attention_mask"], encode_bank(teacher, texts))
+    return Rehearsal(tokens, encode_bank(teacher, texts))
 
 
-def make_classes(teacher: Teacher) -> ClassTargets:
-    torch.manual_seed(5)
-    config = ResNetConfig(**{name: value for name, value in RESNET.items() if name != "model_type"}, num_labels=7)
-    classifier = Classifier(ResNetForImageClassification(config).eval(), Normalize(32, (0.5,) * 3, (0.5,) * 3), "main")
-    names = torch.nn.functional.normalize(torch.randn(2, 7, PROJECTION_DIM), dim=-1)
-    tokens = tokenize(teacher.tokenizer, general_pairs(["en", "zh"], held_out=False).texts[: 2 * 3 * 7], 32)
-    prompts = {name: ids.unflatten(0, (2, 3, 7)) for name, ids in tokens.items()}
-    return ClassTargets(classifier, names, prompts["input_ids"], prompts["attention_mask"])
-
-
-def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> GeneralImages:
+def make_photos(teacher: Teacher, normalize: Normalize, student: DCCLIPModel) -> Rehearsal:
     """Photographs with the maps of a model that is unlike the student, but has maps of its shape."""
     images = photo_crops(IMAGE_SIZE, 64)
     with torch.no_grad():
         maps = student.eval().get_image_features(normalize(images)).feature_map.flip(1)
-    return GeneralImages(images, teacher.encode_images(normalize(images)).embedding, maps.half())
+    return Rehearsal({"images": images, "maps": maps.half()}, teacher.encode_images(normalize(images)).embedding)
 
 
 def collate(dataset: PairDataset, keys: list[tuple[int, int]]) -> Batch:

@@ -10,8 +10,7 @@ from torch import Tensor
 from training.evaluation.measure import ClassDetails, Measurement
 from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
 from training.utils.files import atomic_write, write_text
-from training.utils.fonts import label_fonts
-from training.utils.results import Row, markdown_table
+from training.utils.results import Row, label_fonts, markdown_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

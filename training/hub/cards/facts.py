@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from training.utils.licenses import split_licenses
+from training.teachers.lineage import split_licenses
 
 WEIGHTS_FILE = "model.safetensors"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")

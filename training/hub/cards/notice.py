@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from training.hub.cards.facts import split_teachers
+from training.teachers.lineage import split_licenses
 from training.utils.files import write_text
-from training.utils.licenses import split_licenses
 
 NOTICE_FILE = "NOTICE.md"
 NOTICE = """# Licences

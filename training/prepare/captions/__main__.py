@@ -11,8 +11,7 @@ dropped captions (captions.json). Run the same command again to resume an interr
 """
 
 from training.prepare.captions.options import PROGRAM, CaptionsOptions
-from training.utils.cli import parse_options, user_errors
-from training.utils.ending import commands_of_data, print_ending
+from training.utils.cli import parse_options, print_ending, user_errors
 from training.utils.quiet import hide_library_bars
 
 
@@ -31,7 +30,8 @@ def main(argv: list[str] | None = None):
         f"{options.output_dir}/data": "rows with captions, as parquet files",
         f"{options.output_dir}/{COUNTS_FILE}": "counts of written and dropped captions",
     }
-    print_ending(written, commands_of_data(f"{options.output_dir}/data/*.parquet"))
+    pattern = f"{options.output_dir}/data/*.parquet"
+    print_ending(written, [f"accelerate launch training/align.py --config RECIPE --data.train '{pattern}'"])
 
 
 if __name__ == "__main__":

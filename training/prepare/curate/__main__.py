@@ -10,8 +10,7 @@ run. Run the same command again to resume an interrupted run.
 """
 
 from training.prepare.curate.options import PROGRAM, CurateOptions
-from training.utils.cli import parse_options, user_errors
-from training.utils.ending import commands_of_data, print_ending
+from training.utils.cli import parse_options, print_ending, user_errors
 from training.utils.quiet import hide_library_bars
 
 
@@ -29,7 +28,8 @@ def main(argv: list[str] | None = None):
         f"{options.output_dir}/data": "captioned images that were kept, as parquet files",
         f"{options.output_dir}/report.md": "counts and samples of each filter",
     }
-    print_ending(written, commands_of_data(f"{options.output_dir}/data/*.parquet"))
+    pattern = f"{options.output_dir}/data/*.parquet"
+    print_ending(written, [f"accelerate launch training/align.py --config RECIPE --data.train '{pattern}'"])
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from training.studies.budget.backends import open_towers
 from training.studies.budget.inputs import Inputs
-from training.utils.timing import WARM_UP, peak_bytes
+from training.utils.process import WARM_UP, peak_bytes
 
 MIN_CALLS = 3
 
