@@ -50,6 +50,14 @@ def test_gray_values_of_every_type_are_scaled_to_eight_bits(dtype, largest, file
     assert np.abs(np.asarray(opened)[..., 0].astype(float) - ramp("float64", 255)).max() <= 1
 
 
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_dark_and_bright_images_of_16_bits_keep_their_brightness(file_format):
+    """They are neither stretched to their largest value nor cut at 255."""
+    for values in ([0, 128, 255], [0, 1000, 2000], [300, 40000, 65535]):
+        opened = open_image(encode(Image.fromarray(np.array([values], np.uint16)), file_format))
+        assert [pixel[0] for pixel in opened.get_flattened_data()] == [round(value / 257) for value in values]
+
+
 def test_every_decoder_gives_the_same_pixels(tmp_path, processor):
     """The endpoint, the runtime, the processor and training, on what used to differ: orientation and 16 bits."""
     wide = Image.fromarray(np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000)
@@ -97,6 +105,8 @@ def test_long_images_are_cropped_before_they_are_resized(processor):
     assert crop_to_aspect(Image.new("RGB", (5, 500))).size == (5, 5 * MAX_ASPECT_RATIO)
     image = Image.new("RGB", (64, 48))
     assert crop_to_aspect(image) is image
+    for prepared in (image, Image.new("RGB", (400, 2)), Image.new("RGB", (3, 500))):  # by the processor
+        assert processor.prepare_images(prepared).size == crop_to_aspect(prepared).size
     # without the crop the image processor would make 64 x 12,800,000 pixels
     assert processor(images=Image.new("L", (200_000, 1)))["pixel_values"][0].shape == (3, 64, 64)
 

@@ -18,7 +18,7 @@ from modeling_dcclip.search import catalog, duplicates, indexing, manifest, vect
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.photos import read_photo
-from modeling_dcclip.search.query import QueryWarning, foreign_scripts, parse_term
+from modeling_dcclip.search.query import QueryWarning, embed_query, foreign_scripts, parse_term
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
 
@@ -105,6 +105,34 @@ def test_weights_negation_and_example_images(filled, photos):
     assert names(filled.search(images=[photos / "a" / "blue.jpg"], top=1)) == ["blue.jpg"]
     both = filled.search("green", images=[photos / "red.jpg"])
     assert {*names(both)[:3]} == {"yellow.webp", "green.png", "red.jpg"}
+
+
+def test_a_query_is_the_weighted_sum_of_its_terms_of_unit_length(color_model, photos):
+    runtime = Runtime(color_model)
+    red, green, blue = runtime.encode_texts(["red", "green", "blue"])
+    images = [photos / "white.png", photos / "a" / "b" / "yellow.webp"]
+    expected = 2 * red + 0.5 * green - 3 * blue + runtime.encode_images(images).sum(0)
+    expected /= np.linalg.norm(expected)
+    found = embed_query(runtime, ["red^2", "green^.5"], ["blue^3"], images)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_scores_are_cosines_also_below_0(filled, color_model):
+    runtime = Runtime(color_model)
+    (query,) = runtime.encode_texts(["red"])
+    for hits in (filled.search("red"), filled.search("red^3")):
+        expected = runtime.encode_images([hit.path for hit in hits]) @ query
+        np.testing.assert_allclose([hit.score for hit in hits], expected, atol=0.01)
+        assert expected.min() < -0.3 and len(hits) == 5
+
+
+def test_scores_of_similar_photographs_are_cosines(filled, color_model):
+    """Stored vectors are rounded, and so not quite of unit length."""
+    stored = {hit.path: filled.store.read(np.array([filled.catalog.file(hit.id).row]))[0] for hit in filled.newest()}
+    hits = filled.similar(filled.search("yellow", top=1)[0].id)
+    query = stored[hits[0].path] / np.linalg.norm(stored[hits[0].path])
+    expected = [min(float(stored[hit.path] @ query), 1) for hit in hits]
+    np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-6)
 
 
 def test_similar_photographs_start_with_the_photograph_itself(filled):
