@@ -1,0 +1,119 @@
+"""Every study on a tiny model: rows, a second call that repeats nothing, and options that are refused in one line."""
+
+import json
+
+import numpy as np
+import pytest
+
+from training.studies import budget, probe
+from training.studies.__main__ import NAMES, main
+from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread, run_module
+from training.studies.tables import BLOCK, render
+from training.utils.results import RESULTS_FILE, Results, Row
+
+
+def refused(capsys, *arguments: str) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_the_list_of_studies_has_a_line_for_each(capsys):
+    main([])
+    lines = capsys.readouterr().out.splitlines()
+    for name in NAMES:
+        assert any(line.startswith(f"  {name} ") and len(line.split()) > 3 for line in lines)
+
+
+def test_an_unknown_study_is_one_line(capsys):
+    assert "'nowhere'" in refused(capsys, "nowhere")
+
+
+def row(value: float, seed: int, language: str = "en", model: str = "arm") -> Row:
+    return Row(model=model, metric="recall", value=value, seed=seed, language=language)
+
+
+def test_a_table_has_the_mean_and_the_deviation_of_a_sample():
+    rows = [row(value, seed, language) for language in ("en", "zh") for seed, value in enumerate((0.1, 0.2, 0.3))]
+    table = arms_table(Results({}, [*rows, row(0.5, 0, model="other")]), {"R": {"metric": "recall"}})
+    assert table.splitlines()[2:] == ["| arm | 3 | 20.0 ± 10.0 / 20.0 ± 10.0 |", "| other | 1 | 50.0 / - |"]
+    assert mean_and_spread([]) == "-"
+
+
+def test_rows_outlive_a_call_but_not_a_change_of_settings(tmp_path):
+    class Options(StudyOptions):
+        pass
+
+    options = Options(output_dir=str(tmp_path))
+    Study("budget", options, "noise", weights="a").add([row(0.25, 1)])
+    again = Study("budget", options, "noise", weights="a")
+    assert again.has(seed=1, metric="recall") and not again.has(seed=2)
+    with pytest.raises(ValueError, match="weights a, not b"):
+        Study("budget", options, "noise", weights="b")
+
+
+def test_a_child_process_reports_its_output_and_costs():
+    child = run_module("json.tool", "--help")
+    assert "usage" in child.output and child.seconds > child.cpu_s * 0.5 > 0 and child.peak_bytes > 2**20
+    with pytest.raises(RuntimeError, match=r"json\.tool"):
+        run_module("json.tool", "--nowhere")
+
+
+def test_batches_of_texts_are_full_and_padded_to_their_longest():
+    ((ids, mask),) = probe.text_batches([[1, 2], [3], [4, 5, 6]], 2, 9)
+    assert ids.tolist() == [[1, 2], [3, 9]] and mask.tolist() == [[1, 1], [1, 0]] and ids.dtype == np.int64
+
+
+def test_slow_calls_are_timed_three_times_after_one_that_is_not_counted():
+    calls: list[int] = []
+    rows = probe.time_calls(lambda: calls.append(1), [()], "text", {"batch_size": 2}, repeats=50, seconds=0.0)
+    assert len(calls) == 4 and [each["metric"] for each in rows] == ["ms_per_text_p50", "ms_per_text_p95"]
+
+
+@pytest.mark.slow
+def test_the_budget_measures_a_student_once(teacher_folder, tmp_path, capsys):
+    command = ["budget", "--models", str(teacher_folder), "--backends", "eager", "onnx-fp32", "--threads", "1"]
+    command += ["--batch_sizes", "1", "2", "--repeats", "3", "--output_dir", str(tmp_path)]
+    main(command)
+    results, name = Results.read(tmp_path / RESULTS_FILE), teacher_folder.name
+    assert not results.meta["failures"] and results.mean(model=name, protocol="onnx-fp32", metric="bytes")
+    for protocol in (f"{backend}, threads 1, batch {batch}" for backend in ("eager", "onnx-fp32") for batch in (1, 2)):
+        fields = {"model": name, "protocol": protocol}
+        for what, language in (("image", None), ("text", "en"), ("text", "zh")):
+            p50, p95 = (results.mean(**fields, language=language, metric=f"ms_per_{what}_p{q}") for q in (50, 95))
+            assert 0 < (p50 or 0) <= (p95 or 0)
+        assert results.mean(**fields, metric="peak_bytes")
+    assert f"| {name} | onnx-fp32 | 1 |" in capsys.readouterr().out
+    main(command)
+    assert Results.read(tmp_path / RESULTS_FILE).rows == results.rows and "| eager | 1 |" in capsys.readouterr().out
+
+
+def test_speedups_compare_the_same_backend_and_threads():
+    def pair(model: str, backend: str, ms: float) -> list[Row]:
+        fields = {"model": model, "protocol": f"{backend}, threads 1, batch 1"}
+        return [
+            Row(**fields, metric="ms_per_image_p50", value=ms),
+            Row(**fields, metric="ms_per_text_p50", language="en", value=ms),
+        ]
+
+    rows = [*pair("altclip", "eager", 30), *pair("altclip", "onnx-int8", 10), *pair("tiny", "onnx-int8", 4)]
+    values = {(each.model, each.protocol): each.value for each in budget.speedups(Results({}, rows))}
+    assert values["tiny", "onnx-int8, threads 1, batch 1, against onnx-int8"] == 2.5 and len(values) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("models", "nowhere", "models: 'nowhere'"), ("threads", "0", "threads: "), ("models", ".", "models: '.'")],
+)
+def test_wrong_options_of_the_budget_are_one_line(capsys, option, value, message):
+    error = refused(capsys, "budget", f"--{option}", value)
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_a_block_of_an_unknown_table_is_an_error():
+    text = "<!-- table: nowhere -->\n<!-- end of table -->"
+    assert BLOCK.search(text)
+    with pytest.raises(KeyError):
+        render(text)
+    assert json.dumps(render("no block")) == '"no block"'

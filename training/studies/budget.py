@@ -1,0 +1,200 @@
+r"""Measure size, latency and memory of our models and of baselines: every model on every backend in its own process.
+
+Examples:
+  python -m training.studies budget
+  python -m training.studies budget --models tiny altclip --backends onnx-int8 --threads 1
+  python -m training.studies budget --models tiny model_cards/dcclip-tiny-photo --repeats 100
+
+A model is the name of a size or a baseline, with random weights, or the folder of a finished student. Latency is the
+median per image or text, and the start is the time of a new process up to its first image and text. A finished folder
+with ONNX files is also measured behind `dcclip label`. Ratios to AltCLIP are within one backend. A second call
+measures only what is missing.
+"""
+
+import json
+import os
+import shutil
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal
+
+from PIL import Image
+from transformers import AutoConfig
+
+from modeling_dcclip import DCCLIPConfig
+from training.hub.cards.device_budget import REFERENCE, protocol_of, read_costs, read_pairs
+from training.studies.baselines import FACTS, NAMES, TEMPLATES, prepare
+from training.studies.harness import Study, StudyOptions, run_module
+from training.utils.results import Results, Row, markdown_table
+
+Backend = Literal["eager", "onnx-fp32", "onnx-int8"]
+LABEL = "dcclip label"  # protocol of the rows of the command
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """What to measure.
+
+    Args:
+        models: Sizes and baselines by name, and folders of finished students. Names: tiny, small, base, altclip,
+            clip-vit-b-32, chinese-clip-rn50, chinese-clip-vit-b-16, mobileclip2-s0, metaclip2-s-16.
+        backends: PyTorch eager, and ONNX Runtime in fp32 or int8.
+        threads: Numbers of CPU threads; each number gets a process of its own.
+        batch_sizes: Images or texts per call.
+        repeats: Calls of each kind, unless they exceed `seconds`.
+        seconds: Time limit for one kind of call; at least three calls are made.
+    """
+
+    models: list[str] = field(default_factory=lambda: list(NAMES))
+    backends: list[Backend] = field(default_factory=lambda: ["eager", "onnx-fp32", "onnx-int8"])
+    threads: list[int] = field(default_factory=lambda: [1, 2])
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 8])
+    repeats: int = 32
+    seconds: float = 5.0
+    output_dir: str = "runs/studies/budget"
+
+    def __post_init__(self):
+        self.require_at_least(1, "threads", "batch_sizes", "repeats")
+        names = [name_of(model) for model in self.models]
+        if len(set(names)) < len(names):
+            raise ValueError(f"models: two of {' '.join(self.models)} have the same name. Remove or rename one.")
+        for model in self.models:
+            if model not in NAMES:
+                check_folder(model)
+
+
+def name_of(model: str) -> str:
+    """Name of a model in the results: the name itself, or that of its folder."""
+    return model if model in NAMES else Path(model).resolve().name
+
+
+def check_folder(folder: str):
+    """Check that a folder holds a finished student.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if not Path(folder).is_dir():
+        raise ValueError(
+            f"models: {folder!r} is neither a folder nor a known name. Name the folder of a finished student, or one "
+            f"of {', '.join(NAMES)}."
+        )
+    try:
+        model_type = AutoConfig.from_pretrained(folder).model_type
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"models: {folder!r} has no readable config.json ({error}). Name a finished student."
+        ) from error
+    if model_type != DCCLIPConfig.model_type:
+        raise ValueError(f"models: {folder!r} has the model type {model_type!r}. Name the folder of a 'dcclip' model.")
+
+
+def run(options: Options):
+    """Measure what is missing in results.json, and print the table."""
+    data = f"random noise as images; class names of ELEVATER in {' and '.join(map(repr, TEMPLATES.values()))}"
+    study = Study("budget", options, data)
+    failures: dict[str, str] = {}
+    for model in options.models:
+        measure_model(study, options, model, failures)
+    study.results.meta["failures"] = failures
+    study.results.rows = [row for row in study.results.rows if row.metric != "times_as_fast"]
+    study.results.rows += speedups(study.results)
+    study.finish(table(study.results))
+    for what, reason in failures.items():
+        print(f"not measured: {what}: {reason}")
+
+
+def measure_model(study: Study, options: Options, model: str, failures: dict[str, str]):
+    """Measure one model on every backend; its weights and graphs are deleted afterwards."""
+    name, own = name_of(model), None if model in NAMES else model
+    jobs = [(backend, count) for backend in options.backends for count in options.threads]
+    jobs = [job for job in jobs if not study.has(model=name, metric="cold_start_s", protocol=protocol_of(*job))]
+    if not jobs:
+        return
+    folder = study.folder / ".scratch" / name
+    # a new process, so that the memory of the largest model is freed
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        pool.submit(prepare, name, own, folder, options.backends).result()
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    if not study.has(model=name, metric="parameters"):
+        names = ("parameters", "image_parameters", "text_parameters", "embedding_parameters")
+        study.add([Row(model=name, metric=metric, value=facts[metric]) for metric in names])
+    for form, size in facts["bytes"].items():
+        if not study.has(model=name, metric="bytes", protocol=form):
+            study.add([Row(model=name, protocol=form, metric="bytes", value=size)])
+    for backend, count in jobs:
+        if reason := facts["failures"].get(backend):
+            failures[f"{name}, {backend}"] = reason
+            continue
+        spec = {"name": name, "weights": facts["weights"], "folder": str(folder), "backend": backend, "threads": count}
+        spec |= {"batch_sizes": sorted(options.batch_sizes), "repeats": options.repeats, "seconds": options.seconds}
+        os.environ["OMP_NUM_THREADS"] = str(count)
+        try:
+            child = run_module("training.studies.probe", json.dumps(spec | {"began": time.monotonic()}))
+        except RuntimeError as error:  # the other backends are still measured
+            failures[f"{name}, {protocol_of(backend, count)}"] = str(error)
+            continue
+        study.add([_row(name, backend, count, value) for value in json.loads(child.output)])
+    if own is not None and (Path(own) / "onnx").is_dir() and not study.has(model=name, protocol=LABEL):
+        study.add(measure_label(own, folder))
+    shutil.rmtree(folder)
+
+
+def measure_label(model: str, folder: Path) -> list[Row]:
+    """Cost of `dcclip label` on one image, in new processes: the least of five.
+
+    Args:
+        model: Folder of an exported model.
+        folder: Folder for the image file.
+    """
+    Image.new("RGB", (256, 256), "teal").save(folder / "image.png")
+    arguments = ("label", str(folder / "image.png"), "cat", "猫", "--model", model)
+    runs = [run_module("modeling_dcclip.command", *arguments) for _ in range(5)]
+    costs = {"process_s": [run.seconds for run in runs], "process_cpu_s": [run.cpu_s for run in runs]}
+    costs["peak_bytes"] = [run.peak_bytes for run in runs]
+    name = name_of(model)
+    return [Row(model=name, protocol=LABEL, metric=metric, value=min(values)) for metric, values in costs.items()]
+
+
+def _row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row:
+    protocol = protocol_of(backend, threads, measured.get("batch_size"))
+    language, metric = measured.get("language"), measured["metric"]
+    return Row(model=name, protocol=protocol, language=language, metric=metric, value=measured["value"])
+
+
+def speedups(results: Results) -> list[Row]:
+    """Speed-up of an image and a text over the reference, on the same backend and number of threads."""
+    pairs, rows = read_pairs(results), []
+    references = {(pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE}
+    for pair in pairs:
+        if (reference := references.get((pair.backend, pair.threads))) is not None:
+            protocol = f"{protocol_of(pair.backend, pair.threads, 1)}, against {pair.backend}"
+            value = round(reference / pair.ms, 2)
+            rows.append(Row(model=pair.model, protocol=protocol, metric="times_as_fast", value=value))
+    return rows
+
+
+def table(results: Results) -> str:
+    """Markdown table at batch 1, with a line for each model, backend and number of threads."""
+    header = [
+        "Model",
+        "Backend",
+        "Threads",
+        "Parameters",
+        "MB",
+        "Start, s",
+        "Peak, MiB",
+        "ms per image",
+        "ms per text",
+    ]
+    lines = [[*header, f"x {REFERENCE}"], ["---", "---", *["---:"] * 8]]
+    for pair in read_pairs(results):
+        costs = read_costs(results, pair.model, pair.backend, pair.threads)
+        cells = ["-" if value is None else f"{value:.1f}" for value in costs.values()]
+        parameters = f"{(results.mean(model=pair.model, metric='parameters') or 0) / 1e6:.1f} M"
+        latency = [f"{pair.ms_image:.1f}", f"{pair.ms_text:.1f}"]
+        lines.append([pair.model, pair.backend, str(pair.threads), parameters, *cells[:3], *latency, cells[3]])
+    return markdown_table(lines)
