@@ -197,7 +197,7 @@ class Child:
 # runs a module, then prints the costs of its process; torch is not imported
 _RUN = """
 import json, runpy, sys, time
-from training.utils.timing import peak_bytes
+from training.utils.process import peak_bytes
 sys.argv = sys.argv[1:]
 try:
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=False)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from training.utils.timing import WARM_UP, peak_bytes
+from training.utils.process import WARM_UP, peak_bytes
 
 MIN_CALLS = 3
 Call = Callable[..., object]

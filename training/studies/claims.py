@@ -1,0 +1,120 @@
+r"""Repeat the paper's claims: both stages are needed, and feature maps teach more than embeddings and logits.
+
+Examples:
+  python -m training.studies claims --train train.parquet --validation validation.parquet
+  python -m training.studies claims --train train.parquet --validation validation.parquet --image_size 96 --seeds 1
+
+Stage 1 matches the teacher's feature maps, embeddings or logits, from all images and captions. Stage 2 is InfoNCE
+alone, on all pairs, a quarter or a sixteenth: after stage 1, or without it for the steps of both stages.
+Measured is retrieval on the validation images, in both directions and languages.
+"""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
+from training.evaluation import retrieval
+from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.sets.retrieval_sets import make_retrieval_set
+from training.studies.arms import INFONCE, Arm, Trainer, compare
+from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows, plot_arms
+from training.teachers.lineage import weights_fingerprint
+from training.text.writing_systems import LANGUAGES
+from training.utils.results import Results, Row
+
+K = 10  # of the recall in the table
+COLUMNS = {
+    f"Text to image R@{K}": {"metric": f"text_to_image_R@{K}"},
+    f"Image to text R@{K}": {"metric": f"image_to_text_R@{K}"},
+}
+NAMES = {language: language for language in LANGUAGES}  # columns of the captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(StudyOptions):
+    """What to train, and where to measure.
+
+    Args:
+        train: Images with captions: a source with the columns `image`, `en` and `zh`.
+        validation: The same, to measure retrieval on.
+        distill: Recipe of stage 1, with teacher and student.
+        align: Recipe of stage 2.
+        pretrained: Folder whose text tower the student starts from without stage 1. Default: the start in the recipe,
+            or random weights if that is the teacher.
+        image_size: Edge in pixels of the student's images. Default: that of the recipe.
+        num_images: Number of training images, evenly spaced. Default: all.
+        distill_steps: Optimizer steps of stage 1.
+        align_steps: Optimizer steps of stage 2 after stage 1.
+        batch_size: Images in a batch.
+        shares: Stage 2 has all pairs divided by each of these numbers.
+        seeds: Seeds of the training and of the choice of pairs.
+    """
+
+    train: str
+    validation: str
+    distill: str = str(CONFIGS / "photographs" / "distill.yaml")
+    align: str = str(CONFIGS / "photographs" / "align.yaml")
+    pretrained: str | None = None
+    image_size: int | None = None
+    num_images: int | None = None
+    distill_steps: int = 600
+    align_steps: int = 200
+    batch_size: int = 64
+    shares: list[int] = field(default_factory=lambda: [1, 4, 16])
+    seeds: list[int] = field(default_factory=lambda: [1, 2, 3])
+    output_dir: str = "runs/studies/claims"
+
+    def __post_init__(self):
+        self.require_at_least(1, "distill_steps", "align_steps", "shares")
+        self.require_at_least(2, "batch_size")
+        self.require_at_least(0, "seeds")
+
+
+def arms_of(shares: list[int]) -> list[Arm]:
+    """Stage 1 with each target, and stage 2 on each share of the pairs after stage 1 and alone."""
+    pairs = {share: "all pairs" if share == 1 else f"1/{share} of the pairs" for share in shares}
+    return [
+        Arm("stage 1, feature map"),
+        Arm("stage 1, embedding", {"target": "embedding"}),
+        Arm("stage 1, logits", {"target": "logits"}),
+        *(Arm(f"stage 1 and 2, {name}", {}, INFONCE, share) for share, name in pairs.items()),
+        *(Arm(f"stage 2, {name}", None, INFONCE, share) for share, name in pairs.items()),
+    ]
+
+
+def make_trainer(options: Options) -> Trainer:
+    """Read the recipes, and write the training images to one file."""
+    first = parse_recipe(DistillRecipe, ["--config", options.distill])
+    rows = open_rows(options.train, CAPTIONED, "train", options.num_images)
+    folder = Path(options.output_dir) / ".scratch"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(folder / "pairs.parquet")
+    data = DataConfig(train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False)
+    student = replace(first.student, image_size=options.image_size or first.student.image_size)
+    fields = {"tower": "both", "target": "feature_map", "teacher_views": 1, "batch_size": options.batch_size}
+    first = replace(first, student=student, data=data, **fields)
+    second = parse_recipe(AlignRecipe, ["--config", options.align])
+    second = replace(second, batch_size=options.batch_size)
+    return Trainer(first, second, folder, options.distill_steps, options.align_steps, options.pretrained)
+
+
+def run(options: Options):
+    """Train and measure every arm, and print the table."""
+    trainer = make_trainer(options)
+    pairs = make_retrieval_set(
+        "validation", open_rows(options.validation, CAPTIONED, "validation"), NAMES, "image", options.validation
+    )
+    teacher = ZeroShotModel.from_pretrained(str(trainer.distill.all_teachers[0].teacher))
+    study = Study("claims", options, options.train, weights=weights_fingerprint(teacher.model))
+
+    def measure(model: ZeroShotModel, arm: Arm, seed: int) -> list[Row]:
+        return retrieval.measure(model, pairs, arm.name, seed=seed)
+
+    compare(study, trainer, arms_of(options.shares), options.seeds, measure)
+    plot_arms(study.results, study.folder / "claims.png", f"text-to-image R@{K}, %", metric=f"text_to_image_R@{K}")
+    study.finish(table(study.results))
+
+
+def table(results: Results) -> str:
+    """Recall of every arm in percent, as a Markdown table."""
+    return arms_table(results, COLUMNS)
