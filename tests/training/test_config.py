@@ -234,9 +234,9 @@ def test_several_teachers_are_read_from_a_file_and_from_the_command_line(tmp_pat
     path.write_text(yaml.safe_dump(fields | {"teachers": [{"teacher": "a", "weight": 2}, {"teacher": "b"}]}))
     recipe = recipe_from_args(DistillRecipe, ["--config", str(path)])
     assert recipe.all_teachers == [TeacherConfig(teacher="a", weight=2.0), TeacherConfig(teacher="b")]
-    typed = ["--teachers", "[{teacher: c, tower: text, languages: [zh], space: one}]"]
+    typed = ["--teachers", "[{teacher: c, tower: text, languages: [zh], weight: 3}]"]
     (entry,) = recipe_from_args(DistillRecipe, ["--config", str(path), *typed]).all_teachers
-    assert entry == TeacherConfig(teacher="c", tower="text", languages=["zh"], space="one")
+    assert entry == TeacherConfig(teacher="c", tower="text", languages=["zh"], weight=3)
     assert entry.towers == ("text",)
 
 

@@ -276,10 +276,7 @@ class TeacherConfig(Checked):
         tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
             the joint space.
         languages: Languages of the captions that this teacher encodes. A caption in another language takes the target
-            of its translation, the caption of the same image in one of these, unless another teacher of the same space
-            encodes it. None encodes all captions.
-        space: Name of this teacher's embedding space. Teachers with the same name have one part of the joint space
-            together, such as two text encoders of one image encoder. None gives the teacher a space of its own.
+            of its translation, the caption of the same image in one of these. None encodes all captions.
         trust_remote_code: Whether to run code that comes with the teacher. A Hub id then needs the commit whose code
             you read, as in ID@COMMIT.
     """
@@ -290,7 +287,6 @@ class TeacherConfig(Checked):
     weight: float = 1.0
     tower: Literal["vision", "text", "both"] = "both"
     languages: list[str] | None = None
-    space: str | None = None
     trust_remote_code: bool = False
 
     def __post_init__(self):

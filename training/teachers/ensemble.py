@@ -13,7 +13,7 @@ training/open_clip.patch); the runs of the paper take the mean after it, which h
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -46,7 +46,6 @@ class Member:
         config: Its entry in the recipe.
         columns: Dimensions of the joint embedding that are its part.
         factor: Length of its part of the joint embedding; None for a single teacher, whose embeddings do not change.
-        others: Languages of the captions that other teachers of the same space encode.
     """
 
     number: int
@@ -54,7 +53,6 @@ class Member:
     config: TeacherConfig
     columns: slice
     factor: float | None
-    others: frozenset[str] = frozenset()
 
     @property
     def towers(self) -> tuple[str, ...]:
@@ -85,33 +83,20 @@ class Ensemble:
         members: The teachers with their parts of the joint space.
         projection_dim: Width of the joint embedding.
         logit_scale: Logarithm of the factor on cosines of joint embeddings.
-
-    Raises:
-        ValueError: Teachers of one space differ in width or weight, or give the same targets.
     """
 
     def __init__(self, teachers: Sequence[Teacher], configs: Sequence[TeacherConfig]):
-        spaces: dict[str, list[int]] = {}
-        for number, config in enumerate(configs):
-            spaces.setdefault(f"space {config.space}" if config.space else f"number {number}", []).append(number)
-        for numbers in spaces.values():
-            _check_space([teachers[number] for number in numbers], [configs[number] for number in numbers])
-        firsts = [numbers[0] for numbers in spaces.values()]
-        weights = [configs[first].weight for first in firsts]
-        scales = _logit_factors([teachers[first] for first in firsts], weights)
+        weights = [config.weight for config in configs]
+        scales = _logit_factors(teachers, weights)
         total = sum(weight * scale for weight, scale in zip(weights, scales, strict=True))
-        members, start = [], 0
-        for numbers, weight, scale in zip(spaces.values(), weights, scales, strict=True):
-            columns = slice(start, start + teachers[numbers[0]].projection_dim)
-            start = columns.stop
+        self.members: list[Member] = []
+        self.projection_dim = 0
+        for number, (teacher, config, scale) in enumerate(zip(teachers, configs, scales, strict=True)):
+            columns = slice(self.projection_dim, self.projection_dim + teacher.projection_dim)
             # a joint embedding has length 1; a cosine times the joint scale is the weighted mean of the logits
-            factor = math.sqrt(weight * scale / total) if len(teachers) > 1 else None
-            for n in numbers:
-                others = frozenset(name for other in numbers if other != n for name in configs[other].languages or ())
-                fields = {"number": n, "teacher": teachers[n], "config": configs[n]}
-                members.append(Member(**fields, columns=columns, factor=factor, others=others))
-        self.members: list[Member] = sorted(members, key=lambda member: member.number)
-        self.projection_dim = start
+            factor = math.sqrt(config.weight * scale / total) if len(teachers) > 1 else None
+            self.members.append(Member(number=number, teacher=teacher, config=config, columns=columns, factor=factor))
+            self.projection_dim = columns.stop
         is_single = len(teachers) == 1 and teachers[0].has_logit_scale  # its value to the bit
         self.logit_scale = teachers[0].logit_scale if is_single else math.log(total / sum(weights))
 
@@ -205,31 +190,6 @@ def _logit_factors(teachers: Sequence[Teacher], weights: Sequence[float]) -> lis
     return [mean if factor is None else factor for factor in factors]
 
 
-def _check_space(teachers: Sequence[Teacher], configs: Sequence[TeacherConfig]):
-    """Check that the teachers of one space can share a part of the joint space."""
-    first, space = teachers[0], f"teachers.space: {configs[0].space!r} has "
-    for teacher, config in zip(teachers, configs, strict=True):
-        if teacher.projection_dim != first.projection_dim:
-            raise ValueError(
-                f"{space}{first.name!r} with {first.projection_dim} dimensions and {teacher.name!r} with "
-                f"{teacher.projection_dim}, which cannot be one space. Leave space out for one of them."
-            )
-        if config.weight != configs[0].weight:
-            raise ValueError(
-                f"{space}the weights {configs[0].weight:g} and {config.weight:g}. A space has one weight: set the "
-                "same for all of its teachers."
-            )
-    images = [config for config in configs if "vision" in config.towers]
-    languages = [config.languages for config in configs if "text" in config.towers]
-    named = [language for group in languages for language in group or ()]
-    if len(images) > 1 or len(set(named)) < len(named) or (None in languages and len(languages) > 1):
-        names = ", ".join(repr(teacher.name) for teacher in teachers)
-        raise ValueError(
-            f"{space}two teachers for the same images or captions: {names}. Set tower or languages so that each "
-            "target has one teacher, or give each a space of its own."
-        )
-
-
 class JointTargets:
     """Targets of several teachers, and of teachers that encode the captions of some languages only.
 
@@ -268,19 +228,15 @@ class JointTargets:
         batch = teacher_tokens(batch, member.number)
         if member.config.languages is None:
             return source.texts(batch)
-        encoded = self._is_in(batch, member.config.languages)
+        numbers = [number for number, name in enumerate(self.languages) if name in member.config.languages]
+        encoded = torch.isin(batch["language"], torch.tensor(numbers, device=batch["language"].device))
         embedding = torch.zeros(len(encoded), member.teacher.projection_dim, device=encoded.device)
         if encoded.any():
             fields = cast(dict[str, Tensor], batch)
             part = {name: fields[name][encoded] for name in TEXT_FIELDS if name in fields}
             embedding[encoded] = source.texts(cast(Batch, part)).embedding.float()
-        giver = translations(batch["owner"], encoded).masked_fill(self._is_in(batch, member.others), -1)
+        giver = translations(batch["owner"], encoded)
         return Targets(None, embedding[giver] * (giver >= 0)[:, None])
-
-    def _is_in(self, batch: Batch, languages: Collection[str]) -> Tensor:
-        """Whether each caption is in one of some languages, (T,) bool."""
-        numbers = [number for number, language in enumerate(self.languages) if language in languages]
-        return torch.isin(batch["language"], torch.tensor(numbers, dtype=torch.int64, device=batch["language"].device))
 
     def _join(self, targets: Iterable[tuple[Member, Targets]]) -> Targets:
         feature_map: Tensor | None = None
@@ -289,7 +245,7 @@ class JointTargets:
             part = member.part(given.embedding)
             if joint is None:
                 joint = part.new_zeros(len(part), self.projection_dim)
-            joint[:, member.columns] += part
+            joint[:, member.columns] = part
             feature_map = given.feature_map if feature_map is None else feature_map
         assert joint is not None  # `Ensemble.check` makes sure that each tower has a teacher
         return Targets(feature_map, joint)
@@ -342,5 +298,5 @@ def joint_bank(
         return banks[0][1]
     joint = torch.zeros(len(banks[0][1]), ensemble.projection_dim, device=device)
     for member, bank in banks:
-        joint[:, member.columns] += member.part(bank)
+        joint[:, member.columns] = member.part(bank)
     return joint
