@@ -38,7 +38,7 @@ class PairDataset(torch.utils.data.Dataset):
     """Decoded images with tokenized captions, from one source or a mixture. Rows are numbered over all sources.
 
     Args:
-        rows: Rows of the source, or those of each source of a mixture in order.
+        rows: Rows of the source, or of each source of a mixture in order.
         config: Sources, their columns and limits.
         tokens: Tokenizer of the captions; None leaves captions out, and their columns may be missing.
         image_size: Edge S of the decoded images in pixels; None leaves images out, and their columns may be missing.
@@ -59,7 +59,7 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         self.config, self.tokens, self.image_size, self.squash = config, tokens, image_size, squash
         self.languages = config.languages
-        self._digests: dict[str, str] = {}  # also of the same data with another image size
+        self._digests: dict[str, str] = {}  # shared with `with_image_size`
         tables = [
             self._select(table, source)
             for table, source in zip([rows] if isinstance(rows, Dataset) else rows, config.mixture, strict=True)
@@ -76,7 +76,8 @@ class PairDataset(torch.utils.data.Dataset):
                 self.images.append((table.select_columns([column]).cast_column(column, Image(decode=False)), column))
             if tokens is not None:
                 self._check_captions(table, source.caption_columns or {}, start)
-        self.caption_ids = {text: number for number, text in enumerate(sorted(self._all_texts()))}
+        texts = {text for captions in self.captions.values() for listed in captions.values() for text in listed}
+        self.caption_ids = {text: number for number, text in enumerate(sorted(texts))}
         if tokens is not None:
             self._check_languages()
             self._count_lengths(tokens)
@@ -111,9 +112,6 @@ class PairDataset(torch.utils.data.Dataset):
             raise ValueError(f"data: {name!r} has no usable row with a caption in {languages} ({self.skipped}).")
         return group._replace(rows=np.array(usable))
 
-    def _all_texts(self) -> set[str]:
-        return {text for captions in self.captions.values() for texts in captions.values() for text in texts}
-
     def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
         """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
         cells = {language: _read_column(rows, column) for language, column in columns.items()}
@@ -133,7 +131,7 @@ class PairDataset(torch.utils.data.Dataset):
                 self.skipped.add(start + number, row_causes[0])
 
     def _check_languages(self):
-        """Refuse data in which most captions of a language are damaged, or a language has no usable caption."""
+        """Refuse data if too many captions of a language are damaged, or none is usable."""
         self.caption_counts.check()
         for language in self.languages:
             if not self.caption_counts.usable[language]:
@@ -143,7 +141,7 @@ class PairDataset(torch.utils.data.Dataset):
                 )
 
     def _count_lengths(self, tokens: CaptionTokenizer):
-        """Count captions that are truncated, and captions that a cut vocabulary splits into other pieces."""
+        """Count captions that are truncated, and captions that the vocabulary's source splits differently."""
         texts = list(self.caption_ids)
         parts = range(0, len(texts), TOKENIZED_AT_ONCE)
         if num_cut := sum(tokens.count_truncated(texts[start : start + TOKENIZED_AT_ONCE]) for start in parts):
@@ -215,11 +213,7 @@ class PairDataset(torch.utils.data.Dataset):
         return select_captions(self.captions.get(row, {}), epoch, languages)
 
     def with_image_size(self, image_size: int) -> "PairDataset":
-        """Return this data set with images of another size, which it does not keep in memory.
-
-        Args:
-            image_size: Edge of the decoded images in pixels.
-        """
+        """Return this data set with a different edge of the images in pixels; it does not keep them in memory."""
         if image_size == self.image_size:
             return self
         other = copy.copy(self)
@@ -229,25 +223,18 @@ class PairDataset(torch.utils.data.Dataset):
     def image_fingerprint(self) -> str:
         """Return a digest of the encoded bytes of all images. It does not depend on the location of the data."""
         if "images" not in self._digests:
-            self._digests["images"] = self._digest_images()
+            digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
+            for (table, column), rules in zip(self.images, self.rules, strict=True):
+                for batch in table.iter(FINGERPRINT_BATCH):
+                    for cell in batch[column]:
+                        content = encoded_bytes(rules(cell))
+                        digest.update(len(content).to_bytes(8, "little"))
+                        digest.update(content)
+            self._digests["images"] = digest.hexdigest()
         return self._digests["images"]
 
-    def _digest_images(self) -> str:
-        digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
-        for (table, column), rules in zip(self.images, self.rules, strict=True):
-            for batch in table.iter(FINGERPRINT_BATCH):
-                for cell in batch[column]:
-                    content = encoded_bytes(rules(cell))
-                    digest.update(len(content).to_bytes(8, "little"))
-                    digest.update(content)
-        return digest.hexdigest()
-
     def identity(self) -> str:
-        """Return a short description of the content, which a resumed run compares.
-
-        It covers the number of rows, all captions and evenly spaced images, so that it takes no longer than a few
-        batches.
-        """
+        """Return a short description of the rows, captions and some images, which a resumed run compares."""
         digest = hashlib.blake2b(self.caption_fingerprint().encode(), digest_size=8)
         if self.images:
             for row in evenly_spaced_rows(len(self), IDENTITY_ROWS):

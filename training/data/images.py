@@ -104,7 +104,7 @@ def image_cell(cell: Any) -> dict | None:
 
 
 def encoded_bytes(cell: dict | str | None) -> bytes:
-    """Return the undecoded file of a cell; empty bytes if there is no file."""
+    """Return the undecoded file of a cell; empty bytes if it has none."""
     if cell is None or isinstance(cell, str):
         return b""
     if cell.get("bytes") is not None:
@@ -123,13 +123,13 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
 
     Args:
         cell: Undecoded image; its path may be a URL that `fsspec` opens.
-        size: Short side in pixels to which the caller will resize the image, so that a large JPEG can be decoded
+        size: Short side in pixels that the caller will resize the image to, so that a large JPEG can be decoded
             smaller. Default: full size.
 
     Raises:
-        DecompressionBomb: If the image has too many pixels.
-        ImageError: If the file is damaged or has another format.
-        OSError: If the file cannot be read.
+        DecompressionBomb: The image has too many pixels.
+        ImageError: The file is damaged or not an image.
+        OSError: The file cannot be read.
     """
     encoded = cell.get("bytes")
     if encoded is None and is_url(cell["path"]):
@@ -174,7 +174,7 @@ class CellRules:
     Args:
         allow_urls: Whether cells may name images by URL.
         allow_paths: Whether cells may name files outside `roots`.
-        roots: Folders of the source itself, in which `datasets` has found its image files.
+        roots: Folders of the source itself, where `datasets` has found its image files.
     """
 
     allow_urls: bool = False
@@ -242,7 +242,7 @@ def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, fi
 def fetch_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
     """Fetch the images that rows name by URL, if that is allowed. An image that cannot be fetched becomes empty.
 
-    The arguments are those of `require_allowed`.
+    Takes the arguments of `require_allowed`.
 
     Returns:
         The rows with undecoded images.

@@ -37,7 +37,7 @@ def make_loader(pairs: Pairs, plan: BatchPlan, states: Sequence[dict[str, Any]] 
         states: Loader state of every training process at `plan.start`, to resume a run. Default: a new run.
 
     Raises:
-        ValueError: If a stream was divided among another number of processes or workers before.
+        ValueError: A stream was divided among a different number of processes or workers before.
     """
     if isinstance(pairs, PairStream):
         return StreamLoader(pairs, plan, states)
@@ -85,13 +85,13 @@ class StreamLoader:
         states: Loader state of every training process.
 
     Raises:
-        ValueError: If the states are of another number of processes or workers.
+        ValueError: The states are from a different number of processes or workers.
     """
 
     def __init__(self, pairs: PairStream, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
         num_workers = max(1, pairs.config.workers)
         self.skipped = pairs.skipped
-        self._states: list[dict[str, Any]] = []  # of each worker, after its last batch
+        self._states: list[dict[str, Any]] = []  # one for each worker, after its last batch
         if plan.start:
             self._states = _worker_states(states, plan, num_workers)
             self._merge_skips()

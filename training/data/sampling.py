@@ -11,7 +11,7 @@ import numpy as np
 
 from training.config import DataConfig
 
-CYCLE = 10_000  # draws of a mixture in which every group has exactly its share
+CYCLE = 10_000  # draws of a mixture; every group has exactly its share of them
 # added to the seed, so that different uses of one seed draw different random numbers
 MIXTURE_STREAM, SHARD_STREAM, BLOCK_STREAM = 1 << 20, 1 << 21, 1 << 22
 
@@ -51,7 +51,7 @@ class MixtureSchedule:
         key: Integers that key the shuffling, the seed first.
 
     Raises:
-        ValueError: If a weight is too small for one draw in a cycle.
+        ValueError: A weight is too small for one draw in a cycle.
     """
 
     def __init__(self, weights: Sequence[float], key: Sequence[int]):
@@ -134,7 +134,7 @@ class SampleKey(NamedTuple):
         row: Row number in all data.
         view_id: Number of the random view of the image.
         epoch: Pass over the rows, which chooses among several captions.
-        group: Index of the group from which the row was drawn.
+        group: Index of the group that the row was drawn from.
     """
 
     row: int

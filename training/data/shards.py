@@ -66,7 +66,7 @@ class Shards:
         caption_columns: Columns of the captions, or fields of nested columns such as `json.caption`.
 
     Raises:
-        ValueError: If the stream has no rows or a column is missing.
+        ValueError: The stream has no rows or a column is missing.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Shards:
             Rows as dicts of undecoded cells.
 
         Raises:
-            ValueError: If the shard cannot be read.
+            ValueError: The shard cannot be read.
         """
         rows = self.rows.shard(num_shards=len(self), index=shard)
         # read in batches: row by row, `datasets` would divide the shard among DataLoader workers once more

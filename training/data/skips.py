@@ -21,7 +21,7 @@ def _list(samples: Counter[str], captions: Counter[str]) -> str:
 
 @dataclass
 class CaptionCounts:
-    """Counts captions by language, so that a damaged column of one language does not go unnoticed.
+    """Counts captions by language, so that a damaged column of one language is noticed.
 
     Args:
         max_share: Largest share of the captions of a language that may be damaged, 0..1.
@@ -35,25 +35,16 @@ class CaptionCounts:
     damaged: Counter[str] = field(default_factory=Counter)
 
     def add(self, language: str, num_usable: int, num_damaged: int):
-        """Count the captions of a cell.
-
-        Args:
-            language: Language of the column.
-            num_usable: Number of usable captions.
-            num_damaged: Number of damaged captions.
-        """
+        """Count the captions of a cell."""
         for counts, number in ((self.usable, num_usable), (self.damaged, num_damaged)):
-            if number:  # no entries of 0, which would tell a resumed run from an unbroken one
+            if number:  # an entry of 0 would differ between a resumed run and an unbroken one
                 counts[language] += number
 
     def check(self, least: int = 0):
-        """Check the share of damaged captions of each language.
-
-        Args:
-            least: Number of captions of a language from which its share is checked.
+        """Check the share of damaged captions of each language that has at least `least` captions.
 
         Raises:
-            SkipError: If too large a share of the captions of a language is damaged.
+            SkipError: Too large a share of the captions of a language is damaged.
         """
         for language, damaged in self.damaged.items():
             total = damaged + self.usable[language]
@@ -84,14 +75,10 @@ class SkipReport:
     num_known: int = 0
 
     def add(self, row: int, cause: str):
-        """Count a skipped row. A row is counted once, even if it is added again.
-
-        Args:
-            row: Row number in all data.
-            cause: Reason why the row cannot be used.
+        """Count a skipped row once, even if it is added again.
 
         Raises:
-            SkipError: If more than `max_share` of all rows were skipped.
+            SkipError: More than `max_share` of all rows were skipped.
         """
         self.causes.setdefault(row, cause)
         if len(self.causes) > self.max_share * self.total:
@@ -105,11 +92,7 @@ class SkipReport:
         return {"causes": [[row, cause] for row, cause in islice(self.causes.items(), self.num_known, None)]}
 
     def merge(self, states: Sequence[dict[str, Any]]):
-        """Add the rows that other processes, or this run before it was resumed, have skipped.
-
-        Args:
-            states: Results of `state`.
-        """
+        """Add the rows that other processes, or this run before it was resumed, have skipped."""
         for state in states:
             for row, cause in state["causes"]:
                 self.add(row, cause)
@@ -129,8 +112,7 @@ class StreamSkipReport:
         max_share: Largest share of the samples read that may be skipped, 0..1. It is checked after `MIN_SEEN` samples.
         num_seen: Number of samples read so far.
         samples: Number of skipped samples, by cause.
-        captions: Number of unusable or truncated captions, by cause and language. Their samples may have other
-            captions and are not skipped.
+        captions: Number of unusable or truncated captions, by cause and language, as in `SkipReport`.
     """
 
     max_share: float
@@ -143,15 +125,10 @@ class StreamSkipReport:
         self.languages = CaptionCounts(self.max_share)
 
     def add(self, row: int, cause: str, source: str):
-        """Count a skipped sample.
-
-        Args:
-            row: Row number, which encodes shard and offset.
-            cause: Reason why the sample cannot be used.
-            source: Name of the source, for the error message.
+        """Count a skipped sample of the source of this name. Its row number encodes shard and offset.
 
         Raises:
-            SkipError: If more than `max_share` of the samples read were skipped.
+            SkipError: More than `max_share` of the samples read were skipped.
         """
         self.samples[cause] += 1
         skipped = sum(self.samples.values())
@@ -168,16 +145,14 @@ class StreamSkipReport:
         return {"seen": self.num_seen, "samples": dict(self.samples), "captions": dict(self.captions)} | counts
 
     def merge(self, states: Sequence[dict[str, Any]]):
-        """Replace the counts by the sum over workers or training processes.
+        """Replace the counts by the sum over workers or training processes, including this one."""
 
-        Args:
-            states: Results of `state`, one for each worker or process, including this one.
-        """
+        def total(name: str) -> Counter[str]:
+            return sum((Counter(state[name]) for state in states), Counter[str]())
+
         self.num_seen = sum(state["seen"] for state in states)
-        self.samples = sum((Counter(state["samples"]) for state in states), Counter[str]())
-        self.captions = sum((Counter(state["captions"]) for state in states), Counter[str]())
-        self.languages.usable = sum((Counter(state["usable"]) for state in states), Counter[str]())
-        self.languages.damaged = sum((Counter(state["damaged"]) for state in states), Counter[str]())
+        self.samples, self.captions = total("samples"), total("captions")
+        self.languages.usable, self.languages.damaged = total("usable"), total("damaged")
 
     def __str__(self) -> str:
         text = _list(self.samples, self.captions)

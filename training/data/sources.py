@@ -27,7 +27,7 @@ from datasets import (
 from huggingface_hub.constants import HF_HUB_CACHE
 
 logger = logging.getLogger(__name__)
-# it prints the schemas of a file that cannot be read, and raises an error that says the same
+# its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
 
 LABELS = ", keep_default_na=False, na_values=['']"  # pandas takes labels such as `none` and `n/a` for missing cells
@@ -53,10 +53,10 @@ def check_split(source: str | list[str], split: str, field: str = "data.split"):
     Args:
         source: Any source that `load_source` accepts.
         split: Split of a recipe.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: If the source consists of parquet files or tar shards, and another split than `train` is named.
+        ValueError: The source consists of parquet files or tar shards, which have no other split than `train`.
     """
     names = [source] if isinstance(source, str) else list(source)
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
@@ -74,10 +74,10 @@ def load_source(
             with metadata; a Hub id; or `module:function` that returns a `datasets.Dataset`.
         split: Split to load, if the source has several.
         subset: Configuration to load, if the source is a Hub data set with several.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: If the source cannot be loaded or is a stream.
+        ValueError: The source cannot be loaded or is a stream.
     """
     rows = _load(source, split, subset, streaming=False, field=field)
     if not isinstance(rows, Dataset):
@@ -97,7 +97,7 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
         subset: Configuration to read, if the source is a Hub data set with several.
 
     Raises:
-        ValueError: If the source cannot be opened, or its function returns no data set.
+        ValueError: The source cannot be opened, or its function does not return a data set.
     """
     rows = _load(source, split, subset, streaming=True, field="data")
     if isinstance(rows, Dataset):
@@ -111,14 +111,14 @@ def open_stream(source: str | list[str], split: str = "train", subset: str | Non
 
 
 def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
-    """Folders in which `datasets` finds the image files of a source.
+    """Folders where `datasets` finds the image files of a source.
 
     Args:
         source: Any source that `load_source` accepts.
 
     Returns:
-        The folder itself, or the caches of a Hub id; no folder for parquet files and tar shards, which hold their
-        images; None for a function, which is the user's own code and may name any file.
+        The folder itself, or the caches of a Hub id; empty for parquet files and tar shards, which hold their images;
+        None for a function, which is the user's own code and may name any file.
     """
     names = [source] if isinstance(source, str) else list(source)
     if any(BUILDERS.get(_suffix(name)) for name in names):
@@ -137,10 +137,10 @@ def require_unicode(paths: Iterable[Path], field: str = "data"):
 
     Args:
         paths: Paths of images.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: If a path is not UTF-8.
+        ValueError: A path is not UTF-8.
     """
     for path in paths:
         try:
@@ -178,9 +178,7 @@ def _load(
     _refuse_table(source, field)
     try:
         rows = _open(source, subset, streaming)
-    except (
-        Exception
-    ) as error:  # `datasets` raises many types; to a user they all mean that the source cannot be loaded
+    except Exception as error:  # `datasets` raises many types that all mean the same to a user
         _compare_columns(source, field, error)
         for name in filter(str.strip, [source] if isinstance(source, str) else source):
             folder = Path(name).expanduser()
@@ -212,7 +210,7 @@ def _compare_columns(source: str | list[str], field: str, error: Exception):
     """Refuse local parquet files with different columns. `datasets` raises an error that does not name both files."""
     try:
         names = _numbered([source] if isinstance(source, str) else list(source))
-    except ValueError:  # which is the error that the caller reports
+    except ValueError:  # the caller reports it
         return
     paths = [path for name in names for path in sorted(glob(str(Path(name).expanduser()), recursive=True))]
     schemas: dict[str, list[str]] = {}
@@ -285,13 +283,13 @@ def require_columns(rows: Dataset, columns: Iterable[str], source: str, remedy: 
         columns: Names of columns, or of fields of nested columns such as `translation.en`.
         source: Name of the source, for the error message.
         remedy: Sentence that tells the user how to name the right column, for the error message.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Returns:
         The rows; every field of a nested column is a column of its own if `columns` names one.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: A column is missing.
     """
     columns = list(columns)
     if any("." in name and name not in rows.column_names for name in columns):
@@ -309,10 +307,10 @@ def require_images(features: Features | None, columns: Iterable[str], source: st
         features: Types of all columns; None if they are not known, as in some streams.
         columns: Names of the image columns.
         source: Name of the source, for the error message.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: If a column holds anything else.
+        ValueError: A column holds anything else.
     """
     for name in columns:
         kind = (features or {}).get(name)
@@ -332,10 +330,10 @@ def require_texts(features: Features | None, columns: Iterable[str], source: str
         features: Types of all columns; None if they are not known, as in some streams.
         columns: Names of the caption columns.
         source: Name of the source, for the error message.
-        field: Field of the recipe or the options, with which the error message starts.
+        field: Field of the recipe or the options; error messages start with it.
 
     Raises:
-        ValueError: If a column holds anything else, such as numbers or bytes.
+        ValueError: A column holds anything else, such as numbers or bytes.
     """
     for name in columns:
         kind = (features or {}).get(name)

@@ -66,7 +66,7 @@ class PairStream:
 
         Args:
             raw_samples: Undecoded samples, each with its group.
-            skipped: Report to which skipped samples are added.
+            skipped: Report that counts skipped samples.
 
         Returns:
             One sample for each raw sample, in order; None for skipped samples.
@@ -117,7 +117,7 @@ class PairStream:
 
         Args:
             samples: Decoded samples, at least one.
-            skipped: Report to which truncated captions are added.
+            skipped: Report that counts truncated captions.
         """
         batch = make_batch(samples, self.languages, self.tokens, text_id)
         if self.tokens is not None:

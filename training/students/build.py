@@ -1,4 +1,4 @@
-"""Build a student from its recipe: towers, tokenizer, image processor and inherited weights."""
+"""Build a student from its recipe or a size, or load a saved one: towers, tokenizer, image processor, weights."""
 
 import copy
 import difflib
@@ -9,13 +9,15 @@ from typing import Any
 
 import timm
 import torch
+import yaml
 from huggingface_hub.errors import StrictDataclassError
+from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
 from modeling_dcclip.image_dcclip import squashes
-from training.config import StudentConfig
+from training.config import CONFIGS, StudentConfig
 from training.students.inherit import inherit_weights
 from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
@@ -25,8 +27,30 @@ from training.teachers.preparation import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
 
 RANDOM = "random"
+SIZES = ("tiny", "small", "base")  # recipes in training/configs/students
 
 logger = logging.getLogger(__name__)
+
+
+def load_size(name: str, **overrides: Any) -> StudentConfig:
+    """Load the student of a size.
+
+    Args:
+        name: Size, one of `SIZES`.
+        overrides: Fields of `StudentConfig` that replace the size's own, such as `vision_init="random"`.
+
+    Raises:
+        ValueError: The size or a field is unknown, or a field has the wrong type.
+    """
+    if name not in SIZES:
+        raise ValueError(f"student size {name!r} is unknown; choose one of {', '.join(SIZES)}.")
+    fields = yaml.safe_load((CONFIGS / "students" / f"{name}.yaml").read_text(encoding="utf-8")) | overrides
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(StudentConfig, "student")
+    try:
+        return parser.instantiate(parser.parse_object({"student": fields})).student
+    except ArgumentError as error:
+        raise ValueError(f"student size {name!r}: {error} See training/config.py for the fields.") from error
 
 
 def build_student(
@@ -42,7 +66,7 @@ def build_student(
         seed: Seed of the random weights.
 
     Raises:
-        ValueError: A field is missing and there is no teacher to take it from, it contradicts the teacher, or a tower
+        ValueError: A field is missing without a teacher to take it from, it contradicts the teacher, or a tower
             cannot be built or inherited as described.
     """
     tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else _from_teacher(teacher, "tokenizer")
@@ -75,7 +99,7 @@ def build_student(
         _initialize(model, config, tower, teacher, tokenizer)
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # of SigLIP the teacher's names lack the mask
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
     squash = config.squash_images
     if squash is None:
         squash = teacher is not None and squashes(teacher.image_processor)
@@ -115,7 +139,7 @@ def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLI
         field: Option that names the model, for error messages.
 
     Raises:
-        ValueError: No student is named, there is no such model, or it is not a DC-CLIP model.
+        ValueError: The student is not named, does not exist, is not a DC-CLIP model, or is damaged.
     """
     if name is None:
         raise ValueError("student: none is named. Give the output folder of stage 1, or describe a new_student.")
@@ -173,7 +197,7 @@ def check_tokens(model: DCCLIPModel, tokenizer: PreTrainedTokenizerBase):
         positions = getattr(config.text_config, "max_position_embeddings", "an unknown number of")
         raise ValueError(
             f"student.max_text_length: {config.max_text_length} tokens are more than the text tower takes "
-            f"(max_position_embeddings is {positions}, of which some towers reserve two). Lower max_text_length, or "
+            f"(max_position_embeddings is {positions}; some towers reserve two). Lower max_text_length, or "
             "raise max_position_embeddings in student.text_config."
         ) from error
     finally:
@@ -323,5 +347,5 @@ def _inherited_licenses(config: StudentConfig) -> list[str | None]:
 
 def _from_teacher(teacher: Teacher | Ensemble | None, field: str) -> Any:
     if teacher is None:
-        raise ValueError(f"student.{field} is not given and there is no teacher to take it from. Set student.{field}.")
+        raise ValueError(f"student.{field}: is not given, and a teacher to take it from is missing. Set it.")
     return getattr(teacher.image_processor if field in ("image_mean", "image_std") else teacher, field)

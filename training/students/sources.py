@@ -13,7 +13,7 @@ from training.teachers.ensemble import Ensemble
 from training.text.tokenizers import load_tokenizer
 
 TEACHER = "teacher"
-# fields of a checkpoint's config that describe its classes and its file, not its tower
+# config fields that describe the checkpoint's classes and file, not the tower
 _NOT_OF_THE_TOWER = {
     "_name_or_path",
     "architectures",
@@ -58,7 +58,7 @@ def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None
             it is loaded for this call.
 
     Raises:
-        ValueError: There is no such checkpoint, it has no tokenizer, or there is no teacher.
+        ValueError: The checkpoint, its tokenizer or the teacher is missing.
     """
     config = _read_config(init, tower, teacher)
     if init == TEACHER or _is_dual_encoder(config):
@@ -82,7 +82,7 @@ def open_source(init: str, tower: str, teacher: Teacher | Ensemble | None = None
 
 
 def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = None) -> dict[str, Any]:
-    """Read the config of a source's tower, in the form from which a student is built.
+    """Read the config of a source's tower, in the form that builds a student.
 
     Args:
         init: Source of the weights, as in `open_source`.
@@ -93,12 +93,12 @@ def source_config(init: str, tower: str, teacher: Teacher | Ensemble | None = No
         Fields of the transformers config, with `model_type`.
 
     Raises:
-        ValueError: There is no such checkpoint, or there is no teacher.
+        ValueError: The checkpoint or the teacher is missing.
     """
     source = _read_config(init, tower, teacher)
     if source.model_type == "open_clip":
         raise ValueError(
-            f"student.{tower}_init: {init!r} is a model of open_clip, whose towers are no models of transformers. Set "
+            f"student.{tower}_init: {init!r} is an open_clip model, whose towers are not transformers models. Set "
             f"student.{tower}_init to 'random' or to another checkpoint."
         )
     config = _tower_of(source, tower)

@@ -156,7 +156,7 @@ class CachedTargets:
             self.captions = [open_shard(caption_file(folder, n)) for n in shards]
 
     def check_views(self, augment: Augment):
-        """Compare the stored random draws with those of this run.
+        """Compare the stored random draws with the draws of this run.
 
         Args:
             augment: Augmentation of this run.

@@ -2,7 +2,7 @@
 
 Any image model of transformers, or of timm through transformers, gives image targets: its feature map after the final
 norm and its pooled output. Any text encoder of transformers gives text targets: its token states and their mean, or
-what the pooling of its sentence-transformers folder states.
+the pooling that its sentence-transformers files name.
 """
 
 import copy
@@ -31,20 +31,16 @@ from training.teachers.family import NORM_AFTER_POOLING, spatial_map
 from training.teachers.preparation import square_image_processor
 
 TIMM = "timm:"
-# folders of sentence-transformers: the modules, and the pooling of token states
-MODULES_FILE, POOLING_FILE = "modules.json", "config.json"
+# of sentence-transformers
 KNOWN_MODULES = {"Transformer", "Pooling", "Normalize"}
 POOLINGS = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "last"}
 
 
 def resolve_name(name: str) -> str:
-    """Hub id of `timm:ARCHITECTURE`, with the weights that timm takes by default; other names are returned unchanged.
-
-    Args:
-        name: Name of a teacher.
+    """Hub id of `timm:ARCHITECTURE`, with timm's default weights; other names are returned unchanged.
 
     Raises:
-        ValueError: timm has no such architecture, or no weights of it on the Hub.
+        ValueError: timm does not have the architecture, or no weights for it on the Hub.
     """
     if not name.startswith(TIMM):
         return name
@@ -67,23 +63,20 @@ def model_type_of(fields: dict[str, Any]) -> str | None:
 
 
 def main_input(model_type: str | None) -> str | None:
-    """Name of the input of a model of transformers with one tower: `pixel_values`, `input_ids` or another one.
+    """Name of the input of a transformers model with one tower, such as `pixel_values` or `input_ids`.
 
     Args:
         model_type: Model type of the config.
 
     Returns:
-        The name; None if there is no such model, if it decodes, or if it has several towers.
+        The name; None if the model type is unknown, decodes, or has several towers.
     """
-    if model_type is None or model_type not in CONFIG_MAPPING:
+    if model_type not in CONFIG_MAPPING:
         return None
     config_class = CONFIG_MAPPING[model_type]
-    if config_class not in MODEL_MAPPING:
-        return None
-    model_class = MODEL_MAPPING[config_class]
-    if isinstance(model_class, (tuple, list)):  # one for each setting of the config
-        return None
-    if not model_class.__module__.startswith("transformers."):  # what its outputs mean is not known
+    model_class = MODEL_MAPPING.get(config_class)
+    # several classes depend on settings of the config; the outputs of foreign classes are not known
+    if not isinstance(model_class, type) or not model_class.__module__.startswith("transformers."):
         return None
     has_parts = bool(getattr(config_class, "sub_configs", None)) or getattr(config_class, "is_encoder_decoder", False)
     return None if has_parts else model_class.main_input_name
@@ -105,7 +98,7 @@ class BareEncoder(PreTrainedModel):
         self, config: PreTrainedConfig, tower: PreTrainedModel | None = None, dtype: torch.dtype = torch.float32
     ):
         super().__init__(copy.deepcopy(config))  # transformers writes the attention of this class into its config
-        # without a tower there is no parameter that has the precision and the device
+        # keeps precision and device, also without a tower
         self.register_buffer("_place", torch.zeros((), dtype=dtype), persistent=False)
         if tower is not None:
             setattr(self, self.module, tower)
@@ -128,7 +121,7 @@ class BareEncoder(PreTrainedModel):
 
         Args:
             name: Hub id or folder.
-            with_tower: Whether to load the weights. Sizes need none.
+            with_tower: Whether to load the weights. Sizes do not need them.
             dtype: Precision of the weights in memory.
             commit: Commit of the Hub id; None for a folder.
 
@@ -140,7 +133,7 @@ class BareEncoder(PreTrainedModel):
         if not with_tower:
             return cls(config, None, dtype), []
         tower, report = AutoModel.from_pretrained(name, config=config, dtype=dtype, output_loading_info=True, **fields)
-        # not all checkpoints have the weights of this layer, which transformers adds for fine-tuning
+        # a layer that transformers adds for fine-tuning; not all checkpoints have its weights
         unused = getattr(tower, "pooler", None)
         if unused is not None and any(True for _ in unused.parameters()):
             tower.pooler = None
@@ -161,7 +154,7 @@ class BareImageEncoder(BareEncoder):
 
         Returns:
             An output whose `.last_hidden_state` is the feature map (B, D, H, W), and whose `.pooler_output` is the
-            model's own pooled output, (B, width); the CLS token or the mean of the map if it has none.
+            model's own pooled output, (B, width), or else the CLS token or the mean of the map.
         """
         tower: Any = self.vision_model
         is_timm = isinstance(self.config, TimmWrapperConfig)
@@ -190,17 +183,7 @@ class BareTextEncoder(BareEncoder):
     def load(
         cls, name: str, with_tower: bool, dtype: torch.dtype, commit: str | None
     ) -> "tuple[BareEncoder, list[str]]":
-        """Load an encoder, with the pooling that its sentence-transformers files state.
-
-        Args:
-            name: Hub id or folder.
-            with_tower: Whether to load the weights. Sizes need none.
-            dtype: Precision of the weights in memory.
-            commit: Commit of the Hub id; None for a folder.
-
-        Raises:
-            ValueError: The files state another pooling, or layers after it.
-        """
+        """Load an encoder with the pooling that its sentence-transformers files name, as `stated_pooling` reads it."""
         model, missing = super().load(name, with_tower, dtype, commit)
         cast(BareTextEncoder, model).pooling = stated_pooling(name, commit)
         return model, missing
@@ -255,7 +238,7 @@ def _timm_widths(config: TimmWrapperConfig) -> tuple[int, int]:
 
 
 def open_processors(
-    name: str, config: PreTrainedConfig, tower: str, commit: str | None, field: str = "teacher"
+    name: str, config: PreTrainedConfig, tower: str, commit: str | None
 ) -> tuple[PreTrainedTokenizerBase | None, Any]:
     """Tokenizer of a text encoder, or image processor of an image encoder; the other one is None.
 
@@ -264,10 +247,9 @@ def open_processors(
         config: Config of the encoder.
         tower: Its tower, `vision` or `text`.
         commit: Commit of the Hub id; None for a folder.
-        field: Option that named the checkpoint, for the error message.
 
     Raises:
-        ValueError: The checkpoint has no such file.
+        ValueError: The checkpoint lacks the file.
     """
     fields: dict[str, Any] = {"revision": commit or "main", "trust_remote_code": False}
     if tower == "vision" and isinstance(config, TimmWrapperConfig):
@@ -278,13 +260,13 @@ def open_processors(
         tokenizer = AutoTokenizer.from_pretrained(name, **fields)
     except (OSError, ValueError) as error:
         part = "image processor" if tower == "vision" else "tokenizer"
-        raise ValueError(f"{field}: {name!r} has no {part}. Save it beside the weights. ({error})") from error
+        raise ValueError(f"teacher: {name!r} has no {part}. Save it next to the weights. ({error})") from error
     is_empty = len(tokenizer) <= len(set(tokenizer.all_special_ids))  # made by transformers from a config alone
     return None if is_empty else tokenizer, None
 
 
 def _timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
-    """Image size and statistics of a timm model: those of its config, or else of the architecture in timm."""
+    """Image processor with the size and statistics of a timm model's config, or else of its architecture in timm."""
     from timm.data import resolve_data_config
     from timm.models import get_pretrained_cfg
 
@@ -298,16 +280,16 @@ def _timm_processor(config: TimmWrapperConfig) -> CLIPImageProcessor:
 
 
 def stated_pooling(name: str, commit: str | None) -> str:
-    """Pooling of token states that the sentence-transformers files of a checkpoint state; `mean` without these files.
+    """Pooling of token states that the sentence-transformers files of a checkpoint name; `mean` without these files.
 
     Args:
         name: Hub id or folder.
         commit: Commit of the Hub id; None for a folder.
 
     Raises:
-        ValueError: The files state another pooling, or layers after it.
+        ValueError: The files name an unknown pooling, or layers after it.
     """
-    modules = _read_json(name, MODULES_FILE, commit)
+    modules = _read_json(name, "modules.json", commit)
     if modules is None:
         return "mean"
     kinds = {module["type"].rpartition(".")[2]: module["path"] for module in modules}
@@ -316,11 +298,11 @@ def stated_pooling(name: str, commit: str | None) -> str:
             f"teacher: {name!r} has modules of sentence-transformers that are not supported: {sorted(unknown)}. "
             f"Choose an encoder with no other modules than {sorted(KNOWN_MODULES)}."
         )
-    settings = _read_json(name, f"{kinds['Pooling']}/{POOLING_FILE}", commit) if "Pooling" in kinds else None
+    settings = _read_json(name, f"{kinds['Pooling']}/config.json", commit) if "Pooling" in kinds else None
     if settings is None:
         return "mean"
     chosen = [field for field, value in settings.items() if field.startswith("pooling_mode_") and value is True]
-    stated = settings.get("pooling_mode")  # of sentence-transformers 5.2 and later
+    stated = settings.get("pooling_mode")  # since sentence-transformers 5.2
     names = [POOLINGS.get(field) for field in chosen] or [{"lasttoken": "last"}.get(stated, stated)]
     if len(names) != 1 or names[0] not in POOLINGS.values():
         raise ValueError(

@@ -138,7 +138,7 @@ class Ensemble:
                 )
 
     def lead(self, tower: str) -> Teacher:
-        """The first teacher of a tower, from which a student takes what it does not state itself."""
+        """The first teacher of a tower, which provides what a student does not state itself."""
         return next(iter(self.with_tower(tower)), self.members[0]).teacher
 
     @property

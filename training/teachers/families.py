@@ -99,7 +99,7 @@ def _dual_encoder_image_map(model: Any, outputs: Any) -> Tensor:
 
 
 def _nothing(config: PreTrainedConfig) -> int:
-    return 0  # of a tower that the family does not have
+    return 0  # the family lacks this tower
 
 
 def _stated_by_processor(config: PreTrainedConfig) -> None:
@@ -163,7 +163,7 @@ FAMILIES: dict[str, Family] = {
         license=attrgetter("teacher_license"),
     ),
     "fgclip2": Family(
-        model_class="AutoModelForCausalLM",  # 360CVGroup/FG-CLIP, code beside the weights
+        model_class="AutoModelForCausalLM",  # 360CVGroup/FG-CLIP, code next to the weights
         image_outputs=_fgclip2_image_outputs,
         text_outputs=_fgclip2_text_outputs,
         projection_dim=attrgetter("text_config.hidden_size"),

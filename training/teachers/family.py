@@ -83,7 +83,7 @@ def spatial_map(hidden: Tensor, width: int) -> Tensor | None:
         width: Number of channels D.
 
     Returns:
-        (B, D, H, W); None for a state of another width, which the tower's head would widen first.
+        (B, D, H, W); None if the state does not have this width, because the tower's head would widen it first.
     """
     if hidden.ndim == 3:
         return patch_map(hidden)
@@ -135,7 +135,7 @@ class Family:
         text_outputs: Function of the model, input ids (B, L) and attention mask (B, L) or None that returns an object
             with `pooler_output`, the embeddings (B, projection_dim), and `last_hidden_state`, the token states
             (B, L, D) after the final norm.
-        vision_width: Function of the config that returns D of the image feature map; 0 if there is no map.
+        vision_width: Function of the config that returns D of the image feature map; 0 without a map.
         text_width: Function of the config that returns D of the token states.
         projection_dim: Function of the config that returns the width of the embeddings.
         image_size: Function of the config that returns the edge of the square image in pixels; None if only the image

@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
-# the names that transformers writes, in the order in which it looks for them
+# names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licences of several models
 

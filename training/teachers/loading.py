@@ -52,7 +52,7 @@ def load_remote_model(
 ) -> PreTrainedModel:
     """Load a model with the code of its checkpoint. The caller makes sure that the code is trusted.
 
-    The model is not built on the meta device, where tensors that such code computes beside the weights would be lost.
+    The model is not built on the meta device: tensors that such code computes in its constructor would be lost.
 
     Args:
         field: Option that named the checkpoint, for error messages.

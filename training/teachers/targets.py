@@ -23,7 +23,7 @@ class TargetSpec:
 
     Args:
         towers: Towers of the teacher whose targets are needed, some of `vision` and `text`.
-        grid: Height and width of the student's image feature map, to which the teacher's is resampled; None for
+        grid: Height and width of the student's image feature map; the teacher's map is resampled to it. None for
             embeddings only.
         token_maps: Whether the states of caption tokens are needed too.
     """

@@ -100,7 +100,7 @@ class Teacher:
             trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: There is no such model, its family is not supported or lacks a tower, its checkpoint lacks
+            ValueError: The model does not exist, its family is not supported or lacks a tower, its checkpoint lacks
                 weights, or it comes with code that is not trusted or not pinned.
         """
         name, revision = split_revision(resolve_name(name), revision, trust_remote_code)
@@ -138,7 +138,7 @@ class Teacher:
             towers: Towers that are needed, some of `vision` and `text`.
 
         Raises:
-            ValueError: A tower is missing and there is no checkpoint to load it from.
+            ValueError: A tower of a model in memory is missing.
         """
         towers = _in_order(towers)
         if towers == self.towers:
@@ -149,8 +149,8 @@ class Teacher:
         if set(towers) <= set(self.towers):
             return self
         raise ValueError(
-            f"towers: {self.name!r} is a model in memory with the towers {self.towers}, and there is no checkpoint to "
-            f"load {towers} from. Save it and use Teacher.from_pretrained."
+            f"towers: {self.name!r} is a model in memory with the towers {self.towers}, so {towers} cannot be loaded. "
+            "Save it and use Teacher.from_pretrained."
         )
 
     def to(self, device: torch.device | str) -> "Teacher":
@@ -199,7 +199,7 @@ class Teacher:
 
     @cached_property
     def license(self) -> str | None:
-        """Licence of the weights: from the model card, or else that of the family."""
+        """Licence of the weights, from the model card or else from the family."""
         stated = read_license(self.name, self._revision) if self._is_checkpoint else None
         return stated or self.family.license_of(self.config)
 
@@ -316,15 +316,15 @@ class Teacher:
 
 
 def _open_processors(name: str, **fields: Any) -> tuple[PreTrainedTokenizerBase | None, Any]:
-    """Tokenizer, or None if there is none, and image processor of a checkpoint."""
+    """Tokenizer, if the checkpoint has one, and image processor."""
     try:
         processor = AutoProcessor.from_pretrained(name, **fields)
-        if not hasattr(processor, "image_processor"):  # a checkpoint without a file that names both
+        if not hasattr(processor, "image_processor"):  # the checkpoint lacks a file that names both
             return AutoTokenizer.from_pretrained(name, **fields), AutoImageProcessor.from_pretrained(name, **fields)
-    except ValueError:  # transformers cannot build the tokenizer of some classes without its files
+    except ValueError:  # transformers cannot build some tokenizers without their files
         return None, AutoImageProcessor.from_pretrained(name, **fields)
     tokenizer = processor.tokenizer
-    # of other classes it builds one that knows the special tokens only
+    # it builds others from special tokens alone
     is_empty = tokenizer.vocab_size <= len(set(tokenizer.all_special_tokens))
     return None if is_empty else tokenizer, processor.image_processor
 

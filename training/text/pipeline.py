@@ -60,7 +60,7 @@ def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """Return the pipeline of a tokenizer that can be cut.
 
     Raises:
-        ValueError: If the tokenizer has no `tokenizer.json`, is not Unigram, has no unknown piece, or encodes unknown
+        ValueError: The tokenizer has no `tokenizer.json`, is not Unigram, has no unknown piece, or encodes unknown
             characters as bytes.
     """
     name = tokenizer.name_or_path or type(tokenizer).__name__
@@ -89,10 +89,7 @@ def read_unigram(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _comparable(pipeline: dict[str, Any]) -> dict[str, Any]:
-    """Round Unigram scores to single precision, in which they were trained.
-
-    Loading a file can change the last bit of a score in double precision.
-    """
+    """Round Unigram scores to single precision: loading a file can change their last bit in double precision."""
     model = pipeline["model"]
     if model.get("type") != "Unigram":
         return pipeline
@@ -153,11 +150,11 @@ def cut_pipeline(pipeline: dict[str, Any], kept: Sequence[int]) -> dict[str, Any
 
 
 def save_with_pipeline(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], folder: str | Path):
-    """Save a tokenizer with another pipeline and without call state.
+    """Save a tokenizer with a given pipeline and without call state.
 
     Args:
         tokenizer: Tokenizer whose settings, such as special tokens, are saved.
-        pipeline: Pipeline to save in place of the tokenizer's own.
+        pipeline: Pipeline to save instead of the tokenizer's own.
         folder: Folder to write to.
     """
     tokenizer.save_pretrained(folder)
@@ -170,15 +167,14 @@ def file_content(pipeline: dict[str, Any]) -> str:
 
 
 def rebuild(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> PreTrainedTokenizerBase:
-    """Make a tokenizer from the class and settings of another one and a new pipeline.
+    """Make a tokenizer with the class and settings of a given tokenizer and a new pipeline.
 
     Args:
         tokenizer: Tokenizer that provides class and settings; it is not changed.
         pipeline: Pipeline of the new tokenizer.
 
     Raises:
-        ValueError: If the class changes the pipeline when it loads one. The saved tokenizer would then return other
-            ids.
+        ValueError: The class changes the pipeline when it loads one, so a saved tokenizer would return wrong ids.
     """
     with TemporaryDirectory() as folder:
         save_with_pipeline(tokenizer, pipeline, folder)

@@ -17,7 +17,7 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
         field: Recipe field that holds the name; error messages start with it.
 
     Raises:
-        ValueError: If there is no tokenizer of this name.
+        ValueError: The name has no tokenizer.
     """
     try:
         # None, the default, asks on the terminal whether to run remote code
@@ -29,18 +29,14 @@ def load_tokenizer(name: str, field: str = "student.tokenizer") -> PreTrainedTok
         ) from error
     # for a folder with a model config and no tokenizer, transformers returns a tokenizer of special tokens alone
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ValueError(f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer beside its weights.")
+        raise ValueError(f"{field}: {name!r} has a model and no tokenizer. Save its tokenizer next to its weights.")
     return tokenizer
 
 
 def same_tokens(first: PreTrainedTokenizerBase, second: PreTrainedTokenizerBase) -> bool:
-    """Check whether two tokenizers return the same ids for every text. Their whole pipelines are compared.
+    """Check whether two tokenizers return the same ids for every text, by their whole pipelines.
 
-    A slow tokenizer has no pipeline to compare. It equals only itself.
-
-    Args:
-        first: Any tokenizer.
-        second: Tokenizer to compare with the first.
+    A slow tokenizer does not have a pipeline. It equals only itself.
     """
     if first is second:
         return True

@@ -1,4 +1,4 @@
-"""A cut vocabulary: a tokenizer with a part of another tokenizer's pieces, and the ids that connect the two.
+"""A cut vocabulary: a tokenizer with a part of a larger tokenizer's pieces, and the ids that connect the two.
 
 The tokenizer that was cut is the source, usually the teacher's. `source_ids` maps ids of the cut to ids of the source,
 `kept_ids` maps ids of the source to ids of the cut. A student's embedding table is therefore
@@ -44,7 +44,7 @@ class Vocabulary:
         kept_ids: (V_source,) int64, id in the cut of each source piece; -1 for pieces that were cut.
         source: Name of the source tokenizer.
         source_digest: Digest of the source's pipeline, to recognize the source whatever its name.
-        corpus: Name of the corpus on which pieces were counted.
+        corpus: Name of the corpus whose pieces were counted.
         counts: Number of sentences and pieces counted, and number of pieces kept for each reason.
     """
 
@@ -72,12 +72,12 @@ class Vocabulary:
         """Check that a tokenizer is the source.
 
         Raises:
-            ValueError: If it is another tokenizer.
+            ValueError: It is not the source.
         """
         if not self.is_cut_of(tokenizer):
             raise ValueError(
-                f"source tokenizer: {tokenizer.name_or_path!r} is not the tokenizer {self.source!r} from which this "
-                "vocabulary was cut. Load that tokenizer, or cut the vocabulary again."
+                f"source tokenizer: {tokenizer.name_or_path!r} is not {self.source!r}, the source of this vocabulary. "
+                "Load that tokenizer, or cut the vocabulary again."
             )
 
     def aligned(self, texts: Sequence[str], source_tokenizer: PreTrainedTokenizerBase) -> np.ndarray:
@@ -91,7 +91,7 @@ class Vocabulary:
             (T,) bool, whether the source's ids of a text equal `to_source` of the cut's ids.
 
         Raises:
-            ValueError: If the tokenizer is not the source.
+            ValueError: The tokenizer is not the source.
         """
         self.check_source(source_tokenizer)
         same: list[bool] = []
@@ -153,7 +153,7 @@ class Vocabulary:
         """Load a vocabulary from a folder that `save` wrote.
 
         Raises:
-            ValueError: If the folder holds no vocabulary, or a tokenizer of another size.
+            ValueError: The folder does not hold a vocabulary, or its tokenizer does not match.
         """
         folder = Path(folder)
         if not cls.is_in(folder):

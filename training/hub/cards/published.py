@@ -12,8 +12,7 @@ from training.engine.inputs import open_teacher
 from training.hub.cards.card import render_card
 from training.hub.cards.details import CARDS, CardDetails
 from training.hub.cards.facts import ModelFacts
-from training.students.build import student_from_config
-from training.students.sizes import load_size
+from training.students.build import load_size, student_from_config
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results
 

@@ -14,7 +14,7 @@ from training.hub.cards.metadata import eval_results, is_hub_id
 from training.hub.cards.published import list_published, render_published
 from training.hub.cards.training_runs import TrainingRun
 from training.hub.hub_model import HubModel, earlier_recipes
-from training.students.sizes import load_size
+from training.students.build import load_size
 from training.utils.results import Results, Row
 
 
