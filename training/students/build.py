@@ -23,6 +23,7 @@ from training.students.sources import TEACHER, open_source, source_config
 from training.teachers import TOWERS, Teacher
 from training.teachers.ensemble import Ensemble
 from training.teachers.lineage import join_licenses
+from training.teachers.loading import check_sizes, check_weights
 from training.teachers.preparation import square_image_processor
 from training.text.tokenizers import load_tokenizer, match_tokens
 
@@ -144,25 +145,29 @@ def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLI
     if name is None:
         raise ValueError("student: none is named. Give the output folder of stage 1, or describe a new_student.")
     try:
-        model_type = AutoConfig.from_pretrained(name).model_type
-    except OSError as error:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"{field}: {str(name)!r} is neither a folder with a config.json nor on the Hub. Name a finished model. "
             f"({error})"
         ) from error
-    if model_type != DCCLIPConfig.model_type:
+    if config.model_type != DCCLIPConfig.model_type:
         raise ValueError(
-            f"{field}: {str(name)!r} is of the family {model_type!r}, and not 'dcclip'. Name the output folder of "
-            "training/distill.py or training/align.py."
+            f"{field}: {str(name)!r} is of the family {config.model_type!r}, and not 'dcclip'. Name the output folder "
+            "of training/distill.py or training/align.py."
         )
+    check_sizes(field, str(name), config.to_dict())
     try:
-        student = DCCLIPModel.from_pretrained(name, dtype=torch.float32, truncate_dim=None)
+        student, report = DCCLIPModel.from_pretrained(
+            name, dtype=torch.float32, truncate_dim=None, output_loading_info=True
+        )
         processor = DCCLIPProcessor.from_pretrained(name)
-    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{field}: {str(name)!r} is damaged or incomplete ({type(error).__name__}: {error}). Copy the folder "
             "again, or train it again."
         ) from error
+    check_weights(field, str(name), student, report)
     check_tokens(student, processor.tokenizer)
     return student, processor
 

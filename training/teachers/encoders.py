@@ -71,10 +71,10 @@ def main_input(model_type: str | None) -> str | None:
     Returns:
         The name; None if the model type is unknown, decodes, or has several towers.
     """
-    if model_type not in CONFIG_MAPPING:
+    if model_type is None or model_type not in CONFIG_MAPPING or CONFIG_MAPPING[model_type] not in MODEL_MAPPING:
         return None
     config_class = CONFIG_MAPPING[model_type]
-    model_class = MODEL_MAPPING.get(config_class)
+    model_class = MODEL_MAPPING[config_class]
     # several classes depend on settings of the config; the outputs of foreign classes are not known
     if not isinstance(model_class, type) or not model_class.__module__.startswith("transformers."):
         return None

@@ -10,6 +10,8 @@ from huggingface_hub import hf_hub_download, metadata_load, resolve_revision
 from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 from torch import Tensor, nn
 
+from modeling_dcclip.search.manifest import digest_files
+
 # names that transformers writes, in the order of its search
 WEIGHT_FILES = ("model*.safetensors", "pytorch_model*.bin")
 SEPARATOR, UNKNOWN = " and ", "unknown"  # in the licences of several models
@@ -68,11 +70,7 @@ def digest_folder(folder: str | Path) -> str:
     files = next((found for pattern in WEIGHT_FILES if (found := sorted(Path(folder).glob(pattern)))), None)
     if files is None:
         raise ValueError(f"teacher: {str(folder)!r} has no weights ({' or '.join(WEIGHT_FILES)}). Name a checkpoint.")
-    digest = hashlib.blake2b(digest_size=8)
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(path.name.encode() + hashlib.file_digest(file, hashlib.blake2b).digest())
-    return digest.hexdigest()
+    return digest_files(files)
 
 
 def digest_tensors(tensors: Mapping[str, Tensor], digest: Any = None) -> str:

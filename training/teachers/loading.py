@@ -4,18 +4,54 @@ A model with code of its own is built whole and then loses the towers that are n
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import load_torch_model, snapshot_download
+from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import cached_file
 
 from training.teachers.encoders import BareEncoder
 from training.teachers.family import Family
+
+# largest sizes of a config; a damaged one would take all memory before an error names it
+MAX_SIZES = {
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 1024,
+    "hidden_size": 65_536,
+    "intermediate_size": 1_048_576,
+    "vocab_size": 4_194_304,
+    "max_position_embeddings": 1_048_576,
+    "max_text_length": 8192,
+    "image_size": 4096,
+    "projection_dim": 65_536,
+}
+
+
+def check_sizes(field: str, name: str, config: Mapping[str, Any]):
+    """Refuse a config whose sizes cannot be meant.
+
+    Args:
+        field: Option that named the checkpoint; the error message starts with it.
+        name: Hub id or folder.
+        config: Content of config.json.
+
+    Raises:
+        ValueError: A size is larger than in `MAX_SIZES`.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_sizes(field, name, value)
+        elif isinstance(value, int) and value > MAX_SIZES.get(key, value):
+            raise ValueError(
+                f"{field}: {key} is {value} in the config.json of {name!r}, expected at most {MAX_SIZES[key]}. Copy "
+                "the file again."
+            )
 
 
 def load_model(
@@ -55,7 +91,7 @@ def load_remote_model(
     The model is not built on the meta device: tensors that such code computes in its constructor would be lost.
 
     Args:
-        field: Option that named the checkpoint, for error messages.
+        field: Option that named the checkpoint; error messages start with it.
         name: Hub id or folder.
         auto_class: Name of the model's class in the `auto_map` of the config, such as `AutoModel`.
         dtype: Precision of the weights in memory.
@@ -63,7 +99,7 @@ def load_remote_model(
         absent: Names of modules to remove.
 
     Raises:
-        ValueError: The checkpoint has no such class, no safetensors, or lacks weights.
+        ValueError: The checkpoint lacks the class, safetensors, or weights.
     """
     config = AutoConfig.from_pretrained(name, revision=commit or "main", trust_remote_code=True)
     classes = getattr(config, "auto_map", None) or {}
@@ -94,13 +130,41 @@ def check_complete(field: str, name: str, model_class: type, missing: Collection
         missing: Names of the weights that the checkpoint lacks.
 
     Raises:
-        ValueError: There is a missing weight.
+        ValueError: A weight is missing.
     """
     if missing:
         raise ValueError(
             f"{field}: {name!r} lacks {len(missing)} weights of a {model_class.__name__}, such as "
             f"{min(missing)!r}: they would be random. Name a finished checkpoint of the whole model."
         )
+
+
+def check_weights(field: str, name: str, model: PreTrainedModel, report: Mapping[str, Collection[str]]):
+    """Refuse a checkpoint of one of our models that would load with other weights than it was saved with.
+
+    Args:
+        field: Option that named the checkpoint; the error message starts with it.
+        name: Hub id or folder.
+        model: The loaded model.
+        report: Loading info of `from_pretrained`.
+
+    Raises:
+        ValueError: Weights are missing, unknown, stored as integers or not finite.
+    """
+    check_complete(field, name, type(model), report["missing_keys"])
+    weights = {key: tensor for key, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    problems = {"has no place in the model": set(report["unexpected_keys"])}
+    problems["is not finite"] = {key for key, tensor in weights.items() if not tensor.isfinite().all()}
+    if path := cached_file(name, "model.safetensors", _raise_exceptions_for_missing_entries=False):
+        with safe_open(path, "pt") as file:
+            stored = {key: file.get_slice(key).get_dtype() for key in weights.keys() & set(file.keys())}
+        problems["is stored as integers"] = {key for key, dtype in stored.items() if "F" not in dtype}
+    for problem, keys in problems.items():
+        if keys:
+            raise ValueError(
+                f"{field}: {min(keys)!r} in the weights of {name!r} {problem} ({len(keys)} weights). Copy the folder "
+                "again, or train it again."
+            )
 
 
 def _without(model_class: type[PreTrainedModel], absent: Collection[str]) -> type[PreTrainedModel]:

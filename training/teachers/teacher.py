@@ -21,7 +21,7 @@ from training.teachers.encoders import open_processors, resolve_name
 from training.teachers.families import find_family
 from training.teachers.family import TOWERS, Family, Targets
 from training.teachers.lineage import digest_folder, find_commit, read_license, split_revision, weights_fingerprint
-from training.teachers.loading import load_model
+from training.teachers.loading import check_sizes, load_model
 from training.teachers.preparation import processor_size
 
 # a text that every cleaning changes
@@ -111,6 +111,7 @@ class Teacher:
             raise ValueError(
                 f"teacher: {name!r} is neither a folder with a config.json nor on the Hub. ({error})"
             ) from error
+        check_sizes("teacher", name, fields)
         family = find_family(fields, name)
         towers = _in_order(family.towers if towers is None else towers)
         _check_towers(family, towers, name)

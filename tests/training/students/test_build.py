@@ -1,8 +1,10 @@
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, CLIPImageProcessor, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
 from modeling_dcclip import DCCLIPProcessor
@@ -308,3 +310,55 @@ def test_the_licence_of_a_model_whose_tower_is_inherited_is_kept(tmp_path):
     assert _inherited_licenses(config) == ["creativeml-openrail-m"]
     assert join_licenses(["mit", "creativeml-openrail-m", "mit"]) == "mit and creativeml-openrail-m"
     assert join_licenses([None, "mit"]) == "unknown and mit" and join_licenses([None]) is join_licenses([]) is None
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, processor):
+    """A saved student. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("saved")
+    make_model(MOBILENET).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda weights: weights.clear(), "lacks"),
+        (lambda weights: weights.pop("text_projection.weight"), "lacks 1 .*text_projection.weight"),
+        (lambda weights: weights.update(other=torch.zeros(1)), "'other'"),
+        (lambda weights: weights["logit_scale"].fill_(torch.nan), "'logit_scale'"),
+        (lambda weights: weights.update(logit_scale=torch.tensor(2, dtype=torch.int8)), "'logit_scale'"),
+        (lambda weights: weights.update({"text_projection.weight": torch.zeros(2, 2)}), "damaged"),
+    ],
+    ids=["empty", "missing", "unknown", "nan", "int8", "shape"],
+)
+def test_a_student_with_damaged_weights_is_refused(saved, tmp_path, damage, message):
+    folder = shutil.copytree(saved, tmp_path / "copied")
+    weights = load_file(folder / "model.safetensors")
+    damage(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"^new.model: .*{message}"):
+        load_student(folder, field="new.model")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "[]", "neither"),
+        ("config.json", "{", "neither"),
+        ("config.json", '{"model_type": "dcclip", "max_text_length": 1000000000}', "max_text_length is 1000000000"),
+        (
+            "config.json",
+            '{"model_type": "dcclip", "text_config": {"model_type": "bert", "num_hidden_layers": 1000000}}',
+            "num_hidden_layers is 1000000",
+        ),
+        ("tokenizer.json", "{}", "damaged"),
+        ("model.safetensors", "", "damaged"),
+    ],
+)
+def test_a_student_with_a_damaged_file_is_refused(saved, tmp_path, file, content, message):
+    folder = shutil.copytree(saved, tmp_path / "copied")
+    (folder / file).write_text(content)
+    with pytest.raises(ValueError, match=f"^student: .*{message}"):
+        load_student(folder)

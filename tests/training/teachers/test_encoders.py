@@ -283,7 +283,7 @@ def test_a_teacher_of_one_tower_has_no_other(image_folders, text_folders, tmp_pa
         _ = Teacher.from_pretrained(image).tokenizer
     copied = shutil.copytree(image, tmp_path / "copied")
     (copied / "preprocessor_config.json").unlink()
-    with pytest.raises(ValueError, match=r"has no image processor. Save it beside the weights"):
+    with pytest.raises(ValueError, match=r"has no image processor. Save it next to the weights"):
         Teacher.from_pretrained(str(copied))
 
 
