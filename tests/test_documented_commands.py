@@ -18,7 +18,7 @@ PLACEHOLDERS = {"training.distill": {"RECIPE": "training/configs/demo_distill.ya
 PLACEHOLDERS |= {"training.align": {"RECIPE": "training/configs/demo_align.yaml"}}
 COMMAND = re.compile(r"\bpython -m training\.|\btraining/\w+\.py")
 SCRIPT = re.compile(r"training/\w+\.py|training(?:\.\w+)+")
-WITHOUT_PARSER = ("training.evaluation.models.clip_benchmark",)  # CLIP_benchmark parses its own arguments
+WITHOUT_PARSER = ("training.evaluation.clip_benchmark",)  # CLIP_benchmark parses its own arguments
 
 
 class Parsed(Exception):

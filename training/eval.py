@@ -46,7 +46,7 @@ def _run(options: EvalOptions) -> "Results | None":
     # imported after parsing: torch and transformers take seconds, and --help needs neither
     from training.evaluation.embedding_cache import EmbeddingCache, find_processes
     from training.evaluation.plan import EvalPlan
-    from training.evaluation.report.writer import REPORT_FILES, write_report
+    from training.evaluation.report import REPORT_FILES, write_report
     from training.evaluation.runner import Runner
     from training.utils.output import claim_folder
 
@@ -62,7 +62,7 @@ def _run(options: EvalOptions) -> "Results | None":
             claimed.enter_context(claim)
         cache = EmbeddingCache(options.cache_folder, state)
         runner = Runner(
-            plan, cache, options.stage, options.seed, options.trust_remote_code, options.keeps_details, options.widths
+            plan, cache, options.trust_remote_code, options.keeps_details, options.widths, options.merge_captions
         )
         outcome = runner.run(options.model, options.text_model)
         if not state.is_main_process:

@@ -9,9 +9,9 @@ from training.corpus.emoji import ATTRIBUTION
 from training.data import open_image
 from training.demo.report import STAGES
 from training.evaluation.classify import class_embeddings
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import COLOURS
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Results, font_families
 
 # matplotlib is imported inside the functions: its import takes half a second

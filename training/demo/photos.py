@@ -34,8 +34,8 @@ from training.edge.options import ExportOptions
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.retrieval_sets import RetrievalSet, open_retrieval_set
+from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import prepare

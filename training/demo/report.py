@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from datasets import Dataset
 
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.held_out import TEST_SETS
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
 from training.utils.process import interleaved_ms
 from training.utils.results import Results, Row

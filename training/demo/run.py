@@ -18,9 +18,9 @@ from training.demo.options import DemoOptions, Plan, load_recipes
 from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
 from training.evaluation.classify import Encoded, encode, score
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import HeldOut
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
 from training.hub.cards.example import classify_example
 from training.hub.hub_model import HubModel

@@ -14,7 +14,7 @@ from training.edge.options import ExportOptions
 from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder

@@ -18,7 +18,7 @@ from training.edge.gate_data import GateData
 from training.edge.towers import INPUTS, OUTPUTS
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.process import interleaved_ms
 from training.utils.results import Row
 

@@ -21,8 +21,7 @@ from training.data import (
 )
 from training.edge.model_data import TRAINING_FILE, VALIDATION_FILE, find_model_data
 from training.edge.options import ExportOptions
-from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.general import general_pairs
+from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.text.writing_systems import LANGUAGES
 
 NUM_CALIBRATION = 128
@@ -103,7 +102,7 @@ class GateData:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
         source = str(options.data)
         rows = _load(source, options, "data")
-        names = _both_languages(ClassNames.read(options.class_names, options.label_language))
+        names = _both_languages(ClassNames.read(options.class_names))
         calibration = rows
         if options.calibration is not None:
             calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
@@ -168,7 +167,7 @@ class GateData:
         source = str(config.data)
         rows = load_source(source, config.split)
         rows = require_allowed(rows, config.image_column, rules_for(source, False, False), source, "eval.data")
-        names = _both_languages(ClassNames.read(str(config.class_names), config.label_language))
+        names = _both_languages(ClassNames.read(str(config.class_names)))
         calibration = rows if calibration is None else calibration
         sets = {Path(source).stem: rows}
         return cls(sets, names, calibration, config.image_column, config.label_column, source)

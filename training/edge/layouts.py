@@ -19,7 +19,7 @@ from training.edge.options import ExportOptions
 from training.edge.output import STAYS, copy_model
 from training.edge.ranking import TOP, class_image_pairs, recall, same_top
 from training.edge.towers import TOWERS
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.hub.layouts.layout import Layout
 from training.hub.layouts.table import LAYOUTS
 from training.teachers import weights_fingerprint

@@ -30,8 +30,7 @@ class ExportOptions:
             refused.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
-        label_column: Column of the class names in `data`.
-        label_language: Language of the class names in `label_column`.
+        label_column: Column of the class names in `data`, in either language.
         threads: Threads of one operator during the latency measurement.
         overwrite: Replace files in `output_dir` that no export has written.
     """
@@ -49,6 +48,5 @@ class ExportOptions:
     allow_urls: bool = False
     allow_paths: bool = False
     label_column: str = "label"
-    label_language: str = "en"
     threads: int = 1
     overwrite: bool = False

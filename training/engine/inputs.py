@@ -268,7 +268,9 @@ def open_rehearsal(
     """
     rehearsal: dict[str, Rehearsal] = {}
     if models.teachers is not None and recipe.general_weight:
-        from training.evaluation.sets.general import general_pairs  # most runs need neither evaluation nor packages
+        from training.evaluation.sets.class_names import (
+            general_pairs,  # most runs need neither evaluation nor packages
+        )
 
         texts = general_pairs(models.student.config.languages, held_out=False).texts
         tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)

@@ -25,7 +25,7 @@ from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.engine.state import CHANGED_ADVICE
-from training.evaluation.scheduled import make_evaluate
+from training.evaluation.classify import make_evaluate
 from training.tasks import Task
 from training.teachers.ensemble import Ensemble
 

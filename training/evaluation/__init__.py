@@ -1,15 +1,17 @@
 """Zero-shot classification and retrieval in several languages.
 
-classify.py         encodes and scores labelled sets in memory
+classify.py         encode and score labelled sets in memory; evaluation during training
+clip_benchmark.py   our models inside the package clip-benchmark
 embedding_cache.py  embeddings cached by content, computed by one process or several
-measure.py          image and class embeddings to metrics and rows
-metrics/            metrics as pure functions
-models/             models of all families with one interface
+figures.py          class tables, confusion matrices, comparison of the languages
+image_loading.py    images decoded, resized and normalized in threads
+metrics.py          metrics as pure functions
 options.py          options of training/eval.py
 plan.py             options to tasks and data
-report/             files of a result
-retrieval.py        recall at k of images and captions
+predict.py          label a folder of images
+report.py           results.json and table.md
+retrieval.py        images with captions, and recall at k
 runner.py           all models on all tasks of a plan
-scheduled.py        evaluation during training
+zero_shot_model.py  models of all families with one interface
 sets/               test sets, class names, templates and protocols
 """

@@ -1,20 +1,172 @@
-"""Zero-shot classification of labelled sets in memory, with any model that has image and text features."""
+"""Zero-shot classification: encode labelled sets and class names, score them, and evaluate during training."""
 
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 
-from training.evaluation.measure import TOP, joint_name, measure, require_equal_widths
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.config import DataConfig, EvalConfig
+from training.data import load_source, require_allowed, require_columns, rules_for
+from training.evaluation.metrics import (
+    eleven_point_map,
+    mean_per_class_accuracy,
+    roc_auc,
+    top_k_accuracy,
+    wilson_interval,
+)
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.protocols import CLASS_NAMES
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 
 MAX_TEXTS = 8192  # texts whose embeddings are in memory together
+TOP = "top"  # the metrics top1, top5 ... are shares of images, so they have an interval
+ELEVATER_SCALE = 100.0  # fixed by ELEVATER, whatever logit scale the model learned
+KS = (1, 5)
+
+
+class Named(Protocol):
+    """Anything with the name of a model."""
+
+    @property
+    def name(self) -> str:
+        """The name written to results."""
+
+
+@dataclass(frozen=True)
+class ClassDetails:
+    """Results of each class.
+
+    Args:
+        per_class: Recall of each class, (C,) float64, or its average precision where images have several labels; NaN
+            for a class without an image.
+        confusion: Number of images by label and prediction, (C, C) int64; None where images have several labels.
+    """
+
+    per_class: Tensor
+    confusion: Tensor | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Metrics of one model on one set with one list of class names.
+
+    Args:
+        values: Value of each metric, in 0..1.
+        intervals: 95 % interval of each metric that is a share of images.
+        predictions: Most similar class of each image, (N,) int64.
+        details: Results of each class; None unless `measure` computed them.
+    """
+
+    values: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    predictions: Tensor
+    details: ClassDetails | None = None
+
+    def rows(self, **fields: Any) -> list[Row]:
+        """One row per metric; `fields` are all other fields of `Row`, such as `model`, `set` and `language`."""
+        return [
+            Row(metric=metric, value=value, interval=self.intervals.get(metric), **fields)
+            for metric, value in self.values.items()
+        ]
+
+
+def measure(
+    images: Tensor, classes: Tensor, labels: Tensor, metrics: Sequence[str], with_details: bool = False
+) -> Measurement:
+    """Score image embeddings against class embeddings.
+
+    Top-k accuracy and mean per class rank the similarities themselves: in their softmax, low similarities underflow to
+    0 and tie.
+
+    Args:
+        images: Image embeddings, (N, D), L2-normalised.
+        classes: Class embeddings, (C, D), L2-normalised.
+        labels: Class indices, (N,) int64, or one column per class, (N, C) int8, with 1 where the image has the label.
+        metrics: Names of metrics: `top{k}`, `mean_per_class`, `11_point_map`, `roc_auc`. Top-k metrics with k greater
+            than C are left out.
+        with_details: Whether to compute the results of each class.
+
+    Raises:
+        ValueError: A metric is undefined for these labels, such as ROC AUC where all labels are equal.
+
+    Source: ELEVATER (arXiv 2204.08790) computes 11-point mAP and ROC AUC from the softmax over classes of 100 times
+        the similarity, also for the several labels per image of VOC 2007.
+    """
+    similarities = images @ classes.T  # (N, C)
+    predictions = similarities.argmax(1)
+    several_labels = labels.ndim == 2
+    values: dict[str, float] = {}
+    for name in metrics:
+        if name == "mean_per_class":
+            values[name] = mean_per_class_accuracy(similarities, labels)
+        elif name == "11_point_map":
+            targets = labels if several_labels else F.one_hot(labels, len(classes)).to(torch.int8)
+            values[name] = eleven_point_map(_probabilities(similarities), targets)
+        elif name == "roc_auc":
+            values[name] = roc_auc(_probabilities(similarities), labels.argmax(1) if several_labels else labels)
+        elif several_labels and name == "top1":  # correct if the prediction is one of the labels
+            values[name] = labels.gather(1, predictions[:, None]).double().mean().item()
+        elif (k := int(name.removeprefix(TOP))) <= len(classes):
+            values[name] = top_k_accuracy(similarities, labels, k)
+    intervals = {name: wilson_interval(value, len(labels)) for name, value in values.items() if name.startswith(TOP)}
+    details = _details(similarities, predictions, labels) if with_details else None
+    return Measurement(values, intervals, predictions, details)
+
+
+def _probabilities(similarities: Tensor) -> Tensor:
+    return (ELEVATER_SCALE * similarities).softmax(1)
+
+
+def _details(similarities: Tensor, predictions: Tensor, labels: Tensor) -> ClassDetails:
+    if labels.ndim == 1:
+        num_classes = similarities.shape[1]
+        confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64)
+        confusion.index_put_((labels, predictions), torch.ones_like(labels), accumulate=True)
+        return ClassDetails(confusion.diag().double() / confusion.sum(1), confusion)
+    columns = zip(_probabilities(similarities).split(1, 1), labels.split(1, 1), strict=True)  # (N, 1) each
+    precisions = [eleven_point_map(scores, target) if target.any() else float("nan") for scores, target in columns]
+    return ClassDetails(torch.tensor(precisions, dtype=torch.float64), None)
+
+
+def task_metrics(labels: Tensor, metric: str) -> tuple[str, ...]:
+    """The metrics that are reported for a set.
+
+    Args:
+        labels: Labels as `measure` takes them.
+        metric: The metric of the protocol.
+
+    Returns:
+        Top-1, top-5 and mean per class, or top-1 and 11-point mAP where images have several labels; then the metric of
+        the protocol, if it is defined for these labels.
+    """
+    names = ("top1", "11_point_map") if labels.ndim == 2 else ("top1", "top5", "mean_per_class")
+    return names if metric in (*names, "mean_per_class") else (*names, metric)
+
+
+def joint_name(images: Named, texts: Named) -> str:
+    """The model name of a row: the name of the model, or both names if one encoded the images and one the texts."""
+    return images.name if texts is images else f"{images.name} images, {texts.name} texts"
+
+
+def require_equal_widths(images: Named, image_embeddings: Tensor, texts: Named, text_embeddings: Tensor):
+    """Check that the embeddings of two models, (N, D) and (T, D), can be compared.
+
+    Raises:
+        ValueError: The embeddings differ in width.
+    """
+    image_dim, text_dim = image_embeddings.shape[1], text_embeddings.shape[1]
+    if image_dim != text_dim:
+        raise ValueError(
+            f"text_model: {texts.name!r} has embeddings of {text_dim} dimensions, {images.name!r} of {image_dim}: "
+            "they cannot be compared. Name a model with the same embedding space, such as its teacher."
+        )
 
 
 def class_embeddings(model: ZeroShotModel, names: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
@@ -86,7 +238,7 @@ def score(
     sets: dict[str, Dataset],
     class_names: ClassNames,
     label_column: str = "label",
-    ks: Sequence[int] = (1, 5),
+    ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
@@ -94,11 +246,11 @@ def score(
 
     Args:
         images: Embeddings of the model that encoded the images.
-        texts: Embeddings of the model that encoded the class names. Pass those of another model than `images` to
-            measure whether the embeddings of the two can be compared.
+        texts: Embeddings of the model that encoded the class names. Pass a different model than `images` to measure
+            whether the embeddings of the two can be compared.
         sets: Labelled images by name of the set.
         class_names: Candidate classes.
-        label_column: Name of the column of labels, which are class names.
+        label_column: Name of the column of labels, which are class names in any language.
         ks: Values of k; those greater than the number of classes are left out.
         stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
@@ -114,20 +266,9 @@ def score(
         for language, classes in texts.classes.items():
             require_equal_widths(images, images.images[set_name], texts, classes)
             measurement = measure(images.images[set_name], classes, labels, [f"{TOP}{k}" for k in ks])
-            table += measurement.rows(
-                model=joint_name(images, texts),
-                stage=stage,
-                set=set_name,
-                protocol=CLASS_NAMES,
-                language=language,
-                seed=seed,
-            )
+            fields = {"set": set_name, "protocol": CLASS_NAMES, "language": language, "stage": stage, "seed": seed}
+            table += measurement.rows(model=joint_name(images, texts), **fields)
     return table
-
-
-def _require_column(rows: Dataset, column: str, name: str):
-    if column not in rows.column_names:
-        raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
 
 
 def evaluate(
@@ -137,22 +278,11 @@ def evaluate(
     languages: Sequence[str],
     label_column: str = "label",
     image_column: str = "image",
-    ks: Sequence[int] = (1, 5),
+    ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Encode and score labelled sets with one model.
-
-    Args:
-        model: Model that encodes images and texts.
-        sets: Labelled images by name of the set.
-        class_names: Candidate classes, the same for every set.
-        languages: Languages in which the class names are encoded.
-        label_column: Name of the column of labels, which are class names.
-        image_column: Name of the column of images.
-        ks: Values of k; those greater than the number of classes are left out.
-        stage: Training stage, written to the rows.
-        seed: Seed of the training run, written to the rows.
+    """Encode and score labelled sets with one model; `encode` and `score` describe the arguments.
 
     Raises:
         ValueError: A column or language is missing, a label is not among the class names, or an image cannot be
@@ -163,3 +293,52 @@ def evaluate(
         class_names.label_ids(rows[label_column])  # report a wrong label before encoding
     encoded = encode(model, sets, class_names, languages, image_column)
     return score(encoded, encoded, sets, class_names, label_column, ks, stage, seed)
+
+
+def _require_column(rows: Dataset, column: str, name: str):
+    if column not in rows.column_names:
+        raise ValueError(f"data: {name} has no column {column!r}, only {rows.column_names}.")
+
+
+def make_evaluate(
+    config: EvalConfig, best_metric: str, processor: DCCLIPProcessor, data: DataConfig
+) -> Callable[[DCCLIPModel], dict[str, float]] | None:
+    """Make the evaluation that runs during training. The validation set is opened now, not at the first evaluation.
+
+    Args:
+        config: Validation set and its class names.
+        best_metric: Metric that selects the best checkpoint; one of those that are measured.
+        processor: Processor of the student.
+        data: Training data, which state whether images may be named by URL or path.
+
+    Returns:
+        A function from a model in eval mode to its top-1 and top-5 accuracy by name: `top1_zh` in one language, `top1`
+        as the mean over languages. None if the config names no set.
+
+    Raises:
+        ValueError: The set, its class names or a language is missing, or `best_metric` is not measured.
+    """
+    if config.data is None or config.class_names is None:
+        return None
+    class_names = ClassNames.read(config.class_names, config.languages)
+    for language in config.languages:
+        class_names.in_language(language)
+    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in config.languages))]
+    if best_metric not in measured:
+        raise ValueError(
+            f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
+        )
+    rows = load_source(config.data, config.split)
+    rows = require_columns(rows, [config.image_column], config.data, "Name the right one.", "eval.image_column")
+    rules = rules_for(config.data, data.allow_urls, data.allow_paths)
+    sets = {"eval": require_allowed(rows, config.image_column, rules, config.data, "eval.data")}
+
+    def run(model: DCCLIPModel) -> dict[str, float]:
+        student = ZeroShotModel(model, processor, "student")
+        rows = evaluate(student, sets, class_names, config.languages, config.label_column, config.image_column)
+        metrics = {f"{row.metric}_{row.language}": row.value for row in rows}
+        for name in dict.fromkeys(row.metric for row in rows):
+            metrics[name] = statistics.fmean(row.value for row in rows if row.metric == name)
+        return metrics
+
+    return run

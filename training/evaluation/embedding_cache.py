@@ -16,10 +16,10 @@ from torch import Tensor
 from transformers import CONFIG_NAME
 
 from training.evaluation.classify import class_embeddings
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.retrieval import RetrievalSet
 from training.evaluation.sets.labelled_sets import LabelledSet
-from training.evaluation.sets.retrieval_sets import RetrievalSet
 from training.evaluation.sets.templates import Templates
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers.lineage import digest_folder
 from training.utils.files import atomic_write
 from training.utils.process import use_cpu_fully
@@ -63,7 +63,10 @@ class EmbeddingCache:
         path = self.folder / kind / f"{hashlib.sha256(json.dumps([VERSION, *key]).encode()).hexdigest()[:24]}"
         path = path.with_suffix(".safetensors")
         cached = self._load(path, count) if self.state.is_main_process else None
-        if self._broadcast(cached is not None):
+        found = cached is not None
+        if self.state.num_processes > 1:
+            found = bool(broadcast(torch.tensor([int(found)], device=self.state.device)).item())
+        if found:
             return cached
         embeddings = self._compute(count, compute)
         if not self.state.is_main_process:
@@ -78,12 +81,6 @@ class EmbeddingCache:
         except (OSError, SafetensorError, KeyError):  # missing or damaged: computed again
             return None
         return embeddings if len(embeddings) == count else None
-
-    def _broadcast(self, found: bool) -> bool:
-        """What the first process found, in every process."""
-        if self.state.num_processes == 1:
-            return found
-        return bool(broadcast(torch.tensor([int(found)], device=self.state.device)).item())
 
     def _compute(self, count: int, compute: Callable[[int, int], Tensor]) -> Tensor:
         if self.state.num_processes == 1:
@@ -122,11 +119,9 @@ class CachedEncoder:
         self._model = None
 
     def truncated(self, width: int) -> "CachedEncoder":
-        """The same model, with the leading dimensions of its embeddings. Class embeddings are truncated after the mean
-        over prompt templates.
+        """The same model with the leading `width` dimensions of its embeddings.
 
-        Args:
-            width: Number of dimensions, at least 1.
+        Class embeddings are truncated after the mean over prompt templates.
         """
         encoder = copy.copy(self)
         encoder.name, encoder._width = f"{self.name}, {width} dimensions", width
@@ -134,10 +129,7 @@ class CachedEncoder:
 
     def comparable_with(self, other: "CachedEncoder") -> "CachedEncoder":
         """The same model in a space where it can be compared with a teacher, a student or another student of its
-        teacher: that of its teacher, or its own if it is the teacher of the other model.
-
-        Args:
-            other: The other model, on which the same method is called with this model.
+        teacher: its teacher's space, or its own if it is the teacher of the other model.
         """
         if self._taught(other):  # the teacher's own rotation leads away from the space that the student has learned
             return self
@@ -182,15 +174,7 @@ class CachedEncoder:
         return self._leading(self.cache.get("images", key, len(dataset.rows), compute))
 
     def classes(self, names: list[str], templates: Templates) -> Tensor | None:
-        """Embeddings of classes.
-
-        Args:
-            names: One name per class.
-            templates: Prompt templates.
-
-        Returns:
-            (C, D) float32, L2-normalised, in the first process; None in all others.
-        """
+        """Embeddings of classes by name, (C, D) float32, L2-normalised, in the first process; None in all others."""
 
         def compute(start: int, stop: int) -> Tensor:
             return class_embeddings(self._loaded(), names[start:stop], templates.lines)
@@ -207,7 +191,7 @@ class CachedEncoder:
         return self._leading(self.cache.get("texts", [self.fingerprint, *texts], len(texts), compute))
 
     def _leading(self, embeddings: Tensor | None) -> Tensor | None:
-        """Embeddings in the space that was asked for; leading dimensions of them, normalised again."""
+        """Embeddings in the requested space, truncated to the requested width and normalised again."""
         if embeddings is not None and self._unrotated and self._rotation is not None:
             if embeddings.shape[1] < len(self._rotation):
                 raise ValueError(

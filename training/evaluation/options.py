@@ -1,10 +1,9 @@
-"""Options of `training/eval.py`. Nothing here imports torch, so that `--help` answers at once."""
+"""Options of `training/eval.py`. This module does not import torch, so that `--help` answers at once."""
 
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-from training.evaluation.sets.protocols import PROTOCOLS
-from training.evaluation.sets.templates import OURS
+from training.evaluation.sets.protocols import OURS, PROTOCOLS
 
 TOP_K = 5  # labels with scores in a row of predictions
 
@@ -19,37 +18,37 @@ class EvalOptions:
         output_dir: Folder for results.json, table.md and figures; not with `predict`.
         protocol: Protocols that measure the sets of ELEVATER: elevater-en, elevater-zh, cn-clip-compat.
         data: Sources of the sets, each SET=SOURCE. SOURCE is a folder with one folder per class, a parquet file, a Hub
-            id with or without `@revision`, or `module:function`. With `protocol`, a set without a source is read from
-            its own data set on the Hub, which SET=hub also names.
+            id with or without `@revision`, or `module:function`. With `protocol`, a set without a source, or with
+            SET=hub, is read from its own data set on the Hub.
         sets: With `protocol`, sets by name, or one of the selections all, elevater, cn-clip-10, imagenet. Default: all
             if the class names of ImageNet are installed (package clip-benchmark), else elevater.
         class_names: Names of the candidate classes: a JSON list of {language: name}, one entry per class; a JSON list
             of names, or a .txt file with one name per line, in the one language given by `language`; or the id of a
             set of ELEVATER, such as cifar-100.
-        language: With `class_names`, languages of the candidate classes (ISO 639-1 codes). Default: those of en and zh
-            that the class names have; for a plain list of names, `label_language`, or the language of their script.
-        templates: Prompt templates: auto (those of the installed packages clip-benchmark and cn-clip, else ours),
-            ours, or a JSON file of {language: [templates]} or {language: {set: [templates]}}. With `class_names`, auto
+        language: With `class_names`, languages of the candidate classes (ISO 639-1 codes). Default: en and zh, where
+            the classes have names in them; for a plain list of names, the language of their script.
+        templates: Prompt templates: auto (from the installed packages clip-benchmark and cn-clip, else ours), ours, or
+            a JSON file of {language: [templates]} or {language: {set: [templates]}}. With `class_names`, auto
             means the plain class name.
         imagenet_zh: Chinese class names of ImageNet: clip-benchmark, cn-clip, or a file with one name per line.
-        text_model: Folder or Hub id of another model, such as the teacher. It encodes the texts for the images of each
-            model, and the images for the texts of each model, to measure whether their embeddings can be compared.
-        widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which the embeddings are measured too,
-            truncated and normalised again. A row with this number in the name of the model is added for each.
+        text_model: Folder or Hub id of a further model, such as the teacher. It encodes the texts for the images of
+            each model, and the images for the texts of each model, to measure whether their embeddings are compatible.
+        widths: Numbers of leading dimensions, ascending, such as 64 128 256, at which truncated embeddings are
+            measured too. Each adds a row with this number in the name of the model.
         retrieval: Sets of images with captions, each NAME=SOURCE, measured in both directions. SOURCE is a parquet
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
         caption_columns: With `retrieval`, caption columns by language, such as --caption_columns.zh COLUMN. A cell is
-            a caption or a list of captions. Default: those of the columns en and zh that exist.
-        split: Split of the data. Default: test, or for the own data set of a set on the Hub, its test split there.
+            a caption or a list of captions. Default: the columns en and zh, where they exist.
+        merge_captions: With `retrieval`, whether to report recall with merged captions too, in which an equal caption
+            of a different image is correct. Without it, such a caption is a miss.
+        split: Split of the data. Default: test, or the test split of a set's own data set on the Hub.
         image_column: Name of the column of images. Default: the first usual name that exists; with `retrieval`, image.
         allow_urls: Whether images that the data name by URL are fetched. Otherwise such data are refused.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
             Otherwise such data are refused.
         label_column: Name of the column of labels. Default: the first usual name whose labels are class names.
         label_names: Names of numbered labels, each SET=FILE, where FILE has one name per line.
-        label_language: With `class_names`, language of the class names that the data use as labels. A plain list of
-            names has one language, so that its names are the labels.
-        predict: Folder of images to label, with all folders below it that are not hidden. Nothing is measured.
+        predict: Folder of images to label, including all folders in it that are not hidden. Nothing is measured.
         labels: With `predict`, candidate labels, at least two, in any language of the model; or one .txt file with one
             label per line.
         output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,
@@ -61,9 +60,7 @@ class EvalOptions:
         confusion: Whether to draw confusion matrices.
         trust_remote_code: Whether to run code that comes with a model. A model on the Hub must then be given as
             ID@COMMIT.
-        stage: Training stage of the model, written to the results.
-        seed: Seed of the training run of the model, written to the results.
-        overwrite: Replace files in `output_dir` that no evaluation has written; with `predict`, replace `output`.
+        overwrite: Replace files in `output_dir` that an evaluation did not write; with `predict`, replace `output`.
     """
 
     model: list[str]
@@ -79,13 +76,13 @@ class EvalOptions:
     widths: list[int] = field(default_factory=list)
     retrieval: list[str] = field(default_factory=list)
     caption_columns: dict[str, str] | None = None
+    merge_captions: bool = False
     split: str | None = None
     image_column: str | None = None
     allow_urls: bool = False
     allow_paths: bool = False
     label_column: str | None = None
     label_names: list[str] = field(default_factory=list)
-    label_language: str = "en"
     predict: str | None = None
     labels: list[str] = field(default_factory=list)
     output: str | None = None
@@ -95,8 +92,6 @@ class EvalOptions:
     per_class: bool = False
     confusion: bool = False
     trust_remote_code: bool = False
-    stage: str | None = None
-    seed: int | None = None
     overwrite: bool = False
 
     def __post_init__(self):
@@ -128,8 +123,9 @@ class EvalOptions:
             raise ValueError(f"widths: must ascend from at least 1 without repetition, got {self.widths}. Sort them.")
         if self.widths and self.text_model:
             raise ValueError("widths: truncate one model's own embeddings. Leave out --text_model or --widths.")
-        if self.caption_columns and not self.retrieval:
-            raise ValueError("caption_columns: apply to --retrieval NAME=SOURCE, which is not given. Add it.")
+        if (self.caption_columns or self.merge_captions) and not self.retrieval:
+            option = "caption_columns" if self.caption_columns else "merge_captions"
+            raise ValueError(f"{option}: applies to --retrieval NAME=SOURCE, which is not given. Add it.")
         if self.class_names and (self.sets or not self.data):
             raise ValueError("data: with --class_names, the sets are those given by --data NAME=SOURCE.")
         if self.class_names and (self.published or self.templates == OURS):

@@ -1,20 +1,81 @@
-"""From options to the tasks and the data of a run."""
+"""From options to the classification tasks and the data of a run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from training.evaluation.options import EvalOptions
+from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.eval_tasks import EvalTask, own_tasks, protocol_tasks
-from training.evaluation.sets.imagenet import NOT_INSTALLED, imagenet_is_installed
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
-from training.evaluation.sets.protocols import CLASS_NAMES, IMAGENET, SETS, find_protocol, find_sets
-from training.evaluation.sets.retrieval_sets import RetrievalSet, open_retrieval_set
+from training.evaluation.sets.protocols import (
+    CLASS_NAMES,
+    IMAGENET,
+    PROTOCOLS,
+    SETS,
+    Protocol,
+    find_protocol,
+    find_sets,
+)
 from training.evaluation.sets.sources import HUB, MissingDataError, Source
-from training.evaluation.sets.templates import SOURCES
+from training.evaluation.sets.templates import (
+    NOT_INSTALLED,
+    OURS,
+    SOURCES,
+    Templates,
+    imagenet_is_installed,
+    imagenet_names,
+    read_templates,
+    templates_of,
+)
 from training.text.writing_systems import LANGUAGES
+
+
+@dataclass(frozen=True)
+class EvalTask:
+    """One classification task: one set, measured by one protocol, in one language.
+
+    Args:
+        set: Id of the test set.
+        protocol: Name of the protocol.
+        language: Language of the candidate classes.
+        class_names: Names of the classes in all languages.
+        names_source: Source of the names of the candidate classes.
+        templates: Prompt templates.
+        metric: Metric that the table shows.
+        squashed: Whether images are resized to a square without a crop. None: as the model's image processor does.
+    """
+
+    set: str
+    protocol: str
+    language: str
+    class_names: ClassNames
+    names_source: str
+    templates: Templates
+    metric: str = "top1"
+    squashed: bool | None = None
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """Identifies the task among all tasks of a run."""
+        return self.set, self.protocol, self.language
+
+    @property
+    def title(self) -> str:
+        """Protocol and language; a named protocol has only one language."""
+        return self.protocol if self.protocol in PROTOCOLS else f"{self.protocol}, {self.language}"
+
+    @property
+    def candidates(self) -> list[str]:
+        """Names of the classes in the language of the task, in class order."""
+        return self.class_names.in_language(self.language)
+
+    @property
+    def keys(self) -> list[str]:
+        """Names of the classes by which tables and figures list them, in class order."""
+        return self.class_names.names[self.class_names.key]
 
 
 @dataclass(frozen=True)
@@ -40,9 +101,9 @@ class EvalPlan:
         Raises:
             ValueError: An option names something that does not exist, or no set is available.
         """
-        tasks = make_tasks(options)
-        retrieval_sets = open_retrieval_sets(options)
-        sets, missing = open_sets(options, tasks)
+        tasks = _make_tasks(options)
+        retrieval_sets = _open_retrieval_sets(options)
+        sets, missing = _open_sets(options, tasks)
         return cls(tasks, sets, missing, retrieval_sets)
 
     @property
@@ -51,31 +112,75 @@ class EvalPlan:
         return [task for task in self.tasks if task.set in self.sets]
 
 
-def make_tasks(options: EvalOptions) -> list[EvalTask]:
-    """Classification tasks of a run, set by set.
+def tasks_by_language(tasks: Iterable[EvalTask]) -> dict[str, list[EvalTask]]:
+    """By set, the tasks that differ only in their language, where there are two or more."""
+    groups: dict[tuple[str, str], list[EvalTask]] = {}
+    for task in tasks:
+        groups.setdefault((task.set, task.protocol.removesuffix(f"-{task.language}")), []).append(task)
+    return {name: group for (name, _), group in groups.items() if len(group) > 1}
+
+
+def protocol_tasks(protocols: list[Protocol], sets: list[str], templates: str, imagenet_zh: str) -> list[EvalTask]:
+    """Tasks of all sets in all protocols, set by set.
+
+    Args:
+        protocols: Protocols to measure by.
+        sets: Ids of the sets.
+        templates: Source of the templates, as `templates_of` takes it.
+        imagenet_zh: Source of the Chinese names of ImageNet, as `imagenet_names` takes it.
 
     Raises:
-        ValueError: A protocol, set, language, class name or template does not exist.
+        ValueError: Class names or templates are missing.
     """
+    tasks = []
+    for name in sets:
+        if name == IMAGENET:
+            chinese = any(protocol.language == "zh" for protocol in protocols)
+            class_names, sources = imagenet_names(imagenet_zh if chinese else None)
+        else:
+            class_names = ClassNames.read(name)
+            sources = {"en": "ELEVATER", "zh": f"{OURS} (names/{name}.json)"}
+        for protocol in protocols:
+            tasks.append(
+                EvalTask(
+                    name,
+                    protocol.name,
+                    protocol.language,
+                    class_names,
+                    sources[protocol.language],
+                    templates_of(name, protocol, templates),
+                    protocol.metric_of(SETS[name]),
+                    protocol.squashes(SETS[name]),
+                )
+            )
+    return tasks
+
+
+def _make_tasks(options: EvalOptions) -> list[EvalTask]:
     if options.protocol:
         protocols = [find_protocol(name) for name in dict.fromkeys(options.protocol)]
         sets = options.sets or ["all" if imagenet_is_installed() else "elevater"]
         return protocol_tasks(protocols, find_sets(sets), options.templates, options.imagenet_zh)
     if not options.class_names:
         return []
-    class_names = ClassNames.read(options.class_names, options.label_language, options.language)
+    class_names = ClassNames.read(options.class_names, options.language)
     default = [language for language in LANGUAGES if language in class_names.names] or [class_names.key]
     languages = list(dict.fromkeys(options.language or default))
-    templates = None if options.templates in SOURCES else options.templates
-    return own_tasks(list(find_sources(options)), class_names, options.class_names, languages, templates)
+    for language in languages:
+        class_names.in_language(language)
+    source = options.class_names if options.class_names in SETS else Path(options.class_names).name
+    tasks = []
+    for name in _find_sources(options):
+        for language in languages:
+            templates = Templates(("{}",), "none")
+            if options.templates not in SOURCES:
+                templates = read_templates(options.templates, language, name)
+            tasks.append(EvalTask(name, CLASS_NAMES, language, class_names, source, templates))
+    return tasks
 
 
-def find_sources(options: EvalOptions) -> dict[str, Source]:
-    """Source of each set that `data` names.
-
-    Raises:
-        ValueError: A set is named twice, or does not belong to the protocol.
-    """
+def _find_sources(options: EvalOptions) -> dict[str, Source]:
+    """Source of each set that `data` names."""
     label_names = dict(_named(options, "label_names", options.label_names))
     sources: dict[str, Source] = {}
     for name, location in _named(options, "data", options.data):
@@ -114,23 +219,15 @@ def _named(options: EvalOptions, option: str, entries: Sequence[str]) -> list[tu
     return pairs
 
 
-def open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[str, LabelledSet], dict[str, str]]:
-    """Load the labelled sets, each once, first those that `data` names: a wrong source is reported before a download.
+def _open_sets(options: EvalOptions, tasks: Sequence[EvalTask]) -> tuple[dict[str, LabelledSet], dict[str, str]]:
+    """The available sets, and the reason for each missing one.
 
-    Args:
-        options: Options of the run.
-        tasks: Tasks of the run, as `make_tasks` returns them.
-
-    Returns:
-        The available sets by id, and the reason for each missing set.
-
-    Raises:
-        ValueError: A source that `data` names cannot be used, or no set is available.
+    Sets that `data` names are loaded first, so that a wrong source is reported before a download.
     """
     class_names = {task.set: task.class_names for task in tasks}
     if not class_names:
         return {}, {}
-    sources = find_sources(options)
+    sources = _find_sources(options)
     if unused := sorted(set(sources) - set(class_names)):
         raise ValueError(f"data: {unused} are not among --sets, {', '.join(class_names)}. Add them there.")
     without_imagenet = options.protocol and not options.sets and not imagenet_is_installed()
@@ -157,12 +254,7 @@ def group_reasons(missing: dict[str, str]) -> dict[str, list[str]]:
     return groups
 
 
-def open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
-    """Load the images with captions that `retrieval` names.
-
-    Raises:
-        ValueError: A source cannot be loaded, or a name is given twice.
-    """
+def _open_retrieval_sets(options: EvalOptions) -> list[RetrievalSet]:
     retrieval_sets: dict[str, RetrievalSet] = {}
     for entry in options.retrieval:
         name, _, location = entry.rpartition("=")

@@ -16,9 +16,9 @@ from modeling_dcclip.image_dcclip import ImageError
 from training.data import open_image
 from training.evaluation.classify import class_embeddings
 from training.evaluation.embedding_cache import find_processes
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.options import EvalOptions
 from training.evaluation.sets.sources import IMAGE_SUFFIXES, list_images
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.files import write_text
 
 COLUMNS = ("path", "label", "score", "top_k", "error")
@@ -27,17 +27,11 @@ DECIMALS = 6
 
 
 def write_predictions(options: EvalOptions) -> str:
-    """Label all images of a folder and write the CSV file.
+    """Label all images of a folder and write the CSV file. Return a message with counts and the path of the file.
 
     The columns are the same for every run: `path` relative to the folder, `label` with the highest score, its `score`,
     `top_k` as a JSON list of [label, score], the highest score first, and `error`. A score is the share (0..1) of a
     label among the candidates. An image that cannot be decoded has a row with only `path` and `error`.
-
-    Args:
-        options: Options with `predict`.
-
-    Returns:
-        The number of labelled images, and of those that could not be decoded, with the path of the file.
 
     Raises:
         ValueError: The folder has no images, a label is empty or repeated, the file exists or cannot be written, no
@@ -61,10 +55,7 @@ def write_predictions(options: EvalOptions) -> str:
 
 
 def _check_output(output: Path, overwrite: bool):
-    """Refuse a file that exists, or that could not be written after all images are labelled.
-
-    The file may lie among the user's own, so its folder gets no lock and no record, unlike an output folder.
-    """
+    """Refuse a file that exists, or that cannot be written, before any image is labelled."""
     if output.is_dir():
         raise ValueError(f"output: {str(output)!r} is a folder. Name a CSV file in it.")
     if output.exists() and not overwrite:
@@ -75,7 +66,7 @@ def _check_output(output: Path, overwrite: bool):
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Image files of a folder and of all folders below it, sorted by path, without those in hidden folders.
+    """Image files of a folder, as `list_images` finds them.
 
     Raises:
         ValueError: The folder does not exist or has no images.
@@ -89,10 +80,7 @@ def find_images(folder: Path) -> list[Path]:
 
 
 def read_labels(labels: Sequence[str]) -> list[str]:
-    """Candidate labels, from the command line or from a text file.
-
-    Args:
-        labels: The labels, or the path of one .txt file with one label per line.
+    """Candidate labels: the given ones, or the lines of one .txt file.
 
     Raises:
         ValueError: The file cannot be read, a label is empty or repeated, or there are fewer than two.
@@ -116,17 +104,7 @@ def read_labels(labels: Sequence[str]) -> list[str]:
 def predict(
     model: ZeroShotModel, folder: Path, paths: Sequence[Path], labels: Sequence[str], top_k: int = 5
 ) -> Iterator[tuple[str, str, str, str, str]]:
-    """Label images.
-
-    Args:
-        model: Model that encodes images and labels.
-        folder: Folder that the yielded paths are relative to.
-        paths: Image files in the folder.
-        labels: Candidate labels.
-        top_k: Number of labels in the fourth field of a row, at least 1.
-
-    Yields:
-        A row with the fields of `COLUMNS` for each image, in order.
+    """Label the images `paths` in `folder`, and yield a row with the fields of `COLUMNS` for each, in order.
 
     Raises:
         ValueError: The model has no logit scale.
@@ -159,7 +137,7 @@ def predict(
 
 def _scores(model: ZeroShotModel, images: list[Tensor], classes: Tensor, logit_scale: float) -> Tensor:
     """Share of each label among the candidates, (B, C)."""
-    pixels = torch.stack(images).permute(0, 3, 1, 2)  # (B, 3, S, S)
+    pixels = torch.stack(images).permute(0, 3, 1, 2)  # (B, S, S, 3) -> (B, 3, S, S)
     embeddings = model.embed_images(model.images.normalize(pixels.to(model.model.device))).cpu()
     return (logit_scale * embeddings @ classes.T).softmax(1)
 

@@ -1,18 +1,177 @@
-"""Image-text retrieval in both directions, in every language of a set."""
+"""Image-text retrieval: images with captions from any source, and recall at k in both directions."""
 
+import hashlib
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import torch
+from datasets import Dataset, Image
 from torch import Tensor
 
+from training.data import load_source, require_allowed, require_columns, rules_for, usable_captions
+from training.data.images import encoded_bytes
+from training.data.sources import check_split
+from training.evaluation.image_loading import digest_images
 from training.evaluation.metrics import grouped_interval, right_ranks
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.retrieval_sets import RetrievalSet
+from training.evaluation.sets.sources import LoadedRows, read_hub
+from training.evaluation.zero_shot_model import ZeroShotModel
+from training.text.writing_systems import LANGUAGES
 from training.utils.results import Row, markdown_table
 
 PROTOCOL = "retrieval"
 KS = (1, 5, 10)
+MERGED = "_merged"  # ending of the metrics for which an equal caption of another image is correct
 MAX_SIMILARITIES = 2**24  # in memory at a time: 64 MiB in float32
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@\S+)?")
+
+
+@dataclass(frozen=True)
+class RetrievalSet:
+    """Images and captions, with the pairs that belong together.
+
+    An image that occurs in several rows, as in a source with one row per caption, is one image with several correct
+    captions. Equal captions of several images are several candidates, each correct for its own image.
+
+    Args:
+        name: Name of the set, written to results.
+        rows: One row per image, with one column, `image`, of undecoded images.
+        captions: Captions by language, in the order of the rows.
+        pairs: Correct (image, caption) pairs by language, one per caption in order, (T, 2) int64.
+        source: Location that the rows were loaded from.
+        split: Split of the source; None if it has no splits.
+        revision: Commit of a data set on the Hub; None for other sources, whose versions `digest` identifies.
+    """
+
+    name: str
+    rows: Dataset
+    captions: dict[str, list[str]]
+    pairs: dict[str, Tensor]
+    source: str
+    split: str | None = None
+    revision: str | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of all encoded images in their order, which cached embeddings are keyed by."""
+        return digest_images(self.rows)
+
+    def merged_pairs(self, language: str) -> Tensor:
+        """Pairs in which a caption is correct for every image that has an equal one, (P, 2) int64."""
+        images: dict[str, list[int]] = {}
+        for (image, _), text in zip(self.pairs[language].tolist(), self.captions[language], strict=True):
+            images.setdefault(text, []).append(image)
+        captions = enumerate(self.captions[language])
+        return torch.tensor([(image, number) for number, text in captions for image in images[text]])
+
+    def describe(self) -> dict[str, Any]:
+        """Facts about the set for `results.json`."""
+        return {
+            "set": self.name,
+            "source": self.source,
+            "split": self.split,
+            "revision": self.revision or self.digest,
+            "images": len(self.rows),
+            "captions": {language: len(texts) for language, texts in self.captions.items()},
+        }
+
+
+def open_retrieval_set(
+    name: str,
+    location: str,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_columns: dict[str, str] | None = None,
+    allow_urls: bool = False,
+    allow_paths: bool = False,
+) -> RetrievalSet:
+    """Load images and captions.
+
+    Args:
+        name: Name of the set, written to results.
+        location: Parquet file or glob, folder that `datasets` can load, Hub id with or without `@revision`, or
+            `module:function`.
+        split: Split, where there are several. Default: test.
+        image_column: Name of the column of images. Default: `image`.
+        caption_columns: Caption columns by language; a cell is a caption or a list of captions. Default: the columns
+            `en` and `zh`, where they exist.
+        allow_urls: Whether rows may name images by URL.
+        allow_paths: Whether rows may name image files outside the source.
+
+    Raises:
+        ValueError: There is nothing at this location, a column is missing, a row names an image that may not be
+            opened, or a language has no captions.
+    """
+    check_split(location, split or "train", "split")
+    split, image = split or "test", image_column or "image"
+    if not Path(location).expanduser().exists() and HUB_ID.fullmatch(location):
+        loaded = read_hub(location, split)
+    else:
+        has_splits = not location.endswith(".parquet") and ":" not in location
+        loaded = LoadedRows(load_source(location, split, field="retrieval"), location, split if has_splits else None)
+    column_names = loaded.rows.column_names
+    columns = caption_columns or {language: language for language in LANGUAGES if language in column_names}
+    context = f"{name} ({location})"
+    if not columns:
+        raise ValueError(
+            f"retrieval: {context} has none of the columns {LANGUAGES}, only {column_names}. Name the columns of "
+            "captions: --caption_columns.zh COLUMN."
+        )
+    needed = [image, *columns.values()]
+    rows = require_columns(loaded.rows, needed, context, "Name the right one.", field="retrieval")
+    rows = require_allowed(rows, image, rules_for(loaded.location, allow_urls, allow_paths), context, "retrieval")
+    return make_retrieval_set(name, rows, columns, image, loaded.location, loaded.split, loaded.revision)
+
+
+def make_retrieval_set(
+    name: str,
+    rows: Dataset,
+    caption_columns: dict[str, str],
+    image_column: str,
+    source: str,
+    split: str | None = None,
+    revision: str | None = None,
+) -> RetrievalSet:
+    """Find the captions of each image. Equal files are one image; `RetrievalSet` describes the other arguments.
+
+    Args:
+        name: Name of the set.
+        rows: Rows with images and captions.
+        caption_columns: Caption columns by language.
+        image_column: Name of the column of images.
+        source: Location that the rows were loaded from.
+        split: Split of the source.
+        revision: Commit of a data set on the Hub.
+
+    Raises:
+        ValueError: A language has no captions.
+    """
+    images = rows.select_columns([image_column]).cast_column(image_column, Image(decode=False))
+    images = images if image_column == "image" else images.rename_column(image_column, "image")
+    numbers: dict[bytes, int] = {}
+    first_rows, image_numbers = [], []
+    for row, cell in enumerate(images):
+        digest = hashlib.blake2b(encoded_bytes(cell["image"]), digest_size=16).digest()
+        if digest not in numbers:
+            numbers[digest] = len(numbers)
+            first_rows.append(row)
+        image_numbers.append(numbers[digest])
+    captions, pairs = {}, {}
+    for language, column in caption_columns.items():
+        found = [
+            (image, text)
+            for image, cell in zip(image_numbers, rows[column], strict=True)
+            for text in usable_captions(cell)[0]
+        ]
+        found = list(dict.fromkeys(found))  # a caption that an image has twice counts once
+        if not found:
+            raise ValueError(f"retrieval: {name} has no {language} caption in column {column!r}. Name the right one.")
+        captions[language] = [text for _, text in found]
+        pairs[language] = torch.tensor([(image, number) for number, (image, _) in enumerate(found)])
+    return RetrievalSet(name, images.select(first_rows), captions, pairs, source, split, revision)
 
 
 def ranks(queries: Tensor, candidates: Tensor, pairs: Tensor, max_similarities: int = MAX_SIMILARITIES) -> Tensor:
@@ -52,8 +211,11 @@ def score(
     ks: Sequence[int] = KS,
     stage: str | None = None,
     seed: int | None = None,
+    with_merged: bool = False,
 ) -> list[Row]:
     """Recall at k in both directions, in one language of a set.
+
+    A caption is correct for its own image alone: an equal caption of another image is a miss, as in published results.
 
     Args:
         retrieval_set: Images with captions.
@@ -64,34 +226,37 @@ def score(
         ks: Values of k; those greater than the number of candidates are left out.
         stage: Training stage, written to the rows.
         seed: Seed of the training run, written to the rows.
+        with_merged: Whether to add metrics ending in `_merged`, for which equal captions are correct for each other's
+            images.
 
     Returns:
         Rows with the metrics `image_to_text_R@k` and `text_to_image_R@k`. Their intervals take into account that
-        captions of an image, and equal captions, are found or missed together.
+        captions of an image are found or missed together.
     """
-    pairs, rows = retrieval_set.pairs[language], []
-    image_of_text = torch.full((len(texts),), len(images)).scatter_reduce(0, pairs[:, 1], pairs[:, 0], "amin")
-    found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
-    directions = {
-        "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
-        "text_to_image": (found_images, len(images), image_of_text),
-    }
-    for direction, (found, num_candidates, groups) in directions.items():
-        for k in (k for k in ks if k <= num_candidates):
-            hits = found < k
-            rows.append(
-                Row(
-                    model=model,
-                    stage=stage,
-                    set=retrieval_set.name,
-                    protocol=PROTOCOL,
-                    language=language,
-                    metric=f"{direction}_R@{k}",
-                    value=int(hits.sum()) / len(hits),
-                    seed=seed,
-                    interval=grouped_interval(hits, groups),
+    own, rows = retrieval_set.pairs[language], []
+    variants = {"": own} | ({MERGED: retrieval_set.merged_pairs(language)} if with_merged else {})
+    for ending, pairs in variants.items():
+        found_texts, found_images = ranks(images, texts, pairs), ranks(texts, images, pairs.flip(1))
+        directions = {
+            "image_to_text": (found_texts, len(texts), torch.arange(len(found_texts))),
+            "text_to_image": (found_images, len(images), own[:, 0]),
+        }
+        for direction, (found, num_candidates, groups) in directions.items():
+            for k in (k for k in ks if k <= num_candidates):
+                hits = found < k
+                rows.append(
+                    Row(
+                        model=model,
+                        stage=stage,
+                        set=retrieval_set.name,
+                        protocol=PROTOCOL,
+                        language=language,
+                        metric=f"{direction}_R@{k}{ending}",
+                        value=int(hits.sum()) / len(hits),
+                        seed=seed,
+                        interval=grouped_interval(hits, groups),
+                    )
                 )
-            )
     return rows
 
 
@@ -103,16 +268,7 @@ def measure(
     stage: str | None = None,
     seed: int | None = None,
 ) -> list[Row]:
-    """Encode a set, and measure recall at k in both directions, in every language.
-
-    Args:
-        model: Model to measure.
-        retrieval_set: Images with captions.
-        name: Model name, written to the rows.
-        ks: Values of k, as in `score`.
-        stage: Training stage, written to the rows.
-        seed: Seed of the training run, written to the rows.
-    """
+    """Encode a set with a model, and `score` it in every language. `name` is the model name in the rows."""
     images, rows = model.encode_images(retrieval_set.rows), list[Row]()
     for language, captions in retrieval_set.captions.items():
         rows += score(retrieval_set, language, images, model.encode_texts(captions), name, ks, stage, seed)
@@ -120,12 +276,7 @@ def measure(
 
 
 def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet]) -> str:
-    """Recall in percent as a Markdown table, one row per model, set and language, followed by the size of each set.
-
-    Args:
-        rows: Rows of a result.
-        retrieval_sets: Sets that were measured.
-    """
+    """Recall in percent as a Markdown table, one row per model, set and language, followed by the size of each set."""
     found = [row for row in rows if row.protocol == PROTOCOL]
     metrics = list(dict.fromkeys(row.metric for row in found))
     header = ["model", "set", "language", *(metric.replace("_", " ") for metric in metrics)]
@@ -134,10 +285,9 @@ def retrieval_table(rows: Sequence[Row], retrieval_sets: Sequence[RetrievalSet])
         values = {row.metric: row.value for row in found if (row.model, row.set, row.language) == key}
         cells = [f"{100 * values[metric]:.1f}" if metric in values else "" for metric in metrics]
         lines.append([*map(str, key), *cells])
-    return "\n\n".join([markdown_table(lines), *(_describe(retrieval_set) for retrieval_set in retrieval_sets)])
-
-
-def _describe(retrieval_set: RetrievalSet) -> str:
-    counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in retrieval_set.captions.items())
-    source = " ".join(filter(None, (retrieval_set.source, retrieval_set.split)))
-    return f"{retrieval_set.name}: {source}, {len(retrieval_set.rows):,} images, {counts}"
+    parts = [markdown_table(lines)]
+    for each in retrieval_sets:
+        counts = ", ".join(f"{len(texts):,} {language} captions" for language, texts in each.captions.items())
+        source = " ".join(filter(None, (each.source, each.split)))
+        parts.append(f"{each.name}: {source}, {len(each.rows):,} images, {counts}")
+    return "\n\n".join(parts)

@@ -6,22 +6,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import evaluate
+import torch
+from datasets import Features, List, Value
+from torch import Tensor
+
+from training.evaluation.classify import Measurement, joint_name, measure, require_equal_widths, task_metrics
 from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache
-from training.evaluation.measure import (
-    Measurement,
-    agreement,
-    joint_name,
-    measure,
-    require_equal_widths,
-    task_metrics,
-)
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.plan import EvalPlan
+from training.evaluation.plan import EvalPlan, EvalTask, tasks_by_language
 from training.evaluation.retrieval import score
-from training.evaluation.sets.eval_tasks import EvalTask, tasks_by_language
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.results import Row
 
 AGREEMENT = "agreement"
+
+
+class Agreement(evaluate.Metric):
+    """Share of images with the same predicted class in all languages, as a metric of the `evaluate` library.
+
+    `compute(predictions=...)` takes one row of class indices per image, one column per language, (N, L) int64.
+    """
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="Share of samples with the same prediction in all languages.",
+            citation="",
+            inputs_description="predictions: one row of class indices per sample, one column per language.",
+            features=Features({"predictions": List(Value("int64"))}),
+        )
+
+    def _compute(self, predictions: list[list[int]]) -> dict[str, float]:
+        same = [len(set(row)) == 1 for row in predictions]
+        return {AGREEMENT: sum(same) / len(same)}
+
+
+def agreement(predictions: Sequence[Tensor]) -> float:
+    """Share of images with the same prediction in all languages; `predictions` has an (N,) tensor per language."""
+    # in memory: a file on disk would take longer than the measurement
+    return Agreement(keep_in_memory=True).compute(predictions=torch.stack(list(predictions), 1))[AGREEMENT]
 
 
 @dataclass
@@ -49,27 +71,25 @@ class Runner:
     Args:
         plan: Tasks and data.
         cache: Cache of the embeddings.
-        stage: Training stage, written to the rows.
-        seed: Seed of the training run, written to the rows.
         trust_remote_code: Whether to run code that comes with a model.
         keep_details: Whether to keep the results of each class.
         widths: Numbers of leading dimensions at which the models are measured too, besides all of them.
+        merge_captions: Whether to report recall with merged equal captions too.
     """
 
     plan: EvalPlan
     cache: EmbeddingCache
-    stage: str | None = None
-    seed: int | None = None
     trust_remote_code: bool = False
     keep_details: bool = False
     widths: Sequence[int] = ()
+    merge_captions: bool = False
 
     def run(self, models: Sequence[str], text_model: str | None = None) -> Outcome:
         """Measure models.
 
         Args:
             models: Folders or Hub ids, as `ZeroShotModel.from_pretrained` takes them.
-            text_model: Another model, combined with each of `models`: once as text encoder, once as image encoder.
+            text_model: A further model, combined with each of `models`: once as text encoder, once as image encoder.
 
         Returns:
             The results in the first process; the other processes return no rows.
@@ -93,7 +113,7 @@ class Runner:
             encoder.release()
             del encoder
             gc.collect()  # before the next model is loaded: two large models may not fit in memory together
-        if other is not None:  # a card takes the first one for its own model
+        if other is not None:  # a card describes the first model of the results
             outcome.models.append(outcome.models.pop(0))
         return outcome
 
@@ -101,30 +121,23 @@ class Runner:
         """Load a model and encode all images and texts of the plan."""
         model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
         encoder = CachedEncoder(model.to(self.cache.state.device), self.cache, name)
-        description = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
-        outcome.models.append(description | {"texts_cut": self._count_cut(model)})
+        cut: dict[str, int] = {}  # number of truncated texts by set
         for task in self.plan.available_tasks:
             encoder.images(self.plan.sets[task.set], task.squashed)
             encoder.classes(task.candidates, task.templates)
+            texts = [template.format(name) for name in task.candidates for template in task.templates.lines]
+            cut[f"{task.set}, {task.title}"] = model.count_truncated(texts)
         for retrieval_set in self.plan.retrieval_sets:
             encoder.images(retrieval_set)
-            for captions in retrieval_set.captions.values():
+            for language, captions in retrieval_set.captions.items():
                 encoder.texts(captions)
+                cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
+        description = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
+        outcome.models.append(description | {"texts_cut": {key: count for key, count in cut.items() if count}})
         return encoder
 
-    def _count_cut(self, model: ZeroShotModel) -> dict[str, int]:
-        """Number of texts that the model truncates, by set, where there are any."""
-        counts = {}
-        for task in self.plan.available_tasks:
-            texts = [template.format(name) for name in task.candidates for template in task.templates.lines]
-            counts[f"{task.set}, {task.title}"] = model.count_truncated(texts)
-        for retrieval_set in self.plan.retrieval_sets:
-            for language, captions in retrieval_set.captions.items():
-                counts[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
-        return {name: count for name, count in counts.items() if count}
-
     def measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:
-        """Measure the images of one model with the texts of another, or of the same one.
+        """Measure the images of one model with the texts of the same or a different model.
 
         Args:
             image_encoder: Encoder of the images.
@@ -142,17 +155,18 @@ class Runner:
             if measurement is None:
                 continue  # only the first process measures
             measurements[task.key] = measurement
-            rows += measurement.rows(
-                model=name,
-                stage=self.stage,
-                set=task.set,
-                protocol=task.protocol,
-                language=task.language,
-                seed=self.seed,
-            )
+            rows += measurement.rows(model=name, set=task.set, protocol=task.protocol, language=task.language)
             if self.keep_details:
                 outcome.details.append((name, task, measurement))
-        return rows + self._over_languages(name, measurements) + self._retrieve(name, image_encoder, text_encoder)
+        rows += self._over_languages(name, measurements)
+        for retrieval_set in self.plan.retrieval_sets:
+            for language, captions in retrieval_set.captions.items():
+                images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
+                if images is None or texts is None:
+                    continue
+                require_equal_widths(image_encoder, images, text_encoder, texts)
+                rows += score(retrieval_set, language, images, texts, name, with_merged=self.merge_captions)
+        return rows
 
     def _measure_task(
         self, task: EvalTask, image_encoder: CachedEncoder, text_encoder: CachedEncoder
@@ -169,18 +183,6 @@ class Runner:
         except ValueError as error:
             raise ValueError(f"data: {task.set}: {error}") from error
 
-    def _retrieve(self, name: str, image_encoder: CachedEncoder, text_encoder: CachedEncoder) -> list[Row]:
-        """Rows of retrieval in both directions, in every language."""
-        rows: list[Row] = []
-        for retrieval_set in self.plan.retrieval_sets:
-            for language, captions in retrieval_set.captions.items():
-                images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
-                if images is None or texts is None:
-                    continue  # only the first process measures
-                require_equal_widths(image_encoder, images, text_encoder, texts)
-                rows += score(retrieval_set, language, images, texts, name, stage=self.stage, seed=self.seed)
-        return rows
-
     def _over_languages(self, name: str, measurements: dict[tuple[str, ...], Measurement]) -> list[Row]:
         """Mean over languages and agreement of the predictions, for sets that were measured in several languages."""
         rows = []
@@ -192,17 +194,10 @@ class Runner:
                 values[metric] = statistics.fmean(measurement.values[metric] for measurement in found)
             if found:  # else this is not the first process
                 values[AGREEMENT] = agreement([measurement.predictions for measurement in found])
+            protocol = ", ".join(dict.fromkeys(task.protocol for task in tasks))
+            language = ", ".join(task.language for task in tasks)
             for metric, value in values.items():
                 rows.append(
-                    Row(
-                        model=name,
-                        stage=self.stage,
-                        set=set_name,
-                        protocol=", ".join(dict.fromkeys(task.protocol for task in tasks)),
-                        language=", ".join(task.language for task in tasks),
-                        metric=metric,
-                        value=value,
-                        seed=self.seed,
-                    )
+                    Row(model=name, set=set_name, protocol=protocol, language=language, metric=metric, value=value)
                 )
         return rows

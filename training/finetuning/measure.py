@@ -16,14 +16,13 @@ from torch import Tensor
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.data import load_source
 from training.evaluation import retrieval
-from training.evaluation.classify import class_embeddings
-from training.evaluation.measure import measure
+from training.evaluation.classify import class_embeddings, measure
+from training.evaluation.image_loading import prepared_batches
 from training.evaluation.metrics import wilson_interval
-from training.evaluation.models.image_loading import prepared_batches
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.general import GeneralPairs, general_pairs
+from training.evaluation.retrieval import RetrievalSet, make_retrieval_set
+from training.evaluation.sets.class_names import GeneralPairs, general_pairs
 from training.evaluation.sets.protocols import CLASS_NAMES
-from training.evaluation.sets.retrieval_sets import RetrievalSet, make_retrieval_set
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.prepare import Prepared
 from training.utils.results import Row
 

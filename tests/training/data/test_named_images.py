@@ -12,10 +12,10 @@ from training.data import load_source, open_image, require_allowed, rules_for
 from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
 from training.edge.gate_data import GateData
 from training.edge.options import ExportOptions
-from training.evaluation.scheduled import make_evaluate
+from training.evaluation.classify import make_evaluate
+from training.evaluation.retrieval import open_retrieval_set
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import open_set
-from training.evaluation.sets.retrieval_sets import open_retrieval_set
 from training.evaluation.sets.sources import Source
 
 NAMES = {"en": ["frog", "cat"], "zh": ["青蛙", "猫"]}

@@ -14,8 +14,8 @@ from training.edge.formats import ONNX
 from training.edge.gate import Gate
 from training.edge.gate_data import GateData
 from training.evaluation.classify import Encoded
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.zero_shot_model import ZeroShotModel
 
 NAMES = ClassNames({"en": ["fox", "dog", "cat"], "zh": ["狐狸", "狗", "猫"]})
 EYE = torch.eye(3)

@@ -14,7 +14,7 @@ from training.corpus import photo_crops as crops
 from training.data.image_bank import vary_images
 from training.data.transforms import Normalize
 from training.engine.inputs import Models, open_rehearsal
-from training.evaluation.sets.general import general_pairs
+from training.evaluation.sets.class_names import general_pairs
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec
 

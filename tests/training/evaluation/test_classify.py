@@ -1,17 +1,25 @@
-import json
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 
 from training.data import load_source
-from training.evaluation.classify import class_embeddings, encode, evaluate, score
-from training.evaluation.metrics import wilson_interval
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.classify import class_embeddings, encode, evaluate, measure, score, task_metrics
+from training.evaluation.metrics import (
+    eleven_point_map,
+    mean_per_class_accuracy,
+    roc_auc,
+    top_k_accuracy,
+    wilson_interval,
+)
+from training.evaluation.runner import agreement
 from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.zero_shot_model import ZeroShotModel
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +35,6 @@ def class_names(corpus) -> ClassNames:
 @pytest.fixture(scope="module")
 def unseen_rows(corpus) -> Dataset:
     return load_source(str(corpus / "unseen_combination.parquet"))
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(content) -> str:
-        path = tmp_path / "names.json"
-        path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-        return str(path)
-
-    return write
 
 
 def ranks(model, rows, class_names, language) -> list[int]:
@@ -107,31 +105,9 @@ def test_stage_and_seed_are_written_to_the_rows(model, unseen_rows, class_names)
     assert keys == {(s, language, m) for s in "ab" for language in ("en", "zh") for m in ("top1", "top5")}
 
 
-def test_ks_greater_than_the_number_of_classes_are_left_out(model, unseen_rows):
-    names = sorted(set(unseen_rows["label"]))[:3]
-    rows = unseen_rows.filter(lambda row: row["label"] in names)
-    table = evaluate(model, {"set": rows}, ClassNames({"en": names}), ["en"])
-    assert [row.metric for row in table] == ["top1"]
-
-
-def test_text_embeddings_are_in_order_and_do_not_depend_on_the_batch(model, texts):
-    together, alone = model.encode_texts(texts), model.encode_texts(texts, batch_size=1)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(model.encode_texts(texts[::-1]), together.flip(0), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(together.norm(dim=1), torch.ones(len(texts)))
-
-
 def test_image_embeddings_do_not_depend_on_the_batch(model, unseen_rows):
     together, alone = model.encode_images(unseen_rows), model.encode_images(unseen_rows, batch_size=1)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-
-
-def test_several_templates_are_averaged(model):
-    templates = ("{}", "a drawing of {}")
-    found = class_embeddings(model, ["frog", "cat"], templates)
-    each = [model.encode_texts([template.format(name) for name in ("frog", "cat")]) for template in templates]
-    expected = torch.nn.functional.normalize((each[0] + each[1]) / 2, dim=1)
-    torch.testing.assert_close(found, expected)
 
 
 def test_transparent_images_are_flattened_onto_white(model):
@@ -147,54 +123,12 @@ def test_transparent_images_are_flattened_onto_white(model):
 # bad input
 
 
-def test_label_outside_the_list_is_refused(model, unseen_rows):
-    with pytest.raises(ValueError, match=r"label: row 0 is labelled .* not among the 2 en class names"):
-        evaluate(model, {"set": unseen_rows}, ClassNames({"en": ["frog", "cat"]}), ["en"])
-
-
-def test_language_without_names_is_refused(model, unseen_rows, class_names):
-    with pytest.raises(ValueError, match=r"language: the class list has no names in 'fr', only in \['en', 'zh'\]"):
-        evaluate(model, {"set": unseen_rows}, class_names, ["fr"])
-
-
-@pytest.mark.parametrize("column", ["label", "image"])
-def test_missing_column_is_refused(model, unseen_rows, class_names, column):
-    with pytest.raises(ValueError, match=rf"data: set has no column '{column}'"):
-        evaluate(model, {"set": unseen_rows.remove_columns(column)}, class_names, ["en"])
-
-
 def test_damaged_test_image_is_refused_and_not_dropped(model, unseen_rows, class_names):
     rows = unseen_rows.cast_column("image", Image(decode=False)).to_list()
     rows[2]["image"]["bytes"] = rows[2]["image"]["bytes"][:40]
     damaged = Dataset.from_list(rows).cast_column("image", Image())
     with pytest.raises(ValueError, match=r"image: row 2 does not decode"):
         evaluate(model, {"set": damaged}, class_names, ["en"])
-
-
-def test_two_classes_with_one_name_are_refused(write):
-    path = write([{"en": "frog", "zh": "青蛙"}, {"en": "toad", "zh": "青蛙"}])
-    with pytest.raises(ValueError, match=r"several classes with the same zh name: \['青蛙'\]"):
-        ClassNames.read(path)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [[{"en": "frog", "zh": "青蛙"}, {"en": "cat"}], [], {"en": ["frog"]}, "not json", ["frog", {"en": "cat"}]],
-    ids=["a language is missing", "empty", "another form", "no JSON", "names and entries"],
-)
-def test_class_list_of_another_form_is_refused_with_its_path(write, content):
-    with pytest.raises(ValueError, match=r"class_names: .*names\.json"):
-        ClassNames.read(write(content))
-
-
-def test_class_list_without_the_language_of_the_labels_is_refused(write):
-    with pytest.raises(ValueError, match=r"no names in 'zh', the language of the labels"):
-        ClassNames.read(write([{"en": "frog"}]), "zh")
-
-
-def test_teachers_of_other_families_can_be_measured(altclip_folder, unseen_rows, class_names):
-    table = evaluate(ZeroShotModel.from_pretrained(altclip_folder), {"set": unseen_rows}, class_names, ["en", "zh"])
-    assert len(table) == 4 and all(0 <= row.value <= 1 for row in table)
 
 
 class Scripted:
@@ -236,3 +170,77 @@ def test_many_names_are_encoded_in_parts_of_8192_texts():
     means = np.array([np.mean([table[template.format(name)] for template in templates], axis=0) for name in names])
     np.testing.assert_allclose(found, means / np.linalg.norm(means, axis=1, keepdims=True), atol=1e-5)
     assert sum(model.counts) == 9000 and max(model.counts) <= 8192 and len(model.counts) == 2
+
+
+@pytest.fixture
+def embeddings():
+    generator = torch.Generator().manual_seed(0)
+    images, classes = (F.normalize(torch.randn(n, 8, generator=generator), dim=1) for n in (60, 7))
+    return images, classes, torch.randint(0, 6, (60,), generator=generator)  # no image of the last class
+
+
+def test_all_metrics_of_single_labels(embeddings):
+    images, classes, labels = embeddings
+    measurement = measure(images, classes, labels, task_metrics(labels, "top1"), with_details=True)
+    scores, details = images @ classes.T, measurement.details
+    assert measurement.values == {
+        "top1": top_k_accuracy(scores, labels),
+        "top5": top_k_accuracy(scores, labels, 5),
+        "mean_per_class": mean_per_class_accuracy(scores, labels),
+    }
+    assert torch.equal(measurement.predictions, scores.argmax(1))
+    counts = np.zeros((7, 7), dtype=int)
+    for label, prediction in zip(labels.tolist(), scores.argmax(1).tolist(), strict=True):
+        counts[label, prediction] += 1
+    assert (details.confusion.numpy() == counts).all() and math.isnan(details.per_class[6])
+    np.testing.assert_allclose(details.per_class[:6], np.diag(counts)[:6] / counts.sum(1)[:6])
+    top1, top5, mean = measurement.rows(model="m", set="s", language="zh", seed=3)
+    assert (top1.metric, top1.value, top1.model, top1.seed) == ("top1", measurement.values["top1"], "m", 3)
+    assert top1.interval == wilson_interval(top1.value, 60) and top5.metric == "top5" and mean.interval is None
+
+
+def test_several_labels_are_scored_by_the_softmax_over_classes(embeddings):
+    images, classes, labels = embeddings
+    targets = F.one_hot(labels, 7).to(torch.int8)
+    targets[:, 2] = 1
+    metrics = task_metrics(targets, "11_point_map")
+    assert metrics == task_metrics(targets, "mean_per_class") == ("top1", "11_point_map")
+    measurement = measure(images, classes, targets, metrics, with_details=True)
+    probabilities = (100 * images @ classes.T).softmax(1)
+    assert measurement.values["11_point_map"] == eleven_point_map(probabilities, targets)
+    assert measurement.values["11_point_map"] != eleven_point_map(images @ classes.T, targets)
+    correct = targets[torch.arange(60), probabilities.argmax(1)].double().mean().item()
+    assert measurement.values["top1"] == correct and measurement.details.confusion is None
+    assert measurement.details.per_class[2] == 1 and math.isnan(measurement.details.per_class[6])
+
+
+def test_roc_auc_scores_the_second_class(embeddings):
+    images, classes, labels = embeddings
+    metrics = task_metrics(labels % 2, "roc_auc")
+    values = measure(images, classes[:2], labels % 2, metrics).values
+    assert values["roc_auc"] == roc_auc((100 * images @ classes[:2].T).softmax(1), labels % 2)
+    assert list(values) == ["top1", "mean_per_class", "roc_auc"]  # no top-5 of two classes
+
+
+def test_ranks_are_kept_where_the_softmax_underflows():
+    angles = torch.tensor([0.0, 2.8, 2.7, 2.9, 3.0, 3.1, 2.6])  # the softmax of all but the first is 0
+    images, classes = torch.tensor([[1.0, 0.0]]), torch.stack([angles.cos(), angles.sin()], 1)
+    assert ((100 * images @ classes.T).softmax(1) == 0).sum() > 1
+    assert measure(images, classes, torch.tensor([5]), ["top5"]).values["top5"] == 0
+    assert measure(images, classes, torch.tensor([6]), ["top5"]).values["top5"] == 1
+
+
+def test_agreement_is_the_share_of_images_with_equal_predictions():
+    predictions = [torch.tensor([0, 1, 2, 3]), torch.tensor([0, 1, 0, 3]), torch.tensor([0, 0, 2, 3])]
+    assert agreement(predictions) == 0.5 and agreement(predictions[:2]) == 0.75
+
+
+def test_wrong_names_columns_and_languages_are_reported_before_encoding(unseen_rows, class_names):
+    model, sets = Scripted({}, torch.empty(0)), {"set": unseen_rows}
+    with pytest.raises(ValueError, match=r"label: row 0 is labelled"):
+        evaluate(model, sets, ClassNames({"en": ["frog", "cat"]}), ["en"])
+    with pytest.raises(ValueError, match=r"language: .*'fr'"):
+        evaluate(model, sets, class_names, ["fr"])
+    for column in ("label", "image"):
+        with pytest.raises(ValueError, match=rf"data: set has no column '{column}'"):
+            evaluate(model, {"set": unseen_rows.remove_columns(column)}, class_names, ["en"])

@@ -8,11 +8,11 @@ import torch
 from tests.training.evaluation.drawings import CIFAR_10, rows_of, write_parquet
 from training.evaluation.classify import class_embeddings
 from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache, find_processes
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.labelled_sets import LabelledSet, open_set
 from training.evaluation.sets.sources import Source
 from training.evaluation.sets.templates import Templates
+from training.evaluation.zero_shot_model import ZeroShotModel
 
 TEMPLATES = Templates(("a photo of a {}.", "{}"), "ours")
 

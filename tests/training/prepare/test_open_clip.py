@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from tests.tiny import BERT, IMAGE_SIZE, XLM_ROBERTA, recipe_fields, student_config
 from training import distill
 from training.config import DistillRecipe
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.prepare.open_clip.__main__ import main
 from training.students.sources import source_config
 from training.teachers import Teacher

@@ -34,7 +34,7 @@ from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize
 from training.engine import stage
-from training.evaluation.sets.general import general_pairs
+from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
 from training.tasks.align import Rehearsal
 from training.tasks.grad_cache import forward_backward, gather, split_batch

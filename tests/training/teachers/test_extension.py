@@ -15,7 +15,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from tests.tiny import IMAGE_SIZE, make_image_processor
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.students import open_source
 from training.teachers import FAMILIES, Family, Teacher, TextPreparation
 

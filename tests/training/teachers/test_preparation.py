@@ -16,7 +16,7 @@ from training.config import AugmentConfig, DataConfig, TeacherConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.transforms import Augment
 from training.engine.inputs import caption_tokens
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache
 from training.teachers.cached_targets import TargetCacheError

@@ -18,7 +18,7 @@ from tests.training.teachers.fgclip2_code.configuration_fgclip2 import Fgclip2Co
 from tests.training.teachers.fgclip2_code.modeling_fgclip2 import Fgclip2Model
 from training.config import TeacherConfig
 from training.engine.inputs import open_teacher
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import TOWERS, Teacher
 
 pytestmark = pytest.mark.slow

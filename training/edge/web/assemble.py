@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 
 from training.edge.web.images import write_images
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.utils.files import REPO_ROOT, holds_files, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
 

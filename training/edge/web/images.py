@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip.image_dcclip import ImageError
 from training.data import load_source, open_image, require_allowed, require_columns, rules_for
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
 
 INDEX_FILE = "index.safetensors"

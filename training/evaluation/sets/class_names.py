@@ -1,8 +1,8 @@
-"""Names of the classes of a set, by language. The names of ELEVATER's twenty sets are included.
+"""Names of the classes of a set, by language, and pairs of general texts made of them.
 
-The English names are those of the benchmark (Li et al., arXiv 2204.08790), the Chinese names were written for this
-project: `names/SET.json` maps each English name to its Chinese name, and notes which translations are uncertain and
-why.
+The names of ELEVATER's twenty sets are included. The English ones are the benchmark's (Li et al., arXiv 2204.08790).
+The Chinese ones were written for this project: `names/SET.json` maps each English name to its Chinese name, and notes
+which translations are uncertain and why.
 """
 
 import json
@@ -20,6 +20,10 @@ from training.text.writing_systems import LANGUAGES, is_written_in
 NAMES = Path(__file__).parent / "names"
 SETS = tuple(sorted(path.stem for path in NAMES.glob("*.json")))
 FORMS = "a JSON list of {language: name}, a JSON list of names, or a .txt file with one name per line"
+# everyday sets whose names are the general texts
+GENERAL_SETS = ("caltech-101", "cifar-100", "dtd", "food-101", "oxford-flower-102", "oxford-iiit-pets",
+                "resisc45_clip", "voc-2007-classification")  # fmt: skip
+GENERAL_TEMPLATES = "cifar-100"  # the set whose templates suit photographs of any object
 
 
 @dataclass(frozen=True)
@@ -28,34 +32,34 @@ class ClassNames:
 
     Args:
         names: Names by language, one per class, in the same order in all languages.
-        key: Language of the names that the data use as labels.
+        key: Language of the names that tables list, and that take precedence as labels.
     """
 
     names: dict[str, list[str]]
     key: str = "en"
 
     @classmethod
-    def read(cls, source: str | Path, key: str = "en", languages: Sequence[str] = ()) -> "ClassNames":
+    def read(cls, source: str | Path, languages: Sequence[str] = ()) -> "ClassNames":
         """Read class names of an included set or of a file.
 
         A file is a JSON list of `{"en": ..., "zh": ...}`, one entry per class. It may also be a plain list of names in
-        one language: a JSON list of strings, or a .txt file with one name per line. The labels of the data are then
-        these names.
+        one language: a JSON list of strings, or a .txt file with one name per line.
 
         Args:
             source: Id of a set of ELEVATER, such as `cifar-100` (see `SETS`), or a file.
-            key: Language of the names that the data use as labels; for a plain list, the default of its language,
-                unless all names are in the script of another language of this project.
-            languages: Languages that will be used. For a plain list, at most one: the language of its names.
+            languages: Languages that will be used. For a plain list, at most one: the language of its names. Default:
+                en, or zh if all names are in Chinese script.
 
         Raises:
-            ValueError: The file is missing or has another form, a class has no name in a language, two classes share a
-                name, or several languages are given for a plain list.
+            ValueError: The file is missing or does not have this form, a class has no name in a language, two classes
+                share a name, or several languages are given for a plain list.
         """
         path = NAMES / f"{source}.json" if source in SETS else Path(source)
         try:
-            classes = _parse(path)
-        except (OSError, ValueError) as error:
+            text = path.read_text(encoding="utf-8-sig")
+            lines = [line.strip() for line in text.splitlines() if line.strip()]
+            classes = lines if path.suffix == ".txt" else json.loads(text)
+        except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of ELEVATER: "
                 f"{', '.join(SETS)}."
@@ -68,14 +72,9 @@ class ClassNames:
                     f"class_names: {str(path)!r} is a plain list of names in one language, and the languages "
                     f"{list(languages)} are given. Give one language, or a JSON list of {{language: name}}."
                 )
-            key = languages[0] if languages else _language_of(classes, key)
-            classes = [{key: name} for name in classes]
+            language = languages[0] if languages else _language_of(classes)
+            classes = [{language: name} for name in classes]
         names = _by_language(classes, path)
-        if key not in names:
-            raise ValueError(
-                f"class_names: {str(path)!r} has no names in {key!r}, the language of the labels, only "
-                f"{sorted(names)}."
-            )
         for language, listed in names.items():
             for number, name in enumerate(listed):
                 if not isinstance(name, str) or not name.strip():
@@ -87,7 +86,7 @@ class ClassNames:
                     f"class_names: {str(path)!r} has several classes with the same {language} name: "
                     f"{sorted(repeated)[:3]}."
                 )
-        return cls(names, key)
+        return cls(names, "en" if "en" in names else next(iter(names)))
 
     def in_language(self, language: str) -> list[str]:
         """Names in one language, in class order.
@@ -100,34 +99,28 @@ class ClassNames:
         return self.names[language]
 
     def label_ids(self, labels: Sequence[str]) -> Tensor:
-        """Class indices, (N,) int64, of labels given by name.
+        """Class indices, (N,) int64, of labels given by name, in any language.
 
         Raises:
             ValueError: A label is not among the class names.
         """
-        numbers = {name: number for number, name in enumerate(self.names[self.key])}
+        numbers: dict[str, int] = {}
+        for language in sorted(self.names, key=lambda language: language == self.key):  # the key's names override
+            numbers |= {name: number for number, name in enumerate(self.names[language])}
         for row, label in enumerate(labels):
             if label not in numbers:
                 raise ValueError(
-                    f"label: row {row} is labelled {label!r}, which is not among the {len(numbers)} {self.key} "
-                    "class names."
+                    f"label: row {row} is labelled {label!r}, which is not among the names of the "
+                    f"{len(self.names[self.key])} classes. Rename the label, or add the class."
                 )
         return torch.tensor([numbers[label] for label in labels])
 
 
-def _parse(path: Path) -> Any:
-    """Content of a JSON file, or the lines of a .txt file that are not blank."""
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix == ".txt":
-        return [line.strip() for line in text.splitlines() if line.strip()]
-    return json.loads(text)
-
-
-def _language_of(names: Sequence[str], default: str) -> str:
-    """Language of a plain list of names: the default, unless all names are in the script of another one."""
-    if default not in LANGUAGES or any(is_written_in(name, default) for name in names):
-        return default
-    return next((other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), default)
+def _language_of(names: Sequence[str]) -> str:
+    """Language of a plain list of names, by the script of all of them; en if no language fits."""
+    if any(is_written_in(name, "en") for name in names):
+        return "en"
+    return next((other for other in LANGUAGES if all(is_written_in(name, other) for name in names)), "en")
 
 
 def _by_language(classes: Any, path: Path) -> dict[str, list[str]]:
@@ -146,3 +139,61 @@ def _by_language(classes: Any, path: Path) -> dict[str, list[str]]:
         raise ValueError(
             f"class_names: {str(path)!r} must be {FORMS}, with the same languages in every class ({error!r})."
         ) from error
+
+
+@dataclass(frozen=True)
+class GeneralPairs:
+    """Pairs of texts with the same meaning.
+
+    Args:
+        first: One text of each pair.
+        second: The other text of each pair, in the same order.
+        languages: Languages of the first and of the second texts (ISO 639-1 codes).
+    """
+
+    first: list[str]
+    second: list[str]
+    languages: tuple[str, str]
+
+    @property
+    def texts(self) -> list[str]:
+        """All texts."""
+        return [*self.first, *self.second]
+
+
+def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
+    """Class names of everyday sets in English and Chinese; for a model of one language, each with its first prompt.
+
+    They show what a text tower knows beyond the data that it is fine-tuned on. One half is for training, the other
+    half measures.
+
+    Args:
+        languages: Languages of the model (ISO 639-1 codes).
+        held_out: Whether to return the half that measures instead of the half for training.
+
+    Raises:
+        ValueError: The class names are in none of these languages.
+    """
+    pairs: dict[str, str] = {}
+    for name in GENERAL_SETS:
+        by_language = ClassNames.read(name).names
+        pairs |= dict(zip(by_language["en"], by_language["zh"], strict=True))
+    unique = {zh: en for en, zh in reversed(pairs.items())}  # a pair has no second translation
+    half = sorted((en.strip(), zh) for zh, en in unique.items())[held_out::2]
+    english, chinese = [en for en, _ in half], [zh for _, zh in half]
+    if {"en", "zh"} <= set(languages):
+        return GeneralPairs(english, chinese, ("en", "zh"))
+    language = next((code for code in languages if code in ("en", "zh")), None)
+    if language is None:
+        raise ValueError(
+            f"languages: there are no general texts in {list(languages)}, only in en and zh. Name a model of one."
+        )
+    names = english if language == "en" else chinese
+    template = general_templates(language)[0]
+    return GeneralPairs(names, [template.format(name) for name in names], (language, language))
+
+
+def general_templates(language: str) -> tuple[str, ...]:
+    """Prompt templates for photographs of any object; the bare name in a language without templates."""
+    path = Path(__file__).parent / "templates" / f"{language}.json"
+    return tuple(json.loads(path.read_text(encoding="utf-8"))[GENERAL_TEMPLATES]) if path.is_file() else ("{}",)

@@ -1,21 +1,28 @@
-"""Labelled images of a test set, compared with the set of the protocol."""
+"""Labelled images of a test set, with labels mapped to classes by name, and compared with the set of the protocol.
 
-from collections.abc import Sequence
+Labels are mapped by name, never by number: copies of a set order and spell their classes differently, such as
+`aquarium_fish` and `Aquarium fish`. A name that is spelled as in the class list, such as `C++`, is that class. Others
+are compared by letters and digits alone; the aliases of a set cover all other spellings.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from datasets import ClassLabel, Dataset, List
 from torch import Tensor
 
 from training.data import require_allowed, rules_for
-from training.evaluation.models.image_loading import digest_images
+from training.evaluation.image_loading import digest_images
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labels import ClassLookup, class_ids
 from training.evaluation.sets.protocols import EvalSet
 from training.evaluation.sets.sources import Source, read_source
 
-IMAGE_COLUMNS = ("image", "img", "image", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
+IMAGE_COLUMNS = ("image", "img", "webp", "png", "jpg", "jpeg", "jpg;png;webp;jpeg")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "cls", "npy", "name", "en")
 
 
@@ -72,7 +79,7 @@ def open_set(name: str, source: Source, class_names: ClassNames, eval_set: EvalS
     rules = rules_for(loaded.location, source.allow_urls, source.allow_paths or loaded.is_listing)
     images = require_allowed(rows.select_columns([image]), image, rules, context)
     images = images if image == "image" else images.rename_column(image, "image")
-    differences = find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
+    differences = _find_differences(labels, lookup, listed, class_names, eval_set) if eval_set else []
     return LabelledSet(name, images, labels, loaded.location, loaded.split, loaded.revision, differences)
 
 
@@ -88,52 +95,36 @@ def _find_column(rows: Dataset, column: str | None, usual: Sequence[str], contex
 
 
 def _labels(
-    rows: Dataset, column: str | None, lookup: ClassLookup, listed: list[str] | None, context: str
+    rows: Dataset, column: str | None, lookup: "ClassLookup", listed: list[str] | None, context: str
 ) -> tuple[Tensor, list[str] | None]:
     """Labels and the class list of the data, from the given column or the first usual column that has names."""
     columns = [name for name in LABEL_COLUMNS if name in rows.column_names]
     if column or not columns:
         columns = [_find_column(rows, column, LABEL_COLUMNS, context, "label")]
-    named = [name for name in columns if _has_names(rows, name, lookup, listed)]
-    chosen = (named or columns)[0]
-    feature = _inner(rows.features[chosen])
+
+    def feature_of(name: str) -> Any:
+        feature = rows.features[name]
+        while isinstance(feature, List):
+            feature = feature.feature
+        return feature
+
+    def has_names(name: str) -> bool:
+        """Whether the labels are names, numbers with names, or numbers that are names, such as those of MNIST."""
+        feature = feature_of(name)
+        if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
+            return True
+        return lookup.has(str(rows[0][name]))
+
+    chosen = next((name for name in columns if has_names(name)), columns[0])
+    feature = feature_of(chosen)
     names = feature.names if isinstance(feature, ClassLabel) else listed
     return class_ids(rows[chosen][:], lookup, names), names
 
 
-def _has_names(rows: Dataset, column: str, lookup: ClassLookup, listed: list[str] | None) -> bool:
-    """Whether the labels of a column are names, or numbers with names."""
-    feature = _inner(rows.features[column])
-    if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
-        return True
-    return _are_digit_names(rows, column, lookup)
-
-
-def _are_digit_names(rows: Dataset, column: str, lookup: ClassLookup) -> bool:
-    """Whether numbers are themselves class names, such as those of MNIST."""
-    try:
-        lookup.find(str(rows[0][column]))
-    except ValueError:
-        return False
-    return True
-
-
-def _inner(feature: Any) -> Any:
-    return _inner(feature.feature) if isinstance(feature, List) else feature
-
-
-def find_differences(
-    labels: Tensor, lookup: ClassLookup, listed: list[str] | None, class_names: ClassNames, eval_set: EvalSet
+def _find_differences(
+    labels: Tensor, lookup: "ClassLookup", listed: list[str] | None, class_names: ClassNames, eval_set: EvalSet
 ) -> list[str]:
-    """Differences between a set and that of the protocol, in words.
-
-    Args:
-        labels: Labels as `class_ids` returns them.
-        lookup: Classes of the protocol.
-        listed: Class names that the data list; None if they list none.
-        class_names: Names of the classes of the protocol.
-        eval_set: Entry of the protocol.
-    """
+    """Differences between a set and the protocol's, in words."""
     differences = []
     if len(labels) != eval_set.num_images:
         differences.append(f"{len(labels):,} images, the protocol's test has {eval_set.num_images:,}")
@@ -148,3 +139,125 @@ def find_differences(
     if unknown:
         differences.append(f"lists classes that are not in the protocol, such as {unknown[0]!r}")
     return differences
+
+
+def normalize_name(name: str) -> str:
+    """Letters and digits of a name, without case and accents."""
+    decomposed = unicodedata.normalize("NFKD", name).casefold()
+    return "".join(letter for letter in decomposed if letter.isalnum())
+
+
+class ClassLookup:
+    """Finds classes by their names in any language and by aliases.
+
+    Args:
+        class_names: Names of the classes.
+        aliases: Other spellings, each mapped to a name of the class list.
+        context: Set and file, for error messages.
+    """
+
+    def __init__(self, class_names: ClassNames, aliases: dict[str, str], context: str):
+        self.context = context
+        self.count = len(class_names.names[class_names.key])
+        self._ids: dict[str, list[int]] = {}
+        self._exact: dict[str, list[int]] = {}
+        for language in (class_names.key, *(name for name in class_names.names if name != class_names.key)):
+            found, exact = defaultdict(list), defaultdict(list)
+            for number, name in enumerate(class_names.names[language]):
+                exact[name.strip()].append(number)
+                if key := normalize_name(name):
+                    found[key].append(number)
+            # names in the language of the key take precedence
+            self._ids, self._exact = dict(found) | self._ids, dict(exact) | self._exact
+        for alias, name in aliases.items():
+            self._ids.setdefault(normalize_name(alias), self._ids[normalize_name(name)])
+
+    def has(self, name: str) -> bool:
+        """Whether exactly one class has this name."""
+        return len(self._candidates(name)) == 1
+
+    def find(self, name: str) -> int:
+        """Index of the class with a name.
+
+        Raises:
+            ValueError: There is no such class, or several with this name.
+        """
+        ids = self._candidates(name)
+        if len(ids) == 1:
+            return ids[0]
+        if not ids:
+            raise ValueError(
+                f"label: {self.context}: {name!r} is not among the {self.count} classes. Use the class list that "
+                "belongs to these data, or rename the label."
+            )
+        raise ValueError(
+            f"label: {self.context}: {name!r} is the name of {len(ids)} classes. Spell it as the class list does, or "
+            "give the classes names of their own; those of ImageNet have WordNet ids."
+        )
+
+    def _candidates(self, name: str) -> list[int]:
+        return self._exact.get(name.strip()) or self._ids.get(normalize_name(name), [])
+
+    def find_listed(self, names: Sequence[str]) -> list[int | str]:
+        """Indices of the classes that the data list; a name that the protocol does not have is returned unchanged.
+
+        Classes of the same name are told apart by their order in the list.
+        """
+        found: list[int | str] = []
+        for number, name in enumerate(names):
+            ids, occurrence = self._candidates(name), names[:number].count(name)
+            found.append(ids[occurrence] if occurrence < len(ids) else name)
+        return found
+
+
+def class_ids(cells: Iterable[Any], lookup: ClassLookup, listed: Sequence[str] | None) -> Tensor:
+    """Classes of all rows.
+
+    Args:
+        cells: Labels, each a name or a number, or a list of these where an image has several labels, or a list with a
+            0 or 1 for each listed class.
+        lookup: Classes of the protocol.
+        listed: Names that the numbers index; None if the data do not list any.
+
+    Returns:
+        (N,) int64, or (N, C) int8 with 1 where the image has the label.
+
+    Raises:
+        ValueError: A label is not in the class list, or numbers have no names.
+    """
+    cells = list(cells)
+    numbers = None if listed is None else lookup.find_listed(listed)
+    known: dict[Any, int] = {}
+
+    def find(cell: Any) -> int:
+        if cell not in known:
+            known[cell] = _find(cell, lookup, numbers)
+        return known[cell]
+
+    if not any(isinstance(cell, list | tuple) for cell in cells):
+        return torch.tensor([find(cell) for cell in cells])
+    targets = torch.zeros(len(cells), lookup.count, dtype=torch.int8)
+    are_flags = listed is not None and all(len(cell) == len(listed) and set(cell) <= {0, 1} for cell in cells)
+    for row, cell in enumerate(cells):
+        labels = [number for number, flag in enumerate(cell) if flag] if are_flags else cell
+        targets[row, [find(label) for label in labels]] = 1
+    return targets
+
+
+def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> int:
+    if isinstance(cell, str):
+        return lookup.find(cell)
+    if not isinstance(cell, int):
+        raise ValueError(f"label: {lookup.context}: got {cell!r}, need a name or a number with a name.")
+    if numbers is None:
+        if lookup.has(str(cell)):  # class names that are digits, such as those of MNIST
+            return lookup.find(str(cell))
+        raise ValueError(
+            f"label: {lookup.context}: label {cell} has no name, and copies of a set order their classes differently. "
+            "Choose a column of names with --label_column, or list the names, one per line, with "
+            "--label_names SET=FILE."
+        )
+    if not 0 <= cell < len(numbers):
+        raise ValueError(f"label: {lookup.context}: label {cell} is out of range 0..{len(numbers) - 1} of its names.")
+    number = numbers[cell]
+    return lookup.find(number) if isinstance(number, str) else number

@@ -23,8 +23,8 @@ class EvalSet:
         num_classes: Number of classes in the protocol.
         num_images: Number of images in the test split of the protocol.
         metric: Metric of the protocol, a key of `METRICS`.
-        hub: Data set on the Hub that is the default source. Its test split may differ from that of the protocol, which
-            is then written to the results.
+        hub: Data set on the Hub that is the default source. If its test split differs from the protocol's, the results
+            say so.
         split: Test split of the data set on the Hub.
         clip_benchmark: Name of the set in the package `clip-benchmark`, if its English templates there are ELEVATER's.
         cn_clip: Name of the list of templates in the package `cn-clip`.
@@ -106,6 +106,7 @@ ELEVATER = {
     ),
 }  # fmt: skip
 IMAGENET = "imagenet-1k"
+OURS = "ours"  # source of templates and class names that were written for this project
 SETS = ELEVATER | {IMAGENET: EvalSet(1000, 50000, "top1", f"{_WDS}imagenet1k", "test", "imagenet1k")}
 
 # the ten sets for which Chinese-CLIP publishes results with Chinese prompts

@@ -17,14 +17,14 @@ from training.utils.files import is_claimed
 
 HUB = "hub"
 IMAGE_SUFFIXES = EXTENSIONS | {".ppm"}
-# usual names of the folders of splits, those of one split together
+# usual folder names of the train, validation and test splits
 SPLIT_FOLDERS = (
     ("train", "training", "训练集", "训练", "訓練集", "訓練"),
     ("val", "valid", "validation", "dev", "验证集", "验证", "驗證集", "驗證"),
     ("test", "测试集", "测试", "測試集", "測試"),
 )
 SHARDED_PREFIX = "/wds_"  # names of the sharded data sets of clip-benchmark
-NAMES_FILE = "classnames.txt"  # lists the names of numbered labels in the data sets of clip-benchmark
+NAMES_FILE = "classnames.txt"  # names of numbered labels in the data sets of clip-benchmark
 PROBE_TIMEOUT_S = 5
 BLOCKED_STATUS = {403, 407, 502, 503, 504}  # sent by a proxy or a firewall instead of the Hub
 
@@ -79,12 +79,7 @@ class LoadedRows:
 
 
 def read_source(name: str, source: Source, eval_set: EvalSet | None) -> LoadedRows:
-    """Load the rows of a set.
-
-    Args:
-        name: Id of the set, for error messages.
-        source: Location of the set.
-        eval_set: Entry of the protocol, which names the data set on the Hub; None for the user's own set.
+    """Load the rows of a set. `eval_set` is its entry in the protocol, or None for the user's own set.
 
     Raises:
         ValueError: There is nothing at this location.
@@ -117,7 +112,7 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is
         listed = read_names(name, names)
     within = path / split if (path / split).is_dir() else path
     if shards := sorted(map(str, within.glob("*.tar"))):
-        # the format is given, because `datasets` takes a folder with one shard and a shard count for a text data set
+        # with the format, because `datasets` would read a folder with one shard and a shard count as text
         rows = load_dataset("webdataset", data_files=shards, split="train")
         return LoadedRows(rows, str(path), split, listed=listed)
     if any(path.rglob("*.parquet")):
@@ -134,37 +129,34 @@ def _read_folder(name: str, path: Path, split: str, listed: list[str] | None, is
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file of this name is an image. Hidden ones, such as `._1.jpg` of macOS, are not."""
+    """Whether a file name is an image's. Hidden files, such as `._1.jpg` of macOS, are not images."""
     return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
 
 
 def list_images(folder: Path) -> list[Path]:
-    """Image files of a folder and of all folders below it, sorted by path. Hidden and system folders in it, such as
-    `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
+    """Image files of a folder and of all folders below it, sorted by path.
+
+    Hidden and system folders, such as `.ipynb_checkpoints` and `@eaDir`, hold copies and are left out.
     """
     found = (path for path in folder.rglob("*") if is_image(path) and path.is_file())
     return sorted(path for path in found if not any(map(is_hidden, path.relative_to(folder).parts[:-1])))
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Folders in a folder, sorted, without hidden ones and those that a command of this project wrote."""
+    """Folders in a folder, sorted, without hidden folders and outputs of this project's commands."""
     found = (path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
     return sorted(path for path in found if not is_claimed(path))
 
 
 def read_names(name: str, path: Path) -> list[str]:
-    """Read names of classes, one per line.
-
-    Args:
-        name: Id of the set, for error messages.
-        path: Text file in UTF-8.
+    """Read names of classes, one per line, from a text file in UTF-8.
 
     Raises:
         ValueError: The file cannot be read.
     """
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise ValueError(
             f"label_names: {name}: cannot read {str(path)!r} ({error}). Give a file with one name per line."
         ) from error
@@ -172,10 +164,6 @@ def read_names(name: str, path: Path) -> list[str]:
 
 def read_class_folders(name: str, folder: Path) -> Dataset:
     """Rows of an image folder with one folder per class, named after the class.
-
-    Args:
-        name: Id of the set, for error messages.
-        folder: Folder of the class folders.
 
     Raises:
         ValueError: There are no class folders, or one of them has no images.
@@ -201,7 +189,7 @@ def read_hub(location: str, split: str, listed: list[str] | None = None) -> Load
     Args:
         location: Hub id, owner/name, with or without `@revision`.
         split: Split to load.
-        listed: Names of numbered labels. Default: those of the repository's `classnames.txt`, if it has one.
+        listed: Names of numbered labels. Default: `classnames.txt` of the repository, if it exists.
 
     Raises:
         ValueError: The data set cannot be loaded.
@@ -237,7 +225,7 @@ def _read_shards(repository: str, split: str, revision: str | None, listed: list
 
 @cache
 def _connection_error(endpoint: str) -> Exception | None:
-    """Why the Hub cannot be reached; None if it can. The answer is kept for the whole run.
+    """Why the Hub cannot be reached; None if it can. Asked once per run.
 
     Without this probe, `huggingface_hub` and `datasets` retry with growing pauses, up to half a minute for each set.
     """

@@ -1,25 +1,33 @@
-"""Prompt templates. They come from installed packages where possible, else from `templates/en.json` and
-`templates/zh.json`, which were written for this project.
+"""Prompt templates, and class names of ImageNet.
+
+They come from the packages clip-benchmark, cn-clip and timm where these are installed, else from `templates/en.json`
+and `templates/zh.json`, which were written for this project. The packages are not imported: JSON files are read and
+Python files are parsed, which is fast and does not need their dependencies.
 """
 
+import ast
+import importlib.util
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from training.evaluation.sets.packages import CLIP_BENCHMARK, CN_CLIP, file_of, read_json, read_python
-from training.evaluation.sets.protocols import IMAGENET, SETS, Protocol
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.protocols import IMAGENET, OURS, SETS, Protocol
 
-OURS = "ours"
+CLIP_BENCHMARK, CN_CLIP, TIMM = "clip-benchmark", "cn-clip", "timm"
 SOURCES = ("auto", OURS)
 # sets that have their own templates in Chinese-CLIP's script; all others share one list
 _SCRIPT_GROUPS = {
     "fgvc-aircraft-2013b-variants102", "food-101", "oxford-flower-102", "eurosat_clip", "resisc45_clip", "country211"
 }  # fmt: skip
+_IMAGENET_NAMES = "datasets/en_classnames.json"
+NOT_INSTALLED = "its class names are not part of this project, run `pip install --no-deps clip-benchmark`"
 
 
 @dataclass(frozen=True)
 class Templates:
-    """Prompt templates, each with one `{}`.
+    """Prompt templates.
 
     Args:
         lines: Templates, each with one `{}` for the class name.
@@ -44,19 +52,14 @@ def templates_of(name: str, protocol: Protocol, source: str = "auto") -> Templat
     """
     if source not in SOURCES:
         return read_templates(source, protocol.language, name)
-    if source == "auto" and (found := _from_clip_benchmark(name, protocol) or _from_cn_clip(name, protocol)):
+    if source == "auto" and (found := _installed_templates(name, protocol)):
         return found
     path = Path(__file__).parent / "templates" / f"{protocol.language}.json"
     return Templates(tuple(json.loads(path.read_text(encoding="utf-8"))[name]), OURS)
 
 
 def read_templates(path: str, language: str, name: str) -> Templates:
-    """Read templates from a JSON file of {language: [templates]} or {language: {set: [templates]}}.
-
-    Args:
-        path: JSON file.
-        language: Language of the templates.
-        name: Id of the set.
+    """Read templates of a set from a JSON file of {language: [templates]} or {language: {set: [templates]}}.
 
     Raises:
         ValueError: The file cannot be read, has no templates for the language and set, or a template does not have
@@ -66,7 +69,7 @@ def read_templates(path: str, language: str, name: str) -> Templates:
         lines = json.loads(Path(path).read_text(encoding="utf-8"))[language]
         lines = lines[name] if isinstance(lines, dict) else lines
         lines[0].format("")
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"templates: cannot read templates of {name} in {language!r} from {path!r} ({error!r}). Give "
             f"{', '.join(SOURCES)}, or a JSON file of "
@@ -82,24 +85,115 @@ def read_templates(path: str, language: str, name: str) -> Templates:
     return Templates(tuple(lines), path)
 
 
-def _from_clip_benchmark(name: str, protocol: Protocol) -> Templates | None:
-    """English templates. The only Chinese ones in this package are for ImageNet, copied from `cn-clip`."""
-    path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
-    if path is None or protocol.language != "en":
-        return None
-    lines = read_json(path).get(SETS[name].clip_benchmark or "")
-    return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
-
-
-def _from_cn_clip(name: str, protocol: Protocol) -> Templates | None:
-    """Chinese templates."""
+def _installed_templates(name: str, protocol: Protocol) -> Templates | None:
+    """English templates of clip-benchmark, Chinese ones of cn-clip; None if there are none for this set."""
+    if protocol.language == "en":
+        path = file_of(CLIP_BENCHMARK, "datasets/en_zeroshot_classification_templates.json")
+        lines = path and _read_json(path).get(SETS[name].clip_benchmark or "")
+        return Templates(tuple(lines), CLIP_BENCHMARK) if lines else None
     file, group = "eval/cvinw_zeroshot_templates.py", SETS[name].cn_clip
     if protocol.script_templates and name not in _SCRIPT_GROUPS:
         group = "openai_templates"
     elif name == IMAGENET:
         file, group = "eval/imagenet_zeroshot_templates.py", "openai_imagenet_template"
     path = file_of(CN_CLIP, file)
-    if path is None or protocol.language != "zh":
-        return None
-    lines = read_python(path).get(group)
+    lines = path and _read_python(path).get(group)
     return Templates(tuple(lines), f"{CN_CLIP} ({group})") if lines else None
+
+
+def imagenet_is_installed() -> bool:
+    """Whether the package with the English class names of ImageNet is installed."""
+    return file_of(CLIP_BENCHMARK, _IMAGENET_NAMES) is not None
+
+
+def imagenet_names(chinese: str | None = None) -> tuple[ClassNames, dict[str, str]]:
+    """The thousand classes of ImageNet in the order of their WordNet ids.
+
+    Two Chinese lists are in use, which agree on 759 names: the one in the packages `clip-benchmark` and `cn-clip`, and
+    `label_cn.txt` of the ELEVATER data that Chinese-CLIP offers for download.
+
+    Args:
+        chinese: Source of the Chinese names: `clip-benchmark`, `cn-clip`, or a file with one name per line in class
+            order. None for no Chinese names.
+
+    Returns:
+        The class names, and their source by language.
+
+    Raises:
+        ValueError: A list is missing or does not have 1,000 names.
+    """
+    path = file_of(CLIP_BENCHMARK, _IMAGENET_NAMES)
+    if path is None:
+        raise ValueError(f"imagenet-1k: {NOT_INSTALLED}.")
+    # timm has the WordNet ids, which image folders are named after, and the names that the data set on the Hub uses
+    wordnet = _installed(TIMM, "data/_info/imagenet_synsets.txt").read_text(encoding="utf-8").split()
+    lines = _installed(TIMM, "data/_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    lemmas = dict(line.split("\t", 1) for line in lines)
+    synonyms = [lemmas[number] for number in wordnet]
+    names = {"wordnet": wordnet, "en": _read_json(path)["imagenet1k"], "synonyms": synonyms}
+    sources = {"en": CLIP_BENCHMARK}
+    if chinese is not None:
+        names["zh"], sources["zh"] = _chinese_imagenet(chinese), chinese
+    return ClassNames(names, "wordnet"), sources  # not keyed by "en", which has `missile` and `sunglasses` twice
+
+
+def _chinese_imagenet(source: str) -> list[str]:
+    try:
+        if source == CLIP_BENCHMARK:
+            names = _read_json(_installed(source, "datasets/cn_classnames.json"))["imagenet1k"]
+        elif source == CN_CLIP:
+            names = _read_python(_installed(source, "eval/imagenet_zeroshot_templates.py"))["imagenet_classnames"]
+        else:
+            names = Path(source).read_text(encoding="utf-8-sig").split("\n")
+            names = [name.strip() for name in names if name.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"imagenet_zh: cannot read {source!r} ({error}). Give {CLIP_BENCHMARK}, {CN_CLIP}, or a file with one "
+            "name per line, such as label_cn.txt of Chinese-CLIP's ELEVATER data."
+        ) from error
+    if len(names) != 1000:
+        raise ValueError(f"imagenet_zh: {source!r} has {len(names)} names, need 1000, one per line.")
+    return names
+
+
+def file_of(package: str, name: str) -> Path | None:
+    """Path of a file in a package on PyPI; None if the package is not installed or has no such file."""
+    spec = importlib.util.find_spec(package.replace("-", "_"))
+    folders = (spec and spec.submodule_search_locations) or []
+    return next((path for folder in folders if (path := Path(folder) / name).is_file()), None)
+
+
+def _installed(package: str, file: str) -> Path:
+    path = file_of(package, file)
+    if path is None:
+        raise ValueError(f"imagenet-1k: {file} of {package} is not installed. Run `pip install --no-deps {package}`.")
+    return path
+
+
+@cache
+def _read_json(path: Path) -> dict[str, list[str]]:
+    """Lists of `clip-benchmark` by set, with its `{c}` replaced by `{}`."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return {name: [line.replace("{c}", "{}") for line in lines] for name, lines in content.items()}
+
+
+@cache
+def _read_python(path: Path) -> dict[str, list[str]]:
+    """Lists that a Python file assigns at module level. Their items are strings, or functions that insert a name into
+    a template, which are returned as the template with `{}` in place of the name.
+    """
+
+    def template(node: ast.expr) -> str:
+        if isinstance(node, ast.Lambda):
+            node = node.body
+        if isinstance(node, ast.JoinedStr):
+            return "".join("{}" if isinstance(part, ast.FormattedValue) else template(part) for part in node.values)
+        return str(ast.literal_eval(node))
+
+    lists = {}
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.List | ast.Tuple):
+            for target in node.targets:
+                if isinstance(target, ast.Name):
+                    lists[target.id] = [template(element) for element in node.value.elts]
+    return lists

@@ -1,4 +1,4 @@
-"""Image preparation for evaluation: decode, resize and normalize, in threads beside the forward pass."""
+"""Image preparation for evaluation: decode, resize and normalize, in threads, while the model encodes."""
 
 import hashlib
 import os
@@ -45,7 +45,7 @@ class ImagePreparation:
         image_size: Edge of the square input in pixels.
         normalize: Function of images (B, 3, S, S) uint8 that returns pixel values (B, 3, S, S) float.
         stated_by: Where these values come from, for `results.json`.
-        squashes: Whether the model takes the whole image, resized to the square, and not the center of it.
+        squashes: Whether the model takes the whole image, resized to the square, instead of its center.
     """
 
     image_size: int
@@ -55,16 +55,11 @@ class ImagePreparation:
 
     @classmethod
     def of(cls, config: PreTrainedConfig, image_processor: Any, name: str) -> "ImagePreparation":
-        """Find out the input size and the normalization of a model.
+        """Find the input size and the normalization of a model.
 
-        If normalization with the stated mean and standard deviation gives the same pixel values as the image
-        processor, on an image of the input size, it is used. Otherwise the image processor is called for every image.
-        That is also the case for processors without a mean, as in some remote code.
-
-        Args:
-            config: Config of the model.
-            image_processor: Image processor of the model.
-            name: Name of the model, for error messages.
+        Normalization with the stated mean and standard deviation is used if it gives the pixel values of the image
+        processor, on an image of the input size. Otherwise, as for processors without a mean in some remote code, the
+        image processor is called for every image.
 
         Raises:
             ValueError: The input is not square, or neither config nor image processor states its size.
@@ -117,12 +112,7 @@ class ImagePreparation:
 
 
 def digest_images(rows: Dataset, column: str = "image") -> str:
-    """Digest of all encoded images in order, as a key for stored embeddings.
-
-    Args:
-        rows: Data set with a column of undecoded images.
-        column: Name of the column.
-    """
+    """Digest of all encoded images of a column in order, as a key for stored embeddings."""
     digest = hashlib.blake2b(digest_size=16)
     for batch in rows.iter(256):
         for cell in batch[column]:
@@ -167,7 +157,7 @@ def prepared_batches(
                 yield _stack(ahead.popleft())
         while ahead:
             yield _stack(ahead.popleft())
-    finally:  # after an early stop or a damaged image, the remaining jobs are cancelled
+    finally:  # cancel the remaining jobs after an early stop or a damaged image
         pool.shutdown(cancel_futures=True)
 
 
@@ -177,15 +167,7 @@ def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
 
 
 def open_row(cell: dict | None, row: int, field: str = "image") -> PILImage.Image:
-    """Decode the image of a row.
-
-    Args:
-        cell: Undecoded image.
-        row: Number of the row, for the error message.
-        field: Option or column with which the error message starts.
-
-    Returns:
-        RGB image.
+    """Decode the image of a row to RGB. The error message starts with `field`.
 
     Raises:
         ValueError: The row has no image, or one that does not decode.

@@ -1,8 +1,6 @@
-"""Evaluate any `ZeroShotModel` with the `clip-benchmark` package, through its own model interface.
+"""Evaluate a model with the `clip-benchmark` package. `--model` is a folder or Hub id; all other options are its own.
 
-`--model` is a folder or Hub id; all other options are those of `clip_benchmark`:
-
-python -m training.evaluation.models.clip_benchmark eval --model_type dcclip --model runs/demo/model --pretrained local
+python -m training.evaluation.clip_benchmark eval --model_type dcclip --model runs/demo/model --pretrained local
     --dataset cifar10 --dataset_root DIR --language en --no_amp --output cifar10.json
 """
 
@@ -17,17 +15,13 @@ from torch import Tensor, nn
 from transformers import BatchEncoding
 
 from modeling_dcclip.image_dcclip import to_rgb
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 
 MODEL_TYPE = "dcclip"
 
 
 class BenchmarkModel(nn.Module):
-    """The model interface of `clip-benchmark`: `encode_image` and `encode_text`.
-
-    Args:
-        model: Model to evaluate.
-    """
+    """The model interface of `clip-benchmark`: `encode_image` and `encode_text`."""
 
     def __init__(self, model: ZeroShotModel):
         super().__init__()
@@ -49,8 +43,8 @@ def load_dcclip(
 
     Args:
         model_name: Folder or Hub id; `ID@REVISION` pins a revision.
-        pretrained: Label that `clip-benchmark` writes beside the name; unused.
-        cache_dir: Folder for files from the Hub. Default: that of huggingface_hub.
+        pretrained: Label that `clip-benchmark` writes next to the name; unused.
+        cache_dir: Folder for files from the Hub. Default: the cache of huggingface_hub.
         device: Device of the model.
     """
     if cache_dir is not None:
@@ -65,16 +59,15 @@ def load_dcclip(
 
 
 def _accuracy(output: Tensor, target: Tensor, topk: tuple[int, ...] = (1,)) -> list[float]:
-    """Top-k accuracy for each k, as in `clip-benchmark`, but without its conversion of a one-element array."""
+    """Top-k accuracy for each k, as in `clip-benchmark`."""
     correct = output.topk(max(topk), 1, True, True)[1].eq(target[:, None])  # (N, k)
     return [int(correct[:, :k].sum()) / len(target) for k in topk]
 
 
-def register() -> None:
+def register():
     """Add the model type `dcclip` to `clip-benchmark` in this process.
 
-    Release 1.6.2 converts a one-dimensional array to a number, which fails since NumPy 2.4. Its top-k accuracy is
-    replaced only if it fails.
+    The top-k accuracy of release 1.6.2 fails since NumPy 2.4 and is replaced if it does.
     """
     try:
         zeroshot_classification.accuracy(torch.eye(2), torch.arange(2), (1,))
@@ -85,7 +78,7 @@ def register() -> None:
         registry.MODEL_TYPES.append(MODEL_TYPE)
 
 
-def main() -> None:
+def main():
     """Run the command line of `clip-benchmark` with one more model type."""
     register()
     cli.main()

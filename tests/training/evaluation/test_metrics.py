@@ -1,7 +1,5 @@
 """Metrics compared with the code of ELEVATER's toolkit, with slow references, and with hand-computed values."""
 
-import multiprocessing
-
 import numpy as np
 import pytest
 import torch
@@ -18,7 +16,6 @@ from training.evaluation.metrics import (
     top_k_accuracy,
     wilson_interval,
 )
-from training.evaluation.metrics.modules import Accuracy, ElevenPointMAP, MeanPerClass, Recall, RocAuc
 
 
 def report(evaluator, scores: Tensor, targets: Tensor) -> float:
@@ -105,15 +102,6 @@ def test_eleven_point_map_equals_the_official_code(cases):
     assert compared > len(cases)
 
 
-def test_eleven_point_map_reaches_every_level_of_recall():
-    # ten positive samples reach each of 0.1, 0.2 ... exactly, where rounding could miss one
-    for seed in range(20):
-        order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
-        scores, targets = order.float()[:, None] / 40, (torch.arange(40)[:, None] < 10).long()
-        expected = report(official.MeanAveragePrecisionNPointsEvaluator(11), scores, targets)
-        assert eleven_point_map(scores, targets) == equals(expected)
-
-
 def test_eleven_point_map_equals_a_hand_computed_value():
     # correct, wrong, correct, wrong: precision 1 up to recall 0.5, then 2/3
     scores = torch.tensor([[0.9], [0.8], [0.7], [0.6]])
@@ -188,7 +176,7 @@ def test_chunks_give_the_same_results_as_the_whole_matrix(monkeypatch):
 
     whole = results()
     for size in (1, 20):  # one row per chunk; three rows, and two in the last
-        monkeypatch.setattr("training.evaluation.metrics.checks.CHUNK_SIZE", size)
+        monkeypatch.setattr("training.evaluation.metrics.CHUNK_SIZE", size)
         assert results() == whole
 
 
@@ -203,161 +191,51 @@ BY_SCORES = [
     (roc_auc, LABELS),
 ]
 BY_SCORES += [(right_ranks, PAIRS)]
-BY_LABELS = [top_k_accuracy, mean_per_class_accuracy, roc_auc]
 
 
 @pytest.mark.parametrize(("metric", "truth"), BY_SCORES)
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_scores_that_are_not_finite_are_reported(metric, truth, bad, dtype):
-    scores = SCORES.to(dtype, copy=True)
-    scores[1, 0] = bad
-    with pytest.raises(ValueError, match=f"scores: row 1, column 0 is {bad}"):
-        metric(scores, truth)
-
-
-@pytest.mark.parametrize(("metric", "truth"), BY_SCORES)
-def test_scores_without_a_sample_or_of_another_shape_are_refused(metric, truth):
+def test_scores_that_are_not_finite_or_missing_are_reported(metric, truth, bad):
+    for dtype in (torch.float32, torch.float16):
+        scores = SCORES.to(dtype, copy=True)
+        scores[1, 0] = bad
+        with pytest.raises(ValueError, match=f"scores: row 1, column 0 is {bad}"):
+            metric(scores, truth)
     for scores in (torch.zeros(0, 2), torch.zeros(3, 0), torch.zeros(3)):
-        with pytest.raises(ValueError, match=r"scores: got shape \("):
+        with pytest.raises(ValueError, match="scores: got shape"):
             metric(scores, truth[:0])
 
 
-@pytest.mark.parametrize("metric", BY_LABELS)
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (torch.tensor([0, 1]), r"labels: got shape \(2,\), need \(3,\)"),
-        (TARGETS, r"labels: got shape \(3, 2\)"),
-        (torch.tensor([0, 1, 2]), r"labels: 2 is out of range 0\.\.1"),
-        (torch.tensor([0, -1, 1]), r"labels: -1 is out of range 0\.\.1"),
-        (torch.tensor([0.0, 1.0, 1.0]), r"labels: got torch\.float32"),
-    ],
-)
-def test_bad_labels_are_reported(metric, labels, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("metric", [top_k_accuracy, mean_per_class_accuracy, roc_auc])
+@pytest.mark.parametrize("labels", [LABELS[:2], TARGETS, LABELS + 1, LABELS - 1, LABELS.float()])
+def test_bad_labels_are_reported(metric, labels):
+    with pytest.raises(ValueError, match="labels: "):
         metric(SCORES, labels)
 
 
 @pytest.mark.parametrize("k", [0, -1, 3, 1.5])
 def test_a_k_out_of_range_is_reported(k):
-    with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2, as the scores have 2 classes"):
-        top_k_accuracy(SCORES, LABELS, k)
-    with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2, as the scores have 2 candidates"):
-        recall_at_k(SCORES, PAIRS, k)
+    for metric, truth in ((top_k_accuracy, LABELS), (recall_at_k, PAIRS)):
+        with pytest.raises(ValueError, match=f"k: {k} is not an integer in 1..2"):
+            metric(SCORES, truth, k)
 
 
-def test_bad_targets_are_reported():
-    with pytest.raises(ValueError, match=r"targets: got shape \(3,\), need that of the scores, \(3, 2\)"):
-        eleven_point_map(SCORES, LABELS)
-    with pytest.raises(ValueError, match="targets: got -1, need 0 or 1"):
-        eleven_point_map(SCORES, 2 * TARGETS - 1)
-    with pytest.raises(ValueError, match="targets: no sample has a label"):
-        eleven_point_map(SCORES, 0 * TARGETS)
+def test_bad_targets_and_pairs_are_reported():
+    for targets in (LABELS, 2 * TARGETS - 1, 0 * TARGETS):
+        with pytest.raises(ValueError, match="targets: "):
+            eleven_point_map(SCORES, targets)
+    outside = torch.tensor([[3, 0]]), torch.tensor([[0, -1]])
+    for pairs in (PAIRS[0], PAIRS.float(), *outside, PAIRS[:1], PAIRS[:0]):
+        with pytest.raises(ValueError, match="pairs"):
+            right_ranks(SCORES, pairs)
 
 
 def test_roc_auc_needs_two_columns_and_both_labels():
-    with pytest.raises(ValueError, match="scores: got 3 columns, need 2"):
+    with pytest.raises(ValueError, match="scores: got 3 columns"):
         roc_auc(SCORES.T.contiguous(), LABELS[:2])
     for label in (0, 1):
-        with pytest.raises(ValueError, match=f"labels: all 3 are {label}, need both"):
+        with pytest.raises(ValueError, match=f"labels: all 3 are {label}"):
             roc_auc(SCORES, torch.full((3,), label))
-
-
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        (torch.tensor([0, 1, 0]), r"pairs: got shape \(3,\)"),
-        (PAIRS.float(), r"pairs: got shape \(3, 2\) of torch\.float32"),
-        (torch.tensor([[3, 0]]), r"pairs, first column: 3 is out of range 0\.\.2, as the scores have 3 queries"),
-        (torch.tensor([[0, -1]]), r"pairs, second column: -1 is out of range 0\.\.1, as the scores have 2 candidates"),
-        (PAIRS[:1], r"pairs: query 1 has no correct candidate \(2 of 3 queries have none\)"),
-        (PAIRS[:0], r"pairs: query 0 has no correct candidate \(3 of 3 queries have none\)"),
-    ],
-)
-def test_bad_pairs_are_reported(pairs, message):
-    with pytest.raises(ValueError, match=message):
-        right_ranks(SCORES, pairs)
-
-
-def make_modules() -> dict:
-    """Inputs and expected result of each module."""
-    generator = torch.Generator().manual_seed(3)
-    scores = torch.randn(50, 6, generator=generator)
-    labels = torch.randint(6, (50,), generator=generator)
-    targets = (torch.rand(50, 6, generator=generator) < 0.3).long()
-    right = [sorted({int(label), int(label) * 5 % 6}) for label in labels]  # one or two a query
-    pairs = torch.tensor([[query, candidate] for query, row in enumerate(right) for candidate in row])
-    recalls = {f"recall@{k}": recall_at_k(scores, pairs, k) for k in (1, 5)}
-    tops = {f"top{k}": top_k_accuracy(scores, labels, k) for k in (1, 5)}
-    return {
-        Accuracy: (scores, labels, tops, {"ks": (1, 5)}),
-        MeanPerClass: (scores, labels, {"mean_per_class": mean_per_class_accuracy(scores, labels)}, {}),
-        ElevenPointMAP: (scores, targets, {"11_point_map": eleven_point_map(scores, targets)}, {}),
-        RocAuc: (scores[:, :2], labels % 2, {"roc_auc": roc_auc(scores[:, :2], labels % 2)}, {}),
-        Recall: (scores, right, recalls, {"ks": (1, 5)}),
-    }
-
-
-MODULES = make_modules()
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_returns_the_result_of_its_function(module, tmp_path):
-    scores, references, expected, options = MODULES[module]
-    metric = module(cache_dir=str(tmp_path))
-    assert metric.compute(predictions=scores, references=references, **options) == expected
-    for start in range(0, 50, 17):  # again, in batches
-        part = slice(start, start + 17)
-        metric.add_batch(predictions=scores[part], references=references[part])
-    assert metric.compute(**options) == expected
-
-
-def test_a_module_is_exact_in_half_precision(tmp_path):
-    scores, labels, *_ = MODULES[Accuracy]
-    for dtype in (torch.float16, torch.bfloat16):
-        metric = Accuracy(cache_dir=str(tmp_path))
-        result = metric.compute(predictions=(scores / 50).to(dtype), references=labels)
-        assert result == {"top1": top_k_accuracy((scores / 50).to(dtype), labels)}
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_a_module_refuses_the_inputs_that_its_function_refuses_and_remains_usable(module, tmp_path, monkeypatch):
-    # evaluate waits so many seconds for the lock of a failed call before it uses another file
-    monkeypatch.setattr(module._create_cache_file, "__defaults__", (0.01,))
-    scores, references, expected, options = MODULES[module]
-    metric = module(cache_dir=str(tmp_path))
-    with pytest.raises(ValueError, match="scores: row 2, column 1 is nan"):
-        broken = scores.clone()
-        broken[2, 1] = float("nan")
-        metric.compute(predictions=broken, references=references, **options)
-    with pytest.raises(ValueError, match="scores: got shape"):
-        metric.compute(predictions=[], references=[], **options)
-    with pytest.raises(ValueError, match=r"predictions: rows of \[1, 2\] scores, need equal lengths"):
-        metric.compute(predictions=[[0.1, 0.2], [0.3]], references=references[:2], **options)
-    assert metric.compute(predictions=scores, references=references, **options) == expected
-
-
-def _evaluate_a_share(module, process_id: int, folder: str, results):
-    torch.set_num_threads(1)
-    scores, references, _, options = MODULES[module]
-    metric = module(num_process=2, process_id=process_id, experiment_id="shared", cache_dir=folder)
-    share = slice(0, 31) if process_id == 0 else slice(31, 50)
-    metric.add_batch(predictions=scores[share], references=references[share])
-    results.put((process_id, metric.compute(**options)))
-
-
-@pytest.mark.parametrize("module", MODULES)
-def test_two_processes_return_the_result_of_one(module, tmp_path):
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    workers = [context.Process(target=_evaluate_a_share, args=(module, i, str(tmp_path), results)) for i in range(2)]
-    for worker in workers:
-        worker.start()
-    found = dict(results.get(timeout=60) for _ in workers)
-    for worker in workers:
-        worker.join(timeout=60)
-    assert found == {0: MODULES[module][2], 1: None}
 
 
 def test_top_k_equals_a_hand_computed_value():
@@ -382,11 +260,6 @@ def test_wilson_interval_of_a_published_example():
 def test_wilson_interval_is_within_0_and_1_and_contains_the_share():
     assert wilson_interval(0.0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
     assert wilson_interval(1.0, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
-
-
-def test_wilson_interval_narrows_with_more_trials():
-    widths = [high - low for low, high in (wilson_interval(0.4, count) for count in (10, 100, 1000))]
-    assert widths[0] > widths[1] > widths[2]
 
 
 def test_grouped_interval_is_that_of_the_trials_or_of_the_groups():

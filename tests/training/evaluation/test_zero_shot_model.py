@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from PIL import Image
 from safetensors.torch import save_file
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
@@ -26,8 +25,8 @@ from transformers import (
 )
 
 from tests.tiny import IMAGE_SIZE
-from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from tests.tiny_teachers import TEACHERS, save_teacher
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import FAMILIES
 from training.teachers.preparation import GEMMA_TOKEN
 
@@ -147,26 +146,6 @@ def test_naflex_images_equal_those_of_the_image_processor(folders, images):
         expected = F.normalize(model.model.get_image_features(**inputs).pooler_output, dim=1)
     torch.testing.assert_close(model.encode_images(rows), expected, rtol=1e-3, atol=1e-4)
     assert model.image_size == IMAGE_SIZE
-
-
-def test_squashed_images_are_not_cropped(folders, wide_rows):
-    model = ZeroShotModel.from_pretrained(folders["clip"])
-    images = [row["image"].resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC) for row in wide_rows]
-    square = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
-    squashed = model.encode_images(wide_rows, squash=True)
-    torch.testing.assert_close(squashed, model.encode_images(square))
-    assert not torch.allclose(squashed, model.encode_images(wide_rows), atol=1e-3)
-
-
-def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
-    model = ZeroShotModel.from_pretrained(folders["clip"])
-    texts = ["owl", "owl " * 60, "owl " * 90]
-    with caplog.at_level(logging.WARNING):
-        found = model.encode_texts(texts, batch_size=2)
-    assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text
-    assert model.count_truncated(texts) == 2 and model.count_truncated(["owl"]) == 0
-    torch.testing.assert_close(found[1], found[2])
-    assert not torch.allclose(found[0], found[1], atol=1e-3)
 
 
 def test_text_of_the_maximum_length_is_not_counted_as_cut(folders, ended_tokenizer):
@@ -327,13 +306,10 @@ def test_model_without_two_towers_raises(tmp_path, processor):
         ZeroShotModel.from_pretrained(tmp_path)
 
 
-def test_tiny_models_have_the_classes_of_their_families(tokenizer):
-    names = {kind: type(make_teacher_model(kind, len(tokenizer))).__name__ for kind in PREPARED}
-    assert names == {
-        "altclip": "AltCLIPModel",
-        "chinese_clip": "ChineseCLIPModel",
-        "clip": "CLIPModel",
-        "metaclip_2": "MetaClip2Model",
-        "siglip": "SiglipModel",
-        "siglip2": "Siglip2Model",
-    }
+def test_texts_that_are_too_long_are_cut_and_counted(folders, caplog):
+    model = ZeroShotModel.from_pretrained(folders["clip"])
+    with caplog.at_level(logging.WARNING):
+        found = model.encode_texts(["owl", "owl " * 60, "owl " * 90], batch_size=2)
+    assert "2 of 3 texts are longer than 40 tokens and were cut" in caplog.text
+    torch.testing.assert_close(found[1], found[2])
+    assert not torch.allclose(found[0], found[1], atol=1e-3)

@@ -11,7 +11,7 @@ from torchvision import transforms
 from transformers import CLIPConfig, CLIPImageProcessor, EfficientNetImageProcessor
 
 from training.data import load_source
-from training.evaluation.models.image_loading import BATCHES_AHEAD, IMAGES_PER_JOB, ImagePreparation, prepared_batches
+from training.evaluation.image_loading import BATCHES_AHEAD, IMAGES_PER_JOB, ImagePreparation, prepared_batches
 
 
 @pytest.fixture(scope="module")
@@ -117,47 +117,7 @@ def test_number_of_images_prepared_ahead_is_bounded(rows):
     assert prepared[0] == used == len(rows)
 
 
-def test_closing_the_iterator_stops_the_threads(rows):
-    before = threading.active_count()
-    next(batches := prepared_batches(rows, "image", 8, shrink))
-    assert threading.active_count() > before
-    batches.close()
-    assert threading.active_count() == before
-
-
 def test_row_without_an_image_raises_with_its_number():
     rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
     with pytest.raises(ValueError, match=r"image: row 1 has no image"):
         list(prepared_batches(rows, "image", 2, shrink))
-
-
-PEAK = """
-import re
-from pathlib import Path
-import torch
-from datasets import concatenate_datasets
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
-from types import SimpleNamespace
-from training.data import load_source
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-
-tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
-config = CLIPConfig(vision_config=tower | {"patch_size": 112}, text_config=tower, projection_dim=16)
-model = ZeroShotModel(CLIPModel(config).eval(), SimpleNamespace(image_processor=CLIPImageProcessor()), "tiny")
-rows = load_source(SOURCE)
-
-def peak():
-    return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-
-for count in (100, 1000):
-    repeated = concatenate_datasets([rows] * (count // len(rows) + 1)).select(range(count))
-    model.encode_images(repeated, batch_size=32)
-    print(peak())
-"""
-
-
-@pytest.mark.slow
-def test_peak_memory_does_not_grow_with_the_number_of_images(corpus, run_python):
-    script = PEAK.replace("SOURCE", repr(str(corpus / "train.parquet")))
-    few, many = map(float, run_python("-c", script).stdout.split())
-    assert many - few < 45  # MiB; 900 images of 224 pixels would be 129 decoded, and 517 prepared

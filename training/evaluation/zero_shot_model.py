@@ -1,10 +1,10 @@
-"""A model of any family on the Hub, with the preparation of its images and texts."""
+"""A model of any family, with the preparation of its images and texts."""
 
 import hashlib
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +15,20 @@ import torch.nn.functional as F
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel, AutoProcessor, AutoTokenizer, PreTrainedConfig
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.tokenization_utils_base import VERY_LARGE_INTEGER
 
 from modeling_dcclip import DCCLIPModel  # noqa: F401  (registers our own family with the Auto classes)
-from training.evaluation.models.image_loading import ImagePreparation, prepared_batches
-from training.evaluation.models.text_settings import find_text_preparation
+from training.evaluation.image_loading import ImagePreparation, prepared_batches
 from training.teachers import FAMILIES, Family, TextPreparation, weights_fingerprint
+from training.teachers.family import num_positions
 from training.teachers.lineage import find_commit, split_revision
 from training.teachers.loading import check_complete, load_remote_model
 from training.teachers.targets import encode_by_length
@@ -28,7 +36,7 @@ from training.text.pipeline import read_pipeline
 
 log = logging.getLogger(__name__)
 
-PREPARATION = 1  # increase it when the code prepares the same images or texts in another way
+PREPARATION = 1  # increase it when the code prepares the same images or texts differently
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class ZeroShotModel:
     @cached_property
     def texts(self) -> TextPreparation:
         """How texts are tokenized."""
-        return find_text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
+        return _find_text_preparation(self.model.config, self.processor.tokenizer, self.processor, self.name)
 
     @cached_property
     def images(self) -> ImagePreparation:
@@ -138,11 +146,7 @@ class ZeroShotModel:
         }
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, Tensor]:
-        """Tokenize texts.
-
-        Returns:
-            The arguments of `embed_texts`: `input_ids` and, for most families, `attention_mask`, (T, L) int64.
-        """
+        """Tokenize texts to `input_ids` and, for most families, `attention_mask`, (T, L) int64."""
         return self.texts.tokenize(self.processor.tokenizer, texts)[0]
 
     def count_truncated(self, texts: Sequence[str]) -> int:
@@ -155,14 +159,7 @@ class ZeroShotModel:
 
     @torch.inference_mode()
     def embed_texts(self, tokens: dict[str, Tensor]) -> Tensor:
-        """Encode tokenized texts.
-
-        Args:
-            tokens: Output of `tokenize`.
-
-        Returns:
-            (T, D) float32, L2-normalized.
-        """
+        """Encode the output of `tokenize` to (T, D) float32, L2-normalized."""
         on_device = {name: value.to(self.model.device) for name, value in tokens.items()}
         if self.family is None:
             return self._normalized(self.model.get_text_features(**on_device), "text")
@@ -171,14 +168,7 @@ class ZeroShotModel:
 
     @torch.inference_mode()
     def embed_images(self, pixel_values: Tensor) -> Tensor:
-        """Encode normalized images.
-
-        Args:
-            pixel_values: Images normalized with the model's statistics, (B, 3, S, S) float.
-
-        Returns:
-            (B, D) float32, L2-normalized.
-        """
+        """Encode images normalized with the model's statistics, (B, 3, S, S), to (B, D) float32, L2-normalized."""
         pixel_values = pixel_values.to(self.model.device)
         if self.family is None:
             return self._normalized(self.model.get_image_features(pixel_values=pixel_values), "image")
@@ -209,13 +199,8 @@ class ZeroShotModel:
 
             (embeddings,) = encode_by_length(torch.tensor([len(text) for text in texts]), batch_size, encode)
         if num_cut:
-            log.warning(
-                "%s: %d of %d texts are longer than %d tokens and were cut",
-                self.name,
-                num_cut,
-                len(texts),
-                self.texts.max_length,
-            )
+            cut = "%s: %d of %d texts are longer than %d tokens and were cut"
+            log.warning(cut, self.name, num_cut, len(texts), self.texts.max_length)
         return embeddings
 
     def encode_images(
@@ -274,6 +259,45 @@ def _load_processor(name: str, **fields: Any) -> Any:
         tokenizer=AutoTokenizer.from_pretrained(name, **fields),
         image_processor=AutoImageProcessor.from_pretrained(name, **fields),
     )
+
+
+def _find_text_preparation(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, processor: Any, name: str
+) -> TextPreparation:
+    """Text preparation from the row of the model's family, or from its own config, tokenizer and processor.
+
+    Raises:
+        ValueError: Neither states the longest text; or the tokenizer does not end a text with the token at which the
+            model pools it.
+    """
+    family = FAMILIES.get(config.model_type)
+    if family is not None:
+        stated = family.max_text_length(config)
+    else:
+        stated = getattr(config, "max_text_length", None) or VERY_LARGE_INTEGER
+        if stated == VERY_LARGE_INTEGER and isinstance(getattr(config, "text_config", None), PreTrainedConfig):
+            stated = num_positions(config)
+    length = min(stated, tokenizer.model_max_length, VERY_LARGE_INTEGER)
+    preparation = family.prepare_texts(tokenizer) if family is not None else None
+    if preparation is not None:
+        preparation = replace(preparation, max_length=min(preparation.max_length, length))
+    elif length < VERY_LARGE_INTEGER:
+        pads = getattr(processor, "text_kwargs", {}).get("padding") == "max_length"
+        stated_by = "the model's own config, tokenizer and processor"
+        preparation = TextPreparation(length, pad_to_max=pads, stated_by=stated_by)
+    else:
+        raise ValueError(
+            f"model: {name!r} is of the family {config.model_type!r}, and neither its config nor its tokenizer states "
+            "the longest text. Add the family to FAMILIES (training/teachers/families.py) with a text_preparation."
+        )
+    if preparation.end_token is not None:
+        end, ids = preparation.end_token(config, tokenizer), tokenizer("a").input_ids
+        if ids[-1] != end:
+            raise ValueError(
+                f"model: {name!r} was trained on texts that end with token {end}, which its tokenizer does not add: "
+                f"'a' is {ids}. The tokenizer does not match the model, or its config is wrong."
+            )
+    return preparation
 
 
 def _without_origin(fields: dict[str, Any]) -> dict[str, Any]:

@@ -3,16 +3,19 @@
 import io
 import os
 import tarfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features
 
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
+from training.evaluation.sets import sources
 from training.evaluation.sets.class_names import ClassNames
-from training.evaluation.sets.labelled_sets import open_set
-from training.evaluation.sets.protocols import SETS
-from training.evaluation.sets.sources import MissingDataError, Source
+from training.evaluation.sets.labelled_sets import ClassLookup, class_ids, normalize_name, open_set
+from training.evaluation.sets.protocols import ELEVATER, SETS
+from training.evaluation.sets.sources import HUB, MissingDataError, Source, read_hub, read_source
 
 NAMES = ClassNames.read("cifar-10")
 VOC_NAMES = ClassNames.read("voc-2007-classification")
@@ -87,14 +90,6 @@ def test_a_split_that_a_folder_lacks_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"split: .*classes' has no folder 'val', only dog\..* leave --split out"):
         open_cifar(tmp_path / "classes", split="val")
     assert open_cifar(tmp_path / "splits", split="val").split == "val"
-
-
-def test_chinese_names_of_splits_are_no_classes(tmp_path):
-    for name in ("训练集", "测试集"):
-        write_folders(tmp_path / name, {"dog": ["1f415"]})
-    with pytest.raises(ValueError, match=r"split: .* has no folder 'test', only 测试集, 训练集\. Name one"):
-        open_cifar(tmp_path)
-    assert names_of(open_cifar(tmp_path, split="测试集")) == ["dog"]
 
 
 def test_hidden_folders_and_outputs_are_neither_classes_nor_images(tmp_path):
@@ -183,24 +178,12 @@ def test_one_label_per_image_where_the_protocol_has_several_is_a_difference(tmp_
     assert "one label per image, the protocol has several" in labelled.differences
 
 
-def test_listed_classes_that_are_not_in_the_protocol_are_a_difference(tmp_path):
-    rows = rows_of(CIFAR_10)
-    features = Features({"image": rows.features["image"], "label": ClassLabel(names=[*CIFAR_10, "submarine"])})
-    labelled = open_cifar(write_parquet(tmp_path / "rows.parquet", rows.cast(features)))
-    assert labelled.differences[-1] == "lists classes that are not in the protocol, such as 'submarine'"
-
-
 def test_the_digest_depends_on_content_and_order_alone(folder, tmp_path):
     first = open_cifar(folder)
     rows = rows_of({name: sorted(CIFAR_10[name]) for name in sorted(CIFAR_10)})
     moved = open_cifar(write_parquet(tmp_path / "moved.parquet", rows))
     turned = open_cifar(write_parquet(tmp_path / "turned.parquet", rows.select(range(NUM - 1, -1, -1))))
     assert first.digest == moved.digest != turned.digest
-
-
-def test_the_users_own_set_has_no_differences(folder):
-    labelled = open_set("mine", Source(str(folder)), NAMES)
-    assert labelled.name == "mine" and labelled.differences == []
 
 
 # bad input
@@ -251,9 +234,145 @@ def test_missing_columns_and_rows_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"data: cifar-10 .* has no column 'truth', .*--label_column"):
         open_cifar(write_parquet(tmp_path / "b.parquet", rows), label_column="truth")
     with pytest.raises(ValueError, match=r"data: cifar-10 \(.*:load_nothing\) has no images"):
-        open_cifar("tests.training.evaluation.sets.test_labelled_sets:load_nothing")
+        open_cifar("tests.training.evaluation.test_labelled_sets:load_nothing")
 
 
 def test_a_missing_list_of_names_is_refused(folder):
     with pytest.raises(ValueError, match=r"label_names: cifar-10: cannot read 'nowhere\.txt'"):
         open_cifar(folder, label_names="nowhere.txt")
+
+
+# labels to classes
+
+LOOKED_UP = ClassNames(
+    {"en": ["head of a  crocodile", "crème brûlée", "palm tree", "7"], "zh": ["鳄鱼头", "焦糖布丁", "棕榈树", "七"]}
+)
+
+
+@pytest.fixture
+def lookup():
+    return ClassLookup(LOOKED_UP, {"crocodile_head": "head of a  crocodile"}, "a set (a file)")
+
+
+def test_case_accents_and_signs_do_not_matter():
+    assert normalize_name("Palm_Tree") == normalize_name("palm tree")
+    assert normalize_name("Crème-Brûlée") == normalize_name("creme brulee")
+    assert normalize_name("A310") != normalize_name("A-319") and normalize_name("鳄鱼头") == "鳄鱼头"
+
+
+def test_names_of_all_languages_and_aliases_are_found(lookup):
+    labels = ["crocodile_head", "Head of a crocodile", "Creme Brulee", "palm_tree", "棕榈树", "7"]
+    assert class_ids(labels, lookup, None).tolist() == [0, 0, 1, 2, 2, 3]
+
+
+def test_numbers_index_the_names_that_the_data_list(lookup):
+    listed = ["palm tree", "7", "creme brulee", "crocodile head"]
+    assert class_ids([0, 1, 2, 3], lookup, listed).tolist() == [2, 3, 1, 0]
+
+
+def test_several_labels_are_names_numbers_or_flags(lookup):
+    expected = torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    names = [["palm tree", "crocodile head"], [], ["7"]]
+    listed = ["7", "palm tree", "crocodile head"]
+    flags = [[0, 1, 1], [0, 0, 0], [1, 0, 0]]
+    assert torch.equal(
+        class_ids(names, ClassLookup(LOOKED_UP, {"crocodile head": LOOKED_UP.names["en"][0]}, ""), None), expected
+    )
+    assert torch.equal(class_ids([[1, 2], [], [0]], lookup, listed), expected)
+    assert torch.equal(class_ids(flags, lookup, listed), expected)
+
+
+def test_equal_class_names_are_resolved_by_an_ordered_list_but_not_by_a_label():
+    names = ClassNames({"wordnet": ["n1", "n2", "n3"], "en": ["missile", "tench", "missile"]}, "wordnet")
+    lookup = ClassLookup(names, {}, "imagenet (file)")
+    assert class_ids([0, 1, 2], lookup, ["missile", "missile", "tench"]).tolist() == [0, 2, 1]
+    assert class_ids(["n3", "tench"], lookup, None).tolist() == [2, 1]
+    with pytest.raises(ValueError, match=r"imagenet \(file\): 'missile' is the name of 2 classes"):
+        class_ids(["missile"], lookup, None)
+
+
+@pytest.mark.parametrize(
+    ("cells", "listed", "message"),
+    [
+        (["palm tree", "oak"], None, r"label: a set \(a file\): 'oak' is not among the 4 classes"),
+        ([0, 1], None, r"label: a set \(a file\): label 0 has no name.*--label_names SET=FILE"),
+        ([0, 4], ["7", "palm tree"], r"label: a set \(a file\): label 4 is out of range 0\.\.1"),
+        ([-1], ["7", "palm tree"], r"label -1 is out of range"),
+        ([0], ["oak"], r"'oak' is not among"),
+        ([None], None, r"got None, need a name"),
+        ([["7"], ["oak"]], None, r"'oak' is not among"),
+    ],
+    ids=["another name", "no names", "beyond the list", "negative", "listed, not ours", "none", "one of several"],
+)
+def test_unknown_labels_are_refused_with_set_and_file(lookup, cells, listed, message):
+    with pytest.raises(ValueError, match=message):
+        class_ids(cells, lookup, listed)
+
+
+def test_names_that_differ_in_signs_alone_are_found_by_their_spelling():
+    names = ClassNames({"en": ["C", "C++", "C#", "+1", "-1"], "zh": ["丙", "加", "升", "赞", "踩"]})
+    lookup = ClassLookup(names, {}, "a set")
+    assert class_ids(["C#", "C", " C++", "-1", "赞"], lookup, None).tolist() == [2, 0, 1, 4, 3]
+    with pytest.raises(ValueError, match="'c' is the name of 3 classes"):
+        lookup.find("c")
+    with pytest.raises(ValueError, match="'!' is not among the 5 classes"):
+        lookup.find("!")
+
+
+# connection to the Hub
+
+
+class Session:
+    """HTTP client that counts its requests and fails, or returns a status code."""
+
+    def __init__(self, status: int | None):
+        self.status, self.num_requests = status, 0
+
+    def head(self, url: str, timeout: float) -> SimpleNamespace:
+        self.num_requests += 1
+        assert url.startswith("https://") and timeout <= 10
+        if self.status is None:
+            raise OSError("Name or service not known")
+        return SimpleNamespace(status_code=self.status)
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Online mode with a fake HTTP client; a download fails the test unless it is expected."""
+
+    def connect(status: int | None = None) -> Session:
+        session = Session(status)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(sources, "get_session", lambda: session)
+        for name in ("load_dataset", "snapshot_download", "hf_hub_download"):
+            monkeypatch.setattr(sources, name, lambda *arguments, **fields: pytest.fail("a download was tried"))
+        return session
+
+    sources._connection_error.cache_clear()
+    yield connect
+    sources._connection_error.cache_clear()
+
+
+def test_an_unreachable_hub_is_contacted_once_for_all_sets(connect):
+    session = connect()
+    for name, eval_set in ELEVATER.items():
+        with pytest.raises(MissingDataError, match="Name or service not known"):
+            read_source(name, Source(HUB), eval_set)
+    with pytest.raises(ValueError, match=r"data: cannot load 'owner/name', split 'test', from the Hub"):
+        read_hub("owner/name", "test")
+    assert session.num_requests == 1
+
+
+def test_a_reachable_hub_is_contacted_once_before_the_downloads(connect, monkeypatch):
+    session, loaded = connect(200), []
+
+    def snapshot_download(repository: str, **fields):
+        loaded.append(repository)
+        raise OSError("no such file")
+
+    monkeypatch.setattr(sources, "snapshot_download", snapshot_download)
+    names = ("mnist", "gtsrb")
+    for name in names:
+        with pytest.raises(MissingDataError, match="no such file"):
+            read_source(name, Source(HUB), ELEVATER[name])
+    assert loaded == [ELEVATER[name].hub for name in names] and session.num_requests == 1

@@ -1,0 +1,299 @@
+"""Class names, templates and protocols: the tables of ELEVATER, and files of the user."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from training.evaluation.report import PUBLISHED
+from training.evaluation.sets.class_names import NAMES, SETS, ClassNames, general_pairs
+from training.evaluation.sets.labelled_sets import ClassLookup
+from training.evaluation.sets.protocols import (
+    CN_CLIP_TEN,
+    ELEVATER,
+    IMAGENET,
+    METRICS,
+    PROTOCOLS,
+    find_protocol,
+    find_sets,
+)
+from training.evaluation.sets.protocols import SETS as EVAL_SETS
+from training.evaluation.sets.templates import file_of, imagenet_names, templates_of
+
+# classes of ELEVATER's sets (Li et al., arXiv 2204.08790)
+COUNTS = {
+    "caltech-101": 102,
+    "cifar-10": 10,
+    "cifar-100": 100,
+    "country211": 211,
+    "dtd": 47,
+    "eurosat_clip": 10,
+    "fer-2013": 7,
+    "fgvc-aircraft-2013b-variants102": 100,
+    "food-101": 101,
+    "gtsrb": 43,
+    "hateful-memes": 2,
+    "kitti-distance": 4,
+    "mnist": 10,
+    "oxford-flower-102": 102,
+    "oxford-iiit-pets": 37,
+    "patch-camelyon": 2,
+    "rendered-sst2": 2,
+    "resisc45_clip": 45,
+    "stanford-cars": 196,
+    "voc-2007-classification": 20,
+}
+WITH_LATIN_DESIGNATIONS = {"fgvc-aircraft-2013b-variants102", "stanford-cars"}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_class_has_one_reviewed_name_of_its_own_in_both_languages(name):
+    names = ClassNames.read(name).names
+    content = json.loads((NAMES / f"{name}.json").read_text(encoding="utf-8"))
+    assert content["set"] == name and "second reviewer" in content["reviewed"]
+    assert len(names["en"]) == len(names["zh"]) == COUNTS[name]
+    for texts in names.values():
+        assert len({text.replace(" ", "") for text in texts}) == COUNTS[name]
+        assert all(text == text.strip() and text for text in texts)
+    for english, entry in content["classes"].items():
+        assert set(entry) <= {"zh", "doubt"} and len(entry.get("doubt", "a reason in words").split()) > 2, english
+        assert re.search(r"[\u4e00-\u9fff]", entry["zh"]), english
+        assert not re.search(r"[,.;:!?，。；：！？、（()）]$", entry["zh"]), english
+        assert name in WITH_LATIN_DESIGNATIONS or not re.search(r"[A-Za-z]", entry["zh"]), english
+
+
+def test_labels_are_found_by_their_names_in_any_language():
+    names = ClassNames.read("cifar-10")
+    assert names.label_ids(["airplane", "飞机", "truck"]).tolist() == [
+        names.names["en"].index("airplane"),
+        names.names["zh"].index("飞机"),
+        names.names["en"].index("truck"),
+    ]
+    mixed = ClassNames({"fr": ["chat", "pain"], "en": ["pain", "bread"]})  # the key's language takes precedence
+    assert mixed.label_ids(["pain", "chat", "bread"]).tolist() == [0, 0, 1]
+
+
+@pytest.fixture(params=["names.json", "names.txt"])
+def plain_list(request, tmp_path) -> str:
+    """A list of names in one language, in both formats."""
+    path, names = tmp_path / request.param, ["猫", "狗"]
+    text = json.dumps(names) if path.suffix == ".json" else "猫\n\n 狗 \n"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(("languages", "language"), [(["zh"], "zh"), ([], "zh"), (["fr"], "fr")])
+def test_a_plain_list_has_the_given_language_else_that_of_its_script(plain_list, languages, language):
+    names = ClassNames.read(plain_list, languages)
+    assert names.names == {language: ["猫", "狗"]} and names.key == language
+    assert names.label_ids(["狗", "猫"]).tolist() == [1, 0]
+
+
+def test_a_plain_list_in_several_languages_is_refused(plain_list):
+    with pytest.raises(ValueError, match=r"class_names: .*plain list"):
+        ClassNames.read(plain_list, ["en", "zh"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", "\n", "must be"),
+        ("a.txt", "cat\ncat\n", "several classes with the same en name"),
+        ("a.json", "not json", "cannot read"),
+        ("a.json", "[" * 100_000, "cannot read"),
+        ("a.json", [], "must be"),
+        ("a.json", {"en": ["frog"]}, "must be"),
+        ("a.json", ["frog", {"en": "cat"}], "class 1"),
+        ("a.json", [{"en": "frog", "zh": "青蛙"}, {"en": "toad", "zh": "青蛙"}], "same zh name"),
+        ("a.json", [{"en": "cat", "zh": "猫"}, {"en": "dog"}], "class 1 of .* has no name in 'zh'"),
+        ("a.json", [{"en": "cat"}, {"en": "dog", "zh": "狗"}], "class 0 of .* has no name in 'zh'"),
+        *(("a.json", [{"en": "cat"}, {"en": name}], "class 1 of .* has the en name") for name in ("", " ", None, 3)),
+    ],
+)
+def test_class_lists_of_a_wrong_form_are_refused_with_their_path(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"class_names: (?s:.)*{message}") as error:
+        ClassNames.read(path)
+    assert str(path) in str(error.value)
+
+
+EN, ZH, COMPATIBLE = (PROTOCOLS[name] for name in ("elevater-en", "elevater-zh", "cn-clip-compat"))
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """Both packages in their own layout with other content; importing either fails."""
+    files = {
+        "clip_benchmark/datasets/en_zeroshot_classification_templates.json": json.dumps(
+            {"cifar10": ["see {c}"], "pcam": ["tissue {c}"], "imagenet1k": ["net {c}"]}
+        ),
+        "clip_benchmark/datasets/en_classnames.json": json.dumps({"imagenet1k": ["missile"] * 2 + ["tench"] * 998}),
+        "clip_benchmark/datasets/cn_classnames.json": json.dumps({"imagenet1k": [f"类{n}" for n in range(1000)]}),
+        "cn_clip/eval/cvinw_zeroshot_templates.py": (
+            "import nowhere\nopenai_templates = [lambda c: f'看{c}', lambda c: f'{c}的照片']\n"
+            "dtd_templates = [lambda c: f'{c}纹理']\nfood_templates = [lambda c: f'吃{c}']\n"
+        ),
+        "cn_clip/eval/imagenet_zeroshot_templates.py": (
+            "imagenet_classnames = ['鱼', '鸟']\nopenai_imagenet_template = [lambda c: f'网{c}']\n"
+        ),
+        "cn_clip/__init__.py": "raise ImportError\n",
+        "clip_benchmark/__init__.py": "raise ImportError\n",
+    }
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("cn_clip", "clip_benchmark"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", EVAL_SETS)
+@pytest.mark.parametrize("protocol", [EN, ZH], ids=["en", "zh"])
+def test_ours_cover_every_set_in_the_script_of_the_language(name, protocol):
+    templates = templates_of(name, protocol, "ours")
+    assert templates.source == "ours" and len(set(templates.lines)) == len(templates.lines)
+    for line in templates.lines:
+        assert line.count("{}") == 1 and line.format("x") == line.replace("{}", "x")
+        text = line.replace("{}", "")
+        assert not re.search(r"[A-Za-z]" if protocol.language == "zh" else r"[^\x00-\x7f]", text), line
+
+
+def test_packages_take_precedence_and_are_named_as_the_source(packages):
+    assert templates_of("cifar-10", EN).lines == ("see {}",)
+    assert templates_of("cifar-10", EN).source == "clip-benchmark"
+    assert templates_of("dtd", ZH).lines == ("{}纹理",)
+    assert templates_of("cifar-10", ZH).lines == ("看{}", "{}的照片")
+    assert templates_of(IMAGENET, ZH).lines == ("网{}",)
+    assert templates_of("cifar-10", ZH, "ours").source == "ours"
+
+
+def test_sets_whose_package_templates_differ_from_elevater_use_ours(packages):
+    assert templates_of("patch-camelyon", EN).source == "ours"
+
+
+def test_the_script_of_chinese_clip_has_separate_templates_for_six_sets(packages):
+    assert templates_of("food-101", COMPATIBLE).lines == ("吃{}",)
+    assert templates_of("dtd", COMPATIBLE).lines == templates_of(IMAGENET, COMPATIBLE).lines == ("看{}", "{}的照片")
+
+
+def test_a_file_can_have_templates_for_all_sets_or_by_set(tmp_path):
+    path = tmp_path / "templates.json"
+    path.write_text(json.dumps({"zh": ["画着{}"]}), encoding="utf-8")
+    assert templates_of("mnist", ZH, str(path)).lines == ("画着{}",)
+    with pytest.raises(ValueError, match=r"templates: .*'en'"):
+        templates_of("mnist", EN, str(path))
+    path.write_text(json.dumps({"en": {"mnist": ["digit {}"]}}), encoding="utf-8")
+    assert templates_of("mnist", EN, str(path)).lines == ("digit {}",)
+    with pytest.raises(ValueError, match=r"templates: .*dtd"):
+        templates_of("dtd", EN, str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"zh": ["没有"]}', '{"zh": ["{}和{}"]}', '{"zh": ["{name}{}"]}', '{"zh": "一张{}的照片。"}', "[", "[" * 100_000],
+)
+def test_templates_without_exactly_one_place_for_the_name_are_refused(tmp_path, content):
+    path = tmp_path / "templates.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"templates: .*templates\.json"):
+        templates_of("mnist", ZH, str(path))
+
+
+def test_both_chinese_lists_of_imagenet_can_be_chosen(packages, tmp_path):
+    names, sources = imagenet_names("clip-benchmark")
+    assert names.names["zh"][:2] == ["类0", "类1"] and sources == {"en": "clip-benchmark", "zh": "clip-benchmark"}
+    assert names.names["en"][:2] == ["missile", "missile"]  # equal class names are kept
+    assert names.names["wordnet"][:2] == ["n01440764", "n01443537"] and names.key == "wordnet"
+    other = tmp_path / "label_cn.txt"
+    other.write_text("\n".join(f"名{n}" for n in range(1000)), encoding="utf-8")
+    assert imagenet_names(str(other))[0].names["zh"][999] == "名999"
+    with pytest.raises(ValueError, match=r"imagenet_zh: .*2 names"):
+        imagenet_names("cn-clip")
+    with pytest.raises(ValueError, match=r"imagenet_zh: .*nowhere"):
+        imagenet_names("nowhere.txt")
+
+
+def test_without_the_package_the_error_names_the_install_command(monkeypatch):
+    monkeypatch.setattr("training.evaluation.sets.templates.file_of", lambda package, name: None)
+    with pytest.raises(ValueError, match=r"imagenet-1k: .*pip install --no-deps clip-benchmark"):
+        imagenet_names()
+
+
+@pytest.mark.skipif(file_of("cn-clip", "eval/cvinw_zeroshot_templates.py") is None, reason="cn-clip is not installed")
+@pytest.mark.parametrize("name", EVAL_SETS)
+def test_every_group_of_the_real_package_is_found(name):
+    for protocol in (ZH, COMPATIBLE):
+        templates = templates_of(name, protocol)
+        assert templates.source.startswith("cn-clip") and all(line.count("{}") == 1 for line in templates.lines)
+
+
+def test_the_twenty_sets_have_names_and_the_sizes_of_the_benchmark():
+    assert set(ELEVATER) == set(SETS) == set(COUNTS)
+    assert {name: eval_set.num_classes for name, eval_set in ELEVATER.items()} == COUNTS
+    assert sum(eval_set.num_images for eval_set in ELEVATER.values()) == 192_677
+    assert {eval_set.metric for eval_set in ELEVATER.values()} == set(METRICS)
+
+
+@pytest.mark.parametrize("name", ELEVATER)
+def test_aliases_lead_to_classes(name):
+    assert set(ELEVATER[name].aliases.values()) <= set(ClassNames.read(name).names["en"])
+
+
+def test_folders_of_caltech_map_to_distinct_classes():
+    lookup = ClassLookup(ClassNames.read("caltech-101"), ELEVATER["caltech-101"].aliases, "")
+    folders = ["BACKGROUND_Google", "Faces", "Faces_easy", "Leopards", "cougar_face", "yin_yang", "water_lilly"]
+    assert len({lookup.find(name) for name in folders}) == len(folders)
+
+
+def test_only_kitti_is_squashed_except_in_the_protocol_of_chinese_clip():
+    for protocol in (PROTOCOLS["elevater-en"], PROTOCOLS["elevater-zh"]):
+        assert [name for name in EVAL_SETS if protocol.squashes(EVAL_SETS[name])] == ["kitti-distance"]
+        assert protocol.metric_of(EVAL_SETS["voc-2007-classification"]) == "11_point_map"
+        assert protocol.metric_of(EVAL_SETS["hateful-memes"]) == "roc_auc"
+    compatible = PROTOCOLS["cn-clip-compat"]
+    assert all(
+        compatible.squashes(eval_set) and compatible.metric_of(eval_set) == "top1" for eval_set in EVAL_SETS.values()
+    )
+
+
+def test_selections_are_sets_in_the_order_of_the_table():
+    assert find_sets(["all"]) == [*ELEVATER, IMAGENET]
+    assert find_sets(["cn-clip-10"]) == [name for name in ELEVATER if name in CN_CLIP_TEN]
+    assert find_sets(["mnist", "cifar-10", "mnist", "imagenet"]) == ["cifar-10", "mnist", IMAGENET]
+
+
+def test_published_rows_have_known_sets_and_the_published_mean():
+    rows = {row.model: row for row in PUBLISHED}
+    assert all(set(row.values) <= set(EVAL_SETS) and row.source for row in PUBLISHED)
+    means = {"CN-CLIP RN50 (77 M)": 41.5, "CN-CLIP ViT-B/16 (188 M)": 54.5}  # as published
+    for model, mean in means.items():
+        ten = [rows[model].values[name] for name in CN_CLIP_TEN]
+        assert sum(ten) / len(ten) == pytest.approx(mean, abs=0.06)
+
+
+def test_unknown_protocols_and_sets_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"protocol: .*elevater-fr"):
+        find_protocol("elevater-fr")
+    with pytest.raises(ValueError, match=r"sets: .*cifar10"):
+        find_sets(["cifar10"])
+
+
+@pytest.mark.parametrize("languages", [["en", "zh"], ["zh"], ["en"]])
+def test_the_half_that_measures_is_not_the_half_for_training(languages):
+    training, held_out = (general_pairs(languages, held_out=value) for value in (False, True))
+    assert set(training.texts).isdisjoint(held_out.texts)
+    for pairs in (training, held_out):
+        assert len(pairs.first) == len(pairs.second) > 200
+        assert len(set(pairs.first)) == len(set(pairs.second)) == len(pairs.first)  # one right answer for each
+
+
+def test_texts_are_in_the_languages_of_the_model():
+    assert general_pairs(["zh", "en"], held_out=True).languages == ("en", "zh")
+    chinese = general_pairs(["zh"], held_out=True)
+    assert chinese.languages == ("zh", "zh")
+    assert all(name in prompt for name, prompt in zip(chinese.first, chinese.second, strict=True))
+    with pytest.raises(ValueError, match="only in en and zh"):
+        general_pairs(["fr"], held_out=True)

@@ -1,0 +1,325 @@
+"""Metrics as pure functions: the four of ELEVATER, recall at k, and confidence intervals.
+
+ELEVATER's metrics equal those of its toolkit, which uses the package `vision-evaluation`. A tie is two equal scores.
+Scores are compared in their own precision, half precision included.
+"""
+
+import math
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+CHUNK_SIZE = 2**20  # scores compared at a time, which bounds the working memory to a few MiB
+
+
+def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
+    """Share of samples whose label is among the k highest scores; with k = 1, "accuracy" in ELEVATER.
+
+    Among tied classes, the one with the lower index ranks first. The toolkit does the same at k = 1; at a higher k it
+    picks an arbitrary one of the classes that tie for the last rank.
+
+    Args:
+        scores: Scores of all classes, (N, C).
+        labels: Class indices in 0..C-1, (N,), of any integer dtype.
+        k: Number of highest scores, in 1..C.
+
+    Returns:
+        Value in 0..1.
+
+    Raises:
+        ValueError: There is no sample, shapes do not match, a score is not finite, or a label or k is out of range.
+
+    Source: ELEVATER, Li et al., arXiv 2204.08790; `TopKAccuracyEvaluator`.
+    """
+    _check_scores(scores)
+    num_samples, num_classes = scores.shape
+    _check_labels(labels, num_samples, num_classes)
+    _check_k(k, num_classes, "classes")
+    labels = labels.to(scores.device).long()
+    columns = torch.arange(num_classes, device=scores.device)
+    num_correct = 0
+    for part, own in zip(_chunks(scores), labels.split(_rows_per_chunk(scores)), strict=True):
+        label_scores = part.gather(1, own[:, None])  # (n, 1)
+        ahead = (part > label_scores).sum(1)
+        ahead += ((part == label_scores) & (columns < own[:, None])).sum(1)
+        num_correct += int((ahead < k).sum())
+    return num_correct / num_samples
+
+
+def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Mean over classes of the recall of each class; "mean-per-class" in ELEVATER, also known as balanced accuracy.
+
+    A class without samples is ignored, as in the toolkit: it is not in the mean, and it cannot be predicted. A subset
+    of a test set therefore has fewer classes to choose from. Among tied classes, the lower index is predicted.
+
+    Args:
+        scores: Scores of all classes, (N, C).
+        labels: Class indices in 0..C-1, (N,), of any integer dtype.
+
+    Returns:
+        Value in 0..1.
+
+    Raises:
+        ValueError: There is no sample, shapes do not match, a score is not finite, or a label is out of range.
+
+    Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
+    """
+    _check_scores(scores)
+    _check_labels(labels, *scores.shape)
+    present, labels, counts = labels.to(scores.device).long().unique(return_inverse=True, return_counts=True)
+    predicted = torch.cat([part[:, present].argmax(1) for part in _chunks(scores)])  # the first of several maxima
+    hits = labels[predicted == labels].bincount(minlength=len(present))
+    return (hits.double() / counts).mean().item()
+
+
+def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
+    """Mean over classes of 11-point interpolated average precision, for several labels per sample; "11point_mAP".
+
+    For each class, samples are sorted by their score; tied samples enter together. The precision at recall r is the
+    highest precision at any recall of at least r, and the average is over r = 0, 0.1 ... 1. At r = 0 the precision
+    counts as 1, as in the toolkit, whose curve ends there; the VOC devkit takes the highest precision of the curve,
+    which makes the average up to 1/11 lower. A class without a positive sample is left out of the mean.
+
+    Args:
+        scores: Scores of all classes, (N, C).
+        targets: Labels, (N, C), 1 where the sample has the label, else 0, of any dtype. A row may have several labels
+            or none.
+
+    Returns:
+        Value in 1/11..1.
+
+    Raises:
+        ValueError: There is no sample, shapes do not match, a score is not finite, a target is neither 0 nor 1, or no
+            target is 1 (for which the toolkit reports 0).
+
+    Source: VOC 2007, Everingham et al., IJCV 88 (2010), section 4.2; ELEVATER, Li et al., arXiv 2204.08790;
+        `MeanAveragePrecisionNPointsEvaluator`.
+    """
+    _check_scores(scores)
+    if targets.shape != scores.shape:
+        raise ValueError(
+            f"targets: got shape {tuple(targets.shape)}, need the shape of the scores, {tuple(scores.shape)}. "
+            "Pass one column per class, 1 where the sample has the label."
+        )
+    for part in _chunks(targets):
+        wrong = part[(part != 0) & (part != 1)]
+        if wrong.numel():
+            raise ValueError(f"targets: got {wrong[0].item()}, need 0 or 1. Threshold other values first.")
+    precisions = [
+        _average_precision(column, target.to(scores.device).bool())
+        for column, target in zip(scores.unbind(1), targets.unbind(1), strict=True)
+        if target.any()
+    ]
+    if not precisions:
+        raise ValueError("targets: no sample has a label, so precision is undefined. Check the column of labels.")
+    return torch.stack(precisions).mean().item()
+
+
+def _average_precision(scores: Tensor, positive: Tensor) -> Tensor:
+    """11-point average precision of one class: scores (N,) and labels (N,) bool to a scalar in float64."""
+    scores, order = scores.sort(descending=True)
+    last_of_tie = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)]).nonzero()[:, 0]
+    found = positive[order].cumsum(0)[last_of_tie].double()
+    precision = found / (last_of_tie + 1)
+    best_from_here = precision.flip(0).cummax(0).values.flip(0)
+    levels = torch.arange(1, 11, dtype=torch.float64, device=scores.device) / 10
+    reached = torch.searchsorted(found / found[-1], levels)
+    return (1 + best_from_here[reached].sum()) / 11
+
+
+def roc_auc(scores: Tensor, labels: Tensor) -> float:
+    """Area under the ROC curve of two classes, by the score of the second; "roc_auc" in ELEVATER.
+
+    It is the probability that a positive sample scores higher than a negative one; a tie counts half.
+
+    Args:
+        scores: Scores of both classes, (N, 2); the second column belongs to label 1, the first is not used.
+        labels: Class indices, (N,), 0 or 1, both present.
+
+    Returns:
+        Value in 0..1.
+
+    Raises:
+        ValueError: There is no sample, there are not two columns, shapes do not match, a score is not finite, a label
+            is out of range, or all labels are equal.
+
+    Source: Hanley and McNeil, Radiology 143 (1982); ELEVATER, Li et al., arXiv 2204.08790, whose toolkit calls
+        scikit-learn as `RocAucEvaluator` does.
+    """
+    _check_scores(scores)
+    if scores.shape[1] != 2:
+        raise ValueError(
+            f"scores: got {scores.shape[1]} columns, need 2. Pass the score of label 0 first, then the one of label 1."
+        )
+    _check_labels(labels, len(scores), 2)
+    is_positive = labels.to(scores.device).bool()
+    positive, negative = scores[is_positive, 1], scores[~is_positive, 1].sort().values
+    if not (len(positive) and len(negative)):
+        raise ValueError(
+            f"labels: all {len(labels)} are {int(is_positive[0])}, need both 0 and 1. Add samples of the other class."
+        )
+    below = torch.searchsorted(negative, positive).sum() + torch.searchsorted(negative, positive, right=True).sum()
+    return int(below) / (2 * len(positive) * len(negative))
+
+
+def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
+    """For every query, the number of wrong candidates ranked before its best correct one.
+
+    A wrong candidate with the same score ranks before it, so that a model with equal scores for all finds nothing.
+
+    Args:
+        scores: Scores of candidates, (Q, G), query by candidate.
+        pairs: Correct (query, candidate) pairs, (P, 2) integers, in any order; at least one per query. With images as
+            queries and several captions per image, these are (image, caption).
+
+    Returns:
+        (Q,) int64 in 0..G-1.
+
+    Raises:
+        ValueError: There is no query or candidate, a score is not finite, pairs have the wrong shape or are out of
+            range, or a query has no correct candidate.
+
+    Relations: text-to-image from image-to-text is `right_ranks(scores.T, pairs.flip(1))`.
+    """
+    _check_scores(scores)
+    num_queries, num_candidates = scores.shape
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or pairs.is_floating_point():
+        raise ValueError(
+            f"pairs: got shape {tuple(pairs.shape)} of {pairs.dtype}, need (P, 2) integers. "
+            "Pass one (query, candidate) row for each correct pair."
+        )
+    _check_range("pairs, first column", pairs[:, 0], num_queries, "queries")
+    _check_range("pairs, second column", pairs[:, 1], num_candidates, "candidates")
+    queries, candidates = pairs.to(scores.device).long().unique(dim=0).unbind(1)  # a repeated pair counts once
+    without_candidate = (queries.bincount(minlength=num_queries) == 0).nonzero()[:, 0]
+    if len(without_candidate):
+        raise ValueError(
+            f"pairs: query {int(without_candidate[0])} has no correct candidate ({len(without_candidate)} of "
+            f"{num_queries} queries have none). Leave such queries out of the scores; a candidate needs no query."
+        )
+    own = scores[queries, candidates]
+    best = scores.new_zeros(num_queries).scatter_reduce(0, queries, own, "amax", include_self=False)
+    num_as_high = [
+        (part >= own_best[:, None]).sum(1)
+        for part, own_best in zip(_chunks(scores), best.split(_rows_per_chunk(scores)), strict=True)
+    ]
+    num_correct_as_high = queries[own == best[queries]].bincount(minlength=num_queries)
+    return torch.cat(num_as_high) - num_correct_as_high
+
+
+def recall_at_k(scores: Tensor, pairs: Tensor, k: int) -> float:
+    """Share of queries with a correct candidate among the k highest scores: R@k.
+
+    One correct candidate suffices, as is usual on Flickr30k, COCO and MUGE: an image with five captions is one query
+    with five correct candidates. `RecallAtKEvaluator` of `vision-evaluation` computes the share of the correct
+    candidates that are found instead. Ties count against the model, as in `right_ranks`.
+
+    Args:
+        scores: Scores of candidates, (Q, G), query by candidate.
+        pairs: Correct (query, candidate) pairs, (P, 2) integers; at least one per query.
+        k: Number of highest scores, in 1..G.
+
+    Returns:
+        Value in 0..1.
+
+    Raises:
+        ValueError: An input of `right_ranks` is invalid, or k is out of range.
+
+    Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
+    """
+    ranks = right_ranks(scores, pairs)
+    _check_k(k, scores.shape[1], "candidates")
+    return int((ranks < k).sum()) / len(ranks)
+
+
+def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
+    """95 % confidence interval of a share.
+
+    Args:
+        share: Observed share, in 0..1.
+        count: Number of independent trials, at least 1.
+        z: Quantile of the normal distribution.
+
+    Returns:
+        Lower and upper bound, in 0..1.
+
+    Source: Wilson, JASA 22 (1927).
+    """
+    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def grouped_interval(hits: Tensor, groups: Tensor) -> tuple[float, float]:
+    """95 % confidence interval of a share of trials that come in groups, such as the captions of an image.
+
+    Trials of a group tend to succeed together, so they count as fewer: as many as would give a share of independent
+    trials the variance that is observed between the groups.
+
+    Args:
+        hits: Whether each trial succeeded, (N,) bool.
+        groups: Group of each trial, (N,) int64.
+
+    Returns:
+        Lower and upper bound, in 0..1.
+
+    Source: Kish, Survey Sampling (1965), for the effective number; Wilson, JASA 22 (1927).
+    """
+    successes, sizes = (groups.bincount(weights).double() for weights in (hits.double(), None))
+    share, count = float(successes.sum() / len(hits)), float(len(hits))
+    variance = float((successes - share * sizes).square().sum()) / count**2  # of the share
+    if share in (0.0, 1.0):  # nothing is known about the variance
+        return wilson_interval(share, float((sizes > 0).sum()))
+    return wilson_interval(share, min(count, share * (1 - share) / variance) if variance else count)
+
+
+def _rows_per_chunk(scores: Tensor) -> int:
+    return max(1, CHUNK_SIZE // scores.shape[1])
+
+
+def _chunks(scores: Tensor) -> tuple[Tensor, ...]:
+    """Views of (N, C) with at most `CHUNK_SIZE` elements, or one row."""
+    return scores.split(_rows_per_chunk(scores))
+
+
+def _check_scores(scores: Tensor):
+    if scores.ndim != 2 or scores.numel() == 0:
+        raise ValueError(
+            f"scores: got shape {tuple(scores.shape)}, need (rows, columns) with at least one of each. "
+            "Pass one row per sample."
+        )
+    if not all(torch.stack(part.aminmax()).isfinite().all() for part in _chunks(scores)):  # aminmax propagates NaN
+        row, column = (~scores.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"scores: row {row}, column {column} is {scores[row, column].item()}, need finite numbers. "
+            "Look for a zero norm or an overflow in the embeddings, or compute the scores in float32."
+        )
+
+
+def _check_labels(labels: Tensor, num_samples: int, num_classes: int):
+    if labels.shape != (num_samples,):
+        raise ValueError(
+            f"labels: got shape {tuple(labels.shape)}, need ({num_samples},) as the scores have {num_samples} rows. "
+            "Pass one class index per row."
+        )
+    if labels.is_floating_point():
+        raise ValueError(f"labels: got {labels.dtype}, need integers. Pass class indices, such as int64.")
+    _check_range("labels", labels, num_classes, "classes")
+
+
+def _check_range(name: str, ids: Tensor, count: int, what: str):
+    ids = ids.long()  # PyTorch does not compare unsigned integers of more than 8 bits
+    wrong = ids[(ids < 0) | (ids >= count)]
+    if wrong.numel():
+        raise ValueError(
+            f"{name}: {wrong[0].item()} is out of range 0..{count - 1}, as the scores have {count} {what}. "
+            "Map names to the columns of the scores."
+        )
+
+
+def _check_k(k: int, count: int, what: str):
+    if not isinstance(k, Integral) or not 1 <= k <= count:
+        raise ValueError(
+            f"k: {k} is not an integer in 1..{count}, as the scores have {count} {what}. Leave this k out."
+        )
