@@ -59,10 +59,6 @@ class Concept:
         """Whether the emoji has a skin-tone modifier."""
         return not SKIN_TONES.isdisjoint(self.emoji)
 
-    def draw(self, style: str, size: int) -> bytes:
-        """Render the image in `style` as `render` does."""
-        return render(self.svg_files[style].read_text(encoding="utf-8"), size)
-
     def split(self, style: str) -> str:
         """Return the split of this concept's image in `style`."""
         if not self.is_held_out:
@@ -70,22 +66,6 @@ class Concept:
         if self.is_skin_tone_variant:
             return "unseen_combination"
         return "unseen_style" if style == "twemoji" else "train"
-
-
-def find_drawing(folder: Path, emoji: str, digits: str, suffix: str = ".svg") -> Path | None:
-    """Find the file of an emoji among files that are named by code points, with or without the variation selector.
-
-    Args:
-        folder: Folder of the files.
-        emoji: Character sequence of the emoji.
-        digits: Format of a code point in the names, such as `04X`.
-        suffix: Suffix of the names.
-    """
-    for sequence in (emoji, emoji.replace("\ufe0f", "")):
-        name = "-".join(format(ord(character), digits) for character in sequence)
-        if (path := folder / f"{name}{suffix}").is_file():
-            return path
-    return None
 
 
 def read_concepts() -> list[Concept]:
@@ -102,8 +82,12 @@ def read_concepts() -> list[Concept]:
     for sequence, entry in sorted(emoji.EMOJI_DATA.items()):
         if entry["status"] != fully_qualified or "zh" not in entry:
             continue
-        svg_files = {style: find_drawing(folders[style], sequence, DIGITS[style]) for style in STYLES}
-        found = {style: file for style, file in svg_files.items() if file is not None}
+        found = {}
+        for style, folder in folders.items():
+            for spelling in (sequence.replace("\ufe0f", ""), sequence):  # without and with the variation selector
+                name = "-".join(format(ord(character), DIGITS[style]) for character in spelling)
+                if (path := folder / f"{name}.svg").is_file():
+                    found[style] = path
         if len(found) == len(STYLES):
             en, zh = (entry[language].strip(":").replace("_", " ") for language in ("en", "zh"))
             concepts.append(Concept(sequence, en, zh, found))
@@ -121,15 +105,7 @@ def _hold_out(concepts: list[Concept]) -> list[Concept]:
 
 
 def render(svg: str, size: int) -> bytes:
-    """Render SVG source as a square PNG on white. Artwork that is not square is centred.
-
-    Args:
-        svg: Source of the drawing, an SVG document.
-        size: Edge of the square, in pixels.
-
-    Returns:
-        Content of the PNG file.
-    """
+    """Render SVG source as a square PNG of `size` pixels on white. Artwork that is not square is centred."""
     import resvg_py
 
     png = bytes(
@@ -168,7 +144,7 @@ def build_corpus(cache_dir: str | Path, size: int = 96, every: int = 1) -> Path:
     concepts = read_concepts()[::every]
     jobs = [(concept, style) for concept in concepts for style in STYLES]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rendered = pool.map(lambda job: job[0].draw(job[1], size), jobs)
+        rendered = pool.map(lambda job: render(job[0].svg_files[job[1]].read_text(encoding="utf-8"), size), jobs)
         images = list(tqdm(rendered, total=len(jobs), desc="render corpus", unit="image"))
 
     features = Features(

@@ -1,6 +1,7 @@
-"""Photographs with a free licence, which pip packages bring. They are the examples of the card."""
+"""Photographs with a free licence from pip packages: examples of the card, and crops of them for rehearsal."""
 
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +12,12 @@ from training.utils.files import atomic_write, write_text
 
 if TYPE_CHECKING:
     from datasets import Dataset
+    from torch import Tensor
 
 CREDITS_FILE = "CREDITS.txt"
+NUM_CROPS = 2048
+MIN_AREA = 0.03  # of a crop, as a share of the photograph
+MAX_ASPECT = 1.5  # ratio of the longer to the shorter edge of a crop
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,7 @@ class FreePhoto:
 
     @property
     def path(self) -> Path:
-        """Where the installed package has the photograph.
+        """File of the installed package.
 
         Raises:
             ValueError: The package is not installed, or has no such file.
@@ -50,11 +55,7 @@ class FreePhoto:
         return path
 
     def open(self) -> Image.Image:
-        """Open the photograph in RGB.
-
-        Raises:
-            ValueError: The package is not installed, or has no such file.
-        """
+        """Open the photograph in RGB; see `path` for errors."""
         with Image.open(self.path) as image:
             return image.convert("RGB")
 
@@ -125,3 +126,42 @@ def credits_line() -> str:
     """Licences and authors of the photographs, in one line."""
     terms = dict.fromkeys(f"{photo.terms} ({photo.package})" for photo in FREE_PHOTOS)
     return f"Photographs: {'; '.join(terms)}"
+
+
+def photo_crops(size: int, number: int = NUM_CROPS, seed: int = 0) -> "Tensor":
+    """Cut crops from all photographs in turn, squash them to squares, and mirror half of them.
+
+    A few photographs are enough: their crops have the edges, textures and parts of objects of all photographs, and
+    students learn most of a teacher from crops of a single one (Asano and Saeed, arXiv 2112.00725).
+
+    Args:
+        size: Edge of the crops in pixels.
+        number: Number of crops.
+        seed: Seed of the draw.
+
+    Returns:
+        (number, 3, size, size) uint8. The area of a crop is log-uniform between `MIN_AREA` and the whole photograph.
+
+    Raises:
+        ValueError: A package with photographs is not installed.
+    """
+    import numpy as np
+    import torch
+
+    from training.utils.rng import keyed_uniform
+
+    photos = [photo.open() for photo in FREE_PHOTOS]
+    crops = torch.empty(number, 3, size, size, dtype=torch.uint8)
+    for row, draws in enumerate(keyed_uniform(seed, np.arange(number), num=5)):
+        area, aspect, right, down, mirror = draws.tolist()
+        photo = photos[row % len(photos)]
+        area = photo.width * photo.height * MIN_AREA ** (1 - area)
+        ratio = math.exp((2 * aspect - 1) * math.log(MAX_ASPECT))
+        width, height = min(photo.width, math.sqrt(area * ratio)), min(photo.height, math.sqrt(area / ratio))
+        left, top = right * (photo.width - width), down * (photo.height - height)
+        box = (left, top, left + width, top + height)
+        crop = photo.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        if mirror < 0.5:
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        crops[row] = torch.from_numpy(np.array(crop)).permute(2, 0, 1)
+    return crops

@@ -47,7 +47,14 @@ from training.text.tokenizers import load_tokenizer
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
-from training.utils.files import CLAIM_FOLDER, recover_folder, replace_folder, scratch_folder, write_text
+from training.utils.files import (
+    CLAIM_FOLDER,
+    recover_folder,
+    remove_leftovers,
+    replace_folder,
+    scratch_folder,
+    write_text,
+)
 from training.utils.output import check_replaceable, claim_folder, record_tree
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
@@ -83,7 +90,9 @@ class PhotoDemo:
         folders = (DATA, TOWERS, TEACHER, VOCABULARY, DISTILLED, ALIGNED, MODEL_FOLDER)
         recover_folder(self.folder / MODEL_FOLDER)
         with claim_folder(self.folder, (*folders, RESULTS_FILE, RUN_FILE), command=COMMAND, flag=None):
-            check_replaceable(self.folder / MODEL_FOLDER)
+            if (self.folder / MODEL_FOLDER).exists():
+                remove_leftovers(self.folder / MODEL_FOLDER)  # of an export that was interrupted
+                check_replaceable(self.folder / MODEL_FOLDER)
             self._continue()
             self._step("data", self._prepare)
             self._open_data()

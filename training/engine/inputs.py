@@ -281,7 +281,7 @@ def open_rehearsal(
         if recipe.photos is not None:
             images = load_images(recipe.photos, recipe.data, size, squashes(models.processor.image_processor))
         else:
-            from training.corpus.photo_crops import photo_crops
+            from training.corpus.free_photos import photo_crops
 
             images = vary_images(photo_crops(size))
         rehearsal["photo"] = _encode_images(images, targets, recipe.starts_from_teacher, accelerator)

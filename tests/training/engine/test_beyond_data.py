@@ -10,7 +10,7 @@ from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_model
 from tests.training.tasks.hand_made import data_config
 from training.config import AlignRecipe
-from training.corpus import photo_crops as crops
+from training.corpus import free_photos as crops
 from training.data.image_bank import vary_images
 from training.data.transforms import Normalize
 from training.engine.inputs import Models, open_rehearsal

@@ -29,7 +29,7 @@ from tests.tiny import (
 )
 from training import align
 from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
-from training.corpus.photo_crops import photo_crops
+from training.corpus.free_photos import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
 from training.data.transforms import Augment, Normalize

@@ -1,9 +1,8 @@
 import torch
 from PIL import Image
 
-from training.corpus import photo_crops as module
-from training.corpus.free_photos import FREE_PHOTOS
-from training.corpus.photo_crops import photo_crops
+from training.corpus import free_photos as module
+from training.corpus.free_photos import FREE_PHOTOS, photo_crops
 
 
 def test_crops_are_reproducible_and_differ():
