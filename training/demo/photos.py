@@ -55,7 +55,7 @@ from training.utils.files import (
     scratch_folder,
     write_text,
 )
-from training.utils.output import check_replaceable, claim_folder, record_tree
+from training.utils.output import check_replaceable, claim_folder, listed, record_tree
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 RUN_FILE = "run.json"
@@ -76,7 +76,9 @@ class PhotoDemo:
     def __init__(self, options: DemoOptions, plan: Plan):
         self.options, self.plan, self.folder = options, plan, plan.output_dir
         self.recipes = load_photo_recipes(options)
-        self.state: dict[str, Any] = {"recipes": _plain(self.recipes), "photos": options.photos, "seconds": {}}
+        recipes = {step: asdict(recipe) for step, recipe in self.recipes.items()}
+        self.state: dict[str, Any] = {"photos": options.photos, "seconds": {}, "recipes": recipes}
+        self.state = json.loads(json.dumps(self.state))  # as it is read from the file
         self.rows: list[Row] = []
         self.sets: list[RetrievalSet] = []
 
@@ -109,10 +111,13 @@ class PhotoDemo:
         if not path.exists():
             return
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        if changed := [name for name in ("photos", "recipes") if earlier[name] != self.state[name]]:
+        before, now = _flat(earlier["recipes"]), _flat(self.state["recipes"])
+        changed = [name for name in sorted(before | now) if before.get(name) != now.get(name)]
+        changed = ["photos"] * (earlier["photos"] != self.state["photos"]) + changed
+        if changed:
             raise ValueError(
-                f"output_dir: {str(self.folder)!r} has a run with other {' and '.join(changed)}. Remove the folder, "
-                "or choose another one."
+                f"output_dir: {str(self.folder)!r} has a run with other values of {listed(changed)}. Remove the "
+                "folder, or choose a different one."
             )
         self.state = earlier
         if (self.folder / RESULTS_FILE).exists():
@@ -303,6 +308,6 @@ def relate_vocabulary(folder: str | Path, source: PreTrainedTokenizerBase) -> Vo
     )
 
 
-def _plain(recipes: dict[str, Any]) -> dict[str, Any]:
-    """Recipes as JSON values, to compare them with the recipes of an earlier run."""
-    return json.loads(json.dumps({name: asdict(recipe) for name, recipe in recipes.items()}))
+def _flat(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Fields of all recipes by STEP.FIELD."""
+    return {f"{step}.{name}": value for step, recipe in recipes.items() for name, value in recipe.items()}
