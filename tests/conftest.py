@@ -44,7 +44,7 @@ from training.config import DistillRecipe
 from training.corpus.emoji import build_corpus
 from training.data import load_source
 from training.demo.make_teacher import train_tokenizer
-from training.hub.hub_model import HubModel
+from training.hub import save_model
 from training.teachers import Teacher
 
 torch.set_num_threads(1)  # tiny models gain nothing from more
@@ -170,7 +170,7 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    HubModel(make_model(MOBILENET, seed=3), processor, recipe).save(folder)
+    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES, open_push
-    from training.hub.hub_model import HubModel, earlier_recipes
+    from training.hub import MODEL_FILES, HubModel, earlier_recipes
 
     new, teachers = recipe.new_student, [entry.teacher for entry in recipe.all_teachers]
     inits = [new.vision_init, new.text_init] if new is not None else []
@@ -42,7 +41,6 @@ def run(recipe: AlignRecipe) -> "TrainingResult":
         open_student=open_student,
         make_task=make_task,
         make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
-        open_push=open_push,
     )
     return run_stage(stage, recipe)
 

@@ -26,8 +26,7 @@ if TYPE_CHECKING:
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distil a student, and write it as a complete Hub folder to `output_dir`."""
     from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES, open_push
-    from training.hub.hub_model import HubModel, earlier_recipes
+    from training.hub import MODEL_FILES, HubModel, earlier_recipes
     from training.students import build_student
 
     teachers = [entry.teacher for entry in recipe.all_teachers]  # whose own training is no stage of the student
@@ -42,7 +41,6 @@ def run(recipe: DistillRecipe) -> "TrainingResult":
         ),
         make_task=make_task,
         make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
-        open_push=open_push,
     )
     return run_stage(stage, recipe)
 

@@ -10,8 +10,8 @@ python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_na
 import sys
 
 from training.edge.formats import find_format
+from training.edge.layouts import EXTRA, LAYOUTS
 from training.edge.options import ExportOptions
-from training.hub.layouts.table import LAYOUTS
 from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
@@ -51,9 +51,9 @@ def _write_files(options: ExportOptions):
 
 
 def _write_layout(options: ExportOptions):
-    with user_errors("export", extra=LAYOUTS[options.format].extra):
+    with user_errors("export", extra=EXTRA):
         hide_torchao_messages()
-        from training.edge.layouts import export_layout
+        from training.edge.layout_export import export_layout
 
         hide_library_bars()
         verdict = export_layout(options)

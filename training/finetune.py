@@ -51,7 +51,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.plan import estimate_minutes, make_recipe
     from training.finetuning.prepare import DATA_FOLDER
     from training.finetuning.report import START
-    from training.hub.hub_model import HubModel
+    from training.hub import HubModel
     from training.students import load_student
 
     if options.photo_weight and options.general_data is None:
@@ -181,7 +181,7 @@ def train(
     """
     from training.align import make_task
     from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES, open_push
+    from training.hub import MODEL_FILES
 
     stage = Stage["AlignRecipe"](
         command="finetune",
@@ -190,7 +190,6 @@ def train(
         open_student=open_student,
         make_task=make_task,
         make_finished=make_finished,
-        open_push=open_push,
         watch=watch,
         saving="one is written after each evaluation, ten times in all",
         changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "

@@ -1,8 +1,8 @@
-"""Publish a finished folder on the Hub: check it, render its card, upload it in one commit.
+"""Publish a finished folder on the Hub: check it, write its card, upload it in one commit.
 
 python training/publish.py runs/demo/model --repo_id me/dcclip-demo --private --tag v0.1.0
 
-The access token is the one of `hf auth login`, or HF_TOKEN.
+The access token comes from `hf auth login`, or from HF_TOKEN.
 """
 
 import logging
@@ -26,8 +26,7 @@ class PublishOptions:
         repo_id: Id of the repo on the Hub, NAMESPACE/NAME. It is created if it does not exist.
         private: Make a new repo private. An existing repo must be private already.
         revision: Branch of the commit. It is created if it does not exist.
-        tag: Tag of the commit, which the examples of the card pin. If none is given, the revision of the card's YAML.
-        card: YAML file of the card (see model_cards/cards). If none is given, card.yaml in the folder, if it exists.
+        tag: Tag of the commit, which the examples of the card pin.
         message: Message of the commit.
         allow_changed_code: Publish code files that differ from those of this package. They run where the model is
             loaded.
@@ -39,7 +38,6 @@ class PublishOptions:
     private: bool = False
     revision: str = "main"
     tag: str | None = None
-    card: str | None = None
     message: str = "Publish the model"
     allow_changed_code: bool = False
     dry_run: bool = False
@@ -59,25 +57,27 @@ def run(options: PublishOptions) -> "Published | None":
         PublishError: The upload failed.
     """
     # not at the top, so that --help answers at once
-    from training.hub import Target, changed_code, check_folder, list_contents, prepare, upload
-    from training.hub.cards import find_details
+    from training.hub import Target, changed_code, check_folder, list_files, upload, write_card
 
-    folder = Path(options.folder)
-    tag = options.tag or find_details(folder, options.card).revision
+    folder, tag = Path(options.folder), options.tag
     target = Target(repo_id=options.repo_id, private=options.private, revision=options.revision, tag=tag)
-    contents = list_contents(folder)  # first, since an incomplete folder is found at once and loading takes seconds
+    list_files(folder)  # first, since an incomplete folder is found at once and loading takes seconds
     if (changed := changed_code(folder)) and not options.allow_changed_code:
         raise ValueError(
             f"folder: {', '.join(changed)} in {str(folder)!r} differ from this package's code, and would run where "
             "the model is loaded. Copy the files of modeling_dcclip/, or add --allow_changed_code."
         )
-    difference = check_folder(folder) if options.dry_run else prepare(folder, target, options.card)
-    print(f"{folder} loads without this package; largest difference from the training embeddings: {difference:.1g}")
-    for content in contents:
-        print(f"{content.size:>14,}  {content.path}")
-    total = sum(content.size for content in contents)
+    difference = check_folder(folder)
+    if not options.dry_run:
+        write_card(folder, repo_id=target.repo_id, revision=tag)
+    sizes = {path: (folder / path).stat().st_size for path in list_files(folder)}
+    print(f"{folder} loads without this package; largest difference of its embeddings: {difference:.1g}")
+    for path, size in sizes.items():
+        print(f"{size:>14,}  {path}")
     where = f"{options.repo_id} ({options.revision}{f', tag {tag}' if tag else ''})"
-    print(f"{total:>14,}  bytes in {len(contents)} files {'would go' if options.dry_run else 'go'} to {where}")
+    print(
+        f"{sum(sizes.values()):>14,}  bytes in {len(sizes)} files {'would go' if options.dry_run else 'go'} to {where}"
+    )
     if options.dry_run:
         return None
     published = upload(folder, target, options.message)

@@ -104,13 +104,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_options(ColdStartOptions, argv, prog="python -m tests.hub.cold_start", description=__doc__)
     # after parsing, so that --help does not load torch
     from tests.hub.versions import mini_teacher
-    from training.hub.self_check import draw_image
+    from training.hub.check import draw_image
 
     with tempfile.TemporaryDirectory(prefix="dcclip-cold-") as home:
         ours = Path(options.folder).resolve() if options.folder else mini_teacher(Path(home) / "ours")
         folders = {"ours": ours, "clip": save_clip(Path(home) / "clip", ours)}
         image = Path(home) / "image.png"
-        image.write_bytes(draw_image())
+        draw_image().save(image)
         seconds: dict[str, list[float]] = {name: [] for name in folders}
         for _ in range(options.repeats):
             for name, folder in folders.items():

@@ -7,7 +7,7 @@ import pytest
 from tests.hub.local_hub import LocalHub
 from tests.tiny import CUT_EFFICIENTNET, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
-from training.hub.hub_model import HubModel
+from training.hub import save_model, write_card
 
 TOKEN = "hf_" + "nobodyever" * 3
 
@@ -20,11 +20,12 @@ def hub():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, processor) -> Path:
-    """A finished Hub folder with files that must not be uploaded. Tests must not write into it."""
+    """A finished model folder with files that must not be uploaded. Tests must not write into it."""
     folder = tmp_path_factory.mktemp("finished") / "dcclip-tiny"
     fields = recipe_fields(folder, "/data/some/images", teacher="some/teacher", student=student_config())
     model = make_model(CUT_EFFICIENTNET, teacher="BAAI/AltCLIP", teacher_license="creativeml-openrail-m")
-    HubModel(model, processor, DistillRecipe(**fields)).save(folder)
+    save_model(folder, model, processor, DistillRecipe(**fields))
+    write_card(folder)
     for name in (
         "log.jsonl",
         "checkpoint-000002/model.safetensors",

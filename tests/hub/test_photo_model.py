@@ -8,15 +8,11 @@ import torch
 
 from modeling_dcclip import DCCLIPModel
 from modeling_dcclip.runtime_dcclip import Runtime
-from training.hub.cards.card import refresh_card
-from training.hub.check import check_folder
-from training.hub.contents import changed_code, list_contents
+from training.hub import changed_code, check_folder, list_files, write_card
 
 FOLDER = Path(__file__).parents[2] / "model_cards" / "dcclip-tiny-photo"
 MAX_BYTES = 45_000_000
-REMEDY = (
-    "run: python -c \"from training.hub.contents import complete_folder as c; c('model_cards/dcclip-tiny-photo')\""
-)
+REMEDY = "run: python -c \"from training.hub import complete_folder as c; c('model_cards/dcclip-tiny-photo')\""
 LABELS = {"en": ["cat", "dog", "rabbit"], "zh": ["猫", "狗", "兔子"]}
 
 
@@ -25,14 +21,14 @@ def test_its_code_is_that_of_the_package():
 
 
 def test_it_can_be_published_and_is_small():
-    contents = list_contents(FOLDER)
-    assert sum(content.size for content in contents) <= MAX_BYTES
-    assert {"onnx/vision_model_quantized.onnx", "onnx/text_model_quantized.onnx"} <= {each.path for each in contents}
+    files = list_files(FOLDER)
+    assert sum((FOLDER / file).stat().st_size for file in files) <= MAX_BYTES
+    assert {"onnx/vision_model_quantized.onnx", "onnx/text_model_quantized.onnx"} <= {*files}
 
 
 def test_its_card_is_rendered_from_its_files(tmp_path):
     copy = shutil.copytree(FOLDER, tmp_path / FOLDER.name)
-    refresh_card(copy)
+    write_card(copy)
     assert (copy / "README.md").read_bytes() == (FOLDER / "README.md").read_bytes()
 
 

@@ -1,14 +1,10 @@
 """Publish a finished folder on a local Hub, and load it again in separate processes."""
 
-import base64
-import io
 import json
 import os
-import pickletools
 import shutil
 import subprocess
 import sys
-import threading
 from functools import partial
 from pathlib import Path
 
@@ -16,27 +12,14 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard
-from PIL import Image
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.hub.conftest import TOKEN
 from tests.hub.local_hub import Fault
-from tests.tiny import MOBILENET, ROOT, make_model
 from training import publish
-from training.hub import (
-    FolderError,
-    PublishError,
-    Target,
-    check_folder,
-    list_contents,
-    upload,
-    write_self_check,
-)
-from training.hub.cards.notice import weights_terms
-from training.hub.commit import ATTEMPTS
-from training.hub.contents import changed_code, without_local_paths
-from training.hub.push import Push, _link
-from training.utils.files import SCRATCH_SUFFIX
+from training.hub import FolderError, PublishError, Target, changed_code, check, check_folder, list_files, upload
+from training.hub.publish import ATTEMPTS
+from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
 
@@ -89,7 +72,7 @@ def api(hub, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("time.sleep", lambda seconds: None)
     with_endpoint = partial(HfApi, endpoint=hub.url, token=TOKEN)
-    monkeypatch.setattr("training.hub.commit.HfApi", with_endpoint)
+    monkeypatch.setattr("training.hub.publish.HfApi", with_endpoint)
     return with_endpoint()
 
 
@@ -97,189 +80,111 @@ def target(**fields) -> Target:
     return Target(**({"repo_id": REPO} | fields))
 
 
+def dry_run(folder: Path, **fields):
+    publish.run(publish.PublishOptions(**({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)))
+
+
 # the published files
 
 
 def test_only_listed_files_are_published(folder):
-    names = {content.path for content in list_contents(folder)}
+    (folder / "onnx/.hidden.onnx").touch()
+    names = {*list_files(folder)}
     assert {"model.safetensors", "config.json", "handler.py", "preprocessor_config.json", "README.md"} <= names
-    assert {"LICENSE", "NOTICE.md", "requirements.txt", "self_check.json", "modules.json", "onnx/model.onnx"} <= names
-    assert "executorch/text_model.pte" in names
-    refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes")
+    assert {"LICENSE", "requirements.txt", "modules.json", "onnx/model.onnx", "executorch/text_model.pte"} <= names
+    refused = ("log.", "checkpoint", "training_state", "cache", "pyc", "optimizer", "private", "notes", "hidden")
     assert not [name for name in names if any(part in name for part in refused)]
 
 
 def test_image_is_published_if_the_card_shows_it(folder):
     (folder / "README.md").write_text("![x](private.png)", encoding="utf-8")
-    assert "private.png" in {content.path for content in list_contents(folder)}
+    assert "private.png" in list_files(folder)
     (folder / "README.md").write_text("![x](not_private.png) and private.png.bak", encoding="utf-8")
-    assert "private.png" not in {content.path for content in list_contents(folder)}
+    assert "private.png" not in list_files(folder)
 
 
-def test_a_checkpoint_is_uploaded_without_hard_links(folder, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise PermissionError(1, "Operation not permitted")
-
-    monkeypatch.setattr(os, "link", refuse)
-    shutil.copytree(folder, tmp_path / "copy", copy_function=_link)
-    assert (tmp_path / "copy" / "config.json").read_bytes() == (folder / "config.json").read_bytes()
-
-
-def test_local_paths_are_removed(folder):
-    recipe = next(content for content in list_contents(folder) if content.path == "recipe.yaml")
-    assert "/data/some" in recipe.file.read_text(encoding="utf-8")
-    assert "/data/some" not in recipe.text and "train: images" in recipe.text and "some/teacher" in recipe.text
-    assert recipe.size == len(recipe.text.encode())
+def test_no_file_of_a_run_has_an_absolute_path(folder):
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    assert "/data/some" not in recipe and "train: images" in recipe and "teacher: some/teacher" in recipe
+    results = Results({"command": f"eval.py --data {folder}/a.parquet", "models": [{"name": str(folder)}]})
+    text = results.write(folder).read_text(encoding="utf-8")
+    assert str(folder) not in text and "--data a.parquet" in text and '"dcclip-tiny"' in text
+    list_files(folder)
 
 
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("--data /home/me/flickr.parquet x", "--data flickr.parquet x"),
-        ("SET=/home/me/a.parquet", "SET=a.parquet"),
-        ("'/home/me/my images/a b.parquet'", "'a b.parquet'"),
-        ("file:///home/me/a.parquet", "a.parquet"),
-        ("/data/{0000..0042}.tar and /data/shards/*.tar", "{0000..0042}.tar and *.tar"),
-        (r"C:\\Users\\me\\a.parquet", "a.parquet"),
-        ("~/data/a.parquet", "a.parquet"),
-        ("https://host/a/b/c and some/teacher and 1/2", "https://host/a/b/c and some/teacher and 1/2"),
-        ("hf://datasets/me/set/a.parquet", "hf://datasets/me/set/a.parquet"),
-    ],
-)
-def test_every_form_of_a_local_path_is_cut_to_its_name(text, cleaned):
-    assert without_local_paths(text) == cleaned
-
-
-def test_a_path_of_this_machine_that_is_left_is_refused(folder, monkeypatch):
+@pytest.mark.parametrize("name", ["README.md", "config.json", "results.json"])
+def test_a_text_with_a_folder_of_this_machine_is_refused(folder, name, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
-    (folder / "README.md").write_text("stored in x:/home/me/", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"README\.md names the folder '/home/me/' of this machine"):
-        list_contents(folder)
+    (folder / name).write_text(json.dumps({"note": "stored in x:/home/me/"}), encoding="utf-8")
+    with pytest.raises(ValueError, match=name):
+        list_files(folder)
 
 
-def test_links_that_leave_the_folder_are_refused_and_hidden_files_are_not_published(folder, tmp_path):
-    (folder / "onnx/.hidden.onnx").touch()
-    assert "onnx/.hidden.onnx" not in {content.path for content in list_contents(folder)}
+def test_a_link_that_leaves_the_folder_is_refused(folder, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (folder / "onnx/zz.onnx").symlink_to(tmp_path / "secret")
-    with pytest.raises(ValueError, match=r"onnx/zz\.onnx is a link to .*secret, outside the folder"):
-        list_contents(folder)
-
-
-@pytest.mark.parametrize("secret", ["ghp_" + "a" * 36, "AKIA" + "A" * 16, "-----BEGIN RSA PRIVATE KEY-----", TOKEN])
-def test_a_secret_in_any_file_is_refused(folder, secret):
-    with (folder / "onnx/model.onnx").open("ab") as file:  # as in the metadata of a graph
-        file.write(secret.encode())
-    with pytest.raises(ValueError, match=r"onnx/model\.onnx seems to have a secret in it"):
-        list_contents(folder)
+    with pytest.raises(ValueError, match=r"onnx/zz\.onnx"):
+        list_files(folder)
 
 
 def test_code_that_differs_from_the_package_is_named_and_needs_a_flag(folder):
     assert changed_code(folder) == []
     (folder / "handler.py").write_text("import os\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"folder: handler\.py in .* differ from this package's code"):
-        publish.run(publish.PublishOptions(folder=str(folder), repo_id=REPO, dry_run=True))
+    with pytest.raises(ValueError, match=r"folder: handler\.py in"):
+        dry_run(folder)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"repo_id": "me/a b"}, "repo_id: 'me/a b' is no id of a repo"),
-        ({"tag": "v 1"}, "tag: 'v 1' is no name that Git accepts"),
-        ({"revision": "a..b"}, "revision: 'a..b' is no name that Git accepts"),
-    ],
-)
-def test_names_that_the_hub_refuses_are_refused_in_a_dry_run(folder, fields, message):
-    with pytest.raises(ValueError, match=message):
-        publish.run(publish.PublishOptions(**({"folder": str(folder), "repo_id": REPO, "dry_run": True} | fields)))
+@pytest.mark.parametrize("fields", [{"repo_id": "me/a b"}, {"tag": "v 1"}, {"revision": "a..b c"}])
+def test_names_that_the_hub_refuses_are_refused_in_a_dry_run(folder, fields):
+    with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
+        dry_run(folder, **fields)
 
 
-@pytest.mark.parametrize("name", ["config.json", "self_check.json", "results.json"])
-def test_a_damaged_file_is_refused_by_name(folder, name):
-    (folder / name).write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=f"{name} is damaged"):
-        list_contents(folder)
-
-
-def test_incomplete_folder_is_refused_with_the_missing_file(folder):
+def test_damaged_and_missing_files_are_refused_by_name(folder):
+    (folder / "config.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        list_files(folder)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"preprocessor_config\.json"):
-        list_contents(folder)
-
-
-def test_file_with_a_token_is_refused(folder):
-    (folder / "README.md").write_text(f"my token is {TOKEN}", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"README\.md seems to have a secret in it \(Hugging Face token, line 1\)"):
-        list_contents(folder)
-
-
-def test_licence_note_names_the_terms_of_the_teacher(folder):
-    note = (folder / "NOTICE.md").read_text(encoding="utf-8")
-    assert "BAAI/AltCLIP" in note and "creativeml-openrail-m" in note and "also apply" in note
-    assert "Apache License" in (folder / "LICENSE").read_text(encoding="utf-8")
-
-
-def test_licence_note_of_weights_without_a_teacher():
-    assert "under `cc-by-nc-4.0`" in weights_terms(None, "cc-by-nc-4.0")
-    for license in (None, "apache-2.0"):
-        assert "Apache License 2.0" in weights_terms(None, license)
+        list_files(folder)
 
 
 # the check before publishing
 
 
-def outputs_of(folder: Path, python: str) -> dict:
-    """The output of isolated_load.py, computed by the package in this process."""
-    stored = json.loads((folder / "self_check.json").read_text(encoding="utf-8"))
-    image = Image.open(io.BytesIO(base64.b64decode(stored["image"])))
-    model, processor = DCCLIPModel.from_pretrained(folder).eval(), DCCLIPProcessor.from_pretrained(folder)
-    texts = [text for language in stored["texts"].values() for text in language]
-    with torch.no_grad():
-        outputs = model(**processor(images=image, text=texts, truncation=True, max_length=32, return_tensors="pt"))
-    logits = dict(zip(texts, outputs.logits_per_image[0].tolist(), strict=True))
-    predictions = {}
-    for language, labels in stored["texts"].items():
-        shares = torch.tensor([logits[label] for label in labels]).softmax(0).tolist()
-        predictions[language] = [{"label": label, "score": share} for label, share in zip(labels, shares, strict=True)]
-    return {
-        "text_embeds": outputs.text_embeds.tolist(),
-        "image_embeds": outputs.image_embeds.tolist(),
-        "logits": list(logits.values()),
-        "predictions": predictions,
-    }
+@pytest.fixture(scope="module")
+def isolated(finished) -> tuple[float, dict]:
+    """The largest difference of a sound folder, and the outputs of its model in a process of its own."""
+    found, original = [], check._load_isolated
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check, "_load_isolated", lambda *arguments: found.append(original(*arguments)) or found[0])
+        return check_folder(finished), found[0]
 
 
-def test_changed_weights_are_found(folder, monkeypatch):
-    monkeypatch.setattr("training.hub.check._load_isolated", outputs_of)
-    assert check_folder(folder) < 1e-5
-    model = DCCLIPModel.from_pretrained(folder)
-    with torch.no_grad():
-        model.visual_projection.weight[:4] *= -1
-    model.save_pretrained(folder)
-    with pytest.raises(FolderError, match="gives other embeddings than at training"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda outputs: outputs, None),
+        (lambda outputs: outputs["text_embeds"][0].__setitem__(0, outputs["text_embeds"][0][0] + 0.01), "embeddings"),
+        (lambda outputs: outputs["image_embeds"][0].__setitem__(3, float("nan")), "embeddings"),
+        (lambda outputs: outputs["predictions"]["zh"][0].update(score=2.0), "pipeline"),
+    ],
+)
+def test_embeddings_and_scores_without_this_package_are_compared(finished, isolated, monkeypatch, change, message):
+    difference, outputs = isolated[0], json.loads(json.dumps(isolated[1]))
+    change(outputs)
+    monkeypatch.setattr(check, "_load_isolated", lambda *arguments: outputs)
+    if message is None:
+        assert check_folder(finished) == difference < 1e-5
+        return
+    with pytest.raises(FolderError, match=message):
+        check_folder(finished)
+
+
+def test_code_that_does_not_load_alone_is_found(folder):
+    (folder / "configuration_dcclip.py").write_text("raise ImportError('no such package')\n", encoding="utf-8")
+    with pytest.raises(FolderError, match="no such package"):
         check_folder(folder)
-
-
-def test_pipeline_with_another_tokenizer_is_found(folder, monkeypatch):
-    def other_tokenizer(folder: Path, python: str) -> dict:
-        outputs = outputs_of(folder, python)
-        zh = outputs["predictions"]["zh"]
-        zh[0]["label"], zh[1]["label"] = zh[1]["label"], zh[0]["label"]
-        return outputs
-
-    monkeypatch.setattr("training.hub.check._load_isolated", other_tokenizer)
-    with pytest.raises(FolderError, match="another tokenizer or image processor"):
-        check_folder(folder)
-
-
-def test_self_check_restores_train_and_eval_modes(processor, tmp_path):
-    model = make_model(MOBILENET).train()
-    frozen = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
-    frozen.eval()
-    write_self_check(model, processor, tmp_path)
-    assert model.training and not frozen.training
-    content = json.loads((tmp_path / "self_check.json").read_text(encoding="utf-8"))
-    assert len(content["text_embeds"]) == 6 and len(content["image_embeds"]) == 1
 
 
 # the upload in this process
@@ -373,33 +278,6 @@ def test_public_repo_is_refused_if_private_is_set(api, hub, folder):
         upload(folder, target(private=True))
 
 
-def test_failed_upload_of_a_checkpoint_does_not_stop_the_run(api, hub, folder, caplog):
-    push = Push(target(), folder, every_save=True)
-    hub.faults.append(Fault("POST", "/commit/", status=400))
-    checkpoint = shutil.copytree(folder, folder / "checkpoint-000001")
-    push.on_save(checkpoint)
-    push.wait()
-    assert "Training continues" in caplog.text
-    push.on_save(checkpoint)
-    push.wait()
-    assert "model.safetensors" in hub.repos[REPO].head().files
-    push.on_save(folder)  # the finished folder is published by `finish`
-    assert len(hub.repos[REPO].commits) == 2
-
-
-def test_a_hub_that_hangs_does_not_stop_the_run(api, folder, monkeypatch, caplog):
-    answered = threading.Event()
-    monkeypatch.setattr("training.hub.push.upload", lambda *arguments: answered.wait(20))
-    push = Push(target(), folder, every_save=True)
-    checkpoint = shutil.copytree(folder, folder / "checkpoint-000001")
-    for _ in range(3):
-        push.on_save(checkpoint)  # returns at once
-    shutil.rmtree(checkpoint)  # as the run does with old checkpoints
-    answered.set()
-    push.wait()
-    assert push._num_left_out == 2 and not list(folder.glob(f".*{SCRATCH_SUFFIX}"))
-
-
 # end to end
 
 
@@ -421,17 +299,13 @@ def test_training_publishes_a_model_that_gives_the_same_logits_elsewhere(
                             "intermediate_size": 64},
             "max_text_length": 32,
         },
-        "batch_size": 8, "max_steps": 2, "save_every": 1,
-        "push_to_hub": True, "hub_model_id": REPO, "hub_private_repo": True, "hub_strategy": "every_save",
+        "batch_size": 8, "max_steps": 2,
+        "push_to_hub": True, "hub_model_id": REPO, "hub_private_repo": True,
     }  # fmt: skip
     recipe.write_text(json.dumps(content), encoding="utf-8")
     trainer = run_python("training/distill.py", "--config", str(recipe), **hub.environment(tmp_path / "push", TOKEN))
     repo = hub.repos[REPO]
-    assert repo.private and len(repo.commits) >= 3  # a checkpoint, and the finished model
-    assert {commit.title for commit in repo.commits} >= {
-        "Training in progress, checkpoint-000001",
-        "Publish the model",
-    }
+    assert repo.private and [commit.title for commit in repo.commits[1:]] == ["Publish the model"]
     files = repo.head().files
     assert files["model.safetensors"] == (output_dir / "model.safetensors").read_bytes()
     assert not [path for path in files if "training_state" in path or path.endswith((".pt", ".bin", ".pkl"))]
@@ -465,16 +339,13 @@ def hf(hub, home: Path, token: str | None, *arguments: str) -> subprocess.Comple
 def test_command_line_publishes_and_hf_downloads_a_private_repo_with_its_token_only(
     api, hub, folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("training.hub.push.check_folder", lambda folder: 0.0)  # tested above
-    results = {"meta": {"command": "python /home/somebody/eval.py", "seed": 0, "date": "2026-01-01"}, "rows": []}
-    (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
+    monkeypatch.setattr("training.hub.check_folder", lambda folder: 0.0)  # tested above
     hub.faults.append(Fault("POST", "/commit/", status=503))
     publish.main([str(folder), "--repo_id", REPO, "--private", "--tag", "v1"])
     printed = capsys.readouterr()
     assert "model.safetensors" in printed.out and 'revision="v1"' in printed.out
     assert TOKEN not in printed.out + printed.err
     files = hub.repos[REPO].head().files
-    assert b"/home/somebody" not in b"".join(files.values())
     assert f'model="{REPO}", revision="v1"' in ModelCard(files["README.md"].decode()).text
 
     down = tmp_path / "down"
@@ -488,11 +359,9 @@ def test_command_line_publishes_and_hf_downloads_a_private_repo_with_its_token_o
 
 
 def test_no_file_is_a_pickle(folder):
-    for content in list_contents(folder):
-        data = content.file.read_bytes()
-        with pytest.raises(Exception):  # noqa: B017 (pickletools raises many kinds of errors)
-            list(pickletools.genops(data))
-        assert not data.startswith(b"PK"), content.path  # torch.save writes zip files
+    for path in list_files(folder):
+        data = (folder / path).read_bytes()
+        assert not data.startswith((b"PK", b"\x80")), path  # torch.save writes zip files
 
 
 def test_dry_run_lists_files_and_sends_nothing(folder, capsys, monkeypatch):
@@ -504,12 +373,3 @@ def test_dry_run_lists_files_and_sends_nothing(folder, capsys, monkeypatch):
     size = (folder / "model.safetensors").stat().st_size
     assert f"{size:,}  model.safetensors" in lines and "would go to me/dcclip-tiny" in lines
     assert (folder / "README.md").read_bytes() == before
-
-
-def test_card_can_be_uploaded_alone(api, hub, folder, monkeypatch):
-    """Upload a card that was edited by hand."""
-    upload(folder, target())
-    card = ModelCard.load(folder / "README.md")
-    api.upload_file(path_or_fileobj=card.content.encode() + b"\nmore\n", path_in_repo="README.md", repo_id=REPO)
-    assert hub.repos[REPO].head().files["README.md"].endswith(b"more\n")
-    assert str(ROOT) not in card.content

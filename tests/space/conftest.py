@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser import open_browser
 from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
-from training.hub.contents import complete_folder
+from training.hub import complete_folder
 
 SPACE = ROOT / "model_cards" / "space"
 

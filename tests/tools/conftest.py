@@ -16,7 +16,7 @@ from training.config import DistillRecipe
 from training.data import load_source, open_image
 from training.edge.graphs import trace
 from training.edge.ranking import same_top
-from training.hub.hub_model import HubModel
+from training.hub import save_model
 from training.text.writing_systems import LANGUAGES
 
 
@@ -60,7 +60,7 @@ def model_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFa
     model = make_model(WHOLE_EFFICIENTNET, seed=3)
     tokenizer = copy.deepcopy(processor.tokenizer)
     tokenizer.model_max_length = MAX_TEXT_LENGTH  # as training sets it; fastembed cuts texts there
-    HubModel(model, DCCLIPProcessor(processor.image_processor, tokenizer), recipe).save(folder)
+    save_model(folder, model, DCCLIPProcessor(processor.image_processor, tokenizer), recipe)
     (folder / "onnx").mkdir()
     for tower in ("vision", "text"):
         trace(model, tower, folder / "onnx" / f"{tower}_model.onnx")

@@ -17,6 +17,7 @@ from training.utils.cli import (
     make_parser,
     parse_arguments,
 )
+from training.utils.files import portable
 
 RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
@@ -133,7 +134,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Replace tuples by lists, because YAML has no tuples."""
+    """Replace tuples by lists, because YAML has no tuples, and absolute paths by portable names."""
+    if isinstance(value, str):
+        return portable(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import PreTrainedTokenizerBase
 
 from training import align, distill
@@ -40,7 +39,7 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import prepare
 from training.finetuning.spelling import unify_spelling
-from training.hub.cards import CARD_FILE, CardDetails, write_card
+from training.hub.cards import CardDetails, write_card
 from training.students import load_student
 from training.text.pipeline import digest, read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
@@ -249,11 +248,8 @@ class PhotoDemo:
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
         source = Path(str(self.options.photos)).name
         details = CardDetails(
-            name="dcclip-photos",
             summary="It was trained on captioned photographs, and recognises what they show.",
             data=f"Photographs with captions in English and Chinese, from `{source}`.",
-            labels={"en": ["a cat", "a dog"], "zh": ["猫", "狗"]},
-            teacher="EfficientNet-Lite2 and multilingual-e5-small",
         )
         with scratch_folder(self.folder / MODEL_FOLDER) as scratch:
             shutil.copytree(self.folder / ALIGNED, scratch, ignore=ignored, dirs_exist_ok=True)
@@ -261,10 +257,7 @@ class PhotoDemo:
             shutil.copy(self.sets[0].source, scratch / SPLITS_FOLDER / VALIDATION_FILE)
             results = self._results()
             results.write(scratch)
-            # the card is rendered again when files are exported
-            content = yaml.safe_dump(asdict(details), allow_unicode=True, sort_keys=False)
-            (scratch / CARD_FILE).write_text(content, encoding="utf-8")
-            write_card(scratch, results, details)
+            write_card(scratch, details, title="dcclip-photos")
             record_tree(scratch, COMMAND)
             replace_folder(scratch, self.folder / MODEL_FOLDER)
 

@@ -21,9 +21,8 @@ from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.sets.class_names import ClassNames
 from training.evaluation.sets.held_out import HeldOut
 from training.evaluation.zero_shot_model import ZeroShotModel
-from training.hub.cards import CARD_FILE, CARDS, CardDetails, count_parameters, write_card
-from training.hub.cards.example import classify_example
-from training.hub.hub_model import HubModel
+from training.hub import save_model
+from training.hub.cards import CardDetails, classify_example, count_parameters, write_card
 from training.students import build_student
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
@@ -38,6 +37,7 @@ MODEL_FOLDER = "model"
 CROSS_MODEL_FILE = "cross_model.json"
 CURVES_FILE, SHEET_FILE = "curves.png", "contact_sheet.png"
 EXAMPLE_FILE = "example.png"
+CARD = Path(__file__).with_name("card.yaml")
 # English class names of the card's example in order of preference: the image's own, then the other candidate labels
 LABEL_SETS = (
     ("pizza", "sandwich", "red apple"),
@@ -123,7 +123,7 @@ class Demo:
         folder = self.output_dir / "untrained"
         student = replace(recipe.student, vision_init="random", text_init="random")
         model, processor = build_student(student, list(LANGUAGES), open_teachers(recipe), recipe.seed)
-        HubModel(model, processor, recipe).save(folder)
+        save_model(folder, model, processor, recipe)
         record_tree(folder, COMMAND)
 
     def _row(self, model: str, stage: str | None, metric: str, value: float) -> Row:
@@ -162,16 +162,13 @@ class Demo:
         figures.plot_contact_sheet(model, self.held_out.sets, self.held_out.class_names, sheet)
         for name in (RESULTS_FILE, CROSS_MODEL_FILE, *details.plots):
             shutil.copy(self.output_dir / name, folder)
-        write_card(folder, results, details)
+        write_card(folder, details, title="dcclip-demo")
 
     def _add_example(self, model: ZeroShotModel, folder: Path, results: Results) -> CardDetails:
-        """Save the example image, its candidate labels in the card's YAML, and their scores in the results."""
+        """Save the example image, and add its candidate labels and their scores to the results."""
         rows = self.held_out.sets["unseen_style"]
         row, labels = choose_example(model, rows, self.held_out.class_names)
         rows[row]["image"].save(folder / EXAMPLE_FILE)
-        content = yaml.safe_load((CARDS / "demo.yaml").read_text(encoding="utf-8"))
-        content |= {"image": EXAMPLE_FILE, "labels": labels}
-        (folder / CARD_FILE).write_text(yaml.safe_dump(content, allow_unicode=True, sort_keys=False), encoding="utf-8")
         # the card shows the scores of the zero-shot pipeline, so its best labels are checked, too
         results.meta["example"] = classify_example(folder, EXAMPLE_FILE, labels)
         answers = results.meta["example"]["answers"]
@@ -179,7 +176,7 @@ class Demo:
             print(
                 f"No held-out image is labelled correctly in both languages; the card's example is wrong in {wrong}."
             )
-        return CardDetails.read(folder / CARD_FILE)
+        return CardDetails(**yaml.safe_load(CARD.read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """The table of export formats.
 
-A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/contents.py, so that its
+A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/folder.py, so that its
 files are published. The functions of a format import its packages when they are called, so that this table works
 without them.
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.hub.layouts.table import LAYOUTS
+from training.edge.layouts import LAYOUTS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,233 +1,260 @@
-"""Write a model in the layout of another tool, and compare its embeddings and rankings with those of transformers."""
+"""Model folders in the layouts of other tools. A new layout is one entry of `LAYOUTS`.
 
-import importlib.metadata
+Tools that load the model folder itself need no layout. The packages of a layout are imported when its functions are
+called, because the command line lists the layouts without them.
+"""
+
+import importlib.util
+import json
 import shutil
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from datasets import Image as ImageFeature
-from PIL import Image
 
-from modeling_dcclip import DCCLIPProcessor
-from training.data import open_image
-from training.edge.export import open_model, open_output
-from training.edge.gate_data import GateData
-from training.edge.graphs import trace
-from training.edge.options import ExportOptions
-from training.edge.output import STAYS, copy_model
-from training.edge.ranking import TOP, class_image_pairs, recall, same_top
-from training.edge.towers import TOWERS
-from training.evaluation.zero_shot_model import ZeroShotModel
-from training.hub.layouts.layout import Layout
-from training.hub.layouts.table import LAYOUTS
-from training.teachers import weights_fingerprint
-from training.utils.results import RESULTS_FILE, Results, make_meta
+from training.utils.files import write_text
 
-# a tool that encodes the same tokens gives the same embeddings, up to rounding
-MAX_TEXT_DIFFERENCE = 1e-5
-# a tool that resizes an image in its own code may round a pixel in the other direction
-MIN_COSINE = 0.999
-MIN_SAME_TOP = 0.99
+if TYPE_CHECKING:
+    import onnx
+    from PIL import Image
+
+EXTRA = "layouts"
+TEXT_INPUT, IMAGE_INPUT = "text", "image"
+BATCH_SIZE = 64
 
 
-@dataclass(frozen=True)
-class LayoutVerdict:
-    """The comparison of a tool with transformers in fp32, where Pillow resizes, on the data of the gate.
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One layout.
 
     Args:
-        layout: Name of the layout and of its folder.
-        kept: Whether the folder is written.
-        reasons: Reasons why it is not written, a sentence each.
-        bytes: Size of the folder in bytes.
-        text_difference: Largest difference of a component of the text embeddings.
-        image_difference: Largest difference of a component of the image embeddings.
-        image_cosine: Lowest cosine between the image embeddings.
-        same_top: Share of the class names (0..1) whose ten best images are the same, in any order, by language; empty
-            without labels.
-        recall: Recall at 10 of text-to-image retrieval (0..1) in the tool, by language; empty without labels.
-        expected_recall: Recall at 10 in transformers, by language.
+        name: Name of the layout and of its folder in the model folder.
+        packages: Packages that write and check the layout: import names, mapped to names on PyPI.
+        graphs: Whether the layout is made from the ONNX graphs of both towers.
+        write: Writes the layout. Arguments: the model folder, the fp32 graphs by tower (empty without `graphs`), and
+            the output folder. Raises a ValueError if the tool cannot represent the model.
+        open: Opens a written layout as the tool does: an object with `encode_images` (RGB images of any size) and
+            `encode_texts`, which return (N, D) float32, L2-normalised.
     """
 
-    layout: str
-    kept: bool
-    reasons: list[str]
-    bytes: int
-    text_difference: float
-    image_difference: float
-    image_cosine: float
-    same_top: dict[str, float]
-    recall: dict[str, float]
-    expected_recall: dict[str, float]
+    name: str
+    packages: dict[str, str]
+    graphs: bool
+    write: Callable[[Path, dict[str, Path], Path], None]
+    open: Callable[[Path], Any]
 
-    def line(self) -> str:
-        """The verdict in one line, for the terminal."""
-        if not self.kept:
-            return f"{self.layout}: not written. {' '.join(self.reasons)}"
-        size = f"{self.layout}: {self.bytes / 1e6:.2f} MB, largest difference from transformers: texts "
-        size += f"{self.text_difference:.1g}, images {self.image_difference:.1g}"
-        if not self.same_top:
-            return f"{size}; rankings unchecked"
-        same = ", ".join(f"{language} {100 * share:.1f} %" for language, share in self.same_top.items())
-        return f"{size}; same ten best images: {same}"
+    def check(self):
+        """Check that the packages are installed.
+
+        Raises:
+            ValueError: A package is missing.
+        """
+        missing = [name for package, name in self.packages.items() if importlib.util.find_spec(package) is None]
+        if missing:
+            raise ValueError(
+                f"format: {self.name!r} needs {', '.join(missing)}, which is not installed. "
+                f'Run: pip install -e ".[{EXTRA}]"'
+            )
 
 
-def export_layout(options: ExportOptions) -> LayoutVerdict:
-    """Write a model folder with the folder of one layout in it, if the tool ranks as transformers does.
+def write_open_clip(folder: Path, graphs: dict[str, Path], output_dir: Path):
+    """Convert a model folder to the layout of open_clip; see `Layout.write`."""
+    from modeling_dcclip.integrations.open_clip import convert
+
+    convert(folder, output_dir)
+
+
+class OpenClipEncoder:
+    """A converted model in open_clip, with open_clip's image transform and tokenizer.
 
     Args:
-        options: Model, output folder, layout, and data of the gate.
+        folder: Folder of the converted model.
+    """
 
-    Returns:
-        The verdict.
+    def __init__(self, folder: Path):
+        import open_clip
+
+        name = f"local-dir:{folder}"
+        self.model, _, self.transform = open_clip.create_model_and_transforms(name)
+        self.model.eval()
+        self.tokenizer = open_clip.get_tokenizer(name)
+
+    def encode_images(self, images: "Sequence[Image.Image]") -> np.ndarray:
+        """Encode RGB images of any size to (N, D) float32, L2-normalised."""
+        import torch
+
+        parts = [images[start : start + BATCH_SIZE] for start in range(0, len(images), BATCH_SIZE)]
+        batches = (torch.stack([self.transform(image) for image in part]) for part in parts)
+        with torch.inference_mode():
+            return torch.cat([self.model.encode_image(batch, normalize=True) for batch in batches]).numpy()
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts of any length to (N, D) float32, L2-normalised."""
+        import torch
+
+        parts = [list(texts[start : start + BATCH_SIZE]) for start in range(0, len(texts), BATCH_SIZE)]
+        with torch.inference_mode():
+            return torch.cat([self.model.encode_text(self.tokenizer(part), normalize=True) for part in parts]).numpy()
+
+
+def write_immich(folder: Path, graphs: dict[str, Path], output_dir: Path):
+    """Write the folder that Immich's machine learning server loads: ONNX graphs with fixed shapes.
+
+    Args:
+        folder: Finished model folder.
+        graphs: Graphs in fp32 by tower, with the input names of transformers.js and L2-normalised outputs.
+        output_dir: Folder to write.
 
     Raises:
-        ValueError: The folder is not a complete model, the options ask for single towers or number formats, a package
-            is missing, the tool cannot represent the model, or the labelled set cannot be used.
+        ValueError: Immich has no such image preprocessing, or the tokenizer has no padding token.
     """
-    layout = LAYOUTS[options.format]
-    if options.towers != "both" or options.variants not in (None, ["fp32"]):
+    import onnx
+    from tokenizers import Tokenizer
+
+    from modeling_dcclip.integrations.open_clip import preprocess_config
+
+    names = ("config.json", "preprocessor_config.json", "tokenizer_config.json")
+    config, image_processor, tokenizer = (_read(folder / name) for name in names)
+    size, length = config["image_size"], config["max_text_length"]
+    preprocess = preprocess_config(image_processor, size)
+    pad_id = Tokenizer.from_file(str(folder / "tokenizer.json")).token_to_id(tokenizer["pad_token"])
+    if pad_id is None:
         raise ValueError(
-            f"format: {layout.name} holds both towers in fp32. Leave out --towers, and name no --variants but fp32."
+            f"tokenizer.json: has no token {tokenizer['pad_token']!r}, the pad_token of tokenizer_config.json. Save "
+            "the processor again."
         )
-    layout.check()
-    student, processor = open_model(options.folder)
-    model = ZeroShotModel(student, processor, options.folder)
-    data = GateData.from_options(options)
-    folder, output_dir = Path(options.folder), Path(options.output_dir)
-    target = output_dir / layout.name
-    with open_output(options) as scratch:
-        graphs = {tower: scratch / f"{tower}_model.onnx" for tower in TOWERS} if layout.graphs else {}
-        for tower, path in graphs.items():
-            trace(student, tower, path)
-        weights = weights_fingerprint(student)
-        earlier, aside = _results_of(output_dir, weights), scratch / "earlier"
-        if _is_accepted(earlier, layout, weights) and target.exists():
-            target.replace(aside)
-        shutil.rmtree(target, ignore_errors=True)  # of other weights
-        try:
-            # in its final place, which some layouts contain as a path
-            layout.write(folder, graphs, target)
-            verdict = _compare(layout, target, model, data)
-        except BaseException:
-            _restore(aside, target)
-            raise
-        if stays := not verdict.kept and aside.exists():
-            verdict = replace(verdict, reasons=[*verdict.reasons, STAYS])
-        if not verdict.kept:
-            _restore(aside, target)
-        copy_model(folder, output_dir, scratch)
-        if earlier is not None:  # the copy has replaced them by the results of the model's own folder
-            earlier.write(output_dir)
-        if not stays:
-            _record(verdict, layout, weights, data.source, output_dir)
-    return verdict
+    textual, visual = output_dir / "textual", output_dir / "visual"
+    textual.mkdir(parents=True)
+    visual.mkdir()
+    onnx.save(_with_text_input(onnx.load(graphs["text"]), length, pad_id), textual / "model.onnx")
+    onnx.save(_with_image_input(onnx.load(graphs["vision"]), size), visual / "model.onnx")
+    shutil.copyfile(folder / "tokenizer.json", textual / "tokenizer.json")
+    _write(textual / "tokenizer_config.json", {"pad_token": tokenizer["pad_token"]})
+    _write(visual / "preprocess_cfg.json", preprocess)
+    width = config.get("truncate_dim") or config["projection_dim"]
+    _write(output_dir / "config.json", {"embed_dim": width, "text_cfg": {"context_length": length}})
 
 
-def _is_accepted(earlier: Results | None, layout: Layout, weights: str) -> bool:
-    """Whether an earlier export of these weights to this layout was accepted."""
-    entry = earlier.meta.get("layouts", {}).get(layout.name) if earlier is not None else None
-    return entry is not None and entry["kept"] and entry["weights"] == weights
+def _write(path: Path, content: dict):
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
 
 
-def _restore(aside: Path, target: Path):
-    """Remove a folder that is incomplete or refused, and put back the accepted one that was set aside, if any."""
-    shutil.rmtree(target, ignore_errors=True)
-    if aside.exists():
-        aside.replace(target)
+def _with_text_input(model: "onnx.ModelProto", length: int, pad_id: int) -> "onnx.ModelProto":
+    """A text graph whose only input is `text`, (1, length) int32; the mask is 0 at padding."""
+    from onnx import TensorProto, helper
 
-
-def _results_of(output_dir: Path, weights: str) -> Results | None:
-    """The results in an output folder if they tell of exports of these weights; else None."""
-    path = output_dir / RESULTS_FILE
-    if not path.exists():
-        return None
-    results = Results.read(path)
-    exports = [results.meta.get("export", {}), *results.meta.get("layouts", {}).values()]
-    return results if any(entry.get("weights") == weights for entry in exports) else None
-
-
-def _compare(layout: Layout, folder: Path, model: ZeroShotModel, data: GateData) -> LayoutVerdict:
-    """Encode the data with the tool and with transformers, and compare embeddings and rankings."""
-    tool, column = layout.open(folder), data.image_column
-    # the tools resize in Pillow; torchvision, the default of transformers, rounds pixels in another way, which
-    # reorders similar images
-    processor = DCCLIPProcessor.from_pretrained(model.name, backend="pil")
-    cells = [
-        row[column] for rows in data.sets.values() for row in rows.cast_column(column, ImageFeature(decode=False))
+    graph = model.graph
+    pad = helper.make_tensor("pad_id", TensorProto.INT64, [], [pad_id])
+    nodes = [
+        helper.make_node("Cast", [TEXT_INPUT], ["input_ids"], to=TensorProto.INT64),
+        helper.make_node("Equal", ["input_ids", "pad_id"], ["is_pad"]),
+        helper.make_node("Not", ["is_pad"], ["is_text"]),
+        helper.make_node("Cast", ["is_text"], ["attention_mask"], to=TensorProto.INT64),
     ]
-    opened = [_with_even_margins(open_image(cell), model.image_size) for cell in cells]
-    found_images = tool.encode_images(opened)
-    # by the processor of the folder: evaluation crops with the rounding of ELEVATER's toolkit
-    images = np.concatenate([_encode(model, processor, image) for image in opened])
-    names = {language: data.class_names.in_language(language) for language in data.languages}
-    found_texts = {language: tool.encode_texts(texts) for language, texts in names.items()}
-    texts = {language: model.encode_texts(texts).numpy() for language, texts in names.items()}
-    found = {language: torch.from_numpy(found_texts[language] @ found_images.T) for language in names}
-    expected = {language: torch.from_numpy(texts[language] @ images.T) for language in names}
-    # without labels, the images are few or noise, and their rankings tell nothing
-    ranked = list(names) if data.is_checked else []
-    pairs = class_image_pairs(data) if data.is_checked else torch.empty(0, 2)
-    verdict = LayoutVerdict(
-        layout=layout.name,
-        kept=True,
-        reasons=[],
-        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-        text_difference=max(float(abs(found_texts[language] - texts[language]).max()) for language in names),
-        image_difference=float(abs(found_images - images).max()),
-        image_cosine=float((found_images * images).sum(1).min()),
-        same_top={language: same_top(found[language], expected[language]) for language in ranked},
-        recall={language: recall(found[language], pairs) for language in ranked},
-        expected_recall={language: recall(expected[language], pairs) for language in ranked},
-    )
-    reasons = _reasons_against(verdict)
-    return replace(verdict, kept=not reasons, reasons=reasons)
+    value = helper.make_tensor_value_info(TEXT_INPUT, TensorProto.INT32, [1, length])
+    return _with_input(model, [value], [*nodes, *graph.node], [*graph.initializer, pad])
 
 
-def _with_even_margins(image: Image.Image, size: int) -> Image.Image:
-    """Shorten an image so that the center crop cuts as many pixels on one side as on the other.
+def _with_image_input(model: "onnx.ModelProto", size: int) -> "onnx.ModelProto":
+    """An image graph whose input is `image`, (1, 3, size, size) float32."""
+    from onnx import TensorProto, helper
 
-    Tools round half a pixel up or down. That moves the crop by a pixel, and tells nothing about the conversion.
+    graph = model.graph
+    value = helper.make_tensor_value_info(IMAGE_INPUT, TensorProto.FLOAT, [1, 3, size, size])
+    rename = helper.make_node("Identity", [IMAGE_INPUT], [graph.input[0].name])
+    return _with_input(model, [value], [rename, *graph.node], list(graph.initializer))
+
+
+def _with_input(model: "onnx.ModelProto", inputs: list, nodes: list, initializers: list) -> "onnx.ModelProto":
+    """The model with new inputs, a batch of one and fixed shapes."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    (output,) = model.graph.output
+    width = output.type.tensor_type.shape.dim[1].dim_value
+    outputs = [helper.make_tensor_value_info(output.name, TensorProto.FLOAT, [1, width])]
+    graph = helper.make_graph(nodes, model.graph.name, inputs, outputs, initializers)
+    wrapped = helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+    onnx.checker.check_model(wrapped)
+    return wrapped
+
+
+class ImmichEncoder:
+    """The encoders of Immich's machine learning server (September 2026) on the CPU.
+
+    The server is not on PyPI. This class re-creates its image and text preprocessing, one image or text at a time.
+
+    Args:
+        folder: Folder that `write` wrote: `CACHE/clip/NAME` on a server.
     """
-    short, long = sorted(image.size)
-    length = next(length for length in range(long, 0, -1) if (size * length // short - size) % 2 == 0)
-    left, top = (max(0, edge - length) // 2 for edge in image.size)
-    return image.crop((left, top, left + min(image.width, length), top + min(image.height, length)))
+
+    def __init__(self, folder: Path):
+        from PIL import Image
+        from tokenizers import Tokenizer
+
+        text_config = _read(folder / "config.json")["text_cfg"]
+        length, pad_token = text_config.get("context_length", 77), _read(folder / "textual/tokenizer_config.json")
+        self.tokenizer = Tokenizer.from_file(str(folder / "textual/tokenizer.json"))
+        pad = pad_token["pad_token"]
+        self.tokenizer.enable_padding(length=length, pad_token=pad, pad_id=self.tokenizer.token_to_id(pad))
+        self.tokenizer.enable_truncation(max_length=length)
+        preprocess = _read(folder / "visual/preprocess_cfg.json")
+        self.size, self.mode = preprocess["size"], preprocess.get("resize_mode", "shortest")
+        self.resampling = Image.Resampling[preprocess["interpolation"].upper()]
+        self.mean, self.std = (np.array(preprocess[name], np.float32) for name in ("mean", "std"))
+        self.textual, self.visual = (_open(folder / tower / "model.onnx") for tower in ("textual", "visual"))
+
+    def encode_images(self, images: "Sequence[Image.Image]") -> np.ndarray:
+        """Encode RGB images of any size to (N, D) float32, as the server does."""
+        inputs = ({IMAGE_INPUT: self._pixels(image)} for image in images)
+        return np.stack([self.visual.run(None, each)[0][0] for each in inputs])
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Encode texts of any length to (N, D) float32, as the server does."""
+        ids = (self.tokenizer.encode(" ".join(text.split())).ids for text in texts)
+        return np.stack([self.textual.run(None, {TEXT_INPUT: np.array([row], np.int32)})[0][0] for row in ids])
+
+    def _pixels(self, image: "Image.Image") -> np.ndarray:
+        width, height = image.size
+        if self.mode == "squash":
+            image = image.resize((self.size, self.size), self.resampling)
+        else:
+            short = min(width, height)
+            image = image.resize((int(width / short * self.size), int(height / short * self.size)), self.resampling)
+            left, top = (int(edge / 2 - self.size / 2) for edge in image.size)
+            image = image.crop((left, top, left + self.size, top + self.size))
+        pixels = np.asarray(image.convert("RGB"), np.float32) / 255
+        return ((pixels - self.mean) / self.std).transpose(2, 0, 1)[None]
 
 
-def _encode(model: ZeroShotModel, processor: DCCLIPProcessor, image: Image.Image) -> np.ndarray:
-    return model.embed_images(processor(images=image, return_tensors="pt")["pixel_values"]).cpu().numpy()
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _reasons_against(verdict: LayoutVerdict) -> list[str]:
-    reasons = []
-    if not verdict.text_difference <= MAX_TEXT_DIFFERENCE:
-        reasons.append(
-            f"Text embeddings differ from those of transformers by up to {verdict.text_difference:.1g}; "
-            f"{MAX_TEXT_DIFFERENCE} is allowed."
-        )
-    if not verdict.image_cosine >= MIN_COSINE:
-        reasons.append(
-            f"The cosine of an image embedding with that of transformers is {verdict.image_cosine:.5f}; at least "
-            f"{MIN_COSINE} is required."
-        )
-    for language, share in verdict.same_top.items():
-        if share < MIN_SAME_TOP:
-            reasons.append(
-                f"{100 * share:.1f} % of the class names in {language} have the same {TOP} best images as in "
-                f"transformers; {100 * MIN_SAME_TOP:.0f} % are required."
-            )
-    return reasons
+def _open(path: Path) -> Any:
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def _record(verdict: LayoutVerdict, layout: Layout, weights: str, source: str, output_dir: Path):
-    """Add the verdict to the results of the folder, in place of an earlier one on this layout or on other weights."""
-    path = output_dir / RESULTS_FILE
-    run = make_meta(source, None)
-    run["versions"] |= {name: importlib.metadata.version(name) for name in layout.packages.values()}
-    results = Results.read(path) if path.exists() else Results(run)
-    earlier = results.meta.get("layouts", {})
-    kept = {name: entry for name, entry in earlier.items() if entry["weights"] == weights and name != layout.name}
-    entry = {"weights": weights, "run": run} | asdict(verdict)
-    Results(results.meta | {"layouts": kept | {layout.name: entry}}, results.rows).write(output_dir)
+LAYOUTS = {
+    layout.name: layout
+    for layout in (
+        Layout(
+            name="open_clip",
+            packages={"open_clip": "open-clip-torch", "timm": "timm", "transformers": "transformers"},
+            graphs=False,
+            write=write_open_clip,
+            open=OpenClipEncoder,
+        ),
+        Layout(
+            name="immich",
+            packages={"onnx": "onnx", "onnxscript": "onnxscript", "onnxruntime": "onnxruntime"},
+            graphs=True,
+            write=write_immich,
+            open=ImmichEncoder,
+        ),
+    )
+}

@@ -12,11 +12,10 @@ from training.config import RECIPE_FILE
 from training.edge import verdict as limits
 from training.edge.formats import FORMATS, ONNX, Format
 from training.edge.gate import REFERENCE
+from training.edge.layouts import LAYOUTS
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
-from training.hub import MODEL_FILES, complete_folder
-from training.hub.cards import refresh_card
-from training.hub.layouts.table import LAYOUTS
+from training.hub import MODEL_FILES, complete_folder, write_card
 from training.utils.files import is_claimed
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
@@ -70,7 +69,7 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path) -> list[V
     _remove_stale(output_dir, {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
-        refresh_card(output_dir)
+        write_card(output_dir)
     return [
         replace(verdict, reasons=[*verdict.reasons, STAYS]) if verdict.file in staying else verdict
         for verdict in files.verdicts

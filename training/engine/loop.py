@@ -43,7 +43,6 @@ from training.utils.rng import keyed_uniform
 PROCESS_TIMEOUT = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
-OnSave = Callable[[Path], None]  # called with every finished folder
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,6 @@ def train(
     accelerator: Accelerator,
     description: str,
     watch: Watch | None = None,
-    on_save: OnSave | None = None,
     changed_advice: str = CHANGED_ADVICE,
 ) -> TrainingResult:
     """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
@@ -121,8 +119,6 @@ def train(
         accelerator: Accelerator of this process.
         description: Text in front of the progress bar.
         watch: Evaluation during training. The best student is kept in `output_dir/best`.
-        on_save: Function called with every finished folder: each checkpoint, and `output_dir` at the end. It runs on
-            the main process while the others wait.
         changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
 
     Returns:
@@ -136,7 +132,7 @@ def train(
     recipe = finished.recipe
     output_dir = Path(recipe.output_dir)
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
-    run = _Run(task, finished, accelerator, watch, on_save, identity, changed_advice)
+    run = _Run(task, finished, accelerator, watch, identity, changed_advice)
     start = run.progress.step
     log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
     task.train()
@@ -205,7 +201,6 @@ class _Run:
         finished: Model that saves itself, with the recipe of the run.
         accelerator: Accelerator of this process.
         watch: Evaluation during training, or None.
-        on_save: Function called with every finished folder, or None.
         identity: What the run is, as `run_identity` returns it.
         changed_advice: Sentence that tells the user what to do if the run differs from its checkpoint.
     """
@@ -216,12 +211,11 @@ class _Run:
         finished: FinishedModel,
         accelerator: Accelerator,
         watch: Watch | None,
-        on_save: OnSave | None,
         identity: dict[str, Any],
         changed_advice: str,
     ):
         self.task, self.finished, self.accelerator = task, finished, accelerator
-        self.watch, self.on_save, self.recipe = watch, on_save, finished.recipe
+        self.watch, self.recipe = watch, finished.recipe
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
         if folder is not None:
@@ -342,8 +336,7 @@ class _Run:
     def save(self, loader: Loader):
         """Save a checkpoint, including the position of every process's loader."""
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
-        folder = checkpoint.save_checkpoint(self.finished, self.progress, self.state)
-        self._call_on_save(folder)
+        checkpoint.save_checkpoint(self.finished, self.progress, self.state)
 
     def finish(self):
         """Save the finished model."""
@@ -351,8 +344,3 @@ class _Run:
         if exported is not None:
             self.task.eval()
             checkpoint.save_final(exported)
-        self._call_on_save(Path(self.recipe.output_dir))
-
-    def _call_on_save(self, folder: Path):
-        if self.on_save is not None and self.accelerator.is_main_process:
-            self.on_save(folder)

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -26,25 +25,16 @@ from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.engine.state import CHANGED_ADVICE
 from training.evaluation.classify import make_evaluate
+from training.hub import check_push, push, write_card
 from training.tasks import Task
 from training.teachers.ensemble import Ensemble
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
 
-class Push(Protocol):
-    """Upload of finished folders to the Hub."""
-
-    def on_save(self, folder: Path):
-        """Handle a folder that has just been finished: a checkpoint or the finished model."""
-
-    def finish(self) -> Any:
-        """Publish the finished model, after training."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Stage(Generic[StageRecipe]):
-    """A training stage. The engine does not import what is built on it, so the scripts pass the last two functions.
+    """A training stage. The engine does not import what is built on it, so the scripts pass the functions.
 
     Args:
         command: Name of the command, such as `distill`.
@@ -53,8 +43,6 @@ class Stage(Generic[StageRecipe]):
         open_student: Function from recipe and teachers to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
         make_finished: Function from student, processor and recipe to the model that checkpoints save.
-        open_push: Function from recipe and "is main process" to the upload to the Hub; it returns None if there is
-            nothing to upload. It runs first, so that a missing token or right fails at once.
         watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
             recipe's.
         saving: Clause that says how often checkpoints are written, for a run that is interrupted before the first.
@@ -67,7 +55,6 @@ class Stage(Generic[StageRecipe]):
     open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
     make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
-    open_push: Callable[[StageRecipe, bool], Push | None]
     watch: Watch | None = None
     saving: str = "save_every sets how often one is written"
     changed_advice: str = CHANGED_ADVICE
@@ -91,7 +78,7 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
         if accelerator.is_main_process:
             names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, stage.command, _inputs(recipe)))
-        push = stage.open_push(recipe, accelerator.is_main_process)
+            check_push(recipe)
         teachers = open_teachers(recipe)
         student, processor = stage.open_student(recipe, teachers)
         student.config.prefixes = recipe.prefixes
@@ -122,11 +109,11 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             accelerator,
             stage.title,
             watch=stage.watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
-            on_save=push.on_save if push else None,
             changed_advice=stage.changed_advice,
         )
-        if push is not None:
-            push.finish()
+        if accelerator.is_main_process:
+            write_card(recipe.output_dir)
+            push(recipe)
     return result
 
 

@@ -17,8 +17,7 @@ from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compat
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
 from training.finetuning.prepare import Prepared
 from training.finetuning.report import FINETUNED, Outcome, write_report
-from training.hub.cards import refresh_card
-from training.hub.hub_model import HubModel
+from training.hub import HubModel, write_card
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.results import Row, make_meta
@@ -109,11 +108,11 @@ def _write(
     save_final(HubModel(*models, replace(recipe, output_dir=options.output_dir)))
     facts = {
         # a relative path could be taken for a Hub id
-        "data": str(Path(options.data).absolute()) if Path(options.data).exists() else options.data,
+        "data": Path(options.data).name if Path(options.data).exists() else options.data,
         "found": prepared.found,
         "notes": prepared.notes,
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},
     } | more
     meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts)
     write_report(output_dir, outcome, meta)
-    refresh_card(output_dir)
+    write_card(output_dir)

@@ -52,8 +52,7 @@ def run(options: SpellingOptions) -> int:
         ValueError: There is no finished model, or files of the user would be replaced.
     """
     from training.engine.checkpoint import WEIGHTS_FILE
-    from training.hub.cards import CARD_FILE
-    from training.hub.contents import DERIVED, is_publishable
+    from training.hub import DERIVED, is_publishable
     from training.students import load_student
     from training.utils.files import scratch_folder
     from training.utils.output import claim_folder
@@ -64,7 +63,7 @@ def run(options: SpellingOptions) -> int:
         raise ValueError(f"model: {options.model!r} is no folder with {WEIGHTS_FILE}. Download the model first.")
     card = (source / "README.md").read_text(encoding="utf-8")
     files = [path.name for path in source.iterdir() if path.is_file() and is_publishable(path.name, card)]
-    names = sorted({*files, *({CARD_FILE} if (source / CARD_FILE).exists() else ())} - {*DERIVED})
+    names = sorted({*files} - {*DERIVED})
     inputs = {"model": source}
     with (
         claim_folder(target, names, command="spelling", inputs=inputs, overwrite=options.overwrite),
@@ -79,7 +78,7 @@ def run(options: SpellingOptions) -> int:
 
 
 def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProcessor") -> int:
-    """Change tokenizer and weights of a model in place, and write its self-check and card anew.
+    """Change tokenizer and weights of a model in place, and refresh its card.
 
     Args:
         folder: Finished model without exports and results.
@@ -92,8 +91,7 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     from safetensors.torch import load_file, save_file
 
     from training.engine.checkpoint import WEIGHTS_FILE
-    from training.hub.cards import refresh_card
-    from training.hub.self_check import write_self_check
+    from training.hub import write_card
     from training.text.pipeline import cut_pipeline, read_pipeline
     from training.text.spelling import ignore_case, reachable_ids, simplified_pieces, space_separators
     from training.utils.files import atomic_write
@@ -111,8 +109,7 @@ def unify_spelling(folder: Path, student: "DCCLIPModel", processor: "DCCLIPProce
     write_tokenizer(folder, pipeline, len(tensors[name]))
     with atomic_write(folder / WEIGHTS_FILE) as scratch:
         save_file(tensors, scratch, {"format": "pt"})
-    write_self_check(type(student).from_pretrained(folder).eval(), type(processor).from_pretrained(folder), folder)
-    refresh_card(folder)
+    write_card(folder)
     return len(pairs)
 
 

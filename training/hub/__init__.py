@@ -1,41 +1,48 @@
-"""From a finished model folder to a repo on the Hub.
+"""A finished model folder: its contents, its card, and its upload to the Hub.
 
-hub_model.py      write model, processor, recipe, card and licences as one finished folder
-contents.py       list the files of a folder that may be published
-secret_scan.py    find access tokens, private keys and other secrets
-self_check.py     store embeddings of a fixed image and fixed texts beside the weights
-check.py          load a folder in a fresh process and compare it with the stored embeddings
-isolated_load.py  the script that this process runs
-commit.py         upload a folder in one commit, with retries
-push.py           publish during a training run
-endpoint.py       command: serve the handler of a folder on this machine
+folder.py         write a finished folder; the files that may be published
 cards/            model cards
-layouts/          model folders in the layouts of other tools
+check.py          load a folder in a fresh process and compare it with this package
+isolated_load.py  the script that this process runs
+publish.py        upload a folder in one commit, with retries
 """
 
+from training.hub.cards import CardDetails, write_card
 from training.hub.check import FolderError, check_folder
-from training.hub.commit import Published, PublishError, Target, open_repo, upload
-from training.hub.contents import MODEL_FILES, REQUIRED, Content, changed_code, complete_folder, list_contents
-from training.hub.push import Push, open_push, prepare
-from training.hub.self_check import SELF_CHECK_FILE, write_self_check
+from training.hub.folder import (
+    DERIVED,
+    MODEL_FILES,
+    REQUIRED,
+    HubModel,
+    changed_code,
+    complete_folder,
+    earlier_recipes,
+    is_publishable,
+    list_files,
+    save_model,
+)
+from training.hub.publish import Published, PublishError, Target, check_push, open_repo, push, upload
 
 __all__ = [
+    "DERIVED",
     "MODEL_FILES",
     "REQUIRED",
-    "SELF_CHECK_FILE",
-    "Content",
+    "CardDetails",
     "FolderError",
+    "HubModel",
     "PublishError",
     "Published",
-    "Push",
     "Target",
     "changed_code",
     "check_folder",
+    "check_push",
     "complete_folder",
-    "list_contents",
-    "open_push",
+    "earlier_recipes",
+    "is_publishable",
+    "list_files",
     "open_repo",
-    "prepare",
+    "push",
+    "save_model",
     "upload",
-    "write_self_check",
+    "write_card",
 ]

@@ -1,4 +1,4 @@
-"""Check that a folder loads without this package and gives the embeddings that were stored at training."""
+"""Check that a model folder loads without this package and gives the embeddings that this package computes."""
 
 import json
 import math
@@ -6,14 +6,19 @@ import os
 import subprocess
 import sys
 import tempfile
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from training.hub.self_check import SELF_CHECK_FILE
+from PIL import Image, ImageDraw
 
 ISOLATED_LOAD = Path(__file__).with_name("isolated_load.py")
 TIMEOUT_S = 600
+TEXTS = {
+    "en": ["a house under the sun", "a red apple", "two dogs in the snow"],
+    "zh": ["太阳下的房子", "一个红苹果", "雪地里的两只狗"],
+}
+# largest difference of L2-normalised embeddings: wide enough for the rounding of another device or library version
+TOLERANCE = 1e-3
 # largest difference between a score of the pipeline and the softmax of the model's logits
 SCORE_TOLERANCE = 1e-3
 
@@ -26,77 +31,91 @@ def check_folder(folder: str | Path, python: str = sys.executable) -> float:
     """Load a folder in a fresh process without this package, network or caches, and compare its embeddings.
 
     Args:
-        folder: A finished Hub folder with `self_check.json`.
-        python: Path of the interpreter that loads the folder. Default: the current one. An interpreter of another
+        folder: A finished model folder.
+        python: Path of the interpreter that loads the folder. Default: the current one. An interpreter of a different
             environment checks the folder under other versions of the libraries.
 
     Returns:
-        The largest absolute difference between an embedding component and the value stored at training.
+        The largest absolute difference between a component of an L2-normalised embedding and this package's value.
 
     Raises:
-        FolderError: The folder does not load, or its embeddings or pipeline scores differ from those at training.
+        FolderError: The folder does not load, its embeddings differ from this package's or are not finite, or the
+            pipeline's scores differ from the model's.
     """
     folder = Path(folder)
-    path = folder / SELF_CHECK_FILE
-    if not path.is_file():
+    with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
+        image = Path(home) / "image.png"
+        draw_image().save(image)
+        expected, loaded = _load_here(folder, image), _load_isolated(folder, image, python, Path(home))
+    difference = max(
+        abs(found - value) if math.isfinite(found) else math.inf
+        for name in ("text_embeds", "image_embeds")
+        for rows in zip(loaded[name], expected[name], strict=True)
+        for found, value in zip(*rows, strict=True)
+    )
+    if not difference <= TOLERANCE:
         raise FolderError(
-            f"{folder} has no {SELF_CHECK_FILE}, so its weights cannot be compared with the trained model. "
-            "training/distill.py and training/align.py write this file."
+            f"{folder} gives different embeddings without this package: they differ by up to {difference:.2g}, the "
+            f"tolerance is {TOLERANCE:.2g}. Weights are missing or damaged, or the code in the folder was changed. "
+            "Train the model again or copy the original folder again."
         )
-    stored, loaded = json.loads(path.read_text(encoding="utf-8")), _load_isolated(folder, python)
-    names = ("text_embeds", "image_embeds")
-    difference = max(_largest_difference(loaded[name], stored[name], name) for name in names)
-    if difference > stored["tolerance"]:
-        raise FolderError(
-            f"{folder} gives other embeddings than at training: they differ by up to {difference:.2g}, the tolerance "
-            f"is {stored['tolerance']:.2g}. Weights, code, processor or tokenizer were changed. Train the model again "
-            "or copy the original folder again."
-        )
-    _compare_pipeline(loaded, stored["texts"])
+    _compare_pipeline(loaded)
     return difference
 
 
-def _load_isolated(folder: Path, python: str) -> dict[str, Any]:
+def draw_image() -> Image.Image:
+    """A house under the sun, 96 x 96 pixels RGB."""
+    image = Image.linear_gradient("L").resize((96, 96))
+    image = Image.merge("RGB", [image.point(lambda v: 90 + v // 2), image.point(lambda v: 160 + v // 4), image])
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((66, 8, 86, 28), fill=(255, 214, 64))
+    draw.rectangle((24, 48, 60, 80), fill=(214, 160, 110))
+    draw.polygon([(18, 50), (42, 26), (66, 50)], fill=(168, 52, 44))
+    return image
+
+
+def _load_here(folder: Path, image: Path) -> dict[str, Any]:
+    """L2-normalised embeddings of the image and the texts, computed by this package."""
+    import torch
+
+    from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+
+    try:
+        model = DCCLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+        processor = DCCLIPProcessor.from_pretrained(folder)
+    except Exception as error:  # transformers raises many kinds
+        raise FolderError(f"{folder} does not load ({str(error)[-500:]}). Copy or write the folder again.") from error
+    texts = [text for language in TEXTS.values() for text in language]
+    limit = {"truncation": True, "max_length": model.config.max_text_length}
+    with torch.no_grad():
+        outputs = model(**processor(images=Image.open(image), text=texts, return_tensors="pt", **limit))
+    return {name: getattr(outputs, name).tolist() for name in ("text_embeds", "image_embeds")}
+
+
+def _load_isolated(folder: Path, image: Path, python: str, home: Path) -> dict[str, Any]:
     """Outputs of the folder's model in a process without this package, network, token or caches."""
-    with tempfile.TemporaryDirectory(prefix="dcclip-check-") as home:
-        removed = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
-        environment |= {"HF_HOME": home, "HF_MODULES_CACHE": f"{home}/modules", "HF_HUB_OFFLINE": "1"}
-        process = subprocess.run(
-            [python, "-I", str(ISOLATED_LOAD), str(folder.resolve())],
-            cwd=home,
-            env=environment,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=TIMEOUT_S,
-            check=False,
-        )
+    removed = ("HF_", "HUGGING", "TRANSFORMERS_", "PYTHONPATH")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(removed)}
+    environment |= {"HF_HOME": str(home), "HF_MODULES_CACHE": str(home / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [python, "-I", str(ISOLATED_LOAD), str(folder.resolve()), str(image), json.dumps(TEXTS)]
+    process = subprocess.run(
+        command, cwd=home, env=environment, capture_output=True, encoding="utf-8", timeout=TIMEOUT_S, check=False
+    )
     output = process.stdout.partition("RESULT ")[2]
     if process.returncode or not output:
         *_, cause = process.stderr.strip().splitlines() or ["no output"]
         raise FolderError(
             f"{folder} does not load in a process without this package ({cause[-500:]}). To see the whole error, run: "
-            f"{python} -I {ISOLATED_LOAD} {folder}"
+            f'{python} -I {ISOLATED_LOAD} {folder} IMAGE.png \'{{"en": ["a cat"]}}\''
         )
     return json.loads(output)
 
 
-def _largest_difference(loaded: list[list[float]], stored: list[list[float]], name: str) -> float:
-    if [len(row) for row in loaded] != [len(row) for row in stored]:
-        raise FolderError(
-            f"{name}: {len(loaded)} x {len(loaded[0])} values, expected {len(stored)} x {len(stored[0])} as stored."
-        )
-    pairs = zip(chain.from_iterable(loaded), chain.from_iterable(stored), strict=True)
-    # NaN is not greater than any tolerance, so it counts as an infinite difference
-    return max(abs(a - b) if math.isfinite(a) else math.inf for a, b in pairs)
-
-
-def _compare_pipeline(loaded: dict[str, Any], texts: dict[str, list[str]]):
+def _compare_pipeline(loaded: dict[str, Any]):
     """Check that the pipeline's scores are the softmax of the model's logits in each language."""
-    logits = dict(zip(chain.from_iterable(texts.values()), loaded["logits"], strict=True))
+    logits = dict(zip((text for texts in TEXTS.values() for text in texts), loaded["logits"], strict=True))
     largest = max(logits.values())
-    for language, labels in texts.items():
+    for language, labels in TEXTS.items():
         total = sum(math.exp(logits[label] - largest) for label in labels)
         for prediction in loaded["predictions"][language]:
             label, score = prediction["label"], prediction["score"]
@@ -104,5 +123,5 @@ def _compare_pipeline(loaded: dict[str, Any], texts: dict[str, list[str]]):
             if not abs(score - expected) < SCORE_TOLERANCE:
                 raise FolderError(
                     f"the pipeline scores {label!r} ({language}) {score:.4f}, the model {expected:.4f}: the pipeline "
-                    "loads another tokenizer or image processor than the one in the folder."
+                    "loads a different tokenizer or image processor than the model's processor."
                 )

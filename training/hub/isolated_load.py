@@ -1,15 +1,12 @@
 """Load a folder as a user without this package does, and print its outputs as JSON.
 
-python -I isolated_load.py FOLDER
+python -I isolated_load.py FOLDER IMAGE TEXTS
 
-[`training.hub.check`] runs this script in a process of its own.
+TEXTS is JSON: lists of labels by language. [`training.hub.check`] runs this script in a process of its own.
 """
 
-import base64
-import io
 import json
 import sys
-from pathlib import Path
 
 
 class HidePackages:
@@ -21,16 +18,15 @@ class HidePackages:
             raise ModuleNotFoundError(f"{name} is hidden: a published folder must load without it", name=name)
 
 
-def main(folder: str):
+def main(folder: str, image_path: str, texts_json: str):
     """Compute embeddings through model and processor, and predictions through the pipeline."""
     sys.meta_path.insert(0, HidePackages())
     import torch
     from PIL import Image
     from transformers import AutoModel, AutoProcessor, pipeline
 
-    stored = json.loads(Path(folder, "self_check.json").read_text(encoding="utf-8"))
-    image = Image.open(io.BytesIO(base64.b64decode(stored["image"])))
-    texts = [text for language in stored["texts"].values() for text in language]
+    image, texts_by_language = Image.open(image_path), json.loads(texts_json)
+    texts = [text for texts in texts_by_language.values() for text in texts]
     model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     limit = {"truncation": True, "max_length": model.config.max_text_length}
@@ -39,17 +35,16 @@ def main(folder: str):
     classify = pipeline("zero-shot-image-classification", model=folder, trust_remote_code=True, dtype=torch.float32)
     predictions = {
         language: classify(image, candidate_labels=labels, hypothesis_template="{}")
-        for language, labels in stored["texts"].items()
+        for language, labels in texts_by_language.items()
     }
     result = {
         "text_embeds": outputs.text_embeds.tolist(),
         "image_embeds": outputs.image_embeds.tolist(),
         "logits": outputs.logits_per_image[0].tolist(),
         "predictions": predictions,
-        "modules": [type(model).__module__, type(processor).__module__],
     }
     print("RESULT " + json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

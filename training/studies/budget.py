@@ -25,8 +25,8 @@ from PIL import Image
 from transformers import AutoConfig
 
 from modeling_dcclip import DCCLIPConfig
-from training.hub.cards.device_budget import REFERENCE, protocol_of, read_costs, read_pairs
 from training.studies.baselines import FACTS, NAMES, TEMPLATES, prepare
+from training.studies.device_budget import REFERENCE, protocol_of, read_costs, read_pairs
 from training.studies.harness import Study, StudyOptions, run_module
 from training.utils.results import Results, Row, markdown_table
 

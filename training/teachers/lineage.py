@@ -1,6 +1,7 @@
 """Lineage of a model: its revision, a fingerprint of its weights, and their licence."""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def read_license(name: str, commit: str | None) -> str | None:
             card = Path(hf_hub_download(name, "README.md", revision=commit))
         except OSError:  # no card, or offline and not in the cache
             return None
+    if not card.is_file() and not commit and Path(name, "config.json").is_file():  # a checkpoint of this package
+        return json.loads(Path(name, "config.json").read_text(encoding="utf-8")).get("teacher_license")
     metadata = (metadata_load(card) if card.is_file() else None) or {}
     license = metadata.get("license")
     # for a licence without an identifier, the Hub has "other" and a field with the name

@@ -5,6 +5,7 @@ ever replaced or removed.
 """
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -15,6 +16,30 @@ REPO_ROOT = Path(__file__).parents[2]
 SCRATCH_SUFFIX = ".dcclip-tmp"
 OLD_SUFFIX = ".dcclip-old"
 CLAIM_FOLDER = ".dcclip"  # lock and record of an output folder, see output.py
+ABSOLUTE_PATH = re.compile(r"""(?<![^\s='"(])(?:file://)?/[^\s'"(),;/]+/[^\s'"(),;]+""")
+
+
+def portable(name: str, num_parts: int = 1) -> str:
+    """A name that means the same on any machine, for files that a run writes.
+
+    Args:
+        name: Path, Hub id or other source. All but absolute paths are returned unchanged.
+        num_parts: Number of last parts to keep of an absolute path outside the working directory.
+
+    Returns:
+        The path relative to the working directory if it is inside it, else its last parts.
+    """
+    path, here = Path(name.removeprefix("file://")), Path.cwd()
+    if not path.is_absolute() or len(path.parts) < 2:
+        return name
+    if path.is_relative_to(here) and len(here.parts) > 1 and path != here:
+        return path.relative_to(here).as_posix()
+    return "/".join(path.parts[1:][-num_parts:])
+
+
+def portable_text(text: str) -> str:
+    """A text, such as a command line, with all its absolute paths made portable."""
+    return ABSOLUTE_PATH.sub(lambda match: portable(match[0]), text)
 
 
 @contextmanager

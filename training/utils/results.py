@@ -19,7 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from training.utils.files import REPO_ROOT, write_text
+from training.utils.files import REPO_ROOT, portable, portable_text, write_text
 
 RESULTS_FILE = "results.json"
 MAX_COLUMNS = 12  # of a table that people read
@@ -70,7 +70,7 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def write(self, folder: str | Path, name: str = RESULTS_FILE) -> Path:
-        """Write the file atomically.
+        """Write the file atomically, without absolute paths.
 
         Args:
             folder: Folder to write to; it is created if it is missing.
@@ -80,7 +80,11 @@ class Results:
             Path of the file.
         """
         path = Path(folder) / name
-        content = {"meta": self.meta, "rows": [asdict(row) for row in self.rows]}
+        names = _portable_names(row.model for row in self.rows)
+        content = {
+            "meta": _portable_values(self.meta),
+            "rows": [asdict(row) | {"model": names[row.model]} for row in self.rows],
+        }
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
         return path
 
@@ -195,6 +199,25 @@ def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple
     """Fields that the values of a column of a table share, with their names."""
     fields = {"set": row.set, "language": row.language, "metric": row.metric}
     return tuple((fields | ({"protocol": row.protocol} if _key(row) in several else {})).items())
+
+
+def _portable_values(value: Any) -> Any:
+    """Make all paths in a JSON value portable."""
+    if isinstance(value, dict):
+        return {name: _portable_values(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_portable_values(item) for item in value]
+    return portable_text(value) if isinstance(value, str) else value
+
+
+def _portable_names(models: Iterable[str]) -> dict[str, str]:
+    """Portable names of models, with as many parts of their folders as it takes to tell them apart."""
+    distinct = set(models)
+    for num_parts in range(1, 100):
+        names = {name: portable(name, num_parts) for name in distinct}
+        if len(set(names.values())) == len(names):
+            break
+    return names
 
 
 def _unique(items: Iterable) -> list:

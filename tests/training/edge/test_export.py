@@ -14,7 +14,7 @@ from training.edge import graphs, output, variants, verdict
 from training.edge.gate_data import GateData
 from training.edge.options import ExportOptions
 from training.edge.sessions import open_session
-from training.hub import list_contents
+from training.hub import list_files
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def test_the_output_is_a_complete_hub_folder(exported):
     assert {"tokenizer.json", "preprocessor_config.json", "results.json", "onnx"} <= names
     assert [name for name in names if name.startswith(".")] == [".dcclip"]
     assert not [
-        content for content in list_contents(exported) if content.path.startswith("onnx/") and not content.size
+        path for path in list_files(exported) if path.startswith("onnx/") and not (exported / path).stat().st_size
     ]
     assert "| `onnx/text_model_quantized.onnx` |" in (exported / "README.md").read_text(encoding="utf-8")
 

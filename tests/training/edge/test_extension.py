@@ -7,7 +7,7 @@ from training import export
 from training.edge import verdict
 from training.edge.formats import FORMATS, Format
 from training.edge.towers import INPUTS, trace_inputs
-from training.hub import contents
+from training.hub import folder as hub_folder
 from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
@@ -45,13 +45,13 @@ PT2 = Format(
 
 def test_format_from_outside_is_exported_checked_and_published(exported, corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(FORMATS, "pt2", PT2)
-    monkeypatch.setattr(contents, "OPTIONAL", (*contents.OPTIONAL, "pt2/*.pt2"))
+    monkeypatch.setattr(hub_folder, "OPTIONAL", (*hub_folder.OPTIONAL, "pt2/*.pt2"))
     monkeypatch.setattr(verdict, "TOLERANCE", {})
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     export.main([str(exported), "--output_dir", str(tmp_path), "--format", "pt2", *data])
     files = {f"pt2/{tower}_model.pt2" for tower in INPUTS}
     assert {entry["file"] for entry in Results.read(tmp_path / "results.json").meta["export"]["verdicts"]} == files
-    assert files <= {content.path for content in contents.list_contents(tmp_path)}
+    assert files <= {*hub_folder.list_files(tmp_path)}
     assert "pt2/text_model.pt2: " in capsys.readouterr().out
 
 
@@ -59,4 +59,4 @@ def test_format_from_outside_is_exported_checked_and_published(exported, corpus,
 def test_files_of_every_format_are_published(name):
     entry = FORMATS[name]
     for variant in entry.variants:
-        assert contents.is_publishable(f"{name}/{entry.file_name('text', variant)}")
+        assert hub_folder.is_publishable(f"{name}/{entry.file_name('text', variant)}")

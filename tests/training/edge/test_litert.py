@@ -16,7 +16,7 @@ from training import export
 from training.config import DistillRecipe
 from training.edge import formats, verdict
 from training.edge.litert import open_litert
-from training.hub.hub_model import HubModel
+from training.hub import save_model
 from training.utils.results import Results
 
 pytest.importorskip("litert_torch", reason='pip install -e ".[litert]"')
@@ -31,7 +31,7 @@ def exported(processor, corpus, tmp_path_factory) -> Path:
     """A student's folder with all files. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("litert")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    HubModel(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
+    save_model(folder, make_model(VISION, TEXT, seed=3), processor, recipe)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random

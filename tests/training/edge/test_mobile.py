@@ -21,7 +21,7 @@ from training.config import DistillRecipe
 from training.edge import formats, verdict
 from training.edge.programs import MAX_BATCH, open_program
 from training.edge.towers import STEM, trace_inputs
-from training.hub.hub_model import HubModel
+from training.hub import save_model
 from training.teachers import weights_fingerprint
 from training.utils.quiet import quiet_export
 from training.utils.results import Results
@@ -46,7 +46,7 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all programs. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("mobile")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    HubModel(make_model(VISION, TEXT, seed=3), processor, recipe).save(folder)
+    save_model(folder, make_model(VISION, TEXT, seed=3), processor, recipe)
     arguments = [str(folder), "--output_dir", str(folder), *labelled]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random

@@ -25,7 +25,7 @@ from training.engine import checkpoint
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
-from training.hub.hub_model import HubModel
+from training.hub import HubModel
 from training.tasks import Task
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")

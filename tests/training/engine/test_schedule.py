@@ -1,4 +1,4 @@
-"""What the loop does between its steps: scheduled evaluation, the best student, `on_save`."""
+"""What the loop does between its steps: scheduled evaluation and the best student."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def read_log(recipe: DistillRecipe) -> list[dict]:
 
 
 def run_with(recipe: DistillRecipe, monkeypatch, measure=None, **callables):
-    """Run a recipe with `on_save` or what its evaluation measures replaced."""
+    """Run a recipe with what its evaluation measures replaced."""
     train = loop.train
 
     def replaced(*arguments, watch, **keywords):
@@ -53,7 +53,6 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
         assert 0 <= line["top1"] <= line["top5"] <= 1
     best = Path(recipe.output_dir) / "best"
     assert AutoModel.from_pretrained(best) and AutoProcessor.from_pretrained(best)
-    assert (best / "README.md").exists()
 
 
 @pytest.mark.parametrize(("values", "kept"), [([0.1, 0.3, 0.2, 0.3], 2), ([0.5, 0.4, 0.3, 0.6], 4)])
@@ -84,17 +83,6 @@ def test_evaluation_does_not_change_training(recipe, tmp_path):
         Path(recipe.output_dir) / "model.safetensors"
     ).read_bytes()
     assert not (tmp_path / "plain/best").exists()
-
-
-def test_on_save_is_called_with_every_finished_folder(recipe, monkeypatch):
-    names: list[str] = []
-
-    def on_save(folder: Path):
-        assert (folder / "model.safetensors").exists() and (folder / "README.md").exists()
-        names.append(folder.name)
-
-    run_with(replace(recipe, save_every=2, eval_every=0), monkeypatch, on_save=on_save)
-    assert names == ["checkpoint-000002", "checkpoint-000004", "run"]
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):

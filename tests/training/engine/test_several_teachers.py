@@ -13,7 +13,7 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import NO_DROPOUT, PROJECTION_DIM, VIT, recipe_fields, student_config
 from tests.tiny_teachers import save_teacher
 from training import align, distill
-from training.config import AlignRecipe, DistillRecipe, TeacherConfig, parse_recipe
+from training.config import AlignRecipe, DistillRecipe, TeacherConfig
 from training.teachers import Teacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -62,18 +62,17 @@ def test_stage_1_learns_the_joint_space_and_the_maps_that_there_are(distilled, a
     recipe, folder = distilled
     config = DCCLIPModel.from_pretrained(folder).config
     assert config.projection_dim == 2 * PROJECTION_DIM
-    assert config.teacher == f"{altclip_folder} (1) + {teacher_folder} (2)"
+    assert config.teacher == f"{altclip_folder.name} (1) + {teacher_folder.name} (2)"
     names = {name for name in read_losses(folder) if name.startswith(("vision", "text"))}
     # token states of the second teacher, because the first has other tokens
     assert names == {"vision_map", "vision_embedding", "text_map", "text_embedding"}
-    assert parse_recipe(DistillRecipe, ["--config", str(folder / "recipe.yaml")]) == recipe
+    assert str(altclip_folder) not in (folder / "recipe.yaml").read_text(encoding="utf-8")
     assert len(list(Path(recipe.teacher_cache).glob("teacher-*/images.json"))) == 2
     card = (folder / "README.md").read_text(encoding="utf-8")
     names = f"{altclip_folder.name} (1)", f"{teacher_folder.name} (2)"
     assert f"from the teachers `{names[0]} + {names[1]}`" in card and "license: other" in card
-    notice = (folder / "NOTICE.md").read_text(encoding="utf-8")
-    assert f"`{names[0]}` and `{names[1]}`. The models that" in notice
-    assert "are licensed under `creativeml-openrail-m` and an unknown licence." in notice
+    assert f"from `{altclip_folder.name}` and `{teacher_folder.name}`. The terms of `creativeml-openrail-m`" in card
+    assert "An origin of the weights states no licence" in card
 
 
 def test_stage_2_of_two_teachers_uses_their_cache(distilled, source, tmp_path):

@@ -10,7 +10,7 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.tiny import MOBILENET, NO_DROPOUT, ROOT, make_image_processor, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
 from training.finetuning.spelling import main
-from training.hub.hub_model import HubModel
+from training.hub import save_model
 from training.text.pipeline import read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
 
@@ -34,7 +34,7 @@ def folder(tmp_path_factory) -> Path:
     processor = DCCLIPProcessor(make_image_processor(), tokenizer)
     model = make_model(MOBILENET, NO_DROPOUT | {"vocab_size": len(tokenizer)}, seed=3)
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    HubModel(model, processor, recipe).save(folder)
+    save_model(folder, model, processor, recipe)
     tensors = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "onnx").mkdir()

@@ -1,106 +1,130 @@
-"""Render the card of a model from the template."""
+"""Write the model card of a folder: render it once, and refresh its generated blocks afterwards."""
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
 
 from training.config import RECIPE_FILE, read_recipe
-from training.hub.cards.details import CARD_FILE, CARDS, CardDetails
-from training.hub.cards.example import check_example
-from training.hub.cards.facts import ModelFacts, split_teachers
-from training.hub.cards.finetuning import Finetuning
+from training.hub.cards.facts import ModelFacts, finetuning_facts, read_runs, teacher_space
 from training.hub.cards.metadata import front_matter
-from training.hub.cards.notice import weights_terms
-from training.hub.cards.tables import accuracy_table, budget_table, elevater_table, export_table, protocols, size_table
-from training.hub.cards.training_runs import TrainingRun, teacher_space, unique_sources, unique_stages, without_folder
+from training.hub.cards.tables import accuracy_table, elevater_table, export_table, protocols, size_table
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
-TEMPLATE = CARDS / "template.md"
-WEIGHT = re.compile(r" \([\d.e+-]+\)$")  # of one of several teachers
-EARLIER_RECIPES = "recipe_*.yaml"
-# a card without this line was edited by hand and is never rendered again
-MARK = "<!-- Rendered by training/hub/cards. Remove this line to keep your own edits when the model is published. -->"
+TEMPLATE = Path(__file__).with_name("template.md")
+README = "README.md"
+BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
+DEFAULT_LABELS = {"en": ["a cat", "a dog"], "zh": ["猫", "狗"]}
 
 
-def render_card(
-    facts: ModelFacts,
-    details: CardDetails,
-    recipes: dict[str, dict[str, Any]],
-    results: Results | None = None,
-    budget: Results | None = None,
-    title: str | None = None,
-    repo_id: str | None = None,
-    revision: str | None = None,
-) -> str:
-    """Render a card. Equal arguments give equal text.
+@dataclass(frozen=True, kw_only=True)
+class CardDetails:
+    """The part of a card that a program cannot know. It is rendered once; edit README.md to change it later.
 
     Args:
-        facts: Facts about the model.
-        details: The part of the card that is written by hand.
-        recipes: Recipes that trained the model, keyed by the names that the card shows.
-        results: Results of the model; None if it was not evaluated.
-        budget: Results of a device budget that includes the model; None leaves its table out.
-        title: Title of the card, if `details` has no name.
-        repo_id: Id of the repo on the Hub, NAMESPACE/NAME. Default: the title.
-        revision: Revision that the examples pin. Default: the revision of `details`.
-
-    Returns:
-        The card in Markdown, with front matter.
+        summary: Purpose of the model, in a sentence or two.
+        data: Description of the training data, its owners and its licences, in Markdown.
+        limits: Known limits of the model, in a sentence or two each.
+        plots: Image files of the folder that the card shows below its results.
     """
-    title = details.name or title or "DC-CLIP"
-    runs = _runs(recipes, results)
-    finetuned = Finetuning.of(facts, runs, results)
-    sources = [finetuned.data] if finetuned is not None else unique_sources(runs)
-    teacher = details.teacher or facts.teacher
-    lineage = _lineage(facts.base_model or teacher, details, runs)
-    size = budget and budget_table(budget, details.size or title)
-    predictions = check_example(details, results)
+
+    summary: str = ""
+    data: str = ""
+    limits: list[str] = field(default_factory=list)
+    plots: list[str] = field(default_factory=list)
+
+
+def write_card(
+    folder: str | Path,
+    details: CardDetails | None = None,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    title: str | None = None,
+):
+    """Write `README.md` from the config, the recipes and the results in a folder.
+
+    An existing card is refreshed: its metadata and its generated blocks are replaced, everything else stays. A card
+    without such a block was written by hand and stays as it is.
+
+    Args:
+        folder: A finished model folder.
+        details: Words for a new card, which replaces an existing one. None refreshes the existing card.
+        repo_id: Id of the repo that the folder is published to. Default: the title.
+        revision: Revision that the examples pin.
+        title: Title of a new card. Default: the name of the run's output folder.
+
+    Raises:
+        ValueError: `results.json` or the metadata of the existing card is damaged.
+    """
+    folder = Path(folder)
+    path = folder / README
+    if details is not None or not path.exists():
+        write_text(path, _render(folder, details or CardDetails(), repo_id, revision, title))
+        return
+    old = path.read_text(encoding="utf-8")
+    if BLOCK.search(old) is None:
+        return
+    new = _render(folder, CardDetails(), repo_id, revision, title)
+    blocks = {match[1]: match[0] for match in BLOCK.finditer(new)}
+    try:
+        kept, fresh = ModelCard(old), ModelCard(new)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"{README}: the metadata is damaged ({error}). Repair it, or remove the file.") from error
+    data = ModelCardData(**(kept.data.to_dict() | fresh.data.to_dict()), ignore_metadata_errors=True)
+    body = BLOCK.sub(lambda match: blocks.get(match[1], match[0]), kept.text.lstrip("\n"))
+    write_text(path, f"---\n{data.to_yaml()}\n---\n\n{body}")
+
+
+def _render(folder: Path, details: CardDetails, repo_id: str | None, revision: str | None, title: str | None) -> str:
+    results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
+    facts, runs = ModelFacts.from_folder(folder), read_runs(folder, results)
+    example = results.meta.get("example", {}) if results is not None else {}
+    labels = example.get("labels", DEFAULT_LABELS)
+    finetuned = finetuning_facts(facts, runs, results)
+    sources = [finetuned["data"]] if finetuned else list(dict.fromkeys(name for run in runs for name in run.sources))
+    title = title or (Path(read_recipe(folder / RECIPE_FILE)["output_dir"]).name if runs else folder.name) or "DC-CLIP"
+    lineage = [*facts.origins, *(name for run in runs for name in run.initial_weights)]
     card = ModelCard.from_template(
-        front_matter(facts, details, results, title, lineage, sources, repo_id),
+        front_matter(facts, results, title, lineage, sources, _url_of(example.get("image"), repo_id), labels),
         template_path=str(TEMPLATE),
-        mark=MARK,
         facts=facts,
         details=details,
         languages=[LANGUAGE_NAMES.get(language, language) for language in facts.languages],
-        labels={language: _as_code(labels) for language, labels in details.labels.items()},
-        all_labels=_as_code([label for labels in details.labels.values() for label in labels]),
+        labels={language: json.dumps(names, ensure_ascii=False) for language, names in labels.items()},
+        all_labels=json.dumps([name for names in labels.values() for name in names], ensure_ascii=False),
+        image=example.get("image", "image.png"),
+        answers={language: _answers(example, language) for language in labels if "answers" in example},
         title=title,
         repo_id=repo_id or title,
-        revision=revision or details.revision,
-        teacher=teacher,
+        revision=revision,
         finetuned=finetuned,
         runs=runs,
-        stages=", then ".join(unique_stages(runs)),
+        stages=", then ".join(dict.fromkeys(run.stage for run in runs if run.stage)),
         space=teacher_space(runs),
-        sources=[without_folder(source) for source in sources],
+        sources=sources,
         **_tables(results),
-        predictions=predictions,
-        wrong_predictions=[prediction for prediction in predictions.values() if not prediction.is_correct],
-        size=size or (results and size_table(results)),
-        size_meta=budget.meta if budget and size else results and results.meta,
-        terms=weights_terms(teacher, facts.teacher_license, facts.base_model, facts.base_model_license),
     )
     return card.content.rstrip() + "\n"
 
 
-def _runs(recipes: dict[str, dict[str, Any]], results: Results | None) -> list[TrainingRun]:
-    """The training runs; the last one with the steps that a fine-tuning has recorded."""
-    runs = [TrainingRun(name, recipe) for name, recipe in recipes.items()]
-    if runs and results is not None:
-        runs[-1] = replace(runs[-1], steps=results.meta.get("finetune", {}).get("steps"))
-    return runs
+def _url_of(image: str | None, repo_id: str | None) -> str | None:
+    """Address of an image for the widget of the Hub; without a repo, the name of the file."""
+    if image is None or repo_id is None:
+        return image
+    return f"https://huggingface.co/{repo_id}/resolve/main/{image}"
 
 
-def _lineage(origin: str | None, details: CardDetails, runs: list[TrainingRun]) -> list[str]:
-    """Names of the models that the weights come from."""
-    origins = [WEIGHT.sub("", name) for name in split_teachers(origin or "")]
-    return [*origins, *details.base_model, *(name for run in runs for name in run.initial_weights)]
+def _answers(example: dict[str, Any], language: str) -> str:
+    """Labels with scores, such as `fox 0.988, dog 0.012`, and the correct label if it is not the first."""
+    answers, correct = example["answers"][language], example["labels"][language][0]
+    text = ", ".join(f"{answer['label']} {answer['score']:.3f}" for answer in answers)
+    return text if answers[0]["label"] == correct else f"{text} (wrong: the correct label is {correct})"
 
 
 def _tables(results: Results | None) -> dict[str, Any]:
@@ -110,81 +134,30 @@ def _tables(results: Results | None) -> dict[str, Any]:
         "accuracy": results and accuracy_table(results),
         "protocols": results and ", ".join(protocols(results)),
         "elevater": results and elevater_table(results),
+        "size": results and size_table(results),
         "exports": results and export_table(results),
     }
 
 
-def _as_code(labels: list[str]) -> str:
-    return json.dumps(labels, ensure_ascii=False)
-
-
-def write_card(
-    folder: str | Path,
-    results: Results | None = None,
-    details: CardDetails | None = None,
-    repo_id: str | None = None,
-    revision: str | None = None,
-):
-    """Write the card of a folder to `README.md`.
+def classify_example(folder: str | Path, image: str, labels: dict[str, list[str]]) -> dict[str, Any]:
+    """Classify the example image of a card in each language.
 
     Args:
-        folder: A finished Hub folder with config.json, recipe.yaml and model.safetensors. The recipes of earlier
-            stages are in `recipe_*.yaml`, in the order of their names.
-        results: Results of the model; None if it was not evaluated.
-        details: The part of the card that is written by hand. None takes the defaults.
-        repo_id: Id of the repo on the Hub, NAMESPACE/NAME. Default: the name of the folder.
-        revision: Revision that the examples pin. Default: the revision of `details`.
-    """
-    folder = Path(folder)
-    recipe = read_recipe(folder / RECIPE_FILE)
-    text = render_card(
-        ModelFacts.from_folder(folder),
-        details or CardDetails(),
-        {path.name: read_recipe(path) for path in sorted(folder.glob(EARLIER_RECIPES))} | {RECIPE_FILE: recipe},
-        results,
-        title=Path(recipe["output_dir"]).name,
-        repo_id=repo_id,
-        revision=revision,
-    )
-    write_text(folder / "README.md", text)
-
-
-def find_details(folder: str | Path, card: str | None = None) -> CardDetails:
-    """Read the hand-written part of a folder's card.
-
-    Args:
-        folder: A finished Hub folder.
-        card: Path of the card's YAML. Default: `card.yaml` in the folder, if there is one.
+        folder: A finished model folder that has the image in it.
+        image: File name of the image.
+        labels: Candidate labels for each language, without commas; the first one is correct.
 
     Returns:
-        The contents of the YAML, or the defaults if there is none.
-
-    Raises:
-        ValueError: The YAML cannot be read or has unknown keys.
+        The value of `meta["example"]` in results: image, labels, and answers by language, the highest score first.
     """
-    path = Path(folder) / CARD_FILE
-    if card is None and not path.exists():
-        return CardDetails()
-    return CardDetails.read(card or path)
+    from transformers import pipeline  # cards are rendered without PyTorch
 
-
-def refresh_card(folder: str | Path, card: str | None = None, repo_id: str | None = None, revision: str | None = None):
-    """Render a folder's card again with the results in the folder. A card edited by hand is kept.
-
-    Args:
-        folder: A finished Hub folder.
-        card: Path of the card's YAML. Default: `card.yaml` in the folder, if there is one.
-        repo_id: Id of the repo that the folder will be published to. Default: the name of the folder.
-        revision: Revision that the examples pin. Default: the revision of the YAML.
-
-    Raises:
-        ValueError: The YAML cannot be read, or `card` is given although the card was edited by hand.
-    """
-    folder = Path(folder)
-    readme = folder / "README.md"
-    if readme.exists() and MARK not in readme.read_text(encoding="utf-8"):
-        if card is not None:
-            raise ValueError(f"card: {readme} was edited by hand, and {card} would replace it. Remove one of them.")
-        return
-    results = Results.read(folder / RESULTS_FILE) if (folder / RESULTS_FILE).exists() else None
-    write_card(folder, results, find_details(folder, card), repo_id, revision)
+    classify = pipeline("zero-shot-image-classification", model=str(folder))
+    answers = {
+        language: [
+            {"label": answer["label"], "score": round(answer["score"], 4)}
+            for answer in classify(str(Path(folder) / image), candidate_labels=names, hypothesis_template="{}")
+        ]
+        for language, names in labels.items()
+    }
+    return {"image": image, "labels": labels, "answers": answers}

@@ -1,67 +1,92 @@
-"""Facts about a model that come from its folder."""
+"""What a card says about a model: facts from its config, its recipes and its results."""
 
 import json
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from safetensors import safe_open
 
-from training.teachers.lineage import split_licenses
+from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, TrainingRecipe, read_recipe
+from training.teachers.lineage import UNKNOWN, split_licenses
+from training.text.writing_systems import LANGUAGE_NAMES
+from training.utils.files import portable
+from training.utils.results import Results
 
 WEIGHTS_FILE = "model.safetensors"
+EARLIER_RECIPES = "recipe_*.yaml"
 BUFFERS = re.compile(r"running_|num_batches_tracked|^rotation$")
+TEACHER_SEPARATOR = " + "  # between the names of several teachers in a config
+WEIGHT = re.compile(r" \([\d.e+-]+\)$")  # weight suffix in an ensemble's name, e.g. " (0.5)"
 OWN_LICENSE = "apache-2.0"
-# between the names of several teachers in a config
-TEACHER_SEPARATOR = " + "
+OTHER_LICENSE = "other"  # the Hub's identifier for terms that are not on its list
+# full texts of licences that restrict use and must be passed on to every recipient
+OPENRAIL_TEXTS = {
+    "creativeml-openrail-m": "https://huggingface.co/spaces/CompVis/stable-diffusion-license",
+    "bigscience-openrail-m": "https://huggingface.co/spaces/bigscience/license",
+    "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
+}
+DEFAULTS = {entry.name: entry.default for entry in fields(TrainingRecipe)}
+DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {entry.name for entry in fields(AlignRecipe)}
+ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {entry.name for entry in fields(DistillRecipe)}
+DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
+KIND = {"images": "images", "texts": "captions"}  # of the measured cosines
+
+
+def portable_teacher(name: str | None) -> str | None:
+    """The name of a teacher or of several, without absolute paths."""
+    return TEACHER_SEPARATOR.join(map(portable, name.split(TEACHER_SEPARATOR))) if name else name
+
+
+def count_parameters(folder: str | Path) -> int:
+    """Number of learnt parameters in `model.safetensors`, from its header.
+
+    BatchNorm's running statistics and the rotation of the teacher's space do not count.
+    """
+    with safe_open(Path(folder) / WEIGHTS_FILE, framework="pt") as weights:
+        names = [name for name in weights.keys() if not BUFFERS.search(name)]  # noqa: SIM118
+        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """The values of the card's first table, and the origin of the weights.
+    """Size, input, embedding space and origin of a model, from its folder.
 
     Args:
         parameters: Number of learnt parameters.
-        bytes: Size of `model.safetensors` in bytes; None before training.
+        bytes: Size of `model.safetensors` in bytes.
         image_size: Edge of the square input in pixels.
         max_text_length: Longest text in tokens.
         projection_dim: Width of the embeddings.
+        languages: Languages of the training texts (ISO 639-1 codes).
+        teacher: Hub id or name of the teacher; None if there was none.
+        teacher_license: Licence identifiers of the teacher's weights, or of the model's own weights without a teacher;
+            None if unknown.
+        base_model: Hub id or name of the model that it was fine-tuned from; None if it was not fine-tuned.
+        base_model_license: Licence identifiers of that model's weights; None if unknown.
         prefixes: Widths at which truncated embeddings were trained too.
         rotation: Digest of the rotation of the teacher's embedding space; None if there is none.
-        languages: Languages of the training texts, as ISO 639-1 codes.
-        teacher: Hub id or name of the teacher; None if there was none.
-        teacher_license: Licence identifier of the teacher's weights; None if unknown.
-        base_model: Hub id or name of the model that it was fine-tuned from; None if it was not fine-tuned.
-        base_model_license: Licence identifier of that model's weights; None if unknown.
     """
 
     parameters: int
-    bytes: int | None
+    bytes: int
     image_size: int
     max_text_length: int
     projection_dim: int
     languages: tuple[str, ...]
     teacher: str | None
     teacher_license: str | None
-    prefixes: tuple[int, ...] = ()
-    rotation: str | None = None
     base_model: str | None = None
     base_model_license: str | None = None
-
-    @property
-    def license(self) -> str:
-        """Licence identifier of the weights: that of their origin, if it is another one than ours."""
-        origins = [name for name in (self.teacher_license, self.base_model_license) if name]
-        if not origins and (self.teacher or self.base_model):
-            return "other"  # nobody has stated the terms of the origin
-        others = {part for name in origins for part in split_licenses(name)} - {OWN_LICENSE}
-        # the Hub has one identifier for a model; the notice names all licences
-        return OWN_LICENSE if not others else others.pop() if len(others) == 1 else "other"
+    prefixes: tuple[int, ...] = ()
+    rotation: str | None = None
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "ModelFacts":
-        """Read the facts of a finished Hub folder."""
+        """Read the facts of a finished model folder."""
         folder = Path(folder)
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return cls(
@@ -71,29 +96,200 @@ class ModelFacts:
             max_text_length=config["max_text_length"],
             projection_dim=config["projection_dim"],
             languages=tuple(config["languages"]),
-            teacher=_without_folder(config["teacher"]),
+            teacher=portable_teacher(config["teacher"]),
             teacher_license=config["teacher_license"],
+            base_model=portable_teacher(config.get("base_model")),
+            base_model_license=config.get("base_model_license"),
             prefixes=tuple(config.get("prefixes", ())),
             rotation=config.get("rotation"),
-            base_model=_without_folder(config.get("base_model")),
-            base_model_license=config.get("base_model_license"),
         )
 
+    @property
+    def origins(self) -> list[str]:
+        """Names of the models that the weights come from: the base model, or else the teachers."""
+        return [
+            WEIGHT.sub("", name) for name in (self.base_model or self.teacher or "").split(TEACHER_SEPARATOR) if name
+        ]
 
-def split_teachers(teacher: str) -> list[str]:
-    """Names of the teachers of a model, from the field of its config; each with its weight if these differ."""
-    return teacher.split(TEACHER_SEPARATOR)
+    @property
+    def licenses(self) -> list[str]:
+        """Licences that apply to the weights, each once; `unknown` for an origin that states none."""
+        stated = [self.base_model_license or UNKNOWN] if self.base_model else []
+        if self.teacher_license or (self.teacher and not self.base_model):
+            stated.append(self.teacher_license or UNKNOWN)
+        return list(dict.fromkeys(part for name in stated for part in split_licenses(name))) or [OWN_LICENSE]
+
+    @property
+    def license(self) -> str:
+        """Identifier for the Hub, which has one for a model: the only licence that is not Apache-2.0, or `other`."""
+        others = [name for name in self.licenses if name != OWN_LICENSE]
+        if not others:
+            return OWN_LICENSE
+        return others[0] if len(others) == 1 and others[0] != UNKNOWN else OTHER_LICENSE
+
+    @property
+    def terms(self) -> str:
+        """A paragraph on the origin and the licence of the weights, in Markdown."""
+        names = " and ".join(f"`{name}`" for name in self.origins)
+        text = f"The weights are {'fine-tuned' if self.base_model else 'distilled'} from {names}."
+        if not names:
+            text = "The weights were trained without a teacher."
+        known = [name for name in self.licenses if name != UNKNOWN]
+        if known == [OWN_LICENSE] and len(self.licenses) == 1:
+            return f"{text} They are licensed under the Apache License 2.0."
+        if known:
+            text += f" The terms of {' and of '.join(f'`{name}`' for name in known)} apply to them."
+        if UNKNOWN in self.licenses:
+            text += " An origin of the weights states no licence: ask its owner before you share or use them."
+        for name in known:
+            if "openrail" in name:
+                text += _openrail(name, names)
+        return text
 
 
-def _without_folder(name: str | None) -> str | None:
-    names = split_teachers(name) if name else []
-    return TEACHER_SEPARATOR.join(Path(part).name if Path(part).is_absolute() else part for part in names) or name
+def _openrail(license: str, origin: str) -> str:
+    """What a licence of the OpenRAIL family requires of those who pass the weights on."""
+    full_text = f" ([full text]({OPENRAIL_TEXTS[license]}))" if license in OPENRAIL_TEXTS else ""
+    return (
+        f" The use restrictions in the attachment of `{license}`{full_text} bind you and everyone who receives these "
+        "weights, or weights derived from them, from you. Include this section and that licence with every copy, "
+        "state your changes, and require users of a hosted service to accept the same restrictions. Changes from "
+        f"{origin}: architecture and weights differ."
+    )
 
 
-def count_parameters(folder: str | Path) -> int:
-    """Number of parameters in `model.safetensors`, from its header. BatchNorm's running statistics and the rotation of
-    the teacher's space do not count.
+@dataclass(frozen=True)
+class TrainingRun:
+    """One recipe on a card.
+
+    Args:
+        name: Name of the recipe, as shown on the card.
+        recipe: Contents of the recipe file, as `read_recipe` returns them.
+        steps: Number of steps of a run that stopped early; None for all steps of the recipe.
     """
-    with safe_open(Path(folder) / WEIGHTS_FILE, framework="pt") as weights:
-        names = [name for name in weights.keys() if not BUFFERS.search(name)]  # noqa: SIM118
-        return sum(math.prod(weights.get_slice(name).get_shape()) for name in names)
+
+    name: str
+    recipe: dict[str, Any]
+    steps: int | None = None
+
+    @property
+    def stage(self) -> str | None:
+        """Name of the training stage; None if no field of the recipe belongs to one stage alone."""
+        if ALIGN_ONLY & self.recipe.keys():
+            return ALIGN
+        if not DISTILL_ONLY & self.recipe.keys():
+            return None
+        target = self.recipe.get("target", "feature_map")
+        return DISTILL if target == "feature_map" else f"distillation of {target.replace('_', ' ')}"
+
+    @property
+    def description(self) -> str:
+        """Stage, towers, steps, batch size over all processes and accumulated batches, and learning rate."""
+        steps, batch_size, rate = (self._value(name) for name in ("max_steps", "batch_size", "learning_rate"))
+        factors = {"processes": self.recipe.get("num_processes", 1), "batches": self._value("accumulate_steps")}
+        factors = {name: number for name, number in factors.items() if number > 1}
+        parts = " x ".join(f"{number} {name}" for name, number in factors.items())
+        of_each = f" ({parts} of {batch_size:,})" if factors else ""
+        tower = {"vision": ", image tower", "text": ", text tower"}.get(self.recipe.get("tower", ""), "")
+        stage = f"{self.stage}{tower}; " if self.stage else ""
+        done = self.recipe.get("num_steps") if self.steps is None else self.steps
+        cause = "" if self.steps is None else "stopped early after "
+        part = f"{cause}{done:,} of " if done is not None and done < steps else ""
+        total = batch_size * math.prod(factors.values())
+        return f"{stage}{part}{steps:,} steps, batch size {total:,}{of_each}, peak learning rate {rate}"
+
+    @property
+    def sources(self) -> list[str]:
+        """Training data: one source, its shards, or all sources of a mixture."""
+        data = self.recipe["data"]
+        sources = [data.get("train"), *(source["train"] for source in data.get("sources") or [])]
+        names = [name for source in sources if source for name in (source if isinstance(source, list) else [source])]
+        return [portable(name) for name in names]
+
+    @property
+    def initial_weights(self) -> list[str]:
+        """Pretrained towers that a new student starts from."""
+        student = self.recipe.get("student") or self.recipe.get("new_student")
+        towers = ("vision_init", "text_init") if isinstance(student, dict) else ()
+        return [student[name] for name in towers if student.get(name)]
+
+    def _value(self, name: str) -> Any:
+        return self.recipe.get(name, DEFAULTS[name])
+
+
+def read_runs(folder: Path, results: Results | None) -> list[TrainingRun]:
+    """The training runs of a folder in order; the last one with the steps that a fine-tuning has recorded."""
+    paths = [*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE]
+    steps = results.meta.get("finetune", {}).get("steps") if results is not None else None
+    last = len(paths) - 1
+    return [
+        TrainingRun(p.name, read_recipe(p), steps if n == last else None) for n, p in enumerate(paths) if p.exists()
+    ]
+
+
+def teacher_space(runs: Sequence[TrainingRun]) -> str:
+    """Whether the embeddings of a distilled model can be compared with the teacher's."""
+    matched = "trained to match the teacher's embeddings"
+    last, distilled = runs[-1].recipe if runs else {}, [run for run in runs if run.stage != ALIGN]
+    if last.get("anchor_weight"):
+        return matched
+    # a loss of stage 1 compared embeddings, and not feature maps alone
+    compared = [
+        run.recipe
+        for run in distilled
+        if run.recipe.get("target") == "logits" or run.recipe.get("embedding_weight", 1)
+    ]
+    towers = {recipe.get("tower", "both") for recipe in compared}
+    if last.get("new_student") or (distilled and not towers):
+        return "not comparable with the teacher's"
+    if towers in ({"vision"}, {"text"}):
+        matched = f"those of {'images' if 'vision' in towers else 'texts'} alone {matched}"
+    if not runs or runs[-1].stage != ALIGN:
+        return matched
+    return f"{matched} before the alignment, which had no anchor to them"
+
+
+def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Results | None) -> dict[str, Any] | None:
+    """What a card says about a fine-tuned model; every sentence follows from its config, its recipe or its results.
+
+    Returns:
+        `summary`, `space`, `measured`, `interpolation` (None if the run has not chosen a point), `data` and
+        `languages`, in words; None if the model was not fine-tuned from a finished model.
+    """
+    if facts.base_model is None or not runs:
+        return None
+    base, recipe = facts.base_model, runs[-1].recipe
+    measured: Mapping[str, Any] = results.meta.get("finetune", {}) if results else {}
+    languages = [LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]]
+    license = f"licence `{facts.base_model_license}`" if facts.base_model_license else "no licence stated"
+    anchored = bool(recipe.get("anchor_weight"))
+    space = f"held close to those of `{base}`" if anchored else f"not comparable with those of `{base}`"
+    cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
+    curve = measured.get("curve")
+    kept = list(curve[0]["general"]) if curve else []
+    return {
+        "summary": (
+            f"Fine-tuned with DC-CLIP from `{base}` ({license}) on images with {' and '.join(languages)} captions: "
+            f"contrastive alignment, {'with' if anchored else 'without'} an anchor to the embeddings of that model."
+        ),
+        "space": f"{space} (mean cosine {', '.join(cosines)} of the validation split)" if cosines else space,
+        "measured": ", on ".join(["a validation split of the data", *(f"{name}" for name in kept)]),
+        "interpolation": _interpolation(base, measured.get("weight"), " and ".join(kept)),
+        "data": portable(measured.get("data", runs[-1].sources[0])),
+        "languages": languages,
+    }
+
+
+def _interpolation(base: str, weight: float | None, kept: str) -> str | None:
+    if weight is None:
+        return None
+    if not weight:
+        return (
+            f"The weights equal those of `{base}`: no point between them and the end of training was better on the "
+            f"validation split and kept the accuracy on {kept}."
+        )
+    return (
+        f"The weights are those of `{base}` plus {weight:.1f} of their change in training (WiSE-FT, "
+        "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)). This point was chosen on the validation split, on "
+        f"condition that the accuracy on {kept} falls by at most 1 point."
+    )

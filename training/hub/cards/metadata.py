@@ -1,20 +1,21 @@
 """The front matter of a card: metadata for the search, the filters and the widget of the Hub."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from training.hub.cards.details import CardDetails
 from training.hub.cards.facts import ModelFacts
-from training.utils.results import Results, with_several_protocols
+from training.utils.results import Results, Row, with_several_protocols
 
-TASK = "zero-shot-image-classification"
+TASK, RETRIEVAL_TASK = "zero-shot-image-classification", "image-text-retrieval"
+RETRIEVAL = "retrieval"  # protocol of rows that belong to the second task
 TAGS = ["dcclip", "clip", "bilingual", "chinese", "distillation"]
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 FILE_SUFFIXES = (".parquet", ".tar", ".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".txt", ".zip", ".arrow")
-METRICS = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
+ACCURACY = {"top1": "top-1 accuracy", "top5": "top-5 accuracy"}
 MAX_DECIMALS = 4
 EXPORT_REFERENCE = "PyTorch"  # the model in front of its export, in rows of the accuracy check
 TITLES = {"en": "English", "zh": "中文"}
@@ -22,33 +23,36 @@ TITLES = {"en": "English", "zh": "中文"}
 
 def front_matter(
     facts: ModelFacts,
-    details: CardDetails,
     results: Results | None,
     title: str,
-    lineage: list[str],
-    sources: list[str],
-    repo_id: str | None = None,
+    lineage: Sequence[str],
+    sources: Sequence[str],
+    image: str | None = None,
+    labels: dict[str, list[str]] | None = None,
 ) -> ModelCardData:
     """The metadata of a card.
 
     Args:
         facts: Facts about the model.
-        details: The part of the card that is written by hand.
         results: Results of the model; None if it was not evaluated.
         title: Title of the card.
-        lineage: Hub ids or folders of the models that the weights come from: teacher and initial weights.
+        lineage: Hub ids or names of the models that the weights come from.
         sources: Training data, as named in the recipes.
-        repo_id: Id of the repo on the Hub, NAMESPACE/NAME, if it is known.
-
-    Returns:
-        The metadata.
+        image: Image of the widget: file of the repo or URL; None leaves the widget out.
+        labels: Candidate labels of the widget, by language.
     """
-    base_model = [name for name in lineage if is_hub_id(name)]
-    datasets = [name for name in (*details.datasets, *sources) if is_hub_id(name)]
     evaluated = eval_results(results)
     more: dict[str, Any] = {"inference": {"parameters": {"hypothesis_template": "{}"}}}
-    if details.image is not None:
-        more["widget"] = widget(details, repo_id)
+    if image is not None:
+        more["widget"] = [
+            {
+                "src": image,
+                "candidate_labels": ", ".join(names),
+                "example_title": f"{TITLES.get(language, language)}: {names[0]}",
+            }
+            for language, names in (labels or {}).items()
+        ]
+    base_model = [name for name in dict.fromkeys(lineage) if is_hub_id(name)]
     if facts.base_model is not None and base_model:
         more["base_model_relation"] = "finetune"
     return ModelCardData(
@@ -56,10 +60,10 @@ def front_matter(
         license=facts.license,
         library_name="transformers",
         pipeline_tag=TASK,
-        tags=TAGS if facts.base_model is None or facts.teacher else [tag for tag in TAGS if tag != "distillation"],
-        base_model=list(dict.fromkeys(base_model)) or None,
-        datasets=list(dict.fromkeys(datasets)) or None,
-        metrics=["accuracy"] if evaluated else None,
+        tags=TAGS if facts.teacher else [tag for tag in TAGS if tag != "distillation"],
+        base_model=base_model or None,
+        datasets=[name for name in dict.fromkeys(sources) if is_hub_id(name)] or None,
+        metrics=sorted({result.metric_type for result in evaluated}) or None,
         model_name=title if evaluated else None,
         eval_results=evaluated or None,
         **more,
@@ -72,41 +76,22 @@ def is_hub_id(name: str) -> bool:
     return HUB_ID.fullmatch(name) is not None and not is_local
 
 
-def widget(details: CardDetails, repo_id: str | None = None) -> list[dict[str, str]]:
-    """One widget example for each language, in the format of `@huggingface/tasks`.
-
-    Args:
-        details: Image and labels of the example.
-        repo_id: Id of the repo on the Hub, for the URL of an image in the repo. None keeps the file name.
-
-    Returns:
-        `src`, `candidate_labels` (all labels in one string, separated by commas) and `example_title` for each.
-    """
-    image = str(details.image)
-    if repo_id is not None and not image.startswith("https://"):
-        image = f"https://huggingface.co/{repo_id}/resolve/main/{image}"
-    return [
-        {
-            "src": image,
-            "candidate_labels": ", ".join(labels),
-            "example_title": f"{TITLES.get(language, language)}: {labels[0]}",
-        }
-        for language, labels in details.labels.items()
-    ]
-
-
 def eval_results(results: Results | None) -> list[EvalResult]:
-    """Results of the final student for the model index: one entry for each set, language and metric, and for
-    each protocol if there are several.
+    """Results of the final student for the model index: one entry for each set, language and metric.
 
-    The accuracy check of an export compares files with PyTorch. Its rows are no results of the model: their data is
-    the embedded corpus by default, whatever the model was trained for.
+    Several protocols of a set have an entry each. Rows of the accuracy check of an export are not results of the
+    model: their data is the embedded corpus by default, whatever the model was trained for.
     """
     if results is None:
         return []
     exported = export_models(results)
-    rows = [row for row in results.rows if is_final(row.model, row.stage) and row.language is not None]
-    rows = [row for row in rows if row.model not in exported and _is_own(row.model, results)]
+    measured = [entry["name"] for entry in results.meta.get("models", [])]  # training/eval.py also measures baselines
+    rows = [
+        row
+        for row in results.rows
+        if row.language is not None and is_final(row.model, row.stage) and row.model not in exported
+        if not measured or row.model == measured[0]
+    ]
     several = {(name, language) for name, language, _ in with_several_protocols(rows)}
     # the Hub merges results that differ in nothing else
     configs = [
@@ -114,35 +99,32 @@ def eval_results(results: Results | None) -> list[EvalResult]:
     ]
     return [
         EvalResult(
-            task_type=TASK,
+            task_type=RETRIEVAL_TASK if row.protocol == RETRIEVAL else TASK,
             dataset_type=row.set or "",
             dataset_name=f"{row.set} ({config})",
             dataset_config=config,
-            metric_type="accuracy" if row.metric in METRICS else row.metric,
-            metric_name=METRICS.get(row.metric, row.metric.replace("_", " ")),
+            metric_type="accuracy"
+            if row.metric in ACCURACY
+            else "recall"
+            if row.protocol == RETRIEVAL
+            else row.metric,
+            metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, MAX_DECIMALS),
         )
         for row, config in zip(rows, configs, strict=True)
     ]
 
 
-def _is_own(model: str, results: Results) -> bool:
-    """Whether rows of this name are of the published model: `training/eval.py` also measures others and widths."""
-    measured = [entry["name"] for entry in results.meta.get("models", [])]
-    return not measured or model == measured[0]
+def _type_of(row: Row) -> str:
+    return "recall" if row.protocol == RETRIEVAL else row.metric
 
 
 def export_models(results: Results) -> set[str]:
-    """Names under which the accuracy check of an export wrote its rows: those of its files, and `PyTorch`."""
+    """Names under which the accuracy check of an export wrote its rows: its files, and `PyTorch`."""
     verdicts = results.meta.get("export", {}).get("verdicts", [])
     return {entry["file"] for entry in verdicts} | {EXPORT_REFERENCE}
 
 
 def is_final(model: str, stage: str | None) -> bool:
-    """Whether a result row is about the published model, and not its teacher or an earlier stage.
-
-    Args:
-        model: The `model` of the row.
-        stage: The `stage` of the row.
-    """
+    """Whether a result row with this `model` and `stage` is about the published model."""
     return model != "teacher" and stage in ("aligned", "finetuned", None)

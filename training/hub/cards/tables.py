@@ -3,8 +3,8 @@
 import statistics
 from typing import Any
 
+from training.evaluation.sets.class_names import SETS
 from training.evaluation.sets.protocols import ELEVATER, METRICS
-from training.hub.cards.device_budget import REFERENCE, read_costs, read_pairs
 from training.hub.cards.metadata import export_models, is_final
 from training.utils.results import Results, Row, markdown_table
 
@@ -26,19 +26,12 @@ def accuracy_table(results: Results) -> str | None:
 
 
 def _accuracy_rows(results: Results) -> list[Row]:
-    exported, elevater = export_models(results), _elevater_sets()
-    return [row for row in results.rows if row.set not in elevater and row.model not in exported]
-
-
-def _elevater_sets() -> tuple[str, ...]:
-    from training.evaluation.sets.class_names import SETS  # not at the top: it imports PyTorch, which --help needs not
-
-    return SETS
+    exported = export_models(results)
+    return [row for row in results.rows if row.set not in SETS and row.model not in exported]
 
 
 def elevater_table(results: Results) -> str | None:
-    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets if these are
-    several.
+    """ELEVATER's sets in both languages, each with its own metric, and the mean over the measured sets.
 
     Returns:
         The table; None if none of the twenty sets was measured.
@@ -86,7 +79,7 @@ def size_table(results: Results) -> str | None:
     Returns:
         The table; None if the run did not measure size and latency.
     """
-    exported = export_models(results)  # their table is that of the exported files, without refused ones
+    exported = export_models(results)  # exported files have a table of their own
     rows = [row for row in results.rows if row.language is None and row.set is None and row.model not in exported]
     rows = [row for row in rows if row.model == "teacher" or is_final(row.model, row.stage)]
     if not rows:
@@ -101,40 +94,13 @@ def size_table(results: Results) -> str | None:
     return markdown_table(lines)
 
 
-def budget_table(results: Results, name: str) -> str | None:
-    """Size and latency of one model at batch 1: one row for each backend and number of threads.
-
-    The last column is the speed-up of an image-text pair over AltCLIP, the paper's teacher, on the same backend.
-
-    Args:
-        results: Results of a device budget.
-        name: Name of the model in these results.
-
-    Returns:
-        The table; None if the budget does not have this model.
-    """
-    pairs = [pair for pair in read_pairs(results) if pair.model == name]
-    if not pairs:
-        return None
-    header = ["backend", "threads", "size, MB", "cold start, s", "peak memory, MiB", "ms per image", "ms per text"]
-    header.append(f"speed-up over {REFERENCE}")
-    lines = [header, ["---", *["---:"] * (len(header) - 1)]]
-    for pair in pairs:
-        costs = read_costs(results, name, pair.backend, pair.threads)
-        speed_up = costs.pop("times_as_fast")
-        cells = ["" if value is None else _number(value) for value in costs.values()]
-        cells += [_number(pair.ms_image), _number(pair.ms_text), "" if speed_up is None else f"{speed_up:.1f}"]
-        lines.append([pair.backend, str(pair.threads), *cells])
-    return markdown_table(lines)
-
-
 def export_table(results: Results) -> str | None:
     """Exported files with the verdict of the accuracy gate: one row for each file, including refused ones.
 
     Returns:
         The table; None if nothing was exported.
     """
-    verdicts = _verdicts(results)
+    verdicts: list[dict[str, Any]] = results.meta.get("export", {}).get("verdicts", [])
     if not verdicts:
         return None
     languages = sorted({language for entry in verdicts for language in entry["lost_points"]})
@@ -150,10 +116,6 @@ def export_table(results: Results) -> str | None:
         note = note if entry["kept"] else f"refused: {' '.join(entry['reasons'])}"
         lines.append([f"`{entry['file']}`", *cells, note])
     return markdown_table(lines)
-
-
-def _verdicts(results: Results) -> list[dict[str, Any]]:
-    return results.meta.get("export", {}).get("verdicts", [])
 
 
 def _number(value: float) -> str:

@@ -1,15 +1,19 @@
-"""open_clip loads a converted folder and gives the embeddings and rankings of transformers."""
+"""Model folders in the layouts of open_clip and Immich give the embeddings and rankings of transformers.
+
+Immich's server is not on PyPI, so its code path is re-created.
+"""
 
 import json
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
-from clip_benchmark.models import load_clip
 from datasets import Dataset, Features, Image, Value
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
@@ -17,15 +21,22 @@ from modeling_dcclip.integrations.open_clip import CONFIG_FILE, WEIGHTS_FILE, co
 from tests.tiny import (
     BERT,
     CUT_EFFICIENTNET,
+    IMAGE_SIZE,
     MAX_TEXT_LENGTH,
     MOBILENET,
+    PROJECTION_DIM,
     VIT,
     WHOLE_EFFICIENTNET,
     WHOLE_MOBILENET,
     make_model,
+    recipe_fields,
+    student_config,
 )
 from training import export
-from training.edge import layouts
+from training.config import DistillRecipe
+from training.edge import layout_export
+from training.edge.layouts import ImmichEncoder
+from training.hub import list_files, save_model
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -40,6 +51,21 @@ TOWERS = {
     # the projection follows the pooling, and the head of the timm model, which is there, is not used
     "unused head": (WHOLE_MOBILENET, {}),
 }
+
+
+@pytest.fixture(scope="module")
+def finished(processor, tmp_path_factory) -> Path:
+    """A finished model folder without exports. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("layouts") / "dcclip-tiny"
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def labelled(corpus) -> list[str]:
+    """Options that name a real set with class names in both languages."""
+    return ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
 
 
 def save(folder: Path, processor: DCCLIPProcessor, *arguments, **fields) -> DCCLIPModel:
@@ -93,14 +119,6 @@ def test_tokens_and_pixels_are_those_of_the_processor(converted, processor, imag
         levels = difference * torch.tensor(processor.image_processor.image_std)[:, None, None] * 255
         assert levels.abs().max() < 1.01  # Pillow and torchvision round a few pixels in opposite directions
         assert (levels.abs() > 0.5).float().mean() < 0.02
-
-
-@torch.no_grad()
-def test_clip_benchmark_loads_it(converted, texts):
-    _, name = converted
-    network, _, tokenizer = load_clip("open_clip", name, None, None, "cpu")
-    expected = open_clip.create_model_and_transforms(name)[0].eval().encode_text(tokenizer(texts))
-    assert network.eval().encode_text(tokenizer(texts)).equal(expected)
 
 
 def test_the_folder_is_a_whole_model(converted):
@@ -180,29 +198,23 @@ def test_records_of_other_exports_stay(finished, labelled, tmp_path):
     assert meta["layouts"]["open_clip"]["kept"] and meta["note"] == "of the training"
 
 
-def test_a_tool_that_ranks_otherwise_is_refused(finished, labelled, tmp_path, capsys, monkeypatch):
-    folder = tmp_path / "folder"
-    shutil.copytree(finished, folder)
-    monkeypatch.setattr(layouts, "MAX_TEXT_DIFFERENCE", -1.0)
-    with pytest.raises(SystemExit) as exit_info:
-        export.main([str(folder), "--output_dir", str(folder), "--format", "open_clip", *labelled])
-    assert exit_info.value.code == 1
-    assert "open_clip: not written. Text embeddings differ" in capsys.readouterr().out
-    assert not (folder / "open_clip").exists()
-    assert not Results.read(folder / "results.json").meta["layouts"]["open_clip"]["kept"]
-
-
 def test_a_refusal_or_an_error_leaves_an_accepted_folder(finished, labelled, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "folder"
     arguments = [str(finished), "--output_dir", str(folder), "--format", "open_clip", *labelled]
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as exit_info:
+        patch.setattr(layout_export, "MAX_TEXT_DIFFERENCE", -1.0)
+        export.main(arguments)
+    assert exit_info.value.code == 1 and not (folder / "open_clip").exists()
+    assert "open_clip: not written. Text embeddings differ" in capsys.readouterr().out
+    assert not Results.read(folder / "results.json").meta["layouts"]["open_clip"]["kept"]
     export.main(arguments)
     (folder / "open_clip" / "mark").touch()
     record = Results.read(folder / "results.json").meta["layouts"]
-    monkeypatch.setattr(layouts, "MAX_TEXT_DIFFERENCE", -1.0)
+    monkeypatch.setattr(layout_export, "MAX_TEXT_DIFFERENCE", -1.0)
     with pytest.raises(SystemExit):
         export.main(arguments)
     assert "The earlier export, which passed, stays." in capsys.readouterr().out
-    monkeypatch.setattr(layouts, "_compare", lambda *_: 1 / 0)
+    monkeypatch.setattr(layout_export, "_compare", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         export.main(arguments)
     assert (folder / "open_clip" / "mark").exists() and (folder / "open_clip" / WEIGHTS_FILE).exists()
@@ -217,3 +229,78 @@ def test_single_towers_are_refused(finished, labelled, tmp_path, capsys):
         assert exit_info.value.code == 2
         assert "format: open_clip holds both towers in fp32" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+# Immich
+
+
+FILES = {
+    "config.json",
+    "textual/model.onnx",
+    "textual/tokenizer.json",
+    "textual/tokenizer_config.json",
+    "visual/model.onnx",
+    "visual/preprocess_cfg.json",
+}
+
+
+@pytest.fixture(scope="module")
+def immich(finished, labelled, tmp_path_factory):
+    """A model folder with the folder of Immich. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("immich") / "model"
+    export.main([str(finished), "--output_dir", str(folder), "--format", "immich", *labelled])
+    return folder
+
+
+def test_immich_ranks_as_transformers(immich):
+    record = Results.read(immich / "results.json").meta["layouts"]["immich"]
+    assert record["text_difference"] <= 1e-5 and record["image_cosine"] >= 0.999
+    assert record["recall"] == record["expected_recall"]
+    assert min(record["same_top"][language] for language in ("en", "zh")) >= 0.99
+
+
+@torch.no_grad()
+def test_embeddings_of_immich_are_those_of_transformers_with_unit_length(immich, images, texts):
+    model, processor = DCCLIPModel.from_pretrained(immich).eval(), DCCLIPProcessor.from_pretrained(immich)
+    texts = [*texts, "a frog that sits on a leaf " * 20]
+    inputs = processor(images=images, text=texts, return_tensors="pt", truncation=True, max_length=MAX_TEXT_LENGTH)
+    encoder = ImmichEncoder(immich / "immich")
+    expected = model.get_text_features(inputs["input_ids"], inputs["attention_mask"]).pooler_output
+    np.testing.assert_allclose(encoder.encode_texts(texts), F.normalize(expected, dim=-1).numpy(), atol=1e-5)
+    square = [image.resize((IMAGE_SIZE, IMAGE_SIZE)) for image in images]  # nothing is resized by either side
+    pixels = processor(images=square, return_tensors="pt")["pixel_values"]
+    expected = F.normalize(model.get_image_features(pixels).pooler_output, dim=-1)
+    found = encoder.encode_images(square)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_graphs_have_the_inputs_that_the_server_feeds(immich):
+    expected = {
+        "textual": ("text", "tensor(int32)", [1, MAX_TEXT_LENGTH]),
+        "visual": ("image", "tensor(float)", [1, 3, IMAGE_SIZE, IMAGE_SIZE]),
+    }
+    for tower, (name, kind, shape) in expected.items():
+        session = onnxruntime.InferenceSession(immich / "immich" / tower / "model.onnx")
+        (value,) = session.get_inputs()
+        assert (value.name, value.type, value.shape) == (name, kind, shape)
+        assert session.get_outputs()[0].shape == [1, PROJECTION_DIM]
+
+
+def test_all_files_of_immich_are_written_and_published(immich):
+    found = {path.relative_to(immich / "immich").as_posix() for path in (immich / "immich").rglob("*.*")}
+    assert found == FILES
+    assert {f"immich/{name}" for name in FILES} <= {*list_files(immich)}
+
+
+def test_preprocessing_that_the_server_lacks_is_refused(finished, labelled, tmp_path, capsys):
+    folder = tmp_path / "model"
+    shutil.copytree(finished, folder)
+    path = folder / "preprocessor_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps(config | {"size": {"shortest_edge": IMAGE_SIZE + 8}}), encoding="utf-8")
+    with pytest.raises(SystemExit) as exit_info:
+        export.main([str(folder), "--output_dir", str(folder), "--format", "immich", *labelled])
+    assert exit_info.value.code == 2
+    assert "has no counterpart in open_clip" in capsys.readouterr().err
+    assert not (folder / "immich").exists()

@@ -1,15 +1,14 @@
-"""Upload a finished folder to the Hub in one commit, with retries. Repeating an upload changes nothing.
+"""Publish a finished folder on the Hub: check it, write its card, upload it in one commit, with retries.
 
-`HfApi.upload_folder` does not do the same job: with hf_xet installed it splits a folder into several commits, it sends
-files only as they are on disk, whereas text files with local paths are sent cleaned, and the `*` of its
-`delete_patterns` also matches `/`, so it would delete files that others put into subfolders.
+`HfApi.upload_folder` does not do the same job: with hf_xet installed it splits a folder into several commits, and the
+`*` of its `delete_patterns` also matches `/`, so it would delete files that others put into subfolders.
 """
 
 import logging
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,13 +17,15 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from training.hub.contents import Content, is_publishable, list_contents
+from training.config import TrainingRecipe
+from training.hub.cards import write_card
+from training.hub.check import check_folder
+from training.hub.folder import is_publishable, list_files
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 5
 DEFAULT_BRANCH = "main"
-# rules of `git check-ref-format`, which `huggingface_hub` leaves to the Hub
-NO_GIT_NAME = re.compile(r"^$|[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)[./-]|[./]$|\.lock(/|$)|^@$")
+GIT_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 Result = TypeVar("Result")
 
 
@@ -49,12 +50,12 @@ class Target:
             validate_repo_id(self.repo_id)
         except HFValidationError as error:
             raise ValueError(
-                f"repo_id: {self.repo_id!r} is no id of a repo ({error}) Write NAMESPACE/NAME."
+                f"repo_id: {self.repo_id!r} is not a valid repo id ({error}) Write NAMESPACE/NAME."
             ) from error
         for name, value in (("revision", self.revision), ("tag", self.tag)):
-            if value is not None and NO_GIT_NAME.search(value):
+            if value is not None and GIT_NAME.fullmatch(value) is None:
                 raise ValueError(
-                    f"{name}: {value!r} is no name that Git accepts. Use letters, digits, '.', '-' and '_', such as "
+                    f"{name}: {value!r} is not a valid Git ref name. Use letters, digits, '.', '-' and '_', such as "
                     "v0.1.0."
                 )
 
@@ -83,6 +84,41 @@ class Published:
 
 class PublishError(RuntimeError):
     """The upload failed or is incomplete. The local folder is unchanged, and the message has the next step."""
+
+
+def check_push(recipe: TrainingRecipe):
+    """Open the repo of a recipe with `push_to_hub` before training, so that a missing token or right fails at once.
+
+    Raises:
+        PublishError: The repo cannot be opened.
+    """
+    if recipe.push_to_hub:
+        open_repo(_target(recipe))
+
+
+def push(recipe: TrainingRecipe):
+    """Publish `output_dir` of a recipe with `push_to_hub`, after training.
+
+    Raises:
+        PublishError: The folder cannot be published, or the upload failed; the message has the command that repeats
+            it.
+    """
+    if not recipe.push_to_hub:
+        return
+    target = _target(recipe)
+    try:
+        check_folder(recipe.output_dir)
+        write_card(recipe.output_dir, repo_id=target.repo_id)
+        upload(recipe.output_dir, target)
+    except ValueError as error:
+        raise PublishError(
+            f"{recipe.output_dir} was not published: {error}\nWhen this is fixed, run:\n"
+            f"  {target.command(recipe.output_dir)}"
+        ) from error
+
+
+def _target(recipe: TrainingRecipe) -> Target:
+    return Target(repo_id=str(recipe.hub_model_id), private=recipe.hub_private_repo)
 
 
 def open_repo(target: Target, wait_s: float = 1.0):
@@ -118,7 +154,7 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
     are deleted. All other files of the repo are kept.
 
     Args:
-        folder: A finished Hub folder.
+        folder: A finished model folder.
         target: The repo, branch and tag to upload to.
         message: Message of the commit.
         wait_s: Seconds before the second attempt; the pause doubles with each attempt.
@@ -128,13 +164,13 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
 
     Raises:
         PublishError: The upload failed; the message has the command that repeats it.
-        ValueError: The folder is incomplete, or a file has a secret in it.
+        ValueError: The folder is incomplete, or a file must not be published.
     """
-    contents = list_contents(folder)
+    paths = list_files(folder)
     api = HfApi()
     open_repo(target, wait_s)
     try:
-        published = _retry(lambda: _commit(api, contents, target, message), f"{len(contents)} files", wait_s)
+        published = _retry(lambda: _commit(api, Path(folder), paths, target, message), f"{len(paths)} files", wait_s)
         if target.tag is not None:
             _retry(lambda: _tag(api, target.repo_id, str(target.tag), published.commit), f"tag {target.tag}", wait_s)
     except (OSError, ValueError) as error:
@@ -145,17 +181,13 @@ def upload(folder: str | Path, target: Target, message: str = "Publish the model
     return published
 
 
-def _commit(api: HfApi, contents: list[Content], target: Target, message: str) -> Published:
+def _commit(api: HfApi, folder: Path, paths: Sequence[str], target: Target, message: str) -> Published:
     """Make one attempt. If an earlier attempt succeeded and only its response was lost, no second commit is made."""
     parent = api.repo_info(target.repo_id, revision=target.revision).sha
     remote = api.list_repo_files(target.repo_id, revision=target.revision)
-    local = {content.path for content in contents}
-    additions = [
-        # new objects for each attempt: create_commit marks those that it has sent
-        CommitOperationAdd(content.path, content.file if content.text is None else content.text.encode())
-        for content in contents
-    ]
-    deletions = [CommitOperationDelete(path) for path in remote if path not in local and is_publishable(path)]
+    # new objects for each attempt: create_commit marks those that it has sent
+    additions = [CommitOperationAdd(path, folder / path) for path in paths]
+    deletions = [CommitOperationDelete(path) for path in remote if path not in paths and is_publishable(path)]
     commit = api.create_commit(
         target.repo_id,
         [*deletions, *additions],
@@ -183,8 +215,10 @@ def _retry(call: Callable[[], Result], what: str, wait_s: float) -> Result:
         try:
             return call()
         except Exception as error:
-            if attempt == ATTEMPTS or not _is_temporary(error):
-                raise _as_os_error(error) from error
+            # compared by name: it comes from httpx or httpx2, depending on the version of huggingface_hub
+            lost = isinstance(error, ConnectionError) or "TransportError" in {e.__name__ for e in type(error).__mro__}
+            if attempt == ATTEMPTS or not (lost or _is_temporary(error)):
+                raise (OSError(_message(error)) if lost else error) from error
             logger.warning("%s: %s; attempt %d of %d in %.0f s", what, _message(error), attempt + 1, ATTEMPTS, wait_s)
         time.sleep(wait_s)
         wait_s *= 2
@@ -192,20 +226,10 @@ def _retry(call: Callable[[], Result], what: str, wait_s: float) -> Result:
 
 
 def _is_temporary(error: Exception) -> bool:
-    """Whether a repeated call can succeed."""
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code if error.response is not None else 500
-        return status in (408, 412, 429) or status >= 500  # 412: another commit was made meanwhile
-    return _is_transport_error(error)
-
-
-def _is_transport_error(error: Exception) -> bool:
-    # the class is compared by name: it comes from httpx or httpx2, depending on the version of huggingface_hub
-    return isinstance(error, ConnectionError) or "TransportError" in {base.__name__ for base in type(error).__mro__}
-
-
-def _as_os_error(error: Exception) -> Exception:
-    return OSError(_message(error)) if _is_transport_error(error) else error
+    if not isinstance(error, HfHubHTTPError):
+        return False
+    status = error.response.status_code if error.response is not None else 500
+    return status in (408, 412, 429) or status >= 500  # 412: another commit was made meanwhile
 
 
 def _message(error: Exception) -> str:

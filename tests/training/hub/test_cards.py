@@ -1,0 +1,347 @@
+"""Model cards: facts, licences, metadata and tables, and how an existing card is refreshed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_dcclip import DCCLIPModel
+from tests.tiny import MOBILENET, make_model, recipe_fields, student_config
+from training.config import AlignRecipe, DataConfig, DistillRecipe, read_recipe, recipe_from_args, save_recipe
+from training.hub import CardDetails, complete_folder, earlier_recipes, save_model, write_card
+from training.hub.cards.facts import ModelFacts, TrainingRun, count_parameters, finetuning_facts, teacher_space
+from training.hub.cards.metadata import eval_results, is_hub_id
+from training.hub.cards.tables import elevater_table
+from training.utils.results import Results, Row
+
+FACTS = ModelFacts(
+    parameters=1,
+    bytes=4,
+    image_size=64,
+    max_text_length=32,
+    projection_dim=16,
+    languages=("en", "zh"),
+    teacher=None,
+    teacher_license=None,
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, processor):
+    folder = tmp_path_factory.mktemp("card")
+    fields = recipe_fields(folder / "dcclip-tiny", "some/images", teacher="some/teacher", student=student_config())
+    teachers = {"teacher": "some/teacher (1) + /folder/of/other (0.5)", "teacher_license": "mit and cc-by-nc-4.0"}
+    save_model(folder, make_model(MOBILENET, **teachers), processor, DistillRecipe(**fields))
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy of the small files to write to."""
+    for path in saved.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    return tmp_path
+
+
+def row(value: float, **fields) -> Row:
+    defaults = {"model": "student", "stage": "aligned", "set": "a_set", "protocol": "class-names", "metric": "top1"}
+    return Row(**defaults | {"language": "zh"} | fields, value=value)
+
+
+def card_of(folder, results: Results | None = None, **fields) -> ModelCard:
+    if results is not None:
+        results.write(folder)
+    write_card(folder, **fields)
+    return ModelCard.load(folder / "README.md")
+
+
+def test_a_new_card_has_the_facts_of_its_folder(folder):
+    card = card_of(folder, details=CardDetails(summary="It *sees*.", data="Drawn by X.", limits=["Few images."]))
+    model = DCCLIPModel.from_pretrained(folder)
+    assert count_parameters(folder) == model.num_parameters()
+    assert f"| parameters | {model.num_parameters():,} |" in card.text
+    assert f"| weights | {(folder / 'model.safetensors').stat().st_size:,} bytes |" in card.text
+    assert "from the teachers `some/teacher (1) + other (0.5)`: feature-map distillation." in card.text
+    assert "/folder/of" not in card.content + (folder / "config.json").read_text()
+    assert all(words in card.text for words in ("# dcclip-tiny", "It *sees*.", "Drawn by X.", "- Few images."))
+    assert "Not evaluated yet." in card.text and not card.data.eval_results
+    assert sorted(card.data.language) == ["en", "zh"] and card.data.base_model == ["some/teacher"]
+    assert card.data.pipeline_tag == "zero-shot-image-classification" and card.data.library_name == "transformers"
+    assert card.data.license == "other" and card.data.datasets == ["some/images"]
+
+
+def test_results_are_in_text_and_metadata_and_retrieval_has_its_own_task(folder):
+    rows = [
+        row(0.4321, metric="top5"),
+        row(0.25, protocol="retrieval", metric="t2i_recall@1", language="en"),
+        row(5, set=None, protocol=None, language=None, metric="parameters"),
+    ]
+    card = card_of(folder, Results({"command": "python measure.py"}, rows), revision="v1", repo_id="me/model")
+    found = [(r.task_type, r.metric_type, r.metric_name, r.metric_value) for r in card.data.eval_results]
+    assert found == [
+        ("zero-shot-image-classification", "accuracy", "top-5 accuracy", 0.4321),
+        ("image-text-retrieval", "recall", "t2i recall@1", 0.25),
+    ]
+    assert "| student, aligned | 43.2 | 25.0 |" in card.text and "Command: `python measure.py`" in card.text
+    calls = [line for line in card.text.splitlines() if "trust_remote_code=True" in line]
+    assert len(calls) == 4 and all('revision="v1"' in line and "me/model" in line for line in calls)
+
+
+def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder):
+    labels = {"en": ["fox", "dog"], "zh": ["狐狸", "狗"]}
+    answers = {
+        "en": [{"label": "fox", "score": 0.98765}, {"label": "dog", "score": 0.01235}],
+        "zh": [{"label": "狗", "score": 0.6}, {"label": "狐狸", "score": 0.4}],
+    }
+    card = card_of(folder, Results({"example": {"image": "a.png", "labels": labels, "answers": answers}}))
+    lines = card.text.splitlines()
+    call = lines.index('classify("a.png", candidate_labels=["fox", "dog"], hypothesis_template="{}")')
+    assert lines[call + 1] == "# fox 0.988, dog 0.012"
+    assert lines[call + 3] == "# 狗 0.600, 狐狸 0.400 (wrong: the correct label is 狐狸)"
+    assert [entry["src"] for entry in card.data.to_dict()["widget"]] == ["a.png", "a.png"]
+    write_card(folder, repo_id="me/model")
+    (english, chinese) = ModelCard.load(folder / "README.md").data.to_dict()["widget"]
+    assert english["src"] == chinese["src"] == "https://huggingface.co/me/model/resolve/main/a.png"
+    assert (english["candidate_labels"], chinese["candidate_labels"]) == ("fox, dog", "狐狸, 狗")
+
+
+def test_a_refreshed_card_keeps_what_was_edited(folder):
+    path = folder / "README.md"
+    write_card(folder, CardDetails(summary="Old words."))
+    text = path.read_text(encoding="utf-8").replace("Old words.", "My words.")
+    path.write_text(text.replace("library_name", "custom: kept\nlibrary_name", 1), encoding="utf-8")
+    card = card_of(folder, Results({"command": "x"}, [row(0.25)]), repo_id="me/model")
+    assert "My words." in card.text and "Old words" not in card.text and card.data.to_dict()["custom"] == "kept"
+    assert "| student, aligned | 25.0 |" in card.text and 'model="me/model"' in card.text
+    before = path.read_bytes()
+    write_card(folder, repo_id="me/model")
+    assert path.read_bytes() == before
+    path.write_text("my words", encoding="utf-8")
+    write_card(folder)
+    assert path.read_text(encoding="utf-8") == "my words"
+    path.write_text(f"---\na: [\n---\n{text.partition('---')[2].partition('---')[2]}", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md"):
+        write_card(folder)
+
+
+def test_exported_files_have_a_table_and_their_rows_are_not_results_of_the_model(folder):
+    kept = {"file": "onnx/a.onnx", "kept": True, "reasons": [], "bytes": 4_000_000, "ms": 1.25, "mean_cosine": 0.99}
+    kept["lost_points"] = {"en": -0.5, "zh": 0.75}
+    refused = kept | {"file": "onnx/b.onnx", "kept": False, "reasons": ["It loses 2.00 points in zh."], "bytes": 0}
+    runs = [{"command": "python export.py", "commit": "c0ffee", "date": "2026-01-02", "data": "set", "files": []}]
+    rows = [row(0.9, model=name, stage=None) for name in ("PyTorch", "onnx/a.onnx", "onnx/b.onnx")]
+    meta = {"command": "python measure.py", "export": {"verdicts": [kept, refused], "runs": runs}}
+    card = card_of(folder, Results(meta, rows))
+    assert "| `onnx/a.onnx` | 4.00 | 1.25 | 0.99000 | -0.50 | +0.75 |  |" in card.text
+    assert "| `onnx/b.onnx` |  |  |  |  |  | refused: It loses 2.00 points in zh. |" in card.text
+    assert "- `python export.py`, commit c0ffee, 2026-01-02, data: set\n" in card.text
+    assert "Not evaluated yet." in card.text and card.data.eval_results is None
+
+
+def test_results_of_the_final_student_alone_have_one_entry_for_each_language_and_protocol():
+    rows = [row(0.5), row(0.4, language="en"), row(0.3, language="en", protocol="mine"), row(0.2, stage="distilled")]
+    rows += [row(0.9, model="teacher", stage=None)]
+    found = [(r.dataset_config, r.metric_value) for r in eval_results(Results({}, rows))]
+    assert found == [("zh", 0.5), ("en, class-names", 0.4), ("en, mine", 0.3)]
+    models = [{"name": "runs/mine"}, {"name": "some/other"}]
+    rows = [row(value, model=name, stage=None) for name, value in (("runs/mine", 0.5), ("some/other", 0.9))]
+    assert [r.metric_value for r in eval_results(Results({"models": models}, rows))] == [0.5]
+
+
+def test_elevater_separates_models_and_protocols_and_means_cover_the_measured_sets():
+    def entry(value, model="ours", name="mnist", protocol="zh-a", **fields) -> Row:
+        return row(value, model=model, stage=None, set=name, protocol=protocol, **fields)
+
+    rows = [entry(0.5, seed=0), entry(0.6, seed=1), entry(0.75, name="dtd"), entry(0.4, protocol="zh-b")]
+    rows += [entry(0.9, metric="top5"), entry(0.1, language="en, zh"), entry(0.9, model="baseline")]
+    lines = elevater_table(Results({}, rows)).splitlines()
+    assert lines[0] == "| model | set | metric | zh (zh-a) | zh (zh-b) |"
+    assert lines[2:] == [
+        "| ours | dtd | accuracy | 75.0 |  |",
+        "| ours | mnist | accuracy | 55.0 | 40.0 |",
+        "| ours | **mean (sets of 20)** |  | 65.0 (2) | 40.0 (1) |",
+        "| baseline | mnist | accuracy | 90.0 |  |",
+        "| baseline | **mean (sets of 20)** |  | 90.0 (1) |  |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "license", "terms"),
+    [
+        ({}, "apache-2.0", "without a teacher. They are licensed under the Apache"),
+        ({"teacher_license": "cc-by-nc-4.0"}, "cc-by-nc-4.0", "without a teacher. The terms of `cc-by-nc-4.0` apply"),
+        ({"teacher": "a/b", "teacher_license": "apache-2.0"}, "apache-2.0", "from `a/b`. They are licensed"),
+        ({"teacher": "a/b", "teacher_license": None}, "other", "states no licence"),
+        ({"teacher": "a/b", "teacher_license": "mit and apache-2.0"}, "mit", "terms of `mit` and of `apache-2.0`"),
+        ({"teacher": "a/b", "teacher_license": "mit and unknown"}, "other", "`mit` apply to them. An origin"),
+        ({"base_model": "a/b"}, "other", "fine-tuned from `a/b`. An origin of the weights states no licence"),
+        (
+            {"base_model": "a/b", "base_model_license": "mit", "teacher": "c/d"},
+            "mit",
+            "from `a/b`. The terms of `mit`",
+        ),
+        (
+            {"base_model": "a/b", "base_model_license": "cc-by-nc-4.0", "teacher_license": "cc-by-nc-4.0"},
+            "cc-by-nc-4.0",
+            "The terms of `cc-by-nc-4.0` apply",
+        ),
+        ({"teacher": "a/b", "teacher_license": "creativeml-openrail-m"}, "creativeml-openrail-m", "use restrictions"),
+    ],
+)
+def test_licences_of_all_origins_are_named_once(fields, license, terms):
+    facts = replace(FACTS, **fields)
+    assert facts.license == license and terms in facts.terms
+    assert "Apache License" not in facts.terms or facts.license == "apache-2.0"
+    assert all(
+        facts.terms.count(f"`{name}` apply") + facts.terms.count(f"of `{name}` and") <= 1 for name in facts.licenses
+    )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "stage"),
+    [
+        ({"tower": "vision"}, "feature-map distillation"),
+        ({"map_weight": 0.1, "target": "embedding"}, "distillation of embedding"),
+        ({"chunk_size": 128}, "contrastive alignment"),
+        ({"max_steps": 1}, None),
+    ],
+)
+def test_stage_comes_from_the_fields_of_the_recipe(recipe, stage):
+    assert TrainingRun("recipe.yaml", recipe).stage == stage
+
+
+VISION, TEXT = {"map_weight": 1.0, "tower": "vision"}, {"map_weight": 1.0, "tower": "text"}
+MAPS = {"map_weight": 1.0, "embedding_weight": 0.0}
+EMBEDDING = {"map_weight": 1.0}
+ALIGN = {"chunk_size": 0}
+
+
+@pytest.mark.parametrize(
+    ("recipes", "claim"),
+    [
+        ([EMBEDDING], "trained to match the teacher's embeddings"),
+        ([EMBEDDING, ALIGN | {"anchor_weight": 1.0}], "trained to match the teacher's embeddings"),
+        ([MAPS | {"target": "logits"}], "trained to match the teacher's embeddings"),
+        ([MAPS], "not comparable with the teacher's"),
+        ([MAPS, ALIGN], "not comparable with the teacher's"),
+        ([ALIGN | {"new_student": {"text_init": "x"}}], "not comparable with the teacher's"),
+        (
+            [EMBEDDING, ALIGN],
+            "trained to match the teacher's embeddings before the alignment, which had no anchor to them",
+        ),
+        ([VISION], "those of images alone trained to match the teacher's embeddings"),
+        ([MAPS | {"tower": "vision"}, TEXT], "those of texts alone trained to match the "
+         "teacher's embeddings"),
+        ([VISION, TEXT], "trained to match the teacher's embeddings"),
+    ],
+)  # fmt: skip
+def test_the_claim_about_the_embedding_space_follows_from_the_recipes(recipes, claim):
+    assert teacher_space([TrainingRun("recipe.yaml", recipe) for recipe in recipes]) == claim
+
+
+@pytest.mark.parametrize(
+    ("fields", "num_processes", "text"),
+    [
+        ({}, 1, "batch size 8, "),
+        ({"accumulate_steps": 4}, 2, "batch size 64 (2 processes x 4 batches of 8), "),
+    ],
+)
+def test_the_batch_size_covers_all_processes_and_accumulated_batches(fields, num_processes, text, tmp_path):
+    recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), batch_size=8, **fields)
+    save_recipe(recipe, tmp_path, num_processes)
+    assert text in TrainingRun("recipe.yaml", read_recipe(tmp_path / "recipe.yaml")).description
+    assert recipe_from_args(AlignRecipe, ["--config", str(tmp_path / "recipe.yaml")]) == recipe
+
+
+def test_sources_and_initial_weights_come_from_the_recipe():
+    data = {"train": ["/home/me/a.parquet"], "sources": [{"train": "b/c"}]}
+    run = TrainingRun("recipe.yaml", {"data": data, "new_student": {"vision_init": "timm/some_vit"}})
+    assert run.sources == ["a.parquet", "b/c"] and run.initial_weights == ["timm/some_vit"]
+
+
+def test_earlier_recipes_are_in_order_and_of_our_models_only(tmp_path):
+    def write(name: str, model_type: str, **recipes: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps({"model_type": model_type}))
+        for file, text in recipes.items():
+            (tmp_path / name / f"{file}.yaml").write_text(text)
+        return str(tmp_path / name)
+
+    vision = write("vision", "dcclip", recipe="vision")
+    text = write("text", "dcclip", recipe_01="vision", recipe_02="first text", recipe="second text")
+    foreign = write("foreign", "vit", recipe="of another tool")
+    starts = [vision, text, foreign, "random", "teacher", None]
+    assert earlier_recipes(starts) == ("vision", "first text", "second text")
+
+
+def test_saved_weights_can_replace_those_of_the_student(processor, tmp_path):
+    model = make_model(MOBILENET)
+    weights = {name: tensor + 1 for name, tensor in model.state_dict().items()}
+    recipe = DistillRecipe(**recipe_fields(tmp_path, "x", student=student_config(), teacher="some/teacher"))
+    save_model(tmp_path, model, processor, recipe, weights=weights)
+    saved = DCCLIPModel.from_pretrained(tmp_path).state_dict()
+    assert saved["logit_scale"] == model.state_dict()["logit_scale"] + 1
+    assert not (tmp_path / "README.md").exists()
+    complete_folder(tmp_path)  # idempotent
+
+
+def test_local_data_are_not_hub_ids(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "clip").mkdir(parents=True)
+    assert not [name for name in ("models/clip", "data/pairs.parquet", "runs/x", "a/b/c") if is_hub_id(name)]
+    assert is_hub_id("openai/clip-vit-base-patch32")
+
+
+# fine-tuned models
+
+
+def finetuned(measured: dict | None = None, facts: dict | None = None, **recipe) -> dict:
+    """Facts of a model that was fine-tuned on Chinese captions."""
+    start = {"base_model": "me/start", "base_model_license": "cc-by-nc-4.0"}
+    recipe = {"data": {"train": "data/train.parquet", "caption_columns": {"zh": "zh"}}, "chunk_size": 0} | recipe
+    results = None if measured is None else Results({"finetune": measured})
+    return finetuning_facts(replace(FACTS, **start | (facts or {})), [TrainingRun("recipe.yaml", recipe)], results)
+
+
+def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
+    facts = finetuned(anchor_weight=1.0)
+    assert facts["summary"] == (
+        "Fine-tuned with DC-CLIP from `me/start` (licence `cc-by-nc-4.0`) on images with Chinese captions: "
+        "contrastive alignment, with an anchor to the embeddings of that model."
+    )
+    assert facts["space"] == "held close to those of `me/start`" and facts["interpolation"] is None
+    assert facts["data"] == "data/train.parquet" and facts["languages"] == ["Chinese"]
+    cosines = {"cosine_to_start": {"images": 0.91234, "texts": 0.95}, "data": "/home/me/titles.csv"}
+    facts = finetuned(cosines, {"base_model_license": None})
+    assert "no licence stated" in facts["summary"] and "without an anchor" in facts["summary"]
+    measured = "(mean cosine 0.912 for images, 0.950 for captions of the validation split)"
+    assert facts["space"] == f"not comparable with those of `me/start` {measured}" and facts["data"] == "titles.csv"
+    assert finetuned(facts={"base_model": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "claim"), [(0.6, "plus 0.6 of their change in training (WiSE-FT"), (0.0, "The weights equal those of")]
+)
+def test_a_chosen_point_is_named_with_its_condition(weight, claim):
+    kept = {"general texts": 0.25, "general images": 0.5}
+    facts = finetuned({"weight": weight, "curve": [{"weight": 0.0, "validation": 0.25, "general": kept}]})
+    assert claim in facts["interpolation"] and "on general texts and general images" in facts["interpolation"]
+    assert facts["measured"] == "a validation split of the data, on general texts, on general images"
+
+
+def test_the_card_of_a_finetuned_model_shows_before_and_after(folder, processor):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").unlink()
+    start = {"base_model": "me/start", "base_model_license": "mit", "teacher": None, "teacher_license": None}
+    (folder / "config.json").write_text(json.dumps(config | start))
+    (folder / "recipe.yaml").unlink()
+    recipe = AlignRecipe(**recipe_fields(folder / "mine", "x.parquet", student="me/start", max_steps=100))
+    save_recipe(recipe, folder)
+    rows = [row(value, stage=stage, set="validation") for stage, value in (("start", 0.25), ("finetuned", 0.5))]
+    card = card_of(folder, Results({"command": "finetune", "finetune": {"steps": 40}}, rows))
+    assert "| student, start | 25.0 |" in card.text and "| student, finetuned | 50.0 |" in card.text
+    assert "stopped early after 40 of 100 steps" in card.text and "before (`start`)" in card.text
+    assert card.data.base_model == ["me/start"] and card.data.base_model_relation == "finetune"
+    assert card.data.license == "mit" and "distillation" not in card.data.tags
+    assert [result.metric_value for result in card.data.eval_results] == [0.5]

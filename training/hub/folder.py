@@ -1,0 +1,259 @@
+"""A finished model folder: the files it has, and how a training run writes them."""
+
+import configparser
+import json
+import re
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from torch import Tensor
+from torch.distributed import get_world_size, is_initialized
+from transformers import CONFIG_NAME
+
+from modeling_dcclip import DCCLIPConfig, DCCLIPModel, DCCLIPProcessor
+from training.config import RECIPE_FILE, TrainingRecipe, save_recipe
+from training.hub.cards.facts import EARLIER_RECIPES, portable_teacher
+from training.text.tokenizers import reset_call_state
+from training.utils.files import REPO_ROOT, write_text
+from training.utils.results import RESULTS_FILE
+
+PACKAGE = REPO_ROOT / "modeling_dcclip"
+# the code that travels with a model; everything else in modeling_dcclip/ belongs to the wheel alone
+CODE = (
+    "configuration_dcclip.py",
+    "handler.py",
+    "image_dcclip.py",
+    "modeling_dcclip.py",
+    "processing_dcclip.py",
+    "runtime_dcclip.py",
+)
+README = "README.md"
+REQUIRED = (
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "LICENSE",
+    "requirements.txt",
+    *CODE,
+)
+EARLIER_FILES = tuple(f"recipe_{number:02}.yaml" for number in range(1, 21))  # recipes of the latest earlier runs
+# every file of a finished model, which a training run writes
+MODEL_FILES = (
+    *REQUIRED,
+    README,
+    "processor_config.json",
+    RECIPE_FILE,
+    *EARLIER_FILES,
+    "modules.json",
+    "sentence_bert_config.json",
+)
+# patterns of further files to publish; one for each export format of training/edge/formats.py
+OPTIONAL = (
+    README,
+    RECIPE_FILE,
+    EARLIER_RECIPES,
+    RESULTS_FILE,
+    "processor_config.json",
+    "modules.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "onnx/*.onnx",
+    "onnx/*.onnx_data",
+    "onnx/*.json",
+    "executorch/*.pte",
+    "litert/*.tflite",
+    "immich/config.json",
+    "immich/*/model.onnx",
+    "immich/*/*.json",
+)
+# names that belong to one set of weights: what exports and measurements add, and recipes of earlier runs
+DERIVED = (RESULTS_FILE, "onnx", "executorch", "litert", "open_clip", "immich", *EARLIER_FILES)
+IMAGES = ("*.png", "*.jpg")  # published only if the card shows them
+# sentence-transformers 6 loads both towers with these
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+FEATURES = {
+    "transformer_task": "feature-extraction",
+    "modality_config": {
+        "text": {"method": "get_text_features", "method_output_name": "pooler_output"},
+        "image": {"method": "get_image_features", "method_output_name": "pooler_output"},
+    },
+    "module_output_name": "sentence_embedding",
+}
+
+
+def save_model(
+    folder: str | Path,
+    student: DCCLIPModel,
+    processor: DCCLIPProcessor,
+    recipe: TrainingRecipe,
+    earlier: Iterable[str] = (),
+    num_steps: int | None = None,
+    weights: dict[str, Tensor] | None = None,
+):
+    """Write a finished model folder: weights, config, remote code, processor, tokenizer, recipes and licence.
+
+    `training.hub.write_card` adds the model card.
+
+    Args:
+        folder: Folder to write to; it is created if it is missing.
+        student: Model to save.
+        processor: Processor of the model.
+        recipe: Recipe of the run.
+        earlier: Texts of the recipes of earlier runs that the weights come from, as `earlier_recipes` returns them.
+        num_steps: Number of steps that the run has done. Default: all steps of the recipe.
+        weights: Weights to save instead of the student's, by parameter name, such as an average.
+    """
+    folder = Path(folder)
+    student.save_pretrained(folder, state_dict=weights)
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config |= {name: portable_teacher(config.get(name)) for name in ("teacher", "base_model")}
+    write_text(folder / CONFIG_NAME, json.dumps(config, indent=2, sort_keys=True) + "\n")
+    reset_call_state(processor.tokenizer)
+    processor.save_pretrained(folder)
+    save_recipe(recipe, folder, get_world_size() if is_initialized() else 1, num_steps)
+    for name, text in zip(EARLIER_FILES, earlier, strict=False):
+        write_text(folder / name, text)
+    complete_folder(folder)
+
+
+def complete_folder(folder: str | Path):
+    """Add the files that transformers does not save: remote code, requirements, licence, sentence-transformers' files.
+
+    Args:
+        folder: Folder with the model, its config and its processor.
+    """
+    folder = Path(folder)
+    for name in CODE:
+        shutil.copyfile(PACKAGE / name, folder / name)
+    shutil.copyfile(REPO_ROOT / "LICENSE", folder / "LICENSE")
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    limit = {"max_seq_length": config["max_text_length"]}
+    for name, content in (("modules.json", MODULES), ("sentence_bert_config.json", FEATURES | limit)):
+        write_text(folder / name, json.dumps(content, indent=1) + "\n")
+    setup = configparser.ConfigParser()
+    setup.read(REPO_ROOT / "setup.cfg", encoding="utf-8")
+    declared = (setup["options"]["install_requires"], setup["options.extras_require"]["torch"])
+    requirements = sorted(line for text in declared for line in text.splitlines() if line and line[0] != "#")
+    write_text(folder / "requirements.txt", "\n".join(requirements) + "\n")
+
+
+def changed_code(folder: str | Path) -> list[str]:
+    """Names of the code files of a folder that differ from those of this package."""
+    files = [path for path in Path(folder).glob("*.py") if path.name in CODE]
+    return sorted(path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes())
+
+
+def earlier_recipes(starts: Iterable[str | None]) -> tuple[str, ...]:
+    """Recipes of the runs that the weights of a new run come from, so that its card names all data.
+
+    Args:
+        starts: Models that the run starts from. Only the folder of a finished model has recipes.
+
+    Returns:
+        Texts of the recipes, the earliest first, each once.
+    """
+    folders = [Path(start) for start in starts if start is not None and _is_finished(Path(start))]
+    paths = [path for folder in folders for path in (*sorted(folder.glob(EARLIER_RECIPES)), folder / RECIPE_FILE)]
+    return tuple(dict.fromkeys(path.read_text(encoding="utf-8") for path in paths))[-len(EARLIER_FILES) :]
+
+
+def _is_finished(folder: Path) -> bool:
+    """Whether a folder is a finished model of this package; other tools write a different kind of `recipe.yaml`."""
+    if not (folder / RECIPE_FILE).is_file() or not (folder / CONFIG_NAME).is_file():
+        return False
+    return json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8")).get("model_type") == DCCLIPConfig.model_type
+
+
+def is_publishable(path: str, card: str = "") -> bool:
+    """Whether a file of this name may be published.
+
+    Args:
+        path: Path in the folder, with forward slashes.
+        card: Text of README.md; an image is published only if this text names it.
+    """
+    if any(part.startswith(".") for part in path.split("/")):
+        return False
+    depth = path.count("/")  # `*` of fnmatch also matches `/`
+    if any(fnmatchcase(path, pattern) and pattern.count("/") == depth for pattern in (*REQUIRED, *OPTIONAL)):
+        return True
+    is_image = not depth and any(fnmatchcase(path, pattern) for pattern in IMAGES)
+    # the whole name: `private.png` is not named by `not_private.png`
+    return is_image and re.search(rf"(?<![\w.-]){re.escape(path)}(?![\w.-]*\w)", card) is not None
+
+
+def list_files(folder: str | Path) -> list[str]:
+    """Paths of the files of a folder that may be published, sorted, with forward slashes.
+
+    Raises:
+        ValueError: A required file is missing, a JSON file is damaged, a text names a folder of this machine, or a
+            file is a link that leaves the folder.
+    """
+    folder = Path(folder)
+    if missing := [name for name in REQUIRED if not (folder / name).is_file()]:
+        raise ValueError(
+            f"{folder} is not a finished model folder: it has no {', '.join(missing)}. training/distill.py and "
+            "training/align.py write one to output_dir, and one for each checkpoint."
+        )
+    card = (folder / README).read_text(encoding="utf-8") if (folder / README).is_file() else ""
+    paths = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    paths = [path for path in paths if is_publishable(path, card)]
+    for path in paths:
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"{path} is a link to a file outside the folder. Replace it with a copy.")
+        if path.endswith((".json", ".yaml", ".md")) and path.count("/") == 0:
+            _check_text(folder, path)
+    return paths
+
+
+def _check_text(folder: Path, path: str):
+    """Refuse a damaged JSON file, and a text that names a folder of this machine."""
+    try:
+        text = (folder / path).read_text(encoding="utf-8")
+        if path.endswith(".json"):
+            json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Copy or write the folder again.") from error
+    # the pieces of a vocabulary may look like paths
+    private = {Path.home(), Path.cwd(), folder.absolute().parent} if path != "tokenizer.json" else set()
+    for place in sorted(f"{place}/" for place in private if len(place.parts) > 1):
+        if place in text:
+            raise ValueError(
+                f"{path} names {place!r}, a folder of this machine. Replace the path with the name of the file or "
+                "folder before publishing."
+            )
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model with what `save_model` takes, so that a loop can save it at several points."""
+
+    student: DCCLIPModel
+    processor: DCCLIPProcessor
+    recipe: TrainingRecipe
+    earlier: tuple[str, ...] = ()
+    num_steps: int | None = None
+
+    derived = DERIVED
+
+    def save(self, folder: Path):
+        """Write every file of the folder but the card."""
+        save_model(folder, self.student, self.processor, self.recipe, self.earlier, self.num_steps)
+
+    def at_step(self, step: int) -> "HubModel":
+        """This model after a number of steps, which its recipe and card state."""
+        return replace(self, num_steps=step)
+
+    def with_weights(self, weights: dict[str, Tensor] | None) -> "HubModel":
+        """A copy whose student has other weights, in eval mode; None returns this object itself."""
+        if weights is None:
+            return self
+        student = type(self.student)(self.student.config)
+        student.load_state_dict(weights)
+        # transformers wraps `to` in a decorator that hides its signature
+        student.to(self.student.device)  # type: ignore[arg-type]
+        return replace(self, student=student.eval())
