@@ -54,31 +54,60 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_index(commands)
     _add_search(commands)
-    _add_serve(commands)
-    _add_duplicates(commands)
-    _add_status(commands)
-    label = _add_command(commands, "label", run_label, "Rank labels for an image.")
+    serve = _add_command(commands, "serve", _on_index("run_serve"), "Search an index on a local web page.", "index")
+    serve.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="Address to listen on. Everyone who reaches it sees the photographs of the index. Default: 127.0.0.1.",
+    )
+    serve.add_argument("--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000.")
+    serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
+    summary = "List near duplicates in an index."
+    duplicates = _add_command(commands, "duplicates", _on_index("run_duplicates"), summary, None)
+    duplicates.add_argument(
+        "--threshold",
+        metavar="COSINE",
+        type=float,
+        default=0.97,
+        help="Lowest cosine similarity to the first photograph of a group, above 0, at most 1. Default: 0.97.",
+    )
+    duplicates.add_argument("--json", action="store_true", help="Print a JSON list of groups.")
+    summary = "Show the folders, model and size of an index, and what it left out."
+    status = _add_command(commands, "status", _on_index("run_status"), summary, None)
+    status.add_argument("--json", action="store_true", help="Print a JSON object.")
+    label = _add_command(commands, "label", run_label, "Rank labels for an image.", "label")
     label.add_argument("image", metavar="IMAGE", type=_path, help="Image file.")
     label.add_argument(
         "labels",
         metavar="LABEL",
         nargs="+",
-        help="Candidate labels in Chinese or English. Scores add up to 1, even if none of them fits.",
+        help="Labels in Chinese or English. Scores sum to 1, even if none fits.",
     )
-    label.add_argument(
-        "--template", default="{}", help="Text around each label, with {} for the label. Default: the label alone."
-    )
+    label.add_argument("--template", default="{}", help="Text around each label, with {} for the label. Default: {}.")
     label.add_argument("--json", action="store_true", help="Print a JSON list of labels and scores.")
-    _add_model(label, "the variable DCCLIP_MODEL, else the current folder")
     return parser
 
 
 def _add_command(
-    commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str
+    commands: Any, name: str, run: Callable[[argparse.Namespace], None], summary: str, model: str | None
 ) -> argparse.ArgumentParser:
-    """Add a subcommand."""
+    """Add a subcommand with the options for its index and its model: of the `index`, for a `label`, or None."""
     command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     command.set_defaults(run=run, resumes=False)
+    if model is not None:
+        default = "the variable DCCLIP_MODEL, else the current folder"
+        if model == "index":
+            default = "the model of the index" + (f"; for a new index {default}" if name == "index" else "")
+            command.add_argument(
+                "--model_id",
+                metavar="NAME",
+                help="Hub id of the model; its students and their indexes are recognised by it. Default: the folder.",
+            )
+        text = f"Folder of an exported model, with onnx/. Default: {default}."
+        command.add_argument("--model", metavar="FOLDER", type=_path, help=text)
+    if model != "label":
+        text = "Folder of the index. Default: the variable DCCLIP_INDEX, else ~/.local/share/dcclip/index."
+        command.add_argument("--index", metavar="DIR", type=_path, default=default_index(), help=text)
     return command
 
 
@@ -89,58 +118,18 @@ def _path(name: str) -> Path:
     return Path(name)
 
 
-def _add_model(command: argparse.ArgumentParser, default: str):
-    command.add_argument(
-        "--model",
-        metavar="FOLDER",
-        type=_path,
-        help=f"Folder of an exported model, with onnx/. Default: {default}.",
-    )
-
-
-def _add_index_model(command: argparse.ArgumentParser, default: str):
-    """Add the options of the model of an index."""
-    _add_model(command, default)
-    command.add_argument(
-        "--model_id",
-        metavar="NAME",
-        help="Hub id of the model, by which its students and their indexes are recognised. Default: the folder.",
-    )
-
-
-def _add_index_options(command: argparse.ArgumentParser):
-    """Add the option that all commands on an index share."""
-    command.add_argument(
-        "--index",
-        metavar="DIR",
-        type=_path,
-        default=default_index(),
-        help="Folder of the index. Default: the variable DCCLIP_INDEX, else ~/.local/share/dcclip/index.",
-    )
-
-
 def _add_index(commands: Any):
-    index = _add_command(
-        commands,
-        "index",
-        _on_index("run_index"),
-        "Index folders of photographs, or bring the index up to date with them.",
-    )
-    index.add_argument(
-        "folders",
-        metavar="FOLDER",
-        nargs="*",
-        type=_path,
-        help="Folders of photographs, with everything below. Default: the folders that the index has.",
-    )
-    _add_index_options(index)
-    _add_index_model(index, "the model of the index; for a new index as for `label`")
+    summary = "Index folders of photographs, or bring the index up to date with them."
+    index = _add_command(commands, "index", _on_index("run_index"), summary, "index")
+    index.set_defaults(resumes=True)
+    text = "Folders of photographs, with everything below. Default: the folders that the index has."
+    index.add_argument("folders", metavar="FOLDER", nargs="*", type=_path, help=text)
     index.add_argument(
         "--truncate_dim",
         metavar="N",
         type=int,
-        help="Number of leading dimensions of the embeddings that a new index stores. The `prefixes` in the config of "
-        "the model are those that it was trained for. Default: all.",
+        help="Number of leading dimensions that a new index stores. The model was trained for the `prefixes` in its "
+        "config. Default: all.",
     )
     index.add_argument(
         "--upgrade",
@@ -155,109 +144,32 @@ def _add_index(commands: Any):
         action="append",
         help="Leave out files and folders by name, such as *.png or private. A pattern with a slash is compared with "
         "the path below FOLDER, such as 2019/work/*, or from the root, such as ~/Photos/private. May be repeated. "
-        "Later runs leave them out as well, until FOLDER is named with other patterns, or with ''.",
+        "Later runs leave them out as well, until FOLDER is named with new patterns, or with ''.",
     )
-    index.add_argument(
-        "--forget",
-        metavar="FOLDER",
-        type=_path,
-        help="Remove a folder of photographs from the index instead. No photograph is touched.",
-    )
+    text = "Remove a folder of photographs from the index instead. No photograph is touched."
+    index.add_argument("--forget", metavar="FOLDER", type=_path, help=text)
     index.add_argument("--json", action="store_true", help="Print a JSON object with all counts and failures.")
-    index.set_defaults(resumes=True)
 
 
 def _add_search(commands: Any):
-    search = _add_command(
-        commands,
-        "search",
-        _on_index("run_search"),
-        "Find photographs by texts in Chinese or English, or by an example image.",
-    )
-    search.add_argument(
-        "texts",
-        metavar="TEXT",
-        nargs="*",
-        help="What the photograph shows. Several texts are added; TEXT^WEIGHT weights one, such as 雪^0.5.",
-    )
-    search.add_argument(
-        "--not",
-        dest="without",
-        metavar="TEXT",
-        action="append",
-        default=[],
-        help="What the photograph should not show. May be repeated.",
-    )
-    search.add_argument(
-        "--image",
-        dest="images",
-        metavar="FILE",
-        action="append",
-        default=[],
-        type=_path,
-        help="Example image, added to the query. May be repeated.",
-    )
-    search.add_argument(
-        "--top",
-        metavar="N",
-        type=int,
-        default=20,
-        help="Number of results: the most similar photographs, even if none shows what the query describes. "
-        "Default: 20.",
-    )
+    summary = "Find photographs by texts in Chinese or English, or by an example image."
+    search = _add_command(commands, "search", _on_index("run_search"), summary, "index")
+    text = "What the photograph shows. Several texts are added; TEXT^WEIGHT weights one, such as 雪^0.5."
+    search.add_argument("texts", metavar="TEXT", nargs="*", help=text)
+    repeated: dict[str, Any] = {"action": "append", "default": []}
+    text = "What the photograph should not show. May be repeated."
+    search.add_argument("--not", dest="without", metavar="TEXT", help=text, **repeated)
+    text = "Example image, added to the query. May be repeated."
+    search.add_argument("--image", dest="images", metavar="FILE", type=_path, help=text, **repeated)
+    text = "Number of results: the most similar photographs, even if none fits the query. Default: 20."
+    search.add_argument("--top", metavar="N", type=int, default=20, help=text)
     search.add_argument("--after", metavar="DATE", help="First date, as YYYY, YYYY-MM or YYYY-MM-DD.")
     search.add_argument("--before", metavar="DATE", help="Last date, in the same form.")
-    search.add_argument(
-        "--path",
-        metavar="PATTERN",
-        help="Part of the path, or a pattern of the whole path with * and ?, such as */2021/*.",
-    )
+    text = "Part of the path, or a pattern of the whole path with * and ?, such as */2021/*."
+    search.add_argument("--path", metavar="PATTERN", help=text)
     search.add_argument("--json", action="store_true", help="Print a JSON list of results.")
-    search.add_argument(
-        "--open", action="store_true", help="Write a contact sheet to the index folder and open it in the browser."
-    )
-    _add_index_options(search)
-    _add_index_model(search, "the model of the index")
-
-
-def _add_serve(commands: Any):
-    serve = _add_command(
-        commands, "serve", _on_index("run_serve"), "Search an index on a page in the browser, on this machine."
-    )
-    serve.add_argument(
-        "--host",
-        default="127.0.0.1",
-        help="Address to listen on. With another than the default, everyone who reaches it sees the photographs of "
-        "the index. Default: 127.0.0.1.",
-    )
-    serve.add_argument("--port", metavar="N", type=int, default=8000, help="Port, 0 for a free one. Default: 8000.")
-    serve.add_argument("--open", action="store_true", help="Open the page in the browser.")
-    _add_index_options(serve)
-    _add_index_model(serve, "the model of the index")
-
-
-def _add_duplicates(commands: Any):
-    duplicates = _add_command(commands, "duplicates", _on_index("run_duplicates"), "List near duplicates in an index.")
-    duplicates.add_argument(
-        "--threshold",
-        metavar="COSINE",
-        type=float,
-        default=0.97,
-        help="Lowest cosine similarity of a photograph to the first of its group, above 0, at most 1. Default: 0.97.",
-    )
-    duplicates.add_argument("--json", action="store_true", help="Print a JSON list of groups.")
-    _add_index_options(duplicates)
-
-
-def _add_status(commands: Any):
-    status = _add_command(
-        commands,
-        "status",
-        _on_index("run_status"),
-        "Show the folders, model and size of an index, and what it left out.",
-    )
-    status.add_argument("--json", action="store_true", help="Print a JSON object.")
-    _add_index_options(status)
+    text = "Write a contact sheet to the index folder and open it in the browser."
+    search.add_argument("--open", action="store_true", help=text)
 
 
 def default_index() -> Path:
@@ -290,7 +202,7 @@ def run_label(options: argparse.Namespace) -> None:
     """Print the labels with their scores, highest first."""
     if not options.image.is_file():
         raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
-    for label in map(Path, options.labels):  # such as those of a pattern that the shell expands
+    for label in map(Path, options.labels):  # such as from a pattern that the shell expands
         if label.suffix.lower() in EXTENSIONS and label.is_file():
             raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
     labels = [label.strip() for label in options.labels]
@@ -341,7 +253,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse and run; exit with code 2 and one line on stderr after a user error, and in silence after a closed pipe.
 
     Args:
-        argv: Command-line arguments; None takes those of the process.
+        argv: Command-line arguments. Default: the arguments of the process.
     """
     for stream in (sys.stdout, sys.stderr):
         if not is_utf8(stream):
@@ -349,7 +261,7 @@ def main(argv: list[str] | None = None) -> None:
     options = build_parser().parse_args(argv)
     try:
         options.run(options)
-        sys.stdout.flush()  # here, because a closed pipe is no error of the user
+        sys.stdout.flush()  # here, because a closed pipe is not a user error
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
         raise SystemExit(BROKEN_PIPE) from None

@@ -2,12 +2,10 @@
 
 import base64
 import binascii
-import ctypes
 import re
 import reprlib
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,6 @@ MAX_PIXELS = 40_000_000
 WHOLE_PIXELS = 8_000_000  # of an image that is prepared at its full size; the processor makes four copies of it
 MAX_BYTES = 32 * 2**20  # of an encoded image
 LABELS_AT_ONCE = 64  # in a forward pass; 1,000 long labels at once would take a gigabyte
-MAX_WAITING = 128  # requests in work and waiting
-MAPPED_BYTES = 4 * 2**20  # smallest block of memory that goes back to the system when it is freed
-_M_MMAP_THRESHOLD = -3  # parameter of mallopt(3)
 DEFAULT_TEMPLATE = "{}"
 DATA_URL = re.compile(r"^data:[\w/+.-]*;base64,")
 WHITESPACE = b" \t\r\n\f\v"
@@ -51,13 +46,6 @@ class BadRequest(ValueError):
         self.status_code = status_code
 
 
-class Busy(BadRequest):
-    """Too many requests wait already. The same request can be sent again later."""
-
-    def __init__(self) -> None:
-        super().__init__(f"{MAX_WAITING} requests are in work already; send this one again later.", 503)
-
-
 class EndpointHandler:
     """Zero-shot image classification in Chinese and English. Inference Endpoints look up this class by name.
 
@@ -70,10 +58,7 @@ class EndpointHandler:
         self.model = AutoModel.from_pretrained(path or ".", trust_remote_code=True).eval().to(device)
         self.processor = AutoProcessor.from_pretrained(path or ".", trust_remote_code=True)
         self.size = max(value for value in dict(self.processor.image_processor.size).values() if value)
-        # one large image at a time; a forward pass uses all cores anyway, and freed memory of several threads adds up
-        self.worker = ThreadPoolExecutor(1)
-        self.places = threading.BoundedSemaphore(MAX_WAITING)
-        return_freed_memory()
+        self.lock = threading.Lock()  # one large image at a time; a forward pass uses all cores anyway
 
     def __call__(self, data: dict[str, Any]) -> list[dict[str, Any]]:
         """Classify the image of one request.
@@ -91,18 +76,9 @@ class EndpointHandler:
 
         Raises:
             BadRequest: A field is missing, empty, too large or of the wrong type.
-            Busy: `MAX_WAITING` requests are in work already.
         """
-        if not self.places.acquire(blocking=False):
-            raise Busy
-        try:
-            return self.worker.submit(self._answer, data).result()
-        finally:
-            self.places.release()
-
-    @torch.inference_mode()
-    def _answer(self, data: dict[str, Any]) -> list[dict[str, Any]]:
-        return self._classify(*parse_request(data, self.size))
+        with self.lock, torch.inference_mode():
+            return self._classify(*parse_request(data, self.size))
 
     def _classify(self, image: Image.Image, labels: list[str], template: str) -> list[dict[str, Any]]:
         inputs = self.processor(images=image, text=[template.replace("{}", label) for label in labels])
@@ -126,27 +102,12 @@ class EndpointHandler:
         return sorted(predictions, key=lambda prediction: -prediction["score"])
 
 
-def return_freed_memory():
-    """Let large blocks go back to the system when they are freed, also after larger ones.
-
-    glibc raises this limit whenever a larger block is freed, up to 32 MiB, and then keeps what Pillow allocates in
-    blocks of 16 MiB. Other C libraries have no such parameter.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
-
-
 def parse_request(data: dict[str, Any], size: int | None = None) -> tuple[Image.Image, list[str], str]:
-    """Take a request apart.
+    """Image, labels and template of a request in the format of [`EndpointHandler.__call__`].
 
     Args:
-        data: Request in the format of [`EndpointHandler.__call__`].
-        size: Short side in pixels to which the image will be resized, so that a large image is made smaller
-            at once. Default: it keeps its size.
-
-    Returns:
-        Image, labels and template.
+        data: The request.
+        size: Short side of the resized image in pixels, so that a large image is reduced at once. Default: full size.
 
     Raises:
         BadRequest: A field is missing, empty, too large or of the wrong type.
@@ -243,7 +204,7 @@ def _check_template(value: Any) -> str:
 
 
 def _check_text(field: str, text: str):
-    """Refuse what would take long to tokenize, and half a surrogate pair, which is no text."""
+    """Refuse texts that take long to tokenize, and lone surrogates, which are not valid Unicode."""
     if len(text) > MAX_CHARACTERS:
         raise BadRequest(
             f"{field}: {text[:40]!r}... has {len(text):,} characters; send at most {MAX_CHARACTERS}.", 413

@@ -138,7 +138,7 @@ def _tower_config(config: PreTrainedConfig | dict | None, default: str, field: s
 
 
 def _check_loads_nothing(arguments: Any, field: str):
-    """Refuse arguments with which timm loads a file of its own, which may be a pickle and run code."""
+    """Refuse arguments that make timm load a file, which may be a pickle that runs code."""
     if isinstance(arguments, dict) and (found := sorted(LOADING_ARGUMENTS & arguments.keys())):
         raise ValueError(
             f"{field}.model_args: {found[0]!r} would load another file. Remove it; weights come from the folder."

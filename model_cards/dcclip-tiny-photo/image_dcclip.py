@@ -4,6 +4,7 @@ An opened image is upright (EXIF orientation), 8-bit RGB, and opaque: transparen
 """
 
 import io
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
@@ -56,18 +57,20 @@ def open_image(
 
     Args:
         source: Content of the file, its path, or an open file.
-        size: Short side in pixels to which the caller will resize the image, so that a large JPEG can be decoded
-            smaller. Default: full size.
-        max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: Pillow's limit,
-            `PIL.Image.MAX_IMAGE_PIXELS`, for the pixels that are decoded, and in the file that of `open_header`.
+        size: Short side after the caller's resize, in pixels, so that a large JPEG can be decoded smaller. Default:
+            full size.
+        max_pixels: Largest number of pixels of the file, checked before it is decoded. Default: the limit of
+            `open_header` for the file, and `PIL.Image.MAX_IMAGE_PIXELS` for what is decoded of it.
         gap: Smallest multiple of `size` that the short side of a JPEG keeps, at least 1.
 
     Raises:
         DecompressionBomb: The image has too many pixels.
-        ImageError: The file has another format, or is damaged.
-        OSError: There is no such file, or it cannot be read.
+        ImageError: The format is not supported, or the file is damaged.
+        OSError: The file does not exist or cannot be read.
     """
     if isinstance(source, (str, Path)):
+        if os.path.exists(source) and not os.path.isfile(source):  # reading a pipe or a device may never end
+            raise ImageError("it is not a file")
         source = Path(source).read_bytes()
     try:
         with open_header(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -97,7 +100,7 @@ def open_header(file: BinaryIO) -> Image.Image:
 
     Raises:
         PIL.Image.DecompressionBombError: The file has more pixels.
-        PIL.UnidentifiedImageError: The file has another format, or is damaged.
+        PIL.UnidentifiedImageError: The format is not supported, or the file is damaged.
     """
     try:
         return Image.open(file, formats=formats())
@@ -215,7 +218,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _band_to_rgb(band: Image.Image, scale: float | None) -> Image.Image:
-    """Convert a band of any mode to opaque RGB; `scale` is that of its gray values if they have more than 8 bits."""
+    """Convert a band of any mode to opaque RGB; `scale` maps gray values of more than 8 bits to 0..255."""
     if scale is not None:
         values = _finite(band) * scale
         band = Image.fromarray(values.round().clip(0, EIGHT_BITS).astype(np.uint8))

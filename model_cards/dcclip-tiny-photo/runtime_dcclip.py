@@ -139,7 +139,7 @@ class Runtime:
             (label, score) pairs, highest score first; the scores sum to 1.
 
         Raises:
-            ValueError: There is no label, the template has no `{}`, or a text is too long.
+            ValueError: `labels` is empty, the template has no `{}`, or a text is too long.
         """
         if isinstance(labels, str):
             raise ValueError(f"labels: got the single string {labels!r}; pass a list of labels.")
@@ -305,6 +305,8 @@ class Runtime:
         if not batches:
             return np.zeros((0, self.dimension), np.float32)
         embeddings = np.concatenate(batches)
+        if not np.isfinite(embeddings).all():
+            raise ValueError(f"model: {str(self.folder)!r} gives embeddings that are not finite. Export it again.")
         if embeddings.shape[1] == self.dimension:
             return embeddings
         leading = embeddings[:, : self.dimension]
@@ -403,7 +405,7 @@ def open_rgb(image: ImageInput, edge: int | None = None) -> Image.Image:
 
     Raises:
         ValueError: The file does not decode; the message names it. Or it is neither a path nor a Pillow image.
-        OSError: There is no such file.
+        OSError: The file does not exist.
     """
     if isinstance(image, Image.Image):
         return to_rgb(image)

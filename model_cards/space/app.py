@@ -263,7 +263,7 @@ def default_images() -> str | None:
 
 
 def default_model() -> str | None:
-    """Return the default model: that of `DCCLIP_MODEL`, else the model of photographs in a checkout, else None."""
+    """Return the model named by `DCCLIP_MODEL`, else the shipped model in a checkout, else None."""
     return os.environ.get("DCCLIP_MODEL") or (str(PHOTO_MODEL) if PHOTO_MODEL.is_dir() else None)
 
 

@@ -24,13 +24,13 @@ def register(folder: str | Path, variant: str = "", name: str | None = None) -> 
     Args:
         folder: Exported model folder. fastembed also takes it as `specific_model_path`.
         variant: Ending of the graphs: empty for fp32, `_fp16` or `_quantized`.
-        name: Name of the model. Default: that of the folder.
+        name: Name of the model. Default: the folder's name.
 
     Returns:
         Names of the text model and of the image model, such as `dcclip/FOLDER-text`.
 
     Raises:
-        ValueError: The folder has no such graph, or another folder was registered under this name.
+        ValueError: The folder has no such graph, or a different folder was registered under this name.
     """
     folder = Path(folder).resolve()
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -49,7 +49,7 @@ def register(folder: str | Path, variant: str = "", name: str | None = None) -> 
         if same := [entry.description for entry in known if entry.model.lower() == model.lower()]:
             if same[0] != description:
                 raise ValueError(
-                    f"name: fastembed knows another model as {model!r}: {same[0]!r}. Pass another name: "
+                    f"name: fastembed has a different model named {model!r}: {same[0]!r}. Pass a new name: "
                     "register(FOLDER, name=NAME)."
                 )
             continue

@@ -19,7 +19,7 @@ from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderW
 from mteb.types import Licenses
 
 LANGUAGES = {"en": "eng-Latn", "zh": "zho-Hans"}
-# statistics of BatchNorm and the rotation of the teacher's space, which are stored beside the parameters
+# BatchNorm statistics and the rotation of the teacher's space, which are stored with the parameters
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "rotation")
 
 

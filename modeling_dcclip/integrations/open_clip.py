@@ -212,7 +212,7 @@ def _image_head(network: CustomTextCLIP, projection: Tensor) -> dict[str, Tensor
 
 
 def _pass_through_head(trunk: Any, projection: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weights with which the wide last layer of an EfficientNet or MobileNet does nothing, as the model leaves it out.
+    """Weights that turn the wide last layer of an EfficientNet or MobileNet into an identity: our model has none.
 
     The layer is a 1 x 1 convolution to H channels, a BatchNorm and an activation f. It holds each of the W input
     channels twice, as x and -x: f(x) - f(-x) = x for ReLU, SiLU, GELU and Hardswish, and small values are not clipped

@@ -80,7 +80,7 @@ class Filter:
         path: Part of the path, or a pattern of the whole path with `*` and `?`. Upper and lower case are the same.
 
     Raises:
-        ValueError: A date has another form or does not exist, or `after` is later than `before`.
+        ValueError: A date is malformed or does not exist, or `after` is later than `before`.
     """
 
     after: str | None = None
@@ -190,8 +190,8 @@ class Catalog:
 
     def _damage(self, cause: str) -> ValueError:
         return ValueError(
-            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({cause}). Restore it, or index "
-            "into another folder with --index."
+            f"index: the catalog of {str(self._path.parents[1])!r} cannot be read ({cause}). Restore it, or "
+            "remove the folder and index the photographs again."
         )
 
     @property
@@ -226,12 +226,7 @@ class Catalog:
         )
 
     def paths(self, kind: str) -> list[Path]:
-        """Paths of a kind, sorted.
-
-        Args:
-            kind: `folder` for indexed folders, `forgotten` for folders inside them that stay out of the index, or
-                `mount` for directories at which a disk was mounted when they were walked.
-        """
+        """Paths of a kind, sorted."""
         found = self._execute("SELECT path FROM paths WHERE kind = ? ORDER BY path", kind)
         return [Path(os.fsdecode(path)) for (path,) in found]
 
@@ -254,7 +249,7 @@ class Catalog:
         self.set_paths("folder", {*self.folders(), *folders})
 
     def unmounted(self, directories: Iterable[Path] | None = None) -> list[Path]:
-        """Those of the directories at which no disk is mounted now. Default: of all recorded mount points."""
+        """Directories where no disk is mounted now. Default: among all recorded mount points."""
         looked_at = self.paths("mount") if directories is None else directories
         return [path for path in looked_at if not is_mount(os.fsencode(path))]
 
@@ -300,9 +295,9 @@ class Catalog:
         return [self._file(each) for each in self._execute(f"{_FILES} ORDER BY date DESC, path LIMIT ?", newest)]
 
     def current(self, files: Iterable[File]) -> list[File]:
-        """Those files that are there and have not changed since they were indexed.
+        """Files that exist and have not changed since they were indexed.
 
-        A collection of `training/embed.py` has names instead of paths, and no folders. Its files are all taken.
+        A collection of `training/embed.py` has names instead of paths, and no folders: all its files are current.
         """
         folders = tuple(with_separator(os.fsencode(folder)) for folder in self.folders())
         return [file for file in files if not file.state.path.startswith(folders) or file.state.is_current()]
@@ -314,10 +309,9 @@ class Catalog:
         return np.array([row for (row,) in found], np.int64)
 
     def forget_folder(self, folder: Path) -> int:
-        """Remove a folder with its files and the indexed folders below. One inside an indexed folder stays out of it.
+        """Remove a folder with its files and the indexed folders below, and return the number of files.
 
-        Returns:
-            Number of files removed.
+        A folder inside an indexed one stays out of the index.
         """
         path = os.fsencode(folder)
         with self.writing():
@@ -336,18 +330,7 @@ class Catalog:
         return len(found)
 
     def drop_damaged(self, rows: Iterable[int], folders: Collection[Path]) -> int:
-        """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again.
-
-        Args:
-            rows: Rows whose vectors are lost.
-            folders: Folders from which images can be indexed again.
-
-        Returns:
-            Number of files removed.
-
-        Raises:
-            ValueError: An image is in none of the folders. Nothing is removed.
-        """
+        """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again."""
         with self.writing():
             rows = {int(row) for row in rows}
             rows |= {row for (row,) in self._execute(f"SELECT row FROM contents WHERE NOT ({_SOUND_CONTENT})")}
@@ -380,13 +363,9 @@ class Catalog:
         return np.frombuffer(found[0][1], "<f4").reshape(-1, found[0][0]) if found else None
 
     def compare(self, files: Iterable[FileState]) -> tuple[int, int, int]:
-        """Record which files exist now, in temporary tables that `pending` and `remove_missing` read.
+        """Record which files exist now, in the order of indexing, for `pending` and `remove_missing`.
 
-        Args:
-            files: States of all files below the folders of a run, in the order in which they are to be indexed.
-
-        Returns:
-            Number of files, of those that the index has in this state, and of those that are new or changed.
+        Returns the numbers of files, of files that the index has in this state, and of new or changed ones.
         """
         with self._transaction("BEGIN"):
             for statement in _COMPARISON:
@@ -410,12 +389,6 @@ class Catalog:
     def allocate(self, contents: Sequence[tuple[bytes, str | None]]) -> np.ndarray:
         """Give each new content a row: free ones first, then new ones. Call it within `writing()`, before any row is
         freed, because a row that this transaction frees may still be read.
-
-        Args:
-            contents: Digest and date by EXIF of each content, all different and unknown.
-
-        Returns:
-            (N,) int64, in the order of the contents.
         """
         query = "SELECT row FROM free_rows ORDER BY row LIMIT ?"
         rows = [row for (row,) in self._execute(query, len(contents))]
@@ -437,11 +410,8 @@ class Catalog:
     def add_failure(self, path: bytes, cause: str, state: FileState | None):
         """Enter a file that cannot be read. Call it within `writing()`.
 
-        Args:
-            path: Path of the file.
-            cause: Short cause.
-            state: State in which it cannot be read; an earlier state leaves the index. None for a failure that may
-                pass: the file is read again by the next run, and an earlier state stays in the index.
+        An earlier state of the file leaves the index if it fails lastingly, in a `state`. Without one it stays, and
+        the next run reads the file again.
         """
         known = (state.size, state.mtime_ns) if state else (None, None)
         self._many("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", [(path, *known, cause)])
@@ -449,14 +419,9 @@ class Catalog:
             self._free([row for (row,) in self._execute("DELETE FROM files WHERE path = ? RETURNING row", path)])
 
     def remove_missing(self, folders: Iterable[Path], unreadable: Iterable[bytes]) -> tuple[int, int]:
-        """Remove the files below folders that `compare` did not see.
+        """Remove the files below folders that `compare` did not see, except below unreadable directories.
 
-        Args:
-            folders: Folders that were walked.
-            unreadable: Directories that could not be read; what is below them stays.
-
-        Returns:
-            Number of files that were removed, and number of those that were moved: their content has a new path.
+        Returns the numbers of files that were removed, and of those that were moved: their content has a new path.
         """
         with self.writing():
             for path in unreadable:
@@ -485,7 +450,7 @@ class Catalog:
         return self._execute(f"SELECT count(*) FROM files WHERE {_MISSING}", *_range(os.fsencode(folder)))[0][0]
 
     def _free(self, rows: Iterable[int]):
-        """Free those of the rows that no file refers to now."""
+        """Free the rows that no file refers to any more."""
         candidates = [(row,) for row in set(rows)]
         unused = "row = ? AND row NOT IN (SELECT files.row FROM files WHERE files.row = contents.row)"
         self._many(f"INSERT INTO free_rows SELECT row FROM contents WHERE {unused}", candidates)
@@ -496,7 +461,7 @@ _COMPARISON = (
     "DROP TABLE IF EXISTS temp.seen",
     "DROP TABLE IF EXISTS temp.pending",
     "CREATE TEMP TABLE seen (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, size INTEGER, mtime_ns INTEGER)",
-    # row: that of the path before it is read again
+    # row: the row of the path before it is read again
     "CREATE TEMP TABLE pending (position INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, row INTEGER)",
 )
 _FIND_PENDING = """

@@ -37,7 +37,7 @@ def run_index(options: argparse.Namespace):
         _upgrade(options)
         return
     if not exists and not options.folders:
-        raise ValueError(f"folder: got none, and there is no index in {str(options.index)!r}. Name a folder.")
+        raise ValueError(f"folder: got none, and {str(options.index)!r} has no index. Name a folder.")
     # refuses a wrong name before a model is loaded, and a folder without images before an index is created
     if exists:
         outermost(options.folders)
@@ -74,7 +74,7 @@ def _forget(options: argparse.Namespace):
 
 
 def _upgrade(options: argparse.Namespace):
-    """Embed an index again with another model."""
+    """Embed an index again with a new model."""
     if options.folders or options.model or options.exclude:
         raise ValueError(
             "upgrade: cannot be combined with folders, --model or --exclude. Run dcclip index first, then the upgrade."
@@ -155,10 +155,10 @@ def run_serve(options: argparse.Namespace):
         index.check_model()
         try:
             server = SearchServer(index, options.host, options.port)
-        except OSError as error:
+        except (OSError, TypeError, UnicodeError) as error:  # of an address, or of an invalid name
+            cause = getattr(error, "strerror", None) or error
             raise OSError(
-                f"port: cannot listen on {options.host}:{options.port} ({error.strerror or error}). Choose another "
-                "--host or --port."
+                f"port: cannot listen on {options.host}:{options.port} ({cause}). Choose a different --host or --port."
             ) from error
         with server:
             print(server.url, flush=True)

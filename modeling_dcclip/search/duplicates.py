@@ -40,8 +40,8 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         progress: Function that is called with the number of pairs done and the number to do.
 
     Returns:
-        Groups of at least two files, in the order in which they were indexed. Copies of a file count, links to it do
-        not. Files that are gone, or that have changed since they were indexed, are left out.
+        Groups of at least two files, in the order of indexing. Copies of a file count, links to it do not. Files
+        that are gone or have changed are left out.
 
     Raises:
         ValueError: The threshold is out of range, or a vector is damaged.

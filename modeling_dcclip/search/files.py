@@ -124,10 +124,7 @@ class Walk:
             waiting += reversed(below)
 
     def is_excluded(self, path: bytes) -> bool:
-        """Whether a pattern leaves a path out.
-
-        A pattern with a slash is for paths below its folder or, from the root, for whole paths. Others are for names.
-        """
+        """Whether a pattern leaves a path out."""
         found = False
         for folder, patterns in self.excluded.items():
             start = with_separator(os.fsencode(folder))
@@ -144,7 +141,7 @@ class Walk:
         return found
 
     def _skipped_below(self, folder: bytes) -> set[tuple[int, int]]:
-        """Device and inode of the directories below a folder that are left out, to which links may lead as well."""
+        """Device and inode of the skipped directories below a folder, because links may lead to them as well."""
         found = set()
         for path in self.skipped:
             with suppress(OSError):
@@ -163,12 +160,12 @@ def is_mount(path: bytes) -> bool:
 
 
 def search_text(path: bytes) -> str:
-    """Path in the form in which patterns compare it: lower case, composed characters, no invalid bytes."""
+    """Path as patterns see it: lower case, composed characters, no invalid bytes."""
     return unicodedata.normalize("NFC", path.decode("utf-8", "replace")).lower()
 
 
 def with_separator(folder: bytes) -> bytes:
-    """The path of a folder and a separator, with which the paths below it start."""
+    """The prefix of all paths below a folder: its path and a separator."""
     return folder.rstrip(os.fsencode(os.sep)) + os.fsencode(os.sep)
 
 
@@ -188,15 +185,7 @@ def extension_of(name: bytes) -> str:
 
 
 def distinct_files(paths: Sequence[str]) -> list[int]:
-    """Find out which paths lead to files of their own: to delete the others would delete no copy, but the only file.
-
-    Args:
-        paths: Paths of files, which need not exist.
-
-    Returns:
-        Positions of one path for each file, in order. A path without symbolic links comes before others. Paths that
-        lead nowhere count only if all do.
-    """
+    """Positions of one path per file, in order. Links to a file are not copies, and missing files do not count."""
     chosen: dict[tuple[int, int], int] = {}
     nowhere = []
     for position in sorted(range(len(paths)), key=lambda position: _is_linked(paths[position])):

@@ -94,7 +94,7 @@ class Index:
         self._map: np.ndarray | None = None
 
     def refresh(self):
-        """Take over an upgrade by another process, or an index that replaced this one. Searches call this method."""
+        """Switch to the result of an upgrade, or to an index that replaced this one. Searches call this method."""
         with self._lock:
             manifest = read_manifest(self.folder)
             if any(manifest.get(name) != self.manifest.get(name) for name in ("data", "id")):
@@ -117,13 +117,15 @@ class Index:
             model: Model to search and to add with, or its folder. Default: the model that wrote the index.
             create: Whether to create an index that does not exist; it then belongs to `model`.
             truncate_dim: Number of leading dimensions of the embeddings that a new index stores. Default: all.
-            model_id: Hub id of the model, by which its students and their indexes are recognised. Default: its folder.
+            model_id: Hub id of the model; its students and their indexes are recognised by it. Default: its folder.
 
         Raises:
-            ValueError: There is no index, its format version or number of dimensions differs, or the model has a
+            ValueError: The folder has no index, the format version or number of dimensions differs, or the model has a
                 different embedding space.
         """
         folder = Path(folder)
+        if folder.is_file():
+            raise ValueError(f"index: {str(folder)!r} is a file. Name a folder with --index.")
         if not (folder / MANIFEST).is_file():
             if not create:
                 raise ValueError(f"index: {str(folder)!r} has no index. Create one: dcclip index FOLDER_OF_PHOTOS.")
@@ -133,7 +135,7 @@ class Index:
         if truncate_dim not in (None, manifest["space"]["dimension"]):
             raise ValueError(
                 f"truncate_dim: the index {str(folder)!r} has {manifest['space']['dimension']} dimensions, not "
-                f"{truncate_dim}. Index into another folder with --index."
+                f"{truncate_dim}. Choose a new folder with --index."
             )
         index = cls(folder, manifest, model, model_id)
         if model is not None:
@@ -156,11 +158,7 @@ class Index:
 
     @property
     def runtime(self) -> Runtime:
-        """The model, loaded on first use.
-
-        Raises:
-            ValueError: It is missing, or has another embedding space than the index.
-        """
+        """The model, loaded on first use."""
         with self._lock:
             if self._runtime is None:
                 runtime = open_model(self.manifest["model_folder"] if self._model is None else self._model)
@@ -202,11 +200,7 @@ class Index:
         return runtime, (theirs.T @ ours)[:, :dimension]
 
     def check_model(self):
-        """Load the model.
-
-        Raises:
-            ValueError: It is missing, or has another embedding space than the index.
-        """
+        """Load the model."""
         _ = self.runtime
 
     def add(
@@ -240,7 +234,7 @@ class Index:
             raise ValueError(
                 f"model: it is not the model that wrote the index, because it has {change}. Only that model may add "
                 "photographs. Pass it with --model, embed all photographs again (dcclip index --upgrade "
-                f"{runtime.folder}), or index into another folder with --index."
+                f"{runtime.folder}), or choose a new folder with --index."
             )
         with self.writing():
             self.refresh()
@@ -274,12 +268,7 @@ class Index:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the lock of the index.
-
-        Raises:
-            ValueError: Another process has it.
-            OSError: The disk is full or cannot be written.
-        """
+        """Hold the lock of the index."""
         with write_lock(self.folder):
             remove_stale_data(self.folder)
             yield
@@ -409,7 +398,7 @@ class Index:
 
 
 def _distinct(files: Sequence[File]) -> Sequence[File]:
-    """The files of one content without links to them, and without those that are gone if another one is there."""
+    """The files of one content, without links to them, and without missing files unless all are missing."""
     if len(files) == 1:
         return files
     return [files[position] for position in distinct_files([file.path for file in files])]
@@ -421,7 +410,7 @@ def _hit(files: Sequence[File], score: float) -> Hit:
 
 
 def _read_example(path: str | Path, edge: int | None) -> Image.Image:
-    """Read an example image in the way in which photographs are indexed."""
+    """Read an example image exactly as photographs are indexed."""
     try:
         image = read_photo(os.fsencode(path), lambda digest: False, edge).image
     except UnreadablePhotoError as error:
@@ -431,15 +420,7 @@ def _read_example(path: str | Path, edge: int | None) -> Image.Image:
 
 
 def open_model(model: Runtime | str | Path | None, truncate_dim: int | None = None) -> Runtime:
-    """Open a model for an index.
-
-    Args:
-        model: The model, or its folder.
-        truncate_dim: Number of leading dimensions of the embeddings. Default: those of the model.
-
-    Raises:
-        ValueError: There is no exported model in the folder, or it has fewer dimensions.
-    """
+    """Open a model for an index."""
     if isinstance(model, Runtime):
         return model if truncate_dim is None else model.truncated(truncate_dim)
     if model is None or not (Path(model) / "config.json").is_file():

@@ -37,11 +37,11 @@ class Report:
 
     Args:
         found: Number of image files in the folders.
-        unchanged: Number of files whose content the index has by their path. They are not read if size and time are
-            those of the index.
+        unchanged: Number of files whose content the index has by their path. They are only read if their size or time
+            has changed.
         embedded: Number of images that were embedded.
-        copies: Number of new files whose content the index has by another path. They are not embedded.
-        moved: Number of files whose content has another path now. They are not embedded.
+        copies: Number of new files whose content the index has by a different path. They are not embedded.
+        moved: Number of files whose content has a new path. They are not embedded.
         removed: Number of files that left the index.
         failures: Path and cause of each file that could not be read, in this run or an earlier one.
         unreadable: Directories that could not be read; what the index has below them stays.
@@ -158,10 +158,7 @@ def update(
 
 
 def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> list[Path]:
-    """Directories below the folders at which a disk was mounted that is not there now, and files are missing.
-
-    They are recorded for the next run, with the directories at which a disk is mounted now.
-    """
+    """Directories below the folders at which a disk was mounted that is not there now, and files are missing."""
     recorded = catalog.paths("mount")
     inside = [path for path in recorded if {path, *path.parents} & {*folders}]
     unmounted = [path for path in catalog.unmounted(inside) if catalog.count_missing(path)]
@@ -171,11 +168,7 @@ def _unmounted(catalog: Catalog, folders: list[Path], mounts: list[bytes]) -> li
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
-    """Absolute paths of the folders that are inside no other one, sorted.
-
-    Raises:
-        ValueError: A folder does not exist, or is a file.
-    """
+    """Absolute paths of the folders that are inside no other one, sorted."""
     found: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
@@ -190,7 +183,7 @@ def outermost(folders: Iterable[Path]) -> list[Path]:
 
 
 def _as_recorded(folders: list[Path], recorded: list[Path]) -> list[Path]:
-    """The folders under the paths by which the index has them: another path may lead to the same one."""
+    """The folders by the paths that the index has for them, because several paths may lead to one folder."""
     known = {folder.resolve(): folder for folder in reversed(recorded)}
     return sorted(folder if folder in recorded else known.get(folder.resolve(), folder) for folder in folders)
 
@@ -218,13 +211,13 @@ def _still_forgotten(catalog: Catalog, folders: list[Path]) -> list[Path]:
 
 
 def patterns_of(texts: Sequence[str]) -> list[str]:
-    """Patterns in the form in which paths are compared with them, without empty ones."""
+    """Non-empty patterns in the normal form of paths."""
     plain = [os.path.expanduser(text).removeprefix("./") for text in texts]
     return [pattern for pattern in (search_text(os.fsencode(text)) for text in plain) if pattern.strip("/")]
 
 
 def _excluded(catalog: Catalog, folders: list[Path], exclude: Sequence[str] | None) -> dict[Path, list[str]]:
-    """Patterns of what stays out of the index, with those of the folders of this run."""
+    """Exclusion patterns by folder, updated for the folders of this run."""
     excluded = catalog.excluded()
     if exclude is not None:
         excluded |= {folder: patterns_of(exclude) for folder in folders}
@@ -239,11 +232,7 @@ def _excluded(catalog: Catalog, folders: list[Path], exclude: Sequence[str] | No
 
 
 def _without_images(catalog: Catalog, folders: list[Path], required: list[Path]) -> list[Path]:
-    """Folders that have no images.
-
-    Raises:
-        ValueError: They are all folders, or one of them is required.
-    """
+    """Folders that have no images."""
     causes = {folder: cause for folder in folders if (cause := _lacks_images(catalog, folder))}
     if causes and (len(causes) == len(folders) or {*causes} & {*required}):
         raise ValueError(next(iter(causes.values())))
@@ -263,15 +252,7 @@ def _lacks_images(catalog: Catalog, folder: Path) -> str | None:
 
 
 def require_images(folders: Iterable[Path], exclude: Sequence[str] = ()):
-    """Refuse folders that make no index, before one is created.
-
-    Args:
-        folders: Folders to index.
-        exclude: Patterns of what stays out of them.
-
-    Raises:
-        ValueError: A folder does not exist, is a file, or has no images.
-    """
+    """Refuse folders that make no index, before one is created."""
     for folder in outermost(folders):
         if next(iter(Walk([folder], excluded={folder: patterns_of(exclude)})), None) is None:
             raise ValueError(_no_images(folder))
@@ -285,17 +266,13 @@ def _no_images(folder: Path) -> str:
         return f"folder: {str(folder)!r} cannot be read. Check its permissions."
     others = f", and files of other types: {count_extensions(walk.others)}" if walk.others else ""
     if found:
-        others = f" beside {found:,} that are left out"
+        others = f", apart from {found:,} that are excluded"
     formats = "JPEG, PNG, WebP, GIF, TIFF, BMP, JPEG 2000, HEIC or AVIF"
     return f"folder: {str(folder)!r} has no images ({formats}) in it{others}."
 
 
 def count_extensions(others: Mapping[str, int]) -> str:
-    """Number of files, and the most frequent of their extensions.
-
-    Args:
-        others: Number of files by extension.
-    """
+    """Number of files, and the most frequent of their extensions."""
     common = sorted(filter(None, others), key=lambda extension: -others[extension])
     names = [*common[:SHOWN_EXTENSIONS], *(["..."] if len(common) > SHOWN_EXTENSIONS else [])]
     return f"{sum(others.values()):,}" + (f" ({', '.join(names)})" if names else "")
@@ -352,19 +329,17 @@ def _read(path: bytes, catalog: Catalog, runtime: Runtime) -> Outcome:
         photo = read_photo(path, catalog.knows, runtime.preprocess.edge)
     except UnreadablePhotoError as failure:
         return Outcome(path, failure=failure)
-    vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
+    try:
+        vector = None if photo.image is None else runtime.encode_images([photo.image])[0]
+    except ValueError:  # perhaps of this image alone
+        return Outcome(path, failure=UnreadablePhotoError("its embedding is not finite", is_lasting=False))
     return Outcome(path, photo.state, photo.digest, photo.taken, vector)
 
 
 def _commit(
     catalog: Catalog, store: VectorStore, batch: list[Outcome], read: Callable[[bytes], Outcome]
 ) -> Counter[str]:
-    """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to.
-
-    Returns:
-        Number of contents that are `embedded`, of files that are `unchanged` but for their time, and of other files
-        with a `known` content.
-    """
+    """Write vectors, then enter them in the catalog: a kill in between leaves rows that nothing refers to."""
     with catalog.writing():
         # the vector of a known content may have left the index since the file was read
         batch = [read(each.path) if each.needs_vector and not catalog.knows(each.digest) else each for each in batch]
@@ -375,16 +350,7 @@ def _commit(
 
 
 def enter(catalog: Catalog, store: VectorStore, batch: Sequence[Outcome]) -> int:
-    """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`.
-
-    Args:
-        catalog: Catalog of the index.
-        store: Vectors of the index.
-        batch: Files that were read. Each has a vector, a failure, or a content that the catalog knows.
-
-    Returns:
-        Number of new contents.
-    """
+    """Write the vectors of new contents, then enter all files. Call it within `catalog.writing()`."""
     new: dict[bytes, Outcome] = {}
     for outcome in batch:
         if outcome.vector is not None and not catalog.knows(outcome.digest):

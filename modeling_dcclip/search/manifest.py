@@ -71,12 +71,7 @@ class Space:
 
     @classmethod
     def of(cls, runtime: Runtime, model: str | None = None) -> "Space":
-        """Space of an exported model.
-
-        Args:
-            runtime: The model.
-            model: Hub id of the model. Default: its folder.
-        """
+        """Space of an exported model."""
         files = [runtime.file("text"), runtime.file("vision")]
         return cls(
             model or str(runtime.folder.absolute()),
@@ -102,11 +97,7 @@ class Space:
         return None
 
     def rotations(self, other: "Space") -> tuple[str | None, str | None] | None:
-        """Digests of the rotations from a common space to this one and to the other; None for an identity.
-
-        Without a common space, None instead of both. A common space have: equal weights, a teacher and its student,
-        and two students of one teacher.
-        """
+        """Digests of the rotations from a common space to this one and to the other; None for an identity."""
         if self.projection_dim != other.projection_dim:
             return None
         if self.weights == other.weights:
@@ -141,20 +132,7 @@ def digest_files(files: list[Path]) -> str:
 
 
 def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any]:
-    """Create an empty index, again if a process was killed while it created one.
-
-    Args:
-        folder: Folder of the index, empty or new.
-        runtime: Its model.
-        space: Embedding space of the model.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        ValueError: The folder has other files, or another process is creating an index in it.
-        OSError: The disk is full or cannot be written.
-    """
+    """Create an empty index, again if a process was killed while it created one."""
     unfinished = folder / UNFINISHED
     found = [path for path in folder.glob("*") if not path.name.startswith(".")]
     # listed before these two are looked for: another process may be creating the index
@@ -174,13 +152,7 @@ def create_folder(folder: Path, runtime: Runtime, space: Space) -> dict[str, Any
 
 
 def make_manifest(runtime: Runtime, space: Space, number: int) -> dict[str, Any]:
-    """Content of a manifest.
-
-    Args:
-        runtime: Model of the index; searches use its folder by default.
-        space: Embedding space of the model.
-        number: Number of the data folder, counted from 1 by upgrades.
-    """
+    """Content of a manifest."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -193,16 +165,7 @@ def make_manifest(runtime: Runtime, space: Space, number: int) -> dict[str, Any]
 
 
 def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> tuple[Catalog, VectorStore]:
-    """Open the catalog and the vectors that a manifest names.
-
-    Args:
-        folder: Folder of the index.
-        manifest: Content of its manifest.
-        create: Whether to create what does not exist.
-
-    Raises:
-        ValueError: There is no catalog, or it is damaged, or belongs to a different index.
-    """
+    """Open the catalog and the vectors that a manifest names."""
     data = folder / manifest["data"]
     if create:
         data.mkdir(exist_ok=True)
@@ -216,10 +179,7 @@ def open_data(folder: Path, manifest: dict[str, Any], create: bool = False) -> t
 
 
 def store_rotation(catalog: Catalog, runtime: Runtime):
-    """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder.
-
-    A folder without model.safetensors lacks the rotation; models with the same rotation can search its index.
-    """
+    """Keep the rotation of a model in the catalog of its index, so that other models can search without its folder."""
     if (runtime.folder / "model.safetensors").is_file() and runtime.rotation is not None:
         catalog.store_rotation(runtime.rotation)
 
@@ -236,15 +196,7 @@ def remove_stale_data(folder: Path):
 
 @contextmanager
 def write_lock(folder: Path) -> Iterator[None]:
-    """Lock that one process at a time can have; a killed process releases it.
-
-    Args:
-        folder: Folder of the index.
-
-    Raises:
-        ValueError: Another process has it.
-        OSError: The disk is full or cannot be written.
-    """
+    """Lock that one process at a time can have; a killed process releases it."""
     try:
         with closing(sqlite3.connect(folder / LOCK, timeout=0, isolation_level=None)) as lock:
             lock.execute("BEGIN EXCLUSIVE")
@@ -271,11 +223,7 @@ def write_manifest(folder: Path, manifest: dict[str, Any], name: str = MANIFEST)
 
 
 def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
-    """Read a manifest.
-
-    Raises:
-        ValueError: It is damaged, or has a different format version.
-    """
+    """Read a manifest."""
     try:
         manifest = json.loads((folder / file).read_text(encoding="utf-8"))
         name, version = manifest["format"], manifest["version"]
@@ -284,11 +232,11 @@ def read_manifest(folder: Path, file: str = MANIFEST) -> dict[str, Any]:
     if name != FORMAT or version != VERSION:
         raise ValueError(
             f"index: {str(folder)!r} has format {name!r} version {version}, expected {FORMAT!r} version {VERSION}. "
-            f"Remove {str(folder)!r} and index the photographs again, or index into another folder with --index."
+            f"Remove {str(folder)!r} and index the photographs again, or choose a new folder with --index."
         )
     if damaged := _damaged_fields(manifest):
         raise ValueError(
-            f"index: {str(folder / file)!r} is damaged ({', '.join(damaged)}). Restore it, or index into another "
+            f"index: {str(folder / file)!r} is damaged ({', '.join(damaged)}). Restore it, or choose a new "
             "folder with --index."
         )
     return manifest

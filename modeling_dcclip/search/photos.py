@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import io
+import math
 import os
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from modeling_dcclip.search.files import FileState, extension_of
 EXIF_IFD, DATE_TIME, DATE_TIME_ORIGINAL, DATE_TIME_DIGITIZED = 0x8769, 0x0132, 0x9003, 0x9004
 ATTEMPTS = 2  # a file that changes while it is read is read once more
 WHOLE_BYTES = 32 * 2**20  # a file up to this size is read once, for its digest and its image
+MAX_SHOWN_PIXELS = 30_000_000  # of a photograph that is decoded for a page
 THUMBNAIL = 320  # pixels of the longer side
 QUALITY = 82
 SHEET = """<!DOCTYPE html>
@@ -90,6 +93,7 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     for _ in range(ATTEMPTS):
         failure = taken = image = None
         try:
+            _require_file(path)
             with open(path, "rb") as file:
                 before = os.fstat(file.fileno())
                 _check_plugin(file, path)
@@ -112,27 +116,18 @@ def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None 
     raise UnreadablePhotoError("changed while it was read", is_lasting=False)
 
 
-def decode_photo(file: BinaryIO, edge: int | None = None, path: bytes = b"") -> tuple[str | None, Image.Image]:
-    """Decode an open image file.
-
-    Args:
-        file: The file, or its content as `io.BytesIO`.
-        edge: Length of the shorter side that is enough, in pixels, as for `read_photo`.
-        path: Path of the file, whose extension may tell why it cannot be decoded.
-
-    Returns:
-        Date by EXIF, and the upright image in 8-bit RGB on white.
-
-    Raises:
-        UnreadablePhotoError: The file cannot be decoded.
-    """
+def decode_photo(
+    file: BinaryIO, edge: int | None = None, path: bytes = b"", max_pixels: int | None = None
+) -> tuple[str | None, Image.Image]:
+    """Decode an open image file."""
     file.seek(0)
     try:
         with open_header(file) as image:
             if edge is not None:
                 reduce_jpeg(image, edge)
-            if Image.MAX_IMAGE_PIXELS and image.width * image.height > 2 * Image.MAX_IMAGE_PIXELS:
-                raise Image.DecompressionBombError  # of a JPEG; Pillow refuses other files by itself
+            limit = max_pixels or (2 * Image.MAX_IMAGE_PIXELS if Image.MAX_IMAGE_PIXELS else math.inf)
+            if image.width * image.height > limit:
+                raise Image.DecompressionBombError
             return _date(image), to_rgb(image)
     except Image.DecompressionBombError as error:
         raise UnreadablePhotoError("too many pixels", is_lasting=True) from error
@@ -158,8 +153,13 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
     Raises:
         UnreadablePhotoError: The file is missing or cannot be read as an image.
     """
-    image = read_photo(os.fsencode(path), lambda digest: False, edge).image
-    assert image is not None  # no content is known
+    name = os.fsencode(path)
+    try:
+        _require_file(name)
+        with open(name, "rb") as file:
+            _, image = decode_photo(file, edge, name, MAX_SHOWN_PIXELS)
+    except OSError as error:
+        raise UnreadablePhotoError(_cause(error), is_lasting=False) from error
     image.thumbnail((edge, edge))
     image.info.clear()
     content = io.BytesIO()
@@ -168,13 +168,7 @@ def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
 
 
 def write_contact_sheet(hits: Sequence[tuple[str, float]], title: str, path: Path):
-    """Write search results with thumbnails to one self-contained HTML file, atomically.
-
-    Args:
-        hits: Path and score of each result.
-        title: Heading of the page.
-        path: File to write.
-    """
+    """Write search results with thumbnails to one self-contained HTML file, atomically."""
     title = os.fsencode(title).decode("utf-8", "replace")  # it may have the name of an example image
     sheet = SHEET.format(title=escape(title), figures="\n".join(_figure(*hit) for hit in hits))
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
@@ -196,18 +190,20 @@ def _figure(path: str, score: float) -> str:
     return f"<figure>{image}<figcaption>{score:.3f} {escape(label + note)}</figcaption></figure>"
 
 
-def _check_plugin(file: BinaryIO, path: bytes):
-    """Refuse a file that needs a missing plug-in by its first bytes: each run tries it again, and should not read it.
+def _require_file(path: bytes):
+    """Refuse a pipe or a device, whose end may never come."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise UnreadablePhotoError("not a file", is_lasting=False)
 
-    Raises:
-        UnreadablePhotoError: The plug-in is missing.
-    """
+
+def _check_plugin(file: BinaryIO, path: bytes):
+    """Refuse a file that needs a missing plug-in by its first bytes, because every run tries it again."""
     if lacks_plugin(extension_of(path)):
         try:
             open_header(file)
         except Image.UnidentifiedImageError as error:
             raise _unidentified(path) from error
-        except Exception:  # of another format than the extension says; decoding it tells what is wrong
+        except Exception:  # the extension is wrong; decoding tells what the file is
             return
         finally:
             file.seek(0)
@@ -230,7 +226,7 @@ def _date(image: Image.Image) -> str | None:
     with suppress(Exception):  # damaged EXIF data, of an image that may still be decoded
         exif = image.getexif()
         details: Mapping[int, object] = {}
-        with suppress(Exception):  # a damaged part, beside which the rest may be sound
+        with suppress(Exception):  # of a damaged part; the rest may be sound
             details = exif.get_ifd(EXIF_IFD)
         for text in (details.get(DATE_TIME_ORIGINAL), details.get(DATE_TIME_DIGITIZED), exif.get(DATE_TIME)):
             with suppress(ValueError):  # such as zeros, of a camera whose clock was not set

@@ -20,11 +20,7 @@ class QueryWarning(UserWarning):
 
 
 def parse_term(term: str) -> tuple[str, float]:
-    """Split a term such as `日落^0.5` into its text and its weight, 1 by default.
-
-    Raises:
-        ValueError: The text is empty, or the weight is not in -100 to 100.
-    """
+    """Split a term such as `日落^0.5` into its text and its weight, 1 by default."""
     match = WEIGHTED.fullmatch(term.strip())
     text, weight = (match["text"].strip(), float(match["weight"])) if match else (term.strip(), 1.0)
     if not text:
@@ -49,7 +45,7 @@ def embed_query(
         (D,) float32, of unit length.
 
     Raises:
-        ValueError: There is no term, a term is empty, or the terms cancel out.
+        ValueError: The query is empty, a term is empty, or the terms cancel out.
 
     Warns:
         QueryWarning: A text is longer than the model reads, in a script of none of its languages, or has characters or
@@ -88,15 +84,7 @@ def _warn(runtime: Runtime, text: str):
 
 
 def foreign_scripts(text: str, languages: Sequence[str]) -> list[str]:
-    """Scripts in a text that no language of a model is written in.
-
-    Args:
-        text: Text of a query.
-        languages: ISO 639-1 codes of the model's languages. One without an entry in `SCRIPTS` allows any script.
-
-    Returns:
-        Names of scripts as Unicode has them, such as `Cyrillic`, sorted.
-    """
+    """Scripts in a text that no language of a model is written in."""
     if not all(language in SCRIPTS for language in languages):
         return []
     known = tuple(start for language in languages for start in SCRIPTS[language])

@@ -181,6 +181,7 @@ class SearchServer(ThreadingHTTPServer):
         self.hosts = LOOPBACK | {name.lower() for name in names}
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.query_lock = threading.Lock()  # warnings are caught for the process, so one query at a time
+        self.image_lock = threading.Lock()  # one large image in memory at a time
         super().__init__((host, port), _Handler)
 
     def handle_error(self, request: Any, client_address: Any):
@@ -224,7 +225,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.server.accepts(name):
             self._send_error(HTTPStatus.FORBIDDEN, f"host: {name!r} is not a name of this server.")
             return
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:
+            self._send_error(HTTPStatus.BAD_REQUEST, "The address is malformed.")
+            return
         if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin") and not self._is_link(url.path):
             self._send_error(HTTPStatus.FORBIDDEN, "Another site cannot use this server.")
             return
@@ -238,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif kind in IMAGE_SIZES and number.isascii() and number.isdecimal() and len(number) < 19:
             self._send_image(int(number), parameters.get("version"), IMAGE_SIZES[kind])
         else:
-            self._send_error(HTTPStatus.NOT_FOUND, "There is no such page.")
+            self._send_error(HTTPStatus.NOT_FOUND, "This page does not exist.")
 
     def do_HEAD(self):
         """Answer a request with the headers alone."""
@@ -277,11 +282,12 @@ class _Handler(BaseHTTPRequestHandler):
             file = self.server.index.catalog.file(number)
             if file is None:
                 raise UnreadablePhotoError("not in the index", is_lasting=True)
-            if version not in (None, file.state.version):  # the number is that of another file now
+            if version not in (None, file.state.version):  # a different file has this number now
                 raise UnreadablePhotoError("changed since the search", is_lasting=True)
             if FileState.of(file.state.path, os.stat(file.path)) != file.state:
                 raise UnreadablePhotoError("changed since it was indexed", is_lasting=True)
-            content = make_thumbnail(file.path, edge)
+            with self.server.image_lock:
+                content = make_thumbnail(file.path, edge)
         except (OSError, ValueError, sqlite3.Error) as error:
             self._send_error(HTTPStatus.NOT_FOUND, f"photograph {number}: {error}.")
             return

@@ -76,7 +76,7 @@ def upgrade_index(
 
 
 def _check_folders(index: Index):
-    """Refuse to leave images behind: those of other data than folders, and those of a disk that is not mounted."""
+    """Refuse to leave images behind: images that are in no folder, or on a disk that is not mounted."""
     catalog = index.catalog
     folders = outermost(catalog.folders())
     if others := len(index) - sum(map(catalog.count_below, folders)):

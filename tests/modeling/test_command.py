@@ -55,18 +55,6 @@ def test_label_prints_json(capsys, exported, image, expected):
     assert [entry["score"] for entry in found] == pytest.approx([score for _, score in expected], abs=1e-5)
 
 
-def test_label_uses_the_template(capsys, exported, image):
-    command.main(["label", str(image), *LABELS, "--model", str(exported), "--template", "一张{}的图片", "--json"])
-    found = {entry["label"]: entry["score"] for entry in json.loads(capsys.readouterr().out)}
-    assert found == pytest.approx(dict(Runtime(exported).zero_shot(image, LABELS, "一张{}的图片")), abs=1e-5)
-
-
-def test_the_model_folder_comes_from_the_environment(capsys, monkeypatch, exported, image, expected):
-    monkeypatch.setenv("DCCLIP_MODEL", str(exported))
-    command.main(["label", str(image), *LABELS])
-    assert capsys.readouterr().out.splitlines()[0].endswith(expected[0][0])
-
-
 @pytest.mark.parametrize("arguments", [["--help"], ["label", "--help"]])
 def test_help_is_fast_and_needs_no_packages(run_python, arguments):
     blocked = f"{HEAVY},numpy,onnxruntime,tokenizers,PIL"

@@ -11,11 +11,6 @@ def test_towers_given_as_dict_or_as_config_are_the_same():
     assert from_configs.to_dict() == from_dicts.to_dict()
 
 
-def test_defaults_name_two_towers():
-    config = DCCLIPConfig()
-    assert (config.vision_config.model_type, config.text_config.model_type) == ("vit", "xlm-roberta")
-
-
 def test_saved_config_loads_equal(tmp_path):
     config = make_config(MOBILENET, BERT, vision_pooling="mean", text_pooling="cls", teacher="some/teacher")
     config.save_pretrained(tmp_path)
@@ -55,11 +50,6 @@ def test_unknown_pooling_raises_an_error_with_the_field(field):
         make_config(**{field: "max"})
 
 
-def test_wrong_type_raises_an_error_with_the_field():
-    with pytest.raises(StrictDataclassError, match="projection_dim"):
-        make_config(projection_dim="wide")
-
-
 def test_cls_pooling_of_a_tower_without_cls_raises_an_error():
     with pytest.raises(ValueError, match="vision_pooling='cls' needs a tower with a CLS token"):
         DCCLIPModel(make_config(MOBILENET, vision_pooling="cls"))
@@ -74,10 +64,3 @@ def test_vision_tower_without_a_spatial_map_raises_an_error():
 def test_tower_pooling_of_a_tower_without_pooled_output_raises_an_error():
     with pytest.raises(ValueError, match=r"vision_pooling='tower', but 'mobilenetv4_conv_small_050' has no pooled"):
         DCCLIPModel(make_config(MOBILENET, vision_pooling="tower"))
-
-
-def test_unknown_keys_are_kept_and_change_no_other_field():
-    # transformers keeps them, so that an older version can load a newer config; a typo raises no error
-    config, plain = make_config(projection_dimm=5), make_config()
-    assert config.projection_dimm == 5
-    assert {key: value for key, value in config.to_dict().items() if key != "projection_dimm"} == plain.to_dict()

@@ -145,11 +145,6 @@ def test_the_endpoint_limits_what_it_takes(fields, message):
         parse_request(request)
 
 
-def test_modes_are_converted_as_before():
-    assert to_rgb(Image.new("RGBA", (1, 1), (0, 0, 0, 0))).getpixel((0, 0)) == (255, 255, 255)
-    assert to_rgb(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == (7, 7, 7)
-
-
 MODES = ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I", "I;16", "F"]
 
 
@@ -199,13 +194,6 @@ def test_a_large_jpeg_is_decoded_if_a_smaller_size_is_enough(monkeypatch):
     for arguments in ({}, {"size": 40, "max_pixels": 400 * 300}):
         with pytest.raises(DecompressionBomb, match="480 x 360 pixels, more than 120000"):
             open_image(content, **arguments)
-
-
-def test_an_image_that_needs_no_change_is_not_copied():
-    image = Image.new("RGB", (8, 8))
-    assert to_rgb(image) is image
-    opened = Image.open(io.BytesIO(encode(image, "PNG")))
-    assert to_rgb(opened) is not opened  # it would keep the content of the file
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG"])

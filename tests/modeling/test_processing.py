@@ -34,11 +34,6 @@ def test_saved_processor_loads_equal(processor, images, texts, tmp_path):
         assert torch.equal(found[name], tensor)
 
 
-def test_preprocessor_config_of_transformers_js_is_saved(processor, tmp_path):
-    processor.save_pretrained(tmp_path)
-    assert (tmp_path / "preprocessor_config.json").exists()
-
-
 def test_files_are_prepared_as_opened_images(processor, images, tmp_path):
     gray = np.asarray(images[0].convert("L"))
     deep = Image.fromarray(gray.astype(np.uint16) * 257)

@@ -1,4 +1,4 @@
-"""An index that is embedded again with another model: searchable throughout, resumable, and never half changed."""
+"""An index that is embedded again with a new model: searchable throughout, resumable, and never half changed."""
 
 import json
 import shutil

@@ -25,13 +25,10 @@ TOOLS = {
     "lancedb": "0.40.0",
     "llama-index-core": "0.14.25",
     "llama-index-embeddings-huggingface": "0.8.0",
-    "milvus-lite": "3.2.2",
     "mteb": "2.26.24",
-    "pymilvus": "3.0.2",
     "qdrant-client": "1.20.0",
     "sentence-transformers": "6.2.0",
     "sentence-transformers-haystack": "2.0.0",
-    "usearch": "2.26.6",
 }
 
 

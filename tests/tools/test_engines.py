@@ -8,18 +8,23 @@ from PIL import Image
 
 from modeling_dcclip.search.index import Index
 from tests.modeling.color_model import save_color_model
-from tests.tools.manual import MANUAL, block_under
+from tests.tiny import ROOT
 
 pytestmark = pytest.mark.tools
 
+MANUAL = (ROOT / "training" / "search" / "README.md").read_text(encoding="utf-8")
 ENGINES = {
     "FAISS": "faiss",
-    "USearch": "usearch",
     "Qdrant": "qdrant_client",
-    "LanceDB": "lancedb",
-    "Milvus Lite": "milvus_lite",
 }
 INT8_ERROR = 0.02  # of a cosine
+
+
+def block_under(heading: str) -> str:
+    """The first Python block under a heading of the manual."""
+    found = re.search(rf"^##+ {heading}\n.*?^```py\n(.*?)^```", MANUAL, re.S | re.M)
+    assert found is not None, heading
+    return found[1]
 
 
 @pytest.fixture(scope="module")

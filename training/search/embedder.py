@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from PIL import Image
 
 from modeling_dcclip.image_dcclip import ImageError
 from modeling_dcclip.modeling_dcclip import DCCLIPVisionModelWithProjection
@@ -145,10 +144,12 @@ class Embedder:
             row["taken"], image = decode_photo(io.BytesIO(content), self.runtime.preprocess.edge)
         except UnreadablePhotoError as error:
             return row | {"error": error.cause}
-        return row | {"vector": self._encode_alone(image)}
-
-    def _encode_alone(self, image: Image.Image) -> np.ndarray:
-        return self.runtime.encode_images([image])[0] if self.weights is None else self.runtime.preprocess(image)
+        if self.weights is not None:
+            return row | {"vector": self.runtime.preprocess(image)}
+        try:
+            return row | {"vector": self.runtime.encode_images([image])[0]}
+        except ValueError:  # perhaps of this image alone
+            return row | {"error": NOT_FINITE}
 
     @torch.inference_mode()
     def _encode(self, vectors: list[np.ndarray]) -> np.ndarray:
