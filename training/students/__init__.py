@@ -3,11 +3,9 @@
 - `build.py`: a student with its processor, from a recipe, a size, a config alone or a saved folder
 - `sources.py`: the pretrained towers that a student can inherit weights from
 - `inherit.py`: weights copied or cut from such a tower
-- `image_size.py`: a new image size for a saved student
 """
 
 from training.students.build import SIZES, build_student, load_size, load_student, student_from_config
-from training.students.image_size import set_image_size
 from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
 from training.students.sources import SourceTower, open_source
 
@@ -21,6 +19,5 @@ __all__ = [
     "load_size",
     "load_student",
     "open_source",
-    "set_image_size",
     "student_from_config",
 ]

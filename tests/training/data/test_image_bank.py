@@ -8,6 +8,7 @@ from training.config import AugmentConfig, DataConfig
 from training.data import image_bank
 from training.data.image_bank import load_images, mix_images, vary_images
 from training.data.images import decode_image
+from training.data.transforms import Augment
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32
@@ -71,6 +72,9 @@ def test_half_of_the_varied_images_are_mixed_half_of_them_by_each_kind(monkeypat
     changed = vary_images(images) != images
     mixed, blended = changed.flatten(1).any(1), changed.flatten(1).all(1)
     assert 0.4 < mixed.float().mean() < 0.6 and 0.35 < blended.sum() / mixed.sum() < 0.65
+    views = Augment(image_bank.VARIETY, 0).draws(torch.arange(400), torch.zeros(400, dtype=torch.long))
+    agreement = ((views[:, :6] < 0.5) == mixed[:, None]).float().mean(0)
+    assert ((agreement - 0.5).abs() < 0.1).all()  # the draws of a view do not decide
 
 
 def test_varied_images_differ_and_are_repeatable():

@@ -8,16 +8,9 @@ import torch
 from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
-from modeling_dcclip.image_dcclip import ImageError
 from tests.training.data.rows import make_cell
 from training.data import decode_image, decode_images, load_source, open_image
 from training.data.images import CellRules, image_cell
-from training.data.sources import image_roots
-
-
-def test_errors_have_no_address_of_memory():
-    with pytest.raises(ImageError, match=r"cannot identify image file$"):
-        open_image({"bytes": b"no image", "path": None})
 
 
 def test_transparent_images_are_flattened_onto_white():
@@ -84,13 +77,6 @@ def test_squashed_images_equal_those_of_an_image_processor_of_a_fixed_size(image
     assert torch.equal(decode_images([make_cell(image)] * 2, 64, squash=True)[1], expected)
 
 
-def test_squashed_images_keep_what_a_crop_cuts_off():
-    strip = PILImage.new("RGB", (400, 100), "red")
-    strip.paste((0, 0, 255), (0, 0, 100, 100))
-    cropped, squashed = (decode_image(make_cell(strip), 64, squash) for squash in (False, True))
-    assert cropped[2].max() == 0 and (squashed[2] > 128).float().mean() == 0.25
-
-
 def test_exif_orientation_is_applied():
     upright = PILImage.new("RGB", (64, 64), "red")
     upright.paste((0, 0, 255), (0, 0, 64, 32))  # the upper half is blue
@@ -142,11 +128,6 @@ def test_cells_that_name_urls_or_foreign_files_are_skipped_unless_allowed(images
     assert decode_image(rules(url), 64) == "image is a URL, and allow_urls is off"
     assert torch.is_tensor(decode_image(CellRules(allow_paths=True)(outside), 64))
     assert decode_image(CellRules(allow_urls=True)(url), 64) == "image does not decode"  # nothing answers there
-
-
-@pytest.mark.parametrize("source", ["x.parquet", ["a.tar", "b.tar"]])
-def test_files_that_hold_their_images_may_name_no_others(source):
-    assert image_roots(source) == ()
 
 
 def test_a_url_that_never_answers_is_skipped_in_time(monkeypatch):

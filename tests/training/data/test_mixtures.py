@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset, Image
 
-from tests.training.data.shards import assert_equal_batches, keys_of
+from tests.training.data.shards import keys_of
 from training.config import DataConfig, SourceConfig
 from training.data import BatchPlan, CaptionTokenizer, Pairs, decode_image, load_source, make_loader
 from training.engine.inputs import open_pairs
@@ -105,11 +105,6 @@ def test_row_without_a_caption_in_the_language_of_the_batch_is_not_drawn(tokeniz
         assert all(len(batch["rows"]) == 4 for batch in batches)
         chinese = {row for batch in batches if batch["language"][0] == 1 for row in batch["rows"].tolist()}
         assert chinese == set(range(5))
-
-
-def test_resumed_mixture_equals_an_uninterrupted_one(load):
-    for batches in ("mixed", "one_source"):
-        assert_equal_batches(load(start=4, batches=batches), load(batches=batches)[4:])
 
 
 def test_equal_captions_of_two_sources_have_equal_ids(tokenizer, train_rows, tmp_path):

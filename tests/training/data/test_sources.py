@@ -12,14 +12,6 @@ from training.data.images import image_cell, open_image
 from training.data.sources import check_split, digest_sources, open_stream
 
 
-def test_parquet_source_has_images_and_both_captions(train_rows):
-    assert {"image", "en", "zh"} <= set(train_rows.column_names) and len(train_rows) > 100
-
-
-def test_glob_of_parquet_files_is_one_source(corpus, train_rows):
-    assert len(load_source(str(corpus / "[ut]*n.parquet"))) > len(train_rows)
-
-
 def test_function_source_is_called():
     assert load_source("tests.tiny:load_tiny_rows")["zh"] == ["红苹果", "青蛙"]
 

@@ -21,11 +21,10 @@ from tests.tiny import (
     student_config,
 )
 from training.config import CONFIGS, DistillRecipe, StudentConfig, parse_recipe
-from training.students import SIZES, build_student, evenly_spaced, load_size, load_student
+from training.students import build_student, evenly_spaced, load_size, load_student
 from training.students.build import _inherited_licenses
 from training.teachers import Teacher
 from training.teachers.lineage import join_licenses
-from training.text.tokenizers import load_tokenizer
 
 pytestmark = pytest.mark.slow
 
@@ -119,16 +118,6 @@ def test_towers_of_pretrained_folders(tmp_path, tokenizer, teacher_folder):
     assert not getattr(student.config.vision_config, "label_names", None)
 
 
-def test_unknown_init_raises(tmp_path, efficientnet):
-    with pytest.raises(ValueError, match=r"student.vision_init: '.*nowhere' is neither 'random', 'teacher', a folder"):
-        build_student(student_config(vision_init=str(tmp_path / "nowhere")), LANGUAGES, efficientnet)
-
-
-def test_random_tower_without_a_config_raises(efficientnet):
-    with pytest.raises(ValueError, match=r"student.text_config is not given and student.text_init is 'random'"):
-        build_student(student_config(text_config=None), LANGUAGES, efficientnet)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -141,11 +130,6 @@ def test_random_tower_without_a_config_raises(efficientnet):
 def test_invalid_config_raises(efficientnet, fields, message):
     with pytest.raises(ValueError, match=message):
         build_student(student_config(text_config=XLM_ROBERTA | fields), LANGUAGES, efficientnet)
-
-
-def test_config_without_a_model_type_raises(efficientnet):
-    with pytest.raises(ValueError, match=r"student.text_config has no 'model_type'"):
-        build_student(student_config(text_config={"hidden_size": 32}), LANGUAGES, efficientnet)
 
 
 def test_sizes_are_student_configs_and_can_be_overridden(efficientnet):
@@ -169,11 +153,10 @@ def test_a_recipe_can_name_a_size_and_change_it(tmp_path):
     assert recipe.student == load_size("tiny", vision_init="teacher")
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes_leave_no_weight_unused(name, teacher_folder, inputs):
+def test_a_size_leaves_no_weight_unused(teacher_folder, inputs):
     """A weight without gradient would be useless, and would stop distributed training."""
-    text = load_size(name).text_config | {"num_hidden_layers": 1, "vocab_size": 600}
-    config = load_size(name, text_config=text, image_size=64, tokenizer=str(teacher_folder))
+    text = load_size("tiny").text_config | {"num_hidden_layers": 1, "vocab_size": 600}
+    config = load_size("tiny", text_config=text, image_size=64, tokenizer=str(teacher_folder))
     student, _ = build_student(replace(config, vision_init="random", text_init="random"), LANGUAGES)
     student(**inputs, return_loss=True).loss.backward()
     assert [name for name, weight in student.named_parameters() if weight.grad is None] == []
@@ -190,13 +173,6 @@ def test_teacher_provides_missing_fields(efficientnet):
     assert student.logit_scale.item() == 3.25
     assert list(processor.image_processor.image_mean) == list(efficientnet.image_processor.image_mean)
     assert processor.image_processor.crop_size["height"] == 64
-
-
-def test_recipe_overrides_the_teacher(efficientnet):
-    config = student_config(image_size=32, image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6])
-    student, processor = build_student(config, LANGUAGES, efficientnet)
-    assert student.config.image_size == 32 and list(processor.image_processor.image_mean) == [0.1, 0.2, 0.3]
-    assert list(processor.image_processor.image_std) == [0.4, 0.5, 0.6]
 
 
 @pytest.mark.parametrize("of_the_teacher", [True, False])
@@ -259,24 +235,6 @@ def test_missing_field_without_a_teacher_raises(field, teacher_folder):
     del given[field]
     with pytest.raises(ValueError, match=rf"student.{field}: "):
         build_student(student_config(**given), LANGUAGES)
-
-
-@pytest.mark.parametrize("tower", ["vision", "text"])
-def test_inheritance_without_a_teacher_raises(teacher_folder, tower):
-    given = plain_fields(teacher_folder) | {f"{tower}_init": "teacher"}
-    with pytest.raises(ValueError, match=rf"student.{tower}_init is 'teacher', but no teacher"):
-        build_student(student_config(**given), LANGUAGES)
-
-
-def test_unknown_tokenizer_raises(tmp_path):
-    with pytest.raises(ValueError, match=r"student.tokenizer: cannot load"):
-        load_tokenizer(str(tmp_path))
-
-
-def test_folder_without_a_tokenizer_raises(tmp_path):
-    AutoConfig.for_model(**XLM_ROBERTA).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"student.tokenizer: .* has a model and no tokenizer"):
-        load_tokenizer(str(tmp_path))
 
 
 def test_saved_student_is_loaded_with_its_processor(tmp_path, processor, inputs):

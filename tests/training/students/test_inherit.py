@@ -28,7 +28,7 @@ from tests.tiny import (
 )
 from training.engine.rotation import rotate
 from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
-from training.students import Inheritance, SourceTower, evenly_spaced, inherit_weights, open_source
+from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
 
@@ -76,11 +76,6 @@ def test_evenly_spaced_indices_are_distinct_and_include_both_ends(total, count):
     assert not gaps or max(gaps) - min(gaps) <= 1
 
 
-def test_selecting_more_than_the_total_raises():
-    with pytest.raises(ValueError, match="cannot select 4 of 3"):
-        evenly_spaced(3, 4)
-
-
 def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
     student = make_model(text=XLM_ROBERTA | {"num_hidden_layers": 3}, seed=2)
@@ -125,16 +120,6 @@ def test_narrower_heads_are_evenly_spaced_within_evenly_spaced_heads():
     weight = large.text_model.encoder.layer[0].attention.self.query.weight
     found = student.text_model.encoder.layer[0].attention.self.query.weight
     assert torch.equal(found, weight[rows][:, spaced(64, 24)])
-
-
-@torch.no_grad()
-def test_the_other_tower_is_unchanged():
-    large, student = make_model(text=XLM_ROBERTA | LARGE, seed=1), make_model(seed=2)
-    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    inherit_weights(student, source_of(large, "text"))
-    after = student.state_dict()
-    changed = {name for name in after if not torch.equal(after[name], before[name])}
-    assert changed and all(name.startswith(("text_model", "text_projection")) for name in changed)
 
 
 @torch.no_grad()
@@ -307,10 +292,6 @@ def test_narrower_token_embeddings_start_from_the_principal_components_of_the_so
     assert report.tokens == (len(table), len(table))
 
 
-def test_the_same_tokenizer_keeps_its_rows(tokenizer):
-    assert match_tokens(tokenizer, tokenizer).tolist() == list(range(len(tokenizer)))
-
-
 @pytest.mark.parametrize(
     ("field", "value", "limit"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
 )
@@ -374,8 +355,3 @@ def test_folder_of_a_whole_model_is_a_source_of_either_tower(teacher_folder, tea
         assert source.weights.keys() == {
             name.removeprefix(f"{tower}_model.") for name in weights if name.startswith(f"{tower}_model.")
         }
-
-
-def test_report_counts_inherited_and_random_weights():
-    report = Inheritance("x", "vision", whole=["a", "b"], cut=["c"], random=[])
-    assert str(report) == "vision tower from x: 2 weights whole, 1 cut, 0 random"

@@ -1,5 +1,4 @@
 import copy
-import json
 from dataclasses import replace
 
 import pytest
@@ -14,7 +13,7 @@ from training.teachers import cache as build
 from training.teachers import cached_targets as shards
 from training.teachers.cache import build_target_cache, cached_bank
 from training.teachers.cached_targets import TargetCacheError
-from training.teachers.targets import LiveTargets, TargetSpec, encode_bank, resample_map
+from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 
 pytestmark = pytest.mark.slow
 
@@ -144,14 +143,6 @@ def test_cache_of_other_targets_raises_with_the_field(field, cache, vit_teacher,
     assert read_all(cache[0]) == before
 
 
-def test_cache_of_squashed_images_is_refused_for_cropped_ones(vit_teacher, dataset, train_rows, tmp_path):
-    squashed = PairDataset(train_rows.select(range(40)), dataset.config, dataset.tokens, 64, squash=True)
-    spec = TargetSpec(("vision",))
-    build_target_cache(tmp_path, vit_teacher, squashed, AUGMENT, spec, 1)
-    with pytest.raises(TargetCacheError, match="holds targets for squash=True, this run has squash=None"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, spec, 1)
-
-
 @pytest.mark.parametrize("field", ["image_mean", "tokenizer"])
 def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher, other_tokenizer, dataset, tmp_path):
     tokenizer, processor = vit_teacher.tokenizer, copy.deepcopy(vit_teacher.image_processor)
@@ -168,51 +159,12 @@ def test_cache_of_a_teacher_with_other_preparation_is_refused(field, vit_teacher
     assert len(list(tmp_path.glob("bank-*"))) == (2 if field == "tokenizer" else 1)
 
 
-def test_cache_that_states_no_preparation_is_used(vit_teacher, dataset, tmp_path):
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    for name in ("images.json", "captions.json"):
-        content = json.loads((tmp_path / name).read_text(encoding="utf-8"))
-        del content["preparation"]
-        (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")
-    before = read_all(tmp_path)
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    assert read_all(tmp_path) == before
-
-
 def test_same_data_in_another_folder_use_the_same_cache(cache, vit_teacher, train_rows, dataset, tmp_path):
     train_rows.select(range(40)).to_parquet(tmp_path / "moved.parquet")
     moved = PairDataset(load_source(str(tmp_path / "moved.parquet")), dataset.config, dataset.tokens, 64)
     before = read_all(cache[0])
     build_target_cache(cache[0], vit_teacher, moved, AUGMENT, SPEC, NUM_VIEWS)
     assert read_all(cache[0]) == before
-
-
-def test_cache_may_hold_more_than_a_run_needs(cache, vit_teacher, dataset, batch):
-    pooled = build_target_cache(cache[0], vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), NUM_VIEWS)
-    assert pooled.images(augmented(batch), batch).feature_map is None and pooled.texts(batch).feature_map is None
-    assert torch.equal(pooled.texts(batch).embedding, cache[1].texts(batch).embedding)
-
-
-def test_cache_without_needed_feature_maps_raises(vit_teacher, dataset, tmp_path):
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, TargetSpec(TOWERS), 1)
-    with pytest.raises(TargetCacheError, match=r"holds targets for grid=None, this run has grid=\[4, 4\]"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_damaged_shard_raises_with_its_name(damage, vit_teacher, dataset, tmp_path):
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
-    shard = tmp_path / "images/view-000-00000.safetensors"
-    content = bytearray(shard.read_bytes())
-    if damage == "cut":
-        content = content[:-100]
-    else:
-        content[-100] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(TargetCacheError, match=r"view-000-00000.safetensors .*Remove this file"):
-        build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
-    shard.unlink()  # as the message instructs
-    build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, 1)
 
 
 def test_views_of_another_augmentation_raise(cache, vit_teacher, dataset, monkeypatch):
@@ -241,11 +193,6 @@ def test_full_disk_keeps_finished_shards_and_the_build_resumes(vit_teacher, data
     build_target_cache(tmp_path, vit_teacher, dataset, AUGMENT, SPEC, NUM_VIEWS)
 
 
-def test_readme_describes_the_folder(cache):
-    text = (cache[0] / "README.md").read_text(encoding="utf-8")
-    assert "`tiny-vit`" in text and "2 views each of 40 images" in text and "grid of 4 x 4" in text
-
-
 def test_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
     first = cached_bank(tmp_path, vit_teacher, texts, torch.device("cpu"))
     assert torch.equal(first, encode_bank(vit_teacher, texts)) and len(first) == len(texts)
@@ -255,20 +202,6 @@ def test_bank_of_texts_is_stored_once(vit_teacher, texts, tmp_path):
     assert file.stat().st_mtime_ns == before
     cached_bank(tmp_path, vit_teacher, texts[1:], torch.device("cpu"))
     assert len(list(tmp_path.iterdir())) == 2
-
-
-def test_resampling_to_the_same_grid_changes_nothing():
-    feature_map = torch.arange(32.0).view(1, 2, 4, 4)
-    assert resample_map(feature_map, [4, 4]) is feature_map
-
-
-def test_resampling_to_half_keeps_the_mean_and_a_flat_map():
-    feature_map = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    halved = resample_map(feature_map, (4, 4))
-    assert halved.shape == (2, 3, 4, 4)
-    torch.testing.assert_close(halved.mean((2, 3)), feature_map.mean((2, 3)), atol=0.03, rtol=0)
-    torch.testing.assert_close(resample_map(torch.ones(1, 1, 8, 8), (3, 5)), torch.ones(1, 1, 3, 5))
-    assert halved.std() < feature_map.std()  # antialiasing averages neighbours
 
 
 def test_coarse_teacher_map_is_stored_coarse_and_resampled_to_the_student_grid(dataset, vit_teacher, batch, tmp_path):

@@ -33,14 +33,9 @@ from tests.tiny import BERT, IMAGE_SIZE, RESNET, TIMM_SWIN, VIT, XLM_ROBERTA, re
 from tests.tiny_teachers import CONVNEXT, VISION
 from training import distill
 from training.config import DataConfig, DistillRecipe, TeacherConfig
-from training.data import CaptionTokenizer, PairDataset
-from training.data.transforms import Augment
-from training.engine.inputs import open_teachers
 from training.students import open_source
 from training.teachers import Teacher
 from training.teachers.encoders import resolve_name, stated_pooling
-from training.teachers.ensemble import Ensemble, JointTargets
-from training.teachers.targets import LiveTargets, TargetSpec
 
 STATISTICS: dict[str, Any] = {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.2, 0.25, 0.3]}
 TIMM_ARCHITECTURE = "test_efficientnet"
@@ -304,52 +299,6 @@ def recipe(image: Path, text: Path, **fields: Any) -> DistillRecipe:
     return DistillRecipe(
         output_dir="none", data=DataConfig(train="tiny"), student=student_config(), teachers=entries, **fields
     )
-
-
-def test_an_image_teacher_that_is_asked_for_captions_is_refused(image_folders, text_folders):
-    image, text = image_folders["dinov2"], text_folders["bert"]
-    message = r"teachers.tower: is 'both', but .* encodes images alone. Set `tower: vision` for it under teachers"
-    with pytest.raises(ValueError, match=message):
-        open_teachers(recipe(image, text, tower="both"))
-    assert open_teachers(recipe(image, text)).projection_dim == 24 + 32
-    single = DistillRecipe(
-        output_dir="none", data=DataConfig(train="tiny"), student=student_config(), teacher=str(image), tower="vision"
-    )
-    assert [member.towers for member in open_teachers(single).members] == [("vision",)]
-
-
-@torch.no_grad()
-def test_each_teacher_has_its_size_statistics_tokens_and_part_of_the_joint_space(
-    image_folders, text_folders, train_rows, tokenizer
-):
-    folders = [image_folders["timm"], image_folders["dinov2"], text_folders["xlm-roberta"]]
-    teachers = [Teacher.from_pretrained(str(folder)) for folder in folders]
-    towers: list[Any] = ["vision", "vision", "text"]
-    configs = [TeacherConfig(teacher=t.name, tower=tower) for t, tower in zip(teachers, towers, strict=True)]
-    ensemble = Ensemble(teachers, configs)
-    tokens = CaptionTokenizer(tokenizer, 32, teachers[2].tokenizer)
-    dataset = PairDataset(train_rows.select(range(8)), DataConfig(train="tiny"), tokens, TIMM_SIZE)
-    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
-    views = Augment(DistillRecipe.__dataclass_fields__["augment"].default_factory(), 0)(
-        batch["images"], batch["rows"], batch["view_ids"]
-    )
-    sources = [(member, LiveTargets(member.teacher, TargetSpec(member.towers))) for member in ensemble.members]
-    targets = JointTargets(sources, ensemble.projection_dim, ["en", "zh"])
-    images, texts = targets.images(views, batch).embedding, targets.texts(batch).embedding
-    for teacher, member in zip(teachers[:2], ensemble.members[:2], strict=True):
-        edge, processor = teacher.image_size, teacher.image_processor
-        resized = views
-        if views.shape[-1] != edge:
-            resized = F.interpolate(views.float(), (edge, edge), mode="bicubic", antialias=True).clamp(0, 255)
-        mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
-        expected = F.normalize(teacher.encode_images((resized / 255 - mean) / std).embedding, dim=1)
-        found = F.normalize(images[:, member.columns], dim=1)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
-    captions = [list(dataset.caption_ids)[number] for number in batch["caption_ids"]]
-    expected = F.normalize(teachers[2].encode_texts(**teachers[2].tokenize(captions, 32)).embedding, dim=1)
-    columns = ensemble.members[2].columns
-    torch.testing.assert_close(F.normalize(texts[:, columns], dim=1), expected, rtol=1e-4, atol=1e-5)
-    assert not images[:, columns].any() and not texts[:, : columns.start].any()
 
 
 @pytest.mark.slow

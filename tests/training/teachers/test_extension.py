@@ -144,8 +144,3 @@ def test_without_the_row_the_family_is_unknown(folder, monkeypatch):
         Teacher.from_pretrained(str(folder))
     with pytest.raises(ValueError, match="has no get_image_features"):
         ZeroShotModel.from_pretrained(folder)
-
-
-def test_unknown_tower_of_a_source_raises(folder):
-    with pytest.raises(ValueError, match="no teacher is given"):
-        open_source("teacher", "text")
