@@ -75,17 +75,9 @@ def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
 
 
 def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = False) -> list[Tensor | str]:
-    """Decode many images in order, large ones on as many threads as torch uses.
+    """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses.
 
     In a DataLoader worker torch uses one thread.
-
-    Args:
-        cells: Undecoded images.
-        size: Edge of the decoded images in pixels.
-        squash: Whether images are resized to the square without a crop.
-
-    Returns:
-        The result of `decode_image` for each cell.
     """
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
@@ -143,10 +135,7 @@ def is_url(path: str) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """Read a file that a cell names by its URL, within limits of time and size.
-
-    Args:
-        url: URL of any protocol that `fsspec` knows.
+    """Read a file from a URL of any protocol that `fsspec` knows, within limits of time and size.
 
     Raises:
         ImageError: The file is too large, or cannot be fetched in time.
@@ -258,14 +247,8 @@ def fetch_allowed(rows: Dataset, column: str, rules: CellRules, where: str, fiel
 def undecoded(rows: Dataset, column: str, where: str, field: str = "data") -> Dataset:
     """Return rows whose image column gives encoded bytes and paths instead of decoded images.
 
-    Args:
-        rows: Rows of a source.
-        column: Column of the images.
-        where: Name of the source, for the error message.
-        field: Field of the recipe or the options; error messages start with it.
-
     Raises:
-        ValueError: The column holds no images.
+        ValueError: The column holds no images; the message starts with `field` and names the source as `where`.
     """
     require_images(rows.features, [column], where, field)
     return rows.cast_column(column, Image(decode=False))

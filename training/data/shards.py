@@ -130,12 +130,7 @@ class Shards:
 
 
 def get_cell(row: dict[str, Any], column: str) -> Any:
-    """Return the value of a column, or of a field of a nested column; None if it is missing.
-
-    Args:
-        row: Values by column.
-        column: Name of a column, or of a field such as `json.caption`.
-    """
+    """Return the value of a column, or of a field of a nested column such as `json.caption`; None if it is missing."""
     if column in row:
         return row[column]
     head, _, rest = column.partition(".")

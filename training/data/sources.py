@@ -48,12 +48,7 @@ TAR_END = bytes(1024)  # two blocks of zeros close a tar file
 
 
 def check_split(source: str | list[str], split: str, field: str = "data.split"):
-    """Check that a source can have splits, unless it is read whole as `train`.
-
-    Args:
-        source: Any source that `load_source` accepts.
-        split: Split of a recipe.
-        field: Field of the recipe or the options; error messages start with it.
+    """Check that a source can have this split.
 
     Raises:
         ValueError: The source consists of parquet files or tar shards, which have no other split than `train`.
@@ -133,11 +128,7 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
 
 
 def require_unicode(paths: Iterable[Path], field: str = "data"):
-    """Check that the paths of files can be stored in a data set.
-
-    Args:
-        paths: Paths of images.
-        field: Field of the recipe or the options; error messages start with it.
+    """Check that the paths of images can be stored in a data set.
 
     Raises:
         ValueError: A path is not UTF-8.
@@ -195,7 +186,7 @@ def _load(
 
 
 def _refuse_table(source: str | list[str], field: str):
-    """Refuse a table of paths, which `datasets` would look up on the Hub."""
+    """Refuse a table of paths; `datasets` would look it up on the Hub."""
     name = source if isinstance(source, str) else next(iter(source), "")
     if (table := TABLES.get(Path(name).suffix.lower())) and Path(name).expanduser().is_file():
         loader, arguments = table
@@ -324,13 +315,7 @@ def require_images(features: Features | None, columns: Iterable[str], source: st
 
 
 def require_texts(features: Features | None, columns: Iterable[str], source: str, field: str = "data"):
-    """Check that columns hold strings or lists of strings.
-
-    Args:
-        features: Types of all columns; None if they are not known, as in some streams.
-        columns: Names of the caption columns.
-        source: Name of the source, for the error message.
-        field: Field of the recipe or the options; error messages start with it.
+    """Check that columns hold strings or lists of strings, with the arguments of `require_images`.
 
     Raises:
         ValueError: A column holds anything else, such as numbers or bytes.
@@ -351,10 +336,5 @@ def _type_name(kind: Any) -> str:
 
 
 def evenly_spaced_rows(num_rows: int, max_rows: int) -> list[int]:
-    """Return evenly spaced row numbers, including the first and the last one.
-
-    Args:
-        num_rows: Number of rows in the data.
-        max_rows: How many to return; all of them if there are fewer.
-    """
+    """Return at most `max_rows` evenly spaced row numbers, including the first and the last one."""
     return np.unique(np.linspace(0, num_rows - 1, max_rows).astype(int)).tolist()

@@ -62,14 +62,9 @@ class Targets:
 
 
 def patch_map(tokens: Tensor) -> Tensor:
-    """Arrange the tokens of a square image as a feature map.
+    """Arrange the tokens of a square image, (B, N, D), as a feature map, (B, D, H, W).
 
-    Args:
-        tokens: Token states, (B, N, D), patches last and row by row. Tokens before the largest square are prefix
-            tokens, such as CLS, and are dropped.
-
-    Returns:
-        (B, D, H, W).
+    Patches come last, row by row. Tokens before the largest square are prefix tokens, such as CLS, and are dropped.
     """
     edge = math.isqrt(tokens.shape[1])
     return tokens[:, -edge * edge :].transpose(1, 2).unflatten(2, (edge, edge))  # (B, H * W, D) -> (B, D, H, W)
@@ -167,22 +162,14 @@ class Family:
     standalone_towers: Mapping[str, str] = field(default_factory=dict)
 
     def encode_images(self, model: Any, pixel_values: Tensor) -> Targets:
-        """Distillation targets of images.
-
-        Args:
-            model: Model of this family with its vision tower.
-            pixel_values: Normalized images, (B, 3, S, S).
-        """
+        """Distillation targets of normalized images, (B, 3, S, S), by a model of this family."""
         outputs = self.image_outputs(model, pixel_values)
         return Targets(self.image_map(model, outputs), outputs.pooler_output)
 
     def encode_texts(self, model: Any, input_ids: Tensor, attention_mask: Tensor | None) -> Targets:
-        """Distillation targets of texts.
+        """Distillation targets of token ids, (B, L) int64, by a model of this family.
 
-        Args:
-            model: Model of this family with its text tower.
-            input_ids: Token ids, (B, L) int64.
-            attention_mask: Mask, (B, L) int64, 1 for tokens and 0 for padding; None to attend everything.
+        The mask, (B, L) int64, is 1 for tokens and 0 for padding; None attends everything.
         """
         outputs = self.text_outputs(model, input_ids, attention_mask)
         return Targets(outputs.last_hidden_state, outputs.pooler_output)

@@ -101,7 +101,7 @@ def read_license(name: str, commit: str | None) -> str | None:
         commit: Commit of the Hub id; None for a folder.
 
     Returns:
-        The licence; None if the card has none, or if the card is not available now.
+        The licence; None if the card does not state one or is not available now.
     """
     card = Path(name, "README.md")
     if commit:
@@ -118,13 +118,13 @@ def read_license(name: str, commit: str | None) -> str | None:
 
 
 def join_licenses(licenses: Sequence[str | None]) -> str | None:
-    """Licences of all models that weights come from, each once.
+    """Join the licences of all models that weights come from, each once.
 
     Args:
-        licenses: Licence of each model, which may be several joined in this way; None if it is unknown.
+        licenses: Licence of each model, which may be a joined one; None if it is unknown.
 
     Returns:
-        The licences, with `unknown` among them if some are unknown; None if all are, or there is no model.
+        The licences, including `unknown` if some are unknown; None if all are.
     """
     parts = [part for license in licenses for part in split_licenses(license or UNKNOWN)]
     return SEPARATOR.join(dict.fromkeys(parts)) if set(parts) - {UNKNOWN} else None

@@ -1,4 +1,4 @@
-"""A model of open_clip as a model of transformers, so that it loads, teaches and is evaluated like all others.
+"""Wraps an open_clip model in the transformers API, so that it loads, teaches and is evaluated like all others.
 
 `python -m training.prepare.open_clip` writes such a folder. The towers are open_clip's own modules (package
 open-clip-torch), and the config has everything that they are built from.
@@ -94,7 +94,7 @@ class OpenClipModel(PreTrainedModel):
         Args:
             name: Folder or Hub id.
             args: Positional arguments of transformers, which are unused.
-            config: Configuration. Default: that of the folder.
+            config: Configuration. Default: the folder's own.
             dtype: Precision of the weights in memory.
             revision: Commit of the Hub id.
             output_loading_info: Whether to return the names of missing weights too.

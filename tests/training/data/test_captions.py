@@ -26,14 +26,6 @@ def test_training_and_the_processor_tokenize_a_text_alike(tokenizer, processor, 
     assert torch.equal(trained, processor(text=[plain], return_tensors="pt")["input_ids"])
 
 
-def test_long_texts_are_truncated_and_keep_their_end_token(train_rows, tokenizer):
-    built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 6), 64)
-    batch = built.collate([(row, 0, 0, built[row]) for row in range(10)])
-    assert built.skipped.captions["cut to 6 tokens"] > 0 and batch["input_ids"].shape[1] == 6
-    full = batch["attention_mask"].all(1)
-    assert full.any() and (batch["input_ids"][full, -1] == tokenizer.eos_token_id).all()
-
-
 def test_teacher_gets_its_own_tokens_of_the_same_texts(train_rows, tokenizer, other_tokenizer):
     built = PairDataset(train_rows, DataConfig(train="tiny"), CaptionTokenizer(tokenizer, 32, other_tokenizer), 64)
     batch = built.collate([(5, 0, 0, built[5])])
@@ -65,14 +57,6 @@ def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):
     batch = tokens(aligned)
     assert torch.equal(batch["teacher_input_ids"], source(aligned, padding=True, return_tensors="pt")["input_ids"])
     assert torch.equal(batch["teacher_input_ids"], vocabulary.to_source(batch["input_ids"]))
-
-
-def test_a_tokenizer_that_gives_no_mask_by_default_gives_one_here(tokenizer):
-    """Those of SigLIP and SigLIP 2 are such."""
-    other = copy.deepcopy(tokenizer)
-    other.model_input_names = ["input_ids"]
-    expected, found = tokenize(tokenizer, ["a frog", "青蛙"], 32), tokenize(other, ["a frog", "青蛙"], 32)
-    assert all(torch.equal(found[name], expected[name]) for name in ("input_ids", "attention_mask"))
 
 
 def test_texts_are_padded_on_the_right_whatever_the_tokenizer_prefers(tokenizer):

@@ -4,9 +4,9 @@ import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 
-from tests.training.data.rows import decode_tokens, make_cell, make_plan, make_rows
+from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
-from training.data import CaptionTokenizer, KeyedBatchSampler, PairDataset, SampleGroup, SkipError
+from training.data import CaptionTokenizer, PairDataset, SkipError
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
@@ -14,17 +14,6 @@ def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, cha
     missing = changes.get("image_column") or changes["caption_columns"]["en"]
     with pytest.raises(ValueError, match=f"no column '{missing}'"):
         PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64)
-
-
-@pytest.mark.parametrize(
-    ("captions", "cause"),
-    [(["frog", None, "cat"], "no caption"), (["frog", " ", "cat"], "empty caption")],
-)
-def test_row_without_a_caption_is_skipped_and_counted(make_dataset, images, captions, cause):
-    rows = make_rows([make_cell(image) for image in images[:3]], en=captions)
-    built = make_dataset(rows, ("en",), max_skip_share=0.5)
-    assert built.groups[0].rows.tolist() == [0, 2]
-    assert list(built.skipped.causes) == [1] and built.skipped.causes[1] == cause
 
 
 def test_unusable_caption_is_counted_and_the_other_language_is_used(make_dataset, images):
@@ -51,12 +40,6 @@ def test_too_many_skips_raise_an_error_with_cause_and_limit(make_dataset, images
         make_dataset(rows, ("en",), max_skip_share=0.3)
 
 
-def test_data_without_a_usable_row_raises_an_error(make_dataset, images):
-    rows = make_rows([make_cell(images[0])], en=[""])
-    with pytest.raises(ValueError, match="no usable caption in 'en'"):
-        make_dataset(rows, ("en",), max_skip_share=1.0)
-
-
 def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, images):
     rows = make_rows([make_cell(images[0])], en=[["a frog", "green frog", "frog face"]])
     built = make_dataset(rows, ("en",))
@@ -65,13 +48,6 @@ def test_several_captions_of_a_row_are_used_in_turn(make_dataset, tokenizer, ima
         batch = built.collate([(0, view, view, built[0])])
         texts += decode_tokens(tokenizer, batch["input_ids"])
     assert texts == ["a frog", "green frog", "frog face"] * 2
-
-
-@pytest.mark.parametrize("num_views", [0, 1, 2])
-def test_captions_take_turns_although_the_views_of_a_cache_repeat(num_views):
-    group = SampleGroup(source=0, languages=("en",), weight=1.0, rows=np.arange(8))
-    batches = KeyedBatchSampler([group], make_plan(num_views=num_views, stop=5))
-    assert [{key.epoch for key in batch} for batch in batches] == [{0}, {1}, {2}, {3}, {4}]
 
 
 def test_equal_captions_have_equal_ids(make_dataset, train_rows):

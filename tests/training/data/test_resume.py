@@ -12,8 +12,8 @@ from accelerate.state import AcceleratorState
 
 from tests.tiny import recipe_fields, student_config
 from tests.training.data.shards import read_samples, write_shards
-from training import align, distill
-from training.config import AlignRecipe, AugmentConfig, DataConfig, DistillRecipe, SourceConfig
+from training import align
+from training.config import AlignRecipe, DataConfig, SourceConfig
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -67,18 +67,3 @@ def test_resumed_run_on_two_processes_equals_an_uninterrupted_one(recipe, tmp_pa
     assert outputs_of(tmp_path / "resumed") == outputs_of(tmp_path / "whole")
     state = json.loads((tmp_path / "whole/checkpoint-000002/training_state/state.json").read_text(encoding="utf-8"))
     assert len(state["progress"]["data"]) == 2
-
-
-def test_teacher_cache_on_a_stream_raises_an_error(recipe, tmp_path):
-    with pytest.raises(ValueError, match=r"teacher_cache: .* no numbered rows.*data\.streaming to false"):
-        align.run(replace(recipe, teacher_cache=str(tmp_path / "cache")))
-
-
-def test_logits_on_a_stream_require_a_text_bank(recipe, tmp_path, teacher_folder, train_rows):
-    fields = recipe_fields(tmp_path / "distilled", "", max_steps=1, augment=AugmentConfig()) | {"data": recipe.data}
-    recipe = DistillRecipe(teacher=str(teacher_folder), student=student_config(), target="logits", **fields)
-    with pytest.raises(ValueError, match=r"text_bank: .* the data are a stream.*Set text_bank to a text file"):
-        distill.run(recipe)
-    bank = tmp_path / "bank.txt"
-    bank.write_text("\n".join(train_rows["en"][:20]), encoding="utf-8")
-    assert distill.run(replace(recipe, text_bank=str(bank))).steps == 1

@@ -25,8 +25,6 @@ from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.engine.inputs import open_pairs
 from training.utils.process import torch_threads
 
-pytestmark = pytest.mark.slow
-
 MODES = pytest.mark.parametrize("streaming", [False, True])
 
 

@@ -9,7 +9,7 @@ from datasets import Dataset
 
 from training.data import load_source
 from training.data.images import image_cell, open_image
-from training.data.sources import check_split, digest_sources, open_stream
+from training.data.sources import digest_sources, open_stream
 
 
 def test_function_source_is_called():
@@ -78,13 +78,6 @@ def test_files_with_different_columns_are_named(tmp_path, capfd):
     for part in ("different columns", "a.parquet' has en (string), and", "b.parquet' has en (string), zh (string)"):
         assert part in str(error.value)
     assert "\n" not in str(error.value) and "Failed to read" not in "".join(capfd.readouterr())
-
-
-def test_a_split_of_files_is_refused():
-    check_split("x.parquet", "train")
-    check_split("me/set", "validation")
-    with pytest.raises(ValueError, match=r"data\.split: 'a\.tar' has no splits, got 'validation'"):
-        check_split(["a.tar", "b.tar"], "validation")
 
 
 def test_the_digest_of_a_source_follows_its_files(tmp_path):

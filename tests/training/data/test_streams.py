@@ -3,10 +3,6 @@
 import gzip
 import json
 import tarfile
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +11,7 @@ from PIL import Image as PILImage
 
 from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, texts_of, write_shards
 from training.config import DataConfig
-from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader, open_stream
+from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
 from training.data.captions import text_id
 
 pytestmark = pytest.mark.slow
@@ -47,31 +43,7 @@ def open_loader(shards, tokenizer):
     return build
 
 
-def first_texts(rows: IterableDataset, column: str = "en.txt") -> list[str]:
-    return [row[column] for row in rows.decode(False).take(3)]
-
-
 # sources
-
-
-def test_tar_shards_are_a_source_by_glob_list_range_and_folder(shards, samples):
-    folder, expected = Path(shards).parent, [sample["en.txt"].decode() for sample in samples]
-    files = [str(folder / f"{number:04d}.tar") for number in range(3)]
-    for source in (shards, files, str(folder / "{0000..0002}.tar"), str(folder)):
-        rows = open_stream(source)
-        assert rows.num_shards == 3 and first_texts(rows) == expected[:3]
-    assert load_source(files)["en.txt"] == expected
-    assert load_source(files[1:])["en.txt"] == expected[16:]
-
-
-def test_remote_shards_are_read_over_http(shards, samples):
-    handler = partial(SimpleHTTPRequestHandler, directory=str(Path(shards).parent))
-    handler.log_message = lambda *arguments: None
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        rows = open_stream([f"http://127.0.0.1:{server.server_port}/{number:04d}.tar" for number in range(2)])
-        assert first_texts(rows) == [sample["en.txt"].decode() for sample in samples[:3]]
-        server.shutdown()
 
 
 @pytest.mark.parametrize("kind", ["parquet", "folder", "function", "json"])
@@ -165,7 +137,7 @@ def test_resumed_stream_does_not_decode_earlier_samples(open_loader, monkeypatch
     assert len(list(open_loader([state], start=5))) == 1 and len(decoded) == 8
 
 
-@pytest.mark.parametrize(("num_processes", "workers"), [(2, 0), (3, 0), (2, 2), (5, 0)])
+@pytest.mark.parametrize(("num_processes", "workers"), [(3, 0), (2, 2)])
 def test_no_two_processes_or_workers_read_the_same_sample_in_an_epoch(open_loader, num_processes, workers):
     """This includes more workers than shards, and a number of workers that does not divide the shards."""
     parts = [
@@ -220,8 +192,3 @@ def test_truncated_tar_shard_is_reported_by_name(where, samples, tmp_path, caplo
 def test_list_of_mixed_files_raises_an_error(shards):
     with pytest.raises(ValueError, match="a list must contain only parquet files or only tar shards"):
         load_source([shards, "pairs.parquet"])
-
-
-def test_stream_raises_an_error_if_rows_must_be_loaded():
-    with pytest.raises(ValueError, match=r"IterableDataset.*data\.streaming: true"):
-        load_source("tests.training.data.test_streams:stream_of_two")

@@ -3,9 +3,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, CLIPImageProcessor, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
+from transformers import AutoConfig, TimmWrapperConfig, TimmWrapperModel, XLMRobertaModel
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import (
@@ -15,18 +14,13 @@ from tests.tiny import (
     PROJECTION_DIM,
     VIT,
     WHOLE_EFFICIENTNET,
-    WHOLE_MOBILENET,
     XLM_ROBERTA,
     make_model,
     student_config,
 )
 from training.config import CONFIGS, DistillRecipe, StudentConfig, parse_recipe
-from training.students import build_student, evenly_spaced, load_size, load_student
-from training.students.build import _inherited_licenses
+from training.students import build_student, load_size, load_student
 from training.teachers import Teacher
-from training.teachers.lineage import join_licenses
-
-pytestmark = pytest.mark.slow
 
 LANGUAGES = ["en", "zh"]
 LEVIT = {"model_type": "timm_wrapper", "architecture": "levit_128s"}  # takes images of 224 pixels only
@@ -60,26 +54,6 @@ def test_one_tower_is_inherited_and_the_other_random(efficientnet, inputs, caplo
             assert torch.equal(tensor, source[name.replace("timm_model.model.", "timm_model.")]), name
         else:
             assert torch.equal(tensor, others[name]), name
-
-
-def test_config_of_the_teacher_is_the_default(efficientnet):
-    config = StudentConfig(
-        vision_config={"model_args": CUT_EFFICIENTNET["model_args"]},
-        text_config={"num_hidden_layers": 1, "hidden_size": 16},
-        vision_init="teacher",
-        text_init="teacher",
-        max_text_length=32,
-    )
-    student, _ = build_student(config, LANGUAGES, efficientnet)
-    vision, text = student.config.vision_config, student.config.text_config
-    assert (vision.architecture, vision.model_args) == ("tf_efficientnet_lite0", CUT_EFFICIENTNET["model_args"])
-    assert (text.model_type, text.hidden_size, text.num_hidden_layers) == ("xlm-roberta", 16, 1)
-    assert text.intermediate_size == XLM_ROBERTA["intermediate_size"]
-    channels = evenly_spaced(32, 16)
-    for name in ("embeddings.word_embeddings", "embeddings.position_embeddings"):
-        table = efficientnet.model.text_model.get_parameter(f"{name}.weight")
-        assert torch.equal(student.text_model.get_parameter(f"{name}.weight"), table[:, channels])
-    assert torch.equal(student.text_projection.weight, efficientnet.model.text_projection.weight[:, channels])
 
 
 def test_altclip_towers_become_standalone_classes(altclip_folder):
@@ -175,21 +149,6 @@ def test_teacher_provides_missing_fields(efficientnet):
     assert processor.image_processor.crop_size["height"] == 64
 
 
-@pytest.mark.parametrize("of_the_teacher", [True, False])
-@pytest.mark.parametrize("of_the_recipe", [None, True, False])
-def test_images_are_squashed_as_the_recipe_says_or_else_as_by_the_teacher(efficientnet, of_the_teacher, of_the_recipe):
-    squashing = CLIPImageProcessor(size={"height": 64, "width": 64}, do_center_crop=False)
-    teacher_processor = squashing if of_the_teacher else efficientnet.image_processor
-    teacher = Teacher(efficientnet.model, efficientnet.tokenizer, teacher_processor, efficientnet.name)
-    _, processor = build_student(student_config(squash_images=of_the_recipe), LANGUAGES, teacher)
-    strip = Image.new("RGB", (256, 64), "red")
-    strip.paste((0, 0, 255), (0, 0, 64, 64))
-    pixels = processor(images=strip)["pixel_values"][0]
-    shows_the_edge = len(pixels[2].unique()) > 1
-    assert pixels.shape == (3, 64, 64)
-    assert shows_the_edge == (of_the_teacher if of_the_recipe is None else of_the_recipe)
-
-
 @pytest.mark.parametrize(
     ("field", "tower", "message"),
     [
@@ -245,29 +204,6 @@ def test_saved_student_is_loaded_with_its_processor(tmp_path, processor, inputs)
     assert isinstance(loaded_processor, DCCLIPProcessor)
     with torch.no_grad():
         assert torch.equal(loaded.eval()(**inputs).logits_per_image, model(**inputs).logits_per_image)
-
-
-def test_unknown_student_or_one_of_another_family_raises(altclip_folder, tmp_path):
-    with pytest.raises(ValueError, match=r"student: .* is of the family 'altclip'"):
-        load_student(altclip_folder)
-    with pytest.raises(ValueError, match=r"neither a folder with a config.json nor on the Hub"):
-        load_student(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="none is named"):
-        load_student(None)
-
-
-def test_tower_with_its_own_pooling_can_be_a_student(efficientnet):
-    config = student_config(vision_config=WHOLE_MOBILENET, vision_pooling="tower", text_pooling="cls")
-    student, _ = build_student(config, LANGUAGES, efficientnet)
-    assert student.config.vision_pooled_width == 1280 and student.config.vision_width == 480
-
-
-def test_the_licence_of_a_model_whose_tower_is_inherited_is_kept(tmp_path):
-    make_model(MOBILENET, teacher="some/teacher", teacher_license="creativeml-openrail-m").save_pretrained(tmp_path)
-    config = student_config(vision_config=None, vision_init=str(tmp_path))
-    assert _inherited_licenses(config) == ["creativeml-openrail-m"]
-    assert join_licenses(["mit", "creativeml-openrail-m", "mit"]) == "mit and creativeml-openrail-m"
-    assert join_licenses([None, "mit"]) == "unknown and mit" and join_licenses([None]) is join_licenses([]) is None
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,10 @@
 """A student backbone that no recipe of ours names, as CONTRIBUTING.md describes it: two configs, no code."""
 
-import pytest
 import torch
 import yaml
 
 from training.config import StudentConfig
 from training.students import build_student
-
-pytestmark = pytest.mark.slow
 
 RECIPE = """
 vision_config: {model_type: timm_wrapper, architecture: resnet10t, model_args: {features_only: true, out_indices: [4]}}

@@ -7,8 +7,6 @@ from transformers import (
     AltCLIPModel,
     BertModel,
     CLIPVisionModel,
-    ViTModel,
-    XLMRobertaModel,
     XLMRobertaTokenizer,
 )
 
@@ -31,8 +29,6 @@ from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
 from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
-
-pytestmark = pytest.mark.slow
 
 # four times as deep, twice as wide, with more heads of the same width
 LARGE = {"hidden_size": 64, "num_hidden_layers": 7, "num_attention_heads": 4, "intermediate_size": 160}
@@ -110,18 +106,6 @@ def test_text_tower_is_cut_in_depth_and_width_by_one_set_of_channels():
     )
 
 
-def test_narrower_heads_are_evenly_spaced_within_evenly_spaced_heads():
-    large = randomised(make_model(text=XLM_ROBERTA | LARGE, seed=1))
-    # the source's four heads of 16 channels; three of eight are kept
-    small = XLM_ROBERTA | {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 1}
-    student = make_model(text=small, seed=2)
-    inherit_weights(student, source_of(large, "text"))
-    rows = [head * 16 + channel for head in (0, 2, 3) for channel in spaced(16, 8)]
-    weight = large.text_model.encoder.layer[0].attention.self.query.weight
-    found = student.text_model.encoder.layer[0].attention.self.query.weight
-    assert torch.equal(found, weight[rows][:, spaced(64, 24)])
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("text", [XLM_ROBERTA, BERT | {"max_position_embeddings": 38}])
 def test_all_layers_of_altclips_text_tower_give_the_same_states(altclip_folder, inputs, text):
@@ -195,13 +179,6 @@ def test_a_smaller_patch_grid_is_resampled_and_its_class_token_kept():
     torch.testing.assert_close(grid[:, 0], grid[:, 1])
     assert (grid[1] - grid[0] > 1.5).all() and (grid.mean() - 1.5).abs() < 0.05
     assert "vision_model.embeddings.position_embedding.weight" in report.cut
-
-
-def test_another_patch_size_leaves_the_first_convolution_random():
-    large = make_model(vision=CLIP_VISION, seed=1)
-    student = make_model(vision=CLIP_VISION | {"patch_size": 32}, seed=2)
-    report = inherit_weights(student, source_of(large, "vision"))
-    assert report.random == ["vision_model.embeddings.patch_embedding.weight"]
 
 
 @torch.no_grad()
@@ -313,25 +290,6 @@ def test_inheritance_without_an_equal_weight_raises():
         inherit_weights(student, source_of(make_model(WHOLE_EFFICIENTNET), "vision"))
 
 
-@pytest.mark.parametrize("model_class", [XLMRobertaModel, BertModel, CLIPVisionModel, ViTModel])
-def test_folder_of_a_single_tower_is_a_source(tmp_path, tokenizer, model_class):
-    configs = {XLMRobertaModel: XLM_ROBERTA, BertModel: BERT, CLIPVisionModel: CLIP_VISION, ViTModel: VIT}
-    tower = "text" if model_class in (XLMRobertaModel, BertModel) else "vision"
-    config = make_config(**{tower: configs[model_class]})
-    model = model_class(getattr(config, f"{tower}_config"))
-    model.save_pretrained(tmp_path)
-    if tower == "text":
-        with pytest.raises(ValueError, match=r"student.text_init: .* no tokenizer"):
-            open_source(str(tmp_path), tower)
-        tokenizer.save_pretrained(tmp_path)
-    source = open_source(str(tmp_path), tower)
-    student = make_model(**{tower: configs[model_class]}, seed=4)
-    report = inherit_weights(student, source)
-    assert report.random == [f"{'visual' if tower == 'vision' else 'text'}_projection.weight"]
-    for name, tensor in getattr(student, f"{tower}_model").state_dict().items():
-        assert torch.equal(tensor, model.state_dict()[name]), name
-
-
 @torch.no_grad()
 def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, tmp_path):
     student = make_model(CUT_EFFICIENTNET, seed=1)
@@ -347,11 +305,17 @@ def test_a_rotated_student_is_inherited_in_the_space_of_its_teacher(processor, t
     assert torch.equal(own, student.visual_projection.weight)
 
 
-def test_folder_of_a_whole_model_is_a_source_of_either_tower(teacher_folder, teacher):
-    for tower, projection in (("vision", "visual_projection"), ("text", "text_projection")):
-        source = open_source(str(teacher_folder), tower)
-        weights = teacher.state_dict()
-        assert torch.equal(source.projection, weights[f"{projection}.weight"])
-        assert source.weights.keys() == {
-            name.removeprefix(f"{tower}_model.") for name in weights if name.startswith(f"{tower}_model.")
-        }
+@pytest.mark.parametrize(("model_class", "tower"), [(BertModel, "text"), (CLIPVisionModel, "vision")])
+def test_the_folder_of_a_tower_is_a_source(tmp_path, tokenizer, model_class, tower):
+    fields = {tower: BERT if tower == "text" else CLIP_VISION}
+    model = model_class(getattr(make_config(**fields), f"{tower}_config"))
+    model.save_pretrained(tmp_path)
+    if tower == "text":
+        with pytest.raises(ValueError, match=r"^student\.text_init: "):
+            open_source(str(tmp_path), tower)
+        tokenizer.save_pretrained(tmp_path)
+    student = make_model(**fields, seed=4)
+    report = inherit_weights(student, open_source(str(tmp_path), tower))
+    assert report.random == [f"{'visual' if tower == 'vision' else 'text'}_projection.weight"]
+    for name, tensor in getattr(student, f"{tower}_model").state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name]), name

@@ -29,11 +29,8 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from tests.tiny import BERT, IMAGE_SIZE, RESNET, TIMM_SWIN, VIT, XLM_ROBERTA, recipe_fields, student_config
+from tests.tiny import BERT, IMAGE_SIZE, RESNET, TIMM_SWIN, VIT, XLM_ROBERTA
 from tests.tiny_teachers import CONVNEXT, VISION
-from training import distill
-from training.config import DataConfig, DistillRecipe, TeacherConfig
-from training.students import open_source
 from training.teachers import Teacher
 from training.teachers.encoders import resolve_name, stated_pooling
 
@@ -134,16 +131,6 @@ def test_a_pooler_for_fine_tuning_is_left_out(image_folders, tmp_path):
         targets = Teacher.from_pretrained(str(path)).encode_images(images)
         torch.testing.assert_close(targets.embedding, expected[:, 0])
         torch.testing.assert_close(targets.feature_map.flatten(2).transpose(1, 2), expected[:, 1:])
-
-
-@torch.no_grad()
-def test_the_image_tower_of_a_clip_is_normed_before_its_map(image_folders):
-    tower = CLIPVisionModel.from_pretrained(image_folders["clip"]).eval()
-    outputs = tower(pixels(IMAGE_SIZE))
-    targets = Teacher.from_pretrained(str(image_folders["clip"])).encode_images(pixels(IMAGE_SIZE))
-    expected = tower.post_layernorm(outputs.last_hidden_state[:, 1:]).transpose(1, 2)
-    torch.testing.assert_close(targets.feature_map.flatten(2), expected, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(targets.embedding, outputs.pooler_output, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -280,37 +267,3 @@ def test_a_teacher_of_one_tower_has_no_other(image_folders, text_folders, tmp_pa
     (copied / "preprocessor_config.json").unlink()
     with pytest.raises(ValueError, match=r"has no image processor. Save it next to the weights"):
         Teacher.from_pretrained(str(copied))
-
-
-def test_a_student_inherits_from_a_bare_encoder(image_folders, text_folders):
-    for folder, tower in ((image_folders["dinov2"], "vision"), (text_folders["bert"], "text")):
-        teacher = Teacher.from_pretrained(str(folder))
-        named = open_source(str(folder), tower)
-        source = open_source("teacher", tower, teacher)
-        assert source.config.model_type == named.config.model_type and source.projection is None
-        shared = {name for name in named.weights if not name.startswith("pooler.")}
-        assert source.weights.keys() == shared
-        assert all(torch.equal(source.weights[name], named.weights[name]) for name in shared)
-
-
-def recipe(image: Path, text: Path, **fields: Any) -> DistillRecipe:
-    entries = [TeacherConfig(teacher=str(image), tower=fields.pop("tower", "vision"))]
-    entries.append(TeacherConfig(teacher=str(text), tower="text"))
-    return DistillRecipe(
-        output_dir="none", data=DataConfig(train="tiny"), student=student_config(), teachers=entries, **fields
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("fresh_accelerator")
-def test_stage_1_learns_from_an_image_and_a_text_encoder(image_folders, text_folders, corpus, tmp_path):
-    source = str(corpus / "train.parquet")
-    entries = recipe(image_folders["timm"], text_folders["bert"]).teachers
-    fields = recipe_fields(tmp_path / "distilled", source, teacher_cache=str(tmp_path / "cache"), teacher_views=1)
-    distill.run(DistillRecipe(teachers=entries, student=student_config(tokenizer=str(text_folders["bert"])), **fields))
-    lines = [json.loads(line) for line in (tmp_path / "distilled" / "log.jsonl").read_text().splitlines()]
-    losses = [line for line in lines if "loss" in line]
-    names = {name for name in losses[-1] if name.startswith(("vision", "text"))}
-    assert names == {"vision_map", "vision_embedding", "text_map", "text_embedding"}
-    config = json.loads((tmp_path / "distilled" / "config.json").read_text(encoding="utf-8"))
-    assert config["projection_dim"] == TIMM_WIDTH + 32

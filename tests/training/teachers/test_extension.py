@@ -6,20 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from datasets import Dataset, Features
-from datasets import Image as ImageFeature
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, CLIPProcessor, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
 from tests.tiny import IMAGE_SIZE, make_image_processor
-from training.evaluation.zero_shot_model import ZeroShotModel
-from training.students import open_source
 from training.teachers import FAMILIES, Family, Teacher, TextPreparation
-
-pytestmark = pytest.mark.slow
 
 PATCH, WIDTH = 16, 12
 GRID = IMAGE_SIZE // PATCH
@@ -123,24 +116,3 @@ def test_toy_family_is_loaded_one_tower_at_a_time(folder, tower, module):
     weights, projection = teacher.tower_weights(tower)
     assert weights.keys() == getattr(teacher.model, module).state_dict().keys()
     assert (projection is not None) == (tower == "text")
-
-
-def test_toy_family_is_evaluated(folder, images, tokenizer):
-    model = ZeroShotModel.from_pretrained(folder)
-    assert (model.image_size, model.texts.max_length, model.describe()["texts"]["stated_by"]) == (64, 8, "tests")
-    rows = Dataset.from_dict({"image": images[:2]}, features=Features({"image": ImageFeature()}))
-    pixel_values = model.processor.image_processor(images[:2], return_tensors="pt").pixel_values
-    with torch.no_grad():
-        expected = F.normalize(model.model.encode_image(pixel_values).mean((2, 3)), dim=1)
-        states = model.model.encode_text(torch.tensor(tokenizer("OWL").input_ids)).mean(0)
-        text = F.normalize(model.model.text_head(states), dim=0)
-    torch.testing.assert_close(model.encode_images(rows), expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(model.encode_texts(["owl", "a red frog"])[0], text)
-
-
-def test_without_the_row_the_family_is_unknown(folder, monkeypatch):
-    monkeypatch.delitem(FAMILIES, ToyConfig.model_type)
-    with pytest.raises(ValueError, match=r"family 'toy_dual_encoder'; supported are .* add the family to FAMILIES"):
-        Teacher.from_pretrained(str(folder))
-    with pytest.raises(ValueError, match="has no get_image_features"):
-        ZeroShotModel.from_pretrained(folder)

@@ -24,8 +24,6 @@ from training.teachers.ensemble import Ensemble
 from training.teachers.preparation import canonical, lower_case
 from training.teachers.targets import LiveTargets, TargetSpec
 
-pytestmark = pytest.mark.slow
-
 AUGMENT = Augment(AugmentConfig(), seed=0)
 TEXTS = ["A Red-Apple,  on a (green) Table!", "frog", "红苹果，青蛙"]
 

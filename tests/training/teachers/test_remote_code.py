@@ -6,9 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
-from datasets import Dataset, Features
-from datasets import Image as ImageFeature
 from safetensors.torch import load_file, save_file
 from transformers import Siglip2ImageProcessor
 
@@ -18,10 +15,7 @@ from tests.training.teachers.fgclip2_code.configuration_fgclip2 import Fgclip2Co
 from tests.training.teachers.fgclip2_code.modeling_fgclip2 import Fgclip2Model
 from training.config import TeacherConfig
 from training.engine.inputs import open_teacher
-from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import TOWERS, Teacher
-
-pytestmark = pytest.mark.slow
 
 CODE = Path(__file__).parent / "fgclip2_code"
 MAX_LENGTH = 64
@@ -125,20 +119,3 @@ def test_a_checkpoint_without_its_code_or_weights_is_refused(folder, tmp_path):
     (cut / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no safetensors"):
         Teacher.from_pretrained(str(cut), trust_remote_code=True)
-
-
-@torch.no_grad()
-def test_the_same_row_is_evaluated(folder, teacher, images):
-    model = ZeroShotModel.from_pretrained(folder, trust_remote_code=True)
-    assert model.describe()["texts"] == {
-        "max_length": MAX_LENGTH,
-        "padding": "max_length",
-        "padding_is_masked": False,
-        "cleaning": "lower_case",
-        "stated_by": "training/teachers/families.py",
-    }
-    texts = ["A Red APPLE", "青蛙"]
-    expected = F.normalize(teacher.encode_texts(**teacher.tokenize(texts)).embedding, dim=1)
-    torch.testing.assert_close(model.encode_texts(texts), expected, rtol=1e-4, atol=1e-5)
-    rows = Dataset.from_dict({"image": images[:2]}, features=Features({"image": ImageFeature()}))
-    assert model.encode_images(rows).shape == (2, teacher.projection_dim)

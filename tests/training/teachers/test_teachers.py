@@ -17,8 +17,6 @@ from tests.tiny_teachers import NUM_POSITIONS, PATCH_SIZE, TEACHERS, make_teache
 from training.teachers import TOWERS, Teacher, weights_fingerprint
 from training.teachers.lineage import digest_folder
 
-pytestmark = pytest.mark.slow
-
 GRID = IMAGE_SIZE // PATCH_SIZE
 LENGTHS = (9, 4, 6)
 SUBSETS = [("vision",), ("text",), ()]

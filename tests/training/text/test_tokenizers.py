@@ -22,11 +22,6 @@ def test_same_tokens_compares_whole_pipelines(tokenizer, other_tokenizer, loaded
     assert not same_tokens(tokenizer, other_tokenizer)
 
 
-def test_same_tokens_ignores_call_state(tokenizer, loaded):
-    loaded(TEXTS, padding=True, truncation=True, max_length=3)
-    assert same_tokens(tokenizer, loaded)
-
-
 def test_slow_tokenizer_equals_only_itself(tokenizer):
     byte_tokens = ByT5Tokenizer()
     assert same_tokens(byte_tokens, byte_tokens)
@@ -70,12 +65,3 @@ def test_a_tokenizer_with_remote_code_is_refused_without_a_question(tokenizer, t
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"student\.tokenizer: cannot load the tokenizer of "):
         load_tokenizer(str(tmp_path))
-
-
-@pytest.mark.slow
-def test_the_folder_of_a_model_of_ours_needs_no_remote_code(run_python, processor, tmp_path):
-    processor.save_pretrained(tmp_path)
-    config = {"model_type": "dcclip", "auto_map": {"AutoConfig": "configuration_dcclip.DCCLIPConfig"}}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    code = "import sys; from training.text.tokenizers import load_tokenizer; print(len(load_tokenizer(sys.argv[1])))"
-    assert int(run_python("-c", code, str(tmp_path)).stdout) == len(processor.tokenizer)
