@@ -203,8 +203,7 @@ class StudentConfig(Checked):
         vision_init: Initial weights of the image tower: `random`, `teacher`, or the Hub id or folder of a pretrained
             tower. A deeper or wider tower is cut to evenly spaced layers, heads and channels.
         text_init: Initial weights of the text tower: `random`, `teacher`, or the Hub id or folder of a pretrained
-            tower, which is cut like an image tower. Token embeddings are matched by the token's text. With ELECTRA's
-            `embedding_size` they are narrower than the layers, and start from the principal components of the source.
+            tower, which is cut like an image tower. Token embeddings are matched by the token's text.
         tokenizer: Hub id or folder of the tokenizer, such as a vocabulary from
             `python -m training.prepare.vocabulary`. None takes the teacher's tokenizer.
         image_size: Height and width of the input image in pixels. None takes the teacher's size.

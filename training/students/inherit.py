@@ -28,7 +28,6 @@ _ROLES = (
     (re.compile(r"(?:intermediate\.dense|fc1|lin1)\.\w+$"), ("feed_forward", "width")),
     (re.compile(r"(?:output\.dense|fc2|lin2)\.weight$"), ("width", "feed_forward")),
 )
-_NORM, _PROJECT = "embeddings.LayerNorm.", "embeddings_project."  # of BERT and its relatives, and of ELECTRA
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -67,8 +66,7 @@ def inherit_weights(student: DCCLIPModel, source: SourceTower, tokens: Tensor | 
     Weights are matched by name. Between transformers, evenly spaced layers are taken from a deeper source, and evenly
     spaced channels from a wider one: one set of channels for the residual stream, whole attention heads if their width
     agrees, and channels of the feed-forward layers. Any other tower, such as a convolutional backbone, inherits the
-    weights that agree in name and shape: a student with the source's first stages starts with their weights. Token
-    embeddings that are narrower than the layers, as in ELECTRA, start from the principal components of the source's.
+    weights that agree in name and shape: a student with the source's first stages starts with their weights.
 
     Args:
         student: Student whose tower and projection are changed in place.
@@ -125,47 +123,6 @@ def evenly_spaced(total: int, count: int) -> Tensor:
     return torch.linspace(0, total - 1, count, dtype=torch.float64).round().long()
 
 
-@dataclass(frozen=True)
-class Factors:
-    """Projections between wide token embeddings and a narrow table, as in ALBERT and ELECTRA.
-
-    Args:
-        basis: Principal directions of the wide embeddings, (D, E) float32 with orthonormal columns.
-        weight: Weight of the projection from narrow to wide embeddings, (D, E) float32.
-        bias: Bias of this projection, (D,) float32.
-    """
-
-    basis: Tensor
-    weight: Tensor
-    bias: Tensor
-
-    def narrow(self, table: Tensor) -> Tensor:
-        """Project a table of embeddings, (N, D), to the principal directions, (N, E)."""
-        return table.to(self.basis) @ self.basis
-
-
-def factorise(embeddings: Tensor, width: int, norm_weight: Tensor, norm_bias: Tensor) -> Factors:
-    """Find the factors that reproduce a tower's normalized token embeddings best.
-
-    The source normalizes D channels, then scales and shifts each. The student normalizes E channels and projects to D,
-    so the projection has the scale and the shift, and the factor between the lengths of both normalized vectors.
-
-    Args:
-        embeddings: The source's embeddings of the student's tokens, (V, D).
-        width: Width E of the student's embeddings, at most D.
-        norm_weight: Weight of the LayerNorm after the source's embeddings, (D,).
-        norm_bias: Bias of this LayerNorm, (D,).
-
-    Source: the factorised embedding of ALBERT, Lan et al., arXiv 1909.11942; its start from a pretrained table by
-        principal components is a choice of this implementation.
-    """
-    table = embeddings.float()
-    _, vectors = torch.linalg.eigh(table.T @ table)  # ascending
-    basis = vectors[:, -width:].flip(1)
-    scale = (table.shape[1] / width) ** 0.5
-    return Factors(basis, norm_weight.float()[:, None] * basis * scale, norm_bias.float())
-
-
 class _Cutter:
     """Looks up a student's weight in the source, and cuts it to the student's shape."""
 
@@ -179,18 +136,14 @@ class _Cutter:
             for size in ("num_hidden_layers", "hidden_size", "intermediate_size"):
                 self._refuse_larger(size)
             self.layers = evenly_spaced(self.source_config.num_hidden_layers, self.config.num_hidden_layers).tolist()
-        self.factors = self._factors()
 
     def pair(self, name: str, target: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The source's weight, and the value for the student: the same tensor, a part of it, or None."""
         name = _canonical(name)
         if self.can_cut and (match := _LAYER.match(name)):
             name = f"layers.{self.layers[int(match[1])]}.{name[match.end() :]}"
-        if self.factors is not None and name.startswith(_PROJECT):
-            value = getattr(self.factors, name.removeprefix(_PROJECT))
-            return self.weights[_NORM + name.removeprefix(_PROJECT)], value
         tensor = self.weights.get(name)
-        if tensor is None or (self.factors is not None and name.startswith(_NORM)):
+        if tensor is None:
             return None, None
         if self.can_cut:
             return tensor, self._fit(name, tensor, target)
@@ -213,21 +166,7 @@ class _Cutter:
         rows = self._token_rows(len(self.weights[self.embedding]), self.config.vocab_size)
         return int((rows >= 0).sum()), len(rows)
 
-    def _factors(self) -> Factors | None:
-        """Factors of the token embeddings, if the student's are narrower than its layers and the source's are not."""
-        width = getattr(self.config, "embedding_size", None)
-        weight, bias = (self.weights.get(f"{_NORM}{part}") for part in ("weight", "bias"))
-        if not self.can_cut or self.embedding is None or width is None or weight is None or bias is None:
-            return None
-        table = self.weights[self.embedding]
-        if not width < self.config.hidden_size == self.source_config.hidden_size == table.shape[1]:
-            return None
-        rows = self._token_rows(len(table), self.config.vocab_size)
-        return factorise(table[rows[rows >= 0]], width, weight, bias)
-
     def _fit(self, name: str, tensor: Tensor, target: Tensor) -> Tensor | None:
-        if self.factors is not None and name.startswith("embeddings."):
-            tensor = self.factors.narrow(tensor)
         if name == self.embedding:
             return self._take_rows(tensor, target, self._token_rows(len(tensor), len(target)))
         if "token_type_embeddings" in name:

@@ -2,7 +2,6 @@
 
 A cache is a folder:
 
-    README.md                    what the folder holds, for people who get it from you
     images.json                  key of `images/`: everything that its targets depend on
     images/view-000-00000.safetensors
                                  some rows: feature map on the student's grid and embedding (fp16), and the random
@@ -46,29 +45,12 @@ from training.teachers.cached_targets import (
 )
 from training.teachers.targets import TargetSpec, encode_bank, resample_map
 from training.text.pipeline import digest, read_pipeline
-from training.utils.files import write_text
 from training.utils.output import claim_folder
 
 META_FILES = ("images.json", "captions.json")
-FILES = ("images", "captions", *META_FILES, "README.md")
+FILES = ("images", "captions", *META_FILES)
 SHARD_BYTES = 256 * 2**20
 Item = TypeVar("Item")
-README = """# Teacher targets
-
-Distillation targets of the teacher `{teacher}`, in fp16, computed by DC-CLIP.
-Revision of the teacher: `{revision}`. Licence of its weights: {license}.
-
-- `images/`: {num_views} views each of {num_rows} images of `{data}`: the teacher's feature map on a grid of {grid},
-  its embedding, and the random draws that made the view. `images.json` lists the ranges of the draws.
-- `captions/`: token states and embeddings of {num_captions} captions.
-
-To train with these targets, pass this folder as `--teacher_cache` to `training/distill.py` or `training/align.py`,
-with the same data, augmentation and number of views. The teacher's towers are then not loaded. Training stops with an
-error if the folder does not hold the targets that the run needs.
-
-The folder does not contain the images. The targets derive from the teacher's weights and from the data, so the
-licences of both apply.
-"""
 
 
 def build_target_cache(
@@ -112,7 +94,6 @@ def build_target_cache(
             _cache_images(folder, teacher, dataset, augment, spec, num_views, batch_size, device)
         if "text" in spec.towers:
             _cache_captions(folder, teacher, dataset, tokens or dataset.tokens, spec, batch_size, device)
-        _write_readme(folder, teacher, dataset)
     targets = CachedTargets(folder, spec, device)
     if "vision" in spec.towers:
         targets.check_views(augment)
@@ -291,22 +272,3 @@ def _chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
     """Split a sequence into consecutive parts of `size` items; the last part may have fewer."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _write_readme(folder: Path, teacher: Teacher, dataset: PairDataset):
-    images = read_meta(folder / "images.json") if (folder / "images.json").exists() else {"key": {}}
-    captions = read_meta(folder / "captions.json") if (folder / "captions.json").exists() else {}
-    grid = images["key"].get("grid")
-    text = README.format(
-        teacher=teacher.name,
-        revision=teacher.revision,
-        license=teacher.license or "unknown",
-        data=dataset.config.name,
-        num_views=images["key"].get("num_views", 0),
-        num_rows=images.get("num_rows", 0),
-        grid=f"{grid[0]} x {grid[1]}" if grid else "none (embeddings only)",
-        num_captions=captions.get("num_captions", 0),
-    )
-    path = folder / "README.md"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)

@@ -248,27 +248,6 @@ def test_a_cut_vocabulary_inherits_the_rows_of_its_source(unigram, texts, tmp_pa
     assert report.tokens == (len(cut), len(cut))
 
 
-ELECTRA = BERT | {"model_type": "electra"}
-
-
-def test_narrower_token_embeddings_start_from_the_principal_components_of_the_source():
-    large = make_model(text=BERT, seed=1)
-    table = large.text_model.embeddings.word_embeddings.weight
-    narrow = BERT["hidden_size"] // 2
-    with torch.no_grad():  # a table of rank `narrow` has nothing to lose
-        table.copy_(table[:, :narrow] @ torch.randn(narrow, BERT["hidden_size"]))
-        large.text_model.embeddings.LayerNorm.bias.normal_()
-    student = make_model(text=ELECTRA | {"embedding_size": narrow}, seed=2)
-    report = inherit_weights(student, source_of(large, "text"))
-    embeddings, project = student.text_model.embeddings, student.text_model.embeddings_project
-    restored = embeddings.word_embeddings.weight @ project.weight.T / 2**0.5  # the norms' lengths differ by sqrt(2)
-    assert torch.allclose(restored, table, atol=1e-4)
-    assert torch.equal(project.bias, large.text_model.embeddings.LayerNorm.bias)
-    prefix = "text_model.embeddings.LayerNorm."
-    assert {name for name in report.random if name.startswith("text")} == {f"{prefix}weight", f"{prefix}bias"}
-    assert report.tokens == (len(table), len(table))
-
-
 @pytest.mark.parametrize(
     ("field", "value", "limit"), [("hidden_size", 64, 32), ("num_hidden_layers", 3, 2), ("intermediate_size", 65, 64)]
 )
