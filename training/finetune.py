@@ -7,7 +7,7 @@ DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of image
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +20,6 @@ from training.utils.quiet import hide_library_bars
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
-    from training.engine.checkpoint import FinishedModel
     from training.engine.loop import TrainingResult, Watch
     from training.finetuning.measure import Measurer
     from training.finetuning.prepare import Prepared
@@ -51,7 +50,6 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     from training.finetuning.plan import estimate_minutes, make_recipe
     from training.finetuning.prepare import DATA_FOLDER
     from training.finetuning.report import START
-    from training.hub import HubModel
     from training.students import load_student
 
     if options.photo_weight and options.general_data is None:
@@ -66,7 +64,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start, state.num_processes)
         if not state.is_main_process:
-            train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
+            train(recipe, make_watch(None, options, recipe))  # the main process measures
             return None
         measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
@@ -78,7 +76,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         rows = measurer.rows(start, START, embeddings)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        steps = train(recipe, make_watch(measurer, options, recipe), open_student, HubModel).steps
+        steps = train(recipe, make_watch(measurer, options, recipe)).steps
         if steps < recipe.max_steps:
             print(f"\nTraining stopped after {steps:,} steps: {options.patience} evaluations found no better model.")
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
@@ -165,37 +163,27 @@ def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "A
     return Watch(measure, VALIDATION, evaluation_interval(recipe.max_steps), options.patience)
 
 
-def train(
-    recipe: "AlignRecipe",
-    watch: "Watch | None",
-    open_student: "Callable[[AlignRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]",
-    make_finished: "Callable[[DCCLIPModel, DCCLIPProcessor, AlignRecipe], FinishedModel]",
-) -> "TrainingResult":
+def train(recipe: "AlignRecipe", watch: "Watch | None") -> "TrainingResult":
     """Train with the losses and the loop of stage 2.
 
     Args:
         recipe: Recipe of the training.
         watch: Evaluation during training; None trains to the last step.
-        open_student: Function that loads the starting model.
-        make_finished: Function that makes the model that is written.
     """
     from training.align import make_task
-    from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES
+    from training.engine.stage import run_stage
 
-    stage = Stage["AlignRecipe"](
+    return run_stage(
+        recipe,
         command="finetune",
         title="fine-tune",
-        files=MODEL_FILES,
         open_student=open_student,
         make_task=make_task,
-        make_finished=make_finished,
         watch=watch,
         saving="one is written after each evaluation, ten times in all",
         changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "
         "beginning.",
     )
-    return run_stage(stage, recipe)
 
 
 def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compat
 from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
 from training.finetuning.prepare import Prepared
 from training.finetuning.report import FINETUNED, Outcome, write_report
-from training.hub import HubModel, write_card
+from training.hub import save_model, write_card
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.results import Row, make_meta
@@ -105,7 +106,9 @@ def _write(
 ):
     """Write the Hub folder, the report, and the card with the results."""
     output_dir = Path(options.output_dir)
-    save_final(HubModel(*models, replace(recipe, output_dir=options.output_dir)))
+    model, processor = models
+    recipe = replace(recipe, output_dir=options.output_dir)
+    save_final(output_dir, partial(save_model, student=model, processor=processor, recipe=recipe))
     facts = {
         # a relative path could be taken for a Hub id
         "data": Path(options.data).name if Path(options.data).exists() else options.data,
