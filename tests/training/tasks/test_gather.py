@@ -93,11 +93,6 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
     return make
 
 
-def test_constants_are_not_broadcast_at_every_step(make_task):
-    task = make_task(general_weight=0.4, photo_weight=0.6)
-    assert set(task._ddp_params_and_buffers_to_ignore) >= {"general_input_ids", "photo_images"}
-
-
 def make_general(teacher: Teacher) -> Rehearsal:
     texts = general_pairs(["en", "zh"], held_out=False).texts
     tokens = tokenize(teacher.tokenizer, texts, 32)
@@ -173,14 +168,6 @@ def two_processes(make_task, dataset, keys, tmp_path_factory) -> Path:
     return folder
 
 
-def test_the_batch_has_unequal_halves_and_duplicates(dataset, keys):
-    halves = [collate(dataset, part) for part in (keys[:32], keys[32:])]
-    assert len(halves[0]["owner"]) != len(halves[1]["owner"])  # sizes differ between processes
-    rows, captions = (torch.cat([half[name] for half in halves]) for name in ("rows", "caption_ids"))
-    assert len(rows.unique()) < len(rows) and len(captions.unique()) < len(captions)
-    assert set(halves[0]["rows"].tolist()) & set(halves[1]["rows"].tolist())
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(whole, make_task, dataset, keys, name):
     task = make_task(**RECIPES[name], chunk_size=CHUNK)
@@ -240,16 +227,6 @@ def test_chunks_under_autocast_stay_close_and_their_loss_is_in_float32(make_task
     assert 0 < (parts - whole).norm() < 0.05 * whole.norm()
 
 
-def test_a_scaled_loss_scales_every_gradient(whole, make_task, dataset, keys):
-    task = make_task(chunk_size=CHUNK)
-    accelerator, model = prepared(task)
-    accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # as with fp16
-    _, backward = forward_backward(model, task, collate(dataset, keys), accelerator)
-    backward()
-    found = {name: p.grad / 1024 for name, p in task.named_parameters() if p.grad is not None}
-    assert_same(found, {name: value for name, value in whole["infonce"].items() if not name.startswith("loss/")})
-
-
 def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, dataset, keys, monkeypatch):
     task = make_task(chunk_size=CHUNK)
     accelerator, model = prepared(task)
@@ -302,15 +279,6 @@ def test_gather_joins_parts_of_any_size_and_carries_the_gradient_back(tmp_path):
         assert process["joined"].tolist() == [0, 1, 10, 11, 12] and process["rows"].shape == (1, 3)
     # twice the gradient, because DDP takes the mean over two processes
     assert found[0]["grad"].tolist() == [2, 4] and found[1]["grad"].tolist() == [6, 8, 10]
-
-
-def test_a_split_batch_is_the_batch(dataset, keys):
-    batch = collate(dataset, keys)
-    chunks = split_batch(batch, 27)
-    assert [len(chunk["rows"]) for chunk in chunks] == [27, 27, 10]
-    for name, value in batch.items():
-        offset = 27 if name == "owner" else 0
-        assert torch.equal(torch.cat([chunk[name] + n * offset for n, chunk in enumerate(chunks)]), value), name
 
 
 def test_captions_in_another_order_raise(dataset, keys):

@@ -6,8 +6,6 @@ import sys
 import textwrap
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from tests.tiny import ROOT
 from training.utils.files import (
@@ -102,13 +100,6 @@ def test_remove_folder_is_atomic(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)  # killed before the first file is removed
     remove_folder(tmp_path / "old")
     assert not (tmp_path / "old").exists()
-
-
-def test_a_file_has_the_mode_of_new_files_whoever_wrote_it(tmp_path):
-    (tmp_path / "new").touch()
-    with atomic_write(tmp_path / "tensors.safetensors") as scratch:
-        save_file({"ids": torch.zeros(1)}, scratch)
-    assert (tmp_path / "tensors.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode
 
 
 # output folders

@@ -4,14 +4,31 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
-from http.server import SimpleHTTPRequestHandler
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
-from training.utils.server import LocalServer, host_name
+from urllib.parse import urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 MAX_PORT = 65535
 TIMEOUT_S = 30  # of a connection that sends nothing
+
+
+class LocalServer(ThreadingHTTPServer):
+    """HTTP server with a thread for each connection. Open connections do not keep the process running."""
+
+    request_queue_size = 256  # a page asks for its images at once; the default of 5 refuses connections
+    daemon_threads = True
+
+
+def host_name(header: str | None) -> str:
+    """Name of the host in a `Host` header, without its port; empty if the header is missing or damaged.
+
+    Args:
+        header: Value of the header.
+    """
+    with suppress(ValueError):
+        return urlsplit(f"//{header or ''}").hostname or ""
+    return ""
 
 
 class _Handler(SimpleHTTPRequestHandler):
