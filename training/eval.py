@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> "Results | None":
         The results in the first process, None in all others and with `--predict`.
     """
     options = parse_options(EvalOptions, argv, prog=PROG, description=__doc__)
-    with user_errors("eval", extra="eval"):
+    with user_errors("eval", extra="train"):
         if options.predict is None:
             return _run(options)
         from training.evaluation.predict import write_predictions

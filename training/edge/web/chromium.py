@@ -26,7 +26,7 @@ def open_browser() -> Iterator:
     try:
         from playwright.sync_api import sync_playwright
     except ImportError as error:
-        raise ValueError('browser: playwright is not installed. Run `pip install -e ".[browser]"`.') from error
+        raise ValueError('browser: playwright is not installed. Run `pip install -e ".[dev]"`.') from error
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         raise ValueError(

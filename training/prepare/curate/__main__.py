@@ -17,7 +17,7 @@ from training.utils.quiet import hide_library_bars
 def main(argv: list[str] | None = None):
     """Parse the options, curate, print the table."""
     options = parse_options(CurateOptions, argv, prog=PROGRAM, description=__doc__)
-    with user_errors("curate", extra="curate"):
+    with user_errors("curate", extra="train"):
         # after parsing, so that --help does not load torch
         from training.prepare.curate.run import curate
 

@@ -72,7 +72,7 @@ class LanguageIdentifier:
             from py3langid import langid
         except ImportError as error:
             raise ValueError(
-                f'max_other_language: py3langid is not installed ({error}). Run `pip install -e ".[curate]"`, or set '
+                f'max_other_language: py3langid is not installed ({error}). Run `pip install -e ".[train]"`, or set '
                 "max_other_language to null."
             ) from error
         self._identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)

@@ -14,7 +14,7 @@ from training.utils.quiet import hide_library_bars
 def main(argv: list[str] | None = None):
     """Parse the options, convert, write."""
     options = parse_options(OpenClipOptions, argv, prog=PROGRAM, description=__doc__)
-    with user_errors("open_clip", extra="layouts"):
+    with user_errors("open_clip", extra="edge"):
         # after parsing, so that --help does not load torch
         from training.prepare.open_clip.convert import FILES, convert
         from training.utils.output import claim_folder

@@ -15,7 +15,7 @@ from training.utils.quiet import hide_library_bars
 def main(argv: list[str] | None = None):
     """Parse the options, count, cut, print the table, write."""
     options = parse_options(VocabularyOptions, argv, prog=PROGRAM, description=__doc__)
-    with user_errors("vocabulary", extra="eval"):
+    with user_errors("vocabulary", extra="train"):
         # after parsing, so that --help does not load torch
         from training.prepare.vocabulary.run import Run, written_names
         from training.utils.output import claim_folder
