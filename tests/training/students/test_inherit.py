@@ -196,14 +196,6 @@ def test_a_cut_backbone_inherits_the_sources_stages(inputs):
     assert not report.cut and report.random == ["visual_projection.weight"]  # its input was a wider stage
 
 
-def test_positions_start_after_the_padding_id_in_some_families():
-    large = randomised(make_model(text=XLM_ROBERTA, seed=1))
-    student = make_model(text=BERT | {"max_position_embeddings": 32}, seed=2)
-    inherit_weights(student, source_of(large, "text"))
-    found = student.text_model.embeddings.position_embeddings.weight
-    assert torch.equal(found, large.text_model.embeddings.position_embeddings.weight[2:34])
-
-
 def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):
     matched = match_tokens(other_tokenizer, tokenizer)
     source = tokenizer.get_vocab()
