@@ -123,16 +123,6 @@ def test_siglip2_image_equals_that_of_its_image_processor(teachers, images):
     torch.testing.assert_close(targets.embedding, expected.pooler_output, rtol=1e-4, atol=1e-5)
 
 
-@torch.no_grad()
-def test_dual_encoder_image_map_of_a_convolutional_tower_is_its_output(teachers, pixel_values):
-    model = teachers["dual_convnext_bert"].model
-    outputs = model.vision_model(pixel_values)
-    targets = teachers["dual_convnext_bert"].encode_images(pixel_values)
-    assert targets.feature_map.shape == (2, 24, 2, 2)
-    assert torch.equal(targets.feature_map, outputs.last_hidden_state)
-    torch.testing.assert_close(targets.embedding, outputs.pooler_output @ model.visual_projection.weight.T)
-
-
 # texts
 
 
