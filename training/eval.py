@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> "Results | None":
     """Parse, measure, write the results and print the table; with `--predict`, write the predictions.
 
     Args:
-        argv: Command-line arguments; None takes those of the process.
+        argv: Command-line arguments. Default: `sys.argv[1:]`.
 
     Returns:
         The results in the first process, None in all others and with `--predict`.

@@ -131,7 +131,7 @@ def _remove_earlier(folder: Path):
 def elevater_scores(rows: Sequence[Row], plan: EvalPlan) -> list[Row]:
     """The ELEVATER score of every model and protocol: the mean of the protocol's metric over the twenty sets.
 
-    There is no score if a set is missing, or differs from the test split of the protocol.
+    A protocol with a missing set, or a set that differs from its test split, has no score.
     """
     score_rows = []
     for protocol, language in _protocols(plan.tasks):

@@ -253,9 +253,9 @@ def test_help_describes_every_option_without_importing_torch(run_python):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--protocol", "elevater-fr"], "protocol: there is no 'elevater-fr'"),
-        (["--protocol", "elevater-en", "--sets", "cifar"], "sets: there is no 'cifar'"),
-        (["--protocol", "elevater-en", "--data", "cifar=x"], "data: there is no set 'cifar'"),
+        (["--protocol", "elevater-fr"], "protocol: 'elevater-fr'"),
+        (["--protocol", "elevater-en", "--sets", "cifar"], "sets: 'cifar'"),
+        (["--protocol", "elevater-en", "--data", "cifar=x"], "data: 'cifar'"),
         (["--protocol", "elevater-en", "--data", "mnist"], "data: 'mnist' names no source"),
         (["--protocol", "elevater-en", "--sets", "mnist", "--data", "dtd=x"], "data: ['dtd'] are not among --sets"),
         (["--protocol", "elevater-en", "--data", "dtd=x", "dtd=y"], "data: dtd is given twice"),

@@ -7,14 +7,17 @@ import pytest
 import yaml
 from datasets import Dataset, Features, Image, List, Value
 
-from training import export
 from training.corpus.emoji import DEFAULT_CACHE
-from training.edge import verdict
-from training.edge.gate_data import NUM_NOISE, GateData, make_noise
-from training.edge.model_data import SPLITS_FOLDER, TRAINING_FILE, VALIDATION_FILE, find_model_data
-from training.edge.options import ExportOptions
+from training.edge.formats import ExportOptions
+from training.edge.gate_data import (
+    SPLITS_FOLDER,
+    TRAINING_FILE,
+    VALIDATION_FILE,
+    GateData,
+    find_model_data,
+    make_noise,
+)
 from training.finetuning import prepare
-from training.utils.results import Results
 
 
 def write_recipe(folder: Path, **fields) -> Path:
@@ -89,30 +92,3 @@ def test_captions_of_a_validation_split_become_classes_in_their_languages(tmp_pa
     assert len(data.calibration) == 1
     make_split(splits / VALIDATION_FILE, zh=[["猫"], ["狗"]])
     assert GateData.from_options(ExportOptions(folder=str(tmp_path), output_dir="out")).languages == ["zh"]
-
-
-@pytest.fixture
-def lenient(monkeypatch):
-    """Towers this small gain no time and no bytes from int8."""
-    monkeypatch.setattr(verdict, "TOLERANCE", {})
-    monkeypatch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
-
-
-@pytest.mark.slow
-def test_without_data_the_files_are_written_and_marked_as_unchecked(exported, corpus, tmp_path, capsys, lenient):
-    """The model was not trained on emoji, and its folder names no validation set that is here."""
-    export.main([str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "fp32", "int8"])
-    output = capsys.readouterr().out
-    # both towers in fp32, alone and joined; the text tower in int8, alone and joined with the image tower in fp32
-    assert "No accuracy check is possible" in output and output.count("accuracy unchecked") == 5
-    assert "vision_model_quantized.onnx: not written" in output and "--calibration" in output
-    assert not (tmp_path / "out" / "onnx" / "vision_model_quantized.onnx").exists()
-    meta = Results.read(tmp_path / "out" / "results.json").meta["export"]
-    assert not any(entry["checked"] for entry in meta["verdicts"])
-    assert meta["runs"][-1]["data"] == f"none: {NUM_NOISE} images of noise"
-    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "accuracy unchecked" in card and "no labelled images of the model's kind" in card
-    calibration = ["--calibration", str(corpus / "train.parquet")]
-    export.main([str(exported), "--output_dir", str(tmp_path / "out"), "--variants", "int8", *calibration])
-    assert (tmp_path / "out" / "onnx" / "vision_model_quantized.onnx").exists()
-    assert "images without labels" in json.dumps(Results.read(tmp_path / "out" / "results.json").meta["export"])
