@@ -67,8 +67,8 @@ class ZeroShotModel:
             trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: The model does not exist, it lacks a tower or weights, it comes with code that is not trusted or
-                not pinned, or it does not state how its input is prepared.
+            ValueError: The model does not exist, lacks a tower or weights, comes with code that is not trusted or not
+                pinned, or does not state how its input is prepared.
         """
         name, revision = split_revision(str(name), revision, trust_remote_code)
         try:

@@ -231,12 +231,6 @@ def test_unknown_format_is_reported(exported, tmp_path, fails):
     assert "format: 'tflite'" in message
 
 
-def test_help_needs_neither_torch_nor_the_extra(run_python):
-    code = (
-        "import sys; hidden = ('torch', 'onnx', 'onnxruntime', 'transformers', 'datasets', 'executorch');"
-        "sys.modules |= dict.fromkeys(hidden); from training import export; export.main(['--help'])"
-    )
-    assert "--variants" in run_python("-c", code).stdout
 
 
 @pytest.fixture
