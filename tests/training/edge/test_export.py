@@ -231,8 +231,6 @@ def test_unknown_format_is_reported(exported, tmp_path, fails):
     assert "format: 'tflite'" in message
 
 
-
-
 @pytest.fixture
 def lenient(monkeypatch):
     """Towers this small gain no time and no bytes from int8."""
@@ -324,3 +322,12 @@ def test_files_of_every_format_are_published(name):
     entry = FORMATS[name]
     for variant in entry.variants:
         assert hub_folder.is_publishable(f"{name}/{entry.file_name('text', variant)}")
+
+
+@pytest.mark.parametrize("script", ["export", "eval"])
+def test_help_needs_no_heavy_package(run_python, script):
+    code = (
+        "import sys; hidden = ('torch', 'onnx', 'onnxruntime', 'transformers', 'datasets', 'executorch');"
+        f"sys.modules |= dict.fromkeys(hidden); from training.{script} import main; main(['--help'])"
+    )
+    assert "--output_dir" in run_python("-c", code).stdout

@@ -231,8 +231,6 @@ def test_plain_class_names_are_candidates_in_one_language(options, teacher_folde
     assert "are the accuracy of top-1 and top-5" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
 
 
-
-
 # bad input
 
 
