@@ -28,7 +28,7 @@ ARGUMENTS = (
 @contextmanager
 def open_browser() -> Iterator:
     """Chromium without a window; the test is skipped where it or playwright is missing."""
-    api = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[browser]"')
+    api = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[dev]"')
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         pytest.skip(f"none of {', '.join(NAMES)} is on the path (Debian: apt-get install chromium)")

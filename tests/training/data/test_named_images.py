@@ -10,8 +10,8 @@ from tests.local_server import serve_folder
 from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
 from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
+from training.edge.formats import ExportOptions
 from training.edge.gate_data import GateData
-from training.edge.options import ExportOptions
 from training.evaluation.classify import make_evaluate
 from training.evaluation.retrieval import open_retrieval_set
 from training.evaluation.sets.class_names import ClassNames
