@@ -25,8 +25,7 @@ from training.finetuning.images import ImageFinder
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.sources import Opened, open_data
 from training.finetuning.split import split_images
-from training.prepare.curate.images import ExaminedImage, examine_image
-from training.prepare.curate.options import CurateOptions
+from training.prepare.duplicates import ExaminedImage, examine_image
 from training.utils.files import atomic_write, write_text
 
 DATA_FOLDER, GENERAL_FOLDER = "data", "general"
@@ -36,7 +35,6 @@ TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
 FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
-NO_FILTERS = CurateOptions(data="", output_dir="", min_edge=None, max_aspect_ratio=None, min_contrast=None)
 
 
 @dataclass(frozen=True)
@@ -304,7 +302,7 @@ def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: Cel
                 cell = {"bytes": found.read_bytes(), "path": None}
             except OSError as error:
                 return unusable._replace(cause=f"image file cannot be read ({error.strerror})")
-        image = examine_image(cell, NO_FILTERS)
+        image = examine_image(cell)
         return _Examined(name, path, image.cause, hashlib.blake2b(encoded_bytes(cell)).digest(), image)
 
     with ThreadPoolExecutor() as pool:

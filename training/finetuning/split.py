@@ -2,12 +2,11 @@
 
 import numpy as np
 
-from training.prepare.curate.near_duplicates import match_images
-from training.prepare.curate.options import CurateOptions
+from training.prepare.duplicates import MAX_COLOUR_DISTANCE, MAX_IMAGE_DISTANCE, match_images
 from training.utils.rng import keyed_uniform
 
 # the thresholds of curation for near-duplicates
-LIMITS = (CurateOptions.max_image_distance or 0, CurateOptions.max_colour_distance)
+LIMITS = (MAX_IMAGE_DISTANCE, MAX_COLOUR_DISTANCE)
 MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
 DEFAULT_SHARE = 0.15
 

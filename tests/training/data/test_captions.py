@@ -9,7 +9,7 @@ from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.captions import text_id, texts_digest, tokenize, usable_captions
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.prepare.cut import count_pieces, cut_vocabulary
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingReci
 from training.engine import stage
 from training.engine.checkpoint import list_checkpoints
 from training.engine.state import TrainingState, check_checkpoint
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.teachers import TOWERS, Teacher
 

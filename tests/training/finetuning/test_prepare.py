@@ -20,7 +20,7 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.sources import open_data
 from training.finetuning.split import split_images
-from training.prepare.curate.images import colours, perceptual_hash
+from training.prepare.duplicates import colours, perceptual_hash
 from training.utils.output import claim_folder
 
 NUM_IMAGES = 24

@@ -25,7 +25,7 @@ from tests.tiny import (
     train_unigram,
 )
 from training.engine.rotation import rotate
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
