@@ -1,29 +1,43 @@
 """A real browser. Tests that need one are skipped where it is not installed."""
 
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.local_server import answers
-from training.edge.web import chromium
 
 PATIENCE_S = 90
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+# no network requests except those of the page
+ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 
 
 @contextmanager
 def open_browser() -> Iterator:
-    """Chromium without a window; the test is skipped where it is missing."""
-    with ExitStack() as stack:
+    """Chromium without a window; the test is skipped where it or playwright is missing."""
+    api = pytest.importorskip("playwright.sync_api", reason='pip install -e ".[dev]"')
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        pytest.skip(f"none of {', '.join(NAMES)} is on the path (Debian: apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         try:
-            browser = stack.enter_context(chromium.open_browser())
-        except ValueError as error:
-            pytest.skip(str(error))
-        yield browser
+            yield browser
+        finally:
+            browser.close()
 
 
 class Visit:

@@ -177,5 +177,5 @@ def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         patch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
-        export.main([str(folder), "--output_dir", str(output_dir), "--variants", "fp32", "fp16", "int8", "q4", *data])
+        export.main([str(folder), "--output_dir", str(output_dir), *data])
     return output_dir

@@ -6,13 +6,11 @@ python training/align.py --config training/configs/demo_align.yaml --max_steps 1
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
-import sys
 from typing import TYPE_CHECKING
 
-from training.config import AlignRecipe, recipe_from_args
-from training.utils.cli import commands_of_model, print_ending, stage_errors
+from training.config import AlignRecipe, run_script
+from training.utils.cli import commands_of_model, print_ending
 from training.utils.process import end_process_group
-from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,22 +25,18 @@ if TYPE_CHECKING:
 
 def run(recipe: AlignRecipe) -> "TrainingResult":
     """Align a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES, HubModel, earlier_recipes
+    from training.engine.stage import run_stage
 
-    new, teachers = recipe.new_student, [entry.teacher for entry in recipe.all_teachers]
+    new = recipe.new_student
     inits = [new.vision_init, new.text_init] if new is not None else []
-    # the training of a teacher is no stage of a student that inherits from it
-    earlier = earlier_recipes([recipe.student, *(init for init in inits if init not in teachers)])
-    stage = Stage[AlignRecipe](
+    return run_stage(
+        recipe,
         command="align",
         title="stage 2: align",
-        files=MODEL_FILES,
         open_student=open_student,
         make_task=make_task,
-        make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
+        starts=[recipe.student, *inits],
     )
-    return run_stage(stage, recipe)
 
 
 def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCCLIPModel", "DCCLIPProcessor"]:
@@ -123,15 +117,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
 
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
-    with stage_errors("align"):
-        recipe = recipe_from_args(AlignRecipe, argv, "python training/align.py", __doc__)
-        from training.hub import PublishError
-
-        hide_library_bars()
-        try:
-            run(recipe)
-        except PublishError as error:
-            sys.exit(f"align: {error}")
+    recipe = run_script(AlignRecipe, run, argv, "python training/align.py", __doc__)
     written = {recipe.output_dir: "Hub folder of the finished student, with log and checkpoints"}
     print_ending(written, commands_of_model(recipe.output_dir))
 

@@ -6,13 +6,11 @@ python training/distill.py --config training/configs/demo_distill.yaml --max_ste
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
-import sys
 from typing import TYPE_CHECKING
 
-from training.config import DistillRecipe, recipe_from_args
-from training.utils.cli import print_ending, stage_errors
+from training.config import DistillRecipe, run_script
+from training.utils.cli import print_ending
 from training.utils.process import end_process_group
-from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -25,24 +23,19 @@ if TYPE_CHECKING:
 
 def run(recipe: DistillRecipe) -> "TrainingResult":
     """Distil a student, and write it as a complete Hub folder to `output_dir`."""
-    from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES, HubModel, earlier_recipes
+    from training.engine.stage import run_stage
     from training.students import build_student
 
-    teachers = [entry.teacher for entry in recipe.all_teachers]  # whose own training is no stage of the student
-    inits = (recipe.student.vision_init, recipe.student.text_init)
-    earlier = earlier_recipes(init for init in inits if init not in teachers)
-    stage = Stage[DistillRecipe](
+    return run_stage(
+        recipe,
         command="distill",
         title="stage 1: distil",
-        files=MODEL_FILES,
         open_student=lambda recipe, teachers: build_student(
             recipe.student, recipe.data.languages, teachers, recipe.seed
         ),
         make_task=make_task,
-        make_finished=lambda student, processor, recipe: HubModel(student, processor, recipe, earlier),
+        starts=[recipe.student.vision_init, recipe.student.text_init],
     )
-    return run_stage(stage, recipe)
 
 
 def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator") -> tuple["Task", "Pairs"]:
@@ -112,18 +105,9 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
 def main(argv: list[str] | None = None):
     """Parse the recipe and run the stage."""
-    with stage_errors("distill"):
-        recipe = recipe_from_args(DistillRecipe, argv, "python training/distill.py", __doc__)
-        from training.hub import PublishError
-
-        hide_library_bars()
-        try:
-            run(recipe)
-        except PublishError as error:
-            sys.exit(f"distill: {error}")
-    written = {recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}
+    recipe = run_script(DistillRecipe, run, argv, "python training/distill.py", __doc__)
     align = f"accelerate launch training/align.py --config RECIPE --student {recipe.output_dir} --output_dir DIR"
-    print_ending(written, [align])
+    print_ending({recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}, [align])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ PROG = "python training/embed.py"
 def main(argv: list[str] | None = None):
     """Parse the options, embed, and print what was done."""
     options = parse_options(EmbedOptions, argv, prog=PROG, description=__doc__)
-    with stage_errors("embed", extra="search"):
+    with stage_errors("embed", extra="train"):
         # imported after parsing: torch and transformers take seconds, and --help needs neither
         from training.search.run import embed
 

@@ -26,13 +26,13 @@ def main(argv: list[str] | None = None) -> "Results | None":
     """Parse, measure, write the results and print the table; with `--predict`, write the predictions.
 
     Args:
-        argv: Command-line arguments; None takes those of the process.
+        argv: Command-line arguments. Default: `sys.argv[1:]`.
 
     Returns:
         The results in the first process, None in all others and with `--predict`.
     """
     options = parse_options(EvalOptions, argv, prog=PROG, description=__doc__)
-    with user_errors("eval", extra="eval"):
+    with user_errors("eval", extra="train"):
         if options.predict is None:
             return _run(options)
         from training.evaluation.predict import write_predictions

@@ -9,9 +9,8 @@ python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_na
 
 import sys
 
-from training.edge.formats import find_format
+from training.edge.formats import ExportOptions, find_format
 from training.edge.layouts import EXTRA, LAYOUTS
-from training.edge.options import ExportOptions
 from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 from training.utils.quiet import hide_library_bars, hide_torchao_messages
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None):
 
 def _write_files(options: ExportOptions):
     with user_errors("export"):
-        export_format = find_format(options.format)
+        export_format = find_format(options.format, LAYOUTS)
     with user_errors("export", extra=export_format.extra):
         hide_torchao_messages()
         # after parsing, so that --help answers without PyTorch and without the extra

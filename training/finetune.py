@@ -7,27 +7,23 @@ DATA is a CSV, TSV or JSON Lines file with paths and captions, a folder of image
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.finetuning.options import TABLE_FILE, FinetuneOptions
+from training.finetuning.options import FinetuneOptions
 from training.utils.cli import commands_of_model, parse_options, print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
-    import numpy as np
-    from datasets import Dataset
-
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
-    from training.engine.checkpoint import FinishedModel
     from training.engine.loop import TrainingResult, Watch
-    from training.finetuning.finish import Outcome
     from training.finetuning.measure import Measurer
     from training.finetuning.prepare import Prepared
+    from training.finetuning.report import Outcome
     from training.teachers.ensemble import Ensemble
 
 PROG = "python training/finetune.py"
@@ -45,29 +41,30 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
+    import matplotlib  # noqa: F401  (a missing package is reported now, and not after the training)
+
     from training.corpus.free_photos import FREE_PHOTOS
     from training.evaluation.embedding_cache import find_processes
-    from training.finetuning.finish import START, Start, finish
+    from training.finetuning.finish import Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import estimate_minutes, make_recipe
     from training.finetuning.prepare import DATA_FOLDER
-    from training.hub import HubModel
+    from training.finetuning.report import START
     from training.students import load_student
 
-    _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, and not after the training
+    if options.photo_weight and options.general_data is None:
+        _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, too
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
-            license = base_license(options.model, start)
-            print(f"Licence of the finished model, inherited from {options.model}: {license or 'not stated there'}.")
             _prepare(options, start, processor, state.num_processes)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start, state.num_processes)
         if not state.is_main_process:
-            train(recipe, make_watch(None, options, recipe), open_student, HubModel)  # the main process measures
+            train(recipe, make_watch(None, options, recipe))  # the main process measures
             return None
         measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
         embeddings = measurer.encode(start)
@@ -79,7 +76,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         )
         rows = measurer.rows(start, START, embeddings)
         weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        steps = train(recipe, make_watch(measurer, options, recipe), open_student, HubModel).steps
+        steps = train(recipe, make_watch(measurer, options, recipe)).steps
         if steps < recipe.max_steps:
             print(f"\nTraining stopped after {steps:,} steps: {options.patience} evaluations found no better model.")
         return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
@@ -88,7 +85,6 @@ def run(options: FinetuneOptions) -> "Outcome | None":
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
     """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
     from training.data.captions import CaptionTokenizer
-    from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits
     from training.utils.files import recover_folder, replace_folder, scratch_folder
@@ -97,13 +93,8 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
         tokens = CaptionTokenizer(processor.tokenizer, start.config.max_text_length)
-        model = ZeroShotModel(start.eval(), processor, options.model)
-
-        def embed(rows: "Dataset") -> "np.ndarray":
-            return model.encode_images(rows).numpy()
-
-        print(prepare(options, folder, scratch=scratch, tokens=tokens, embed=embed), flush=True)
-        if (found := prepare_general(options, folder, scratch, embed)) is not None:
+        print(prepare(options, folder, scratch=scratch, tokens=tokens), flush=True)
+        if (found := prepare_general(options, folder, scratch)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start, num_processes)
         (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused
@@ -130,6 +121,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.finetuning.plan import TUNED_FOLDER, last_checkpoint_of
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE
+    from training.finetuning.report import PLOT_FILE, TABLE_FILE
     from training.hub import MODEL_FILES
     from training.utils.output import claim_folder
     from training.utils.results import RESULTS_FILE
@@ -144,7 +136,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         )
     if options.resume and not continues:
         print(f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning.")
-    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
+    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
     inputs = {"model": options.model, "data": options.data}
     if options.general_data is not None:
         inputs["general_data"] = options.general_data
@@ -171,37 +163,27 @@ def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "A
     return Watch(measure, VALIDATION, evaluation_interval(recipe.max_steps), options.patience)
 
 
-def train(
-    recipe: "AlignRecipe",
-    watch: "Watch | None",
-    open_student: "Callable[[AlignRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]",
-    make_finished: "Callable[[DCCLIPModel, DCCLIPProcessor, AlignRecipe], FinishedModel]",
-) -> "TrainingResult":
+def train(recipe: "AlignRecipe", watch: "Watch | None") -> "TrainingResult":
     """Train with the losses and the loop of stage 2.
 
     Args:
         recipe: Recipe of the training.
         watch: Evaluation during training; None trains to the last step.
-        open_student: Function that loads the starting model.
-        make_finished: Function that makes the model that is written.
     """
     from training.align import make_task
-    from training.engine.stage import Stage, run_stage
-    from training.hub import MODEL_FILES
+    from training.engine.stage import run_stage
 
-    stage = Stage["AlignRecipe"](
+    return run_stage(
+        recipe,
         command="finetune",
         title="fine-tune",
-        files=MODEL_FILES,
         open_student=open_student,
         make_task=make_task,
-        make_finished=make_finished,
         watch=watch,
         saving="one is written after each evaluation, ten times in all",
         changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "
         "beginning.",
     )
-    return run_stage(stage, recipe)
 
 
 def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
@@ -212,22 +194,17 @@ def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[D
         teachers: The starting model as an anchor, which this function does not need.
     """
     from training.students import load_student
+    from training.teachers.lineage import find_commit, read_license
 
     student, processor = load_student(recipe.student)
     name, config = str(recipe.student), student.config
-    config.base_model = Path(name).resolve().name if Path(name).is_dir() else name
-    config.base_model_license = base_license(name, student)
+    # a relative path could be taken for a Hub id
+    config.base_model = str(Path(name).absolute()) if Path(name).is_dir() else name
+    config.base_model_license = read_license(name, find_commit(name)) or config.teacher_license
     config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
     if not recipe.anchor_weight:
         config.teacher = None  # its embeddings can no longer be compared with the teacher's
     return student, processor
-
-
-def base_license(name: str, student: "DCCLIPModel") -> str | None:
-    """Licence of the starting model's weights; None if neither its card nor its config states one."""
-    from training.teachers.lineage import find_commit, read_license
-
-    return read_license(name, find_commit(name)) or student.config.teacher_license
 
 
 def main(argv: list[str] | None = None):
@@ -238,8 +215,13 @@ def main(argv: list[str] | None = None):
         outcome = run(options)
     if outcome is None:
         return
+    from training.finetuning.report import PLOT_FILE
+
     print(f"\n{outcome.table()}\n\n{outcome.choice()}")
-    written = {options.output_dir: "Hub folder with model, code, card and results"}
+    written = {
+        options.output_dir: "Hub folder with model, code, card and results",
+        f"{options.output_dir}/{PLOT_FILE}": "figure of the results",
+    }
     print_ending(written, commands_of_model(options.output_dir))
 
 

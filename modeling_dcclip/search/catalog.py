@@ -332,6 +332,10 @@ class Catalog:
     def drop_damaged(self, rows: Iterable[int], folders: Collection[Path]) -> int:
         """Remove damaged entries and the files of rows whose vectors are lost, so that they are indexed again."""
         with self.writing():
+            if self._execute("PRAGMA integrity_check(1)") != [("ok",)]:
+                self._execute("REINDEX")
+                if (found := self._execute("PRAGMA integrity_check(1)")) != [("ok",)]:
+                    raise self._damage(found[0][0])
             rows = {int(row) for row in rows}
             rows |= {row for (row,) in self._execute(f"SELECT row FROM contents WHERE NOT ({_SOUND_CONTENT})")}
             removed = [

@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import random
 import re
 import shutil
+import sqlite3
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +20,6 @@ from modeling_dcclip.runtime_dcclip import Runtime
 from modeling_dcclip.search import catalog, duplicates, indexing, manifest, vectors
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
-from modeling_dcclip.search.photos import read_photo
 from modeling_dcclip.search.query import QueryWarning, embed_query, foreign_scripts, parse_term
 from modeling_dcclip.search.upgrade import upgrade_index
 from tests.modeling.color_model import save_color_model
@@ -70,26 +72,6 @@ def test_texts_in_both_languages_find_photographs(filled):
         assert len(index) == 5
 
 
-def test_an_index_is_opened_again_with_the_model_that_wrote_it(filled, photos):
-    with Index.open(filled.folder) as again:
-        assert again.search("绿") == filled.search("绿")
-        assert again.add().unchanged == 5  # the folders are known
-
-
-def test_a_large_jpeg_has_one_vector_in_the_index_and_by_its_path(index, tmp_path, color_model):
-    image = Image.effect_mandelbrot((1000, 750), (-2, -1.5, 1, 1.5), 50).convert("RGB")
-    (tmp_path / "large").mkdir()
-    image.save(tmp_path / "large" / "a.jpg")
-    index.add(tmp_path / "large")
-    runtime = Runtime(color_model)
-    path = tmp_path / "large" / "a.jpg"
-    (reduced,), (full,) = runtime.encode_images([path]), runtime.encode_images([Image.open(path)])
-    stored = index.store.read(np.array([0]))[0]
-    example = runtime.encode_images([read_photo(os.fsencode(path), lambda digest: False, 8).image])[0]
-    assert np.array_equal(example, reduced) and not np.array_equal(full, reduced)
-    np.testing.assert_allclose(stored, reduced, atol=0.005)
-
-
 def test_weights_negation_and_example_images(filled, photos):
     assert names(filled.search("red^3", "green"))[:2] == ["red.jpg", "yellow.webp"]
     assert names(filled.search("white", without=["blue^2"]))[0] == "yellow.webp"
@@ -125,14 +107,6 @@ def test_scores_of_similar_photographs_are_cosines(filled, color_model):
     query = stored[hits[0].path] / np.linalg.norm(stored[hits[0].path])
     expected = [min(float(stored[hit.path] @ query), 1) for hit in hits]
     np.testing.assert_allclose([hit.score for hit in hits], expected, atol=1e-6)
-
-
-def test_similar_photographs_start_with_the_photograph_itself(filled):
-    (hit,) = filled.search("yellow", top=1)
-    similar = filled.similar(hit.id)
-    assert similar[0].id == hit.id and similar[0].score == pytest.approx(1, abs=1e-3) and len(similar) == 5
-    with pytest.raises(ValueError, match="id: the index has no file 99"):
-        filled.similar(99)
 
 
 def test_filters_by_date_and_path(index, photos):
@@ -362,24 +336,6 @@ def test_what_is_on_a_disk_that_is_not_mounted_stays(index, photos, tmp_path, co
     assert report.removed == 1 and not report.missing
 
 
-def test_a_folder_that_cannot_be_read_is_not_said_to_be_empty(index, photos, monkeypatch):
-    def scandir(path):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(ValueError, match=r"folder: '.*photos' cannot be read\. Check its permissions\."):
-        index.add(photos)
-
-
-def test_names_that_are_not_utf_8(index, photos):
-    name = os.fsencode(photos) + b"/caf\xe9.png"
-    os.rename(photos / "green.png", name)
-    index.add(photos)
-    (hit,) = index.search("green", top=1)
-    assert os.fsencode(hit.path) == name
-    assert index.search("green", path="caf", top=1) == [hit]
-
-
 def test_folders_without_images_change_nothing(filled, photos, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("a.nef", "b.NEF", "c.txt"):
@@ -397,15 +353,6 @@ def test_folders_without_images_change_nothing(filled, photos, tmp_path):
     with pytest.raises(ValueError, match=r"has no images now, and the index has 5 from it.*mount it.*--forget"):
         filled.add()
     assert len(filled) == 5 and filled.catalog.folders() == [photos]
-
-
-def test_a_folder_leaves_the_index_when_it_is_forgotten(filled, photos, tmp_path, paint):
-    paint(tmp_path / "photos too" / "red.jpg", "red", width=60)
-    filled.add(tmp_path / "photos too")
-    assert filled.forget(photos) == 5 and len(filled) == 1
-    assert names(filled.search("green")) == ["red.jpg"] and (photos / "red.jpg").exists()
-    with pytest.raises(ValueError, match=r"folder: '.*photos' is not in the index, which has .*photos too"):
-        filled.forget(photos)
 
 
 @pytest.mark.parametrize("name", ["", "link", "link/a"])
@@ -483,14 +430,6 @@ def test_a_folder_that_is_reached_by_two_paths_is_indexed_by_one(index, photos, 
     assert index.add(photos).unchanged == 5 and index.catalog.folders() == [link]
     (photos / "red.jpg").unlink()
     assert index.add().removed == 1 and len(index) == 4
-
-
-def test_a_link_to_another_indexed_folder_is_walked_in_both(index, photos, tmp_path, paint):
-    paint(tmp_path / "real" / "far.jpg", "blue", width=80)
-    (photos / "link").symlink_to(tmp_path / "real")
-    index.add(photos)
-    index.add(tmp_path / "real")
-    assert index.add().found == len(index) == 7
 
 
 def test_an_index_that_was_replaced_is_opened_anew(filled, photos, tmp_path, color_model, paint):
@@ -603,6 +542,30 @@ def test_every_flipped_bit_of_a_vector_is_noticed_and_repaired(filled, name):
     assert filled.add().repaired == 1 and content(filled) == expected
 
 
+def test_no_flipped_bit_of_an_index_gives_a_wrong_answer(filled, photos, tmp_path):
+    def answers(folder: Path) -> list:
+        with Index.open(folder) as index:
+            hits = [*index.search("red"), *index.search("蓝", path="e"), *index.newest()]
+            return [len(index), *((hit.path, hit.score, hit.copies) for hit in hits)]
+
+    expected, rng, noticed = answers(filled.folder), random.Random(0), 0
+    files = [path for path in sorted(filled.folder.rglob("*")) if path.is_file() and path.name != ".lock"]
+    for number in range(60):
+        folder = shutil.copytree(filled.folder, tmp_path / f"flipped {number}")
+        path = folder / rng.choice(files).relative_to(filled.folder)
+        content = bytearray(path.read_bytes())
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            assert answers(folder) == expected
+        except (ValueError, OSError, sqlite3.Error):
+            noticed += 1
+        with suppress(ValueError, OSError, sqlite3.Error), Index.open(folder) as index:
+            index.add(photos)
+            assert answers(folder) == expected
+    assert noticed > 30
+
+
 def test_vectors_and_catalog_of_a_different_index_are_noticed(filled, photos, tmp_path, color_model):
     with Index.open(tmp_path / "twin", color_model, create=True) as twin:
         twin.add(photos)
@@ -700,19 +663,6 @@ def test_an_index_whose_creation_was_killed_is_created_again(tmp_path, color_mod
     with Index.open(tmp_path / "new", color_model, create=True) as index:
         assert index.catalog.rotation is None
     assert {path.name for path in (tmp_path / "new").iterdir()} == {"manifest.json", "data-1", ".lock"}
-
-
-def test_a_model_that_moved_is_recorded(index, photos, tmp_path, color_model):
-    before, moved = (shutil.copytree(color_model, tmp_path / name) for name in ("before", "moved"))
-    for gone in (color_model, before):  # the first stays
-        manifest = json.loads((index.folder / "manifest.json").read_text()) | {"model_folder": str(gone)}
-        (index.folder / "manifest.json").write_text(json.dumps(manifest))
-        shutil.rmtree(before, ignore_errors=True)
-        with Index.open(index.folder, moved) as again:
-            again.add(photos)
-        expected = moved if gone == before else color_model
-        assert json.loads((index.folder / "manifest.json").read_text())["model_folder"] == str(expected)
-    assert names(Index.open(index.folder).search("red", top=1)) == ["red.jpg"]
 
 
 def test_a_model_of_another_space_is_refused(filled, tmp_path):

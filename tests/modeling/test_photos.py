@@ -59,19 +59,6 @@ def test_every_extension_of_a_format_that_is_decoded_is_found(tmp_path, extensio
     assert read(tmp_path / f"a{extension}").image.size == (40, 20)
 
 
-def test_a_directory_that_cannot_be_read_is_reported(photos, monkeypatch):
-    scan = os.scandir
-
-    def scandir(path):
-        if os.fsdecode(path).endswith("/a"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    walk = Walk([photos])
-    assert len(list(walk)) == 3 and walk.unreadable == [os.fsencode(photos / "a")]
-
-
 def test_date_and_rotation_come_from_exif(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate by 90 degrees
@@ -161,11 +148,6 @@ def test_a_format_without_its_plug_in_is_read_again_later(tmp_path, monkeypatch)
     failure_of(tmp_path / "a.heic")
 
 
-def test_the_content_of_a_file_counts_without_the_plug_in_of_its_extension(photos, monkeypatch):
-    monkeypatch.setattr(Image, "registered_extensions", lambda: {".jpg": "JPEG"})
-    assert read((photos / "red.jpg").rename(photos / "a.heic")).image.size == (24, 16)
-
-
 def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
     path = photos / "red.jpg"
     later = (photos / "a" / "blue.jpg").read_bytes()
@@ -180,16 +162,3 @@ def test_a_file_that_changes_while_it_is_read_is_read_once_more(photos):
     photo = read_photo(os.fsencode(path), change_once)
     assert photo.state.size == len(later) + 1 and photo.digest == calls[1] != calls[0]
     assert photo.image is not None and photo.image.getpixel((0, 0))[2] > 200  # the later content
-
-
-def test_a_file_that_changes_all_the_time_is_left_for_later(photos):
-    path = photos / "red.jpg"
-
-    def change(digest):
-        with path.open("ab") as file:
-            file.write(b"\0")
-        return False
-
-    with pytest.raises(UnreadablePhotoError, match="changed while it was read") as raised:
-        read_photo(os.fsencode(path), change)
-    assert not raised.value.is_lasting

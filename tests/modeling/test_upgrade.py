@@ -73,18 +73,6 @@ def test_an_interrupted_upgrade_continues(index, new_model, monkeypatch):
     assert (report.embedded, report.unchanged) == (2, 3) and first(index, "red") == "red.jpg"
 
 
-def test_a_continued_upgrade_takes_the_present_folder_of_the_model(index, tmp_path):
-    def stop(done: int, total: int):
-        raise KeyboardInterrupt
-
-    model = save_color_model(tmp_path / "before", turn=3)
-    with pytest.raises(KeyboardInterrupt):
-        upgrade_index(index, model, progress=stop)
-    upgrade_index(index, model.rename(tmp_path / "after"))
-    with Index.open(index.folder) as opened:
-        assert first(opened, "red") == "red.jpg" and opened.space.model == str(tmp_path / "after")
-
-
 def test_an_upgrade_to_another_model_starts_anew(index, new_model, color_model, monkeypatch):
     def stop(done: int, total: int):
         raise KeyboardInterrupt
@@ -126,18 +114,6 @@ def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
     with pytest.raises(ValueError, match=r"does not exist\. If it is on a disk, mount it"):
         upgrade_index(index, new_model)
     assert first(index, "red") == "red.jpg" and index.manifest["data"] == "data-1"
-
-
-def test_photographs_behind_a_link_to_a_disk_are_not_left_behind(index, new_model, photos, tmp_path, paint):
-    disk = paint(tmp_path / "disk" / "one.jpg", "blue", width=60).parent
-    (photos / "disk").symlink_to(disk)
-    assert index.add().embedded == 1
-    disk.rename(tmp_path / "unmounted")
-    with pytest.raises(ValueError, match=r"upgrade: '.*photos/disk' cannot be read now, and the index has 1 images"):
-        upgrade_index(index, new_model)
-    assert len(index) == 6 and index.manifest["data"] == "data-1"
-    index.forget(photos / "disk")
-    assert upgrade_index(index, new_model).embedded == 5
 
 
 def test_the_command_upgrades(index, new_model, color_model, capsys):

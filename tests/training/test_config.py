@@ -14,7 +14,6 @@ from training.config import (
     DataConfig,
     DistillRecipe,
     SourceConfig,
-    StudentConfig,
     TeacherConfig,
     parse_recipe,
     recipe_from_args,
@@ -64,29 +63,11 @@ def test_every_published_recipe_parses_to_its_own_numbers(path: Path):
     assert numbers and {key: getattr(recipe, key) for key in numbers} == numbers
 
 
-def test_there_are_published_recipes_of_both_stages():
-    assert {
-        "demo_distill",
-        "demo_align",
-        "photographs/distill",
-        "photographs/align",
-    } <= {str(path.with_suffix("")) for path in CONFIGS}
-
-
-def test_missing_keys_have_their_defaults(write):
-    recipe = parse_recipe(DistillRecipe, write())
-    assert (recipe.batch_size, recipe.tower, recipe.data.caption_columns) == (128, "both", {"en": "en", "zh": "zh"})
-
-
 def test_command_line_wins_over_yaml(write):
     argv = write(max_steps=7, seed=3)
     recipe = parse_recipe(DistillRecipe, [*argv, "--max_steps", "9", "--data.in_memory", "true"])
     assert (recipe.max_steps, recipe.seed) == (9, 3)
     assert recipe.data.in_memory and recipe.data.train == "train.parquet"
-
-
-def test_nested_tower_config_stays_a_plain_dict(write):
-    assert parse_recipe(DistillRecipe, write()).student.text_config == {"model_type": "bert", "hidden_size": 8}
 
 
 @pytest.mark.parametrize("size", ["tiny", "small", "base"])
@@ -95,10 +76,6 @@ def test_the_student_can_be_a_separate_file(write, size):
     recipe = parse_recipe(DistillRecipe, [*write(), "--student", str(file), "--student.max_text_length", "12"])
     written = yaml.safe_load(file.read_text(encoding="utf-8"))
     assert recipe.student.vision_init == written["vision_init"] and recipe.student.max_text_length == 12
-
-
-def test_a_missing_student_file_is_refused_by_name(write, capsys):
-    assert "nowhere.yaml" in refusal(capsys, [*write(), "--student", "nowhere.yaml"])
 
 
 def test_exponent_without_a_point_is_a_number(tmp_path):
@@ -115,15 +92,6 @@ def test_booleans_that_are_false_by_default_are_flags(write, name, values, expec
     assert getattr(parse_recipe(DistillRecipe, [*write(), *arguments]), name) is expected
 
 
-def test_resume_can_be_set_in_yaml(write):
-    assert parse_recipe(DistillRecipe, write(resume=True)).resume is True
-
-
-def test_flag_before_another_option_does_not_swallow_it(write):
-    recipe = parse_recipe(DistillRecipe, [*write(), "--resume", "--seed", "5"])
-    assert recipe.resume is True and recipe.seed == 5
-
-
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
@@ -134,14 +102,6 @@ def test_flag_before_another_option_does_not_swallow_it(write):
 )
 def test_unknown_key_in_yaml_is_refused_by_name(write, capsys, changes, key):
     assert key in refusal(capsys, write(**changes))
-
-
-def test_unknown_key_on_the_command_line_is_refused_by_name(write, capsys):
-    assert "max_step" in refusal(capsys, [*write(), "--max_stepz", "3"])
-
-
-def test_abbreviations_are_refused(write, capsys):
-    assert "max_st" in refusal(capsys, [*write(), "--max_st", "3"])
 
 
 @pytest.mark.parametrize(
@@ -159,14 +119,6 @@ def test_wrong_type_is_refused_with_field_and_value(write, capsys, changes, key,
     assert key in message and value in message
 
 
-def test_limits_hold_without_a_command_line():
-    with pytest.raises(ValueError, match=r"data\.workers: must be at least 0, got -1\."):
-        DataConfig(train="x", workers=-1)
-    recipe = AlignRecipe(output_dir="x", data=DataConfig(train="x"))
-    with pytest.raises(ValueError, match=r"chunk_size: must be at least 0, got -1\."):
-        replace(recipe, chunk_size=-1)
-
-
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
@@ -176,10 +128,6 @@ def test_limits_hold_without_a_command_line():
 )
 def test_options_that_need_another_option_are_refused(write, capsys, changes, problem):
     assert problem in refusal(capsys, write(**changes))
-
-
-def test_no_caption_column_is_refused(write, capsys):
-    assert "data.caption_columns" in refusal(capsys, write(data={"train": "x", "caption_columns": {}}))
 
 
 def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
@@ -221,13 +169,6 @@ def test_contradictory_data_options_are_refused(write, capsys, data, problem):
     assert problem in refusal(capsys, write(data=data))
 
 
-@pytest.mark.parametrize("missing", ["output_dir", "teacher", "data"])
-def test_missing_key_is_refused_by_name(tmp_path, capsys, missing):
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in MINIMAL.items() if key != missing}))
-    assert missing in refusal(capsys, ["--config", str(path)])
-
-
 def test_several_teachers_are_read_from_a_file_and_from_the_command_line(tmp_path):
     path = tmp_path / "recipe.yaml"
     fields = {name: value for name, value in MINIMAL.items() if name != "teacher"}
@@ -252,10 +193,6 @@ def test_several_teachers_are_read_from_a_file_and_from_the_command_line(tmp_pat
 )
 def test_teachers_that_contradict_are_refused(write, capsys, fields, message):
     assert message in refusal(capsys, write(**fields))
-
-
-def test_missing_file_is_refused_by_name(capsys):
-    assert "nowhere.yaml" in refusal(capsys, ["--config", "nowhere.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -375,13 +312,3 @@ def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, t
     save_recipe(recipe, tmp_path)
     saved = parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")])
     assert saved == replace(recipe, resume=False, overwrite=False)
-
-
-def test_only_a_copy_of_the_one_teacher_starts_from_it():
-    teachers = [TeacherConfig(teacher="a", tower="vision"), TeacherConfig(teacher="b", tower="text")]
-    recipe = AlignRecipe(output_dir="", data=DataConfig(train="x"), student="a", teacher="a")
-    assert recipe.starts_from_teacher
-    assert not replace(recipe, student="b").starts_from_teacher
-    assert not replace(
-        recipe, student=None, new_student=StudentConfig(), teacher=None, teachers=teachers
-    ).starts_from_teacher

@@ -12,15 +12,16 @@ from transformers.convert_slow_tokenizer import import_protobuf
 
 from tests.browser import Visit, open_browser, serving
 from tests.local_server import free_port
-from tests.tiny import CUT_EFFICIENTNET, ROOT, make_model
-from training.edge.web.assemble import LIBRARIES, NODE_MODULES
+from tests.tiny import CUT_EFFICIENTNET, make_model
+from training.edge.web import LIBRARIES, WebOptions, write_page
 
 
 @pytest.fixture(scope="package")
 def node_modules() -> Path:
-    if not all((NODE_MODULES / source).is_file() for source in LIBRARIES.values()):
+    folder = Path(WebOptions().node_modules)
+    if not all((folder / source).is_file() for source in LIBRARIES.values()):
         pytest.skip("run `npm ci --ignore-scripts --prefix model_cards/web`")
-    return NODE_MODULES
+    return folder
 
 
 @pytest.fixture(scope="package")
@@ -90,9 +91,9 @@ def photos(images, tmp_path_factory) -> Path:
 @pytest.fixture(scope="package")
 def address(exported, node_modules, corpus, tmp_path_factory):
     cwd, port = tmp_path_factory.mktemp("web"), free_port()
-    arguments = ["-m", "training.edge.web", "--model", str(exported), "--images", str(corpus / "train.parquet")]
-    arguments += ["--output_dir", str(cwd / "site"), "--port", str(port), "--serve"]
-    with serving(arguments, port, cwd, os.environ | {"PYTHONPATH": str(ROOT)}) as address:
+    write_page(WebOptions(model=str(exported), images=str(corpus / "train.parquet"), output_dir=str(cwd / "site")))
+    arguments = ["-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(cwd / "site")]
+    with serving(arguments, port, cwd, dict(os.environ)) as address:
         yield address
 
 

@@ -11,8 +11,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from training.edge.web.__main__ import main
-from training.edge.web.assemble import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, Site
+from training.edge.web import LIBRARIES, PAGE, PAGE_FILES, SUFFIXES, WebOptions, main, write_page
 
 pytestmark = pytest.mark.slow
 
@@ -41,8 +40,15 @@ def folder(teacher_folder, tmp_path) -> Path:
 
 def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpus, train_rows, tmp_path):
     output = tmp_path / "site"
-    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)
-    Site(folder, str(corpus / "train.parquet"), libraries).assemble(output)  # replaces the first
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
+    options = WebOptions(
+        model=str(folder),
+        images=str(corpus / "train.parquet"),
+        node_modules=str(libraries),
+        output_dir=str(output),
+    )
+    write_page(options)
+    write_page(options)  # replaces the first
     assert (output / "index.html").read_bytes() == (PAGE / "index.html").read_bytes()
     assert {path.name for path in (output / "vendor").iterdir()} == set(LIBRARIES)
     assert {path.name for path in (output / "model/onnx").iterdir()} == {
@@ -51,6 +57,7 @@ def test_the_folder_has_page_libraries_model_and_images(folder, libraries, corpu
     }
     assert not (output / "model" / "model.safetensors").exists()  # the browser does not use it
     site = json.loads((output / "site.json").read_text())
+    assert site["name"] == "dcclip-demo"
     assert site["dtypes"] == {"vision_model": "fp32", "text_model": "q8"}
     with safe_open(output / "images" / "index.safetensors", framework="pt") as index:
         embeddings, titles = index.get_tensor("embeddings"), json.loads(index.metadata()["titles"])
@@ -112,15 +119,6 @@ def test_the_page_runs_nothing_but_its_own_scripts():
     assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", scripts)
 
 
-def test_the_lock_file_pins_every_library_with_its_digest():
-    lock = json.loads((PAGE / "package-lock.json").read_text(encoding="utf-8"))
-    declared = json.loads((PAGE / "package.json").read_text(encoding="utf-8"))["dependencies"]
-    packages = {name.removeprefix("node_modules/"): each for name, each in lock["packages"].items() if name}
-    assert lock["packages"][""]["dependencies"] == declared
-    assert {name: packages[name]["version"] for name in declared} == declared
-    assert all(each["integrity"].startswith("sha512-") for each in packages.values())
-
-
 def run(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as stopped:
         main(list(arguments))
@@ -161,10 +159,3 @@ def test_no_page_is_written_if_the_images_cannot_be_loaded(folder, libraries, tm
     arguments = ["--model", str(folder), "--node_modules", str(libraries), "--output_dir", str(output)]
     assert "data: cannot load" in run(capsys, *arguments, "--images", str(tmp_path / "none.parquet"))
     assert not output.exists() and not list(tmp_path.glob(".site*"))
-
-
-def test_the_page_title_is_that_of_the_card(folder, libraries):
-    (folder / "README.md").write_text("---\nlicense: mit\n---\n\n# dcclip-demo\n\n# More\n", encoding="utf-8")
-    assert Site(folder, "", libraries)._title() == "dcclip-demo"
-    (folder / "README.md").unlink()
-    assert Site(folder, "", libraries)._title() == folder.name

@@ -12,6 +12,7 @@ from training.config.files import (
     parse_recipe,
     read_recipe,
     recipe_from_args,
+    run_script,
     save_recipe,
     stored_fields,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "parse_recipe",
     "read_recipe",
     "recipe_from_args",
+    "run_script",
     "save_recipe",
     "stored_fields",
 ]

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,8 +17,10 @@ from training.utils.cli import (
     help_texts,
     make_parser,
     parse_arguments,
+    stage_errors,
 )
 from training.utils.files import portable
+from training.utils.quiet import hide_library_bars
 
 RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
@@ -77,6 +80,39 @@ def recipe_from_args(
     recipe = recipe_class(**values)
     if not trusts_code:
         _check_code(recipe, sys.argv[1:] if argv is None else argv)
+    return recipe
+
+
+def run_script(
+    recipe_class: type[Recipe],
+    run: Callable[[Recipe], Any],
+    argv: list[str] | None,
+    prog: str,
+    description: str | None,
+) -> Recipe:
+    """Parse the command line of a training script, and run its recipe. Without options, it runs the demo's recipe.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        run: Function that trains.
+        argv: Arguments; None takes those of the process.
+        prog: Command as users type it.
+        description: Docstring of the script, for `--help`.
+
+    Returns:
+        The recipe that has been trained.
+
+    Raises:
+        SystemExit: The recipe cannot be used, or training failed. One line on stderr says why.
+    """
+    command = command_name(prog)
+    with stage_errors(command):
+        if not (arguments := sys.argv[1:] if argv is None else argv):
+            arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
+            print(f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True)
+        recipe = recipe_from_args(recipe_class, arguments, prog, description)
+        hide_library_bars()
+        run(recipe)
     return recipe
 
 

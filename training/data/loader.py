@@ -47,10 +47,7 @@ def make_loader(pairs: Pairs, plan: BatchPlan, states: Sequence[dict[str, Any]] 
 class RowLoader:
     """Batches of rows that can be looked up. The rows of a batch depend only on its step.
 
-    Args:
-        pairs: Images and captions.
-        plan: Batches of this process.
-        states: Loader state of every training process, with the rows that they have skipped.
+    Takes the arguments of `make_loader`; the states list the rows that were skipped.
     """
 
     def __init__(self, pairs: PairDataset, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
@@ -79,10 +76,7 @@ class RowLoader:
 class StreamLoader:
     """Batches of a stream. Every worker reads its own samples and sends its state with each batch.
 
-    Args:
-        pairs: Stream of images and captions.
-        plan: Batches of this process.
-        states: Loader state of every training process.
+    Takes the arguments of `make_loader`.
 
     Raises:
         ValueError: The states are from a different number of processes or workers.

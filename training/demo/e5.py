@@ -42,7 +42,7 @@ class E5:
         num_heads: Number of attention heads.
         feed_forward: Width of the feed-forward layers.
         epsilon: Epsilon of LayerNorm.
-        pieces: SentencePiece pieces in id order, 250,002 of them.
+        pieces: SentencePiece pieces in id order.
         scores: Log-probabilities of the pieces, (pieces,) float32.
         special: Token ids of `bos`, `eos`, `pad` and `unk`.
         replacements: Text that the normalizer substitutes for each code point.
@@ -122,16 +122,10 @@ def _read_tensors(cursor: _Cursor) -> dict[str, NDArray[np.float32]]:
 
 
 def dequantise(raw: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Dequantise Q4_0 blocks.
+    """Dequantise Q4_0 blocks, (18 x blocks,) uint8, to (32 x blocks,) float32.
 
     A block is an fp16 scale and 16 bytes. The low nibbles are weights 0 to 15, the high nibbles weights 16 to 31; a
     weight is (nibble - 8) x scale.
-
-    Args:
-        raw: Quantised blocks, (18 x blocks,) uint8.
-
-    Returns:
-        (32 x blocks,) float32.
     """
     blocks = raw.reshape(-1, BLOCK_BYTES)
     scale = blocks[:, :2].copy().view("<f2").astype(np.float32)  # (blocks, 1)
@@ -150,32 +144,29 @@ def xlm_roberta_weights(e5: E5) -> dict[str, Tensor]:
         Float32 tensors by the model's parameter names.
     """
 
-    def tensor(name: str, *shape: int) -> Tensor:
-        return torch.from_numpy(e5.tensors[name].reshape(*shape or (-1,)).copy())
+    def tensor(name: str, width: int | None = None) -> Tensor:
+        values = torch.from_numpy(e5.tensors[name].copy())
+        return values if width is None else values.reshape(-1, width)
 
-    width, inner = e5.width, e5.feed_forward
-    positions = tensor("emb.pos", -1, width)
+    width = e5.width
+    positions = tensor("emb.pos", width)
     state = {
-        "embeddings.word_embeddings.weight": tensor("emb.word", -1, width)[: len(e5.pieces)],
+        "embeddings.word_embeddings.weight": tensor("emb.word", width)[: len(e5.pieces)],
         "embeddings.position_embeddings.weight": torch.cat([torch.zeros(POSITION_OFFSET, width), positions]),
-        "embeddings.token_type_embeddings.weight": tensor("emb.type", -1, width)[:1],
+        "embeddings.token_type_embeddings.weight": tensor("emb.type", width)[:1],
         "embeddings.LayerNorm.weight": tensor("emb.ln.w"),
         "embeddings.LayerNorm.bias": tensor("emb.ln.b"),
     }
-    linear = {
-        "attention.self.query": ("q", width, width), "attention.self.key": ("k", width, width),
-        "attention.self.value": ("v", width, width), "attention.output.dense": ("ao", width, width),
-        "intermediate.dense": ("fi", inner, width), "output.dense": ("fo", width, inner),
+    names = {
+        "attention.self.query": "q", "attention.self.key": "k", "attention.self.value": "v",
+        "attention.output.dense": "ao", "intermediate.dense": "fi", "output.dense": "fo",
+        "attention.output.LayerNorm": "aln", "output.LayerNorm": "oln",
     }  # fmt: skip
-    norms = {"attention.output.LayerNorm": "aln", "output.LayerNorm": "oln"}
     for layer in range(e5.num_layers):
-        target, source = f"encoder.layer.{layer}", f"l{layer}"
-        for name, (short, *shape) in linear.items():
-            state[f"{target}.{name}.weight"] = tensor(f"{source}.{short}.w", *shape)
-            state[f"{target}.{name}.bias"] = tensor(f"{source}.{short}.b")
-        for name, short in norms.items():
-            state[f"{target}.{name}.weight"] = tensor(f"{source}.{short}.w")
-            state[f"{target}.{name}.bias"] = tensor(f"{source}.{short}.b")
+        for name, short in names.items():
+            columns = None if "Norm" in name else e5.feed_forward if name == "output.dense" else width
+            state[f"encoder.layer.{layer}.{name}.weight"] = tensor(f"l{layer}.{short}.w", columns)
+            state[f"encoder.layer.{layer}.{name}.bias"] = tensor(f"l{layer}.{short}.b")
     return state
 
 

@@ -28,8 +28,8 @@ from training.demo.options import DemoOptions, Plan, load_photo_recipes
 from training.demo.pretrained import TowersOptions, save_towers
 from training.demo.run import COMMAND, MODEL_FOLDER
 from training.edge.export import export
-from training.edge.model_data import SPLITS_FOLDER, VALIDATION_FILE
-from training.edge.options import ExportOptions
+from training.edge.formats import ExportOptions
+from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
 from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval

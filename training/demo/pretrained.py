@@ -28,6 +28,7 @@ PROGRAM = "python -m training.demo.pretrained"
 # mean and standard deviation of the image towers
 IMAGE_MEAN = IMAGE_STD = [0.5, 0.5, 0.5]
 LOGIT_SCALE = 20.0
+MAX_TEXT_LENGTH = 77  # tokens, special tokens included
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,7 @@ class EfficientNetLite:
         return dict(zip(timm.create_model(self.architecture).state_dict(), packaged.values(), strict=True))
 
     def load_into(self, model: "DCCLIPModel"):
-        """Load the weights into the image tower of a model.
-
-        Args:
-            model: Model whose image tower has this architecture, without a classifier.
-
-        Raises:
-            ValueError: The package or the file is missing, or the file has a wrong hash.
-        """
+        """Load the weights into the image tower of a model, which has this architecture without a classifier."""
         weights, tower = self.weights(), model.vision_model.timm_model
         tower.load_state_dict({name: weights[name] for name in tower.state_dict()})
 
@@ -131,29 +125,17 @@ class TowersOptions:
         output_dir: Folder for the model, which may not exist yet.
         image_size: Height and width of the input images in pixels.
         projection_dim: Width of the embedding space.
-        max_text_length: Longest text in tokens, special tokens included.
         seed: Seed of the new projections.
     """
 
     output_dir: str
     image_size: int = 256
     projection_dim: int = 512
-    max_text_length: int = 77
     seed: int = 0
 
 
 def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]":
-    """Build the model from the pretrained towers.
-
-    Args:
-        options: Sizes of the model.
-
-    Returns:
-        The model in eval mode, and its processor.
-
-    Raises:
-        ValueError: A package or a file is missing, or a file has a wrong hash.
-    """
+    """Build the model, in eval mode, and its processor; see `save_towers`."""
     import tempfile
 
     import torch
@@ -166,7 +148,7 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
 
     e5 = parse_e5(E5_FILE.read())
     with tempfile.TemporaryDirectory() as folder:
-        make_tokenizer(e5, options.max_text_length).save_pretrained(folder)
+        make_tokenizer(e5, MAX_TEXT_LENGTH).save_pretrained(folder)
         config = StudentConfig(
             vision_config={"model_type": "timm_wrapper", "architecture": LITE2.architecture},
             text_config=xlm_roberta_config(e5),
@@ -176,7 +158,7 @@ def build_towers(options: TowersOptions) -> "tuple[DCCLIPModel, DCCLIPProcessor]
             image_std=IMAGE_STD,
             squash_images=True,  # nothing is cropped away that a caption may name
             projection_dim=options.projection_dim,
-            max_text_length=options.max_text_length,
+            max_text_length=MAX_TEXT_LENGTH,
         )
         model, processor = build_student(config, list(LANGUAGES), seed=options.seed)
     LITE2.load_into(model)

@@ -1,17 +1,23 @@
-"""Latency and tables of the demo."""
+"""What the demo with emoji shows: latency, tables, learning curves, and a contact sheet of held-out images."""
 
+import json
 import statistics
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 
 import torch
-from datasets import Dataset
+from datasets import Dataset, Image
 
-from training.evaluation.sets.held_out import TEST_SETS
+from training.corpus.emoji import ATTRIBUTION
+from training.data import open_image
+from training.evaluation.classify import class_embeddings
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.held_out import COLOURS, TEST_SETS
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.text.writing_systems import LANGUAGES
 from training.utils.process import interleaved_ms
-from training.utils.results import Results, Row
+from training.utils.results import Results, Row, font_families
 
 ModelKey = tuple[str, str | None]  # model, stage
 
@@ -23,6 +29,10 @@ STAGES = (
 )
 COLUMNS = [(name, language) for name in TEST_SETS for language in LANGUAGES]
 TEXT = "woman farmer: medium-dark skin tone"
+NOT_LOSSES = ("time", "step", "learning_rate", "images_per_s", "loss")  # in a training log
+ROWS_PER_SET, TOP_K = 2, 3  # of the contact sheet
+
+# matplotlib is imported inside the functions: its import takes half a second
 
 
 @torch.inference_mode()
@@ -123,3 +133,116 @@ def _accuracy_cells(results: Results, model: str, stage: str | None) -> str:
         )
         cells += f"{f'{top1:.0f} / {top5:.0f}':>12}"
     return cells
+
+
+def plot_curves(results: Results, logs: dict[str, Path], path: Path):
+    """Plot the losses of both stages, and the top-5 accuracy after each stage next to the teacher's.
+
+    Args:
+        results: Results of a run of the demo.
+        logs: Training log of each stage, `distilled` and `aligned`.
+        path: PNG file to write.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    axes = figure.subplots(1, 3, width_ratios=[1, 1, 1.3])
+    for axis, (stage, log) in zip(axes[:2], logs.items(), strict=True):
+        _plot_losses(axis, log, f"loss, stage {'1: distil' if stage == 'distilled' else '2: align'}")
+    _plot_accuracy(axes[2], results)
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+
+
+def _plot_losses(axis, log: Path, title: str):
+    lines = [line for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if "loss" in line]
+    for name in (key for key in lines[0] if key not in NOT_LOSSES):
+        steps, values = [line["step"] for line in lines], [line[name] for line in lines]
+        axis.plot(steps, values, label=name.replace("_", " "), lw=1.4)
+    axis.set(title=title, xlabel="step", yscale="log")
+    axis.legend(frameon=False, fontsize=8)
+
+
+def _plot_accuracy(axis, results: Results):
+    stages = [
+        stage
+        for model, stage in STAGES
+        if model == "student" and results.values(model=model, stage=stage, metric="top5")
+    ]
+    for language, colour in COLOURS.items():
+        for name, style in (("unseen_combination", "o-"), ("unseen_style", "s--")):
+            fields = {"set": name, "language": language, "metric": "top5"}
+            values = [100 * (results.mean(model="student", stage=stage, **fields) or 0) for stage in stages]
+            label = f"{name.replace('_', ' ')}, {language}"
+            axis.plot([str(stage).replace("_", " ") for stage in stages], values, style, color=colour, label=label)
+            axis.axhline(100 * (results.mean(model="teacher", **fields) or 0), color=colour, ls=":", lw=1)
+    axis.set(title="top-5 among all names (dotted: teacher)", ylabel="%", ylim=(0, 100))
+    # between the curves of the two test sets
+    axis.legend(frameon=False, fontsize=8, loc="center", bbox_to_anchor=(0.77, 0.64))
+
+
+def plot_contact_sheet(
+    model: ZeroShotModel, sets: dict[str, Dataset], class_names: ClassNames, path: Path, columns: int = 6
+):
+    """Plot held-out images with the model's top three labels in both languages. Correct labels are green.
+
+    Args:
+        model: The finished student.
+        sets: Test sets by name.
+        class_names: Candidate labels, all names of the corpus.
+        path: PNG file to write.
+        columns: Number of images per row.
+    """
+    from matplotlib.figure import Figure
+
+    num_rows = ROWS_PER_SET * len(sets)
+    figure = Figure(figsize=(2.5 * columns, 3.55 * num_rows + 0.6))
+    grid = figure.add_gridspec(
+        2 * num_rows,
+        columns,
+        height_ratios=[1.7, 1.6] * num_rows,
+        hspace=0.05,
+        left=0.01,
+        right=0.99,
+        top=0.95,
+        bottom=0.03,
+    )
+    fonts = font_families()
+    classes = {language: class_embeddings(model, names) for language, names in class_names.names.items()}
+    for set_number, (name, rows) in enumerate(sets.items()):
+        count = min(columns * ROWS_PER_SET, len(rows))
+        step = (len(rows) // count - 1) | 1  # an odd step alternates between the two artwork styles
+        chosen = rows.select(range(0, count * step, step))
+        scores = {language: model.encode_images(chosen) @ table.T for language, table in classes.items()}
+        pngs = chosen.cast_column("image", Image(decode=False))
+        correct = class_names.label_ids(chosen["label"])
+        for number in range(count):
+            row, column = divmod(number, columns)
+            top = 2 * (set_number * ROWS_PER_SET + row)
+            image_axis, text_axis = (figure.add_subplot(grid[top + below, column]) for below in (0, 1))
+            image_axis.imshow(open_image(pngs[number]["image"]))
+            image_axis.axis("off")
+            lines = [(f"held out: {name.removeprefix('unseen_')}", "#999999")]
+            for language, table in scores.items():
+                for label in table[number].topk(TOP_K).indices.tolist():
+                    text = _shorten(class_names.names[language][label], 36 if language == "en" else 18)
+                    lines.append((text, "#1a7f37" if label == correct[number] else "#333333"))
+            _write_lines(text_axis, lines, fonts)
+    figure.suptitle(
+        "Held-out images with the student's top three labels in English and Chinese; correct ones in green"
+    )
+    figure.text(0.5, 0.008, ATTRIBUTION.replace("`", ""), ha="center", fontsize=7, color="grey")
+    figure.savefig(path, dpi=110)
+
+
+def _write_lines(axis, lines: list[tuple[str, str]], fonts: list[str]):
+    """Write lines of text, each with its colour, below an image."""
+    axis.axis("off")
+    for line, (text, colour) in enumerate(lines):
+        height = 1 - 0.125 * line - (0.04 if line > TOP_K else 0)  # a gap between the languages
+        axis.text(0.5, height, text, ha="center", va="top", fontsize=8, color=colour, family=fonts)
+
+
+def _shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

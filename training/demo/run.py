@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
-from training.demo import figures, report
+from training.demo import report
 from training.demo.options import DemoOptions, Plan, load_recipes
 from training.engine.inputs import open_teachers
 from training.engine.log import LOG_FILE
@@ -157,9 +157,9 @@ class Demo:
         results.write(self.output_dir)
         Results(results.meta, self.cross_rows).write(self.output_dir, CROSS_MODEL_FILE)
         logs = {stage: self.output_dir / stage / LOG_FILE for stage in ("distilled", "aligned")}
-        figures.plot_curves(results, logs, self.output_dir / CURVES_FILE)
+        report.plot_curves(results, logs, self.output_dir / CURVES_FILE)
         sheet = self.output_dir / SHEET_FILE
-        figures.plot_contact_sheet(model, self.held_out.sets, self.held_out.class_names, sheet)
+        report.plot_contact_sheet(model, self.held_out.sets, self.held_out.class_names, sheet)
         for name in (RESULTS_FILE, CROSS_MODEL_FILE, *details.plots):
             shutil.copy(self.output_dir / name, folder)
         write_card(folder, details, title="dcclip-demo")

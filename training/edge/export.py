@@ -7,10 +7,9 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.edge.formats import find_format
+from training.edge.formats import ExportOptions, find_format
 from training.edge.gate import Gate
 from training.edge.gate_data import GateData
-from training.edge.options import ExportOptions
 from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
@@ -21,7 +20,6 @@ from training.utils.files import scratch_folder
 from training.utils.output import claim_folder
 from training.utils.results import RESULTS_FILE, Row
 
-COMMAND = "export"
 NO_CALIBRATION = "Photographs or other images of the model's kind set its ranges: name some with --calibration."
 UNCHECKED = (
     "No accuracy check is possible: the folder names no validation set. The files are marked as unchecked. To check "
@@ -57,24 +55,17 @@ def export(options: ExportOptions) -> list[Verdict]:
 
 @contextmanager
 def open_output(options: ExportOptions) -> Iterator[Path]:
-    """Claim the output folder for an export.
-
-    Args:
-        options: Model, output folder and format. The files of a model are completed in its own folder, and copied to
-            another one.
-
-    Yields:
-        Path of an empty scratch folder in the output folder.
+    """Claim the output folder for an export, and yield the path of an empty scratch folder in it.
 
     Raises:
-        ValueError: The output folder has files that no export has written.
+        ValueError: The output folder has files that an export did not write.
     """
     folder, output_dir = Path(options.folder), Path(options.output_dir)
     is_own = output_dir.resolve() == folder.resolve()
     names = [] if is_own else [RESULTS_FILE, *copied_names(folder, output_dir)]
     overwrite = options.overwrite or (is_own and holds_only_exports(folder, options.format))
     with (
-        claim_folder(output_dir, [options.format, *names], command=COMMAND, overwrite=overwrite),
+        claim_folder(output_dir, [options.format, *names], command="export", overwrite=overwrite),
         scratch_folder(output_dir / "export") as scratch,
     ):
         yield scratch
@@ -95,7 +86,7 @@ class _Export:
         self.model = ZeroShotModel(student, processor, options.folder)
         self.towers = TOWERS if options.towers == "both" else (options.towers,)
         self.format = find_format(options.format)
-        self.requested = options.variants or self.format.default_variants
+        self.requested = options.variants or tuple(self.format.variants)
         # fp32 is always written: the other variants are made from it and compared with it
         self.variants = [name for name in self.format.variants if name == "fp32" or name in self.requested]
         self.joins = self.format.join is not None and len(self.towers) == 2
@@ -104,7 +95,7 @@ class _Export:
 
     @property
     def num_steps(self) -> int:
-        """Number of steps of `steps`."""
+        """Number of `steps`."""
         return 1 + (len(self.towers) + self.joins) * len(self.variants)
 
     def steps(self) -> Iterator[str]:
@@ -131,8 +122,8 @@ class _Export:
     def _join(self, gate: Gate) -> Iterator[str]:
         """Write files of both towers.
 
-        A refused tower is replaced by a larger variant of it. The image tower is also replaced if both towers
-        together lose too much.
+        A refused tower is replaced by a larger variant. The image tower is also replaced if both towers together lose
+        too much.
         """
         assert self.format.join is not None
         joined_fp32 = self._path("both", "fp32")
@@ -173,16 +164,10 @@ class _Export:
 
 
 def open_model(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
-    """Load a model with its processor.
-
-    Args:
-        folder: Folder of a finished model.
-
-    Returns:
-        The model in eval mode, and its processor.
+    """Load a finished model in eval mode, with its processor.
 
     Raises:
-        ValueError: A file of the model is missing.
+        ValueError: A file or a weight of the model is missing.
     """
     needed = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
     if not Path(folder).is_dir():

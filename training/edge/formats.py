@@ -1,23 +1,71 @@
-"""The table of export formats.
+"""Options of an export, and the table of export formats.
 
 A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/folder.py, so that its
-files are published. The functions of a format import its packages when they are called, so that this table works
-without them.
+files are published. The functions of a format import its packages when they are called, so that `--help` and this
+table work without them.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from training.edge.layouts import LAYOUTS
+from training.utils.quiet import quiet_export
 
 if TYPE_CHECKING:
     import numpy as np
 
     from modeling_dcclip import DCCLIPModel
-    from training.edge.exported_towers import Runner
+    from training.edge.towers import Runner
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What to export, and the data of the accuracy gate.
+
+    Args:
+        folder: Folder of a finished model, as `training/align.py` writes it.
+        output_dir: Folder for the complete Hub repo with the exported files. It may be `folder` itself.
+        format: Export format: `onnx` for ONNX Runtime and transformers.js, `executorch` or `litert` for apps, or the
+            layout of another tool: `open_clip` or `immich`.
+        towers: Towers to export: `vision`, `text` or `both`.
+        variants: Number formats. ONNX has fp32, fp16 and int8, ExecuTorch and LiteRT have fp32 and int8. Default: all
+            of the format.
+        data: Labelled set for the accuracy gate: a parquet file, a folder, a Hub id or `module:function`. Default: the
+            embedded corpus for a model of emoji, the validation split that fine-tuning left in `folder`, or the
+            validation set of the model's recipe. Without any of these, accuracy is not checked and the files are
+            marked as unchecked.
+        class_names: Class names of `data`: a JSON list of {language: name} with English and Chinese names, one entry
+            for each class, or the id of an ELEVATER set, such as cifar-100.
+        calibration: Images that set the int8 ranges: any source, with the column `image_column`. Default: the images
+            of `data`. Without any, the image tower is not written in int8.
+        split: Split of `data` and `calibration`.
+        image_column: Column of the images in `data`.
+        allow_urls: Whether images that `data` and `calibration` name by URL are fetched. Otherwise such data are
+            refused.
+        allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
+            Otherwise such data are refused.
+        label_column: Column of the class names in `data`, in either language.
+        threads: Threads of one operator during the latency measurement.
+        overwrite: Replace files in `output_dir` that an export did not write.
+    """
+
+    folder: str
+    output_dir: str
+    format: str = "onnx"
+    towers: Literal["vision", "text", "both"] = "both"
+    variants: list[str] | None = None
+    data: str | None = None
+    class_names: str | None = None
+    calibration: str | None = None
+    split: str = "test"
+    image_column: str = "image"
+    allow_urls: bool = False
+    allow_paths: bool = False
+    label_column: str = "label"
+    threads: int = 1
+    overwrite: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +76,6 @@ class Format:
         name: Name of the format and of its folder in the repo.
         suffix: Suffix of the files, such as `.onnx`.
         variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
-        default_variants: Number formats that are exported if the user names none.
         extra: Extra of this package that installs `packages`.
         packages: Packages that this format imports.
         write: Writes one file. Arguments: the student, the tower, the number format, the path, and prepared
@@ -43,7 +90,6 @@ class Format:
     name: str
     suffix: str
     variants: dict[str, str]
-    default_variants: tuple[str, ...]
     extra: str
     packages: tuple[str, ...]
     write: "Callable[[DCCLIPModel, str, str, Path, Iterable[np.ndarray]], None]"
@@ -51,15 +97,7 @@ class Format:
     join: Callable[[Path, Path, Path], None] | None = None
 
     def file_name(self, tower: str, variant: str) -> str:
-        """Name of a file, such as `text_model_quantized.onnx`.
-
-        Args:
-            tower: The tower in the file: `vision`, `text` or `both`.
-            variant: The number format.
-
-        Returns:
-            The file name.
-        """
+        """Name of the file of a tower (`vision`, `text` or `both`), such as `text_model_quantized.onnx`."""
         return f"{'model' if tower == 'both' else f'{tower}_model'}{self.variants[variant]}{self.suffix}"
 
     def repo_path(self, path: Path) -> str:
@@ -72,9 +110,6 @@ class Format:
 
     def check(self, variants: Iterable[str]):
         """Check that the number formats exist and the packages are installed.
-
-        Args:
-            variants: Number formats that the user named.
 
         Raises:
             ValueError: A number format does not exist, or a package is missing.
@@ -91,24 +126,13 @@ class Format:
             )
 
 
-def find_format(name: str) -> Format:
-    """The format of a name.
-
-    Raises:
-        ValueError: There is no such format.
-    """
-    if name not in FORMATS:
-        raise ValueError(f"format: there is no format {name!r}. Expected: {', '.join((*FORMATS, *LAYOUTS))}.")
-    return FORMATS[name]
-
-
 def _write_onnx(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    from training.edge import graphs, variants
+    from training.edge.graphs import make_variant, trace
 
     if variant == "fp32":
-        graphs.trace(student, tower, path)
+        trace(student, tower, path)
     else:
-        variants.make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
+        make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
 
 
 def _join_onnx(vision: Path, text: Path, path: Path):
@@ -118,20 +142,22 @@ def _join_onnx(vision: Path, text: Path, path: Path):
 
 
 def _open_onnx(path: Path, threads: int) -> "Runner":
-    from training.edge.sessions import open_session
+    from training.edge.graphs import open_session
 
     session = open_session(path, threads)
     return lambda inputs: session.run(None, inputs)[0]
 
 
 def _write_executorch(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    from training.edge.programs import write_program
+    with quiet_export():  # importing the quantizer warns of deprecated functions
+        from training.edge.programs import write_program
 
     write_program(student, tower, variant, path, images)
 
 
 def _open_executorch(path: Path, threads: int) -> "Runner":
-    from training.edge.programs import open_program
+    with quiet_export():
+        from training.edge.programs import open_program
 
     return open_program(path, threads)
 
@@ -151,9 +177,7 @@ def _open_litert(path: Path, threads: int) -> "Runner":
 ONNX = Format(
     name="onnx",
     suffix=".onnx",
-    # the file names of transformers.js; its default, `q8`, is `_quantized`
-    variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized", "q4": "_q4"},
-    default_variants=("fp32", "fp16", "int8"),
+    variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized"},  # the file names of transformers.js
     extra="edge",
     packages=("onnx", "onnxscript", "onnxruntime"),
     write=_write_onnx,
@@ -164,7 +188,6 @@ EXECUTORCH = Format(
     name="executorch",
     suffix=".pte",
     variants={"fp32": "", "int8": "_quantized"},
-    default_variants=("fp32", "int8"),
     extra="mobile",
     packages=("executorch", "torchao"),
     write=_write_executorch,
@@ -174,10 +197,20 @@ LITERT = Format(
     name="litert",
     suffix=".tflite",
     variants={"fp32": "", "int8": "_quantized"},
-    default_variants=("fp32", "int8"),
     extra="litert",
     packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
     write=_write_litert,
     open=_open_litert,
 )
 FORMATS = {entry.name: entry for entry in (ONNX, EXECUTORCH, LITERT)}
+
+
+def find_format(name: str, others: Iterable[str] = ()) -> Format:
+    """The format of a name; an error lists `others`, the names of layouts, too.
+
+    Raises:
+        ValueError: The format does not exist.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format: {name!r} does not exist. Expected: {', '.join((*FORMATS, *others))}.")
+    return FORMATS[name]

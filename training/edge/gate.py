@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -12,10 +12,9 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel
 
-from training.edge.exported_towers import ExportedTowers, Runner
 from training.edge.formats import Format
 from training.edge.gate_data import GateData
-from training.edge.towers import INPUTS, OUTPUTS
+from training.edge.towers import INPUTS, OUTPUTS, ExportedTowers, Runner
 from training.edge.verdict import Verdict, closeness, count_losses, reasons_against
 from training.evaluation.classify import Encoded, encode, score
 from training.evaluation.zero_shot_model import ZeroShotModel
@@ -81,7 +80,7 @@ class Gate:
         Returns:
             The verdict, and result rows of the file.
         """
-        from training.edge.sessions import open_session  # only ONNX has files of both towers
+        from training.edge.graphs import open_session  # only ONNX has files of both towers
 
         try:
             session = open_session(path)
@@ -91,7 +90,7 @@ class Gate:
             (joined,) = session.run([name], self._inputs("both")[0])
             single = self.format.open(parts[tower], 0)(self._inputs(tower)[0])
             if not abs(joined - single).max() <= MAX_JOINED_DIFFERENCE:
-                reason = f"Its {name} differ from those of the single {tower} tower."
+                reason = f"Its {name} differ from the output of the single {tower} tower."
                 return self.refuse("both", variant, path, reason), []
         sides = [self.encoded[parts[tower]] for tower in OUTPUTS]
         verdict, rows = self._verdict("both", variant, path, fp32, *sides)
@@ -120,30 +119,19 @@ class Gate:
             checked=self.data.is_checked,
         )
         if self.data.is_checked:
-            losses = count_losses(image_encoded, text_encoded, self.reference, self.data)
-            verdict = replace(verdict, **asdict(losses))
+            verdict = replace(verdict, **count_losses(image_encoded, text_encoded, self.reference, self.data))
         reasons = reasons_against(verdict)
         rows = self._score(image_encoded, text_encoded, verdict.file)
         rows += [Row(model=verdict.file, metric=name, value=getattr(verdict, name)) for name in MEASURES]
         return replace(verdict, kept=not reasons, reasons=reasons), rows
 
     def refuse(self, tower: str, variant: str, path: Path, reason: str) -> Verdict:
-        """The verdict on a file that cannot be run.
-
-        Args:
-            tower: The tower in the file: `vision`, `text` or `both`.
-            variant: Number format of the file.
-            path: Path of the file.
-            reason: The reason, as a sentence.
-
-        Returns:
-            A verdict without numbers.
-        """
+        """A verdict without numbers on a file that cannot be run; `reason` is a sentence."""
         file = self.format.repo_path(path)
         return Verdict(file, tower, variant, False, [reason], checked=self.data.is_checked)
 
     def _encode_file(self, tower: str, path: Path) -> Encoded:
-        """Embeddings of the images or the class names by a file, which is closed again before it is timed."""
+        """Embeddings of the images or the class names by a file."""
         towers = ExportedTowers(self.student.model.config, **{tower: self.format.open(path, 0)})
         sets, languages = (self.data.sets, []) if tower == "vision" else ({}, self.data.languages)
         model = ZeroShotModel(cast(PreTrainedModel, towers), self.student.processor, path.name)

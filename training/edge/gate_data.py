@@ -1,16 +1,22 @@
-"""Data of the accuracy gate: labelled images, and the names of their classes in both languages."""
+"""Data of the accuracy gate: labelled images, and the names of their classes in both languages.
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+Without options, they are data of the kind that the model was trained on, if its folder names any.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from torch import Tensor
 from transformers import ProcessorMixin
 
-from training.config import EvalConfig
+from training.config import RECIPE_FILE, EvalConfig
+from training.corpus.emoji import DEFAULT_CACHE
 from training.data import (
     evenly_spaced_rows,
     load_source,
@@ -19,8 +25,7 @@ from training.data import (
     require_columns,
     rules_for,
 )
-from training.edge.model_data import TRAINING_FILE, VALIDATION_FILE, find_model_data
-from training.edge.options import ExportOptions
+from training.edge.formats import ExportOptions
 from training.evaluation.sets.class_names import ClassNames, general_pairs
 from training.text.writing_systems import LANGUAGES
 
@@ -29,6 +34,9 @@ MAX_VALIDATION = 1000  # images of a validation split, evenly spaced
 NUM_NOISE, NOISE_EDGE = 8, 256
 CALIBRATION, NOISE = "calibration", "noise"  # names of sets without labels
 ROW = "row"  # key of the numbers that are the labels of captioned images
+# the splits that training/finetune.py leaves in a model's folder
+SPLITS_FOLDER, TRAINING_FILE, VALIDATION_FILE = "data", "train.parquet", "validation.parquet"
+EMOJI = "training.corpus.emoji:"  # functions that load the embedded corpus
 
 
 @dataclass(frozen=True)
@@ -76,13 +84,14 @@ class GateData:
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
         """
-        if options.data is not None:
-            return cls.labelled(options)
-        if options.class_names is not None:
-            raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
-        found, calibration = find_model_data(Path(options.folder)), None
+        calibration = None
         if options.calibration is not None:
             calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
+        if options.data is not None:
+            return cls.labelled(options, calibration)
+        if options.class_names is not None:
+            raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
+        found = find_model_data(Path(options.folder))
         if found.is_emoji:
             return cls.embedded(calibration)
         if found.validation is not None:
@@ -92,28 +101,20 @@ class GateData:
         return cls.unchecked(calibration, options.image_column)
 
     @classmethod
-    def labelled(cls, options: ExportOptions) -> "GateData":
-        """The labelled set that the options name.
-
-        Raises:
-            ValueError: `class_names` is missing, lacks a language, or does not match the labelled set.
-        """
+    def labelled(cls, options: ExportOptions, calibration: Dataset | None) -> "GateData":
+        """The labelled set that the options name."""
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
         source = str(options.data)
         rows = _load(source, options, "data")
         names = _both_languages(ClassNames.read(options.class_names))
-        calibration = rows
-        if options.calibration is not None:
-            calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
+        calibration = rows if calibration is None else calibration
         return cls({Path(source).stem: rows}, names, calibration, options.image_column, options.label_column, source)
 
     @classmethod
     def embedded(cls, calibration: Dataset | None = None) -> "GateData":
-        """The embedded corpus: images held out from training, and the names of all concepts.
-
-        Args:
-            calibration: Images that set the int8 ranges. Default: those of the training split.
+        """The embedded corpus: images held out from training, and the names of all concepts. The images of the
+        training split are the default of `calibration`.
         """
         # not at the top, so that other data do not need the packages of the embedded corpus
         from training.evaluation.sets.held_out import HeldOut
@@ -124,11 +125,8 @@ class GateData:
 
     @classmethod
     def validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
-        """The validation split of a fine-tuned model. Images with the same first captions are one class.
-
-        Args:
-            folder: Folder of the two splits.
-            calibration: Images that set the int8 ranges. Default: those of the training split.
+        """The validation split in `folder`, left by fine-tuning. Images with the same first captions are one class.
+        The images of the training split are the default of `calibration`.
         """
         rows = load_source(str(folder / VALIDATION_FILE))
         languages = [language for language in LANGUAGES if language in rows.column_names]
@@ -155,15 +153,7 @@ class GateData:
 
     @classmethod
     def of_recipe(cls, config: EvalConfig, calibration: Dataset | None) -> "GateData":
-        """The labelled validation set of the model's recipe.
-
-        Args:
-            config: Validation set.
-            calibration: Images that set the int8 ranges. Default: those of the validation set.
-
-        Raises:
-            ValueError: The class names lack a language, or do not match the validation set.
-        """
+        """The labelled validation set of the model's recipe, whose images are the default of `calibration`."""
         source = str(config.data)
         rows = load_source(source, config.split)
         rows = require_allowed(rows, config.image_column, rules_for(source, False, False), source, "eval.data")
@@ -174,12 +164,7 @@ class GateData:
 
     @classmethod
     def unchecked(cls, calibration: Dataset | None, image_column: str) -> "GateData":
-        """No labels: embeddings are compared on the calibration images, or on noise, and on general class names.
-
-        Args:
-            calibration: Images that set the int8 ranges; None if there are none.
-            image_column: Column of the images in `calibration`.
-        """
+        """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
         names = ClassNames(dict(zip(general.languages, (general.first, general.second), strict=True)))
         if calibration is None:
@@ -204,7 +189,7 @@ class GateData:
 
 
 def make_noise() -> Dataset:
-    """Images of noise, the same at each call: they tell whether a file computes what PyTorch computes, and no more."""
+    """Images of noise, the same at each call: enough to see whether a file computes what PyTorch computes."""
     pixels = np.random.default_rng(0).integers(0, 256, (NUM_NOISE, NOISE_EDGE, NOISE_EDGE, 3), np.uint8)
     features = Features({"image": Image()})
     return Dataset.from_dict({"image": [PILImage.fromarray(image) for image in pixels]}, features=features)
@@ -226,3 +211,60 @@ def _both_languages(class_names: ClassNames) -> ClassNames:
                 f"gate checks both languages: add names in {language!r} to each class."
             )
     return class_names
+
+
+@dataclass(frozen=True)
+class ModelData:
+    """Data of the kind that a model was trained on.
+
+    Args:
+        is_emoji: Whether all training data are the embedded corpus of emoji.
+        validation: Folder of the training and the validation split that fine-tuning left in the model's folder.
+        eval: Labelled validation set of the recipe.
+    """
+
+    is_emoji: bool = False
+    validation: Path | None = None
+    eval: EvalConfig | None = None
+
+
+def find_model_data(folder: Path) -> ModelData:
+    """Look in a model's folder for data of the kind that it was trained on; all fields are empty if there are none.
+
+    Nothing of the recipe is run: a validation set counts only if it is a file or a folder here.
+    """
+    splits = folder / SPLITS_FOLDER
+    if (splits / VALIDATION_FILE).is_file():
+        return ModelData(validation=splits)
+    recipe = _read_recipe(folder / RECIPE_FILE)
+    found = recipe.get("data")
+    data = found if isinstance(found, dict) else {}
+    sources = [source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)]
+    sources += [data["train"]] if data.get("train") else []
+    return ModelData(_are_emoji(sources), None, _local_eval(recipe.get("eval")))
+
+
+def _read_recipe(path: Path) -> dict[str, Any]:
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
+
+
+def _are_emoji(sources: Sequence[Any]) -> bool:
+    cache = DEFAULT_CACHE.expanduser().resolve()
+    return bool(sources) and all(
+        isinstance(source, str) and (source.startswith(EMOJI) or Path(source).resolve().is_relative_to(cache))
+        for source in sources
+    )
+
+
+def _local_eval(value: Any) -> EvalConfig | None:
+    """The validation set of a recipe if its files are on this machine."""
+    if not isinstance(value, dict) or not value.get("data") or not value.get("class_names"):
+        return None
+    if not Path(str(value["data"])).exists():
+        return None
+    known = {field.name for field in fields(EvalConfig)}
+    return EvalConfig(**{name: entry for name, entry in value.items() if name in known})

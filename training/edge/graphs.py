@@ -1,20 +1,36 @@
-"""Write towers as ONNX graphs, with the input and output names of transformers.js."""
+"""ONNX: write towers as graphs with the input and output names of transformers.js, quantise, join and run them."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.edge.towers import INPUTS, OUTPUTS, TOWERS, describe_tower, trace_inputs
+from training.edge.towers import INPUTS, OUTPUTS, STEM, TOWERS, cannot_export, trace_inputs
 from training.utils.quiet import quiet_export
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
 OPSET = 20
+MIN_ELEMENTS = 32  # smaller tensors stay in fp32
+# largest relative error of an output channel in half precision: twice its rounding. Depthwise convolutions with folded
+# batch norms have channels so small that half precision represents them with few bits
+MAX_HALF_ERROR = 2.0**-10
+# largest number of input channels of a filter that counts as depthwise
+MAX_DEPTHWISE_CHANNELS = 4
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):
@@ -33,10 +49,8 @@ def trace(student: DCCLIPModel, tower: str, path: Path):
         write_graph(module, tower, example, shapes, path)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError) as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise ValueError(
-            f"towers: the {describe_tower(student, tower)} cannot be traced to ONNX ({reason}). Export only the "
-            f"other tower with --towers {'text' if tower == 'vision' else 'vision'}, or choose another {tower}_config."
-        ) from error
+        remedy = f", or choose another {tower}_config"
+        raise cannot_export(student, tower, "traced to ONNX", reason, remedy) from error
     _finish(path, student)
 
 
@@ -48,7 +62,7 @@ def write_graph(
     path: Path,
     external_data: bool = False,
 ):
-    """Write a module as a graph: a tower of a student or of another model.
+    """Write a module as a graph, such as a tower of any model.
 
     Args:
         graph: Module that maps images, or token ids and mask, to embeddings; on the CPU, in float32.
@@ -145,3 +159,162 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]):
         for listed in (node.input, node.output):
             for position, name in enumerate(listed):
                 listed[position] = names.get(name, name)
+
+
+def make_variant(source: Path, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+    """Write a variant of a traced tower.
+
+    Args:
+        source: Path of the fp32 graph.
+        tower: The tower: `vision` or `text`.
+        variant: Number format: `fp16` or `int8`.
+        path: Path of the graph to write.
+        images: Prepared calibration images, (1, 3, S, S) float32 each, for the int8 ranges of the image tower.
+    """
+    with quiet_export():
+        if variant == "fp16":
+            to_fp16(source, path)
+        elif tower == "text":
+            _to_dynamic_int8(source, path)
+        else:
+            _to_static_int8(source, path, images)
+    model = onnx.load(path)
+    helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
+    onnx.save(model, path)
+
+
+def to_fp16(source: Path, path: Path):
+    """Store weights in half precision and compute in single precision: half the bytes at the latency of fp32.
+
+    CPUs have no half-precision kernels for most operators, and casts of activations would make the graph slower. Here
+    only constants are cast, which a session folds once when it loads.
+    """
+    model = onnx.load(source)
+    graph, casts = model.graph, []
+    for tensor in [tensor for tensor in graph.initializer if _is_large_float(tensor)]:
+        single = numpy_helper.to_array(tensor)
+        half, name = single.astype(np.float16), tensor.name
+        if (
+            single.ndim == 4
+            and single.shape[1] <= MAX_DEPTHWISE_CHANNELS
+            and _largest_error(single, half) > MAX_HALF_ERROR
+        ):
+            continue  # few bytes, and the error of a single channel matters
+        tensor.CopyFrom(numpy_helper.from_array(half, f"{name}_fp16"))
+        gathers = [node for node in graph.node if node.op_type == "Gather" and node.input[0] == name]
+        users = [node for node in graph.node if name in node.input]
+        if len(gathers) == len(users):  # an embedding table: only the rows that are looked up are cast
+            for node in gathers:
+                node.input[0], rows = f"{name}_fp16", node.output[0]
+                node.output[0] = f"{rows}_fp16"
+                position = list(graph.node).index(node)
+                graph.node.insert(position + 1, _to_float(f"{rows}_fp16", rows))
+        else:
+            casts.append(_to_float(f"{name}_fp16", name))
+    for cast in reversed(casts):
+        graph.node.insert(0, cast)
+    del model.graph.value_info[:]  # traced intermediate shapes and types, which are no longer correct
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def _is_large_float(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_type == TensorProto.FLOAT and int(np.prod(tensor.dims)) >= MIN_ELEMENTS
+
+
+def _largest_error(single: np.ndarray, half: np.ndarray) -> float:
+    """The largest relative error of a convolution's output channel."""
+    error, norm = (np.linalg.norm(array.reshape(len(array), -1), axis=1) for array in (half - single, single))
+    return float((error / np.maximum(norm, np.finfo(np.float32).tiny)).max())
+
+
+def _to_float(source: str, target: str) -> onnx.NodeProto:
+    return helper.make_node("Cast", [source], [target], f"{target}_cast", to=TensorProto.FLOAT)
+
+
+def _to_dynamic_int8(source: Path, path: Path):
+    """Store weights, including the token table, in int8. Activations are quantised at run time by their own range."""
+    operators = ["MatMul", "Gemm", "Gather"]
+    # one scale for each output channel of a product: half the error of one scale for all, in 0.5 % more bytes
+    quantize_dynamic(source, path, weight_type=QuantType.QInt8, op_types_to_quantize=operators, per_channel=True)
+
+
+class _Images(CalibrationDataReader):
+    def __init__(self, images: Iterable[np.ndarray]):
+        self.images = iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self.images, None)
+        return None if image is None else {"pixel_values": image}
+
+
+def _to_static_int8(source: Path, path: Path, images: Iterable[np.ndarray]):
+    """Store weights in int8 per channel, with activation ranges measured on calibration images.
+
+    Ranges computed at run time, as for texts, make convolutions several times slower than fp32. The projection to the
+    embedding multiplies in fp32: it takes no time, and one range for all pooled channels was a third of the error.
+    """
+    model = onnx.load(source)
+    stem = [node.name for node in model.graph.node if node.op_type == "Conv"][:STEM]
+    projection = _last_product(model)
+    quantize_static(
+        source,
+        path,
+        _Images(images),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        calibrate_method=CalibrationMethod.MinMax,
+        nodes_to_exclude=[*stem, projection.name],
+    )
+    model = onnx.load(path)
+    _store_weight_in_int8(model, _last_product(model))
+    onnx.save(model, path)
+
+
+def _last_product(model: onnx.ModelProto) -> onnx.NodeProto:
+    """The last product with a stored matrix: the projection to the embedding."""
+    stored = {tensor.name for tensor in model.graph.initializer}
+    products = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul") and node.input[1] in stored]
+    return products[-1]
+
+
+def _store_weight_in_int8(model: onnx.ModelProto, node: onnx.NodeProto):
+    """Store the matrix of a product in int8 with a scale for each output channel, and multiply in fp32."""
+    name, graph = node.input[1], model.graph
+    (tensor,) = (tensor for tensor in graph.initializer if tensor.name == name)
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    axis, weight = (0 if transposed else 1), numpy_helper.to_array(tensor)
+    scale = np.maximum(np.abs(weight).max(1 - axis) / 127, np.finfo(np.float32).tiny)
+    rounded = np.round(weight / np.expand_dims(scale, 1 - axis)).astype(np.int8)
+    graph.initializer.remove(tensor)
+    graph.initializer.extend(
+        [numpy_helper.from_array(rounded, f"{name}_int8"), numpy_helper.from_array(scale, f"{name}_scale")]
+    )
+    cast = helper.make_node(
+        "DequantizeLinear", [f"{name}_int8", f"{name}_scale"], [name], f"{name}_dequant", axis=axis
+    )
+    graph.node.insert(list(graph.node).index(node), cast)
+
+
+def open_session(path: Path, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a graph on the CPU.
+
+    Args:
+        path: Path of the file.
+        threads: Threads of one operator; 0 takes all cores.
+
+    Raises:
+        ValueError: This machine cannot run the graph, for example because it has no int8 kernel.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: ONNX Runtime warns of every constant that it folds
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the exceptions of ONNX Runtime have no common base class
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{path.name}: ONNX Runtime {onnxruntime.__version__} on this machine has no kernel for it ({reason})."
+        ) from error

@@ -13,13 +13,13 @@ from PIL import Image
 from modeling_dcclip import DCCLIPProcessor
 from training.data import open_image
 from training.edge.export import open_model, open_output
+from training.edge.formats import ExportOptions
 from training.edge.gate_data import GateData
 from training.edge.graphs import trace
 from training.edge.layouts import LAYOUTS, Layout
-from training.edge.options import ExportOptions
 from training.edge.output import STAYS, copy_model
-from training.edge.ranking import TOP, class_image_pairs, recall, same_top
 from training.edge.towers import TOWERS
+from training.edge.verdict import TOP, class_image_pairs, recall, same_top
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import weights_fingerprint
 from training.utils.results import RESULTS_FILE, Results, make_meta

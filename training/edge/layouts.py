@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx
     from PIL import Image
 
-EXTRA = "layouts"
+EXTRA = "edge"
 TEXT_INPUT, IMAGE_INPUT = "text", "image"
 BATCH_SIZE = 64
 

@@ -1,4 +1,4 @@
-"""Write and run towers as LiteRT files for Android and iOS. XNNPACK runs them on the CPU.
+"""LiteRT: write, quantise and run towers as files for Android and iOS. XNNPACK runs them on the CPU.
 
 A file encodes one image, or one text padded to the model's longest: the converter has no dynamic shapes. LiteRT is in
 an extra of its own, so the functions import it.
@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.edge.exported_towers import Runner
-from training.edge.towers import INPUTS, OUTPUTS, TextTower, VisionTower, describe_tower
+from training.edge.towers import INPUTS, OUTPUTS, Runner, TextTower, VisionTower, cannot_export
 from training.utils.quiet import LITERT_LINES, quiet_export, quiet_native
 
 SIGNATURE = "serving_default"
-# operators of the tower itself, after all modules: pooling and L2 normalisation, as the converter names their outputs.
-# In int8, embeddings would have other lengths than 1, which changes rankings
+# names of the outputs of pooling and L2 normalisation, which stay in float32: in int8, the lengths of the embeddings
+# would differ from 1, which changes rankings
 HEAD = rf"{VisionTower.__name__}_tower;\d+|{OUTPUTS['vision']}"
 
 
@@ -67,10 +66,7 @@ def write_litert(student: DCCLIPModel, tower: str, variant: str, path: Path, ima
                 _quantise(path.with_name(f"{tower}_model{path.suffix}"), tower, path, images)
     except Exception as error:  # the exceptions of exporter, converter and quantiser have no common base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise ValueError(
-            f"towers: the {describe_tower(student, tower)} cannot be converted to LiteRT in {variant} ({reason}). "
-            f"Export only the other tower with --towers {'text' if tower == 'vision' else 'vision'}."
-        ) from error
+        raise cannot_export(student, tower, f"converted to LiteRT in {variant}", reason) from error
 
 
 def _convert(student: DCCLIPModel, tower: str, path: Path):
@@ -111,8 +107,7 @@ def _quantise(source: Path, tower: str, path: Path, images: Iterable[np.ndarray]
     ranges = None
     if quantiser.need_calibration:
         (name,) = INPUTS["vision"]
-        # the quantizer's own calibration takes a moving average of the ranges of the images, which cuts off a part of
-        # most images
+        # the quantizer's own calibration averages the ranges of the images, which cuts off a part of most images
         calibration = calibrator.Calibrator(
             str(source),
             mode=calibrator.CalibrationMode.CALIBRATION_PRESERVE_ALL_TENSORS,

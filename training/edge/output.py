@@ -53,11 +53,11 @@ def write_output(files: ExportedFiles, folder: Path, output_dir: Path) -> list[V
 
     Args:
         files: The files of the export.
-        folder: Folder of the exported model; its files are copied if `output_dir` is another folder.
+        folder: Folder of the exported model; its files are copied to a different `output_dir`.
         output_dir: The output folder.
 
     Returns:
-        The verdicts; those on refused files say if an earlier file stays.
+        The verdicts, which say of a refused file whether an earlier one stays.
     """
     earlier = _earlier_results(output_dir, files.weights)
     staying = _staying(files.verdicts, earlier, output_dir)
@@ -89,19 +89,16 @@ def _staying(verdicts: list[Verdict], earlier: Results, output_dir: Path) -> set
 
 
 def _without(files: ExportedFiles, names: set[str]) -> ExportedFiles:
-    """An export without the verdicts on some files and their rows."""
+    """An export without the verdicts on some files and without their rows."""
     verdicts = [verdict for verdict in files.verdicts if verdict.file not in names]
     known = {verdict.file for verdict in verdicts} | ({REFERENCE} if verdicts else set())
     return replace(files, verdicts=verdicts, rows=[row for row in files.rows if row.model in known])
 
 
 def copy_model(folder: Path, output_dir: Path, scratch: Path):
-    """Copy a finished model to the output folder without its exports, and add the files that it may lack.
+    """Copy a finished model without its exports to the output folder, which may be its own, and add files it lacks.
 
-    Args:
-        folder: Folder of the model.
-        output_dir: The output folder, which may be `folder` itself.
-        scratch: Existing scratch folder in the same file system as `output_dir`.
+    `scratch` is an existing folder in the same file system as `output_dir`.
     """
     if folder.resolve() != output_dir.resolve():
         staged = scratch / "repo"
@@ -117,10 +114,7 @@ def copied_names(folder: Path, output_dir: Path) -> list[str]:
 
 
 def holds_only_exports(folder: Path, name: str) -> bool:
-    """Whether `results.json` names every file in a subfolder of a model as an exported one.
-
-    A model that was cloned or downloaded has its exports, but not the record of the command that wrote them.
-    """
+    """Whether `results.json` names every file in a subfolder of a model as exported, as in a downloaded model."""
     path = folder / RESULTS_FILE
     export = Results.read(path).meta.get("export", {}) if path.exists() else {}
     known = {verdict["file"] for verdict in export.get("verdicts", []) if verdict["kept"]}
@@ -129,7 +123,7 @@ def holds_only_exports(folder: Path, name: str) -> bool:
 
 
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
-    """Names in a folder that are not copied. A folder that a command claimed is an output of its own."""
+    """Names in a folder that are not copied, such as other outputs in it, which a command has claimed."""
     by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
@@ -148,7 +142,7 @@ def _replace(files: Iterable[Path], folder: Path):
 
 
 def _remove_stale(output_dir: Path, kept: set[str]):
-    """Remove files of earlier exports that no verdict keeps, such as those of other weights."""
+    """Remove files of earlier exports that no verdict keeps, such as files of other weights."""
     for export_format in FORMATS.values():
         for tower, variant in itertools.product((*TOWERS, "both"), export_format.variants):
             path = output_dir / export_format.name / export_format.file_name(tower, variant)
@@ -176,7 +170,7 @@ def _earlier_results(output_dir: Path, weights: str) -> Results:
 
 
 def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> Results:
-    """The folder's results, with those of this export and of the remaining files of earlier exports.
+    """The folder's results, merged with this export and the remaining files of earlier exports.
 
     The command of an earlier export is kept as long as one of its files remains.
     """
@@ -211,13 +205,9 @@ def _is_exported(name: str) -> bool:
 
 
 def best_files(verdicts: list[dict[str, Any]]) -> dict[str, str]:
-    """The file of each tower that `runtime_dcclip.py` loads: the smallest of the fastest.
+    """Path in the repo of the file of each tower that `runtime_dcclip.py` loads: the smallest of the fastest.
 
-    Args:
-        verdicts: Verdicts as dictionaries. Files whose latencies differ by less than the tolerance count as equal.
-
-    Returns:
-        The path of the file in the repo, for each tower that has one.
+    Files whose latencies differ by less than the tolerance count as equally fast.
     """
     best = {}
     for tower in TOWERS:

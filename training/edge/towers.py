@@ -1,29 +1,29 @@
-"""The towers as modules that an exporter can trace."""
+"""The towers as modules that an exporter can trace, and exported towers behind the interface of a model."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from transformers import PreTrainedConfig
 
 from modeling_dcclip import DCCLIPModel
 
 TOWERS = ("vision", "text")
 INPUTS = {"vision": ["pixel_values"], "text": ["input_ids", "attention_mask"]}
 OUTPUTS = {"vision": "image_embeds", "text": "text_embeds"}
-# number of convolutions at the input that int8 keeps in fp32: those of a stem of few channels and the first block take
+# number of convolutions at the input that int8 keeps in fp32: the stem and the first block have few channels and take
 # almost no time, and their rounding errors reach all later layers
 STEM = 3
-# a module, its example inputs, and their dynamic dimensions in the format of `torch.export`
-TraceInputs = tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]
+# runs a file: arrays by input name, in the order of `INPUTS`, to L2-normalised embeddings (B, D)
+Runner = Callable[[dict[str, np.ndarray]], np.ndarray]
 
 
 class VisionTower(nn.Module):
-    """The image tower with L2-normalised embeddings.
-
-    Args:
-        student: The model that the tower belongs to.
-    """
+    """The image tower of a student, with L2-normalised embeddings."""
 
     def __init__(self, student: DCCLIPModel):
         super().__init__()
@@ -35,11 +35,7 @@ class VisionTower(nn.Module):
 
 
 class TextTower(nn.Module):
-    """The text tower with L2-normalised embeddings.
-
-    Args:
-        student: The model that the tower belongs to.
-    """
+    """The text tower of a student, with L2-normalised embeddings."""
 
     def __init__(self, student: DCCLIPModel):
         super().__init__()
@@ -51,7 +47,9 @@ class TextTower(nn.Module):
         return nn.functional.normalize(features, dim=-1)
 
 
-def trace_inputs(student: DCCLIPModel, tower: str, max_batch: int | None = None) -> TraceInputs:
+def trace_inputs(
+    student: DCCLIPModel, tower: str, max_batch: int | None = None
+) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Any]]:
     """One tower with the inputs to trace it, for any number of images, or texts of any supported length.
 
     Args:
@@ -62,17 +60,11 @@ def trace_inputs(student: DCCLIPModel, tower: str, max_batch: int | None = None)
     Returns:
         The tower as a module, its example inputs, and their dynamic dimensions in the format of `torch.export`.
     """
-    return (_vision if tower == "vision" else _text)(student, max_batch)
-
-
-def _vision(student: DCCLIPModel, max_batch: int | None) -> TraceInputs:
-    size = student.config.image_size
-    dynamic = {0: Dim("image_batch_size", max=max_batch)}
-    return VisionTower(student).eval(), (torch.zeros(2, 3, size, size),), {"pixel_values": dynamic}
-
-
-def _text(student: DCCLIPModel, max_batch: int | None) -> TraceInputs:
     config = student.config
+    if tower == "vision":
+        batch = {0: Dim("image_batch_size", max=max_batch)}
+        images = torch.zeros(2, 3, config.image_size, config.image_size)
+        return VisionTower(student).eval(), (images,), {"pixel_values": batch}
     length, pad = min(7, config.max_text_length), getattr(config.text_config, "pad_token_id", None) or 0
     # with a batch of one text, or without padding, the tracer would take these values as constant
     input_ids = torch.full((2, length), pad + 1)
@@ -82,15 +74,38 @@ def _text(student: DCCLIPModel, max_batch: int | None) -> TraceInputs:
     return TextTower(student).eval(), (input_ids, attention_mask), dict.fromkeys(INPUTS["text"], dynamic)
 
 
-def describe_tower(student: DCCLIPModel, tower: str) -> str:
-    """Description of a tower for an error message, such as `vision tower 'vit'`.
+def cannot_export(student: DCCLIPModel, tower: str, target: str, reason: str, remedy: str = "") -> ValueError:
+    """The error for a tower that an exporter refuses, such as `vision tower 'vit'`, with the way to the other one."""
+    config = getattr(student.config, f"{tower}_config")
+    name = f"{tower} tower {getattr(config, 'architecture', config.model_type)!r}"
+    other = "text" if tower == "vision" else "vision"
+    return ValueError(
+        f"towers: the {name} cannot be {target} ({reason}). Export only the other tower with --towers {other}{remedy}."
+    )
+
+
+class ExportedTowers:
+    """One or two exported towers with the methods that zero-shot evaluation calls on a model.
 
     Args:
-        student: The model that the tower belongs to.
-        tower: The tower: `vision` or `text`.
-
-    Returns:
-        The description.
+        config: Config of the model, for the preparation of texts and images.
+        runners: A `Runner` for each tower. A tower whose method is never called may be missing.
     """
-    config = getattr(student.config, f"{tower}_config")
-    return f"{tower} tower {getattr(config, 'architecture', config.model_type)!r}"
+
+    device = torch.device("cpu")
+
+    def __init__(self, config: PreTrainedConfig, **runners: Runner):
+        self.config, self.runners = config, runners
+
+    def get_image_features(self, pixel_values: Tensor) -> SimpleNamespace:
+        """As `DCCLIPModel.get_image_features`, but with L2-normalised embeddings."""
+        return self._features("vision", pixel_values)
+
+    def get_text_features(self, input_ids: Tensor, attention_mask: Tensor) -> SimpleNamespace:
+        """As `DCCLIPModel.get_text_features`, but with L2-normalised embeddings."""
+        return self._features("text", input_ids, attention_mask)
+
+    def _features(self, tower: str, *inputs: Tensor) -> SimpleNamespace:
+        arrays = [tensor.contiguous().numpy() for tensor in inputs]
+        embeddings = self.runners[tower](dict(zip(INPUTS[tower], arrays, strict=True)))
+        return SimpleNamespace(pooler_output=torch.from_numpy(embeddings))

@@ -3,22 +3,24 @@
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.edge.gate_data import GateData
-from training.edge.ranking import class_image_pairs, is_found
 from training.evaluation.classify import Encoded
+from training.evaluation.metrics import right_ranks
 
 # largest loss of top-1 accuracy and of recall at 10 in percentage points, for each language; number formats not listed
 # may lose nothing
-ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0, "q4": 1.0}
-# largest slow-down against fp32, as a fraction: 0 for int8, which is meant to be faster; the timing noise of two equal
-# graphs for fp16 and q4, which are meant to be smaller
-TOLERANCE = {"fp16": 0.05, "int8": 0.0, "q4": 0.05}
+ALLOWED_POINTS = {"fp32": 0.0, "fp16": 0.1, "int8": 1.0}
+# largest slow-down against fp32, as a fraction: 0 for int8, which must be faster; for fp16, which must be
+# smaller, the timing noise of two equal graphs
+TOLERANCE = {"fp16": 0.05, "int8": 0.0}
 MIN_SAVED_SHARE = 0.1  # smallest fraction of fp32's bytes that a variant must save
 NUM_WORST = 3
+TOP = 10  # images that a query of the retrieval finds
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Verdict:
     Args:
         file: Path in the repo, such as `onnx/text_model_quantized.onnx`.
         tower: The tower in the file: `vision`, `text` or `both`.
-        variant: Number format: fp32, fp16, int8 or q4.
+        variant: Number format: fp32, fp16 or int8.
         kept: Whether the file is written to the output folder.
         reasons: Reasons why it is not written, a sentence each.
         bytes: Size of the file in bytes.
@@ -147,31 +149,8 @@ def closeness(tower: str, image_encoded: Encoded, text_encoded: Encoded, referen
     return (embeddings - expected).abs().max().item(), (embeddings * expected).sum(1).mean().item()
 
 
-@dataclass(frozen=True)
-class Losses:
-    """Fields of [`Verdict`] that compare accuracy, by language, over the images of all sets together.
-
-    Args:
-        top1: Top-1 accuracy (0..1).
-        lost_points: Loss of top-1 against PyTorch in percentage points.
-        images: Number of labelled images.
-        worst_classes: Classes that lost the most images.
-        recall10: Recall at 10 (0..1) of text-to-image retrieval.
-        lost_recall_points: Loss of recall at 10 against PyTorch in percentage points.
-        queries: Number of queries of the retrieval, in each language.
-    """
-
-    top1: dict[str, float]
-    lost_points: dict[str, float]
-    images: int
-    worst_classes: dict[str, list[str]]
-    recall10: dict[str, float]
-    lost_recall_points: dict[str, float]
-    queries: int
-
-
-def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encoded, data: GateData) -> Losses:
-    """Compare the predictions of a file with PyTorch's.
+def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encoded, data: GateData) -> dict[str, Any]:
+    """Compare the predictions of a file with PyTorch's, over the images of all sets together.
 
     Args:
         image_encoded: Embeddings whose images are used.
@@ -180,32 +159,74 @@ def count_losses(image_encoded: Encoded, text_encoded: Encoded, reference: Encod
         data: The labelled sets.
 
     Returns:
-        Accuracy and losses by language.
+        The fields of `Verdict` that hold accuracy and losses.
     """
     pairs = class_image_pairs(data)
     labels = pairs[:, 0]
-    losses = Losses({}, {}, len(labels), {}, {}, {}, len(labels.unique()))
-    totals = Counter(labels.tolist())
+    images, queries, totals = len(labels), len(labels.unique()), Counter(labels.tolist())
+    top1, lost_points, worst_classes, recall10, lost_recall_points = {}, {}, {}, {}, {}
     for language in data.languages:
-        before = _is_correct(reference, reference, labels, language)
-        after = _is_correct(image_encoded, text_encoded, labels, language)
+        expected, scores = _scores(reference, reference, language), _scores(image_encoded, text_encoded, language)
+        before, after = expected.argmax(0) == labels, scores.argmax(0) == labels  # (N,)
         names = data.class_names.in_language(language)
         worst = Counter(labels[before & ~after].tolist()).most_common(NUM_WORST)
-        losses.top1[language] = after.sum().item() / losses.images
-        losses.lost_points[language] = 100 * (before.sum() - after.sum()).item() / losses.images
-        losses.worst_classes[language] = [f"{names[number]} ({lost} of {totals[number]})" for number, lost in worst]
-        found_before = is_found(_scores(reference, reference, language), pairs)
-        found_after = is_found(_scores(image_encoded, text_encoded, language), pairs)
-        losses.recall10[language] = found_after.sum().item() / losses.queries
-        losses.lost_recall_points[language] = 100 * (found_before.sum() - found_after.sum()).item() / losses.queries
-    return losses
-
-
-def _is_correct(image_encoded: Encoded, text_encoded: Encoded, labels: Tensor, language: str) -> Tensor:
-    """Whether the own class of each image has the largest cosine: (N,) bool."""
-    return _scores(image_encoded, text_encoded, language).argmax(0) == labels
+        top1[language] = after.sum().item() / images
+        lost_points[language] = 100 * (before.sum() - after.sum()).item() / images
+        worst_classes[language] = [f"{names[number]} ({lost} of {totals[number]})" for number, lost in worst]
+        num_before, num_after = is_found(expected, pairs).sum().item(), is_found(scores, pairs).sum().item()
+        recall10[language] = num_after / queries
+        lost_recall_points[language] = 100 * (num_before - num_after) / queries
+    return {
+        "top1": top1,
+        "lost_points": lost_points,
+        "images": images,
+        "worst_classes": worst_classes,
+        "recall10": recall10,
+        "lost_recall_points": lost_recall_points,
+        "queries": queries,
+    }
 
 
 def _scores(image_encoded: Encoded, text_encoded: Encoded, language: str) -> Tensor:
     """Cosines of all class names and all images, (C, N)."""
     return text_encoded.classes[language] @ torch.cat(list(image_encoded.images.values())).T
+
+
+def class_image_pairs(data: GateData) -> Tensor:
+    """Pairs (class, image), (N, 2) int64: one for each image, over all sets in their order."""
+    labels = torch.cat([data.label_ids(name) for name in data.sets])
+    return torch.stack([labels, torch.arange(len(labels))], 1)
+
+
+def is_found(scores: Tensor, pairs: Tensor) -> Tensor:
+    """Whether one of the ten best images of a class name is of its class.
+
+    Args:
+        scores: Cosines of all class names and images, (C, N).
+        pairs: Output of `class_image_pairs`.
+
+    Returns:
+        (Q,) bool, for the Q classes that have images, in order.
+    """
+    classes, rows = pairs[:, 0].unique(return_inverse=True)
+    return right_ranks(scores[classes], torch.stack([rows, pairs[:, 1]], 1)) < TOP
+
+
+def recall(scores: Tensor, pairs: Tensor) -> float:
+    """Recall at 10 of text-to-image retrieval: the mean of `is_found`, in 0..1."""
+    return is_found(scores, pairs).float().mean().item()
+
+
+def same_top(scores: Tensor, expected: Tensor) -> float:
+    """Share of the queries whose ten best candidates are the same, in any order.
+
+    Args:
+        scores: Scores of candidates, (Q, N).
+        expected: Scores to compare with, (Q, N).
+
+    Returns:
+        Value in 0..1.
+    """
+    k = min(TOP, scores.shape[1])
+    best = [each.topk(k, dim=1).indices.sort(dim=1).values for each in (scores, expected)]
+    return (best[0] == best[1]).all(dim=1).float().mean().item()

@@ -1,28 +1,27 @@
 """Checkpoints: complete Hub folders, each with its training state in a subfolder. No file is a pickle.
 
 output_dir/
-    config.json, model.safetensors, *.py, tokenizer, processor, README.md, recipe.yaml    the finished model
+    config.json, model.safetensors, *.py, tokenizer, processor, recipe.yaml    the finished model
+    README.md               its card, written once at the end of a run
     log.jsonl
     best/                   the same files of the best student so far, if the run is evaluated during training
     tracking/               files of experiment trackers such as tensorboard, if the recipe names one
-    checkpoint-000500/      the same files as the finished model, and
+    checkpoint-000500/      the same files as the finished model without the card, and
         training_state/state.json, tensors.safetensors
 """
 
 import filecmp
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from safetensors import SafetensorError
-from torch import Tensor
 
-from modeling_dcclip import DCCLIPModel
 from training.config import TrainingRecipe
 from training.engine.state import STATE_FOLDER, Progress, TrainingState
+from training.hub import DERIVED
 from training.utils.files import (
     OLD_SUFFIX,
     recover_folder,
@@ -35,44 +34,23 @@ from training.utils.files import (
 from training.utils.output import claim_folder, record_names
 
 BEST_FOLDER = "best"
-CHECKPOINT_COMMAND = "checkpoint"  # as which checkpoints are in the record of the folder
+CHECKPOINT_COMMAND = "checkpoint"  # command name recorded for checkpoints
 WEIGHTS_FILE = "model.safetensors"
 TRACKING_FOLDER = "tracking"
 CHECKPOINT = re.compile(r"checkpoint-(\d{6,})")
 
 
-class FinishedModel(Protocol):
-    """Model of a run that saves itself as a complete Hub folder."""
-
-    @property
-    def student(self) -> DCCLIPModel:
-        """Student model."""
-
-    @property
-    def recipe(self) -> TrainingRecipe:
-        """Recipe of the run."""
-
-    @property
-    def derived(self) -> tuple[str, ...]:
-        """Names of files and folders that other commands make of the weights, such as exports."""
-
-    def save(self, folder: Path):
-        """Write every file of the Hub folder."""
-
-    def at_step(self, step: int) -> "FinishedModel":
-        """Copy that states the number of steps done."""
-
-    def with_weights(self, weights: dict[str, Tensor] | None) -> "FinishedModel":
-        """Copy with other weights; None returns the model itself."""
+Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
-def save_checkpoint(finished: FinishedModel, progress: Progress, state: TrainingState) -> Path:
+def save_checkpoint(recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState) -> Path:
     """Write `checkpoint-STEP` atomically, and remove the oldest checkpoints.
 
     Every process must call this function, because shards are gathered. The main process writes.
 
     Args:
-        finished: Model with its current weights.
+        recipe: Recipe of the run.
+        write: Function that writes the model to a folder.
         progress: Position of the run.
         state: Everything else that a resumed run needs.
 
@@ -82,45 +60,38 @@ def save_checkpoint(finished: FinishedModel, progress: Progress, state: Training
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.
     """
-    output_dir = Path(finished.recipe.output_dir)
+    output_dir = Path(recipe.output_dir)
     folder = output_dir / f"checkpoint-{progress.step:06d}"
-    weights, tensors = state.exported_weights(), state.tensors()
+    tensors = state.tensors()
     if not state.accelerator.is_main_process:
         return folder
     with _saving(output_dir, folder.name) as scratch:
-        finished.at_step(progress.step).with_weights(weights).save(scratch)
+        write(scratch)
         state.save(scratch / STATE_FOLDER, progress, tensors)
         set_modes(scratch)
         replace_folder(scratch, folder)
     record_names(output_dir, [folder.name], CHECKPOINT_COMMAND)
-    for old in list_checkpoints(output_dir)[: -finished.recipe.keep_checkpoints]:
+    for old in list_checkpoints(output_dir)[: -recipe.keep_checkpoints]:
         remove_folder(old)
     return folder
 
 
-def save_best(finished: FinishedModel) -> Path:
-    """Write the model to `output_dir/best` atomically, in place of the earlier best model.
-
-    Returns:
-        Folder of the model.
-    """
-    output_dir = Path(finished.recipe.output_dir)
+def save_best(output_dir: Path, write: Write):
+    """Write a model to `output_dir/best` atomically, in place of the earlier best model."""
     with _saving(output_dir, BEST_FOLDER) as scratch:
-        finished.save(scratch)
+        write(scratch)
         set_modes(scratch)
         replace_folder(scratch, output_dir / BEST_FOLDER)
-    return output_dir / BEST_FOLDER
 
 
-def save_final(finished: FinishedModel):
-    """Write the finished model to `output_dir` itself, each file atomically. What was made of other weights leaves."""
-    output_dir = Path(finished.recipe.output_dir)
+def save_final(output_dir: Path, write: Write):
+    """Write a model to `output_dir` itself, each file atomically. Files made from other weights are removed."""
     with _saving(output_dir, "model") as scratch:
-        finished.save(scratch)
+        write(scratch)
         set_modes(scratch)
         sync(scratch)
         if not _same_file(output_dir / WEIGHTS_FILE, scratch / WEIGHTS_FILE):
-            for path in (output_dir / name for name in finished.derived):
+            for path in (output_dir / name for name in DERIVED):
                 remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
         for file in scratch.iterdir():
             file.replace(output_dir / file.name)

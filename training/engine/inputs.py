@@ -177,56 +177,47 @@ def open_inputs(
     augment = Augment(recipe.augment, recipe.seed if recipe.teacher_cache is None else 0)
     targets: TargetSource | None = None
     if teachers is not None:
-        sources = _Sources(recipe, student.config.image_size, dataset, augment, tokens, accelerator)
-        targets = sources.open(teachers, spec)
+        sources = []
+        for member in teachers.members:
+            if towers := tuple(tower for tower in spec.towers if tower in member.towers):
+                grid = spec.grid if member is teachers.image_map_member else None
+                gives_states = tokens is not None and member.number not in tokens.further
+                own = TargetSpec(towers, grid, spec.token_maps and gives_states)
+                source = _open_source(recipe, models, member, own, dataset, augment, tokens, accelerator)
+                sources.append((member, source))
+        if len(teachers.members) == 1 and teachers.members[0].config.languages is None:
+            targets = sources[0][1]
+        else:
+            targets = JointTargets(sources, teachers.projection_dim, recipe.data.languages)
     normalize = Normalize.from_processor(models.processor.image_processor, student.config.image_size)
     return Inputs(dataset, augment, normalize, targets)
 
 
-@dataclass(frozen=True)
-class _Sources:
-    """Opens the targets of each teacher: cached if the recipe names a cache folder, otherwise live."""
-
-    recipe: TrainingRecipe
-    student_size: int
-    dataset: Pairs
-    augment: Augment
-    tokens: CaptionTokenizer | None
-    accelerator: Accelerator
-
-    def open(self, teachers: Ensemble, spec: TargetSpec) -> TargetSource:
-        sources = []
-        for member in teachers.members:
-            towers = tuple(tower for tower in spec.towers if tower in member.towers)
-            if towers:
-                gives_map = member is teachers.image_map_member
-                gives_states = self.tokens is not None and member.number not in self.tokens.further
-                own = TargetSpec(towers, spec.grid if gives_map else None, spec.token_maps and gives_states)
-                sources.append((member, self._open(member, own, len(teachers.members) == 1)))
-        if len(teachers.members) == 1 and teachers.members[0].config.languages is None:
-            return sources[0][1]
-        return JointTargets(sources, teachers.projection_dim, self.recipe.data.languages)
-
-    def _open(self, member: Member, spec: TargetSpec, is_alone: bool) -> TargetSource:
-        teacher, device = member.teacher, self.accelerator.device
-        if self.recipe.teacher_cache is None:
-            return LiveTargets(teacher.with_towers(spec.towers).to(device), spec)
-        dataset = self.dataset
-        assert isinstance(dataset, PairDataset)  # a stream is refused
-        if dataset.image_size is not None:  # as without other teachers, whose images may be larger
-            dataset = dataset.with_image_size(max(self.student_size, teacher.image_size))
-        tokens = self.tokens.further.get(member.number, self.tokens) if self.tokens is not None else None
-        with self.accelerator.main_process_first():
-            return build_target_cache(
-                find_targets(self.recipe.teacher_cache, teacher, is_alone),
-                teacher,
-                dataset,
-                self.augment,
-                spec,
-                self.recipe.teacher_views,
-                device=device,
-                tokens=tokens,
-            )
+def _open_source(
+    recipe: TrainingRecipe,
+    models: Models,
+    member: Member,
+    spec: TargetSpec,
+    dataset: Pairs,
+    augment: Augment,
+    tokens: CaptionTokenizer | None,
+    accelerator: Accelerator,
+) -> TargetSource:
+    """Targets of one teacher: cached if the recipe names a cache folder, otherwise live."""
+    assert models.teachers is not None
+    teacher, device = member.teacher, accelerator.device
+    if recipe.teacher_cache is None:
+        return LiveTargets(teacher.with_towers(spec.towers).to(device), spec)
+    assert isinstance(dataset, PairDataset)  # a stream is refused
+    if dataset.image_size is not None:  # as without other teachers, whose images may be larger
+        dataset = dataset.with_image_size(max(models.student.config.image_size, teacher.image_size))
+    if tokens is not None:
+        tokens = tokens.further.get(member.number, tokens)
+    with accelerator.main_process_first():
+        folder = find_targets(recipe.teacher_cache, teacher, len(models.teachers.members) == 1)
+        return build_target_cache(
+            folder, teacher, dataset, augment, spec, recipe.teacher_views, device=device, tokens=tokens
+        )
 
 
 def open_pairs(

@@ -1,8 +1,9 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,11 @@ from accelerate.utils import (
 )
 from torch import Tensor
 
-from modeling_dcclip import DCCLIPModel
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import TrainingRecipe
 from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.checkpoint import FinishedModel
 from training.engine.distributed import adapt_to_cluster, hold_scalars, load_on_every_process, memory_format
 from training.engine.log import LOG_FILE, Log, require_trackers
 from training.engine.optimizer import Average, learning_rate_at, make_optimizer
@@ -34,6 +34,7 @@ from training.engine.state import (
     load_weights,
     run_identity,
 )
+from training.hub import save_model
 from training.tasks import Task
 from training.tasks.grad_cache import forward_backward, sync_on_last
 from training.utils.process import use_cpu_fully
@@ -104,10 +105,12 @@ def make_accelerator(recipe: TrainingRecipe) -> Accelerator:
 def train(
     task: Task,
     dataset: Pairs,
-    finished: FinishedModel,
+    recipe: TrainingRecipe,
+    processor: DCCLIPProcessor,
     accelerator: Accelerator,
     description: str,
     watch: Watch | None = None,
+    earlier: Sequence[str] = (),
     changed_advice: str = CHANGED_ADVICE,
 ) -> TrainingResult:
     """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
@@ -115,10 +118,12 @@ def train(
     Args:
         task: Task to train: student, teacher targets and losses.
         dataset: Training data.
-        finished: Model that saves itself as a complete Hub folder, with the recipe of the run.
+        recipe: Recipe of the run.
+        processor: Processor of the student, which is saved with it.
         accelerator: Accelerator of this process.
         description: Text in front of the progress bar.
         watch: Evaluation during training. The best student is kept in `output_dir/best`.
+        earlier: Texts of the recipes of earlier runs that the student comes from.
         changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
 
     Returns:
@@ -129,12 +134,11 @@ def train(
         FloatingPointError: The loss is not finite; the message names the step and the rows.
         OSError: A checkpoint or the finished model cannot be saved.
     """
-    recipe = finished.recipe
-    output_dir = Path(recipe.output_dir)
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
-    run = _Run(task, finished, accelerator, watch, identity, changed_advice)
+    write = partial(save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier))
+    run = _Run(task, recipe, write, accelerator, watch, identity, changed_advice)
     start = run.progress.step
-    log = Log(output_dir / LOG_FILE, description, recipe, start, accelerator)
+    log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
     task.train()
     loader = _make_loader(task, dataset, recipe, accelerator, run.progress)
     # a checkpoint may be one of a run that had stopped early
@@ -198,7 +202,8 @@ class _Run:
 
     Args:
         task: Task to train.
-        finished: Model that saves itself, with the recipe of the run.
+        recipe: Recipe of the run.
+        write: `save_model` with all but the folder, the number of steps and the weights.
         accelerator: Accelerator of this process.
         watch: Evaluation during training, or None.
         identity: What the run is, as `run_identity` returns it.
@@ -208,14 +213,15 @@ class _Run:
     def __init__(
         self,
         task: Task,
-        finished: FinishedModel,
+        recipe: TrainingRecipe,
+        write: Callable[..., None],
         accelerator: Accelerator,
         watch: Watch | None,
         identity: dict[str, Any],
         changed_advice: str,
     ):
-        self.task, self.finished, self.accelerator = task, finished, accelerator
-        self.watch, self.recipe = watch, finished.recipe
+        self.task, self.recipe, self.write = task, recipe, write
+        self.accelerator, self.watch, self.output_dir = accelerator, watch, Path(recipe.output_dir)
         found = checkpoint.list_checkpoints(self.recipe.output_dir) if self.recipe.resume else []
         folder = found[-1] if found else None
         if folder is not None:
@@ -312,35 +318,43 @@ class _Run:
             watch: Evaluation during training.
             log: Log of the run.
         """
-        exported = self._exported()
-        if exported is None:
+        weights = self.state.exported_weights()
+        if not self.accelerator.is_main_process:
             return
         name = watch.metric
-        metrics = watch.measure(exported.student.eval())
+        metrics = watch.measure(self._with_weights(weights).eval())
         self.task.train()
         if name not in metrics:
             raise ValueError(f"best_metric: {name!r} is not measured, only {sorted(metrics)}. Choose one of these.")
         is_best = self.progress.best is None or metrics[name] > self.progress.best
         log.evaluated(self.progress.step, metrics, is_best)
         if is_best:
-            checkpoint.save_best(exported)
+            checkpoint.save_best(self.output_dir, self._writer(weights))
             self.progress = replace(self.progress, best=metrics[name], best_step=self.progress.step)
 
-    def _exported(self) -> FinishedModel | None:
-        """Model that would be exported now; None on all processes but the main one. Every process must call it."""
-        weights = self.state.exported_weights()
-        if not self.accelerator.is_main_process:
-            return None
-        return self.finished.at_step(self.progress.step).with_weights(weights)
+    def _with_weights(self, weights: dict[str, Tensor] | None) -> DCCLIPModel:
+        """The student, or a copy of it with other weights."""
+        student = self.task.student
+        if weights is None:
+            return student
+        copy = type(student)(student.config)
+        copy.load_state_dict(weights)
+        # transformers wraps `to` in a decorator that hides its signature
+        return copy.to(student.device)  # type: ignore[arg-type]
+
+    def _writer(self, weights: dict[str, Tensor] | None) -> checkpoint.Write:
+        """Function that writes the model at this step, with these weights or its own, to a folder."""
+        return partial(self.write, num_steps=self.progress.step, weights=weights)
 
     def save(self, loader: Loader):
         """Save a checkpoint, including the position of every process's loader."""
         self.progress = replace(self.progress, data=gather_object([loader.state()]))
-        checkpoint.save_checkpoint(self.finished, self.progress, self.state)
+        weights = self.state.exported_weights()
+        checkpoint.save_checkpoint(self.recipe, self._writer(weights), self.progress, self.state)
 
     def finish(self):
         """Save the finished model."""
-        exported = self._exported()
-        if exported is not None:
+        weights = self.state.exported_weights()
+        if self.accelerator.is_main_process:
             self.task.eval()
-            checkpoint.save_final(exported)
+            checkpoint.save_final(self.output_dir, self._writer(weights))

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from accelerate import Accelerator
 from accelerate.logging import get_logger
@@ -12,82 +12,67 @@ from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
 from training.data import Pairs
 from training.data.stream import PairStream
-from training.engine.checkpoint import (
-    BEST_FOLDER,
-    TRACKING_FOLDER,
-    FinishedModel,
-    last_checkpoint,
-    open_output_dir,
-)
+from training.engine.checkpoint import BEST_FOLDER, TRACKING_FOLDER, last_checkpoint, open_output_dir
 from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
 from training.engine.state import CHANGED_ADVICE
 from training.evaluation.classify import make_evaluate
-from training.hub import check_push, push, write_card
+from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
 from training.tasks import Task
 from training.teachers.ensemble import Ensemble
 
 StageRecipe = TypeVar("StageRecipe", DistillRecipe, AlignRecipe)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage(Generic[StageRecipe]):
-    """A training stage. The engine does not import what is built on it, so the scripts pass the functions.
+def run_stage(
+    recipe: StageRecipe,
+    *,
+    command: str,
+    title: str,
+    open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]],
+    make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
+    starts: Sequence[str | None] = (),
+    watch: Watch | None = None,
+    saving: str = "save_every sets how often one is written",
+    changed_advice: str = CHANGED_ADVICE,
+) -> TrainingResult:
+    """Build models, task and data, train, and write a complete Hub folder with its card to `output_dir`.
 
     Args:
+        recipe: Recipe of the stage.
         command: Name of the command, such as `distill`.
         title: Text in front of the progress bar, such as `stage 1: distil`.
-        files: Names of the files of a finished model.
         open_student: Function from recipe and teachers to the student and its processor.
         make_task: Function from recipe, models and Accelerator to the training task and its data.
-        make_finished: Function from student, processor and recipe to the model that checkpoints save.
+        starts: Models that the student starts from; the card also names their training. Teachers are left out.
         watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
             recipe's.
         saving: Clause that says how often checkpoints are written, for a run that is interrupted before the first.
         changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
-    """
-
-    command: str
-    title: str
-    files: Sequence[str]
-    open_student: Callable[[StageRecipe, Ensemble | None], tuple[DCCLIPModel, DCCLIPProcessor]]
-    make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]]
-    make_finished: Callable[[DCCLIPModel, DCCLIPProcessor, StageRecipe], FinishedModel]
-    watch: Watch | None = None
-    saving: str = "save_every sets how often one is written"
-    changed_advice: str = CHANGED_ADVICE
-
-
-def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
-    """Build models, task and data, train, and write a complete Hub folder to `output_dir`.
-
-    Args:
-        stage: Stage to run.
-        recipe: StageRecipe of the stage.
 
     Raises:
         ValueError: A model, the data or an option cannot be used; nothing has been trained.
         FloatingPointError: The loss is not finite.
-        OSError: A checkpoint or the finished model cannot be saved.
+        OSError: A checkpoint or the finished model cannot be saved, or the upload to the Hub failed.
     """
     accelerator = make_accelerator(recipe)
     recipe = _with_precision(recipe, accelerator)
-    with _interruptible(recipe.output_dir, stage.saving), ExitStack() as claimed:
+    with _interruptible(recipe.output_dir, saving), ExitStack() as claimed:
         if accelerator.is_main_process:
-            names = (*stage.files, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
-            claimed.enter_context(open_output_dir(recipe, names, stage.command, _inputs(recipe)))
-            check_push(recipe)
+            names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
+            claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
+            check_push(recipe)  # a missing token or right is reported before training
         teachers = open_teachers(recipe)
-        student, processor = stage.open_student(recipe, teachers)
+        student, processor = open_student(recipe, teachers)
         student.config.prefixes = recipe.prefixes
         student.config.validate_architecture()
         if recipe.gradient_checkpointing:
             student.activation_checkpointing_enable()
         # before the data, because the teacher's targets can take hours
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
-        task, dataset = stage.make_task(recipe, Models(student, processor, teachers), accelerator)
+        task, dataset = make_task(recipe, Models(student, processor, teachers), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
         _warn_of_long_texts(student, dataset)
         if recipe.gradient_checkpointing and task.follows_batches:
@@ -97,19 +82,22 @@ def run_stage(stage: Stage[StageRecipe], recipe: StageRecipe) -> TrainingResult:
             )
         if teachers is not None:
             task.teacher_rotation = teachers.rotation
-            if recipe.save_every or recipe.resume:  # reads the files of the weights
+            if recipe.save_every or recipe.resume:  # reads the weight files
                 task.teacher_revisions = [member.teacher.revision for member in teachers.members]
         if recipe.prefixes:
             rotate_student(task, dataset, recipe, accelerator.device)
-        finished = stage.make_finished(student, processor, recipe)
+        taught = {entry.teacher for entry in recipe.all_teachers}  # a teacher's own training is not a stage of ours
+        own_student = recipe.student if isinstance(recipe, AlignRecipe) else None
         result = train(
             task,
             dataset,
-            finished,
+            recipe,
+            processor,
             accelerator,
-            stage.title,
-            watch=stage.watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
-            changed_advice=stage.changed_advice,
+            title,
+            watch=watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
+            earlier=earlier_recipes(start for start in starts if start == own_student or start not in taught),
+            changed_advice=changed_advice,
         )
         if accelerator.is_main_process:
             write_card(recipe.output_dir)

@@ -219,7 +219,7 @@ def encode(
         model: Model that encodes images and texts.
         sets: Labelled images by name of the set.
         class_names: Candidate classes, the same for every set.
-        languages: Languages in which the class names are encoded.
+        languages: Languages of the class names to encode.
         image_column: Name of the column of images.
 
     Raises:

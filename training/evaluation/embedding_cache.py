@@ -28,7 +28,7 @@ VERSION = 1  # increase it when the same key would belong to other numbers
 
 
 def find_processes() -> PartialState:
-    """State of this process among those of `accelerate launch` or `torchrun`; from now on it uses the CPU fully."""
+    """Join the processes of `accelerate launch` or `torchrun`, and use the CPU fully."""
     use_cpu_fully()
     # without this flag, processes on a machine without an accelerator do not form a group
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())

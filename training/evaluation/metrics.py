@@ -1,6 +1,6 @@
 """Metrics as pure functions: the four of ELEVATER, recall at k, and confidence intervals.
 
-ELEVATER's metrics equal those of its toolkit, which uses the package `vision-evaluation`. A tie is two equal scores.
+ELEVATER's metrics equal its toolkit's, which uses the package `vision-evaluation`. A tie is two equal scores.
 Scores are compared in their own precision, half precision included.
 """
 
@@ -28,7 +28,7 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: There is no sample, shapes do not match, a score is not finite, or a label or k is out of range.
+        ValueError: The input is empty, shapes do not match, a score is not finite, or a label or k is out of range.
 
     Source: ELEVATER, Li et al., arXiv 2204.08790; `TopKAccuracyEvaluator`.
     """
@@ -61,7 +61,7 @@ def mean_per_class_accuracy(scores: Tensor, labels: Tensor) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: There is no sample, shapes do not match, a score is not finite, or a label is out of range.
+        ValueError: The input is empty, shapes do not match, a score is not finite, or a label is out of range.
 
     Source: ELEVATER, Li et al., arXiv 2204.08790; `BalancedAccuracyScoreEvaluator`.
     """
@@ -90,7 +90,7 @@ def eleven_point_map(scores: Tensor, targets: Tensor) -> float:
         Value in 1/11..1.
 
     Raises:
-        ValueError: There is no sample, shapes do not match, a score is not finite, a target is neither 0 nor 1, or no
+        ValueError: The input is empty, shapes do not match, a score is not finite, a target is neither 0 nor 1, or no
             target is 1 (for which the toolkit reports 0).
 
     Source: VOC 2007, Everingham et al., IJCV 88 (2010), section 4.2; ELEVATER, Li et al., arXiv 2204.08790;
@@ -141,7 +141,7 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
         Value in 0..1.
 
     Raises:
-        ValueError: There is no sample, there are not two columns, shapes do not match, a score is not finite, a label
+        ValueError: The input is empty, there are not two columns, shapes do not match, a score is not finite, a label
             is out of range, or all labels are equal.
 
     Source: Hanley and McNeil, Radiology 143 (1982); ELEVATER, Li et al., arXiv 2204.08790, whose toolkit calls
@@ -177,7 +177,7 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
         (Q,) int64 in 0..G-1.
 
     Raises:
-        ValueError: There is no query or candidate, a score is not finite, pairs have the wrong shape or are out of
+        ValueError: The input is empty, a score is not finite, pairs have the wrong shape or are out of
             range, or a query has no correct candidate.
 
     Relations: text-to-image from image-to-text is `right_ranks(scores.T, pairs.flip(1))`.

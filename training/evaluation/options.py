@@ -39,8 +39,8 @@ class EvalOptions:
             file, a folder that `datasets` can load, a Hub id with or without `@revision`, or `module:function`.
         caption_columns: With `retrieval`, caption columns by language, such as --caption_columns.zh COLUMN. A cell is
             a caption or a list of captions. Default: the columns en and zh, where they exist.
-        merge_captions: With `retrieval`, whether to report recall with merged captions too, in which an equal caption
-            of a different image is correct. Without it, such a caption is a miss.
+        merge_captions: With `retrieval`, whether to also report recall that counts an equal caption of a different
+            image as correct. By default it is a miss.
         split: Split of the data. Default: test, or the test split of a set's own data set on the Hub.
         image_column: Name of the column of images. Default: the first usual name that exists; with `retrieval`, image.
         allow_urls: Whether images that the data name by URL are fetched. Otherwise such data are refused.

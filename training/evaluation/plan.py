@@ -74,7 +74,7 @@ class EvalTask:
 
     @property
     def keys(self) -> list[str]:
-        """Names of the classes by which tables and figures list them, in class order."""
+        """Names of the classes in tables and figures, in class order."""
         return self.class_names.names[self.class_names.key]
 
 
@@ -211,7 +211,7 @@ def _named(options: EvalOptions, option: str, entries: Sequence[str]) -> list[tu
         if options.class_names and not separator:
             name, location = entry, entry
         elif options.protocol and name not in SETS and entry != HUB:
-            raise ValueError(f"{option}: there is no set {name!r}, only {', '.join(SETS)}. Give SET=SOURCE.")
+            raise ValueError(f"{option}: {name!r} is not a set. Expected: {', '.join(SETS)}. Give SET=SOURCE.")
         elif not location and entry != HUB:
             raise ValueError(f"{option}: {entry!r} names no source. Give {name}=SOURCE.")
         if entry != HUB:  # `hub` alone is the default of every set

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from training.evaluation.figures import (
@@ -131,45 +132,63 @@ def _remove_earlier(folder: Path):
 def elevater_scores(rows: Sequence[Row], plan: EvalPlan) -> list[Row]:
     """The ELEVATER score of every model and protocol: the mean of the protocol's metric over the twenty sets.
 
-    There is no score if a set is missing, or differs from the test split of the protocol.
+    A protocol with a missing set, or a set that differs from its test split, has no score.
     """
-    score_rows = []
+    values, score_rows = _values(rows), []
     for protocol, language in _protocols(plan.tasks):
         metrics = {task.set: task.metric for task in plan.tasks if task.protocol == protocol and task.set in ELEVATER}
         complete = [name for name in metrics if name in plan.sets and not plan.sets[name].differences]
         if len(complete) < len(ELEVATER) or protocol not in SCORED_PROTOCOLS:
             continue
         for model in _models(rows):
-            values = [_value(rows, model, protocol, language, name, metrics[name]) for name in complete]
-            mean = sum(value for value in values if value is not None) / len(values)
+            mean = fmean(values[model, name, protocol, language, metrics[name]] for name in complete)
             score_rows.append(Row(model=model, protocol=protocol, language=language, metric=SCORE, value=mean))
     return score_rows
 
 
 def results_table(rows: Sequence[Row], plan: EvalPlan, published: bool = False) -> str:
     """One row per model and protocol, one column per set, in percent; `published` adds results of other authors."""
-    tasks = plan.tasks
-    columns = list(dict.fromkeys(task.set for task in tasks))
-    protocols = _protocols(tasks)
-    set_metrics = {name: group[0].metric for name, group in tasks_by_language(tasks).items()}
+    columns = list(dict.fromkeys(task.set for task in plan.tasks))
+    protocols, values = _protocols(plan.tasks), _values(rows)
+    together = {(row.model, row.set, row.metric): row.value for row in rows if row.language and ", " in row.language}
+    set_metrics = {name: group[0].metric for name, group in tasks_by_language(plan.tasks).items()}
     with_score = any(protocol in SCORED_PROTOCOLS for protocol, _ in protocols)
     lines = [["model", "protocol", *columns, *(["ELEVATER score"] if with_score else [])]]
     lines.append(["---"] * len(lines[0]))
     for model in _models(rows):
         for protocol, language in protocols:
-            metrics = {task.set: task.metric for task in tasks if task.protocol == protocol}
-            cells = [_cell(rows, model, protocol, language, name, metrics, plan.sets) for name in columns]
-            score = [_score_cell(rows, model, protocol, metrics, plan.sets)] if with_score else []
-            lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells, *score])
+            metrics = {task.set: task.metric for task in plan.tasks if task.protocol == protocol}
+            cells = []
+            for name in columns:
+                shown = [metrics[name]] if name in metrics and name in plan.sets else []
+                shown += ["top5"] if shown and protocol == CLASS_NAMES else []
+                found = [values.get((model, name, protocol, language, metric)) for metric in shown]
+                cell = " / ".join(f"{100 * value:.1f}" for value in found if value is not None)
+                cells.append(MISSING if name in metrics and name not in plan.sets else cell)
+            score = values.get((model, None, protocol, language, SCORE))
+            cells += [_score_cell(score, protocol, metrics, plan.sets)] if with_score else []
+            lines.append([model, f"{protocol}, {language}" if protocol == CLASS_NAMES else protocol, *cells])
         for title, metric in (("mean over languages", None), ("same prediction in all languages", AGREEMENT)):
-            cells = [_over_languages(rows, model, name, metric or set_metrics.get(name, "")) for name in columns]
-            if any(cells):
+            found = [together.get((model, name, metric or set_metrics.get(name, ""))) for name in columns]
+            if any(value is not None for value in found):
+                cells = ["" if value is None else f"{100 * value:.1f}" for value in found]
                 lines.append([model, title, *cells, *([""] if with_score else [])])
     for row in _published(columns, protocols) if published else ():
         cells = [f"{row.values[name]:.1f}" if name in row.values else "" for name in columns]
         title = f"published, {row.language}, {row.protocol or 'its own'}"
         lines.append([row.model, title, *cells, *(["not published"] if with_score else [])])
     return markdown_table(lines)
+
+
+def _score_cell(score: float | None, protocol: str, metrics: dict[str, str], sets: dict[str, LabelledSet]) -> str:
+    """The score, or how many of the sets are there and how many of them differ from the protocol."""
+    if protocol not in SCORED_PROTOCOLS:
+        return ""
+    if score is not None:
+        return f"{100 * score:.1f}"
+    available = [name for name in metrics if name in ELEVATER and name in sets]
+    num_different = sum(bool(sets[name].differences) for name in available)
+    return f"{len(available)} of {len(ELEVATER)}" + (f", {num_different} differ" if num_different else "")
 
 
 def _tasks_table(plan: EvalPlan) -> str:
@@ -226,43 +245,5 @@ def _models(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row.model for row in rows))
 
 
-def _value(rows: Iterable[Row], model: str, protocol: str, language: str, name: str, metric: str) -> float | None:
-    key = (model, name, protocol, language, metric)
-    return next((r.value for r in rows if (r.model, r.set, r.protocol, r.language, r.metric) == key), None)
-
-
-def _cell(
-    rows: Sequence[Row],
-    model: str,
-    protocol: str,
-    language: str,
-    name: str,
-    metrics: dict[str, str],
-    sets: dict[str, LabelledSet],
-) -> str:
-    if name not in metrics:
-        return ""
-    if name not in sets:
-        return MISSING
-    shown = [metrics[name], *(["top5"] if protocol == CLASS_NAMES else [])]
-    values = [_value(rows, model, protocol, language, name, metric) for metric in shown]
-    return " / ".join(f"{100 * value:.1f}" for value in values if value is not None)
-
-
-def _score_cell(
-    rows: Sequence[Row], model: str, protocol: str, metrics: dict[str, str], sets: dict[str, LabelledSet]
-) -> str:
-    if protocol not in SCORED_PROTOCOLS:
-        return ""
-    score = next((r.value for r in rows if (r.model, r.protocol, r.metric) == (model, protocol, SCORE)), None)
-    if score is not None:
-        return f"{100 * score:.1f}"
-    available = [name for name in metrics if name in ELEVATER and name in sets]
-    num_different = sum(bool(sets[name].differences) for name in available)
-    return f"{len(available)} of {len(ELEVATER)}" + (f", {num_different} differ" if num_different else "")
-
-
-def _over_languages(rows: Iterable[Row], model: str, name: str, metric: str) -> str:
-    key = (model, name, metric)
-    values = [r.value for r in rows if (r.model, r.set, r.metric) == key and r.language and ", " in r.language]
-    return f"{100 * values[0]:.1f}" if values else ""
+def _values(rows: Iterable[Row]) -> dict[tuple[str | None, ...], float]:
+    return {(row.model, row.set, row.protocol, row.language, row.metric): row.value for row in rows}

@@ -60,7 +60,7 @@ class RetrievalSet:
         return digest_images(self.rows)
 
     def merged_pairs(self, language: str) -> Tensor:
-        """Pairs in which a caption is correct for every image that has an equal one, (P, 2) int64."""
+        """(P, 2) int64 pairs where a caption is correct for every image that has an equal caption."""
         images: dict[str, list[int]] = {}
         for (image, _), text in zip(self.pairs[language].tolist(), self.captions[language], strict=True):
             images.setdefault(text, []).append(image)

@@ -67,8 +67,8 @@ class ZeroShotModel:
             trust_remote_code: Whether to run code that comes with the model. From the Hub, this needs a revision.
 
         Raises:
-            ValueError: There is no such model, it lacks a tower or weights, it comes with code that is not trusted or
-                not pinned, or it does not state how its input is prepared.
+            ValueError: The model does not exist, lacks a tower or weights, comes with code that is not trusted or not
+                pinned, or does not state how its input is prepared.
         """
         name, revision = split_revision(str(name), revision, trust_remote_code)
         try:
@@ -301,7 +301,7 @@ def _find_text_preparation(
 
 
 def _without_origin(fields: dict[str, Any]) -> dict[str, Any]:
-    """Config fields without those that depend on where and by which version the file was written."""
+    """Config fields except the path and the library version that wrote the file."""
     return {key: value for key, value in fields.items() if key not in ("_name_or_path", "transformers_version")}
 
 

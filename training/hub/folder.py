@@ -5,7 +5,6 @@ import json
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -226,34 +225,3 @@ def _check_text(folder: Path, path: str):
                 f"{path} names {place!r}, a folder of this machine. Replace the path with the name of the file or "
                 "folder before publishing."
             )
-
-
-@dataclass(frozen=True)
-class HubModel:
-    """A model with what `save_model` takes, so that a loop can save it at several points."""
-
-    student: DCCLIPModel
-    processor: DCCLIPProcessor
-    recipe: TrainingRecipe
-    earlier: tuple[str, ...] = ()
-    num_steps: int | None = None
-
-    derived = DERIVED
-
-    def save(self, folder: Path):
-        """Write every file of the folder but the card."""
-        save_model(folder, self.student, self.processor, self.recipe, self.earlier, self.num_steps)
-
-    def at_step(self, step: int) -> "HubModel":
-        """This model after a number of steps, which its recipe and card state."""
-        return replace(self, num_steps=step)
-
-    def with_weights(self, weights: dict[str, Tensor] | None) -> "HubModel":
-        """A copy whose student has other weights, in eval mode; None returns this object itself."""
-        if weights is None:
-            return self
-        student = type(self.student)(self.student.config)
-        student.load_state_dict(weights)
-        # transformers wraps `to` in a decorator that hides its signature
-        student.to(self.student.device)  # type: ignore[arg-type]
-        return replace(self, student=student.eval())

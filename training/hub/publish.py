@@ -82,7 +82,7 @@ class Published:
     changed: bool
 
 
-class PublishError(RuntimeError):
+class PublishError(OSError):
     """The upload failed or is incomplete. The local folder is unchanged, and the message has the next step."""
 
 

@@ -97,7 +97,10 @@ def build_student(
         with torch.no_grad():
             model.logit_scale.fill_(teacher.logit_scale)
     for tower in TOWERS:
-        _initialize(model, config, tower, teacher, tokenizer)
+        if (init := getattr(config, f"{tower}_init")) != RANDOM:
+            source = open_source(init, tower, teacher)
+            tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer) if source.tokenizer else None
+            logger.info("%s", inherit_weights(model, source, tokens))
     check_tokens(model, tokenizer)
     tokenizer.model_max_length = config.max_text_length
     tokenizer.model_input_names = ["input_ids", "attention_mask"]  # SigLIP tokenizers omit attention_mask
@@ -241,7 +244,10 @@ def tower_config(
             f"{name} is not given and student.{tower}_init is 'random'. Describe the tower in {name}, or name a "
             f"checkpoint to take it from in student.{tower}_init."
         )
-    special = _special_tokens(tokenizer) if tokenizer else {}
+    special: dict[str, Any] = {}
+    if tokenizer is not None:
+        special = {f"{token}_token_id": getattr(tokenizer, f"{token}_token_id") for token in ("pad", "bos", "eos")}
+        special["vocab_size"] = len(tokenizer)
     fields = inherited | special | given
     if "model_type" not in fields:
         raise ValueError(f"{name} has no 'model_type'. Name a transformers model type, such as 'xlm-roberta'.")
@@ -250,7 +256,17 @@ def tower_config(
     except (ValueError, StrictDataclassError) as error:
         raise ValueError(f"{name} does not describe a tower. Correct this field: {error}") from error
     _refuse_unknown_fields(built, given, name)
-    _validate(built, name, tokenizer)
+    width, heads = getattr(built, "hidden_size", None), getattr(built, "num_attention_heads", None)
+    if isinstance(width, int) and isinstance(heads, int) and width % heads:
+        raise ValueError(
+            f"{name}.hidden_size is {width}, which {name}.num_attention_heads, {heads}, does not divide. Set one to "
+            "a multiple of the other."
+        )
+    if tokenizer is not None and built.vocab_size < len(tokenizer):
+        raise ValueError(
+            f"{name}.vocab_size is {built.vocab_size}, the tokenizer has {len(tokenizer)} tokens. Leave it out, or "
+            "cut the vocabulary further."
+        )
     return built
 
 
@@ -307,40 +323,6 @@ def _model_config(
         max_text_length=config.max_text_length,
         **fields,
     )
-
-
-def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    special = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    return {"vocab_size": len(tokenizer)} | special
-
-
-def _validate(config: PreTrainedConfig, name: str, tokenizer: PreTrainedTokenizerBase | None):
-    width, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
-    if isinstance(width, int) and isinstance(heads, int) and width % heads:
-        raise ValueError(
-            f"{name}.hidden_size is {width}, which {name}.num_attention_heads, {heads}, does not divide. Set one to "
-            "a multiple of the other."
-        )
-    if tokenizer is not None and config.vocab_size < len(tokenizer):
-        raise ValueError(
-            f"{name}.vocab_size is {config.vocab_size}, the tokenizer has {len(tokenizer)} tokens. Leave it out, or "
-            "cut the vocabulary further."
-        )
-
-
-def _initialize(
-    model: DCCLIPModel,
-    config: StudentConfig,
-    tower: str,
-    teacher: Teacher | Ensemble | None,
-    tokenizer: PreTrainedTokenizerBase,
-):
-    init = getattr(config, f"{tower}_init")
-    if init == RANDOM:
-        return
-    source = open_source(init, tower, teacher)
-    tokens = match_tokens(tokenizer, source.tokenizer, config.tokenizer) if source.tokenizer else None
-    logger.info("%s", inherit_weights(model, source, tokens))
 
 
 def _inherited_licenses(config: StudentConfig) -> list[str | None]:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from training.config import CONFIGS, AlignRecipe, DistillRecipe, parse_recipe
 from training.evaluation.classify import encode, score
-from training.evaluation.models.zero_shot_model import ZeroShotModel
 from training.evaluation.sets.held_out import TEST_SETS, HeldOut
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
 from training.studies.harness import Study, StudyOptions, arms_table, plot_arms
 from training.text.writing_systems import LANGUAGES

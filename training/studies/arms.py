@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.data import load_source
-from training.evaluation.models.zero_shot_model import ZeroShotModel
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.harness import Study
 from training.utils.rng import keyed_uniform
 

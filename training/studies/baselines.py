@@ -32,8 +32,7 @@ from transformers import (
 
 from modeling_dcclip import DCCLIPModel
 from training.demo.make_teacher import TEACHER_FOLDER
-from training.edge.graphs import write_graph
-from training.edge.variants import make_variant
+from training.edge.graphs import make_variant, write_graph
 from training.evaluation.sets.class_names import SETS, ClassNames
 from training.students import SIZES, load_size
 from training.students.build import student_from_config

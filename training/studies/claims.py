@@ -14,8 +14,8 @@ from pathlib import Path
 
 from training.config import CONFIGS, AlignRecipe, DataConfig, DistillRecipe, parse_recipe
 from training.evaluation import retrieval
-from training.evaluation.models.zero_shot_model import ZeroShotModel
-from training.evaluation.sets.retrieval_sets import make_retrieval_set
+from training.evaluation.retrieval import make_retrieval_set
+from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
 from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows, plot_arms
 from training.teachers.lineage import weights_fingerprint

@@ -66,7 +66,7 @@ def open_towers(spec: dict[str, Any]) -> tuple[Call, Call]:
         return lambda *arrays: image(*map(torch.from_numpy, arrays)), lambda *arrays: text(
             *map(torch.from_numpy, arrays)
         )
-    from training.edge.sessions import open_session
+    from training.edge.graphs import open_session
 
     vision, language = (
         open_session(folder / f"{tower}-{backend}.onnx", spec["threads"]) for tower in ("vision", "text")

@@ -62,8 +62,7 @@ class Teacher:
         revision: str | None = None,
     ):
         self.family = find_family(model.config, name)
-        self.towers = _in_order(self.family.towers if towers is None else towers)
-        _check_towers(self.family, self.towers, name)
+        self.towers = _check_towers(self.family.towers if towers is None else towers, self.family, name)
         for tower in self.towers:
             if not hasattr(model, self.family.tower_modules[tower][0]):
                 raise ValueError(f"towers: the model of {name!r} has no {tower} tower. Leave {tower!r} out.")
@@ -113,8 +112,7 @@ class Teacher:
             ) from error
         check_sizes("teacher", name, fields)
         family = find_family(fields, name)
-        towers = _in_order(family.towers if towers is None else towers)
-        _check_towers(family, towers, name)
+        towers = _check_towers(family.towers if towers is None else towers, family, name)
         if isinstance(family.model_class, str) and not trust_remote_code:
             raise ValueError(
                 f"teacher: {name!r} comes with its own code. Read it, and list the teacher under teachers with "
@@ -141,7 +139,7 @@ class Teacher:
         Raises:
             ValueError: A tower of a model in memory is missing.
         """
-        towers = _in_order(towers)
+        towers = _check_towers(towers, self.family, self.name)
         if towers == self.towers:
             return self
         if self._is_checkpoint:
@@ -330,16 +328,14 @@ def _open_processors(name: str, **fields: Any) -> tuple[PreTrainedTokenizerBase 
     return None if is_empty else tokenizer, processor.image_processor
 
 
-def _in_order(towers: Sequence[str]) -> tuple[str, ...]:
+def _check_towers(towers: Sequence[str], family: Family, name: str) -> tuple[str, ...]:
+    """Towers in the order of `TOWERS`; ValueError if one is unknown or the family lacks it."""
     if unknown := set(towers) - set(TOWERS):
         raise ValueError(f"towers: {sorted(unknown)} are none of {TOWERS}.")
-    return tuple(tower for tower in TOWERS if tower in towers)
-
-
-def _check_towers(family: Family, towers: Sequence[str], name: str):
     if missing := set(towers) - set(family.towers):
         kind = {"vision": "images", "text": "texts"}[family.towers[0]]
         raise ValueError(
             f"towers: {name!r} is an encoder of {kind} alone, and has no {min(missing)} tower. Leave "
             f"{min(missing)!r} out."
         )
+    return tuple(tower for tower in TOWERS if tower in towers)

@@ -7,5 +7,4 @@ process.py  threads, memory and latency of this process
 quiet.py    known messages of other libraries that are not shown
 results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
 rng.py      random numbers keyed by (seed, keys)
-server.py   what HTTP servers on this machine share
 """

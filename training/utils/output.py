@@ -1,7 +1,7 @@
 """Output folders: nothing of the user's is overwritten, and no two runs write to one folder.
 
 A command claims its output folder before it writes. The hidden folder `.dcclip/` inside it holds the lock, and the
-names that our commands wrote. Whatever else is in the folder belongs to the user.
+names that our commands wrote. All other files in the folder belong to the user.
 """
 
 import json
@@ -55,9 +55,20 @@ def claim_folder(
         OSError: The folder cannot be written to.
     """
     folder, names = Path(folder), list(names)
-    _check_inputs(folder, names, inputs or {}, field)
-    if not overwrite:
-        _check_names(folder, names, command, field, flag)
+    written = {path.resolve() for path in (folder, *(folder / name for name in names))}
+    for name, value in (inputs or {}).items():
+        if value is not None and Path(value).exists() and Path(value).resolve() in written:
+            raise ValueError(
+                f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
+                "another folder."
+            )
+    known = recorded_names(folder)
+    found = [name for name in names if os.path.lexists(folder / name) and known.get(name) != command]
+    if found and not overwrite:
+        raise ValueError(
+            f"{field}: {str(folder)!r} has {listed(found)}, which {command} did not write and would overwrite. "
+            f"Choose another folder{f', or add {flag} to replace them' if flag else ''}."
+        )
     created = not folder.exists()
     (folder / CLAIM_FOLDER).mkdir(parents=True, exist_ok=True)
     try:
@@ -93,30 +104,18 @@ def recorded_names(folder: Path) -> dict[str, str]:
 
 
 def record_names(folder: Path, names: Iterable[str], command: str):
-    """Add names to the record of a folder.
-
-    Args:
-        folder: Existing folder.
-        names: Names of files and folders in it that a command writes.
-        command: Name of the command.
-    """
+    """Add names of files and folders that a command writes to the record of an existing folder."""
     _write_record(folder, recorded_names(folder) | dict.fromkeys(names, command))
 
 
 def _write_record(folder: Path, names: Mapping[str, str]):
-    if names == recorded_names(folder):
-        return
-    content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
-    write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
+    if names != recorded_names(folder):
+        content = json.dumps(names, indent=1, ensure_ascii=False, sort_keys=True)
+        write_text(folder / CLAIM_FOLDER / RECORD_FILE, content)
 
 
 def record_tree(folder: Path, command: str):
-    """Record every file of a folder, so that a later run can tell what the user has added to it.
-
-    Args:
-        folder: Folder that is complete.
-        command: Name of the command that wrote it.
-    """
+    """Record every file of a complete folder, so that a later run can tell what the user has added to it."""
     record_names(folder, (path.relative_to(folder).as_posix() for path in _files(folder)), command)
 
 
@@ -151,26 +150,6 @@ def listed(names: list[str]) -> str:
     """The first names of a list, for an error message."""
     more = len(names) - MAX_NAMED
     return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
-
-
-def _check_inputs(folder: Path, names: list[str], inputs: Mapping[str, str | Path | None], field: str):
-    written = {path.resolve() for path in (folder, *(folder / name for name in names))}
-    for name, value in inputs.items():
-        if value is not None and Path(value).exists() and Path(value).resolve() in written:
-            raise ValueError(
-                f"{field}: {str(folder)!r} would overwrite {name} {str(value)!r}, which this command reads. Choose "
-                "another folder."
-            )
-
-
-def _check_names(folder: Path, names: list[str], command: str, field: str, flag: str | None):
-    known = recorded_names(folder)
-    found = [name for name in names if os.path.lexists(folder / name) and known.get(name) != command]
-    if found:
-        raise ValueError(
-            f"{field}: {str(folder)!r} has {listed(found)}, which {command} did not write and would overwrite. Choose "
-            f"another folder{f', or add {flag} to replace them' if flag else ''}."
-        )
 
 
 @contextmanager

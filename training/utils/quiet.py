@@ -26,8 +26,6 @@ EXPORT_LOGS = (
     # onnxruntime.quantization logs this on the root logger for every model; its pre-processing is for graphs without
     # shapes, and ours come from torch.onnx with shapes
     ("root", r"Please consider (to run )?pre-processing before quantization"),
-    # onnxruntime raises the opset of 4-bit graphs itself; the gate runs the result
-    ("onnxruntime.quantization.matmul_nbits_quantizer", r"The opset of the input model is under 21"),
 )
 # (logger, start of the message): transformers imports torchao, which the extra `mobile` installs, with modeling_utils
 TORCHAO_LOGS = (

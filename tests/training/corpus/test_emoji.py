@@ -1,10 +1,7 @@
 import json
-import subprocess
-import sys
 
 import pytest
 
-from tests.tiny import ROOT
 from training.corpus.emoji import SPLITS, STYLES, build_corpus, load_images, read_concepts
 from training.data import load_source
 
@@ -80,20 +77,6 @@ def test_an_existing_corpus_is_not_built_again(corpus):
     before = {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()}
     assert build_corpus(corpus.parent, size=64, every=40) == corpus
     assert {file.name: file.stat().st_mtime_ns for file in corpus.iterdir()} == before
-
-
-@pytest.mark.slow
-def test_two_concurrent_builds_leave_one_complete_folder(tmp_path):
-    code = "import sys; from training.corpus.emoji import build_corpus; build_corpus(sys.argv[1], size=16, every=200)"
-    processes = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 0, errors
-    (folder,) = tmp_path.iterdir()
-    assert {file.name for file in folder.iterdir()} == {*(f"{split}.parquet" for split in SPLITS), "class_names.json"}
 
 
 @pytest.mark.parametrize("style", STYLES)

@@ -5,7 +5,6 @@ import tarfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import torch
 from datasets import Dataset, Image
@@ -60,8 +59,3 @@ def assert_equal_batches(batches: Sequence[Batch], expected: Sequence[Batch]):
 def keys_of(batches: Sequence[Batch]) -> list[tuple[int, int]]:
     """Row and view id of every sample."""
     return [key for batch in batches for key in zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True)]
-
-
-def texts_of(batch: Batch, tokenizer: Any) -> list[str]:
-    """Captions of a batch, decoded by the tokenizer, without spaces."""
-    return [text.replace(" ", "") for text in tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]

@@ -8,8 +8,8 @@ from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.captions import tokenize, usable_captions
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.data.captions import text_id, texts_digest, tokenize, usable_captions
+from training.prepare.cut import count_pieces, cut_vocabulary
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,8 @@ def test_counting_long_texts_announces_no_indexing_errors(tokenizer):
     tokens = CaptionTokenizer(own, 8)
     assert tokens.count_truncated(["red apple " * 20, "owl"]) == 1 and tokens.count_truncated([]) == 0
     assert not own.deprecation_warnings  # where transformers notes the warnings that it gave
+
+
+def test_ids_and_digests_of_texts_are_the_same_in_every_run():
+    assert text_id("青蛙") == 2142555780008885789 < 2**63 and text_id("frog") != text_id("Frog")
+    assert texts_digest(["frog", "cat"]) == texts_digest(iter(["frog", "cat"])) != texts_digest(["cat", "frog"])

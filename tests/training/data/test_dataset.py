@@ -16,14 +16,6 @@ def test_missing_column_raises_an_error_with_its_name(train_rows, tokenizer, cha
         PairDataset(train_rows, DataConfig(train="tiny", **changes), CaptionTokenizer(tokenizer, 32), 64)
 
 
-def test_unusable_caption_is_counted_and_the_other_language_is_used(make_dataset, images):
-    rows = make_rows([make_cell(image) for image in images[:3]], en=["frog", "fox", "cat"], zh=["青蛙", None, " "])
-    built = make_dataset(rows, ("en", "zh"))
-    assert built.groups[0].rows.tolist() == [0, 1, 2] and not built.skipped.causes
-    assert built.skipped.captions == {"no caption (zh)": 1, "empty caption (zh)": 1}
-    assert "no caption (zh): 1" in str(built.skipped)
-
-
 def test_row_needs_a_caption_in_one_language_only(make_dataset, images):
     cells = [make_cell(image) for image in images[:3]]
     rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])

@@ -10,7 +10,7 @@ from transformers import CLIPImageProcessor
 
 from tests.training.data.rows import make_cell
 from training.data import decode_image, decode_images, load_source, open_image
-from training.data.images import CellRules, image_cell
+from training.data.images import CellRules
 
 
 def test_transparent_images_are_flattened_onto_white():
@@ -76,15 +76,6 @@ def test_large_jpeg_is_decoded_at_a_smaller_scale(images):
     small = PILImage.open(BytesIO(jpeg["bytes"])).resize((85, 64), PILImage.Resampling.BICUBIC).crop((10, 0, 74, 64))
     difference = decode_image(jpeg, 64).permute(1, 2, 0).numpy().astype(int) - np.array(small)
     assert np.abs(difference).mean() < 1 and np.abs(difference).max() < 24
-
-
-def test_column_may_hold_only_bytes_or_only_a_path(images, tmp_path):
-    whole = make_cell(images[0])
-    (tmp_path / "a.png").write_bytes(whole["bytes"])
-    expected = decode_image(whole, 64)
-    assert torch.equal(decode_image(image_cell(whole["bytes"]), 64), expected)
-    assert torch.equal(decode_image(image_cell(str(tmp_path / "a.png")), 64), expected)
-    assert decode_image(image_cell(3), 64) == "no image"
 
 
 def test_damaged_and_missing_images_return_the_cause(images, tmp_path):

@@ -107,16 +107,6 @@ def test_row_without_a_caption_in_the_language_of_the_batch_is_not_drawn(tokeniz
         assert chinese == set(range(5))
 
 
-def test_equal_captions_of_two_sources_have_equal_ids(tokenizer, train_rows, tmp_path):
-    for number in range(2):
-        train_rows.select([0]).select_columns(["image", "en"]).to_parquet(tmp_path / f"{number}.parquet")
-    sources = [SourceConfig(train=str(tmp_path / f"{number}.parquet")) for number in range(2)]
-    for streaming in (False, True):
-        config = DataConfig(sources=sources, caption_columns={"en": "en"}, streaming=streaming, batches="mixed")
-        (batch,) = make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), None), BatchPlan(8, 0, 0, 0, 1))
-        assert len(set(batch["caption_ids"].tolist())) == 1 and len(set(batch["rows"].tolist())) == 2
-
-
 def test_source_without_a_usable_row_raises_an_error_with_its_name(tokenizer, tmp_path, two_sources):
     Dataset.from_dict({"text": ["", " "]}).to_parquet(tmp_path / "empty.parquet")
     empty = SourceConfig(train=str(tmp_path / "empty.parquet"), caption_columns={"en": "text"})

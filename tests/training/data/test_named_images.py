@@ -4,11 +4,19 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image
+from datasets import Dataset, Features, Image, Value
 
 from tests.local_server import serve_folder
+from training.config import DataConfig, EvalConfig
 from training.data import load_source, open_image, require_allowed, rules_for
 from training.data.images import PATH_REFUSED, URL_REFUSED, CellRules, fetch_allowed
+from training.edge.formats import ExportOptions
+from training.edge.gate_data import GateData
+from training.evaluation.classify import make_evaluate
+from training.evaluation.retrieval import open_retrieval_set
+from training.evaluation.sets.class_names import ClassNames
+from training.evaluation.sets.labelled_sets import open_set
+from training.evaluation.sets.sources import Source
 
 NOWHERE = "http://127.0.0.1:1/a.png"
 
@@ -24,24 +32,47 @@ def rows_that_name(*paths: str) -> Dataset:
     return Dataset.from_dict({"image": list(paths)})
 
 
-def test_foreign_files_and_urls_are_refused_with_their_row_unless_allowed(outside, images, tmp_path):
+def in_validation(source: str, **allowed: bool):
+    config = EvalConfig(data=source, class_names=str(Path(source).with_name("names.json")), label_column="en")
+    make_evaluate(config, "top1", None, DataConfig(train="x", **allowed))
+
+
+def in_export(source: str, **allowed: bool):
+    names = str(Path(source).with_name("names.json"))
+    GateData.from_options(
+        ExportOptions(folder="", output_dir="", data=source, class_names=names, label_column="en", **allowed)
+    )
+
+
+NAMES = ClassNames({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]}, "en")
+READERS = {
+    "data": lambda source, **allowed: require_allowed(load_source(source), "image", rules_for(source, **allowed), "x"),
+    "evaluation": lambda source, **allowed: open_set("own", Source(source, **allowed), NAMES),
+    "retrieval": lambda source, **allowed: open_retrieval_set("own", source, **allowed),
+    "validation": in_validation,
+    "export": in_export,
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_foreign_files_and_urls_are_refused_with_their_row_unless_allowed(reader, outside, images, tmp_path):
+    (tmp_path / "names.json").write_text('[{"en": "frog", "zh": "青蛙"}, {"en": "cat", "zh": "猫"}]', encoding="utf-8")
     images[1].save(tmp_path / "own.png")
-    own = {"bytes": (tmp_path / "own.png").read_bytes(), "path": None}
 
-    def read(path: str, **allowed: bool) -> Dataset:
-        cells = Dataset.from_dict(
-            {"image": [own, {"bytes": None, "path": path}]}, features=Features({"image": Image(decode=False)})
-        )
-        pq.write_table(cells.with_format("arrow")[:], tmp_path / "a.parquet")  # `datasets` would embed the file
-        source = str(tmp_path / "a.parquet")
-        return require_allowed(load_source(source), "image", rules_for(source, **allowed), "x", "field")
+    def read(path: str, **allowed: bool):
+        cells = [{"bytes": (tmp_path / "own.png").read_bytes(), "path": None}, {"bytes": None, "path": path}]
+        features = Features({"image": Image(decode=False), "en": Value("string"), "zh": Value("string")})
+        columns = {"image": cells, "en": ["frog", "cat"], "zh": ["青蛙", "猫"]}
+        table = Dataset.from_dict(columns, features=features).with_format("arrow")[:]
+        pq.write_table(table, tmp_path / "a.parquet")  # `datasets` would copy the file into the table
+        READERS[reader](str(tmp_path / "a.parquet"), **allowed)
 
-    with pytest.raises(ValueError, match=f"^field: row 1 of 'x': {PATH_REFUSED}"):
+    with pytest.raises(ValueError, match=f"row 1 of .*: {PATH_REFUSED}"):
         read(str(outside))
     read(str(outside), allow_paths=True)
-    with pytest.raises(ValueError, match=f"^field: row 1 of 'x': {URL_REFUSED}"):
+    with pytest.raises(ValueError, match=f"row 1 of .*: {URL_REFUSED}"):
         read(NOWHERE, allow_paths=True)
-    with pytest.raises(ValueError, match=f"^field: 'x': row 1 .*{NOWHERE}"):
+    with pytest.raises(ValueError, match=f"row 1 .*{NOWHERE}"):
         read(NOWHERE, allow_urls=True)
 
 

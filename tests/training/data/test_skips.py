@@ -122,18 +122,6 @@ def test_too_many_skips_in_a_stream_raise_an_error_with_cause_and_shard(train_ro
     assert 45 <= skipped.samples["image does not decode"] <= 50 and f"(of {skipped.num_seen} seen)" in str(skipped)
 
 
-def test_skips_are_summed_over_processes_and_after_a_resume():
-    reports = [StreamSkipReport(0.5) for _ in range(2)]
-    for number, report in enumerate(reports):
-        for _ in range(number + 1):
-            report.num_seen += 1
-            report.add(number, "no image", "here")
-    total = StreamSkipReport(0.5)
-    total.merge([json.loads(json.dumps(report.state())) for report in reports])
-    assert (total.num_seen, total.samples) == (3, {"no image": 3})
-    assert MIN_SEEN > 3  # three samples are too few for the limit, although all were skipped
-
-
 @pytest.mark.parametrize(
     ("column", "message"),
     [
@@ -160,13 +148,6 @@ def test_a_language_that_vanishes_in_a_stream_stops_the_run():
     total.merge([state])
     with pytest.raises(SkipError, match=f"{MIN_SEEN} of {MIN_SEEN} captions in 'zh' cannot be used"):
         total.languages.check(MIN_SEEN)
-
-
-@pytest.mark.parametrize("values", [[[0.1, 0.2]], [3]])
-def test_image_columns_of_other_types_are_refused(tokenizer, values):
-    rows = Dataset.from_dict({"image": values, "en": ["fox"]})
-    with pytest.raises(ValueError, match=r"data: column 'image' of 'tiny' holds .*, not encoded images"):
-        PairDataset(rows, DataConfig(train="tiny", caption_columns={"en": "en"}), CaptionTokenizer(tokenizer, 32), 64)
 
 
 def test_a_caption_that_is_not_utf_8_is_named_by_its_row(images, tokenizer):

@@ -12,10 +12,6 @@ from training.data.images import image_cell, open_image
 from training.data.sources import digest_sources, open_stream
 
 
-def test_function_source_is_called():
-    assert load_source("tests.tiny:load_tiny_rows")["zh"] == ["红苹果", "青蛙"]
-
-
 @pytest.mark.parametrize("load", [load_source, open_stream])
 def test_a_function_that_returns_no_data_set_is_refused(load):
     with pytest.raises(ValueError, match=r"data: 'tests.tiny:list_tiny_rows' is a list, not a .* Return a datasets"):

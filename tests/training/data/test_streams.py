@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset, IterableDataset
 from PIL import Image as PILImage
 
-from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, texts_of, write_shards
+from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, write_shards
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
 from training.data.captions import text_id
@@ -46,23 +46,13 @@ def open_loader(shards, tokenizer):
 # sources
 
 
-@pytest.mark.parametrize("kind", ["parquet", "folder", "function", "json"])
-def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows, samples, tmp_path, tokenizer, shards):
-    rows = train_rows.select(range(20))
-    fields = {"caption_columns": {"en": "en", "zh": "zh"}}
+@pytest.mark.parametrize("kind", ["parquet", "function", "json"])
+def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows, tmp_path, tokenizer, shards):
+    rows, fields = train_rows.select(range(20)), {"caption_columns": {"en": "en", "zh": "zh"}}
     if kind == "parquet":
         for number in range(2):
             rows.shard(2, number).to_parquet(tmp_path / f"{number}.parquet")
         fields["train"] = [str(tmp_path / f"{number}.parquet") for number in range(2)]
-    elif kind == "folder":
-        for number, sample in enumerate(samples[:20]):
-            (tmp_path / f"{number:02d}.png").write_bytes(sample["png"])
-        lines = [
-            json.dumps({"file_name": f"{number:02d}.png", "en": row["en"], "zh": row["zh"]})
-            for number, row in enumerate(rows.select_columns(["en", "zh"]))
-        ]
-        (tmp_path / "metadata.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        fields["train"] = str(tmp_path)
     elif kind == "function":
         fields["train"] = "tests.training.data.test_streams:stream_of_two"
         rows = Dataset.from_dict({"en": ["frog", "cat"], "zh": ["青蛙", "猫"]})
@@ -70,15 +60,10 @@ def test_every_kind_of_stream_yields_the_samples_of_its_source(kind, train_rows,
         rows = train_rows.select(range(NUM))
         fields |= {"train": shards, "image_column": "png", "caption_columns": {"en": "json.en", "zh": "json.zh"}}
     pairs = PairStream(DataConfig(streaming=True, **fields), CaptionTokenizer(tokenizer, 32), 64)
-    plan = BatchPlan(batch_size=len(rows), seed=0, num_views=0, start=0, stop=1)
-    (batch,) = make_loader(pairs, plan)
+    (batch,) = make_loader(pairs, BatchPlan(len(rows), 0, 0, 0, 1))
     expected = [text for row in rows.select_columns(["en", "zh"]) for text in (row["en"], row["zh"])]
     assert sorted(batch["caption_ids"].tolist()) == sorted(map(text_id, expected))
     assert batch["images"].shape == (len(rows), 3, 64, 64) and len(set(batch["rows"].tolist())) == len(rows)
-    assert sorted(texts_of(batch, tokenizer)) == sorted(
-        text.replace(" ", "")
-        for text in tokenizer.batch_decode(tokenizer(expected).input_ids, skip_special_tokens=True)
-    )
 
 
 def stream_of_two() -> IterableDataset:

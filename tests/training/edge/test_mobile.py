@@ -3,8 +3,6 @@
 These tests need an environment with `pip install -e ".[test,mobile]"`. Run them there with `pytest -m executorch`.
 """
 
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +27,7 @@ from training.utils.results import Results
 pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
 pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 with quiet_export():  # importing the quantizer warns of deprecated functions
-    from training.edge.program_int8 import to_int8
+    from training.edge.programs import to_int8
 
 # with ReLU6, and few layers, since lowering is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
@@ -55,18 +53,6 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
         export.main([*arguments, "--towers", "text", "--variants", "fp32"])
         export.main([*arguments, "--format", "executorch"])
     return folder
-
-
-@pytest.fixture
-def copied(exported, tmp_path, monkeypatch) -> Path:
-    """A folder to write to; further exports copy the files of the first one."""
-    for export_format in formats.FORMATS.values():
-
-        def copy(_, tower, variant, path, images, folder=exported / export_format.name):
-            shutil.copy(folder / path.name, path)
-
-        monkeypatch.setitem(formats.FORMATS, export_format.name, replace(export_format, write=copy))
-    return shutil.copytree(exported, tmp_path / "folder")
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +87,6 @@ def test_image_program_accepts_any_batch_size(exported, student, inputs, batch_s
     pixel_values = inputs["pixel_values"].repeat(2, 1, 1, 1)[:batch_size]
     embeddings = run(exported, "vision", "fp32", pixel_values=pixel_values)
     np.testing.assert_allclose(embeddings, expected(student, pixel_values=pixel_values), atol=1e-4)
-
-
-def test_padding_does_not_change_embeddings(exported, inputs):
-    arrays = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-    batched = run(exported, "text", "fp32", **arrays)
-    for row, mask in enumerate(arrays["attention_mask"]):
-        single = {name: values[row : row + 1, : mask.sum()].contiguous() for name, values in arrays.items()}
-        np.testing.assert_allclose(run(exported, "text", "fp32", **single)[0], batched[row], atol=1e-4)
 
 
 @pytest.mark.parametrize(("tower", "names"), [("vision", ["pixel_values"]), ("text", ["input_ids", "attention_mask"])])
@@ -161,39 +139,6 @@ def test_results_and_card_hold_both_formats(exported):
     assert results.meta["export"]["best"] == {"text": "onnx/text_model.onnx"}  # ExecuTorch programs run in apps only
     card = (exported / "README.md").read_text(encoding="utf-8")
     assert all(f"| `{entry['file']}` |" in card for entry in verdicts)
-
-
-def test_file_that_loses_accuracy_is_not_written_and_reported(copied, labelled, capsys, monkeypatch):
-    monkeypatch.setattr(verdict, "_allowed_points", lambda verdict, number: -101.0)  # a loss that no file keeps to
-    program = copied / "executorch" / "text_model_quantized.pte"
-    program.unlink()  # an earlier program that was accepted would stay
-    arguments = ["--format", "executorch", "--towers", "text", "--variants", "int8"]
-    with pytest.raises(SystemExit) as exit_info:
-        export.main([str(copied), "--output_dir", str(copied), *arguments, *labelled])
-    assert exit_info.value.code == 1
-    printed = capsys.readouterr().out
-    assert "executorch/text_model_quantized.pte: not written. The int8 text tower loses " in printed
-    assert "points of top-1 in en" in printed and "points of top-1 in zh" in printed and "Most affected: " in printed
-    assert not program.exists()
-    verdicts = Results.read(copied / "results.json").meta["export"]["verdicts"]
-    (refused,) = [entry for entry in verdicts if not entry["kept"]]
-    assert refused["file"] == "executorch/text_model_quantized.pte" and len(refused["reasons"]) >= 2
-    assert len(verdicts) == 5 and all((copied / entry["file"]).exists() for entry in verdicts if entry["kept"])
-
-
-def test_export_to_another_format_keeps_programs_and_verdicts(copied, labelled):
-    before = {path.name: path.read_bytes() for path in (copied / "executorch").iterdir()}
-    verdicts = Results.read(copied / "results.json").meta["export"]["verdicts"]
-    export.main([str(copied), "--output_dir", str(copied), "--towers", "text", "--variants", "fp32", *labelled])
-    assert {path.name: path.read_bytes() for path in (copied / "executorch").iterdir()} == before
-    after = Results.read(copied / "results.json").meta["export"]["verdicts"]
-    programs = [entry for entry in verdicts if entry["file"].startswith("executorch/")]
-    assert len(programs) == 4 and [entry for entry in after if entry["file"].startswith("executorch/")] == programs
-
-
-def test_programs_have_no_local_paths(exported):
-    for path in (exported / "executorch").iterdir():
-        assert b".py" not in path.read_bytes()
 
 
 def test_invalid_program_is_named(tmp_path):

@@ -48,11 +48,6 @@ def test_config_files_have_only_keys_that_accelerate_knows(path):
     assert content.get("deepspeed_config", {}).keys() <= options_of_launch()
 
 
-def test_every_config_file_is_in_the_readme():
-    readme = (CLUSTERS / "README.md").read_text(encoding="utf-8")
-    assert len(CONFIG_FILES) == 5 and all(f"`{path.name}`" in readme for path in CONFIG_FILES)
-
-
 # environment variables that `accelerate launch` sets
 ENVIRONMENTS = {
     "ddp": {},

@@ -29,13 +29,12 @@ def read_log(recipe: DistillRecipe) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
-def run_with(recipe: DistillRecipe, monkeypatch, measure=None, **callables):
+def run_with(recipe: DistillRecipe, monkeypatch, measure):
     """Run a recipe with what its evaluation measures replaced."""
     train = loop.train
 
     def replaced(*arguments, watch, **keywords):
-        watch = watch if measure is None else replace(watch, measure=measure)
-        return train(*arguments, watch=watch, **keywords | callables)
+        return train(*arguments, watch=replace(watch, measure=measure), **keywords)
 
     monkeypatch.setattr(stage, "train", replaced)
     try:

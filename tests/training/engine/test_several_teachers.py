@@ -151,32 +151,6 @@ def test_an_ensemble_that_does_not_fit_is_refused(fields, message, source, teach
         run(DistillRecipe(teachers=teachers, student=student, **recipe_fields(tmp_path / "x", source, **fields)))
 
 
-def test_a_student_of_one_teacher_cannot_be_aligned_with_two(source, teacher_folder, altclip_folder, tmp_path):
-    fields = recipe_fields(tmp_path / "one", source)
-    folder = run(DistillRecipe(teacher=str(teacher_folder), student=student_config(), **fields))
-    recipe = AlignRecipe(
-        student=str(folder),
-        teachers=entries(teacher_folder, altclip_folder),
-        anchor_weight=1.0,
-        **recipe_fields(tmp_path / "two", source),
-    )
-    with pytest.raises(ValueError, match="embeds in 32 dimensions, the student in 16, so"):
-        run(recipe)
-
-
-def test_a_tower_can_start_from_the_first_teacher_that_has_it(source, teacher_folder, altclip_folder, tmp_path):
-    student = student_config(vision_config=None, vision_init="teacher", tokenizer=str(teacher_folder))
-    recipe = DistillRecipe(
-        teachers=entries(altclip_folder, teacher_folder, tower=("text", "both")),
-        student=student,
-        freeze=["vision_model."],
-        **recipe_fields(tmp_path / "x", source),
-    )
-    name = "vision_model.timm_model.conv_stem.weight"
-    found = DCCLIPModel.from_pretrained(run(recipe)).state_dict()[name]
-    assert torch.equal(found, Teacher.from_pretrained(str(teacher_folder)).state_dict()[name])
-
-
 def test_captions_without_a_target_take_no_part_in_stage_1(train_rows, altclip_folder, teacher_folder, tmp_path):
     rows = train_rows.select(range(12)).select_columns(["image", "en", "zh"])
     english = [text if number < 8 else None for number, text in enumerate(rows["en"])]

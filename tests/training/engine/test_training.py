@@ -2,23 +2,20 @@
 
 import json
 import math
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 from datasets import Dataset, Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoProcessor
 
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import (
     MOBILENET,
-    NO_DROPOUT,
     VIT,
     WHOLE_MOBILENET,
     XLM_ROBERTA,
@@ -32,11 +29,10 @@ from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe, TrainingRecipe, parse_recipe
 from training.engine import stage
 from training.engine.checkpoint import list_checkpoints
-from training.engine.optimizer import learning_rate_at
-from training.engine.state import TrainingState, check_checkpoint, file_digest
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.engine.state import TrainingState, check_checkpoint
+from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import build_student
-from training.teachers import TOWERS, Teacher, weights_fingerprint
+from training.teachers import TOWERS, Teacher
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
 
@@ -103,13 +99,6 @@ def changed(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor]) -> 
 # losses and weights
 
 
-def test_stage_1_reduces_every_loss(distill_recipe):
-    folder = run(distill_recipe(max_steps=30, batch_size=16, learning_rate=3e-3))
-    for name in ("vision_map", "vision_embedding", "text_map", "text_embedding", "loss"):
-        values = losses(folder, name)
-        assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
-
-
 def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, source, tmp_path):
     data = DataConfig(train=shutil.copy(source, str(tmp_path / "pairs.parquet")))
     fields = {"student": str(kept_run[1]), "new_student": None, "data": data, "save_every": 1}
@@ -141,37 +130,16 @@ def test_stage_2_adds_the_languages_of_its_captions(distill_recipe, align_recipe
     assert "The model is trained on English and Chinese." in (aligned / "README.md").read_text(encoding="utf-8")
 
 
-def test_stage_2_reduces_every_loss(align_recipe):
-    folder = run(align_recipe(max_steps=40, batch_size=16, learning_rate=3e-3, freeze_batch_norm=False))
-    for name in ("contrastive_en", "contrastive_zh", "anchor_image", "anchor_text", "loss"):
-        values = losses(folder, name)
-        assert sum(values[-5:]) < 0.95 * sum(values[:5]), name
-
-
 @pytest.mark.parametrize(
     ("length", "tower", "warned"), [(48, "both", True), (48, "vision", False), (32, "both", False)]
 )
 def test_positions_beyond_those_of_the_teacher_are_named(length, tower, warned, distill_recipe, caplog, monkeypatch):
-    monkeypatch.setattr(stage, "train", lambda *arguments, **options: None)  # only the messages before the first step
+    for name in ("train", "write_card"):  # only the messages before the first step
+        monkeypatch.setattr(stage, name, lambda *arguments, **options: None)
     text = XLM_ROBERTA | {"max_position_embeddings": 50}
     student = replace(student_config(), text_config=text, max_text_length=length)
     distill.run(distill_recipe(student=student, tower=tower))
     assert ("student takes texts of up to 48 tokens, but its teacher only up to 32" in caplog.text) is warned
-
-
-def test_stage_1_loss_is_the_weighted_sum_of_its_parts(distill_recipe):
-    folder = run(distill_recipe(map_weight=0.5))
-    for line in (line for line in read_log(folder) if "loss" in line):
-        maps, embeddings = (line["vision_" + n] + line["text_" + n] for n in ("map", "embedding"))
-        assert line["loss"] == pytest.approx(0.5 * maps + embeddings, abs=1e-4)
-
-
-def test_stage_2_loss_is_the_weighted_mean_over_languages_and_the_anchor(align_recipe):
-    fields = {"language_weights": {"en": 1.0, "zh": 3.0}, "contrastive_weight": 0.5, "anchor_weight": 2.0}
-    for line in (line for line in read_log(run(align_recipe(**fields))) if "loss" in line):
-        contrastive = 0.5 * (line["contrastive_en"] + 3 * line["contrastive_zh"]) / 4
-        anchor = 2.0 * (line["anchor_image"] + line["anchor_text"])
-        assert line["loss"] == pytest.approx(contrastive + anchor, abs=2e-4)
 
 
 @pytest.mark.parametrize(("tower", "other"), [("vision", "text"), ("text", "vision")])
@@ -186,26 +154,6 @@ def test_the_other_tower_is_unchanged_to_the_bit(distill_recipe, tower, other):
     ]
 
 
-def test_both_towers_together_equal_each_alone(distill_recipe, tmp_path):
-    # the towers share no weights, and without dropout no random numbers
-    text = XLM_ROBERTA | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    fields = {"student": student_config(text_config=text), "max_grad_norm": 1e9}
-    both = weights(run(distill_recipe(**fields)))
-    alone = weights(run(distill_recipe(**fields, tower="vision", output_dir=str(tmp_path / "vision"))))
-    for name, tensor in alone.items():
-        if name.startswith(("vision_model.", "visual_projection.")):
-            torch.testing.assert_close(both[name], tensor, rtol=1e-4, atol=1e-5)
-
-
-def test_two_processes_log_the_losses_of_the_whole_batch(distill_recipe, tmp_path):
-    student = student_config(vision_config=VIT, text_config=NO_DROPOUT)
-    whole = run(distill_recipe(student=student, target="embedding"))
-    half = distill_recipe(student=student, target="embedding", batch_size=4, output_dir=tmp_path / "two")
-    debug_launcher(run, (half,))
-    for name in ("vision_embedding", "text_embedding", "loss"):
-        assert losses(tmp_path / "two", name) == pytest.approx(losses(whole, name), abs=1e-4), name
-
-
 def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
     frozen = ["vision_model.timm_model.conv_stem", "vision_model.timm_model.bn1", "text_model.embeddings"]
     recipe = distill_recipe(freeze=frozen)
@@ -216,24 +164,12 @@ def test_frozen_layers_keep_their_weights_and_statistics(distill_recipe):
     assert [name for name in names if name.startswith("text_model.encoder")]
 
 
-@pytest.mark.parametrize("name", ["vision_model.no_layer", "text_model.embed"])
-def test_an_unknown_name_in_freeze_is_refused(distill_recipe, name):
-    with pytest.raises(ValueError, match=rf"freeze: '{name}' is no parameter or layer of the student"):
-        run(distill_recipe(freeze=[name]))
-
-
 @pytest.mark.parametrize("is_frozen", [True, False])
 def test_freeze_batch_norm_keeps_the_statistics_in_stage_2(align_recipe, kept_run, is_frozen):
     recipe = align_recipe(student=str(kept_run[1]), new_student=None, freeze_batch_norm=is_frozen)
     names = changed(weights(kept_run[1]), weights(run(recipe)))
     assert bool([name for name in names if "running_" in name]) is not is_frozen
     assert "logit_scale" in names and [name for name in names if name.startswith("vision_model.")]
-
-
-def test_a_teacher_with_another_tokenizer_has_pooled_text_targets_only(distill_recipe, altclip_folder, teacher_folder):
-    student = student_config(tokenizer=str(teacher_folder))
-    line = read_log(run(distill_recipe(teacher=str(altclip_folder), student=student)))[-2]
-    assert {"vision_map", "vision_embedding", "text_embedding"} <= set(line) and "text_map" not in line
 
 
 def run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower: str, column: list[str], **fields) -> Path:
@@ -262,16 +198,6 @@ def test_one_tower_needs_neither_the_other_modality_nor_the_other_teacher_tower(
     assert all(math.isfinite(value) for value in losses(folder, f"{tower}_map"))
 
 
-@pytest.mark.parametrize("target", ["embedding", "logits"])
-def test_pooled_targets_can_be_learnt_alone(distill_recipe, target):
-    folder = run(distill_recipe(target=target, max_steps=30, batch_size=16, learning_rate=3e-3))
-    names = {name for line in read_log(folder) for name in line if name.startswith(("vision", "text"))}
-    assert names == {f"vision_{target}", f"text_{target}"}
-    for name in names:
-        values = losses(folder, name)
-        assert sum(values[-5:]) < 0.9 * sum(values[:5]), name
-
-
 def test_logits_need_captions(distill_recipe, train_rows, tmp_path):
     train_rows.select_columns(["image"]).to_parquet(tmp_path / "images.parquet")
     data = DataConfig(train=str(tmp_path / "images.parquet"))
@@ -284,17 +210,6 @@ def test_without_an_adapter_the_widths_must_agree(distill_recipe):
         run(distill_recipe(adapter=False, student=student_config(vision_config=VIT)))
     # the text towers of student and teacher are equally wide
     assert all(math.isfinite(value) for value in losses(run(distill_recipe(adapter=False, tower="text")), "text_map"))
-
-
-def test_whitening_changes_the_feature_map_loss(distill_recipe, tmp_path):
-    whitened = losses(run(distill_recipe(max_steps=1)), "vision_map")
-    plain = losses(run(distill_recipe(max_steps=1, whiten=False, output_dir=str(tmp_path / "plain"))), "vision_map")
-    assert whitened != plain
-
-
-def test_a_teacher_with_the_same_tokenizer_has_token_targets(distill_recipe, altclip_folder):
-    line = read_log(run(distill_recipe(teacher=str(altclip_folder))))[-2]
-    assert {"vision_map", "vision_embedding", "text_map", "text_embedding"} <= set(line)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -311,12 +226,6 @@ def test_a_student_with_a_cut_vocabulary_learns_token_states(distill_recipe, tra
     assert sum(values[-5:]) < 0.9 * sum(values[:5])
     assert "split differently by the teacher" in read_log(folder)[-1]["skipped"]
     assert AutoProcessor.from_pretrained(folder).tokenizer(texts[0]).input_ids
-
-
-def test_training_does_not_change_the_teacher(distill_recipe, teacher_folder):
-    before = weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder))
-    run(distill_recipe())
-    assert weights_fingerprint(DCCLIPModel.from_pretrained(teacher_folder)) == before
 
 
 def test_one_cache_serves_both_stages_and_all_seeds(distill_recipe, align_recipe, tmp_path):
@@ -366,61 +275,7 @@ def test_the_licence_of_another_teacher_of_stage_2_joins_that_of_the_student(
     assert "`creativeml-openrail-m`" in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("cache", [None, "targets"])
-def test_bf16_trains(distill_recipe, tmp_path, cache):
-    folder = run(distill_recipe(mixed_precision="bf16", teacher_cache=cache and str(tmp_path / cache)))
-    assert all(math.isfinite(value) for value in losses(folder))
-    assert {tensor.dtype for tensor in weights(folder).values() if tensor.is_floating_point()} == {torch.float32}
-
-
-def test_stage_2_without_a_teacher_has_no_anchor(align_recipe, kept_run):
-    folder = run(align_recipe(teacher=None, student=str(kept_run[1]), new_student=None, anchor_weight=0.0))
-    assert not [name for name in read_log(folder)[-2] if name.startswith("anchor")]
-
-
 # user errors
-
-
-def test_language_weights_other_than_the_data_are_refused(align_recipe):
-    with pytest.raises(
-        ValueError, match=r"language_weights names \['en', 'fr'\], data.caption_columns \['en', 'zh'\]"
-    ):
-        run(align_recipe(language_weights={"en": 1.0, "fr": 1.0}))
-
-
-def test_teacher_of_another_width_cannot_be_an_anchor(align_recipe, kept_run, tmp_path, processor):
-    make_model(VIT, projection_dim=24).save_pretrained(tmp_path / "wide")
-    processor.save_pretrained(tmp_path / "wide")
-    with pytest.raises(ValueError, match=r"embeds in 24 dimensions, the student in 16, so"):
-        run(align_recipe(teacher=str(tmp_path / "wide"), student=str(kept_run[1]), new_student=None))
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(kept_run, tmp_path):
-    recipe, whole = kept_run
-    shutil.copytree(whole / "checkpoint-000002", tmp_path / "checkpoint-000002")
-    file = tmp_path / "checkpoint-000002/model.safetensors"
-    poisoned = load_file(file)
-    poisoned["visual_projection.weight"].fill_(float("nan"))
-    save_file(poisoned, file, metadata={"format": "pt"})
-    state = tmp_path / "checkpoint-000002/training_state/state.json"
-    content = json.loads(state.read_text(encoding="utf-8"))
-    content["digests"]["model.safetensors"] = file_digest(file)  # as if the run itself had written it
-    state.write_text(json.dumps(content), encoding="utf-8")
-    before = file.read_bytes()
-    with pytest.raises(FloatingPointError, match=r"step 3: the loss is not finite .* rows \[\d+"):
-        run(replace(recipe, output_dir=str(tmp_path), resume=True, save_every=1))
-    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-000002"]
-    assert file.read_bytes() == before and not (tmp_path / "model.safetensors").exists()
-
-
-def test_checkpoints_of_another_run_are_not_mixed_with_a_new_one(kept_run):
-    recipe, whole = kept_run
-    before = (whole / "log.jsonl").read_bytes()
-    with pytest.raises(
-        ValueError, match=r"output_dir: .* has checkpoint-000006 and model.safetensors of another run.*add --resume"
-    ):
-        run(recipe)
-    assert (whole / "log.jsonl").read_bytes() == before
 
 
 def test_damaged_images_are_skipped_counted_and_reported(distill_recipe, train_rows, tmp_path):
@@ -456,44 +311,16 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert "resumed at step 2" in capfd.readouterr().out
 
 
-def test_a_tower_with_other_stored_names_resumes(distill_recipe):
-    recipe = distill_recipe(student=student_config(vision_config=VIT), max_steps=4, save_every=2)
-    folder = run(recipe)
-    unbroken = (folder / "model.safetensors").read_bytes()
-    shutil.rmtree(folder / "checkpoint-000004")
-    run(replace(recipe, resume=True))
-    assert (folder / "model.safetensors").read_bytes() == unbroken
-
-
 def test_the_same_recipe_gives_the_same_model_twice(kept_run, tmp_path):
     recipe, whole = kept_run
     again = run(replace(recipe, output_dir=str(tmp_path / "again"), save_every=0))
     assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
 
 
-def test_another_seed_gives_another_model(kept_run, tmp_path):
-    recipe, whole = kept_run
-    other = run(replace(recipe, output_dir=str(tmp_path / "other"), seed=1, save_every=0))
-    assert (other / "model.safetensors").read_bytes() != (whole / "model.safetensors").read_bytes()
-
-
-def test_resume_without_a_checkpoint_starts_from_the_first_step(distill_recipe):
-    folder = run(distill_recipe(resume=True))
-    assert [line["step"] for line in read_log(folder) if "loss" in line] == [1, 2]
-
-
 def copy_checkpoints(whole: Path, folder: Path, *steps: int) -> Path:
     for step in steps:
         shutil.copytree(whole / f"checkpoint-{step:06d}", folder / f"checkpoint-{step:06d}")
     return folder
-
-
-def test_resume_from_a_checkpoint_of_other_parameters_is_refused(kept_run, tmp_path):
-    recipe, whole = kept_run
-    folder = copy_checkpoints(whole, tmp_path / "x", 2)
-    changed = replace(recipe, output_dir=str(folder), resume=True, tower="vision")
-    with pytest.raises(ValueError, match=r"^resume: "):
-        run(changed)
 
 
 def read_identity(checkpoint: Path) -> dict:
@@ -553,13 +380,6 @@ def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_
         check_checkpoint(checkpoint, None, identity)
 
 
-def test_a_finished_run_that_is_resumed_keeps_its_model(kept_run, tmp_path):
-    recipe, whole = kept_run
-    shutil.copytree(whole, tmp_path / "x")
-    run(replace(recipe, output_dir=str(tmp_path / "x"), resume=True))
-    assert (tmp_path / "x/model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
 def test_a_finished_model_is_not_replaced_without_a_flag(kept_run, tmp_path, distill_recipe):
     folder = tmp_path / "x"
     shutil.copytree(kept_run[1], folder, ignore=shutil.ignore_patterns("checkpoint-*"))
@@ -591,18 +411,6 @@ def test_a_run_never_writes_into_what_it_reads(distill_recipe, teacher_folder, t
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
 
 
-def test_files_of_the_user_are_not_replaced(distill_recipe, tmp_path):
-    folder = tmp_path / "distilled"
-    folder.mkdir()
-    for name in ("README.md", "requirements.txt", "log.tmp"):
-        (folder / name).write_text("mine")
-    with pytest.raises(ValueError, match=r"has README.md, requirements.txt, which distill did not write"):
-        run(distill_recipe())
-    assert {path.name: path.read_text() for path in folder.iterdir()} == dict.fromkeys(
-        ("README.md", "requirements.txt", "log.tmp"), "mine"
-    )
-
-
 def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     save = TrainingState.save
 
@@ -621,12 +429,6 @@ def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     assert sorted(path.name for path in folder.iterdir()) == [".dcclip", "checkpoint-000002", "log.jsonl"]
     monkeypatch.undo()
     run(replace(recipe, resume=True))
-
-
-def test_only_the_last_checkpoints_are_kept(kept_run, tmp_path):
-    assert [path.name for path in list_checkpoints(kept_run[1])] == [f"checkpoint-00000{n}" for n in (2, 4, 6)]
-    folder = run(replace(kept_run[0], output_dir=str(tmp_path / "few"), keep_checkpoints=1))
-    assert [path.name for path in list_checkpoints(folder)] == ["checkpoint-000006"]
 
 
 @pytest.mark.parametrize("name", [".", "checkpoint-000002", "checkpoint-000006"])
@@ -648,29 +450,15 @@ def test_every_saved_folder_is_a_complete_hub_folder(kept_run, inputs, name):
         "configuration_dcclip.py",
         "modeling_dcclip.py",
         "processing_dcclip.py",
-        "README.md",
         "recipe.yaml",
     }
-
-
-def test_the_final_folder_equals_the_last_checkpoint(kept_run):
-    last = kept_run[1] / "checkpoint-000006"
-    for file in (path for path in last.iterdir() if path.is_file()):
-        assert file.read_bytes() == (kept_run[1] / file.name).read_bytes()
+    assert ("README.md" in files) is (name == ".")  # the card is written at the end of the run
 
 
 def test_no_file_is_a_pickle_or_incomplete(kept_run):
     files = [path for path in kept_run[1].rglob("*") if path.is_file() and path.parent.name != ".dcclip"]
     assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}
     assert [path.name for path in kept_run[1].rglob(".*")] == [".dcclip"]
-
-
-def test_all_files_have_the_mode_of_new_files(kept_run):
-    umask = os.umask(0)
-    os.umask(umask)
-    # safetensors creates its files with mode 0600
-    for path in kept_run[1].rglob("*"):
-        assert not path.is_file() or path.stat().st_mode & 0o777 == 0o666 & ~umask, path
 
 
 def test_the_saved_recipe_is_the_one_that_ran(kept_run):
@@ -685,23 +473,6 @@ def test_the_saved_recipe_is_the_one_that_ran(kept_run):
 def test_a_checkpoint_states_the_steps_that_it_has_and_the_card_all(kept_run):
     assert "# number of steps done: 2\n" in (kept_run[1] / "checkpoint-000002" / "recipe.yaml").read_text("utf-8")
     assert "distillation; 6 steps, batch size 8" in (kept_run[1] / "README.md").read_text("utf-8")
-
-
-def test_the_log_has_one_line_per_step_between_start_and_end(kept_run):
-    log = read_log(kept_run[1])
-    assert (log[0]["event"], log[-1]["event"]) == ("started", "finished")
-    assert [line["step"] for line in log[1:-1]] == [1, 2, 3, 4, 5, 6]
-    assert {"loss", "learning_rate", "images_per_s", "vision_map", "text_map"} <= set(log[1])
-    assert log[-1]["skipped"] == "none skipped"
-
-
-def test_the_learning_rate_warms_up_and_falls_to_zero(kept_run):
-    recipe = replace(kept_run[0], max_steps=100, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate_at(step, recipe) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1, abs=0.05)
-    assert rates[:9] == sorted(rates[:9]) and rates[12:] == sorted(rates[12:], reverse=True)
-    assert rates[-1] < 0.001
-    assert learning_rate_at(50, replace(recipe, schedule="constant")) == 1.0
 
 
 def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_path, kept_run):

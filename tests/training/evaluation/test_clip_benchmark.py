@@ -1,8 +1,3 @@
-import json
-import sys
-import tarfile
-from io import BytesIO
-
 import pytest
 import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
@@ -11,7 +6,7 @@ from torch.utils.data import DataLoader
 
 from training.data import load_source
 from training.evaluation.classify import class_embeddings
-from training.evaluation.clip_benchmark import load_dcclip, main, register
+from training.evaluation.clip_benchmark import load_dcclip, register
 from training.evaluation.metrics import top_k_accuracy
 from training.evaluation.retrieval import make_retrieval_set, score
 from training.evaluation.sets.class_names import ClassNames
@@ -82,34 +77,3 @@ def test_retrieval_in_clip_benchmark_gives_our_numbers(teacher_folder, rows):
     for k in (1, 3):
         assert peer[f"image_retrieval_recall@{k}"] == pytest.approx(found[f"text_to_image_R@{k}"])
         assert peer[f"text_retrieval_recall@{k}"] == pytest.approx(found[f"image_to_text_R@{k}"])
-
-
-def test_command_of_clip_benchmark_runs_with_our_model(teacher_folder, rows, class_names, tmp_path, monkeypatch):
-    names = class_names.in_language("zh")
-    write_shards(tmp_path / "data", rows, class_names.label_ids(rows["label"]).tolist(), names, TEMPLATES["zh"])
-    arguments = ["eval", "--model_type", "dcclip", "--model", str(teacher_folder), "--pretrained", "local", "--no_amp"]
-    arguments += ["--dataset", "wds/drawings", "--dataset_root", str(tmp_path / "data"), "--num_workers", "0"]
-    arguments += ["--quiet", "--task", "zeroshot_classification", "--output", str(tmp_path / "peer.json")]
-    monkeypatch.setattr(sys, "argv", ["clip_benchmark_model", *arguments])
-    main()
-    peer = json.loads((tmp_path / "peer.json").read_text(encoding="utf-8"))["metrics"]
-    model = ZeroShotModel.from_pretrained(teacher_folder)
-    templates = [template.replace("{c}", "{}") for template in TEMPLATES["zh"]]
-    scores = model.encode_images(rows) @ class_embeddings(model, names, templates).T
-    assert peer["acc5"] == top_k_accuracy(scores, class_names.label_ids(rows["label"]), 5)
-
-
-def write_shards(folder, rows, labels: list[int], names: list[str], templates: list[str]) -> None:
-    """The file format of clip-benchmark: a tar of images and labels, with class names and templates beside it."""
-    (folder / "test").mkdir(parents=True)
-    (folder / "test/nshards.txt").write_text("1")
-    (folder / "classnames.txt").write_text("\n".join(names), encoding="utf-8")
-    (folder / "zeroshot_classification_templates.txt").write_text("\n".join(templates), encoding="utf-8")
-    with tarfile.open(folder / "test/0.tar", "w") as tar:
-        for number, (row, label) in enumerate(zip(rows, labels, strict=True)):
-            image = BytesIO()
-            row["image"].convert("RGB").save(image, "PNG")
-            for ending, content in (("png", image.getvalue()), ("cls", str(label).encode())):
-                entry = tarfile.TarInfo(f"{number:06}.{ending}")
-                entry.size = len(content)
-                tar.addfile(entry, BytesIO(content))

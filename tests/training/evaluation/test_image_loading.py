@@ -29,6 +29,9 @@ def test_a_damaged_file_is_named(tmp_path):
     rows = Dataset.from_dict({"image": cells}, Features({"image": ImageFeature(decode=False)}))
     with pytest.raises(ValueError, match=r"image: row 0, file '.*cat\.png', does not decode"):
         list(prepared_batches(rows, "image", 8, shrink))
+    rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
+    with pytest.raises(ValueError, match=r"image: row 1 has no image"):
+        list(prepared_batches(rows, "image", 2, shrink))
 
 
 @pytest.mark.parametrize("size", [(64, 64), (97, 64), (64, 99), (31, 200), (500, 333), (7, 7)])
@@ -115,9 +118,3 @@ def test_number_of_images_prepared_ahead_is_bounded(rows):
         used += len(batch)
         assert prepared[0] <= used + BATCHES_AHEAD * IMAGES_PER_JOB
     assert prepared[0] == used == len(rows)
-
-
-def test_row_without_an_image_raises_with_its_number():
-    rows = Dataset.from_dict({"image": [Image.new("RGB", (8, 8)), None]}, features=Features({"image": ImageFeature()}))
-    with pytest.raises(ValueError, match=r"image: row 1 has no image"):
-        list(prepared_batches(rows, "image", 2, shrink))

@@ -5,7 +5,6 @@ import os
 import tarfile
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features
@@ -55,22 +54,11 @@ def test_one_folder_per_class(folder):
     assert (labelled.source, labelled.split, labelled.revision) == (str(folder), None, None)
 
 
-def test_a_split_is_chosen_among_several_in_a_folder(tmp_path):
-    write_folders(tmp_path / "train", {"cat": ["1f408"]})
-    write_folders(tmp_path / "val", {"dog": ["1f415", "1f436"]})
-    assert names_of(open_cifar(tmp_path, split="val")) == ["dog", "dog"]
-
-
 def test_parquet_with_names_in_any_column(tmp_path):
     rows = rows_of(CIFAR_10).add_column("number", list(range(NUM)))
     named = rows.rename_columns({"label": "english", "image": "photo"})
     path = write_parquet(tmp_path / "rows.parquet", named)
     assert names_of(open_cifar(path, label_column="english", image_column="photo")) == EXPECTED
-
-
-def test_a_column_with_names_is_preferred_to_numbers_without(tmp_path):
-    rows = rows_of(CIFAR_10).rename_column("label", "en").add_column("label", [NUM - n for n in range(NUM)])
-    assert names_of(open_cifar(write_parquet(tmp_path / "rows.parquet", rows))) == EXPECTED
 
 
 def test_lists_of_one_label_are_single_labels(tmp_path):
@@ -156,26 +144,6 @@ def test_several_labels_per_image(tmp_path):
         found = {VOC_NAMES.names["en"][number] for number in row.nonzero()[:, 0].tolist()}
         assert found == {"person", name}
     assert "no image of 7 of 20 classes" in labelled.differences[1]
-
-
-def test_arrays_with_one_flag_per_class_in_shards(tmp_path):
-    order = list(VOC)
-    samples = []
-    for name, code in VOC.items():
-        buffer = io.BytesIO()
-        np.save(buffer, np.array([int(name == other) for other in order]))
-        samples.append({"png": drawing(code).read_bytes(), "npy": buffer.getvalue()})
-    write_tar(tmp_path / "test" / "0.tar", samples)
-    (tmp_path / "classnames.txt").write_text("\n".join(order), encoding="utf-8")
-    labelled = open_set("voc-2007-classification", Source(str(tmp_path)), VOC_NAMES, SETS["voc-2007-classification"])
-    found = [VOC_NAMES.names["en"][number] for number in labelled.labels.argmax(1).tolist()]
-    assert found == order and (labelled.labels.sum(1) == 1).all()
-
-
-def test_one_label_per_image_where_the_protocol_has_several_is_a_difference(tmp_path):
-    path = write_parquet(tmp_path / "voc.parquet", rows_of({name: [code] for name, code in VOC.items()}))
-    labelled = open_set("voc-2007-classification", Source(str(path)), VOC_NAMES, SETS["voc-2007-classification"])
-    assert "one label per image, the protocol has several" in labelled.differences
 
 
 def test_the_digest_depends_on_content_and_order_alone(folder, tmp_path):

@@ -66,14 +66,6 @@ def test_scores_equal_those_of_single_images(predicted, images, teacher_folder):
         assert row["label"] == best[0][0] and float(row["score"]) == best[0][1]
 
 
-def test_labels_of_a_file_and_counts_in_the_message(teacher_folder, images, tmp_path, capsys):
-    (tmp_path / "labels.txt").write_text("\n".join(LABELS), encoding="utf-8")
-    run(teacher_folder, images, tmp_path / "a.csv", "--labels", str(tmp_path / "labels.txt"))
-    assert "1 could not be decoded" in capsys.readouterr().out
-    assert "一只狗" in (tmp_path / "a.csv").read_text(encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "labels.txt"]
-
-
 def test_a_file_of_the_user_is_kept(teacher_folder, images, tmp_path, capsys):
     (tmp_path / "mine.csv").write_text("mine", encoding="utf-8")
     with pytest.raises(SystemExit):
@@ -131,7 +123,7 @@ def test_error_names_the_wrong_option(changes, message):
         EvalOptions(**options | changes)
 
 
-def test_names_that_are_not_utf_8_and_all_formats_of_the_index_have_a_row(teacher_folder, tmp_path):
+def test_names_that_are_not_utf_8_and_all_formats_of_the_index_have_a_row(teacher_folder, tmp_path, capsys):
     folder = tmp_path / "images"
     folder.mkdir()
     with open(os.fsencode(folder) + b"/\xba\xec.png", "wb") as file:
@@ -139,8 +131,10 @@ def test_names_that_are_not_utf_8_and_all_formats_of_the_index_have_a_row(teache
     for name in ("a.avif", "b.jpe", "._hidden.png"):
         PILImage.new("RGB", (8, 8), "red").save(folder / name, "JPEG" if name.endswith("jpe") else None)
     (tmp_path / "labels.txt").write_text("\ufeff狐狸\nfrog\n", encoding="utf-8")
+    (folder / "damaged.png").write_bytes(b"\x89PNG")
     run(teacher_folder, folder, tmp_path / "out.csv", "--labels", str(tmp_path / "labels.txt"))
+    assert "1 could not be decoded" in capsys.readouterr().out
     with (tmp_path / "out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert sorted(row["path"] for row in rows) == ["\\xba\\xec.png", "a.avif", "b.jpe"]
-    assert {row["label"] for row in rows} <= {"狐狸", "frog"}
+    assert sorted(row["path"] for row in rows) == ["\\xba\\xec.png", "a.avif", "b.jpe", "damaged.png"]
+    assert {row["label"] for row in rows} <= {"狐狸", "frog", ""}

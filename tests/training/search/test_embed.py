@@ -1,6 +1,5 @@
 """`training/embed.py`: every kind of source, several processes, interruptions, and failures by cause."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -92,17 +91,6 @@ def test_images_of_a_folder_are_found_by_their_path(color_model, tmp_path):
     with Index.open(tmp_path / "out" / "index") as index:
         assert [hit.path for hit in index.search("红", top=1)] == [str(tmp_path / "photos" / "a" / "one.png")]
         assert index.add(tmp_path / "photos").unchanged == 3  # size and time are those of the files
-
-
-def test_the_width_in_the_config_is_that_of_the_embeddings(cells, teacher_folder, tmp_path):
-    model = tmp_path / "model"
-    shutil.copytree(teacher_folder, model)
-    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
-    (model / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
-    table = embedder.Embedder(model, "image", device="cpu")({"image": [cell["bytes"] for cell in cells[:2]]})
-    assert table["vector"].type.list_size == 8
-    vectors = table["vector"].combine_chunks().flatten().to_numpy().reshape(2, 8)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
 
 
 def test_weights_encode_as_transformers_does(cells, table, teacher_folder, tmp_path):
@@ -219,11 +207,3 @@ def test_images_of_no_folder_are_not_lost_by_an_upgrade(table, color_model, tmp_
         with pytest.raises(ValueError, match="upgrade: 20 images of the index"):
             upgrade_index(index, save_color_model(tmp_path / "other", turn=1))
         assert len(index) == 20
-
-
-def test_a_build_for_cuda_runs_on_the_cpu_where_there_is_no_gpu(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
-    assert embedder.accelerator() == torch.device("cpu")
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    assert embedder.accelerator() == torch.device("cuda")

@@ -12,7 +12,7 @@ from training.search.embedder import Embedder
 from training.search.run import write_index
 
 pytestmark = pytest.mark.slow
-ray = pytest.importorskip("ray", reason='pip install -e ".[ray]"')
+ray = pytest.importorskip("ray", reason='pip install "ray[data]"')
 
 ROWS, BATCH_SIZE = 48, 4
 

@@ -25,7 +25,7 @@ from tests.tiny import (
     train_unigram,
 )
 from training.engine.rotation import rotate
-from training.prepare.vocabulary.cut import count_pieces, cut_vocabulary
+from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import SourceTower, evenly_spaced, inherit_weights, open_source
 from training.teachers import Teacher
 from training.text.tokenizers import load_tokenizer, match_tokens
@@ -194,14 +194,6 @@ def test_a_cut_backbone_inherits_the_sources_stages(inputs):
     found = student.eval().get_image_features(inputs["pixel_values"]).feature_map
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     assert not report.cut and report.random == ["visual_projection.weight"]  # its input was a wider stage
-
-
-def test_positions_start_after_the_padding_id_in_some_families():
-    large = randomised(make_model(text=XLM_ROBERTA, seed=1))
-    student = make_model(text=BERT | {"max_position_embeddings": 32}, seed=2)
-    inherit_weights(student, source_of(large, "text"))
-    found = student.text_model.embeddings.position_embeddings.weight
-    assert torch.equal(found, large.text_model.embeddings.position_embeddings.weight[2:34])
 
 
 def test_token_embeddings_are_looked_up_by_piece(tokenizer, other_tokenizer):

@@ -180,15 +180,6 @@ def test_timm_names_are_hub_ids(image_folders):
     assert torch.equal(teacher.encode_images(pixels(128)).embedding, whole.encode_images(pixels(128)).embedding)
 
 
-def test_a_backbone_of_maps_alone_is_refused(tmp_path):
-    config = TimmWrapperConfig(architecture=TIMM_ARCHITECTURE, model_args={"features_only": True})
-    TimmWrapperModel(config).save_pretrained(tmp_path)
-    with pytest.raises(
-        ValueError, match=r"has model_args features_only, so it gives no pooled output. Save the whole"
-    ):
-        Teacher.from_pretrained(str(tmp_path))
-
-
 # texts
 
 

@@ -1,25 +1,19 @@
 """Texts of a teacher are prepared as in its training: the same as in evaluation, and as transformers does it."""
 
 import copy
-from pathlib import Path
 
 import pytest
-import sentencepiece
 import torch
 import torch.nn.functional as F
 from tokenizers import normalizers
-from transformers import SiglipImageProcessor, SiglipProcessor, SiglipTokenizer
 
 from tests.tiny import make_image_processor
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
-from training.config import AugmentConfig, DataConfig, TeacherConfig
-from training.data import CaptionTokenizer, PairDataset
+from training.config import AugmentConfig, TeacherConfig
 from training.data.transforms import Augment
 from training.engine.inputs import caption_tokens
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import Teacher
-from training.teachers.cache import build_target_cache
-from training.teachers.cached_targets import TargetCacheError
 from training.teachers.ensemble import Ensemble
 from training.teachers.preparation import canonical, lower_case
 from training.teachers.targets import LiveTargets, TargetSpec
@@ -71,33 +65,3 @@ def test_captions_of_a_training_batch_are_cleaned_for_the_teacher_alone(siglip, 
     found = LiveTargets(siglip, TargetSpec(("text",))).texts(batch).embedding
     expected = siglip.encode_texts(**siglip.tokenize(TEXTS)).embedding
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def test_cached_captions_are_cleaned_and_older_ones_are_refused(siglip, tokenizer, train_rows, tmp_path):
-    tokens = CaptionTokenizer(tokenizer, 32, siglip.tokenizer, clean=siglip.clean)
-    dataset = PairDataset(train_rows.select(range(8)), DataConfig(train="tiny"), tokens, None)
-    spec = TargetSpec(("text",))
-    cached = build_target_cache(tmp_path / "cache", siglip, dataset, AUGMENT, spec, 1)
-    batch = dataset.collate([(row, 0, 0, dataset[row]) for row in range(4)])
-    expected = LiveTargets(siglip, spec).texts(batch).embedding
-    torch.testing.assert_close(cached.texts(batch).embedding.float(), expected, rtol=4e-3, atol=4e-3)
-    as_before = CaptionTokenizer(tokenizer, 32, siglip.tokenizer)
-    build_target_cache(tmp_path / "older", siglip, dataset, AUGMENT, spec, 1, tokens=as_before)
-    with pytest.raises(TargetCacheError, match="cleaning"):
-        build_target_cache(tmp_path / "older", siglip, dataset, AUGMENT, spec, 1)
-
-
-def test_siglips_own_tokenizer_cleans_texts_itself(train_rows, tmp_path):
-    lines = tmp_path / "lines.txt"
-    lines.write_text("\n".join([*train_rows["en"], *train_rows["zh"]]).lower(), encoding="utf-8")
-    sentencepiece.SentencePieceTrainer.train(
-        input=str(lines), model_prefix=str(tmp_path / "spiece"), vocab_size=300, hard_vocab_limit=False, minloglevel=2
-    )
-    tokenizer = SiglipTokenizer(str(tmp_path / "spiece.model"))
-    folder: Path = tmp_path / "siglip"
-    make_teacher_model("siglip", len(tokenizer)).save_pretrained(folder)
-    SiglipProcessor(SiglipImageProcessor(), tokenizer).save_pretrained(folder)
-    teacher = Teacher.from_pretrained(str(folder), ("text",))
-    assert type(teacher.tokenizer) is SiglipTokenizer and teacher.clean is None
-    for text in TEXTS:
-        assert teacher.tokenize([text])["input_ids"].tolist() == [tokenizer(canonical(text)).input_ids]

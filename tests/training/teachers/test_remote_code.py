@@ -15,7 +15,7 @@ from tests.training.teachers.fgclip2_code.configuration_fgclip2 import Fgclip2Co
 from tests.training.teachers.fgclip2_code.modeling_fgclip2 import Fgclip2Model
 from training.config import TeacherConfig
 from training.engine.inputs import open_teacher
-from training.teachers import TOWERS, Teacher
+from training.teachers import Teacher
 
 CODE = Path(__file__).parent / "fgclip2_code"
 MAX_LENGTH = 64
@@ -82,14 +82,6 @@ def test_texts_are_lower_cased_padded_to_64_tokens_and_short(teacher, model, tok
     assert not torch.allclose(expected, model.get_text_features(ids.input_ids, walk_type="long"), atol=0.1)
     assert teacher.max_text_length == MAX_LENGTH
     assert targets.feature_map is not None and targets.feature_map.shape[2] == teacher.text_width
-
-
-@pytest.mark.parametrize("towers", [("vision",), ("text",), ()])
-def test_one_tower_at_a_time(towers, folder, teacher):
-    part = teacher.with_towers(towers)
-    assert part.towers == towers
-    assert {tower for tower in TOWERS if hasattr(part.model, f"{tower}_model")} == set(towers)
-    assert part.revision == teacher.revision
 
 
 def test_code_is_run_only_if_it_is_trusted(folder):

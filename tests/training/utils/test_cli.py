@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import torch
 
-from training.utils.cli import DEBUG_VARIABLE, command_name, command_of, parse_options, user_errors
+from training.utils.cli import DEBUG_VARIABLE, command_of, parse_options, user_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,18 +42,9 @@ def parse(*argv: str) -> Options:
     )
 
 
-def test_defaults_come_from_the_dataclass():
-    assert parse("model", "--data", "a") == Options(folder="model", data=["a"])
-
-
 def test_lists_take_several_values_or_several_flags():
     options = parse("model", "--data", "a", "b", "--data", "c", "--seeds", "7", "--formats", "int8")
     assert options.data == ["a", "b", "c"] and options.seeds == [7] and options.formats == ["int8"]
-
-
-def test_flags_and_mappings_are_parsed():
-    options = parse("model", "--data", "a", "--dry_run", "--columns.zh", "title")
-    assert options.dry_run and options.columns == {"zh": "title"}
 
 
 def test_the_command_line_overrides_the_file(tmp_path):
@@ -145,11 +136,6 @@ def test_expected_errors_are_one_line_with_their_exit_code(error, code, line, ca
     assert stop.value.code == code and capsys.readouterr().err.strip() == f"eval: {line}"
 
 
-def test_a_bug_is_not_reported_as_an_error_of_the_user():
-    with pytest.raises(KeyError), user_errors("eval"):
-        raise KeyError("a bug")
-
-
 class _Failing(torch.utils.data.Dataset):
     def __len__(self):
         return 1
@@ -171,11 +157,6 @@ def test_debug_shows_the_traceback_first(monkeypatch, capsys):
         raise ValueError("data: none.")
     lines = capsys.readouterr().err.splitlines()
     assert stop.value.code == 2 and lines[0].startswith("Traceback") and lines[-1] == "eval: data: none."
-
-
-def test_command_name_of_scripts_and_modules():
-    assert command_name("python training/eval.py") == "eval"
-    assert command_name("python -m training.studies budget") == "budget"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -92,7 +92,7 @@ class ClassNames:
         """Names in one language, in class order.
 
         Raises:
-            ValueError: There are no names in this language.
+            ValueError: The classes have no names in this language.
         """
         if language not in self.names:
             raise ValueError(f"language: the class list has no names in {language!r}, only in {sorted(self.names)}.")
@@ -164,8 +164,7 @@ class GeneralPairs:
 def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
     """Class names of everyday sets in English and Chinese; for a model of one language, each with its first prompt.
 
-    They show what a text tower knows beyond the data that it is fine-tuned on. One half is for training, the other
-    half measures.
+    They measure whether a text tower forgets during fine-tuning. One half is for training, the other half measures.
 
     Args:
         languages: Languages of the model (ISO 639-1 codes).
@@ -186,7 +185,7 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
     language = next((code for code in languages if code in ("en", "zh")), None)
     if language is None:
         raise ValueError(
-            f"languages: there are no general texts in {list(languages)}, only in en and zh. Name a model of one."
+            f"languages: general texts exist in en and zh, not in {list(languages)}. Name a model of one."
         )
     names = english if language == "en" else chinese
     template = general_templates(language)[0]

@@ -109,7 +109,7 @@ def _labels(
         return feature
 
     def has_names(name: str) -> bool:
-        """Whether the labels are names, numbers with names, or numbers that are names, such as those of MNIST."""
+        """Whether the labels are names, numbers with names, or numbers that are names, as in MNIST."""
         feature = feature_of(name)
         if isinstance(feature, ClassLabel) or listed is not None or "int" not in str(getattr(feature, "dtype", "")):
             return True
@@ -180,7 +180,7 @@ class ClassLookup:
         """Index of the class with a name.
 
         Raises:
-            ValueError: There is no such class, or several with this name.
+            ValueError: No class has this name, or several have it.
         """
         ids = self._candidates(name)
         if len(ids) == 1:
@@ -192,7 +192,7 @@ class ClassLookup:
             )
         raise ValueError(
             f"label: {self.context}: {name!r} is the name of {len(ids)} classes. Spell it as the class list does, or "
-            "give the classes names of their own; those of ImageNet have WordNet ids."
+            "give each class a unique name, such as its WordNet id in ImageNet."
         )
 
     def _candidates(self, name: str) -> list[int]:
@@ -250,7 +250,7 @@ def _find(cell: Any, lookup: ClassLookup, numbers: list[int | str] | None) -> in
     if not isinstance(cell, int):
         raise ValueError(f"label: {lookup.context}: got {cell!r}, need a name or a number with a name.")
     if numbers is None:
-        if lookup.has(str(cell)):  # class names that are digits, such as those of MNIST
+        if lookup.has(str(cell)):  # class names that are digits, as in MNIST
             return lookup.find(str(cell))
         raise ValueError(
             f"label: {lookup.context}: label {cell} has no name, and copies of a set order their classes differently. "

@@ -166,11 +166,11 @@ def find_protocol(name: str) -> Protocol:
     """Find a protocol by name.
 
     Raises:
-        ValueError: There is no such protocol.
+        ValueError: The protocol does not exist.
     """
     if name not in PROTOCOLS:
         raise ValueError(
-            f"protocol: there is no {name!r}, only {', '.join(PROTOCOLS)}. For your own sets and classes give "
+            f"protocol: {name!r} does not exist. Expected: {', '.join(PROTOCOLS)}. For your own sets and classes give "
             "--class_names instead."
         )
     return PROTOCOLS[name]
@@ -186,7 +186,7 @@ def find_sets(names: Sequence[str]) -> list[str]:
     for name in names:
         if name not in SETS and name not in SELECTIONS:
             raise ValueError(
-                f"sets: there is no {name!r}. Give {', '.join(SELECTIONS)}, or sets by name: {', '.join(SETS)}."
+                f"sets: {name!r} does not exist. Give {', '.join(SELECTIONS)}, or sets by name: {', '.join(SETS)}."
             )
         found |= set(SELECTIONS.get(name, (name,)))
     return [name for name in SETS if name in found]

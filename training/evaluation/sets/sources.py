@@ -166,7 +166,7 @@ def read_class_folders(name: str, folder: Path) -> Dataset:
     """Rows of an image folder with one folder per class, named after the class.
 
     Raises:
-        ValueError: There are no class folders, or one of them has no images.
+        ValueError: The folder has no class folders, or one of them has no images.
     """
     paths: list[str] = []
     labels: list[str] = []

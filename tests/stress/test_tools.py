@@ -1,0 +1,195 @@
+"""One exported model folder in other tools gives the embeddings of transformers.
+
+The tools need an older huggingface_hub than training, so install them last, in an environment of their own:
+
+    pip install -e ".[test]"
+    pip install sentence-transformers fastembed qdrant-client mteb lancedb
+    python -m pytest -m stress tests/stress/test_tools.py
+"""
+
+import copy
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from modeling_dcclip.integrations.open_clip import convert
+from tests.tiny import MAX_TEXT_LENGTH, WHOLE_EFFICIENTNET, make_model, recipe_fields, student_config
+from training.config import DistillRecipe
+from training.data import load_source
+from training.edge.graphs import trace
+from training.hub import save_model
+from training.text.writing_systems import LANGUAGES
+
+pytestmark = pytest.mark.stress
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Images, their names by language, and their normalized embeddings in transformers."""
+
+    paths: list[str]
+    texts: dict[str, list[str]]
+    images: np.ndarray
+    embeddings: dict[str, np.ndarray]
+
+    def check(self, images: np.ndarray, texts: dict[str, np.ndarray]):
+        cosines = (np.asarray(images, np.float32) * self.images).sum(1)
+        assert cosines.min() > 0.999  # another library may round a pixel the other way
+        for language in LANGUAGES:
+            np.testing.assert_allclose(texts[language], self.embeddings[language], atol=1e-5)
+
+    def best(self, language: str, number: int) -> np.ndarray:
+        """The three highest cosines between a text and the images."""
+        return np.sort(self.images @ self.embeddings[language][number])[::-1][:3]
+
+
+@pytest.fixture(scope="module")
+def model_folder(processor: DCCLIPProcessor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder with fp32 graphs of both towers. Tests must not write into it."""
+    folder = tmp_path_factory.mktemp("tools") / "dcclip-tiny"
+    recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
+    model, tokenizer = make_model(WHOLE_EFFICIENTNET, seed=3), copy.deepcopy(processor.tokenizer)
+    tokenizer.model_max_length = MAX_TEXT_LENGTH  # as training sets it; fastembed cuts texts there
+    save_model(folder, model, DCCLIPProcessor(processor.image_processor, tokenizer), recipe)
+    (folder / "onnx").mkdir()
+    for tower in ("vision", "text"):
+        trace(model, tower, folder / "onnx" / f"{tower}_model.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(model_folder: Path, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Expected:
+    home, model = tmp_path_factory.mktemp("images"), DCCLIPModel.from_pretrained(model_folder).eval()
+    processor = DCCLIPProcessor.from_pretrained(model_folder)
+    rows = load_source(str(corpus / "train.parquet")).select(range(40))
+    images, paths = [image.convert("RGB") for image in rows["image"]], []
+    for number, image in enumerate(images):
+        paths.append(str(home / f"{number:02}.png"))
+        image.save(paths[-1])
+    texts = {language: list(rows[language]) for language in LANGUAGES}
+    with torch.no_grad():
+        outputs = {
+            name: model(**processor(images=images, text=each, return_tensors="pt")) for name, each in texts.items()
+        }
+    embeddings = {language: output.text_embeds.numpy() for language, output in outputs.items()}
+    return Expected(paths, texts, outputs["en"].image_embeds.numpy(), embeddings)
+
+
+def test_sentence_transformers(model_folder, expected):
+    tools = pytest.importorskip("sentence_transformers")
+    encoder = tools.SentenceTransformer(str(model_folder), trust_remote_code=True, device="cpu")
+    texts = {name: encoder.encode(each, normalize_embeddings=True) for name, each in expected.texts.items()}
+    images = [Image.open(path) for path in expected.paths]
+    expected.check(encoder.encode(images, normalize_embeddings=True), texts)
+    short = tools.SentenceTransformer(str(model_folder), trust_remote_code=True, device="cpu", truncate_dim=8)
+    first = expected.embeddings["zh"][:, :8]
+    found = short.encode(expected.texts["zh"], normalize_embeddings=True)
+    np.testing.assert_allclose(found, first / np.linalg.norm(first, axis=1, keepdims=True), atol=1e-5)
+
+
+def test_fastembed_and_qdrant(model_folder, expected):
+    fastembed, qdrant = pytest.importorskip("fastembed"), pytest.importorskip("qdrant_client")
+    from modeling_dcclip.integrations.fastembed import register
+
+    text_name, image_name = register(model_folder)
+    options = {"specific_model_path": str(model_folder)}
+    text, image = fastembed.TextEmbedding(text_name, **options), fastembed.ImageEmbedding(image_name, **options)
+    texts = {language: np.stack(list(text.embed(names))) for language, names in expected.texts.items()}
+    expected.check(np.stack(list(image.embed(expected.paths))), texts)
+
+    client, models = qdrant.QdrantClient(":memory:"), qdrant.models
+    size = expected.images.shape[1]
+    client.create_collection("photos", models.VectorParams(size=size, distance=models.Distance.COSINE))
+    vectors = [models.Image(image=path, model=image_name, options=options) for path in expected.paths]
+    client.upsert("photos", [models.PointStruct(id=number, vector=each) for number, each in enumerate(vectors)])
+    for language, names in expected.texts.items():
+        query = models.Document(text=names[0], model=text_name, options=options)
+        points = client.query_points("photos", query=query, limit=3).points
+        np.testing.assert_allclose([point.score for point in points], expected.best(language, 0), atol=1e-3)
+
+
+def test_fastembed_keeps_two_folders_of_one_name_apart(tmp_path, model_folder):
+    fastembed = pytest.importorskip("fastembed")
+    from modeling_dcclip.integrations.fastembed import register
+
+    one, two = (shutil.copytree(model_folder, tmp_path / parent / "twin") for parent in "ab")
+    config = json.loads((two / "config.json").read_text(encoding="utf-8"))
+    (two / "config.json").write_text(json.dumps(config | {"truncate_dim": 8}), encoding="utf-8")
+    names = register(one)
+    with pytest.raises(ValueError, match="dcclip/twin-text"):
+        register(two)
+    others = register(two, name="two")
+    sizes = [fastembed.TextEmbedding.get_embedding_size(each[0]) for each in (names, others)]
+    assert sizes == [config["projection_dim"], 8]
+
+
+def test_lancedb_loads_the_open_clip_folder(model_folder, expected, tmp_path):
+    lancedb = pytest.importorskip("lancedb")
+    name = f"local-dir:{convert(model_folder, tmp_path / 'open_clip')}"
+    function = lancedb.embeddings.get_registry().get("open-clip").create(name=name, pretrained="")
+    function._model.eval()  # LanceDB leaves it in training mode
+    texts = {
+        language: np.stack([function.compute_query_embeddings(name)[0] for name in names])
+        for language, names in expected.texts.items()
+    }
+    vectors = function.compute_source_embeddings([Path(path).read_bytes() for path in expected.paths])
+    expected.check(np.stack(vectors), texts)
+    rows = [{"number": number, "vector": vector} for number, vector in enumerate(vectors)]
+    table = lancedb.connect(tmp_path / "database").create_table("photos", rows)
+    for language in LANGUAGES:
+        found = table.search(texts[language][0]).distance_type("cosine").limit(3).to_list()
+        np.testing.assert_allclose([1 - row["_distance"] for row in found], expected.best(language, 0), atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:Precision is ill-defined")
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_mteb(model_folder, expected, language):
+    mteb = pytest.importorskip("mteb")
+    from modeling_dcclip.integrations.mteb import model_meta
+
+    meta, names = model_meta(model_folder, "me/dcclip-tiny"), expected.texts[language]
+    assert meta.n_parameters == DCCLIPModel.from_pretrained(model_folder).num_parameters()
+
+    class Drawings(mteb.abstasks.AbsTaskZeroShotClassification):
+        metadata = mteb.abstasks.task_metadata.TaskMetadata(
+            name=f"DrawingsZeroShot{language.title()}",
+            description="Drawings and their names.",
+            reference="https://openmoji.org",
+            dataset={"path": "local/drawings", "revision": "1"},
+            type="ZeroShotClassification",
+            category="i2t",
+            eval_splits=["test"],
+            eval_langs=[{"en": "eng-Latn", "zh": "zho-Hans"}[language]],
+            main_score="accuracy",
+            date=("2025-01-01", "2025-12-31"),
+            domains=["Web"],
+            task_subtypes=["Object recognition"],
+            license="cc-by-sa-4.0",
+            annotations_creators="derived",
+            dialect=[],
+            modalities=["text", "image"],
+            sample_creation="found",
+            bibtex_citation="",
+        )
+
+        def load_data(self, **options):
+            rows = Dataset.from_dict({"image": expected.paths, "label": list(range(len(names)))})
+            self.dataset = DatasetDict({"test": rows.cast_column("image", ImageFeature())})
+            self.data_loaded = True
+
+        def get_candidate_labels(self):
+            return names
+
+    model = meta.load_model(device="cpu")
+    (result,) = mteb.evaluate(model, Drawings(), cache=None, co2_tracker=False, show_progress_bar=False).task_results
+    correct = (expected.images @ expected.embeddings[language].T).argmax(1) == np.arange(len(names))
+    assert result.scores["test"][0]["accuracy"] == pytest.approx(correct.mean())

@@ -1,0 +1,440 @@
+"""Cuts of Unigram tokenizers in XLM-R's layout, trained on the names of emoji in fourteen languages."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from emoji import LANGUAGES
+from emoji.unicode_codes import EMOJI_DATA, load_from_json
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
+
+from training.prepare.cut import count_pieces, cut_vocabulary, measure_coverage
+from training.prepare.vocabulary import hold_out, main, read_corpus, table_mib
+from training.text.vocabulary import Vocabulary
+from training.text.writing_systems import is_ideograph, script_of
+
+pytestmark = pytest.mark.slow
+
+SIZE = 3000
+
+
+@pytest.fixture(scope="module")
+def names() -> dict[str, list[str]]:
+    """Names of emoji, by language."""
+    names_by_language = {}
+    for language in LANGUAGES:
+        load_from_json(language)
+        names_by_language[language] = [
+            data[language].strip(":").replace("_", " ") for data in EMOJI_DATA.values() if language in data
+        ]
+    return names_by_language
+
+
+@pytest.fixture(scope="module")
+def english_and_chinese(names) -> list[str]:
+    return [*names["en"], *names["zh"]]
+
+
+@pytest.fixture(scope="module")
+def pieces(names) -> list[tuple[str, float]]:
+    """Pieces and scores of all fourteen languages, after the four special tokens of XLM-R."""
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=9000, special_tokens=special, unk_token="<unk>", show_progress=False)
+    # without skin tones, which repeat the same words
+    tokenizer.train_from_iterator([text for texts in names.values() for text in texts if ":" not in text], trainer)
+    return [tuple(entry) for entry in json.loads(tokenizer.to_str())["model"]["vocab"]]
+
+
+@pytest.fixture(scope="module")
+def xlmr(pieces) -> XLMRobertaTokenizer:
+    """Transformers' own class, with `<mask>` as the last piece of the model."""
+    return XLMRobertaTokenizer(vocab=[*pieces, ("<mask>", 0.0)], model_max_length=512)
+
+
+@pytest.fixture(scope="module")
+def plain(pieces) -> PreTrainedTokenizerFast:
+    """A tokenizer.json of another layout.
+
+    NFKC, other ids of special tokens, `<mask>` and a user's token added after the pieces of the model, segment ids,
+    padding on the left.
+    """
+    moved = [*pieces[4:40], ("<unk>", 0.0), *pieces[40:], ("<s>", 0.0), ("</s>", 0.0), ("<pad>", 0.0)]
+    tokenizer = Tokenizer(models.Unigram(moved, unk_id=36))
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    tokenizer.add_tokens(["DC-CLIP"])
+    start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
+    template = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B:1 </s>:1", special_tokens=[("<s>", start), ("</s>", end)]
+    )
+    tokenizer.post_processor = processors.Sequence([template])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_max_length=77,
+        padding_side="left",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+@pytest.fixture(scope="module", params=["xlmr", "plain"])
+def source(request) -> PreTrainedTokenizerBase:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(source, english_and_chinese) -> Vocabulary:
+    return cut_vocabulary(source, count_pieces(source, english_and_chinese), SIZE, source="the source", corpus="emoji")
+
+
+def backend_pieces(tokenizer) -> list[tuple[str, float]]:
+    return [tuple(entry) for entry in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["vocab"]]
+
+
+def test_text_whose_pieces_are_kept_is_split_into_the_same_pieces(vocabulary, source, names):
+    texts = [text for language in ("en", "zh", "es", "ja", "ru") for text in names[language]]
+    before, after = (
+        [encoding.ids for encoding in tokenizer.backend_tokenizer.encode_batch_fast(texts)]
+        for tokenizer in (source, vocabulary.tokenizer)
+    )
+    kept_ids, source_ids = vocabulary.kept_ids.tolist(), vocabulary.source_ids.tolist()
+    kept = [all(kept_ids[number] >= 0 for number in ids) for ids in before]
+    assert sum(kept) >= 10_000 and len(kept) - sum(kept) >= 5_000
+    same = [[source_ids[number] for number in new] == old for new, old in zip(after, before, strict=True)]
+    assert same == kept
+    assert vocabulary.aligned(texts, source).tolist() == kept
+
+
+def test_scores_and_order_are_kept(vocabulary, source):
+    before, after = backend_pieces(source), backend_pieces(vocabulary.tokenizer)
+    in_model = vocabulary.source_ids[vocabulary.source_ids < len(before)].tolist()
+    assert after == [before[number] for number in in_model]
+    assert len(vocabulary) == len(vocabulary.tokenizer) == SIZE
+    assert (vocabulary.source_ids.diff() > 0).all()
+
+
+def test_both_id_maps_agree(vocabulary, source):
+    assert vocabulary.source_ids.dtype == vocabulary.kept_ids.dtype == torch.int64
+    assert vocabulary.kept_ids.shape == (len(source),)
+    assert vocabulary.kept_ids[vocabulary.source_ids].tolist() == list(range(SIZE))
+    assert (vocabulary.kept_ids >= 0).sum() == SIZE
+    tokens = vocabulary.tokenizer.convert_ids_to_tokens(list(range(SIZE)))
+    assert tokens == source.convert_ids_to_tokens(vocabulary.source_ids.tolist())
+
+
+def test_special_tokens_and_settings_are_kept(vocabulary, source):
+    cut = vocabulary.tokenizer
+    assert type(cut) is type(source)
+    for name in ("bos", "eos", "pad", "unk", "mask"):
+        token = getattr(source, f"{name}_token")
+        assert getattr(cut, f"{name}_token") == token
+        assert cut.convert_ids_to_tokens(getattr(cut, f"{name}_token_id")) == token
+        assert vocabulary.source_ids[getattr(cut, f"{name}_token_id")] == getattr(source, f"{name}_token_id")
+    for name in ("model_max_length", "model_input_names", "padding_side"):
+        assert getattr(cut, name) == getattr(source, name)
+    assert set(source.added_tokens_encoder) == set(cut.added_tokens_encoder)
+
+
+def test_template_has_the_new_ids(vocabulary, source):
+    for pair in (("red apple",), ("red apple", "红苹果"), ("a <mask> apple DC-CLIP",)):
+        new, old = vocabulary.tokenizer(*pair), source(*pair)
+        assert vocabulary.to_source(torch.tensor(new.input_ids)).tolist() == old.input_ids
+        assert {key: new[key] for key in new if key != "input_ids"} == {
+            key: old[key] for key in old if key != "input_ids"
+        }
+        assert vocabulary.tokenizer.decode(new.input_ids) == source.decode(old.input_ids)
+
+
+def test_characters_of_the_corpus_and_ascii_are_kept(vocabulary, source, english_and_chinese):
+    before = source.get_vocab()
+    kept = set(vocabulary.tokenizer.convert_ids_to_tokens(list(range(SIZE))))
+    ascii_characters = [chr(code) for code in range(33, 127)]
+    single = {"▁", *ascii_characters, *("▁" + character for character in ascii_characters)}
+    assert {piece for piece in single if piece in before} <= kept
+    assert {character for text in english_and_chinese for character in text if character in before} <= kept
+    assert "；" not in before or "；" in kept
+
+
+def test_pieces_of_other_languages_are_removed(vocabulary, source):
+    cyrillic = [piece for piece in source.get_vocab() if any(script_of(letter) == "Cyrillic" for letter in piece)]
+    lowest = min(backend_pieces(source), key=lambda entry: entry[1])[0]  # determines the score of an unknown character
+    assert len(cyrillic) > 100 and not set(vocabulary.tokenizer.get_vocab()) & set(cyrillic) - {lowest}
+
+
+def test_frequent_pieces_are_kept_before_rare_ones(xlmr):
+    texts = ["smiling cat"] * 9 + ["crying dog"] * 4 + ["red apple"]
+    least = cut_vocabulary(xlmr, count_pieces(xlmr, texts), SIZE, ideograph_share=0.0).counts["required"]
+    words = Counter(piece for text in texts for piece in xlmr.tokenize(text) if len(piece.removeprefix("▁")) > 1)
+    for room in range(1, len(words)):
+        kept = set(
+            cut_vocabulary(xlmr, count_pieces(xlmr, texts), least + room, ideograph_share=0.0).tokenizer.get_vocab()
+        )
+        assert len(kept & set(words)) == room
+        assert min(words[word] for word in kept & set(words)) >= max(words[word] for word in set(words) - kept)
+
+
+def test_ideographs_outside_the_corpus_get_their_share(xlmr):
+    scores = dict(backend_pieces(xlmr))
+    for share in (0.0, 0.1):
+        vocabulary = cut_vocabulary(
+            xlmr, count_pieces(xlmr, ["a red apple and a green frog"]), 800, ideograph_share=share
+        )
+        assert vocabulary.counts["ideograph"] == int(share * 800)
+        lowest = min(scores, key=scores.__getitem__)  # always kept
+        kept = [piece for piece in vocabulary.tokenizer.get_vocab() if is_ideograph(piece) and piece != lowest]
+        cut = [piece for piece in scores if is_ideograph(piece) and piece not in kept and piece != lowest]
+        assert len(kept) >= int(share * 800)
+        if share:
+            assert min(scores[piece] for piece in kept) >= max(scores[piece] for piece in cut)
+
+
+def test_score_of_an_unknown_character_is_unchanged():
+    """The score of an unknown character follows the lowest score.
+
+    Without that piece, a path through an unknown character could win over pieces that are all kept.
+    """
+    scores = {"<s>": 0, "<pad>": 0, "</s>": 0, "<unk>": 0, "▁": -1, "甲": -31, "乙": -30}
+    scores |= {"乙丙": -10, "丁戊": -10, "己庚": -10, "丙丁戊己庚": -0.5, "the": -2}
+    tokenizer = XLMRobertaTokenizer(
+        vocab=[*((piece, float(score)) for piece, score in scores.items()), ("<mask>", 0.0)]
+    )
+    assert tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
+    vocabulary = cut_vocabulary(tokenizer, count_pieces(tokenizer, ["the"]), len(scores), ideograph_share=0.0)
+    kept = set(vocabulary.tokenizer.get_vocab())
+    assert {"乙丙", "丁戊", "己庚", "丙丁戊己庚"} <= kept and "乙" not in kept
+    assert vocabulary.tokenizer.tokenize("乙丙丁戊己庚") == ["▁", "乙丙", "丁戊", "己庚"]
+
+
+def test_lost_characters_become_unknown_and_are_counted(xlmr):
+    vocabulary = cut_vocabulary(xlmr, count_pieces(xlmr, ["a red apple"]), 600, ideograph_share=0.0)
+    lost = [c for c in "鱼" if c in xlmr.get_vocab() and c not in vocabulary.tokenizer.get_vocab()]
+    assert lost == ["鱼"]
+    ids = vocabulary.tokenizer("red 鱼", add_special_tokens=False).input_ids
+    assert vocabulary.tokenizer.convert_ids_to_tokens(ids)[-2:] == ["▁", "<unk>"]
+    texts = ["a red apple", "鱼 鱼 red", "𓀀 apple", " "]
+    found = measure_coverage(vocabulary, xlmr, texts)
+    assert (found.sentences, found.characters) == (3, 9 + 5 + 6)
+    assert found.lost == {"鱼": 2}
+    assert found.lost_characters == pytest.approx(2 / 20)
+    assert found.unknown_characters == pytest.approx(3 / 20)
+    assert found.source_unknown_characters == pytest.approx(1 / 20)
+    pieces = [vocabulary.tokenizer.tokenize(text) for text in texts[:3]]
+    assert found.pieces_per_sentence == pytest.approx(sum(map(len, pieces)) / 3)
+    assert found.unknown_pieces == pytest.approx(3 / sum(map(len, pieces)))
+    assert found.same_pieces == pytest.approx(2 / 3)
+    assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
+
+
+def test_held_out_names_lose_almost_no_characters(source, names):
+    corpus, held_out = hold_out({language: names[language] for language in ("en", "zh")}, 0.2, seed=0)
+    vocabulary = cut_vocabulary(source, count_pieces(source, [*corpus["en"], *corpus["zh"]]), SIZE)
+    for texts in held_out.values():
+        found = measure_coverage(vocabulary, source, texts)
+        assert found.sentences > 500
+        assert found.lost_characters < 0.001, found.lost
+        assert found.same_pieces > 0.8
+
+
+def test_table_size_is_in_mib():
+    assert table_mib(250_002, 384) == pytest.approx(366.2, abs=0.05)
+
+
+def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_path):
+    folder = tmp_path / "new" / "cut"
+    vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # these settings must not be saved
+    assert not Vocabulary.is_in(folder)
+    vocabulary.save(folder)
+    assert Vocabulary.is_in(folder) and Vocabulary.is_in(str(folder))
+    assert {path.name for path in folder.iterdir()} == {
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "vocabulary.json",
+        "vocabulary.safetensors",
+    }
+    assert [path.name for path in folder.parent.iterdir()] == ["cut"]
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # safetensors writes files with mode 0600
+    alone = AutoTokenizer.from_pretrained(folder)
+    assert alone(texts).input_ids == vocabulary.tokenizer(texts).input_ids and type(alone) is type(source)
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    assert [tuple(entry) for entry in saved["model"]["vocab"]] == backend_pieces(vocabulary.tokenizer)
+    assert saved["padding"] is None and saved["truncation"] is None
+    loaded = Vocabulary.load(folder)
+    assert torch.equal(loaded.source_ids, vocabulary.source_ids)
+    assert torch.equal(loaded.kept_ids, vocabulary.kept_ids)
+    assert loaded.is_cut_of(source)
+    assert (loaded.source, loaded.corpus, loaded.counts) == ("the source", "emoji", vocabulary.counts)
+    meta = json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))
+    assert (meta["size"], meta["source_size"]) == (SIZE, len(source))
+
+
+def test_other_tokenizers_are_refused_as_source(vocabulary, source, pieces, tokenizer):
+    assert vocabulary.is_cut_of(source)
+    source(["a", "b c"], padding=True, truncation=True, max_length=5)  # settings of the last call do not matter
+    assert vocabulary.is_cut_of(source)
+    changed = [*pieces[:-1], (pieces[-1][0], pieces[-1][1] - 1)]
+    other = XLMRobertaTokenizer(vocab=[*changed, ("<mask>", 0.0)])
+    for wrong in (other, tokenizer, vocabulary.tokenizer):
+        assert not vocabulary.is_cut_of(wrong)
+        with pytest.raises(ValueError, match="source tokenizer"):
+            vocabulary.aligned(["a"], wrong)
+        with pytest.raises(ValueError, match="source tokenizer"):
+            measure_coverage(vocabulary, wrong, ["a"])
+
+
+def test_aligned_does_not_depend_on_the_last_call(vocabulary, source):
+    texts = ["woman farmer: dark skin tone", "鱼"]
+    before = vocabulary.aligned(texts, source)
+    source(texts, truncation=True, max_length=4)
+    vocabulary.tokenizer(texts, padding=True, truncation=True, max_length=6)
+    assert np.array_equal(vocabulary.aligned(texts, source), before)
+    assert vocabulary.aligned([], source).shape == (0,)
+
+
+def test_mixed_files_are_refused(vocabulary, source, english_and_chinese, tmp_path):
+    with pytest.raises(ValueError, match=r"vocabulary\.json"):
+        Vocabulary.load(tmp_path)
+    vocabulary.save(tmp_path)
+    source.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="different cuts"):
+        Vocabulary.load(tmp_path)
+
+
+def test_tokenizers_that_cannot_be_cut_are_refused(tokenizer, pieces):
+    with pytest.raises(ValueError, match="'BPE'"):
+        cut_vocabulary(tokenizer, count_pieces(tokenizer, ["a"]), 100)
+    no_unknown = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(pieces)))
+    with pytest.raises(ValueError, match="unk_id"):
+        cut_vocabulary(no_unknown, count_pieces(no_unknown, ["a"]), 100)
+    in_bytes = [*pieces, *((f"<0x{byte:02X}>", -20.0) for byte in range(256))]
+    in_bytes = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(in_bytes, 3, byte_fallback=True)))
+    with pytest.raises(ValueError, match="byte_fallback"):
+        cut_vocabulary(in_bytes, count_pieces(in_bytes, ["a"]), 100)
+
+    class Slow:
+        name_or_path = "slow"
+
+    with pytest.raises(ValueError, match="slow one"):
+        count_pieces(Slow(), ["a"])
+
+
+def test_impossible_sizes_are_refused(xlmr, english_and_chinese):
+    with pytest.raises(ValueError, match=f"size: 99999 is more than the {len(xlmr)} pieces"):
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 99_999)
+    with pytest.raises(ValueError, match=r"size: 50 is too small.* at least") as error:
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), 50)
+    least = int(str(error.value).split("at least ")[1].split(",")[0])
+    assert len(cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least)) == least
+    with pytest.raises(ValueError, match="too small"):
+        cut_vocabulary(xlmr, count_pieces(xlmr, english_and_chinese), least - 1)
+
+
+def test_unsuitable_corpora_are_refused(xlmr, names):
+    for empty in ([], ["", "  "]):
+        with pytest.raises(ValueError, match="empty"):
+            cut_vocabulary(xlmr, count_pieces(xlmr, empty), SIZE)
+    with pytest.raises(ValueError, match="one string"):
+        count_pieces(xlmr, "red apple")
+    with pytest.raises(ValueError, match="number 1 is None"):
+        cut_vocabulary(xlmr, count_pieces(xlmr, ["red apple", None]), SIZE)
+    with pytest.raises(ValueError, match=r"100 % of the letters .* mostly Cyrillic \(\d+ %\)"):
+        cut_vocabulary(xlmr, count_pieces(xlmr, names["ru"]), SIZE)
+    with pytest.raises(ValueError, match="Hangul"):
+        cut_vocabulary(xlmr, count_pieces(xlmr, [*names["en"][:1000], *names["ko"]]), SIZE)
+    counts = count_pieces(xlmr, iter([*names["en"], *names["ru"][:50]]))
+    assert len(cut_vocabulary(xlmr, counts, SIZE)) == SIZE
+
+
+def test_corpus_is_read_by_language(tmp_path):
+    pq.write_table(
+        pa.table({"en": ["a", None], "zh": ["甲", " 乙 "], "more": [["x", "y"], []]}), tmp_path / "a.parquet"
+    )
+    pq.write_table(pa.table({"language": ["zh", "en"], "caption": ["丙", "b"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("\ufeffc\n\nd \n", encoding="utf-8")
+    names = [f"{tmp_path}/a.parquet", f"{tmp_path}/b.parquet:caption", f"{tmp_path}/c.txt:en"]
+    assert read_corpus(names) == {"en": ["a", "b", "c", "d"], "zh": ["甲", "乙", "丙"]}
+    assert read_corpus([f"{tmp_path}/a.parquet:more", f"{tmp_path}/c.txt"]) == {"more": ["x", "y"], "text": ["c", "d"]}
+    assert read_corpus(["tests.tiny:load_tiny_rows"])["en"] == ["red apple", "frog"]
+    assert read_corpus(["tests.tiny:load_tiny_rows:zh"]) == {"zh": ["红苹果", "青蛙"]}
+    (tmp_path / "d.txt").write_bytes("苹果".encode("gb18030"))
+    for wrong in ("a.parquet:nothing", "b.parquet", "none.txt", "d.txt"):
+        with pytest.raises(ValueError, match=f"corpus: .*{wrong.partition(':')[0]}"):
+            read_corpus([f"{tmp_path}/{wrong}"])
+
+
+def test_held_out_sentences_depend_on_their_text():
+    corpus = {"en": [str(number) for number in range(2000)] * 2}
+    kept, held_out = hold_out(corpus, 0.1, seed=0)
+    assert 300 < len(held_out["en"]) < 500 and not set(kept["en"]) & set(held_out["en"])
+    assert sorted(kept["en"] + held_out["en"]) == sorted(corpus["en"])
+    assert hold_out({"en": corpus["en"][::-1]}, 0.1, seed=0)[1]["en"] == held_out["en"][::-1]
+    assert hold_out(corpus, 0.1, seed=1)[1]["en"] != held_out["en"]
+
+
+@pytest.fixture(scope="module")
+def source_folder(xlmr, names, tmp_path_factory) -> Path:
+    """A folder with a source tokenizer and a corpus, as the command reads them."""
+    folder = tmp_path_factory.mktemp("vocabulary")
+    xlmr.save_pretrained(folder / "source")
+    pq.write_table(pa.table({"en": names["en"][:3000], "zh": names["zh"][:3000]}), folder / "names.parquet")
+    return folder
+
+
+def test_command_writes_a_vocabulary_and_measures_a_curve(source_folder, capsys):
+    corpus, output = f"{source_folder}/names.parquet", source_folder / "curve"
+    arguments = [
+        "--tokenizer",
+        f"{source_folder}/source",
+        "--corpus",
+        corpus,
+        "--curve",
+        "3000",
+        "2500",
+        "--width",
+        "8",
+    ]
+    main([*arguments, "--held_out", f"{corpus}:en", "--size", "3000", "--output_dir", str(output)])
+    printed = capsys.readouterr().out
+    assert "same pieces" in printed and "MiB saved" in printed
+    assert len(Vocabulary.load(output)) == 3000 and Vocabulary.load(output).corpus == "names.parquet"
+    results = json.loads((output / "results.json").read_text(encoding="utf-8"))
+    assert results["meta"]["data"] == "names.parquet"
+    assert results["meta"]["command"].startswith("python -m training.prepare.vocabulary --tokenizer")
+    values = {(row["model"], row["language"], row["metric"]): row["value"] for row in results["rows"]}
+    assert values["2500 pieces", "en", "same_pieces"] <= values["3000 pieces", "en", "same_pieces"] <= 1
+    assert values["3000 pieces", "en", "lost_characters"] == 0
+    assert values["2500 pieces", None, "table_mib"] == round(2500 * 8 * 4 / 2**20, 2)
+    assert ("source", "en", "pieces_per_sentence") in values and ("source", None, "table_mib") in values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--size", "3000"], "required: corpus"),
+        (["--corpus", "CORPUS"], "neither --size"),
+        (["--corpus", "CORPUS", "--size", "9"], "too small"),
+        (["--corpus", "none.parquet", "--size", "3000"], "none.parquet"),
+        (["--corpus", "CORPUS", "--size", "3000", "--held_out_share", "1.5"], "held_out_share: 1.5"),
+        (["--corpus", "CORPUS", "--size", "3000", "--tokenizer", "nowhere"], "cannot load the tokenizer of 'nowhere'"),
+        (["--corpus", "CORPUS", "--size", "many"], "size"),
+    ],
+)
+def test_command_reports_invalid_options(source_folder, capsys, arguments, message):
+    arguments = [argument.replace("CORPUS", f"{source_folder}/names.parquet") for argument in arguments]
+    with pytest.raises(SystemExit) as stop:
+        main(["--tokenizer", f"{source_folder}/source", "--output_dir", str(source_folder / "bad"), *arguments])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
+    assert not (source_folder / "bad").exists()

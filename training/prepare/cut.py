@@ -1,0 +1,302 @@
+"""Cut a multilingual Unigram tokenizer down to English and Chinese, and measure what the cut loses.
+
+In a small text tower the embedding table dominates the size: 250,002 pieces of width 384 are 96 M parameters, while
+twelve layers of that width are 21 M. A cut keeps scores and order. A text whose pieces are all kept is therefore split
+into the same pieces as before, under new ids: the teacher's ids are one lookup away, and a student can learn the
+teacher's token states.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Encoding, Tokenizer
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from training.text.pipeline import cut_pipeline, digest, id_slots, read_pipeline, read_unigram, rebuild, untruncated
+from training.text.vocabulary import Vocabulary, chunks
+from training.text.writing_systems import (
+    SUPPORTED_SCRIPTS,
+    has_supported_scripts,
+    is_ideograph,
+    is_punctuation,
+    script_of,
+)
+
+METASPACE = "▁"
+_ASCII = [chr(code) for code in range(0x21, 0x7F)]
+
+
+class Tier(IntEnum):
+    """Priority of a piece; lower tiers are kept first."""
+
+    REQUIRED = 0
+    """Special and added tokens, ASCII, punctuation, characters of the corpus, and the piece with the lowest score."""
+    IDEOGRAPH = 1
+    """Chinese characters that do not occur in the corpus, by score."""
+    MET = 2
+    """Pieces that occur in the corpus, by count."""
+    SUPPORTED = 3
+    """Other pieces in Latin and Chinese script, by score."""
+    OTHER = 4
+    """All other pieces, by score."""
+
+
+@dataclass(frozen=True)
+class PieceCounts:
+    """Counts of a corpus.
+
+    Args:
+        pieces: (V_source,) int64, number of occurrences of each piece.
+        letters: Number of letters in each script.
+        sentences: Number of texts that are not empty.
+    """
+
+    pieces: np.ndarray
+    letters: Counter[str]
+    sentences: int
+
+
+def _check_texts(texts: Iterable[str]) -> Iterator[str]:
+    """The texts that are not empty."""
+    if isinstance(texts, str):
+        raise ValueError(f"texts: got one string, {texts[:20]!r}. Give a list of sentences.")
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(f"texts: number {number} is {text!r}, not a string. Remove such rows.")
+        if text.strip():
+            yield text
+
+
+def count_pieces(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> PieceCounts:
+    """Count the pieces of a tokenizer on a corpus. The corpus may be a stream; it is read once.
+
+    Args:
+        tokenizer: The source tokenizer.
+        texts: Sentences; empty ones are skipped.
+
+    Raises:
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if a text is not a string; or if
+            all texts are empty.
+    """
+    read_unigram(tokenizer)  # fail before the corpus is read
+    characters: Counter[str] = Counter()
+    sentences = 0
+    with untruncated(tokenizer) as backend:
+        counts = np.zeros(backend.get_vocab_size(), dtype=np.int64)
+        for chunk in chunks(tqdm(_check_texts(texts), desc="counting pieces", unit=" sentences")):
+            encodings = backend.encode_batch_fast(chunk, add_special_tokens=False)
+            ids = np.concatenate([np.asarray(encoding.ids, dtype=np.int64) for encoding in encodings])
+            counts += np.bincount(ids, minlength=len(counts))
+            characters.update("".join(chunk))
+            sentences += len(chunk)
+    if not sentences:
+        raise ValueError(
+            "texts: the corpus is empty. Give sentences in the languages that the vocabulary should keep."
+        )
+    letters: Counter[str] = Counter()
+    for character, count in characters.items():
+        if script := script_of(character):
+            letters[script] += count
+    return PieceCounts(counts, letters, sentences)
+
+
+def _check_scripts(letters: Counter[str], max_other_script: float):
+    others = [(script, count) for script, count in letters.most_common() if script not in SUPPORTED_SCRIPTS]
+    share = sum(count for _, count in others) / max(1, letters.total())
+    if share > max_other_script:
+        script, count = others[0]
+        raise ValueError(
+            f"texts: {100 * share:.0f} % of the letters are neither Latin nor Chinese, mostly {script} "
+            f"({100 * count / letters.total():.0f} %); max_other_script is {100 * max_other_script:.0f} %. A cut for "
+            "such text would lose pieces that English and Chinese need. Give another corpus or raise max_other_script."
+        )
+
+
+def _required(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: np.ndarray):
+    """Pieces that the tokenizer or a character of the corpus depends on, (V_source,) bool."""
+    model = pipeline["model"]
+    required = np.zeros(len(pieces), dtype=bool)
+    required[[token["id"] for token in pipeline["added_tokens"]]] = True
+    required[[*tokenizer.all_special_ids, model["unk_id"]]] = True
+    required[[ids[position] for ids, position in id_slots(pipeline["post_processor"])]] = True
+    # The score of an unknown character is the lowest score minus ten. The piece with the lowest score is kept, so that
+    # this value does not change and a path through a removed character never wins.
+    required[int(np.argmin([score for _, score in model["vocab"]]))] = True
+    characters = set("".join(pieces[number] for number in np.flatnonzero(counts)))
+    single = {METASPACE, *_ASCII, *(METASPACE + character for character in _ASCII), *characters}
+    return required | np.array([piece in single or is_punctuation(piece) for piece in pieces])
+
+
+def _all_pieces(tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any]) -> tuple[list[str], np.ndarray]:
+    """Pieces of the model, then added tokens, and their scores; an added token has score 0."""
+    source_size = tokenizer.backend_tokenizer.get_vocab_size()
+    pieces = [piece for piece, _ in pipeline["model"]["vocab"]]
+    scores = np.zeros(source_size)
+    scores[: len(pieces)] = [score for _, score in pipeline["model"]["vocab"]]
+    return [*pieces, *tokenizer.convert_ids_to_tokens(list(range(len(pieces), source_size)))], scores
+
+
+def _tiers(
+    tokenizer: PreTrainedTokenizerBase, pipeline: dict[str, Any], pieces: list[str], counts: PieceCounts
+) -> np.ndarray:
+    tiers = np.where([has_supported_scripts(piece) for piece in pieces], Tier.SUPPORTED, Tier.OTHER)
+    tiers[counts.pieces > 0] = Tier.MET
+    tiers[_required(tokenizer, pipeline, pieces, counts.pieces)] = Tier.REQUIRED
+    return tiers
+
+
+def cut_vocabulary(
+    tokenizer: PreTrainedTokenizerBase,
+    counts: PieceCounts,
+    size: int,
+    *,
+    ideograph_share: float = 0.25,
+    max_other_script: float = 0.2,
+    source: str | None = None,
+    corpus: str = "",
+) -> Vocabulary:
+    """Cut a Unigram tokenizer to the pieces that English and Chinese text needs, in the order of `Tier`.
+
+    Unigram selects the segmentation with the highest sum of scores. Scores and order do not change and only competing
+    pieces are removed, so a text whose pieces are all kept is split into the same pieces as before.
+
+    Args:
+        tokenizer: The source tokenizer, with a `tokenizer.json` whose model is Unigram.
+        counts: Counts of the corpus, from `count_pieces`.
+        size: Number of pieces to keep, including special tokens.
+        ideograph_share: Largest share (0..1) of `size` for Chinese characters that do not occur in the corpus.
+        max_other_script: Largest share (0..1) of the letters of the corpus that may be neither Latin nor Chinese.
+        source: Name of the source; default: the tokenizer's own.
+        corpus: Name of the corpus.
+
+    Raises:
+        ValueError: If the tokenizer is slow, is not Unigram or has no unknown piece; if the size is smaller than the
+            number of required pieces or larger than the source; or if the corpus is in other scripts.
+    """
+    pipeline = read_unigram(tokenizer)
+    source_size = tokenizer.backend_tokenizer.get_vocab_size()
+    if size > source_size:
+        raise ValueError(f"size: {size} is more than the {source_size} pieces of the source. Set a smaller size.")
+    _check_scripts(counts.letters, max_other_script)
+    pieces, scores = _all_pieces(tokenizer, pipeline)
+    tiers = _tiers(tokenizer, pipeline, pieces, counts)
+    if (least := int((tiers == Tier.REQUIRED).sum())) > size:
+        raise ValueError(
+            f"size: {size} is too small. Special tokens, ASCII, punctuation and the characters of the corpus take "
+            f"{least} pieces. Set at least {least}, and more for words."
+        )
+    ideographs = np.array([i for i in np.flatnonzero(tiers == Tier.SUPPORTED) if is_ideograph(pieces[i])], dtype=int)
+    tiers[ideographs[np.argsort(-scores[ideographs], kind="stable")][: int(ideograph_share * size)]] = Tier.IDEOGRAPH
+
+    source_ids = np.sort(np.lexsort((-scores, -counts.pieces, tiers))[:size])
+    kept_ids = np.full(source_size, -1, dtype=np.int64)
+    kept_ids[source_ids] = np.arange(size)
+    kept = {tier.name.lower(): int((tiers[source_ids] == tier).sum()) for tier in Tier}
+    return Vocabulary(
+        rebuild(tokenizer, cut_pipeline(pipeline, source_ids.tolist())),
+        torch.from_numpy(source_ids),
+        torch.from_numpy(kept_ids),
+        source=source or tokenizer.name_or_path,
+        source_digest=digest(pipeline),
+        corpus=corpus,
+        counts={"sentences": counts.sentences, "pieces": int(counts.pieces.sum())} | kept,
+    )
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Statistics of a cut and its source on the same sentences. Shares are in 0..1; whitespace is not counted.
+
+    Args:
+        sentences: Number of sentences.
+        characters: Number of characters.
+        unknown_characters: Share of characters inside unknown pieces of the cut.
+        source_unknown_characters: Share of characters inside unknown pieces of the source.
+        lost_characters: Share of characters that are known to the source and unknown to the cut.
+        unknown_pieces: Share of the cut's pieces that are the unknown piece.
+        source_unknown_pieces: Share of the source's pieces that are the unknown piece.
+        pieces_per_sentence: Mean number of pieces of the cut per sentence, without special tokens.
+        source_pieces_per_sentence: Mean number of pieces of the source per sentence, without special tokens.
+        same_pieces: Share of sentences that both split into the same pieces.
+        lost: Lost characters with their counts, most frequent first.
+    """
+
+    sentences: int
+    characters: int
+    unknown_characters: float
+    source_unknown_characters: float
+    lost_characters: float
+    unknown_pieces: float
+    source_unknown_pieces: float
+    pieces_per_sentence: float
+    source_pieces_per_sentence: float
+    same_pieces: float
+    lost: dict[str, int]
+
+
+class _Counter:
+    """Counts pieces and unknown characters of one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, backend: Tokenizer):
+        self.backend = backend
+        self.unknown_id = read_pipeline(tokenizer)["model"]["unk_id"]
+        self.pieces = self.unknown_pieces = 0
+        self.unknown_characters: Counter[str] = Counter()
+
+    def count(self, texts: list[str]) -> list[Encoding]:
+        encodings = self.backend.encode_batch(texts, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = np.asarray(encoding.ids)
+            self.pieces += len(ids)
+            for position in np.flatnonzero(ids == self.unknown_id):
+                start, end = encoding.offsets[position]  # in characters of the input text
+                self.unknown_pieces += 1
+                self.unknown_characters.update("".join(text[start:end].split()))
+        return encodings
+
+
+def measure_coverage(
+    vocabulary: Vocabulary, source_tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]
+) -> Coverage:
+    """Tokenize sentences of one language with a cut and with its source.
+
+    Args:
+        vocabulary: The cut vocabulary.
+        source_tokenizer: Tokenizer that the vocabulary was cut from.
+        texts: Sentences; empty ones are skipped.
+
+    Raises:
+        ValueError: If the tokenizer is not the source of the cut, or all texts are empty.
+    """
+    vocabulary.check_source(source_tokenizer)
+    sentences = characters = same = 0
+    texts = (text for text in texts if text.strip())
+    texts = tqdm(texts, desc=f"tokenizing with {len(vocabulary)} pieces", unit=" sentences", leave=False)
+    with untruncated(vocabulary.tokenizer) as cut_backend, untruncated(source_tokenizer) as source_backend:
+        cut, source = _Counter(vocabulary.tokenizer, cut_backend), _Counter(source_tokenizer, source_backend)
+        for chunk in chunks(texts):
+            same += sum(vocabulary.same_ids(cut.count(chunk), source.count(chunk)))
+            sentences += len(chunk)
+            characters += sum(len("".join(text.split())) for text in chunk)
+    if not sentences:
+        raise ValueError("texts: all sentences are empty. Give held-out sentences of this language.")
+    lost = cut.unknown_characters - source.unknown_characters
+    return Coverage(
+        sentences,
+        characters,
+        unknown_characters=cut.unknown_characters.total() / characters,
+        source_unknown_characters=source.unknown_characters.total() / characters,
+        lost_characters=lost.total() / characters,
+        unknown_pieces=cut.unknown_pieces / max(1, cut.pieces),
+        source_unknown_pieces=source.unknown_pieces / max(1, source.pieces),
+        pieces_per_sentence=cut.pieces / sentences,
+        source_pieces_per_sentence=source.pieces / sentences,
+        same_pieces=same / sentences,
+        lost=dict(lost.most_common()),
+    )
