@@ -66,7 +66,7 @@ class Shards:
         caption_columns: Columns of the captions, or fields of nested columns such as `json.caption`.
 
     Raises:
-        ValueError: The stream has no rows or a column is missing.
+        ValueError: The stream cannot be read, has no rows, or a column is missing.
     """
 
     def __init__(
@@ -78,7 +78,14 @@ class Shards:
         caption_columns: Iterable[str],
     ):
         self.number, self.name = number, name
-        first = next(iter(rows.decode(False) if rows.features else rows), None)
+        try:
+            first = next(iter(rows.decode(False) if rows.features else rows), None)
+        except Exception as error:  # each file format raises other types
+            cause = " ".join(str(error).split())
+            raise ValueError(
+                f"data: the first row of {name!r} cannot be read ({type(error).__name__}: {cause}). Write or download "
+                "the file again."
+            ) from error
         if first is None:
             raise ValueError(f"data: {name!r} has no rows.")
         caption_columns = list(caption_columns)

@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -170,13 +169,13 @@ def _load(
     try:
         rows = _open(source, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
-        _compare_columns(source, field, error)
+        _check_parquet(source, field, error)
         for name in filter(str.strip, [source] if isinstance(source, str) else source):
             folder = Path(name).expanduser()
             require_unicode(folder.rglob("*") if folder.is_dir() else (), field)
         raise ValueError(
             f"{field}: cannot load {source!r} ({type(error).__name__}: {error}). Give parquet files, tar shards, an "
-            "image folder, a Hub id, or module:function."
+            "image folder, a Hub id, or module:function; write or download damaged files again."
         ) from error
     if isinstance(rows, (DatasetDict, IterableDatasetDict)):
         if split not in rows:
@@ -197,8 +196,8 @@ def _refuse_table(source: str | list[str], field: str):
         )
 
 
-def _compare_columns(source: str | list[str], field: str, error: Exception):
-    """Refuse local parquet files with different columns. `datasets` raises an error that does not name both files."""
+def _check_parquet(source: str | list[str], field: str, error: Exception):
+    """Refuse local parquet files that are damaged or differ in their columns. `datasets` does not name the files."""
     try:
         names = _numbered([source] if isinstance(source, str) else list(source))
     except ValueError:  # the caller reports it
@@ -207,8 +206,12 @@ def _compare_columns(source: str | list[str], field: str, error: Exception):
     schemas: dict[str, list[str]] = {}
     for path in paths:
         if path.lower().endswith(".parquet"):
-            with suppress(OSError, pyarrow.ArrowException):
+            try:
                 schemas[path] = [f"{column.name} ({column.type})" for column in pq.read_schema(path)]
+            except (OSError, pyarrow.ArrowException) as damage:
+                raise ValueError(
+                    f"{field}: {path!r} is damaged ({damage}). Write or download the file again."
+                ) from error
     first = next(iter(schemas), "")
     for path, columns in schemas.items():
         if columns != schemas[first]:

@@ -7,7 +7,8 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from training.data import load_source
+from training.config import DataConfig
+from training.data import CaptionTokenizer, PairStream, load_source
 from training.data.images import image_cell, open_image
 from training.data.sources import digest_sources, open_stream
 
@@ -64,6 +65,22 @@ def test_a_table_is_refused_with_its_conversion(tmp_path, name, images, monkeypa
     Path("0.png").unlink()
     rows = load_source("rows.parquet")
     assert open_image(image_cell(rows[0]["image"])).size == images[0].size and rows["en"][:] == labels
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped"])
+def test_a_damaged_parquet_file_is_named_with_its_remedy(tmp_path, damage, tokenizer):
+    rows = Dataset.from_dict({"en": [f"frog {number}" for number in range(500)]})
+    for name in ("a.parquet", "b.parquet"):
+        rows.to_parquet(tmp_path / name)
+    content = bytearray((tmp_path / "a.parquet").read_bytes())
+    if damage == "flipped":
+        content[8:40] = bytes(32)
+    (tmp_path / "a.parquet").write_bytes(content[: {"empty": 0, "cut": -50}.get(damage)])
+    source = str(tmp_path / "*.parquet")
+    config = DataConfig(train=source, caption_columns={"en": "en"}, streaming=True)
+    for read in (load_source, lambda _: PairStream(config, CaptionTokenizer(tokenizer, 32), None)):
+        with pytest.raises(ValueError, match=r"^data: .*parquet.* (Write|write) or download"):
+            read(source)
 
 
 def test_files_with_different_columns_are_named(tmp_path, capfd):
