@@ -66,9 +66,10 @@ def read_meta(path: Path) -> dict[str, Any]:
         TargetCacheError: The file is damaged.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TargetCacheError(f"teacher_cache: {path} is damaged ({error}). Remove {path.parent}.") from error
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        return meta | {"key": dict(meta["key"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise TargetCacheError(f"teacher_cache: {path} is damaged ({error!r}). Remove {path.parent}.") from error
 
 
 def view_file(folder: Path, view: int, number: int) -> Path:

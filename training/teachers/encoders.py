@@ -314,7 +314,10 @@ def stated_pooling(name: str, commit: str | None) -> str:
 
 def _read_json(name: str, file: str, commit: str | None) -> Any:
     path = cached_file(name, file, revision=commit or "main", _raise_exceptions_for_missing_entries=False)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"teacher: {file} of {name!r} is damaged ({error}). Copy the file again.") from error
 
 
 def _load_config(name: str, **fields: Any) -> PreTrainedConfig:

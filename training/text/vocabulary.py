@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -161,17 +162,19 @@ class Vocabulary:
                 f"vocabulary: {str(folder)!r} has no {META_FILE} and {IDS_FILE}. Make them with "
                 "`python -m training.prepare.vocabulary`."
             )
-        meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
-        ids = load_file(folder / IDS_FILE)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        if not len(tokenizer) == len(ids["source_ids"]) == meta["size"] or len(ids["kept_ids"]) != meta["source_size"]:
+        try:
+            meta = json.loads((folder / META_FILE).read_text(encoding="utf-8"))
+            ids, tokenizer = load_file(folder / IDS_FILE), AutoTokenizer.from_pretrained(folder)
+            sizes = meta["size"], meta["source_size"]
+            origin = {name: meta[name] for name in ("source", "source_digest", "corpus", "counts")}
+            loaded = cls(tokenizer, ids["source_ids"], ids["kept_ids"], **origin)
+        except (OSError, ValueError, LookupError, TypeError, SafetensorError) as error:
             raise ValueError(
-                f"vocabulary: {str(folder)!r} has a tokenizer of {len(tokenizer)} pieces and {len(ids['source_ids'])} "
-                f"source ids; {META_FILE} expects {meta['size']}. The files come from different cuts. Cut again."
+                f"vocabulary: {str(folder)!r} is damaged ({type(error).__name__}: {error}). Copy it or cut it again."
+            ) from error
+        if not len(tokenizer) == len(loaded) == sizes[0] or len(loaded.kept_ids) != sizes[1]:
+            raise ValueError(
+                f"vocabulary: {str(folder)!r} has a tokenizer of {len(tokenizer)} pieces and {len(loaded)} source "
+                f"ids; {META_FILE} expects {sizes[0]}. The files come from different cuts. Cut again."
             )
-        return cls(
-            tokenizer,
-            ids["source_ids"],
-            ids["kept_ids"],
-            **{name: meta[name] for name in ("source", "source_digest", "corpus", "counts")},
-        )
+        return loaded

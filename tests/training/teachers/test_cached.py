@@ -89,6 +89,13 @@ def test_a_damaged_shard_is_named(folder, damage):
         CachedTargets(folder, SPEC)
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"key": 1}'])
+def test_a_damaged_key_is_named(folder, content):
+    (folder / "images.json").write_text(content)
+    with pytest.raises(TargetCacheError, match=r"images\.json is damaged"):
+        CachedTargets(folder, SPEC)
+
+
 def test_targets_that_are_not_finite_are_not_stored(tmp_path):
     with pytest.raises(TargetCacheError, match="embedding"):
         shards.save({"embedding": torch.tensor([1.0, float("inf")])}, tmp_path / "x.safetensors")
