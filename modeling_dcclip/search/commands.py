@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 from tqdm import tqdm
@@ -195,7 +196,7 @@ def run_status(options: argparse.Namespace):
         catalog, model = index.catalog, Path(index.manifest["model_folder"])
         folders = catalog.folders()
         unmounted = {str(path): files for path in catalog.unmounted() if (files := catalog.count_below(path))}
-        status = {
+        status: dict[str, Any] = {
             "index": str(options.index),
             "files": len(index),
             "bytes": sum(map(_size, index.folder.rglob("*"))),

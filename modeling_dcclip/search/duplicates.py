@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from modeling_dcclip.search.catalog import File
-from modeling_dcclip.search.files import distinct_files, has_other_names
+from modeling_dcclip.search.files import distinct_files
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress
 from modeling_dcclip.search.query import QueryWarning
@@ -47,7 +47,7 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         ValueError: The threshold is out of range, or a vector is damaged.
 
     Warns:
-        QueryWarning: Files are left out, or files of the groups have several hard links.
+        QueryWarning: Files are left out.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold: got {threshold}, expected a number above 0, at most 1.")
@@ -70,11 +70,7 @@ def find_duplicates(index: Index, threshold: float, progress: Progress | None = 
         group = [Duplicate(file.path, score) for position, score in positions for file in files[int(rows[position])]]
         if len(group) > 1:
             groups.append([group[position] for position in distinct_files([each.path for each in group])])
-    groups = [group for group in groups if len(group) > 1]
-    if linked := sum(has_other_names(each.path) for group in groups for each in group):
-        message = f"several hard links lead to {linked:,} of these files: deleting one of the links frees no space"
-        warnings.warn(message, QueryWarning, stacklevel=2)
-    return groups
+    return [group for group in groups if len(group) > 1]
 
 
 def _group(

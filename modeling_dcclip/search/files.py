@@ -198,14 +198,6 @@ def distinct_files(paths: Sequence[str]) -> list[int]:
     return sorted(chosen.values() or nowhere)
 
 
-def has_other_names(path: str) -> bool:
-    """Whether a file has several hard links, so that it stays when one of its paths is deleted."""
-    try:
-        return os.stat(path).st_nlink > 1
-    except (OSError, ValueError):  # the file is gone, or the path is the name of an image in a collection
-        return False
-
-
 def _is_linked(path: str) -> tuple[bool, bool]:
     """Whether a path leads over a symbolic link, and whether its last part is one."""
     return os.path.realpath(path) != path, os.path.islink(path)

@@ -103,25 +103,7 @@ def update(
     skip_missing: bool = False,
     exclude: Sequence[str] | None = None,
 ) -> Report:
-    """Bring an index up to date. The caller holds the lock of the index.
-
-    Args:
-        catalog: Catalog of the index.
-        store: Vectors of the index.
-        runtime: Model that embeds.
-        folders: Folders to walk.
-        progress: Function that is called with the number of files done and the number to do.
-        skip_missing: Whether to leave out folders that do not exist or have no images, unless that is all of them.
-        exclude: Patterns of what stays out of these folders, now and later. Default: as before.
-
-    Returns:
-        What was done.
-
-    Raises:
-        ValueError: A folder does not exist, has no images, or is inside one that stays out of the index. Vectors are
-            lost of images that are in no folder.
-        OSError: The disk is full or cannot be written. What was committed stays.
-    """
+    """Bring an index up to date. The caller holds the lock of the index."""
     began = time.monotonic()
     recorded = catalog.folders()
     missing = [folder for folder in folders if not folder.is_dir()] if skip_missing else []

@@ -141,18 +141,7 @@ def decode_photo(
 
 
 def make_thumbnail(path: str, edge: int = THUMBNAIL) -> bytes:
-    """Make a small JPEG of a photograph.
-
-    Args:
-        path: Path of the photograph.
-        edge: Maximum length of the longer side, in pixels.
-
-    Returns:
-        JPEG file, upright, on white where the photograph is transparent, without metadata.
-
-    Raises:
-        UnreadablePhotoError: The file is missing or cannot be read as an image.
-    """
+    """Make a JPEG of at most `edge` pixels per side: upright, on white, without metadata."""
     name = os.fsencode(path)
     try:
         _require_file(name)

@@ -34,8 +34,12 @@ class VectorStore:
 
     def __init__(self, folder: Path, dimension: int, key: int = 0):
         self.folder, self.dimension, self.key = folder, dimension, key
-        self._layout = {"int8": (np.dtype(np.int8), (dimension,)), "scale": (np.dtype(np.float32), ())}
-        self._layout["check"] = (np.dtype(np.uint32), ())
+        # type and shape of one row of each kind of file
+        self._layout: dict[str, tuple[np.dtype, tuple[int, ...]]] = {
+            "int8": (np.dtype(np.int8), (dimension,)),
+            "scale": (np.dtype(np.float32), ()),
+            "check": (np.dtype(np.uint32), ()),
+        }
         self._maps: dict[Path, np.ndarray] = {}
         # float32 adds integers exactly up to 2**24, in any order
         limit = max(1, min(MAX_WEIGHT, 2**24 // (128 * dimension)))
@@ -84,17 +88,7 @@ class VectorStore:
         return codes.astype(np.float32) * scales[:, None]
 
     def read_codes(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Read vectors as they are stored.
-
-        Args:
-            rows: Row numbers, (N,) int64.
-
-        Returns:
-            Values in -127..127, (N, D) int8, and the scale of each vector, (N,) float32.
-
-        Raises:
-            ValueError: A row is missing or damaged.
-        """
+        """Stored values in -127..127, (N, D) int8, and scales, (N,) float32, of rows. Damaged ones are refused."""
         codes, scales, checks = (self._gather(name, rows) for name in self._layout)
         for start in range(0, len(rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
@@ -127,18 +121,11 @@ class VectorStore:
         self._require(is_sound if allowed is None else is_sound[allowed])
         if allowed is not None:
             scores[~allowed] = -np.inf
-        rows = largest(scores, top)
-        return rows, scores[rows]
+        best = largest(scores, top)
+        return best, scores[best]
 
     def lost_rows(self, count: int) -> np.ndarray:
-        """Rows that are missing or damaged, or that were never written.
-
-        Args:
-            count: Number of rows that there should be, from row 0.
-
-        Returns:
-            (N,) int64.
-        """
+        """Rows below a count that are missing or damaged, or that were never written, (N,) int64."""
         self._maps.clear()
         self.extend(count)
         is_sound = np.empty(count, bool)
@@ -147,14 +134,7 @@ class VectorStore:
         return np.flatnonzero(~is_sound)
 
     def extend(self, count: int):
-        """Make short files long enough. The new rows are zeros, which count as damaged.
-
-        Args:
-            count: Number of rows that there should be, from row 0.
-
-        Raises:
-            OSError: The disk is full or cannot be written.
-        """
+        """Make short files long enough. The new rows are zeros, which count as damaged."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for first in range(0, count, SHARD_ROWS):
             for name, (dtype, width) in self._layout.items():
@@ -236,15 +216,7 @@ def _write_rows(path: Path, rows: np.ndarray, values: np.ndarray):
 
 
 def largest(scores: np.ndarray, top: int) -> np.ndarray:
-    """Positions of the largest finite scores, largest first; of equal ones the lower position first.
-
-    Args:
-        scores: Scores, (N,) float32.
-        top: Maximum number of positions.
-
-    Returns:
-        (K,) int64.
-    """
+    """Positions of the `top` largest finite scores (N,), largest first; of equal ones the lower position first."""
     if top < len(scores):
         # the maxima of chunks bound the score from below, which leaves few candidates to sort
         chunk = max(len(scores) // (16 * top), 1)

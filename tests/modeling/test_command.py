@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modeling_dcclip import command, image_dcclip
+from modeling_dcclip import command
 from modeling_dcclip.runtime_dcclip import Runtime
 
 pytestmark = pytest.mark.slow
@@ -105,13 +105,6 @@ def test_a_single_label_gets_a_note(capsys, exported, image):
 def test_several_images_are_no_labels(capsys, exported, image):
     message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
     assert f"label: takes one image, and '{image}' is another" in message
-
-
-def test_a_missing_plug_in_is_named(capsys, exported, tmp_path, monkeypatch):
-    monkeypatch.setattr(image_dcclip, "formats", lambda: ("JPEG",))
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    message = error_of(capsys, "label", str(tmp_path / "a.heic"), "fox", "--model", str(exported))
-    assert "does not decode (HEIC needs a plug-in: pip install pillow-heif)" in message
 
 
 @pytest.mark.parametrize("arguments", [["index", ""], ["index", "--forget", ""], ["label", "", "fox"]])

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from modeling_dcclip.runtime_dcclip import Runtime
-from modeling_dcclip.search import catalog, duplicates, indexing, manifest, vectors
+from modeling_dcclip.search import duplicates, indexing, manifest, vectors
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.query import QueryWarning, embed_query, foreign_scripts, parse_term
@@ -187,38 +187,6 @@ def test_links_to_a_photograph_are_no_copies_of_it(index, photos):
     assert [Path(each.path).name for each in group] == ["copy.jpg", "z.jpg"]
 
 
-def test_a_file_that_is_gone_or_has_changed_is_no_copy_of_another(filled, photos, tmp_path, paint):
-    moved = photos.rename(tmp_path / "renamed")  # sorted after the folder that is gone
-    filled.add(moved)
-    assert [(hit.path, hit.copies) for hit in filled.search("red", top=1)] == [(str(moved / "red.jpg"), ())]
-    with pytest.warns(QueryWarning, match="left out: 5 of 10 files, gone or changed since they were indexed"):
-        assert not find_duplicates(filled, 0.9999)
-    filled.forget(photos)
-    shutil.copy(moved / "red.jpg", moved / "copy.jpg")
-    filled.add(moved)
-    (group,) = find_duplicates(filled, 0.9999)
-    assert [Path(each.path).name for each in group] == ["copy.jpg", "red.jpg"]
-    paint(moved / "copy.jpg", "blue", width=40)  # edited since
-    with pytest.warns(QueryWarning, match="1 of 6 files"):
-        assert not find_duplicates(filled, 0.9999)
-
-
-def test_duplicates_are_computed_without_a_lock(filled, photos, paint, monkeypatch):
-    found = []
-
-    def write(codes, *arguments):
-        paint(photos / "late.jpg", "blue", width=70)
-        with Index.open(filled.folder) as other:
-            (photos / "red.jpg").unlink(missing_ok=True)
-            found.append(other.add().found)
-        return group(codes, *arguments)
-
-    group = duplicates._group
-    monkeypatch.setattr(duplicates, "_group", write)
-    monkeypatch.setattr(catalog, "BUSY_S", 0.0)
-    assert not find_duplicates(filled, 0.9999) and found == [5]
-
-
 @pytest.mark.parametrize("threshold", [0.3, 0.9, 0.97])
 def test_duplicates_are_those_of_a_comparison_of_all_pairs(threshold, monkeypatch):
     monkeypatch.setattr(duplicates, "BLOCK", 16)
@@ -282,20 +250,6 @@ def test_a_file_that_cannot_be_read_now_stays(filled, photos, monkeypatch):
     assert [cause for _, cause in report.failures] == ["permission denied"]
     assert names(filled.search("red", top=1)) == ["red.jpg"]
     assert not filled.add(photos).failures  # read again, unlike a damaged file
-
-
-def test_what_is_below_an_unreadable_folder_stays(filled, photos, monkeypatch):
-    scan = os.scandir
-
-    def scandir(path):
-        if os.fsdecode(path).endswith("/a"):
-            raise PermissionError(13, "Permission denied")
-        return scan(path)
-
-    (photos / "white.png").unlink()
-    monkeypatch.setattr(os, "scandir", scandir)
-    report = filled.add(photos)
-    assert report.unreadable == [str(photos / "a")] and report.removed == 1 and len(filled) == 4
 
 
 def test_what_is_behind_a_link_that_leads_nowhere_stays(index, photos, tmp_path, paint):
@@ -760,13 +714,6 @@ def test_weights_are_numbers_in_any_form(term, weight):
 def test_large_weights_are_refused(filled, weight):
     with pytest.raises(ValueError, match=r"query: 'red\^.*' has the weight .*, expected -100 to 100"):
         filled.search(f"red^{weight}")
-
-
-def test_terms_that_cancel_out_are_refused(filled):
-    with pytest.raises(ValueError, match="query: its terms cancel out"):
-        filled.search("red", without=["red"])
-    with pytest.raises(ValueError, match="top: got 0"):
-        filled.search("red", top=0)
 
 
 def test_a_long_query_is_truncated_with_a_warning(filled):

@@ -53,15 +53,6 @@ def test_logits_are_scaled_cosines_and_the_loss_is_info_nce(model, inputs):
 
 
 @torch.no_grad()
-def test_return_dict_false_returns_the_same_values_as_a_tuple(model, inputs):
-    named = model(**inputs, return_loss=True)
-    plain = model(**inputs, return_loss=True, return_dict=False)
-    assert isinstance(plain, tuple) and isinstance(plain[-1], tuple)
-    for number in range(5):
-        assert torch.equal(plain[number], named[number])
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("has_mask", [True, False], ids=["mask", "no mask"])

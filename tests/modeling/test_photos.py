@@ -68,22 +68,6 @@ def test_date_and_rotation_come_from_exif(tmp_path):
     assert photo.taken == "2023-07-14 18:22:01" and photo.image is not None and photo.image.size == (20, 40)
 
 
-@pytest.mark.parametrize(
-    ("tags", "expected"),
-    [
-        ({0x9003: "0000:00:00 00:00:00", 0x9004: "2020:01:02 03:04:05", 0x0132: "2022:01:01 00:00:00"}, "2020-01-02 "),
-        ({0x9003: "    :  :     :  :  ", 0x9004: "", 0x0132: "2022:01:01 00:00:00"}, "2022-01-01 "),
-        ({0x9003: "2019:01:01 00:00:00", 0x9004: "2020:01:02 03:04:05"}, "2019-01-01 "),
-    ],
-)
-def test_the_first_tag_that_has_a_date_counts(tmp_path, tags, expected):
-    exif = Image.Exif()
-    for tag, text in tags.items():
-        (exif if tag == 0x0132 else exif.get_ifd(0x8769))[tag] = text
-    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
-    assert read(tmp_path / "a.jpg").taken.startswith(expected)
-
-
 def test_a_time_that_nanoseconds_of_64_bits_cannot_hold_is_the_largest_they_can(photos):
     os.utime(photos / "red.jpg", (13_569_465_600, 13_569_465_600))  # the year 2400
     if (photos / "red.jpg").stat().st_mtime < 13_569_465_600:

@@ -72,14 +72,6 @@ def test_index_reports_what_it_did(run, photos, color_model, paint):
     assert found.endswith(" s)\nraw photographs are not indexed: 1 (.cr2)\n")
 
 
-def test_search_with_weights_negation_image_and_filters(run, indexed):
-    assert "yellow" in run("search", "white", "--not", "blue^2", "--top", 1)
-    assert "blue" in run("search", "--image", indexed / "a" / "blue.jpg", "--top", 1)
-    assert run("search", "red", "--path", "*.png", "--top", 9).count("\n") == 2
-    assert run("search", "red", "--before", "1999") == ""
-    assert run("search", "red", "--after", "1999").count("\n") == 5
-
-
 def test_search_prints_json(run, indexed):
     shutil.copy(indexed / "red.jpg", indexed / "a copy.jpg")
     run("index")
@@ -95,17 +87,6 @@ def test_names_that_are_not_utf_8_are_printed_as_they_are(run, photos, color_mod
     assert os.fsencode(run("search", "green", "--top", 1).split("  ")[1].rstrip("\n")) == name
     (entry,) = json.loads(run("search", "green", "--top", 1, "--json"))
     assert os.fsencode(entry["path"]) == name
-
-
-def test_results_that_are_gone_get_a_note(indexed, capsys):
-    (indexed / "red.jpg").unlink()
-    os.utime(indexed / "green.png", (1, 1))
-    command.main(["search", "red"])
-    printed = capsys.readouterr()
-    assert printed.out.count("\n") == 5  # perhaps a disk is not mounted
-    assert printed.err == (
-        "dcclip: note: gone or changed since they were indexed: 2 of these files. Run dcclip index\n"
-    )
 
 
 def test_nothing_found_is_said_on_stderr(indexed, place, capsys):
@@ -166,24 +147,6 @@ def test_open_writes_a_contact_sheet_and_opens_it(run, indexed, place, monkeypat
     assert "&lt;b&gt;&amp;&#x27;.jpg" in sheet and "<b>" not in sheet and "<i>" not in sheet
 
 
-def test_output_in_another_encoding_loses_no_result(indexed, color_model):
-    encoding = "cp1252"
-    (indexed / "red.jpg").rename(indexed / "红😀.jpg")
-
-    def run(*arguments: str) -> str:
-        environment = os.environ | {"PYTHONIOENCODING": encoding}
-        line = [sys.executable, "-m", "modeling_dcclip.command", *arguments]
-        return subprocess.run(line, env=environment, capture_output=True, check=True).stdout.decode(encoding)
-
-    run("index")
-    assert re.search(r"\.jpg\r?\n$", run("search", "red", "--top", "1"))
-    (entry,) = json.loads(run("search", "red", "--top", "1", "--json"))
-    assert entry["path"] == f"{indexed}/红😀.jpg"
-    labels = json.loads(run("label", str(indexed / "green.png"), "红", "绿", "--model", str(color_model), "--json"))
-    assert {each["label"] for each in labels} == {"红", "绿"}
-    assert "dcclip search" in run("--help")
-
-
 def test_duplicates_lists_groups(run, indexed, paint):
     paint(indexed / "red too.jpg", "red", width=50)
     shutil.copy(indexed / "a" / "blue.jpg", indexed / "a" / "copy.jpg")
@@ -217,19 +180,6 @@ def test_status_shows_what_an_index_has(run, photos, place, color_model, tmp_pat
         "unreadable: 2 files (not an image, or damaged)",
     ]
     assert json.loads(run("status", "--json"))["folders"] == {f"{tmp_path}/gone": 1, f"{photos}": 3}
-
-
-def test_a_pattern_that_leaves_nothing_out_is_named(run, photos, color_model):
-    patterns = ["blue.jpg", "a/*.jpg", f"{photos.name}/a", "privat", ""]
-    command_line = ["index", photos, *(part for pattern in patterns for part in ("--exclude", pattern))]
-    found = run(*command_line, "--model", color_model).splitlines()
-    assert found[1:] == [
-        f"nothing matches --exclude {photos.name}/a; a pattern with a slash is compared with the path below the "
-        "folder, or from the root",
-        "nothing matches --exclude privat",
-    ]
-    assert json.loads(run(*command_line, "--json"))["unmatched"] == [f"{photos.name}/a", "privat"]
-    assert run("index").count("\n") == 1
 
 
 @pytest.mark.parametrize("pattern", ["{photos}/a", "{photos}/a/", "{photos}/A/*", "~/photos/a", "./a", "/a"])

@@ -17,7 +17,6 @@ from modeling_dcclip.search import commands, serve
 from modeling_dcclip.search import photos as photos_module
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.serve import SearchServer
-from tests.browser import Visit, open_browser
 
 
 @pytest.fixture
@@ -72,23 +71,6 @@ def test_without_a_query_the_newest_come_first(get, photos):
         index.add()
     (first, *_) = search(get, "q=")["hits"]
     assert first["name"] == "white.png" and first["score"] is None and first["date"].startswith("2096-10-")
-
-
-def test_the_start_page_leaves_out_what_is_gone_or_has_changed(get, photos, paint, monkeypatch):
-    monkeypatch.setattr(serve, "TOP", 2)
-    for place, name in enumerate(["white.png", "red.jpg", "green.png", "a/blue.jpg"]):
-        os.utime(photos / name, (4e9 - place, 4e9 - place))
-    with Index.open(photos.parent / "index") as index:
-        index.add()
-    (photos / "white.png").unlink()
-    os.utime(photos / "red.jpg", (5e9, 5e9))
-    answer = search(get, "q=")
-    assert [hit["name"] for hit in answer["hits"]] == ["green.png", "blue.jpg"] and answer["files"] == 6
-    assert answer["notes"] == [
-        "left out: files that are gone or have changed since they were indexed. Run dcclip index"
-    ]
-    shutil.rmtree(photos)
-    assert search(get, "q=")["hits"] == []
 
 
 def test_notes_and_errors_are_shown(get):
@@ -237,31 +219,6 @@ def test_a_malformed_address_is_refused(server):
     with socket.create_connection(server.server_address, timeout=10) as connection:
         connection.sendall(b"GET http://[ HTTP/1.0\r\nHost: localhost\r\n\r\n")
         assert b" 400 " in connection.recv(100)
-
-
-def test_a_silent_connection_is_closed_and_a_body_is_not_read(server, monkeypatch):
-    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
-    with socket.create_connection(server.server_address, timeout=10) as silent:
-        assert silent.recv(1) == b""
-    with socket.create_connection(server.server_address, timeout=10) as large:
-        large.sendall(b"POST / HTTP/1.0\r\nHost: localhost\r\nContent-Length: 100000000000\r\n\r\n")
-        assert b" 501 " in large.recv(100)  # at once, and not after the body
-
-
-def test_the_keys_of_an_input_method_are_its_own(server):
-    with open_browser() as browser:
-        visit = Visit(browser, server.url)
-        page = visit.page
-        page.wait_for_selector("figure")
-        page.fill("#query", "红p ing")
-        press = "key => form.dispatchEvent(new KeyboardEvent('keydown', {key, isComposing: true, bubbles: true}))"
-        for key in ("Escape", "ArrowDown"):  # which leave the pinyin, and choose a character
-            page.evaluate(press, key)
-            assert page.input_value("#query") == "红p ing", key
-            assert page.evaluate("document.activeElement.id") == "query", key
-        page.keyboard.press("ArrowDown")
-        assert page.evaluate("document.activeElement.matches('figure button')")
-        assert not visit.errors
 
 
 def test_the_command_serves_until_it_is_stopped(tmp_path, color_model, photos, monkeypatch, capsys):

@@ -109,13 +109,6 @@ def test_a_model_that_prepares_images_in_another_way_embeds_all_of_them_again(in
         upgrade_index(index, changed)
 
 
-def test_nothing_changes_if_a_folder_is_gone(index, new_model, photos):
-    photos.rename(photos.parent / "unmounted")
-    with pytest.raises(ValueError, match=r"does not exist\. If it is on a disk, mount it"):
-        upgrade_index(index, new_model)
-    assert first(index, "red") == "red.jpg" and index.manifest["data"] == "data-1"
-
-
 def test_the_command_upgrades(index, new_model, color_model, capsys):
     options = ["--index", str(index.folder)]
     command.main(["index", "--upgrade", str(new_model), *options, "--model_id", "some/model"])
