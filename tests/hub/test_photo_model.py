@@ -22,6 +22,9 @@ def test_its_code_is_that_of_the_package():
 
 def test_it_can_be_published_and_is_small():
     files = list_files(FOLDER)
+    assert len(files) <= 21 and {*files} == {p.relative_to(FOLDER).as_posix() for p in FOLDER.rglob("*.*")} | {
+        "LICENSE"
+    }
     assert sum((FOLDER / file).stat().st_size for file in files) <= MAX_BYTES
     assert {"onnx/vision_model_quantized.onnx", "onnx/text_model_quantized.onnx"} <= {*files}
 
@@ -32,7 +35,7 @@ def test_its_card_is_rendered_from_its_files(tmp_path):
     assert (copy / "README.md").read_bytes() == (FOLDER / "README.md").read_bytes()
 
 
-def test_it_loads_alone_and_gives_the_embeddings_of_its_training():
+def test_it_loads_alone_and_gives_the_embeddings_of_the_package():
     check_folder(FOLDER)
 
 

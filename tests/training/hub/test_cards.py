@@ -109,11 +109,12 @@ def test_the_example_shows_predictions_and_says_when_they_are_wrong(folder):
 def test_a_refreshed_card_keeps_what_was_edited(folder):
     path = folder / "README.md"
     write_card(folder, CardDetails(summary="Old words."))
-    text = path.read_text(encoding="utf-8").replace("Old words.", "My words.")
+    text = path.read_text(encoding="utf-8").replace("Old words.", "My words.").replace("# dcclip-tiny\n", "# Mine\n")
     path.write_text(text.replace("library_name", "custom: kept\nlibrary_name", 1), encoding="utf-8")
     card = card_of(folder, Results({"command": "x"}, [row(0.25)]), repo_id="me/model")
     assert "My words." in card.text and "Old words" not in card.text and card.data.to_dict()["custom"] == "kept"
     assert "| student, aligned | 25.0 |" in card.text and 'model="me/model"' in card.text
+    assert card.data.model_name == "Mine"
     before = path.read_bytes()
     write_card(folder, repo_id="me/model")
     assert path.read_bytes() == before

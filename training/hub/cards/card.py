@@ -57,7 +57,7 @@ def write_card(
         details: Words for a new card, which replaces an existing one. None refreshes the existing card.
         repo_id: Id of the repo that the folder is published to. Default: the title.
         revision: Revision that the examples pin.
-        title: Title of a new card. Default: the name of the run's output folder.
+        title: Title of the card. Default: the title of the existing card, or the name of the run's output folder.
 
     Raises:
         ValueError: `results.json` or the metadata of the existing card is damaged.
@@ -70,7 +70,8 @@ def write_card(
     old = path.read_text(encoding="utf-8")
     if BLOCK.search(old) is None:
         return
-    new = _render(folder, CardDetails(), repo_id, revision, title)
+    heading = re.search(r"^# (.+)$", old, re.MULTILINE)
+    new = _render(folder, CardDetails(), repo_id, revision, title or (heading and heading[1]))
     blocks = {match[1]: match[0] for match in BLOCK.finditer(new)}
     try:
         kept, fresh = ModelCard(old), ModelCard(new)
