@@ -24,7 +24,7 @@ from training.engine.optimizer import Average
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
-CHANGED_ADVICE = "Use the recipe saved there, or choose another output_dir."
+CHANGED_ADVICE = "Use the options of that run, or choose another output_dir."
 # fields of a recipe that do not change what is learned, or which model is the best
 WITHOUT_EFFECT = (
     *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
