@@ -47,7 +47,7 @@ def open_student(recipe: AlignRecipe, teachers: "Ensemble | None") -> tuple["DCC
         teachers: Teachers of the student; None trains without a teacher.
 
     Raises:
-        ValueError: There is no such student, or its embeddings and those of the teachers differ in width.
+        ValueError: The student cannot be opened, or its embeddings are not as wide as the teachers'.
     """
     from training.students import build_student, load_student
     from training.teachers.lineage import join_licenses
@@ -109,7 +109,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     if task.follows_batches and num_parts > 1:
         get_logger(__name__).warning(
             "freeze_batch_norm is false, so BatchNorm takes its statistics from each of the %d parts of a batch: "
-            "losses and gradients are not those of the whole batch. With freeze_batch_norm: true they are.",
+            "losses and gradients differ from the whole batch's. Set freeze_batch_norm to true to make them equal.",
             num_parts,
         )
     return task, inputs.dataset

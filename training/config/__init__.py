@@ -1,4 +1,4 @@
-"""Recipes: typed dataclasses that are read from YAML and the command line and saved beside the weights.
+"""Recipes: typed dataclasses that are read from YAML and the command line and saved with the weights.
 
 sections.py   data, augmentation, student, teachers, evaluation; ranges of numbers
 recipes.py    the recipes of both stages

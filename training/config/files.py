@@ -26,9 +26,9 @@ RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
 OWN_CODE = "training.corpus."  # the data sets of this project
 CONFIGS = Path(__file__).parents[1] / "configs"
-# fields that apply to one start of a run, and must not take effect when its saved recipe is used again
+# fields that apply to one start of a run, and are not saved
 OF_ONE_START = ("resume", "overwrite")
-# comments in a saved recipe, and no fields: Accelerate sets the processes, and the steps are those of a checkpoint
+# comments in a saved recipe, not fields: Accelerate sets the processes, and a checkpoint has fewer steps
 PROCESSES = re.compile(r"^# number of processes: (\d+)$", re.MULTILINE)
 STEPS = re.compile(r"^# number of steps done: (\d+)$", re.MULTILINE)
 
@@ -53,7 +53,7 @@ def recipe_from_args(
 
     Args:
         recipe_class: `DistillRecipe` or `AlignRecipe`.
-        argv: Arguments; None takes those of the process.
+        argv: Arguments; None takes `sys.argv`.
         prog: Command as users type it, for `--help`.
         description: Docstring of the script, for `--help`. None takes the summary of the recipe's docstring.
 
@@ -95,7 +95,7 @@ def run_script(
     Args:
         recipe_class: `DistillRecipe` or `AlignRecipe`.
         run: Function that trains.
-        argv: Arguments; None takes those of the process.
+        argv: Arguments; None takes `sys.argv`.
         prog: Command as users type it.
         description: Docstring of the script, for `--help`.
 
@@ -117,7 +117,7 @@ def run_script(
 
 
 def _check_code(recipe: TrainingRecipe, argv: list[str]):
-    """Refuse code that a recipe file names and the user did not type: functions of data, and that of teachers."""
+    """Refuse code that a recipe file names and the user did not type: data functions, and remote code of teachers."""
     typed = " ".join(argv)
     for field, name in recipe.sources():
         if FUNCTION.fullmatch(name) and not name.startswith(OWN_CODE) and name not in typed:
@@ -134,7 +134,7 @@ def _check_code(recipe: TrainingRecipe, argv: list[str]):
 
 
 def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
-    """Fields of a recipe by name, nested. Without `teachers` there is no such field, as before it existed."""
+    """Fields of a recipe by name, nested, without an empty `teachers`."""
     return {name: value for name, value in asdict(recipe).items() if name != "teachers" or value}
 
 

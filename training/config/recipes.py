@@ -1,4 +1,4 @@
-"""Recipes of both stages. They are read from YAML and the command line, and saved beside the weights."""
+"""Recipes of both stages. They are read from YAML and the command line, and saved with the weights."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ class TrainingRecipe(Checked):
         betas: Decay rates of AdamW's first and second moments.
         warmup_steps: Number of steps of linear warm-up.
         schedule: Factor of the learning rate: `cosine` falls from 1 at the first step to 0 at `max_steps`, `constant`
-            is 1. It is multiplied by that of the warm-up, so a run with a long warm-up stays below the peak.
+            is 1. The warm-up multiplies it, so a run with a long warm-up stays below the peak.
         max_grad_norm: Largest norm of the gradients; larger gradients are clipped.
         mixed_precision: Precision of the forward and backward pass. None takes the setting of `accelerate launch` or
             of its config file.
@@ -33,7 +33,7 @@ class TrainingRecipe(Checked):
             and costs time.
         torch_compile: Whether to compile the student's towers. The first steps take minutes, later steps are faster.
         ema_decay: Decay per step of the exponential moving average of the student's weights, at least 0 and below 1,
-            such as 0.999. The average is exported instead of the weights. With 0 there is no average.
+            such as 0.999. The average is exported instead of the weights. 0 turns it off.
         freeze: Layers or parameters that are not trained, by name: `vision_model.timm_model.blocks.1` is that block,
             and not block 10.
         log_every: Number of steps between two lines of `log.jsonl`.
@@ -140,7 +140,7 @@ class TrainingRecipe(Checked):
 
     @property
     def all_teachers(self) -> list[TeacherConfig]:
-        """All teachers: those of the list, or the one teacher; none if the stage has no teacher."""
+        """All teachers: the list, or the one teacher; empty if the stage has no teacher."""
         teacher = getattr(self, "teacher", None)  # a field of both stages
         return self.teachers if teacher is None else [TeacherConfig(teacher=teacher)]
 
@@ -210,7 +210,7 @@ class DistillRecipe(TrainingRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignRecipe(TrainingRecipe):
-    """Stage 2: both towers learn together which caption belongs to which image.
+    """Stage 2: both towers learn which captions match which images.
 
     Args:
         student: Folder or Hub id of a DC-CLIP model, such as the `output_dir` of stage 1.
@@ -229,15 +229,15 @@ class AlignRecipe(TrainingRecipe):
             teacher's images and the student's captions.
         anchor_weight: Weight of the cosine distance to the teacher's embeddings.
         general_weight: Weight of the cosine distance to the teacher's embeddings of class names that come with this
-            project, in the languages of the student. It keeps what the student knows beyond the captions of the data.
+            project, in the languages of the student. It keeps the student accurate beyond the captions of the data.
         photo_weight: Weight of the cosine distance to the teacher's embeddings of general images, and of the relative
             squared distance to its feature maps of them if the teacher is the model that the student starts from, at
-            the same image size. It keeps what the image tower knows beyond the images of the data. It needs a teacher
+            the same image size. It keeps the image tower accurate beyond the images of the data. It requires a teacher
             that runs during training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
-            and encodes every image twice. Losses and gradients are those of the whole batch. With 0 the batch is not
+            and encodes every image twice. Losses and gradients equal the whole batch's. With 0 the batch is not
             split.
         freeze_batch_norm: Whether to keep BatchNorm's running statistics and normalize by them.
     """

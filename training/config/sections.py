@@ -146,7 +146,7 @@ class DataConfig(Checked):
 
     @property
     def languages(self) -> list[str]:
-        """Caption languages of all sources, in the order in which the recipe names them."""
+        """Caption languages of all sources, in the order of the recipe."""
         return list(dict.fromkeys(language for source in self.mixture for language in source.caption_columns or {}))
 
     @property
@@ -212,7 +212,7 @@ class StudentConfig(Checked):
         squash_images: Whether images are resized to the square input as a whole, so that nothing is cropped. None
             follows the teacher's image processor.
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
-            text of the teacher, so a run says if the student's is longer.
+            text of the teacher; a run warns if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
         text_pooling: Pooling of the token states: `mean` or the `cls` token.
         projection_dim: Width of the shared embedding space. None takes the teacher's width.
@@ -274,8 +274,8 @@ class TeacherConfig(Checked):
         weight: Weight of this teacher in the cosine similarities of the joint space, above 0.
         tower: Towers of this teacher whose targets are learned. The other tower has no share in this teacher's part of
             the joint space.
-        languages: Languages of the captions that this teacher encodes. A caption in another language takes the target
-            of its translation, the caption of the same image in one of these. None encodes all captions.
+        languages: Languages of the captions that this teacher encodes. A caption in any other language takes the
+            target of its translation, the caption of the same image in one of these. None encodes all captions.
         trust_remote_code: Whether to run code that comes with the teacher. A Hub id then needs the commit whose code
             you read, as in ID@COMMIT.
     """

@@ -8,6 +8,6 @@ loop.py          training loop
 optimizer.py     AdamW, learning-rate schedule, moving average
 log.py           progress bar, log.jsonl, experiment trackers
 checkpoint.py    complete Hub folders, written atomically
-state.py         training state beside the weights
+state.py         training state: what a resumed run needs besides the weights
 distributed/     FSDP, DeepSpeed, and accelerate config files
 """

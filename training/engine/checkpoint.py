@@ -141,7 +141,7 @@ def open_output_dir(
         inputs: Folders that the run reads, by the name of their option.
 
     Raises:
-        ValueError: The folder has a model, checkpoints or other files that the run would replace, or another run is
+        ValueError: The folder has a model, checkpoints or other files that the run would replace, or a run is already
             writing to it.
     """
     output_dir, found = Path(recipe.output_dir), list_checkpoints(recipe.output_dir)
@@ -152,8 +152,8 @@ def open_output_dir(
         if kept:
             resume = "add --resume to continue it, " if found else ""
             raise ValueError(
-                f"output_dir: {output_dir} has {' and '.join(kept)} of another run. Choose another folder, {resume}or "
-                "add --overwrite to replace it."
+                f"output_dir: {output_dir} has {' and '.join(kept)} of an earlier run. Choose an empty folder, "
+                f"{resume}or add --overwrite to replace it."
             )
     with claim_folder(output_dir, names, command=command, inputs=inputs, overwrite=resumes or recipe.overwrite):
         recover_folder(output_dir / BEST_FOLDER)

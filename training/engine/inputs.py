@@ -92,9 +92,9 @@ def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
 def caption_tokens(
     tokenizer: PreTrainedTokenizerBase, max_text_length: int, teachers: Ensemble | None, folder: str | None = None
 ) -> CaptionTokenizer:
-    """Relate the student's tokens to those of its teachers.
+    """Relate the student's tokens to its teachers' tokens.
 
-    Of several teachers, the first one is one whose token states the student can learn, if there is one.
+    If one of several teachers has token states that the student can learn, it comes first.
 
     Args:
         tokenizer: Tokenizer of the student.
@@ -103,7 +103,7 @@ def caption_tokens(
         folder: Folder of the student's tokenizer, which may record how it was cut from a teacher's.
 
     Returns:
-        The student's tokenization, together with those of the teachers if they differ.
+        The student's tokenization, with the teachers' tokenizations if they differ.
     """
     if teachers is None:
         return CaptionTokenizer(tokenizer, max_text_length)

@@ -1,7 +1,7 @@
-"""The rotation of the teacher's embedding space, after which the leading dimensions hold the most of it.
+"""Rotation of the teacher's embedding space to its principal axes, so that embeddings can be truncated.
 
-A rotation changes no cosine similarity, so the rotated space is as good a target as the teacher's own. But embeddings
-can then be truncated: of all projections to as many dimensions, the leading ones lose the least of the similarities.
+A rotation keeps all cosine similarities. After it, the leading dimensions lose less of the similarities than any other
+projection to as many dimensions.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def principal_axes(moment: Tensor) -> Tensor:
 
 
 def axes_of(*embeddings: Tensor) -> Tensor:
-    """Principal axes of several sets of embeddings, such as those of images and of texts, with equal weights.
+    """Principal axes of several sets of embeddings, such as images and texts, with equal weights.
 
     Args:
         embeddings: Embeddings of each set, (N, D) float; N may differ.

@@ -51,7 +51,7 @@ class Progress:
 
 
 # torch.distributed.checkpoint.state_dict does not fit: on loading it creates optimizer state for parameters that no
-# loss reaches, so the checkpoints of a resumed run would differ from those of an unbroken one; and it knows no ZeRO.
+# loss reaches, so a resumed run would write different checkpoints than an unbroken one; and it does not support ZeRO.
 @dataclass
 class TrainingState:
     """Optimizer, moving average and task of a run, as they are saved.
@@ -256,7 +256,7 @@ def load_weights(checkpoint: Path, task: Task):
     if missing or keys.unexpected_keys or sorted(names) != sorted(state["parameters"]):
         raise ValueError(
             f"resume: {checkpoint} does not have the trained parameters of this recipe ({len(state['parameters'])} "
-            f"instead of {len(names)}). Resume with the recipe saved there, or choose another output_dir."
+            f"instead of {len(names)}). Resume with the recipe of that run, or choose another output_dir."
         )
 
 

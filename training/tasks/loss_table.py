@@ -266,7 +266,7 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
             _check_languages(loss, recipe, languages)
         if loss.needs_teacher and not has_teacher:
             raise ValueError(
-                f"{loss.weight} is {loss.weight_in(recipe)}, but there is no teacher to learn from. Name one under "
+                f"{loss.weight} is {loss.weight_in(recipe)}, but the recipe has no teacher. Name one under "
                 "teacher, or set the weight to 0."
             )
     return losses

@@ -203,7 +203,7 @@ def sigmoid_loss(
     Requirements: a learnt bias; without it, the first steps only correct the prior.
 
     Relations: an alternative to `info_nce`. Off by default: it is better at batches below 16k and needs less memory,
-        but its logits are no distribution over the batch, unlike those of the losses with a teacher.
+        but its logits are not a distribution over the batch, which the losses with a teacher compare.
 
     Source: Zhai et al., arXiv 2303.15343, algorithm 1.
     """
@@ -291,7 +291,7 @@ def _cross_entropy(first: Tensor, second: Tensor, positive: Tensor) -> Tensor:
 
 def _divergence(student: tuple[Tensor, Tensor], teacher: tuple[Tensor, Tensor]) -> Tensor:
     """Kullback-Leibler divergence between the similarities of (N, D), already scaled, to (M, D), averaged over rows.
-    0 if there are no rows.
+    0 without rows.
     """
 
     def value(rows: slice) -> Tensor:

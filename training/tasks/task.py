@@ -19,7 +19,7 @@ class Task(nn.Module):
         student: Model that is trained.
         augment: Augmentation of the images.
         normalize: Normalization with the student's mean and standard deviation.
-        targets: Distillation targets; None without a teacher. A teacher is no submodule, because it is never trained.
+        targets: Distillation targets; None without a teacher. Not a submodule, because teachers are not trained.
         learning: Prefixes of the student's parameters that are trained.
         frozen: Names of parameters, or of layers, among these that are not trained.
 
@@ -29,8 +29,8 @@ class Task(nn.Module):
 
     chunk_size = 0  # images encoded at once by tasks that can be split; 0 for the whole batch
     towers: tuple[str, ...] = TOWERS  # towers whose targets the task compares with
-    teacher_revisions: Sequence[str] = ()  # what a resumed run compares of its teachers
-    teacher_rotation: str | None = None  # digest of the teacher's own rotation, such as that of a fine-tuned start
+    teacher_revisions: Sequence[str] = ()  # compared when a run resumes
+    teacher_rotation: str | None = None  # digest of the rotation of a teacher that is a rotated student
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Task(nn.Module):
         for given, prefix in zip(frozen, self.frozen, strict=True):
             if not any(f"{name}.".startswith(prefix) for name in names):
                 raise ValueError(
-                    f"freeze: {given!r} is no parameter or layer of the student. Give a name such as {names[1]!r}, or "
-                    "its beginning up to a dot."
+                    f"freeze: {given!r} is not a parameter or layer of the student. Give a name such as "
+                    f"{names[1]!r}, or its beginning up to a dot."
                 )
         for name, parameter in student.named_parameters():
             parameter.requires_grad_(self.learns(name))

@@ -45,7 +45,7 @@ def parse_options(
 
     Args:
         options_class: Dataclass whose docstring has an `Args:` entry for every field.
-        argv: Command line arguments. Default: those of the process.
+        argv: Command line arguments. Default: `sys.argv`.
         prog: Command as users type it, such as `python training/eval.py`.
         description: Docstring of the command's module. Its first paragraph is printed before the options, the rest
             after them.
@@ -94,7 +94,7 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[
 
     Args:
         parser: Parser that `make_parser` returned, with further options.
-        argv: Command line arguments; None takes those of the process.
+        argv: Command line arguments; None takes `sys.argv`.
 
     Returns:
         Values of the further options, by name.

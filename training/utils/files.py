@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     mode = scratch.stat().st_mode
     try:
         yield scratch
-        scratch.chmod(mode)  # that of a new file; safetensors creates its files with mode 0600
+        scratch.chmod(mode)  # the mode of new files; safetensors creates its files with 0600
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -79,7 +79,7 @@ def write_text(path: Path, text: str):
 
 @contextmanager
 def scratch_folder(folder: Path) -> Iterator[Path]:
-    """Provide a new folder beside `folder` that is removed at the end of the `with` block.
+    """Provide a new folder next to `folder` that is removed at the end of the `with` block.
 
     Move finished files out of it within the block. Whatever remains is removed, also after an error. What a killed
     process leaves is removed by `remove_leftovers`.
@@ -99,10 +99,9 @@ def scratch_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path):
-    """Remove the temporary files and folders that killed processes left in a folder and beside it.
+    """Remove the temporary files and folders that killed processes left in a folder and next to it.
 
-    Call it only while no other process writes to the folder. Folders inside it that another run may have claimed are
-    left alone.
+    Call it only while no other process writes to the folder. Claimed folders inside it are left alone.
 
     Args:
         folder: Existing folder.

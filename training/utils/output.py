@@ -48,10 +48,10 @@ def claim_folder(
         overwrite: Whether existing files of these names may be replaced.
         field: Option that names the folder, for error messages.
         flag: Option that allows to replace existing files, for error messages; None if there is none.
-        wait: Whether to wait for another run that has locked the folder, instead of an error.
+        wait: Whether to wait if the folder is locked, instead of an error.
 
     Raises:
-        ValueError: A file of the user would be overwritten, an input would be, or another run has locked the folder.
+        ValueError: A file of the user or an input would be overwritten, or the folder is locked.
         OSError: The folder cannot be written to.
     """
     folder, names = Path(folder), list(names)

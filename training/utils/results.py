@@ -96,8 +96,8 @@ class Results:
             path: Path of the file.
 
         Raises:
-            OSError: There is no such file.
-            ValueError: The file is damaged, or has another form.
+            OSError: The file does not exist.
+            ValueError: The file is damaged, or is not a table of results.
         """
         text = Path(path).read_bytes()
         try:
@@ -110,8 +110,8 @@ class Results:
             return cls(dict(content["meta"]), rows)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(
-                f"{Path(path).name}: is damaged or no table of results ({type(error).__name__}: {str(error)[:200]}). "
-                "Measure again, or copy the file again."
+                f"{Path(path).name}: damaged, or not a table of results ({type(error).__name__}: {str(error)[:200]})."
+                " Measure again, or copy the file again."
             ) from error
 
     def values(self, **fields: Any) -> list[float]:
@@ -119,7 +119,7 @@ class Results:
         return [row.value for row in self.rows if all(getattr(row, name) == value for name, value in fields.items())]
 
     def mean(self, **fields: Any) -> float | None:
-        """Return the mean of `values(**fields)`, such as the mean over seeds; None if there are no such rows."""
+        """Return the mean of `values(**fields)`, such as the mean over seeds; None without such rows."""
         values = self.values(**fields)
         return statistics.fmean(values) if values else None
 
@@ -161,7 +161,7 @@ def percent_cells(values: Iterable[float | None]) -> list[str]:
     """Cells with fractions in percent, to one decimal; `-` for None.
 
     Args:
-        values: Fractions in 0..1, such as those of `Results.mean`.
+        values: Fractions in 0..1, such as means.
     """
     return ["-" if value is None else f"{100 * value:.1f}" for value in values]
 
@@ -170,11 +170,11 @@ def _check_types(row: Row):
     """Check the values of a row that was read from a file.
 
     Raises:
-        TypeError: A field has a value of another type.
+        TypeError: A field has a value of the wrong type.
     """
     interval = () if row.interval is None else row.interval
     if not all(isinstance(number, (int, float)) for number in (row.value, *interval)):
-        raise TypeError("a value is no number")
+        raise TypeError("a value is not a number")
     for name in ("model", "metric", "stage", "set", "protocol", "language"):
         value = getattr(row, name)
         if not isinstance(value, str) and (value is not None or name in ("model", "metric")):

@@ -130,7 +130,7 @@ def trained(recipe, tmp_path_factory) -> Callable[[str, str], AlignRecipe]:
 
 def require(cluster: str):
     if cluster == "deepspeed":
-        pytest.importorskip("deepspeed", reason="extra `deepspeed`")
+        pytest.importorskip("deepspeed", reason="deepspeed is not installed")
 
 
 def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
