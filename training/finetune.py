@@ -12,18 +12,21 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.finetuning.options import FinetuneOptions
+from training.finetuning.options import TABLE_FILE, FinetuneOptions
 from training.utils.cli import commands_of_model, parse_options, print_ending, stage_errors
 from training.utils.process import end_process_group
 from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
     from training.engine.loop import TrainingResult, Watch
+    from training.finetuning.finish import Outcome
     from training.finetuning.measure import Measurer
     from training.finetuning.prepare import Prepared
-    from training.finetuning.report import Outcome
     from training.teachers.ensemble import Ensemble
 
 PROG = "python training/finetune.py"
@@ -41,24 +44,22 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
-    import matplotlib  # noqa: F401  (a missing package is reported now, and not after the training)
-
     from training.corpus.free_photos import FREE_PHOTOS
     from training.evaluation.embedding_cache import find_processes
-    from training.finetuning.finish import Start, finish
+    from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import estimate_minutes, make_recipe
     from training.finetuning.prepare import DATA_FOLDER
-    from training.finetuning.report import START
     from training.students import load_student
 
-    if options.photo_weight and options.general_data is None:
-        _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, too
+    _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, and not after the training
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")
         if state.is_main_process:
             claimed.enter_context(_claim(options))
+            license = base_license(options.model, start)
+            print(f"Licence of the finished model, inherited from {options.model}: {license or 'not stated there'}.")
             _prepare(options, start, processor, state.num_processes)
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
@@ -85,6 +86,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
     """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
     from training.data.captions import CaptionTokenizer
+    from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits
     from training.utils.files import recover_folder, replace_folder, scratch_folder
@@ -93,8 +95,13 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
     recover_folder(folder := output_dir / DATA_FOLDER)
     with scratch_folder(folder) as scratch:
         tokens = CaptionTokenizer(processor.tokenizer, start.config.max_text_length)
-        print(prepare(options, folder, scratch=scratch, tokens=tokens), flush=True)
-        if (found := prepare_general(options, folder, scratch)) is not None:
+        model = ZeroShotModel(start.eval(), processor, options.model)
+
+        def embed(rows: "Dataset") -> "np.ndarray":
+            return model.encode_images(rows).numpy()
+
+        print(prepare(options, folder, scratch=scratch, tokens=tokens, embed=embed), flush=True)
+        if (found := prepare_general(options, folder, scratch, embed)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start, num_processes)
         (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused
@@ -121,7 +128,6 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
     from training.engine.checkpoint import WEIGHTS_FILE
     from training.finetuning.plan import TUNED_FOLDER, last_checkpoint_of
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE
-    from training.finetuning.report import PLOT_FILE, TABLE_FILE
     from training.hub import MODEL_FILES
     from training.utils.output import claim_folder
     from training.utils.results import RESULTS_FILE
@@ -136,7 +142,7 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         )
     if options.resume and not continues:
         print(f"{options.output_dir!r} has no checkpoint to resume from: training starts from the beginning.")
-    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, PLOT_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
+    names = [*MODEL_FILES, RESULTS_FILE, TABLE_FILE, DATA_FOLDER, TUNED_FOLDER, SKIPPED_FILE]
     inputs = {"model": options.model, "data": options.data}
     if options.general_data is not None:
         inputs["general_data"] = options.general_data
@@ -194,17 +200,22 @@ def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[D
         teachers: The starting model as an anchor, which this function does not need.
     """
     from training.students import load_student
-    from training.teachers.lineage import find_commit, read_license
 
     student, processor = load_student(recipe.student)
     name, config = str(recipe.student), student.config
-    # a relative path could be taken for a Hub id
-    config.base_model = str(Path(name).absolute()) if Path(name).is_dir() else name
-    config.base_model_license = read_license(name, find_commit(name)) or config.teacher_license
+    config.base_model = Path(name).resolve().name if Path(name).is_dir() else name
+    config.base_model_license = base_license(name, student)
     config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
     if not recipe.anchor_weight:
         config.teacher = None  # its embeddings can no longer be compared with the teacher's
     return student, processor
+
+
+def base_license(name: str, student: "DCCLIPModel") -> str | None:
+    """Licence of the starting model's weights; None if neither its card nor its config states one."""
+    from training.teachers.lineage import find_commit, read_license
+
+    return read_license(name, find_commit(name)) or student.config.teacher_license
 
 
 def main(argv: list[str] | None = None):
@@ -215,13 +226,8 @@ def main(argv: list[str] | None = None):
         outcome = run(options)
     if outcome is None:
         return
-    from training.finetuning.report import PLOT_FILE
-
     print(f"\n{outcome.table()}\n\n{outcome.choice()}")
-    written = {
-        options.output_dir: "Hub folder with model, code, card and results",
-        f"{options.output_dir}/{PLOT_FILE}": "figure of the results",
-    }
+    written = {options.output_dir: "Hub folder with model, code, card and results"}
     print_ending(written, commands_of_model(options.output_dir))
 
 

@@ -1,8 +1,12 @@
-"""From the end of training to the finished model: interpolate, choose, write the Hub folder and the report."""
+"""From the end of training to the finished model: interpolate, choose, write the Hub folder and the report.
+
+Source of the interpolation: WiSE-FT (Wortsman et al., arXiv 2109.01903).
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,18 +14,31 @@ from typing import Any
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import AlignRecipe
+from training.config import RECIPE_FILE, AlignRecipe
 from training.engine.checkpoint import BEST_FOLDER, save_final
 from training.engine.log import LOG_FILE
-from training.finetuning.interpolate import WEIGHTS, Point, choose, interpolate, is_clearly_better
-from training.finetuning.measure import VALIDATION, Embeddings, Measurer, compatibility, general_means, mean_of
-from training.finetuning.options import MAX_GENERAL_LOSS, FinetuneOptions
+from training.finetuning.measure import (
+    FREE_PHOTOS,
+    GENERAL_IMAGES,
+    VALIDATION,
+    Embeddings,
+    Measurer,
+    compatibility,
+    kept_values,
+    mean_of,
+    name_of,
+)
+from training.finetuning.options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.prepare import Prepared
-from training.finetuning.report import FINETUNED, Outcome, write_report
 from training.hub import save_model, write_card
 from training.students import load_student
 from training.utils.cli import command_of
-from training.utils.results import Row, make_meta
+from training.utils.files import write_text
+from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
+
+START, FINETUNED = "start", "finetuned"
+WEIGHTS = tuple(number / 10 for number in range(11))  # of the end of training
+TOLERANCE = 1e-9  # of a comparison of shares
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,117 @@ class Start:
     steps: int
 
 
+@dataclass(frozen=True)
+class Point:
+    """Accuracy of one interpolation.
+
+    Args:
+        weight: Weight of the end of training, 0..1; 0 is the starting model.
+        validation: Mean accuracy on the validation split, 0..1.
+        general: Every accuracy that should be kept, 0..1, by its name.
+    """
+
+    weight: float
+    validation: float
+    general: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Result of a run.
+
+    Args:
+        before: Rows of the starting model.
+        after: Rows of the finished model, in the same order.
+        chance: Value of each row for a model that answers at random, 0..1.
+        points: Points between the starting model and the end of training.
+        chosen: Point of the finished model.
+        queries: Number of queries of every accuracy that should be kept, by its name.
+        notes: Sentences about what the sets cannot show.
+    """
+
+    before: list[Row]
+    after: list[Row]
+    chance: list[float]
+    points: list[Point]
+    chosen: Point
+    queries: Mapping[str, int]
+    notes: list[str] = field(default_factory=list)
+
+    def worst(self) -> tuple[str, float]:
+        """Name of the accuracy that fell most, and its loss, 0..1 (below 0 if all rose)."""
+        start = self.points[0].general
+        name = max(start, key=lambda each: start[each] - self.chosen.general[each])
+        return name, start[name] - self.chosen.general[name]
+
+    def table(self) -> str:
+        """Accuracy before and after in percent, as Markdown."""
+        lines = [["set", "language", "metric", "before", "after", "95 % interval", "chance"]]
+        lines.append(["---"] * 3 + ["---:"] * 4)
+        for before, after, chance in zip(self.before, self.after, self.chance, strict=True):
+            low, high = after.interval or (after.value, after.value)
+            numbers = [_percent(before.value), _percent(after.value), f"{_percent(low)} to {_percent(high)}"]
+            names = [str(after.set), str(after.language), after.metric.replace("_", " ")]
+            lines.append([*names, *numbers, _percent(chance)])
+        return markdown_table(lines)
+
+    def choice(self) -> str:
+        """Sentences about the chosen point, about the largest loss, and about what the sets cannot show."""
+        rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points or one query"
+        if not self.chosen.weight:
+            return " ".join(
+                [
+                    f"No point {rule} is better on the validation split than the starting model, so the finished "
+                    "model equals it. More images help most.",
+                    *self.notes,
+                ]
+            )
+        name, loss = self.worst()
+        fell = f"{_percent(loss)} points, {name} ({self.queries[name]} queries)" if loss > 0 else "none measured"
+        return " ".join(
+            [
+                f"The finished model is the starting model plus {self.chosen.weight:.1f} of its change in training: "
+                f"the best point on the validation split {rule}. Largest loss: {fell}.",
+                *self.notes,
+            ]
+        )
+
+
+def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Interpolate the weights of two models. Tensors of integers are taken from the end.
+
+    Args:
+        start: Weights of the starting model by name.
+        end: Weights at the end of training by the same names.
+        weight: Weight of the end, 0..1.
+    """
+    return {
+        name: start[name].lerp(tensor, weight) if tensor.is_floating_point() else tensor
+        for name, tensor in end.items()
+    }
+
+
+def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float) -> Point:
+    """The point that is best on the validation split among those that keep every accuracy.
+
+    Of equally good points, the one nearest to the starting model is chosen.
+
+    Args:
+        points: Points in ascending order of their weight, the starting model first.
+        queries: Number of queries of each accuracy, by name. One query may be lost, whatever its share.
+        max_loss: Largest loss of each accuracy, as a fraction.
+    """
+    start = points[0].general
+    least = {name: value - max(max_loss, 1 / queries[name]) - TOLERANCE for name, value in start.items()}
+    kept = [point for point in points if all(point.general[name] >= value for name, value in least.items())]
+    return max(kept, key=lambda point: (point.validation, -point.weight))
+
+
+def is_clearly_better(accuracy: float, other: float, number: int) -> bool:
+    """Whether an accuracy on a validation split of `number` images is higher by more than its standard error."""
+    return accuracy - other > math.sqrt(accuracy * (1 - accuracy) / number)
+
+
 def finish(
     options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start, program: str
 ) -> Outcome:
@@ -50,7 +178,7 @@ def finish(
         options: Options of the command.
         prepared: Images and captions.
         recipe: Recipe of the training, whose `output_dir` has its end, and the best model on the validation split.
-        measurer: Validation split, general images and general texts.
+        measurer: All sets.
         start: Starting model.
         program: Command as users type it, for the results.
     """
@@ -65,16 +193,44 @@ def finish(
             rows = measurer.rows(model, FINETUNED, embeddings)
         else:
             embeddings, rows = start.embeddings, [replace(row, stage=FINETUNED) for row in start.rows]
-        points.append(Point(weight, mean_of(rows, VALIDATION), general_means(rows)))
+        points.append(Point(weight, mean_of(rows, VALIDATION), kept_values(rows)))
         measured.append((rows, embeddings))
-    chosen = choose(points, MAX_GENERAL_LOSS)
+    queries = {name_of(row): measurer.num_queries(row) for row in start.rows if name_of(row) in points[0].general}
+    chosen = choose(points, queries, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]
     chance = [measurer.chance(row) for row in after]
-    outcome = Outcome(start.rows, after, chance, points, chosen)
+    outcome = Outcome(start.rows, after, chance, points, chosen, queries, _notes(options, queries))
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
-    facts = {"steps": start.steps, "cosine_to_start": _cosines(start.embeddings, embeddings)} | outcome.describe()
-    _write(options, prepared, recipe, outcome, facts, (model, processor), program)
+    cosines = _cosines(start.embeddings, embeddings)
+    _write(
+        options,
+        prepared,
+        recipe,
+        outcome,
+        {"steps": start.steps, "cosine_to_start": cosines},
+        (model, processor),
+        program,
+    )
     return outcome
+
+
+def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
+    """What the sets cannot show: small losses, or losses on images that a model was trained on."""
+    coarse: dict[str, int] = {}
+    for name, number in queries.items():
+        if 1 / number > MAX_GENERAL_LOSS:
+            coarse[name.partition(",")[0]] = number
+    notes = [
+        f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
+        for name, number in coarse.items()
+    ]
+    if options.photo_weight and options.general_data is None:
+        notes.append(f"Crops of the {FREE_PHOTOS} were anchors of this training, so other images may lose more.")
+    recipe = Path(options.model) / RECIPE_FILE
+    trained_on = recipe.read_text(encoding="utf-8") if recipe.is_file() else ""
+    if options.general_data is not None and Path(options.general_data).name in trained_on:
+        notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")
+    return notes
 
 
 def _load_end(recipe: AlignRecipe, num_validation: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
@@ -109,13 +265,22 @@ def _write(
     model, processor = models
     recipe = replace(recipe, output_dir=options.output_dir)
     save_final(output_dir, partial(save_model, student=model, processor=processor, recipe=recipe))
+    name, loss = outcome.worst()
     facts = {
-        # a relative path could be taken for a Hub id
         "data": Path(options.data).name if Path(options.data).exists() else options.data,
         "found": prepared.found,
-        "notes": prepared.notes,
+        "notes": [*prepared.notes, *outcome.notes],
         "images": {"training": prepared.num_training, "validation": prepared.num_validation},
+        "weight": outcome.chosen.weight,
+        "curve": [asdict(point) for point in outcome.points],
+        "kept": list(dict.fromkeys(name.partition(",")[0] for name in outcome.chosen.general)),
+        "largest_loss": {"name": name, "value": loss, "queries": outcome.queries[name]},
     } | more
     meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts)
-    write_report(output_dir, outcome, meta)
+    Results(meta, [*outcome.before, *outcome.after]).write(output_dir, RESULTS_FILE)
+    write_text(output_dir / TABLE_FILE, f"{outcome.table()}\n\n{outcome.choice()}\n")
     write_card(output_dir)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f}"

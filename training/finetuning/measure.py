@@ -1,11 +1,10 @@
-"""Accuracy of a model on the validation split of the user's data, on general images, and on general texts."""
+"""Accuracy of a model on the user's validation split, and on images and texts that it knew before."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import comb
-from pathlib import Path
 from statistics import fmean
 
 import torch
@@ -14,6 +13,7 @@ from PIL import Image as PILImage
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
+from training.corpus.free_photos import load_images
 from training.data import load_source
 from training.evaluation import retrieval
 from training.evaluation.classify import class_embeddings, measure
@@ -26,15 +26,18 @@ from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.prepare import Prepared
 from training.utils.results import Row
 
-VALIDATION, GENERAL, GENERAL_IMAGES = "validation", "general texts", "general images"
+VALIDATION, GENERAL, GENERAL_IMAGES, FREE_PHOTOS = "validation", "general texts", "general images", "free photographs"
+# recall at 1 and top-1: what shows a loss first
+KEPT_METRICS = ("text_to_image_R@1", "image_to_text_R@1", "text_to_text_R@1", "top1")
 TEXT_PROTOCOL = "text to text"
 MODEL = "student"
 BATCH_SIZE = 64
+Prepare = Callable[[PILImage.Image], Tensor]  # an RGB image to the input of the model, (S, S, 3) uint8
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Embeddings of a validation split.
+    """Embeddings of a set.
 
     Args:
         images: Embeddings of the images, (N, D) float32, L2-normalized.
@@ -46,31 +49,45 @@ class Embeddings:
 
 
 class CaptionedImages:
-    """A validation split whose images are decoded once.
+    """Images with captions or class names, which are decoded once.
 
     Args:
         name: Name of the set, written to the rows.
-        prepared: Images and captions.
-        prepare: Function of an RGB image that returns the input of the model, (S, S, 3) uint8.
+        rows: Rows with the column `image` and a column for each language.
+        languages: Languages of the captions (ISO 639-1 codes).
+        prepare: Preparation of an image.
         seed: Seed of the run, written to the rows.
+        training: Rows of the training split, if the captions are class names: they name further classes.
     """
 
-    def __init__(self, name: str, prepared: Prepared, prepare: Callable[[PILImage.Image], Tensor], seed: int):
-        self.name, self.seed = name, seed
-        rows = load_source(str(prepared.validation))
-        columns = {language: language for language in prepared.languages if any(rows[language])}
-        self.pairs: RetrievalSet = make_retrieval_set(name, rows, columns, "image", prepared.validation.name)
+    def __init__(
+        self,
+        name: str,
+        rows: Dataset,
+        languages: Sequence[str],
+        prepare: Prepare,
+        seed: int,
+        training: Dataset | None = None,
+    ):
+        self.name, self.seed, self.are_labels = name, seed, training is not None
+        columns = {language: language for language in languages if any(rows[language])}
+        self.pairs: RetrievalSet = make_retrieval_set(name, rows, columns, "image", name)
         self.pixels = torch.cat(list(prepared_batches(self.pairs.rows, "image", BATCH_SIZE, prepare)))
-        self.names = {language: _names(prepared.training, rows, language) for language in columns}
-        self.are_labels = prepared.are_labels
+        self.names: dict[str, list[str]] = {}
+        if training is not None:
+            for language in columns:
+                cells = [*training[language], *rows[language]]
+                self.names[language] = sorted({text for cell in cells for text in cell or []})
+
+    @classmethod
+    def of(cls, name: str, prepared: Prepared, prepare: Prepare, seed: int) -> "CaptionedImages":
+        """Open the validation split of prepared data."""
+        training = load_source(str(prepared.training)) if prepared.are_labels else None
+        rows = load_source(str(prepared.validation))
+        return cls(name, rows, prepared.languages, prepare, seed, training)
 
     def encode(self, model: ZeroShotModel, device: torch.device) -> Embeddings:
-        """Encode the images and the captions.
-
-        Args:
-            model: Model with the preparation of images that the set was made for.
-            device: Device on which the model runs.
-        """
+        """Encode the images and the captions with a model that has the preparation of the set."""
         normalize = model.images.normalize
         parts = [model.embed_images(normalize(part.to(device))).cpu() for part in self.pixels.split(BATCH_SIZE)]
         captions = {language: model.encode_texts(texts) for language, texts in self.pairs.captions.items()}
@@ -102,24 +119,27 @@ class CaptionedImages:
         for image, caption in self.pairs.pairs[language].tolist():  # an image may have several labels
             labels[image, numbers[captions[caption]]] = 1
         labelled = labels.any(1)
-        metrics = ["top1"]  # which is right if it is one of them
+        metrics = ["top1"]  # correct if it is one of them
         if (labels.sum(1) <= 1).all():
             labels, metrics = labels.argmax(1), ["top1", "top5"]
         measured = measure(images[labelled], class_embeddings(model, names), labels[labelled], metrics)
         fields = {"model": MODEL, "stage": stage, "set": self.name, "protocol": CLASS_NAMES, "language": language}
         return measured.rows(seed=self.seed, **fields)
 
-    def chance(self, row: Row) -> float:
-        """Expected value of a row of this set for a model that answers at random, 0..1."""
+    def correct(self, row: Row) -> tuple[list[int], int]:
+        """Number of correct candidates of each query of a row, and number of candidates."""
         language = str(row.language)
         captions, pairs = self.pairs.captions[language], self.pairs.pairs[language].tolist()
         if row.protocol == CLASS_NAMES:  # images of one class have a caption each, with the same text
-            correct = Counter(image for image, _ in {(image, captions[caption]) for image, caption in pairs})
-            return chance_of(correct.values(), len(self.names[language]), int(row.metric.removeprefix("top")))
-        k = int(row.metric.rpartition("@")[2])
+            found = Counter(image for image, _ in {(image, captions[caption]) for image, caption in pairs})
+            return list(found.values()), len(self.names[language])
         if row.metric.startswith("image_to_text"):
-            return chance_of(Counter(image for image, _ in pairs).values(), len(captions), k)
-        return chance_of(Counter(caption for _, caption in pairs).values(), len(self.pairs.rows), k)
+            return list(Counter(image for image, _ in pairs).values()), len(captions)
+        return list(Counter(caption for _, caption in pairs).values()), len(self.pairs.rows)
+
+    def chance(self, row: Row) -> float:
+        """Expected value of a row of this set for a model that answers at random, 0..1."""
+        return chance_of(*self.correct(row), int(row.metric.removeprefix("top").rpartition("@")[2]))
 
 
 def chance_of(correct: Iterable[int], num_candidates: int, k: int) -> float:
@@ -160,28 +180,26 @@ class Measurer:
     ):
         self.processor, self.device, self.seed, self.images_per_s = processor, device, seed, 0.0
         prepare = self._wrap(model).images.fit
-        self.validation = CaptionedImages(VALIDATION, prepared, prepare, seed)
-        self.general_images: CaptionedImages | None = None
+        self.validation = CaptionedImages.of(VALIDATION, prepared, prepare, seed)
+        photos = load_images()
+        languages = [language for language in model.config.languages if language in photos.column_names]
+        self.known = [CaptionedImages(FREE_PHOTOS, photos, languages, prepare, seed)]
         if general is not None and general.num_validation:
-            self.general_images = CaptionedImages(GENERAL_IMAGES, general, prepare, seed)
+            self.known.append(CaptionedImages.of(GENERAL_IMAGES, general, prepare, seed))
         self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
 
     def _wrap(self, model: DCCLIPModel) -> ZeroShotModel:
         return ZeroShotModel(model.eval(), self.processor, MODEL).to(self.device)
 
     def encode(self, model: DCCLIPModel) -> Embeddings:
-        """Encode the validation split.
-
-        Args:
-            model: Model with the same image and text preparation as the starting model.
-        """
+        """Encode the validation split with a model that prepares images and texts as the starting model does."""
         start = time.perf_counter()
         embeddings = self.validation.encode(self._wrap(model), self.device)
         self.images_per_s = len(embeddings.images) / (time.perf_counter() - start)
         return embeddings
 
     def rows(self, model: DCCLIPModel, stage: str, embeddings: Embeddings | None = None) -> list[Row]:
-        """Measure a model on the validation split, on general images and on general texts.
+        """Measure a model on all sets.
 
         Args:
             model: Model to measure.
@@ -190,31 +208,29 @@ class Measurer:
         """
         embeddings, wrapped = embeddings or self.encode(model), self._wrap(model)
         rows = self.validation.score(wrapped, stage, embeddings)
-        if self.general_images is not None:
-            encoded = self.general_images.encode(wrapped, self.device)
-            rows += self.general_images.score(wrapped, stage, encoded)
+        for known in self.known:
+            rows += known.score(wrapped, stage, known.encode(wrapped, self.device))
         return rows + general_rows(wrapped, self.general, stage, self.seed)
 
     def validate(self, model: DCCLIPModel) -> dict[str, float]:
-        """Mean accuracy on the validation split, 0..1, by the name `VALIDATION`.
-
-        Args:
-            model: Model to measure.
-        """
+        """Mean accuracy of a model on the validation split, 0..1, by the name `VALIDATION`."""
         rows = self.validation.score(self._wrap(model), "", self.encode(model))
         return {VALIDATION: mean_of(rows, VALIDATION)}
 
     def chance(self, row: Row) -> float:
         """Expected value of a row for a model that answers at random, 0..1."""
-        if row.set == GENERAL:
-            return 1 / len(self.general.first)
-        measured = self.general_images if row.set == GENERAL_IMAGES else self.validation
-        assert measured is not None  # it has given the row
-        return measured.chance(row)
+        return 1 / len(self.general.first) if row.set == GENERAL else self._set(row).chance(row)
+
+    def num_queries(self, row: Row) -> int:
+        """Number of queries whose results a row counts: it cannot show a smaller change than one of them."""
+        return len(self.general.first) if row.set == GENERAL else len(self._set(row).correct(row)[0])
+
+    def _set(self, row: Row) -> CaptionedImages:
+        return next(each for each in (self.validation, *self.known) if each.name == row.set)
 
 
 def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None, seed: int | None) -> list[Row]:
-    """Share of the general texts whose nearest text in the other form is the right one, in both directions.
+    """Share of the general texts whose nearest text in the other form is the correct one, in both directions.
 
     Args:
         model: Model to measure.
@@ -230,40 +246,33 @@ def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None,
         (general.languages[1], second, first),
     ):
         recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        rows.append(
-            Row(
-                model=MODEL,
-                stage=stage,
-                set=GENERAL,
-                protocol=TEXT_PROTOCOL,
-                language=language,
-                metric="text_to_text_R@1",
-                value=recall,
-                seed=seed,
-                interval=wilson_interval(recall, len(first)),
-            )
-        )
+        fields = {"model": MODEL, "stage": stage, "set": GENERAL, "protocol": TEXT_PROTOCOL, "language": language}
+        interval = wilson_interval(recall, len(first))
+        rows.append(Row(**fields, metric="text_to_text_R@1", value=recall, seed=seed, interval=interval))
     return rows
 
 
 def mean_of(rows: Sequence[Row], name: str) -> float:
-    """Mean of all values of one set, 0..1.
+    """Mean of all values of one set, 0..1."""
+    return fmean(row.value for row in rows if row.set == name)
+
+
+def kept_values(rows: Sequence[Row]) -> dict[str, float]:
+    """Accuracy that fine-tuning should keep, 0..1: recall at 1 and top-1 of every set but the user's own.
 
     Args:
         rows: Rows of one model.
-        name: Name of the set, `VALIDATION`, `GENERAL` or `GENERAL_IMAGES`.
+
+    Returns:
+        Value of each row by its set, language and metric, such as `general images, zh, image to text R@1`.
     """
-    values = [row.value for row in rows if row.set == name]
-    return sum(values) / len(values)
+    kept = [row for row in rows if row.set != VALIDATION and row.metric in KEPT_METRICS]
+    return {name_of(row): row.value for row in kept}
 
 
-def general_means(rows: Sequence[Row]) -> dict[str, float]:
-    """Mean accuracy on general texts and, if they were measured, on general images, 0..1, by name of the set.
-
-    Args:
-        rows: Rows of one model.
-    """
-    return {name: mean_of(rows, name) for name in (GENERAL, GENERAL_IMAGES) if any(row.set == name for row in rows)}
+def name_of(row: Row) -> str:
+    """Set, language and metric of a row, in words."""
+    return f"{row.set}, {row.language}, {row.metric.replace('_', ' ')}"
 
 
 def compatibility(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
@@ -275,9 +284,3 @@ def compatibility(start: Sequence[Tensor], end: Sequence[Tensor]) -> float:
     """
     cosines = [(one * other).sum(-1) for one, other in zip(start, end, strict=True)]
     return sum(float(part.sum()) for part in cosines) / sum(len(part) for part in cosines)
-
-
-def _names(training: Path, validation: Dataset, language: str) -> list[str]:
-    """All captions of both splits in one language, sorted."""
-    cells = [*load_source(str(training))[language], *validation[language]]
-    return sorted({text for cell in cells for text in cell or []})

@@ -1,4 +1,4 @@
-"""From the user's data to images and captions in parquet files: every row that is left out is counted and listed."""
+"""From the user's data to two splits of images and captions: every row that is left out is counted and listed."""
 
 import csv
 import filecmp
@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,15 +18,21 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
+from training.data import load_source
 from training.data.captions import CaptionTokenizer
 from training.data.images import URL_REFUSED, CellRules, encoded_bytes, fetch_allowed, image_cell, is_url
-from training.finetuning.columns import Columns, captions_of, cells_of, find_columns, is_mixed
-from training.finetuning.images import ImageFinder
 from training.finetuning.options import FinetuneOptions
-from training.finetuning.sources import Opened, open_data
-from training.finetuning.split import split_images
-from training.prepare.duplicates import ExaminedImage, examine_image
+from training.finetuning.sources import ImageFinder, Opened, open_data
+from training.finetuning.tables import Columns, captions_of, cells_of, find_columns, is_mixed
+from training.prepare.duplicates import (
+    MAX_COLOUR_DISTANCE,
+    MAX_IMAGE_DISTANCE,
+    ExaminedImage,
+    examine_image,
+    match_images,
+)
 from training.utils.files import atomic_write, write_text
+from training.utils.rng import keyed_uniform
 
 DATA_FOLDER, GENERAL_FOLDER = "data", "general"
 TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
@@ -35,6 +41,14 @@ TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
 FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
+LIMITS = (MAX_IMAGE_DISTANCE, MAX_COLOUR_DISTANCE)  # the thresholds of curation for near-duplicates
+# cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, 98 % of
+# brightened, mirrored, framed, watermarked, rotated or cropped copies are above it, half of the gray ones, and 3 % of
+# unrelated product images
+MAX_COSINE = 0.92
+MIN_TRAINING, MIN_VALIDATION, MAX_VALIDATION = 12, 4, 1000  # images
+DEFAULT_SHARE = 0.15
+Embed = Callable[[Dataset], np.ndarray]  # rows with a column `image` to embeddings, (N, D) float32, L2-normalized
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ class Prepared:
         num_training: Number of images in the training split.
         num_validation: Number of images in the validation split.
         are_labels: Whether the captions are class names.
-        found: What was detected in the data, in words.
+        found: What was found in the data, in words.
         notes: Sentences about what was repaired, merged or left out.
     """
 
@@ -86,34 +100,31 @@ class Prepared:
 
 @dataclass
 class _Pairs:
-    """Usable images with their captions, and the rows that were left out.
+    """Usable images with their captions, hashes and color thumbnails, and the rows that were left out."""
 
-    Args:
-        rows: Row of the user's data with each image.
-        paths: Absolute path of each image; None for images that the data hold.
-        captions: Captions of each image by language.
-        hashes: Perceptual hash of each image.
-        colours: Colour thumbnail of each image, (48,) uint8.
-        skipped: Row number, path and cause of each row that was left out.
-        num_merged: Number of rows whose image is a copy of an earlier one.
-    """
-
-    rows: list[int] = field(default_factory=list)
-    paths: list[str | None] = field(default_factory=list)
-    captions: list[dict[str, list[str]]] = field(default_factory=list)
+    rows: list[int] = field(default_factory=list)  # of the user's data
+    paths: list[str | None] = field(default_factory=list)  # absolute; None for images that the data hold
+    captions: list[dict[str, list[str]]] = field(default_factory=list)  # by language
     hashes: list[int] = field(default_factory=list)
     colours: list[np.ndarray] = field(default_factory=list)
-    skipped: list[tuple[int, str, str]] = field(default_factory=list)
-    num_merged: int = 0
+    skipped: list[tuple[int, str, str]] = field(default_factory=list)  # row, path, cause
+    num_merged: int = 0  # rows whose image is a copy of an earlier one
+
+    def texts(self, language: str) -> set[str]:
+        """All different captions in a language."""
+        return {text for captions in self.captions for text in captions.get(language, [])}
 
 
-def prepare_general(options: FinetuneOptions, folder: Path, scratch: Path | None = None) -> Prepared | None:
+def prepare_general(
+    options: FinetuneOptions, folder: Path, scratch: Path | None = None, embed: Embed | None = None
+) -> Prepared | None:
     """Read the images of `general_data` and write their two splits; without captions, all are for training.
 
     Args:
         options: Location of the data.
         folder: Folder of the splits of `data`, in which this one gets a folder of its own.
         scratch: Folder to write to, as in `prepare`.
+        embed: As in `prepare`.
 
     Returns:
         None without `general_data`.
@@ -123,17 +134,11 @@ def prepare_general(options: FinetuneOptions, folder: Path, scratch: Path | None
     """
     if options.general_data is None:
         return None
-    general = FinetuneOptions(
-        model=options.model,
-        data=options.general_data,
-        output_dir=options.output_dir,
-        allow_urls=options.allow_urls,
-        allow_paths=options.allow_paths,
-        seed=options.seed,
-    )
+    fields = {"allow_urls": options.allow_urls, "allow_paths": options.allow_paths, "seed": options.seed}
+    general = FinetuneOptions(model=options.model, data=options.general_data, output_dir=options.output_dir, **fields)
     try:
         inner = scratch / GENERAL_FOLDER if scratch is not None else None
-        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, scratch=inner)
+        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, scratch=inner, embed=embed)
     except ValueError as error:
         raise ValueError(f"general_data: {str(error).removeprefix('data: ')}") from error
 
@@ -144,6 +149,7 @@ def prepare(
     needs_captions: bool = True,
     scratch: Path | None = None,
     tokens: CaptionTokenizer | None = None,
+    embed: Embed | None = None,
 ) -> Prepared:
     """Read the user's data, leave out what cannot be used, and write the two splits.
 
@@ -155,84 +161,89 @@ def prepare(
         scratch: Folder to write to, which the caller moves to `folder`. The list of left-out rows of data that are
             refused is then written to `output_dir`. Default: `folder`.
         tokens: Tokenization of the model, which counts the captions that it truncates; None counts none.
+        embed: Embeds images by the starting model, to find near-duplicates; None compares hashes alone.
 
     Raises:
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
             different images.
     """
     opened = open_data(options.data, options.split, options.subset, needs_captions)
-    given = options.image_column, options.caption_columns
-    columns = find_columns(opened.rows, opened.finder, *given, needs_captions=needs_captions)
+    columns = find_columns(opened.rows, options.image_column, options.caption_columns, needs_captions)
+    opened = replace(opened, rows=opened.rows.select_columns([*{columns.image, *columns.captions.values()}]))
     rules = CellRules(options.allow_urls, options.allow_paths or opened.roots is None, opened.roots or ())
     if options.allow_urls:
         opened = replace(opened, rows=fetch_allowed(opened.rows, columns.image, rules, options.data))
     pairs = _read_pairs(opened, columns, rules, needs_captions)
+    written = scratch or folder
+    images = opened.rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     try:
-        languages, training, validation = _choose(options, columns, pairs, needs_captions)
+        languages = _languages(options, columns, pairs, needs_captions)
+        training, validation = np.arange(len(pairs.rows)), np.arange(0)
+        if languages:
+            written.mkdir(parents=True, exist_ok=True)
+            embeddings = None
+            if embed is not None:
+                everything = written / "all.parquet"
+                _write_rows(everything, images, pairs, training.tolist(), [])
+                embeddings = embed(load_source(str(everything)))
+                everything.unlink()
+            training, validation = _split(options, pairs, embeddings)
     except ValueError as error:
         listing = (folder if scratch is None else Path(options.output_dir)) / SKIPPED_FILE
         if pairs.skipped:
             _write_skipped(listing, pairs.skipped)
         raise ValueError(" ".join([str(error), *_describe(pairs, listing)])) from error
-    written = scratch or folder
     written.mkdir(parents=True, exist_ok=True)
     _write_skipped(written / SKIPPED_FILE, pairs.skipped)
-    images = opened.rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
     for name, rows in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
         _write_rows(written / name, images, pairs, rows.tolist(), languages)
-    prepared = Prepared(
-        written,
-        languages,
-        len(training),
-        len(validation),
-        columns.are_labels,
-        f"{opened.form}, {columns.describe()}",
-        [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE), *_describe_truncated(pairs, languages, tokens)],
-    )
+    found = f"{opened.form}, {columns.describe()}"
+    notes = [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE)]
+    texts = [text for language in languages for text in pairs.texts(language)]
+    if tokens is not None and (count := tokens.count_truncated(texts)):
+        limit = tokens.max_text_length
+        notes.append(f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there.")
+    prepared = Prepared(written, languages, len(training), len(validation), columns.are_labels, found, notes)
     prepared.save()
     return prepared
 
 
 def same_splits(first: Path, second: Path) -> bool:
-    """Whether two folders that `prepare` has written have the same images and captions in both splits.
+    """Whether two folders that `prepare` has written have the same images and captions in both splits."""
 
-    Args:
-        first: Folder of the splits of `data`, and perhaps of those of `general_data`.
-        second: Another such folder.
-    """
+    def same(one: Path, other: Path) -> bool:
+        if not (one.is_file() and other.is_file()):
+            return one.exists() == other.exists()
+        return filecmp.cmp(one, other, shallow=False)
+
     names = [folder / name for folder in (Path(), Path(GENERAL_FOLDER)) for name in (TRAIN_FILE, VALIDATION_FILE)]
-    return all(_same_file(first / name, second / name) for name in names)
+    return all(same(first / name, second / name) for name in names)
 
 
-def _same_file(first: Path, second: Path) -> bool:
-    if not (first.is_file() and second.is_file()):
-        return first.exists() == second.exists()
-    return filecmp.cmp(first, second, shallow=False)
-
-
-def _choose(
-    options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Languages of the captions, and indices of the training and of the validation images."""
+def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool) -> list[str]:
+    """Languages of the captions; refuses data in which nothing can be told apart."""
     if not pairs.rows:
         is_missing = any(cause == FILE_MISSING for _, _, cause in pairs.skipped)
         advice = " Write the paths relative to the folder of the file that names them." if is_missing else ""
         raise ValueError(f"data: no row of {options.data!r} can be used.{advice}")
-    languages = [language for language in columns.captions if any(language in texts for texts in pairs.captions)]
-    if needs_captions:
-        _check_captions(pairs, languages, columns)
-    else:
-        languages = [language for language in languages if len(_texts(pairs, language)) > 1]
-    if not languages:
-        return languages, np.arange(len(pairs.rows)), np.arange(0)
-    return languages, *_split(options, pairs)
+    numbers = {language: len(pairs.texts(language)) for language in columns.captions}
+    if not needs_captions:
+        return [language for language, number in numbers.items() if number > 1]
+    for language, number in numbers.items():
+        if number == 1:
+            kind = "one class only" if columns.are_labels else "the same caption for every image"
+            raise ValueError(
+                f"data: there is {kind}, {next(iter(pairs.texts(language)))!r} ({language}), so there is nothing to "
+                "tell apart. Add images of other classes, or captions that differ."
+            )
+    return [language for language, number in numbers.items() if number]
 
 
 def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
     """Look up, decode and hash the image of each row, and read its captions."""
-    pairs, by_digest = _Pairs(), dict[bytes, int]()
+    pairs, by_digest, features = _Pairs(), dict[bytes, int](), opened.rows.features
     texts = {
-        language: (cells_of(opened.rows, column), is_mixed(opened.rows, column, language))
+        language: (cells_of(opened.rows, column, features[column]), is_mixed(opened.rows, column, language))
         for language, column in columns.captions.items()
     }
     rows = _examined(opened.rows, columns.image, opened.finder, rules)
@@ -263,15 +274,7 @@ def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captio
 
 
 class _Examined(NamedTuple):
-    """Image of a row.
-
-    Args:
-        name: Path that the row names; empty for an image that the data hold.
-        path: Absolute path of the file; None for an image that the data hold.
-        cause: Reason why the image cannot be used; None for a usable image.
-        digest: Digest of the encoded image.
-        image: Hash and thumbnail.
-    """
+    """Image of a row: the path that the row names, the file, why it cannot be used, and digest and hash."""
 
     name: str
     path: str | None
@@ -282,7 +285,7 @@ class _Examined(NamedTuple):
 
 def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: CellRules) -> Iterator[_Examined]:
     """Look up, decode and hash the image of each row, if it may be opened."""
-    find = finder or _existing
+    find = finder or (lambda name: Path(name).absolute() if Path(name).is_file() else None)
 
     def examine(value: Any) -> _Examined:
         cell = image_cell(value) or {}
@@ -310,34 +313,93 @@ def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: Cel
             yield from pool.map(examine, rows[start : start + IMAGES_AT_ONCE][column])
 
 
-def _existing(name: str) -> Path | None:
-    return Path(name).absolute() if Path(name).is_file() else None
-
-
-def _split(options: FinetuneOptions, pairs: _Pairs) -> tuple[np.ndarray, np.ndarray]:
+def _split(options: FinetuneOptions, pairs: _Pairs, embeddings: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Indices of the training and of the validation images; one without a caption is for training."""
     hashes, colours = np.array(pairs.hashes, np.uint64), np.stack(pairs.colours)
-    training, validation = split_images(hashes, colours, options.validation_share, options.seed)
+    training, validation = split_images(hashes, colours, options.validation_share, options.seed, embeddings)
     has_captions = np.array(list(map(bool, pairs.captions)))
     bare = validation[~has_captions[validation]]
     return np.sort(np.concatenate([training, bare])), validation[has_captions[validation]]
 
 
-def _check_captions(pairs: _Pairs, languages: list[str], columns: Columns):
-    """Refuse captions that are all the same: there is nothing to tell apart."""
-    for language in languages:
-        texts = _texts(pairs, language)
-        if len(texts) == 1:
-            kind = "one class only" if columns.are_labels else "the same caption for every image"
-            raise ValueError(
-                f"data: there is {kind}, {next(iter(texts))!r} ({language}), so there is nothing to tell apart. Add "
-                "images of other classes, or captions that differ."
-            )
+def split_images(
+    hashes: np.ndarray,
+    colours: np.ndarray,
+    share: float | None = None,
+    seed: int = 0,
+    embeddings: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Divide images into a training and a validation split.
+
+    Args:
+        hashes: Perceptual hashes, (N,) uint64.
+        colours: Color thumbnails, (N, 48) uint8.
+        share: Share of the images for the validation split, above 0 and below 1. Default: `DEFAULT_SHARE`, at least
+            `MIN_VALIDATION` and at most `MAX_VALIDATION` images.
+        seed: Seed of the choice.
+        embeddings: Embeddings of the images by the starting model, (N, D) float32, L2-normalized. Images whose cosine
+            is above `MAX_COSINE` are kept together too, unless that leaves too few images for validation.
+
+    Returns:
+        Indices of the training and of the validation images, both in ascending order. No image of one split is a
+        near-duplicate of one of the other.
+
+    Raises:
+        ValueError: There are too few images, they are all alike, or a split would be too small.
+    """
+    num_images = len(hashes)
+    if num_images < MIN_TRAINING + MIN_VALIDATION:
+        raise ValueError(
+            f"data: {num_images} usable images are too few: training and validation take at "
+            f"least {MIN_TRAINING + MIN_VALIDATION}. Add images, or use the model without fine-tuning."
+        )
+    groups = match_images(hashes, colours, *LIMITS)
+    if len(np.unique(groups)) < MIN_VALIDATION:
+        raise ValueError(
+            f"data: the {num_images} images are all alike ({len(np.unique(groups))} different), so there is "
+            "nothing to tell apart. Check that the paths lead to the right images."
+        )
+    wanted = max(1, round((share or DEFAULT_SHARE) * num_images))
+    if share is None:
+        wanted = min(max(MIN_VALIDATION, wanted), MAX_VALIDATION)
+    distinct, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    is_chosen, num_chosen = np.zeros(len(distinct), bool), 0
+    for group in np.argsort(keyed_uniform(seed, distinct, num=1)[:, 0], kind="stable").tolist():
+        if num_chosen + sizes[group] <= wanted:
+            is_chosen[group] = True
+            num_chosen += sizes[group]
+    is_validation = is_chosen[members]
+    _move_copies(is_validation, hashes, colours, None)
+    if embeddings is not None:
+        by_embedding = is_validation.copy()
+        _move_copies(by_embedding, hashes, colours, embeddings)
+        if by_embedding.sum() >= MIN_VALIDATION:
+            is_validation = by_embedding
+    training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+    if min(len(training) - MIN_TRAINING, len(validation) - MIN_VALIDATION) < 0:
+        raise ValueError(
+            f"validation_share: leaves {len(training)} images for training and {len(validation)} for validation when "
+            f"near-duplicates are kept together; at least {MIN_TRAINING} and {MIN_VALIDATION} are needed. Add images "
+            f"that differ, or set --validation_share to a value such as {DEFAULT_SHARE}."
+        )
+    return training, validation
 
 
-def _texts(pairs: _Pairs, language: str) -> set[str]:
-    """All different captions in a language."""
-    return {text for captions in pairs.captions for text in captions.get(language, [])}
+def _move_copies(is_validation: np.ndarray, hashes: np.ndarray, colours: np.ndarray, embeddings: np.ndarray | None):
+    """Move validation images to the training split while they are near-duplicates of one of its images.
+
+    Groups hold the near-duplicates of their first image only: two others of different groups can be near as well.
+    """
+    while is_validation.any() and not is_validation.all():
+        training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+        order = np.concatenate([training, validation])
+        match = match_images(hashes[order], colours[order], *LIMITS, num_reference=len(training))
+        is_copy = match[len(training) :] < len(training)
+        if embeddings is not None:
+            is_copy |= (embeddings[validation] @ embeddings[training].T).max(1) > MAX_COSINE
+        if not is_copy.any():
+            return
+        is_validation[validation[is_copy]] = False
 
 
 def _describe(pairs: _Pairs, listing: Path) -> list[str]:
@@ -355,15 +417,6 @@ def _describe(pairs: _Pairs, listing: Path) -> list[str]:
     return notes
 
 
-def _describe_truncated(pairs: _Pairs, languages: list[str], tokens: CaptionTokenizer | None) -> list[str]:
-    """A sentence about captions that are longer than the model's texts, if there are any."""
-    texts = [text for language in languages for text in _texts(pairs, language)]
-    count = tokens.count_truncated(texts) if tokens is not None else 0
-    if not tokens or not count:
-        return []
-    return [f"{count:,} of {len(texts):,} captions are longer than {tokens.max_text_length} tokens, and cut there."]
-
-
 def _write_skipped(path: Path, skipped: list[tuple[int, str, str]]):
     content = io.StringIO()
     csv.writer(content, lineterminator="\n").writerows([("row", "image", "cause"), *skipped])
@@ -371,15 +424,7 @@ def _write_skipped(path: Path, skipped: list[tuple[int, str, str]]):
 
 
 def _write_rows(path: Path, images: Dataset, pairs: _Pairs, numbers: list[int], languages: list[str]):
-    """Write a split. Images in files are named by their absolute path, others are copied.
-
-    Args:
-        path: Parquet file to write.
-        images: Rows of the user's data with one column, `image`.
-        pairs: Usable images with their captions.
-        numbers: Indices of the images in `pairs`.
-        languages: Languages of the captions.
-    """
+    """Write images by their numbers in `pairs`: files as absolute paths, others as copies."""
     features = Features({"image": Image()} | {language: List(Value("string")) for language in languages})
     with atomic_write(path) as scratch, pq.ParquetWriter(scratch, features.arrow_schema) as writer:
         for start in range(0, len(numbers), IMAGES_AT_ONCE):

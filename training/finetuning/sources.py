@@ -1,30 +1,30 @@
-"""Open the user's data, whatever their form."""
+"""Open the user's data, whatever their form, and find the images that they name."""
 
+import codecs
+import itertools
+import os
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from datasets import Dataset, Image
 
+from modeling_dcclip.search.files import is_hidden
 from training.data import load_source
 from training.data.sources import TABLES, check_split, image_roots, require_unicode
-from training.evaluation.sets.sources import SPLIT_FOLDERS, list_folders
-from training.finetuning.columns import language_of
-from training.finetuning.images import ImageFinder, list_images
-from training.finetuning.tables import find_encoding, read_table
+from training.evaluation.sets.sources import SPLIT_FOLDERS, is_image, list_folders
+from training.finetuning.tables import decode, read_table
 from training.utils.files import is_claimed
 
-# file names that cameras, phones, chat programs and screenshots give: a word, and a number, time, copy or app after it
-CAMERA_WORD = (
-    r"(img(_e)?|mvimg|dscn?|dscf|pxl|dji|gopr|image|photo|screen ?shot|mmexport|wx_camera|we ?chat ?(img|image)?|"
-    r"微信(图片|截图)|企业微信截图|qq(图片|截图)|图片|图像|照片|扫描|下载|未命名|无标题|截屏|屏幕(截图|快照)|截图|"
-    r"圖片|圖像|掃描|下載|無標題|截圖|螢幕(截圖|快照|擷取畫面)|p(?=\d{7}$))"
-)
-COUNTED = r"([\s\d_.()~-]|[ap]m|at|wa(?=\d)|burst|上午|下午|copy|副本|(com)?(\.[a-z]\w*)+)*"
-CAMERA_NAME = re.compile(rf"[\s_-]*({CAMERA_WORD}{COUNTED}|{CAMERA_WORD}?[\s_-]*(?=[\da-f-]*\d)[\da-f-]*)", re.I)
 MOST = 0.5  # share of the images of a folder that have captions
+DRIVE = re.compile("[a-zA-Z]:/")  # of an absolute path under Windows
+SEPARATOR = b"\n--8<--\n"  # between text files that are decoded together
+BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+MAX_FILES = 500_000  # files that are looked at below a folder
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Opened:
     """
 
     rows: Dataset
-    finder: ImageFinder | None
+    finder: "ImageFinder | None"
     form: str
     roots: tuple[Path, ...] | None
     notes: list[str] = field(default_factory=list)
@@ -61,6 +61,8 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
     path = Path(data).expanduser()
     if path.is_dir():
         return _open_folder(path, split, needs_captions)
+    if path.exists() and not path.is_file():
+        raise ValueError(f"data: {data!r} is neither a file nor a folder. Copy its content to a file.")
     if path.suffix.lower() in TABLES:
         if not path.is_file():
             raise ValueError(f"data: there is no file {data!r}. Check the path.")
@@ -68,7 +70,7 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
         return _open_table(path)
     if path.suffix.lower() in (".xlsx", ".xls", ".txt", ".json", ".zip"):
         raise ValueError(
-            f"data: {data!r} is no table that can be read. Save it as CSV with one row per image: path, caption."
+            f"data: {data!r} is not a table that can be read. Save it as CSV with one row per image: path, caption."
         )
     check_split(data, split, "split")
     rows = load_source(data, split, subset)
@@ -79,10 +81,9 @@ def open_data(data: str, split: str = "train", subset: str | None = None, needs_
 
 
 def _open_table(path: Path) -> Opened:
-    table = read_table(path)
-    kind = f"{path.suffix[1:].upper()} file"
-    rows, roots = Dataset.from_dict(table.columns), (path.parent.resolve(),)
-    return Opened(rows, ImageFinder(path.parent), f"{kind} in {table.encoding}", roots, table.notes)
+    columns, encoding, notes = read_table(path)
+    form = f"{path.suffix[1:].upper()} file in {encoding}"
+    return Opened(Dataset.from_dict(columns), ImageFinder(path.parent), form, (path.parent.resolve(),), notes)
 
 
 def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
@@ -100,38 +101,26 @@ def _open_folder(folder: Path, split: str, needs_captions: bool) -> Opened:
     if shards:
         return Opened(_undecoded(load_source(shards)), None, f"{len(shards)} tar shards", ())
     parquet = sorted(folder.rglob("*.parquet"))
-    outputs = [str(parent) for path in parquet for parent in path.parents if _is_inner_output(parent, folder)]
     if not parquet or list_images(folder):
-        return _open_images_beside([] if outputs else parquet, folder, split, needs_captions)
-    if outputs:  # `datasets` would take its files for those of a split
+        opened = _open_images(folder, split, needs_captions)
+        own = [path for path in parquet if not any(is_claimed(parent) for parent in path.parents)]
+        if own:
+            opened.notes.append(f"The folder has images, so its parquet files are not read, such as {own[0]}.")
+        return opened
+    inner = (parent for path in parquet for parent in path.parents if folder in parent.parents)
+    outputs = [path for path in inner if is_claimed(path)]
+    if outputs:  # `datasets` would take its files for a split
         raise ValueError(
-            f"data: {str(folder)!r} holds {outputs[0]!r}, which a command of this project wrote. Move it out of the "
-            f"data, or name the files: --data '{folder}/*.parquet'."
+            f"data: {str(folder)!r} holds {str(outputs[0])!r}, which a command of this project wrote. Move it out of "
+            f"the data, or name the files: --data '{folder}/*.parquet'."
         )
-    rows, roots = _undecoded(load_source(str(folder), split)), (folder.resolve(),)
-    return Opened(rows, ImageFinder(folder), "parquet files", roots)
-
-
-def _is_inner_output(path: Path, folder: Path) -> bool:
-    return folder in path.parents and is_claimed(path)
+    rows = _undecoded(load_source(str(folder), split))
+    return Opened(rows, ImageFinder(folder), "parquet files", (folder.resolve(),))
 
 
 def _refuse_split(split: str, path: Path):
     if split != SPLIT_FOLDERS[0][0]:
         raise ValueError(f"split: {str(path)!r} has no splits, got {split!r}. Leave it out.")
-
-
-def _open_images_beside(parquet: Sequence[Path], folder: Path, split: str, needs_captions: bool) -> Opened:
-    """Open a folder of images, and say that the parquet files in it are not read."""
-    if not parquet:
-        return _open_images(folder, split, needs_captions)
-    note = f"The folder has images, so its parquet files are not read. To train on these, name them: {parquet[0]}."
-    try:
-        opened = _open_images(folder, split, needs_captions)
-    except ValueError as error:
-        raise ValueError(f"{error} {note}") from error
-    opened.notes.append(note)
-    return opened
 
 
 def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
@@ -151,7 +140,7 @@ def _open_images(folder: Path, split: str, needs_captions: bool) -> Opened:
 
 
 def _open_listed(folder: Path, needs_captions: bool) -> Opened:
-    """Open a folder of images: with text files beside them, in class folders, or named after what they show."""
+    """Open a folder of images: with a text file for each, or in class folders."""
     paths = list_images(folder)
     require_unicode(paths)
     if not paths:
@@ -159,59 +148,35 @@ def _open_listed(folder: Path, needs_captions: bool) -> Opened:
             f"data: {str(folder)!r} has neither images nor a CSV file. Add images in one folder per class, or a CSV "
             "file with paths and captions."
         )
+    columns: dict[str, Sequence[str | None]] = {"file": list(map(str, paths))}
     classes = [path.relative_to(folder.absolute()).parts[0].replace("_", " ") for path in paths]
-    if _cover(texts := _texts_beside(paths)):
-        return _images_with("caption", texts, paths, folder, "images with text files")
-    if all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
-        return _images_with("label", classes, paths, folder, "class folders")
-    if _cover(texts := [_text_of_name(path) for path in paths]):
-        return _images_with("file name", texts, paths, folder, "images with file names")
-    if not needs_captions:
-        return Opened(Dataset.from_dict({"file": list(map(str, paths))}), ImageFinder(folder), "images", roots=None)
-    raise ValueError(
-        f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "
-        "class, a text file beside each image, or a CSV file with paths and captions."
-    )
-
-
-def _images_with(column: str, texts: Sequence[str | None], paths: list[Path], folder: Path, form: str) -> Opened:
-    rows = Dataset.from_dict({"file": list(map(str, paths)), column: list(texts)})
-    return Opened(rows, ImageFinder(folder), form, roots=None)
-
-
-def _cover(texts: Sequence[str | None]) -> bool:
-    return sum(text is not None for text in texts) >= MOST * len(texts)
+    texts, form = _texts_beside(paths), "images"
+    if sum(text is not None for text in texts) >= MOST * len(texts):
+        columns, form = columns | {"caption": texts}, "images with text files"
+    elif all(path.parent != folder.absolute() for path in paths) and len(set(classes)) > 1:
+        columns, form = columns | {"label": classes}, "class folders"
+    elif needs_captions:
+        raise ValueError(
+            f"data: {str(folder)!r} has {len(paths)} images of one class only, and no captions. Add a folder for each "
+            "class, a text file for each image (1.txt for 1.jpg), or a CSV file with paths and captions."
+        )
+    return Opened(Dataset.from_dict(columns), ImageFinder(folder), form, roots=None)
 
 
 def _texts_beside(images: Sequence[Path]) -> list[str | None]:
-    """Content of the text files beside images, such as 1.txt beside 1.jpg.
+    """Content of the text files of images, such as 1.txt for 1.jpg.
 
-    Their encoding is found from all of them, because a short text is valid in several: 猫 in GBK is è in UTF-8.
+    They are decoded together, because a short text is valid in several encodings: 猫 in GBK is è in UTF-8.
     """
     paths = [image.with_suffix(".txt") for image in images]
     contents = [path.read_bytes() if path.is_file() else b"" for path in paths]
-    encoding = _common_encoding([content for content in contents if content], paths[0].parent)
-    return [
-        " ".join(content.decode(encoding or find_encoding(content, path)).split()) or None
-        for path, content in zip(paths, contents, strict=True)
-    ]
-
-
-def _common_encoding(contents: Sequence[bytes], folder: Path) -> str | None:
-    """Encoding of all texts; None if they have several, or UTF-16, where each has a byte order mark of its own."""
     try:
-        encoding = find_encoding(b"\n".join(contents), folder)
+        texts = decode(SEPARATOR.join(contents), paths[0].parent)[0].split(SEPARATOR.decode())
     except ValueError:
-        return None
-    return None if encoding == "utf-16" else encoding
-
-
-def _text_of_name(image: Path) -> str | None:
-    """File name of an image as a caption, without a number at its end; None for the names that cameras give."""
-    if CAMERA_NAME.fullmatch(image.stem):
-        return None
-    text = re.sub(r"[\s\d()]+$", "", image.stem.replace("_", " ").replace("-", " "))
-    return text if language_of(text) else None
+        texts = []
+    if len(texts) != len(paths) or any(content.startswith(BOMS) for content in contents):  # each has its encoding
+        texts = [decode(content, path)[0] for path, content in zip(paths, contents, strict=True)]
+    return [" ".join(text.split()) or None for text in texts]
 
 
 def _undecoded(rows: Dataset) -> Dataset:
@@ -219,3 +184,90 @@ def _undecoded(rows: Dataset) -> Dataset:
         if isinstance(feature, Image):
             rows = rows.cast_column(name, Image(decode=False))
     return rows
+
+
+class ImageFinder:
+    """Finds image files by the paths that a table names.
+
+    A path is absolute, or relative to the folder of the table. A path that leads nowhere from there, such as a path on
+    a different machine, is looked up among all images below this folder by its end, such as `shoes/1.jpg` or `1.jpg`,
+    and without a suffix by its name. All folders of a relative path must fit, and at least one of an absolute path if
+    the images are in several folders. The image that shares the longest end is chosen; two are no answer.
+
+    Args:
+        folder: Folder of the table.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __call__(self, name: str) -> Path | None:
+        """Absolute path of an image file; None if there is none, or several fit."""
+        name = name.strip().replace("\\", "/")
+        if not name or "\0" in name:
+            return None
+        path = Path(os.path.expanduser(name.removeprefix("file://")))
+        try:
+            if (self.folder / path).is_file():
+                return (self.folder / path).absolute()
+        except OSError:  # a caption is too long for a path
+            return None
+        if not (parts := PurePosixPath(_normal(name)).parts):  # such as `.`
+            return None
+        *folders, last = parts
+        is_absolute = path.is_absolute() or DRIVE.match(name) is not None
+        needed = (0 if self._is_one_folder else 1) if is_absolute else len(folders)
+        lengths = {path: _common_end(path.parent, folders) for path in self._by_name.get(last, [])}
+        longest = max(lengths.values(), default=-1)
+        found = [path for path, length in lengths.items() if length == longest >= needed]
+        return found[0] if len(found) == 1 else None
+
+    @cached_property
+    def _is_one_folder(self) -> bool:
+        return len({path.parent for paths in self._by_name.values() for path in paths}) == 1
+
+    @cached_property
+    def _by_name(self) -> dict[str, list[Path]]:
+        """Images below the folder, by file name and by file name without its suffix, in normal form."""
+        found: dict[str, list[Path]] = {}
+        for path in list_images(self.folder):
+            for name in {_normal(path.name), _normal(path.stem)}:
+                found.setdefault(name, []).append(path)
+        return found
+
+
+def _normal(name: str) -> str:
+    """A name in lower case, with composed characters: macOS writes an accent as a character of its own."""
+    return unicodedata.normalize("NFC", name).lower()
+
+
+def _common_end(folder: Path, parts: list[str]) -> int:
+    """Number of the last parts that a folder and a path have in common."""
+    pairs = zip(reversed(folder.parts), reversed(parts), strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: _normal(pair[0]) == pair[1], pairs))
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Image files of a folder and of all folders below it, as absolute paths in order.
+
+    Hidden and system folders are left out, and so are folders that a command of this project wrote.
+
+    Raises:
+        ValueError: The folder has too many files to be one of images.
+    """
+    return sorted(_walk(folder))
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    num_files = 0
+    for parent, names, files in os.walk(folder.absolute()):
+        names[:] = [name for name in names if not is_hidden(name) and not is_claimed(Path(parent, name))]
+        num_files += len(files)
+        if num_files > MAX_FILES:
+            raise ValueError(
+                f"data: there are more than {MAX_FILES:,} files below {str(folder)!r}. Move images and captions to a "
+                "folder of their own."
+            )
+        for name in files:
+            if is_image(Path(name)):
+                yield Path(parent, name)

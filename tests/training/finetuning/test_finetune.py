@@ -67,16 +67,18 @@ def test_the_command_ends_with_a_model_that_loads(finetuned, start, inputs):
         assert DCCLIPModel.from_pretrained(folder).eval()(**inputs).logits_per_image.isfinite().all()
 
 
-def test_the_columns_are_shown_before_the_training(finetuned):
+def test_licence_and_columns_are_shown_before_the_training(finetuned, start):
     _, printed = finetuned
-    assert printed.startswith("CSV file in UTF-8, image column: file, zh captions: title\n20 images for training, 4")
+    assert printed.startswith(
+        f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\nCSV file in UTF-8"
+    )
+    assert "image column: file, zh captions: title\n20 images for training, 4" in printed
     assert "3 steps of 4 images, about 1 min" in printed
 
 
 def test_the_end_shows_the_table_and_the_next_commands(finetuned):
     folder, printed = finetuned
     assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
-    assert (folder / "finetune.png").read_bytes().startswith(b"\x89PNG")
     *_, export, search, publish = printed.splitlines()
     assert export == f"  python training/export.py {folder} --output_dir {folder}/edge"
     assert search == f"  dcclip index PHOTOS --model {folder}/edge && dcclip search QUERY"
@@ -100,8 +102,10 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
-    assert chosen["general"]["general texts"] >= first["general"]["general texts"] - 0.01
-    assert list(first["general"]) == ["general texts"] and chosen["validation"] >= first["validation"]
+    assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "free photographs"}
+    lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
+    assert max(lost.values()) == facts["largest_loss"]["value"] and chosen["validation"] >= first["validation"]
+    assert all(value <= (1 / 7 if "photo" in name else 0.01) + 1e-9 for name, value in lost.items())
     # with four validation images, no lead of the best model is clear
     before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
@@ -115,28 +119,20 @@ def test_early_image_layers_stay_as_they_were(finetuned, start):
     assert not any("conv_stem" in name or "blocks.0" in name for name in changed)
 
 
-def write_variant(folder: Path, rows: Dataset, variant: str) -> Path:
-    """One of the forms in which the data of new users differ."""
-    name = {"sub-folders": lambda number: f"{number % 3}/{number}.png"}.get(variant, "{}.png".format)
-    titles = write_images(folder, rows, name)
-    if variant == "absolute paths":
-        titles = [(str(folder / path), title) for path, title in titles]
-    if variant == "missing files":
-        titles += [("nowhere.png", "没有图片"), ("gone.png", "没有图片")]
-    if variant == "one duplicate":
-        titles += [titles[0]]
-    return write_csv(folder / "titles.csv", titles, encoding="gbk" if variant == "GBK" else "utf-8")
-
-
-@pytest.mark.parametrize("variant", ["absolute paths", "sub-folders", "GBK", "missing files", "one duplicate"])
-def test_a_variant_trains_the_same_model(variant, start, rows, finetuned, tmp_path, capsys):
-    run(start, write_variant(tmp_path, rows, variant), tmp_path / "mine")
+def test_other_paths_and_encodings_train_the_same_model(start, rows, finetuned, tmp_path, capsys):
+    """Sub-folders, absolute paths, GBK, missing files and a duplicate."""
+    titles = write_images(tmp_path, rows, lambda number: f"{number % 3}/{number}.png")
+    titles = [(str(tmp_path / path) if number % 2 else path, title) for number, (path, title) in enumerate(titles)]
+    titles += [("nowhere.png", "没有图片"), ("gone.png", "没有图片"), titles[0]]
+    run(start, write_csv(tmp_path / "titles.csv", titles, encoding="gbk"), tmp_path / "mine")
     printed = capsys.readouterr().out
-    assert ("CSV file in GB 18030" if variant == "GBK" else "CSV file in UTF-8") in printed
-    assert "20 images for training, 4 for validation" in printed
-    missing = "2 rows left out, image file is missing: nowhere.png, gone.png." in printed
-    copies = "1 rows with a copy of an earlier image were merged with it." in printed
-    assert (missing, copies) == (variant == "missing files", variant == "one duplicate")
+    for text in (
+        "CSV file in GB 18030",
+        "20 images for training, 4 for validation",
+        "2 rows left out, image file is missing: nowhere.png, gone.png.",
+        "1 rows with a copy of an earlier image were merged with it.",
+    ):
+        assert text in printed
     before, after = (load_file(folder / "tuned" / "model.safetensors") for folder in (finetuned[0], tmp_path / "mine"))
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -187,12 +183,11 @@ def test_general_images_are_held_and_measured(start, rows, train_rows, tmp_path,
     results = Results.read(tmp_path / "mine" / "results.json")
     for stage in ("start", "finetuned"):
         assert {row.language for row in results.rows if (row.set, row.stage) == ("general images", stage)} == {"zh"}
-    facts = results.meta["finetune"]
-    assert all(list(point["general"]) == ["general texts", "general images"] for point in facts["curve"])
+    assert results.meta["finetune"]["kept"] == ["free photographs", "general images", "general texts"]
     log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert any("photos_map" in json.loads(line) for line in log)
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
-    assert "general texts and general images" in card
+    assert "free photographs and general images and general texts" in card
 
 
 def test_an_interrupted_run_resumes_to_the_same_model(start, rows, finetuned, tmp_path, monkeypatch):
@@ -274,13 +269,10 @@ def test_two_processes_train_the_model_of_one(start, rows, finetuned, tmp_path, 
         assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("measured", "end"), [((0.9, 0.2, 0.2), "best"), ((0.5, 0.4, 0.3), ".")])
-def test_training_stops_early_and_a_clearly_best_model_is_the_end(
-    measured, end, start, rows, tmp_path, monkeypatch, capsys
-):
+def test_training_stops_early_and_a_clearly_best_model_is_the_end(start, rows, tmp_path, monkeypatch, capsys):
     """Only the first evaluation is an improvement. The best and the last are compared, and not measured again."""
     data = write_csv(tmp_path / "titles.csv", write_images(tmp_path, rows))
-    values = iter(measured)
+    values = iter((0.9, 0.2, 0.2))
     monkeypatch.setattr(measure.Measurer, "validate", lambda self, model: {measure.VALIDATION: next(values)})
     options = ["--max_steps", "20", "--patience", "2"]
     finetune.main(["--model", str(start), "--data", str(data), "--output_dir", str(tmp_path / "mine"), *options])
@@ -288,7 +280,7 @@ def test_training_stops_early_and_a_clearly_best_model_is_the_end(
     assert log[-1]["step"] == 6  # evaluated every second step
     assert "Training stopped after 6 steps: 2 evaluations found no better model." in capsys.readouterr().out
     assert "stopped early after 6 of 20 steps" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
-    ended = load_file(tmp_path / "mine" / "tuned" / end / "model.safetensors")
+    ended = load_file(tmp_path / "mine" / "tuned" / "best" / "model.safetensors")
     weight = Results.read(tmp_path / "mine" / "results.json").meta["finetune"]["weight"]
     before, after = (load_file(path / "model.safetensors") for path in (start, tmp_path / "mine"))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):

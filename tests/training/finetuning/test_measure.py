@@ -1,8 +1,34 @@
+"""What fine-tuning measures, against counting by hand, with embeddings that are written down."""
+
 from itertools import permutations
+from types import SimpleNamespace
 
 import pytest
+import torch
+import torch.nn.functional as F
 
-from training.finetuning.measure import chance_of
+from training.evaluation.sets.class_names import GeneralPairs
+from training.finetuning.measure import (
+    CaptionedImages,
+    Embeddings,
+    chance_of,
+    compatibility,
+    general_rows,
+    mean_of,
+)
+from training.utils.results import Row
+
+
+class Fake:
+    """A model that gives each text the embedding that a dictionary has for it."""
+
+    name = "fake"
+
+    def __init__(self, table: dict[str, list[float]]):
+        self.table = table
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        return F.normalize(torch.tensor([self.table[text] for text in texts]), dim=-1)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])
@@ -11,3 +37,61 @@ def test_chance_counts_all_correct_candidates_of_a_query(k):
     orders = list(permutations(range(4)))
     expected = [sum(min(order[:right]) < k for order in orders) / len(orders) for right in (1, 3)]
     assert chance_of([1, 3], 4, k) == pytest.approx(sum(expected) / 2)
+
+
+def test_general_texts_are_measured_in_both_directions():
+    """Both English texts are nearest to 猫, so English finds one of two; 猫 and 狗 both find their own."""
+    table = {"cat": [1.0, 0.0], "dog": [0.8, 0.6], "猫": [0.9, 0.2], "狗": [0.2, 1.0]}
+    assert F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(torch.tensor(table["猫"]), dim=0) > (
+        F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(torch.tensor(table["狗"]), dim=0)
+    )
+    pairs = GeneralPairs(["cat", "dog"], ["猫", "狗"], ("en", "zh"))
+    values = {row.language: row.value for row in general_rows(Fake(table), pairs, None, None)}
+    assert values == {"en": 0.5, "zh": 1.0}
+
+
+def row(value: float, name: str = "validation", language: str = "en") -> Row:
+    return Row(model="student", metric="top1", value=value, set=name, language=language)
+
+
+def test_the_mean_of_a_set_counts_each_row_once():
+    rows = [row(0.1), row(0.2), row(0.6, language="zh"), row(0.9, "general texts")]
+    assert mean_of(rows, "validation") == pytest.approx(0.3)
+
+
+def test_compatibility_is_the_mean_over_all_embeddings():
+    """Three images and one text: each counts as one, whatever its part."""
+    one = torch.tensor([[1.0, 0.0]])
+    start = [one.expand(3, 2), one]
+    end = [one.expand(3, 2), torch.tensor([[0.0, 1.0]])]
+    assert compatibility(start, end) == pytest.approx(0.75)
+
+
+def images_of(pairs: list[tuple[int, int]], captions: list[str], names: list[str], num_images: int) -> CaptionedImages:
+    """A set that no file holds: its pairs are (image, caption) numbers."""
+    made = CaptionedImages.__new__(CaptionedImages)
+    made.name, made.seed, made.are_labels, made.names = "validation", 0, True, {"en": names}
+    made.pairs = SimpleNamespace(
+        captions={"en": captions}, pairs={"en": torch.tensor(pairs)}, rows=[None] * num_images, name="validation"
+    )
+    return made
+
+
+def test_an_image_may_have_several_labels():
+    """Image 0 is a cat and a pet, image 1 a dog, image 2 has no name; the model takes each for a pet."""
+    table = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "pet": [0.0, 0.0, 1.0]}
+    made = images_of([(0, 0), (0, 1), (1, 2)], ["cat", "pet", "dog"], ["cat", "dog", "pet"], 3)
+    images = F.normalize(torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
+    rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 3)}))
+    assert {row.metric: row.value for row in rows} == {"top1": 0.5}
+    (only,) = rows
+    assert made.chance(only) == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
+def test_labels_in_the_order_of_their_names_are_compared():
+    """Names are sorted, captions are in the order of the images: the number of a caption is not that of a class."""
+    table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
+    made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], ["cat", "dog"], 3)
+    images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+    rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 2)}))
+    assert {row.metric: row.value for row in rows}["top1"] == pytest.approx(2 / 3)

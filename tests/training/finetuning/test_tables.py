@@ -1,113 +1,182 @@
-import pytest
+"""Tables in any usual encoding, and their columns."""
 
-from training.finetuning.tables import read_table
+import time
+
+import pytest
+from datasets import ClassLabel, Dataset, Features, Value
+
+from training.finetuning.tables import captions_of, find_columns, language_of, read_table
 
 ROWS = [("1.jpg", "红苹果"), ("2.jpg", "青蛙，绿色")]
+FILES = [f"{number}.jpg" for number in range(4)]
+TITLES = ["红色连衣裙", "Nike 跑步鞋", "羊毛围巾", "皮带"]
+ENGLISH = ["a red dress", "running shoes", "a scarf", "a belt"]
 
 
-def write(path, text: str, encoding: str):
+def write(path, text: str, encoding: str = "utf-8"):
     path.write_bytes(text.encode(encoding))
     return path
 
 
+def table_of(titles: list[str]) -> str:
+    return "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
+
+
 @pytest.mark.parametrize(
-    ("encoding", "name"),
-    [("utf-8", "UTF-8"), ("utf-8-sig", "UTF-8"), ("gbk", "GB 18030"), ("gb18030", "GB 18030"), ("utf-16", "UTF-16")],
+    ("encoding", "name", "titles"),
+    [
+        ("utf-8", "UTF-8", ["红苹果", "青蛙，绿色"]),
+        ("utf-8-sig", "UTF-8", ["红苹果", "青蛙，绿色"]),
+        ("gbk", "GB 18030", ["红苹果", "青蛙，绿色"]),
+        ("gb18030", "GB 18030", ["红苹果", "青蛙，绿色"]),
+        ("utf-16", "UTF-16", ["红苹果", "青蛙，绿色"]),
+        ("cp950", "Big5", ["一個人", "大山"]),
+        ("cp950", "Big5", ["在沙灘上面玩球的小狗", "女人"]),
+        ("gbk", "GB 18030", ["紅蘋果", "青蛙，綠色"]),  # which has traditional characters as well
+        ("cp1252", "Windows-1252", ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"]),
+    ],
 )
-def test_usual_encodings_are_found(tmp_path, encoding, name):
-    text = "\n".join(["文件,标题", *(f"{file},{title}" for file, title in ROWS)])
-    table = read_table(write(tmp_path / "a.csv", text, encoding))
-    assert table.encoding == name
-    assert table.columns == {"文件": ["1.jpg", "2.jpg"], "标题": ["红苹果", "青蛙，绿色"]}
-
-
-@pytest.mark.parametrize("titles", [["一個人", "大山"], ["紅蘋果", "青蛙，綠色"], ["在沙灘上面玩球的小狗", "女人"]])
-def test_big5_of_traditional_excel_is_not_taken_for_another_encoding(tmp_path, titles):
-    text = "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
-    table = read_table(write(tmp_path / "a.csv", text, "cp950"))
-    assert table.encoding == "Big5" and table.columns["title"] == titles
-    table = read_table(write(tmp_path / "a.csv", text, "gbk"))  # which has traditional characters as well
-    assert table.encoding == "GB 18030" and table.columns["title"] == titles
-
-
-def test_accents_and_curly_quotes_of_western_excel_are_not_taken_for_chinese(tmp_path):
-    titles = ["It’s a dog", "Men’s shoe", "two cafés in Paris", "crème brûlée"]
-    text = "\n".join(["file,title", *(f"{number}.jpg,{title}" for number, title in enumerate(titles))])
-    table = read_table(write(tmp_path / "a.csv", text, "cp1252"))
-    assert table.encoding == "Windows-1252" and table.columns["title"] == titles
-
-
-@pytest.mark.parametrize(("name", "separator"), [("a.tsv", "\t"), ("a.csv", ",")])
-def test_an_open_quotation_mark_does_not_swallow_rows(tmp_path, name, separator):
-    lines = [f"{number}.jpg{separator}caption {number}" for number in range(9)]
-    lines[3] = f'3.jpg{separator}"big dog'
-    table = read_table(write(tmp_path / name, "\n".join([f"file{separator}title", *lines]), "utf-8"))
-    assert table.columns["title"] == [
-        *(f"caption {n}" for n in range(3)),
-        '"big dog',
-        *(f"caption {n}" for n in range(4, 9)),
-    ]
-    assert table.notes == ["A quotation mark is not closed, so quotation marks are part of the captions."]
-    lines[5] = f'5.jpg{separator}"a dog{separator} running"'  # this row needs the quotation marks
-    with pytest.raises(ValueError, match="the quotation mark before 'big dog' is not closed"):
-        read_table(write(tmp_path / name, "\n".join([f"file{separator}title", *lines]), "utf-8"))
+def test_usual_encodings_are_found(tmp_path, encoding, name, titles):
+    columns, found, notes = read_table(write(tmp_path / "a.csv", table_of(titles), encoding))
+    assert (found, notes) == (name, [])
+    assert columns == {"file": [f"{number}.jpg" for number in range(len(titles))], "title": titles}
 
 
 def test_a_caption_may_have_several_lines(tmp_path):
-    table = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog', "utf-8"))
-    assert table.columns["title"] == ["a dog\nthat runs", "frog"] and table.notes == []
-
-
-def test_damaged_utf_8_is_not_taken_for_gbk(tmp_path):
-    content = ("file,title\n" + "\n".join(f"{n}.jpg,红苹果和青蛙" for n in range(9))).encode()
-    path = tmp_path / "a.csv"
-    path.write_bytes(content[:-1])
-    with pytest.raises(ValueError, match=r"UTF-8 with 1 damaged characters, the first in line 10\."):
-        read_table(path)
+    columns, _, notes = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog'))
+    assert columns["title"] == ["a dog\nthat runs", "frog"] and notes == []
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_found(tmp_path, separator):
     text = "\n".join(separator.join(cells) for cells in [("file", "title"), *ROWS])
-    assert read_table(write(tmp_path / "a.csv", text, "utf-8")).columns["title"] == ["红苹果", "青蛙，绿色"]
+    assert read_table(write(tmp_path / "a.csv", text))[0]["title"] == ["红苹果", "青蛙，绿色"]
 
 
 def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
-    table = read_table(write(tmp_path / "a.csv", "1.jpg,红苹果\n2.jpg,青蛙", "utf-8"))
-    assert table.columns == {"column 1": ["1.jpg", "2.jpg"], "column 2": ["红苹果", "青蛙"]}
+    columns, *_ = read_table(write(tmp_path / "a.csv", "1.jpg,红苹果\n2.jpg,青蛙"))
+    assert columns == {"column 1": ["1.jpg", "2.jpg"], "column 2": ["红苹果", "青蛙"]}
 
 
 def test_commas_in_a_title_without_quotes_stay_in_it(tmp_path):
-    table = read_table(write(tmp_path / "a.csv", "file,title\n1.jpg,a red, round apple\n2.jpg,frog\n3.jpg", "utf-8"))
-    assert table.columns["title"] == ["a red, round apple", "frog", None]
-    assert table.notes == ["1 rows have more cells than the header; the last ones were joined."]
+    columns, _, notes = read_table(
+        write(tmp_path / "a.csv", "file,title\n1.jpg,a red, round apple\n2.jpg,frog\n3.jpg")
+    )
+    assert columns["title"] == ["a red, round apple", "frog", None]
+    assert notes == ["1 rows have more cells than the header; the last ones were joined."]
 
 
 def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
     text = '{"file": "1.jpg", "zh": ["苹果", "红苹果"]}\n\n{"file": "2.jpg", "zh": "青蛙"}\n{"file": "3.jpg", "id": 3}'
-    columns = read_table(write(tmp_path / "a.jsonl", text, "utf-8")).columns
+    columns, *_ = read_table(write(tmp_path / "a.jsonl", text))
     assert columns["zh"] == [["苹果", "红苹果"], ["青蛙"], []] and columns["id"] == [None, None, "3"]
 
 
-def test_missing_values_are_no_captions(tmp_path):
+def test_missing_values_are_not_captions(tmp_path):
     cells = ["红苹果", "NULL", "nan", "None", "N/A", "", "Nancy", "none", "null", "n/a"]  # the last ones are classes
-    text = "\n".join(["file,title", *(f"{number}.jpg,{cell}" for number, cell in enumerate(cells))])
-    table = read_table(write(tmp_path / "a.csv", text, "utf-8"))
-    assert table.columns["title"] == ["红苹果", *[None] * 5, "Nancy", "none", "null", "n/a"]
+    columns, *_ = read_table(write(tmp_path / "a.csv", table_of(cells)))
+    assert columns["title"] == ["红苹果", *[None] * 5, "Nancy", "none", "null", "n/a"]
     lines = ['{"file": "1.jpg", "en": ["A frog.", null], "zh": NaN}', '{"file": "2.jpg", "en": null, "zh": "青蛙"}']
-    columns = read_table(write(tmp_path / "a.jsonl", "\n".join(lines), "utf-8")).columns
+    columns, *_ = read_table(write(tmp_path / "a.jsonl", "\n".join(lines)))
     assert columns["en"] == [["A frog."], []] and columns["zh"] == [None, "青蛙"]
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("name", "content", "message"),
     [
-        ("", "is empty"),
-        ("file,title\n", "has a header and no rows"),
-        ("title\n红苹果\n", r"has one column, 'title'\. It needs .* captions\.$"),
-        ("图片，标题\n1.jpg，红苹果\n", r"has one column, '图片，标题'\. .* Separate them by ',', and not by '，'\."),
+        ("a.csv", b"", "is empty"),
+        ("a.csv", b"file,title\n", "no rows"),
+        ("a.csv", "title\n红苹果\n".encode(), "one column, 'title'"),
+        ("a.csv", "图片，标题\n1.jpg，红苹果\n".encode(), "one column, '图片，标题'"),
+        ("a.csv", ("file,title\n" + "1.jpg,红苹果和青蛙\n" * 9).encode()[:-2], r"UTF-8 with 1 damaged .* line 10\."),
+        ("a.csv", b'file,title\n1.jpg,"a dog\n2.jpg,frog\n', "quotation mark"),
+        ("a.csv", b"file,title\n1.jpg," + b"a" * 140_000, "131,072"),
+        ("a.csv", b"file,title\n1.jpg,a\0b\n", "NUL"),
+        ("a.jsonl", b'{"file": "1.jpg"}\n{"file"\n', "line 2"),
+        ("a.jsonl", b'["1.jpg"]\n', "line 1"),
+        ("a.jsonl", b'{"file": "\\ud800"}\n', "line 1"),
+        ("a.jsonl", b'{"file": ' + b"[" * 99_999 + b"\n", "line 1"),
     ],
 )
-def test_a_table_without_pairs_is_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
-        read_table(write(tmp_path / "a.csv", text, "utf-8"))
+def test_a_table_that_cannot_be_read_is_an_error(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^data: .*{message}"):
+        read_table(tmp_path / name)
+
+
+def rows(**columns) -> Dataset:
+    return Dataset.from_dict({"file": FILES} | columns)
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"title": TITLES}, {"zh": "title"}),
+        ({"en": ENGLISH, "zh": TITLES}, {"en": "en", "zh": "zh"}),
+        ({"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES}, {"zh": "title"}),
+        ({"category": ["shoes"] * 4, "标题": TITLES}, {"zh": "标题"}),
+        ({"link": ["https://example.com/a"] * 4, "price": ["12"] * 4, "x": ENGLISH}, {"en": "x"}),
+        ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
+    ],
+)
+def test_usual_columns_are_found(columns, expected):
+    found = find_columns(rows(**columns))
+    assert (found.image, found.captions, found.are_labels) == ("file", expected, False)
+    given = find_columns(rows(**columns), "file", expected)
+    assert given == found
+
+
+def test_class_numbers_with_names_are_labels():
+    features = Features({"file": Value("string"), "label": ClassLabel(names=["cat", "dog"])})
+    found = find_columns(Dataset.from_dict({"file": FILES, "label": [0, 1, 1, 0]}, features))
+    assert found.captions == {"en": "label"} and found.are_labels
+    assert found.describe() == "image column: file, en class names: label"
+
+
+def test_a_thousand_columns_take_seconds():
+    wide = rows(title=TITLES, **{f"fact {number}": ["12", "a 1", None, "x"] for number in range(1000)})
+    start = time.process_time()
+    assert find_columns(wide).captions == {"zh": "title"}
+    assert time.process_time() - start < 20
+
+
+def test_a_mixed_column_is_divided_by_script():
+    cell = ["红色连衣裙", "a red dress", "红色连衣裙"]
+    assert captions_of(cell, "zh", exclusive=True) == ["红色连衣裙"]
+    assert captions_of(cell, "en", exclusive=True) == ["a red dress"]
+    assert captions_of("DVD", "zh", exclusive=False) == ["DVD"]
+
+
+@pytest.mark.parametrize(
+    ("text", "language"), [("Nike 跑步鞋", "zh"), ("a dress", "en"), ("赤いドレス", None), ("красный", None)]
+)
+def test_language_of_a_text(text, language):
+    assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"x": ["красный", "лягушка", "шарф", "ремень"]}, {}, "data: which column"),
+        ({"x": TITLES, "y": ENGLISH}, {}, "data: which column"),
+        ({"label": [0, 1, 0, 1]}, {}, "data: which column"),
+        (
+            {"title": TITLES},
+            {"caption_columns": {"zh": "titel"}},
+            "data: there is no column 'titel', only file, title",
+        ),
+        ({"title": TITLES}, {"image_column": "image"}, "data: there is no column 'image'"),
+        ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' holds"),
+        ({"label": list("0101")}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' holds"),
+        ({"x": TITLES[:1] * 4}, {"caption_columns": {"en": "x"}}, r"caption_columns\.en: column 'x' has no text"),
+        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr: there is no such language"),
+    ],
+)
+def test_missing_columns_are_named(columns, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        find_columns(rows(**columns), **options)
+
+
+def test_a_table_without_images_is_refused():
+    with pytest.raises(ValueError, match=r"^data: no column has images"):
+        find_columns(Dataset.from_dict({"a": TITLES, "b": ENGLISH}))
