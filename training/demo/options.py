@@ -98,8 +98,8 @@ def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
     align_recipe = _read(AlignRecipe, "demo_align.yaml", options)
     if options.teacher is None:
         return distill_recipe, align_recipe
-    # image statistics and embedding width come from this teacher, and there are no layers to start from; the
-    # tokenizer stays, so the text targets are pooled
+    # image statistics and embedding width come from this teacher, whose layers do not fit the student; the tokenizer
+    # stays, so the text targets are pooled
     student = replace(
         distill_recipe.student, tokenizer=distill_recipe.teacher, vision_init="random", text_init="random"
     )
@@ -110,7 +110,7 @@ def load_recipes(options: DemoOptions) -> tuple[DistillRecipe, AlignRecipe]:
 def load_photo_recipes(options: DemoOptions) -> dict[str, AlignRecipe | DistillRecipe]:
     """Load the recipes of the demo with photographs, by step: `teacher`, `distill` and `align`.
 
-    Data and folders are still those of the files.
+    Data and folders are as the files name them.
 
     Args:
         options: Options of the run; `photos` is set.

@@ -215,12 +215,14 @@ class PhotoDemo:
         if not towers.exists():
             save_towers(TowersOptions(output_dir=str(towers), seed=self.options.seed))
             record_tree(towers, COMMAND)
-        recipe = replace(self.recipes["teacher"], student=str(towers))
-        align.run(recipe)
+        recipe = self.recipes["teacher"]
+        assert isinstance(recipe, AlignRecipe)
+        align.run(replace(recipe, student=str(towers)))
         self._measure(recipe.output_dir, "teacher", None)
 
     def _distill(self):
         recipe, teacher = self.recipes["distill"], str(self.folder / TEACHER)
+        assert isinstance(recipe, DistillRecipe) and recipe.student.tokenizer is not None
         vocabulary = relate_vocabulary(recipe.student.tokenizer, open_teacher(teacher, "float32").tokenizer)
         vocabulary.save(self.folder / VOCABULARY)
         record_tree(self.folder / VOCABULARY, COMMAND)
@@ -230,6 +232,7 @@ class PhotoDemo:
 
     def _align(self):
         recipe, student = self.recipes["align"], str(self.folder / DISTILLED)
+        assert isinstance(recipe, AlignRecipe)
         align.run(replace(recipe, student=student, teacher=str(self.folder / TEACHER)))
         unify_spelling(Path(recipe.output_dir), *load_student(recipe.output_dir))
         self._measure(recipe.output_dir, "student", ALIGNED)
@@ -244,7 +247,7 @@ class PhotoDemo:
     # result
 
     def _write_model(self):
-        """Write the Hub folder, with validation photographs, on which exported files are checked."""
+        """Write the Hub folder. Exported files are checked on the validation photographs in it."""
         ignored = shutil.ignore_patterns("checkpoint-*", LOG_FILE, CLAIM_FOLDER)
         source = Path(str(self.options.photos)).name
         details = CardDetails(
