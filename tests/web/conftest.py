@@ -1,14 +1,10 @@
 """A tiny exported model in its page, served on localhost, and Chromium."""
 
-import io
 import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
-from sentencepiece import SentencePieceTrainer
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers.convert_slow_tokenizer import import_protobuf
 
 from tests.browser import Visit, open_browser, serving
 from tests.local_server import free_port
@@ -27,35 +23,6 @@ def node_modules() -> Path:
 @pytest.fixture(scope="package")
 def model(processor):
     return make_model(CUT_EFFICIENTNET)
-
-
-@pytest.fixture(scope="package")
-def xlm_r_tokenizer(train_rows) -> Tokenizer:
-    """A tokenizer with the pieces, normaliser and pre-tokenizer of XLM-R, trained on the tiny corpus."""
-    trained = io.BytesIO()
-    SentencePieceTrainer.train(
-        sentence_iterator=iter([*train_rows["en"], *train_rows["zh"]]),
-        model_writer=trained,
-        vocab_size=700,
-        hard_vocab_limit=False,  # the corpus may have fewer
-        character_coverage=0.99,
-        minloglevel=2,
-    )
-    proto = import_protobuf().ModelProto.FromString(trained.getvalue())
-    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-    pieces += [(piece.piece, piece.score) for piece in proto.pieces[3:]]
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3))
-    tokenizer.normalizer = normalizers.Sequence(
-        [
-            normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
-            normalizers.Replace(Regex(" {2,}"), " "),
-        ]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-    )
-    return tokenizer
 
 
 @pytest.fixture(scope="package")

@@ -86,17 +86,6 @@ def test_images_that_do_not_decode_are_left_out_and_listed(folder, libraries, im
     assert "none of the 3 images" in message
 
 
-def test_by_default_the_page_shows_the_model_of_photographs_and_free_photographs(libraries, tmp_path, capsys):
-    pytest.importorskip("skimage", reason='pip install -e ".[photos]"')
-    pytest.importorskip("sklearn", reason='pip install -e ".[photos]"')
-    main(["--node_modules", str(libraries), "--output_dir", str(tmp_path / "site")])
-    site = json.loads((tmp_path / "site" / "site.json").read_text(encoding="utf-8"))
-    assert site["name"] == "dcclip-tiny-photo" and site["example"] == "example.jpg"
-    with safe_open(tmp_path / "site" / "images" / "index.safetensors", framework="pt") as index:
-        metadata = index.metadata()
-    assert {"en": "a cat", "zh": "一只猫"} in json.loads(metadata["titles"]) and "CC0" in metadata["credit"]
-
-
 def test_all_page_files_and_imported_modules_are_listed():
     names = {path.name for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".html")}
     assert names == set(PAGE_FILES)

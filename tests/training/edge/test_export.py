@@ -131,31 +131,6 @@ def test_a_refused_file_removes_one_of_other_weights(refused):
     assert export["best"] == {}
 
 
-def test_a_file_that_the_check_refuses_removes_an_unchecked_one(refused):
-    def forget_checks(record):
-        for entry in record["verdicts"]:
-            entry["checked"] = False
-
-    folder, before, _ = refused(forget_checks)
-    after = files(folder)
-    assert set(before) - set(after) == {INT8}
-    assert {name for name in after if after[name] != before[name]} == {"results.json", "README.md"}
-    results = Results.read(folder / "results.json").meta["export"]
-    assert [entry["file"] for entry in results["verdicts"] if not entry["kept"]] == [INT8]
-    assert len(results["verdicts"]) == 9  # the verdicts on the other files are kept
-    assert results["best"]["text"] != INT8
-
-
-def test_outputs_in_the_folder_of_a_model_are_not_copied(exported, tmp_path):
-    """Such as an earlier export, or an evaluation."""
-    model = tmp_path / "model"
-    shutil.copytree(exported, model, ignore=shutil.ignore_patterns(".dcclip"))
-    shutil.copytree(exported, model / "edge")
-    (model / "notes").mkdir()
-    names = set(output.copied_names(model, tmp_path / "other"))
-    assert {"notes", "config.json"} <= names and not {"edge", "onnx"} & names
-
-
 def test_a_downloaded_model_is_exported_again_in_its_folder(exported, traced, labelled, tmp_path, fails):
     folder = shutil.copytree(exported, tmp_path / "model", ignore=shutil.ignore_patterns(".dcclip"))
     kept = (folder / "onnx/vision_model.onnx").read_bytes()
@@ -214,21 +189,18 @@ def test_data_and_class_names_need_each_other(exported, labelled, tmp_path, fail
     assert "without data" in fails(exported, "--output_dir", tmp_path / "out", *labelled[2:])
 
 
-def test_missing_number_format_is_named(exported, tmp_path, fails):
-    message = fails(exported, "--output_dir", tmp_path / "out", "--format", "executorch", "--variants", "fp16")
-    assert "variants: --format executorch has no fp16." in message
-
-
-def test_missing_package_is_reported_with_its_extra(exported, tmp_path, fails, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--format", "executorch", "--variants", "fp16"], "variants: --format executorch has no fp16"),
+        (["--format", "executorch"], "needs executorch"),
+        (["--format", "tflite"], "format: 'tflite'"),
+    ],
+)
+def test_formats_that_cannot_be_written_are_refused(exported, tmp_path, fails, monkeypatch, options, message):
     monkeypatch.setitem(sys.modules, "executorch", None)
-    message = fails(exported, "--output_dir", tmp_path / "out", "--format", "executorch")
-    assert "needs executorch" in message and 'pip install -e ".[mobile]"' in message
+    assert message in fails(exported, "--output_dir", tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
-
-
-def test_unknown_format_is_reported(exported, tmp_path, fails):
-    message = fails(exported, "--output_dir", tmp_path / "out", "--format", "tflite")
-    assert "format: 'tflite'" in message
 
 
 @pytest.fixture

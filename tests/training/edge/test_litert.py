@@ -17,7 +17,6 @@ from training.config import DistillRecipe
 from training.edge import formats, verdict
 from training.edge.litert import open_litert
 from training.hub import save_model
-from training.utils.results import Results
 
 pytest.importorskip("litert_torch", reason='pip install -e ".[litert]"')
 pytestmark = [pytest.mark.litert, pytest.mark.slow]
@@ -87,20 +86,3 @@ def test_int8_embeddings_are_close_and_normalised(exported, student, inputs, tow
     embeddings = run(exported, tower, "int8", **arrays)
     np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=2e-3)
     assert (embeddings * expected(student, **arrays)).sum(1).min() > 0.99
-
-
-def test_results_and_card_hold_the_files(exported):
-    names = {f"litert/{tower}_model{suffix}.tflite" for tower in ("vision", "text") for suffix in ("", "_quantized")}
-    results = Results.read(exported / "results.json").meta["export"]
-    assert {entry["file"] for entry in results["verdicts"] if entry["kept"]} == names
-    (made,) = results["runs"]
-    assert {"litert_torch", "ai_edge_litert", "ai_edge_quantizer"} <= set(made["versions"])
-    assert results["best"] == {}  # LiteRT files run in apps only
-    card = (exported / "README.md").read_text(encoding="utf-8")
-    assert all(f"| `{name}` |" in card for name in names) and "`litert/` is for native apps" in card
-
-
-def test_invalid_file_is_named(tmp_path):
-    (tmp_path / "text_model.tflite").write_bytes(b"not for this machine")
-    with pytest.raises(ValueError, match=r"text_model.tflite: LiteRT on this machine cannot run it"):
-        open_litert(tmp_path / "text_model.tflite")

@@ -1,15 +1,13 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from datasets import Dataset, Features, Image
-from PIL import Image as PILImage
+from datasets import Dataset, Image
 
 from training.data import load_source
-from training.evaluation.classify import class_embeddings, encode, evaluate, measure, score, task_metrics
+from training.evaluation.classify import class_embeddings, evaluate, measure, task_metrics
 from training.evaluation.metrics import (
     eleven_point_map,
     mean_per_class_accuracy,
@@ -62,62 +60,6 @@ def test_accuracy_equals_an_independent_count(model, unseen_rows, class_names, l
     for row in table:
         assert row.interval == pytest.approx(wilson_interval(row.value, len(unseen_rows)))
         assert (row.set, row.language, row.protocol) == ("set", language, "class-names")
-
-
-def test_images_and_texts_can_come_from_two_models(model, unseen_rows, class_names):
-    sets = {"set": unseen_rows}
-    other = replace(model, name="other")
-    with torch.no_grad():  # a permuted embedding space: only comparable with itself
-        permuted = ZeroShotModel.from_pretrained(model.name)
-        permuted.model.visual_projection.weight.copy_(permuted.model.visual_projection.weight.roll(1, 0))
-        permuted.model.text_projection.weight.copy_(permuted.model.text_projection.weight.roll(1, 0))
-    first, same, permuted_encoded = (encode(m, sets, class_names, ["en"]) for m in (model, other, permuted))
-    own = [row.value for row in score(first, first, sets, class_names)]
-    crossed = score(first, same, sets, class_names)
-    assert [row.value for row in crossed] == own and crossed[0].model == f"{model.name} images, other texts"
-    assert [row.value for row in score(permuted_encoded, permuted_encoded, sets, class_names)] == pytest.approx(own)
-    images = first.images["set"]
-    assert not torch.allclose(images @ permuted_encoded.classes["en"].T, images @ first.classes["en"].T)
-
-
-def test_embeddings_of_different_widths_cannot_be_compared(model, unseen_rows, class_names):
-    sets = {"set": unseen_rows}
-    first = encode(model, sets, class_names, ["en"])
-    narrow = replace(first, name="narrow", classes={"en": first.classes["en"][:, :8]})
-    with pytest.raises(ValueError, match=r"text_model: 'narrow' has embeddings of 8 dimensions, .* of 16"):
-        score(first, narrow, sets, class_names)
-
-
-def test_order_of_classes_and_images_does_not_matter(model, unseen_rows, class_names):
-    found_ranks = ranks(model, unseen_rows, class_names, "zh")
-    ks = [sorted(found_ranks)[len(found_ranks) // 2] + 1]
-    in_order = evaluate(model, {"set": unseen_rows}, class_names, ["zh"], ks=ks)
-    reverse = ClassNames({language: names[::-1] for language, names in class_names.names.items()})
-    shuffled = evaluate(model, {"set": unseen_rows.shuffle(seed=3)}, reverse, ["zh"], ks=ks)
-    assert in_order == shuffled and 0 < in_order[0].value < 1
-
-
-def test_stage_and_seed_are_written_to_the_rows(model, unseen_rows, class_names):
-    named = replace(model, name="student")
-    table = evaluate(named, {"a": unseen_rows, "b": unseen_rows}, class_names, ["en", "zh"], stage="aligned", seed=4)
-    assert {(row.model, row.stage, row.seed) for row in table} == {("student", "aligned", 4)}
-    keys = {(row.set, row.language, row.metric) for row in table}
-    assert keys == {(s, language, m) for s in "ab" for language in ("en", "zh") for m in ("top1", "top5")}
-
-
-def test_image_embeddings_do_not_depend_on_the_batch(model, unseen_rows):
-    together, alone = model.encode_images(unseen_rows), model.encode_images(unseen_rows, batch_size=1)
-    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
-
-
-def test_transparent_images_are_flattened_onto_white(model):
-    clear = PILImage.new("RGBA", (64, 64), (0, 0, 0, 0))
-    clear.paste((200, 0, 0, 255), (16, 16, 48, 48))
-    white = PILImage.new("RGB", (64, 64), "white")
-    white.paste((200, 0, 0), (16, 16, 48, 48))
-    rows = Dataset.from_dict({"image": [clear, white]}, features=Features({"image": Image()}))
-    found = model.encode_images(rows)
-    torch.testing.assert_close(found[0], found[1])
 
 
 # bad input

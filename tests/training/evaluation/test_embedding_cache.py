@@ -61,12 +61,6 @@ def test_the_key_contains_everything_that_the_embeddings_depend_on(encoder, labe
     assert len(files(tmp_path, "classes")) == 3
 
 
-def test_models_do_not_share_embeddings(encoder, altclip_folder, labelled, tmp_path):
-    encoder.images(labelled, False)
-    other = CachedEncoder(ZeroShotModel.from_pretrained(altclip_folder), encoder.cache)
-    assert not torch.equal(other.images(labelled, False), encoder.images(labelled, False))
-
-
 def test_a_damaged_file_is_replaced(encoder, labelled, tmp_path):
     images = encoder.images(labelled, False)
     (path,) = files(tmp_path, "images")

@@ -151,18 +151,6 @@ def test_an_interrupted_run_continues_with_the_next_set(arguments, tmp_path, mon
     assert encoded == [NUM, len(VOC)] and again.rows == first.rows
 
 
-def test_two_models_encode_images_and_texts_for_each_other(arguments, teacher_folder, altclip_folder, tmp_path):
-    more = ["--text_model", str(altclip_folder), "--output_dir", str(tmp_path)]
-    results = eval_script.main([*arguments, *more])
-    combined = [
-        f"{teacher_folder} images, {altclip_folder} texts",
-        f"{altclip_folder} images, {teacher_folder} texts",
-    ]
-    assert list(dict.fromkeys(row.model for row in results.rows)) == [str(teacher_folder), *combined]
-    for model in combined:
-        assert len(results.values(model=model, set="cifar-10", metric="top1")) == 3  # two languages and their mean
-
-
 def test_a_score_needs_all_twenty_sets_of_the_protocol():
     eval_tasks = protocol_tasks([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     complete = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
@@ -196,26 +184,6 @@ def test_several_processes_share_the_images_and_write_the_same_results(evaluated
     assert [row.value for row in together] == pytest.approx([row.value for row in alone], abs=1e-6)
 
 
-def test_each_missing_set_is_looked_up_once_and_the_table_is_written(arguments, tmp_path, monkeypatch):
-    lookups: list[str] = []
-
-    def read_hub(location: str, split: str, listed: list[str] | None = None):
-        lookups.append(location)
-        raise ValueError("no connection")
-
-    monkeypatch.setattr("training.evaluation.sets.sources.read_hub", read_hub)
-    arguments = [argument for argument in arguments if argument not in SETS[1:]]
-    arguments[arguments.index("--sets") : arguments.index("--sets") + 1] = ["--sets", "elevater"]
-    eval_script.main([*arguments, "--output_dir", str(tmp_path)])
-    missing = [name for name in ELEVATER if name not in ("cifar-10", "voc-2007-classification")]
-    assert sorted(lookups) == sorted(ELEVATER[name].hub for name in missing)
-    table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert f"missing data: {', '.join(missing)} (no connection)" in table
-    for protocol in ("elevater-en", "elevater-zh"):
-        row = columns(table)[arguments[1], protocol]
-        assert [name for name in ELEVATER if row[name] == "missing data"] == missing
-
-
 @pytest.mark.parametrize("options", [["--language", "zh"], []])
 def test_plain_class_names_are_candidates_in_one_language(options, teacher_folder, tmp_path):
     names = ClassNames.read("cifar-10")
@@ -235,31 +203,50 @@ def test_plain_class_names_are_candidates_in_one_language(options, teacher_folde
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("fields", "message"),
     [
-        (["--protocol", "elevater-fr"], "protocol: 'elevater-fr'"),
-        (["--protocol", "elevater-en", "--sets", "cifar"], "sets: 'cifar'"),
-        (["--protocol", "elevater-en", "--data", "cifar=x"], "data: 'cifar'"),
-        (["--protocol", "elevater-en", "--data", "mnist"], "data: 'mnist' names no source"),
-        (["--protocol", "elevater-en", "--sets", "mnist", "--data", "dtd=x"], "data: ['dtd'] are not among --sets"),
-        (["--protocol", "elevater-en", "--data", "dtd=x", "dtd=y"], "data: dtd is given twice"),
-        (["--protocol", "elevater-en", "--label_names", "dtd=x"], "label_names: ['dtd'] are not among"),
-        (["--protocol", "elevater-en", "--language", "zh"], "language: a protocol has its own language"),
-        (["--protocol", "elevater-en", "--sets", "mnist", "--templates", "ours"], "data: none of the sets is"),
-        (["--protocol", "elevater-en", "--class_names", "cifar-10"], "protocol: give either"),
-        (["--class_names", "cifar-10"], "data: with --class_names"),
-        (["--class_names", "cifar-10", "--data", "x=y", "--templates", "ours"], "class_names: our templates"),
-        (["--class_names", "cifar-10", "--data", "x=y", "--templates", "z.json"], "templates: cannot read"),
-        (["--class_names", "cifar-10", "--data", "x=y", "--language", "fr"], "no names in 'fr'"),
-        (["--class_names", "nowhere.json", "--data", "x=y"], "class_names: cannot read 'nowhere.json'"),
-        (["--retrieval", "x=y", "--templates", "z.json"], "templates: applies to labelled sets"),
+        ({"output_dir": ""}, "output_dir: none"),
+        ({"protocol": []}, "protocol: give either"),
+        ({"class_names": "cifar-10"}, "protocol: give either"),
+        ({"language": ["zh"]}, "language: a protocol has its own"),
+        ({"widths": [8, 4]}, "widths: must ascend"),
+        ({"widths": [4], "text_model": "other"}, "widths: "),
+        ({"caption_columns": {"zh": "a"}}, "caption_columns: "),
+        ({"merge_captions": True}, "merge_captions: "),
+        ({"labels": ["a", "b"]}, "labels: applies to --predict"),
+        ({"top_k": 3}, "top_k: applies to --predict"),
+        ({"protocol": [], "class_names": "cifar-10"}, "data: with --class_names"),
+        ({"protocol": [], "class_names": "x", "data": ["x=y"], "templates": "ours"}, "class_names: our templates"),
+        ({"protocol": [], "retrieval": ["x=y"], "data": ["b=y"]}, "data: applies to labelled sets"),
+        ({"protocol": [], "retrieval": ["x=y"], "templates": "z.json"}, "templates: applies to labelled sets"),
+        ({"predict": "images"}, "output_dir: does not apply to --predict"),
     ],
 )
-def test_wrong_options_are_reported_with_the_choices(arguments, message, capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit_info:
-        eval_script.main(["--model", "m", *arguments, "--output_dir", str(tmp_path / "out")])
-    assert exit_info.value.code == 2 and message in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_options_that_contradict_each_other_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EvalOptions(**{"model": ["m"], "output_dir": "out", "protocol": ["elevater-en"]} | fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"protocol": ["elevater-fr"]}, "protocol: 'elevater-fr'"),
+        ({"sets": ["cifar"]}, "sets: 'cifar'"),
+        ({"data": ["cifar=x"]}, "data: 'cifar'"),
+        ({"data": ["mnist"]}, "data: 'mnist' names no source"),
+        ({"sets": ["mnist"], "data": ["dtd=x"]}, r"data: \['dtd'\] are not among --sets"),
+        ({"data": ["dtd=x", "dtd=y"]}, "data: dtd is given twice"),
+        ({"label_names": ["dtd=x"]}, r"label_names: \['dtd'\]"),
+        ({"sets": ["mnist"], "templates": "ours"}, "data: none of the sets is"),
+        ({"protocol": [], "class_names": "cifar-10", "data": ["x=y"], "templates": "z.json"}, "templates: cannot"),
+        ({"protocol": [], "class_names": "cifar-10", "data": ["x=y"], "language": ["fr"]}, "no names in 'fr'"),
+        ({"protocol": [], "retrieval": ["a="]}, "retrieval: .*names no source"),
+        ({"protocol": [], "retrieval": ["a=NOWHERE.parquet"]}, "NOWHERE"),
+    ],
+)
+def test_wrong_names_and_sources_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        EvalPlan.open(EvalOptions(**{"model": ["m"], "output_dir": "out", "protocol": ["elevater-en"]} | fields))
 
 
 def test_a_set_of_ones_own_needs_no_code(teacher_folder, corpus, tmp_path):

@@ -11,7 +11,6 @@ from PIL import Image as PILImage
 
 from tests.training.evaluation.drawings import CIFAR_10, write_folders
 from training import eval as eval_script
-from training.evaluation.options import EvalOptions
 from training.evaluation.zero_shot_model import ZeroShotModel
 
 LABELS = ["飞机", "frog", "一只狗"]
@@ -101,26 +100,6 @@ def test_error_names_the_wrong_label(images, tmp_path, capsys, labels, message):
     with pytest.raises(SystemExit) as exit_info:
         run(Path("m"), images, tmp_path / "a.csv", "--labels", *labels)
     assert exit_info.value.code == 2 and message in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"labels": []}, "labels: none is given"),
-        ({"output": None}, "output: none is given"),
-        ({"top_k": 0}, "top_k: 0 is not at least 1"),
-        ({"model": ["a", "b"]}, "model: --predict takes one model, got 2"),
-        ({"class_names": "x"}, "class_names: does not apply to --predict"),
-        ({"output_dir": "x"}, "output_dir: does not apply to --predict"),
-        ({"predict": None}, "labels: applies to --predict"),
-        ({"predict": None, "labels": [], "output": None, "top_k": 3}, "top_k: applies to --predict"),
-        ({"predict": None, "labels": [], "output": None}, "output_dir: none is given"),
-    ],
-)
-def test_error_names_the_wrong_option(changes, message):
-    options = {"model": ["m"], "predict": "images", "labels": LABELS, "output": "a.csv"}
-    with pytest.raises(ValueError, match=message):
-        EvalOptions(**options | changes)
 
 
 def test_names_that_are_not_utf_8_and_all_formats_of_the_index_have_a_row(teacher_folder, tmp_path, capsys):

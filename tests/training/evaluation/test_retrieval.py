@@ -144,15 +144,6 @@ def test_queries_without_a_correct_candidate_are_left_out():
     assert found.tolist() == [3, 0]
 
 
-def test_caption_columns_can_be_named(corpus):
-    place = str(corpus / "unseen_style.parquet")
-    usual = open_retrieval_set("drawings", place)
-    named = open_retrieval_set("drawings", place, caption_columns={"en": "label"})
-    assert set(usual.captions) == {"en", "zh"} and set(named.captions) == {"en"}
-    assert usual.digest == named.digest and len(usual.rows) == len(usual.captions["zh"])
-    assert (usual.source, usual.split) == (place, None)
-
-
 def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altclip_folder, tmp_path, capsys):
     place = str(corpus / "unseen_style.parquet")
     arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
@@ -220,23 +211,6 @@ def test_each_width_is_measured(corpus, teacher_folder, tmp_path):
     assert table.count("4 dimensions |") == table.count("8 dimensions |") == 2  # one row per language
 
 
-@pytest.mark.parametrize(
-    ("widths", "message"),
-    [
-        (["8", "4"], "widths: must ascend from at least 1 without repetition, got [8, 4]. Sort them."),
-        (["4", "4"], "widths: must ascend from at least 1 without repetition, got [4, 4]. Sort them."),
-        (["17"], "widths: 17 is more than the 16 dimensions of the model. Leave it out."),
-        (["4", "--text_model", "other"], "widths: truncate one model's own embeddings."),
-    ],
-)
-def test_widths_that_do_not_fit_are_refused(widths, message, corpus, teacher_folder, tmp_path, capsys):
-    place = str(corpus / "unseen_style.parquet")
-    arguments = ["--model", str(teacher_folder), "--retrieval", f"drawings={place}", "--output_dir", str(tmp_path)]
-    with pytest.raises(SystemExit) as stopped:
-        eval_script.main([*arguments, "--widths", *widths])
-    assert stopped.value.code == 2 and message in capsys.readouterr().err
-
-
 def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tmp_path):
     rows = Dataset.from_dict(
         {"image": images[:2], "caption": ["frog " * 40, "cat"]},
@@ -251,41 +225,17 @@ def test_truncated_captions_are_counted_in_the_result(images, teacher_folder, tm
 # bad input
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ([], "--retrieval alone"),
-        (["--retrieval", "a=x.parquet", "--data", "b=y.parquet"], "data: applies to labelled sets"),
-        (["--retrieval", "a=x.parquet", "--per_class"], "per_class: applies to labelled sets"),
-        (["--class_names", "mnist", "--data", "b=y.parquet", "--caption_columns.en", "text"], "caption_columns: "),
-        (["--class_names", "mnist", "--data", "b=y.parquet", "--merge_captions"], "merge_captions: "),
-        (["--retrieval", "a="], "names no source"),
-        (["--retrieval", "a=NOWHERE.parquet"], "NOWHERE"),
-    ],
-)
-def test_wrong_options_are_reported(arguments, message, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        eval_script.main(["--model", "m", "--output_dir", str(tmp_path), *arguments])
-    assert message in capsys.readouterr().err
-
-
-def test_missing_column_is_refused_with_the_existing_ones(corpus):
-    place = str(corpus / "unseen_style.parquet")
-    with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'fr', only \["):
-        open_retrieval_set("drawings", place, caption_columns={"fr": "fr"})
-    with pytest.raises(ValueError, match=r"retrieval: 'drawings .*' has no column 'photo'"):
-        open_retrieval_set("drawings", place, image_column="photo")
-
-
-def test_source_without_usual_captions_is_refused():
-    with pytest.raises(ValueError, match=r"none of the columns \('en', 'zh'\), only .*--caption_columns.zh COLUMN"):
-        open_retrieval_set("toy", "tests.training.evaluation.test_retrieval:without_captions")
-
-
-def without_captions() -> Dataset:
-    return Dataset.from_dict({"image": ["a.png"], "text": ["frog"]})
-
-
 def test_language_without_captions_is_refused(rows):
     with pytest.raises(ValueError, match=r"retrieval: toy has no zh caption in column 'zh'"):
         make_retrieval_set("toy", rows.select([2]), {"zh": "zh"}, "image", "toy")
+
+
+@pytest.mark.parametrize("columns", [{"en": "label"}, {"fr": "fr"}])
+def test_caption_columns_can_be_named(corpus, columns):
+    place = str(corpus / "unseen_style.parquet")
+    if columns == {"fr": "fr"}:
+        with pytest.raises(ValueError, match=r"retrieval: .*'fr'"):
+            open_retrieval_set("drawings", place, caption_columns=columns)
+        return
+    usual, named = open_retrieval_set("drawings", place), open_retrieval_set("drawings", place, None, None, columns)
+    assert set(usual.captions) == {"en", "zh"} and set(named.captions) == {"en"} and usual.digest == named.digest

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
-from safetensors.torch import save_file
 from tokenizers import normalizers
 from tokenizers.processors import TemplateProcessing
 from torchvision import transforms
@@ -175,78 +174,6 @@ def edit(path: Path, change) -> None:
 
 
 # remote code
-
-REMOTE = """
-import torch
-from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
-
-
-class OwnConfig(PreTrainedConfig):
-    model_type = "own_dual_encoder"
-
-    def __init__(self, vocabulary=600, width=8, **fields):
-        self.vocabulary, self.width = vocabulary, width
-        super().__init__(**fields)
-
-
-class OwnModel(PreTrainedModel):
-    config_class = OwnConfig
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.words, self.colours = nn.Embedding(config.vocabulary, config.width), nn.Linear(3, config.width)
-        self.post_init()
-
-    def _init_weights(self, module):
-        pass
-
-    def get_text_features(self, input_ids, attention_mask):
-        return (self.words(input_ids) * attention_mask[:, :, None]).sum(1)
-
-    def get_image_features(self, pixel_values):
-        return self.colours(pixel_values.mean((2, 3)))
-"""
-
-
-@pytest.fixture
-def remote_folder(tmp_path, tokenizer, processor) -> Path:
-    """A model with its code in the folder, whose features are tensors, and without a processor class."""
-    tokenizer.save_pretrained(tmp_path)
-    processor.image_processor.save_pretrained(tmp_path)
-    (tmp_path / "modeling_own.py").write_text(REMOTE, encoding="utf-8")
-    auto_map = {"AutoConfig": "modeling_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
-    fields = {"model_type": "own_dual_encoder", "auto_map": auto_map, "vocabulary": len(tokenizer), "width": 8}
-    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
-    torch.manual_seed(0)
-    weights = {"words.weight": torch.randn(len(tokenizer), 8)}
-    weights |= {"colours.weight": torch.randn(8, 3), "colours.bias": torch.randn(8)}
-    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    edit(tmp_path / "tokenizer_config.json", lambda config: config.update(model_max_length=16))
-    return tmp_path
-
-
-def test_remote_code_runs_only_when_it_is_trusted(remote_folder):
-    with pytest.raises(ValueError, match=r"comes with its own code. Read it, then pass --trust_remote_code"):
-        ZeroShotModel.from_pretrained(remote_folder)
-
-
-def test_remote_code_may_return_tensors_and_its_settings_are_described(remote_folder, tokenizer, wide_rows):
-    model = ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
-    words = model.model.words.weight
-    expected = torch.stack([words[tokenizer(text).input_ids].sum(0) for text in TEXTS]).detach()
-    torch.testing.assert_close(model.encode_texts(TEXTS), F.normalize(expected, dim=1))
-    assert model.encode_images(wide_rows).shape == (3, 8)
-    described = model.describe()["texts"]
-    assert described["max_length"] == 16 and described["stated_by"].startswith("the model's own config")
-
-
-def test_unknown_family_without_a_maximum_length_raises(remote_folder):
-    edit(remote_folder / "tokenizer_config.json", lambda config: config.pop("model_max_length"))
-    with pytest.raises(
-        ValueError, match=r"family 'own_dual_encoder', and neither its config nor its tokenizer states"
-    ):
-        ZeroShotModel.from_pretrained(remote_folder, trust_remote_code=True)
 
 
 # bad input
