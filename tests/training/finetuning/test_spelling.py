@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.tiny import MOBILENET, NO_DROPOUT, ROOT, make_image_processor, make_model, recipe_fields, student_config
 from training.config import DistillRecipe
-from training.finetuning.spelling import main
-from training.hub import save_model
+from training.finetuning.spelling import ignore_case, main, simplified_pieces, space_separators
+from training.hub import save_model, write_card
 from training.text.pipeline import read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
 
@@ -35,6 +35,7 @@ def folder(tmp_path_factory) -> Path:
     model = make_model(MOBILENET, NO_DROPOUT | {"vocab_size": len(tokenizer)}, seed=3)
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
     save_model(folder, model, processor, recipe)
+    write_card(folder)
     tensors = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     (folder / "onnx").mkdir()
@@ -96,3 +97,49 @@ def test_the_model_is_not_overwritten(folder, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--model", str(folder), "--output_dir", str(folder), "--overwrite"])
     assert "output_dir" in capsys.readouterr().err
+
+
+LOWERCASE = {"type": "Lowercase"}
+NFKC = {"type": "NFKC"}
+UNDERSCORE = {"type": "Replace", "pattern": {"String": "_"}, "content": " "}
+HYPHEN = {"type": "Replace", "pattern": {"String": "-"}, "content": " "}
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "steps"),
+    [
+        (None, [LOWERCASE]),
+        (NFKC, [NFKC, LOWERCASE]),
+        ({"type": "Sequence", "normalizers": [NFKC]}, [NFKC, LOWERCASE]),
+    ],
+)
+def test_lower_case_is_the_last_step_of_the_normalizer(normalizer, steps):
+    pipeline = {"normalizer": normalizer, "model": {}}
+    assert ignore_case(pipeline) == {"normalizer": {"type": "Sequence", "normalizers": steps}, "model": {}}
+    assert pipeline["normalizer"] == normalizer
+
+
+@pytest.mark.parametrize(
+    "normalizer",
+    [LOWERCASE, {"type": "Sequence", "normalizers": [LOWERCASE]}, {"type": "BertNormalizer", "lowercase": True}],
+)
+def test_a_pipeline_that_ignores_case_stays_the_same(normalizer):
+    assert ignore_case({"normalizer": normalizer}) == {"normalizer": normalizer}
+
+
+@pytest.mark.parametrize("normalizer", [None, NFKC, {"type": "Sequence", "normalizers": [NFKC]}])
+def test_separators_are_replaced_first_and_once(normalizer):
+    pipeline = space_separators({"normalizer": normalizer, "model": {}})
+    steps = [UNDERSCORE, HYPHEN] if normalizer is None else [UNDERSCORE, HYPHEN, NFKC]
+    assert pipeline == {"normalizer": {"type": "Sequence", "normalizers": steps}, "model": {}}
+    assert space_separators(pipeline) is pipeline
+
+
+def test_a_pipeline_that_reads_underscores_learns_to_read_hyphens():
+    pipeline = space_separators({"normalizer": {"type": "Sequence", "normalizers": [UNDERSCORE, NFKC]}, "model": {}})
+    assert pipeline["normalizer"]["normalizers"] == [HYPHEN, UNDERSCORE, NFKC]
+
+
+def test_traditional_pieces_are_matched_to_simplified_ones():
+    pieces = ["<s>", "猫", "▁dog", "貓", "▁小貓", "▁小猫", "龍", "山"]
+    assert simplified_pieces(pieces) == {3: 1, 4: 5}  # the simplified form of 龍 is no piece
