@@ -134,12 +134,7 @@ class Normalize:
 
     @classmethod
     def from_processor(cls, image_processor, image_size: int) -> "Normalize":
-        """Take mean and standard deviation from a transformers image processor.
-
-        Args:
-            image_processor: Image processor with `image_mean` and `image_std`.
-            image_size: Edge of the model's input in pixels.
-        """
+        """Take mean and standard deviation from a transformers image processor."""
         return cls(image_size, tuple(image_processor.image_mean), tuple(image_processor.image_std))
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -161,9 +161,10 @@ def load_student(name: str | Path | None, field: str = "student") -> tuple[DCCLI
         )
     check_sizes(field, str(name), config.to_dict())
     try:
-        student, report = DCCLIPModel.from_pretrained(
+        loaded: Any = DCCLIPModel.from_pretrained(  # its stub does not know of the report
             name, dtype=torch.float32, truncate_dim=None, output_loading_info=True
         )
+        student, report = loaded
         processor = DCCLIPProcessor.from_pretrained(name)
     except (SafetensorError, OSError, RuntimeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(

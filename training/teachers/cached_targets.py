@@ -157,10 +157,7 @@ class CachedTargets:
             self.captions = [open_shard(caption_file(folder, n)) for n in shards]
 
     def check_views(self, augment: Augment):
-        """Compare the stored random draws with the draws of this run.
-
-        Args:
-            augment: Augmentation of this run.
+        """Compare the stored random draws with the draws of this run's augmentation.
 
         Raises:
             TargetCacheError: They differ, so student and teacher would encode different images.
@@ -180,12 +177,7 @@ class CachedTargets:
     # autocast cannot stack float16 tensors if its own half precision is bfloat16
     @torch.autocast("cpu", enabled=False)
     def images(self, images: Tensor, batch: Batch) -> Targets:
-        """Targets of the rows and views of a batch.
-
-        Args:
-            images: Augmented images; unused.
-            batch: Batch with `rows` and `view_ids`.
-        """
+        """Targets of the `rows` and `view_ids` of a batch; the images are unused."""
         keys = list(zip(batch["rows"].tolist(), batch["view_ids"].tolist(), strict=True))
         shards = [(self.views[view][row // self.rows_per_shard], row % self.rows_per_shard) for row, view in keys]
         embedding = torch.stack([shard["embedding"][row] for shard, row in shards]).to(self.device).float()

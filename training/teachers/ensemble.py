@@ -60,14 +60,7 @@ class Member:
         return tuple(tower for tower in self.config.towers if tower in self.teacher.family.towers)
 
     def part(self, embedding: Tensor) -> Tensor:
-        """Its part of the joint embedding.
-
-        Args:
-            embedding: Embeddings of the teacher, (N, D), any norm.
-
-        Returns:
-            (N, D) float32.
-        """
+        """Its part of the joint embedding, (N, D) float32, from its embeddings, (N, D), of any norm."""
         embedding = embedding.float()
         return embedding if self.factor is None else self.factor * F.normalize(embedding, dim=-1)
 
@@ -206,12 +199,7 @@ class JointTargets:
         self.num_views = max(source.num_views for _, source in sources)
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
-        """Targets of augmented images; zeros in the parts of teachers without an image tower.
-
-        Args:
-            images: Augmented images of the batch, (B, 3, S, S), 0..255.
-            batch: Batch on the device.
-        """
+        """Targets of augmented images, (B, 3, S, S), 0..255; zeros in the parts of teachers without an image tower."""
         return self._join(
             (member, source.images(images, batch)) for member, source in self.sources if "vision" in member.towers
         )

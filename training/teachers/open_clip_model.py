@@ -89,16 +89,16 @@ class OpenClipModel(PreTrainedModel):
         output_loading_info: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Load a model. Not through the meta device, where open_clip's attention masks would be lost.
+        """Load a model as transformers does, but not through the meta device: open_clip's masks would be lost.
 
         Args:
             name: Folder or Hub id.
-            args: Positional arguments of transformers, which are unused.
+            args: Unused.
             config: Configuration. Default: the folder's own.
             dtype: Precision of the weights in memory.
             revision: Commit of the Hub id.
             output_loading_info: Whether to return the names of missing weights too.
-            kwargs: Other options of transformers, which are unused.
+            kwargs: Unused.
         """
         model = cls(config or OpenClipConfig.from_pretrained(name, revision=revision))
         weights = load_file(cast(str, cached_file(name, WEIGHTS_FILE, revision=revision)))

@@ -93,24 +93,14 @@ class TextPreparation:
 
 
 def config_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Id of the token at which CLIP and its relatives pool a text.
-
-    Args:
-        config: Config of the model.
-        tokenizer: Tokenizer of the model.
-    """
+    """Id of the token at which CLIP and its relatives pool a text."""
     end = config.text_config.eos_token_id
     # CLIP checkpoints from before transformers 4.31 state 2, and the model then pools at the highest id
     return max(tokenizer("a").input_ids) if config.model_type == "clip" and end == 2 else end
 
 
 def tokenizer_end_token(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Id of the end token of the tokenizer.
-
-    Args:
-        config: Config of the model; unused.
-        tokenizer: Tokenizer of the model.
-    """
+    """Id of the tokenizer's end token; the config is unused."""
     return tokenizer.eos_token_id
 
 

@@ -111,12 +111,7 @@ class LiveTargets:
             self.normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
 
     def images(self, images: Tensor, batch: Batch) -> Targets:
-        """Targets of augmented images.
-
-        Args:
-            images: Augmented images of the batch, (B, 3, S, S), 0..255.
-            batch: Batch on the device; unused.
-        """
+        """Targets of augmented images, (B, 3, S, S), 0..255."""
         targets = self.teacher.encode_images(self.normalize(images))
         if self.spec.grid is None:
             return Targets(None, targets.embedding)
