@@ -17,7 +17,7 @@ from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results
 
-TEMPLATE = Path(__file__).with_name("template.md")
+TEMPLATE = Path(__file__).with_name("template.jinja")
 README = "README.md"
 BLOCK = re.compile(r"<!-- generated: (\w+) -->\n.*?<!-- end -->", re.DOTALL)
 DEFAULT_LABELS = {"en": ["a cat", "a dog"], "zh": ["猫", "狗"]}
