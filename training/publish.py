@@ -28,8 +28,7 @@ class PublishOptions:
         revision: Branch of the commit. It is created if it does not exist.
         tag: Tag of the commit, which the examples of the card pin.
         message: Message of the commit.
-        allow_changed_code: Publish code files that differ from those of this package. They run where the model is
-            loaded.
+        allow_changed_code: Publish code files that differ from this package's. They run where the model is loaded.
         dry_run: Check the folder and print the files, without uploading or writing anything.
     """
 

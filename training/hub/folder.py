@@ -142,7 +142,7 @@ def complete_folder(folder: str | Path):
 
 
 def changed_code(folder: str | Path) -> list[str]:
-    """Names of the code files of a folder that differ from those of this package."""
+    """Names of the code files of a folder that differ from this package's."""
     files = [path for path in Path(folder).glob("*.py") if path.name in CODE]
     return sorted(path.name for path in files if path.read_bytes() != (PACKAGE / path.name).read_bytes())
 

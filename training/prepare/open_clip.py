@@ -70,7 +70,7 @@ def convert(model: str, pretrained: str | None, output_dir: str | Path) -> float
         The largest difference between a component of an L2-normalised embedding and open_clip's.
 
     Raises:
-        ValueError: There is no such model, it has no weights, or its embeddings would differ from open_clip's.
+        ValueError: The model does not exist, has no weights, or its embeddings would differ from open_clip's.
     """
     import open_clip
     from safetensors.torch import save_file

@@ -164,7 +164,7 @@ def test_class_folders_without_an_anchor(start, rows, tmp_path):
     assert not any("R@" in metric for name, _, metric in measured if name == "validation")
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert config.teacher is None and config.base_model == start.name and config.base_model_license == "cc-by-nc-4.0"
-    assert "not comparable with those of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
+    assert "not comparable with the embeddings of" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
 
 
 def test_general_images_are_held_and_measured(start, rows, train_rows, tmp_path, capsys):

@@ -231,8 +231,8 @@ ALIGN = {"chunk_size": 0}
             [EMBEDDING, ALIGN],
             "trained to match the teacher's embeddings before the alignment, which had no anchor to them",
         ),
-        ([VISION], "those of images alone trained to match the teacher's embeddings"),
-        ([MAPS | {"tower": "vision"}, TEXT], "those of texts alone trained to match the "
+        ([VISION], "only for images trained to match the teacher's embeddings"),
+        ([MAPS | {"tower": "vision"}, TEXT], "only for texts trained to match the "
          "teacher's embeddings"),
         ([VISION, TEXT], "trained to match the teacher's embeddings"),
     ],
@@ -311,18 +311,22 @@ def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
         "Fine-tuned with DC-CLIP from `me/start` (licence `cc-by-nc-4.0`) on images with Chinese captions: "
         "contrastive alignment, with an anchor to the embeddings of that model."
     )
-    assert facts["space"] == "held close to those of `me/start`" and facts["interpolation"] is None
+    assert facts["space"] == "held close to the embeddings of `me/start`" and facts["interpolation"] is None
     assert facts["data"] == "data/train.parquet" and facts["languages"] == ["Chinese"]
     cosines = {"cosine_to_start": {"images": 0.91234, "texts": 0.95}, "data": "/home/me/titles.csv"}
     facts = finetuned(cosines, {"base_model_license": None})
     assert "no licence stated" in facts["summary"] and "without an anchor" in facts["summary"]
     measured = "(mean cosine 0.912 for images, 0.950 for captions of the validation split)"
-    assert facts["space"] == f"not comparable with those of `me/start` {measured}" and facts["data"] == "titles.csv"
+    assert (
+        facts["space"] == f"not comparable with the embeddings of `me/start` {measured}"
+        and facts["data"] == "titles.csv"
+    )
     assert finetuned(facts={"base_model": None}) is None
 
 
 @pytest.mark.parametrize(
-    ("weight", "claim"), [(0.6, "plus 0.6 of their change in training (WiSE-FT"), (0.0, "The weights equal those of")]
+    ("weight", "claim"),
+    [(0.6, "plus 0.6 of their change in training (WiSE-FT"), (0.0, "The weights equal the weights of")],
 )
 def test_a_chosen_point_is_named_with_its_condition(weight, claim):
     kept = {"general texts": 0.25, "general images": 0.5}

@@ -17,8 +17,6 @@ from tests.training.prepare.test_duplicates import cell
 from training.config import DataConfig
 from training.data import PairDataset, load_source
 from training.data.captions import usable_captions
-from training.prepare import curation_run
-from training.prepare.curate import main
 from training.prepare.curation import CODES, CaptionFilter, Facts, words_of
 from training.prepare.curation_options import CurateOptions
 from training.prepare.curation_run import curate
@@ -428,15 +426,6 @@ def test_killed_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypatch, stag
     assert files_of(tmp_path / "killed") == expected
 
 
-def test_finished_run_is_not_repeated(damaged, tmp_path, monkeypatch):
-    options = options_for(damaged, tmp_path / "out")
-    curate(options)
-    before = files_of(tmp_path / "out")
-    monkeypatch.setattr(curation_run, "Examiner", None)
-    curate(replace(options, workers=2))  # does not affect the result
-    assert files_of(tmp_path / "out") == before
-
-
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"min_edge": 32}, "min_edge: "), ({"seed": 5}, "seed: "),
@@ -499,22 +488,6 @@ def test_run_that_keeps_no_row_fails_and_writes_the_report(damaged, tmp_path):
     with pytest.raises(ValueError, match=r"data: no row of .* is left\. .*report.md lists the causes"):
         curate(options_for(damaged, tmp_path / "out", min_edge=1000))
     assert "image too small" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--exclude", "DATA"], "curate: exclude: row 1 cannot be hashed (image does not decode)"),
-        (["--max_caption_similarity", "2"], "curate: max_caption_similarity: 2"),
-        (["--min_edge", "wide"], "min_edge"),
-        (["--no_such_option", "1"], "no_such_option"),
-    ],
-)
-def test_bad_arguments_are_refused(damaged, tmp_path, capsys, arguments, message):
-    arguments = [damaged if argument == "DATA" else argument for argument in arguments]
-    with pytest.raises(SystemExit) as stop:
-        main(["--data", damaged, "--output_dir", str(tmp_path / "out"), *arguments])
-    assert stop.value.code == 2 and message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "of another run"])

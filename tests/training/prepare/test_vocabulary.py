@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +14,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast, XLMRobertaTokenizer
 
 from training.prepare.cut import count_pieces, cut_vocabulary, measure_coverage
-from training.prepare.vocabulary import hold_out, main, read_corpus, table_mib
+from training.prepare.vocabulary import hold_out, main, read_corpus
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_ideograph, script_of
 
@@ -239,20 +238,6 @@ def test_lost_characters_become_unknown_and_are_counted(xlmr):
     assert vocabulary.aligned(texts, xlmr).tolist() == [True, False, True, True]
 
 
-def test_held_out_names_lose_almost_no_characters(source, names):
-    corpus, held_out = hold_out({language: names[language] for language in ("en", "zh")}, 0.2, seed=0)
-    vocabulary = cut_vocabulary(source, count_pieces(source, [*corpus["en"], *corpus["zh"]]), SIZE)
-    for texts in held_out.values():
-        found = measure_coverage(vocabulary, source, texts)
-        assert found.sentences > 500
-        assert found.lost_characters < 0.001, found.lost
-        assert found.same_pieces > 0.8
-
-
-def test_table_size_is_in_mib():
-    assert table_mib(250_002, 384) == pytest.approx(366.2, abs=0.05)
-
-
 def test_saved_tokenizer_loads_with_auto_classes(vocabulary, source, texts, tmp_path):
     folder = tmp_path / "new" / "cut"
     vocabulary.tokenizer(["a", "b c"], padding=True, truncation=True, max_length=5)  # these settings must not be saved
@@ -293,15 +278,6 @@ def test_other_tokenizers_are_refused_as_source(vocabulary, source, pieces, toke
             vocabulary.aligned(["a"], wrong)
         with pytest.raises(ValueError, match="source tokenizer"):
             measure_coverage(vocabulary, wrong, ["a"])
-
-
-def test_aligned_does_not_depend_on_the_last_call(vocabulary, source):
-    texts = ["woman farmer: dark skin tone", "鱼"]
-    before = vocabulary.aligned(texts, source)
-    source(texts, truncation=True, max_length=4)
-    vocabulary.tokenizer(texts, padding=True, truncation=True, max_length=6)
-    assert np.array_equal(vocabulary.aligned(texts, source), before)
-    assert vocabulary.aligned([], source).shape == (0,)
 
 
 def test_mixed_files_are_refused(vocabulary, source, english_and_chinese, tmp_path):

@@ -243,7 +243,7 @@ def teacher_space(runs: Sequence[TrainingRun]) -> str:
     if last.get("new_student") or (distilled and not towers):
         return "not comparable with the teacher's"
     if towers in ({"vision"}, {"text"}):
-        matched = f"those of {'images' if 'vision' in towers else 'texts'} alone {matched}"
+        matched = f"only for {'images' if 'vision' in towers else 'texts'} {matched}"
     if not runs or runs[-1].stage != ALIGN:
         return matched
     return f"{matched} before the alignment, which had no anchor to them"
@@ -263,7 +263,9 @@ def finetuning_facts(facts: ModelFacts, runs: Sequence[TrainingRun], results: Re
     languages = [LANGUAGE_NAMES.get(language, language) for language in recipe["data"]["caption_columns"]]
     license = f"licence `{facts.base_model_license}`" if facts.base_model_license else "no licence stated"
     anchored = bool(recipe.get("anchor_weight"))
-    space = f"held close to those of `{base}`" if anchored else f"not comparable with those of `{base}`"
+    space = (
+        f"held close to the embeddings of `{base}`" if anchored else f"not comparable with the embeddings of `{base}`"
+    )
     cosines = [f"{value:.3f} for {KIND[kind]}" for kind, value in measured.get("cosine_to_start", {}).items()]
     kept = measured.get("kept", [])
     return {
@@ -284,11 +286,11 @@ def _interpolation(base: str, weight: float | None, kept: str) -> str | None:
         return None
     if not weight:
         return (
-            f"The weights equal those of `{base}`: no point between them and the end of training was better on the "
+            f"The weights equal the weights of `{base}`: no point between them and the end of training was better on the "
             f"validation split and kept the accuracy on {kept}."
         )
     return (
-        f"The weights are those of `{base}` plus {weight:.1f} of their change in training (WiSE-FT, "
+        f"The weights are the weights of `{base}` plus {weight:.1f} of their change in training (WiSE-FT, "
         "[arXiv 2109.01903](https://arxiv.org/abs/2109.01903)). This point was chosen on the validation split, on "
         f"condition that no accuracy on {kept} falls by more than 1 point, or one query of a small set."
     )

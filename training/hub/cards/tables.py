@@ -17,7 +17,7 @@ def accuracy_table(results: Results) -> str | None:
     Exported files and ELEVATER's sets have tables of their own.
 
     Returns:
-        The table; None if there are no such results.
+        The table; None without such results.
     """
     selected = _accuracy_rows(results)
     if all(row.language is None for row in selected):
