@@ -329,8 +329,7 @@ def test_a_finetuned_model_states_its_start_its_anchor_and_its_data():
     [(0.6, "plus 0.6 of their change in training (WiSE-FT"), (0.0, "The weights equal the weights of")],
 )
 def test_a_chosen_point_is_named_with_its_condition(weight, claim):
-    kept = {"general texts": 0.25, "general images": 0.5}
-    facts = finetuned({"weight": weight, "curve": [{"weight": 0.0, "validation": 0.25, "general": kept}]})
+    facts = finetuned({"weight": weight, "kept": ["general texts", "general images"]})
     assert claim in facts["interpolation"] and "on general texts and general images" in facts["interpolation"]
     assert facts["measured"] == "a validation split of the data, on general texts, on general images"
 

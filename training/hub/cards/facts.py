@@ -286,8 +286,8 @@ def _interpolation(base: str, weight: float | None, kept: str) -> str | None:
         return None
     if not weight:
         return (
-            f"The weights equal the weights of `{base}`: no point between them and the end of training was better on the "
-            f"validation split and kept the accuracy on {kept}."
+            f"The weights equal the weights of `{base}`: no point between them and the end of training was better on "
+            f"the validation split and kept the accuracy on {kept}."
         )
     return (
         f"The weights are the weights of `{base}` plus {weight:.1f} of their change in training (WiSE-FT, "
