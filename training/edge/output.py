@@ -115,11 +115,31 @@ def copied_names(folder: Path, output_dir: Path) -> list[str]:
 
 def holds_only_exports(folder: Path, name: str) -> bool:
     """Whether `results.json` names every file in a subfolder of a model as exported, as in a downloaded model."""
-    path = folder / RESULTS_FILE
-    export = Results.read(path).meta.get("export", {}) if path.exists() else {}
+    results = _read_results(folder)
+    export = results.meta.get("export", {}) if results is not None else {}
     known = {verdict["file"] for verdict in export.get("verdicts", []) if verdict["kept"]}
     paths = [path for path in (folder / name).rglob("*") if not path.is_dir()]
     return all(path.relative_to(folder).as_posix() in known for path in paths)
+
+
+def _read_results(folder: Path) -> Results | None:
+    """Results of a folder, with the records of earlier exports checked; None if it has no results."""
+    path = folder / RESULTS_FILE
+    if not path.exists():
+        return None
+    results = Results.read(path)
+    export, layouts = results.meta.get("export", {}), results.meta.get("layouts", {})
+    try:
+        for verdict in export.get("verdicts", []):
+            verdict["file"], verdict["kept"], verdict["tower"], verdict["bytes"], verdict["ms_share"]
+        for entry in [*export.get("runs", []), *layouts.values()]:
+            entry["files" if "files" in entry else "weights"]
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ValueError(
+            f"{RESULTS_FILE}: the record of exports in {str(path)!r} is damaged ({error!r}). Copy the file again, or "
+            "remove it and export again."
+        ) from error
+    return results
 
 
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
@@ -152,8 +172,8 @@ def _remove_stale(output_dir: Path, kept: set[str]):
 
 def _remove_layouts(output_dir: Path, weights: str):
     """Remove the layouts of other weights; their record goes with the results."""
-    path = output_dir / RESULTS_FILE
-    layouts = Results.read(path).meta.get("layouts", {}) if path.exists() else {}
+    results = _read_results(output_dir)
+    layouts = results.meta.get("layouts", {}) if results is not None else {}
     for name, entry in layouts.items():
         if name in LAYOUTS and entry["weights"] != weights:
             shutil.rmtree(output_dir / name, ignore_errors=True)
@@ -161,11 +181,9 @@ def _remove_layouts(output_dir: Path, weights: str):
 
 def _earlier_results(output_dir: Path, weights: str) -> Results:
     """Results of earlier exports of the same weights to this folder; empty if there are none."""
-    path = output_dir / RESULTS_FILE
-    if path.exists():
-        results = Results.read(path)
-        if results.meta.get("export", {}).get("weights") == weights:
-            return results
+    results = _read_results(output_dir)
+    if results is not None and results.meta.get("export", {}).get("weights") == weights:
+        return results
     return Results({"export": {"runs": [], "verdicts": []}})
 
 
@@ -185,8 +203,7 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     # rows of PyTorch on the sets of earlier exports stay, since the old verdicts refer to them
     known = {verdict["file"] for verdict in old} | ({REFERENCE} if old else set())
     sets = {row.set for row in files.rows}
-    path = output_dir / RESULTS_FILE
-    results = Results.read(path) if path.exists() else Results(run)
+    results = _read_results(output_dir) or Results(run)
     rows = [row for row in results.rows if row.model != REFERENCE and not _is_exported(row.model)]
     rows += [row for row in earlier.rows if row.model in known and not (row.model == REFERENCE and row.set in sets)]
     export = {

@@ -17,6 +17,7 @@ from training.edge.gate_data import (
     find_model_data,
     make_noise,
 )
+from training.edge.output import holds_only_exports
 from training.finetuning import prepare
 
 
@@ -92,3 +93,12 @@ def test_captions_of_a_validation_split_become_classes_in_their_languages(tmp_pa
     assert len(data.calibration) == 1
     make_split(splits / VALIDATION_FILE, zh=[["猫"], ["狗"]])
     assert GateData.from_options(ExportOptions(folder=str(tmp_path), output_dir="out")).languages == ["zh"]
+
+
+@pytest.mark.parametrize(
+    "meta", [{"export": []}, {"export": {"verdicts": [{}]}}, {"export": {"runs": 3}}, {"layouts": {"immich": {}}}]
+)
+def test_a_damaged_record_of_exports_is_reported(tmp_path, meta):
+    (tmp_path / "results.json").write_text(json.dumps({"meta": meta, "rows": []}), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"results\.json: "):
+        holds_only_exports(tmp_path, "onnx")
