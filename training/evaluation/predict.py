@@ -51,7 +51,8 @@ def write_predictions(options: EvalOptions) -> str:
     writer.writerows([COLUMNS, *rows])
     write_text(output, content.getvalue())
     damaged = f", {num_damaged} could not be decoded (column error)" if num_damaged else ""
-    return f"{len(rows) - num_damaged} images labelled{damaged}\n\n{output}"
+    num_labelled = len(rows) - num_damaged
+    return f"{num_labelled} image{'s' if num_labelled != 1 else ''} labelled{damaged}\n\n{output}"
 
 
 def _check_output(output: Path, overwrite: bool):
