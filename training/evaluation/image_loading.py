@@ -144,7 +144,7 @@ def prepared_batches(
 
     def prepare_rows(numbers: Sequence[int]) -> list[Tensor]:
         cells = images[list(numbers)][column]
-        return [prepare(open_row(cell, number)) for cell, number in zip(cells, numbers, strict=True)]
+        return [prepare(_open_row(cell, number)) for cell, number in zip(cells, numbers, strict=True)]
 
     pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
     ahead: deque[list[Future[list[Tensor]]]] = deque()
@@ -166,20 +166,16 @@ def _stack(parts: list[Future[list[Tensor]]]) -> Tensor:
     return images.permute(0, 3, 1, 2)  # (B, 3, S, S)
 
 
-def open_row(cell: dict | None, row: int, field: str = "image") -> PILImage.Image:
-    """Decode the image of a row to RGB. The error message starts with `field`.
-
-    Raises:
-        ValueError: The row has no image, or one that does not decode.
-    """
+def _open_row(cell: dict | None, row: int) -> PILImage.Image:
+    """Decode the image of a row to RGB."""
     if cell is None:
-        raise ValueError(f"{field}: row {row} has no image. Rows are never dropped silently: fix or remove the row.")
+        raise ValueError(f"image: row {row} has no image. Rows are never dropped silently: fix or remove the row.")
     try:
         return open_image(cell)
     except (OSError, ImageError) as error:
         file = f", file {cell['path']!r}," if cell.get("path") else ""
         raise ValueError(
-            f"{field}: row {row}{file} does not decode ({error}). Rows are never dropped silently: fix or remove it."
+            f"image: row {row}{file} does not decode ({error}). Rows are never dropped silently: fix or remove it."
         ) from error
 
 

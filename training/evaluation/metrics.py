@@ -35,7 +35,8 @@ def top_k_accuracy(scores: Tensor, labels: Tensor, k: int = 1) -> float:
     _check_scores(scores)
     num_samples, num_classes = scores.shape
     _check_labels(labels, num_samples, num_classes)
-    _check_k(k, num_classes, "classes")
+    if not isinstance(k, Integral) or not 1 <= k <= num_classes:
+        raise ValueError(f"k: {k} is not an integer in 1..{num_classes}, the number of classes. Leave this k out.")
     labels = labels.to(scores.device).long()
     columns = torch.arange(num_classes, device=scores.device)
     num_correct = 0
@@ -166,7 +167,10 @@ def roc_auc(scores: Tensor, labels: Tensor) -> float:
 def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
     """For every query, the number of wrong candidates ranked before its best correct one.
 
-    A wrong candidate with the same score ranks before it, so that a model with equal scores for all finds nothing.
+    Recall at k is the share of queries with a rank below k: one correct candidate suffices, as is usual on Flickr30k,
+    COCO and MUGE. (`RecallAtKEvaluator` of `vision-evaluation` computes the share of the correct candidates that are
+    found instead.) A wrong candidate with the same score ranks before a correct one, so that a model with equal scores
+    for all finds nothing.
 
     Args:
         scores: Scores of candidates, (Q, G), query by candidate.
@@ -181,6 +185,8 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
             range, or a query has no correct candidate.
 
     Relations: text-to-image from image-to-text is `right_ranks(scores.T, pairs.flip(1))`.
+
+    Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
     """
     _check_scores(scores)
     num_queries, num_candidates = scores.shape
@@ -206,31 +212,6 @@ def right_ranks(scores: Tensor, pairs: Tensor) -> Tensor:
     ]
     num_correct_as_high = queries[own == best[queries]].bincount(minlength=num_queries)
     return torch.cat(num_as_high) - num_correct_as_high
-
-
-def recall_at_k(scores: Tensor, pairs: Tensor, k: int) -> float:
-    """Share of queries with a correct candidate among the k highest scores: R@k.
-
-    One correct candidate suffices, as is usual on Flickr30k, COCO and MUGE: an image with five captions is one query
-    with five correct candidates. `RecallAtKEvaluator` of `vision-evaluation` computes the share of the correct
-    candidates that are found instead. Ties count against the model, as in `right_ranks`.
-
-    Args:
-        scores: Scores of candidates, (Q, G), query by candidate.
-        pairs: Correct (query, candidate) pairs, (P, 2) integers; at least one per query.
-        k: Number of highest scores, in 1..G.
-
-    Returns:
-        Value in 0..1.
-
-    Raises:
-        ValueError: An input of `right_ranks` is invalid, or k is out of range.
-
-    Source: Karpathy and Fei-Fei, CVPR 2015, section 4.1; Chinese-CLIP, Yang et al., arXiv 2211.01335.
-    """
-    ranks = right_ranks(scores, pairs)
-    _check_k(k, scores.shape[1], "candidates")
-    return int((ranks < k).sum()) / len(ranks)
 
 
 def wilson_interval(share: float, count: float, z: float = 1.959964) -> tuple[float, float]:
@@ -315,11 +296,4 @@ def _check_range(name: str, ids: Tensor, count: int, what: str):
         raise ValueError(
             f"{name}: {wrong[0].item()} is out of range 0..{count - 1}, as the scores have {count} {what}. "
             "Map names to the columns of the scores."
-        )
-
-
-def _check_k(k: int, count: int, what: str):
-    if not isinstance(k, Integral) or not 1 <= k <= count:
-        raise ValueError(
-            f"k: {k} is not an integer in 1..{count}, as the scores have {count} {what}. Leave this k out."
         )

@@ -188,11 +188,6 @@ def general_pairs(languages: Sequence[str], held_out: bool) -> GeneralPairs:
             f"languages: general texts exist in en and zh, not in {list(languages)}. Name a model of one."
         )
     names = english if language == "en" else chinese
-    template = general_templates(language)[0]
-    return GeneralPairs(names, [template.format(name) for name in names], (language, language))
-
-
-def general_templates(language: str) -> tuple[str, ...]:
-    """Prompt templates for photographs of any object; the bare name in a language without templates."""
     path = Path(__file__).parent / "templates" / f"{language}.json"
-    return tuple(json.loads(path.read_text(encoding="utf-8"))[GENERAL_TEMPLATES]) if path.is_file() else ("{}",)
+    template = json.loads(path.read_text(encoding="utf-8"))[GENERAL_TEMPLATES][0]
+    return GeneralPairs(names, [template.format(name) for name in names], (language, language))
