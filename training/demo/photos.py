@@ -19,6 +19,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from transformers import PreTrainedTokenizerBase
 
@@ -198,6 +200,7 @@ class PhotoDemo:
         for source in recipe.data.sources:
             path = self._source / Path(str(source.train)).name
             if path.exists():
+                check_parquet(path)
                 found.append(replace(source, train=str(path)))
             else:
                 print(f"photos: {path} is missing, so {name} learns nothing from it.", flush=True)
@@ -268,6 +271,14 @@ class PhotoDemo:
         model = str(self.folder / MODEL_FOLDER)
         for verdict in export(ExportOptions(folder=model, output_dir=model)):
             print(verdict.line(), flush=True)
+
+
+def check_parquet(path: Path):
+    """Refuse a damaged file before hours of training."""
+    try:
+        pq.read_schema(path)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"photos: {path} cannot be read ({error}). Write or download it again.") from error
 
 
 def relate_vocabulary(folder: str | Path, source: PreTrainedTokenizerBase) -> Vocabulary:

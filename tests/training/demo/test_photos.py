@@ -65,6 +65,13 @@ def test_a_folder_without_training_or_validation_files_is_refused(photographs, t
         open_demo(tmp_path, tmp_path / "out")._open_data()
 
 
+def test_a_damaged_training_file_is_named_before_training(photographs, tmp_path):
+    shutil.copy(photographs, tmp_path / "a_validation.parquet")
+    (tmp_path / "photos_flickr8k_train.parquet").write_text("broken")
+    with pytest.raises(ValueError, match=r"^photos: .*photos_flickr8k_train\.parquet cannot be read"):
+        open_demo(tmp_path, tmp_path / "out")._open_data()
+
+
 def test_a_run_with_other_options_in_the_folder_is_refused_by_their_names(photographs, tmp_path):
     demo = open_demo(photographs, tmp_path)
     state = json.loads(json.dumps(demo.state)) | {"photos": "others.parquet"}
