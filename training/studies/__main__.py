@@ -15,7 +15,7 @@ from training.utils.cli import USER_ERROR, exit_with_error, parse_options, user_
 from training.utils.quiet import hide_library_bars
 
 PROGRAM = "python -m training.studies"
-NAMES = ("claims", "ablations", "budget", "throughput", "tables")
+NAMES = ("claims", "ablations", "budget", "throughput", "search", "finetuning", "tables")
 
 
 def main(argv: list[str] | None = None):

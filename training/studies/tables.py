@@ -12,7 +12,7 @@ from pathlib import Path
 from training.demo import report
 from training.hub.cards.facts import count_parameters
 from training.hub.cards.tables import export_table
-from training.studies.device_budget import read_costs, read_pairs
+from training.studies.budget import read_costs, read_pairs
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
 from training.utils.results import RESULTS_FILE, Results, markdown_table, percent_cells

@@ -1,12 +1,17 @@
 """Every study on a tiny model: rows, a second call that repeats nothing, and options that are refused in one line."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from training.studies import budget, probe
+from training.data import load_source
+from training.studies import ablations, budget, finetuning, probe
 from training.studies.__main__ import NAMES, main
+from training.studies.ablations import make_trainer
+from training.studies.arms import Trainer
 from training.studies.harness import Study, StudyOptions, arms_table, mean_and_spread, run_module
 from training.studies.tables import BLOCK, render
 from training.utils.results import RESULTS_FILE, Results, Row
@@ -117,3 +122,59 @@ def test_a_block_of_an_unknown_table_is_an_error():
     with pytest.raises(KeyError):
         render(text)
     assert json.dumps(render("no block")) == '"no block"'
+
+
+@pytest.fixture
+def trainer(corpus, tmp_path) -> Trainer:
+    source = str(corpus / "train.parquet")
+    held_out = SimpleNamespace(training_data=lambda data: replace(data, train=source))
+    return make_trainer(ablations.Options(output_dir=str(tmp_path)), held_out)
+
+
+def test_all_arms_see_the_same_number_of_images(trainer):
+    for arm in ablations.ARMS:
+        first = trainer.distill_recipe(arm, 3)
+        steps = 0 if first is None else first.max_steps
+        if arm.align is not None:
+            second = trainer.align_recipe(arm, 3)
+            assert second.seed == 3 and second.student == (first.output_dir if first else None)
+            steps += second.max_steps
+        expected = 240 if arm.name.startswith(("stage 1:", "text tower:")) else 320
+        assert steps == expected, arm.name
+        assert first is None or first.seed == 3
+
+
+def test_an_arm_changes_what_its_name_says(trainer):
+    arms = {arm.name: arm for arm in ablations.ARMS}
+    recipe = trainer.distill_recipe(arms["stage 1: logits"], 0)
+    assert recipe.target == "logits" and recipe.output_dir.endswith("run")
+    wide = trainer.distill_recipe(arms["text tower: the same, no adapter"], 0)
+    assert wide.student.text_config["hidden_size"] == 256 and wide.student.text_config["model_type"] == "xlm-roberta"
+    alone = trainer.align_recipe(arms["stage 2 alone"], 0)
+    assert alone.student is None and alone.new_student.text_init == "random"
+    anchored = trainer.align_recipe(arms["stage 2: InfoNCE, anchor"], 0)
+    assert (anchored.anchor_weight, anchored.affinity_weight, anchored.contrastive_weight) == (5.0, 0.0, 1.0)
+
+
+def test_a_share_of_the_pairs_is_drawn_by_the_seed(trainer, corpus):
+    source = str(corpus / "train.parquet")
+    everything = set(load_source(source)["zh"])
+    first, again, other = (load_source(trainer.pairs(4, seed))["zh"][:] for seed in (1, 1, 2))
+    assert first == again != other and set(first) < everything
+    assert len(first) == len(load_source(source)) // 4
+
+
+def test_the_worst_loss_of_fine_tuning_is_in_its_table():
+    def rows(model: str, gain: float, loss: float, **fields) -> list[Row]:
+        made = []
+        for name, metric, value in (
+            ("test split", "text_to_image_R@5", 0.2 + gain),
+            ("photographs", "image_to_text_R@1", 0.9),
+            ("photographs", "text_to_image_R@1", 0.5 - loss),
+            ("labelled photographs", "top1", 0.4),
+        ):
+            made.append(Row(model=model, metric=metric, value=value, set=name, language="zh", **fields))
+        return made
+
+    results = Results({}, [*rows("start", 0, 0), *rows("default", 0.3, 0.04, stage="200 pairs", seed=1)])
+    assert finetuning.table(results).splitlines()[2] == "| 200 pairs, default | 1 | 30.0 | 4.0 | 0.0 |"
