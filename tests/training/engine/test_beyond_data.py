@@ -1,6 +1,8 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -32,11 +34,8 @@ def models(teacher, tokenizer) -> Models:
     processor = make_image_processor()
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.9, 0.8, 0.7]
 
-    class Alone:  # an ensemble of one teacher
-        projection_dim = teacher.projection_dim
-        members = ()
-
-    return Models(student, DCCLIPProcessor(processor, tokenizer), Alone())
+    ensemble: Any = SimpleNamespace(projection_dim=teacher.projection_dim, members=())
+    return Models(student, DCCLIPProcessor(processor, tokenizer), ensemble)
 
 
 @pytest.mark.parametrize("languages", [["en", "zh"], ["zh"]])

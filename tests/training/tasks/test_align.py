@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from tests.training.tasks.hand_made import (
     rotation,
     unit,
 )
-from training.config import AlignRecipe
+from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
@@ -54,8 +55,8 @@ def make_task(
     rehearsal: dict[str, Rehearsal] | None = None,
     **fields,
 ) -> AlignTask:
-    fields = {"data": data_config(*languages), "language_weights": dict.fromkeys(languages, 1.0)} | fields
-    recipe = recipe_class(output_dir="", **fields)
+    defaults: dict[str, Any] = {"data": data_config(*languages), "language_weights": dict.fromkeys(languages, 1.0)}
+    recipe = recipe_class(output_dir="", **defaults | fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal).eval()
 
@@ -287,6 +288,9 @@ def test_a_loss_between_languages_is_refused_where_no_batch_has_two():
         make_task(languages=("en",), text_text_weight=0.5)
     with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.batches"):
         make_task(data=data_config(batches="one_language"), text_text_weight=0.5)
+    sources = [SourceConfig(train="x", caption_columns={name: name}) for name in ("en", "zh")]
+    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but no source"):
+        make_task(data=DataConfig(sources=sources), text_text_weight=0.5)
 
 
 @pytest.mark.parametrize("weights", [{"en": 1.0}, {"en": 1.0, "fr": 1.0}])

@@ -26,7 +26,7 @@ from tests.tiny import (
     recipe_fields,
 )
 from training import align
-from training.config import AlignRecipe, AugmentConfig, DataConfig, SourceConfig
+from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.corpus.free_photos import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
@@ -375,10 +375,3 @@ def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, co
     assert [line["loss"] for line in again] == [whole[1]["loss"]]
     for name in ("model.safetensors", "checkpoint-000002/training_state/tensors.safetensors"):
         assert (broken / name).read_bytes() == (tmp_path / "aligned" / name).read_bytes()
-
-
-def test_a_loss_between_languages_of_sources_with_one_language_each_raises(recipe):
-    sources = [SourceConfig(train=recipe.data.train, caption_columns={name: name}) for name in ("en", "zh")]
-    data = replace(recipe.data, train=None, sources=sources)
-    with pytest.raises(ValueError, match=r"text_text_weight is 0\.5, but no source under data\.sources"):
-        run(replace(recipe, data=data))

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -229,7 +230,8 @@ def test_interactive_loss_compares_each_side_of_the_student_with_the_teacher(dra
 
 
 def test_a_batch_without_captions_of_a_language_gives_zero_and_not_nan(draw):
-    image, text, positive = *unit(draw(3, 4), draw(0, 4)), torch.zeros(3, 0).bool()
+    image, text = unit(draw(3, 4), draw(0, 4))
+    positive = torch.zeros(3, 0).bool()
     scale = torch.tensor(3.0)
     assert sigmoid_loss(image, text, scale, torch.tensor(0.0), positive).item() == 0
     assert affinity_loss((image, text), (image, text), scale, 2.0).item() == 0
@@ -238,7 +240,7 @@ def test_a_batch_without_captions_of_a_language_gives_zero_and_not_nan(draw):
 
 # large batches
 
-LARGE_LOSSES = {
+LARGE_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "info_nce": lambda student, teacher, scale, positive: info_nce(*student, scale, positive),
     "sigmoid": lambda student, teacher, scale, positive: sigmoid_loss(*student, scale, scale - 9.0, positive),
     "affinity": lambda student, teacher, scale, positive: affinity_loss(student, teacher, scale, 8.0),

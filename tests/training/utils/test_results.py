@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ DAMAGED = (
     b'{"meta": {}, "rows": [{"model": "a", "metric": "b", "value": 1, "other": 2}]}',
     b'{"meta": {}, "rows": [{"model": null, "metric": "b", "value": 1}]}', b"[" * 100_000,
 )  # fmt: skip
-UNSEEN = {"set": "unseen_style", "protocol": "class-names", "metric": "top1"}
-STUDENT = {"model": "student", "stage": "aligned", "interval": (0.2, 0.5)}
+UNSEEN: dict[str, Any] = {"set": "unseen_style", "protocol": "class-names", "metric": "top1"}
+STUDENT: dict[str, Any] = {"model": "student", "stage": "aligned", "interval": (0.2, 0.5)}
 ROWS = [
     Row(model="teacher", language="zh", value=0.5, interval=(0.4, 0.6), **UNSEEN),
     Row(language="zh", value=0.3, seed=0, **STUDENT, **UNSEEN),
@@ -24,11 +25,19 @@ ROWS = [
 
 @pytest.fixture
 def results() -> Results:
-    return Results(make_meta(data="tiny", seed=0, extra="kept"), list(ROWS))
+    return Results(make_meta(data="tiny", seed=0, command="python it.py", extra="kept"), list(ROWS))
 
 
 def test_read_returns_what_was_written(results, tmp_path):
     assert Results.read(results.write(tmp_path)) == results
+
+
+def test_a_file_has_no_absolute_path(results, tmp_path):
+    results.meta["command"] = "python it.py --model /home/me/models/one"
+    results.rows = [replace(ROWS[0], model=f"/home/me/{name}/model") for name in ("one", "two")]
+    found = Results.read(results.write(tmp_path))
+    assert found.meta["command"] == "python it.py --model one"
+    assert [row.model for row in found.rows] == ["one/model", "two/model"]
 
 
 def test_values_are_selected_by_field_and_averaged_over_seeds(results):
