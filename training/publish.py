@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.utils.cli import parse_options, user_errors
+from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from training.hub import Published
@@ -94,6 +95,7 @@ def main(argv: list[str] | None = None):
     )
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with user_errors("publish", extra="train"):
+        hide_library_bars()
         from training.hub import PublishError
 
         try:

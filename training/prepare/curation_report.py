@@ -10,7 +10,7 @@ import numpy as np
 from training.prepare.curation import CAUSES, CODES, KEPT, Decisions, ReadText
 from training.prepare.curation_options import CurateOptions
 from training.utils.files import atomic_write, portable
-from training.utils.results import markdown_table
+from training.utils.results import markdown_table, portable_values
 
 REPORT_FILES = REPORT_FILE, MARKDOWN_FILE = "report.json", "report.md"
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -117,8 +117,8 @@ def write_report(
             similarity[language] = {"scored": len(scored), "threshold": threshold, "quantiles": quantiles}
     causes = {language: facts.text_cause[facts.language == number] for number, language in enumerate(languages)}
     content = {
-        "meta": meta | {"data": portable(meta["data"])},
-        "options": options.key(),
+        "meta": meta,
+        "options": portable_values(options.key()),
         "rows": _count(facts.cause),
         "captions": {language: _count(cause) for language, cause in causes.items()},
         "excluded": counts,

@@ -45,7 +45,7 @@ from training.teachers import Teacher
 from training.utils.cli import command_of
 from training.utils.files import atomic_write, holds_files, write_text
 from training.utils.output import claim_folder
-from training.utils.results import make_meta
+from training.utils.results import make_meta, portable_values
 
 DATA_FOLDER, STATE_FOLDER, STATE_FILE = "data", "state", "run.json"
 FINGERPRINT_ROWS = 1024  # larger sources are sampled
@@ -97,9 +97,9 @@ def _start_or_resume(path: Path, options: CurateOptions, source: "Source") -> di
     key = options.key() | {"fingerprint of data": source.fingerprint()}
     if options.teacher is not None:
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
-    key = json.loads(json.dumps(key))
+    key = portable_values(json.loads(json.dumps(key)))
     if not path.exists():
-        meta = make_meta(options.data, options.seed, command_of(PROGRAM, options))
+        meta = portable_values(make_meta(options.data, options.seed, command_of(PROGRAM, options)))
         write_text(path, json.dumps({"key": key, "meta": meta}, indent=1, ensure_ascii=False))
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -82,7 +82,7 @@ class Results:
         path = Path(folder) / name
         names = _portable_names(row.model for row in self.rows)
         content = {
-            "meta": _portable_values(self.meta),
+            "meta": portable_values(self.meta),
             "rows": [asdict(row) | {"model": names[row.model]} for row in self.rows],
         }
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -201,12 +201,12 @@ def _column(row: Row, several: set[tuple[str | None, str | None, str]]) -> tuple
     return tuple((fields | ({"protocol": row.protocol} if _key(row) in several else {})).items())
 
 
-def _portable_values(value: Any) -> Any:
-    """Make all paths in a JSON value portable."""
+def portable_values(value: Any) -> Any:
+    """Make all absolute paths in a JSON value portable."""
     if isinstance(value, dict):
-        return {name: _portable_values(item) for name, item in value.items()}
+        return {name: portable_values(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_portable_values(item) for item in value]
+        return [portable_values(item) for item in value]
     return portable_text(value) if isinstance(value, str) else value
 
 

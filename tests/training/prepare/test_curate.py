@@ -152,7 +152,9 @@ def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, tokenizer):
     assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     assert "| image too small | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
-    assert report.content["meta"]["command"].startswith("python -m training.prepare.curate --data")
+    assert report.content["meta"]["command"].startswith("python -m training.prepare.curate --data damaged.parquet")
+    for path in (folder / "report.md", folder / "report.json", folder / "state" / "run.json"):
+        assert str(tmp_path) not in path.read_text(encoding="utf-8")
 
 
 def test_images_of_a_folder_are_embedded(distinct_images, tmp_path):
