@@ -5,7 +5,7 @@ formats.py    options, and the table of export formats: a new format is one entr
 gate.py       the accuracy gate: encode the data with each file, and time it
 gate_data.py  images, class names and calibration images of the gate
 graphs.py     ONNX: write, quantise, join and run graphs
-layouts.py    the layouts of other tools: write and compare
+layouts.py    the layouts of other tools; layout_export.py writes and compares them
 litert.py     LiteRT: write and run files
 output.py     the output folder: files, results and card
 programs.py   ExecuTorch: write and run programs
