@@ -4,10 +4,10 @@ Examples:
   python -m training.studies search --data photos.parquet
   python -m training.studies search --data photos.parquet --num_images 200 --num_vectors 100000
 
-The rate compares `dcclip index` with a bare loop that decodes the same JPEG files and encodes ready tensors. Growth
-runs `dcclip index` and `dcclip search` on more and more files, each in a new process. The scan compares the int8 store
-with numpy on random float32 vectors. Recall counts the captions of both languages whose own photograph is among
-the ten best by int8 and by float32 vectors.
+The rate compares `dcclip index`, including its start, with a bare loop that decodes the same JPEG files and encodes
+ready tensors. Growth runs `dcclip index` and `dcclip search` on more and more files, each in a new process. The scan
+compares the int8 store with numpy on random float32 vectors. Recall counts the captions of both languages whose own
+photograph is among the ten best by int8 and by float32 vectors.
 """
 
 import io
