@@ -26,7 +26,7 @@ except ImportError:  # in a model folder, which is not a package
 ImageInput = str | Path | Image.Image
 
 # variants in order of preference, used where results.json names no best file
-PREFERENCE = ("_quantized", "_fp16", "", "_q4")
+PREFERENCE = ("_quantized", "_fp16", "")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")  # of SentencePiece and of BERT; tokenizers of bytes know everything
 BATCH_SIZE = 32

@@ -53,21 +53,13 @@ _FILES = (
 
 @dataclass(frozen=True)
 class File:
-    """One file of an index.
+    """One file of an index."""
 
-    Args:
-        id: Number of the file, stable while the file stays in the index.
-        path: Absolute path; bytes that are not UTF-8 are surrogate escapes.
-        row: Row of its vector.
-        taken: Date and time at which it was taken, else of its last modification, `YYYY-MM-DD HH:MM:SS`.
-        state: State of the file when it was indexed.
-    """
-
-    id: int
-    path: str
-    row: int
-    taken: str
-    state: FileState
+    id: int  # stable while the file stays in the index
+    path: str  # absolute; bytes that are not UTF-8 are surrogate escapes
+    row: int  # of its vector
+    taken: str  # date and time by EXIF, else of its last modification, `YYYY-MM-DD HH:MM:SS`
+    state: FileState  # when it was indexed
 
 
 @dataclass(frozen=True)

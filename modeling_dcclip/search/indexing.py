@@ -70,23 +70,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One file that was read.
-
-    Args:
-        path: Path of the file.
-        state: State of the file while it was read; None if it could not be read.
-        digest: Digest of its content.
-        taken: Date by EXIF.
-        vector: Embedding, (D,) float32; None if the content is known.
-        failure: Why it could not be read.
-    """
+    """One file that was read, or not."""
 
     path: bytes
-    state: FileState | None = None
-    digest: bytes = b""
-    taken: str | None = None
-    vector: np.ndarray | None = None
-    failure: UnreadablePhotoError | None = None
+    state: FileState | None = None  # while it was read; None if it could not be read
+    digest: bytes = b""  # of its content
+    taken: str | None = None  # date by EXIF
+    vector: np.ndarray | None = None  # embedding, (D,) float32; None if the content is known
+    failure: UnreadablePhotoError | None = None  # why it could not be read
 
     @property
     def needs_vector(self) -> bool:

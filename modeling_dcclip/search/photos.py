@@ -59,20 +59,12 @@ class UnreadablePhotoError(ValueError):
 
 @dataclass(frozen=True)
 class Photo:
-    """A file that was read as an image.
+    """A file that was read as an image."""
 
-    Args:
-        state: State of the file while it was read.
-        digest: Digest of its content, 16 bytes.
-        taken: Date and time of EXIF at which it was taken, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content
-            is known.
-        image: The decoded image, upright 8-bit RGB on white; None if the content is known.
-    """
-
-    state: FileState
-    digest: bytes
-    taken: str | None
-    image: Image.Image | None
+    state: FileState  # while it was read
+    digest: bytes  # of its content, 16 bytes
+    taken: str | None  # date and time of EXIF, `YYYY-MM-DD HH:MM:SS`; None without one, or if the content is known
+    image: Image.Image | None  # upright 8-bit RGB on white; None if the content is known
 
 
 def read_photo(path: bytes, is_known: Callable[[bytes], bool], edge: int | None = None) -> Photo:
