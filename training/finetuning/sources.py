@@ -1,15 +1,12 @@
 """Open the user's data, whatever their form, and find the images that they name."""
 
 import codecs
-import itertools
 import os
-import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from datasets import Dataset, Image
 
@@ -21,7 +18,6 @@ from training.finetuning.tables import decode, read_table
 from training.utils.files import is_claimed
 
 MOST = 0.5  # share of the images of a folder that have captions
-DRIVE = re.compile("[a-zA-Z]:/")  # of an absolute path under Windows
 SEPARATOR = b"\n--8<--\n"  # between text files that are decoded together
 BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MAX_FILES = 500_000  # files that are looked at below a folder
@@ -187,12 +183,7 @@ def _undecoded(rows: Dataset) -> Dataset:
 
 
 class ImageFinder:
-    """Finds image files by the paths that a table names.
-
-    A path is absolute, or relative to the folder of the table. A path that leads nowhere from there, such as a path on
-    a different machine, is looked up among all images below this folder by its end, such as `shoes/1.jpg` or `1.jpg`,
-    and without a suffix by its name. All folders of a relative path must fit, and at least one of an absolute path if
-    the images are in several folders. The image that shares the longest end is chosen; two are no answer.
+    """Finds image files by the paths that a table names: absolute, or relative to the folder of the table.
 
     Args:
         folder: Folder of the table.
@@ -202,49 +193,18 @@ class ImageFinder:
         self.folder = folder
 
     def __call__(self, name: str) -> Path | None:
-        """Absolute path of an image file; None if there is none, or several fit."""
-        name = name.strip().replace("\\", "/")
+        """Absolute path of an image file; None if there is none."""
+        name = name.strip().removeprefix("file://").replace("\\", "/")
         if not name or "\0" in name:
             return None
-        path = Path(os.path.expanduser(name.removeprefix("file://")))
-        try:
-            if (self.folder / path).is_file():
-                return (self.folder / path).absolute()
-        except OSError:  # a caption is too long for a path
-            return None
-        if not (parts := PurePosixPath(_normal(name)).parts):  # such as `.`
-            return None
-        *folders, last = parts
-        is_absolute = path.is_absolute() or DRIVE.match(name) is not None
-        needed = (0 if self._is_one_folder else 1) if is_absolute else len(folders)
-        lengths = {path: _common_end(path.parent, folders) for path in self._by_name.get(last, [])}
-        longest = max(lengths.values(), default=-1)
-        found = [path for path, length in lengths.items() if length == longest >= needed]
-        return found[0] if len(found) == 1 else None
-
-    @cached_property
-    def _is_one_folder(self) -> bool:
-        return len({path.parent for paths in self._by_name.values() for path in paths}) == 1
-
-    @cached_property
-    def _by_name(self) -> dict[str, list[Path]]:
-        """Images below the folder, by file name and by file name without its suffix, in normal form."""
-        found: dict[str, list[Path]] = {}
-        for path in list_images(self.folder):
-            for name in {_normal(path.name), _normal(path.stem)}:
-                found.setdefault(name, []).append(path)
-        return found
-
-
-def _normal(name: str) -> str:
-    """A name in lower case, with composed characters: macOS writes an accent as a character of its own."""
-    return unicodedata.normalize("NFC", name).lower()
-
-
-def _common_end(folder: Path, parts: list[str]) -> int:
-    """Number of the last parts that a folder and a path have in common."""
-    pairs = zip(reversed(folder.parts), reversed(parts), strict=False)
-    return sum(1 for _ in itertools.takewhile(lambda pair: _normal(pair[0]) == pair[1], pairs))
+        for form in ("NFC", "NFD"):  # macOS writes an accent as a character of its own
+            path = self.folder / os.path.expanduser(unicodedata.normalize(form, name))
+            try:
+                if path.is_file():
+                    return path.absolute()
+            except OSError:  # a caption is too long for a path
+                return None
+        return None
 
 
 def list_images(folder: Path) -> list[Path]:

@@ -118,7 +118,7 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
     folder = study.folder / ".scratch" / name
     # a new process, so that the memory of the largest model is freed
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        pool.submit(prepare, name, own, folder, options.backends).result()
+        pool.submit(prepare, name, own, folder, [*options.backends]).result()
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if not study.has(model=name, metric="parameters"):
         names = ("parameters", "image_parameters", "text_parameters", "embedding_parameters")

@@ -91,8 +91,8 @@ def make_trainer(options: Options) -> Trainer:
     rows.to_parquet(folder / "pairs.parquet")
     data = DataConfig(train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False)
     student = replace(first.student, image_size=options.image_size or first.student.image_size)
-    fields = {"tower": "both", "target": "feature_map", "teacher_views": 1, "batch_size": options.batch_size}
-    first = replace(first, student=student, data=data, **fields)
+    first = replace(first, student=student, data=data, tower="both", target="feature_map", teacher_views=1)
+    first = replace(first, batch_size=options.batch_size)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
     second = replace(second, batch_size=options.batch_size)
     return Trainer(first, second, folder, options.distill_steps, options.align_steps, options.pretrained)
