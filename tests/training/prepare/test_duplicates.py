@@ -131,6 +131,8 @@ def test_bands_give_the_matches_of_comparing_all_pairs(distance, num_reference):
 
     match = match_earlier(hamming_bands(hashes, distance), is_near, num_reference)
     assert match.tolist() == slow_match(hashes, distance, num_reference)
+    colourless = np.zeros((300, 48), np.uint8)
+    assert match_images(hashes, colourless, distance, 0.0, num_reference).tolist() == match.tolist()
     assert 0 < (match != np.arange(300)).sum() < 300
     assert distance > 4 or sum(compared) < 0.05 * 300 * 299 / 2
 
