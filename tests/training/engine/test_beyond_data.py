@@ -13,7 +13,7 @@ from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_m
 from tests.training.tasks.hand_made import data_config
 from training.config import AlignRecipe
 from training.corpus import free_photos as crops
-from training.data.image_bank import vary_images
+from training.data.image_bank import load_images, vary_images
 from training.data.transforms import Normalize
 from training.engine.inputs import Models, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
@@ -85,7 +85,7 @@ def test_images_of_the_user_are_taken_as_they_are(models, teacher: Teacher, trai
     train_rows.select(range(4)).to_parquet(tmp_path / "own.parquet")
     recipe = make_recipe(student="s", teacher="m", photo_weight=1.0, photos=str(tmp_path / "own.parquet"))
     found = open_rehearsal(recipe, models, LiveTargets(teacher, TargetSpec(TOWERS)), Accelerator())["photo"]
-    assert found.inputs["images"].shape == (4, 3, IMAGE_SIZE, IMAGE_SIZE)
+    assert torch.equal(found.inputs["images"], load_images(str(recipe.photos), recipe.data, IMAGE_SIZE))
     normalized = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)(found.inputs["images"])
     torch.testing.assert_close(found.targets, teacher.encode_images(normalized).embedding, rtol=1e-4, atol=1e-5)
 
