@@ -8,8 +8,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -78,23 +77,6 @@ def end_process_group():
         distributed.destroy_process_group()
 
 
-@contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Set the number of torch threads within the `with` block.
-
-    Args:
-        count: Number of threads, also for code that uses `torch.get_num_threads()`.
-    """
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 def interleaved_ms(calls: Mapping[Key, Callable[[], object]], repeats: int = 51) -> dict[Key, list[float]]:
     """Time several calls in turn, so that other load on the machine slows down all of them alike.
 
@@ -123,18 +105,5 @@ def peak_bytes() -> int:
     Raises:
         OSError: If the system is not Linux.
     """
-    return _status_bytes("VmHWM")
-
-
-def resident_bytes() -> int:
-    """Return the memory that this process holds now, in bytes.
-
-    Raises:
-        OSError: If the system is not Linux.
-    """
-    return _status_bytes("VmRSS")
-
-
-def _status_bytes(field: str) -> int:
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.findall(rf"{field}:\s+(\d+)", status)[0])
+    return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])

@@ -23,7 +23,6 @@ from training.data import (
 )
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.engine.inputs import open_pairs
-from training.utils.process import torch_threads
 
 MODES = pytest.mark.parametrize("streaming", [False, True])
 
@@ -88,12 +87,12 @@ def test_caption_in_the_wrong_script_is_left_out_and_the_other_language_is_used(
     assert len(batch["owner"]) == 16 and not skipped.captions
 
 
-def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows):
+def test_images_decoded_on_threads_equal_those_decoded_one_by_one(train_rows, monkeypatch):
     usable = train_rows.cast_column("image", Image(decode=False))["image"][:8]
     bomb = {"bytes": claim_size(10_000, 10_000), "path": None}
     cells = [*usable[:4], bomb, {"bytes": b"broken", "path": None}, None, bomb, *usable[4:]]
-    with torch_threads(4):
-        decoded = decode_images(cells, 224)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    decoded = decode_images(cells, 224)
     for cell, image in zip(cells, decoded, strict=True):
         expected = decode_image(cell, 224)
         assert image == expected if isinstance(expected, str) else torch.equal(image, expected)
