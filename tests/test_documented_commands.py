@@ -18,7 +18,6 @@ PLACEHOLDERS = {"training.distill": {"RECIPE": "training/configs/demo_distill.ya
 PLACEHOLDERS |= {"training.align": {"RECIPE": "training/configs/demo_align.yaml"}}
 COMMAND = re.compile(r"\bpython -m training\.|\btraining/\w+\.py")
 SCRIPT = re.compile(r"training/\w+\.py|training(?:\.\w+)+")
-WITHOUT_PARSER = ("training.evaluation.clip_benchmark",)  # CLIP_benchmark parses its own arguments
 
 
 class Parsed(Exception):
@@ -48,7 +47,7 @@ def commands_of(path: Path) -> Iterator[list[str]]:
         for part in line.split("&&"):
             words = shlex.split(part, comments=True) if COMMAND.search(part) else []
             # a command in quotes, as srun takes it, is one word; `...` abbreviates one
-            scripts = [word for word in words[1:] if SCRIPT.fullmatch(word) and word not in WITHOUT_PARSER]
+            scripts = [word for word in words[1:] if SCRIPT.fullmatch(word)]
             if scripts and not {"...", "--help"} & set(words):
                 yield words
 

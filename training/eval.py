@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> "Results | None":
 
 def _run(options: EvalOptions) -> "Results | None":
     # imported after parsing: torch and transformers take seconds, and --help needs neither
-    from training.evaluation.embedding_cache import EmbeddingCache, find_processes
+    from training.evaluation.encoder import find_processes
     from training.evaluation.plan import EvalPlan
     from training.evaluation.report import REPORT_FILES, write_report
     from training.evaluation.runner import Runner
@@ -55,14 +55,10 @@ def _run(options: EvalOptions) -> "Results | None":
     state = find_processes()
     with ExitStack() as claimed:
         if state.is_main_process:
-            names = [options.cache_folder.name] if options.cache_dir is None else []
-            claim = claim_folder(
-                options.output_dir, [*names, *REPORT_FILES], command="eval", overwrite=options.overwrite
-            )
+            claim = claim_folder(options.output_dir, REPORT_FILES, command="eval", overwrite=options.overwrite)
             claimed.enter_context(claim)
-        cache = EmbeddingCache(options.cache_folder, state)
         runner = Runner(
-            plan, cache, options.trust_remote_code, options.keeps_details, options.widths, options.merge_captions
+            plan, state, options.trust_remote_code, options.keeps_details, options.widths, options.merge_captions
         )
         outcome = runner.run(options.model, options.text_model)
         if not state.is_main_process:

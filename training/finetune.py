@@ -45,7 +45,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
     from training.corpus.free_photos import FREE_PHOTOS
-    from training.evaluation.embedding_cache import find_processes
+    from training.evaluation.encoder import find_processes
     from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
     from training.finetuning.plan import estimate_minutes, make_recipe

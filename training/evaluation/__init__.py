@@ -1,8 +1,7 @@
 """Zero-shot classification and retrieval in several languages.
 
 classify.py         encode and score labelled sets in memory; evaluation during training
-clip_benchmark.py   our models inside the package clip-benchmark
-embedding_cache.py  embeddings cached by content, computed by one process or several
+encoder.py          a model with the embeddings that it has computed, by one process or several
 figures.py          class tables, confusion matrices, comparison of the languages
 image_loading.py    images decoded, resized and normalized in threads
 metrics.py          metrics as pure functions

@@ -1,7 +1,6 @@
 """Options of `training/eval.py`. This module does not import torch, so that `--help` answers at once."""
 
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 
 from training.evaluation.sets.protocols import OURS, PROTOCOLS
 
@@ -54,7 +53,6 @@ class EvalOptions:
         output: With `predict`, CSV file for the predictions, one row per image with the columns path, label, score,
             top_k and error.
         top_k: With `predict`, number of labels with scores in the column top_k, at least 1.
-        cache_dir: Folder for cached embeddings. Default: output_dir/cache.
         published: Whether to print published results of other models.
         per_class: Whether to write a table of the results of each class.
         confusion: Whether to draw confusion matrices.
@@ -87,7 +85,6 @@ class EvalOptions:
     labels: list[str] = field(default_factory=list)
     output: str | None = None
     top_k: int = TOP_K
-    cache_dir: str | None = None
     published: bool = False
     per_class: bool = False
     confusion: bool = False
@@ -158,8 +155,3 @@ class EvalOptions:
     def keeps_details(self) -> bool:
         """Whether the results of each class are needed."""
         return self.per_class or self.confusion
-
-    @property
-    def cache_folder(self) -> Path:
-        """Folder for cached embeddings."""
-        return Path(self.cache_dir) if self.cache_dir else Path(self.output_dir) / "cache"

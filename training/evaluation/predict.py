@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from modeling_dcclip.image_dcclip import ImageError
 from training.data import open_image
 from training.evaluation.classify import class_embeddings
-from training.evaluation.embedding_cache import find_processes
+from training.evaluation.encoder import find_processes
 from training.evaluation.options import EvalOptions
 from training.evaluation.sets.sources import IMAGE_SUFFIXES, list_images
 from training.evaluation.zero_shot_model import ZeroShotModel

@@ -8,11 +8,12 @@ from typing import Any
 
 import evaluate
 import torch
+from accelerate import PartialState
 from datasets import Features, List, Value
 from torch import Tensor
 
 from training.evaluation.classify import Measurement, joint_name, measure, require_equal_widths, task_metrics
-from training.evaluation.embedding_cache import CachedEncoder, EmbeddingCache
+from training.evaluation.encoder import Encoder
 from training.evaluation.plan import EvalPlan, EvalTask, tasks_by_language
 from training.evaluation.retrieval import score
 from training.evaluation.zero_shot_model import ZeroShotModel
@@ -66,11 +67,9 @@ class Outcome:
 class Runner:
     """Measures models on the tasks of a plan, one model after the other.
 
-    Embeddings of each set are cached at once, so that an interrupted run continues with the next set.
-
     Args:
         plan: Tasks and data.
-        cache: Cache of the embeddings.
+        state: State of this process among the others.
         trust_remote_code: Whether to run code that comes with a model.
         keep_details: Whether to keep the results of each class.
         widths: Numbers of leading dimensions at which the models are measured too, besides all of them.
@@ -78,7 +77,7 @@ class Runner:
     """
 
     plan: EvalPlan
-    cache: EmbeddingCache
+    state: PartialState
     trust_remote_code: bool = False
     keep_details: bool = False
     widths: Sequence[int] = ()
@@ -90,9 +89,6 @@ class Runner:
         Args:
             models: Folders or Hub ids, as `ZeroShotModel.from_pretrained` takes them.
             text_model: A further model, combined with each of `models`: once as text encoder, once as image encoder.
-
-        Returns:
-            The results in the first process; the other processes return no rows.
 
         Raises:
             ValueError: A model, image or label cannot be used, or the embeddings of two models differ in width.
@@ -117,10 +113,10 @@ class Runner:
             outcome.models.append(outcome.models.pop(0))
         return outcome
 
-    def _encode(self, name: str, outcome: Outcome) -> CachedEncoder:
+    def _encode(self, name: str, outcome: Outcome) -> Encoder:
         """Load a model and encode all images and texts of the plan."""
         model = ZeroShotModel.from_pretrained(name, trust_remote_code=self.trust_remote_code)
-        encoder = CachedEncoder(model.to(self.cache.state.device), self.cache, name)
+        encoder = Encoder(model.to(self.state.device), self.state, name)
         cut: dict[str, int] = {}  # number of truncated texts by set
         for task in self.plan.available_tasks:
             encoder.images(self.plan.sets[task.set], task.squashed)
@@ -132,11 +128,11 @@ class Runner:
             for language, captions in retrieval_set.captions.items():
                 encoder.texts(captions)
                 cut[f"{retrieval_set.name}, {language}"] = model.count_truncated(captions)
-        description = {"name": name, "fingerprint": encoder.fingerprint} | model.describe()
+        description = {"name": name, "fingerprint": model.fingerprint} | model.describe()
         outcome.models.append(description | {"texts_cut": {key: count for key, count in cut.items() if count}})
         return encoder
 
-    def measure(self, image_encoder: CachedEncoder, text_encoder: CachedEncoder, outcome: Outcome) -> list[Row]:
+    def measure(self, image_encoder: Encoder, text_encoder: Encoder, outcome: Outcome) -> list[Row]:
         """Measure the images of one model with the texts of the same or a different model.
 
         Args:
@@ -152,8 +148,6 @@ class Runner:
         measurements: dict[tuple[str, ...], Measurement] = {}
         for task in self.plan.available_tasks:
             measurement = self._measure_task(task, image_encoder, text_encoder)
-            if measurement is None:
-                continue  # only the first process measures
             measurements[task.key] = measurement
             rows += measurement.rows(model=name, set=task.set, protocol=task.protocol, language=task.language)
             if self.keep_details:
@@ -162,20 +156,14 @@ class Runner:
         for retrieval_set in self.plan.retrieval_sets:
             for language, captions in retrieval_set.captions.items():
                 images, texts = image_encoder.images(retrieval_set), text_encoder.texts(captions)
-                if images is None or texts is None:
-                    continue
                 require_equal_widths(image_encoder, images, text_encoder, texts)
                 rows += score(retrieval_set, language, images, texts, name, with_merged=self.merge_captions)
         return rows
 
-    def _measure_task(
-        self, task: EvalTask, image_encoder: CachedEncoder, text_encoder: CachedEncoder
-    ) -> Measurement | None:
+    def _measure_task(self, task: EvalTask, image_encoder: Encoder, text_encoder: Encoder) -> Measurement:
         labelled = self.plan.sets[task.set]
         images = image_encoder.images(labelled, task.squashed)
         classes = text_encoder.classes(task.candidates, task.templates)
-        if images is None or classes is None:
-            return None
         require_equal_widths(image_encoder, images, text_encoder, classes)
         try:
             metrics = task_metrics(labelled.labels, task.metric)
@@ -188,12 +176,11 @@ class Runner:
         rows = []
         for set_name, tasks in tasks_by_language(self.plan.available_tasks).items():
             metric = tasks[0].metric
-            found = [measurements[task.key] for task in tasks if task.key in measurements]
+            found = [measurements[task.key] for task in tasks]
             values = {}
-            if found and all(metric in measurement.values for measurement in found):
+            if all(metric in measurement.values for measurement in found):
                 values[metric] = statistics.fmean(measurement.values[metric] for measurement in found)
-            if found:  # else this is not the first process
-                values[AGREEMENT] = agreement([measurement.predictions for measurement in found])
+            values[AGREEMENT] = agreement([measurement.predictions for measurement in found])
             protocol = ", ".join(dict.fromkeys(task.protocol for task in tasks))
             language = ", ".join(task.language for task in tasks)
             for metric, value in values.items():

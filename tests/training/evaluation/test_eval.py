@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.training.evaluation.drawings import CIFAR_10, VOC, drawing, rows_of, write_folders, write_parquet
 from training import eval as eval_script
-from training.evaluation.embedding_cache import find_processes
+from training.evaluation.encoder import find_processes
 from training.evaluation.options import EvalOptions
 from training.evaluation.plan import EvalPlan, protocol_tasks
 from training.evaluation.report import elevater_scores, results_table, write_report
@@ -131,26 +131,6 @@ def test_a_later_run_removes_the_figures_and_tables_that_it_does_not_write(tmp_p
     assert left == {"results.json", "table.md", "per_class/notes.txt"} and "languages.png" not in text
 
 
-def test_an_interrupted_run_continues_with_the_next_set(arguments, tmp_path, monkeypatch):
-    encoded, encode = [], ZeroShotModel.encode_images
-
-    def encode_one(self, rows, *rest, **fields):
-        if len(encoded) == 1 and not (tmp_path / "go").exists():
-            raise KeyboardInterrupt
-        encoded.append(len(rows))
-        return encode(self, rows, *rest, **fields)
-
-    monkeypatch.setattr(ZeroShotModel, "encode_images", encode_one)
-    with pytest.raises(SystemExit) as stopped:
-        eval_script.main([*arguments, "--output_dir", str(tmp_path)])
-    assert stopped.value.code == 130
-    (tmp_path / "go").touch()
-    first = eval_script.main([*arguments, "--output_dir", str(tmp_path)])
-    assert encoded == [NUM, len(VOC)]
-    again = eval_script.main([*arguments, "--output_dir", str(tmp_path / "b"), "--cache_dir", str(tmp_path / "cache")])
-    assert encoded == [NUM, len(VOC)] and again.rows == first.rows
-
-
 def test_a_score_needs_all_twenty_sets_of_the_protocol():
     eval_tasks = protocol_tasks([PROTOCOLS["elevater-zh"]], list(ELEVATER), "ours", "none")
     complete = {name: LabelledSet(name, [], None, "a", None, "b", []) for name in ELEVATER}
@@ -179,7 +159,8 @@ def test_several_processes_share_the_images_and_write_the_same_results(evaluated
     AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(work)
     together = Results.read(tmp_path / "results.json").rows
-    alone = [row for row in evaluated[0].rows if row.model == together[0].model]
+    written = Results.read(evaluated[1] / "results.json").rows
+    alone = [row for row in written if row.model == together[0].model]
     assert [(r.set, r.protocol, r.metric) for r in together] == [(r.set, r.protocol, r.metric) for r in alone]
     assert [row.value for row in together] == pytest.approx([row.value for row in alone], abs=1e-6)
 

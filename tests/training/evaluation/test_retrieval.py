@@ -151,9 +151,10 @@ def test_retrieval_alone_is_measured_and_described(corpus, teacher_folder, altcl
     names = {str(teacher_folder), f"{teacher_folder} images, {altclip_folder} texts"}
     assert {row.model for row in first.rows} == names | {f"{altclip_folder} images, {teacher_folder} texts"}
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))["meta"]
-    assert written["retrieval"] == [open_retrieval_set("drawings", place).describe()]
-    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[str(teacher_folder)] == 32
-    assert [model["name"] for model in written["models"]] == [str(teacher_folder), str(altclip_folder)]
+    described = open_retrieval_set("drawings", place).describe()
+    assert written["retrieval"] == [described | {"source": "unseen_style.parquet"}]  # without the folders of its path
+    assert {model["name"]: model["texts"]["max_length"] for model in written["models"]}[teacher_folder.name] == 32
+    assert [model["name"] for model in written["models"]] == [teacher_folder.name, altclip_folder.name]
     assert len(eval_results(Results.read(tmp_path / "results.json"))) == 8  # R@1 and R@5 of the first model
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert "| model | set | language | image to text R@1 |" in table and table.strip() in capsys.readouterr().out
