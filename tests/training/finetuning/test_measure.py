@@ -78,10 +78,10 @@ def images_of(pairs: list[tuple[int, int]], captions: list[str], names: list[str
 
 
 def test_an_image_may_have_several_labels():
-    """Image 0 is a cat and a pet, image 1 a dog, image 2 has no name; the model takes each for a pet."""
+    """Image 0 is a cat and a pet, image 1 a dog, image 2 has no name; the model sees a cat and two pets."""
     table = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "pet": [0.0, 0.0, 1.0]}
     made = images_of([(0, 0), (0, 1), (1, 2)], ["cat", "pet", "dog"], ["cat", "dog", "pet"], 3)
-    images = F.normalize(torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
+    images = F.normalize(torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
     rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 3)}))
     assert {row.metric: row.value for row in rows} == {"top1": 0.5}
     (only,) = rows
