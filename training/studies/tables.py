@@ -22,50 +22,47 @@ BUDGET = REPO_ROOT / "model_cards" / "results" / "budget" / RESULTS_FILE
 LATER_BUDGET = BUDGET.with_name("photo_model.json")
 DEMO = REPO_ROOT / "model_cards" / "results" / "demo" / RESULTS_FILE
 PHOTO_MODEL = REPO_ROOT / "model_cards" / "dcclip-tiny-photo"
-SIZES = ("tiny", "small", "base")
-BASELINES = {"chinese-clip-rn50": "Chinese-CLIP RN50", "altclip": "AltCLIP"}
+BUDGET_MODELS = {
+    "tiny": "`tiny`",
+    "small": "`small`",
+    "base": "`base`",
+    "chinese-clip-rn50": "Chinese-CLIP RN50",
+    "altclip": "AltCLIP",
+}
 WORDS = {
     "en": {
         "header": ["Model", "Parameters", "Size", "Latency of an image and a text", "Quality, en / zh", "Status"],
         "photographs": "[in this repository](model_cards/dcclip-tiny-photo)",
         "demo": "trained by the quick start",
-        "size": "recipe, weights not published",
-        "baseline": "baseline",
-        "note": "Latency: one thread, int8; the demo in PyTorch, fp32; `dcclip-tiny-photo` in a later run, where "
-        "`tiny` takes {tiny:.1f} ms. The models without a quality had random weights. R@5: text to image, 690 "
-        "photographs. Top-5: 3,944 emoji names, unseen skin tones.",
+        "note": "Latency: one thread, batch 1; `dcclip-tiny-photo` in int8, the demo in PyTorch. R@5: text to image, "
+        "690 photographs. Top-5: 3,944 emoji names, unseen skin tones.",
     },
     "zh": {
         "header": ["模型", "参数量", "大小", "一张图片加一条文本的延迟", "效果（英 / 中）", "状态"],
         "photographs": "[在本仓库中](model_cards/dcclip-tiny-photo)",
         "demo": "由快速开始训练得到",
-        "size": "训练配方，权重未发布",
-        "baseline": "基线模型",
-        "note": "延迟为单线程 int8 的结果，演示模型为 PyTorch fp32，"
-        "`dcclip-tiny-photo` 为后来单独测得（同次测得 `tiny` 为 {tiny:.1f} ms）。"
-        "未列效果的模型使用随机权重。"
+        "note": "延迟：单线程，每次一张图片和一条文本；`dcclip-tiny-photo` 为 int8，演示模型为 PyTorch。"
         "R@5：在 690 张照片中以文搜图。top-5：在 3,944 个表情名称中，图片为未见过的肤色变体。",
     },
 }
-# model, stage, title in each language
-PHOTOGRAPH_MODELS = (
-    ("ConSE", None, {"en": "ConSE, no training", "zh": "ConSE（不训练）"}),
-    (
-        "caption heads",
-        None,
-        {"en": "trained heads on the frozen pretrained towers", "zh": "冻结的预训练编码器，只训练投影头"},
-    ),
-    ("teacher", None, {"en": "teacher", "zh": "教师模型"}),
-    ("student", "no_teacher", {"en": "student without a teacher, 300 steps", "zh": "学生模型，无教师，300 步"}),
-    ("student", "distilled", {"en": "student after stage 1", "zh": "学生模型，第一阶段后"}),
-    ("student", "aligned", {"en": "**dcclip-tiny-photo**", "zh": "**dcclip-tiny-photo**"}),
-)
 # title in each language, set and metric
-PHOTOGRAPH_COLUMNS = (
-    ({"en": "text to image", "zh": "以文搜图"}, "flickr8k_validation", "t2i_recall@5"),
-    ({"en": "image to text", "zh": "以图搜文"}, "flickr8k_validation", "i2t_recall@5"),
-    ({"en": "CIFAR-10", "zh": "CIFAR-10"}, "cifar-10", "top1"),
-    ({"en": "Tiny ImageNet", "zh": "Tiny ImageNet"}, "tiny_imagenet", "top1"),
+PHOTOGRAPH_ROWS = (
+    (
+        {"en": "Flickr8k validation, text to image R@5", "zh": "Flickr8k 验证集，以文搜图 R@5"},
+        "flickr8k_validation",
+        "t2i_recall@5",
+    ),
+    (
+        {"en": "Flickr8k validation, image to text R@5", "zh": "Flickr8k 验证集，以图搜文 R@5"},
+        "flickr8k_validation",
+        "i2t_recall@5",
+    ),
+    (
+        {"en": "Bing photographs of the day, text to image R@5", "zh": "必应每日图片，以文搜图 R@5"},
+        "bing_validation",
+        "t2i_recall@5",
+    ),
+    ({"en": "CIFAR-10, top-1", "zh": "CIFAR-10，top-1"}, "cifar-10", "top1"),
 )
 
 
@@ -79,11 +76,21 @@ def models_table(language: str = "en") -> str:
     words = WORDS[language]
     lines = [words["header"], ["---", "---:", "---:", "---:", "---:", "---"]]
     lines += [_photo_line(str(words["photographs"])), _demo_line(str(words["demo"]))]
+    return f"{markdown_table(lines)}\n\n{words['note']}"
+
+
+def budget_table() -> str:
+    """Size and latency of the student recipes and of baselines, with random weights, from one run."""
     budget = Results.read(BUDGET)
-    lines += [_budget_line(budget, name, f"`{name}`", str(words["size"])) for name in SIZES]
-    lines += [_budget_line(budget, name, title, str(words["baseline"])) for name, title in BASELINES.items()]
-    note = str(words["note"]).format(tiny=_pair_ms(Results.read(LATER_BUDGET), "tiny"))
-    return f"{markdown_table(lines)}\n\n{note}"
+    lines = [
+        ["Model", "Parameters", "Size in int8", "Latency of an image and a text"],
+        ["---", "---:", "---:", "---:"],
+    ]
+    for name, title in BUDGET_MODELS.items():
+        megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
+        parameters = budget.mean(model=name, metric="parameters") or 0.0
+        lines.append([title, f"{parameters / 1e6:.1f} M", f"{megabytes:.0f} MB", f"{_pair_ms(budget, name):.1f} ms"])
+    return markdown_table(lines)
 
 
 def _photo_line(status: str) -> list[str]:
@@ -118,13 +125,6 @@ def _demo_line(status: str) -> list[str]:
     ]
 
 
-def _budget_line(budget: Results, name: str, title: str, status: str) -> list[str]:
-    megabytes = read_costs(budget, name, "onnx-int8", 1)["MB"] or 0.0
-    parameters = budget.mean(model=name, metric="parameters") or 0.0
-    size, latency = f"{megabytes:.0f} MB (int8)", f"{_pair_ms(budget, name):.1f} ms"
-    return [title, f"{parameters / 1e6:.1f} M", size, latency, "", status]
-
-
 def _pair_ms(budget: Results, name: str) -> float:
     """Latency of an image and a text in int8 on one thread, in milliseconds."""
     key = (name, "onnx-int8", 1)
@@ -132,18 +132,13 @@ def _pair_ms(budget: Results, name: str) -> float:
     return ms
 
 
-def photographs_table(results: Results, words: str = "en") -> str:
-    """Recall at 5 on Flickr8k and top-1 accuracy on labelled sets, in percent, English / Chinese."""
-    corner = {"en": "%, en / zh", "zh": "%，英 / 中"}[words]
-    lines = [[corner, *(title[words] for title, _, _ in PHOTOGRAPH_COLUMNS)]]
-    lines.append(["---", *["---:"] * len(PHOTOGRAPH_COLUMNS)])
-    for model, stage, title in PHOTOGRAPH_MODELS:
-        if results.values(model=model, stage=stage):
-            cells = []
-            for _, name, metric in PHOTOGRAPH_COLUMNS:
-                fields = {"model": model, "stage": stage, "set": name, "metric": metric}
-                cells.append(" / ".join(percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)))
-            lines.append([title[words], *cells])
+def photographs_table(language: str = "en") -> str:
+    """Recall at 5 and top-1 accuracy of the model of photographs, in percent."""
+    results = Results.read(PHOTO_MODEL / RESULTS_FILE)
+    lines = [["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])], ["---", "---:", "---:"]]
+    for title, name, metric in PHOTOGRAPH_ROWS:
+        fields = {"model": "student", "stage": "aligned", "set": name, "metric": metric}
+        lines.append([title[language], *percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)])
     return markdown_table(lines)
 
 
@@ -157,7 +152,8 @@ def _read(path: str) -> Results:
 
 RENDERERS: dict[str, Callable[..., str | None]] = {
     "models": models_table,
-    "photographs": lambda path, words="en": photographs_table(_read(path), words),
+    "photographs": photographs_table,
+    "budget": budget_table,
     "demo": lambda path: _fenced(report.summary(_read(path))),
     "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
     "export": lambda path: export_table(_read(path)),
