@@ -246,9 +246,18 @@ def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None,
         (general.languages[1], second, first),
     ):
         recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        fields = {"model": MODEL, "stage": stage, "set": GENERAL, "protocol": TEXT_PROTOCOL, "language": language}
-        interval = wilson_interval(recall, len(first))
-        rows.append(Row(**fields, metric="text_to_text_R@1", value=recall, seed=seed, interval=interval))
+        row = Row(
+            model=MODEL,
+            stage=stage,
+            set=GENERAL,
+            protocol=TEXT_PROTOCOL,
+            language=language,
+            metric="text_to_text_R@1",
+            value=recall,
+            interval=wilson_interval(recall, len(first)),
+            seed=seed,
+        )
+        rows.append(row)
     return rows
 
 

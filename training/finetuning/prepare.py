@@ -134,8 +134,14 @@ def prepare_general(
     """
     if options.general_data is None:
         return None
-    fields = {"allow_urls": options.allow_urls, "allow_paths": options.allow_paths, "seed": options.seed}
-    general = FinetuneOptions(model=options.model, data=options.general_data, output_dir=options.output_dir, **fields)
+    general = FinetuneOptions(
+        model=options.model,
+        data=options.general_data,
+        output_dir=options.output_dir,
+        allow_urls=options.allow_urls,
+        allow_paths=options.allow_paths,
+        seed=options.seed,
+    )
     try:
         inner = scratch / GENERAL_FOLDER if scratch is not None else None
         return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, scratch=inner, embed=embed)

@@ -39,8 +39,10 @@ IMAGE_NAMES = (
     "图片",
 )
 LABEL_NAMES = ("label", "labels", "fine_label", "class", "category", "标签", "类别", "分类")
-CAPTION_NAMES = ("caption", "title", "标题", "標題", "text", "txt", "文本", "description", "描述", "name", "名称")
-CAPTION_NAMES += LABEL_NAMES
+CAPTION_NAMES = (
+    *("caption", "title", "标题", "標題", "text", "txt", "文本", "description", "描述", "name", "名称"),
+    *LABEL_NAMES,
+)
 OTHER_ASIAN = frozenset({"Hiragana", "Katakana", "Hangul"})  # with Han characters among them, a text is not Chinese
 
 
@@ -121,12 +123,12 @@ def _read_json_lines(text: str, path: Path) -> dict[str, list[Any]]:
 
 def _json_cells(cells: list[Any]) -> list[Any]:
     """Cells as strings or, if one of them is a list, as lists of strings."""
-    missing = [None, *MISSING]
+    missing: list[Any] = [None, *MISSING]
     lists = [
         [str(item) for item in (cell if isinstance(cell, list) else [cell]) if item not in missing and item == item]
         for cell in cells
     ]
-    return lists if any(isinstance(cell, list) for cell in cells) else [(each or [None])[0] for each in lists]
+    return lists if any(isinstance(cell, list) for cell in cells) else [each[0] if each else None for each in lists]
 
 
 def _read_csv(text: str, path: Path) -> tuple[dict[str, list[Any]], list[str]]:
@@ -226,8 +228,8 @@ def find_columns(
     texts = {name: cells for name, cells in every.items() if name != image}
     captions = dict(caption_columns or {})
     if not captions:  # such as zh, en.txt or title_en
-        named = [(name, re.split(r"[\W_]+", name.lower())) for name in texts if texts[name]]
-        captions = {language: name for language in LANGUAGES for name, parts in named[::-1] if language in parts}
+        split = [(name, re.split(r"[\W_]+", name.lower())) for name in texts if texts[name]]
+        captions = {language: name for language in LANGUAGES for name, parts in split[::-1] if language in parts}
     for language, column in (caption_columns or {}).items():
         _check_captions(every[column], column, language)
     if not captions:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -222,7 +223,7 @@ class Facts:
             ValueError: The file is damaged.
         """
         try:
-            arrays = load_file(path)
+            arrays: dict[str, Any] = load_file(path)
             with safe_open(path, "np") as file:
                 if (file.metadata() or {}).get("digest") != _digest(arrays):
                     raise ValueError("checksum mismatch")
@@ -235,7 +236,8 @@ class Facts:
     @classmethod
     def join(cls, parts: Sequence["Facts"]) -> "Facts":
         """Concatenate shards in order."""
-        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS})
+        joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
+        return cls(**joined)
 
 
 ARRAYS = tuple(item.name for item in fields(Facts) if item.name != "first_row")

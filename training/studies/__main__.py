@@ -29,7 +29,9 @@ def main(argv: list[str] | None = None):
         exit_with_error("studies", f"there is no study {name!r}. Name one of {', '.join(NAMES)}.", USER_ERROR)
     with user_errors(name, extra="studies"):
         study = import_module(f"training.studies.{name}")
-        options = parse_options(study.Options, arguments[1:], prog=f"{PROGRAM} {name}", description=study.__doc__)
+        options = parse_options(
+            study.Options, arguments[1:], prog=f"{PROGRAM} {name}", description=study.__doc__ or ""
+        )
         hide_library_bars()
         study.run(options)
 

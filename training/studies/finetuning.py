@@ -14,6 +14,7 @@ import shutil
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from training.utils.rng import keyed_uniform
 START, TEST, PHOTOGRAPHS, LABELLED = "start", "test split", "photographs", "labelled photographs"
 NAMES = {language: language for language in LANGUAGES}
 TEST_SHARE = 0.15
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "default": {},
     "plain": {"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0, "patience": 0},
 }
@@ -156,7 +157,7 @@ def table(results: Results) -> str:
         for row in (row for row in results.rows if (row.stage, row.model) == (stage, arm)):
             (before,) = results.values(model=START, set=row.set, language=row.language, metric=row.metric)
             changes[row.set, row.seed, row.language, row.metric] = row.value - before
-        seeds = sorted({seed for _, seed, _, _ in changes})
+        seeds = sorted({seed for _, seed, _, _ in changes if seed is not None})
         gains = [
             statistics.fmean(
                 change

@@ -189,6 +189,6 @@ def measure_recall(options: Options, rows: Dataset, folder: Path) -> list[Row]:
             hits["float32"].append(number in np.argsort(-(vectors @ query), kind="stable")[:NEAREST])
         for name, found in hits.items():
             value = statistics.fmean(found)
-            fields = {"set": f"{len(vectors)} photographs", "language": language}
-            measured.append(Row(model=name, metric="recall_at_10", value=value, **fields))
+            where = f"{len(vectors)} photographs"
+            measured.append(Row(model=name, metric="recall_at_10", value=value, set=where, language=language))
     return measured

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.export import Dim
 
+pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
+
 from modeling_dcclip import DCCLIPModel
 from tests.tiny import CUT_EFFICIENTNET, XLM_ROBERTA, make_model, recipe_fields, student_config
 from training import export
@@ -23,7 +25,6 @@ from training.hub import save_model
 from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
-pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
 pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 with quiet_export():  # importing the quantizer warns of deprecated functions
     from training.edge.programs import to_int8

@@ -58,7 +58,7 @@ class ClassNames:
         try:
             text = path.read_text(encoding="utf-8-sig")
             lines = [line.strip() for line in text.splitlines() if line.strip()]
-            classes = lines if path.suffix == ".txt" else json.loads(text)
+            classes: Any = lines if path.suffix == ".txt" else json.loads(text)
         except (OSError, ValueError, RecursionError) as error:
             raise ValueError(
                 f"class_names: cannot read {str(source)!r} ({error}). Give {FORMS}, or the id of a set of ELEVATER: "

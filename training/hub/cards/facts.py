@@ -210,8 +210,9 @@ class TrainingRun:
     def initial_weights(self) -> list[str]:
         """Pretrained towers that a new student starts from."""
         student = self.recipe.get("student") or self.recipe.get("new_student")
-        towers = ("vision_init", "text_init") if isinstance(student, dict) else ()
-        return [student[name] for name in towers if student.get(name)]
+        if not isinstance(student, dict):
+            return []
+        return [student[name] for name in ("vision_init", "text_init") if student.get(name)]
 
     def _value(self, name: str) -> Any:
         return self.recipe.get(name, DEFAULTS[name])
