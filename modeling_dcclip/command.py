@@ -1,4 +1,4 @@
-"""The `dcclip` command: search your photographs and label images, in Chinese and English, without PyTorch.
+"""Search your photographs and label images, in Chinese and English, without PyTorch.
 
 dcclip index Photos --model runs/demo/edge
 dcclip search 海边的日落
@@ -122,7 +122,7 @@ def _add_index(commands: Any):
     summary = "Index folders of photographs, or bring the index up to date with them."
     index = _add_command(commands, "index", _on_index("run_index"), summary, "index")
     index.set_defaults(resumes=True)
-    text = "Folders of photographs, with everything below. Default: the folders that the index has."
+    text = "Folders of photographs, searched recursively. Default: the folders that the index has."
     index.add_argument("folders", metavar="FOLDER", nargs="*", type=_path, help=text)
     index.add_argument(
         "--truncate_dim",
@@ -204,7 +204,9 @@ def run_label(options: argparse.Namespace) -> None:
         raise ValueError(f"image: there is no file {str(options.image)!r}. Name an image file.")
     for label in map(Path, options.labels):  # such as from a pattern that the shell expands
         if label.suffix.lower() in EXTENSIONS and label.is_file():
-            raise ValueError(f"label: takes one image, and {str(label)!r} is another. Run the command for each image.")
+            raise ValueError(
+                f"label: expects one image, but {str(label)!r} is also an image file. Run the command for each image."
+            )
     labels = [label.strip() for label in options.labels]
     if not all(labels):
         raise ValueError("label: one is empty. Name what the image may show, in Chinese or English.")
@@ -216,7 +218,7 @@ def run_label(options: argparse.Namespace) -> None:
         print_note("a single label always has the score 1. To compare several, separate them with spaces.")
     for label in labels:
         if unknown := runtime.unknown_parts(label):
-            print_note(f"{label!r} has {', '.join(unknown)}, which the model does not know")
+            print_note(f"{label!r} contains {', '.join(unknown)}, which is not in the model's vocabulary")
     if options.json:
         print_json([{"label": label, "score": round(score, 6)} for label, score in scores])
     else:

@@ -328,10 +328,10 @@ class ImagePreprocessor:
     in most pixels: the cosine similarity of the two embeddings is above 0.999.
 
     Args:
-        config: Content of preprocessor_config.json, with resize, centre crop, rescale and normalise as its only steps.
+        config: Content of preprocessor_config.json, with resize, center crop, rescale and normalise as its only steps.
 
     Raises:
-        ValueError: The config has another step, size or filter.
+        ValueError: The config has an unsupported step, size or filter.
     """
 
     def __init__(self, config: dict):

@@ -24,7 +24,7 @@ except ModuleNotFoundError as error:
     print(f'space: {error.name} is not installed. Run: pip install -e ".[space]"', file=sys.stderr)
     sys.exit(2)
 
-CACHE = Path("~/.cache/dcclip/space").expanduser()
+CACHE = Path(os.environ.get("DCCLIP_CACHE", "~/.cache/dcclip")).expanduser() / "space"
 MAX_UPLOAD = "20mb"  # of an image
 HERE = Path(__file__).parent
 EXAMPLES = HERE / "examples"

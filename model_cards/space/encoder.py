@@ -17,7 +17,22 @@ from huggingface_hub import snapshot_download
 from PIL import Image
 
 PATTERNS = ["*.py", "*.json", "onnx/*", "example.*"]  # of a Hub repo; the weights of PyTorch are not needed
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+EXTENSIONS = (
+    ".jpg",
+    ".jpeg",
+    ".jfif",
+    ".jpe",
+    ".mpo",
+    ".jp2",
+    ".png",
+    ".webp",
+    ".gif",
+    ".bmp",
+    ".tif",
+    ".tiff",
+    ".avif",
+)
+EXTENSIONS += (".heic", ".heif", ".hif")
 CREDITS = "CREDITS.txt"
 THUMBNAIL = 192  # pixels of the longer side
 
@@ -117,16 +132,25 @@ class Album:
         self.titles: list[str] = []
         self.thumbnails: list[bytes] = []
         self.failures: list[tuple[Path, str]] = []
-        found = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        if not Path(folder).is_dir():
+            raise ValueError(f"images: there is no folder {folder!r}. Pass a folder of images.")
+        found = sorted(
+            path
+            for path in Path(folder).rglob("*")
+            if path.suffix.lower() in EXTENSIONS
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        )
         vectors = []
         for number, path in enumerate(found):
             try:
                 image = encoder.open_rgb(path, encoder.runtime.preprocess.edge)
-                vectors.append(encoder.runtime.encode_images([image])[0])
-                self.thumbnails.append(_thumbnail(image))
-                self.titles.append(os.fsencode(path.stem).decode("utf-8", "replace"))  # names need not be UTF-8
+                vector, thumbnail = encoder.runtime.encode_images([image])[0], _thumbnail(image)
             except (ValueError, OSError) as error:
                 self.failures.append((path, str(error)))
+            else:
+                vectors.append(vector)
+                self.thumbnails.append(thumbnail)
+                self.titles.append(os.fsencode(path.stem).decode("utf-8", "replace"))  # names need not be UTF-8
             end = "\n" if number + 1 == len(found) else ""
             print(f"\rencode images: {number + 1} of {len(found)}", end=end, file=sys.stderr, flush=True)
         if not vectors:
@@ -146,7 +170,7 @@ class Album:
         runtime = self.encoder.runtime
         with self.encoder.lock:
             (vector,) = runtime.encode_texts([query], truncate=True)
-            notes = ["The end of this text is not read. · 文字过长，已截断。"] if runtime.is_truncated(query) else []
+            notes = ["This text was truncated. · 文字过长，已截断。"] if runtime.is_truncated(query) else []
             if unknown := runtime.unknown_parts(query):
                 notes.append(f"Not in the vocabulary · 词表中没有: {', '.join(unknown)}")
         found = runtime.search(vector, self.vectors, count)
@@ -156,6 +180,7 @@ class Album:
 def _thumbnail(image: Image.Image) -> bytes:
     image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL))
+    image.info.clear()  # comments and profiles of the file are not sent to visitors
     file = io.BytesIO()
     image.save(file, "JPEG", quality=82)
     return file.getvalue()

@@ -105,9 +105,9 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
     if len(report.failures) > SHOWN_FAILURES:
         print(f"and {len(report.failures) - SHOWN_FAILURES:,} more; --json lists all of them")
     for folder in report.unreadable:
-        _print_line(f"unreadable folder: {folder} (what the index has of it stays)")
+        _print_line(f"unreadable folder: {folder} (its indexed photographs are kept)")
     for folder in report.missing:
-        _print_line(f"missing folder: {folder} (what the index has of it stays; mount its disk, or pass --forget)")
+        _print_line(f"missing folder: {folder} (its indexed photographs are kept; mount its disk, or pass --forget)")
     for pattern in report.unmatched:
         compared = "; a pattern with a slash is compared with the path below the folder, or from the root"
         _print_line(f"nothing matches --exclude {pattern}{compared if '/' in pattern else ''}")

@@ -73,13 +73,13 @@ def _warn(runtime: Runtime, text: str):
     shown = repr(text if len(text) <= 40 else f"{text[:40]}...")
     if runtime.is_truncated(text):
         limit = runtime.max_text_length
-        warnings.warn(f"{shown} is longer than {limit} tokens, and its end is not read", QueryWarning, stacklevel=3)
+        warnings.warn(f"{shown} is longer than {limit} tokens and was truncated", QueryWarning, stacklevel=3)
     if scripts := foreign_scripts(text, runtime.config.get("languages", tuple(SCRIPTS))):
         languages = ", ".join(runtime.config.get("languages", tuple(SCRIPTS)))
         message = f"{shown} has letters in {', '.join(scripts)}; the model was trained on {languages}"
         warnings.warn(message, QueryWarning, stacklevel=3)
     elif unknown := runtime.unknown_parts(text):
-        message = f"{shown} has {', '.join(unknown)}, which the model does not know"
+        message = f"{shown} contains {', '.join(unknown)}, which is not in the model's vocabulary"
         warnings.warn(message, QueryWarning, stacklevel=3)
 
 

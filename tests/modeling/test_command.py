@@ -93,7 +93,7 @@ def test_user_errors_are_one_line(capsys, exported, image, tmp_path):
 def test_labels_that_are_not_in_the_vocabulary_get_a_note(capsys, exported, image, monkeypatch):
     monkeypatch.setattr(Runtime, "unknown_parts", lambda runtime, text: [*text] if text == "獭" else [])
     command.main(["label", str(image), "獭", "fox", "--model", str(exported)])
-    assert capsys.readouterr().err == "dcclip: note: '獭' has 獭, which the model does not know\n"
+    assert capsys.readouterr().err == "dcclip: note: '獭' contains 獭, which is not in the model's vocabulary\n"
 
 
 def test_a_single_label_gets_a_note(capsys, exported, image):

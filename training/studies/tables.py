@@ -50,17 +50,17 @@ PHOTOGRAPH_ROWS = (
     (
         {"en": "Flickr8k validation, text to image R@5", "zh": "Flickr8k 验证集，以文搜图 R@5"},
         "flickr8k_validation",
-        "t2i_recall@5",
+        "text_to_image_R@5",
     ),
     (
         {"en": "Flickr8k validation, image to text R@5", "zh": "Flickr8k 验证集，以图搜文 R@5"},
         "flickr8k_validation",
-        "i2t_recall@5",
+        "image_to_text_R@5",
     ),
     (
         {"en": "Bing photographs of the day, text to image R@5", "zh": "必应每日图片，以文搜图 R@5"},
         "bing_validation",
-        "t2i_recall@5",
+        "text_to_image_R@5",
     ),
     ({"en": "CIFAR-10, top-1", "zh": "CIFAR-10，top-1"}, "cifar-10", "top1"),
 )
@@ -96,7 +96,7 @@ def budget_table() -> str:
 def _photo_line(status: str) -> list[str]:
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
     files = [entry for entry in results.meta["export"]["verdicts"] if entry["kept"] and entry["variant"] == "int8"]
-    found = {"model": "student", "stage": "aligned", "set": "flickr8k_validation", "metric": "t2i_recall@5"}
+    found = {"model": PHOTO_MODEL.name, "set": "flickr8k_validation", "metric": "text_to_image_R@5"}
     recall = " / ".join(f"{100 * (results.mean(**found, language=name) or 0.0):.0f} %" for name in LANGUAGES)
     return [
         f"**{PHOTO_MODEL.name}**",
@@ -137,7 +137,7 @@ def photographs_table(language: str = "en") -> str:
     results = Results.read(PHOTO_MODEL / RESULTS_FILE)
     lines = [["%", *({"en": ("English", "Chinese"), "zh": ("英文", "中文")}[language])], ["---", "---:", "---:"]]
     for title, name, metric in PHOTOGRAPH_ROWS:
-        fields = {"model": "student", "stage": "aligned", "set": name, "metric": metric}
+        fields = {"model": PHOTO_MODEL.name, "set": name, "metric": metric}
         lines.append([title[language], *percent_cells(results.mean(**fields, language=each) for each in LANGUAGES)])
     return markdown_table(lines)
 
