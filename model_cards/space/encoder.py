@@ -18,21 +18,9 @@ from PIL import Image
 
 PATTERNS = ["*.py", "*.json", "onnx/*", "example.*"]  # of a Hub repo; the weights of PyTorch are not needed
 EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".jfif",
-    ".jpe",
-    ".mpo",
-    ".jp2",
-    ".png",
-    ".webp",
-    ".gif",
-    ".bmp",
-    ".tif",
-    ".tiff",
-    ".avif",
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".mpo", ".jp2", ".png", ".webp"),
+    *(".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".hif"),
 )
-EXTENSIONS += (".heic", ".heif", ".hif")
 CREDITS = "CREDITS.txt"
 THUMBNAIL = 192  # pixels of the longer side
 

@@ -104,7 +104,7 @@ def test_a_single_label_gets_a_note(capsys, exported, image):
 
 def test_several_images_are_no_labels(capsys, exported, image):
     message = error_of(capsys, "label", str(image), str(image), "fox", "--model", str(exported))
-    assert f"label: takes one image, and '{image}' is another" in message
+    assert f"label: expects one image, but '{image}' is also an image" in message
 
 
 @pytest.mark.parametrize("arguments", [["index", ""], ["index", "--forget", ""], ["label", "", "fox"]])

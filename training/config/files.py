@@ -141,6 +141,8 @@ def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
 def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
+    Absolute paths outside the working directory are shortened to their last part: name those files again.
+
     Args:
         recipe: Recipe to save.
         folder: Existing folder.

@@ -18,9 +18,9 @@ from training.data.captions import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset
 from training.data.images import decode_image, decode_images, open_image, require_allowed, rules_for
 from training.data.loader import Loader, Pairs, make_loader
-from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey
-from training.data.skips import SkipError, SkipReport
-from training.data.sources import evenly_spaced_rows, load_source, open_stream, require_columns
+from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup
+from training.data.skips import SkipError
+from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.stream import PairStream
 
 __all__ = [
@@ -32,16 +32,13 @@ __all__ = [
     "PairStream",
     "Pairs",
     "SampleGroup",
-    "SampleKey",
     "SkipError",
-    "SkipReport",
     "decode_image",
     "decode_images",
     "evenly_spaced_rows",
     "load_source",
     "make_loader",
     "open_image",
-    "open_stream",
     "require_allowed",
     "require_columns",
     "rules_for",

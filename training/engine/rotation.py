@@ -75,20 +75,6 @@ def principal_axes(moment: Tensor) -> Tensor:
     return axes * largest.sign()
 
 
-def axes_of(*embeddings: Tensor) -> Tensor:
-    """Principal axes of several sets of embeddings, such as images and texts, with equal weights.
-
-    Args:
-        embeddings: Embeddings of each set, (N, D) float; N may differ.
-
-    Returns:
-        Orthogonal matrix, (D, D) float32, one axis per column, as `principal_axes` orders them.
-    """
-    unit = [F.normalize(each.double(), dim=-1) for each in embeddings]
-    moments = torch.stack([each.T @ each / len(each) for each in unit])
-    return principal_axes(moments.sum(0)).float()
-
-
 @torch.no_grad()
 def _teacher_axes(task: Task, dataset: Pairs, recipe: TrainingRecipe, device: torch.device) -> Tensor:
     """Principal axes of the teacher's embeddings, with equal weights for images and captions, (D, D) float64.

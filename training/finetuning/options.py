@@ -13,9 +13,9 @@ class FinetuneOptions:
     Args:
         model: Folder or Hub id of a finished DC-CLIP model.
         data: Images with captions or class names. One of: a CSV, TSV or JSON Lines file with paths and captions; a
-            folder with such a file, with one folder per class, or with images whose captions are text files or file
-            names; parquet files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file
-            are relative to the folder of the file.
+            folder with such a file, with one folder per class, or with images whose captions are text files; parquet
+            files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file are relative to
+            the folder of the file.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
         general_data: Other images, on which the model should keep its accuracy, in any form of `data`, with or without
             captions. A loss keeps their embeddings close to those of the starting model; without this option, it uses

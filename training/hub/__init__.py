@@ -12,7 +12,6 @@ from training.hub.check import FolderError, check_folder
 from training.hub.folder import (
     DERIVED,
     MODEL_FILES,
-    REQUIRED,
     changed_code,
     complete_folder,
     earlier_recipes,
@@ -20,12 +19,11 @@ from training.hub.folder import (
     list_files,
     save_model,
 )
-from training.hub.publish import Published, PublishError, Target, check_push, open_repo, push, upload
+from training.hub.publish import Published, PublishError, Target, check_push, push, upload
 
 __all__ = [
     "DERIVED",
     "MODEL_FILES",
-    "REQUIRED",
     "CardDetails",
     "FolderError",
     "PublishError",
@@ -38,7 +36,6 @@ __all__ = [
     "earlier_recipes",
     "is_publishable",
     "list_files",
-    "open_repo",
     "push",
     "save_model",
     "upload",

@@ -95,6 +95,8 @@ def _start_or_resume(path: Path, options: CurateOptions, source: "Source") -> di
         The provenance. A resumed run keeps the command, date and commit of its start.
     """
     key = options.key() | {"fingerprint of data": source.fingerprint()}
+    # names are shortened below, and two sources may have the same last part
+    key["excluded"] = [hashlib.sha256(name.encode()).hexdigest()[:16] for name in options.exclude]
     if options.teacher is not None:
         key["revision of teacher"] = Teacher.from_pretrained(options.teacher, towers=()).revision
     key = portable_values(json.loads(json.dumps(key)))

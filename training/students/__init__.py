@@ -5,13 +5,12 @@
 - `inherit.py`: weights copied or cut from such a tower
 """
 
-from training.students.build import SIZES, build_student, load_size, load_student, student_from_config
-from training.students.inherit import Inheritance, evenly_spaced, inherit_weights
+from training.students.build import SIZES, build_student, load_size, load_student
+from training.students.inherit import evenly_spaced, inherit_weights
 from training.students.sources import SourceTower, open_source
 
 __all__ = [
     "SIZES",
-    "Inheritance",
     "SourceTower",
     "build_student",
     "evenly_spaced",
@@ -19,5 +18,4 @@ __all__ = [
     "load_size",
     "load_student",
     "open_source",
-    "student_from_config",
 ]

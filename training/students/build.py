@@ -51,7 +51,7 @@ def load_size(name: str, **overrides: Any) -> StudentConfig:
     try:
         return parser.instantiate(parser.parse_object({"student": fields})).student
     except ArgumentError as error:
-        raise ValueError(f"student size {name!r}: {error} See training/config.py for the fields.") from error
+        raise ValueError(f"student size {name!r}: {error} See training/config/sections.py for the fields.") from error
 
 
 def build_student(

@@ -1,6 +1,6 @@
 """Model cards: facts of a folder, metadata for the Hub, tables of results, and the template that joins them."""
 
 from training.hub.cards.card import CardDetails, classify_example, write_card
-from training.hub.cards.facts import ModelFacts, count_parameters
+from training.hub.cards.facts import count_parameters
 
-__all__ = ["CardDetails", "ModelFacts", "classify_example", "count_parameters", "write_card"]
+__all__ = ["CardDetails", "classify_example", "count_parameters", "write_card"]

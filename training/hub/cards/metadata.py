@@ -103,11 +103,7 @@ def eval_results(results: Results | None) -> list[EvalResult]:
             dataset_type=row.set or "",
             dataset_name=f"{row.set} ({config})",
             dataset_config=config,
-            metric_type="accuracy"
-            if row.metric in ACCURACY
-            else "recall"
-            if row.protocol == RETRIEVAL
-            else row.metric,
+            metric_type="accuracy" if row.metric in ACCURACY else _type_of(row),
             metric_name=ACCURACY.get(row.metric, row.metric.replace("_", " ")),
             metric_value=round(row.value, MAX_DECIMALS),
         )
