@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
-from training.config import RECIPE_FILE, AlignRecipe, read_recipe
+from training.config import AlignRecipe
 from training.engine.checkpoint import BEST_FOLDER, save_final
 from training.engine.log import LOG_FILE
 from training.finetuning.measure import (
@@ -31,6 +31,7 @@ from training.finetuning.measure import (
 from training.finetuning.options import MAX_GENERAL_LOSS, TABLE_FILE, FinetuneOptions
 from training.finetuning.prepare import Prepared
 from training.hub import save_model, write_card
+from training.hub.cards.facts import read_runs
 from training.students import load_student
 from training.utils.cli import command_of
 from training.utils.files import write_text
@@ -226,10 +227,7 @@ def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
     ]
     if options.photo_weight and options.general_data is None:
         notes.append(f"Crops of the {FREE_PHOTOS} were anchors of this training, so other images may lose more.")
-    recipe = Path(options.model) / RECIPE_FILE
-    data = read_recipe(recipe).get("data") or {} if recipe.is_file() else {}
-    sources = [data.get("train"), *(source.get("train") for source in data.get("sources") or [])]
-    trained_on = {Path(name).name for each in sources for name in ([each] if isinstance(each, str) else each or [])}
+    trained_on = {Path(source).name for run in read_runs(Path(options.model), None) for source in run.sources}
     if options.general_data is not None and Path(options.general_data).name in trained_on:
         notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")
     return notes

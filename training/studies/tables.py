@@ -11,7 +11,6 @@ from pathlib import Path
 
 from training.demo import report
 from training.hub.cards.facts import count_parameters
-from training.hub.cards.tables import export_table
 from training.studies.budget import read_costs, read_pairs
 from training.text.writing_systems import LANGUAGES
 from training.utils.files import REPO_ROOT, write_text
@@ -156,7 +155,6 @@ RENDERERS: dict[str, Callable[..., str | None]] = {
     "budget": budget_table,
     "demo": lambda path: _fenced(report.summary(_read(path))),
     "cross-model": lambda path: _fenced(report.cross_model(_read(path))),
-    "export": lambda path: export_table(_read(path)),
 }
 
 
