@@ -1,50 +1,53 @@
-"""Filters of the curation: checks of one caption, stored facts of all rows, and filters that compare rows."""
+"""The filters of the curation: checks of one image and of one caption, and filters that compare rows."""
 
-import hashlib
+import json
 import re
+import shutil
 import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from datasets import Dataset, Features, Image, List, Value
+from torch import Tensor
+from tqdm.auto import tqdm
 
-from training.data.captions import EMPTY, NO_CAPTION, NO_LETTERS, NOT_UNICODE
-from training.data.images import PATH_REFUSED, URL_REFUSED
-from training.prepare.curation_options import CurateOptions
+from modeling_dcclip.image_dcclip import squashes
+from training.data import decode_images, load_source, require_allowed, require_columns, rules_for, usable_captions
+from training.data.images import CellRules, embedded_cell, fetch_allowed
+from training.data.sources import require_texts
+from training.data.transforms import Normalize
+from training.prepare.curation_options import PROGRAM, CurateOptions
 from training.prepare.duplicates import (
-    BLANK,
-    BOMB,
-    EXTREME_ASPECT,
     MAX_COLOUR_DISTANCE,
-    NO_IMAGE,
-    TOO_SMALL,
-    UNDECODABLE,
-    jaccard,
-    match_earlier,
+    NUM_COLOURS,
+    ExaminedImage,
+    examine_image,
     match_images,
     normalise,
-    shingles,
 )
+from training.teachers import Teacher
 from training.text.writing_systems import SCRIPTS_OF, script_of
-from training.utils.files import atomic_write
-from training.utils.rng import keyed_uniform
+from training.utils.cli import command_of
+from training.utils.files import atomic_write, write_text
+from training.utils.output import claim_folder
+from training.utils.results import make_meta, markdown_table, portable_values
 
-KEPT = "kept"
-# reasons for dropping a row or a caption, in the order of the checks: the first one that applies is recorded
-CAUSES = (
-    KEPT, NO_IMAGE, URL_REFUSED, PATH_REFUSED, BOMB, UNDECODABLE, TOO_SMALL, EXTREME_ASPECT, BLANK,
-    NO_CAPTION, EMPTY, "caption is not a string", NO_LETTERS, NOT_UNICODE, "too few characters", "too many characters",
-    "e-mail address", "file name", "web address", "symbols", "digits", "repeated characters", "kana or Hangul",
-    "wrong script", "wrong language", "too many words", "repeated words", "in an excluded set", "low similarity",
-    "boilerplate", "near-duplicate image", "near-duplicate caption", "above the language ratio", "no caption left",
-)  # fmt: skip
-CODES = {cause: code for code, cause in enumerate(CAUSES)}  # uint8 in the state files
+DATA_FOLDER, REPORT_FILE = "data", "report.json"
+EXCLUDED, LOW_SIMILARITY, BOILERPLATE = "in an excluded set", "low similarity", "boilerplate"
+NEAR_IMAGE, EQUAL_CAPTION, NO_CAPTION_LEFT = "near-duplicate image", "equal caption", "no caption left"
+SAMPLES = 5  # dropped captions of each cause and language in the report
+IMAGES_AT_ONCE, ROWS_PER_SHARD, ROWS_PER_GROUP = 256, 4096, 256
+MIN_CONTRAST = 4.0  # standard deviation of the brightness, 0..127
 
 # thresholds of the caption checks; shares are of characters or words, 0..1
 MAX_CHARACTERS, MAX_WORDS = 1000, 128
@@ -63,10 +66,6 @@ FILE_NAME = re.compile(
 UNSPACED = frozenset({"Han", "Hiragana", "Katakana"})  # each character counts as a word
 KANA_OR_HANGUL = frozenset({"Hiragana", "Katakana", "Hangul"})
 APOSTROPHES = str.maketrans("", "", "'’")
-# labels of py3langid for languages that share their written form with one of ours
-SAME_AS = {"zh": frozenset({"zh", "yue", "wuu", "lzh", "gan", "hak", "nan"})}
-
-ReadText = Callable[[str, int, int], str]  # (language, row, index in its cell) -> caption
 
 
 def words_of(text: str) -> list[tuple[str, str]]:
@@ -83,295 +82,337 @@ def words_of(text: str) -> list[tuple[str, str]]:
     return words
 
 
-class CaptionFilter:
-    """Checks captions of one language.
+def caption_faults(text: str, language: str) -> Iterator[str]:
+    """Yield the reasons to drop a caption of a language (ISO 639-1 code), cheap checks first."""
+    scripts = SCRIPTS_OF.get(language)
+    # one ideograph can be a whole caption; one letter cannot
+    if len(text) < (1 if scripts and UNSPACED & scripts else 2):
+        yield "too few characters"
+    if len(text) > MAX_CHARACTERS:
+        yield "too many characters"
+    for fault, pattern in (("e-mail address", EMAIL), ("file name", FILE_NAME), ("web address", URL)):
+        if pattern.search(text):
+            yield fault
+    # the punctuation mark that ends a sentence does not count, however short the sentence
+    end = -1 if len(text) > 1 and unicodedata.category(text[-1]).startswith("P") else None
+    kinds = [unicodedata.category(character)[0] for character in text[:end] if not character.isspace()]
+    if kinds.count("P") + kinds.count("S") > MAX_SYMBOLS * len(kinds):
+        yield "symbols"
+    if kinds.count("N") > MAX_DIGITS * len(kinds):
+        yield "digits"
+    if max((sum(1 for _ in run) for _, run in groupby(text)), default=0) > MAX_RUN:
+        yield "repeated characters"
+    words = words_of(text)
+    if scripts is not None:
+        shares = Counter(script for _, script in words)
+        foreign = KANA_OR_HANGUL - scripts if "Han" in scripts else frozenset()
+        if sum(shares[script] for script in foreign) > MAX_KANA_SHARE * len(words):
+            yield "kana or Hangul"
+        if not words or sum(shares[script] for script in scripts) < MIN_SCRIPT_SHARE * len(words):
+            yield "wrong script"
+    if len(words) > MAX_WORDS:
+        yield "too many words"
+    if len(words) - len({word.casefold() for word, _ in words}) > MAX_REPEATED_WORDS * len(words):
+        yield "repeated words"
+
+
+@dataclass(slots=True)
+class Caption:
+    """One caption of a row.
 
     Args:
-        language: Language of the captions (ISO 639-1 code).
-        max_other_language: Largest probability (0..1) that py3langid may assign to a different language; None does not
-            identify the language.
+        row: Row of the source.
+        language: Language (ISO 639-1 code).
+        text: Text without surrounding white space; empty if the cell holds none.
+        cause: Reason to drop it; None for a caption that is kept.
+    """
+
+    row: int
+    language: str
+    text: str
+    cause: str | None = None
+
+
+class Curation:
+    """The rows of a source, with the reason that each row and each caption is dropped for.
+
+    Args:
+        options: Data, columns and thresholds.
+
+    Attributes:
+        causes: Reason to drop each row; None for a row that is kept.
+        captions: All captions in the order of the rows.
+        copy_of: Earlier row that the image of a row is a near-duplicate of.
 
     Raises:
-        ValueError: py3langid is needed and not installed.
+        ValueError: The source cannot be loaded, is empty, or lacks a column of captions or images.
     """
 
-    def __init__(self, language: str, max_other_language: float | None = None):
-        self.language, self.max_other_language = language, max_other_language
-        self.scripts = SCRIPTS_OF.get(language)
-        if max_other_language is not None:
-            try:
-                from py3langid import langid
-            except ImportError as error:
-                raise ValueError(
-                    f'max_other_language: py3langid is not installed ({error}). Run `pip install -e ".[train]"`, or '
-                    "set max_other_language to null."
-                ) from error
-            self._identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE, norm_probs=True)
+    def __init__(self, options: CurateOptions):
+        self.options = options
+        self.rules = rules_for(options.data, options.allow_urls, options.allow_paths)
+        columns = list(options.caption_columns.values())
+        rows = load_source(options.data, subset=options.subset)
+        remedy = "Name the right one as image_column or caption_columns."
+        rows = require_columns(rows, [options.image_column, *columns], options.data, remedy)
+        require_texts(rows.features, columns, options.data, "caption_columns")
+        rows = rows.select_columns([options.image_column, *columns])
+        self.rows = fetch_allowed(rows, options.image_column, self.rules, options.data)
+        if not len(self.rows):
+            raise ValueError(f"data: {options.data!r} has no rows. Name a different source.")
+        images = _examine(
+            self.rows, options.image_column, self.rules, options.min_edge, options.max_aspect_ratio, MIN_CONTRAST
+        )
+        self.causes = [image.cause for image in images]
+        self.hashes = np.array([image.hash for image in images], np.uint64)
+        self.colours = np.stack([image.colours for image in images])
+        self.captions: list[Caption] = []
+        texts = self.rows.select_columns(columns)  # reading a caption does not read its image
+        for row, cells in enumerate(texts):
+            for language, column in options.caption_columns.items():
+                usable, unusable = usable_captions(cells[column])
+                for text in usable:
+                    cause = self.causes[row] or next(caption_faults(text, language), None)
+                    self.captions.append(Caption(row, language, text, cause))
+                self.captions += [Caption(row, language, "", cause) for cause in unusable]
+        self.drop_rows_without_captions()
+        self.copy_of: dict[int, int] = {}
 
-    def __call__(self, text: str) -> str | None:
-        """The first cause to drop a caption, one of `CAUSES`, or None."""
-        return next((cause for cause, applies in self._checks(text) if applies), None)
+    def kept_rows(self) -> list[int]:
+        """Rows that are kept."""
+        return [row for row, cause in enumerate(self.causes) if cause is None]
 
-    def _checks(self, text: str) -> Iterator[tuple[str, bool]]:
-        """Causes with whether they apply, cheap checks first. The caller stops at the first that applies."""
-        # one ideograph can be a whole caption; one letter cannot
-        yield "too few characters", len(text) < (1 if self.scripts and UNSPACED & self.scripts else 2)
-        yield "too many characters", len(text) > MAX_CHARACTERS
-        yield "e-mail address", EMAIL.search(text) is not None
-        yield "file name", FILE_NAME.search(text) is not None
-        yield "web address", URL.search(text) is not None
-        # the punctuation mark that ends a sentence does not count, however short the sentence
-        end = -1 if len(text) > 1 and unicodedata.category(text[-1]).startswith("P") else None
-        kinds = [unicodedata.category(character)[0] for character in text[:end] if not character.isspace()]
-        yield "symbols", kinds.count("P") + kinds.count("S") > MAX_SYMBOLS * len(kinds)
-        yield "digits", kinds.count("N") > MAX_DIGITS * len(kinds)
-        yield "repeated characters", max(sum(1 for _ in run) for _, run in groupby(text)) > MAX_RUN
-        words = words_of(text)
-        if self.scripts is not None:
-            shares = Counter(script for _, script in words)
-            foreign = KANA_OR_HANGUL - self.scripts if "Han" in self.scripts else frozenset()
-            yield "kana or Hangul", sum(shares[script] for script in foreign) > MAX_KANA_SHARE * len(words)
-            own = sum(shares[script] for script in self.scripts)
-            yield "wrong script", not words or own < MIN_SCRIPT_SHARE * len(words)
-        if self.max_other_language is not None:
-            found, probability = self._identifier.classify(text)
-            is_other = found not in SAME_AS.get(self.language, {self.language})
-            yield "wrong language", is_other and probability > self.max_other_language
-        yield "too many words", len(words) > MAX_WORDS
-        unique = {word.casefold() for word, _ in words}
-        yield "repeated words", len(words) - len(unique) > MAX_REPEATED_WORDS * len(words)
+    def kept_captions(self, language: str) -> list[Caption]:
+        """Captions of a language that are kept."""
+        return [caption for caption in self.captions if caption.cause is None and caption.language == language]
 
+    def drop_rows(self, rows: list[int], cause: str):
+        """Drop rows that are still kept, with the captions they still have."""
+        for row in rows:
+            self.causes[row] = cause
+        for caption in self.captions:
+            caption.cause = caption.cause or self.causes[caption.row]
 
-def shingle_size(language: str) -> int:
-    """Length in characters of the n-grams that captions of a language are compared by."""
-    return 2 if "Han" in SCRIPTS_OF.get(language, ()) else 3
-
-
-@dataclass
-class Facts:
-    """N rows with their T captions in all languages.
-
-    Args:
-        cause: (N,) uint8, code of the cause a row is dropped for.
-        hash: (N,) uint64, perceptual hash of the image.
-        colours: (N, 48) uint8, RGB thumbnail of the image.
-        row: (T,) int64, row of the source.
-        language: (T,) uint8, position of the language in the caption columns.
-        number: (T,) int32, index among the usable captions of its cell; -1 for an unusable caption.
-        text_cause: (T,) uint8, code of the cause a caption is dropped for.
-        identity: (T,) uint64, equal for captions that differ only in case and punctuation.
-        bands: (T, 16) uint32, MinHash bands.
-        similarity: (T,) float32, cosine with its image; NaN if it was not scored.
-    """
-
-    cause: np.ndarray
-    hash: np.ndarray
-    colours: np.ndarray
-    row: np.ndarray
-    language: np.ndarray
-    number: np.ndarray
-    text_cause: np.ndarray
-    identity: np.ndarray
-    bands: np.ndarray
-    similarity: np.ndarray
-
-    @property
-    def kept_rows(self) -> np.ndarray:
-        """Indices of the rows that are kept."""
-        return np.flatnonzero(self.cause == CODES[KEPT])
-
-    def kept_captions(self, language: int | None = None) -> np.ndarray:
-        """Indices of the captions that are kept, of one language or of all."""
-        kept = self.text_cause == CODES[KEPT]
-        return np.flatnonzero(kept if language is None else kept & (self.language == language))
-
-    def drop_captions(self, captions: np.ndarray, cause: str):
-        """Drop captions by their indices. A caption that is already dropped keeps its first cause."""
-        kept = captions[self.text_cause[captions] == CODES[KEPT]]
-        self.text_cause[kept] = CODES[cause]
-
-    def drop_rows(self, rows: np.ndarray, cause: str):
-        """Drop rows by their indices, and the captions they still have. A dropped row keeps its first cause."""
-        rows = rows[self.cause[rows] == CODES[KEPT]]
-        self.cause[rows] = CODES[cause]
-        dropped = np.zeros(len(self.cause), bool)
-        dropped[rows] = True
-        self.drop_captions(np.flatnonzero(dropped[self.row - self.first_row]), cause)
-
-    def drop_without_captions(self):
+    def drop_rows_without_captions(self):
         """Drop rows that have no caption left."""
-        has_caption = np.zeros(len(self.cause), bool)
-        has_caption[self.row[self.kept_captions()] - self.first_row] = True
-        self.drop_rows(np.flatnonzero(~has_caption), "no caption left")
+        with_caption = {caption.row for caption in self.captions if caption.cause is None}
+        self.drop_rows([row for row in self.kept_rows() if row not in with_caption], NO_CAPTION_LEFT)
 
-    first_row: int = 0  # of a shard
-
-    def save(self, path: Path):
-        """Write a safetensors file atomically, with a digest of its content."""
-        arrays = self._arrays()
-        with atomic_write(path) as scratch:
-            save_file(arrays, scratch, {"digest": _digest(arrays)})
-
-    def _arrays(self) -> dict[str, np.ndarray]:
-        return {name: np.ascontiguousarray(getattr(self, name)) for name in ARRAYS}
-
-    @classmethod
-    def load(cls, path: Path) -> "Facts":
-        """Read a file that `save` wrote.
+    def drop_excluded(self):
+        """Drop rows whose image is a near-duplicate of an image of an excluded source, in any colours.
 
         Raises:
-            ValueError: The file is damaged.
+            ValueError: An excluded source cannot be loaded, or one of its images cannot be opened.
         """
-        try:
-            arrays: dict[str, Any] = load_file(path)
-            with safe_open(path, "np") as file:
-                if (file.metadata() or {}).get("digest") != _digest(arrays):
-                    raise ValueError("checksum mismatch")
-            return cls(**arrays)
-        except (OSError, SafetensorError, ValueError, TypeError) as error:
-            raise ValueError(
-                f"output_dir: {path} is damaged ({error}). Delete this file and run the same command again."
-            ) from error
+        column, options = self.options.image_column, self.options
+        excluded: list[int] = []
+        for name in options.exclude:
+            remedy = "Name the right one as image_column."
+            rows = require_columns(load_source(name), [column], name, remedy, "exclude").select_columns([column])
+            rules = rules_for(name, options.allow_urls, options.allow_paths)
+            # an excluded image that is not opened would let its copies pass, so it is refused
+            for row, image in enumerate(
+                _examine(require_allowed(rows, column, rules, name, "exclude"), column, rules)
+            ):
+                if image.cause is not None:
+                    raise ValueError(
+                        f"exclude: row {row} of {name!r} cannot be hashed ({image.cause}). Fix or remove the row."
+                    )
+                excluded.append(image.hash)
+        kept = self.kept_rows()
+        hashes = np.concatenate([np.array(excluded, np.uint64), self.hashes[kept]])
+        gray = np.zeros((len(hashes), NUM_COLOURS), np.uint8)
+        match = match_images(hashes, gray, options.max_image_distance, MAX_COLOUR_DISTANCE, len(excluded))
+        self.drop_rows(
+            [row for row, found in zip(kept, match[len(excluded) :], strict=True) if found < len(excluded)], EXCLUDED
+        )
 
-    @classmethod
-    def join(cls, parts: Sequence["Facts"]) -> "Facts":
-        """Concatenate shards in order."""
-        joined: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ARRAYS}
-        return cls(**joined)
+    def drop_dissimilar(self):
+        """Drop the share of captions with the lowest cosine to their image under the teacher.
+
+        Raises:
+            ValueError: The teacher cannot be loaded, or returns values that are not finite.
+        """
+        captions = [caption for caption in self.captions if caption.cause is None]
+        cosines = score_pairs(self.rows, captions, self.options)
+        for language, share in self.options.drop_share.items():
+            own = [index for index, caption in enumerate(captions) if caption.language == language]
+            ranked = sorted(own, key=cosines.__getitem__)
+            for index in ranked[: int(share * len(ranked))]:
+                captions[index].cause = LOW_SIMILARITY
+
+    def drop_boilerplate(self, limit: int):
+        """Drop captions of more than `limit` different images."""
+        for language in self.options.caption_columns:
+            kept = self.kept_captions(language)
+            images: dict[str, set[int]] = defaultdict(set)
+            for caption in kept:
+                images[normalise(caption.text)].add(int(self.hashes[caption.row]))
+            for caption in kept:
+                if len(images[normalise(caption.text)]) > limit:
+                    caption.cause = BOILERPLATE
+
+    def drop_near_images(self):
+        """Drop rows whose image is a near-duplicate of an earlier row's."""
+        rows = np.array(self.kept_rows(), np.int64)
+        limits = self.options.max_image_distance, MAX_COLOUR_DISTANCE
+        match = match_images(self.hashes[rows], self.colours[rows], *limits)
+        self.copy_of = {
+            int(row): int(rows[first]) for row, first in zip(rows, match, strict=True) if rows[first] != row
+        }
+        self.drop_rows(list(self.copy_of), NEAR_IMAGE)
+
+    def drop_equal_captions(self):
+        """Drop captions that equal an earlier one of their language up to case and punctuation."""
+        for language in self.options.caption_columns:
+            seen: set[str] = set()
+            for caption in self.kept_captions(language):
+                text = normalise(caption.text)
+                caption.cause = EQUAL_CAPTION if text in seen else None
+                seen.add(text)
+
+    def write(self, folder: Path):
+        """Write the kept rows as parquet files: images unchanged, a cell without kept captions empty."""
+        options = self.options
+        features = Features({options.image_column: Image()})
+        for column in options.caption_columns.values():
+            is_list = isinstance(self.rows.features[column], List)
+            features[column] = List(Value("string")) if is_list else Value("string")
+        texts: dict[tuple[int, str], list[str]] = defaultdict(list)
+        for caption in self.captions:
+            if caption.cause is None:
+                texts[caption.row, options.caption_columns[caption.language]].append(caption.text)
+        kept = self.kept_rows()
+        starts = range(0, len(kept), ROWS_PER_SHARD)
+        for number, start in enumerate(tqdm(starts, desc="write", unit="shard")):
+            part = kept[start : start + ROWS_PER_SHARD]
+            cells: dict[str, list[Any]] = {
+                options.image_column: [embedded_cell(self.rows[row][options.image_column]) for row in part]
+            }
+            for column in options.caption_columns.values():
+                found = [texts.get((row, column)) for row in part]
+                is_list = isinstance(features[column], List)
+                cells[column] = [each if is_list or each is None else each[0] for each in found]
+            with atomic_write(folder / f"train-{number:05d}-of-{len(starts):05d}.parquet") as scratch:
+                table = pa.Table.from_pydict(cells, schema=features.arrow_schema)
+                pq.write_table(table, scratch, row_group_size=ROWS_PER_GROUP)
+
+    def report(self) -> dict[str, Any]:
+        """Counts by cause of the rows and of the captions of each language, and samples of dropped captions."""
+        samples: dict[str, dict[str, list[dict]]] = {}
+        for caption in self.captions:
+            if caption.cause is None:
+                continue
+            found = samples.setdefault(caption.cause, {}).setdefault(caption.language, [])
+            if len(found) < SAMPLES:
+                sample = {"row": caption.row, "text": caption.text or None}
+                is_copy = caption.cause == NEAR_IMAGE
+                found.append(sample | ({"like_row": self.copy_of[caption.row]} if is_copy else {}))
+        captions = {
+            language: _count([caption.cause for caption in self.captions if caption.language == language])
+            for language in self.options.caption_columns
+        }
+        return {"rows": _count(self.causes), "captions": captions, "samples": samples}
 
 
-ARRAYS = tuple(item.name for item in fields(Facts) if item.name != "first_row")
+def curate(options: CurateOptions) -> dict[str, Any]:
+    """Curate a source, and write the curated set and the report.
 
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.blake2b(digest_size=8)
-    for name in sorted(arrays):
-        digest.update(name.encode() + arrays[name].tobytes())
-    return digest.hexdigest()
-
-
-@dataclass
-class Decisions:
-    """The facts with all causes filled in, and the matches behind them.
+    Memory holds the hashes of all images and the text of all captions.
 
     Args:
-        facts: Facts of all N rows and T captions, with the final causes.
-        excluded_by: (N,) int64, index of the excluded image that matches the row's image; -1 if none does.
-        image_like: (N,) int64, earlier row that a near-duplicate image matches; otherwise the row itself.
-        caption_like: (T,) int64, earlier caption that a near-duplicate caption matches; otherwise the caption itself.
-        thresholds: Lowest cosine that was kept, by language.
-    """
+        options: Data, columns and thresholds.
 
-    facts: Facts
-    excluded_by: np.ndarray
-    image_like: np.ndarray
-    caption_like: np.ndarray
-    thresholds: dict[str, float] = field(default_factory=dict)
-
-
-def decide(facts: Facts, excluded: np.ndarray, options: CurateOptions, read_text: ReadText) -> Decisions:
-    """Fill in the causes of `facts` that depend on other rows.
-
-    Rows without captions are dropped before the search for near-duplicates, so that the row that is kept out of a
-    group of near-duplicates has a caption.
-
-    Args:
-        facts: Facts of all rows; modified in place.
-        excluded: (E,) uint64, hashes of the images that must not be in the curated set.
-        options: Options of the run.
-        read_text: Function that returns the text of a caption.
+    Returns:
+        Content of report.json: the provenance, counts by cause of the rows and of the captions of each language, and
+        samples.
 
     Raises:
-        ValueError: If `max_language_ratio` is set and a language has no caption left.
+        ValueError: An option or a source is invalid, a file of the user would be overwritten, or no row is left.
     """
-    num_rows, num_captions = len(facts.cause), len(facts.row)
-    decisions = Decisions(facts, np.full(num_rows, -1), np.arange(num_rows), np.arange(num_captions))
-    languages = list(options.caption_columns)
-    if len(excluded):
-        rows = facts.kept_rows
-        hashes = np.concatenate([excluded, facts.hash[rows]])
-        same = np.zeros((len(hashes), 48), np.uint8)  # copies in other colours are excluded, too
-        match = match_images(hashes, same, options.max_image_distance, MAX_COLOUR_DISTANCE, len(excluded))
-        match = match[len(excluded) :]
-        found = match < len(excluded)
-        decisions.excluded_by[rows[found]] = match[found]
-        facts.drop_rows(rows[found], "in an excluded set")
-    for number, language in enumerate(languages):
-        _drop_low_similarity(decisions, number, language, options)
-    for number in range(len(languages)):
-        _drop_boilerplate(facts, number, options.max_caption_images)
-    facts.drop_without_captions()
-    rows = facts.kept_rows
-    match = match_images(facts.hash[rows], facts.colours[rows], options.max_image_distance, MAX_COLOUR_DISTANCE)
-    decisions.image_like[rows] = rows[match]
-    facts.drop_rows(rows[match != np.arange(len(rows))], "near-duplicate image")
-    for number, language in enumerate(languages):
-        _drop_near_captions(decisions, number, language, options.max_caption_similarity, read_text)
-    if options.max_language_ratio is not None:
-        _balance(facts, languages, options.max_language_ratio, options.seed)
-    facts.drop_without_captions()
-    return decisions
+    folder = Path(options.output_dir)
+    names = [DATA_FOLDER, REPORT_FILE]
+    with claim_folder(folder, names, command="curate", overwrite=options.overwrite):
+        curation = Curation(options)
+        if options.exclude:
+            curation.drop_excluded()
+        if options.drop_share:
+            curation.drop_dissimilar()
+        if options.max_caption_images is not None:
+            curation.drop_boilerplate(options.max_caption_images)
+        curation.drop_rows_without_captions()  # before their images decide which of several copies is kept
+        curation.drop_near_images()
+        curation.drop_equal_captions()
+        curation.drop_rows_without_captions()
+        meta = portable_values(make_meta(options.data, None, command_of(PROGRAM, options)))
+        report = {"meta": meta, **curation.report()}
+        write_text(folder / REPORT_FILE, json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+        if not curation.kept_rows():
+            raise ValueError(
+                f"data: no row of {options.data!r} is left. Relax the filters; {folder / REPORT_FILE} has the causes."
+            )
+        shutil.rmtree(folder / DATA_FOLDER, ignore_errors=True)  # of an earlier run
+        curation.write(folder / DATA_FOLDER)
+    return report
 
 
-def _drop_low_similarity(decisions: Decisions, number: int, language: str, options: CurateOptions):
-    facts = decisions.facts
-    scored = facts.kept_captions(number)
-    if language in options.min_similarity:
-        threshold = options.min_similarity[language]
-        decisions.thresholds[language] = threshold
-        facts.drop_captions(scored[facts.similarity[scored] < np.float32(threshold)], "low similarity")
-    elif options.drop_share.get(language) and len(scored):
-        ranked = scored[np.argsort(facts.similarity[scored], kind="stable")]
-        num_dropped = int(options.drop_share[language] * len(scored))
-        facts.drop_captions(ranked[:num_dropped], "low similarity")
-        decisions.thresholds[language] = float(facts.similarity[ranked[num_dropped]])
+def report_table(report: dict[str, Any]) -> str:
+    """A Markdown table of a report: a line for each cause, and a column for the rows and each language."""
+    columns = {"rows": report["rows"], **report["captions"]}
+    lines = [["cause", *columns], ["---", *["---:"] * len(columns)]]
+    lines.append(["input", *(f"{column['in']:,}" for column in columns.values())])
+    for cause in dict.fromkeys(cause for column in columns.values() for cause in column["dropped"]):
+        lines.append([cause, *(f"{column['dropped'].get(cause, 0):,}" for column in columns.values())])
+    lines.append(["kept", *(f"{column['out']:,}" for column in columns.values())])
+    return markdown_table(lines)
 
 
-def _drop_boilerplate(facts: Facts, number: int, limit: int | None):
-    if limit is None:
-        return
-    kept = facts.kept_captions(number)
-    # images with equal hashes count as one image
-    pairs = np.unique(np.stack([facts.identity[kept], facts.hash[facts.row[kept]]], 1), axis=0)
-    identities, counts = np.unique(pairs[:, 0], return_counts=True)
-    facts.drop_captions(kept[np.isin(facts.identity[kept], identities[counts > limit])], "boilerplate")
+def _count(causes: list[str | None]) -> dict[str, Any]:
+    dropped = Counter(cause for cause in causes if cause is not None)
+    return {"in": len(causes), "out": len(causes) - dropped.total(), "dropped": dict(dropped.most_common())}
 
 
-def _drop_near_captions(
-    decisions: Decisions, number: int, language: str, threshold: float | None, read_text: ReadText
-):
-    if threshold is None:
-        return
-    facts, size = decisions.facts, shingle_size(language)
-    kept = facts.kept_captions(number)
-
-    def shingles_of(position: int) -> set[str]:
-        index = kept[position]
-        return shingles(normalise(read_text(language, int(facts.row[index]), int(facts.number[index]))), size)
-
-    def is_near(position: int, others: np.ndarray) -> np.ndarray:
-        equal = facts.identity[kept[others]] == facts.identity[kept[position]]
-        if equal.any():  # equal captions are not read
-            return equal
-        own = shingles_of(position)
-        return np.array([jaccard(own, shingles_of(other)) >= threshold for other in others])
-
-    match = match_earlier(facts.bands[kept], is_near)
-    decisions.caption_like[kept] = kept[match]
-    facts.drop_captions(kept[match != np.arange(len(kept))], "near-duplicate caption")
+def _examine(rows: Dataset, column: str, rules: CellRules, *thresholds: float | None) -> list[ExaminedImage]:
+    """Checks and hashes of every image, computed by threads."""
+    images: list[ExaminedImage] = []
+    with ThreadPoolExecutor() as pool, tqdm(total=len(rows), desc="examine", unit="image") as progress:
+        for start in range(0, len(rows), IMAGES_AT_ONCE):
+            cells = rows[start : start + IMAGES_AT_ONCE][column]
+            images += pool.map(lambda cell: examine_image(rules(cell), *thresholds), cells)
+            progress.update(len(images) - start)
+    return images
 
 
-def _balance(facts: Facts, languages: Sequence[str], ratio: float, seed: int):
-    """Cap the larger languages. A keyed hash of row and index selects captions uniformly over the whole source."""
-    counts = {language: len(facts.kept_captions(number)) for number, language in enumerate(languages)}
-    smallest = min(counts, key=counts.__getitem__)
-    if not counts[smallest]:
-        raise ValueError(
-            f"max_language_ratio: no caption in {smallest!r} is left, so the languages cannot be balanced ({counts}). "
-            "Set it to null, or relax the filters."
-        )
-    for number in range(len(languages)):
-        kept = facts.kept_captions(number)
-        draws = keyed_uniform(seed, facts.row[kept], facts.number[kept], num=1)[:, 0]
-        beyond = np.argsort(draws, kind="stable")[int(ratio * counts[smallest]) :]
-        facts.drop_captions(kept[beyond], "above the language ratio")
+def score_pairs(rows: Dataset, captions: list[Caption], options: CurateOptions) -> list[float]:
+    """Cosine of each caption with the image of its row under a teacher.
+
+    Args:
+        rows: Rows with undecoded images, which decode.
+        captions: Captions in the order of the rows.
+        options: Teacher, image column and batch size.
+
+    Raises:
+        ValueError: The teacher cannot be loaded, or returns values that are not finite.
+    """
+    device, size = "cuda" if torch.cuda.is_available() else "cpu", options.batch_size
+    teacher = Teacher.from_pretrained(str(options.teacher), device=device)
+    normalize = Normalize.from_processor(teacher.image_processor, teacher.image_size)
+    squash = squashes(teacher.image_processor)
+    numbers = sorted({caption.row for caption in captions})
+    images: dict[int, Tensor] = {}
+    for start in tqdm(range(0, len(numbers), size), desc="score images", unit="batch"):
+        part = numbers[start : start + size]
+        decoded: Any = decode_images(rows[part][options.image_column], teacher.image_size, squash)
+        embeddings = teacher.encode_images(normalize(torch.stack(decoded).to(device))).embedding
+        images |= zip(part, F.normalize(embeddings.float(), dim=-1).cpu(), strict=True)
+    cosines = torch.zeros(len(captions))
+    # batches of texts of similar length need less padding
+    order = sorted(range(len(captions)), key=lambda index: len(captions[index].text))
+    for start in tqdm(range(0, len(order), size), desc="score captions", unit="batch"):
+        part = order[start : start + size]
+        texts = teacher.encode_texts(**teacher.tokenize([captions[index].text for index in part])).embedding
+        own = torch.stack([images[captions[index].row] for index in part])
+        cosines[part] = (F.normalize(texts.float(), dim=-1).cpu() * own).sum(1)
+    if not cosines.isfinite().all():
+        raise ValueError(f"teacher: {teacher.name!r} returns values that are not finite. Choose a different teacher.")
+    return cosines.tolist()

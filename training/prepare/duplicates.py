@@ -1,17 +1,12 @@
-"""Checks, hashes and near-duplicate search of images and texts, without comparing all pairs.
+"""Checks, hashes and near-duplicate search of images, without comparing all pairs.
 
 Only rows that share a band of their hash are compared. Two 64-bit hashes that differ in at most d bits agree in at
-least one of d + 1 bands, so no pair of images is missed. Texts use MinHash (Broder, 1997) with bands as in Leskovec et
-al., "Mining of Massive Datasets", ch. 3.4: at the threshold at most 1 % of the pairs are missed.
+least one of d + 1 bands, so no pair is missed.
 """
 
-import hashlib
-import math
 import re
 import unicodedata
-import zlib
 from collections import defaultdict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -28,7 +23,6 @@ MAX_IMAGE_DISTANCE = 4  # differing hash bits of near-duplicates
 MAX_COLOUR_DISTANCE = 4.0  # mean difference of their 4 x 4 thumbnails, 0..255
 HASH_BITS, HASH_EDGE, GREY_EDGE, HASH_MARGIN, COLOUR_EDGE = 64, 8, 32, 0.05, 4
 NUM_COLOURS = 3 * COLOUR_EDGE**2
-TEXT_BANDS, MAX_BAND_LENGTH, MISS_RATE = 16, 8, 0.01
 # the 8 lowest frequencies of a cosine transform (DCT-II) of 32 values
 _COSINES = np.cos(np.pi * np.outer(np.arange(HASH_EDGE), 2 * np.arange(GREY_EDGE) + 1) / (2 * GREY_EDGE))
 
@@ -105,36 +99,6 @@ def colours(image: PILImage.Image) -> np.ndarray:
     return np.asarray(image.resize((COLOUR_EDGE, COLOUR_EDGE), PILImage.Resampling.BOX), np.uint8).ravel()
 
 
-def match_earlier(
-    bands: np.ndarray, is_near: Callable[[int, np.ndarray], np.ndarray], num_reference: int = 0
-) -> np.ndarray:
-    """Match each row with the first earlier row that it is a near-duplicate of.
-
-    A row that matches an earlier row is not a candidate for later rows.
-
-    Args:
-        bands: (N, B) unsigned integers; two rows are compared if they agree in at least one column.
-        is_near: Function from a row and K other rows, (K,) int64, to (K,) bool.
-        num_reference: Number of leading rows that alone serve as candidates; 0 uses all rows.
-
-    Returns:
-        (N,) int64, the matched row; the row itself if it has no match.
-    """
-    match = np.arange(len(bands))
-    rows_by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for row, values in enumerate(bands.tolist()):
-        keys = list(enumerate(values))
-        if row >= num_reference:
-            earlier = np.array(sorted({other for key in keys for other in rows_by_band.get(key, ())}), np.int64)
-            near = earlier[is_near(row, earlier)] if len(earlier) else earlier
-            if len(near):
-                match[row] = near[0]
-        if row < num_reference or (not num_reference and match[row] == row):
-            for key in keys:
-                rows_by_band[key].append(row)
-    return match
-
-
 def match_images(
     hashes: np.ndarray,
     colours: np.ndarray,
@@ -143,6 +107,8 @@ def match_images(
     num_reference: int = 0,
 ) -> np.ndarray:
     """Match each image with the first earlier image that it is a near-duplicate of.
+
+    An image that matches an earlier one is not a candidate for later ones.
 
     Args:
         hashes: Perceptual hashes, (N,) uint64.
@@ -154,12 +120,21 @@ def match_images(
     Returns:
         (N,) int64, the matched image; the image itself if it has no match.
     """
-
-    def is_near(row: int, others: np.ndarray) -> np.ndarray:
-        difference = np.abs(colours[others].astype(np.int16) - colours[row]).mean(1)
-        return (np.bitwise_count(hashes[others] ^ hashes[row]) <= max_distance) & (difference <= max_colour_distance)
-
-    return match_earlier(hamming_bands(hashes, max_distance), is_near, num_reference)
+    match = np.arange(len(hashes))
+    images_by_band: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for image, values in enumerate(hamming_bands(hashes, max_distance).tolist()):
+        keys = list(enumerate(values))
+        if image >= num_reference:
+            others = np.array(sorted({other for key in keys for other in images_by_band.get(key, ())}), np.int64)
+            difference = np.abs(colours[others].astype(np.int16) - colours[image]).mean(1)
+            near = np.bitwise_count(hashes[others] ^ hashes[image]) <= max_distance
+            near = others[near & (difference <= max_colour_distance)]
+            if len(near):
+                match[image] = near[0]
+        if image < num_reference or (not num_reference and match[image] == image):
+            for key in keys:
+                images_by_band[key].append(image)
+    return match
 
 
 def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
@@ -174,39 +149,3 @@ def hamming_bands(hashes: np.ndarray, distance: int) -> np.ndarray:
 def normalise(text: str) -> str:
     """The text in NFKC, case-folded, without punctuation, with single spaces between words."""
     return re.sub(r"[\W_]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()
-
-
-def shingles(text: str, size: int) -> set[str]:
-    """Character n-grams of a normalised text. A text shorter than n is its own only n-gram."""
-    return {text[start : start + size] for start in range(max(1, len(text) - size + 1))}
-
-
-def jaccard(first: set[str], second: set[str]) -> float:
-    """Jaccard similarity of two sets that are not empty, 0..1."""
-    return len(first & second) / len(first | second)
-
-
-class MinHash:
-    """Computes MinHash bands. Two texts at the threshold share at least one band with probability 0.99.
-
-    Args:
-        threshold: Jaccard similarity of the n-grams, 0.3..1.
-        size: Length of the n-grams in characters.
-    """
-
-    def __init__(self, threshold: float, size: int):
-        # two texts share a hash with the probability of their similarity, and a band if they share all of its hashes
-        share = 1 - MISS_RATE ** (1 / TEXT_BANDS)
-        length = MAX_BAND_LENGTH if threshold == 1 else int(math.log(share) / math.log(threshold))
-        self.length, self.size = min(max(length, 1), MAX_BAND_LENGTH), size
-        num = TEXT_BANDS * self.length
-        # constants from a hash, so that they do not depend on the version of a random number library
-        drawn = np.frombuffer(hashlib.shake_256(b"minhash").digest(24 * num), "<u8").reshape(3, num)
-        self._factors, self._offsets, self._mixers = drawn[0] | np.uint64(1), drawn[1], drawn[2] | np.uint64(1)
-
-    def bands(self, text: str) -> np.ndarray:
-        """Bands of a normalised text, (16,) uint32."""
-        values = np.array([zlib.crc32(part.encode("utf-8", "surrogatepass")) for part in shingles(text, self.size)])
-        hashes = self._factors[:, None] * values.astype(np.uint64) + self._offsets[:, None]  # modulo 2**64
-        signature = (hashes >> np.uint64(32)).min(axis=1) * self._mixers
-        return (signature.reshape(TEXT_BANDS, self.length).sum(axis=1) >> np.uint64(32)).astype(np.uint32)

@@ -1,8 +1,6 @@
 """The curate command on emoji images with added faults."""
 
 import json
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +10,16 @@ import torch
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
-from tests.tiny_teachers import save_teacher
 from tests.training.prepare.test_duplicates import cell
 from training.config import DataConfig
 from training.data import PairDataset, load_source
-from training.data.captions import usable_captions
-from training.prepare.curation import CODES, CaptionFilter, Facts, words_of
+from training.prepare.curation import caption_faults, curate, report_table, words_of
 from training.prepare.curation_options import CurateOptions
-from training.prepare.curation_run import curate
 from training.prepare.duplicates import perceptual_hash
 
 pytestmark = pytest.mark.slow
 
-OFF = {
-    "min_edge": None, "max_aspect_ratio": None, "max_image_distance": 0, "max_caption_images": None,
-    "max_caption_similarity": None,
-}  # fmt: skip
+OFF = {"min_edge": None, "max_aspect_ratio": None, "max_image_distance": 0, "max_caption_images": None}
 
 
 @pytest.fixture(scope="module")
@@ -62,32 +54,21 @@ def dropped_rows(folder: Path, cause: str, language: str = "en") -> list[int]:
     return [sample["row"] for sample in report["samples"].get(cause, {}).get(language, [])]
 
 
-def assert_counts_are_complete(report, folder: Path):
-    for column in report.columns.values():
+def assert_counts_are_complete(report: dict, folder: Path):
+    for column in (report["rows"], *report["captions"].values()):
         assert column["in"] == column["out"] + sum(column["dropped"].values())
     rows = load_source(str(folder / "data"))
-    assert len(rows) == report.content["rows"]["out"]
-    columns = [rows[language][:] for language in report.content["captions"]]
+    assert len(rows) == report["rows"]["out"]
+    columns = [rows[language][:] for language in report["captions"]]
     assert all(any(cells) for cells in zip(*columns, strict=True))  # every row has a caption
-    for language, column in report.content["captions"].items():
+    for language, column in report["captions"].items():
         cells = [cell for cell in rows[language] if cell is not None]
         assert sum(len(cell) if isinstance(cell, list) else 1 for cell in cells) == column["out"]
 
 
-def files_of(folder: Path) -> dict[str, bytes]:
-    """Content of all output files, without the state and the record of the folder."""
-    skipped = {"state", ".dcclip"}
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and skipped.isdisjoint(path.parts)]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
-
-
 @pytest.fixture
 def damaged(distinct_images, tmp_path) -> str:
-    return save_damaged(distinct_images, tmp_path)
-
-
-def save_damaged(distinct_images: list[PILImage.Image], folder: Path) -> str:
-    """Save twelve rows, most of them with one fault."""
+    """Twelve rows, most of them with one fault."""
     images = distinct_images[:12]
     images[1] = {"bytes": b"broken", "path": None}
     images[2] = images[2].resize((40, 40))
@@ -98,7 +79,7 @@ def save_damaged(distinct_images: list[PILImage.Image], folder: Path) -> str:
     en += ["see www.frog.com", None, " ", "a fox on a white ground", "a frog again"]
     zh = [f"白色背景上的{what}" for what in ("青蛙", "狐狸", "帽子", "公共汽车", "小猫", "小狗", "蜜蜂")]
     zh += ["白色背景上的老虎", "かわいいカエル", None, "白色背景上的雪人", "白色背景上的绿蛙"]
-    return save_rows(folder / "damaged.parquet", images, en, zh)
+    return save_rows(tmp_path / "damaged.parquet", images, en, zh)
 
 
 def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_images, tmp_path):
@@ -115,7 +96,7 @@ def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_im
 
     def dropped(name: str, **options) -> dict[str, int]:
         fields = {"caption_columns": {"en": "en"}, **options}
-        return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields)).content["rows"]["dropped"]
+        return curate(options_for(str(tmp_path / "a.parquet"), tmp_path / name, **fields))["rows"]["dropped"]
 
     path_cause, url_cause = (f"image is a {kind}, and allow_{name} is off" for kind, name in (
         ("path outside the data", "paths"), ("URL", "urls")))  # fmt: skip
@@ -126,12 +107,12 @@ def test_images_outside_the_data_and_urls_are_counted_unless_allowed(distinct_im
         dropped("excluded", exclude=[str(tmp_path / "a.parquet")])
 
 
-def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, tokenizer):
+def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.prepare.curation.ROWS_PER_SHARD", 2)
     folder = tmp_path / "out"
-    options = CurateOptions(data=damaged, output_dir=str(folder), rows_per_shard=5, max_caption_similarity=1.0)
-    report = curate(options)
+    report = curate(CurateOptions(data=damaged, output_dir=str(folder)))
     assert_counts_are_complete(report, folder)
-    assert report.content["rows"]["dropped"] == {
+    assert report["rows"]["dropped"] == {
         "image does not decode": 1, "image too small": 1, "extreme aspect ratio": 1, "blank image": 1,
         "near-duplicate image": 1, "no caption left": 2,
     }  # fmt: skip
@@ -139,22 +120,21 @@ def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, tokenizer):
     assert dropped_rows(folder, "empty caption") == [9] and dropped_rows(folder, "no caption", "zh") == [9]
     assert dropped_rows(folder, "kana or Hangul", "zh") == [8]
     rows = load_source(str(folder / "data"))
-    assert rows.column_names == ["image", "en", "zh"]
+    assert rows.column_names == ["image", "en", "zh"] and len(list((folder / "data").iterdir())) == 3
     assert rows["en"][:2] == ["a frog on a white ground", "a dog on a white ground"]
-    assert (
-        rows["zh"][3] == "白色背景上的老虎" and rows["en"][3] is None
-    )  # the Chinese caption is kept without the English one
+    # the Chinese caption is kept without the English one
+    assert rows["zh"][3] == "白色背景上的老虎" and rows["en"][3] is None
     source = load_source(damaged)
     for row, original in enumerate([0, 5, 6, 7, 10]):
         assert rows[row]["image"].tobytes() == source[original]["image"].tobytes()
-    assert load_source(str(folder))["en"][:] == rows["en"][:]  # the output folder loads as a data set too
     config = DataConfig(train=str(folder / "data"), max_skip_share=0.0)
     assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
-    markdown = (folder / "report.md").read_text(encoding="utf-8")
-    assert "| image too small | 1 | 1 | 1 |" in markdown and "see www.frog.com" in markdown
-    assert report.content["meta"]["command"].startswith("python -m training.prepare.curate --data damaged.parquet")
-    for path in (folder / "report.md", folder / "report.json", folder / "state" / "run.json"):
-        assert str(tmp_path) not in path.read_text(encoding="utf-8")
+    assert "| image too small | 1 | 1 | 1 |" in report_table(report)
+    text = (folder / "report.json").read_text(encoding="utf-8")
+    assert "see www.frog.com" in text and str(tmp_path) not in text
+    # a second run replaces the set of the first
+    curate(CurateOptions(data=damaged, output_dir=str(folder), max_aspect_ratio=None, min_edge=1))
+    assert len(load_source(str(folder / "data"))) == 7
 
 
 def test_images_of_a_folder_are_embedded(distinct_images, tmp_path):
@@ -204,51 +184,27 @@ def test_first_near_duplicate_with_a_caption_is_kept(distinct_images, tmp_path):
     assert load_source(str(folder / "data"))["en"][:] == ["a frog"]
 
 
-def test_near_duplicate_caption_is_dropped_in_its_language_only(distinct_images, tmp_path):
-    # the first two share 9 of 10 trigrams in English and 4 of 5 bigrams in Chinese
-    en = ["red apples ab", "red apples a", "Red apples: ab!", "a snowman"]
-    zh = ["白色的小猫咪", "黑色的小狗", "白色的小猫", None]
-    data = save_rows(tmp_path / "rows.parquet", distinct_images[:4], en, zh)
-    for threshold, rows in ((0.9, [1, 2]), (0.92, [2])):
-        folder = tmp_path / f"en{threshold}"
-        report = curate(options_for(data, folder, max_caption_similarity=threshold))
-        assert dropped_rows(folder, "near-duplicate caption") == rows
-        assert_counts_are_complete(report, folder)
-    for threshold, rows in ((0.8, [2]), (0.81, [])):
-        folder = tmp_path / f"zh{threshold}"
-        curate(options_for(data, folder, max_caption_similarity=threshold))
-        assert dropped_rows(folder, "near-duplicate caption", "zh") == rows
+def test_equal_caption_is_dropped_in_its_language_only(distinct_images, tmp_path):
+    en = ["red apple ab", "red apples", "Red apple: AB!", "青蛙 frog"]
+    data = save_rows(
+        tmp_path / "rows.parquet", distinct_images[:4], en, ["小猫", "小猫。", "red apples 猫", "青蛙 frog"]
+    )
+    report = curate(options_for(data, tmp_path / "out"))
+    assert dropped_rows(tmp_path / "out", "equal caption") == [2]
+    assert dropped_rows(tmp_path / "out", "equal caption", "zh") == [1]
+    assert_counts_are_complete(report, tmp_path / "out")
 
 
 def test_images_of_excluded_sets_are_removed(distinct_images, tmp_path):
     data = save_rows(tmp_path / "rows.parquet", distinct_images[:6], ["an a", "a b", "a c", "a d", "an e", "an f"])
     first = save_rows(tmp_path / "first.parquet", [distinct_images[2].resize((32, 32)), distinct_images[20]], ["", ""])
     second = save_rows(tmp_path / "second.parquet", [distinct_images[4], distinct_images[21]], ["", ""])
-    report = curate(options_for(data, tmp_path / "out", exclude=[first, second], max_image_distance=4))
+    curate(options_for(data, tmp_path / "out", exclude=[first, second], max_image_distance=4))
     assert dropped_rows(tmp_path / "out", "in an excluded set") == [2, 4]
-    counts = {"hashed": 2, "rows": 1}
-    assert report.content["excluded"] == {"first.parquet": counts, "second.parquet": counts}
     broken = save_rows(tmp_path / "broken.parquet", [distinct_images[2], {"bytes": b"broken", "path": None}], ["", ""])
-    with pytest.raises(ValueError, match=r"exclude: row 1 cannot be hashed \(image does not decode\)"):
+    with pytest.raises(ValueError, match=r"exclude: row 1 of .* \(image does not decode\)"):
         curate(options_for(data, tmp_path / "other", exclude=[broken]))
 
-
-def test_larger_language_is_capped_by_a_keyed_hash(distinct_images, tmp_path):
-    en, zh = [f"drawing {number}" for number in range(30)], ["图"] * 8 + [None] * 22
-    data = save_rows(tmp_path / "rows.parquet", distinct_images[:30], en, zh)
-    kept = []
-    for name, changes in (("a", {}), ("b", {"rows_per_shard": 7}), ("c", {"seed": 1})):
-        report = curate(options_for(data, tmp_path / name, max_language_ratio=1.5, **changes))
-        assert report.content["captions"]["en"]["out"] == 12 and report.content["captions"]["zh"]["out"] == 8
-        assert_counts_are_complete(report, tmp_path / name)
-        kept.append([text for text in load_source(str(tmp_path / name / "data"))["en"] if text])
-    assert kept[0] == kept[1] != kept[2] and kept[0] != en[:12]
-    bare = save_rows(tmp_path / "bare.parquet", distinct_images[:2], ["an a", "a b"])
-    with pytest.raises(ValueError, match="max_language_ratio: no caption in 'zh' is left"):
-        curate(options_for(bare, tmp_path / "bare", max_language_ratio=1.5))
-
-
-# captions and options
 
 # language, a caption that passes, one that is dropped, the cause
 CASES = [
@@ -280,16 +236,14 @@ CASES = [
 
 @pytest.mark.parametrize(("language", "kept", "dropped", "cause"), CASES)
 def test_each_check_keeps_and_drops_captions_at_its_threshold(language, kept, dropped, cause):
-    examine = CaptionFilter(language)
-    assert examine(kept) is None
-    assert not dropped or examine(dropped) == cause
+    assert not list(caption_faults(kept, language))
+    assert not dropped or next(caption_faults(dropped, language)) == cause
 
 
 def test_ordinary_captions_pass(train_rows):
     for language in ("en", "zh"):
-        examine = CaptionFilter(language)
-        causes = {text: cause for text in train_rows[language] if (cause := examine(text))}
-        assert len(causes) <= 0.05 * len(train_rows), causes
+        faults = [fault for text in train_rows[language] for fault in caption_faults(text, language)]
+        assert len(faults) <= 0.05 * len(train_rows), faults
 
 
 def test_words_are_ideographs_and_runs_of_letters():
@@ -298,56 +252,31 @@ def test_words_are_ideographs_and_runs_of_letters():
     ]  # fmt: skip
 
 
-def test_language_identification_drops_captions_above_the_threshold(monkeypatch):
-    pytest.importorskip("py3langid")
-    examine = CaptionFilter("en", 0.9)
-    assert examine("the cat sits on the mat") is None
-    assert examine("frog") is None  # too short for a high probability
-    assert examine("une pomme rouge sur la table") == "wrong language"
-    assert CaptionFilter("en", 1.0)("une pomme rouge") is None
-    chinese = CaptionFilter("zh", 0.3)
-    assert chinese("紅蘋果") is None  # identified as Cantonese, which shares the written form
-    monkeypatch.setitem(sys.modules, "py3langid", None)
-    with pytest.raises(ValueError, match=r"max_other_language: .*\[train\]"):
-        CaptionFilter("en", 0.9)
-
-
-def test_every_cause_of_unusable_captions_has_a_code():
-    cells = [None, "", 3, "!!!", "\ud800", ["a", "  "]]
-    assert {cause for cell in cells for cause in usable_captions(cell)[1]} <= set(CODES)
-
-
 def test_columns_that_hold_no_captions_are_refused(distinct_images, tmp_path):
     data = tmp_path / "numbers.parquet"
     features = Features({"image": Image(decode=False), "en": Value("int64")})
     rows = Dataset.from_dict({"image": [cell(distinct_images[0])], "en": [7]}, features=features)
     rows.cast_column("image", Image()).to_parquet(data)
-    with pytest.raises(ValueError, match=r"caption_columns: 'en' .*int64"):
+    with pytest.raises(ValueError, match=r"caption_columns: .*'en'"):
         curate(options_for(str(data), tmp_path / "out", caption_columns={"en": "en"}))
 
 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"max_other_language": 1.5},
-        {"rows_per_shard": 0},
+        {"batch_size": 0},
         {"max_image_distance": 16},
-        {"max_caption_similarity": 0.1},
         {"min_edge": -1},
         {"max_aspect_ratio": float("nan")},
         {"caption_columns": {}},
-        {"min_similarity": {"en": 0.2}},
-        {"min_similarity": {"fr": 0.2}, "teacher": "t"},
+        {"drop_share": {"en": 0.2}},
+        {"drop_share": {"fr": 0.2}, "teacher": "t"},
         {"drop_share": {"en": 1.0}, "teacher": "t"},
-        {"drop_share": {"en": 0.2}, "teacher": "t", "min_similarity": {"en": 0.2}},
     ],
 )
 def test_error_names_the_option_that_is_out_of_range(fields):
     with pytest.raises(ValueError, match=f"^{next(iter(fields))}: "):
         CurateOptions(data="x", output_dir="y", **fields)
-
-
-# similarity
 
 
 def image_captions() -> list[str]:
@@ -374,111 +303,28 @@ def slow_cosines(teacher, images: list, texts: list[str]) -> list[float]:
     return cosines
 
 
-def test_teacher_drops_below_the_threshold_of_a_language(scored, distinct_images, teacher, teacher_folder, tmp_path):
-    cosines = slow_cosines(teacher, distinct_images[:10], image_captions())
-    ranked = np.argsort(cosines).tolist()
-    between = (cosines[ranked[2]] + cosines[ranked[3]]) / 2  # drops exactly three
-    common = {"teacher": str(teacher_folder), "batch_size": 4, "rows_per_shard": 6}
-    report = curate(options_for(scored, tmp_path / "threshold", min_similarity={"en": between}, **common))
-    assert dropped_rows(tmp_path / "threshold", "low similarity") == sorted(ranked[:3])
-    assert dropped_rows(tmp_path / "threshold", "low similarity", "zh") == []  # no threshold for zh
-    assert report.content["similarity"]["en"]["quantiles"]["0.5"] == pytest.approx(np.median(cosines), abs=1e-4)
-    assert_counts_are_complete(report, tmp_path / "threshold")
-    report = curate(options_for(scored, tmp_path / "share", drop_share={"en": 0.39}, **common))
-    assert dropped_rows(tmp_path / "share", "low similarity") == sorted(ranked[:3])
-    assert report.content["similarity"]["en"]["threshold"] == pytest.approx(cosines[ranked[3]], abs=1e-4)
+def test_teacher_drops_the_lowest_cosines_of_a_language(scored, distinct_images, teacher, teacher_folder, tmp_path):
+    ranked = np.argsort(slow_cosines(teacher, distinct_images[:10], image_captions())).tolist()
+    changes = {"teacher": str(teacher_folder), "batch_size": 4, "drop_share": {"en": 0.39}}
+    report = curate(options_for(scored, tmp_path / "out", **changes))
+    assert dropped_rows(tmp_path / "out", "low similarity") == sorted(ranked[:3])
+    assert dropped_rows(tmp_path / "out", "low similarity", "zh") == []  # no share for zh
+    assert_counts_are_complete(report, tmp_path / "out")
 
 
-# resume
-
-
-@pytest.fixture(scope="module")
-def whole(distinct_images, teacher_folder, tmp_path_factory) -> CurateOptions:
-    """Options of a finished run of three shards with all filters on."""
-    folder = tmp_path_factory.mktemp("whole")
-    exclude = [save_rows(folder / "exclude.parquet", distinct_images[5:6], [""])]
-    changes = {"rows_per_shard": 4, "min_edge": 64, "max_image_distance": 4, "exclude": exclude, "workers": 2}
-    changes |= {"teacher": str(teacher_folder), "drop_share": {"en": 0.2}}
-    options = options_for(save_damaged(distinct_images, folder), folder / "out", **changes)
-    curate(options)
-    return options
-
-
-@pytest.mark.parametrize(("stage", "shard"), [("examine", 0), ("examine", 2), ("write", 0), ("write", 1)])
-def test_killed_run_resumes_to_the_same_bytes(whole, tmp_path, monkeypatch, stage, shard):
-    options = replace(whole, output_dir=str(tmp_path / "killed"))
-    owner, name = (Facts, "save") if stage == "examine" else (pq, "write_table")
-    original, calls = getattr(owner, name), []
-
-    def counted(*arguments, **options):
-        calls.append(arguments)
-        if len(calls) == shard + 1:
-            if stage == "write":
-                Path(arguments[1]).write_bytes(b"half")
-            raise KeyboardInterrupt
-        return original(*arguments, **options)
-
-    monkeypatch.setattr(owner, name, counted)
-    with pytest.raises(KeyboardInterrupt):
-        curate(options)
-    curate(options)
-    assert len(calls) == 3 + 1  # three shards, one of them twice
-    expected = files_of(Path(whole.output_dir))
-    assert {"report.json", "report.md"} < set(expected) and len(expected) == 5
-    assert files_of(tmp_path / "killed") == expected
-
-
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"min_edge": 32}, "min_edge: "), ({"seed": 5}, "seed: "),
-     ({"exclude": ["x.parquet"]}, "exclude: ")],
-)  # fmt: skip
-def test_folder_of_a_run_with_other_options_is_refused(damaged, tmp_path, changes, named):
-    curate(options_for(damaged, tmp_path / "out"))
-    with pytest.raises(ValueError, match=named):
-        curate(options_for(damaged, tmp_path / "out", **changes))
-
-
-def test_folder_of_a_run_with_other_data_or_another_teacher_is_refused(
-    damaged, distinct_images, tmp_path, teacher_folder, tokenizer
-):
-    folder = save_teacher("clip", tmp_path / "teacher", tokenizer)
-    curate(options_for(damaged, tmp_path / "out", teacher=str(folder)))
-    (folder / "model.safetensors").unlink()
-    save_teacher("clip", tmp_path / "teacher", tokenizer, dtype=torch.float16)
-    with pytest.raises(ValueError, match="revision of teacher: "):
-        curate(options_for(damaged, tmp_path / "out", teacher=str(folder)))
-    curate(options_for(damaged, tmp_path / "other"))
-    save_rows(Path(damaged), distinct_images[:12], [f"a {letter}" for letter in "abcdefghijkl"])
-    with pytest.raises(ValueError, match="fingerprint of data: "):
-        curate(options_for(damaged, tmp_path / "other"))
-
-
-# bad input
-
-
-def test_folders_of_others_and_damaged_folders_are_refused(damaged, tmp_path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full/thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"output_dir: .* is not empty"):
+def test_files_of_the_user_are_not_replaced(damaged, tmp_path):
+    (tmp_path / "full/data").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"output_dir: .* has data"):
         curate(options_for(damaged, tmp_path / "full"))
-    curate(options_for(damaged, tmp_path / "out"))
-    state = tmp_path / "out/state/facts/00000.safetensors"
-    content = bytearray(state.read_bytes())
-    content[-3] ^= 1  # one bit of the last array
-    for broken in (b"half", bytes(content)):
-        state.write_bytes(broken)
-        with pytest.raises(ValueError, match=r"output_dir: .*00000.safetensors is damaged"):
-            curate(options_for(damaged, tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "nowhere.parquet"}, "data: cannot load 'nowhere.parquet'"),
-        ({"image_column": "photo"}, "data: .* has no column 'photo', only .* Name the right one as image_column"),
-        ({"caption_columns": {"en": "english"}}, "data: .* has no column 'english'"),
-        ({"teacher": "nobody/nothing"}, "teacher: 'nobody/nothing' is neither"),
+        ({"data": "nowhere.parquet"}, "data: .*nowhere.parquet"),
+        ({"image_column": "photo"}, "data: .*'photo'"),
+        ({"caption_columns": {"en": "english"}}, "data: .*'english'"),
+        ({"teacher": "nobody/nothing", "drop_share": {"en": 0.1}}, "teacher: 'nobody/nothing'"),
     ],
 )
 def test_error_names_the_invalid_option(damaged, tmp_path, changes, message):
@@ -487,20 +333,6 @@ def test_error_names_the_invalid_option(damaged, tmp_path, changes, message):
 
 
 def test_run_that_keeps_no_row_fails_and_writes_the_report(damaged, tmp_path):
-    with pytest.raises(ValueError, match=r"data: no row of .* is left\. .*report.md lists the causes"):
+    with pytest.raises(ValueError, match=r"data: no row of .* is left"):
         curate(options_for(damaged, tmp_path / "out", min_edge=1000))
-    assert "image too small" in (tmp_path / "out/report.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "of another run"])
-def test_a_damaged_shard_of_an_earlier_run_is_written_again(distinct_images, tmp_path, damage):
-    options = options_for(save_damaged(distinct_images, tmp_path), tmp_path / "out")
-    curate(options)
-    (path,) = (tmp_path / "out/data").glob("*.parquet")
-    whole = path.read_bytes()
-    if damage == "of another run":
-        Dataset.from_dict({"image": [], "en": [], "zh": []}).to_parquet(path)
-    else:
-        path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else whole[:-6] + b"XX" + whole[-4:])
-    curate(options)
-    assert path.read_bytes() == whole
+    assert "image too small" in (tmp_path / "out/report.json").read_text(encoding="utf-8")
