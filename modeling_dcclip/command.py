@@ -1,6 +1,7 @@
 """Search your photographs and label images, in Chinese and English, without PyTorch.
 
-dcclip index Photos --model runs/demo/edge
+dcclip ~/Photos
+dcclip index ~/Photos
 dcclip search 海边的日落
 dcclip search "a dog" 雪^0.5 --not people --after 2023 --open
 dcclip serve
@@ -21,12 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from modeling_dcclip import __version__
 from modeling_dcclip.search.files import EXTENSIONS
 
 if TYPE_CHECKING:
     from modeling_dcclip.runtime_dcclip import Runtime
 
 PROGRAM = "dcclip"
+COMMANDS = ("index", "search", "serve", "duplicates", "status", "label")
 BROKEN_PIPE = 141  # exit code of a program whose reader, such as `head`, has ended: 128 + SIGPIPE
 # packages of the extra `runtime`, by the name that an import error gives
 RUNTIME_PACKAGES = {
@@ -51,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     _add_index(commands)
     _add_search(commands)
@@ -95,7 +99,7 @@ def _add_command(
     command = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     command.set_defaults(run=run, resumes=False)
     if model is not None:
-        default = "the variable DCCLIP_MODEL, else the current folder"
+        default = "the variable DCCLIP_MODEL, else the bundled model of photographs"
         if model == "index":
             default = "the model of the index" + (f"; for a new index {default}" if name == "index" else "")
             command.add_argument(
@@ -180,8 +184,12 @@ def default_index() -> Path:
 
 
 def default_model() -> Path:
-    """Return the model folder to use if none is given."""
-    return Path(os.environ.get("DCCLIP_MODEL") or ".")
+    """Return the model folder to use if none is given: of the variable DCCLIP_MODEL, else the bundled model."""
+    if name := os.environ.get("DCCLIP_MODEL"):
+        return Path(name)
+    package = Path(__file__).parent
+    bundled = package / "model"  # in the wheel
+    return bundled if bundled.is_dir() else package.parent / "model_cards" / "dcclip-tiny-photo"
 
 
 def open_runtime(folder: Path) -> "Runtime":
@@ -254,13 +262,23 @@ def _on_index(name: str) -> Callable[[argparse.Namespace], None]:
 def main(argv: list[str] | None = None) -> None:
     """Parse and run; exit with code 2 and one line on stderr after a user error, and in silence after a closed pipe.
 
+    A folder in place of a command is indexed, and then searched on the page of `serve`.
+
     Args:
         argv: Command-line arguments. Default: the arguments of the process.
     """
     for stream in (sys.stdout, sys.stderr):
         if not is_utf8(stream):
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a text file, here and under test
-    options = build_parser().parse_args(argv)
+    arguments = sys.argv[1:] if argv is None else argv
+    runs = [arguments]
+    if arguments and arguments[0] not in COMMANDS and Path(arguments[0]).is_dir():  # dcclip ~/Photos
+        runs = [["index", *arguments], ["serve", "--open", "--port", "0"]]
+    for run in runs:
+        _run(build_parser().parse_args(run))
+
+
+def _run(options: argparse.Namespace):
     try:
         options.run(options)
         sys.stdout.flush()  # here, because a closed pipe is not a user error

@@ -17,7 +17,7 @@ from modeling_dcclip.command import PROGRAM, default_model, is_utf8, print_json,
 from modeling_dcclip.search.duplicates import find_duplicates
 from modeling_dcclip.search.index import Index
 from modeling_dcclip.search.indexing import Progress, Report, count_extensions, outermost, require_images
-from modeling_dcclip.search.manifest import MANIFEST
+from modeling_dcclip.search.manifest import MANIFEST, read_manifest
 from modeling_dcclip.search.photos import write_contact_sheet
 from modeling_dcclip.search.query import QueryWarning
 from modeling_dcclip.search.serve import LOOPBACK, SearchServer
@@ -44,10 +44,9 @@ def run_index(options: argparse.Namespace):
         outermost(options.folders)
     else:
         require_images(options.folders, options.exclude or ())
-    model = options.model if exists else options.model or default_model()
     with (
         Index.open(
-            options.index, model, create=True, truncate_dim=options.truncate_dim, model_id=options.model_id
+            options.index, _model(options), create=True, truncate_dim=options.truncate_dim, model_id=options.model_id
         ) as index,
         _progress("image") as show,
     ):
@@ -56,6 +55,20 @@ def run_index(options: argparse.Namespace):
     _print_report(report, files, options)
     if report.missing:
         raise SystemExit(1)
+
+
+def _model(options: argparse.Namespace) -> Path | None:
+    """Model to open an index with; None for the model that the index names.
+
+    Where that folder is gone, such as with an old virtual environment, the default model is tried: it has to fit.
+    """
+    if options.model is not None:
+        return options.model
+    if (options.index / MANIFEST).is_file():
+        folder = Path(read_manifest(options.index)["model_folder"])
+        if (folder / "config.json").is_file():
+            return None
+    return default_model()
 
 
 def _forget(options: argparse.Namespace):
@@ -118,7 +131,7 @@ def _print_report(report: Report, files: int, options: argparse.Namespace):
 def run_search(options: argparse.Namespace):
     """Print scores and paths, most similar first."""
     limits = {"top": options.top, "after": options.after, "before": options.before, "path": options.path}
-    with Index.open(options.index, options.model, model_id=options.model_id) as index, _notes_printed():
+    with Index.open(options.index, _model(options), model_id=options.model_id) as index, _notes_printed():
         hits = index.search(*options.texts, without=options.without, images=options.images, **limits)
         if not hits:
             print_note(_why_nothing(index, options))
@@ -152,7 +165,7 @@ def run_serve(options: argparse.Namespace):
     """Serve the page until the process is stopped."""
     if not 0 <= options.port < 65536:
         raise ValueError(f"port: got {options.port}, expected 0 to 65535.")
-    with Index.open(options.index, options.model, model_id=options.model_id) as index:
+    with Index.open(options.index, _model(options), model_id=options.model_id) as index:
         index.check_model()
         try:
             server = SearchServer(index, options.host, options.port)

@@ -12,6 +12,7 @@ import pytest
 
 from modeling_dcclip import command
 from modeling_dcclip.search.index import Index
+from modeling_dcclip.search.serve import SearchServer
 from tests.modeling.test_command import BLOCK, HEAVY
 
 
@@ -198,6 +199,26 @@ def test_a_forgotten_folder_leaves(run, indexed):
         "index", "--forget", indexed, indexed, "--truncate_dim", "8"
     )
     assert "folder: got none, and the index has none yet" in run("index")
+
+
+def test_a_folder_alone_is_indexed_and_served(photos, place, color_model, monkeypatch, capsys):
+    monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
+    monkeypatch.setattr(SearchServer, "serve_forever", lambda server: None)
+    opened: list[str] = []
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    command.main([str(photos)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("5 files in the index: 5 images embedded") and lines[1:] == opened != []
+
+
+def test_the_default_model_takes_the_place_of_a_removed_one(run, photos, color_model, tmp_path, monkeypatch):
+    shutil.copytree(color_model, tmp_path / "old")
+    run("index", photos, "--model", tmp_path / "old")
+    shutil.rmtree(tmp_path / "old")
+    monkeypatch.setenv("DCCLIP_MODEL", str(color_model))
+    assert run("search", "red", "--top", "1").endswith("red.jpg\n")
+    monkeypatch.delenv("DCCLIP_MODEL")
+    assert "has a different embedding space" in run("search", "red")  # the bundled model
 
 
 def test_a_missing_folder_gives_another_exit_code(indexed, tmp_path, paint, capsys):
