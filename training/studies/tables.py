@@ -32,14 +32,14 @@ WORDS = {
     "en": {
         "header": ["Model", "Parameters", "Size", "Latency of an image and a text", "Quality, en / zh", "Status"],
         "photographs": "[in this repository](model_cards/dcclip-tiny-photo)",
-        "demo": "trained by the quick start",
+        "demo": "trained by `python -m training.demo`",
         "note": "Latency: one thread, batch 1; `dcclip-tiny-photo` in int8, the demo in PyTorch. R@5: text to image, "
         "690 photographs. Top-5: 3,944 emoji names, unseen skin tones.",
     },
     "zh": {
         "header": ["模型", "参数量", "大小", "一张图片加一条文本的延迟", "效果（英 / 中）", "状态"],
         "photographs": "[在本仓库中](model_cards/dcclip-tiny-photo)",
-        "demo": "由快速开始训练得到",
+        "demo": "由 `python -m training.demo` 训练得到",
         "note": "延迟：单线程，每次一张图片和一条文本；`dcclip-tiny-photo` 为 int8，演示模型为 PyTorch。"
         "R@5：在 690 张照片中以文搜图。top-5：在 3,944 个表情名称中，图片为未见过的肤色变体。",
     },
