@@ -9,9 +9,8 @@ python training/embed.py --model MODEL --data HUB_ID --format parquet --output_d
 import shlex
 
 from training.search import EmbedOptions
-from training.utils.cli import parse_options, print_ending, stage_errors
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
-from training.utils.quiet import hide_library_bars
 
 PROG = "python training/embed.py"
 
@@ -19,7 +18,7 @@ PROG = "python training/embed.py"
 def main(argv: list[str] | None = None):
     """Parse the options, embed, and print what was done."""
     options = parse_options(EmbedOptions, argv, prog=PROG, description=__doc__)
-    with stage_errors("embed", extra="train"):
+    with user_errors("embed", extra="train"):
         # imported after parsing: torch and transformers take seconds, and --help needs neither
         from training.search.run import embed
 

@@ -12,9 +12,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from training.evaluation.options import EvalOptions
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.process import end_process_group
-from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from training.utils.results import Results

@@ -11,9 +11,8 @@ import sys
 
 from training.edge.formats import ExportOptions, find_format
 from training.edge.layouts import EXTRA, LAYOUTS
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
-from training.utils.quiet import hide_library_bars, hide_torchao_messages
 
 
 def main(argv: list[str] | None = None):
@@ -29,7 +28,6 @@ def _write_files(options: ExportOptions):
     with user_errors("export"):
         export_format = find_format(options.format, LAYOUTS)
     with user_errors("export", extra=export_format.extra):
-        hide_torchao_messages()
         # after parsing, so that --help answers without PyTorch and without the extra
         from training.edge.export import UNCHECKED, export
 
@@ -51,7 +49,6 @@ def _write_files(options: ExportOptions):
 
 def _write_layout(options: ExportOptions):
     with user_errors("export", extra=EXTRA):
-        hide_torchao_messages()
         from training.edge.layout_export import export_layout
 
         hide_library_bars()

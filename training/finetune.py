@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.finetuning.options import TABLE_FILE, FinetuneOptions
-from training.utils.cli import commands_of_model, parse_options, print_ending, stage_errors
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import end_process_group
-from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     import numpy as np
@@ -221,7 +220,7 @@ def base_license(name: str, student: "DCCLIPModel") -> str | None:
 def main(argv: list[str] | None = None):
     """Parse the options, fine-tune, print the table and the next commands."""
     options = parse_options(FinetuneOptions, argv, prog=PROG, description=__doc__ or "")
-    with stage_errors("finetune", extra="finetune"):
+    with user_errors("finetune", extra="finetune"):
         hide_library_bars()
         outcome = run(options)
     if outcome is None:

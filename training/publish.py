@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.utils.cli import parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from training.hub import Published

@@ -11,7 +11,6 @@ from transformers import AutoModel, AutoProcessor
 
 from tests.tiny import MOBILENET, ROOT, XLM_ROBERTA
 from training import align, distill
-from training.utils import cli
 
 pytestmark = pytest.mark.slow
 
@@ -123,23 +122,6 @@ def test_user_errors_are_one_line(recipes, capsys, tmp_path, script, arguments, 
     assert exit_info.value.code == 2 and "Traceback" not in errors
     assert errors.splitlines()[-1].startswith(message)
     assert not (tmp_path / "x").exists()
-
-
-def test_only_the_main_process_prints_a_user_error(recipes, run_python):
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = run_python(*launch, "training/align.py", "--config", recipes["align"], "--max_steps", "0", check=False)
-    assert process.returncode
-    message = "align: max_steps: must be at least 1, got 0."
-    assert [line.startswith(message) for line in process.stderr.splitlines()].count(True) == 1
-    assert f"traceback : {message}" in process.stderr  # in the launcher's summary, which comes last
-
-
-def test_an_error_of_another_process_is_printed_after_a_while(monkeypatch, capsys):
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setattr(cli, "GRACE_S", 0.01)
-    with pytest.raises(SystemExit) as exit_info, cli.stage_errors("distill"):
-        raise ValueError("data: not on this machine.")
-    assert exit_info.value.code == 2 and capsys.readouterr().err == "distill: data: not on this machine.\n"
 
 
 def test_no_module_is_imported_twice(modules):

@@ -15,12 +15,12 @@ from training.utils.cli import (
     command_name,
     exit_with_error,
     help_texts,
+    hide_library_bars,
     make_parser,
     parse_arguments,
-    stage_errors,
+    user_errors,
 )
 from training.utils.files import portable
-from training.utils.quiet import hide_library_bars
 
 RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
@@ -106,7 +106,7 @@ def run_script(
         SystemExit: The recipe cannot be used, or training failed. One line on stderr says why.
     """
     command = command_name(prog)
-    with stage_errors(command):
+    with user_errors(command, extra="train"):
         if not (arguments := sys.argv[1:] if argv is None else argv):
             arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
             print(f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True)

@@ -10,8 +10,7 @@ A run on photographs that was interrupted continues when you run the same comman
 from pathlib import Path
 
 from training.demo.options import DemoOptions, emoji_plan, next_commands, photo_plan
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
-from training.utils.quiet import hide_library_bars, hide_torchao_messages
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.results import RESULTS_FILE, Results
 
 
@@ -28,7 +27,6 @@ def _run_emoji(options: DemoOptions):
     with user_errors("demo", extra="demo"):
         plan = emoji_plan(options)
         print(plan, flush=True)
-        hide_torchao_messages()
         from training.demo import report
         from training.demo.run import CROSS_MODEL_FILE, Demo
 
@@ -50,7 +48,6 @@ def _run_photos(options: DemoOptions):
     with user_errors("demo", extra="photos,edge"):
         plan = photo_plan(options)
         print(plan, flush=True)
-        hide_torchao_messages()
         from training.demo.photos import PhotoDemo
 
         hide_library_bars()

@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import command_name, parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import command_name, hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from torch import Tensor

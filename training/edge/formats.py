@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from training.utils.quiet import quiet_export
-
 if TYPE_CHECKING:
     import numpy as np
 
@@ -149,15 +147,13 @@ def _open_onnx(path: Path, threads: int) -> "Runner":
 
 
 def _write_executorch(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    with quiet_export():  # importing the quantizer warns of deprecated functions
-        from training.edge.programs import write_program
+    from training.edge.programs import write_program
 
     write_program(student, tower, variant, path, images)
 
 
 def _open_executorch(path: Path, threads: int) -> "Runner":
-    with quiet_export():
-        from training.edge.programs import open_program
+    from training.edge.programs import open_program
 
     return open_program(path, threads)
 

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.edge.towers import INPUTS, OUTPUTS, STEM, TOWERS, cannot_export, trace_inputs
-from training.utils.quiet import quiet_export
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
 OPSET = 20
@@ -72,19 +71,18 @@ def write_graph(
         path: Path of the graph.
         external_data: Whether the weights go to a second file, which a graph of more than 2 GiB needs.
     """
-    with quiet_export():
-        torch.onnx.export(
-            graph.eval(),
-            example,
-            path,
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=INPUTS[tower],
-            output_names=[OUTPUTS[tower]],
-            dynamic_shapes=shapes,
-            external_data=external_data,
-            verbose=False,
-        )
+    torch.onnx.export(
+        graph.eval(),
+        example,
+        path,
+        dynamo=True,
+        opset_version=OPSET,
+        input_names=INPUTS[tower],
+        output_names=[OUTPUTS[tower]],
+        dynamic_shapes=shapes,
+        external_data=external_data,
+        verbose=False,
+    )
 
 
 def _finish(path: Path, student: DCCLIPModel):
@@ -171,13 +169,12 @@ def make_variant(source: Path, tower: str, variant: str, path: Path, images: Ite
         path: Path of the graph to write.
         images: Prepared calibration images, (1, 3, S, S) float32 each, for the int8 ranges of the image tower.
     """
-    with quiet_export():
-        if variant == "fp16":
-            to_fp16(source, path)
-        elif tower == "text":
-            _to_dynamic_int8(source, path)
-        else:
-            _to_static_int8(source, path, images)
+    if variant == "fp16":
+        to_fp16(source, path)
+    elif tower == "text":
+        _to_dynamic_int8(source, path)
+    else:
+        _to_static_int8(source, path, images)
     model = onnx.load(path)
     helper.set_model_props(model, {entry.key: entry.value for entry in onnx.load(source).metadata_props})
     onnx.save(model, path)

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
 from training.edge.towers import INPUTS, OUTPUTS, Runner, TextTower, VisionTower, cannot_export
-from training.utils.quiet import LITERT_LINES, quiet_export, quiet_native
 
 SIGNATURE = "serving_default"
 # names of the outputs of pooling and L2 normalisation, which stay in float32: in int8, the lengths of the embeddings
@@ -59,11 +58,10 @@ def write_litert(student: DCCLIPModel, tower: str, variant: str, path: Path, ima
         ValueError: The tower cannot be converted.
     """
     try:
-        with quiet_export(), quiet_native(LITERT_LINES):
-            if variant == "fp32":
-                _convert(student, tower, path)
-            else:
-                _quantise(path.with_name(f"{tower}_model{path.suffix}"), tower, path, images)
+        if variant == "fp32":
+            _convert(student, tower, path)
+        else:
+            _quantise(path.with_name(f"{tower}_model{path.suffix}"), tower, path, images)
     except Exception as error:  # the exceptions of exporter, converter and quantiser have no common base class
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise cannot_export(student, tower, f"converted to LiteRT in {variant}", reason) from error
@@ -134,13 +132,12 @@ def open_litert(path: Path, threads: int = 0) -> Runner:
         ValueError: This machine cannot run the file.
     """
     try:
-        with quiet_native(LITERT_LINES):
-            from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter
 
-            interpreter = Interpreter(model_path=str(path), num_threads=threads or None)
-            interpreter.allocate_tensors()
-            signature = interpreter.get_signature_runner(SIGNATURE)
-            details = signature.get_input_details()
+        interpreter = Interpreter(model_path=str(path), num_threads=threads or None)
+        interpreter.allocate_tensors()
+        signature = interpreter.get_signature_runner(SIGNATURE)
+        details = signature.get_input_details()
     except (ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path.name}: LiteRT on this machine cannot run it ({reason}).") from error

@@ -24,7 +24,6 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from modeling_dcclip import DCCLIPModel
 from training.edge.towers import STEM, Runner, cannot_export, trace_inputs
-from training.utils.quiet import EXECUTORCH_LINES, quiet_export, quiet_native
 
 MAX_BATCH = 8  # the memory of a program is planned for its largest input
 CONVOLUTION = torch.ops.aten.conv2d.default
@@ -48,7 +47,7 @@ def write_program(student: DCCLIPModel, tower: str, variant: str, path: Path, im
     """
     module, example, shapes = trace_inputs(student, tower, MAX_BATCH)
     try:
-        with quiet_export(), torch.no_grad():
+        with torch.no_grad():
             if variant == "int8":
                 module = to_int8(module, tower, example, shapes, images)
             program = to_edge_transform_and_lower(
@@ -168,13 +167,12 @@ def open_program(path: Path, threads: int = 0) -> Runner:
     Raises:
         ValueError: This machine cannot run the program.
     """
-    with quiet_export(), quiet_native(EXECUTORCH_LINES):
-        from executorch.extension.pybindings import portable_lib
-        from executorch.runtime import Runtime
+    from executorch.extension.pybindings import portable_lib
+    from executorch.runtime import Runtime
 
-        threads = threads or torch.get_num_threads()
-        if portable_lib._threadpool_get_thread_count() != threads:
-            portable_lib._unsafe_reset_threadpool(threads)
+    threads = threads or torch.get_num_threads()
+    if portable_lib._threadpool_get_thread_count() != threads:
+        portable_lib._unsafe_reset_threadpool(threads)
     try:
         program = Runtime.get().load_program(path)
         method = program.load_method("forward")

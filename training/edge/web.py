@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import parse_options, user_errors
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 from training.utils.files import REPO_ROOT, holds_files, recover_folder, replace_folder, scratch_folder
 from training.utils.output import check_replaceable, claim_folder, record_tree
-from training.utils.quiet import hide_library_bars
 
 if TYPE_CHECKING:
     from training.evaluation.zero_shot_model import ZeroShotModel

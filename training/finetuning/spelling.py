@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import commands_of_model, parse_options, print_ending, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 
 if TYPE_CHECKING:
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor

@@ -10,8 +10,7 @@ The output folder holds the curated set (data/), and report.json with counts and
 """
 
 from training.prepare.curation_options import PROGRAM, CurateOptions
-from training.utils.cli import parse_options, print_ending, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import hide_library_bars, parse_options, print_ending, user_errors
 
 
 def main(argv: list[str] | None = None):

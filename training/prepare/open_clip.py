@@ -13,8 +13,7 @@ from pathlib import Path
 from string import punctuation
 from typing import TYPE_CHECKING, Any
 
-from training.utils.cli import parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from torch import nn

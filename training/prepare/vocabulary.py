@@ -13,8 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.utils.cli import command_of, parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import command_of, hide_library_bars, parse_options, user_errors
 
 if TYPE_CHECKING:
     from training.prepare.cut import Coverage

@@ -11,8 +11,7 @@ import sys
 from importlib import import_module, util
 from pathlib import Path
 
-from training.utils.cli import USER_ERROR, exit_with_error, parse_options, user_errors
-from training.utils.quiet import hide_library_bars
+from training.utils.cli import USER_ERROR, exit_with_error, hide_library_bars, parse_options, user_errors
 
 PROGRAM = "python -m training.studies"
 NAMES = ("claims", "ablations", "budget", "throughput", "search", "finetuning", "tables")

@@ -1,10 +1,9 @@
 """Helpers that know nothing of models.
 
-cli.py      build a command line from a dataclass; report user errors
+cli.py      build a command line from a dataclass; report user errors; what a command prints
 files.py    atomic writes of files and folders
 output.py   output folders: locks, and the names that commands wrote
 process.py  threads, memory and latency of this process
-quiet.py    known messages of other libraries that are not shown
 results.py  `results.json`: rows of numbers with the command, commit, data and seed that produced them
 rng.py      random numbers keyed by (seed, keys)
 """

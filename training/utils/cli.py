@@ -2,17 +2,15 @@
 
 import errno
 import itertools
-import json
 import os
 import re
 import shlex
 import sys
-import time
 import traceback
 import types
 from argparse import SUPPRESS, Action, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -23,11 +21,8 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter
 
 Options = TypeVar("Options")
 USER_ERROR, FAILURE, INTERRUPTED = 2, 1, 130  # exit codes
-MAX_CONFIG_BYTES = 2**20  # YAML is parsed slowly
 DEBUG_VARIABLE = "DCCLIP_DEBUG"
 WORKER_TRACEBACK = "Original Traceback (most recent call last):"
-GRACE_S = 10.0  # launchers end all other processes within a second of the first failure
-ERROR_FILE_VARIABLE = "TORCHELASTIC_ERROR_FILE"  # set by torchrun and accelerate for each process
 
 
 def parse_options(
@@ -102,7 +97,7 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[
     Raises:
         ValueError: An option is unknown, missing or invalid; the message is one line that names it.
     """
-    check_config_files(sys.argv[1:] if argv is None else argv)
+    _check_config_files(sys.argv[1:] if argv is None else argv)
     try:
         values = vars(parser.instantiate(parser.parse_args(argv)))
     except (ArgumentError, TypeError) as error:  # TypeError: a section is not a mapping
@@ -144,23 +139,13 @@ def help_texts(options_class: type) -> dict[str, str]:
     return helps
 
 
-def check_config_files(arguments: Sequence[str]):
-    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file.
-
-    Args:
-        arguments: Command line arguments.
-
-    Raises:
-        ValueError: A file is not UTF-8, not YAML, or not a mapping.
-    """
+def _check_config_files(arguments: Sequence[str]):
+    """Check that every file after `--config` is a YAML mapping. jsonargparse's own errors do not name the file."""
     names = [value for flag, value in itertools.pairwise(arguments) if flag == "--config"]
     names += [argument.removeprefix("--config=") for argument in arguments if argument.startswith("--config=")]
     for path in filter(Path.is_file, map(Path, names)):  # jsonargparse names a missing file
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ValueError(f"config: {str(path)!r} has more than {MAX_CONFIG_BYTES:,} bytes. Name a recipe.")
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-            json.dumps(content, default=str)  # finds a node that contains itself
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ValueError(f"config: {str(path)!r} is not a YAML file in UTF-8 ({one_line(error)}).") from error
         if not isinstance(content, dict):
@@ -284,45 +269,6 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
         exit_with_error(command, error, FAILURE if is_failure else USER_ERROR)
 
 
-@contextmanager
-def stage_errors(command: str, extra: str = "train") -> Iterator[None]:
-    """Turn an expected failure into one line on stderr, as `user_errors` does.
-
-    Several processes usually fail with the same error. The main process prints it, and the launcher ends the others
-    before they do. An error of another process alone is printed after `GRACE_S`. The launcher prints its own summary
-    last, and this function puts the message into it.
-
-    Args:
-        command: Name that the line starts with, such as `distill`.
-        extra: Extra of this project that installs the packages of the command.
-
-    Raises:
-        SystemExit: With code 2, if an option, the data or a model cannot be used. With code 1, if training fails
-            later: the loss is not finite or the disk is full.
-    """
-    with user_errors(command, extra=extra):
-        try:
-            yield
-        except (ValueError, ModuleNotFoundError, OSError, FloatingPointError) as error:
-            _wait_for_main_process()
-            _tell_launcher(f"{command}: {one_line(error)}")
-            raise
-
-
-def _wait_for_main_process():
-    """Give the launcher the time to end this process, unless it is the main one. Launchers set RANK."""
-    if os.environ.get("RANK", "0") != "0":
-        time.sleep(GRACE_S)
-
-
-def _tell_launcher(message: str):
-    if path := os.environ.get(ERROR_FILE_VARIABLE):
-        with suppress(OSError):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            content = {"message": {"message": message, "extraInfo": {"py_callstack": message, "timestamp": "0"}}}
-            Path(path).write_text(json.dumps(content), encoding="utf-8")
-
-
 def command_of(program: str, options: Any) -> str:
     """Return the command line that reproduces a run.
 
@@ -347,25 +293,14 @@ def command_of(program: str, options: Any) -> str:
 
 
 def print_ending(written: Mapping[str, str], commands: Sequence[str] = ()):
-    """Print what a command wrote, and commands that use it. Of several processes, only the main one prints.
-
-    Args:
-        written: What each written file or folder is, by path.
-        commands: Commands that can be copied into a shell; words in capitals are to be replaced.
-    """
-    if os.environ.get("RANK", "0") != "0":
-        return
-    lines = [f"  {path}: {meaning}" for path, meaning in written.items()]
-    print("\n".join(["", *lines, *(["\nNext:"] if commands else []), *(f"  {command}" for command in commands)]))
+    """Print what a command wrote, by path, and commands that use it, in the main process."""
+    if os.environ.get("RANK", "0") == "0":
+        lines = [f"  {path}: {meaning}" for path, meaning in written.items()]
+        print("\n".join(["", *lines, *(["\nNext:"] if commands else []), *(f"  {command}" for command in commands)]))
 
 
 def commands_of_model(folder: str, is_exported: bool = False) -> list[str]:
-    """Commands that use a finished model: export, search, publish.
-
-    Args:
-        folder: Folder of the model.
-        is_exported: Whether the folder has exported towers for search.
-    """
+    """Commands that use the folder of a finished model: export unless it is exported, search, publish."""
     name = shlex.quote(folder)
     edge = name if is_exported else shlex.quote(f"{folder}/edge")
     return [
@@ -373,3 +308,18 @@ def commands_of_model(folder: str, is_exported: bool = False) -> list[str]:
         f"dcclip index PHOTOS --model {edge} && dcclip search QUERY",
         f"python training/publish.py {name} --repo_id NAME/MODEL --dry_run",
     ]
+
+
+def hide_library_bars():
+    """Disable the progress bars of transformers and datasets, because commands show their own. Downloads keep theirs,
+    which transformers would switch off too.
+    """
+    import datasets
+    import transformers
+    from huggingface_hub.utils import are_progress_bars_disabled, enable_progress_bars
+
+    were_disabled = are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    if not were_disabled:
+        enable_progress_bars()

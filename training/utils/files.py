@@ -44,15 +44,9 @@ def portable_text(text: str) -> str:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Provide a temporary file that replaces `path` at the end of the `with` block.
+    """Provide a temporary file in the same folder that replaces `path` at the end of the `with` block.
 
-    If the block fails, the temporary file is removed and `path` stays as before.
-
-    Args:
-        path: Path of the finished file; missing parent folders are created.
-
-    Yields:
-        Path of the temporary file, in the same folder.
+    Missing parent folders are created. If the block fails, `path` stays as before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch_name(path)
@@ -67,12 +61,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str):
-    """Write a UTF-8 text file atomically.
-
-    Args:
-        path: Path of the finished file; missing parent folders are created.
-        text: Content of the file.
-    """
+    """Write a UTF-8 text file atomically; missing parent folders are created."""
     with atomic_write(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
@@ -81,14 +70,7 @@ def write_text(path: Path, text: str):
 def scratch_folder(folder: Path) -> Iterator[Path]:
     """Provide a new folder next to `folder` that is removed at the end of the `with` block.
 
-    Move finished files out of it within the block. Whatever remains is removed, also after an error. What a killed
-    process leaves is removed by `remove_leftovers`.
-
-    Args:
-        folder: Path of the finished folder, or any path in the folder to create it in.
-
-    Yields:
-        Path of the new folder.
+    Move finished files out of it within the block. `remove_leftovers` removes what a killed process leaves.
     """
     scratch = _scratch_name(folder)
     scratch.mkdir(parents=True)
@@ -102,9 +84,6 @@ def remove_leftovers(folder: Path):
     """Remove the temporary files and folders that killed processes left in a folder and next to it.
 
     Call it only while no other process writes to the folder. Claimed folders inside it are left alone.
-
-    Args:
-        folder: Existing folder.
     """
     found = list(folder.parent.glob(f".{folder.name}.*{SCRATCH_SUFFIX}"))
     for parent, names, files in os.walk(folder):
@@ -133,14 +112,10 @@ def holds_files(folder: Path) -> bool:
 
 
 def replace_folder(scratch: Path, folder: Path):
-    """Move a finished folder into place after its content is on the disk.
+    """Move a finished folder into place after its content is on the disk. Both are in the same parent folder.
 
-    The previous folder is moved aside first and removed last. At any moment the old or the new folder is complete. If
-    the process is killed in between, `recover_folder` restores the old one.
-
-    Args:
-        scratch: Finished folder, in the same parent folder as `folder`.
-        folder: Path that it replaces.
+    At any moment the old or the new folder is complete. If the process is killed in between, `recover_folder` restores
+    the old one.
     """
     sync(scratch)
     old = _moved_aside(folder)
@@ -153,10 +128,7 @@ def replace_folder(scratch: Path, folder: Path):
 
 
 def recover_folder(folder: Path):
-    """Clean up after a `replace_folder` or `remove_folder` that was killed.
-
-    If `folder` is missing, the old folder that was moved aside takes its place again.
-    """
+    """Clean up after a `replace_folder` or `remove_folder` that was killed, and restore the old folder if needed."""
     old = _moved_aside(folder)
     if old.exists() and not folder.exists():
         old.rename(folder)
@@ -176,12 +148,7 @@ def _moved_aside(folder: Path) -> Path:
 
 
 def sync(path: Path, deep: bool = True):
-    """Flush a file or folder to the disk (`fsync`), so that a power failure cannot leave a name without its content.
-
-    Args:
-        path: File or folder.
-        deep: Whether to flush everything inside a folder, too.
-    """
+    """Flush a file, or a folder and with `deep` everything inside it, to the disk (`fsync`)."""
     if deep and path.is_dir():
         for inner in path.iterdir():
             sync(inner)

@@ -7,6 +7,7 @@ names that our commands wrote. All other files in the folder belong to the user.
 import json
 import os
 import shlex
+import shutil
 import socket
 import sys
 import time
@@ -77,21 +78,14 @@ def claim_folder(
             record_names(folder, names, command)
             yield
     finally:
-        _release(folder, created)
-
-
-def _release(folder: Path, created: bool):
-    """Keep only the names that exist in the record, and remove what is then empty."""
-    names = {name: command for name, command in recorded_names(folder).items() if os.path.lexists(folder / name)}
-    if names:
-        _write_record(folder, names)
-        return
-    for name in (RECORD_FILE, LOCK_FILE):
-        (folder / CLAIM_FOLDER / name).unlink(missing_ok=True)
-    with suppress(OSError):
-        (folder / CLAIM_FOLDER).rmdir()
-        if created:
-            folder.rmdir()
+        written_names = {name: by for name, by in recorded_names(folder).items() if os.path.lexists(folder / name)}
+        if written_names:
+            _write_record(folder, written_names)
+        else:
+            shutil.rmtree(folder / CLAIM_FOLDER, ignore_errors=True)
+            with suppress(OSError):  # files of the user are in it
+                if created:
+                    folder.rmdir()
 
 
 def recorded_names(folder: Path) -> dict[str, str]:
@@ -122,12 +116,8 @@ def record_tree(folder: Path, command: str):
 def check_replaceable(folder: Path, field: str = "output_dir"):
     """Check that every file of a folder was written by a command of ours, so that the folder can be replaced.
 
-    Args:
-        folder: Folder; it may be missing.
-        field: Option that names the folder, for the error message.
-
     Raises:
-        ValueError: The folder has files of the user.
+        ValueError: The folder, which `field` names, has files of the user.
     """
     known = set(recorded_names(folder))
     paths = (path.relative_to(folder) for path in _files(folder))

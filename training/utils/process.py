@@ -26,20 +26,22 @@ def use_cpu_fully():
 def use_all_cores():
     """Give PyTorch all cores again, if `accelerate launch` limited this process to one.
 
-    Unless told otherwise, `accelerate launch` sets OMP_NUM_THREADS to 1. With several processes, or with a GPU, this
-    is right. A single process that trains on the CPU would leave all other cores idle. A limit that the user chose
-    stays: OMP_NUM_THREADS in the environment of `accelerate launch`, or its `--num_cpu_threads_per_process`.
+    Unless told otherwise, `accelerate launch` sets OMP_NUM_THREADS to 1. A single process that trains on the CPU would
+    leave all other cores idle. A limit that the user chose stays: OMP_NUM_THREADS in the environment of
+    `accelerate launch`, or its `--num_cpu_threads_per_process`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 or os.environ.get("OMP_NUM_THREADS") != "1":
         return
     import psutil
 
     try:
-        launcher = psutil.Process().parent()
-        command, environment = ([], {}) if launcher is None else (launcher.cmdline(), launcher.environ())
+        launcher = psutil.Process(os.getppid())
+        command, environment = launcher.cmdline(), launcher.environ()
     except psutil.Error:
         return
-    if _chose_one_core(command) and "OMP_NUM_THREADS" not in environment:
+    is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
+    is_chosen = "num_cpu_threads" in " ".join(command).replace("-", "_") or "OMP_NUM_THREADS" in environment
+    if is_launcher and not is_chosen:
         import torch
 
         from modeling_dcclip.search.indexing import num_cores
@@ -48,18 +50,11 @@ def use_all_cores():
         torch.set_num_threads(min(psutil.cpu_count(logical=False) or 1, num_cores()))
 
 
-def _chose_one_core(command: list[str]) -> bool:
-    """Whether a command line is one of `accelerate launch`, and leaves the number of threads to it."""
-    is_launcher = any(Path(part).name.startswith("accelerate") for part in command[:3])
-    return is_launcher and not any("num_cpu_threads_per_process" in part.replace("-", "_") for part in command)
-
-
 def keep_freed_memory():
     """Keep freed memory for the next allocation, instead of returning it to the system.
 
-    glibc maps every large block anew and unmaps it when it is freed. On the CPU, an image tower allocates all its
-    activations anew for every batch, so the system clears every page again, which can take more than half of the time.
-    With this setting the process holds its peak memory until it ends. Other C libraries have no such parameters.
+    glibc unmaps every large block that is freed. On the CPU, the activations of each batch would be mapped and cleared
+    again, which can take more than half of the time. The process then holds its peak memory until it ends.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
@@ -68,10 +63,7 @@ def keep_freed_memory():
 
 
 def end_process_group():
-    """End the process group of `torch.distributed`, if there is one.
-
-    A process that exits while the threads of its group run may abort after all its work is done.
-    """
+    """End the process group of `torch.distributed`, if there is one, or the process may abort when it exits."""
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_initialized():
         distributed.destroy_process_group()
@@ -98,12 +90,6 @@ def interleaved_ms(calls: Mapping[Key, Callable[[], object]], repeats: int = 51)
 
 
 def peak_bytes() -> int:
-    """Return the peak memory of this process in bytes.
-
-    The value is Linux's high-water mark of this program. `getrusage` would include the memory of its parent process.
-
-    Raises:
-        OSError: If the system is not Linux.
-    """
+    """Return the peak memory of this process in bytes, on Linux. `getrusage` would include its parent process."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return 1024 * int(re.findall(r"VmHWM:\s+(\d+)", status)[0])

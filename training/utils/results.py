@@ -70,15 +70,7 @@ class Results:
     rows: list[Row] = field(default_factory=list)
 
     def write(self, folder: str | Path, name: str = RESULTS_FILE) -> Path:
-        """Write the file atomically, without absolute paths.
-
-        Args:
-            folder: Folder to write to; it is created if it is missing.
-            name: File name.
-
-        Returns:
-            Path of the file.
-        """
+        """Write the file `name` to a folder atomically, without absolute paths, and return its path."""
         path = Path(folder) / name
         names = _portable_names(row.model for row in self.rows)
         content = {
@@ -91,9 +83,6 @@ class Results:
     @classmethod
     def read(cls, path: str | Path) -> "Results":
         """Read a file that `write` has written.
-
-        Args:
-            path: Path of the file.
 
         Raises:
             OSError: The file does not exist.
@@ -149,29 +138,17 @@ class Results:
 
 
 def markdown_table(lines: Iterable[Sequence[str]]) -> str:
-    """Render lines of cells as a Markdown table.
-
-    Args:
-        lines: Lines of the table: the header, the delimiter row (cells `---` or `---:`), and the body.
-    """
+    """Render lines of cells as a Markdown table: the header, the delimiter row (`---` or `---:`), and the body."""
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def percent_cells(values: Iterable[float | None]) -> list[str]:
-    """Cells with fractions in percent, to one decimal; `-` for None.
-
-    Args:
-        values: Fractions in 0..1, such as means.
-    """
+    """Cells with fractions (0..1) in percent, to one decimal; `-` for None."""
     return ["-" if value is None else f"{100 * value:.1f}" for value in values]
 
 
 def _check_types(row: Row):
-    """Check the values of a row that was read from a file.
-
-    Raises:
-        TypeError: A field has a value of the wrong type.
-    """
+    """Raise TypeError if a field of a row that was read from a file has the wrong type."""
     interval = () if row.interval is None else row.interval
     if not all(isinstance(number, (int, float)) for number in (row.value, *interval)):
         raise TypeError("a value is not a number")
@@ -267,21 +244,15 @@ def font_families() -> list[str]:
 
 @contextmanager
 def label_fonts(labels: Iterable[str]) -> Iterator[None]:
-    """Draw and save figures within the `with` block in fonts that have the characters of their labels.
-
-    Args:
-        labels: All labels of the figures.
-    """
+    """Draw and save figures within the `with` block in fonts that have the characters of their labels."""
     import matplotlib as mpl
 
-    if not any(unicodedata.east_asian_width(letter) in "WF" for label in labels for letter in label):
-        yield
-        return
-    if (families := font_families()) == [LATIN_FONT]:
+    is_wide = any(unicodedata.east_asian_width(letter) in "WF" for label in labels for letter in label)
+    if is_wide and len(font_families()) == 1:
         logging.getLogger(__name__).warning(
             "figures: no installed font has Chinese characters, so labels show boxes. Install one: "
             "pip install cvttf-notosanscjk-regular"
         )
-    with mpl.rc_context({"font.family": families}), warnings.catch_warnings():
+    with mpl.rc_context({"font.family": font_families() if is_wide else [LATIN_FONT]}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # logged above, once for all characters
         yield

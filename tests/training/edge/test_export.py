@@ -17,7 +17,6 @@ from training.edge.gate_data import NUM_NOISE, GateData
 from training.edge.towers import INPUTS, trace_inputs
 from training.hub import folder as hub_folder
 from training.hub import list_files
-from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
 pytestmark = pytest.mark.slow
@@ -252,8 +251,7 @@ def test_best_file_is_the_smallest_of_the_fastest():
 def write_pt2(student, tower, variant, path, images):
     """Write a tower as a program of torch.export."""
     module, example, shapes = trace_inputs(student, tower)
-    with quiet_export():
-        torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), path)
+    torch.export.save(torch.export.export(module, example, dynamic_shapes=shapes), path)
 
 
 def open_pt2(path, threads):

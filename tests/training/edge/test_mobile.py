@@ -19,15 +19,12 @@ from tests.tiny import CUT_EFFICIENTNET, XLM_ROBERTA, make_model, recipe_fields,
 from training import export
 from training.config import DistillRecipe
 from training.edge import formats, verdict
-from training.edge.programs import MAX_BATCH, open_program
+from training.edge.programs import MAX_BATCH, open_program, to_int8
 from training.edge.towers import STEM
 from training.hub import save_model
-from training.utils.quiet import quiet_export
 from training.utils.results import Results
 
 pytestmark = [pytest.mark.executorch, pytest.mark.slow]
-with quiet_export():  # importing the quantizer warns of deprecated functions
-    from training.edge.programs import to_int8
 
 # with ReLU6, and few layers, since lowering is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}

@@ -1,18 +1,14 @@
-"""Memory, threads and messages of a process, and keyed random numbers."""
+"""Memory and threads of a process, and keyed random numbers."""
 
-import logging
-import os
 import platform
 import subprocess
 import sys
-import warnings
 
 import numpy as np
 import pytest
 import torch.distributed
 
 from training.utils.process import end_process_group
-from training.utils.quiet import EXECUTORCH_LINES, hide_torchao_messages, quiet_export, quiet_native
 from training.utils.rng import keyed_uniform
 
 BLOCK = 256 * 2**20  # bytes
@@ -45,53 +41,17 @@ def test_end_process_group(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("chosen", "variables", "limited"),
-    [
-        pytest.param([], {}, False, id="by nobody"),
-        pytest.param(["--num_cpu_threads_per_process", "1"], {}, True, id="by an option"),
-        pytest.param(["--num-cpu-threads-per-process=1"], {}, True, id="by an option with hyphens"),
-        pytest.param([], {"OMP_NUM_THREADS": "1"}, True, id="by a variable"),
-    ],
-)
-def test_accelerate_launch_does_not_limit_a_process_to_one_core(
-    run_python, monkeypatch, tmp_path, chosen, variables, limited
-):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+@pytest.mark.parametrize("chosen", [[], ["--num-cpu-threads-per-process=1"]])
+def test_accelerate_launch_does_not_limit_a_process_to_one_core(run_python, monkeypatch, tmp_path, chosen):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     (script := tmp_path / "threads.py").write_text(
         "import torch\nfrom training.utils.process import use_all_cores\n"
         "before = torch.get_num_threads()\nuse_all_cores()\nprint(before, torch.get_num_threads())\n"
     )
     default = run_python(str(script)).stdout.split()[1]
-    launched = run_python("-m", "accelerate.commands.launch", *chosen, str(script), **variables)
-    assert launched.stdout.split() == ["1", "1" if limited else default]
-
-
-def test_known_torchao_messages_are_hidden_and_others_shown():
-    hide_torchao_messages()
-    for name, hidden in (
-        ("torchao", "Failed to load /site-packages/torchao/_C_mxfp8.so: no such library"),
-        ("torch.utils._pytree", "<enum 'E'> is. Calling register_constant() on Enum subclasses is deprecated"),
-    ):
-        # the filters alone: other tests may have configured the levels and handlers of these loggers
-        is_shown = logging.getLogger(name).filter
-        assert not is_shown(logging.makeLogRecord({"name": name, "msg": hidden}))
-        assert is_shown(logging.makeLogRecord({"name": name, "msg": "something else"}))
-
-
-def test_exports_hide_known_warnings_only(caplog):
-    with pytest.warns(UserWarning, match="something else"), quiet_export():
-        warnings.warn("# The axis name: b will not be used, since it shares the same shape constraints", stacklevel=1)
-        warnings.warn("something else", stacklevel=1)
-        logging.warning("Please consider to run pre-processing before quantization. Refer to example")
-        logging.warning("an unknown warning")
-    assert caplog.messages == ["an unknown warning"]
-
-
-def test_native_lines_are_dropped_by_pattern(capfd):
-    with quiet_native(EXECUTORCH_LINES):
-        os.write(2, b"[cpuinfo_utils.cpp:71] Reading file\nan error\n[threadpool.cpp:66] Resetting threadpool\n")
-    assert capfd.readouterr().err == "an error\n"
+    launched = run_python("-m", "accelerate.commands.launch", *chosen, str(script))
+    assert launched.stdout.split() == ["1", "1" if chosen else default]
 
 
 def test_numbers_are_a_pure_function_of_seed_and_keys():
