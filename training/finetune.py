@@ -84,7 +84,7 @@ def run(options: FinetuneOptions) -> "Outcome | None":
 
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
     """Write both splits of the data. They replace those of an earlier run only if this run can use them."""
-    from training.data.captions import CaptionTokenizer
+    from training.data.batch import CaptionTokenizer
     from training.evaluation.zero_shot_model import ZeroShotModel
     from training.finetuning.plan import last_checkpoint_of, make_recipe
     from training.finetuning.prepare import DATA_FOLDER, SKIPPED_FILE, prepare, prepare_general, same_splits

@@ -1,27 +1,26 @@
 """Images and captions, from files to batches. `training.data.batch.Batch` documents the fields of a batch.
 
-batch.py       the batch, a `TypedDict`, and how samples become one
-captions.py    usable captions, and their token ids for student and teacher
-dataset.py     `PairDataset`: images and captions whose rows can be looked up
+batch.py       the batch, a `TypedDict`: usable captions, their token ids, and how samples become a batch
+dataset.py     rows that can be looked up: `PairDataset`, and its loader
 image_bank.py  images without captions that stay in memory
-images.py      which images may be opened; fetch, decode, resize and crop them
-loader.py      `make_loader`: the batches of one training process
+images.py      which images may be opened; fetch, decode, resize, augment and normalize them
 sampling.py    which samples make up which batch, as pure functions of seed and step
 shards.py      the shards of a stream: order, division among workers, shuffling, position
 skips.py       what was skipped and why, with a limit
 sources.py     open files, folders, Hub ids or functions, whole or as a stream
-stream.py      `PairStream`: images and captions from streams of any size
-transforms.py  random views of images, and normalization
+stream.py      streams of any size: `PairStream`, and its loader
 """
 
-from training.data.captions import CaptionTokenizer, tokenize, usable_captions
-from training.data.dataset import PairDataset
+from collections.abc import Sequence
+from typing import Any
+
+from training.data.batch import CaptionTokenizer, tokenize, usable_captions
+from training.data.dataset import PairDataset, RowLoader
 from training.data.images import decode_image, decode_images, open_image, require_allowed, rules_for
-from training.data.loader import Loader, Pairs, make_loader
 from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup
 from training.data.skips import SkipError
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
-from training.data.stream import PairStream
+from training.data.stream import PairStream, StreamLoader
 
 __all__ = [
     "BatchPlan",
@@ -45,3 +44,22 @@ __all__ = [
     "tokenize",
     "usable_captions",
 ]
+
+Pairs = PairDataset | PairStream
+Loader = RowLoader | StreamLoader
+
+
+def make_loader(pairs: Pairs, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()) -> Loader:
+    """Make the loader of a training process: its batches from `plan.start` to `plan.stop`.
+
+    Args:
+        pairs: Images and captions.
+        plan: Batches of this process.
+        states: Loader state of every training process at `plan.start`, to resume a run. Default: a new run.
+
+    Raises:
+        ValueError: A stream was divided among a different number of processes or workers before.
+    """
+    if isinstance(pairs, PairStream):
+        return StreamLoader(pairs, plan, states)
+    return RowLoader(pairs, plan, states)

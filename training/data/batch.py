@@ -1,11 +1,17 @@
-"""The batch that data, tasks and the training loop share, and how it is made. mypy checks its keys everywhere."""
+"""The batch that data, tasks and the training loop share: its captions, their token ids, and how it is made."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict, cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from training.text.pipeline import untruncated
+from training.text.vocabulary import Vocabulary
+from training.text.writing_systems import is_written_in
 
 
 class Batch(TypedDict, total=False):
@@ -108,3 +114,190 @@ def select_captions(captions: dict[str, list[str]], epoch: int, languages: Seque
         languages: Languages to select; others are left out.
     """
     return {language: texts[epoch % len(texts)] for language, texts in captions.items() if language in languages}
+
+
+NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
+NOT_UNICODE = "caption is not valid Unicode"
+WRONG_SCRIPT = "caption in the wrong script"
+# a missing translation, and what the user asked to filter
+EXPECTED_CAUSES = frozenset({NO_CAPTION, EMPTY, WRONG_SCRIPT})
+
+
+def usable_captions(cell: Any, language: str | None = None) -> tuple[list[str], list[str]]:
+    """Return the usable captions of a cell, and the cause for each caption that is not usable.
+
+    Args:
+        cell: Value of a caption column: a string or a list of strings. Any other value is reported as a cause.
+        language: ISO 639-1 code; a caption without a letter of its script is not usable. Default: any script is.
+
+    Returns:
+        Captions without surrounding white space, and causes such as `empty caption`.
+    """
+    if cell is None or cell == []:
+        return [], [NO_CAPTION]
+    texts, causes = [], []
+    for text in cell if isinstance(cell, list) else [cell]:
+        if not isinstance(text, str):
+            causes.append(NO_CAPTION if text is None else "caption is not a string")
+        elif not (text := text.strip()):
+            causes.append(EMPTY)
+        elif any("\ud800" <= character <= "\udfff" for character in text):  # half of a surrogate pair
+            causes.append(NOT_UNICODE)
+        elif not any(character.isalnum() for character in text):
+            causes.append(NO_LETTERS)
+        elif language is not None and not is_written_in(text, language):
+            causes.append(WRONG_SCRIPT)
+        else:
+            texts.append(text)
+    return texts, causes
+
+
+def text_id(text: str) -> int:
+    """63-bit id of a text, the same in any process and run; it fits into an int64 tensor."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """Digest (16 hexadecimal digits) of texts in their order."""
+    return hashlib.blake2b("\n".join(texts).encode(), digest_size=8).hexdigest()
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: list[str], max_text_length: int) -> dict[str, Tensor]:
+    """Tokenize texts, pad them on the right to the longest one, and truncate longer ones.
+
+    Args:
+        tokenizer: Any tokenizer.
+        texts: List of T texts.
+        max_text_length: Longest text in tokens.
+
+    Returns:
+        `input_ids` and `attention_mask`, both (T, L) int64.
+    """
+    tokens = tokenizer(
+        texts,
+        padding=True,
+        truncation=True,
+        max_length=max_text_length,
+        padding_side="right",
+        return_attention_mask=True,  # some tokenizers, such as SigLIP's, return none by default
+        return_tensors="pt",
+    )
+    return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
+
+
+class CaptionTokenizer:
+    """Tokenizes captions for the student and for its teacher.
+
+    There are three cases:
+
+    - Student and teacher have the same tokenizer. One sequence of ids serves both.
+    - The student's vocabulary is a cut of the teacher's. Teacher ids are looked up from student ids. Captions that the
+      two split into different pieces are tokenized for the teacher, too; they have pooled targets only.
+    - The tokenizers are unrelated. Captions are tokenized twice and all of them have pooled targets only.
+
+    Args:
+        tokenizer: Tokenizer of the student.
+        max_text_length: Longest text in tokens, for both tokenizers; longer texts are truncated.
+        teacher_tokenizer: Tokenizer of the teacher, if it differs from the student's.
+        vocabulary: Vocabulary of the student, if it was cut from the teacher's.
+        clean: Function that cleans a caption before the teacher's tokenizer, if the tokenizer does not do it itself.
+        further: Tokenization for each further teacher, by the number of the teacher.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        max_text_length: int,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+        vocabulary: Vocabulary | None = None,
+        further: "Mapping[int, CaptionTokenizer] | None" = None,
+        clean: Callable[[str], str] | None = None,
+    ):
+        self.tokenizer, self.teacher_tokenizer, self.vocabulary = tokenizer, teacher_tokenizer, vocabulary
+        self.max_text_length, self.further, self.clean = max_text_length, further or {}, clean
+        # None until `find_unaligned` has run, which is never the case for a stream
+        self.unaligned: frozenset[str] | None = None if vocabulary is not None else frozenset()
+
+    @property
+    def teacher(self) -> PreTrainedTokenizerBase:
+        """Tokenizer that makes the teacher's ids."""
+        return self.teacher_tokenizer or self.tokenizer
+
+    @property
+    def has_token_targets(self) -> bool:
+        """Whether student and teacher split captions into the same pieces, so that token states can be compared."""
+        return self.teacher_tokenizer is None or self.vocabulary is not None
+
+    def tokenize_for_teacher(self, texts: list[str]) -> dict[str, Tensor]:
+        """Tokenize texts with the teacher's tokenizer, after its cleaning.
+
+        Returns:
+            `input_ids` and `attention_mask`, both (T, L) int64.
+        """
+        cleaned = [self.clean(text) for text in texts] if self.clean else texts
+        return tokenize(self.teacher, cleaned, self.max_text_length)
+
+    def find_unaligned(self, texts: Iterable[str]) -> int:
+        """Find the captions that a cut vocabulary and its source split into different pieces.
+
+        Args:
+            texts: All captions of the data. No other caption may be tokenized afterwards.
+
+        Returns:
+            Number of these captions.
+        """
+        if self.vocabulary is not None:
+            texts = list(texts)
+            aligned = self.vocabulary.aligned(texts, self.teacher)
+            self.unaligned = frozenset(text for text, same in zip(texts, aligned, strict=True) if not same)
+        return len(self.unaligned or ())
+
+    def count_truncated(self, texts: list[str]) -> int:
+        """Count the texts that are longer than `max_text_length` and therefore truncated."""
+        if not texts:
+            return 0
+        # not verbose: transformers would announce indexing errors, but these tokens are only counted
+        return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
+
+    def __call__(self, texts: list[str]) -> Batch:
+        """Tokenize T captions.
+
+        Returns:
+            The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
+            `teacher_attention_mask` if the teacher's tokenizer differs; `aligned` if the vocabulary is a cut; the
+            fields of further teachers, whose names end with the number of the teacher (see `teacher_tokens`).
+        """
+        tokens = tokenize(self.tokenizer, texts, self.max_text_length)
+        batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        if self.vocabulary is not None:
+            if self.unaligned is not None:
+                aligned = [text not in self.unaligned for text in texts]
+            else:  # a stream, whose captions are not known before
+                with untruncated(self.vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
+                    pair = cut.encode_batch_fast(texts), source.encode_batch_fast(texts)
+                aligned = self.vocabulary.same_ids(*pair)
+            batch["aligned"] = torch.tensor(aligned)
+        if self.vocabulary is not None and batch["aligned"].all():
+            batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
+            batch["teacher_attention_mask"] = tokens["attention_mask"]
+        elif self.teacher_tokenizer is not None:
+            teacher = self.tokenize_for_teacher(texts)
+            batch["teacher_input_ids"] = teacher["input_ids"]
+            batch["teacher_attention_mask"] = teacher["attention_mask"]
+        for number, other in self.further.items():
+            further = {f"teacher_{name}_{number}": ids for name, ids in other.tokenize_for_teacher(texts).items()}
+            batch = cast(Batch, batch | further)
+        return batch
+
+
+def teacher_tokens(batch: Batch, number: int) -> Batch:
+    """Replace the token fields of the first teacher by the fields of a further one.
+
+    Args:
+        batch: Batch with captions.
+        number: Number of a teacher. If the batch has no fields with this number, it is returned unchanged.
+    """
+    names = ("teacher_input_ids", "teacher_attention_mask")
+    if f"{names[0]}_{number}" not in batch:
+        return batch
+    return cast(Batch, dict(batch) | {name: cast(dict, batch)[f"{name}_{number}"] for name in names})

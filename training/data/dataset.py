@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,16 +12,26 @@ from datasets import Dataset, Image
 from torch import Tensor
 
 from training.config import DataConfig, SourceConfig
-from training.data.batch import Batch, Sample, make_batch, select_captions
-from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, texts_digest, usable_captions
+from training.data.batch import (
+    EXPECTED_CAUSES,
+    Batch,
+    CaptionTokenizer,
+    Sample,
+    make_batch,
+    select_captions,
+    texts_digest,
+    usable_captions,
+)
 from training.data.images import decode_images, encoded_bytes, rules_for
-from training.data.sampling import SampleGroup, make_groups
+from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey, data_loader, make_groups
 from training.data.skips import CaptionCounts, SkipReport
 from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
 
 IDENTITY_ROWS = 256  # images that `identity` reads
 FINGERPRINT_BATCH = 256  # images that are read at once
 TOKENIZED_AT_ONCE = 8192
+
+Attempt = tuple[SampleKey, Tensor | str | None]  # a key, and its image or the cause why it does not decode
 
 
 class CollatedBatch(Batch, total=False):
@@ -263,3 +273,65 @@ def _read_column(rows: Dataset, column: str) -> list[Any]:
                     f"data: row {row} of column {column!r} is not UTF-8 ({error}). Fix or remove the row."
                 ) from error
         raise
+
+
+class RowLoader:
+    """Batches of rows that can be looked up. The rows of a batch depend only on its step.
+
+    Takes the arguments of `make_loader`; the states list the rows that were skipped.
+    """
+
+    def __init__(self, pairs: PairDataset, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
+        self.skipped = pairs.skipped
+        self.skipped.merge(states)
+        rows = _Rows(pairs)
+        self._loader = data_loader(
+            rows,
+            pairs.config.workers,
+            batch_sampler=KeyedBatchSampler(pairs.groups, plan, pairs.config.batches != "mixed"),
+            collate_fn=rows.collate,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        batch: CollatedBatch
+        for batch in self._loader:
+            for row, cause in batch.pop("skipped"):
+                self.skipped.add(row, cause)
+            yield batch
+
+    def state(self) -> dict[str, Any]:
+        """Return the rows skipped so far. The position is the step itself."""
+        return self.skipped.state()
+
+
+class _Rows(torch.utils.data.Dataset):
+    """Loads samples by key in a DataLoader worker. An image that does not decode is replaced by the group's next row.
+
+    Batches are therefore always full, and every process has a batch at every step.
+    """
+
+    def __init__(self, pairs: PairDataset):
+        self.pairs = pairs
+
+    def __getitems__(self, keys: Sequence[SampleKey]) -> list[list[Attempt]]:
+        """Load the sample of each key: all attempts. Only the last one is usable."""
+        images = self.pairs.load_images([key.row for key in keys])
+        return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
+
+    def _attempts(self, key: SampleKey, image: Tensor | str | None) -> list[Attempt]:
+        rows = self.pairs.groups[key.group].rows
+        first, attempts = int(np.searchsorted(rows, key.row)), [(key, image)]
+        for position in range(first + 1, first + len(rows)):
+            if not isinstance(attempts[-1][1], str):
+                return attempts
+            row = int(rows[position % len(rows)])
+            attempts.append((key._replace(row=row), self.pairs[row]))
+        if isinstance(attempts[-1][1], str):
+            raise ValueError(f"data: no image of {self.pairs.config.name!r} decodes ({attempts[0][1]}). Fix the data.")
+        return attempts
+
+    def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
+        is_one_group = self.pairs.config.batches != "mixed"
+        languages = self.pairs.groups[samples[0][0][0].group].languages if is_one_group else None
+        attempts = [(key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample]
+        return self.pairs.collate(attempts, languages)

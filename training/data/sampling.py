@@ -5,9 +5,11 @@ A group is one source, or one language of one source. A mixture draws every samp
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch.utils.data import DataLoader
 
 from training.config import DataConfig
 
@@ -184,3 +186,14 @@ class KeyedBatchSampler:
                 view_id = epoch if plan.num_views == 0 else (epoch + row) % plan.num_views
                 batch.append(SampleKey(row, view_id, epoch, group))
             yield batch
+
+
+def data_loader(dataset: torch.utils.data.Dataset, workers: int, **options: Any) -> DataLoader:
+    """Make a DataLoader with `workers` decoding processes."""
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        **options,
+    )

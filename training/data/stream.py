@@ -9,13 +9,23 @@ import torch
 from torch import Tensor
 
 from training.config import DataConfig
-from training.data.batch import Batch, Sample, make_batch, select_captions
-from training.data.captions import EXPECTED_CAUSES, CaptionTokenizer, text_id, usable_captions
+from training.data.batch import (
+    EXPECTED_CAUSES,
+    Batch,
+    CaptionTokenizer,
+    Sample,
+    make_batch,
+    select_captions,
+    text_id,
+    usable_captions,
+)
 from training.data.images import decode_images, rules_for
-from training.data.sampling import BatchPlan, MixtureSchedule, SampleGroup, make_groups
+from training.data.sampling import BatchPlan, MixtureSchedule, SampleGroup, data_loader, make_groups
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.data.sources import open_stream
+
+WORKER_STATES = "lanes"  # key of the worker states in a checkpoint
 
 
 class PairStream:
@@ -225,3 +235,50 @@ class _WorkerStream:
         if first_epoch is not None and raw.epoch > first_epoch + 1:
             raise ValueError(f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped}).")
         return raw, group
+
+
+class StreamLoader:
+    """Batches of a stream. Every worker reads its own samples and sends its state with each batch.
+
+    Takes the arguments of `make_loader`.
+
+    Raises:
+        ValueError: The states are from a different number of processes or workers.
+    """
+
+    def __init__(self, pairs: PairStream, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
+        num_workers = max(1, pairs.config.workers)
+        self.skipped = pairs.skipped
+        self._states: list[dict[str, Any]] = []  # one for each worker, after its last batch
+        if plan.start:
+            self._states = _worker_states(states, plan, num_workers)
+            self._merge_skips()
+        self._loader = data_loader(
+            StreamBatches(pairs, plan, num_workers, list(self._states)), pairs.config.workers, batch_size=None
+        )
+        self._states = self._states or [{}] * num_workers
+
+    def _merge_skips(self):
+        self.skipped.merge([state["skipped"] for state in self._states if state])
+
+    def __iter__(self) -> Iterator[Batch]:
+        for worker, state, batch in self._loader:
+            self._states[worker] = state
+            self._merge_skips()
+            yield batch
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of each worker after the last batch that it made."""
+        return {WORKER_STATES: list(self._states)}
+
+
+def _worker_states(states: Sequence[dict[str, Any]], plan: BatchPlan, num_workers: int) -> list[dict[str, Any]]:
+    """Select the worker states of this process, after a check that the stream is divided as before."""
+    before = [len(state.get(WORKER_STATES, ())) for state in states]
+    if before != [num_workers] * plan.num_processes:
+        raise ValueError(
+            f"data: this stream was divided among {len(before)} processes with {before[0] if before else 0} decoding "
+            f"processes each, and now among {plan.num_processes} with {num_workers}. Resume with as many processes "
+            "and data.workers as before (0 counts as 1)."
+        )
+    return list(states[plan.rank][WORKER_STATES])

@@ -4,9 +4,9 @@ stage.py         steps from a recipe to a finished folder; the scripts distill.p
 inputs.py        data, augmentation and teacher targets of a recipe
 loop.py          training loop
 rotation.py      the student's space on the principal axes of the teacher's
-optimizer.py     AdamW, learning-rate schedule, moving average
+optimizer.py     AdamW, moving average, FSDP and DeepSpeed
 log.py           progress bar, log.jsonl, experiment trackers
 checkpoint.py    complete Hub folders, written atomically
 state.py         training state: what a resumed run needs besides the weights
-distributed/     FSDP, DeepSpeed, and accelerate config files
+distributed/     accelerate config files
 """

@@ -15,8 +15,8 @@ from modeling_dcclip.image_dcclip import squashes
 from training.config import AlignRecipe, DataConfig, TeacherConfig, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load_source, tokenize
 from training.data.image_bank import load_images, vary_images
+from training.data.images import Augment, Normalize
 from training.data.sources import check_split
-from training.data.transforms import Augment, Normalize
 from training.tasks.align import Rehearsal
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache, find_targets

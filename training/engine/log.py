@@ -14,7 +14,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.config import TrainingRecipe
-from training.engine.optimizer import learning_rate_at
 from training.utils.files import write_text
 
 LOG_FILE = "log.jsonl"
@@ -72,21 +71,19 @@ class Log:
         """Mean throughput of this process's part of the run, over all processes."""
         return self.num_images / max(self.seconds or time.perf_counter() - self.start_s, 1e-9)
 
-    def step(self, step: int, losses: dict[str, Tensor]):
+    def step(self, step: int, losses: dict[str, Tensor], learning_rate: float):
         """Count a step, and log its losses if a line is due. Every process must call it.
 
         Args:
             step: Number of the step, from 0.
             losses: Losses by name, including their weighted sum `loss`; the mean over all processes is logged.
+            learning_rate: Learning rate of the step.
         """
         done = step + 1
         if done % self.recipe.log_every == 0 or done == self.recipe.max_steps:
             means = self.accelerator.reduce(torch.stack([value.float() for value in losses.values()]), "mean")
             values = {name: round(value, 5) for name, value in zip(losses, means.tolist(), strict=True)}
-            rates = {
-                "learning_rate": learning_rate_at(step, self.recipe),
-                "images_per_s": round(self.images_per_s, 1),
-            }
+            rates = {"learning_rate": learning_rate, "images_per_s": round(self.images_per_s, 1)}
             self.write({"step": done} | rates | values)
             self.track(rates | values, done)
             postfix = f"loss {values['loss']:.4f}, {self.images_per_s:.0f} images/s"

@@ -1,5 +1,6 @@
 """Training loop of both stages: step, log, evaluate, save, resume. It knows no loss by name."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -23,9 +24,16 @@ from training.config import TrainingRecipe
 from training.data import BatchPlan, Loader, Pairs, make_loader
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.distributed import adapt_to_cluster, hold_scalars, load_on_every_process, memory_format
 from training.engine.log import LOG_FILE, Log, require_trackers
-from training.engine.optimizer import Average, learning_rate_at, make_optimizer
+from training.engine.optimizer import (
+    Average,
+    adapt_to_cluster,
+    hold_scalars,
+    load_on_every_process,
+    make_optimizer,
+    memory_format,
+    zero_optimizer,
+)
 from training.engine.state import (
     CHANGED_ADVICE,
     Progress,
@@ -36,7 +44,7 @@ from training.engine.state import (
 )
 from training.hub import save_model
 from training.tasks import Task
-from training.tasks.grad_cache import forward_backward, sync_on_last
+from training.tasks.task import forward_backward, sync_on_last
 from training.utils.process import use_cpu_fully
 from training.utils.rng import keyed_uniform
 
@@ -44,6 +52,19 @@ from training.utils.rng import keyed_uniform
 PROCESS_TIMEOUT = timedelta(hours=3)
 
 Evaluate = Callable[[DCCLIPModel], dict[str, float]]  # model in eval mode -> metrics, higher is better
+
+
+def learning_rate_at(step: int, recipe: TrainingRecipe) -> float:
+    """Learning rate of a step: linear warm-up times a cosine decay to 0 over all steps, or times 1.
+
+    Args:
+        step: Number of the step, from 0. The rate depends on nothing else, so a resumed run has the same rates.
+        recipe: Recipe with `learning_rate`, `warmup_steps`, `schedule` and `max_steps`.
+    """
+    warmup = min(1.0, (step + 1) / max(1, recipe.warmup_steps))
+    if recipe.schedule == "constant":
+        return recipe.learning_rate * warmup
+    return recipe.learning_rate * warmup * (1 + math.cos(math.pi * step / recipe.max_steps)) / 2
 
 
 @dataclass(frozen=True)
@@ -152,7 +173,7 @@ def train(
             batch.pop("images", None)  # frees the pixels before the next batch is made
             if part + 1 == recipe.accumulate_steps:
                 run.step(step)
-                log.step(step, losses)
+                log.step(step, losses, learning_rate_at(step, recipe))
                 run.evaluate_or_save(loader, log)
                 if run.is_done():
                     break
@@ -235,6 +256,7 @@ class _Run:
                 tower.compile()
         adapt_to_cluster(accelerator, task, self.recipe)
         self.model, self.optimizer = accelerator.prepare(task, make_optimizer(task, self.recipe))
+        self.is_zero = zero_optimizer(self.optimizer) is not None
         average = Average(task.student, self.recipe.ema_decay) if self.recipe.ema_decay else None
         self.state = TrainingState(task, self.optimizer, average, accelerator, identity)
         self.progress = self.state.load(folder) if folder is not None else Progress()
@@ -281,7 +303,8 @@ class _Run:
         self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.max_grad_norm)
         self.optimizer.step()
         self.task.after_step()
-        hold_scalars(self.optimizer, self.task)
+        if self.is_zero:
+            hold_scalars(self.task)
         if self.state.average is not None:
             self.state.average.update(self.task.student, step)
         self.progress = replace(self.progress, step=step + 1)

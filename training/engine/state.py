@@ -19,8 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from modeling_dcclip import DCCLIPModel
 from training.config import OF_ONE_START, TrainingRecipe, stored_fields
 from training.data import Pairs
-from training.engine.distributed import load_moments, whole_moments, zero_optimizer
-from training.engine.optimizer import Average
+from training.engine.optimizer import Average, load_moments, whole_moments, zero_optimizer
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"

@@ -17,8 +17,7 @@ from transformers import PreTrainedConfig
 
 from modeling_dcclip.image_dcclip import ImageError, crop_to_aspect, squashes
 from training.data import open_image
-from training.data.images import encoded_bytes
-from training.data.transforms import Normalize
+from training.data.images import Normalize, encoded_bytes
 from training.teachers import FAMILIES
 
 BATCHES_AHEAD = 2  # batches that are prepared while one is encoded

@@ -19,7 +19,7 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm.auto import tqdm
 
 from training.data import load_source
-from training.data.captions import CaptionTokenizer
+from training.data.batch import CaptionTokenizer
 from training.data.images import URL_REFUSED, CellRules, encoded_bytes, fetch_allowed, image_cell, is_url
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.sources import ImageFinder, Opened, open_data

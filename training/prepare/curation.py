@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip.image_dcclip import squashes
 from training.data import decode_images, load_source, require_allowed, require_columns, rules_for, usable_captions
-from training.data.images import CellRules, embedded_cell, fetch_allowed
+from training.data.images import CellRules, Normalize, embedded_cell, fetch_allowed
 from training.data.sources import require_texts
-from training.data.transforms import Normalize
 from training.prepare.curation_options import PROGRAM, CurateOptions
 from training.prepare.duplicates import (
     MAX_COLOUR_DISTANCE,

@@ -1,11 +1,10 @@
 """The two training stages as tasks: a batch in, named losses out. A task knows no optimizer.
 
-- `task.py`: what both stages share
+- `task.py`: what both stages share, and one loss over a batch that is spread over processes and chunks
 - `distill.py`: stage 1, each tower learns from its teacher tower
 - `align.py`: stage 2, both towers learn from pairs of images and captions
 - `loss_table.py`: the losses of stage 2, one row each
 - `losses.py`: the losses as pure functions
-- `grad_cache.py`: one loss over a batch that is spread over processes and chunks
 """
 
 from training.tasks.align import AlignTask

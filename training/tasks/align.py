@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import AlignRecipe
 from training.data.batch import Batch
-from training.data.transforms import Augment, Normalize
-from training.tasks.grad_cache import gather, gather_pairs
+from training.data.images import Augment, Normalize
 from training.tasks.loss_table import Loss, LossInputs, active_losses
 from training.tasks.losses import SIGMOID_BIAS, clamp_logit_scale, map_distances, positives
-from training.tasks.task import Task
+from training.tasks.task import Task, gather, gather_pairs
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from modeling_dcclip import DCCLIPModel
 from training.config import DistillRecipe
 from training.data.batch import Batch
-from training.data.transforms import Augment, Normalize
+from training.data.images import Augment, Normalize
 from training.tasks.losses import bank_loss, embedding_loss, feature_map_loss
 from training.tasks.task import Task
 from training.teachers.targets import TargetSource

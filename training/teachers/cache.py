@@ -30,7 +30,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from training.data import CaptionTokenizer, PairDataset
-from training.data.transforms import Augment, Normalize
+from training.data.images import Augment, Normalize
 from training.teachers import Teacher
 from training.teachers.cached_targets import (
     CAPTIONS_PER_SHARD,

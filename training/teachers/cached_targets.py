@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from training.data.batch import Batch
-from training.data.transforms import Augment
+from training.data.images import Augment
 from training.teachers import Targets
 from training.teachers.lineage import digest_tensors
 from training.teachers.targets import TargetSpec, resample_map

@@ -24,8 +24,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from training.config import TeacherConfig
-from training.data.batch import Batch
-from training.data.captions import teacher_tokens
+from training.data.batch import Batch, teacher_tokens
 from training.teachers.cache import cached_bank
 from training.teachers.family import Targets
 from training.teachers.lineage import join_licenses

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from training.data.batch import Batch
-from training.data.transforms import Normalize
+from training.data.images import Normalize
 from training.teachers.family import Targets
 from training.teachers.teacher import Teacher
 

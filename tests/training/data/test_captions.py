@@ -8,7 +8,7 @@ from tests.tiny import train_unigram
 from tests.training.data.rows import decode_tokens, make_cell, make_rows
 from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.captions import text_id, texts_digest, tokenize, usable_captions
+from training.data.batch import text_id, texts_digest, tokenize, usable_captions
 from training.prepare.cut import count_pieces, cut_vocabulary
 
 

@@ -7,8 +7,7 @@ from datasets import Dataset, Features, Image
 from training.config import AugmentConfig, DataConfig
 from training.data import image_bank
 from training.data.image_bank import load_images, mix_images, vary_images
-from training.data.images import decode_image
-from training.data.transforms import Augment
+from training.data.images import Augment, decode_image
 
 CONFIG = DataConfig(train="unused")
 SIZE = 32

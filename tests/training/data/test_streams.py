@@ -12,7 +12,7 @@ from PIL import Image as PILImage
 from tests.training.data.shards import assert_equal_batches, encoded, keys_of, read_samples, write_shards
 from training.config import DataConfig
 from training.data import BatchPlan, CaptionTokenizer, Loader, PairStream, load_source, make_loader
-from training.data.captions import text_id
+from training.data.batch import text_id
 
 pytestmark = pytest.mark.slow
 

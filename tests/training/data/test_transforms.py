@@ -11,7 +11,7 @@ from datasets import Image
 from tests.tiny import make_image_processor
 from training.config import AugmentConfig
 from training.data import decode_image
-from training.data.transforms import NUM_DRAWS, Augment, Normalize
+from training.data.images import NUM_DRAWS, Augment, Normalize
 
 SIZE = 64
 NOTHING = AugmentConfig(zoom=0, stretch=0, shift=0, brightness=0, contrast=0, saturation=0)

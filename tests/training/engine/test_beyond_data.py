@@ -14,7 +14,7 @@ from tests.training.tasks.hand_made import data_config
 from training.config import AlignRecipe
 from training.corpus import free_photos as crops
 from training.data.image_bank import load_images, vary_images
-from training.data.transforms import Normalize
+from training.data.images import Normalize
 from training.engine.inputs import Models, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
 from training.teachers import TOWERS, Teacher

@@ -25,8 +25,8 @@ from tests.local_server import free_port
 from tests.tiny import RESNET, XLM_ROBERTA, make_model, recipe_fields
 from training import align
 from training.config import RECIPE_FILE, AlignRecipe, stored_fields
-from training.engine.distributed import CONFIG_FILES, adapt_to_cluster
 from training.engine.loop import make_accelerator
+from training.engine.optimizer import CONFIG_FILES, adapt_to_cluster
 from training.tasks.align import MAX_LOGIT_SCALE
 
 pytestmark = pytest.mark.slow

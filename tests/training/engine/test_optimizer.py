@@ -23,8 +23,8 @@ from training.config import AlignRecipe, TrainingRecipe
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import Batch
 from training.engine import checkpoint
-from training.engine.loop import TrainingResult, Watch, make_accelerator, train
-from training.engine.optimizer import Average, learning_rate_at, make_optimizer
+from training.engine.loop import TrainingResult, Watch, learning_rate_at, make_accelerator, train
+from training.engine.optimizer import Average, make_optimizer
 from training.engine.state import Progress, TrainingState, load_weights
 from training.hub import save_model
 from training.tasks import Task

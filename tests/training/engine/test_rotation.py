@@ -25,7 +25,7 @@ from tests.training.tasks.hand_made import augment, data_config
 from training import align, distill
 from training.config import AlignRecipe, DistillRecipe
 from training.data import CaptionTokenizer, PairDataset
-from training.data.transforms import Normalize
+from training.data.images import Normalize
 from training.engine.rotation import principal_axes, rotate, rotate_student
 from training.students.sources import open_source
 from training.tasks import AlignTask

@@ -13,7 +13,7 @@ from tests.local_server import serve_folder
 from tests.training.data.shards import read_samples, write_shards
 from tests.training.finetuning.newcomer import Row, distinct_rows, write_csv, write_images
 from training.data import load_source
-from training.data.captions import CaptionTokenizer
+from training.data.batch import CaptionTokenizer
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
 from training.finetuning.sources import list_images, open_data

@@ -10,7 +10,7 @@ from modeling_dcclip import DCCLIPModel
 from tests.tiny import IMAGE_SIZE, PROJECTION_DIM
 from training.config import AugmentConfig, DataConfig
 from training.data.batch import Batch
-from training.data.transforms import Augment, Normalize
+from training.data.images import Augment, Normalize
 from training.teachers.family import Targets
 
 NORMALIZE = Normalize(IMAGE_SIZE, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25))

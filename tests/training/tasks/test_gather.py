@@ -30,11 +30,11 @@ from training.config import AlignRecipe, AugmentConfig, DataConfig
 from training.corpus.free_photos import photo_crops
 from training.data import CaptionTokenizer, PairDataset, tokenize
 from training.data.batch import Batch
-from training.data.transforms import Augment, Normalize
+from training.data.images import Augment, Normalize
 from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
 from training.tasks.align import Rehearsal
-from training.tasks.grad_cache import forward_backward, gather, split_batch
+from training.tasks.task import forward_backward, gather, split_batch
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
 

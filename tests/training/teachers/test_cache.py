@@ -7,7 +7,7 @@ import torch
 from tests.tiny import VIT, XLM_ROBERTA, make_model
 from training.config import AugmentConfig, DataConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.transforms import Augment
+from training.data.images import Augment
 from training.teachers import TOWERS, Teacher
 from training.teachers import cache as build
 from training.teachers import cached_targets as shards

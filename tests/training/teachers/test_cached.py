@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.config import AugmentConfig
-from training.data.transforms import Augment
+from training.data.images import Augment
 from training.teachers import cached_targets as shards
 from training.teachers.cached_targets import CachedTargets, TargetCacheError
 from training.teachers.targets import TargetSpec

@@ -16,7 +16,7 @@ from tests.tiny import VIT, make_image_processor, make_model
 from tests.tiny_teachers import make_teacher_model, save_teacher
 from training.config import AugmentConfig, DataConfig, DistillRecipe, StudentConfig, TeacherConfig
 from training.data import CaptionTokenizer, PairDataset
-from training.data.transforms import Augment
+from training.data.images import Augment
 from training.engine.inputs import Models, caption_tokens, open_inputs
 from training.teachers import TOWERS, Targets, Teacher
 from training.teachers.cache import build_target_cache, find_targets

@@ -10,7 +10,7 @@ from tokenizers import normalizers
 from tests.tiny import make_image_processor
 from tests.tiny_teachers import TEACHERS, make_teacher_model, save_teacher
 from training.config import AugmentConfig, TeacherConfig
-from training.data.transforms import Augment
+from training.data.images import Augment
 from training.engine.inputs import caption_tokens
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.teachers import Teacher
