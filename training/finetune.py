@@ -99,8 +99,8 @@ def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPP
         def embed(rows: "Dataset") -> "np.ndarray":
             return model.encode_images(rows).numpy()
 
-        print(prepare(options, folder, scratch=scratch, tokens=tokens, embed=embed), flush=True)
-        if (found := prepare_general(options, folder, scratch, embed)) is not None:
+        print(prepare(options, scratch, tokens=tokens, embed=embed), flush=True)
+        if (found := prepare_general(options, scratch, embed)) is not None:
             print(f"General images: {found}", flush=True)
         make_recipe(options, *_load(options, scratch), start, num_processes)
         (output_dir / SKIPPED_FILE).unlink(missing_ok=True)  # the list of an earlier run that was refused

@@ -29,6 +29,7 @@ from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
 from training.demo.pretrained import TowersOptions, save_towers
 from training.demo.run import COMMAND, MODEL_FOLDER
+from training.demo.spelling import unify_spelling
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
@@ -40,7 +41,6 @@ from training.evaluation.zero_shot_model import ZeroShotModel
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import prepare
-from training.finetuning.spelling import unify_spelling
 from training.hub.cards import CardDetails, write_card
 from training.students import load_student
 from training.text.pipeline import digest, read_pipeline, rebuild

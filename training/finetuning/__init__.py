@@ -7,5 +7,4 @@ prepare.py    usable pairs in two splits, without near-duplicates across them
 plan.py       recipe, chosen from the number of images
 measure.py    accuracy on the validation split, and on what the model knew before
 finish.py     interpolate, choose a point, report
-spelling.py   a model that ignores letter case and reads traditional characters
 """

@@ -81,7 +81,6 @@ class Outcome:
     Args:
         before: Rows of the starting model.
         after: Rows of the finished model, in the same order.
-        chance: Value of each row for a model that answers at random, 0..1.
         points: Points between the starting model and the end of training.
         chosen: Point of the finished model.
         queries: Number of queries of every accuracy that should be kept, by its name.
@@ -90,7 +89,6 @@ class Outcome:
 
     before: list[Row]
     after: list[Row]
-    chance: list[float]
     points: list[Point]
     chosen: Point
     queries: Mapping[str, int]
@@ -104,13 +102,12 @@ class Outcome:
 
     def table(self) -> str:
         """Accuracy before and after in percent, as Markdown."""
-        lines = [["set", "language", "metric", "before", "after", "95 % interval", "chance"]]
-        lines.append(["---"] * 3 + ["---:"] * 4)
-        for before, after, chance in zip(self.before, self.after, self.chance, strict=True):
+        lines = [["set", "language", "metric", "before", "after", "95 % interval"], ["---"] * 3 + ["---:"] * 3]
+        for before, after in zip(self.before, self.after, strict=True):
             low, high = after.interval or (after.value, after.value)
             numbers = [_percent(before.value), _percent(after.value), f"{_percent(low)} to {_percent(high)}"]
             names = [str(after.set), str(after.language), after.metric.replace("_", " ")]
-            lines.append([*names, *numbers, _percent(chance)])
+            lines.append([*names, *numbers])
         return markdown_table(lines)
 
     def choice(self) -> str:
@@ -199,8 +196,7 @@ def finish(
     queries = {name_of(row): measurer.num_queries(row) for row in start.rows if name_of(row) in points[0].general}
     chosen = choose(points, queries, MAX_GENERAL_LOSS)
     after, embeddings = measured[points.index(chosen)]
-    chance = [measurer.chance(row) for row in after]
-    outcome = Outcome(start.rows, after, chance, points, chosen, queries, _notes(options, queries))
+    outcome = Outcome(start.rows, after, points, chosen, queries, _notes(options, queries))
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
     cosines = _cosines(start.embeddings, embeddings)
     _write(

@@ -1,10 +1,8 @@
 """Accuracy of a model on the user's validation split, and on images and texts that it knew before."""
 
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
 from statistics import fmean
 
 import torch
@@ -29,7 +27,6 @@ from training.utils.results import Row
 VALIDATION, GENERAL, GENERAL_IMAGES, FREE_PHOTOS = "validation", "general texts", "general images", "free photographs"
 # recall at 1 and top-1: what shows a loss first
 KEPT_METRICS = ("text_to_image_R@1", "image_to_text_R@1", "text_to_text_R@1", "top1")
-TEXT_PROTOCOL = "text to text"
 MODEL = "student"
 BATCH_SIZE = 64
 Prepare = Callable[[PILImage.Image], Tensor]  # an RGB image to the input of the model, (S, S, 3) uint8
@@ -126,32 +123,10 @@ class CaptionedImages:
         fields = {"model": MODEL, "stage": stage, "set": self.name, "protocol": CLASS_NAMES, "language": language}
         return measured.rows(seed=self.seed, **fields)
 
-    def correct(self, row: Row) -> tuple[list[int], int]:
-        """Number of correct candidates of each query of a row, and number of candidates."""
-        language = str(row.language)
-        captions, pairs = self.pairs.captions[language], self.pairs.pairs[language].tolist()
-        if row.protocol == CLASS_NAMES:  # images of one class have a caption each, with the same text
-            found = Counter(image for image, _ in {(image, captions[caption]) for image, caption in pairs})
-            return list(found.values()), len(self.names[language])
-        if row.metric.startswith("image_to_text"):
-            return list(Counter(image for image, _ in pairs).values()), len(captions)
-        return list(Counter(caption for _, caption in pairs).values()), len(self.pairs.rows)
-
-    def chance(self, row: Row) -> float:
-        """Expected value of a row of this set for a model that answers at random, 0..1."""
-        return chance_of(*self.correct(row), int(row.metric.removeprefix("top").rpartition("@")[2]))
-
-
-def chance_of(correct: Iterable[int], num_candidates: int, k: int) -> float:
-    """Expected recall at k of a random order of the candidates, 0..1.
-
-    Args:
-        correct: Number of correct candidates of each query, at least 1.
-        num_candidates: Number of candidates.
-        k: Number of candidates that count.
-    """
-    k = min(k, num_candidates)
-    return fmean(1 - comb(num_candidates - right, k) / comb(num_candidates, k) for right in correct)
+    def num_queries(self, row: Row) -> int:
+        """Number of queries of a row of this set: images with a text, or texts with an image."""
+        by_text = row.metric.startswith("text_to_image")
+        return len(self.pairs.pairs[str(row.language)][:, int(by_text)].unique())
 
 
 class Measurer:
@@ -217,16 +192,11 @@ class Measurer:
         rows = self.validation.score(self._wrap(model), "", self.encode(model))
         return {VALIDATION: mean_of(rows, VALIDATION)}
 
-    def chance(self, row: Row) -> float:
-        """Expected value of a row for a model that answers at random, 0..1."""
-        return 1 / len(self.general.first) if row.set == GENERAL else self._set(row).chance(row)
-
     def num_queries(self, row: Row) -> int:
         """Number of queries whose results a row counts: it cannot show a smaller change than one of them."""
-        return len(self.general.first) if row.set == GENERAL else len(self._set(row).correct(row)[0])
-
-    def _set(self, row: Row) -> CaptionedImages:
-        return next(each for each in (self.validation, *self.known) if each.name == row.set)
+        if row.set == GENERAL:
+            return len(self.general.first)
+        return next(each for each in (self.validation, *self.known) if each.name == row.set).num_queries(row)
 
 
 def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None, seed: int | None) -> list[Row]:
@@ -246,18 +216,9 @@ def general_rows(model: ZeroShotModel, general: GeneralPairs, stage: str | None,
         (general.languages[1], second, first),
     ):
         recall = float((retrieval.ranks(queries, candidates, pairs) == 0).double().mean())
-        row = Row(
-            model=MODEL,
-            stage=stage,
-            set=GENERAL,
-            protocol=TEXT_PROTOCOL,
-            language=language,
-            metric="text_to_text_R@1",
-            value=recall,
-            interval=wilson_interval(recall, len(first)),
-            seed=seed,
-        )
-        rows.append(row)
+        fields = {"model": MODEL, "stage": stage, "set": GENERAL, "protocol": "text to text", "language": language}
+        interval = wilson_interval(recall, len(first))
+        rows.append(Row(metric="text_to_text_R@1", value=recall, interval=interval, seed=seed, **fields))
     return rows
 
 

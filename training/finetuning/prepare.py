@@ -1,7 +1,6 @@
 """From the user's data to two splits of images and captions: every row that is left out is counted and listed."""
 
 import csv
-import filecmp
 import hashlib
 import io
 import json
@@ -10,27 +9,23 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 from tqdm.auto import tqdm
 
 from training.data import load_source
 from training.data.batch import CaptionTokenizer
 from training.data.images import URL_REFUSED, CellRules, encoded_bytes, fetch_allowed, image_cell, is_url
 from training.finetuning.options import FinetuneOptions
-from training.finetuning.sources import ImageFinder, Opened, open_data
-from training.finetuning.tables import Columns, captions_of, cells_of, find_columns, is_mixed
-from training.prepare.duplicates import (
-    MAX_COLOUR_DISTANCE,
-    MAX_IMAGE_DISTANCE,
-    ExaminedImage,
-    examine_image,
-    match_images,
-)
+from training.finetuning.sources import Opened, find_image, open_data
+from training.finetuning.tables import Columns, captions_of, cells_of, find_columns
+from training.prepare.duplicates import MAX_COLOUR_DISTANCE, MAX_IMAGE_DISTANCE, ExaminedImage, examine_image
 from training.utils.files import atomic_write, write_text
 from training.utils.rng import keyed_uniform
 
@@ -41,7 +36,6 @@ TRAIN_FILE, VALIDATION_FILE, SUMMARY_FILE, SKIPPED_FILE = (
 FILE_MISSING = "image file is missing"
 MAX_NAMED = 3  # rows that the summary names for each cause
 IMAGES_AT_ONCE = 256
-LIMITS = (MAX_IMAGE_DISTANCE, MAX_COLOUR_DISTANCE)  # the thresholds of curation for near-duplicates
 # cosine of two images by the starting model above which they count as near-duplicates. With dcclip-tiny-photo, 98 % of
 # brightened, mirrored, framed, watermarked, rotated or cropped copies are above it, half of the gray ones, and 3 % of
 # unrelated product images
@@ -115,15 +109,12 @@ class _Pairs:
         return {text for captions in self.captions for text in captions.get(language, [])}
 
 
-def prepare_general(
-    options: FinetuneOptions, folder: Path, scratch: Path | None = None, embed: Embed | None = None
-) -> Prepared | None:
+def prepare_general(options: FinetuneOptions, folder: Path, embed: Embed | None = None) -> Prepared | None:
     """Read the images of `general_data` and write their two splits; without captions, all are for training.
 
     Args:
         options: Location of the data.
         folder: Folder of the splits of `data`, in which this one gets a folder of its own.
-        scratch: Folder to write to, as in `prepare`.
         embed: As in `prepare`.
 
     Returns:
@@ -143,8 +134,7 @@ def prepare_general(
         seed=options.seed,
     )
     try:
-        inner = scratch / GENERAL_FOLDER if scratch is not None else None
-        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, scratch=inner, embed=embed)
+        return prepare(general, folder / GENERAL_FOLDER, needs_captions=False, embed=embed)
     except ValueError as error:
         raise ValueError(f"general_data: {str(error).removeprefix('data: ')}") from error
 
@@ -153,7 +143,6 @@ def prepare(
     options: FinetuneOptions,
     folder: Path,
     needs_captions: bool = True,
-    scratch: Path | None = None,
     tokens: CaptionTokenizer | None = None,
     embed: Embed | None = None,
 ) -> Prepared:
@@ -164,66 +153,58 @@ def prepare(
         folder: Folder for the parquet files; created if it is missing.
         needs_captions: Whether images without captions are left out. Otherwise they are for training, and without any
             caption in the data all images are.
-        scratch: Folder to write to, which the caller moves to `folder`. The list of left-out rows of data that are
-            refused is then written to `output_dir`. Default: `folder`.
         tokens: Tokenization of the model, which counts the captions that it truncates; None counts none.
         embed: Embeds images by the starting model, to find near-duplicates; None compares hashes alone.
 
     Raises:
         ValueError: The data cannot be opened, have no captions in a known script, one class only, or too few
-            different images.
+            different images. `output_dir` then lists the rows that were left out.
     """
     opened = open_data(options.data, options.split, options.subset, needs_captions)
     columns = find_columns(opened.rows, options.image_column, options.caption_columns, needs_captions)
-    opened = replace(opened, rows=opened.rows.select_columns([*{columns.image, *columns.captions.values()}]))
+    rows = opened.rows.select_columns([*{columns.image, *columns.captions.values()}])
     rules = CellRules(options.allow_urls, options.allow_paths or opened.roots is None, opened.roots or ())
     if options.allow_urls:
-        opened = replace(opened, rows=fetch_allowed(opened.rows, columns.image, rules, options.data))
-    pairs = _read_pairs(opened, columns, rules, needs_captions)
-    written = scratch or folder
-    images = opened.rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
+        rows = fetch_allowed(rows, columns.image, rules, options.data)
+    pairs = _read_pairs(replace(opened, rows=rows), columns, rules, needs_captions)
+    images = rows.select_columns([columns.image]).rename_columns({columns.image: "image"})
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         languages = _languages(options, columns, pairs, needs_captions)
         training, validation = np.arange(len(pairs.rows)), np.arange(0)
         if languages:
-            written.mkdir(parents=True, exist_ok=True)
             embeddings = None
             if embed is not None:
-                everything = written / "all.parquet"
-                _write_rows(everything, images, pairs, training.tolist(), [])
+                _write_rows(everything := folder / "all.parquet", images, pairs, training.tolist(), [])
                 embeddings = embed(load_source(str(everything)))
                 everything.unlink()
             training, validation = _split(options, pairs, embeddings)
     except ValueError as error:
-        listing = (folder if scratch is None else Path(options.output_dir)) / SKIPPED_FILE
+        listing = Path(options.output_dir) / SKIPPED_FILE
         if pairs.skipped:
             _write_skipped(listing, pairs.skipped)
-        raise ValueError(" ".join([str(error), *_describe(pairs, listing)])) from error
-    written.mkdir(parents=True, exist_ok=True)
-    _write_skipped(written / SKIPPED_FILE, pairs.skipped)
-    for name, rows in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
-        _write_rows(written / name, images, pairs, rows.tolist(), languages)
-    found = f"{opened.form}, {columns.describe()}"
-    notes = [*opened.notes, *_describe(pairs, folder / SKIPPED_FILE)]
+        raise ValueError(" ".join([str(error), *_describe(pairs, str(listing))])) from error
+    _write_skipped(folder / SKIPPED_FILE, pairs.skipped)
+    for name, chosen in ((TRAIN_FILE, training), (VALIDATION_FILE, validation)):
+        _write_rows(folder / name, images, pairs, chosen.tolist(), languages)
+    notes = _describe(pairs, SKIPPED_FILE)
     texts = [text for language in languages for text in pairs.texts(language)]
     if tokens is not None and (count := tokens.count_truncated(texts)):
         limit = tokens.max_text_length
         notes.append(f"{count:,} of {len(texts):,} captions are longer than {limit} tokens, and cut there.")
-    prepared = Prepared(written, languages, len(training), len(validation), columns.are_labels, found, notes)
+    found = f"{opened.form}, {columns.describe()}"
+    prepared = Prepared(folder, languages, len(training), len(validation), columns.are_labels, found, notes)
     prepared.save()
     return prepared
 
 
 def same_splits(first: Path, second: Path) -> bool:
     """Whether two folders that `prepare` has written have the same images and captions in both splits."""
-
-    def same(one: Path, other: Path) -> bool:
-        if not (one.is_file() and other.is_file()):
-            return one.exists() == other.exists()
-        return filecmp.cmp(one, other, shallow=False)
-
-    names = [folder / name for folder in (Path(), Path(GENERAL_FOLDER)) for name in (TRAIN_FILE, VALIDATION_FILE)]
-    return all(same(first / name, second / name) for name in names)
+    files = [
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
+        for folder in (first, second)
+    ]
+    return files[0] == files[1]
 
 
 def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_captions: bool) -> list[str]:
@@ -248,17 +229,19 @@ def _languages(options: FinetuneOptions, columns: Columns, pairs: _Pairs, needs_
 def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captions: bool) -> _Pairs:
     """Look up, decode and hash the image of each row, and read its captions."""
     pairs, by_digest, features = _Pairs(), dict[bytes, int](), opened.rows.features
+    names = list(columns.captions.values())
     texts = {
-        language: (cells_of(opened.rows, column, features[column]), is_mixed(opened.rows, column, language))
+        language: (cells_of(opened.rows, column, features[column]), names.count(column) > 1)
         for language, column in columns.captions.items()
     }
-    rows = _examined(opened.rows, columns.image, opened.finder, rules)
+    rows = _examined(opened.rows, columns.image, opened.folder, rules)
     progress = tqdm(rows, total=len(opened.rows), desc="images", unit="image", leave=False)
-    for number, (name, path, cause, digest, image) in enumerate(progress):
+    for number, (name, path, digest, image) in enumerate(progress):
         captions = {
-            language: found for language, (cells, mixed) in texts.items()
-            if (found := captions_of(cells[number], language, mixed))
+            language: found for language, (cells, shared) in texts.items()
+            if (found := captions_of(cells[number], language, shared))
         }  # fmt: skip
+        cause = image.cause
         if cause is None and not captions and needs_captions:
             cause = "no caption"
         if cause is not None:
@@ -279,40 +262,27 @@ def _read_pairs(opened: Opened, columns: Columns, rules: CellRules, needs_captio
     return pairs
 
 
-class _Examined(NamedTuple):
-    """Image of a row: the path that the row names, the file, why it cannot be used, and digest and hash."""
+def _examined(
+    rows: Dataset, column: str, folder: Path | None, rules: CellRules
+) -> Iterator[tuple[str, str | None, bytes, ExaminedImage]]:
+    """The path that each row names, its file, and digest and hash of its image, if it may be opened."""
 
-    name: str
-    path: str | None
-    cause: str | None
-    digest: bytes
-    image: ExaminedImage
-
-
-def _examined(rows: Dataset, column: str, finder: ImageFinder | None, rules: CellRules) -> Iterator[_Examined]:
-    """Look up, decode and hash the image of each row, if it may be opened."""
-    find = finder or (lambda name: Path(name).absolute() if Path(name).is_file() else None)
-
-    def examine(value: Any) -> _Examined:
-        cell = image_cell(value) or {}
-        name, path = str(cell.get("path") or ""), None
-        unusable = _Examined(name, None, "no image", b"", ExaminedImage("no image"))
-        if cell.get("bytes") is None:
-            if not name:
-                return unusable
+    def examine(value: Any) -> tuple[str, str | None, bytes, ExaminedImage]:
+        cell, path = image_cell(value) or {}, None
+        name = str(cell.get("path") or "")
+        if cell.get("bytes") is None and name:
             if is_url(name) and not name.startswith("file://"):
-                return unusable._replace(cause=URL_REFUSED)
-            if (found := find(name)) is None:
-                return unusable._replace(cause=FILE_MISSING)
+                return name, None, b"", ExaminedImage(URL_REFUSED)
+            if (found := find_image(folder, name)) is None:
+                return name, None, b"", ExaminedImage(FILE_MISSING)
             path = str(found)
             if isinstance(refused := rules(path), str):
-                return unusable._replace(cause=refused)
+                return name, None, b"", ExaminedImage(refused)
             try:
                 cell = {"bytes": found.read_bytes(), "path": None}
             except OSError as error:
-                return unusable._replace(cause=f"image file cannot be read ({error.strerror})")
-        image = examine_image(cell)
-        return _Examined(name, path, image.cause, hashlib.blake2b(encoded_bytes(cell)).digest(), image)
+                return name, None, b"", ExaminedImage(f"image file cannot be read ({error.strerror})")
+        return name, path, hashlib.blake2b(encoded_bytes(cell)).digest(), examine_image(cell)
 
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), IMAGES_AT_ONCE):
@@ -351,7 +321,7 @@ def split_images(
         near-duplicate of one of the other.
 
     Raises:
-        ValueError: There are too few images, they are all alike, or a split would be too small.
+        ValueError: There are too few images, or a split would be too small.
     """
     num_images = len(hashes)
     if num_images < MIN_TRAINING + MIN_VALIDATION:
@@ -359,29 +329,20 @@ def split_images(
             f"data: {num_images} usable images are too few: training and validation take at "
             f"least {MIN_TRAINING + MIN_VALIDATION}. Add images, or use the model without fine-tuning."
         )
-    groups = match_images(hashes, colours, *LIMITS)
-    if len(np.unique(groups)) < MIN_VALIDATION:
-        raise ValueError(
-            f"data: the {num_images} images are all alike ({len(np.unique(groups))} different), so there is "
-            "nothing to tell apart. Check that the paths lead to the right images."
-        )
     wanted = max(1, round((share or DEFAULT_SHARE) * num_images))
     if share is None:
         wanted = min(max(MIN_VALIDATION, wanted), MAX_VALIDATION)
-    distinct, members, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    is_chosen, num_chosen = np.zeros(len(distinct), bool), 0
-    for group in np.argsort(keyed_uniform(seed, distinct, num=1)[:, 0], kind="stable").tolist():
-        if num_chosen + sizes[group] <= wanted:
-            is_chosen[group] = True
-            num_chosen += sizes[group]
-    is_validation = is_chosen[members]
-    _move_copies(is_validation, hashes, colours, None)
-    if embeddings is not None:
-        by_embedding = is_validation.copy()
-        _move_copies(by_embedding, hashes, colours, embeddings)
-        if by_embedding.sum() >= MIN_VALIDATION:
-            is_validation = by_embedding
-    training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+    for decides in (embeddings, None):
+        members = _group(hashes, colours, decides)
+        sizes = np.bincount(members)
+        is_chosen, num_chosen = np.zeros(len(sizes), bool), 0
+        for group in np.argsort(keyed_uniform(seed, np.arange(len(sizes)), num=1)[:, 0], kind="stable").tolist():
+            if num_chosen + sizes[group] <= wanted:
+                is_chosen[group] = True
+                num_chosen += sizes[group]
+        if num_chosen >= MIN_VALIDATION:
+            break
+    training, validation = np.flatnonzero(~is_chosen[members]), np.flatnonzero(is_chosen[members])
     if min(len(training) - MIN_TRAINING, len(validation) - MIN_VALIDATION) < 0:
         raise ValueError(
             f"validation_share: leaves {len(training)} images for training and {len(validation)} for validation when "
@@ -391,24 +352,25 @@ def split_images(
     return training, validation
 
 
-def _move_copies(is_validation: np.ndarray, hashes: np.ndarray, colours: np.ndarray, embeddings: np.ndarray | None):
-    """Move validation images to the training split while they are near-duplicates of one of its images.
-
-    Groups hold the near-duplicates of their first image only: two others of different groups can be near as well.
-    """
-    while is_validation.any() and not is_validation.all():
-        training, validation = np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
-        order = np.concatenate([training, validation])
-        match = match_images(hashes[order], colours[order], *LIMITS, num_reference=len(training))
-        is_copy = match[len(training) :] < len(training)
+def _group(hashes: np.ndarray, colours: np.ndarray, embeddings: np.ndarray | None) -> np.ndarray:
+    """Number of the group of near-duplicates of each image, (N,), by the thresholds of curation and by embeddings."""
+    numbers = np.arange(len(hashes))
+    members = numbers
+    for start in range(0, len(hashes), IMAGES_AT_ONCE):
+        part = slice(start, start + IMAGES_AT_ONCE)
+        one, other = np.nonzero(np.bitwise_count(hashes[part, None] ^ hashes) <= MAX_IMAGE_DISTANCE)
+        alike = np.abs(colours[part][one].astype(np.int16) - colours[other]).mean(1) <= MAX_COLOUR_DISTANCE
+        edges = [(numbers, np.unique(members, return_index=True)[1][members]), (start + one[alike], other[alike])]
         if embeddings is not None:
-            is_copy |= (embeddings[validation] @ embeddings[training].T).max(1) > MAX_COSINE
-        if not is_copy.any():
-            return
-        is_validation[validation[is_copy]] = False
+            one, other = np.nonzero(embeddings[part] @ embeddings.T > MAX_COSINE)
+            edges.append((start + one, other))
+        first, second = map(np.concatenate, zip(*edges, strict=True))
+        graph = csr_array((np.ones(len(first), bool), (first, second)), (len(hashes), len(hashes)))
+        _, members = connected_components(graph, directed=False)
+    return members
 
 
-def _describe(pairs: _Pairs, listing: Path) -> list[str]:
+def _describe(pairs: _Pairs, listing: str) -> list[str]:
     """Sentences about the rows that were left out, which a file lists, or merged."""
     causes = Counter(cause for _, _, cause in pairs.skipped)
     notes = []

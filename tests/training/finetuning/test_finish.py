@@ -54,7 +54,7 @@ def test_the_report_names_the_largest_loss_and_not_a_mean():
     """The mean rises from 0.5 to 0.6, one accuracy falls from 1.0 to 0.944."""
     start, end = {"a": 0.0, "images, zh, image to text R@1": 1.0}, {"a": 0.256, "images, zh, image to text R@1": 0.944}
     points = [Point(0, 0.1, start), Point(1, 0.9, end)]
-    outcome = Outcome([], [], [], points, points[1], {"a": 900, "images, zh, image to text R@1": 18}, ["A note."])
+    outcome = Outcome([], [], points, points[1], {"a": 900, "images, zh, image to text R@1": 18}, ["A note."])
     assert outcome.worst() == ("images, zh, image to text R@1", pytest.approx(0.056))
     text = outcome.choice()
     assert "Largest loss: 5.6 points, images, zh, image to text R@1 (18 queries)." in text and text.endswith("A note.")

@@ -1,6 +1,6 @@
 """What fine-tuning measures, against counting by hand, with embeddings that are written down."""
 
-from itertools import permutations
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +11,6 @@ from training.evaluation.sets.class_names import GeneralPairs
 from training.finetuning.measure import (
     CaptionedImages,
     Embeddings,
-    chance_of,
     compatibility,
     general_rows,
     mean_of,
@@ -29,14 +28,6 @@ class Fake:
 
     def encode_texts(self, texts: list[str]) -> torch.Tensor:
         return F.normalize(torch.tensor([self.table[text] for text in texts]), dim=-1)
-
-
-@pytest.mark.parametrize("k", [1, 2, 5])
-def test_chance_counts_all_correct_candidates_of_a_query(k):
-    """Compared with all orders of four candidates, for one query with one correct candidate and one with three."""
-    orders = list(permutations(range(4)))
-    expected = [sum(min(order[:right]) < k for order in orders) / len(orders) for right in (1, 3)]
-    assert chance_of([1, 3], 4, k) == pytest.approx(sum(expected) / 2)
 
 
 def test_general_texts_are_measured_in_both_directions():
@@ -84,8 +75,13 @@ def test_an_image_may_have_several_labels():
     images = F.normalize(torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
     rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 3)}))
     assert {row.metric: row.value for row in rows} == {"top1": 0.5}
-    (only,) = rows
-    assert made.chance(only) == pytest.approx((2 / 3 + 1 / 3) / 2)
+    assert made.num_queries(rows[0]) == 2
+
+
+def test_queries_are_texts_with_an_image_or_images_with_a_text():
+    made = images_of([(0, 0), (1, 1), (2, 1)], ["a", "b"], [], 4)
+    by_text, by_image = (replace(row(0.5), metric=f"{each}_R@1") for each in ("text_to_image", "image_to_text"))
+    assert (made.num_queries(by_text), made.num_queries(by_image)) == (2, 3)
 
 
 def test_labels_in_the_order_of_their_names_are_compared():

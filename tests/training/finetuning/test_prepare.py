@@ -16,7 +16,7 @@ from training.data import load_source
 from training.data.batch import CaptionTokenizer
 from training.finetuning.options import FinetuneOptions
 from training.finetuning.prepare import Prepared, prepare, prepare_general
-from training.finetuning.sources import list_images, open_data
+from training.finetuning.sources import open_data
 from training.utils.output import claim_folder
 
 NUM_IMAGES = 24
@@ -34,7 +34,7 @@ def titles(tmp_path, rows) -> list[Row]:
 
 
 def run(tmp_path: Path, data: Path | str, **options) -> Prepared:
-    options = FinetuneOptions(model="", data=str(data), output_dir="", **options)
+    options = FinetuneOptions(model="", data=str(data), output_dir=str(tmp_path / "mine"), **options)
     return prepare(options, tmp_path / "prepared")
 
 
@@ -78,6 +78,7 @@ def test_rows_without_an_image_are_listed(tmp_path, titles):
     assert listed == ["row,image,cause", "0,/home/other/images/0.png,image file is missing"]
     with pytest.raises(ValueError, match="Write the paths relative to the folder of the file"):
         run(tmp_path, write_csv(tmp_path / "gone.csv", [("/home/other/x.png", "猫"), ("/home/other/y.png", "狗")]))
+    assert "/home/other/y.png" in (tmp_path / "mine" / "skipped.csv").read_text(encoding="utf-8")
 
 
 def test_damaged_images_empty_titles_and_copies_are_counted(tmp_path, titles):
@@ -151,33 +152,34 @@ def test_images_are_fetched_by_url_if_that_is_allowed(tmp_path, titles):
     assert load_source(str(prepared.training))[0]["image"].size == (64, 64)  # without the server from now on
 
 
-def test_thumbnails_of_a_system_folder_are_no_images_of_the_user(tmp_path):
-    for path in ("dog/1.jpg", "dog/@eaDir/1.jpg", "@eaDir/dog.jpg", ".thumbs/1.jpg"):
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
-    assert list_images(tmp_path) == [tmp_path / "dog" / "1.jpg"]
-
-
 def test_folders_of_images(tmp_path, rows):
     write_images(tmp_path / "classes", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
     prepared = run(tmp_path, tmp_path / "classes")
     assert prepared.are_labels and prepared.found == "class folders, image column: file, en class names: label"
-    for path, title in write_images(tmp_path / "texts", rows):
-        (tmp_path / "texts" / path).with_suffix(".txt").write_text(title, encoding="gbk")
-    assert run(tmp_path, tmp_path / "texts").found.startswith("images with text files")
+    titles = write_images(tmp_path / "texts", rows)
+    for path, title in titles:
+        (tmp_path / "texts" / path).with_suffix(".txt").write_text(f"{title}\n", encoding="utf-8-sig")
+    prepared = run(tmp_path, tmp_path / "texts")
+    assert prepared.found.startswith("images with text files") and pairs_of(prepared) == expected(titles)
+    (tmp_path / "texts" / "0.txt").write_text("狗", encoding="gbk")
+    with pytest.raises(ValueError, match=r"^data: .*0\.txt"):
+        run(tmp_path, tmp_path / "texts")
 
 
-def test_a_split_is_used_or_refused(tmp_path, rows, titles):
-    for split, part in (("train", rows), ("val", rows.select(range(20)))):
-        write_images(tmp_path / "splits" / split, part, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
-    for split, number in (("train", NUM_IMAGES), ("validation", 20)):
-        prepared = run(tmp_path, tmp_path / "splits", split=split)
-        assert prepared.num_training + prepared.num_validation == number and prepared.are_labels
-    with pytest.raises(ValueError, match=r"split: '.*splits' has no folder 'test', only train, val"):
-        run(tmp_path, tmp_path / "splits", split="test")
+@pytest.mark.parametrize(("train", "test"), [("train", "val"), ("训练集", "测试集"), ("Training", "Test")])
+def test_folders_of_splits_are_not_classes(tmp_path, train, test):
+    for name in (f"{train}/狗", f"{train}/猫", f"{test}/狗"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "1.jpg").touch()
+    with pytest.raises(ValueError, match=rf"^data: the folders of .* {test}"):
+        open_data(str(tmp_path))
+    assert open_data(str(tmp_path / train)).rows["label"] == ["狗", "猫"]
+
+
+def test_a_split_is_refused_where_there_is_none(tmp_path, rows, titles):
     rows.to_parquet(tmp_path / "a.parquet")
-    for data in (tmp_path / "a.parquet", write_csv(tmp_path / "titles.csv", titles), tmp_path / "splits" / "val"):
-        with pytest.raises(ValueError, match=r"split: '.*' has no splits, got 'test'"):
+    for data in (tmp_path / "a.parquet", write_csv(tmp_path / "titles.csv", titles), tmp_path / "images"):
+        with pytest.raises(ValueError, match=r"^split: "):
             run(tmp_path, data, split="test")
 
 
@@ -210,44 +212,10 @@ def test_the_output_of_an_earlier_run_is_no_data(tmp_path, rows):
         run(tmp_path, tmp_path / "parquet")
 
 
-@pytest.mark.parametrize(
-    ("texts", "encodings"),
-    [
-        (["猫", "一只狗", "红苹果"], ["gbk", "gbk", "gbk"]),  # alone, 猫 in GBK is è in UTF-8
-        (["青蛙", "一只狗", "红苹果"], ["gbk", "utf-8", "utf-16"]),
-        (["猫", "一只狗", "红苹果"], ["utf-16", "utf-16", "utf-16"]),
-        (["猫", "一只狗", "红苹果"], ["utf-8-sig", "utf-8-sig", "utf-8"]),
-    ],
-)
-def test_text_files_have_the_encoding_of_all_of_them(tmp_path, texts, encodings):
-    for number, (text, encoding) in enumerate(zip(texts, encodings, strict=True)):
-        (tmp_path / f"{number}.jpg").touch()
-        (tmp_path / f"{number}.txt").write_bytes(text.encode(encoding))
-    assert open_data(str(tmp_path)).rows["caption"] == texts
-
-
 def test_names_that_are_not_utf_8_are_refused(tmp_path):
     (tmp_path / os.fsdecode("狗.jpg".encode("gbk"))).touch()
     with pytest.raises(ValueError, match=r"data: the name of '.*\\xb9\\xb7\.jpg' is not UTF-8.* convmv"):
         open_data(str(tmp_path))
-
-
-@pytest.mark.parametrize(("train", "test"), [("训练集", "测试集"), ("訓練", "測試"), ("Training", "Test")])
-def test_folders_of_splits_are_no_classes(tmp_path, train, test):
-    for name in (f"{train}/狗", f"{train}/猫", f"{test}/狗"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "1.jpg").touch()
-    opened = open_data(str(tmp_path))
-    assert sorted(opened.rows["label"]) == sorted(["狗", "猫"])
-    assert len(opened.notes) == 1 and "the other splits stay untouched" in opened.notes[0]
-    assert open_data(str(tmp_path / train), split="train").rows["label"] == opened.rows["label"]
-
-
-def test_images_go_before_parquet_files_beside_them(tmp_path, rows):
-    write_images(tmp_path / "images", rows, lambda number: f"{['cats', 'dogs'][number % 2]}/{number}.png")
-    rows.to_parquet(tmp_path / "images" / "other.parquet")
-    prepared = run(tmp_path, tmp_path / "images")
-    assert prepared.are_labels and "its parquet files are not read" in prepared.notes[0]
 
 
 def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared | None:
@@ -255,7 +223,8 @@ def general_of(tmp_path: Path, data: Path | str | None, **options) -> Prepared |
     # the options of the user's own data do not apply to general images
     own = {"caption_columns": {"zh": "title"}, "image_column": "file", "validation_share": 0.5, "split": "own"}
     return prepare_general(
-        FinetuneOptions(model="", data="", output_dir="", general_data=general, **(own | options)), tmp_path / "data"
+        FinetuneOptions(model="", data="", output_dir=str(tmp_path), general_data=general, **(own | options)),
+        tmp_path / "data",
     )
 
 

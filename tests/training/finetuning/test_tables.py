@@ -1,10 +1,9 @@
 """Tables in any usual encoding, and their columns."""
 
-import time
-
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
+from training.finetuning import tables
 from training.finetuning.tables import captions_of, find_columns, language_of, read_table
 
 ROWS = [("1.jpg", "红苹果"), ("2.jpg", "青蛙，绿色")]
@@ -37,33 +36,19 @@ def table_of(titles: list[str]) -> str:
     ],
 )
 def test_usual_encodings_are_found(tmp_path, encoding, name, titles):
-    columns, found, notes = read_table(write(tmp_path / "a.csv", table_of(titles), encoding))
-    assert (found, notes) == (name, [])
-    assert columns == {"file": [f"{number}.jpg" for number in range(len(titles))], "title": titles}
+    columns, found = read_table(write(tmp_path / "a.csv", table_of(titles), encoding))
+    assert found == name and columns == {"file": [f"{number}.jpg" for number in range(len(titles))], "title": titles}
 
 
 def test_a_caption_may_have_several_lines(tmp_path):
-    columns, _, notes = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog'))
-    assert columns["title"] == ["a dog\nthat runs", "frog"] and notes == []
+    columns, _ = read_table(write(tmp_path / "a.csv", 'file,title\n1.jpg,"a dog\nthat runs"\n2.jpg,frog\n3.jpg'))
+    assert columns["title"] == ["a dog\nthat runs", "frog", None]
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
 def test_the_separator_is_found(tmp_path, separator):
     text = "\n".join(separator.join(cells) for cells in [("file", "title"), *ROWS])
     assert read_table(write(tmp_path / "a.csv", text))[0]["title"] == ["红苹果", "青蛙，绿色"]
-
-
-def test_a_table_without_a_header_keeps_its_first_row(tmp_path):
-    columns, *_ = read_table(write(tmp_path / "a.csv", "1.jpg,红苹果\n2.jpg,青蛙"))
-    assert columns == {"column 1": ["1.jpg", "2.jpg"], "column 2": ["红苹果", "青蛙"]}
-
-
-def test_commas_in_a_title_without_quotes_stay_in_it(tmp_path):
-    columns, _, notes = read_table(
-        write(tmp_path / "a.csv", "file,title\n1.jpg,a red, round apple\n2.jpg,frog\n3.jpg")
-    )
-    assert columns["title"] == ["a red, round apple", "frog", None]
-    assert notes == ["1 rows have more cells than the header; the last ones were joined."]
 
 
 def test_json_lines_may_hold_lists_and_lack_fields(tmp_path):
@@ -85,13 +70,14 @@ def test_missing_values_are_not_captions(tmp_path):
     ("name", "content", "message"),
     [
         ("a.csv", b"", "is empty"),
-        ("a.csv", b"file,title\n", "no rows"),
-        ("a.csv", "title\n红苹果\n".encode(), "one column, 'title'"),
-        ("a.csv", "图片，标题\n1.jpg，红苹果\n".encode(), "one column, '图片，标题'"),
+        ("a.csv", b"file,title\n1.jpg,a\0b\n", "is empty or not a text file"),
+        ("a.csv", b"file,title\n", "0 rows"),
+        ("a.csv", "图片，标题\n1.jpg，红苹果\n".encode(), "'图片，标题'"),
+        ("a.csv", b"file,title,title\n1.jpg,a,b\n", "different columns"),
         ("a.csv", ("file,title\n" + "1.jpg,红苹果和青蛙\n" * 9).encode()[:-2], r"UTF-8 with 1 damaged .* line 10\."),
         ("a.csv", b'file,title\n1.jpg,"a dog\n2.jpg,frog\n', "quotation mark"),
-        ("a.csv", b"file,title\n1.jpg," + b"a" * 140_000, "131,072"),
-        ("a.csv", b"file,title\n1.jpg,a\0b\n", "NUL"),
+        ("a.csv", b"file,title\n1.jpg,a red, round apple\n", "line 2 .*3 cells"),
+        ("a.csv", b"file,title\n1.jpg," + b"a" * 140_000, "131072"),
         ("a.jsonl", b'{"file": "1.jpg"}\n{"file"\n', "line 2"),
         ("a.jsonl", b'["1.jpg"]\n', "line 1"),
         ("a.jsonl", b'{"file": "\\ud800"}\n', "line 1"),
@@ -115,7 +101,6 @@ def rows(**columns) -> Dataset:
         ({"en": ENGLISH, "zh": TITLES}, {"en": "en", "zh": "zh"}),
         ({"sku": ["A1", "B2", "C3", "D4"], "brand": ["Acme"] * 4, "title": TITLES}, {"zh": "title"}),
         ({"category": ["shoes"] * 4, "标题": TITLES}, {"zh": "标题"}),
-        ({"link": ["https://example.com/a"] * 4, "price": ["12"] * 4, "x": ENGLISH}, {"en": "x"}),
         ({"caption": ["红色连衣裙", "a red dress", "围巾", "a scarf"]}, {"en": "caption", "zh": "caption"}),
     ],
 )
@@ -133,11 +118,11 @@ def test_class_numbers_with_names_are_labels():
     assert found.describe() == "image column: file, en class names: label"
 
 
-def test_a_thousand_columns_take_seconds():
+def test_a_thousand_other_columns_are_not_read(monkeypatch):
     wide = rows(title=TITLES, **{f"fact {number}": ["12", "a 1", None, "x"] for number in range(1000)})
-    start = time.process_time()
-    assert find_columns(wide).captions == {"zh": "title"}
-    assert time.process_time() - start < 20
+    read = []
+    monkeypatch.setattr(tables, "cells_of", lambda part, column, feature: read.append(column) or part[column])
+    assert find_columns(wide).captions == {"zh": "title"} and read == ["title"]
 
 
 def test_a_mixed_column_is_divided_by_script():
@@ -166,10 +151,9 @@ def test_language_of_a_text(text, language):
             "data: there is no column 'titel', only file, title",
         ),
         ({"title": TITLES}, {"image_column": "image"}, "data: there is no column 'image'"),
-        ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' holds"),
-        ({"label": list("0101")}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' holds"),
+        ({"label": [0, 1, 0, 1]}, {"caption_columns": {"zh": "label"}}, r"caption_columns\.zh: column 'label' has no"),
         ({"x": TITLES[:1] * 4}, {"caption_columns": {"en": "x"}}, r"caption_columns\.en: column 'x' has no text"),
-        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr: there is no such language"),
+        ({"x": ENGLISH}, {"caption_columns": {"fr": "x"}}, r"caption_columns\.fr"),
     ],
 )
 def test_missing_columns_are_named(columns, options, message):
