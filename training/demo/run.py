@@ -38,15 +38,7 @@ CROSS_MODEL_FILE = "cross_model.json"
 CURVES_FILE, SHEET_FILE = "curves.png", "contact_sheet.png"
 EXAMPLE_FILE = "example.png"
 CARD = Path(__file__).with_name("card.yaml")
-# English class names of the card's example in order of preference: the image's own, then the other candidate labels
-LABEL_SETS = (
-    ("pizza", "sandwich", "red apple"),
-    ("fox", "dog", "cat"),
-    ("butterfly", "spider", "ant"),
-    ("pineapple", "grapes", "peach"),
-    ("bicycle", "motorcycle", "airplane"),
-    ("giraffe", "zebra", "koala"),
-)
+NUM_CANDIDATES = 3  # class names of the card's example
 
 
 class Demo:
@@ -209,29 +201,14 @@ def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames)
         class_names: Class names of the corpus in every language.
 
     Returns:
-        Row of the image, and its candidate labels by language, the correct one first.
+        Row of the image, and its candidate labels by language, the correct one first, then those of the next rows.
     """
-    examples = list(_candidates(rows, class_names))
-    images = model.encode_images(rows.select([row for row, _ in examples]))
-    is_correct = [True] * len(examples)
-    for language in class_names.names:
-        names = sorted({label for _, labels in examples for label in labels[language]})
-        texts = dict(zip(names, model.encode_texts(names), strict=True))
-        for number, (_, labels) in enumerate(examples):
-            scores = [float(images[number] @ texts[label]) for label in labels[language]]
-            is_correct[number] &= scores.index(max(scores)) == 0
-    return next((example for example, correct in zip(examples, is_correct, strict=True) if correct), examples[0])
-
-
-def _candidates(rows: Dataset, class_names: ClassNames) -> Iterator[tuple[int, dict[str, list[str]]]]:
-    """The label sets whose image is held out, then every held-out image with the names of the next two."""
-    held_out, english = list(rows["label"]), class_names.names["en"]
-    sets: list[tuple[str, ...]] = [
-        names for names in LABEL_SETS if names[0] in held_out and set(names) <= set(english)
-    ]
-    for number in range(len(held_out)):
-        sets.append(tuple(dict.fromkeys(held_out[(number + offset) % len(held_out)] for offset in range(3))))
-    for names in sets:
-        ids = [english.index(name) for name in names]
-        labels = {language: [names_of[number] for number in ids] for language, names_of in class_names.names.items()}
-        yield held_out.index(names[0]), labels
+    images, ids = model.encode_images(rows), class_names.label_ids(rows["label"])
+    correct = [True] * len(rows)
+    candidates = [list(dict.fromkeys([*ids, *ids][row : row + NUM_CANDIDATES])) for row in range(len(rows))]
+    for names in class_names.names.values():
+        texts = model.encode_texts(names)
+        for row, labels in enumerate(candidates):
+            correct[row] &= int((texts[labels] @ images[row]).argmax()) == 0
+    chosen = correct.index(True) if any(correct) else 0
+    return chosen, {each: [names[label] for label in candidates[chosen]] for each, names in class_names.names.items()}

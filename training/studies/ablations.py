@@ -18,9 +18,9 @@ from training.evaluation.classify import encode, score
 from training.evaluation.sets.held_out import TEST_SETS, HeldOut
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
-from training.studies.harness import Study, StudyOptions, arms_table, plot_arms
+from training.studies.harness import Study, StudyOptions, arms_table
 from training.text.writing_systems import LANGUAGES
-from training.utils.results import Results, Row
+from training.utils.results import Row
 
 TEACHER = "training/demo/mini_teacher"
 COLUMNS = {name.replace("_", " "): {"set": name, "metric": "top5"} for name in TEST_SETS}
@@ -111,16 +111,4 @@ def run(options: Options):
 
     arms = [arm for arm in ARMS if not options.arms or arm.name in options.arms]
     compare(study, trainer, arms, options.seeds, measure)
-    plot_arms(
-        study.results,
-        study.folder / "ablations.png",
-        "top-5 on unseen combinations, %",
-        set=TEST_SETS[0],
-        metric="top5",
-    )
-    study.finish(table(study.results))
-
-
-def table(results: Results) -> str:
-    """Top-5 accuracy of every arm in percent, as a Markdown table."""
-    return arms_table(results, COLUMNS)
+    study.finish(arms_table(study.results, COLUMNS))

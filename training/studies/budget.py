@@ -6,9 +6,8 @@ Examples:
   python -m training.studies budget --models tiny model_cards/dcclip-tiny-photo --repeats 100
 
 A model is the name of a size or a baseline, with random weights, or the folder of a finished student. Latency is the
-median per image or text, and the start is the time of a new process up to its first image and text. A finished folder
-with ONNX files is also measured behind `dcclip label`. Ratios to AltCLIP are within one backend. A second call
-measures only what is missing.
+median per image or text, and the start is the time of a new process up to its first image and text. Ratios to AltCLIP
+are within one backend. A second call measures only what is missing.
 """
 
 import json
@@ -22,7 +21,6 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Literal
 
-from PIL import Image
 from transformers import AutoConfig
 
 from modeling_dcclip import DCCLIPConfig
@@ -32,7 +30,6 @@ from training.utils.results import Results, Row, markdown_table
 
 Backend = Literal["eager", "onnx-fp32", "onnx-int8"]
 REFERENCE = "altclip"
-LABEL = "dcclip label"  # protocol of the rows of the command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,8 +37,8 @@ class Options(StudyOptions):
     """What to measure.
 
     Args:
-        models: Sizes and baselines by name, and folders of finished students. Names: tiny, small, base, altclip,
-            clip-vit-b-32, chinese-clip-rn50, chinese-clip-vit-b-16, mobileclip2-s0, metaclip2-s-16.
+        models: Sizes and baselines by name, and folders of finished students. Names: tiny, small, base,
+            chinese-clip-rn50, altclip.
         backends: PyTorch eager, and ONNX Runtime in fp32 or int8.
         threads: Numbers of CPU threads; each number gets a process of its own.
         batch_sizes: Images or texts per call.
@@ -101,8 +98,6 @@ def run(options: Options):
     for model in options.models:
         measure_model(study, options, model, failures)
     study.results.meta["failures"] = failures
-    study.results.rows = [row for row in study.results.rows if row.metric != "times_as_fast"]
-    study.results.rows += speedups(study.results)
     study.finish(table(study.results))
     for what, reason in failures.items():
         print(f"not measured: {what}: {reason}")
@@ -121,8 +116,7 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
         pool.submit(prepare, name, own, folder, [*options.backends]).result()
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     if not study.has(model=name, metric="parameters"):
-        names = ("parameters", "image_parameters", "text_parameters", "embedding_parameters")
-        study.add([Row(model=name, metric=metric, value=facts[metric]) for metric in names])
+        study.add([Row(model=name, metric="parameters", value=facts["parameters"])])
     for form, size in facts["bytes"].items():
         if not study.has(model=name, metric="bytes", protocol=form):
             study.add([Row(model=name, protocol=form, metric="bytes", value=size)])
@@ -139,25 +133,7 @@ def measure_model(study: Study, options: Options, model: str, failures: dict[str
             failures[f"{name}, {protocol_of(backend, count)}"] = str(error)
             continue
         study.add([_row(name, backend, count, value) for value in json.loads(child.output)])
-    if own is not None and (Path(own) / "onnx").is_dir() and not study.has(model=name, protocol=LABEL):
-        study.add(measure_label(own, folder))
     shutil.rmtree(folder)
-
-
-def measure_label(model: str, folder: Path) -> list[Row]:
-    """Cost of `dcclip label` on one image, in new processes: the least of five.
-
-    Args:
-        model: Folder of an exported model.
-        folder: Folder for the image file.
-    """
-    Image.new("RGB", (256, 256), "teal").save(folder / "image.png")
-    arguments = ("label", str(folder / "image.png"), "cat", "猫", "--model", model)
-    runs = [run_module("modeling_dcclip.command", *arguments) for _ in range(5)]
-    costs = {"process_s": [run.seconds for run in runs], "process_cpu_s": [run.cpu_s for run in runs]}
-    costs["peak_bytes"] = [run.peak_bytes for run in runs]
-    name = name_of(model)
-    return [Row(model=name, protocol=LABEL, metric=metric, value=min(values)) for metric, values in costs.items()]
 
 
 def _row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row:
@@ -166,52 +142,26 @@ def _row(name: str, backend: str, threads: int, measured: dict[str, Any]) -> Row
     return Row(model=name, protocol=protocol, language=language, metric=metric, value=measured["value"])
 
 
-def speedups(results: Results) -> list[Row]:
-    """Speed-up of an image and a text over the reference, on the same backend and number of threads."""
-    pairs, rows = read_pairs(results), []
-    references = {(pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE}
-    for pair in pairs:
-        if (reference := references.get((pair.backend, pair.threads))) is not None:
-            protocol = f"{protocol_of(pair.backend, pair.threads, 1)}, against {pair.backend}"
-            value = round(reference / pair.ms, 2)
-            rows.append(Row(model=pair.model, protocol=protocol, metric="times_as_fast", value=value))
-    return rows
-
-
 def table(results: Results) -> str:
     """Markdown table at batch 1, with a line for each model, backend and number of threads."""
-    header = [
-        "Model",
-        "Backend",
-        "Threads",
-        "Parameters",
-        "MB",
-        "Start, s",
-        "Peak, MiB",
-        "ms per image",
-        "ms per text",
+    lines = [
+        ["Model", "Backend", "Threads", "Parameters", "MB", "Start, s", "Peak, MiB", "ms per image", "ms per text"]
     ]
-    lines = [[*header, f"x {REFERENCE}"], ["---", "---", *["---:"] * 8]]
-    for pair in read_pairs(results):
+    lines = [[*lines[0], f"x {REFERENCE}"], ["---", "---", *["---:"] * 8]]
+    pairs = read_pairs(results)
+    references = {(pair.backend, pair.threads): pair.ms for pair in pairs if pair.model == REFERENCE}
+    for pair in pairs:
         costs = read_costs(results, pair.model, pair.backend, pair.threads)
-        cells = ["-" if value is None else f"{value:.1f}" for value in costs.values()]
+        reference = references.get((pair.backend, pair.threads))
+        numbers = [*costs.values(), pair.ms_image, pair.ms_text, reference and reference / pair.ms]
+        cells = ["-" if value is None else f"{value:.1f}" for value in numbers]
         parameters = f"{(results.mean(model=pair.model, metric='parameters') or 0) / 1e6:.1f} M"
-        latency = [f"{pair.ms_image:.1f}", f"{pair.ms_text:.1f}"]
-        lines.append([pair.model, pair.backend, str(pair.threads), parameters, *cells[:3], *latency, cells[3]])
+        lines.append([pair.model, pair.backend, str(pair.threads), parameters, *cells])
     return markdown_table(lines)
 
 
 def protocol_of(backend: str, threads: int, batch_size: int | None = None) -> str:
-    """The `protocol` of a result row, such as `eager, threads 1, batch 8`.
-
-    Args:
-        backend: Name of the backend, such as `onnx-int8`.
-        threads: Number of CPU threads.
-        batch_size: Number of images or texts in a batch. None if the row has no batch, such as for a cold start.
-
-    Returns:
-        The protocol.
-    """
+    """The `protocol` of a result row, such as `eager, threads 1, batch 8`; a cold start has no batch."""
     return f"{backend}, threads {threads}" + (f", batch {batch_size}" if batch_size else "")
 
 
@@ -252,17 +202,9 @@ def read_pairs(results: Results) -> list[Pair]:
 
 
 def read_costs(results: Results, model: str, backend: str, threads: int) -> dict[str, float | None]:
-    """Size, cold start, peak memory and speed-up of one model on one backend.
+    """Size, cold start and peak memory of one model on one backend: `MB`, `start_s`, `peak_MiB`.
 
-    Args:
-        results: Results of a device budget.
-        model: Name of the model.
-        backend: Name of the backend.
-        threads: Number of CPU threads.
-
-    Returns:
-        `MB`, `start_s`, `peak_MiB`, and `times_as_fast`: the speed-up of an image-text pair over `REFERENCE` on the
-        same backend. None for values that could not be measured.
+    A value that could not be measured is None.
     """
     batch = protocol_of(backend, threads, 1)
     form = backend if backend.startswith("onnx") else "pytorch"
@@ -270,7 +212,6 @@ def read_costs(results: Results, model: str, backend: str, threads: int) -> dict
         "MB": ("bytes", form, 1e6),
         "start_s": ("cold_start_s", protocol_of(backend, threads), 1),
         "peak_MiB": ("peak_bytes", batch, 2**20),
-        "times_as_fast": ("times_as_fast", f"{batch}, against {backend}", 1),
     }
     costs = {}
     for name, (metric, how, unit) in sources.items():

@@ -17,15 +17,14 @@ from training.evaluation import retrieval
 from training.evaluation.retrieval import make_retrieval_set
 from training.evaluation.zero_shot_model import ZeroShotModel
 from training.studies.arms import INFONCE, Arm, Trainer, compare
-from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows, plot_arms
+from training.studies.harness import CAPTIONED, Study, StudyOptions, arms_table, open_rows
 from training.teachers.lineage import weights_fingerprint
 from training.text.writing_systems import LANGUAGES
-from training.utils.results import Results, Row
+from training.utils.results import Row
 
-K = 10  # of the recall in the table
 COLUMNS = {
-    f"Text to image R@{K}": {"metric": f"text_to_image_R@{K}"},
-    f"Image to text R@{K}": {"metric": f"image_to_text_R@{K}"},
+    "Text to image R@10": {"metric": "text_to_image_R@10"},
+    "Image to text R@10": {"metric": "image_to_text_R@10"},
 }
 NAMES = {language: language for language in LANGUAGES}  # columns of the captions
 
@@ -111,10 +110,4 @@ def run(options: Options):
         return retrieval.measure(model, pairs, arm.name, seed=seed)
 
     compare(study, trainer, arms_of(options.shares), options.seeds, measure)
-    plot_arms(study.results, study.folder / "claims.png", f"text-to-image R@{K}, %", metric=f"text_to_image_R@{K}")
-    study.finish(table(study.results))
-
-
-def table(results: Results) -> str:
-    """Recall of every arm in percent, as a Markdown table."""
-    return arms_table(results, COLUMNS)
+    study.finish(arms_table(study.results, COLUMNS))

@@ -1,4 +1,4 @@
-"""What all studies share: options, rows that outlive an interruption, tables and plots of means over seeds."""
+"""What all studies share: options, rows that outlive an interruption, tables of means over seeds."""
 
 import json
 import statistics
@@ -15,14 +15,12 @@ from datasets import Dataset, Image
 from training.data import evenly_spaced_rows, load_source, require_columns
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
-from training.utils.files import atomic_write
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
 
 PROGRAM = "python -m training.studies"
 CAPTIONED = ("image", *LANGUAGES)  # columns of images with captions in both languages
 # options that a later call may change, because rows name their values or do not depend on them
 EXTENDABLE = ("arms", "backends", "models", "output_dir", "seeds", "sizes", "threads")
-COLORS = {"en": "#2a78d6", "zh": "#d6452a"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,34 +128,6 @@ def mean_and_spread(values: Sequence[float]) -> str:
         return "-"
     mean = f"{100 * statistics.fmean(values):.1f}"
     return f"{mean} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else mean
-
-
-def plot_arms(results: Results, path: Path, xlabel: str, **fields: str):
-    """Plot one metric of every arm; a dot is a seed.
-
-    Args:
-        results: Results of the study.
-        path: PNG file to write.
-        xlabel: Label of the axis.
-        fields: Fields of the rows to plot, such as `metric`.
-    """
-    from matplotlib.figure import Figure
-
-    arms = list(dict.fromkeys(row.model for row in results.rows))
-    figure = Figure(figsize=(8, 0.4 * len(arms) + 1.2), layout="constrained")
-    axis = figure.subplots()
-    for offset, (language, color) in zip((-0.15, 0.15), COLORS.items(), strict=True):
-        for number, arm in enumerate(arms):
-            values = [100 * value for value in results.values(model=arm, language=language, **fields)]
-            axis.scatter(values, [number + offset] * len(values), color=color, s=14)
-        axis.scatter([], [], color=color, s=14, label=language)
-    axis.set_yticks(range(len(arms)), arms, fontsize=8)
-    axis.invert_yaxis()
-    axis.set(xlabel=xlabel)
-    axis.legend(frameon=False, fontsize=8)
-    axis.spines[["top", "right"]].set_visible(False)
-    with atomic_write(path) as scratch:
-        figure.savefig(scratch, dpi=110, format="png")
 
 
 def open_rows(source: str, columns: Sequence[str], field: str, number: int | None = None) -> Dataset:
