@@ -203,7 +203,7 @@ def choose_example(model: ZeroShotModel, rows: Dataset, class_names: ClassNames)
     Returns:
         Row of the image, and its candidate labels by language, the correct one first, then those of the next rows.
     """
-    images, ids = model.encode_images(rows), class_names.label_ids(rows["label"])
+    images, ids = model.encode_images(rows), class_names.label_ids(rows["label"]).tolist()
     correct = [True] * len(rows)
     candidates = [list(dict.fromkeys([*ids, *ids][row : row + NUM_CANDIDATES])) for row in range(len(rows))]
     for names in class_names.names.values():
