@@ -30,6 +30,7 @@ PREFERENCE = ("_quantized", "_fp16", "")
 STORED_TYPES = {"F32": "<f4", "F16": "<f2"}  # of safetensors, by the names of numpy
 UNKNOWN_TOKENS = ("<unk>", "[UNK]")  # of SentencePiece and of BERT; tokenizers of bytes know everything
 BATCH_SIZE = 32
+MAX_SIZE = 2**16  # of what a config may state, such as the width of embeddings
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 STEPS = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
 
@@ -52,12 +53,18 @@ class Runtime:
     def __init__(self, folder: str | Path | None = None, threads: int | None = None, truncate_dim: int | None = None):
         self.folder = Path(folder) if folder is not None else Path(__file__).parent
         self.config: dict = self._read("config.json")
-        self.dimension: int = self.config.get("truncate_dim") or self.config["projection_dim"]
+        self.dimension = self._size("truncate_dim" if self.config.get("truncate_dim") else "projection_dim")
         if truncate_dim is not None:
             self.dimension = self.truncated(truncate_dim).dimension
-        self.max_text_length: int = self.config["max_text_length"]
-        self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
-        self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
+        self.max_text_length = self._size("max_text_length")
+        try:
+            self.pad_token_id: int = self.config["text_config"].get("pad_token_id") or 0
+            self.preprocess = ImagePreprocessor(self._read("preprocessor_config.json"))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"folder: config.json or preprocessor_config.json of {str(self.folder)!r} lacks a field, or one has "
+                f"a wrong type ({error}). Copy or export the model again."
+            ) from error
         self._threads = threads
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}
         self._loaded_tokenizer: Tokenizer | None = None
@@ -95,7 +102,7 @@ class Runtime:
             raise ValueError("images: got a single image; pass a list of paths or Pillow images.")
         session = self._session("vision")
         batches = [
-            session.run(None, {"pixel_values": _joined([self.preprocess(image) for image in batch])})[0]
+            self._run(session, pixel_values=_joined([self.preprocess(image) for image in batch]))
             for batch in _batches(images)
         ]
         return self._stack(batches)
@@ -174,7 +181,14 @@ class Runtime:
     @property
     def logit_scale(self) -> float:
         """Learned factor on cosine similarities."""
-        return float(self._session("text").get_modelmeta().custom_metadata_map["logit_scale"])
+        stored = self._session("text").get_modelmeta().custom_metadata_map
+        try:
+            return float(stored["logit_scale"])
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"folder: the text tower of {str(self.folder)!r} has no logit_scale in its metadata. Export the model "
+                "again."
+            ) from error
 
     @property
     def rotation(self) -> np.ndarray | None:
@@ -220,11 +234,12 @@ class Runtime:
         return self._files(tower)[0]
 
     def _files(self, tower: str) -> list[Path]:
-        results = self.folder / "results.json"
-        best = {}
-        if results.exists():
-            best = json.loads(results.read_text(encoding="utf-8"))["meta"].get("export", {}).get("best", {})
-        names = [best[tower]] if tower in best else []
+        names = []
+        if (self.folder / "results.json").exists():
+            try:
+                names = [self._read("results.json")["meta"]["export"]["best"][tower]]
+            except (KeyError, TypeError):  # not of an export
+                names = []
         names += [f"onnx/{tower}_model{suffix}.onnx" for suffix in PREFERENCE]
         files = [path for name in dict.fromkeys(names) if (path := self.folder / name).exists()]
         if not files:
@@ -265,9 +280,30 @@ class Runtime:
         if not path.exists():
             raise ValueError(f"folder: {str(self.folder)!r} has no {name}. Pass an exported model's folder.")
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError(f"it holds a {type(content).__name__}, not an object")
+        except (ValueError, OSError, RecursionError) as error:
             raise ValueError(f"folder: {str(path)!r} is damaged ({error}). Copy or export the model again.") from error
+        return content
+
+    def _size(self, name: str) -> int:
+        value = self.config.get(name)
+        if type(value) is not int or not 1 <= value <= MAX_SIZE:
+            raise ValueError(
+                f"{name}: {str(self.folder / 'config.json')!r} has {value!r}, expected a whole number from 1 to "
+                f"{MAX_SIZE}. Copy or export the model again."
+            )
+        return value
+
+    def _run(self, session: onnxruntime.InferenceSession, **inputs: np.ndarray) -> np.ndarray:
+        try:
+            return session.run(None, inputs)[0]
+        except Exception as error:  # ONNX Runtime's exceptions share no other base class
+            raise ValueError(
+                f"folder: a tower of {str(self.folder)!r} fails ({str(error).strip().splitlines()[0]}). Copy or "
+                "export the model again."
+            ) from error
 
     @property
     def _tokenizer(self) -> Tokenizer:
@@ -318,7 +354,7 @@ class Runtime:
         for row, tokens in enumerate(ids):
             input_ids[row, : len(tokens)] = tokens
             attention_mask[row, : len(tokens)] = 1
-        return session.run(None, {"input_ids": input_ids, "attention_mask": attention_mask})[0]
+        return self._run(session, input_ids=input_ids, attention_mask=attention_mask)
 
 
 class ImagePreprocessor:
