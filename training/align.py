@@ -1,14 +1,15 @@
 """Stage 2: align the two towers of a student on images with captions in several languages.
 
-accelerate launch training/align.py --config training/configs/demo_align.yaml
 python training/align.py --config training/configs/demo_align.yaml --max_steps 100 --output_dir runs/try
+accelerate launch training/align.py --config training/configs/demo_align.yaml   (several processes)
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
 import math
 from typing import TYPE_CHECKING
 
-from training.config import AlignRecipe, run_script
+from training.config import AlignRecipe
+from training.engine.script import run_script
 from training.utils.cli import commands_of_model, print_ending
 from training.utils.process import end_process_group
 

@@ -1,7 +1,7 @@
 """Stage 1: distil the teacher's feature maps into a small student.
 
-accelerate launch training/distill.py --config training/configs/demo_distill.yaml
 python training/distill.py --config training/configs/demo_distill.yaml --max_steps 100 --output_dir runs/try
+accelerate launch training/distill.py --config training/configs/demo_distill.yaml   (several processes)
 """
 
 # torch, transformers and what needs them are imported after the options are parsed, so that `--help` is fast
@@ -9,7 +9,8 @@ import math
 import shlex
 from typing import TYPE_CHECKING
 
-from training.config import DistillRecipe, run_script
+from training.config import DistillRecipe
+from training.engine.script import run_script
 from training.utils.cli import print_ending
 from training.utils.process import end_process_group
 
@@ -54,7 +55,7 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
 
     from training.data import PairStream
     from training.engine.inputs import caption_tokens, open_inputs, states_teacher
-    from training.tasks import DistillTask
+    from training.tasks.distill import DistillTask, distill_losses
     from training.teachers.ensemble import joint_bank
     from training.teachers.targets import TargetSpec
 
@@ -65,7 +66,8 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
         tokens = caption_tokens(
             processor.tokenizer, student.config.max_text_length, teachers, folder=recipe.student.tokenizer
         )
-    maps = recipe.target == "feature_map"
+    losses = distill_losses(recipe)
+    maps = any(loss.needs_map for loss in losses)
     token_maps = maps and tokens is not None and tokens.has_token_targets
     if maps and tokens is not None and not token_maps:
         get_logger(__name__).warning(
@@ -75,30 +77,34 @@ def make_task(recipe: DistillRecipe, models: "Models", accelerator: "Accelerator
     map_member = teachers.image_map_member
     if maps and "vision" in recipe.towers and map_member is None:
         raise ValueError(
-            f"target: the image tower of {teachers.name!r} gives no feature map. Set target to embedding or logits."
+            f"map_weight: the image tower of {teachers.name!r} gives no feature map. Set map_weight to 0."
         )
     grid = student.config.vision_grid if maps else None
     spec = TargetSpec(towers=recipe.towers, grid=(grid[0], grid[1]) if grid else None, token_maps=token_maps)
     inputs = open_inputs(recipe, models, tokens, spec, accelerator, images="vision" in recipe.towers)
     assert inputs.targets is not None  # because there is a teacher
     bank = None
-    if recipe.target == "logits":
+    if any(loss.needs_bank for loss in losses):
         captions = [] if isinstance(inputs.dataset, PairStream) else list(inputs.dataset.caption_ids)
         if len(captions) < 2:
             raise ValueError(
-                "target: 'logits' compares with the captions of the data, but the data are a stream or have fewer "
-                "than two captions. Set target to embedding, or add captions."
+                "logits_weight: compares with the captions of the data, but the data are a stream or have fewer than "
+                "two captions. Set logits_weight to 0, or add captions."
             )
-        bank = joint_bank(recipe.teacher_cache, teachers, captions, accelerator.device, "target 'logits'")
+        bank = joint_bank(recipe.teacher_cache, teachers, captions, accelerator.device, "logits_weight")
+    map_widths = {}
+    if map_member is not None:
+        map_widths["vision"] = map_member.teacher.vision_width
+    if tokens is not None and token_maps:
+        map_widths["text"] = states_teacher(teachers, tokens).text_width
     task = DistillTask(
         student,
         inputs.augment,
         inputs.normalize,
         inputs.targets,
         recipe,
-        vision_width=map_member.teacher.vision_width if map_member is not None else 0,
-        text_width=states_teacher(teachers, tokens).text_width if tokens is not None and token_maps else None,
-        bank=bank,
+        map_widths,
+        bank,
         logit_scale=math.exp(teachers.logit_scale),
     )
     return task, inputs.dataset
@@ -112,7 +118,7 @@ def main(argv: list[str] | None = None):
         following = f"training/distill.py --config RECIPE --tower text --student.vision_init {folder}"
     else:
         following = f"training/align.py --config RECIPE --student {folder}"
-    command = f"accelerate launch {following} --output_dir DIR"
+    command = f"python {following} --output_dir DIR"
     print_ending({recipe.output_dir: "Hub folder of the student after stage 1, with log and checkpoints"}, [command])
 
 

@@ -185,9 +185,6 @@ def train(recipe: "AlignRecipe", watch: "Watch | None") -> "TrainingResult":
         open_student=open_student,
         make_task=make_task,
         watch=watch,
-        saving="one is written after each evaluation, ten times in all",
-        changed_advice="Use the options of that run, or add --overwrite instead of --resume to train from the "
-        "beginning.",
     )
 
 
@@ -206,7 +203,7 @@ def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[D
     config.base_model_license = base_license(name, student)
     config.languages = list(dict.fromkeys([*config.languages, *recipe.data.languages]))
     if not recipe.anchor_weight:
-        config.teacher = None  # its embeddings can no longer be compared with the teacher's
+        config.teacher = config.teacher_weights = None  # its embeddings can no longer be compared with the teacher's
     return student, processor
 
 

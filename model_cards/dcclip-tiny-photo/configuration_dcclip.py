@@ -34,6 +34,7 @@ class DCCLIPConfig(PreTrainedConfig):
         text_width: Width of a token's hidden state and of the pooled text vector before the projection.
         languages: ISO 639-1 codes of the languages that the model was trained on.
         teacher: Hub id or name of the model that this model was distilled from.
+        teacher_weights: Digest of the teacher's weights, or its commit on the Hub; tells teachers of one name apart.
         teacher_license: Licence of the teacher's weights, which also applies to the student's.
         prefixes: Numbers of leading dimensions at which the embedding was trained too, ascending, each at most
             `projection_dim`.
@@ -68,6 +69,7 @@ class DCCLIPConfig(PreTrainedConfig):
     text_width: int | None = None
     languages: list[str] | tuple[str, ...] = ("zh", "en")
     teacher: str | None = None
+    teacher_weights: str | None = None
     teacher_license: str | None = None
     prefixes: list[int] | tuple[int, ...] = ()
     rotation: str | None = None

@@ -1,9 +1,12 @@
 """Recipes: parsing of YAML and command lines, limits of numbers, published recipes."""
 
 import json
+import math
+import re
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -11,14 +14,17 @@ import yaml
 from tests.tiny import ROOT
 from training.config import (
     AlignRecipe,
+    AugmentConfig,
     DataConfig,
     DistillRecipe,
     SourceConfig,
+    StudentConfig,
     TeacherConfig,
     parse_recipe,
     recipe_from_args,
     save_recipe,
 )
+from training.config.sections import LIMITS, MOST
 
 FOLDER = ROOT / "training/configs"
 CONFIGS = sorted(path.relative_to(FOLDER) for path in FOLDER.rglob("*.yaml") if path.parent.name != "students")
@@ -162,7 +168,6 @@ def test_a_mixture_can_be_given_in_yaml_or_on_the_command_line(write, tmp_path):
         ),
         ({"sources": [{"train": "y", "caption_columns": {}}]}, "data.caption_columns: is empty"),
         ({"train": "x", "streaming": True, "in_memory": True}, "data.in_memory: a stream has too many images"),
-        ({"train": "x", "batches": "by_colour"}, "batches"),
     ],
 )
 def test_contradictory_data_options_are_refused(write, capsys, data, problem):
@@ -223,19 +228,6 @@ def test_code_of_a_teacher_in_a_recipe_file_runs_only_if_it_is_trusted(tmp_path)
     )
 
 
-def test_captions_without_a_teacher_of_their_language_need_their_translations(tmp_path):
-    values = {name: value for name, value in MINIMAL.items() if name != "teacher"} | {
-        "data": {"train": "images", "batches": "one_language"},
-        "teachers": [{"teacher": "some/model", "languages": ["en"]}],
-    }
-    path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(values))
-    with pytest.raises(ValueError, match=r"data.batches: with 'one_language', captions in 'zh' have no target"):
-        recipe_from_args(DistillRecipe, ["--config", str(path)])
-    path.write_text(yaml.safe_dump(values | {"teachers": [*values["teachers"], {"teacher": "some/other"}]}))
-    recipe_from_args(DistillRecipe, ["--config", str(path)])
-
-
 @pytest.mark.parametrize(
     ("columns", "fields", "is_refused"),
     [
@@ -293,11 +285,9 @@ def test_an_unknown_field_is_named_with_unprintable_characters_escaped(tmp_path)
     ("fields", "message"),
     [
         ({"contrastive_weight": 0}, "contrastive_weight: all losses have the weight 0"),
-        ({"language_weights": {"en": 0, "zh": 0}}, "language_weights: all are 0"),
         ({"photos": "a.parquet"}, "photos: photo_weight is 0, so they would not be used"),
         ({"photo_weight": 1, "teacher_cache": "cache"}, "photo_weight: is 1, but a cache has no targets"),
         ({"teacher_cache": "cache"}, "teacher_cache: is 'cache', but no teacher is named"),
-        ({"language_weights": {"en": -1, "zh": 1}}, "language_weights.en: must be at least 0"),
     ],
 )
 def test_a_stage_2_that_would_learn_nothing_is_refused(fields, message):
@@ -312,3 +302,36 @@ def test_a_saved_recipe_is_read_back_equal_apart_from_how_it_was_started(path, t
     save_recipe(recipe, tmp_path)
     saved = parse_recipe(recipe_class, ["--config", str(tmp_path / "recipe.yaml")])
     assert saved == replace(recipe, resume=False, overwrite=False)
+
+
+NEEDED: dict[type, dict[str, Any]] = {
+    DistillRecipe: {"output_dir": "x", "data": DataConfig(train="x"), "teacher": "x", "student": StudentConfig()},
+    AlignRecipe: {"output_dir": "x", "data": DataConfig(train="x"), "student": "x", "anchor_weight": 1.0},
+    DataConfig: {"train": "x.parquet"},
+    SourceConfig: {"train": "x.parquet"},
+    TeacherConfig: {"teacher": "x"},
+    AugmentConfig: {},
+    StudentConfig: {},
+}
+NUMBERS = [(config, option) for config in NEEDED for option in fields(config) if "int" in str(option.type) or
+           "float" in str(option.type)]  # fmt: skip
+
+
+def test_every_number_is_refused_by_name_beyond_the_ends_of_its_range():
+    numbers = [(config, option.name) for config, option in NUMBERS if option.name not in ("betas", "prefixes",
+               "image_mean", "image_std")]  # fmt: skip
+    assert {name for _, name in numbers if not name.endswith("_weight")} == set(LIMITS)
+    for config, name in numbers:
+        low, high = LIMITS.get(name, (0, MOST))
+        for value in (low, high):
+            if name != "eval_every" or not value:  # which needs a labelled set, too
+                config(**NEEDED[config] | {name: value})
+        for value in (math.nextafter(low, -math.inf), math.nextafter(high, math.inf), math.nan, -1):
+            with pytest.raises(ValueError, match=rf"^{re.escape(config.path)}{name}: must be "):
+                config(**NEEDED[config] | {name: value})
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [("", "batch_size", 0), ("augment", "flip", 2)])
+def test_a_recipe_file_with_a_number_out_of_range_is_refused_by_name(write, section, name, value):
+    with pytest.raises(ValueError, match=rf"^({section}\.)?{name}: must be "):
+        recipe_from_args(DistillRecipe, write(**({section: {name: value}} if section else {name: value})))

@@ -101,7 +101,7 @@ def test_help_is_fast_and_complete(run_python, script):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2  # seconds of CPU time
     assert "Number of optimizer steps of the whole run." in output and "--data.train" in output
-    assert f"accelerate launch training/{script}.py --config" in output
+    assert f"python training/{script}.py --config" in output
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ from training.config.files import (
     parse_recipe,
     read_recipe,
     recipe_from_args,
-    run_script,
     save_recipe,
     stored_fields,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "parse_recipe",
     "read_recipe",
     "recipe_from_args",
-    "run_script",
     "save_recipe",
     "stored_fields",
 ]

@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,12 +14,10 @@ from training.utils.cli import (
     command_name,
     exit_with_error,
     help_texts,
-    hide_library_bars,
     make_parser,
     parse_arguments,
-    user_errors,
 )
-from training.utils.files import portable
+from training.utils.files import relative_path
 
 RECIPE_FILE = "recipe.yaml"
 FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # module:function
@@ -70,6 +67,9 @@ def recipe_from_args(
         action="store_true",
         help="Run functions (module:function) that the recipe file names as data. Check them first.",
     )
+    parser.add_argument(
+        "--import", help="Python modules that register losses or teacher families.", metavar="MODULE ..."
+    )
     flags = [option.name for option in fields(recipe_class) if option.type is bool and option.default is False]
     parser.add_class_arguments(recipe_class, skip=set(flags), sub_configs=True)
     helps = help_texts(recipe_class)
@@ -77,42 +77,11 @@ def recipe_from_args(
         parser.add_argument(f"--{name}", nargs="?", const=True, default=False, type=bool, help=helps[name])
     values = parse_arguments(parser, argv)
     trusts_code = values.pop("trust_recipe_code")
+    if values.pop("import") is not None:
+        raise ValueError("import: a recipe file cannot run code. Name the modules on the command line.")
     recipe = recipe_class(**values)
     if not trusts_code:
         _check_code(recipe, sys.argv[1:] if argv is None else argv)
-    return recipe
-
-
-def run_script(
-    recipe_class: type[Recipe],
-    run: Callable[[Recipe], Any],
-    argv: list[str] | None,
-    prog: str,
-    description: str | None,
-) -> Recipe:
-    """Parse the command line of a training script, and run its recipe. Without options, it runs the demo's recipe.
-
-    Args:
-        recipe_class: `DistillRecipe` or `AlignRecipe`.
-        run: Function that trains.
-        argv: Arguments; None takes `sys.argv`.
-        prog: Command as users type it.
-        description: Docstring of the script, for `--help`.
-
-    Returns:
-        The recipe that has been trained.
-
-    Raises:
-        SystemExit: The recipe cannot be used, or training failed. One line on stderr says why.
-    """
-    command = command_name(prog)
-    with user_errors(command, extra="train"):
-        if not (arguments := sys.argv[1:] if argv is None else argv):
-            arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
-            print(f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True)
-        recipe = recipe_from_args(recipe_class, arguments, prog, description)
-        hide_library_bars()
-        run(recipe)
     return recipe
 
 
@@ -141,7 +110,8 @@ def stored_fields(recipe: TrainingRecipe) -> dict[str, Any]:
 def save_recipe(recipe: TrainingRecipe, folder: str | Path, num_processes: int = 1, num_steps: int | None = None):
     """Write the resolved recipe to `folder/recipe.yaml`, which `--config` reads.
 
-    Absolute paths outside the working directory are shortened to their last part: name those files again.
+    Absolute paths become relative to the working directory, or to the home directory. Of a path that shares no folder
+    with either, the last part is kept: name that file again.
 
     Args:
         recipe: Recipe to save.
@@ -172,9 +142,9 @@ def read_recipe(path: Path) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Replace tuples by lists, because YAML has no tuples, and absolute paths by portable names."""
+    """Replace tuples by lists, because YAML has no tuples, and absolute paths by relative ones."""
     if isinstance(value, str):
-        return portable(value)
+        return relative_path(value)
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,6 +1,5 @@
 """Recipes of both stages. They are read from YAML and the command line, and saved with the weights."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -107,23 +106,10 @@ class TrainingRecipe(Checked):
             )
         if self.push_to_hub and not self.hub_model_id:
             raise ValueError("push_to_hub: needs a repository; set hub_model_id to NAMESPACE/NAME.")
-        self._check_languages()
         teacher = getattr(self, "teacher", None)
         if teacher is not None and self.teachers:
             raise ValueError(
                 f"teachers: teacher is set, too ({teacher!r}). Add it to the list, or leave one of them out."
-            )
-
-    def _check_languages(self):
-        """Without its translation in the batch, a caption has a target only from a teacher of its own language."""
-        encoded = self._encoded_languages()
-        if self.data.batches != "one_language" or encoded is None:
-            return
-        captions = {language for source in self.data.mixture for language in source.caption_columns or {}}
-        if missing := sorted(captions - encoded):
-            raise ValueError(
-                f"data.batches: with 'one_language', captions in {missing[0]!r} have no target, because no teacher "
-                "encodes them and their translations are in other batches. Set it to mixed, or add a teacher."
             )
 
     def _encoded_languages(self) -> set[str] | None:
@@ -160,33 +146,31 @@ class DistillRecipe(TrainingRecipe):
             list `teachers`.
         student: Student to build.
         tower: Towers to train. `vision` needs images only, `text` needs captions only.
-        target: Distillation target. `feature_map` is the teacher's whitened feature map together with its embedding,
-            `embedding` is the embedding alone, `logits` are the teacher's similarities to the captions of the data;
-            of more than 4,096 captions, evenly spaced ones are taken.
-        map_weight: Weight of the Smooth-L1 loss between the adapted student map and the teacher map. The loss between
-            embeddings, which trains the student's projections, has the weight 1.
-        whiten: Whether to whiten the teacher map by LayerNorm without affine parameters.
-        adapter: Whether to train a 1x1 convolution from the student's width to the teacher's. Without it both widths
-            must be equal.
+        map_weight: Weight of the Smooth-L1 loss between the student's feature map, after a 1x1 convolution to the
+            teacher's width, and the teacher's feature map, whitened by LayerNorm without affine parameters.
+        embedding_weight: Weight of the cosine distance between embeddings, which trains the student's projections.
+        logits_weight: Weight of the divergence between the teacher's and the student's similarities to the captions of
+            the data; of more than 4,096 captions, evenly spaced ones are taken.
+        relational_weight: Weight of the difference between the distances of embeddings in a batch (RKD).
     """
 
     teacher: str | None = None
     student: StudentConfig
     tower: Literal["vision", "text", "both"] = "both"
-    target: Literal["feature_map", "embedding", "logits"] = "feature_map"
     map_weight: float = 1.0
-    whiten: bool = True
-    adapter: bool = True
+    embedding_weight: float = 1.0
+    logits_weight: float = 0.0
+    relational_weight: float = 0.0
 
     def __post_init__(self):
         super().__post_init__()
         self._check_sources()
         if not self.all_teachers:
             raise ValueError("teacher: none is named. Name one, or several under teachers.")
-        if self.prefixes and self.target == "logits":
+        if self.prefixes and not self.embedding_weight:
             raise ValueError(
-                "prefixes: shorten the embedding, but target 'logits' compares no embeddings. Set target to "
-                "feature_map or embedding."
+                "prefixes: shorten the embedding, but embedding_weight is 0. Give it a weight above 0, or leave "
+                "prefixes out."
             )
 
     def _check_sources(self):
@@ -219,9 +203,7 @@ class AlignRecipe(TrainingRecipe):
             `general_weight` and `photo_weight`. None trains without a teacher.
         loss: Contrastive loss. `infonce` classifies the matching caption among all captions of the batch and the
             other way round; `sigmoid` classifies every pair on its own as matching or not.
-        language_weights: Weight of each language in all losses between images and captions. The languages must be
-            those of `data.caption_columns`.
-        contrastive_weight: Weight of the contrastive loss.
+        contrastive_weight: Weight of the contrastive loss, the mean over the languages of the captions.
         text_text_weight: Weight of InfoNCE between captions of the same image in different languages.
         affinity_weight: Weight of the divergence between the teacher's and the student's similarity distributions over
             images and captions.
@@ -246,7 +228,6 @@ class AlignRecipe(TrainingRecipe):
     new_student: StudentConfig | None = None
     teacher: str | None = None
     loss: Literal["infonce", "sigmoid"] = "infonce"
-    language_weights: dict[str, float] = field(default_factory=lambda: {"en": 1.0, "zh": 1.0})
     contrastive_weight: float = 1.0
     text_text_weight: float = 0.0
     affinity_weight: float = 0.0
@@ -269,9 +250,6 @@ class AlignRecipe(TrainingRecipe):
             raise ValueError(
                 f"new_student: student is set, too ({self.student!r}). Set only one of them; null leaves one out."
             )
-        for name, weight in self.language_weights.items():
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"language_weights.{name}: must be at least 0, got {weight}.")
         if self.photo_weight and self.teacher_cache is not None:
             raise ValueError(
                 f"photo_weight: is {self.photo_weight}, but a cache has no targets of these photographs. Set it to 0, "
@@ -284,8 +262,6 @@ class AlignRecipe(TrainingRecipe):
             )
         if self.photos is not None and not self.photo_weight:
             raise ValueError("photos: photo_weight is 0, so they would not be used. Set it to 1, or leave photos out.")
-        if not any(self.language_weights.values()):
-            raise ValueError("language_weights: all are 0, so nothing would be learned. Give one a weight above 0.")
         if not any(value for name, value in vars(self).items() if name.endswith("_weight")):
             raise ValueError(
                 "contrastive_weight: all losses have the weight 0, so nothing would be learned. Give one a weight "

@@ -83,8 +83,6 @@ class DataConfig(Checked):
             strings. Write a field of a nested column as `translation.en`. In tar shards the column is a file
             extension, such as `txt` or `zh.txt`, or a field of a JSON file, such as `json.caption`.
         sources: Mixture of several sources, instead of `train`. Each source can have its own columns and weight.
-        batches: Composition of a batch. `mixed` draws every sample from all sources. `one_source` takes all samples
-            of a step, on all processes, from one source. `one_language` also takes all captions in one language.
         streaming: Whether to read the data in the order of their shards, without a copy on disk and at any size.
             Otherwise the data are stored on disk and fully shuffled.
         shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
@@ -109,7 +107,6 @@ class DataConfig(Checked):
     image_column: str = "image"
     caption_columns: dict[str, str] = field(default_factory=lambda: {"en": "en", "zh": "zh"})
     sources: list[SourceConfig] = field(default_factory=list)
-    batches: Literal["mixed", "one_source", "one_language"] = "mixed"
     streaming: bool = False
     shuffle_buffer: int = 1024
     skip_wrong_script: bool = True
@@ -214,7 +211,6 @@ class StudentConfig(Checked):
         max_text_length: Longest text in tokens; longer texts are truncated. Captions are also truncated to the longest
             text of the teacher; a run warns if the student's is longer.
         vision_pooling: Pooling of the image feature map: `mean`, the `cls` token, or the `tower`'s own pooling.
-        text_pooling: Pooling of the token states: `mean` or the `cls` token.
         projection_dim: Width of the shared embedding space. None takes the teacher's width.
     """
 
@@ -231,7 +227,6 @@ class StudentConfig(Checked):
     squash_images: bool | None = None
     max_text_length: int = 64
     vision_pooling: Literal["mean", "cls", "tower"] = "mean"
-    text_pooling: Literal["mean", "cls"] = "mean"
     projection_dim: int | None = None
 
     def __post_init__(self):
@@ -246,12 +241,11 @@ class StudentConfig(Checked):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Labelled validation set for zero-shot classification during training, measured as in `training/eval.py`.
+    """Labelled validation set for zero-shot classification during training, in each language of `data`.
 
     Args:
         data: Parquet file, folder, Hub id or `module:function` of the images and labels. None runs no evaluation.
         class_names: JSON file with a list of {language: name}, one entry per class, or the id of an ELEVATER set.
-        languages: Languages of the class names (ISO 639-1 codes); each is measured on its own.
         split: Split to evaluate on.
         image_column: Column of the images.
         label_column: Column of the labels, which are class names.
@@ -259,7 +253,6 @@ class EvalConfig:
 
     data: str | None = None
     class_names: str | None = None
-    languages: list[str] = field(default_factory=lambda: ["en", "zh"])
     split: str = "test"
     image_column: str = "image"
     label_column: str = "label"

@@ -17,7 +17,7 @@ from typing import Any
 from training.data.batch import CaptionTokenizer, tokenize, usable_captions
 from training.data.dataset import PairDataset, RowLoader
 from training.data.images import decode_image, decode_images, open_image, require_allowed, rules_for
-from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup
+from training.data.sampling import BatchPlan, KeyedBatchSampler
 from training.data.skips import SkipError
 from training.data.sources import evenly_spaced_rows, load_source, require_columns
 from training.data.stream import PairStream, StreamLoader
@@ -30,7 +30,6 @@ __all__ = [
     "PairDataset",
     "PairStream",
     "Pairs",
-    "SampleGroup",
     "SkipError",
     "decode_image",
     "decode_images",

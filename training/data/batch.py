@@ -105,15 +105,9 @@ def make_batch(
     return batch
 
 
-def select_captions(captions: dict[str, list[str]], epoch: int, languages: Sequence[str]) -> dict[str, str]:
-    """Select one caption for each language.
-
-    Args:
-        captions: Usable captions of a row by language, at least one for each.
-        epoch: Pass over the rows. Several captions of a language are used in turn, one in each epoch.
-        languages: Languages to select; others are left out.
-    """
-    return {language: texts[epoch % len(texts)] for language, texts in captions.items() if language in languages}
+def select_captions(captions: dict[str, list[str]], epoch: int) -> dict[str, str]:
+    """Select one caption for each language; several captions of a language are used in turn, one in each epoch."""
+    return {language: texts[epoch % len(texts)] for language, texts in captions.items()}
 
 
 NO_CAPTION, EMPTY, NO_LETTERS = "no caption", "empty caption", "caption without letters or digits"
@@ -229,22 +223,15 @@ class CaptionTokenizer:
         return self.teacher_tokenizer is None or self.vocabulary is not None
 
     def tokenize_for_teacher(self, texts: list[str]) -> dict[str, Tensor]:
-        """Tokenize texts with the teacher's tokenizer, after its cleaning.
-
-        Returns:
-            `input_ids` and `attention_mask`, both (T, L) int64.
-        """
+        """Tokenize texts with the teacher's tokenizer, after its cleaning, as `tokenize` does."""
         cleaned = [self.clean(text) for text in texts] if self.clean else texts
         return tokenize(self.teacher, cleaned, self.max_text_length)
 
     def find_unaligned(self, texts: Iterable[str]) -> int:
-        """Find the captions that a cut vocabulary and its source split into different pieces.
-
-        Args:
-            texts: All captions of the data. No other caption may be tokenized afterwards.
+        """Find the captions, among all of the data, that a cut vocabulary and its source split into different pieces.
 
         Returns:
-            Number of these captions.
+            Their number. No other caption may be tokenized afterwards.
         """
         if self.vocabulary is not None:
             texts = list(texts)
@@ -291,12 +278,7 @@ class CaptionTokenizer:
 
 
 def teacher_tokens(batch: Batch, number: int) -> Batch:
-    """Replace the token fields of the first teacher by the fields of a further one.
-
-    Args:
-        batch: Batch with captions.
-        number: Number of a teacher. If the batch has no fields with this number, it is returned unchanged.
-    """
+    """Replace the token fields of the first teacher by the fields of a further one, if the batch has them."""
     names = ("teacher_input_ids", "teacher_attention_mask")
     if f"{names[0]}_{number}" not in batch:
         return batch

@@ -23,7 +23,7 @@ from training.data.batch import (
     usable_captions,
 )
 from training.data.images import decode_images, encoded_bytes, rules_for
-from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleGroup, SampleKey, data_loader, make_groups
+from training.data.sampling import BatchPlan, KeyedBatchSampler, SampleKey, data_loader
 from training.data.skips import CaptionCounts, SkipReport
 from training.data.sources import evenly_spaced_rows, require_columns, require_images, require_texts
 
@@ -35,11 +35,7 @@ Attempt = tuple[SampleKey, Tensor | str | None]  # a key, and its image or the c
 
 
 class CollatedBatch(Batch, total=False):
-    """A batch with the rows that were skipped while it was made.
-
-    Args:
-        skipped: Row number and cause of each image that did not decode.
-    """
+    """A batch with `skipped`: row number and cause of each image that did not decode."""
 
     skipped: list[tuple[int, str]]
 
@@ -92,7 +88,7 @@ class PairDataset(torch.utils.data.Dataset):
             self._check_languages()
             self._count_lengths(tokens)
         self.skipped.num_known = len(self.skipped.causes)
-        self.groups = [self._with_rows(group) for group in make_groups(config)]
+        self.rows = [self._usable_rows(number) for number in range(len(tables))]
         num_kept, edge = (len(self), image_size) if config.in_memory and image_size is not None else (0, 0)
         # the system allocates this memory page by page when images are written to it
         self._memory = torch.empty(num_kept, 3, edge, edge, dtype=torch.uint8)
@@ -111,16 +107,13 @@ class PairDataset(torch.utils.data.Dataset):
         require_texts(rows.features, captions, name)
         return rows
 
-    def _with_rows(self, group: SampleGroup) -> SampleGroup:
-        """Add the usable rows to a group."""
-        rows = range(*self.starts[group.source : group.source + 2].tolist())
+    def _usable_rows(self, number: int) -> np.ndarray:
+        """Usable rows of a source, in ascending order."""
+        rows = range(*self.starts[number : number + 2].tolist())
         usable = [row for row in rows if row not in self.skipped.causes]
-        if self.tokens is not None:
-            usable = [row for row in usable if not self.captions[row].keys().isdisjoint(group.languages)]
         if not usable:
-            name, languages = self.config.mixture[group.source].train, " or ".join(group.languages)
-            raise ValueError(f"data: {name!r} has no usable row with a caption in {languages} ({self.skipped}).")
-        return group._replace(rows=np.array(usable))
+            raise ValueError(f"data: {self.config.mixture[number].train!r} has no usable row ({self.skipped}).")
+        return np.array(usable)
 
     def _check_captions(self, rows: Dataset, columns: dict[str, str], start: int):
         """Find the usable captions of each row of a source, count the others, and skip rows without a usable one."""
@@ -167,10 +160,7 @@ class PairDataset(torch.utils.data.Dataset):
         return self.load_images([row])[0]
 
     def load_images(self, rows: Sequence[int]) -> list[Tensor | str | None]:
-        """Load the images of many rows, from memory or by decoding them.
-
-        Args:
-            rows: Row numbers; they may repeat.
+        """Load the images of rows, which may repeat, from memory or by decoding them.
 
         Returns:
             For each row, in order, the image (3, S, S) uint8, or the cause why it does not decode; None in a run
@@ -197,20 +187,17 @@ class PairDataset(torch.utils.data.Dataset):
     def _source_of(self, row: int) -> int:
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
-    def collate(
-        self, samples: Sequence[tuple[int, int, int, Tensor | str | None]], languages: Sequence[str] | None = None
-    ) -> CollatedBatch:
+    def collate(self, samples: Sequence[tuple[int, int, int, Tensor | str | None]]) -> CollatedBatch:
         """Make a batch of the samples whose images decode, and list the others under `skipped`.
 
         Args:
             samples: Row, view id, epoch, and image or the cause why it does not decode, as `load_images` returns it.
-            languages: Languages of the captions to include. Default: all.
 
         Returns:
             The batch; only `skipped` if no image decodes.
         """
         decoded = [
-            Sample(row, self._source_of(row), view_id, image, self._captions(row, epoch, languages or self.languages))
+            Sample(row, self._source_of(row), view_id, image, select_captions(self.captions.get(row, {}), epoch))
             for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]
@@ -218,9 +205,6 @@ class PairDataset(torch.utils.data.Dataset):
         if decoded:
             batch.update(make_batch(decoded, self.languages, self.tokens, self.caption_ids.__getitem__))
         return batch
-
-    def _captions(self, row: int, epoch: int, languages: Sequence[str]) -> dict[str, str]:
-        return select_captions(self.captions.get(row, {}), epoch, languages)
 
     def with_image_size(self, image_size: int) -> "PairDataset":
         """Return this data set with a different edge of the images in pixels; it does not keep them in memory."""
@@ -257,40 +241,30 @@ class PairDataset(torch.utils.data.Dataset):
 
 
 def _read_column(rows: Dataset, column: str) -> list[Any]:
-    """Read all cells of a column.
-
-    Raises:
-        ValueError: A cell is not UTF-8; the message names its row.
-    """
     try:
         return rows[column][:]
-    except UnicodeDecodeError:
-        for row in range(len(rows)):
-            try:
-                rows[column][row]
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"data: row {row} of column {column!r} is not UTF-8 ({error}). Fix or remove the row."
-                ) from error
-        raise
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data: column {column!r} has a row that is not UTF-8 ({error}). Fix or remove it."
+        ) from error
 
 
 class RowLoader:
     """Batches of rows that can be looked up. The rows of a batch depend only on its step.
 
-    Takes the arguments of `make_loader`; the states list the rows that were skipped.
+    Args:
+        pairs: Images and captions.
+        plan: Batches of this process.
+        states: Rows that every training process had skipped at `plan.start`.
     """
 
     def __init__(self, pairs: PairDataset, plan: BatchPlan, states: Sequence[dict[str, Any]] = ()):
         self.skipped = pairs.skipped
         self.skipped.merge(states)
         rows = _Rows(pairs)
-        self._loader = data_loader(
-            rows,
-            pairs.config.workers,
-            batch_sampler=KeyedBatchSampler(pairs.groups, plan, pairs.config.batches != "mixed"),
-            collate_fn=rows.collate,
-        )
+        weights = [source.weight for source in pairs.config.mixture]
+        sampler = KeyedBatchSampler(pairs.rows, weights, plan)
+        self._loader = data_loader(rows, pairs.config.workers, batch_sampler=sampler, collate_fn=rows.collate)
 
     def __iter__(self) -> Iterator[Batch]:
         batch: CollatedBatch
@@ -300,12 +274,12 @@ class RowLoader:
             yield batch
 
     def state(self) -> dict[str, Any]:
-        """Return the rows skipped so far. The position is the step itself."""
+        """Return, as JSON, the rows skipped so far. The position is the step itself."""
         return self.skipped.state()
 
 
 class _Rows(torch.utils.data.Dataset):
-    """Loads samples by key in a DataLoader worker. An image that does not decode is replaced by the group's next row.
+    """Loads samples by key in a DataLoader worker. An image that does not decode is replaced by the source's next row.
 
     Batches are therefore always full, and every process has a batch at every step.
     """
@@ -319,7 +293,7 @@ class _Rows(torch.utils.data.Dataset):
         return [self._attempts(key, image) for key, image in zip(keys, images, strict=True)]
 
     def _attempts(self, key: SampleKey, image: Tensor | str | None) -> list[Attempt]:
-        rows = self.pairs.groups[key.group].rows
+        rows = self.pairs.rows[key.source]
         first, attempts = int(np.searchsorted(rows, key.row)), [(key, image)]
         for position in range(first + 1, first + len(rows)):
             if not isinstance(attempts[-1][1], str):
@@ -331,7 +305,5 @@ class _Rows(torch.utils.data.Dataset):
         return attempts
 
     def collate(self, samples: list[list[Attempt]]) -> CollatedBatch:
-        is_one_group = self.pairs.config.batches != "mixed"
-        languages = self.pairs.groups[samples[0][0][0].group].languages if is_one_group else None
         attempts = [(key.row, key.view_id, key.epoch, image) for sample in samples for key, image in sample]
-        return self.pairs.collate(attempts, languages)
+        return self.pairs.collate(attempts)

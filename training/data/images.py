@@ -81,10 +81,7 @@ def _resize(image: PILImage.Image, width: int, height: int) -> Tensor:
 
 
 def decode_images(cells: Sequence[dict | str | None], size: int, squash: bool = False) -> list[Tensor | str]:
-    """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses.
-
-    In a DataLoader worker torch uses one thread.
-    """
+    """Return `decode_image` of each cell; large images are decoded on as many threads as torch uses."""
     threads = min(torch.get_num_threads(), len(cells)) if size >= THREADED_FROM else 1
     if threads < 2:
         return [decode_image(cell, size, squash) for cell in cells]
@@ -120,9 +117,8 @@ def open_image(cell: dict, size: int | None = None) -> PILImage.Image:
     """Decode a cell to an RGB image, rotated upright by its EXIF orientation.
 
     Args:
-        cell: Undecoded image; its path may be a URL that `fsspec` opens.
-        size: Short side in pixels that the caller will resize the image to, so that a large JPEG can be decoded
-            smaller. Default: full size.
+        cell: Undecoded image; its path may be a URL.
+        size: Short side in pixels that the image will be resized to, for a large JPEG. Default: full size.
 
     Raises:
         DecompressionBomb: The image has too many pixels.
@@ -141,11 +137,7 @@ def is_url(path: str) -> bool:
 
 
 def fetch(url: str) -> bytes:
-    """Read a file from a URL of any protocol that `fsspec` knows, within limits of time and size.
-
-    Raises:
-        ImageError: The file is too large, or cannot be fetched in time.
-    """
+    """Read a file from a URL; raise ImageError if it is too large, or cannot be fetched in time."""
     options: dict[str, Any] = {}
     if url.startswith(("http://", "https://")):
         options = {"client_kwargs": {"timeout": aiohttp.ClientTimeout(total=URL_TIMEOUT_S)}}
@@ -197,32 +189,17 @@ class CellRules:
 
 
 def rules_for(source: str | list[str], allow_urls: bool = False, allow_paths: bool = False) -> CellRules:
-    """Return which images of a source may be opened.
-
-    Args:
-        source: Any source that `load_source` accepts. A function is the user's own code, and may name any file.
-        allow_urls: Whether cells may name images by URL.
-        allow_paths: Whether cells may name files outside the source.
-    """
+    """Return which images of a source may be opened. A function is the user's own code, and may name any file."""
     roots = image_roots(source)
     return CellRules(allow_urls, allow_paths or roots is None, roots or ())
 
 
 def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
-    """Check which images rows name by path or URL, and fetch images named by URL if that is allowed.
-
-    Args:
-        rows: Rows of a source.
-        column: Column of the images.
-        rules: Rules of the source.
-        where: Name of the source, for the error message.
-        field: Field of the recipe or the options; error messages start with it.
-
-    Returns:
-        The rows with undecoded images. Images that were named by URL hold their content.
+    """Return rows with undecoded images, those that were named by URL with their content.
 
     Raises:
-        ValueError: The column holds no images, or a row names an image that may not be opened or cannot be fetched.
+        ValueError: The column holds no images, or a row names an image that may not be opened or cannot be fetched;
+            the message starts with `field` and names the source as `where`.
     """
     rows = undecoded(rows, column, where, field)
     has_urls = False
@@ -235,27 +212,14 @@ def require_allowed(rows: Dataset, column: str, rules: CellRules, where: str, fi
 
 
 def fetch_allowed(rows: Dataset, column: str, rules: CellRules, where: str, field: str = "data") -> Dataset:
-    """Fetch the images that rows name by URL, if that is allowed. An image that cannot be fetched becomes empty.
-
-    Takes the arguments of `require_allowed`.
-
-    Returns:
-        The rows with undecoded images.
-
-    Raises:
-        ValueError: The column holds no images.
-    """
+    """Fetch the images that rows name by URL, if that is allowed. An image that cannot be fetched becomes empty."""
     rows = undecoded(rows, column, where, field)
     has_urls = rules.allow_urls and any(is_url(path) for _, path in _named(rows, column))
     return _fetched(rows, column, None) if has_urls else rows
 
 
 def undecoded(rows: Dataset, column: str, where: str, field: str = "data") -> Dataset:
-    """Return rows whose image column gives encoded bytes and paths instead of decoded images.
-
-    Raises:
-        ValueError: The column holds no images; the message starts with `field` and names the source as `where`.
-    """
+    """Return rows whose image column gives encoded bytes and paths; raise ValueError if it holds no images."""
     require_images(rows.features, [column], where, field)
     return rows.cast_column(column, Image(decode=False))
 
@@ -335,15 +299,7 @@ class Augment:
         return self._blur(self._downscale(recolored, draws[:, 20:22]), draws[:, 6:]).clamp_(0, 255)
 
     def draws(self, image_ids: Tensor, view_ids: Tensor) -> Tensor:
-        """Return the random numbers that define these views.
-
-        Args:
-            image_ids: (B,) int64, key of each image.
-            view_ids: (B,) int64, number of the view of each image.
-
-        Returns:
-            (B, NUM_DRAWS) float32 in 0..1.
-        """
+        """Return the random numbers that define these views, (B, NUM_DRAWS) float32 in 0..1."""
         uniform = keyed_uniform(self.seed, image_ids.cpu().numpy(), view_ids.cpu().numpy(), num=NUM_DRAWS)
         return torch.from_numpy(uniform).float()
 

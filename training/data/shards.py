@@ -159,13 +159,7 @@ def read_samples(
 ) -> Iterator[RawSample]:
     """Read the undecoded samples of one worker from one source, epoch after epoch without end.
 
-    Args:
-        shards: Shards of the source.
-        key: Integers that key the order of units, the seed first.
-        worker: Index of the worker among all workers of all processes.
-        num_workers: Number of all workers of all processes.
-        unit: Number of units that the worker has read before.
-        index: Index of the first sample in the first unit.
+    Takes the arguments of `shuffled_samples`; `unit` and `index` are the position of the first sample.
 
     Raises:
         ValueError: The worker finds no samples.

@@ -26,8 +26,7 @@ class CaptionCounts:
     Args:
         max_share: Largest share of the captions of a language that may be damaged, 0..1.
         usable: Number of usable captions, by language.
-        damaged: Number of unusable captions, by language, without missing and empty ones and those in
-            the wrong script.
+        damaged: Number of unusable captions, without missing and empty ones and those in the wrong script.
     """
 
     max_share: float
@@ -41,11 +40,7 @@ class CaptionCounts:
                 counts[language] += number
 
     def check(self, least: int = 0):
-        """Check the share of damaged captions of each language that has at least `least` captions.
-
-        Raises:
-            SkipError: Too large a share of the captions of a language is damaged.
-        """
+        """Raise SkipError if too many captions of a language are damaged that has at least `least` captions."""
         for language, damaged in self.damaged.items():
             total = damaged + self.usable[language]
             if total >= least and damaged > self.max_share * total:
@@ -103,10 +98,8 @@ class SkipReport:
 
 @dataclass
 class StreamSkipReport:
-    """Counts skipped samples and unusable captions of a stream by cause.
-
-    A stream has too many rows to remember each skipped one. A sample that is skipped again in the next epoch counts
-    twice, and it counts twice among the samples read.
+    """Counts skipped samples and unusable captions of a stream by cause, again in each epoch: a stream has too many
+    rows to remember each.
 
     Args:
         max_share: Largest share of the samples read that may be skipped, 0..1. It is checked after `MIN_SEEN` samples.

@@ -25,17 +25,10 @@ from datasets import (
 )
 from huggingface_hub.constants import HF_HUB_CACHE
 
-logger = logging.getLogger(__name__)
 # its log repeats the error that it raises for a file that cannot be read
 logging.getLogger("datasets.packaged_modules.parquet.parquet").setLevel(logging.CRITICAL)
 
-LABELS = ", keep_default_na=False, na_values=['']"  # pandas takes labels such as `none` and `n/a` for missing cells
-TABLES = {  # loaders of `datasets` by suffix, and their arguments after the path
-    ".csv": ("csv", LABELS),
-    ".tsv": ("csv", f"{LABELS}, sep='\\t'"),
-    ".jsonl": ("json", ""),
-    ".ndjson": ("json", ""),
-}
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
 BUILDERS = {".parquet": "parquet", ".tar": "webdataset"}
 STREAM_SHARDS = 64  # number of shards of a stream that is made of rows in memory
 RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
@@ -43,15 +36,10 @@ RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")  # such as {0000..0042}
 TEXTS = frozenset({"string", "large_string", "null"})
 ENCODED = frozenset({"binary", "large_binary", "string", "large_string", "null"})
 MAX_FILES = 100_000  # of a pattern such as {0000..0042}
-TAR_END = bytes(1024)  # two blocks of zeros close a tar file
 
 
 def check_split(source: str | list[str], split: str, field: str = "data.split"):
-    """Check that a source can have this split.
-
-    Raises:
-        ValueError: The source consists of parquet files or tar shards, which have no other split than `train`.
-    """
+    """Raise ValueError for a split other than `train` of parquet files or tar shards, which have no splits."""
     names = [source] if isinstance(source, str) else list(source)
     if split != "train" and any(BUILDERS.get(_suffix(name)) for name in names):
         raise ValueError(f"{field}: {names[0]!r} has no splits, got {split!r}. Leave it out.")
@@ -127,11 +115,7 @@ def image_roots(source: str | list[str]) -> tuple[Path, ...] | None:
 
 
 def require_unicode(paths: Iterable[Path], field: str = "data"):
-    """Check that the paths of images can be stored in a data set.
-
-    Raises:
-        ValueError: A path is not UTF-8.
-    """
+    """Raise ValueError for the path of an image that is not UTF-8, because it cannot be stored in a data set."""
     for path in paths:
         try:
             str(path).encode()
@@ -165,7 +149,9 @@ def digest_sources(names: Iterable[str], with_states: bool = True) -> str:
 def _load(
     source: str | list[str], split: str, subset: str | None, streaming: bool, field: str
 ) -> Dataset | IterableDataset:
-    _refuse_table(source, field)
+    name = source if isinstance(source, str) else next(iter(source), "")
+    if Path(name).suffix.lower() in TABLES and Path(name).expanduser().is_file():  # would be looked up on the Hub
+        raise ValueError(f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet.")
     try:
         rows = _open(source, subset, streaming)
     except Exception as error:  # `datasets` raises many types that all mean the same to a user
@@ -184,41 +170,15 @@ def _load(
     return rows
 
 
-def _refuse_table(source: str | list[str], field: str):
-    """Refuse a table of paths; `datasets` would look it up on the Hub."""
-    name = source if isinstance(source, str) else next(iter(source), "")
-    if (table := TABLES.get(Path(name).suffix.lower())) and Path(name).expanduser().is_file():
-        loader, arguments = table
-        raise ValueError(
-            f"{field}: {name!r} is a table, which only training/finetune.py reads. Write it as parquet, in the folder "
-            f"that its paths start from: datasets.Dataset.from_{loader}({name!r}{arguments}).map(lambda row: "
-            "{'image': open(row[COLUMN_OF_PATHS], 'rb').read()}).to_parquet('rows.parquet')."
-        )
-
-
 def _check_parquet(source: str | list[str], field: str, error: Exception):
-    """Refuse local parquet files that are damaged or differ in their columns. `datasets` does not name the files."""
-    try:
-        names = _numbered([source] if isinstance(source, str) else list(source))
-    except ValueError:  # the caller reports it
-        return
-    paths = [path for name in names for path in sorted(glob(str(Path(name).expanduser()), recursive=True))]
-    schemas: dict[str, list[str]] = {}
-    for path in paths:
-        if path.lower().endswith(".parquet"):
-            try:
-                schemas[path] = [f"{column.name} ({column.type})" for column in pq.read_schema(path)]
-            except (OSError, pyarrow.ArrowException) as damage:
-                raise ValueError(
-                    f"{field}: {path!r} is damaged ({damage}). Write or download the file again."
-                ) from error
-    first = next(iter(schemas), "")
-    for path, columns in schemas.items():
-        if columns != schemas[first]:
-            raise ValueError(
-                f"{field}: the files of {source!r} have different columns: {first!r} has {', '.join(schemas[first])}, "
-                f"and {path!r} has {', '.join(columns)}. Name files with the same columns."
-            ) from error
+    """Refuse local parquet files that are damaged. `datasets` does not name the file."""
+    names = [source] if isinstance(source, str) else source
+    for path in (found for name in names for found in sorted(glob(str(Path(name).expanduser()), recursive=True))):
+        try:
+            if path.lower().endswith(".parquet"):
+                pq.read_schema(path)
+        except (OSError, pyarrow.ArrowException) as damage:
+            raise ValueError(f"{field}: {path!r} is damaged ({damage}). Write or download the file again.") from error
 
 
 def _open(source: str | list[str], subset: str | None, streaming: bool):
@@ -228,7 +188,6 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
     builders = {BUILDERS.get(_suffix(name)) for name in names}
     if len(builders) == 1 and (builder := builders.pop()):
         files = [name if "://" in name else str(Path(name).expanduser()) for name in _numbered(names)]
-        _warn_of_truncated_shards(files)
         return load_dataset(builder, data_files=files, split="train", streaming=streaming)
     if len(names) != 1:
         raise ValueError("a list must contain only parquet files or only tar shards")
@@ -238,16 +197,6 @@ def _open(source: str | list[str], subset: str | None, streaming: bool):
         module, function = name.split(":")
         return getattr(importlib.import_module(module), function)()
     return load_dataset(str(path) if path.exists() else name, subset, streaming=streaming)
-
-
-def _warn_of_truncated_shards(files: list[str]):
-    """Warn of local tar files without an end mark. A file that was cut between two members reads without an error."""
-    plain = [name for name in files if name.lower().endswith(".tar") and "://" not in name]
-    for path in (Path(found) for name in plain for found in glob(name, recursive=True)):
-        with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - len(TAR_END)))
-            if file.read() != TAR_END:
-                logger.warning("data: %s has no end mark. It may be truncated: download or write it again.", path)
 
 
 def _suffix(name: str) -> str:

@@ -20,7 +20,7 @@ from training.data.batch import (
     usable_captions,
 )
 from training.data.images import decode_images, rules_for
-from training.data.sampling import BatchPlan, MixtureSchedule, SampleGroup, data_loader, make_groups
+from training.data.sampling import BatchPlan, MixtureSchedule, data_loader
 from training.data.shards import RawSample, Shards, StreamPosition, get_cell, shuffled_samples
 from training.data.skips import MIN_SEEN, StreamSkipReport
 from training.data.sources import open_stream
@@ -63,36 +63,33 @@ class PairStream:
             )
             for number, source in enumerate(config.mixture)
         ]
-        self.groups = make_groups(config)
 
     def identity(self) -> str:
         """Return a short description of the streams, which a resumed run compares: the shards of each source."""
         return ", ".join(f"{shards.name}: {len(shards)} shards" for shards in self.shards)
 
-    def decode(
-        self, raw_samples: Sequence[tuple[RawSample, SampleGroup]], skipped: StreamSkipReport
-    ) -> list[Sample | None]:
+    def decode(self, raw_samples: Sequence[tuple[RawSample, int]], skipped: StreamSkipReport) -> list[Sample | None]:
         """Decode samples.
 
         Args:
-            raw_samples: Undecoded samples, each with its group.
+            raw_samples: Undecoded samples, each with the index of its source.
             skipped: Report that counts skipped samples.
 
         Returns:
             One sample for each raw sample, in order; None for skipped samples.
         """
-        found = [self._captions(raw, group) for raw, group in raw_samples]
+        found = [self._captions(raw, source) for raw, source in raw_samples]
         images: dict[int, Tensor | str] = {}
         if self.image_size is not None:
             numbers = [number for number, (captions, _) in enumerate(found) if captions or self.tokens is None]
             cells = [
-                self.rules[group.source](raw.cells[self.image_columns[group.source]])
-                for raw, group in (raw_samples[number] for number in numbers)
+                self.rules[source](raw.cells[self.image_columns[source]])
+                for raw, source in (raw_samples[number] for number in numbers)
             ]
             images = dict(zip(numbers, decode_images(cells, self.image_size, self.squash), strict=True))
         samples: list[Sample | None] = []
         skipped.languages.check(MIN_SEEN)
-        for number, ((raw, group), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
+        for number, ((raw, source), (captions, causes)) in enumerate(zip(raw_samples, found, strict=True)):
             skipped.num_seen += 1
             skipped.captions.update(f"{cause} ({language})" for language, cause in causes)
             for language, texts in captions.items():
@@ -102,20 +99,20 @@ class PairStream:
             image = images.get(number)
             if isinstance(image, str) or (self.tokens is not None and not captions):
                 cause = image if isinstance(image, str) else causes[0][1]
-                skipped.add(raw.row, cause, self.shards[group.source].name)
+                skipped.add(raw.row, cause, self.shards[source].name)
                 samples.append(None)
             else:
-                selected = select_captions(captions, raw.epoch, group.languages)
-                samples.append(Sample(raw.row, group.source, raw.epoch, image, selected))
+                selected = select_captions(captions, raw.epoch)
+                samples.append(Sample(raw.row, source, raw.epoch, image, selected))
         return samples
 
-    def _captions(self, raw: RawSample, group: SampleGroup) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
+    def _captions(self, raw: RawSample, source: int) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
         """Usable captions by language, and (language, cause) of each unusable caption."""
         captions: dict[str, list[str]] = {}
         unusable: list[tuple[str, str]] = []
         if self.tokens is not None:
-            for language in group.languages:
-                cell = get_cell(raw.cells, self.caption_columns[group.source][language])
+            for language, column in self.caption_columns[source].items():
+                cell = get_cell(raw.cells, column)
                 texts, causes = usable_captions(cell, language if self.config.skip_wrong_script else None)
                 unusable += [(language, cause) for cause in causes]
                 if texts:
@@ -183,58 +180,56 @@ class _WorkerStream:
 
     def __init__(self, owner: StreamBatches, worker: int):
         self.pairs, self.plan, self.worker, self.num_workers = owner.pairs, owner.plan, worker, owner.num_workers
-        config, groups, seed = self.pairs.config, self.pairs.groups, self.plan.seed
+        config, seed = self.pairs.config, self.plan.seed
         global_worker = self.plan.rank * self.num_workers + worker
         self.skipped = StreamSkipReport(config.max_skip_share)
-        self.positions = [StreamPosition() for _ in groups]
+        self.positions = [StreamPosition() for _ in self.pairs.shards]
         if owner.states and (state := owner.states[worker]):  # empty for a worker that has not made a batch yet
             self.positions = [StreamPosition(**position) for position in state["positions"]]
             self.skipped.merge([state["skipped"]])
-        self.homogeneous = config.batches != "mixed"
-        # all processes use the same group for a homogeneous batch; in mixed batches each worker has its own schedule
-        key = (seed,) if self.homogeneous else (seed, global_worker)
-        self.schedule = MixtureSchedule([group.weight for group in groups], key)
+        self.schedule = MixtureSchedule([source.weight for source in config.mixture], (seed, global_worker))
         self.streams = [
             shuffled_samples(
-                self.pairs.shards[group.source],
+                shards,
                 (seed, number),
                 global_worker,
                 self.plan.num_processes * self.num_workers,
                 config.shuffle_buffer,
                 position,
             )
-            for number, (group, position) in enumerate(zip(groups, self.positions, strict=True))
+            for number, (shards, position) in enumerate(zip(self.pairs.shards, self.positions, strict=True))
         ]
 
     def batch(self, step: int) -> WorkerBatch:
         """Make the batch of a step. Steps must be requested in order, because the stream moves on."""
         size = self.plan.batch_size
         first = step // self.num_workers * size
-        groups = [self.schedule(step if self.homogeneous else draw)[0] for draw in range(first, first + size)]
-        batch = self.pairs.collate(self._samples(groups), self.skipped)
+        sources = [self.schedule(draw)[0] for draw in range(first, first + size)]
+        batch = self.pairs.collate(self._samples(sources), self.skipped)
         state = {"positions": [asdict(position) for position in self.positions], "skipped": self.skipped.state()}
         return WorkerBatch(self.worker, state, batch)
 
-    def _samples(self, groups: Sequence[int]) -> list[Sample]:
-        """Take the next usable sample of each of these groups, which may contain duplicates."""
+    def _samples(self, sources: Sequence[int]) -> list[Sample]:
+        """Take the next usable sample of each of these sources, which may contain duplicates."""
         samples: dict[int, Sample] = {}
         first_epoch: dict[int, int] = {}  # epoch of the first attempt for each index of the batch
-        while missing := [index for index in range(len(groups)) if index not in samples]:
-            raw_samples = [self._raw_sample(groups[index], first_epoch.get(index)) for index in missing]
+        while missing := [index for index in range(len(sources)) if index not in samples]:
+            raw_samples = [
+                (self._raw_sample(sources[index], first_epoch.get(index)), sources[index]) for index in missing
+            ]
             decoded = self.pairs.decode(raw_samples, self.skipped)
             for index, (raw, _), sample in zip(missing, raw_samples, decoded, strict=True):
                 first_epoch.setdefault(index, raw.epoch)
                 if sample is not None:
                     samples[index] = sample
-        return [samples[index] for index in range(len(groups))]
+        return [samples[index] for index in range(len(sources))]
 
-    def _raw_sample(self, number: int, first_epoch: int | None) -> tuple[RawSample, SampleGroup]:
-        """Take the next sample of a group; raise ValueError if a whole epoch had no usable sample."""
-        group = self.pairs.groups[number]
-        raw, self.positions[number] = next(self.streams[number])
+    def _raw_sample(self, source: int, first_epoch: int | None) -> RawSample:
+        """Take the next sample of a source; raise ValueError if a whole epoch had no usable sample."""
+        raw, self.positions[source] = next(self.streams[source])
         if first_epoch is not None and raw.epoch > first_epoch + 1:
-            raise ValueError(f"data: {self.pairs.shards[group.source].name!r} has no usable sample ({self.skipped}).")
-        return raw, group
+            raise ValueError(f"data: {self.pairs.shards[source].name!r} has no usable sample ({self.skipped}).")
+        return raw
 
 
 class StreamLoader:

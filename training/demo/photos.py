@@ -33,7 +33,6 @@ from training.demo.spelling import unify_spelling
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
-from training.engine.inputs import open_teacher
 from training.engine.log import LOG_FILE
 from training.evaluation import retrieval
 from training.evaluation.retrieval import RetrievalSet, open_retrieval_set
@@ -43,6 +42,7 @@ from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import prepare
 from training.hub.cards import CardDetails, write_card
 from training.students import load_student
+from training.teachers import Teacher
 from training.text.pipeline import digest, read_pipeline, rebuild
 from training.text.tokenizers import load_tokenizer
 from training.text.vocabulary import Vocabulary
@@ -226,7 +226,7 @@ class PhotoDemo:
     def _distill(self):
         recipe, teacher = self.recipes["distill"], str(self.folder / TEACHER)
         assert isinstance(recipe, DistillRecipe) and recipe.student.tokenizer is not None
-        vocabulary = relate_vocabulary(recipe.student.tokenizer, open_teacher(teacher, "float32").tokenizer)
+        vocabulary = relate_vocabulary(recipe.student.tokenizer, Teacher.from_pretrained(teacher, towers=()).tokenizer)
         vocabulary.save(self.folder / VOCABULARY)
         record_tree(self.folder / VOCABULARY, COMMAND)
         student = replace(recipe.student, tokenizer=str(self.folder / VOCABULARY))

@@ -255,7 +255,8 @@ def _read_recipe(path: Path) -> dict[str, Any]:
 def _are_emoji(sources: Sequence[Any]) -> bool:
     cache = DEFAULT_CACHE.expanduser().resolve()
     return bool(sources) and all(
-        isinstance(source, str) and (source.startswith(EMOJI) or Path(source).resolve().is_relative_to(cache))
+        isinstance(source, str)
+        and (source.startswith(EMOJI) or Path(source).expanduser().resolve().is_relative_to(cache))
         for source in sources
     )
 
@@ -264,7 +265,7 @@ def _local_eval(value: Any) -> EvalConfig | None:
     """The validation set of a recipe if its files are on this machine."""
     if not isinstance(value, dict) or not value.get("data") or not value.get("class_names"):
         return None
-    if not Path(str(value["data"])).exists():
+    if not Path(str(value["data"])).expanduser().exists():
         return None
     known = {field.name for field in fields(EvalConfig)}
     return EvalConfig(**{name: entry for name, entry in value.items() if name in known})

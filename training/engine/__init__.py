@@ -1,5 +1,6 @@
 """Training engine of both stages.
 
+script.py        command line of both stages
 stage.py         steps from a recipe to a finished folder; the scripts distill.py and align.py describe their stage
 inputs.py        data, augmentation and teacher targets of a recipe
 loop.py          training loop

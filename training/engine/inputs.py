@@ -60,20 +60,6 @@ class Inputs:
     targets: TargetSource | None
 
 
-def open_teacher(name: str, dtype: str, trust_remote_code: bool = False) -> Teacher:
-    """Open a teacher without its towers: its configuration, tokenizer and image processor.
-
-    Args:
-        name: Hub id or folder of the teacher.
-        dtype: Precision of weights and activations, once towers are loaded: `float32`, `bfloat16` or `float16`.
-        trust_remote_code: Whether to run code that comes with the teacher.
-
-    Returns:
-        The teacher. Call `with_towers` to load the towers that run.
-    """
-    return Teacher.from_pretrained(name, towers=(), dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code)
-
-
 def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
     """Open all teachers of a recipe without their towers; None if it has no teacher.
 
@@ -83,7 +69,11 @@ def open_teachers(recipe: TrainingRecipe) -> Ensemble | None:
     configs: list[TeacherConfig] = recipe.all_teachers
     if not configs:
         return None
-    teachers = [open_teacher(config.teacher, recipe.teacher_dtype, config.trust_remote_code) for config in configs]
+    dtype = getattr(torch, recipe.teacher_dtype)
+    teachers = [
+        Teacher.from_pretrained(each.teacher, towers=(), dtype=dtype, trust_remote_code=each.trust_remote_code)
+        for each in configs
+    ]
     ensemble = Ensemble(teachers, configs)
     ensemble.check(recipe.towers, recipe.data.languages)
     return ensemble

@@ -35,7 +35,6 @@ from training.engine.optimizer import (
     zero_optimizer,
 )
 from training.engine.state import (
-    CHANGED_ADVICE,
     Progress,
     TrainingState,
     check_checkpoint,
@@ -132,7 +131,6 @@ def train(
     description: str,
     watch: Watch | None = None,
     earlier: Sequence[str] = (),
-    changed_advice: str = CHANGED_ADVICE,
 ) -> TrainingResult:
     """Train to the last step of the recipe, or until `watch` stops it, and write the finished Hub folder.
 
@@ -145,7 +143,6 @@ def train(
         description: Text in front of the progress bar.
         watch: Evaluation during training. The best student is kept in `output_dir/best`.
         earlier: Texts of the recipes of earlier runs that the student comes from.
-        changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
 
     Returns:
         Summary of the run.
@@ -157,7 +154,7 @@ def train(
     """
     identity = run_identity(recipe, dataset, accelerator.num_processes, task.teacher_revisions)
     write = partial(save_model, student=task.student, processor=processor, recipe=recipe, earlier=tuple(earlier))
-    run = _Run(task, recipe, write, accelerator, watch, identity, changed_advice)
+    run = _Run(task, recipe, write, accelerator, watch, identity)
     start = run.progress.step
     log = Log(Path(recipe.output_dir) / LOG_FILE, description, recipe, start, accelerator)
     task.train()
@@ -228,7 +225,6 @@ class _Run:
         accelerator: Accelerator of this process.
         watch: Evaluation during training, or None.
         identity: What the run is, as `run_identity` returns it.
-        changed_advice: Sentence that tells the user what to do if the run differs from its checkpoint.
     """
 
     def __init__(
@@ -239,7 +235,6 @@ class _Run:
         accelerator: Accelerator,
         watch: Watch | None,
         identity: dict[str, Any],
-        changed_advice: str,
     ):
         self.task, self.recipe, self.write = task, recipe, write
         self.accelerator, self.watch, self.output_dir = accelerator, watch, Path(recipe.output_dir)
@@ -247,7 +242,7 @@ class _Run:
         folder = found[-1] if found else None
         if folder is not None:
             previous = found[-2] if len(found) > 1 else None
-            check_checkpoint(folder, previous, identity, changed_advice)
+            check_checkpoint(folder, previous, identity)
             load_weights(folder, task)
         # torch's type stubs lack the documented argument memory_format
         task.to(accelerator.device, memory_format=memory_format(accelerator))  # type: ignore[call-overload]

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TypeVar
 
 from accelerate import Accelerator
-from accelerate.logging import get_logger
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe, DistillRecipe
@@ -17,7 +16,6 @@ from training.engine.inputs import Models, open_teachers
 from training.engine.log import LOG_FILE
 from training.engine.loop import TrainingResult, Watch, make_accelerator, train
 from training.engine.rotation import rotate_student
-from training.engine.state import CHANGED_ADVICE
 from training.evaluation.classify import make_evaluate
 from training.hub import MODEL_FILES, check_push, earlier_recipes, push, write_card
 from training.tasks import Task
@@ -35,8 +33,6 @@ def run_stage(
     make_task: Callable[[StageRecipe, Models, Accelerator], tuple[Task, Pairs]],
     starts: Sequence[str | None] = (),
     watch: Watch | None = None,
-    saving: str = "save_every sets how often one is written",
-    changed_advice: str = CHANGED_ADVICE,
 ) -> TrainingResult:
     """Build models, task and data, train, and write a complete Hub folder with its card to `output_dir`.
 
@@ -49,8 +45,6 @@ def run_stage(
         starts: Models that the student starts from; the card also names their training. Teachers are left out.
         watch: Evaluation during training in place of the recipe's, which may stop the run early; None takes the
             recipe's.
-        saving: Clause that says how often checkpoints are written, for a run that is interrupted before the first.
-        changed_advice: Sentence that tells the user what to do if a resumed run differs from its checkpoint.
 
     Raises:
         ValueError: A model, the data or an option cannot be used; nothing has been trained.
@@ -59,7 +53,7 @@ def run_stage(
     """
     accelerator = make_accelerator(recipe)
     recipe = _with_precision(recipe, accelerator)
-    with _interruptible(recipe.output_dir, saving), ExitStack() as claimed:
+    with _interruptible(recipe.output_dir), ExitStack() as claimed:
         if accelerator.is_main_process:
             names = (*MODEL_FILES, LOG_FILE, BEST_FOLDER, TRACKING_FOLDER)
             claimed.enter_context(open_output_dir(recipe, names, command, _inputs(recipe)))
@@ -74,7 +68,6 @@ def run_stage(
         evaluate = make_evaluate(recipe.eval, recipe.best_metric, processor, recipe.data)
         task, dataset = make_task(recipe, Models(student, processor, teachers), accelerator)
         _check_batch(recipe, dataset, accelerator.num_processes)
-        _warn_of_long_texts(student, dataset)
         if recipe.gradient_checkpointing and task.follows_batches:
             raise ValueError(
                 "gradient_checkpointing: the student has BatchNorm layers that are trained, and recomputing would "
@@ -97,7 +90,6 @@ def run_stage(
             title,
             watch=watch or (evaluate and Watch(evaluate, recipe.best_metric, recipe.eval_every)),
             earlier=earlier_recipes(start for start in starts if start == own_student or start not in taught),
-            changed_advice=changed_advice,
         )
         if accelerator.is_main_process:
             write_card(recipe.output_dir)
@@ -128,21 +120,8 @@ def _check_batch(recipe: DistillRecipe | AlignRecipe, dataset: Pairs, num_proces
         )
 
 
-def _warn_of_long_texts(student: DCCLIPModel, dataset: Pairs):
-    """Say that the student takes longer texts than its teacher, to whose length all captions are cut."""
-    longest = student.config.max_text_length
-    if dataset.tokens is not None and dataset.tokens.max_text_length < longest:
-        get_logger(__name__).warning(
-            "max_text_length: the student takes texts of up to %d tokens, but its teacher only up to %d, where all "
-            "captions are cut. This run does not train the positions beyond: set student.max_text_length to %d, "
-            "unless another run trains them.",
-            longest,
-            *[dataset.tokens.max_text_length] * 2,
-        )
-
-
 @contextmanager
-def _interruptible(output_dir: str, saving: str) -> Iterator[None]:
+def _interruptible(output_dir: str) -> Iterator[None]:
     """Add to Ctrl-C what was kept, and how to go on."""
     try:
         yield
@@ -151,7 +130,7 @@ def _interruptible(output_dir: str, saving: str) -> Iterator[None]:
         advice = (
             f"{found} is kept. Run the same command with --resume to continue there."
             if found
-            else f"No checkpoint was written yet. Run the same command again; {saving}."
+            else "No checkpoint was written yet; save_every sets how often. Run the same command again."
         )
         raise KeyboardInterrupt(advice) from error
 

@@ -23,7 +23,6 @@ from training.engine.optimizer import Average, load_moments, whole_moments, zero
 from training.tasks import Task
 
 STATE_FOLDER = "training_state"
-CHANGED_ADVICE = "Use the options of that run, or choose another output_dir."
 # fields of a recipe that do not change what is learned, or which model is the best
 WITHOUT_EFFECT = (
     *OF_ONE_START, "output_dir", "data.workers", "data.in_memory", "data.max_skip_share", "gradient_checkpointing",
@@ -193,14 +192,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any], advice: str = CHANGED_ADVICE):
+def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any]):
     """Check that a checkpoint is whole and belongs to the run that resumes from it.
 
     Args:
         checkpoint: Folder of the checkpoint.
         previous: Folder of the checkpoint before it; None if there is none.
         identity: What the resumed run is, as `run_identity` returns it.
-        advice: Sentence that tells the user what to do about a difference, for the error message.
 
     Raises:
         ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
@@ -223,7 +221,8 @@ def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str
         raise ValueError(f"resume: {file} is damaged ({type(error).__name__}: {error}). {remedy}") from error
     if changes := differences(before, identity):
         raise ValueError(
-            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. {advice}"
+            f"resume: this run differs from the one that wrote {checkpoint} in {'; '.join(changes)}. "
+            "Use the options of that run, choose another output_dir, or start again with --overwrite."
         )
 
 

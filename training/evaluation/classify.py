@@ -320,10 +320,10 @@ def make_evaluate(
     """
     if config.data is None or config.class_names is None:
         return None
-    class_names = ClassNames.read(config.class_names, config.languages)
-    for language in config.languages:
+    class_names = ClassNames.read(config.class_names, data.languages)
+    for language in data.languages:
         class_names.in_language(language)
-    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in config.languages))]
+    measured = [name for k in KS for name in (f"top{k}", *(f"top{k}_{language}" for language in data.languages))]
     if best_metric not in measured:
         raise ValueError(
             f"best_metric: {best_metric!r} is not measured, only {', '.join(measured)}. Name one of these."
@@ -335,7 +335,7 @@ def make_evaluate(
 
     def run(model: DCCLIPModel) -> dict[str, float]:
         student = ZeroShotModel(model, processor, "student")
-        rows = evaluate(student, sets, class_names, config.languages, config.label_column, config.image_column)
+        rows = evaluate(student, sets, class_names, data.languages, config.label_column, config.image_column)
         metrics = {f"{row.metric}_{row.language}": row.value for row in rows}
         for name in dict.fromkeys(row.metric for row in rows):
             metrics[name] = statistics.fmean(row.value for row in rows if row.metric == name)

@@ -64,7 +64,6 @@ def make_recipe(
             allow_paths=True,
             in_memory=3 * size * size * num_images <= MAX_IN_MEMORY,
         ),
-        language_weights=dict.fromkeys(prepared.languages, 1.0),
         anchor_weight=options.anchor_weight,
         general_weight=options.general_weight,
         photo_weight=options.photo_weight,

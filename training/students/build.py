@@ -89,6 +89,7 @@ def build_student(
         image_size=image_size,
         languages=languages,
         teacher=teacher.name if teacher else None,
+        teacher_weights=_revision(teacher) if teacher else None,
         teacher_license=join_licenses([*([teacher.license] if teacher else []), *_inherited_licenses(config)]),
     )
     torch.manual_seed(seed)
@@ -108,6 +109,12 @@ def build_student(
     if squash is None:
         squash = teacher is not None and squashes(teacher.image_processor)
     return model, DCCLIPProcessor(square_image_processor(image_size, mean, std, squash), tokenizer)
+
+
+def _revision(teacher: "Teacher | Ensemble") -> str:
+    """Digest of the weights of a teacher, or of each of several."""
+    teachers = [member.teacher for member in teacher.members] if isinstance(teacher, Ensemble) else [teacher]
+    return " + ".join(each.revision for each in teachers)
 
 
 def student_from_config(config: StudentConfig) -> DCCLIPModel:
@@ -320,7 +327,6 @@ def _model_config(
         vision_config=vision_config,
         text_config=text_config,
         vision_pooling=config.vision_pooling,
-        text_pooling=config.text_pooling,
         max_text_length=config.max_text_length,
         **fields,
     )

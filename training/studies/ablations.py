@@ -24,18 +24,17 @@ from training.utils.results import Row
 
 TEACHER = "training/demo/mini_teacher"
 COLUMNS = {name.replace("_", " "): {"set": name, "metric": "top5"} for name in TEST_SETS}
-WIDE = {"hidden_size": 256, "num_attention_heads": 4}  # the teacher's width, so that no adapter is needed
+WIDE = {"hidden_size": 256, "num_attention_heads": 4}  # the teacher's width
 
 
 ALL_LOSSES = INFONCE | {"anchor_weight": 5.0, "affinity_weight": 1.0, "interactive_weight": 1.0}
 ARMS = (
     Arm("stage 1: feature map"),
     Arm("stage 1: feature map, ten times the weight", {"map_weight": 1.0}),
-    Arm("stage 1: embedding", {"target": "embedding"}),
-    Arm("stage 1: logits", {"target": "logits"}),
-    Arm("stage 1: no whitening", {"whiten": False}),
+    Arm("stage 1: embedding", {"map_weight": 0.0}),
+    Arm("stage 1: logits", {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0}),
+    Arm("stage 1: feature map, relations", {"relational_weight": 1.0}),
     Arm("text tower: as wide as the teacher's", {"tower": "text", "student": {"text_config": WIDE}}),
-    Arm("text tower: the same, no adapter", {"tower": "text", "adapter": False, "student": {"text_config": WIDE}}),
     Arm("stage 1: both towers from the teacher", {"student": {"text_init": "teacher"}}),
     Arm("stage 1: random weights", {"freeze": [], "student": {"vision_init": "random"}}),
     Arm("stage 1 alone, longer", longer=True),

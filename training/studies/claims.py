@@ -74,8 +74,8 @@ def arms_of(shares: list[int]) -> list[Arm]:
     pairs = {share: "all pairs" if share == 1 else f"1/{share} of the pairs" for share in shares}
     return [
         Arm("stage 1, feature map"),
-        Arm("stage 1, embedding", {"target": "embedding"}),
-        Arm("stage 1, logits", {"target": "logits"}),
+        Arm("stage 1, embedding", {"map_weight": 0.0}),
+        Arm("stage 1, logits", {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 1.0}),
         *(Arm(f"stage 1 and 2, {name}", {}, INFONCE, share) for share, name in pairs.items()),
         *(Arm(f"stage 2, {name}", None, INFONCE, share) for share, name in pairs.items()),
     ]
@@ -90,7 +90,7 @@ def make_trainer(options: Options) -> Trainer:
     rows.to_parquet(folder / "pairs.parquet")
     data = DataConfig(train=str(folder / "pairs.parquet"), caption_columns=NAMES, skip_wrong_script=False)
     student = replace(first.student, image_size=options.image_size or first.student.image_size)
-    first = replace(first, student=student, data=data, tower="both", target="feature_map", teacher_views=1)
+    first = replace(first, student=student, data=data, tower="both", teacher_views=1)
     first = replace(first, batch_size=options.batch_size)
     second = parse_recipe(AlignRecipe, ["--config", options.align])
     second = replace(second, batch_size=options.batch_size)

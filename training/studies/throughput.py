@@ -183,7 +183,6 @@ def compare_stage2(options: Options, folder: Path) -> list[Row]:
             output_dir=str(folder / "aligned"),
             student=str(start),
             data=DataConfig(train=str(images), caption_columns={"en": "en"}),
-            language_weights={"en": 1.0},
             batch_size=options.batch_size,
             max_steps=options.steps,
             log_every=options.steps,

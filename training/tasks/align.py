@@ -55,8 +55,7 @@ class AlignTask(Task):
             `photo_weight`, under the name `photo`.
 
     Raises:
-        ValueError: The recipe weights a language that the data lack, or leaves one out; or it weights a loss that
-            needs a teacher or a second language, and there is none.
+        ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
 
     def __init__(
@@ -188,7 +187,6 @@ class AlignTask(Task):
             return {name: torch.stack([value[name] for value in values]).mean() for name in values[0]}
 
     def _weighted_sum(self, inputs: LossInputs) -> dict[str, Tensor]:
-        weights = self.recipe.language_weights
         values: dict[str, Tensor] = {}
         total: Any = 0
         num_present = 0  # languages with a caption in the batch
@@ -199,10 +197,8 @@ class AlignTask(Task):
             num_present += 1
             for loss in self.losses:
                 if loss.per_language:
-                    value = _add(values, loss, captions, f"_{language}")
-                    total = total + loss.weight_in(self.recipe) * weights[language] * value
-        # the weighted mean over languages; a batch without some of them has the same total weight
-        total = total / (sum(weights.values()) * max(1, num_present) / len(self.languages))
+                    total = total + loss.weight_in(self.recipe) * _add(values, loss, captions, f"_{language}")
+        total = total / max(1, num_present)  # a batch without some of the languages has the same total weight
         for loss in self.losses:
             if not loss.per_language:
                 total = total + loss.weight_in(self.recipe) * _add(values, loss, inputs)

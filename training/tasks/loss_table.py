@@ -26,6 +26,8 @@ from training.tasks.losses import (
     text_positives,
 )
 
+DISTANCES = ("photo_map",)  # outputs that are distances already, one for each image
+
 
 @dataclass(frozen=True, kw_only=True)
 class LossInputs:
@@ -66,11 +68,12 @@ class LossInputs:
                 `encode_only` and `AlignTask.teacher_outputs` return them.
             labels: All other fields.
         """
-        embeddings = {name: value for name, value in outputs.items() if value.ndim == 2}
+        others = ("logit_scale", "logit_bias", *DISTANCES)
+        embeddings = {name: value for name, value in outputs.items() if name not in others}
         return cls(
             embeddings=embeddings,
             unit=_normalized(embeddings),
-            distances={name: value for name, value in outputs.items() if value.ndim == 1},
+            distances={name: outputs[name] for name in DISTANCES if name in outputs},
             logit_scale=outputs["logit_scale"],
             logit_bias=outputs.get("logit_bias"),
             **labels,
@@ -140,7 +143,7 @@ class Loss:
         function: Function of `LossInputs` that returns a scalar, or a dict of the scalars of its parts. The weight
             applies to the sum of the parts.
         weight: Field of the recipe with the weight. Weight 0 turns the loss off.
-        per_language: Whether the loss is computed for the captions of each language, weighted by `language_weights`.
+        per_language: Whether the loss is computed for the captions of each language, and their mean is taken.
         needs_teacher: Whether the loss needs the embeddings of a teacher.
         needs_two_languages: Whether the loss compares captions of different languages.
         needs_bias: Whether the loss needs a learnt `logit_bias`.
@@ -252,14 +255,8 @@ def active_losses(recipe: AlignRecipe, languages: list[str], has_teacher: bool) 
         has_teacher: Whether the run has a teacher.
 
     Raises:
-        ValueError: The recipe weights a language that the data lack, or leaves one out; it weights a loss that needs a
-            teacher or a second language, and there is none.
+        ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
     """
-    if set(recipe.language_weights) != set(languages):
-        raise ValueError(
-            f"language_weights names {sorted(recipe.language_weights)}, data.caption_columns "
-            f"{sorted(languages)}. Give a weight to every language of the data, and to no other."
-        )
     losses = [loss for loss in LOSSES if loss.is_active(recipe, has_teacher)]
     for loss in losses:
         if loss.needs_two_languages:
@@ -278,11 +275,6 @@ def _check_languages(loss: Loss, recipe: AlignRecipe, languages: list[str]):
         raise ValueError(
             f"{weight}, but data.caption_columns has only {languages}, and the loss compares languages. Name another "
             "column, or set the weight to 0."
-        )
-    if recipe.data.batches == "one_language":
-        raise ValueError(
-            f"{weight}, but data.batches is 'one_language', and the loss compares the captions of an image in two "
-            "languages. Set data.batches to mixed or one_source, or the weight to 0."
         )
     if all(len(source.caption_columns or {}) < 2 for source in recipe.data.mixture):
         raise ValueError(

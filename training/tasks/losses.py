@@ -33,7 +33,6 @@ def feature_map_loss(
     mask: Tensor | None = None,
     beta: float = 2.0,
     dim: int = 1,
-    whitened: bool = True,
 ) -> Tensor:
     """Smooth-L1 between an adapted student feature map and the whitened teacher feature map.
 
@@ -43,7 +42,6 @@ def feature_map_loss(
         mask: Mask of a token map, (B, L), 1 for tokens and 0 for padding; None to average over all positions.
         beta: Difference at which Smooth-L1 turns from quadratic to linear.
         dim: Channel dimension.
-        whitened: Whether to whiten the teacher map.
 
     Returns:
         Scalar, the mean over channels and positions that are not masked.
@@ -54,8 +52,7 @@ def feature_map_loss(
 
     Source: Wei et al., arXiv 2205.14141 (beta 2.0); the DC-CLIP paper, arXiv 2404.11249, stage 1.
     """
-    target = whiten(teacher, dim) if whitened else teacher.float()
-    loss = F.smooth_l1_loss(student.float(), target, beta=beta, reduction="none").mean(dim)
+    loss = F.smooth_l1_loss(student.float(), whiten(teacher, dim), beta=beta, reduction="none").mean(dim)
     if mask is None:
         return loss.mean()
     mask = mask.to(loss.dtype)
@@ -79,6 +76,30 @@ def embedding_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     distances = 1 - F.cosine_similarity(student.float(), teacher.float(), dim=-1)
     return distances.mean() if len(distances) else distances.sum()
+
+
+def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Smooth-L1 between the distances of all pairs in a batch, each relative to the mean distance.
+
+    Args:
+        student: Student embeddings, (B, D), any norm.
+        teacher: Teacher embeddings, (B, D'), any norm; their width may differ from the student's.
+
+    Returns:
+        Scalar; 0 for fewer than two samples.
+
+    Requirements: batches as large as memory allows, because every process compares its own samples.
+
+    Relations: `embedding_loss` fixes the place of each embedding; this loss only how far apart they are. Off by
+        default, because embeddings that are learned this way cannot be compared with the teacher's.
+
+    Source: Park et al., CVPR 2019, arXiv 1904.05068 (RKD-D).
+    """
+    if len(student) < 2:
+        return student.float().sum() * 0
+    distances = [F.pdist(F.normalize(embeddings.float(), dim=-1)) for embeddings in (student, teacher)]
+    tiny = torch.finfo(torch.float32).tiny
+    return F.smooth_l1_loss(*(each / each.mean().clamp_min(tiny) for each in distances))
 
 
 def map_distances(student: Tensor, teacher: Tensor) -> Tensor:

@@ -63,12 +63,9 @@ def parse_options(
 
 
 def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser:
-    """Make a parser with the options that every command has, `--config` and `--debug`.
+    """Make a parser with the options that every command has, `--config` (with its help) and `--debug`.
 
-    Args:
-        prog: Command as users type it.
-        description: Docstring whose first paragraph is printed before the options, and the rest after them.
-        config_help: What the file of `--config` holds.
+    The first paragraph of the description is printed before the options, and the rest after them.
     """
     summary, _, examples = description.partition("\n\n")
     parser = ArgumentParser(
@@ -85,11 +82,7 @@ def make_parser(prog: str, description: str, config_help: str) -> ArgumentParser
 
 
 def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> dict[str, Any]:
-    """Parse a command line, and apply `--debug` to this process and those that it starts.
-
-    Args:
-        parser: Parser that `make_parser` returned, with further options.
-        argv: Command line arguments; None takes `sys.argv`.
+    """Parse a command line with a parser that `make_parser` returned, and apply `--debug`.
 
     Returns:
         Values of the further options, by name.
@@ -121,14 +114,7 @@ def _readable(error: ArgumentError | TypeError) -> str:
 
 
 def help_texts(options_class: type) -> dict[str, str]:
-    """Return the help text of every field, from the `Args:` sections of the class and its base classes.
-
-    Args:
-        options_class: Dataclass with Google-style docstrings.
-
-    Raises:
-        TypeError: If a field has no `Args:` entry.
-    """
+    """Help text of every field, from the `Args:` sections of a dataclass and its base classes; TypeError without."""
     helps: dict[str, str] = {}
     for base in reversed(options_class.__mro__):
         for entry in parse_docstring(base.__doc__ or "").params:
@@ -204,22 +190,13 @@ def _item_type(item: Any) -> dict[str, Any]:
 
 
 def command_name(prog: str) -> str:
-    """Return the name that error messages start with.
-
-    It is `eval` for `python training/eval.py`, and `demo` for `python -m training.demo`.
-    """
+    """Name that error messages start with: `eval` for `python training/eval.py`, `demo` for `training.demo`."""
     last = shlex.split(prog)[-1]
     return Path(last).stem if last.endswith(".py") else last.rpartition(".")[2]
 
 
 def exit_with_error(command: str, error: BaseException | str, code: int) -> NoReturn:
-    """Print `command: message` as one line on stderr and exit. With `--debug` the traceback comes first.
-
-    Args:
-        command: Name of the command, as `command_name` returns it.
-        error: Message, or an exception that holds it.
-        code: Exit code.
-    """
+    """Print `command: message` as one line on stderr and exit. With `--debug` the traceback comes first."""
     if os.environ.get(DEBUG_VARIABLE) and isinstance(error, BaseException):
         traceback.print_exception(error)
     print(f"{command}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -240,13 +217,8 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
     """Report an expected error within the `with` block as one line on stderr.
 
     The exit code is 2 for what the user can correct (a `ValueError`, a file that cannot be read or written, a missing
-    package, which is reported with the command that installs it), 1 for a failure of the run (a full disk, a loss that
-    is not finite), and 130 after Ctrl-C.
-
-    Args:
-        command: Name of the command, as `command_name` returns it.
-        extra: Extra of this project that installs the packages of the command. Default: a missing package is not
-            caught.
+    package of the project's `extra`), 1 for a failure of the run (a full disk, a loss that is not finite), and 130
+    after Ctrl-C.
     """
     try:
         yield
@@ -270,13 +242,9 @@ def user_errors(command: str, extra: str | None = None) -> Iterator[None]:
 
 
 def command_of(program: str, options: Any) -> str:
-    """Return the command line that reproduces a run.
+    """Return the command line that reproduces a run, from a dataclass with the options of the command.
 
     Options that equal their default are left out, and so are output folders (names that end in `_dir`).
-
-    Args:
-        program: Command, such as `python -m training.demo`.
-        options: Dataclass instance whose fields are the options of the command. Required fields are always written.
     """
     parts = program.split()
     for option in fields(options):

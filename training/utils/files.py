@@ -37,6 +37,23 @@ def portable(name: str, num_parts: int = 1) -> str:
     return "/".join(path.parts[1:][-num_parts:])
 
 
+def relative_path(name: str) -> str:
+    """A path without the folders of this machine that means the same from the same working directory, if there is one.
+
+    Returns:
+        A relative path, or one from the home directory (`~/...`). Only the last part of a path that shares no folder
+        with either. All but absolute paths are returned unchanged.
+    """
+    path, here = Path(name.removeprefix("file://")), Path.cwd()
+    if not path.is_absolute() or path.is_relative_to(here):
+        return portable(name)
+    if len(Path(os.path.commonpath([path, here])).parts) > 1:
+        return os.path.relpath(path, here)
+    if path.is_relative_to(home := Path.home()) and len(home.parts) > 1:
+        return f"~/{path.relative_to(home)}"
+    return portable(name)
+
+
 def portable_text(text: str) -> str:
     """A text, such as a command line, with all its absolute paths made portable."""
     return ABSOLUTE_PATH.sub(lambda match: portable(match[0]), text)

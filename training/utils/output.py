@@ -48,7 +48,7 @@ def claim_folder(
         inputs: Folders that the command reads, by the name of their option. None of them may be written to.
         overwrite: Whether existing files of these names may be replaced.
         field: Option that names the folder, for error messages.
-        flag: Option that allows to replace existing files, for error messages; None if there is none.
+        flag: Option that replaces existing files, for error messages; None if there is none.
         wait: Whether to wait if the folder is locked, instead of an error.
 
     Raises:

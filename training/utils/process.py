@@ -72,12 +72,8 @@ def end_process_group():
 def interleaved_ms(calls: Mapping[Key, Callable[[], object]], repeats: int = 51) -> dict[Key, list[float]]:
     """Time several calls in turn, so that other load on the machine slows down all of them alike.
 
-    Args:
-        calls: Functions to time, by name.
-        repeats: Number of timed rounds, after `WARM_UP` rounds that are not counted.
-
     Returns:
-        For each name, the latency in ms of every round. Values at the same index belong to the same round.
+        For each name, the latency in ms of each of `repeats` rounds, after `WARM_UP` rounds that are not counted.
     """
     times: dict[Key, list[float]] = {name: [] for name in calls}
     for number in range(WARM_UP + repeats):

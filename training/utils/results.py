@@ -113,11 +113,10 @@ class Results:
         return statistics.fmean(values) if values else None
 
     def table(self) -> str:
-        """Render all rows that have a language as a Markdown table, in percent.
+        """Render all rows that have a language as a Markdown table, in percent, averaged over seeds.
 
-        The table has one row for each model and stage, and one column for each set, language and metric, or the other
-        way round if these are many. Several protocols of one set have a column each. Values of several seeds are
-        averaged.
+        It has one row for each model and stage, and one column for each set, language, metric and protocol, or the
+        other way round if these are many.
         """
         fractions = [row for row in self.rows if row.language is not None]
         several = with_several_protocols(fractions)
@@ -202,13 +201,8 @@ def _unique(items: Iterable) -> list:
 
 
 def make_meta(data: str, seed: int | None, command: str | None = None, **more: Any) -> dict[str, Any]:
-    """Return the `meta` of a results file: command, commit, seed, package versions, data and date.
-
-    Args:
-        data: Source of the evaluation data.
-        seed: Seed of the run; None if it has none.
-        command: Command line that reproduces the numbers. Default: the command line of this process.
-        more: Further entries.
+    """Return the `meta` of a results file: command (default: this process's), commit, seed, package versions, data and
+    date, and `more` entries.
     """
     return {
         "command": command or " ".join(sys.argv),

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Image
 from PIL import Image as PILImage
 from tokenizers.decoders import ByteLevel
 
-from training.data import BatchPlan, KeyedBatchSampler, SampleGroup
+from training.data import BatchPlan, KeyedBatchSampler
 
 
 def make_cell(image: PILImage.Image, kind: str = "PNG") -> dict:
@@ -40,5 +40,5 @@ def make_plan(**fields) -> BatchPlan:
 
 def sample_batches(rows, **fields) -> list[list[tuple[int, int]]]:
     """Row and view id of every sample in the batches of one source."""
-    group = SampleGroup(source=0, languages=("en", "zh"), weight=1.0, rows=np.asarray(rows))
-    return [[(key.row, key.view_id) for key in batch] for batch in KeyedBatchSampler([group], make_plan(**fields))]
+    sampler = KeyedBatchSampler([np.asarray(rows)], [1.0], make_plan(**fields))
+    return [[(key.row, key.view_id) for key in batch] for batch in sampler]

@@ -4,9 +4,10 @@ import torch
 from datasets import Dataset
 from PIL import Image as PILImage
 
-from tests.training.data.rows import decode_tokens, make_cell, make_rows
+from tests.training.data.rows import decode_tokens, make_cell, make_plan, make_rows
+from tests.training.data.shards import assert_equal_batches
 from training.config import DataConfig
-from training.data import CaptionTokenizer, PairDataset, SkipError
+from training.data import CaptionTokenizer, PairDataset, SkipError, make_loader
 
 
 @pytest.mark.parametrize("changes", [{"image_column": "photo"}, {"caption_columns": {"en": "english"}}])
@@ -20,7 +21,7 @@ def test_row_needs_a_caption_in_one_language_only(make_dataset, images):
     cells = [make_cell(image) for image in images[:3]]
     rows = make_rows(cells, en=["frog", "cat", ""], zh=["青蛙", "", "狗"])
     built = make_dataset(rows)
-    assert built.groups[0].rows.tolist() == [0, 1, 2]
+    assert built.rows[0].tolist() == [0, 1, 2]
     batch = built.collate([(row, 0, 0, built[row]) for row in range(3)])
     assert batch["owner"].tolist() == [0, 0, 1, 2]
     assert batch["language"].tolist() == [0, 1, 0, 1]
@@ -80,17 +81,32 @@ def test_batch_without_captions_or_without_images(train_rows, tokenizer):
     assert "images" not in only_texts.collate([(5, 0, 0, only_texts[5])]) and only_texts[5] is None
 
 
-def test_damaged_images_are_left_out_of_the_batch_and_reported(make_dataset, images):
-    cells = [make_cell(image) for image in images[:3]]
-    cells[1] = {"bytes": b"broken", "path": None}
-    built = make_dataset(make_rows(cells, en=["frog", "cat", "dog"]), ("en",), max_skip_share=0.5)
-    batch = built.collate([(row, 0, 0, built[row]) for row in range(3)])
-    assert batch["skipped"] == [(1, "image does not decode")]
-    assert batch["rows"].tolist() == [0, 2] and batch["owner"].tolist() == [0, 1]
-    assert built.collate([(1, 0, 0, built[1])]) == {"skipped": [(1, "image does not decode")]}
-
-
 def test_images_kept_in_memory_are_equal(make_dataset):
     kept, fresh = make_dataset(in_memory=True), make_dataset()
     for _ in range(2):
         assert torch.equal(kept[7], fresh[7])
+
+
+def test_damaged_image_is_replaced_by_the_next_row_so_that_batches_stay_full(make_dataset, images):
+    cells = [make_cell(image) for image in images[:4]]
+    cells[1] = {"bytes": b"broken", "path": None}
+    built = make_dataset(make_rows(cells, en=["frog", "cat", "dog", "fox"]), ("en",), max_skip_share=0.5)
+    loader = make_loader(built, make_plan(batch_size=1, stop=4))
+    rows = [batch["rows"].item() for batch in loader]
+    assert sorted(rows) == [0, 2, 2, 3]
+    assert loader.skipped.causes == {1: "image does not decode"}
+    assert loader.state() == {"causes": [[1, "image does not decode"]]}
+
+
+def test_data_without_an_image_that_decodes_raises_an_error(make_dataset):
+    built = make_dataset(make_rows([{"bytes": b"broken", "path": None}] * 2, en=["frog", "cat"]), ("en",))
+    with pytest.raises(ValueError, match="no image of 'tiny' decodes"):
+        list(make_loader(built, make_plan(batch_size=1, stop=1)))
+
+
+def test_worker_processes_make_the_same_batches(make_dataset):
+    loaded = []
+    for workers in (0, 2):
+        built = make_dataset(workers=workers)
+        loaded.append(list(make_loader(built, make_plan(stop=3))))
+    assert_equal_batches(*loaded)

@@ -1,4 +1,4 @@
-"""Mixtures of sources: shares, columns for each source, and batches of one source or one language."""
+"""Mixtures of sources: shares, and columns for each source."""
 
 from collections import Counter
 
@@ -68,43 +68,6 @@ def test_sources_are_mixed_by_weight_with_their_own_columns(load, streaming):
         for row, flag in zip(batch["rows"].tolist(), is_english(batch), strict=True):
             counts[flag].add(rows[row])
     assert all(max(of_source) - min(of_source) <= 1 for of_source in counts.values())  # whole epochs
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_batches_of_one_source_use_the_same_source_on_all_processes(load, streaming):
-    parts = [load(stop=24, process=(rank, 2), streaming=streaming, batches="one_source") for rank in (0, 1)]
-    languages = [[set(is_english(batch)) for batch in part] for part in parts]
-    assert languages[0] == languages[1] and all(len(found) == 1 for found in languages[0])
-    assert sum(found == {True} for found in languages[0]) == pytest.approx(18, abs=6)
-    assert len(set(map(str, languages[0]))) == 2
-    keys = [keys_of(part) for part in parts]
-    assert not set(keys[0]) & set(keys[1])
-
-
-@pytest.mark.parametrize("streaming", [False, True])
-def test_batches_of_one_language_alternate_for_a_bilingual_source(load, corpus, streaming, train_rows):
-    fields = {"sources": [], "train": str(corpus / "train.parquet"), "streaming": streaming}
-    batches = load(stop=40, batches="one_language", **fields)
-    languages = [set(batch["language"].tolist()) for batch in batches]
-    assert all(len(found) == 1 for found in languages)
-    assert sum(found == {0} for found in languages) == pytest.approx(20, abs=9)
-    assert all(len(batch["owner"]) == 8 for batch in batches)
-    (mixed,) = load(stop=1, **fields)
-    assert len(mixed["owner"]) == 16
-
-
-def test_row_without_a_caption_in_the_language_of_the_batch_is_not_drawn(tokenizer, train_rows, tmp_path):
-    rows = train_rows.select(range(8)).select_columns(["image", "en"])
-    rows = rows.add_column("zh", [*train_rows["zh"][:5], None, None, None])
-    rows.to_parquet(tmp_path / "pairs.parquet")
-    for streaming in (False, True):
-        config = DataConfig(
-            train=str(tmp_path / "pairs.parquet"), batches="one_language", streaming=streaming, max_skip_share=0.9
-        )
-        batches = list(make_loader(open_pairs(config, CaptionTokenizer(tokenizer, 32), 64), BatchPlan(4, 0, 0, 0, 20)))
-        assert all(len(batch["rows"]) == 4 for batch in batches)
-        chinese = {row for batch in batches if batch["language"][0] == 1 for row in batch["rows"].tolist()}
-        assert chinese == set(range(5))
 
 
 def test_source_without_a_usable_row_raises_an_error_with_its_name(tokenizer, tmp_path, two_sources):

@@ -43,7 +43,7 @@ def outputs_of(folder: Path) -> tuple[bytes, str]:
 
 
 def test_resumed_run_on_a_mixture_of_streams_equals_an_uninterrupted_one(recipe, tmp_path):
-    recipe = replace(recipe, data=replace(recipe.data, workers=2, batches="one_source"))
+    recipe = replace(recipe, data=replace(recipe.data, workers=2))
     align.run(recipe)
     shutil.copytree(tmp_path / "whole/checkpoint-000002", tmp_path / "resumed/checkpoint-000002")
     align.run(replace(recipe, output_dir=str(tmp_path / "resumed"), resume=True))

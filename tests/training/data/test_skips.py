@@ -149,10 +149,10 @@ def test_a_language_that_vanishes_in_a_stream_stops_the_run():
         total.languages.check(MIN_SEEN)
 
 
-def test_a_caption_that_is_not_utf_8_is_named_by_its_row(images, tokenizer):
+def test_captions_that_are_not_utf_8_are_refused(images, tokenizer):
     buffers = pa.array([b"fox", b"\xff\xfe", b"dog"]).buffers()
     damaged = pa.Array.from_buffers(pa.string(), 3, buffers)
     images_column = pa.array([make_cell(image) for image in images[:3]], Image().pa_type)
     rows = Dataset(pa.table({"image": images_column, "en": damaged}))
-    with pytest.raises(ValueError, match="row 1 of column 'en' is not UTF-8"):
+    with pytest.raises(ValueError, match="column 'en' has a row that is not UTF-8"):
         PairDataset(rows, DataConfig(train="tiny", caption_columns={"en": "en"}), CaptionTokenizer(tokenizer, 32), 64)

@@ -138,6 +138,7 @@ def weights_and_state(recipe: AlignRecipe) -> dict[str, torch.Tensor]:
     return load_file(folder / "model.safetensors") | load_file(folder / STATE)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("cluster", TYPES)
 @pytest.mark.parametrize("precision", TOLERANCES)
 def test_sharded_training_equals_ddp_and_is_saved_unsharded(trained, cluster, precision):
@@ -179,6 +180,7 @@ def test_sharded_training_resumes_bit_exactly_and_under_ddp_up_to_rounding(train
         torch.testing.assert_close(tensor, expected[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.stress
 def test_two_machines_give_the_bytes_of_two_processes(trained, tmp_path, run_python):
     processes = trained("ddp", "no")
     nodes = replace(processes, output_dir=str(tmp_path / "nodes"))

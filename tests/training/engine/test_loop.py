@@ -150,6 +150,7 @@ def test_the_gradient_scale_of_fp16_is_restored(recipe, tmp_path):
 # compilation
 
 
+@pytest.mark.stress
 def test_compiled_towers_have_the_same_losses(recipe, tmp_path, monkeypatch):
     make_model(VIT, XLM_ROBERTA, seed=3).save_pretrained(tmp_path / "student")  # fast to trace
     recipe = replace(recipe, max_steps=1)
@@ -188,6 +189,3 @@ def test_a_tracker_that_is_not_installed_is_refused(recipe, monkeypatch):
         require_trackers(["wandb"])
     monkeypatch.undo()
     assert make_accelerator(recipe).log_with == []
-
-
-# progress bar

@@ -43,7 +43,7 @@ def run_with(recipe: DistillRecipe, monkeypatch, measure):
         monkeypatch.undo()
 
 
-def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folder(recipe):
+def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folder(recipe, tmp_path):
     distill.run(recipe)
     evaluated = [line for line in read_log(recipe) if line.get("event") == "evaluated"]
     assert [line["step"] for line in evaluated] == [2, 4] and evaluated[0]["best"]
@@ -52,10 +52,13 @@ def test_scheduled_evaluation_is_logged_and_the_best_student_is_a_complete_folde
         assert 0 <= line["top1"] <= line["top5"] <= 1
     best = Path(recipe.output_dir) / "best"
     assert AutoModel.from_pretrained(best) and AutoProcessor.from_pretrained(best)
+    distill.run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))  # evaluation changes no training
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (tmp_path / "plain", best.parent)]
+    assert weights[0] == weights[1] and not (tmp_path / "plain/best").exists()
 
 
-@pytest.mark.parametrize(("values", "kept"), [([0.1, 0.3, 0.2, 0.3], 2), ([0.5, 0.4, 0.3, 0.6], 4)])
-def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch, values, kept):
+def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp_path, monkeypatch):
+    values, kept = [0.1, 0.3, 0.2, 0.3], 2
     recipe = replace(recipe, eval_every=1, save_every=1, keep_checkpoints=9)
     steps = iter(values)
     run_with(recipe, monkeypatch, measure=lambda model: {"top1": next(steps)})
@@ -70,26 +73,12 @@ def test_the_best_student_is_kept_and_a_resumed_run_knows_its_metric(recipe, tmp
     steps = iter(values[2:])
     resumed = replace(recipe, output_dir=str(again), resume=True)
     run_with(resumed, monkeypatch, measure=lambda model: {"top1": next(steps)})
-    assert (again / "best/model.safetensors").read_bytes() == best or kept == 1
+    assert (again / "best/model.safetensors").read_bytes() == best
     flags = [line["best"] for line in read_log(resumed) if line.get("event") == "evaluated"]
     assert flags == [line["best"] for line in read_log(recipe) if line.get("event") == "evaluated"][2:]
-
-
-def test_evaluation_does_not_change_training(recipe, tmp_path):
-    distill.run(recipe)
-    distill.run(replace(recipe, output_dir=str(tmp_path / "plain"), eval_every=0))
-    assert (tmp_path / "plain/model.safetensors").read_bytes() == (
-        Path(recipe.output_dir) / "model.safetensors"
-    ).read_bytes()
-    assert not (tmp_path / "plain/best").exists()
 
 
 def test_a_metric_that_is_not_measured_is_refused_before_the_first_step(recipe):
     with pytest.raises(ValueError, match=r"best_metric: 'top1_fr' is not measured, only top1, top1_en, top1_zh, top5"):
         distill.run(replace(recipe, best_metric="top1_fr"))
     assert not Path(recipe.output_dir).exists()
-
-
-def test_an_evaluation_without_the_best_metric_is_refused(recipe, monkeypatch):
-    with pytest.raises(ValueError, match=r"best_metric: 'top1' is not measured, only \['recall'\]"):
-        run_with(recipe, monkeypatch, measure=lambda model: {"recall": 0.5})

@@ -128,7 +128,7 @@ def test_run_counts_every_row_and_the_set_loads(damaged, tmp_path, monkeypatch):
     for row, original in enumerate([0, 5, 6, 7, 10]):
         assert rows[row]["image"].tobytes() == source[original]["image"].tobytes()
     config = DataConfig(train=str(folder / "data"), max_skip_share=0.0)
-    assert len(PairDataset(rows, config, None, 64).groups[0].rows) == 5
+    assert len(PairDataset(rows, config, None, 64).rows[0]) == 5
     assert "| image too small | 1 | 1 | 1 |" in report_table(report)
     text = (folder / "report.json").read_text(encoding="utf-8")
     assert "see www.frog.com" in text and str(tmp_path) not in text

@@ -55,7 +55,7 @@ def make_task(
     rehearsal: dict[str, Rehearsal] | None = None,
     **fields,
 ) -> AlignTask:
-    defaults: dict[str, Any] = {"data": data_config(*languages), "language_weights": dict.fromkeys(languages, 1.0)}
+    defaults: dict[str, Any] = {"data": data_config(*languages)}
     recipe = recipe_class(output_dir="", **defaults | fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal).eval()
@@ -146,25 +146,16 @@ def test_captions_of_every_two_languages_are_compared():
 
 
 @torch.no_grad()
-def test_languages_are_weighted_and_one_that_is_absent_leaves_the_weight_to_the_others(batch):
-    task = make_task(language_weights={"en": 1.0, "zh": 3.0}, contrastive_weight=0.5)
+def test_the_loss_is_the_mean_over_the_languages_of_the_batch(batch):
+    task = make_task(contrastive_weight=0.5)
     losses = task(batch)
-    expected = 0.5 * (losses["contrastive_en"] + 3 * losses["contrastive_zh"]) / 4
-    torch.testing.assert_close(losses["loss"], expected)
-    for name, number, weight in (("en", 0, 1.0), ("zh", 1, 3.0)):
-        alone = make_batch([0, 1, 2, 3], [number] * 4, [1, 2, 3, 4])
-        losses = task(alone)
+    torch.testing.assert_close(losses["loss"], 0.5 * (losses["contrastive_en"] + losses["contrastive_zh"]) / 2)
+    for name, number in (("en", 0), ("zh", 1)):
+        losses = task(make_batch([0, 1, 2, 3], [number] * 4, [1, 2, 3, 4]))
         assert {key for key in losses if key.startswith("contrastive")} == {f"contrastive_{name}"}
-        torch.testing.assert_close(losses["loss"], 0.5 * weight / 2 * losses[f"contrastive_{name}"])
-        torch.testing.assert_close(make_task()(alone)["loss"], losses[f"contrastive_{name}"])
-
-
-@torch.no_grad()
-def test_swapped_languages_swap_their_losses(batch):
-    task = make_task(language_weights={"en": 1.0, "zh": 3.0})
-    swapped = make_task(languages=("zh", "en"), language_weights={"en": 1.0, "zh": 3.0})
+        torch.testing.assert_close(losses["loss"], 0.5 * losses[f"contrastive_{name}"])
+    swapped = make_task(languages=("zh", "en"), contrastive_weight=0.5)
     losses, others = task(batch), swapped(batch | {"language": 1 - batch["language"]})
-    assert losses.keys() == others.keys()
     for name, value in losses.items():
         torch.testing.assert_close(others[name], value)
 
@@ -286,14 +277,6 @@ def test_a_loss_that_needs_a_teacher_is_refused_without_one(name):
 def test_a_loss_between_languages_is_refused_where_no_batch_has_two():
     with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.caption_columns"):
         make_task(languages=("en",), text_text_weight=0.5)
-    with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but data\.batches"):
-        make_task(data=data_config(batches="one_language"), text_text_weight=0.5)
     sources = [SourceConfig(train="x", caption_columns={name: name}) for name in ("en", "zh")]
     with pytest.raises(ValueError, match=r"^text_text_weight is 0\.5, but no source"):
         make_task(data=DataConfig(sources=sources), text_text_weight=0.5)
-
-
-@pytest.mark.parametrize("weights", [{"en": 1.0}, {"en": 1.0, "fr": 1.0}])
-def test_language_weights_must_name_the_languages_of_the_data(weights):
-    with pytest.raises(ValueError, match=r"^language_weights"):
-        make_task(language_weights=weights)

@@ -23,6 +23,7 @@ from training.config import DistillRecipe
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import DistillTask
+from training.tasks.losses import relational_loss
 
 IMAGE_WIDTH, TEXT_WIDTH = 24, 20  # of the teacher's maps
 GRID = 4
@@ -43,9 +44,9 @@ def make_task(targets: FixedTargets | None = None, student: DCCLIPModel | None =
     recipe = DistillRecipe(output_dir="", data=data_config(), teacher="t", student=student_config(), **fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
     torch.manual_seed(0)
-    return DistillTask(
-        student, augment(), NORMALIZE, targets or make_targets(), recipe, IMAGE_WIDTH, TEXT_WIDTH
-    ).eval()
+    widths = {"vision": IMAGE_WIDTH, "text": TEXT_WIDTH}
+    bank = random(5, PROJECTION_DIM, seed=6)
+    return DistillTask(student, augment(), NORMALIZE, targets or make_targets(), recipe, widths, bank, 30.0).eval()
 
 
 def smooth_l1(student: np.ndarray, teacher: np.ndarray) -> float:
@@ -109,24 +110,32 @@ def test_a_caption_without_a_target_has_no_loss(batch):
 
 @torch.no_grad()
 def test_logits_are_compared_at_the_scale_of_the_teacher(batch):
-    targets, bank = make_targets(), random(5, PROJECTION_DIM, seed=6)
-    recipe = DistillRecipe(
-        output_dir="", data=data_config(), teacher="t", student=student_config(), target="logits", tower="text"
-    )
-    student = make_model(VIT, NO_DROPOUT, seed=3)
-    task = DistillTask(student, augment(), NORMALIZE, targets, recipe, 0, None, bank, logit_scale=30.0).eval()
-    found, teacher = (30 * unit(each) @ unit(bank).T for each in (encode(student, batch)[1], targets.text.embedding))
+    targets, bank, turn = make_targets(), random(5, PROJECTION_DIM, seed=6), rotation()
+    rotate(student := make_model(VIT, NO_DROPOUT, seed=3), turn)
+    weights = {"map_weight": 0.0, "embedding_weight": 0.0, "logits_weight": 2.0}
+    losses = make_task(targets, student, tower="text", **weights)(batch)
+    found = 30 * unit(encode(student, batch)[1]) @ unit(bank @ turn).T
+    teacher = 30 * unit(targets.text.embedding) @ unit(bank).T
     logs, teacher_logs = (each - np.log(np.exp(each).sum(1, keepdims=True)) for each in (found, teacher))
     expected = (np.exp(teacher_logs) * (teacher_logs - logs)).sum(1).mean()
-    losses = task(batch)
-    assert losses["loss"].item() == losses["text_logits"].item() == pytest.approx(expected, rel=1e-4)
+    assert set(losses) == {"text_logits", "loss"}
+    assert losses["loss"].item() / 2 == losses["text_logits"].item() == pytest.approx(expected, rel=1e-3)
+
+
+@torch.no_grad()
+def test_relations_are_compared_at_every_width(batch):
+    targets, student = make_targets(), make_model(VIT, NO_DROPOUT, seed=3, prefixes=[4])
+    losses = make_task(targets, student, relational_weight=1.0)(batch)
+    found = torch.tensor(encode(student, batch)[1])
+    each = [relational_loss(found[:, :width], targets.text.embedding[:, :width]) for width in (4, PROJECTION_DIM)]
+    assert losses["text_relational"].item() == pytest.approx(np.mean(each), rel=1e-3)
 
 
 @torch.no_grad()
 def test_the_loss_is_the_weighted_sum(batch):
-    losses = make_task(map_weight=0.25)(batch)
-    parts = [losses[f"{tower}_{kind}"] * weight for tower in ("vision", "text") for kind, weight in
-             (("map", 0.25), ("embedding", 1.0))]  # fmt: skip
+    weights = {"map": 0.25, "embedding": 0.5, "logits": 2.0, "relational": 3.0}
+    losses = make_task(**{f"{name}_weight": weight for name, weight in weights.items()})(batch)
+    parts = [losses[f"{tower}_{name}"] * weight for tower in ("vision", "text") for name, weight in weights.items()]
     torch.testing.assert_close(losses["loss"], sum(parts))
 
 
@@ -186,3 +195,8 @@ def test_frozen_parts_stay_in_eval_mode_and_whole_names_are_frozen():
 def test_freezing_an_unknown_name_or_everything_is_refused(freeze):
     with pytest.raises(ValueError, match=r"^freeze: "):
         make_task(freeze=freeze)
+
+
+def test_a_run_without_any_loss_is_refused():
+    with pytest.raises(ValueError, match=r"^map_weight: all losses"):
+        make_task(map_weight=0.0, embedding_weight=0.0)

@@ -51,7 +51,7 @@ ALL_LOSSES = {
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
-    "all losses": ALL_LOSSES | {"language_weights": {"en": 1.0, "zh": 3.0}},
+    "all losses": ALL_LOSSES,
     "sigmoid": {"loss": "sigmoid"} | ALL_LOSSES,
 }
 
@@ -174,11 +174,6 @@ def test_chunks_give_the_loss_and_the_gradients_of_the_whole_batch(whole, make_t
     assert_same(gradients(task, collate(dataset, keys)), whole[name])
 
 
-def test_a_smaller_last_chunk_gives_the_same(whole, make_task, dataset, keys):
-    task = make_task(**RECIPES["all losses"], chunk_size=27)
-    assert_same(gradients(task, collate(dataset, keys)), whole["all losses"])
-
-
 @pytest.mark.parametrize("size", [0, CHUNK])
 @pytest.mark.parametrize("name", RECIPES)
 def test_processes_give_the_loss_and_the_gradients_of_the_whole_batch(whole, two_processes, name, size):
@@ -213,18 +208,6 @@ def test_dropout_is_the_same_in_both_passes_of_a_chunk(make_task, dataset, keys)
     assert all(torch.equal(runs[0][name], value) for name, value in runs[1].items())
     assert_same(runs[0], runs[2])
     assert runs[3]["loss/loss"] != runs[0]["loss/loss"]
-
-
-def test_chunks_under_autocast_stay_close_and_their_loss_is_in_float32(make_task, dataset, keys):
-    batch = collate(dataset, keys[:20])
-    found = []
-    for size in (0, CHUNK):
-        AcceleratorState._reset_state(reset_partial_state=True)
-        found.append(gradients(make_task(**ALL_LOSSES, chunk_size=size), batch, mixed_precision="bf16"))
-    assert {value.dtype for value in found[1].values()} == {torch.float32}
-    assert found[1]["loss/loss"].item() == pytest.approx(found[0]["loss/loss"].item(), rel=1e-2)
-    parts, whole = (torch.cat([value.flatten() for value in run.values() if value.ndim]) for run in found[::-1])
-    assert 0 < (parts - whole).norm() < 0.05 * whole.norm()
 
 
 def test_processes_exchange_gradients_with_the_last_chunk_only(make_task, dataset, keys, monkeypatch):
@@ -347,17 +330,14 @@ def run(recipe: AlignRecipe) -> list[dict]:
     return [line for line in map(json.loads, lines) if "loss" in line]
 
 
-def test_runs_in_chunks_and_on_two_processes_log_what_one_process_does(recipe, tmp_path):
+def test_a_run_in_chunks_on_two_processes_logs_what_one_process_does(recipe, tmp_path):
     expected = run(recipe)
-    chunked = run(replace(recipe, chunk_size=5, output_dir=str(tmp_path / "chunked")))
-    half = replace(recipe, batch_size=8, chunk_size=4, output_dir=str(tmp_path / "two"))
+    half = replace(recipe, batch_size=8, chunk_size=3, output_dir=str(tmp_path / "two"))
     debug_launcher(lambda: run(half))
     both = [json.loads(line) for line in (tmp_path / "two/log.jsonl").read_text(encoding="utf-8").splitlines()]
-    for found in (chunked, [line for line in both if "loss" in line]):
-        assert len(found) == 2
-        for line, other in zip(found, expected, strict=True):
-            for name in set(other) - {"time", "step", "learning_rate", "images_per_s"}:
-                assert line[name] == pytest.approx(other[name], abs=1e-4), (other["step"], name)
+    for line, other in zip([line for line in both if "loss" in line], expected, strict=True):
+        for name in set(other) - {"time", "step", "learning_rate", "images_per_s"}:
+            assert line[name] == pytest.approx(other[name], abs=1e-4), (other["step"], name)
 
 
 def test_a_chunked_run_with_sigmoid_and_dropout_resumes_bit_exactly(tmp_path, corpus, processor):

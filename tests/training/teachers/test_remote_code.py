@@ -14,7 +14,6 @@ from tests.tiny_teachers import NAFLEX_VISION, PATCH_SIZE, TEXT
 from tests.training.teachers.fgclip2_code.configuration_fgclip2 import Fgclip2Config
 from tests.training.teachers.fgclip2_code.modeling_fgclip2 import Fgclip2Model
 from training.config import TeacherConfig
-from training.engine.inputs import open_teacher
 from training.teachers import Teacher
 
 CODE = Path(__file__).parent / "fgclip2_code"
@@ -90,7 +89,7 @@ def test_code_is_run_only_if_it_is_trusted(folder):
     ):
         Teacher.from_pretrained(str(folder))
     config = TeacherConfig(teacher=str(folder), trust_remote_code=True)
-    assert open_teacher(config.teacher, "float32", config.trust_remote_code).towers == ()
+    assert Teacher.from_pretrained(config.teacher, towers=(), trust_remote_code=config.trust_remote_code).towers == ()
     with pytest.raises(ValueError, match=r"trust_remote_code: the code of 'some/model' can change at any time"):
         Teacher.from_pretrained("some/model", trust_remote_code=True)
 

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from tests.tiny import ROOT
 from training.utils.files import (
     atomic_write,
     recover_folder,
+    relative_path,
     remove_folder,
     remove_leftovers,
     replace_folder,
@@ -100,6 +102,21 @@ def test_remove_folder_is_atomic(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)  # killed before the first file is removed
     remove_folder(tmp_path / "old")
     assert not (tmp_path / "old").exists()
+
+
+def test_a_path_of_this_machine_becomes_relative(tmp_path, monkeypatch):
+    (here := tmp_path / "project").mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(Path, "home", lambda: Path("/opt/me"))
+    for name, expected in (
+        (here / "runs/a", "runs/a"),
+        (tmp_path / "data/a.parquet", "../data/a.parquet"),
+        ("/opt/me/data/*.tar", "~/data/*.tar"),
+        ("/srv/data/a.parquet", "a.parquet"),
+        ("some/id", "some/id"),
+        ("module:function", "module:function"),
+    ):
+        assert relative_path(str(name)) == expected
 
 
 # output folders

@@ -10,7 +10,7 @@ from typing import Any
 
 from safetensors import safe_open
 
-from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, TrainingRecipe, read_recipe
+from training.config import RECIPE_FILE, AlignRecipe, DistillRecipe, read_recipe
 from training.teachers.lineage import UNKNOWN, split_licenses
 from training.text.writing_systems import LANGUAGE_NAMES
 from training.utils.files import portable
@@ -29,7 +29,7 @@ OPENRAIL_TEXTS = {
     "bigscience-openrail-m": "https://huggingface.co/spaces/bigscience/license",
     "openrail++": "https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/blob/main/LICENSE.md",
 }
-DEFAULTS = {entry.name: entry.default for entry in fields(TrainingRecipe)}
+DEFAULTS = {entry.name: entry.default for entry in fields(DistillRecipe)}
 DISTILL_ONLY = {entry.name for entry in fields(DistillRecipe)} - {entry.name for entry in fields(AlignRecipe)}
 ALIGN_ONLY = {entry.name for entry in fields(AlignRecipe)} - {entry.name for entry in fields(DistillRecipe)}
 DISTILL, ALIGN = "feature-map distillation", "contrastive alignment"
@@ -179,8 +179,9 @@ class TrainingRun:
             return ALIGN
         if not DISTILL_ONLY & self.recipe.keys():
             return None
-        target = self.recipe.get("target", "feature_map")
-        return DISTILL if target == "feature_map" else f"distillation of {target.replace('_', ' ')}"
+        if self._value("map_weight"):
+            return DISTILL
+        return f"distillation of {'embeddings' if self._value('embedding_weight') else 'logits'}"
 
     @property
     def description(self) -> str:
@@ -236,9 +237,7 @@ def teacher_space(runs: Sequence[TrainingRun]) -> str:
         return matched
     # a loss of stage 1 compared embeddings, and not feature maps alone
     compared = [
-        run.recipe
-        for run in distilled
-        if run.recipe.get("target") == "logits" or run.recipe.get("embedding_weight", 1)
+        run.recipe for run in distilled if run.recipe.get("logits_weight") or run.recipe.get("embedding_weight", 1)
     ]
     towers = {recipe.get("tower", "both") for recipe in compared}
     if last.get("new_student") or (distilled and not towers):

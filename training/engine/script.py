@@ -1,0 +1,101 @@
+"""The command line of both stages: import extensions, parse a recipe, run it."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, make_dataclass
+from typing import Any, TypeVar
+
+from training.config import CONFIGS, DistillRecipe, TrainingRecipe, recipe_from_args
+from training.utils.cli import command_name, hide_library_bars, user_errors
+
+Recipe = TypeVar("Recipe", bound=TrainingRecipe)
+
+
+def run_script(
+    recipe_class: type[Recipe],
+    run: Callable[[Recipe], Any],
+    argv: list[str] | None,
+    prog: str,
+    description: str | None,
+) -> Recipe:
+    """Parse the command line of a training script, and run its recipe. Without options, it runs the demo's recipe.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        run: Function that trains.
+        argv: Arguments; None takes `sys.argv`.
+        prog: Command as users type it.
+        description: Docstring of the script, for `--help`.
+
+    Returns:
+        The recipe that has been trained.
+
+    Raises:
+        SystemExit: The recipe cannot be used, or training failed. One line on stderr says why.
+    """
+    command = command_name(prog)
+    with user_errors(command, extra="train"):
+        if not (arguments := sys.argv[1:] if argv is None else argv):
+            arguments = ["--config", str(CONFIGS / f"demo_{command}.yaml")]
+            print(f"{command}: no options, so this trains the demo: {' '.join(arguments)}", flush=True)
+        sys.path.append(os.getcwd())  # a user's modules; `python training/X.py` has the script's folder alone
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--import", dest="modules", nargs="+", action="extend", default=[])
+        extensions, arguments = parser.parse_known_args(arguments)
+        if extensions.modules:
+            recipe_class = with_extensions(recipe_class, extensions.modules)
+        recipe = recipe_from_args(recipe_class, arguments, prog, description)
+        hide_library_bars()
+        run(recipe)
+    return recipe
+
+
+def with_extensions(recipe_class: type[Recipe], modules: list[str]) -> type[Recipe]:
+    """Import modules that register losses or teacher families.
+
+    Args:
+        recipe_class: `DistillRecipe` or `AlignRecipe`.
+        modules: Names of modules that Python can import, also from the working directory.
+
+    Returns:
+        The recipe class with a field for the weight of each loss that has none.
+
+    Raises:
+        ValueError: A module cannot be imported, or registers a name that is taken.
+    """
+    from training.tasks.distill import DISTILL_LOSSES
+    from training.tasks.loss_table import LOSSES
+    from training.teachers import FAMILIES
+
+    families = dict(FAMILIES)
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # any code may run
+            raise ValueError(
+                f"import: {name!r} cannot be imported ({type(error).__name__}: {error}). Name a Python module of the "
+                "environment or of the working directory."
+            ) from error
+    taken = [name for name, family in families.items() if FAMILIES.get(name) is not family]
+    for table in (DISTILL_LOSSES, LOSSES):
+        rows = [(loss.name, getattr(loss, "for_loss", None)) for loss in table]
+        taken += [name for name, alternative in rows if rows.count((name, alternative)) > 1]
+    if taken:
+        raise ValueError(f"import: {taken[0]!r} is registered twice. Rename yours, in {', '.join(modules)}.")
+    losses: list[Any] = [*(DISTILL_LOSSES if issubclass(recipe_class, DistillRecipe) else LOSSES)]
+    weights = dict.fromkeys(loss.weight for loss in losses)
+    missing = [name for name in weights if name not in {field.name for field in fields(recipe_class)}]
+    if not missing:
+        return recipe_class
+    entries = "\n".join(f"    {name}: Weight of a loss of {', '.join(modules)}." for name in missing)
+    return make_dataclass(
+        recipe_class.__name__,
+        [(name, float, 0.0) for name in missing],
+        bases=(recipe_class,),
+        namespace={"__doc__": f"{recipe_class.__doc__}\n\nArgs:\n{entries}"},
+        frozen=True,
+        kw_only=True,
+    )
