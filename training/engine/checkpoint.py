@@ -44,18 +44,9 @@ Write = Callable[[Path], None]  # writes every file of a model to a folder
 
 
 def save_checkpoint(recipe: TrainingRecipe, write: Write, progress: Progress, state: TrainingState) -> Path:
-    """Write `checkpoint-STEP` atomically, and remove the oldest checkpoints.
+    """Write `checkpoint-STEP` atomically, remove the oldest checkpoints, and return its folder.
 
     Every process must call this function, because shards are gathered. The main process writes.
-
-    Args:
-        recipe: Recipe of the run.
-        write: Function that writes the model to a folder.
-        progress: Position of the run.
-        state: Everything else that a resumed run needs.
-
-    Returns:
-        Folder of the checkpoint.
 
     Raises:
         OSError: The checkpoint cannot be written, such as on a full disk. Earlier checkpoints are intact.

@@ -91,24 +91,13 @@ class Log:
         self.progress.update()
 
     def evaluated(self, step: int, metrics: dict[str, float], is_best: bool):
-        """Log the result of an evaluation.
-
-        Args:
-            step: Number of steps done.
-            metrics: Metrics by name.
-            is_best: Whether the student is the best so far.
-        """
+        """Log the metrics of an evaluation after `step` steps, and whether the student is the best so far."""
         values = {name: round(value, 5) for name, value in metrics.items()}
         self.write({"event": "evaluated", "step": step, "best": is_best} | values)
         self.track({f"eval/{name}": value for name, value in values.items()}, step)
 
     def track(self, values: dict[str, float], step: int):
-        """Log numbers to the trackers.
-
-        Args:
-            values: Numbers by name.
-            step: Number of steps done.
-        """
+        """Log numbers by name to the trackers, after `step` steps."""
         if self.recipe.trackers:
             self.accelerator.log(values, step=step)
 
@@ -120,11 +109,7 @@ class Log:
 
 
 def require_trackers(names: Sequence[str]):
-    """Check that experiment trackers are installed. Accelerate would silently skip a missing one.
-
-    Raises:
-        ValueError: A tracker is not installed.
-    """
+    """Raise ValueError if an experiment tracker is not installed. Accelerate would silently skip it."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"trackers: {name!r} is not installed. Run: pip install {name}, or remove it.")

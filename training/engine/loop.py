@@ -305,12 +305,7 @@ class _Run:
         self.progress = replace(self.progress, step=step + 1)
 
     def evaluate_or_save(self, loader: Loader, log: Log):
-        """Evaluate and save after a step, if the recipe schedules it.
-
-        Args:
-            loader: Loader of this process, whose position a checkpoint saves.
-            log: Log of the run.
-        """
+        """Evaluate and save after a step, if the recipe schedules it."""
         recipe, watch, step = self.recipe, self.watch, self.progress.step
         if watch and watch.every and (step % watch.every == 0 or step == recipe.max_steps):
             self.evaluate(watch, log)
@@ -330,12 +325,7 @@ class _Run:
         return decision[0]
 
     def evaluate(self, watch: Watch, log: Log):
-        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far.
-
-        Args:
-            watch: Evaluation during training.
-            log: Log of the run.
-        """
+        """Measure the student that would be exported, log its metrics, and keep it if it is the best so far."""
         weights = self.state.exported_weights()
         if not self.accelerator.is_main_process:
             return

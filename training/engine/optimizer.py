@@ -52,12 +52,7 @@ class Average:
         }
 
     def update(self, student: nn.Module, step: int):
-        """Include the weights after a step.
-
-        Args:
-            student: Model with the current weights.
-            step: Number of the step, from 0.
-        """
+        """Include the weights after a step, numbered from 0."""
         parameters = dict(student.named_parameters())
         weights: list[Tensor] = [parameters[name].detach() for name in self.tensors]
         update_average = get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))
@@ -65,11 +60,7 @@ class Average:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]):
-        """Replace the average by an earlier one.
-
-        Args:
-            tensors: Weights by parameter name; names that are not averaged are ignored.
-        """
+        """Replace the average by an earlier one; names that are not averaged are ignored."""
         for name, tensor in self.tensors.items():
             tensor.copy_(tensors[name])
 
@@ -152,11 +143,7 @@ def hold_scalars(task: nn.Module):
 
 
 def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
-    """Gather the optimizer state. Every process must call this function.
-
-    Args:
-        zero: Return value of `zero_optimizer`, after at least one step.
-        task: Task whose parameters are trained.
+    """Gather DeepSpeed's optimizer state, after at least one step. Every process must call this function.
 
     Returns:
         `exp_avg/NAME`, `exp_avg_sq/NAME` and `step/NAME` of every trainable parameter, on the CPU.
@@ -174,13 +161,7 @@ def whole_moments(zero: Any, task: nn.Module) -> dict[str, Tensor]:
 
 
 def load_moments(zero: Any, task: nn.Module, tensors: dict[str, Tensor]):
-    """Load optimizer state on any number of processes.
-
-    Args:
-        zero: Return value of `zero_optimizer`, before its first step.
-        task: Task whose parameters are trained.
-        tensors: Tensors of the checkpoint, in the form of `whole_moments`.
-    """
+    """Load DeepSpeed's optimizer state, as `whole_moments` returns it, before the first step."""
     from deepspeed.utils import safe_set_full_optimizer_state
 
     step = next(value for key, value in tensors.items() if key.startswith("step/"))

@@ -75,12 +75,9 @@ class TrainingState:
         return any(isinstance(parameter, DTensor) for parameter in self.task.parameters())
 
     def exported_weights(self) -> dict[str, Tensor] | None:
-        """Weights of the exported model, on the CPU, by parameter and buffer name.
+        """Weights of the exported model, on the CPU, by name; None if they are the student's own and not sharded.
 
         Every process must call this method, because shards are gathered.
-
-        Returns:
-            Weights by name; None if they are the student's own and not sharded.
         """
         if self.average is None and not self.is_sharded:
             return None
@@ -105,13 +102,7 @@ class TrainingState:
         return tensors
 
     def save(self, folder: Path, progress: Progress, tensors: dict[str, Tensor]):
-        """Write the state.
-
-        Args:
-            folder: New folder in the folder of the checkpoint, whose model is complete.
-            progress: Position of the run.
-            tensors: Return value of the method `tensors`.
-        """
+        """Write the state with the return value of `tensors` to a new folder of a checkpoint, after its model."""
         folder.mkdir(parents=True)
         save_file(tensors, folder / "tensors.safetensors")
         scaler = self.accelerator.scaler
@@ -127,14 +118,7 @@ class TrainingState:
         (folder / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     def load(self, checkpoint: Path) -> Progress:
-        """Load the state of a checkpoint. Load the weights first, with `load_weights`.
-
-        Args:
-            checkpoint: Folder of the checkpoint.
-
-        Returns:
-            Position of the run.
-        """
+        """Load the state of a checkpoint, after its weights (`load_weights`), and return the position of the run."""
         state, tensors = _read(checkpoint)
         if (zero := zero_optimizer(self.optimizer)) is not None:
             load_moments(zero, self.task, tensors)
@@ -153,14 +137,7 @@ class TrainingState:
 def run_identity(
     recipe: TrainingRecipe, dataset: Pairs, num_processes: int, teachers: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Everything that the weights of a run depend on, as flat JSON values by name.
-
-    Args:
-        recipe: Recipe of the run.
-        dataset: Its training data.
-        num_processes: Number of its training processes.
-        teachers: Revision of each teacher.
-    """
+    """Everything that the weights of a run depend on, as flat JSON values by name; `teachers` are their revisions."""
     values = {"number of processes": num_processes, "content of the data": dataset.identity()}
     if teachers:
         values["weights of the teachers"] = ", ".join(teachers)
@@ -193,12 +170,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def check_checkpoint(checkpoint: Path, previous: Path | None, identity: dict[str, Any]):
-    """Check that a checkpoint is whole and belongs to the run that resumes from it.
-
-    Args:
-        checkpoint: Folder of the checkpoint.
-        previous: Folder of the checkpoint before it; None if there is none.
-        identity: What the resumed run is, as `run_identity` returns it.
+    """Check that a checkpoint is whole and belongs to the run of this identity, which resumes from it.
 
     Raises:
         ValueError: A file is damaged or missing, or the run differs. The message names the file or each difference.
@@ -236,11 +208,7 @@ def trainable_names(task: nn.Module) -> list[str]:
 
 
 def load_weights(checkpoint: Path, task: Task):
-    """Load the weights of a checkpoint into student and adapters. Call it before the Accelerator wraps them.
-
-    Args:
-        checkpoint: Folder of the checkpoint.
-        task: Task with its initial weights.
+    """Load the weights of a checkpoint into student and adapters, before the Accelerator wraps them.
 
     Raises:
         ValueError: The checkpoint belongs to a recipe that trains other parameters.

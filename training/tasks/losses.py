@@ -99,7 +99,8 @@ def relational_loss(student: Tensor, teacher: Tensor) -> Tensor:
         return student.float().sum() * 0
     distances = [F.pdist(F.normalize(embeddings.float(), dim=-1)) for embeddings in (student, teacher)]
     tiny = torch.finfo(torch.float32).tiny
-    return F.smooth_l1_loss(*(each / each.mean().clamp_min(tiny) for each in distances))
+    first, second = (each / each.mean().clamp_min(tiny) for each in distances)
+    return F.smooth_l1_loss(first, second)
 
 
 def map_distances(student: Tensor, teacher: Tensor) -> Tensor:

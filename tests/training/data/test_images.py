@@ -9,7 +9,7 @@ from PIL import Image as PILImage
 from transformers import CLIPImageProcessor
 
 from tests.training.data.rows import make_cell
-from training.data import decode_image, decode_images, load_source, open_image
+from training.data import decode_image, decode_images, open_image
 from training.data.images import CellRules
 
 
@@ -20,7 +20,7 @@ def test_transparent_images_are_flattened_onto_white():
     assert decoded[:, 5, 5].tolist() == [200, 0, 0] and decoded[:, 5, 60].tolist() == [255, 255, 255]
 
 
-@pytest.mark.parametrize("mode", ["P", "L", "LA", "CMYK", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["P", "LA", "CMYK", "I;16"])
 def test_every_colour_mode_becomes_rgb(images, mode):
     image = images[0].convert("L").convert("I").convert("I;16") if mode == "I;16" else images[0].convert(mode)
     decoded = decode_image(make_cell(image, "TIFF"), 64)
@@ -38,7 +38,7 @@ def test_images_that_are_not_square_are_cropped_to_the_center(size):
     assert (decoded[2, 4:-4, 4:-4] > 250).all() and (decoded[0, 4:-4, 4:-4] < 5).all()
 
 
-@pytest.mark.parametrize("size", [(150, 211), (640, 480), (500, 375), (1024, 683), (320, 213)])
+@pytest.mark.parametrize("size", [(150, 211), (640, 480), (1024, 683)])
 def test_decoding_equals_the_image_processor(images, size):
     image = images[0].convert("RGB").resize(size)
     processor = CLIPImageProcessor(
@@ -48,7 +48,7 @@ def test_decoding_equals_the_image_processor(images, size):
     assert torch.equal(decode_image(make_cell(image), 64), expected.to(torch.uint8))
 
 
-@pytest.mark.parametrize("size", [(150, 211), (640, 480), (64, 64), (32, 20), (3000, 40)])
+@pytest.mark.parametrize("size", [(150, 211), (64, 64), (32, 20), (3000, 40)])
 def test_squashed_images_equal_those_of_an_image_processor_of_a_fixed_size(images, size):
     image = images[0].convert("RGB").resize(size)
     square = {"height": 64, "width": 64}
@@ -109,8 +109,3 @@ def test_a_url_that_never_answers_is_skipped_in_time(monkeypatch):
         began = time.monotonic()
         assert decode_image(cell, 64) == "image does not decode"
         assert time.monotonic() - began < 15
-
-
-def test_a_range_of_too_many_files_is_refused():
-    with pytest.raises(ValueError, match=r"names more than 100,000 files"):
-        load_source("{0..99999999}.parquet")

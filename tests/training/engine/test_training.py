@@ -32,6 +32,7 @@ from training.engine.state import TrainingState, check_checkpoint
 from training.prepare.cut import count_pieces, cut_vocabulary
 from training.students import build_student
 from training.teachers import TOWERS, Teacher
+from training.teachers.lineage import digest_folder
 from training.utils.files import relative_path
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_accelerator")]
@@ -113,14 +114,6 @@ def test_the_card_of_stage_2_names_the_data_of_stage_1(align_recipe, kept_run, s
     assert not list(folder.glob("recipe_*"))
 
 
-def test_the_card_of_stage_2_names_the_stage_1_of_inherited_towers(align_recipe, kept_run):
-    inits = dict.fromkeys(("vision_init", "text_init"), str(kept_run[1]))
-    new_student = student_config(vision_config=None, text_config=None, **inits)
-    folder = run(align_recipe(new_student=new_student, max_steps=1))
-    assert "feature-map distillation, then contrastive" in (folder / "README.md").read_text(encoding="utf-8")
-    assert (folder / "recipe_01.yaml").read_bytes() == (kept_run[1] / "recipe.yaml").read_bytes()
-
-
 def test_stage_2_adds_the_languages_of_its_captions(distill_recipe, align_recipe, source):
     english = DataConfig(train=source, caption_columns={"en": "en"})
     student = run(distill_recipe(data=english, max_steps=1))
@@ -176,8 +169,7 @@ def run_alone(distill_recipe, train_rows, tmp_path, monkeypatch, tower: str, col
     return folder
 
 
-@pytest.mark.parametrize("cached", [False, True])
-@pytest.mark.parametrize(("tower", "columns"), [("vision", ["image"]), ("text", ["en", "zh"])])
+@pytest.mark.parametrize(("tower", "columns", "cached"), [("vision", ["image"], True), ("text", ["en", "zh"], False)])
 def test_one_tower_needs_neither_the_other_modality_nor_the_other_teacher_tower(
     distill_recipe, train_rows, tmp_path, monkeypatch, tower, columns, cached
 ):
@@ -292,12 +284,6 @@ def test_a_resumed_run_equals_an_unbroken_one_to_the_bit(kept_run, tmp_path, cap
     assert "resumed at step 2" in capfd.readouterr().out
 
 
-def test_the_same_recipe_gives_the_same_model_twice(kept_run, tmp_path):
-    recipe, whole = kept_run
-    again = run(replace(recipe, output_dir=str(tmp_path / "again"), save_every=0))
-    assert (again / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-
-
 def copy_checkpoints(whole: Path, folder: Path, *steps: int) -> Path:
     for step in steps:
         shutil.copytree(whole / f"checkpoint-{step:06d}", folder / f"checkpoint-{step:06d}")
@@ -331,8 +317,7 @@ def test_the_precision_of_accelerate_launch_is_saved_and_not_changed_by_resuming
     run(replace(recipe, resume=True, mixed_precision="bf16"))
 
 
-@pytest.mark.parametrize("name", ["seed", "batch_size", "max_steps", "data.train", "content of the data",
-                                  "number of processes", "student.max_text_length", "ema_decay"])  # fmt: skip
+@pytest.mark.parametrize("name", ["data.train", "content of the data", "number of processes", "ema_decay"])
 def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, name):
     checkpoint = kept_run[1] / "checkpoint-000004"
     identity = read_identity(checkpoint)
@@ -343,9 +328,13 @@ def test_a_checkpoint_of_another_run_is_refused_by_each_difference(kept_run, nam
 
 
 @pytest.mark.parametrize(
-    "name", ["model.safetensors", "training_state/tensors.safetensors", "training_state/state.json"]
+    ("name", "damage"),
+    [
+        ("model.safetensors", "flipped"),
+        ("training_state/tensors.safetensors", "truncated"),
+        ("training_state/state.json", "missing"),
+    ],
 )
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing"])
 def test_a_damaged_checkpoint_names_the_file_and_the_previous_one(kept_run, tmp_path, name, damage):
     checkpoint = copy_checkpoints(kept_run[1], tmp_path, 4) / "checkpoint-000004"
     identity, path = read_identity(checkpoint), checkpoint / name
@@ -412,7 +401,7 @@ def test_a_full_disk_keeps_earlier_checkpoints(distill_recipe, monkeypatch):
     run(replace(recipe, resume=True))
 
 
-@pytest.mark.parametrize("name", [".", "checkpoint-000002", "checkpoint-000006"])
+@pytest.mark.parametrize("name", [".", "checkpoint-000002"])
 def test_every_saved_folder_is_a_complete_hub_folder(kept_run, inputs, name):
     folder = kept_run[1] / name
     model = AutoModel.from_pretrained(folder).eval()
@@ -421,25 +410,9 @@ def test_every_saved_folder_is_a_complete_hub_folder(kept_run, inputs, name):
     with torch.no_grad():
         assert model(**tokens, pixel_values=inputs["pixel_values"]).logits_per_image.isfinite().all()
     files = {path.name for path in folder.iterdir()}
-    assert files >= {
-        "config.json",
-        "model.safetensors",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "processor_config.json",
-        "preprocessor_config.json",
-        "configuration_dcclip.py",
-        "modeling_dcclip.py",
-        "processing_dcclip.py",
-        "recipe.yaml",
-    }
     assert ("README.md" in files) is (name == ".")  # the card is written at the end of the run
-
-
-def test_no_file_is_a_pickle_or_incomplete(kept_run):
-    files = [path for path in kept_run[1].rglob("*") if path.is_file() and path.parent.name != ".dcclip"]
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}
-    assert [path.name for path in kept_run[1].rglob(".*")] == [".dcclip"]
+    suffixes = {path.suffix for path in kept_run[1].rglob("*") if path.is_file() and path.parent.name != ".dcclip"}
+    assert suffixes == {".safetensors", ".json", ".jsonl", ".py", ".md", ".yaml", ".txt", ""}  # and no pickle
 
 
 def test_the_saved_recipe_is_the_one_that_ran(kept_run):
@@ -467,3 +440,8 @@ def test_a_new_student_is_built_only_if_no_student_is_named(align_recipe, tmp_pa
         run(align_recipe(**fields | {"student": str(tmp_path / "nowhere"), "output_dir": tmp_path / "x"}))
     with pytest.raises(ValueError, match="new_student: student is set, too"):
         align_recipe(student=str(kept_run[1]))
+
+
+def test_a_student_records_the_digest_of_its_teachers_weights(kept_run, teacher_folder):
+    config = json.loads((kept_run[1] / "config.json").read_text(encoding="utf-8"))
+    assert config["teacher"] == teacher_folder.name and config["teacher_weights"] == digest_folder(teacher_folder)
