@@ -83,9 +83,8 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
     """
     from accelerate.logging import get_logger
 
-    from training.engine.inputs import caption_tokens, open_inputs, open_rehearsal
+    from training.engine.inputs import caption_tokens, open_classifier, open_inputs, open_rehearsal
     from training.tasks import AlignTask
-    from training.teachers import TOWERS
     from training.teachers.targets import TargetSpec
 
     student, processor, teachers = models.student, models.processor, models.teachers
@@ -95,7 +94,9 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
             "learned. Set at least 2."
         )
     tokens = caption_tokens(processor.tokenizer, student.config.max_text_length, teachers)
-    inputs = open_inputs(recipe, models, tokens, TargetSpec(TOWERS), accelerator)
+    pools = recipe.class_weight or recipe.shares_image_tower
+    spec = TargetSpec(recipe.teacher_towers, (1, 1) if pools else None)
+    inputs = open_inputs(recipe, models, tokens, spec, accelerator)
     task = AlignTask(
         student,
         inputs.augment,
@@ -105,6 +106,7 @@ def make_task(recipe: AlignRecipe, models: "Models", accelerator: "Accelerator")
         recipe.data.languages,
         teacher_logit_scale=math.exp(teachers.logit_scale) if teachers is not None else 1.0,
         rehearsal=open_rehearsal(recipe, models, inputs.targets, accelerator),
+        classifier=open_classifier(recipe, models),
     )
     num_parts = accelerator.num_processes * math.ceil(recipe.batch_size / (recipe.chunk_size or recipe.batch_size))
     if task.follows_batches and num_parts > 1:

@@ -218,6 +218,10 @@ class AlignRecipe(TrainingRecipe):
             that runs during training, without `teacher_cache`.
         photos: General images of `photo_weight`, as `data.train`; at most 2,048 are used. Default: crops of a few
             photographs that pip packages bring (extra `finetune`).
+        class_weight: Weight of the divergence from the probabilities of an image classifier to the student's
+            similarities to its class names, in each language.
+        classifier: Safetensors file of the classifier for `class_weight`: `weight` (C, D) and `bias` (C,) on the mean
+            of the feature map of the teacher's image tower, and class names in its metadata.
         chunk_size: Number of images per chunk of gradient caching: the student keeps the activations of one chunk only
             and encodes every image twice. Losses and gradients equal the whole batch's. With 0 the batch is not
             split.
@@ -236,6 +240,8 @@ class AlignRecipe(TrainingRecipe):
     general_weight: float = 0.0
     photo_weight: float = 0.0
     photos: str | None = None
+    class_weight: float = 0.0
+    classifier: str | None = None
     chunk_size: int = 0
     freeze_batch_norm: bool = True
 
@@ -243,6 +249,17 @@ class AlignRecipe(TrainingRecipe):
     def starts_from_teacher(self) -> bool:
         """Whether the student starts as a copy of its teacher, so that their feature maps have the same shape."""
         return self.student is not None and self.student == self.teacher
+
+    @property
+    def shares_image_tower(self) -> bool:
+        """Whether the student keeps its teacher's image tower, whose outputs are cached."""
+        return self.starts_from_teacher and self.teacher_cache is not None and "vision_model" in self.freeze
+
+    @property
+    def teacher_towers(self) -> tuple[str, ...]:
+        """Towers of the teacher whose targets of the data are compared or cached."""
+        compares = self.affinity_weight or self.interactive_weight or self.anchor_weight
+        return ("vision", "text") if compares or not self.shares_image_tower else ("vision",)
 
     def __post_init__(self):
         super().__post_init__()

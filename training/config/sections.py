@@ -16,7 +16,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "max_text_length": (2, 8192), "projection_dim": (1, 65536), "weight": (ABOVE_0, MOST), "workers": (0, 1024),
     "shuffle_buffer": (1, 1e7), "max_skip_share": (0, 1), "background": (0, 255), "zoom": (0, 4), "stretch": (0, 4),
     "contrast": (0, 4), "saturation": (0, 4), "rotate": (0, 180),
-    **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale"), (0, 1)),
+    **dict.fromkeys(("shift", "flip", "brightness", "tint", "blur", "downscale", "phrasing"), (0, 1)),
 }  # fmt: skip
 
 
@@ -87,6 +87,8 @@ class DataConfig(Checked):
             Otherwise the data are stored on disk and fully shuffled.
         shuffle_buffer: Number of samples in the shuffle buffer of a stream, at least 1. Every source in every decoding
             process has its own buffer.
+        phrasing: Share of the captions, 0..1, that the student reads in other words, as people type searches:
+            requests, typing errors, spaces between Chinese characters. The teacher's target is unchanged.
         skip_wrong_script: Whether to skip captions that have no letter of their language's script.
         max_skip_share: Largest share of samples, 0..1, that may be skipped before the run stops with an error.
         allow_urls: Whether images that the data name by URL are fetched, each within 30 s. Otherwise they are skipped.
@@ -109,6 +111,7 @@ class DataConfig(Checked):
     sources: list[SourceConfig] = field(default_factory=list)
     streaming: bool = False
     shuffle_buffer: int = 1024
+    phrasing: float = 0.0
     skip_wrong_script: bool = True
     max_skip_share: float = 0.01
     allow_urls: bool = False

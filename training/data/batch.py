@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from training.text.phrasing import reword
 from training.text.pipeline import untruncated
 from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import is_written_in
@@ -61,6 +62,7 @@ class Sample:
         view_id: Number of the random view of the image.
         image: (3, S, S) uint8; None in a run without images.
         captions: One usable caption for each language that has one; empty in a run without captions.
+        epoch: Pass over the rows, which keys the rewording of captions.
     """
 
     row: int
@@ -68,13 +70,15 @@ class Sample:
     view_id: int
     image: Tensor | None
     captions: dict[str, str]
+    epoch: int = 0
 
 
 def make_batch(
     samples: Sequence[Sample],
     languages: Sequence[str],
-    tokens: Callable[[list[str]], Batch] | None,
+    tokens: Callable[[list[str], list[str]], Batch] | None,
     caption_id: Callable[[str], int],
+    phrasing: float = 0.0,
 ) -> Batch:
     """Stack samples and tokenize their captions.
 
@@ -83,6 +87,7 @@ def make_batch(
         languages: All languages of the data, in the order of `Batch.language`.
         tokens: Function that tokenizes captions, such as a `CaptionTokenizer`; None leaves captions out.
         caption_id: Function that returns the id of a caption.
+        phrasing: Share of the captions that are reworded for the student.
     """
     batch: Batch = {
         "rows": torch.tensor([sample.row for sample in samples]),
@@ -98,10 +103,15 @@ def make_batch(
         (owner, language, text) for owner, sample in enumerate(samples) for language, text in sample.captions.items()
     ]
     texts = [text for _, _, text in captions]
-    batch.update(tokens(texts))
+    ids = [caption_id(text) for text in texts]
+    reworded = [
+        reword(text, language, phrasing, number, samples[owner].epoch)
+        for (owner, language, text), number in zip(captions, ids, strict=True)
+    ]
+    batch.update(tokens(texts, reworded))
     batch["owner"] = torch.tensor([owner for owner, _, _ in captions])
     batch["language"] = torch.tensor([languages.index(language) for _, language, _ in captions])
-    batch["caption_ids"] = torch.tensor([caption_id(text) for text in texts])
+    batch["caption_ids"] = torch.tensor(ids)
     return batch
 
 
@@ -246,15 +256,22 @@ class CaptionTokenizer:
         # not verbose: transformers would announce indexing errors, but these tokens are only counted
         return sum(len(ids) > self.max_text_length for ids in self.tokenizer(texts, verbose=False).input_ids)
 
-    def __call__(self, texts: list[str]) -> Batch:
+    def __call__(self, texts: list[str], reworded: list[str] | None = None) -> Batch:
         """Tokenize T captions.
+
+        Args:
+            texts: Captions.
+            reworded: The same captions as the student reads them; the teacher encodes `texts`. Default: `texts`.
 
         Returns:
             The token fields of a batch: `input_ids` and `attention_mask`; `teacher_input_ids` and
-            `teacher_attention_mask` if the teacher's tokenizer differs; `aligned` if the vocabulary is a cut; the
-            fields of further teachers, whose names end with the number of the teacher (see `teacher_tokens`).
+            `teacher_attention_mask` if the teacher's tokens differ; `aligned` if the vocabulary is a cut or a caption
+            was reworded; the fields of further teachers, whose names end with the number of the teacher (see
+            `teacher_tokens`).
         """
-        tokens = tokenize(self.tokenizer, texts, self.max_text_length)
+        reworded = reworded or texts
+        same = torch.tensor([text == given for text, given in zip(texts, reworded, strict=True)])
+        tokens = tokenize(self.tokenizer, reworded, self.max_text_length)
         batch: Batch = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         if self.vocabulary is not None:
             if self.unaligned is not None:
@@ -263,11 +280,13 @@ class CaptionTokenizer:
                 with untruncated(self.vocabulary.tokenizer) as cut, untruncated(self.teacher) as source:
                     pair = cut.encode_batch_fast(texts), source.encode_batch_fast(texts)
                 aligned = self.vocabulary.same_ids(*pair)
-            batch["aligned"] = torch.tensor(aligned)
+            batch["aligned"] = torch.tensor(aligned) & same
+        elif not same.all():
+            batch["aligned"] = same
         if self.vocabulary is not None and batch["aligned"].all():
             batch["teacher_input_ids"] = self.vocabulary.to_source(tokens["input_ids"])
             batch["teacher_attention_mask"] = tokens["attention_mask"]
-        elif self.teacher_tokenizer is not None:
+        elif self.teacher_tokenizer is not None or not same.all():
             teacher = self.tokenize_for_teacher(texts)
             batch["teacher_input_ids"] = teacher["input_ids"]
             batch["teacher_attention_mask"] = teacher["attention_mask"]

@@ -197,13 +197,16 @@ class PairDataset(torch.utils.data.Dataset):
             The batch; only `skipped` if no image decodes.
         """
         decoded = [
-            Sample(row, self._source_of(row), view_id, image, select_captions(self.captions.get(row, {}), epoch))
+            Sample(
+                row, self._source_of(row), view_id, image, select_captions(self.captions.get(row, {}), epoch), epoch
+            )
             for row, view_id, epoch, image in samples
             if not isinstance(image, str)
         ]
         batch: CollatedBatch = {"skipped": [(row, image) for row, _, _, image in samples if isinstance(image, str)]}
         if decoded:
-            batch.update(make_batch(decoded, self.languages, self.tokens, self.caption_ids.__getitem__))
+            tokens, phrasing = self.tokens, self.config.phrasing
+            batch.update(make_batch(decoded, self.languages, tokens, self.caption_ids.__getitem__, phrasing))
         return batch
 
     def with_image_size(self, image_size: int) -> "PairDataset":

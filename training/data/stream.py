@@ -103,7 +103,7 @@ class PairStream:
                 samples.append(None)
             else:
                 selected = select_captions(captions, raw.epoch)
-                samples.append(Sample(raw.row, source, raw.epoch, image, selected))
+                samples.append(Sample(raw.row, source, raw.epoch, image, selected, raw.epoch))
         return samples
 
     def _captions(self, raw: RawSample, source: int) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
@@ -126,7 +126,7 @@ class PairStream:
             samples: Decoded samples, at least one.
             skipped: Report that counts truncated captions.
         """
-        batch = make_batch(samples, self.languages, self.tokens, text_id)
+        batch = make_batch(samples, self.languages, self.tokens, text_id, self.config.phrasing)
         if self.tokens is not None:
             full = (batch["attention_mask"].sum(1) >= self.tokens.max_text_length).tolist()
             texts = [text for sample in samples for text in sample.captions.values()]

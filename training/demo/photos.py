@@ -16,20 +16,18 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
-from transformers import PreTrainedTokenizerBase
 
 from training import align, distill
 from training.config import AlignRecipe, DataConfig, DistillRecipe
 from training.demo.options import DemoOptions, Plan, load_photo_recipes
-from training.demo.pretrained import TowersOptions, save_towers
+from training.demo.pretrained import TowersOptions, save_classifier, save_towers
 from training.demo.run import COMMAND, MODEL_FOLDER
-from training.demo.spelling import unify_spelling
 from training.edge.export import export
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import SPLITS_FOLDER, VALIDATION_FILE
@@ -41,11 +39,6 @@ from training.finetuning.options import FinetuneOptions
 from training.finetuning.plan import batch_size_for
 from training.finetuning.prepare import prepare
 from training.hub.cards import CardDetails, write_card
-from training.students import load_student
-from training.teachers import Teacher
-from training.text.pipeline import digest, read_pipeline, rebuild
-from training.text.tokenizers import load_tokenizer
-from training.text.vocabulary import Vocabulary
 from training.text.writing_systems import LANGUAGES
 from training.utils.cli import command_of
 from training.utils.files import (
@@ -60,10 +53,12 @@ from training.utils.output import check_replaceable, claim_folder, listed, recor
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 RUN_FILE = "run.json"
-DATA, TOWERS, TEACHER, VOCABULARY, DISTILLED, ALIGNED = (
-    "data", "towers", "teacher", "vocabulary", "distilled", "aligned"
-)  # fmt: skip
+DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED = "data", "towers", "targets", "teacher", "distilled", "aligned"
+CLASSIFIER = "classifier.safetensors"
 VALIDATION = "_validation.parquet"
+# files of the folder, whose names the model learns
+CLASS_NAMES, NOUNS, OBJECT_NAMES = "imagenet_class_names_en_zh.json", "wordnet_zh_cow.tab", "names.parquet"
+CORRECTED = {"leopard": "豹", "porcupine": "豪猪"}  # jaguar and hedgehog in the list of Chinese-CLIP
 
 
 class PhotoDemo:
@@ -90,7 +85,7 @@ class PhotoDemo:
             ValueError: The photographs cannot be used, the output folder has files of the user where the demo would
                 write, or an earlier run in it had other options.
         """
-        folders = (DATA, TOWERS, TEACHER, VOCABULARY, DISTILLED, ALIGNED, MODEL_FOLDER)
+        folders = (DATA, TOWERS, TARGETS, TEACHER, DISTILLED, ALIGNED, MODEL_FOLDER)
         recover_folder(self.folder / MODEL_FOLDER)
         with claim_folder(self.folder, (*folders, RESULTS_FILE, RUN_FILE), command=COMMAND, flag=None):
             if (self.folder / MODEL_FOLDER).exists():
@@ -150,9 +145,10 @@ class PhotoDemo:
         return photos if photos.is_dir() else self.folder / DATA
 
     def _prepare(self):
-        """Check the folder of the photographs, or divide one file into a training and a validation split."""
+        """Read the names of a folder, or divide one file of photographs into a training and a validation split."""
         photos = str(self.options.photos)
         if Path(photos).expanduser().is_dir():
+            self._prepare_names()
             return
         options = FinetuneOptions(
             model="",
@@ -174,6 +170,22 @@ class PhotoDemo:
         self.state["num_training"] = prepared.num_training
         record_tree(self.folder / DATA, COMMAND)
 
+    def _prepare_names(self):
+        """Write the classifier with its class names, and further names as captions without images."""
+        folder = self.folder / DATA
+        folder.mkdir(exist_ok=True)
+        if self._has(CLASS_NAMES, "the model does not learn the names of ImageNet's classes"):
+            save_classifier(folder / CLASSIFIER, read_class_names(self._source / CLASS_NAMES))
+        if self._has(NOUNS, "the model does not learn rare names"):
+            write_object_names(self._source / NOUNS, folder / OBJECT_NAMES)
+        record_tree(folder, COMMAND)
+
+    def _has(self, name: str, otherwise: str) -> bool:
+        found = (self._source / name).exists()
+        if not found:
+            print(f"photos: {self._source / name} is missing, so {otherwise}.", flush=True)
+        return found
+
     def _open_data(self):
         """Open the validation sets, and give the recipes their data and folders."""
         files = sorted(self._source.glob(f"*{VALIDATION}"))
@@ -188,6 +200,10 @@ class PhotoDemo:
             fields: dict[str, Any] = {"output_dir": str(self.folder / folders[name]), "data": self._data(name, recipe)}
             if count := self.state.get("num_training"):
                 fields["batch_size"] = min(recipe.batch_size, batch_size_for(count))
+            fields["teacher_cache"] = str(self.folder / TARGETS / name)
+            if isinstance(recipe, AlignRecipe):
+                path = self.folder / DATA / CLASSIFIER
+                fields |= {"classifier": str(path), "class_weight": recipe.class_weight if path.exists() else 0.0}
             # continues at the last checkpoint; a finished stage whose step was not recorded is written again
             self.recipes[name] = replace(recipe, resume=True, overwrite=True, **fields)
 
@@ -198,12 +214,12 @@ class PhotoDemo:
             return DataConfig(train=str(self._source / "train.parquet"), allow_paths=True, skip_wrong_script=False)
         found = []
         for source in recipe.data.sources:
-            path = self._source / Path(str(source.train)).name
-            if path.exists():
-                check_parquet(path)
+            file = Path(str(source.train)).name
+            if file == OBJECT_NAMES and (path := self.folder / DATA / file).exists():
                 found.append(replace(source, train=str(path)))
-            else:
-                print(f"photos: {path} is missing, so {name} learns nothing from it.", flush=True)
+            elif file != OBJECT_NAMES and self._has(file, f"{name} learns nothing from it"):
+                check_parquet(path := self._source / file)
+                found.append(replace(source, train=str(path)))
         if not found:
             raise ValueError(
                 f"photos: {str(self._source)!r} has none of the training files of {name}, which "
@@ -220,24 +236,19 @@ class PhotoDemo:
             record_tree(towers, COMMAND)
         recipe = self.recipes["teacher"]
         assert isinstance(recipe, AlignRecipe)
-        align.run(replace(recipe, student=str(towers)))
+        align.run(replace(recipe, student=str(towers), teacher=str(towers)))
         self._measure(recipe.output_dir, "teacher", None)
 
     def _distill(self):
         recipe, teacher = self.recipes["distill"], str(self.folder / TEACHER)
-        assert isinstance(recipe, DistillRecipe) and recipe.student.tokenizer is not None
-        vocabulary = relate_vocabulary(recipe.student.tokenizer, Teacher.from_pretrained(teacher, towers=()).tokenizer)
-        vocabulary.save(self.folder / VOCABULARY)
-        record_tree(self.folder / VOCABULARY, COMMAND)
-        student = replace(recipe.student, tokenizer=str(self.folder / VOCABULARY))
-        distill.run(replace(recipe, teacher=teacher, student=student))
+        assert isinstance(recipe, DistillRecipe)
+        distill.run(replace(recipe, teacher=teacher))
         self._measure(recipe.output_dir, "student", DISTILLED)
 
     def _align(self):
         recipe, student = self.recipes["align"], str(self.folder / DISTILLED)
         assert isinstance(recipe, AlignRecipe)
         align.run(replace(recipe, student=student, teacher=str(self.folder / TEACHER)))
-        unify_spelling(Path(recipe.output_dir), *load_student(recipe.output_dir))
         self._measure(recipe.output_dir, "student", ALIGNED)
 
     def _measure(self, folder: str, name: str, stage: str | None):
@@ -281,38 +292,39 @@ def check_parquet(path: Path):
         raise ValueError(f"photos: {path} cannot be read ({error}). Write or download it again.") from error
 
 
-def relate_vocabulary(folder: str | Path, source: PreTrainedTokenizerBase) -> Vocabulary:
-    """Relate the tokenizer of a finished model to the tokenizer that it was cut from.
-
-    A finished model keeps its tokenizer without the ids that relate it to the teacher's. They follow from the pieces.
-    The vocabulary gets the teacher's normalizer, because the finished model may ignore case.
+def read_class_names(path: Path) -> dict[str, list[str]]:
+    """Read the names of ImageNet's classes, in the order of their WordNet ids.
 
     Args:
-        folder: Folder of the finished model.
-        source: Tokenizer of the teacher.
-
-    Raises:
-        ValueError: The pieces are not a part of the source's, in the same order.
+        path: JSON file, {id: {language: name}}.
     """
-    tokenizer = load_tokenizer(str(folder), "student.tokenizer")
-    known = source.get_vocab()
-    pieces = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    ids = [known.get(piece, -1) for piece, _ in pieces]
-    if min(ids) < 0 or ids != sorted(set(ids)):
-        raise ValueError(f"student.tokenizer: {str(folder)!r} was not cut from the tokenizer of the teacher.")
-    source_ids = torch.tensor(ids)
-    kept_ids = torch.full((len(source),), -1, dtype=torch.int64)
-    kept_ids[source_ids] = torch.arange(len(ids))
-    normalizer = {"normalizer": read_pipeline(source)["normalizer"]}
-    return Vocabulary(
-        rebuild(tokenizer, read_pipeline(tokenizer) | normalizer),
-        source_ids,
-        kept_ids,
-        source=source.name_or_path,
-        source_digest=digest(read_pipeline(source)),
-        corpus=f"vocabulary of {Path(folder).name}",
-        counts={"pieces": len(ids)},
-    )
+    entries = sorted(json.loads(path.read_text(encoding="utf-8")).items())
+    names = {language: [entry[language] for _, entry in entries] for language in LANGUAGES}
+    names["zh"] = [CORRECTED.get(en, zh) for en, zh in zip(names["en"], names["zh"], strict=True)]
+    return names
+
+
+def write_object_names(nouns: Path, path: Path):
+    """Write the names of ImageNet-21k's synsets as captions without images.
+
+    English names come with timm. Names with a capital letter are left out, unless a synset has no other: most are
+    Latin. Synsets are numbered as in WordNet 3.0.
+
+    Args:
+        nouns: File of Chinese Open WordNet, with lines such as `02131777-n<TAB>cmn:lemma<TAB>熊`.
+        path: Parquet file to write, with the lists `en` and `zh`.
+    """
+    chinese: dict[str, list[str]] = {}
+    for line in nouns.read_text(encoding="utf-8").splitlines():
+        synset, _, lemma = line.partition("\tcmn:lemma\t")
+        chinese.setdefault(synset, []).append(lemma.replace("+", ""))
+    rows = []
+    for line in (files("timm.data") / "_info/imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines():
+        synset, lemmas = line.split("\t")
+        first, *others = (lemma.strip() for lemma in lemmas.split(","))
+        lower = [lemma for lemma in others if lemma == lemma.lower()]
+        rows.append({"en": [first, *lower], "zh": chinese.get(f"{synset[1:]}-n", [])})
+    pq.write_table(pa.Table.from_pylist(rows), path)
 
 
 def _flat(recipes: dict[str, dict[str, Any]]) -> dict[str, Any]:

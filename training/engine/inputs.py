@@ -2,10 +2,12 @@
 images beyond the data.
 """
 
+import json
 from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -17,7 +19,7 @@ from training.data import CaptionTokenizer, PairDataset, Pairs, PairStream, load
 from training.data.image_bank import load_images, vary_images
 from training.data.images import Augment, Normalize
 from training.data.sources import check_split
-from training.tasks.align import Rehearsal
+from training.tasks.align import Classifier, Rehearsal
 from training.teachers import Teacher
 from training.teachers.cache import build_target_cache, find_targets
 from training.teachers.ensemble import Ensemble, JointTargets, Member, joint_bank
@@ -267,6 +269,42 @@ def open_rehearsal(
             images = vary_images(photo_crops(size))
         rehearsal["photo"] = _encode_images(images, targets, recipe.starts_from_teacher, accelerator)
     return rehearsal
+
+
+def open_classifier(recipe: AlignRecipe, models: Models) -> Classifier | None:
+    """Read the classifier of a recipe, and tokenize its class names; None without a `class_weight`.
+
+    Raises:
+        ValueError: The file is missing, damaged or incomplete, or does not fit the teacher's image tower.
+    """
+    if not recipe.class_weight or models.teachers is None:  # without a teacher, the weight is refused
+        return None
+    if recipe.classifier is None:
+        raise ValueError(f"classifier: none is named, but class_weight is {recipe.class_weight}. Name a file.")
+    try:
+        with safe_open(recipe.classifier, "pt") as file:
+            weight, bias, names = (
+                file.get_tensor("weight").float(),
+                file.get_tensor("bias").float(),
+                json.loads(file.metadata()["names"]),
+            )
+        listed = [names[language] for language in recipe.data.languages]
+    except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"classifier: {recipe.classifier!r} cannot be read ({error!r}). Expected a safetensors file with weight, "
+            f"bias and the metadata `names`, which has {' and '.join(recipe.data.languages)}."
+        ) from error
+    member = models.teachers.image_map_member
+    width = member.teacher.vision_width if member is not None else 0
+    if weight.shape != (len(bias), width) or any(len(each) != len(bias) for each in listed):
+        raise ValueError(
+            f"classifier: {recipe.classifier!r} has a weight of {tuple(weight.shape)}, {len(bias)} biases and "
+            f"{[len(each) for each in listed]} names; the teacher's image map has {width} channels. Name the "
+            "classifier of this image tower."
+        )
+    texts = [text for each in listed for text in each]
+    tokens = tokenize(models.processor.tokenizer, texts, models.student.config.max_text_length)
+    return Classifier(weight, bias, tokens)
 
 
 @torch.inference_mode()

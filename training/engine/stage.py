@@ -140,6 +140,6 @@ def _inputs(recipe: DistillRecipe | AlignRecipe) -> dict[str, str | None]:
     inputs = {"teacher": recipe.teacher, "teacher_cache": recipe.teacher_cache}
     inputs |= {f"teachers.{number}": entry.teacher for number, entry in enumerate(recipe.teachers)}
     if isinstance(recipe, AlignRecipe):
-        return inputs | {"student": recipe.student}
+        return inputs | {"student": recipe.student, "classifier": recipe.classifier}
     student = recipe.student
     return inputs | {f"student.{name}": getattr(student, name) for name in ("tokenizer", "vision_init", "text_init")}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from training.tasks.task import Task, gather, gather_pairs
 from training.teachers.targets import TargetSource
 from training.utils.rng import keyed_uniform
 
+NUM_CLASSES = 160  # random ones of a classifier, whose names each step encodes
+NAME_FIELDS = ("input_ids", "attention_mask")
 NUM_REHEARSED = {"general": 64, "photo": 32}  # texts and images beyond the data that each step encodes
 MAX_LOGIT_SCALE = 100.0  # as in CLIP
 
@@ -36,6 +38,22 @@ class Rehearsal:
     targets: Tensor
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """Classifier of images on the teacher's pooled feature map, and the names of its classes in N languages.
+
+    Args:
+        weight: (C, D) float32, for the D channels of the map.
+        bias: (C,) float32.
+        names: `input_ids` and `attention_mask` of the names for the student, (N * C, L) int64, padded on the right:
+            those of the first language, then those of the next.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    names: dict[str, Tensor]
+
+
 class AlignTask(Task):
     """Stage 2: both towers learn which captions match which images.
 
@@ -53,6 +71,7 @@ class AlignTask(Task):
         teacher_logit_scale: Factor on the teacher's cosines.
         rehearsal: Texts for the recipe's `general_weight`, under the name `general`, and images for its
             `photo_weight`, under the name `photo`.
+        classifier: Classifier for the recipe's `class_weight`. Its `targets` have a feature map.
 
     Raises:
         ValueError: The recipe weights a loss that needs a teacher or a second language, and there is none.
@@ -68,6 +87,7 @@ class AlignTask(Task):
         languages: list[str],
         teacher_logit_scale: float = 1.0,
         rehearsal: Mapping[str, Rehearsal] | None = None,
+        classifier: Classifier | None = None,
     ):
         super().__init__(student, augment, normalize, targets, ("",), recipe.freeze)
         self.losses = active_losses(recipe, languages, targets is not None)
@@ -81,6 +101,11 @@ class AlignTask(Task):
         for kind, beyond in (rehearsal or {}).items():
             for name, tensor in (beyond.inputs | {"targets": beyond.targets}).items():
                 self.register_buffer(f"{kind}_{name}", tensor, persistent=False)
+        # a frozen tower whose outputs are cached does not run again
+        self.reads_images = not (recipe.shares_image_tower and student.config.vision_pooling == "mean")
+        if classifier is not None:
+            for name, tensor in (classifier.names | {"weight": classifier.weight, "bias": classifier.bias}).items():
+                self.register_buffer(f"class_{name}", tensor, persistent=False)
         # DistributedDataParallel would broadcast these constants, hundreds of megabytes, at every step
         constants = [name for name, _ in self.named_buffers(recurse=False)]
         self._ddp_params_and_buffers_to_ignore = constants
@@ -103,11 +128,18 @@ class AlignTask(Task):
         Returns:
             Losses by name; `loss` is their weighted sum. With `encode_only`: the embeddings `image` (B, D) and `text`
             (T, D), not normalized, `logit_scale` (scalar factor on cosines) and, if a loss needs them, `logit_bias`,
-            and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), and the
-            distances `photo_map` (P,).
+            and `general` and `teacher_general` (G, D), `photo_general` and `teacher_photo_general` (P, D), the
+            distances `photo_map` (P,), and `names` (M, D) of classes.
         """
-        images = self.augmented_images(batch)
-        image = self.student.get_image_features(self.normalize(images)).pooler_output
+        images = self.augmented_images(batch) if self.reads_images else batch["images"]
+        # the classes whose names are encoded follow from the classifier
+        teacher = {} if encode_only and not self.recipe.class_weight else self.teacher_outputs(batch, images)
+        if self.reads_images:
+            image = self.student.get_image_features(self.normalize(images)).pooler_output
+        else:
+            assert self.targets is not None
+            pooled = self.targets.images(images, batch).required_map.float().mean((2, 3))
+            image = self.student.visual_projection(pooled)[:, : self.student.config.embedding_dim]
         _, text = self.encode_texts(batch)
         outputs = {"image": image.float(), "text": text.float(), "logit_scale": self.student.logit_scale.exp()}
         if self.logit_bias is not None:
@@ -115,9 +147,10 @@ class AlignTask(Task):
             outputs["logit_bias"] = self.logit_bias.clone()
         for kind in self.rehearsed:
             outputs |= self._rehearse(kind)
-        if encode_only:
-            return outputs
-        return self.compute_losses(outputs | self.teacher_outputs(batch, images), batch)
+        if self.recipe.class_weight:
+            names = {name: self.get_buffer(f"class_{name}")[teacher["name_ids"]] for name in NAME_FIELDS}
+            outputs["names"] = self.encode_texts(cast(Batch, names))[1].float()
+        return outputs if encode_only else self.compute_losses(outputs | teacher, batch)
 
     def before_batch(self, number: int):
         """Set the number of the batch, which keys the draw of texts and images beyond the data."""
@@ -144,6 +177,20 @@ class AlignTask(Task):
             outputs["photo_map"] = map_distances(student.feature_map, maps[drawn])
         return outputs
 
+    def _classify(self, feature_map: Tensor) -> dict[str, Tensor]:
+        """The classifier's logits for all classes, and the names that are encoded with a batch.
+
+        These are the most probable class of each image and random ones, in every language. All processes and all
+        chunks of a batch draw the same, so their union is that of the whole batch.
+        """
+        weight, bias = self.get_buffer("class_weight"), self.get_buffer("class_bias")
+        logits = nn.functional.linear(feature_map.float().mean((2, 3)), weight, bias)
+        draws = keyed_uniform(self.recipe.seed, self.batch_number, num=len(bias))[0]
+        drawn = torch.from_numpy(draws.argsort()[:NUM_CLASSES].copy()).to(bias.device)
+        classes = torch.cat([drawn, logits.argmax(1)]).unique()
+        starts = torch.arange(len(self.languages), device=bias.device) * len(bias)
+        return {"class_logits": logits, "name_ids": (starts[:, None] + classes).flatten()}
+
     def teacher_outputs(self, batch: Batch, images: Tensor | None = None) -> dict[str, Tensor]:
         """The teacher's embeddings of a batch.
 
@@ -152,14 +199,17 @@ class AlignTask(Task):
             images: Augmented images of the batch, if they are already computed.
 
         Returns:
-            `teacher_image` (B, D) and `teacher_text` (T, D), not normalized, in the student's space; nothing without
-            a teacher.
+            `teacher_image` (B, D) and, for losses with the teacher's captions, `teacher_text` (T, D), not normalized,
+            in the student's space; the classifier's `class_logits` (B, C) and the `name_ids` (M,) of the names that
+            the student encodes, class + C * language; nothing without a teacher.
         """
         if self.targets is None:
             return {}
-        image = self.targets.images(self.augmented_images(batch) if images is None else images, batch).embedding
-        text = self.targets.texts(batch).embedding
-        return {"teacher_image": self.to_student_space(image), "teacher_text": self.to_student_space(text)}
+        targets = self.targets.images(self.augmented_images(batch) if images is None else images, batch)
+        outputs = {"teacher_image": self.to_student_space(targets.embedding)}
+        if "text" in self.recipe.teacher_towers:
+            outputs["teacher_text"] = self.to_student_space(self.targets.texts(batch).embedding)
+        return outputs | self._classify(targets.required_map) if self.recipe.class_weight else outputs
 
     def compute_losses(self, outputs: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Losses over the batches of all processes, in float32.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training.config import AlignRecipe
 from training.tasks.losses import (
     affinity_loss,
+    class_loss,
     embedding_loss,
     info_nce,
     interactive_loss,
@@ -27,6 +28,7 @@ from training.tasks.losses import (
 )
 
 DISTANCES = ("photo_map",)  # outputs that are distances already, one for each image
+CLASS_SCALE = 40.0  # factor on cosines to class names; a sharper softmax than a small batch of captions needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +39,12 @@ class LossInputs:
         embeddings: Embeddings by name, not normalized: `image` (B, D) and `text` (T, D) of the student and, with a
             teacher, `teacher_image` (B, D) and `teacher_text` (T, D); `general` and `teacher_general`, (G, D) each, if
             the recipe has a `general_weight`; `photo_general` and `teacher_photo_general`, (P, D) each, if it has a
-            `photo_weight`.
+            `photo_weight`; `names` (M, D) of classes, each class in all languages, if it has a `class_weight`.
         unit: The embeddings of images and captions, L2-normalized.
         distances: Distances that the towers' outputs were reduced to, by name: `photo_map` (P,), if the recipe has a
             `photo_weight` and the student started as a copy of its teacher.
+        class_logits: Logits of the classifier, (B, C); None without a `class_weight`.
+        name_ids: Class and language of each of `names`, class + C * language, (M,) int64, sorted within a chunk.
         logit_scale: Scalar factor on the student's cosines.
         teacher_logit_scale: Factor on the teacher's cosines.
         logit_bias: Scalar added to the scaled cosines; None unless a loss has `needs_bias`.
@@ -52,6 +56,8 @@ class LossInputs:
     embeddings: dict[str, Tensor]
     unit: dict[str, Tensor]
     distances: dict[str, Tensor]
+    class_logits: Tensor | None
+    name_ids: Tensor | None
     logit_scale: Tensor
     teacher_logit_scale: float
     logit_bias: Tensor | None
@@ -68,12 +74,14 @@ class LossInputs:
                 `encode_only` and `AlignTask.teacher_outputs` return them.
             labels: All other fields.
         """
-        others = ("logit_scale", "logit_bias", *DISTANCES)
+        others = ("logit_scale", "logit_bias", "class_logits", "name_ids", *DISTANCES)
         embeddings = {name: value for name, value in outputs.items() if name not in others}
         return cls(
             embeddings=embeddings,
             unit=_normalized(embeddings),
             distances={name: outputs[name] for name in DISTANCES if name in outputs},
+            class_logits=outputs.get("class_logits"),
+            name_ids=outputs.get("name_ids"),
             logit_scale=outputs["logit_scale"],
             logit_bias=outputs.get("logit_bias"),
             **labels,
@@ -226,6 +234,18 @@ def _photos(inputs: LossInputs) -> dict[str, Tensor]:
     return parts
 
 
+def _classes(inputs: LossInputs) -> Tensor:
+    logits, ids = inputs.class_logits, inputs.name_ids
+    assert logits is not None and ids is not None  # the recipe has a class_weight
+    # chunks and processes encode some names several times; the first one counts
+    ids, inverse = ids.unique(return_inverse=True)
+    first = torch.full_like(ids, len(inverse)).scatter_reduce_(
+        0, inverse, torch.arange(len(inverse), device=ids.device), "amin"
+    )
+    names = inputs.embeddings["names"][first].unflatten(0, (inputs.num_languages, -1))
+    return class_loss(inputs.embeddings["image"], names, logits[:, ids[: names.shape[1]]], CLASS_SCALE)
+
+
 LOSSES: list[Loss] = [
     Loss("contrastive", _info_nce, "contrastive_weight", per_language=True, for_loss="infonce", logged_at_zero=True),
     Loss(
@@ -240,9 +260,10 @@ LOSSES: list[Loss] = [
     Loss("affinity", _affinity, "affinity_weight", per_language=True, needs_teacher=True),
     Loss("interactive", _interactive, "interactive_weight", per_language=True, needs_teacher=True),
     Loss("text_text", _text_text, "text_text_weight", needs_two_languages=True),
-    Loss("anchor", _anchor, "anchor_weight", needs_teacher=True, logged_at_zero=True),
+    Loss("anchor", _anchor, "anchor_weight", needs_teacher=True),
     Loss("general", _general, "general_weight", needs_teacher=True),
     Loss("photos", _photos, "photo_weight", needs_teacher=True),
+    Loss("classes", _classes, "class_weight", needs_teacher=True),
 ]
 
 

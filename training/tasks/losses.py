@@ -144,6 +144,28 @@ def bank_loss(student: Tensor, teacher: Tensor, bank: Tensor, logit_scale: float
     return _divergence((scaled, bank), (teacher_scaled, bank))
 
 
+def class_loss(student: Tensor, names: Tensor, logits: Tensor, logit_scale: float) -> Tensor:
+    """Kullback-Leibler divergence from a classifier's probabilities to the student's similarities to class names.
+
+    Args:
+        student: Student embeddings of B images, (B, D), any norm.
+        names: Student embeddings of the names of C classes in N languages, (N, C, D), any norm.
+        logits: Logits of the classifier, (B, C).
+        logit_scale: Factor on the student's cosines.
+
+    Returns:
+        Scalar, the mean over images and languages.
+
+    Requirements: the classes need not be all of the classifier's; probabilities are over the given ones.
+
+    Relations: `bank_loss` has a fixed bank, whose embeddings the teacher gives. Here both towers learn, from a teacher
+        that has no names at all.
+    """
+    similarities = logit_scale * F.normalize(student.float(), dim=-1) @ F.normalize(names.float(), dim=-1).mT
+    target = logits.float().log_softmax(-1).expand_as(similarities)
+    return F.kl_div(similarities.log_softmax(-1), target, reduction="none", log_target=True).sum(-1).mean()
+
+
 def positives(owner: Tensor, caption_ids: Tensor, num_images: int, rows: Tensor | None = None) -> Tensor:
     """Find the captions that match each image: its own captions, and all equal ones.
 

@@ -43,7 +43,7 @@ from training.teachers.cached_targets import (
     save,
     view_file,
 )
-from training.teachers.targets import TargetSpec, encode_bank, resample_map
+from training.teachers.targets import TargetSpec, encode_bank, encode_by_length, resample_map
 from training.text.pipeline import digest, read_pipeline
 from training.utils.output import claim_folder
 
@@ -249,21 +249,28 @@ def _cache_captions(
     teacher = teacher.with_towers(("text",)).to(device)
     with tqdm(total=sum(len(part) for _, part in missing), desc="teacher captions", unit="caption") as progress:
         for number, part in missing:
-            states, lengths, embeddings = [], [], []
-            for chunk in _chunks(part, batch_size):
-                encoded = tokens.tokenize_for_teacher(list(chunk))
-                targets = teacher.encode_texts(encoded["input_ids"].to(device), encoded["attention_mask"].to(device))
-                embeddings.append(targets.embedding.half().cpu())
+            encoded = tokens.tokenize_for_teacher(list(part))
+            mask, lengths = encoded["attention_mask"], encoded["attention_mask"].sum(1)
+            is_aligned = torch.tensor([text not in unaligned_texts for text in part])
+            states: list[Tensor] = [torch.empty(0)] * len(part)
+
+            def encode(
+                indices: Tensor, encoded=encoded, mask=mask, lengths=lengths, is_aligned=is_aligned, states=states
+            ) -> tuple[Tensor]:
+                length = int(lengths[indices[-1]])
+                inputs = (each[indices, :length].to(device) for each in (encoded["input_ids"], mask))
+                targets = teacher.encode_texts(*inputs)
                 if spec.token_maps:
-                    aligned = torch.tensor([text not in unaligned_texts for text in chunk])
-                    mask = encoded["attention_mask"].bool() & aligned[:, None]
-                    # padding is on the right, so the states of a text stay together: (B, L, D) -> (sum of lengths, D)
-                    states.append(targets.required_map.half().cpu()[mask])
-                    lengths.append(mask.sum(1))
-                progress.update(len(chunk))
-            tensors = {"embedding": torch.cat(embeddings)}
+                    maps = targets.required_map.half().cpu()
+                    for index, tokens_of in zip(indices.tolist(), maps, strict=True):
+                        states[index] = tokens_of[mask[index, :length].bool() & is_aligned[index]]
+                progress.update(len(indices))
+                return (targets.embedding.half().cpu(),)
+
+            (embeddings,) = encode_by_length(lengths, batch_size, encode)
+            tensors = {"embedding": embeddings}
             if spec.token_maps:
-                start = torch.nn.functional.pad(torch.cat(lengths).cumsum(0), (1, 0))
+                start = torch.tensor([0, *map(len, states)]).cumsum(0)
                 tensors |= {"states": torch.cat(states), "start": start}
             save(tensors, caption_file(folder, number))
 

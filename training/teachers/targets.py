@@ -55,7 +55,7 @@ class TargetSource(Protocol):
 
 
 def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
-    """Resample a feature map to another grid, bilinear with antialiasing.
+    """Resample a feature map to a different grid, bilinear with antialiasing; to a single cell, by the mean.
 
     Args:
         feature_map: Feature map, (B, D, H, W).
@@ -66,6 +66,8 @@ def resample_map(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     """
     if feature_map.shape[-2:] == tuple(grid):
         return feature_map
+    if tuple(grid) == (1, 1):
+        return feature_map.float().mean((2, 3), keepdim=True).to(feature_map.dtype)
     # in float32, because antialiasing on the CPU has no half precision
     resampled = F.interpolate(feature_map.float(), tuple(grid), mode="bilinear", antialias=True, align_corners=False)
     return resampled.to(feature_map.dtype)

@@ -10,6 +10,7 @@ from training.config import DataConfig
 from training.data import CaptionTokenizer, PairDataset
 from training.data.batch import text_id, texts_digest, tokenize, usable_captions
 from training.prepare.cut import count_pieces, cut_vocabulary
+from training.text.phrasing import reword
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,25 @@ def unigram(train_rows):
     texts = [*train_rows["en"], *train_rows["zh"]]
     source = train_unigram(texts, 700)
     return source, cut_vocabulary(source, count_pieces(source, texts[: len(texts) // 8]), 350)
+
+
+def test_the_student_alone_reads_captions_in_other_words(train_rows, tokenizer, other_tokenizer, unigram):
+    source, vocabulary = unigram
+    for own, teacher, cut in ((tokenizer, None, None), (tokenizer, other_tokenizer, None), (None, source, vocabulary)):
+        own = own or cut.tokenizer
+        config = DataConfig(train="tiny", phrasing=0.5)
+        built = PairDataset(train_rows, config, CaptionTokenizer(own, 64, teacher, cut), None)
+        batch = built.collate([(row, 0, 3, None) for row in range(32)])
+        captions = [(language, texts[0]) for row in range(32) for language, texts in built.captions[row].items()]
+        given = [reword(text, name, 0.5, built.caption_ids[text], 3) for name, text in captions]
+        texts = [text for _, text in captions]
+        same = [text == each for text, each in zip(texts, given, strict=True)]
+        assert 0 < sum(same) < len(same)
+        assert torch.equal(batch["input_ids"], tokenize(own, given, 64)["input_ids"])
+        assert torch.equal(batch["teacher_input_ids"], tokenize(teacher or own, texts, 64)["input_ids"])
+        assert batch["caption_ids"].tolist() == [built.caption_ids[text] for text in texts]
+        aligned = [text not in built.tokens.unaligned for text in texts]
+        assert batch["aligned"].tolist() == [a and b for a, b in zip(same, aligned, strict=True)]
 
 
 def test_teacher_ids_of_a_cut_vocabulary_are_looked_up(train_rows, unigram):

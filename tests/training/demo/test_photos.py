@@ -7,13 +7,11 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from training.corpus.free_photos import FREE_PHOTOS
 from training.demo.__main__ import main
 from training.demo.options import PHOTO_MODULES, DemoOptions, Plan
-from training.demo.photos import PhotoDemo, relate_vocabulary
+from training.demo.photos import PhotoDemo, read_class_names
 from training.utils.output import claim_folder
 
 PARTS = ((0, 0, 0.6, 0.6), (0.4, 0, 1, 0.6), (0, 0.4, 0.6, 1), (0.4, 0.4, 1, 1))
@@ -82,27 +80,35 @@ def test_a_run_with_other_options_in_the_folder_is_refused_by_their_names(photog
         demo.run()
 
 
-def unigram(pieces: list[str]) -> PreTrainedTokenizerFast:
-    special = ["<s>", "<pad>", "</s>", "<unk>"]
-    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in (*special, *pieces)], 3))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
-    names = ("bos", "pad", "eos", "unk")
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in zip(names, special, strict=True)}
-    )
-
-
-def test_a_cut_vocabulary_is_related_to_its_source_again(tmp_path):
-    source = unigram(["▁a", "▁red", "▁dog", "狗", "▁cat"])
-    unigram(["▁a", "▁dog", "▁cat"]).save_pretrained(tmp_path)
-    vocabulary = relate_vocabulary(tmp_path, source)
-    assert vocabulary.source_ids.tolist() == [0, 1, 2, 3, 4, 6, 8]
-    assert vocabulary.kept_ids.tolist() == [0, 1, 2, 3, 4, -1, 5, -1, 6]
-    assert vocabulary.is_cut_of(source)
-    for pieces in (["▁a", "▁bird"], ["▁dog", "▁a"]):  # a piece that the source lacks, and a different order
-        unigram(pieces).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"^student\.tokenizer: "):
-            relate_vocabulary(tmp_path, source)
+def test_names_come_from_the_files_of_the_folder(photographs, tmp_path, capsys):
+    for name in ("photos_flickr8k_train", "mine_validation"):
+        shutil.copy(photographs, tmp_path / f"{name}.parquet")
+    names = {f"n{number:08}": {"en": f"{number}", "zh": f"第{number}"} for number in reversed(range(1000))}
+    names["n00000003"] = {"en": "leopard", "zh": "美洲豹"}  # a jaguar
+    (tmp_path / "imagenet_class_names_en_zh.json").write_text(json.dumps(names), encoding="utf-8")
+    lines = ["02084071-n\tcmn:lemma\t狗", "02084071-n\tcmn:lemma\t家+犬", "02084071-v\tcmn:lemma\t跟", "# other"]
+    (tmp_path / "wordnet_zh_cow.tab").write_text("\n".join(lines), encoding="utf-8")
+    demo = open_demo(tmp_path, tmp_path / "out")
+    written = {}
+    demo_names = read_class_names(tmp_path / "imagenet_class_names_en_zh.json")
+    assert demo_names["en"][:5] == ["0", "1", "2", "leopard", "4"] and demo_names["zh"][2:4] == ["第2", "豹"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.demo.photos.save_classifier", lambda path, names: written.update({path: names}))
+        (tmp_path / "out").mkdir()
+        demo._prepare_names()
+    folder = tmp_path / "out" / "data"
+    assert written == {folder / "classifier.safetensors": demo_names}
+    rows = Dataset.from_parquet(str(folder / "names.parquet"), cache_dir=str(tmp_path / "cache"))
+    assert {"en": ["dog", "domestic dog"], "zh": ["狗", "家犬"]} in list(rows)
+    demo._open_data()
+    sources = {Path(source.train).name for source in demo.recipes["distill"].data.sources}
+    assert sources == {"photos_flickr8k_train.parquet", "names.parquet"}
+    assert demo.recipes["align"].class_weight == 0  # the classifier was not written here
+    (folder / "classifier.safetensors").touch()
+    demo = open_demo(tmp_path, tmp_path / "out")
+    demo._open_data()
+    assert demo.recipes["align"].classifier == str(folder / "classifier.safetensors")
+    assert demo.recipes["align"].class_weight > 0
 
 
 @pytest.mark.slow
@@ -113,8 +119,6 @@ def test_the_whole_path_on_a_few_dozen_free_photographs_and_a_continued_run(phot
     main(command)
     output, folder = capsys.readouterr().out, tmp_path / "photos"
     assert "[6/6] export to ONNX" in output and "dcclip index PHOTOS" in output
-    # the vocabulary is a part of the teacher's, so token states are distilled
-    assert "learns pooled targets only" not in output
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     found = {(row["model"], row["stage"], row["language"], row["metric"]) for row in results["rows"]}
     for stage in (("teacher", None), ("student", "distilled"), ("student", "aligned")):

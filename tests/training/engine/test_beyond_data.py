@@ -1,12 +1,15 @@
 """Texts and images beyond the data, whose embeddings by the teacher stage 2 keeps."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from modeling_dcclip import DCCLIPProcessor
 from tests.tiny import IMAGE_SIZE, NO_DROPOUT, VIT, make_image_processor, make_model
@@ -15,7 +18,7 @@ from training.config import AlignRecipe
 from training.corpus import free_photos as crops
 from training.data.image_bank import load_images, vary_images
 from training.data.images import Normalize
-from training.engine.inputs import Models, open_rehearsal
+from training.engine.inputs import Models, open_classifier, open_rehearsal
 from training.evaluation.sets.class_names import general_pairs
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec
@@ -34,7 +37,9 @@ def models(teacher, tokenizer) -> Models:
     processor = make_image_processor()
     processor.image_mean, processor.image_std = [0.1, 0.2, 0.3], [0.9, 0.8, 0.7]
 
-    ensemble: Any = SimpleNamespace(projection_dim=teacher.projection_dim, members=())
+    ensemble: Any = SimpleNamespace(
+        projection_dim=teacher.projection_dim, members=(), image_map_member=SimpleNamespace(teacher=teacher)
+    )
     return Models(student, DCCLIPProcessor(processor, tokenizer), ensemble)
 
 
@@ -95,3 +100,39 @@ def test_nothing_is_kept_at_weight_0_or_without_a_teacher(models, teacher):
     assert open_rehearsal(make_recipe(teacher="t"), models, targets, accelerator) == {}
     without = replace(models, teachers=None)
     assert open_rehearsal(make_recipe(photo_weight=1.0, general_weight=1.0), without, None, accelerator) == {}
+
+
+def save_classifier(path, width: int, names: object, classes: int = 3) -> str:
+    tensors = {"weight": torch.arange(3.0 * width).view(3, width), "bias": torch.arange(float(classes))}
+    save_file(tensors, path, metadata={"names": json.dumps(names)})
+    return str(path)
+
+
+def test_a_classifier_is_read_with_its_names(models, teacher, tokenizer, tmp_path):
+    names = {"zh": ["狗", "猫", "一只鸟"], "en": ["dog", "a cat", "bird"]}
+    path = save_classifier(tmp_path / "c.safetensors", teacher.vision_width, names)
+    found = open_classifier(make_recipe(teacher="t", classifier=path, class_weight=1.0), models)
+    assert torch.equal(found.weight, torch.arange(3.0 * teacher.vision_width).view(3, -1))
+    assert found.bias.tolist() == [0, 1, 2]
+    rows = zip(found.names["input_ids"], found.names["attention_mask"], strict=True)
+    assert [ids[mask.bool()].tolist() for ids, mask in rows] == [
+        tokenizer(text).input_ids for text in [*names["en"], *names["zh"]]
+    ]
+    assert open_classifier(make_recipe(teacher="t"), models) is None
+
+
+@pytest.mark.parametrize("fault", ["unnamed", "missing", "damaged", "language", "width", "count"])
+def test_a_classifier_that_does_not_fit_is_refused(models, teacher, tmp_path, fault):
+    names = {"en": ["a", "b", "c"], "zh": ["一", "二", "三"]}
+    if fault == "language":
+        names["fr"] = names.pop("zh")
+    width, classes = teacher.vision_width + (fault == "width"), 2 if fault == "count" else 3
+    path = save_classifier(tmp_path / "c.safetensors", width, names, classes)
+    if fault == "missing":
+        path = str(tmp_path / "no.safetensors")
+    if fault == "damaged":
+        Path(path).write_bytes(b"damaged")
+    if fault == "unnamed":
+        path = None
+    with pytest.raises(ValueError, match=r"^classifier: "):
+        open_classifier(make_recipe(teacher="t", classifier=path, class_weight=1.0), models)

@@ -1,7 +1,8 @@
 """Stage 2: every loss of a small batch equals a plain loop."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,9 @@ from training.config import AlignRecipe, DataConfig, SourceConfig
 from training.data.batch import Batch
 from training.engine.rotation import rotate
 from training.tasks import AlignTask
-from training.tasks.align import Rehearsal
-from training.tasks.loss_table import LOSSES, Loss, LossInputs
+from training.tasks.align import Classifier, Rehearsal
+from training.tasks.loss_table import CLASS_SCALE, LOSSES, Loss, LossInputs
+from training.teachers.family import Targets
 
 # rows 7 and 9 are one image in two views; caption 4 equals caption 2, of another image
 OWNER, LANGUAGE, ROWS = [0, 0, 1, 1, 2, 3, 3], [0, 1, 0, 1, 0, 0, 1], [7, 8, 9, 7]
@@ -48,17 +50,19 @@ def make_positive() -> np.ndarray:
 
 
 def make_task(
-    recipe_class: type[AlignRecipe] = AlignRecipe,
+    recipe_class: Callable[..., AlignRecipe] = AlignRecipe,
     student: DCCLIPModel | None = None,
     targets: FixedTargets | None = None,
     languages: tuple[str, ...] = ("en", "zh"),
     rehearsal: dict[str, Rehearsal] | None = None,
+    classifier: Classifier | None = None,
     **fields,
 ) -> AlignTask:
     defaults: dict[str, Any] = {"data": data_config(*languages)}
     recipe = recipe_class(output_dir="", **defaults | fields)
     student = student or make_model(VIT, NO_DROPOUT, seed=3)
-    return AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal).eval()
+    task = AlignTask(student, augment(), NORMALIZE, targets, recipe, list(languages), 20.0, rehearsal, classifier)
+    return task.eval()
 
 
 def make_targets() -> FixedTargets:
@@ -222,6 +226,61 @@ def test_each_batch_draws_other_texts_and_images_by_its_number(batch):
     assert values[0] == values[2] and all(first != second for first, second in zip(*values[:2], strict=True))
     seeded = make_task(targets=make_targets(), student=student, **weights, rehearsal=rehearsal, seed=1)
     assert seeded(batch)["general"].item() != values[0][0]
+
+
+# a classifier
+
+
+def make_classifier(classes: int, languages: int, width: int) -> Classifier:
+    names = make_batch(list(range(languages * classes)), [0] * languages * classes, [0])
+    tokens = {name: names[name] for name in ("input_ids", "attention_mask")}
+    return Classifier(random(classes, width, seed=7), random(classes, seed=8), tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num_random", [1, 9])
+def test_similarities_to_class_names_follow_the_classifier(batch, monkeypatch, num_random):
+    monkeypatch.setattr("training.tasks.align.NUM_CLASSES", num_random)
+    targets = make_targets()
+    targets.image = Targets(random(4, 6, 2, 2, seed=5), targets.image.embedding)
+    classifier = make_classifier(9, 2, 6)
+    fields = {"class_weight": 0.5, "contrastive_weight": 0.0}
+    task = make_task(targets=targets, classifier=classifier, **fields)
+    losses = task(batch)
+    logits = targets.image.feature_map.mean((2, 3)).numpy() @ classifier.weight.numpy().T + classifier.bias.numpy()
+    chosen = set(range(9)) if num_random == 9 else set(logits.argmax(1).tolist())
+    outputs = task(batch, encode_only=True)
+    drawn = task.teacher_outputs(batch)["name_ids"].tolist()
+    assert len(set(drawn) - chosen - {each + 9 for each in chosen}) <= 2 * num_random and chosen <= set(drawn)
+    classes = sorted(each for each in drawn if each < 9)
+    assert drawn == classes + [each + 9 for each in classes]  # in both languages
+    image = unit(encode(task.student, batch)[0])
+    values = []
+    for language in range(2):
+        rows = [number + 9 * language for number in classes]
+        names = {name: ids[rows] for name, ids in classifier.names.items()}
+        texts = [
+            task.student.get_text_features(ids[mask.bool()][None]).pooler_output[0].numpy()
+            for ids, mask in zip(names["input_ids"], names["attention_mask"], strict=True)
+        ]
+        values.append(divergence(CLASS_SCALE * image @ unit(np.stack(texts)).T, logits[:, classes]))
+    assert losses["classes"].item() == pytest.approx(np.mean(values), rel=1e-3)
+    torch.testing.assert_close(losses["loss"], 0.5 * losses["classes"])
+    assert len(outputs["names"]) == len(drawn)
+
+
+@torch.no_grad()
+def test_a_frozen_image_tower_is_read_from_the_targets(batch):
+    student = make_model(VIT, NO_DROPOUT, seed=3)
+    own = student.get_image_features(NORMALIZE(batch["images"].float()))
+    targets = make_targets()
+    targets.image = Targets(own.feature_map.mean((2, 3), keepdim=True), own.pooler_output)
+    frozen = {"teacher": "s", "teacher_cache": "c", "freeze": ["vision_model"]}
+    expected = make_task(student=student)(batch)
+    task = make_task(partial(AlignRecipe, student="s"), student, targets, **frozen)
+    task.student.vision_model = None  # does not run
+    assert task(batch)["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-4)
+    assert "anchor_image" not in task(batch)
 
 
 # logit scale, weights, rows of the table

@@ -33,7 +33,7 @@ from training.data.batch import Batch
 from training.data.images import Augment, Normalize
 from training.evaluation.sets.class_names import general_pairs
 from training.tasks import AlignTask
-from training.tasks.align import Rehearsal
+from training.tasks.align import Classifier, Rehearsal
 from training.tasks.task import forward_backward, gather, split_batch
 from training.teachers import TOWERS, Teacher
 from training.teachers.targets import LiveTargets, TargetSpec, encode_bank
@@ -48,6 +48,7 @@ ALL_LOSSES = {
     "anchor_weight": 2.0,
     "general_weight": 0.4,
     "photo_weight": 0.6,
+    "class_weight": 0.8,
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "infonce": {},
@@ -81,16 +82,26 @@ def make_task(teacher, dataset) -> Callable[..., AlignTask]:
         model = make_model(vision, text, seed=3)
         recipe = AlignRecipe(output_dir="", data=dataset.config, **fields)
         normalize = Normalize.from_processor(teacher.image_processor, IMAGE_SIZE)
-        targets = LiveTargets(teacher, TargetSpec(TOWERS))
+        targets = LiveTargets(teacher, TargetSpec(TOWERS, (1, 1)))
         augment = Augment(AugmentConfig(), 0)
         rehearsal = {}
         if recipe.general_weight:
             rehearsal["general"] = make_general(teacher)
         if recipe.photo_weight:
             rehearsal["photo"] = make_photos(teacher, normalize, model)
-        return AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, rehearsal).train()
+        classifier = make_classifier(teacher) if recipe.class_weight else None
+        task = AlignTask(model, augment, normalize, targets, recipe, dataset.languages, 20.0, rehearsal, classifier)
+        return task.train()
 
     return make
+
+
+def make_classifier(teacher: Teacher) -> Classifier:
+    """A classifier of 300 classes, of which each batch and each of its chunks encodes some."""
+    generator = torch.Generator().manual_seed(0)
+    names = [f"{kind} {number}" for kind in ("name", "名字") for number in range(300)]
+    weight = torch.randn(300, teacher.vision_width, generator=generator)
+    return Classifier(weight, torch.randn(300, generator=generator), tokenize(teacher.tokenizer, names, 32))
 
 
 def make_general(teacher: Teacher) -> Rehearsal:
@@ -296,7 +307,8 @@ def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
     peaks = {}
     for size in (0, CHUNK):
         # each chunk encodes the same general texts and images
-        task = make_task(**ALL_LOSSES | {"general_weight": 0.0, "photo_weight": 0.0}, chunk_size=size)
+        off = {"general_weight": 0.0, "photo_weight": 0.0, "class_weight": 0.0}
+        task = make_task(**ALL_LOSSES | off, chunk_size=size)
         held = Held(task)
         with torch.autograd.graph.saved_tensors_hooks(held.pack, lambda kept: kept.tensor):
             gradients(task, batch)
@@ -309,9 +321,15 @@ def test_chunks_hold_the_activations_of_one_chunk(make_task, dataset, keys):
 
 
 @pytest.fixture
-def recipe(tmp_path, corpus, teacher_folder, processor) -> AlignRecipe:
+def recipe(tmp_path, corpus, teacher_folder, processor, teacher) -> AlignRecipe:
     """Two steps with all losses, without dropout."""
-    return save_student(tmp_path, processor, VIT, NO_DROPOUT, str(teacher_folder), str(corpus / "train.parquet"))
+    recipe = save_student(tmp_path, processor, VIT, NO_DROPOUT, str(teacher_folder), str(corpus / "train.parquet"))
+    classifier = make_classifier(teacher)
+    names = [f"class {number}" for number in range(len(classifier.bias))]
+    metadata = {"names": json.dumps({"en": names, "zh": names})}
+    path = tmp_path / "classifier.safetensors"
+    save_file({"weight": classifier.weight, "bias": classifier.bias}, path, metadata=metadata)
+    return replace(recipe, classifier=str(path))
 
 
 def save_student(folder: Path, processor, vision: dict, text: dict, teacher: str | None, source: str) -> AlignRecipe:

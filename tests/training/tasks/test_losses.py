@@ -9,6 +9,7 @@ from training.tasks import losses
 from training.tasks.losses import (
     affinity_loss,
     bank_loss,
+    class_loss,
     feature_map_loss,
     info_nce,
     interactive_loss,
@@ -57,6 +58,17 @@ def test_bank_loss_equals_a_plain_loop(draw):
     for ours, theirs in zip(student, teacher, strict=True):
         expected += sum(p * math.log(p / q) for p, q in zip(shares(theirs), shares(ours), strict=True)) / 3
     assert bank_loss(student, teacher, bank, 4.0).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_class_loss_equals_a_plain_loop(draw):
+    student, names, logits = draw(3, 5), draw(2, 7, 5), draw(3, 7)
+    expected = 0.0
+    for language in names:
+        for image, scores in zip(student, logits, strict=True):
+            ours = torch.stack([4.0 * F.cosine_similarity(image, name, dim=0) for name in language]).softmax(0)
+            theirs = scores.softmax(0)
+            expected += sum(p * math.log(p / q) for p, q in zip(theirs.tolist(), ours.tolist(), strict=True)) / 6
+    assert class_loss(student, names, logits, 4.0).item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_masked_tokens_do_not_count(draw):

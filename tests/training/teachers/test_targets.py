@@ -65,6 +65,8 @@ def test_texts_are_encoded_by_length_and_returned_in_order(field):
 def test_maps_are_resampled_with_antialiasing(dtype):
     feature_map = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     halved = resample_map(feature_map.to(dtype), (4, 4))
+    mean = feature_map.to(dtype).float().mean((2, 3), keepdim=True).to(dtype)
+    assert torch.equal(resample_map(feature_map.to(dtype), (1, 1)), mean)
     assert halved.dtype == dtype and resample_map(halved, [4, 4]) is halved
     spot = torch.zeros(1, 1, 8, 8, dtype=dtype)
     spot[..., 3, 3] = 1

@@ -1,0 +1,35 @@
+"""Captions in other words: keyed, of the asked share, and with the whole caption inside a request."""
+
+import pytest
+
+from training.text.phrasing import REQUESTS, reword
+
+ENGLISH, CHINESE = "A brown dog runs .", "一只棕色的狗在跑。"
+
+
+def test_a_share_of_the_captions_is_reworded_the_same_way_for_the_same_keys():
+    found = [reword(ENGLISH, "en", 0.3, number, 1) for number in range(2000)]
+    assert 0.27 < sum(text != ENGLISH for text in found) / 2000 < 0.33
+    assert found == [reword(ENGLISH, "en", 0.3, number, 1) for number in range(2000)]
+    assert found != [reword(ENGLISH, "en", 0.3, number, 2) for number in range(2000)]
+
+
+def test_requests_hold_the_caption_without_its_period():
+    english = {request.format("a brown dog runs") for request in REQUESTS["en"]}
+    mistyped = {text for number in range(1000) if (text := reword(ENGLISH, "en", 1.0, number)) not in english}
+    assert english <= {reword(ENGLISH, "en", 1.0, number) for number in range(1000)}
+    # two letters swapped, one missing, one doubled
+    assert {"A brwon dog runs .", "A bown dog runs .", "A bbrown dog runs ."} <= mistyped
+    assert all(abs(len(text) - len(ENGLISH)) <= 1 for text in mistyped)
+    chinese = {reword(CHINESE, "zh", 1.0, number) for number in range(1000)}
+    assert chinese == {request.format("一只棕色的狗在跑") for request in REQUESTS["zh"]} | {" ".join(CHINESE)}
+
+
+@pytest.mark.parametrize(("text", "language", "share"), [(ENGLISH, "en", 0.0), ("Ein Hund", "de", 1.0)])
+def test_captions_stay_without_a_share_or_in_other_languages(text, language, share):
+    assert {reword(text, language, share, number) for number in range(50)} == {text}
+
+
+def test_short_words_and_abbreviations_keep_their_letters():
+    found = {reword("TV", "en", 1.0, number) for number in range(200)}
+    assert found == {request.format("TV") for request in REQUESTS["en"]} | {"TV"}
