@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
     from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
     from training.config import AlignRecipe
-    from training.engine.loop import TrainingResult, Watch
     from training.finetuning.finish import Outcome
-    from training.finetuning.measure import Measurer
     from training.finetuning.prepare import Prepared
     from training.teachers.ensemble import Ensemble
-
-PROG = "python training/finetune.py"
 
 
 def run(options: FinetuneOptions) -> "Outcome | None":
@@ -43,15 +39,17 @@ def run(options: FinetuneOptions) -> "Outcome | None":
     Raises:
         ValueError: The model, the data or an option cannot be used; nothing has been trained.
     """
-    from training.corpus.free_photos import FREE_PHOTOS
+    from training.align import make_task
+    from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS
+    from training.engine.stage import run_stage
     from training.evaluation.encoder import find_processes
     from training.finetuning.finish import START, Start, finish
     from training.finetuning.measure import Measurer
-    from training.finetuning.plan import estimate_minutes, make_recipe
+    from training.finetuning.plan import make_recipe
     from training.finetuning.prepare import DATA_FOLDER
     from training.students import load_student
 
-    _ = [photo.path for photo in FREE_PHOTOS]  # a missing package is reported now, and not after the training
+    _ = [photo.path for photo in (*FREE_PHOTOS, *HELD_OUT_PHOTOS)]  # a missing package is reported before training
     state, output_dir = find_processes(), Path(options.output_dir)
     with ExitStack() as claimed:
         start, processor = load_student(options.model, "model")
@@ -63,23 +61,25 @@ def run(options: FinetuneOptions) -> "Outcome | None":
         state.wait_for_everyone()
         prepared, general = _load(options, output_dir / DATA_FOLDER)
         recipe = make_recipe(options, prepared, general, start, state.num_processes)
-        if not state.is_main_process:
-            train(recipe, make_watch(None, options, recipe))  # the main process measures
-            return None
-        measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
-        embeddings = measurer.encode(start)
-        minutes = estimate_minutes(recipe, measurer.images_per_s)
-        print(
-            f"{recipe.max_steps:,} steps of {recipe.batch_size * state.num_processes} images, about {minutes} min, "
-            f"then the choice of a point between the starting model and the end of training. Output: {output_dir}",
-            flush=True,
+        if state.is_main_process:
+            measurer = Measurer(prepared, general, start, processor, state.device, options.seed)
+            rows, embeddings = measurer.measure(start, START)
+            weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
+            print(
+                f"{recipe.max_steps:,} steps of {recipe.batch_size * state.num_processes} images, then the choice of "
+                f"a point between the starting model and the end of training. Output: {output_dir}",
+                flush=True,
+            )
+        run_stage(
+            recipe,
+            command="finetune",
+            title="fine-tune",
+            open_student=open_student,
+            make_task=make_task,
         )
-        rows = measurer.rows(start, START, embeddings)
-        weights = {name: tensor.cpu().clone() for name, tensor in start.state_dict().items()}
-        steps = train(recipe, make_watch(measurer, options, recipe)).steps
-        if steps < recipe.max_steps:
-            print(f"\nTraining stopped after {steps:,} steps: {options.patience} evaluations found no better model.")
-        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings, steps), PROG)
+        if not state.is_main_process:
+            return None
+        return finish(options, prepared, recipe, measurer, Start(weights, rows, embeddings))
 
 
 def _prepare(options: FinetuneOptions, start: "DCCLIPModel", processor: "DCCLIPProcessor", num_processes: int):
@@ -149,45 +149,6 @@ def _claim(options: FinetuneOptions) -> Iterator[None]:
         yield
 
 
-def make_watch(measurer: "Measurer | None", options: FinetuneOptions, recipe: "AlignRecipe") -> "Watch":
-    """Evaluation on the validation split during training, which stops training early.
-
-    Args:
-        measurer: Validation split; None in processes other than the main one, which do not measure.
-        options: Options of the command.
-        recipe: Recipe of the training.
-    """
-    from training.engine.loop import Watch
-    from training.finetuning.measure import VALIDATION
-    from training.finetuning.plan import evaluation_interval
-
-    def measure(model: "DCCLIPModel") -> dict[str, float]:
-        assert measurer is not None  # only the main process evaluates
-        return measurer.validate(model)
-
-    return Watch(measure, VALIDATION, evaluation_interval(recipe.max_steps), options.patience)
-
-
-def train(recipe: "AlignRecipe", watch: "Watch | None") -> "TrainingResult":
-    """Train with the losses and the loop of stage 2.
-
-    Args:
-        recipe: Recipe of the training.
-        watch: Evaluation during training; None trains to the last step.
-    """
-    from training.align import make_task
-    from training.engine.stage import run_stage
-
-    return run_stage(
-        recipe,
-        command="finetune",
-        title="fine-tune",
-        open_student=open_student,
-        make_task=make_task,
-        watch=watch,
-    )
-
-
 def open_student(recipe: "AlignRecipe", teachers: "Ensemble | None") -> "tuple[DCCLIPModel, DCCLIPProcessor]":
     """Load the starting model, and record its lineage in the config.
 
@@ -216,7 +177,7 @@ def base_license(name: str, student: "DCCLIPModel") -> str | None:
 
 def main(argv: list[str] | None = None):
     """Parse the options, fine-tune, print the table and the next commands."""
-    options = parse_options(FinetuneOptions, argv, prog=PROG, description=__doc__ or "")
+    options = parse_options(FinetuneOptions, argv, prog="python training/finetune.py", description=__doc__ or "")
     with user_errors("finetune", extra="finetune"):
         hide_library_bars()
         outcome = run(options)

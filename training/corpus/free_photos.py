@@ -82,6 +82,23 @@ FREE_PHOTOS = (
     ),
 )
 
+# no training uses these, so they show what a model forgets
+HELD_OUT_PHOTOS = tuple(
+    FreePhoto(*_SKIMAGE, f"data/{file}", {"en": en, "zh": zh}, "see scikit-image")
+    for file, en, zh in (
+        ("hubble_deep_field.jpg", "galaxies in space", "太空中的星系"),
+        ("camera.png", "a man with a camera", "拿着相机的男人"),
+        ("motorcycle_left.png", "a motorcycle", "一辆摩托车"),
+        ("gravel.png", "gravel", "碎石"),
+        ("brick.png", "a brick wall", "砖墙"),
+        ("grass.png", "grass", "草地"),
+        ("moon.png", "the surface of the moon", "月球表面"),
+        ("page.png", "a printed page", "印刷的书页"),
+        ("text.png", "handwriting", "手写的字"),
+        ("coins.png", "coins", "硬币"),
+    )
+)
+
 
 def write_free_photos(folder: Path) -> Path:
     """Write the photographs to a folder, named by what they show in both languages, and `CREDITS.txt`.
@@ -120,6 +137,29 @@ def load_images() -> "Dataset":
     rows = Dataset.from_dict(columns | {name: [photo.query[name] for photo in FREE_PHOTOS] for name in ("en", "zh")})
     rows.info.description = credits_line()
     return rows
+
+
+def load_held_out() -> "Dataset":
+    """Load views of the held-out photographs: the whole, its four corners, its center, and two of them mirrored.
+
+    Returns:
+        Rows with the column `image`, and `en` and `zh` with the names.
+
+    Raises:
+        ValueError: A package is not installed.
+    """
+    from datasets import Dataset
+
+    rows = []
+    for photo in HELD_OUT_PHOTOS:
+        image = photo.open()
+        width, height = image.size
+        corners = [(left * width / 8, top * height / 8) for left, top in ((0, 0), (2, 0), (0, 2), (2, 2), (1, 1))]
+        boxes = [(left, top, left + 0.75 * width, top + 0.75 * height) for left, top in corners]
+        views = [image, *(image.crop(tuple(map(round, box))) for box in boxes)]
+        views += [view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for view in (views[0], views[-1])]
+        rows += [{"image": view, **{name: [text] for name, text in photo.query.items()}} for view in views]
+    return Dataset.from_list(rows)
 
 
 def credits_line() -> str:

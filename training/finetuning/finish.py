@@ -3,28 +3,22 @@
 Source of the interpolation: WiSE-FT (Wortsman et al., arXiv 2109.01903).
 """
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.config import AlignRecipe
-from training.engine.checkpoint import BEST_FOLDER, save_final
-from training.engine.log import LOG_FILE
+from training.engine.checkpoint import save_final
 from training.finetuning.measure import (
-    FREE_PHOTOS,
     GENERAL_IMAGES,
     VALIDATION,
     Embeddings,
     Measurer,
-    compatibility,
     kept_values,
+    mean_cosine,
     mean_of,
     name_of,
 )
@@ -38,25 +32,23 @@ from training.utils.files import write_text
 from training.utils.results import RESULTS_FILE, Results, Row, make_meta, markdown_table
 
 START, FINETUNED = "start", "finetuned"
-WEIGHTS = tuple(number / 10 for number in range(11))  # of the end of training
+WEIGHTS = tuple(number / 10 for number in range(1, 11))  # of the end of training
 TOLERANCE = 1e-9  # of a comparison of shares
 
 
 @dataclass(frozen=True)
 class Start:
-    """The starting model, and how long it was trained.
+    """The starting model.
 
     Args:
         weights: Weights by name, on the CPU.
         rows: Its accuracy.
         embeddings: Its embeddings of the validation split.
-        steps: Number of training steps, fewer than those of the recipe if training stopped early.
     """
 
     weights: Mapping[str, Tensor]
     rows: list[Row]
     embeddings: Embeddings
-    steps: int
 
 
 @dataclass(frozen=True)
@@ -162,35 +154,25 @@ def choose(points: Sequence[Point], queries: Mapping[str, int], max_loss: float)
     return max(kept, key=lambda point: (point.validation, -point.weight))
 
 
-def is_clearly_better(accuracy: float, other: float, number: int) -> bool:
-    """Whether an accuracy on a validation split of `number` images is higher by more than its standard error."""
-    return accuracy - other > math.sqrt(accuracy * (1 - accuracy) / number)
-
-
 def finish(
-    options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start, program: str
+    options: FinetuneOptions, prepared: Prepared, recipe: AlignRecipe, measurer: Measurer, start: Start
 ) -> Outcome:
     """Choose a point between the starting model and the end of training, and write it with its report.
 
     Args:
         options: Options of the command.
         prepared: Images and captions.
-        recipe: Recipe of the training, whose `output_dir` has its end, and the best model on the validation split.
+        recipe: Recipe of the training, whose `output_dir` has its end.
         measurer: All sets.
         start: Starting model.
-        program: Command as users type it, for the results.
     """
-    model, processor = _load_end(recipe, prepared.num_validation)
+    model, processor = load_student(recipe.output_dir)
     end = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    points: list[Point] = []
-    measured: list[tuple[list[Row], Embeddings]] = []
+    points = [Point(0.0, mean_of(start.rows, VALIDATION), kept_values(start.rows))]
+    measured = [([replace(row, stage=FINETUNED) for row in start.rows], start.embeddings)]
     for weight in WEIGHTS:
-        if weight:
-            model.load_state_dict(interpolate(start.weights, end, weight))
-            embeddings = measurer.encode(model)
-            rows = measurer.rows(model, FINETUNED, embeddings)
-        else:
-            embeddings, rows = start.embeddings, [replace(row, stage=FINETUNED) for row in start.rows]
+        model.load_state_dict(interpolate(start.weights, end, weight))
+        rows, embeddings = measurer.measure(model, FINETUNED)
         points.append(Point(weight, mean_of(rows, VALIDATION), kept_values(rows)))
         measured.append((rows, embeddings))
     queries = {name_of(row): measurer.num_queries(row) for row in start.rows if name_of(row) in points[0].general}
@@ -198,16 +180,34 @@ def finish(
     after, embeddings = measured[points.index(chosen)]
     outcome = Outcome(start.rows, after, points, chosen, queries, _notes(options, queries))
     model.load_state_dict(interpolate(start.weights, end, chosen.weight))
-    cosines = _cosines(start.embeddings, embeddings)
-    _write(
-        options,
-        prepared,
-        recipe,
-        outcome,
-        {"steps": start.steps, "cosine_to_start": cosines},
-        (model, processor),
-        program,
+    output_dir = Path(options.output_dir)
+    final = partial(
+        save_model, student=model, processor=processor, recipe=replace(recipe, output_dir=options.output_dir)
     )
+    save_final(output_dir, final)
+    name, loss = outcome.worst()
+    languages = start.embeddings.captions
+    facts = {
+        "data": Path(options.data).name if Path(options.data).exists() else options.data,
+        "found": prepared.found,
+        "notes": [*prepared.notes, *outcome.notes],
+        "images": {"training": prepared.num_training, "validation": prepared.num_validation},
+        "weight": chosen.weight,
+        "curve": [asdict(point) for point in points],
+        "kept": list(dict.fromkeys(name.partition(",")[0] for name in chosen.general)),
+        "largest_loss": {"name": name, "value": loss, "queries": queries[name]},
+        "cosine_to_start": {
+            "images": mean_cosine([start.embeddings.images], [embeddings.images]),
+            "texts": mean_cosine(
+                [start.embeddings.captions[each] for each in languages],
+                [embeddings.captions[each] for each in languages],
+            ),
+        },
+    }
+    meta = make_meta(options.data, options.seed, command_of("python training/finetune.py", options), finetune=facts)
+    Results(meta, [*outcome.before, *outcome.after]).write(output_dir, RESULTS_FILE)
+    write_text(output_dir / TABLE_FILE, f"{outcome.table()}\n\n{outcome.choice()}\n")
+    write_card(output_dir)
     return outcome
 
 
@@ -221,61 +221,10 @@ def _notes(options: FinetuneOptions, queries: Mapping[str, int]) -> list[str]:
         f"{name.capitalize()}: {number} queries cannot show a loss below {_percent(1 / number)} points."
         for name, number in coarse.items()
     ]
-    if options.photo_weight and options.general_data is None:
-        notes.append(f"Crops of the {FREE_PHOTOS} were anchors of this training, so other images may lose more.")
     trained_on = {Path(source).name for run in read_runs(Path(options.model), None) for source in run.sources}
     if options.general_data is not None and Path(options.general_data).name in trained_on:
         notes.append(f"The starting model was trained on the {GENERAL_IMAGES}, so other images may lose more.")
     return notes
-
-
-def _load_end(recipe: AlignRecipe, num_validation: int) -> tuple[DCCLIPModel, DCCLIPProcessor]:
-    """The last model, unless the best one is clearly better: the best of ten evaluations is often best by chance."""
-    folder = Path(recipe.output_dir)
-    entries = map(json.loads, (folder / LOG_FILE).read_text(encoding="utf-8").splitlines())
-    values = [entry[VALIDATION] for entry in entries if entry.get("event") == "evaluated"]
-    is_best = is_clearly_better(max(values), values[-1], num_validation)
-    return load_student(folder / BEST_FOLDER if is_best else folder)
-
-
-def _cosines(start: Embeddings, end: Embeddings) -> dict[str, float]:
-    """Mean cosine of the embeddings of the validation split by both models."""
-    captions = [(start.captions[language], end.captions[language]) for language in start.captions]
-    return {
-        "images": compatibility([start.images], [end.images]),
-        "texts": compatibility([one for one, _ in captions], [other for _, other in captions]),
-    }
-
-
-def _write(
-    options: FinetuneOptions,
-    prepared: Prepared,
-    recipe: AlignRecipe,
-    outcome: Outcome,
-    more: dict[str, Any],
-    models: tuple[DCCLIPModel, DCCLIPProcessor],
-    program: str,
-):
-    """Write the Hub folder, the report, and the card with the results."""
-    output_dir = Path(options.output_dir)
-    model, processor = models
-    recipe = replace(recipe, output_dir=options.output_dir)
-    save_final(output_dir, partial(save_model, student=model, processor=processor, recipe=recipe))
-    name, loss = outcome.worst()
-    facts = {
-        "data": Path(options.data).name if Path(options.data).exists() else options.data,
-        "found": prepared.found,
-        "notes": [*prepared.notes, *outcome.notes],
-        "images": {"training": prepared.num_training, "validation": prepared.num_validation},
-        "weight": outcome.chosen.weight,
-        "curve": [asdict(point) for point in outcome.points],
-        "kept": list(dict.fromkeys(name.partition(",")[0] for name in outcome.chosen.general)),
-        "largest_loss": {"name": name, "value": loss, "queries": outcome.queries[name]},
-    } | more
-    meta = make_meta(options.data, options.seed, command_of(program, options), finetune=facts)
-    Results(meta, [*outcome.before, *outcome.after]).write(output_dir, RESULTS_FILE)
-    write_text(output_dir / TABLE_FILE, f"{outcome.table()}\n\n{outcome.choice()}\n")
-    write_card(output_dir)
 
 
 def _percent(value: float) -> str:

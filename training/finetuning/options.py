@@ -32,8 +32,6 @@ class FinetuneOptions:
         validation_share: Share of the images for the validation split, above 0 and below 1. Default: 0.15, at most
             1,000 images.
         max_steps: Number of optimizer steps. Default: chosen from the number of images.
-        patience: Number of evaluations on the validation split without a better model after which training stops. The
-            model is evaluated ten times in all. With 0 training runs to its last step.
         batch_size: Number of images in a batch of one process, at least 2. Default: chosen from the number of images
             and of processes.
         learning_rate: Peak learning rate.
@@ -45,8 +43,7 @@ class FinetuneOptions:
             squared distance to its feature maps, for the images of `general_data`, or else for mixed crops of a few
             photographs that pip packages bring.
         seed: Seed of all randomness.
-        resume: Whether to continue an interrupted run from its last checkpoint. One is written after each of the ten
-            evaluations.
+        resume: Whether to continue an interrupted run from its last checkpoint. Ten are written in all.
         overwrite: Whether to replace a model and other files in `output_dir`.
     """
 
@@ -62,7 +59,6 @@ class FinetuneOptions:
     subset: str | None = None
     validation_share: float | None = None
     max_steps: int | None = None
-    patience: int = 3
     batch_size: int | None = None
     learning_rate: float = 6e-4
     anchor_weight: float = 0.3
@@ -79,8 +75,6 @@ class FinetuneOptions:
             )
         if self.max_steps is not None and self.max_steps < 1:
             raise ValueError(f"max_steps: must be at least 1, got {self.max_steps}. Leave it out for the default.")
-        if self.patience < 0:
-            raise ValueError(f"patience: must be at least 0, got {self.patience}.")
         if self.batch_size is not None and self.batch_size < 2:
             raise ValueError(
                 f"batch_size: is {self.batch_size}, but the pairs of a batch are compared with each other. Set at "

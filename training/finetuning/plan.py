@@ -16,11 +16,8 @@ IMAGES_PER_1000 = 8_000
 MIN_BATCH, MAX_BATCH = 4, 64
 FROZEN_SHARE = 0.5  # of the parts of the image tower
 WARMUP_SHARE = 0.1
-NUM_EVALUATIONS = 10  # on the validation split, during training; each is followed by a checkpoint
+NUM_CHECKPOINTS = 10
 MAX_IN_MEMORY = 2 * 2**30  # bytes of decoded images
-# an image in training costs a forward pass, a backward pass through the half that is not frozen, and a forward pass of
-# the starting model; half as many general photographs cost the first two as well
-FORWARD_PASSES = 4
 NUMBERED = re.compile(r"^(.*?\.\d+\.)")
 
 
@@ -75,7 +72,7 @@ def make_recipe(
         weight_decay=0.01,
         warmup_steps=max(1, round(WARMUP_SHARE * steps)),
         freeze=early_layers(model),
-        save_every=evaluation_interval(steps),
+        save_every=math.ceil(steps / NUM_CHECKPOINTS),
         keep_checkpoints=1,
         resume=options.resume,
         overwrite=options.overwrite,
@@ -89,15 +86,6 @@ def last_checkpoint_of(options: FinetuneOptions) -> Path | None:
         options: Options of the command.
     """
     return last_checkpoint(Path(options.output_dir, TUNED_FOLDER))
-
-
-def evaluation_interval(num_steps: int) -> int:
-    """Number of steps between two evaluations on the validation split, and between two checkpoints.
-
-    Args:
-        num_steps: Number of steps of the run.
-    """
-    return math.ceil(num_steps / NUM_EVALUATIONS)
 
 
 def batch_size_for(num_images: int) -> int:
@@ -128,13 +116,3 @@ def early_layers(model: DCCLIPModel) -> list[str]:
         parts[numbered.group(1) if numbered else name.rpartition(".")[0] + "."] = None
     listed = list(parts)
     return [f"vision_model.{part}" for part in listed[: int(FROZEN_SHARE * len(listed))]]
-
-
-def estimate_minutes(recipe: AlignRecipe, images_per_s: float) -> int:
-    """Minutes of the training.
-
-    Args:
-        recipe: Recipe of the run.
-        images_per_s: Throughput of the starting model in one process, in images that it encodes per second.
-    """
-    return math.ceil(recipe.max_steps * recipe.batch_size * FORWARD_PASSES / images_per_s / 60)

@@ -5,7 +5,7 @@ Examples:
   python -m training.studies finetuning --data stamps.parquet --photographs photos.parquet --labelled classes.parquet \
       --sizes 200 --seeds 1 --max_steps 50
 
-`default` is `training/finetune.py` as users run it. `plain` trains every layer without anchors. All arms train on the
+`default` is `training/finetune.py` as users run it. `plain` has no anchors. All arms train on the
 same pairs. A test split of `data`, photographs with captions and photographs with class names are measured before and
 after, in recall at 1, 5 and 10 in both directions and in top-1. The table has the loss of the worst row in points.
 """
@@ -39,7 +39,7 @@ NAMES = {language: language for language in LANGUAGES}
 TEST_SHARE = 0.15
 ARMS: dict[str, dict[str, Any]] = {
     "default": {},
-    "plain": {"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0, "patience": 0},
+    "plain": {"anchor_weight": 0.0, "general_weight": 0.0, "photo_weight": 0.0},
 }
 
 

@@ -1,8 +1,9 @@
+import numpy as np
 import torch
 from PIL import Image
 
 from training.corpus import free_photos as module
-from training.corpus.free_photos import FREE_PHOTOS, photo_crops
+from training.corpus.free_photos import FREE_PHOTOS, HELD_OUT_PHOTOS, load_held_out, photo_crops
 
 
 def test_crops_are_reproducible_and_differ():
@@ -30,3 +31,11 @@ def test_crops_have_all_areas_and_half_of_them_are_mirrored(monkeypatch):
     area = width.abs() * height.abs()
     assert height.min() > 0 and 0.02 < area.min() < 0.05 and area.max() > 0.8
     assert 0.15 < area.median() < 0.25  # log-uniform
+
+
+def test_held_out_photographs_are_not_those_of_the_crops_and_have_distinct_views():
+    assert not {photo.file for photo in HELD_OUT_PHOTOS} & {photo.file for photo in FREE_PHOTOS}
+    rows = load_held_out()
+    views = {np.asarray(image).tobytes() for image in rows["image"]}
+    assert len(views) == len(rows) == 8 * len(HELD_OUT_PHOTOS)
+    assert rows["zh"] == [[photo.query["zh"]] for photo in HELD_OUT_PHOTOS for _ in range(8)]

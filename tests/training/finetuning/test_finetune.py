@@ -21,7 +21,6 @@ from training import finetune
 from training.config import DistillRecipe
 from training.corpus import free_photos
 from training.engine import loop
-from training.finetuning import measure
 from training.hub import save_model
 from training.utils.results import Results
 
@@ -82,7 +81,7 @@ def test_output_starts_with_licence_and_columns_and_ends_with_table_and_commands
         f"Licence of the finished model, inherited from {start}: cc-by-nc-4.0.\nCSV file in UTF-8"
     )
     assert "image column: file, zh captions: title\n20 images for training, 4" in printed
-    assert "3 steps of 4 images, about 1 min" in printed
+    assert "3 steps of 4 images, then" in printed
     assert (folder / "table.md").read_text(encoding="utf-8").strip() in printed
     *_, export, search, publish = printed.splitlines()
     assert export == f"  python training/export.py {folder} --output_dir {folder}/edge"
@@ -109,11 +108,10 @@ def test_the_finished_model_is_the_chosen_point(finetuned, start):
     first, *_ = facts["curve"]
     chosen = next(point for point in facts["curve"] if point["weight"] == facts["weight"])
     assert [point["weight"] for point in facts["curve"]] == [number / 10 for number in range(11)]
-    assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "free photographs"}
+    assert {name.partition(",")[0] for name in first["general"]} == {"general texts", "held-out photographs"}
     lost = {name: value - chosen["general"][name] for name, value in first["general"].items()}
     assert max(lost.values()) == facts["largest_loss"]["value"] and chosen["validation"] >= first["validation"]
-    assert all(value <= (1 / 7 if "photo" in name else 0.01) + 1e-9 for name, value in lost.items())
-    # with four validation images, no lead of the best model is clear
+    assert all(value <= (1 / 80 if "photo" in name else 0.01) + 1e-9 for name, value in lost.items())
     before, end, after = (load_file(path / "model.safetensors") for path in (start, folder / "tuned", folder))
     for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
         torch.testing.assert_close(after[name], before[name] + facts["weight"] * (end[name] - before[name]))
@@ -152,14 +150,14 @@ def test_class_folders_without_an_anchor_and_general_images(start, rows, train_r
     assert not any("R@" in metric for name, _, metric in measured if name == "validation")
     for stage in ("start", "finetuned"):
         assert {row.language for row in results.rows if (row.set, row.stage) == ("general images", stage)} == {"zh"}
-    assert results.meta["finetune"]["kept"] == ["free photographs", "general images", "general texts"]
+    assert results.meta["finetune"]["kept"] == ["held-out photographs", "general images", "general texts"]
     log = (tmp_path / "mine" / "tuned" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     assert any("photos_map" in json.loads(line) for line in log)
     config = DCCLIPModel.from_pretrained(tmp_path / "mine").config
     assert config.teacher is None and config.base_model == start.name and config.base_model_license == "cc-by-nc-4.0"
     card = (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
     assert "not comparable with the embeddings of" in card
-    assert "free photographs and general images and general texts" in card
+    assert "held-out photographs and general images and general texts" in card
 
 
 def test_an_interrupted_run_resumes_to_the_same_model(start, titles, finetuned, tmp_path, monkeypatch, capsys):
@@ -231,23 +229,6 @@ def test_two_processes_train_the_model_of_one(start, titles, tmp_path, run_pytho
     assert len(results[0].rows) == len(results[1].rows)
     for folder in (tmp_path / "two", tmp_path / "two" / "tuned"):
         assert "batch size 4 (2 processes of 2), " in (folder / "README.md").read_text(encoding="utf-8")
-
-
-def test_training_stops_early_and_a_clearly_best_model_is_the_end(start, titles, tmp_path, monkeypatch, capsys):
-    """Only the first evaluation is an improvement. The best and the last are compared, and not measured again."""
-    values = iter((0.9, 0.2, 0.2))
-    monkeypatch.setattr(measure.Measurer, "validate", lambda self, model: {measure.VALIDATION: next(values)})
-    options = ["--max_steps", "20", "--patience", "2"]
-    finetune.main(["--model", str(start), "--data", str(titles), "--output_dir", str(tmp_path / "mine"), *options])
-    log = [json.loads(line) for line in (tmp_path / "mine/tuned/log.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert log[-1]["step"] == 6  # evaluated every second step
-    assert "Training stopped after 6 steps: 2 evaluations found no better model." in capsys.readouterr().out
-    assert "stopped early after 6 of 20 steps" in (tmp_path / "mine" / "README.md").read_text(encoding="utf-8")
-    ended = load_file(tmp_path / "mine" / "tuned" / "best" / "model.safetensors")
-    weight = Results.read(tmp_path / "mine" / "results.json").meta["finetune"]["weight"]
-    before, after = (load_file(path / "model.safetensors") for path in (start, tmp_path / "mine"))
-    for name in (name for name, tensor in after.items() if tensor.is_floating_point()):
-        torch.testing.assert_close(after[name], before[name] + weight * (ended[name] - before[name]))
 
 
 def test_help_needs_no_torch(run_python):

@@ -11,8 +11,8 @@ from training.evaluation.sets.class_names import GeneralPairs
 from training.finetuning.measure import (
     CaptionedImages,
     Embeddings,
-    compatibility,
     general_rows,
+    mean_cosine,
     mean_of,
 )
 from training.utils.results import Row
@@ -37,7 +37,7 @@ def test_general_texts_are_measured_in_both_directions():
         F.normalize(torch.tensor(table["dog"]), dim=0) @ F.normalize(torch.tensor(table["狗"]), dim=0)
     )
     pairs = GeneralPairs(["cat", "dog"], ["猫", "狗"], ("en", "zh"))
-    values = {row.language: row.value for row in general_rows(Fake(table), pairs, None, None)}
+    values = {row.language: row.value for row in general_rows(Fake(table), pairs)}
     assert values == {"en": 0.5, "zh": 1.0}
 
 
@@ -50,22 +50,20 @@ def test_the_mean_of_a_set_counts_each_row_once():
     assert mean_of(rows, "validation") == pytest.approx(0.3)
 
 
-def test_compatibility_is_the_mean_over_all_embeddings():
+def test_the_mean_cosine_is_the_mean_over_all_embeddings():
     """Three images and one text: each counts as one, whatever its part."""
     one = torch.tensor([[1.0, 0.0]])
     start = [one.expand(3, 2), one]
     end = [one.expand(3, 2), torch.tensor([[0.0, 1.0]])]
-    assert compatibility(start, end) == pytest.approx(0.75)
+    assert mean_cosine(start, end) == pytest.approx(0.75)
 
 
 def images_of(pairs: list[tuple[int, int]], captions: list[str], names: list[str], num_images: int) -> CaptionedImages:
     """A set that no file holds: its pairs are (image, caption) numbers."""
-    made = CaptionedImages.__new__(CaptionedImages)
-    made.name, made.seed, made.are_labels, made.names = "validation", 0, True, {"en": names}
-    made.pairs = SimpleNamespace(
+    made = SimpleNamespace(
         captions={"en": captions}, pairs={"en": torch.tensor(pairs)}, rows=[None] * num_images, name="validation"
     )
-    return made
+    return CaptionedImages("validation", made, {"en": names})
 
 
 def test_an_image_may_have_several_labels():
@@ -73,7 +71,7 @@ def test_an_image_may_have_several_labels():
     table = {"cat": [1.0, 0.0, 0.0], "dog": [0.0, 1.0, 0.0], "pet": [0.0, 0.0, 1.0]}
     made = images_of([(0, 0), (0, 1), (1, 2)], ["cat", "pet", "dog"], ["cat", "dog", "pet"], 3)
     images = F.normalize(torch.tensor([[1.0, 0.0, 0.5], [0.0, 0.5, 1.0], [0.0, 0.0, 1.0]]), dim=-1)
-    rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 3)}))
+    rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 3)}))
     assert {row.metric: row.value for row in rows} == {"top1": 0.5}
     assert made.num_queries(rows[0]) == 2
 
@@ -89,5 +87,5 @@ def test_labels_in_the_order_of_their_names_are_compared():
     table = {"cat": [1.0, 0.0], "dog": [0.0, 1.0]}
     made = images_of([(0, 0), (1, 1), (2, 2)], ["dog", "cat", "cat"], ["cat", "dog"], 3)
     images = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
-    rows = made.score(Fake(table), "start", Embeddings(images, {"en": torch.zeros(3, 2)}))
+    rows = made.score(Fake(table), Embeddings(images, {"en": torch.zeros(3, 2)}))
     assert {row.metric: row.value for row in rows}["top1"] == pytest.approx(2 / 3)

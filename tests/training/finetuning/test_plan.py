@@ -4,7 +4,7 @@ import pytest
 
 from tests.tiny import MOBILENET, RESNET, TIMM_SWIN, VIT, make_model
 from training.finetuning.options import FinetuneOptions
-from training.finetuning.plan import early_layers, estimate_minutes, make_recipe
+from training.finetuning.plan import early_layers, make_recipe
 from training.finetuning.prepare import Prepared
 
 
@@ -21,7 +21,6 @@ def test_steps_are_sensible_for_any_number_of_images(num_images, batch_size, epo
     recipe = recipe_for(num_images)
     assert recipe.batch_size == batch_size
     assert round(recipe.max_steps * batch_size / num_images) == pytest.approx(epochs, abs=1)
-    assert estimate_minutes(recipe, 150.0) <= 10 or num_images > 1000
 
 
 @pytest.mark.parametrize(("num_processes", "batch_size"), [(2, 32), (4, 16), (3, 22)])
