@@ -105,23 +105,18 @@ class Outcome:
     def choice(self) -> str:
         """Sentences about the chosen point, about the largest loss, and about what the sets cannot show."""
         rule = f"at which no other measure falls by more than {_percent(MAX_GENERAL_LOSS)} points or one query"
-        if not self.chosen.weight:
-            return " ".join(
-                [
-                    f"No point {rule} is better on the validation split than the starting model, so the finished "
-                    "model equals it. More images help most.",
-                    *self.notes,
-                ]
-            )
         name, loss = self.worst()
         fell = f"{_percent(loss)} points, {name} ({self.queries[name]} queries)" if loss > 0 else "none measured"
-        return " ".join(
-            [
-                f"The finished model is the starting model plus {self.chosen.weight:.1f} of its change in training: "
-                f"the best point on the validation split {rule}. Largest loss: {fell}.",
-                *self.notes,
-            ]
+        chosen = (
+            f"The finished model is the starting model plus {self.chosen.weight:.1f} of its change in training: the "
+            f"best point on the validation split {rule}. Largest loss: {fell}."
         )
+        if not self.chosen.weight:
+            chosen = (
+                f"No point {rule} is better on the validation split than the starting model, so the finished model "
+                "equals it. More images help most."
+            )
+        return " ".join([chosen, *self.notes])
 
 
 def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:

@@ -1,11 +1,9 @@
 """The demo with emoji, end to end on a small corpus with few steps; its example image and its output folder."""
 
 import json
-import os
-import re
-import subprocess
-import sys
 from collections.abc import Set
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +12,7 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 
+from training.demo import report
 from training.demo.__main__ import main
 from training.demo.make_teacher import train_tokenizer
 from training.demo.run import choose_example, claim_demo_folder
@@ -26,13 +25,13 @@ TRIAL = ["--every", "40", "--max_steps", "1"]
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, dict]:
-    """Folder and output of a run in a process of its own. Its corpus is in the cache of the session."""
+    """Folder, results and output of a run. Its corpus is in the cache of the session."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     folder = tmp_path_factory.mktemp("demo")
-    command = [sys.executable, "-m", "training.demo", "--output_dir", str(folder), *TRIAL]
-    run = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stderr[-3000:]
+    with redirect_stdout(StringIO()) as printed:
+        main(["--output_dir", str(folder), *TRIAL])
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return folder, results | {"stdout": run.stdout, "stderr": run.stderr}
+    return folder, results | {"stdout": printed.getvalue()}
 
 
 @pytest.mark.slow
@@ -85,12 +84,11 @@ def test_output_starts_with_the_plan_names_each_step_and_ends_with_the_next_comm
         "training/publish.py",
     ]
     assert all(str(folder / "model") in line for line in lines[-3:])
-    errors = results["stderr"].replace("\r", "\n").splitlines()
-    assert not [line for line in errors if line.strip() and not re.match(r"[\w :]+: +\d+%\|", line)]  # progress only
 
 
 @pytest.mark.slow
-def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder):
+def test_runs_with_altclip_as_teacher(tmp_path, altclip_folder, monkeypatch):
+    monkeypatch.setattr(report, "plot_contact_sheet", lambda model, sets, names, path: path.touch())  # takes seconds
     AcceleratorState._reset_state(reset_partial_state=True)
     main(["--output_dir", str(tmp_path / "demo"), *TRIAL, "--teacher", str(altclip_folder)])
     config = json.loads((tmp_path / "demo" / "model" / "config.json").read_text(encoding="utf-8"))
