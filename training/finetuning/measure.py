@@ -136,13 +136,17 @@ class Measurer:
         self.processor, self.device, self.seed = processor, device, seed
         photos = load_held_out()
         languages = [language for language in model.config.languages if language in photos.column_names]
-        self.sets = [CaptionedImages.of(HELD_OUT, photos, languages, training=photos)]
-        for name, each in ((VALIDATION, prepared), (GENERAL_IMAGES, general)):
-            if each is not None and each.num_validation:
-                training = load_source(str(each.training)) if each.are_labels else None
-                rows = load_source(str(each.validation))
-                self.sets.insert(0, CaptionedImages.of(name, rows, each.languages, training))
+        self.sets = [
+            self._open(VALIDATION, prepared),
+            CaptionedImages.of(HELD_OUT, photos, languages, training=photos),
+        ]
+        if general is not None and general.num_validation:
+            self.sets.append(self._open(GENERAL_IMAGES, general))
         self.general: GeneralPairs = general_pairs(model.config.languages, held_out=True)
+
+    def _open(self, name: str, prepared: Prepared) -> CaptionedImages:
+        training = load_source(str(prepared.training)) if prepared.are_labels else None
+        return CaptionedImages.of(name, load_source(str(prepared.validation)), prepared.languages, training)
 
     def measure(self, model: DCCLIPModel, stage: str) -> tuple[list[Row], Embeddings]:
         """Measure a model on all sets.

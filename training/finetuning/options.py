@@ -17,10 +17,8 @@ class FinetuneOptions:
             files or tar shards, as a path or a pattern; a Hub id; `module:function`. Paths in a file are relative to
             the folder of the file.
         output_dir: Folder for the finished model (a complete Hub folder), its results, and the prepared data.
-        general_data: Other images, on which the model should keep its accuracy, in any form of `data`, with or without
-            captions. A loss keeps their embeddings close to those of the starting model; without this option, it uses
-            crops of free photographs. With captions, accuracy is measured on 15 % of them before and after training,
-            and the finished model loses at most 1 point there.
+        general_data: Other images, on which the model should keep its accuracy, in any form of `data`. They replace
+            the crops of free photographs whose embeddings a loss keeps. With captions, accuracy is measured on 15 %.
         image_column: Column of the images or their paths. Default: detected.
         allow_urls: Whether images that the data name by URL are fetched. Otherwise they are left out.
         allow_paths: Whether image files outside the folder of the data, which the data name by path, are opened.
