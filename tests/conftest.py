@@ -31,8 +31,9 @@ from transformers import PreTrainedTokenizerBase
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from tests.tiny import (
-    MOBILENET,
     ROOT,
+    SMALL_MOBILENET,
+    SMALL_XLM_ROBERTA,
     WHOLE_MOBILENET,
     make_image_processor,
     make_model,
@@ -166,16 +167,25 @@ def run_python():
 def exported(processor: DCCLIPProcessor, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student's folder with its exported towers in all formats. Tests must not write into it."""
     from training import export
-    from training.edge import verdict
+    from training.edge import gate_data, verdict
 
     folder, output_dir = tmp_path_factory.mktemp("student"), tmp_path_factory.mktemp("exported")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(MOBILENET, seed=3), processor, recipe)
+    save_model(folder, make_model(SMALL_MOBILENET, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random gain no time from int8, and answer by chance
         patch.setattr(verdict, "TOLERANCE", {})
         patch.setattr(verdict, "ALLOWED_POINTS", dict.fromkeys(verdict.ALLOWED_POINTS, 100.0))
         patch.setattr(verdict, "MIN_SAVED_SHARE", -1.0)
+        patch.setattr(gate_data, "NUM_CALIBRATION", 16)
         export.main([str(folder), "--output_dir", str(output_dir), *data])
     return output_dir
+
+
+@pytest.fixture
+def traced(exported: Path, monkeypatch: pytest.MonkeyPatch):
+    """The graphs of `exported` are copied instead of traced again, which takes the longest."""
+    from training.edge import graphs
+
+    monkeypatch.setattr(graphs, "trace", lambda _, tower, path: shutil.copy(exported / "onnx" / path.name, path))

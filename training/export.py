@@ -9,8 +9,7 @@ python training/export.py FOLDER --output_dir DIR --data TEST.parquet --class_na
 
 import sys
 
-from training.edge.formats import ExportOptions, find_format
-from training.edge.layouts import EXTRA, LAYOUTS
+from training.edge.formats import FORMATS, ExportOptions
 from training.utils.cli import commands_of_model, hide_library_bars, parse_options, print_ending, user_errors
 from training.utils.process import keep_freed_memory
 
@@ -21,13 +20,7 @@ def main(argv: list[str] | None = None):
         ExportOptions, argv, prog="python training/export.py", description=__doc__, positional=("folder",)
     )
     keep_freed_memory()  # for the accuracy checks
-    (_write_layout if options.format in LAYOUTS else _write_files)(options)
-
-
-def _write_files(options: ExportOptions):
-    with user_errors("export"):
-        export_format = find_format(options.format, LAYOUTS)
-    with user_errors("export", extra=export_format.extra):
+    with user_errors("export", extra=FORMATS[options.format].extra if options.format in FORMATS else "edge"):
         # after parsing, so that --help answers without PyTorch and without the extra
         from training.edge.export import UNCHECKED, export
 
@@ -45,19 +38,6 @@ def _write_files(options: ExportOptions):
     if refused:
         print(f"export: no variant of {', '.join(sorted(refused))} passed.", file=sys.stderr)
         sys.exit(1)
-
-
-def _write_layout(options: ExportOptions):
-    with user_errors("export", extra=EXTRA):
-        from training.edge.layout_export import export_layout
-
-        hide_library_bars()
-        verdict = export_layout(options)
-    print(verdict.line())
-    if not verdict.kept:
-        sys.exit(1)
-    written = {f"{options.output_dir}/{options.format}": f"folder for {options.format}"}
-    print_ending(written)
 
 
 if __name__ == "__main__":

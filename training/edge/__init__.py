@@ -1,15 +1,16 @@
 """Export a finished model to files that run without PyTorch, each checked for accuracy in both languages.
 
-export.py     one export: trace, quantise, check
-formats.py    options, and the table of export formats: a new format is one entry
-gate.py       the accuracy gate: encode the data with each file, and time it
-gate_data.py  images, class names and calibration images of the gate
-graphs.py     ONNX: write, quantise, join and run graphs
-layouts.py    the layouts of other tools; layout_export.py writes and compares them
-litert.py     LiteRT: write and run files
-output.py     the output folder: files, results and card
-programs.py   ExecuTorch: write and run programs
-towers.py     the towers as modules that an exporter can trace
-verdict.py    limits of accuracy, latency and size, and the verdict on a file
-web.py        a static web page that runs an exported model in the browser
+export.py            one export: trace, quantise, check
+formats.py           options, and the table of export formats: a new format is one entry
+gate.py              the accuracy gate: encode the data with each file, and time it
+gate_data.py         images, class names and calibration images of the gate
+graphs.py            ONNX: write, quantise and run graphs
+immich_layout.py     the folder that Immich's server loads
+litert.py            LiteRT: write and run files
+open_clip_layout.py  the folder that open_clip loads
+output.py            the output folder: files, results and card
+programs.py          ExecuTorch: write and run programs
+towers.py            the towers as modules that an exporter can trace
+verdict.py           limits of accuracy, latency and size, and the verdict on a file
+web.py               a static web page that runs an exported model in the browser
 """

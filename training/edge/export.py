@@ -1,5 +1,6 @@
 """Export a finished model: trace its towers, quantise them, check each file, and write those that pass."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +9,7 @@ from tqdm.auto import tqdm
 
 from modeling_dcclip import DCCLIPModel, DCCLIPProcessor
 from training.edge.formats import ExportOptions, find_format
-from training.edge.gate import Gate
+from training.edge.gate import Gate, check_layout
 from training.edge.gate_data import GateData
 from training.edge.output import ExportedFiles, copied_names, holds_only_exports, write_output
 from training.edge.towers import TOWERS
@@ -18,7 +19,7 @@ from training.students import load_student
 from training.teachers import weights_fingerprint
 from training.utils.files import scratch_folder
 from training.utils.output import claim_folder
-from training.utils.results import RESULTS_FILE, Row
+from training.utils.results import RESULTS_FILE
 
 NO_CALIBRATION = "Photographs or other images of the model's kind set its ranges: name some with --calibration."
 UNCHECKED = (
@@ -38,24 +39,34 @@ def export(options: ExportOptions) -> list[Verdict]:
 
     Raises:
         ValueError: The folder is not a complete model, the format does not exist, lacks a number format or is not
-            installed, a tower cannot be traced, or the labelled set cannot be used.
+            installed, it cannot represent the model, or the labelled set cannot be used.
     """
-    find_format(options.format).check(options.variants or ())
+    export_format = find_format(options.format)
+    export_format.check(options)
     student, processor = open_model(options.folder)
     data = GateData.from_options(options)
-    output_dir = Path(options.output_dir)
-    with open_output(options) as scratch:
-        run = _Export(options, student, processor, data, scratch)
-        with tqdm(total=run.num_steps, desc="export", unit="step") as progress:
-            for step in run.steps():
-                progress.set_postfix_str(step)
-                progress.update()
-        return write_output(run.files, Path(options.folder), output_dir)
+    model = ZeroShotModel(student, processor, options.folder)
+    files = ExportedFiles(export_format, weights_fingerprint(student), data.source)
+    folder, output_dir = Path(options.folder), Path(options.output_dir)
+    with _open_output(options) as scratch:
+        if export_format.suffix:
+            _write_files(options, files, Gate(model, data, export_format, options.threads), scratch)
+        else:
+            target = output_dir / export_format.name  # its final place, which some layouts contain as a path
+            shutil.rmtree(target, ignore_errors=True)
+            try:
+                export_format.functions.write(folder, student, target)
+                files.verdicts.append(check_layout(export_format, target, model, data))
+            except BaseException:
+                shutil.rmtree(target, ignore_errors=True)
+                raise
+        write_output(files, scratch, folder, output_dir)
+    return files.verdicts
 
 
 @contextmanager
-def open_output(options: ExportOptions) -> Iterator[Path]:
-    """Claim the output folder for an export, and yield the path of an empty scratch folder in it.
+def _open_output(options: ExportOptions) -> Iterator[Path]:
+    """Claim the output folder, and yield the path of an empty scratch folder in it.
 
     Raises:
         ValueError: The output folder has files that an export did not write.
@@ -71,103 +82,34 @@ def open_output(options: ExportOptions) -> Iterator[Path]:
         yield scratch
 
 
-class _Export:
-    """One export into a scratch folder."""
-
-    def __init__(
-        self,
-        options: ExportOptions,
-        student: DCCLIPModel,
-        processor: DCCLIPProcessor,
-        data: GateData,
-        scratch: Path,
-    ):
-        self.student, self.data, self.scratch, self.threads = student, data, scratch, options.threads
-        self.model = ZeroShotModel(student, processor, options.folder)
-        self.towers = TOWERS if options.towers == "both" else (options.towers,)
-        self.format = find_format(options.format)
-        self.requested = options.variants or tuple(self.format.variants)
-        # fp32 is always written: the other variants are made from it and compared with it
-        self.variants = [name for name in self.format.variants if name == "fp32" or name in self.requested]
-        self.joins = self.format.join is not None and len(self.towers) == 2
-        self.files = ExportedFiles(self.format, scratch, weights_fingerprint(student), data.source)
-        self.kept: dict[tuple[str, str], Path] = {}
-
-    @property
-    def num_steps(self) -> int:
-        """Number of `steps`."""
-        return 1 + (len(self.towers) + self.joins) * len(self.variants)
-
-    def steps(self) -> Iterator[str]:
-        """Run one step after another, and yield a description of each finished step."""
-        gate = Gate(self.model, self.data, self.format, self.threads)
-        self.files.rows += gate.rows()
-        yield "PyTorch"
-        for tower in self.towers:
-            for variant in self.variants:
-                path = self._path(tower, variant)
-                if self.data.calibration is None and (tower, variant) == ("vision", "int8"):
-                    self._note(path, tower, variant, gate.refuse(tower, variant, path, NO_CALIBRATION), [])
-                else:
-                    images = self.data.calibration_images(self.model.processor)
-                    self.format.write(self.student, tower, variant, path, images)
-                    self._note(path, tower, variant, *gate.check(tower, variant, path, self._path(tower, "fp32")))
-                yield path.name
-        if self.joins:
-            yield from self._join(gate)
-
-    def _path(self, tower: str, variant: str) -> Path:
-        return self.scratch / self.format.file_name(tower, variant)
-
-    def _join(self, gate: Gate) -> Iterator[str]:
-        """Write files of both towers.
-
-        A refused tower is replaced by a larger variant. The image tower is also replaced if both towers together lose
-        too much.
-        """
-        assert self.format.join is not None
-        joined_fp32 = self._path("both", "fp32")
-        self.format.join(self._path("vision", "fp32"), self._path("text", "fp32"), joined_fp32)
-        for variant in self.variants:
-            path = self._path("both", variant)
-            verdict = gate.refuse("both", variant, path, f"Both towers were refused in {variant}.")
-            rows: list[Row] = []
-            for parts in self._pairs(variant):
-                files = {tower: self._path(tower, part) for tower, part in parts.items()}
-                if variant != "fp32":
-                    self.format.join(files["vision"], files["text"], path)
-                verdict, rows = gate.check_joined(variant, path, joined_fp32, files, parts)
-                if verdict.kept:
-                    break
-            self._note(path, "both", variant, verdict, rows)
-            yield path.name
-
-    def _pairs(self, variant: str) -> list[dict[str, str]]:
-        """Number formats of both towers that a joined file can be made of, the smallest first."""
-        passed = {
-            tower: [name for name in dict.fromkeys((variant, "fp16", "fp32")) if (tower, name) in self.kept]
-            for tower in TOWERS
-        }
-        return [
-            {"vision": vision, "text": text}
-            for text in passed["text"][:1]
-            for vision in passed["vision"]
-            if variant in (vision, text)
-        ]
-
-    def _note(self, path: Path, tower: str, variant: str, verdict: Verdict, rows: list[Row]):
-        if verdict.kept:
-            self.kept[tower, variant] = path
-        if variant in self.requested:
-            self.files.verdicts.append(verdict)
-            self.files.rows += rows
+def _write_files(options: ExportOptions, files: ExportedFiles, gate: Gate, scratch: Path):
+    """Write and check the files of both towers, or of one, in all number formats."""
+    export_format, data, student = files.format, gate.data, gate.student
+    towers = TOWERS if options.towers == "both" else (options.towers,)
+    requested = options.variants or tuple(export_format.variants)
+    # fp32 is always written: the other variants are made from it and compared with it
+    variants = [name for name in export_format.variants if name == "fp32" or name in requested]
+    files.rows += gate.rows()
+    steps = [(tower, variant) for tower in towers for variant in variants]
+    for tower, variant in (progress := tqdm(steps, desc="export", unit="file")):
+        path, fp32 = (scratch / export_format.file_name(tower, kind) for kind in (variant, "fp32"))
+        progress.set_postfix_str(path.name)
+        if data.calibration is None and (tower, variant) == ("vision", "int8"):
+            verdict, rows = gate.refuse(tower, variant, path, NO_CALIBRATION), []
+        else:
+            images = data.calibration_images(student.processor)
+            export_format.functions.write_tower(student.model, tower, variant, path, images)
+            verdict, rows = gate.check(tower, variant, path, fp32)
+        if variant in requested:
+            files.verdicts.append(verdict)
+            files.rows += rows
 
 
 def open_model(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
     """Load a finished model in eval mode, with its processor.
 
     Raises:
-        ValueError: A file or a weight of the model is missing.
+        ValueError: A file or a weight of the model is missing, or a weight is not finite.
     """
     needed = ("config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json")
     if not Path(folder).is_dir():
@@ -178,5 +120,5 @@ def open_model(folder: str) -> tuple[DCCLIPModel, DCCLIPProcessor]:
                 f"folder: {folder!r} has no {name}, so an exported model could not be run. Save model and processor "
                 "to it with save_pretrained."
             )
-    student, processor = load_student(folder)
+    student, processor = load_student(folder, "folder")
     return student.eval(), processor

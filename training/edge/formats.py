@@ -1,21 +1,14 @@
 """Options of an export, and the table of export formats.
 
 A new format is one `Format` in `FORMATS`. Its file pattern goes to `OPTIONAL` in training/hub/folder.py, so that its
-files are published. The functions of a format import its packages when they are called, so that `--help` and this
-table work without them.
+files are published. The module of a format is imported when it is used, so that `--help` works without its packages.
 """
 
-import importlib.util
-from collections.abc import Callable, Iterable
+import importlib.metadata
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from modeling_dcclip import DCCLIPModel
-    from training.edge.towers import Runner
+from importlib import import_module
+from types import ModuleType
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,143 +63,125 @@ class ExportOptions:
 class Format:
     """One export format.
 
+    The module of a format of files has two functions. `write_tower(student, tower, variant, path, images)` writes one
+    file; `images` are prepared calibration images (1, 3, S, S), and the fp32 file is written first, to the same
+    folder. `open_tower(path, threads)` opens a file on the CPU and returns a `Runner`; 0 threads take the default of
+    the runtime. Both raise a ValueError for what they cannot write or run.
+
+    The module of a layout, a folder with both towers that another tool loads, has `write(folder, student, target)` and
+    the class `ToolEncoder(target)`. Its methods `encode_images` (RGB images of any size) and `encode_texts` return
+    (N, D) float32 embeddings, L2-normalised.
+
     Args:
         name: Name of the format and of its folder in the repo.
-        suffix: Suffix of the files, such as `.onnx`.
-        variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
+        module: Module with the functions.
         extra: Extra of this package that installs `packages`.
-        packages: Packages that this format imports.
-        write: Writes one file. Arguments: the student, the tower, the number format, the path, and prepared
-            calibration images (1, 3, S, S). The fp32 file is written first, to the same folder. Raises a ValueError
-            if the tower cannot be exported.
-        open: Opens a file on the CPU. Arguments: the path, and the threads of one operator (0 takes the default of
-            the runtime). Returns a `Runner`. Raises a ValueError if this machine cannot run the file.
-        join: Writes both towers to one file. Arguments: paths of image tower, text tower and output. None if the
-            format has no such files.
+        packages: Packages that this format imports, by their names on PyPI.
+        suffix: Suffix of the files, such as `.onnx`; empty for a layout.
+        variants: Number formats, mapped to the ending of the file name before the suffix. fp32 comes first.
     """
 
     name: str
-    suffix: str
-    variants: dict[str, str]
+    module: str
     extra: str
     packages: tuple[str, ...]
-    write: "Callable[[DCCLIPModel, str, str, Path, Iterable[np.ndarray]], None]"
-    open: "Callable[[Path, int], Runner]"
-    join: Callable[[Path, Path, Path], None] | None = None
+    suffix: str
+    variants: dict[str, str]
+
+    @property
+    def functions(self) -> ModuleType:
+        """The module."""
+        return import_module(self.module)
 
     def file_name(self, tower: str, variant: str) -> str:
-        """Name of the file of a tower (`vision`, `text` or `both`), such as `text_model_quantized.onnx`."""
-        return f"{'model' if tower == 'both' else f'{tower}_model'}{self.variants[variant]}{self.suffix}"
-
-    def repo_path(self, path: Path) -> str:
-        """Path of a file in the repo, such as `onnx/text_model.onnx`. Results and cards name files this way."""
-        return f"{self.name}/{path.name}"
+        """Name of the file of a tower, such as `text_model_quantized.onnx`."""
+        return f"{tower}_model{self.variants[variant]}{self.suffix}"
 
     def contains(self, repo_path: str) -> bool:
-        """Whether a path in the repo is a file of this format."""
-        return repo_path.startswith(f"{self.name}/")
+        """Whether a path in the repo, such as `onnx/text_model.onnx`, is a file of this format, or its folder."""
+        return repo_path.partition("/")[0] == self.name
 
-    def check(self, variants: Iterable[str]):
+    def check(self, options: ExportOptions):
         """Check that the number formats exist and the packages are installed.
 
         Raises:
-            ValueError: A number format does not exist, or a package is missing.
+            ValueError: A number format does not exist, a package is missing, or a layout is exported in parts.
         """
-        if unknown := [variant for variant in variants if variant not in self.variants]:
+        if not self.suffix and (options.towers != "both" or options.variants not in (None, ["fp32"])):
+            raise ValueError(
+                f"format: {self.name} holds both towers in fp32. Leave out --towers, and name no --variants but fp32."
+            )
+        if unknown := [variant for variant in options.variants or () if variant not in self.variants]:
             raise ValueError(
                 f"variants: --format {self.name} has no {', '.join(unknown)}. Expected: {', '.join(self.variants)}. "
                 "Change --variants, or choose another --format."
             )
-        if missing := [package for package in self.packages if importlib.util.find_spec(package) is None]:
+        try:
+            self.versions()
+        except importlib.metadata.PackageNotFoundError as error:
             raise ValueError(
-                f"format: {self.name!r} needs {', '.join(missing)}, which is not installed. "
+                f"format: {self.name!r} needs {error.name}, which is not installed. "
                 f'Run: pip install -e ".[{self.extra}]"'
-            )
+            ) from error
+
+    def versions(self) -> dict[str, str]:
+        """Version of each package, for results."""
+        return {name: importlib.metadata.version(name) for name in self.packages}
 
 
-def _write_onnx(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    from training.edge.graphs import make_variant, trace
-
-    if variant == "fp32":
-        trace(student, tower, path)
-    else:
-        make_variant(path.with_name(ONNX.file_name(tower, "fp32")), tower, variant, path, images)
-
-
-def _join_onnx(vision: Path, text: Path, path: Path):
-    from training.edge.graphs import join
-
-    join(vision, text, path)
-
-
-def _open_onnx(path: Path, threads: int) -> "Runner":
-    from training.edge.graphs import open_session
-
-    session = open_session(path, threads)
-    return lambda inputs: session.run(None, inputs)[0]
-
-
-def _write_executorch(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    from training.edge.programs import write_program
-
-    write_program(student, tower, variant, path, images)
-
-
-def _open_executorch(path: Path, threads: int) -> "Runner":
-    from training.edge.programs import open_program
-
-    return open_program(path, threads)
-
-
-def _write_litert(student: "DCCLIPModel", tower: str, variant: str, path: Path, images: "Iterable[np.ndarray]"):
-    from training.edge.litert import write_litert
-
-    write_litert(student, tower, variant, path, images)
-
-
-def _open_litert(path: Path, threads: int) -> "Runner":
-    from training.edge.litert import open_litert
-
-    return open_litert(path, threads)
-
-
-ONNX = Format(
-    name="onnx",
-    suffix=".onnx",
-    variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized"},  # the file names of transformers.js
-    extra="edge",
-    packages=("onnx", "onnxscript", "onnxruntime"),
-    write=_write_onnx,
-    open=_open_onnx,
-    join=_join_onnx,
-)
-EXECUTORCH = Format(
-    name="executorch",
-    suffix=".pte",
-    variants={"fp32": "", "int8": "_quantized"},
-    extra="mobile",
-    packages=("executorch", "torchao"),
-    write=_write_executorch,
-    open=_open_executorch,
-)
-LITERT = Format(
-    name="litert",
-    suffix=".tflite",
-    variants={"fp32": "", "int8": "_quantized"},
-    extra="litert",
-    packages=("litert_torch", "ai_edge_litert", "ai_edge_quantizer"),
-    write=_write_litert,
-    open=_open_litert,
-)
-FORMATS = {entry.name: entry for entry in (ONNX, EXECUTORCH, LITERT)}
+FORMATS = {
+    entry.name: entry
+    for entry in (
+        Format(
+            name="onnx",
+            module="training.edge.graphs",
+            extra="edge",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            suffix=".onnx",
+            variants={"fp32": "", "fp16": "_fp16", "int8": "_quantized"},  # the file names of transformers.js
+        ),
+        Format(
+            name="executorch",
+            module="training.edge.programs",
+            extra="mobile",
+            packages=("executorch", "torchao"),
+            suffix=".pte",
+            variants={"fp32": "", "int8": "_quantized"},
+        ),
+        Format(
+            name="litert",
+            module="training.edge.litert",
+            extra="litert",
+            packages=("litert-torch", "ai-edge-litert", "ai-edge-quantizer"),
+            suffix=".tflite",
+            variants={"fp32": "", "int8": "_quantized"},
+        ),
+        Format(
+            name="open_clip",
+            module="training.edge.open_clip_layout",
+            extra="edge",
+            packages=("open-clip-torch", "timm"),
+            suffix="",
+            variants={"fp32": ""},
+        ),
+        Format(
+            name="immich",
+            module="training.edge.immich_layout",
+            extra="edge",
+            packages=("onnx", "onnxscript", "onnxruntime"),
+            suffix="",
+            variants={"fp32": ""},
+        ),
+    )
+}
 
 
-def find_format(name: str, others: Iterable[str] = ()) -> Format:
-    """The format of a name; an error lists `others`, the names of layouts, too.
+def find_format(name: str) -> Format:
+    """The format of a name.
 
     Raises:
         ValueError: The format does not exist.
     """
     if name not in FORMATS:
-        raise ValueError(f"format: {name!r} does not exist. Expected: {', '.join((*FORMATS, *others))}.")
+        raise ValueError(f"format: {name!r} does not exist. Expected: {', '.join(FORMATS)}.")
     return FORMATS[name]

@@ -3,8 +3,8 @@
 Without options, they are data of the kind that the model was trained on, if its folder names any.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,38 +81,40 @@ class GateData:
     def from_options(cls, options: ExportOptions) -> "GateData":
         """The labelled set that the options name; else data of the kind that the model was trained on; else none.
 
+        Nothing of the model's recipe is run: its validation set counts only if it is a file or a folder here.
+
         Raises:
             ValueError: Only one of `data` and `class_names` is given, or the labelled set does not match them.
         """
         calibration = None
         if options.calibration is not None:
             calibration = _load(options.calibration, options, "calibration").select_columns([options.image_column])
-        if options.data is not None:
-            return cls.labelled(options, calibration)
-        if options.class_names is not None:
+        if options.data is None and options.class_names is not None:
             raise ValueError(f"class_names: {options.class_names!r} is given without data. Name a labelled set.")
-        found = find_model_data(Path(options.folder))
-        if found.is_emoji:
-            return cls.embedded(calibration)
-        if found.validation is not None:
-            return cls.validation(found.validation, calibration)
-        if found.eval is not None:
-            return cls.of_recipe(found.eval, calibration)
-        return cls.unchecked(calibration, options.image_column)
-
-    @classmethod
-    def labelled(cls, options: ExportOptions, calibration: Dataset | None) -> "GateData":
-        """The labelled set that the options name."""
+        if options.data is None:
+            splits = Path(options.folder) / SPLITS_FOLDER
+            if (splits / VALIDATION_FILE).is_file():
+                return cls._validation(splits, calibration)
+            recipe = _read_recipe(Path(options.folder) / RECIPE_FILE)
+            if is_of_emoji(recipe):
+                return cls._embedded(calibration)
+            options = _with_eval_of(recipe, options)
+        if options.data is None:
+            return cls._unchecked(calibration, options.image_column)
         if options.class_names is None:
             raise ValueError(f"data: {options.data!r} needs class_names, the names of its classes in both languages.")
-        source = str(options.data)
-        rows = _load(source, options, "data")
-        names = _both_languages(ClassNames.read(options.class_names))
+        rows, names = _load(options.data, options, "data"), ClassNames.read(options.class_names)
+        if missing := [language for language in LANGUAGES if language not in names.names]:
+            raise ValueError(
+                f"class_names: the labelled set has names in {sorted(names.names)}, none in {missing[0]!r}. The gate "
+                f"checks both languages: add names in {missing[0]!r} to each class."
+            )
+        sets = {Path(options.data).stem: rows}
         calibration = rows if calibration is None else calibration
-        return cls({Path(source).stem: rows}, names, calibration, options.image_column, options.label_column, source)
+        return cls(sets, names, calibration, options.image_column, options.label_column, options.data)
 
     @classmethod
-    def embedded(cls, calibration: Dataset | None = None) -> "GateData":
+    def _embedded(cls, calibration: Dataset | None) -> "GateData":
         """The embedded corpus: images held out from training, and the names of all concepts. The images of the
         training split are the default of `calibration`.
         """
@@ -124,7 +126,7 @@ class GateData:
         return cls(held_out.sets, held_out.class_names, calibration, "image", "label", held_out.corpus.name)
 
     @classmethod
-    def validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
+    def _validation(cls, folder: Path, calibration: Dataset | None) -> "GateData":
         """The validation split in `folder`, left by fine-tuning. Images with the same first captions are one class.
         The images of the training split are the default of `calibration`.
         """
@@ -152,18 +154,7 @@ class GateData:
         return cls({"validation": labelled}, ClassNames(names, ROW), calibration, "image", "label", source)
 
     @classmethod
-    def of_recipe(cls, config: EvalConfig, calibration: Dataset | None) -> "GateData":
-        """The labelled validation set of the model's recipe, whose images are the default of `calibration`."""
-        source = str(config.data)
-        rows = load_source(source, config.split)
-        rows = require_allowed(rows, config.image_column, rules_for(source, False, False), source, "eval.data")
-        names = _both_languages(ClassNames.read(str(config.class_names)))
-        calibration = rows if calibration is None else calibration
-        sets = {Path(source).stem: rows}
-        return cls(sets, names, calibration, config.image_column, config.label_column, source)
-
-    @classmethod
-    def unchecked(cls, calibration: Dataset | None, image_column: str) -> "GateData":
+    def _unchecked(cls, calibration: Dataset | None, image_column: str) -> "GateData":
         """No labels: embeddings are compared on the calibration images, or on noise, and on general class names."""
         general = general_pairs(LANGUAGES, held_out=True)
         names = ClassNames(dict(zip(general.languages, (general.first, general.second), strict=True)))
@@ -203,47 +194,6 @@ def _load(source: str, options: ExportOptions, field: str) -> Dataset:
     return require_allowed(rows, options.image_column, rules, source, field)
 
 
-def _both_languages(class_names: ClassNames) -> ClassNames:
-    for language in LANGUAGES:
-        if language not in class_names.names:
-            raise ValueError(
-                f"class_names: the labelled set has names in {sorted(class_names.names)}, none in {language!r}. The "
-                f"gate checks both languages: add names in {language!r} to each class."
-            )
-    return class_names
-
-
-@dataclass(frozen=True)
-class ModelData:
-    """Data of the kind that a model was trained on.
-
-    Args:
-        is_emoji: Whether all training data are the embedded corpus of emoji.
-        validation: Folder of the training and the validation split that fine-tuning left in the model's folder.
-        eval: Labelled validation set of the recipe.
-    """
-
-    is_emoji: bool = False
-    validation: Path | None = None
-    eval: EvalConfig | None = None
-
-
-def find_model_data(folder: Path) -> ModelData:
-    """Look in a model's folder for data of the kind that it was trained on; all fields are empty if there are none.
-
-    Nothing of the recipe is run: a validation set counts only if it is a file or a folder here.
-    """
-    splits = folder / SPLITS_FOLDER
-    if (splits / VALIDATION_FILE).is_file():
-        return ModelData(validation=splits)
-    recipe = _read_recipe(folder / RECIPE_FILE)
-    found = recipe.get("data")
-    data = found if isinstance(found, dict) else {}
-    sources = [source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)]
-    sources += [data["train"]] if data.get("train") else []
-    return ModelData(_are_emoji(sources), None, _local_eval(recipe.get("eval")))
-
-
 def _read_recipe(path: Path) -> dict[str, Any]:
     try:
         recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -252,7 +202,11 @@ def _read_recipe(path: Path) -> dict[str, Any]:
     return recipe if isinstance(recipe, dict) else {}
 
 
-def _are_emoji(sources: Sequence[Any]) -> bool:
+def is_of_emoji(recipe: dict[str, Any]) -> bool:
+    """Whether all training data of a recipe are the embedded corpus of emoji."""
+    data = recipe.get("data") if isinstance(recipe.get("data"), dict) else {}
+    sources = [source.get("train") for source in data.get("sources") or [] if isinstance(source, dict)]
+    sources += [data["train"]] if data.get("train") else []
     cache = DEFAULT_CACHE.expanduser().resolve()
     return bool(sources) and all(
         isinstance(source, str)
@@ -261,11 +215,12 @@ def _are_emoji(sources: Sequence[Any]) -> bool:
     )
 
 
-def _local_eval(value: Any) -> EvalConfig | None:
-    """The validation set of a recipe if its files are on this machine."""
-    if not isinstance(value, dict) or not value.get("data") or not value.get("class_names"):
-        return None
-    if not Path(str(value["data"])).expanduser().exists():
-        return None
-    known = {field.name for field in fields(EvalConfig)}
-    return EvalConfig(**{name: entry for name, entry in value.items() if name in known})
+def _with_eval_of(recipe: dict[str, Any], options: ExportOptions) -> ExportOptions:
+    """The options with the labelled validation set of the recipe, if its files are here."""
+    found = recipe.get("eval")
+    if not isinstance(found, dict) or not found.get("data") or not found.get("class_names"):
+        return options
+    names = ("data", "class_names", "split", "image_column", "label_column")
+    if not Path(str(found["data"])).expanduser().exists():
+        return options
+    return replace(options, **{name: str(found.get(name, getattr(EvalConfig, name))) for name in names})

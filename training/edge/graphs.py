@@ -1,4 +1,4 @@
-"""ONNX: write towers as graphs with the input and output names of transformers.js, quantise, join and run them."""
+"""ONNX: write towers as graphs with the input and output names of transformers.js, quantise and run them."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,7 +20,7 @@ from onnxruntime.quantization import (
 from torch import Tensor, nn
 
 from modeling_dcclip import DCCLIPModel
-from training.edge.towers import INPUTS, OUTPUTS, STEM, TOWERS, cannot_export, trace_inputs
+from training.edge.towers import INPUTS, OUTPUTS, STEM, Runner, cannot_export, trace_inputs
 
 # the newest opset that ONNX Runtime Web and ONNX Runtime 1.16 support; newer opsets fold attention into one node
 OPSET = 20
@@ -30,6 +30,24 @@ MIN_ELEMENTS = 32  # smaller tensors stay in fp32
 MAX_HALF_ERROR = 2.0**-10
 # largest number of input channels of a filter that counts as depthwise
 MAX_DEPTHWISE_CHANNELS = 4
+
+
+def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+    """Write a graph; `training.edge.formats.Format` describes the arguments.
+
+    Raises:
+        ValueError: The tower cannot be traced.
+    """
+    if variant == "fp32":
+        trace(student, tower, path)
+    else:
+        make_variant(path.with_name(f"{tower}_model.onnx"), tower, variant, path, images)
+
+
+def open_tower(path: Path, threads: int = 0) -> Runner:
+    """Open a graph on the CPU as a function from inputs by name to embeddings; `open_session` describes the rest."""
+    session = open_session(path, threads)
+    return lambda inputs: session.run(None, inputs)[0]
 
 
 def trace(student: DCCLIPModel, tower: str, path: Path):
@@ -98,65 +116,6 @@ def _finish(path: Path, student: DCCLIPModel):
         node.ClearField("doc_string")
     helper.set_model_props(model, {"logit_scale": repr(student.logit_scale.exp().item())})
     onnx.save(model, path)
-
-
-def join(vision: Path, text: Path, path: Path):
-    """Write both towers to one graph that also compares every image with every text.
-
-    Its outputs are `logits_per_image` (images, texts), `logits_per_text`, `text_embeds` and `image_embeds`.
-
-    Args:
-        vision: Path of the image tower's graph, of any variant.
-        text: Path of the text tower's graph, of any variant.
-        path: Path of the graph to write.
-    """
-    vision_model, text_model = (
-        onnx.compose.add_prefix(onnx.load(file), f"{tower}/")
-        for tower, file in zip(TOWERS, (vision, text), strict=True)
-    )
-    properties = {entry.key: entry.value for entry in text_model.metadata_props}
-    public_names = {f"{tower}/{name}": name for tower in TOWERS for name in (*INPUTS[tower], OUTPUTS[tower])}
-    for model in (vision_model, text_model):
-        _rename(model.graph, public_names)
-    opsets: dict[str, int] = {}
-    for entry in (*vision_model.opset_import, *text_model.opset_import):
-        opsets[entry.domain] = max(entry.version, opsets.get(entry.domain, 0))
-    nodes = [
-        *vision_model.graph.node,
-        *text_model.graph.node,
-        helper.make_node("Transpose", ["image_embeds"], ["image_embeds_t"], perm=[1, 0]),
-        helper.make_node("MatMul", ["text_embeds", "image_embeds_t"], ["cosines"]),
-        helper.make_node("Mul", ["cosines", "logit_scale"], ["logits_per_text"]),
-        helper.make_node("Transpose", ["logits_per_text"], ["logits_per_image"], perm=[1, 0]),
-    ]
-    scale = numpy_helper.from_array(np.array(properties["logit_scale"], np.float32), "logit_scale")
-    outputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{rows}_batch_size", f"{columns}_batch_size"])
-        for name, rows, columns in (("logits_per_image", "image", "text"), ("logits_per_text", "text", "image"))
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "dcclip",
-        [*text_model.graph.input, *vision_model.graph.input],
-        [*outputs, *text_model.graph.output, *vision_model.graph.output],
-        [*vision_model.graph.initializer, *text_model.graph.initializer, scale],
-        value_info=[*vision_model.graph.value_info, *text_model.graph.value_info],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid(*entry) for entry in opsets.items()])
-    helper.set_model_props(model, properties)
-    model.ir_version = max(vision_model.ir_version, text_model.ir_version)
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
-
-
-def _rename(graph: onnx.GraphProto, names: dict[str, str]):
-    """Rename inputs and outputs of a graph."""
-    for value in (*graph.input, *graph.output):
-        value.name = names.get(value.name, value.name)
-    for node in graph.node:
-        for listed in (node.input, node.output):
-            for position, name in enumerate(listed):
-                listed[position] = names.get(name, name)
 
 
 def make_variant(source: Path, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):

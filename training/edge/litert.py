@@ -42,7 +42,7 @@ class _Vision(nn.Module):
         return {OUTPUTS["vision"]: self.tower(pixel_values)}
 
 
-def write_litert(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
     """Write one tower. The file of fp32 is written first, to the same folder, and the int8 file is made from it.
 
     Inputs and outputs have the names of the ONNX graphs; ids and mask are int32. Embeddings are L2-normalised.
@@ -118,7 +118,7 @@ def _quantise(source: Path, tower: str, path: Path, images: Iterable[np.ndarray]
     path.write_bytes(quantised.quantized_model)
 
 
-def open_litert(path: Path, threads: int = 0) -> Runner:
+def open_tower(path: Path, threads: int = 0) -> Runner:
     """Open a file on the CPU for any number of images or texts, which run one after another.
 
     Args:

@@ -1,18 +1,16 @@
 """Write an export to its output folder: the files that passed, the results and the card."""
 
-import importlib.metadata
 import itertools
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from training.config import RECIPE_FILE
 from training.edge import verdict as limits
-from training.edge.formats import FORMATS, ONNX, Format
+from training.edge.formats import FORMATS, Format
 from training.edge.gate import REFERENCE
-from training.edge.layouts import LAYOUTS
 from training.edge.towers import TOWERS
 from training.edge.verdict import Verdict
 from training.hub import MODEL_FILES, complete_folder, write_card
@@ -21,16 +19,14 @@ from training.utils.results import RESULTS_FILE, Results, Row, make_meta
 
 # files of a training run that are not part of the Hub repo
 EXCLUDED = ("checkpoint-*", "log.jsonl", "training_state", "data", "tuned", "__pycache__", ".*")
-STAYS = "The earlier export, which passed, stays."
 
 
 @dataclass
 class ExportedFiles:
-    """The files of one export in its scratch folder.
+    """The files of one export.
 
     Args:
         format: Format of the files.
-        scratch: Folder that holds them.
         weights: Fingerprint of the exported weights.
         source: Description of the gate's data.
         verdicts: A verdict for each requested file.
@@ -38,73 +34,38 @@ class ExportedFiles:
     """
 
     format: Format
-    scratch: Path
     weights: str
     source: str
     verdicts: list[Verdict] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
 
 
-def write_output(files: ExportedFiles, folder: Path, output_dir: Path) -> list[Verdict]:
+def write_output(files: ExportedFiles, scratch: Path, folder: Path, output_dir: Path):
     """Move the files that passed to the output folder, then write results and card. Each file is replaced atomically.
 
-    A refused file does not replace one that an earlier export of the same weights accepted, which stays with its
-    verdict: the refusal may come from a busy machine or from other data.
+    Files of earlier exports stay if they are of the same weights and this export did not make them anew.
 
     Args:
-        files: The files of the export.
+        files: Verdicts and rows of the export.
+        scratch: Folder that holds its files, in the file system of `output_dir`.
         folder: Folder of the exported model; its files are copied to a different `output_dir`.
         output_dir: The output folder.
-
-    Returns:
-        The verdicts, which say of a refused file whether an earlier one stays.
     """
-    earlier = _earlier_results(output_dir, files.weights)
-    staying = _staying(files.verdicts, earlier, output_dir)
-    _remove_layouts(output_dir, files.weights)
-    copy_model(folder, output_dir, files.scratch)
-    kept = [files.scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
-    _replace(kept, output_dir / files.format.name)
-    results = _merge_results(_without(files, staying), earlier, output_dir)
+    earlier = _read_results(output_dir)
+    if earlier is None or earlier.meta.get("export", {}).get("weights") != files.weights:
+        earlier = Results({"export": {"runs": [], "verdicts": []}})
+    if folder.resolve() != output_dir.resolve():
+        shutil.copytree(folder, scratch / "repo", ignore=_ignored(output_dir))
+        _replace((scratch / "repo").iterdir(), output_dir)
+    complete_folder(output_dir)
+    if files.format.suffix:
+        kept = [scratch / Path(verdict.file).name for verdict in files.verdicts if verdict.kept]
+        _replace(kept, output_dir / files.format.name)
+    results = _merge_results(files, earlier, output_dir)
     _remove_stale(output_dir, {entry["file"] for entry in results.meta["export"]["verdicts"] if entry["kept"]})
     results.write(output_dir)
     if (output_dir / RECIPE_FILE).exists():
         write_card(output_dir)
-    return [
-        replace(verdict, reasons=[*verdict.reasons, STAYS]) if verdict.file in staying else verdict
-        for verdict in files.verdicts
-    ]
-
-
-def _staying(verdicts: list[Verdict], earlier: Results, output_dir: Path) -> set[str]:
-    """Refused files that an earlier export accepted. An unchecked file does not stay if the check refuses it."""
-    entries = [entry for entry in earlier.meta["export"]["verdicts"] if entry["kept"]]
-    accepted = {entry["file"]: entry.get("checked", True) for entry in entries}
-    return {
-        verdict.file
-        for verdict in verdicts
-        if not verdict.kept and accepted.get(verdict.file) in (True, verdict.checked)
-        if (output_dir / verdict.file).exists()
-    }
-
-
-def _without(files: ExportedFiles, names: set[str]) -> ExportedFiles:
-    """An export without the verdicts on some files and without their rows."""
-    verdicts = [verdict for verdict in files.verdicts if verdict.file not in names]
-    known = {verdict.file for verdict in verdicts} | ({REFERENCE} if verdicts else set())
-    return replace(files, verdicts=verdicts, rows=[row for row in files.rows if row.model in known])
-
-
-def copy_model(folder: Path, output_dir: Path, scratch: Path):
-    """Copy a finished model without its exports to the output folder, which may be its own, and add files it lacks.
-
-    `scratch` is an existing folder in the same file system as `output_dir`.
-    """
-    if folder.resolve() != output_dir.resolve():
-        staged = scratch / "repo"
-        shutil.copytree(folder, staged, ignore=_ignored(output_dir))
-        _replace(staged.iterdir(), output_dir)
-    complete_folder(output_dir)
 
 
 def copied_names(folder: Path, output_dir: Path) -> list[str]:
@@ -119,21 +80,21 @@ def holds_only_exports(folder: Path, name: str) -> bool:
     export = results.meta.get("export", {}) if results is not None else {}
     known = {verdict["file"] for verdict in export.get("verdicts", []) if verdict["kept"]}
     paths = [path for path in (folder / name).rglob("*") if not path.is_dir()]
-    return all(path.relative_to(folder).as_posix() in known for path in paths)
+    return name in known or all(path.relative_to(folder).as_posix() in known for path in paths)
 
 
 def _read_results(folder: Path) -> Results | None:
-    """Results of a folder, with the records of earlier exports checked; None if it has no results."""
+    """Results of a folder, with the record of earlier exports checked; None if it has no results."""
     path = folder / RESULTS_FILE
     if not path.exists():
         return None
     results = Results.read(path)
-    export, layouts = results.meta.get("export", {}), results.meta.get("layouts", {})
+    export = results.meta.get("export", {})
     try:
         for verdict in export.get("verdicts", []):
             verdict["file"], verdict["kept"], verdict["tower"], verdict["bytes"], verdict["ms_share"]
-        for entry in [*export.get("runs", []), *layouts.values()]:
-            entry["files" if "files" in entry else "weights"]
+        for run in export.get("runs", []):
+            run["files"]
     except (AttributeError, LookupError, TypeError) as error:
         raise ValueError(
             f"{RESULTS_FILE}: the record of exports in {str(path)!r} is damaged ({error!r}). Copy the file again, or "
@@ -144,7 +105,7 @@ def _read_results(folder: Path) -> Results | None:
 
 def _ignored(output_dir: Path) -> Callable[[str, list[str]], set[str]]:
     """Names in a folder that are not copied, such as other outputs in it, which a command has claimed."""
-    by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, *LAYOUTS, output_dir.name)
+    by_name = shutil.ignore_patterns(*EXCLUDED, *FORMATS, output_dir.name)
 
     def ignore(folder: str, names: list[str]) -> set[str]:
         return by_name(folder, names) | {name for name in names if is_claimed(Path(folder, name))}
@@ -162,29 +123,14 @@ def _replace(files: Iterable[Path], folder: Path):
 
 
 def _remove_stale(output_dir: Path, kept: set[str]):
-    """Remove files of earlier exports that no verdict keeps, such as files of other weights."""
-    for export_format in FORMATS.values():
-        for tower, variant in itertools.product((*TOWERS, "both"), export_format.variants):
-            path = output_dir / export_format.name / export_format.file_name(tower, variant)
-            if export_format.repo_path(path) not in kept:
-                path.unlink(missing_ok=True)
-
-
-def _remove_layouts(output_dir: Path, weights: str):
-    """Remove the layouts of other weights; their record goes with the results."""
-    results = _read_results(output_dir)
-    layouts = results.meta.get("layouts", {}) if results is not None else {}
-    for name, entry in layouts.items():
-        if name in LAYOUTS and entry["weights"] != weights:
-            shutil.rmtree(output_dir / name, ignore_errors=True)
-
-
-def _earlier_results(output_dir: Path, weights: str) -> Results:
-    """Results of earlier exports of the same weights to this folder; empty if there are none."""
-    results = _read_results(output_dir)
-    if results is not None and results.meta.get("export", {}).get("weights") == weights:
-        return results
-    return Results({"export": {"runs": [], "verdicts": []}})
+    """Remove files and layouts that no verdict keeps, such as refused ones and those of other weights."""
+    for entry in FORMATS.values():
+        if not entry.suffix and entry.name not in kept:
+            shutil.rmtree(output_dir / entry.name, ignore_errors=True)
+        for tower, variant in itertools.product(TOWERS, entry.variants) if entry.suffix else ():
+            name = f"{entry.name}/{entry.file_name(tower, variant)}"
+            if name not in kept:
+                (output_dir / name).unlink(missing_ok=True)
 
 
 def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> Results:
@@ -194,7 +140,7 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
     """
     new = [verdict.file for verdict in files.verdicts]
     run = make_meta(files.source, None, files=new)
-    run["versions"] |= {name: importlib.metadata.version(name) for name in files.format.packages}
+    run["versions"] |= files.format.versions()
     before = earlier.meta["export"]
     runs = [each | {"files": [file for file in each["files"] if file not in new]} for each in before["runs"]]
     runs = [each for each in [*runs, run] if each["files"]]
@@ -212,7 +158,7 @@ def _merge_results(files: ExportedFiles, earlier: Results, output_dir: Path) -> 
         "tolerance": limits.TOLERANCE,
         "runs": runs,
         "verdicts": verdicts,
-        "best": best_files([verdict for verdict in verdicts if ONNX.contains(verdict["file"])]),
+        "best": best_files([verdict for verdict in verdicts if FORMATS["onnx"].contains(verdict["file"])]),
     }
     return Results(results.meta | {"export": export}, rows + files.rows)
 

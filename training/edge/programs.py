@@ -1,6 +1,6 @@
 """ExecuTorch: write, quantise and run towers as programs for native apps. XNNPACK runs them on the CPU.
 
-ExecuTorch is in an extra of its own, so `training.edge.formats` imports this module when it is needed.
+ExecuTorch is in an extra of its own, so the functions import it.
 """
 
 import copy
@@ -10,17 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
-    XNNPACKQuantizer,
-    get_symmetric_quantization_config,
-)
-from executorch.exir import to_edge_transform_and_lower
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
-from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from modeling_dcclip import DCCLIPModel
 from training.edge.towers import STEM, Runner, cannot_export, trace_inputs
@@ -30,7 +21,7 @@ CONVOLUTION = torch.ops.aten.conv2d.default
 CLAMPS = (torch.ops.aten.hardtanh.default, torch.ops.aten.hardtanh_.default)  # such as ReLU6
 
 
-def write_program(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
+def write_tower(student: DCCLIPModel, tower: str, variant: str, path: Path, images: Iterable[np.ndarray]):
     """Write one tower as a program for up to `MAX_BATCH` images, or texts of any supported length.
 
     Its method `forward` returns L2-normalised embeddings, and `logit_scale` the factor that turns cosines into logits.
@@ -48,6 +39,9 @@ def write_program(student: DCCLIPModel, tower: str, variant: str, path: Path, im
     module, example, shapes = trace_inputs(student, tower, MAX_BATCH)
     try:
         with torch.no_grad():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+
             if variant == "int8":
                 module = to_int8(module, tower, example, shapes, images)
             program = to_edge_transform_and_lower(
@@ -86,43 +80,52 @@ def to_int8(
     Returns:
         The quantised tower, with the same inputs and output.
     """
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import get_symmetric_quantization_config
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
     dynamic = tower == "text"
     if dynamic:
         module = copy.deepcopy(module)
         _quantise_tables(module)
     config = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=dynamic)
     graph = torch.export.export(module, example, dynamic_shapes=shapes).module()
-    prepared = prepare_pt2e(graph, _Quantizer().set_global(config))
+    prepared = prepare_pt2e(graph, _make_quantizer().set_global(config))
     # the text tower runs once, so that the ranges of its weights are measured
     for inputs in [example] if dynamic else ((torch.from_numpy(image),) for image in images):
         prepared(*inputs)
     return convert_pt2e(prepared)
 
 
-class _Quantizer(XNNPACKQuantizer):
+def _make_quantizer() -> Any:
     """XNNPACK's quantizer with two changes: the stem stays in fp32, as in ONNX files, and clamps set the range."""
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+    from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-    def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Keep scalars: XNNPACK would make them float tensors, which cannot be added to integer position ids."""
-        return model
+    class Quantizer(XNNPACKQuantizer):
+        def transform_for_annotation(self, model: GraphModule) -> GraphModule:
+            """Keep scalars: XNNPACK would make them float tensors, which cannot be added to integer position ids."""
+            return model
 
-    def annotate(self, model: GraphModule) -> GraphModule:
-        """Measure a convolution's range after the clamp that XNNPACK fuses with it.
+        def annotate(self, model: GraphModule) -> GraphModule:
+            """Measure a convolution's range after the clamp that XNNPACK fuses with it.
 
-        Before the clamp, most of the range would be values that are cut off.
-        """
-        stem = [node for node in model.graph.nodes if node.target == CONVOLUTION][:STEM]
-        self.set_filter_function(lambda node: node not in stem)
-        model = super().annotate(model)
-        for clamp in [node for node in model.graph.nodes if node.target in CLAMPS]:
-            convolution = clamp.args[0]
-            annotation = convolution.meta.get(Q_ANNOTATION_KEY)
-            if convolution.target == CONVOLUTION and annotation and len(convolution.users) == 1:
-                clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
-                    output_qspec=annotation.output_qspec, _annotated=True
-                )
-                annotation.output_qspec = None
-        return model
+            Before the clamp, most of the range would be values that are cut off.
+            """
+            stem = [node for node in model.graph.nodes if node.target == CONVOLUTION][:STEM]
+            self.set_filter_function(lambda node: node not in stem)
+            model = super().annotate(model)
+            for clamp in [node for node in model.graph.nodes if node.target in CLAMPS]:
+                convolution = clamp.args[0]
+                annotation = convolution.meta.get(Q_ANNOTATION_KEY)
+                if convolution.target == CONVOLUTION and annotation and len(convolution.users) == 1:
+                    clamp.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
+                        output_qspec=annotation.output_qspec, _annotated=True
+                    )
+                    annotation.output_qspec = None
+            return model
+
+    return Quantizer()
 
 
 class _Int8Table(nn.Module):
@@ -153,7 +156,7 @@ def _quantise_tables(module: nn.Module):
             _quantise_tables(child)
 
 
-def open_program(path: Path, threads: int = 0) -> Runner:
+def open_tower(path: Path, threads: int = 0) -> Runner:
     """Open a program on the CPU for any number of images or texts. Larger inputs are split into batches.
 
     Args:

@@ -8,13 +8,14 @@ import yaml
 from datasets import Dataset, Features, Image, List, Value
 
 from training.corpus.emoji import DEFAULT_CACHE
+from training.data import load_source
 from training.edge.formats import ExportOptions
 from training.edge.gate_data import (
     SPLITS_FOLDER,
     TRAINING_FILE,
     VALIDATION_FILE,
     GateData,
-    find_model_data,
+    is_of_emoji,
     make_noise,
 )
 from training.edge.output import holds_only_exports
@@ -38,21 +39,19 @@ def write_recipe(folder: Path, **fields) -> Path:
         (None, False),
     ],
 )
-def test_a_model_of_emoji_is_one_that_was_trained_on_nothing_else(tmp_path, data, is_emoji):
-    assert find_model_data(write_recipe(tmp_path, data=data)).is_emoji == is_emoji
+def test_a_model_of_emoji_is_one_that_was_trained_on_nothing_else(data, is_emoji):
+    assert is_of_emoji({"data": data}) == is_emoji
 
 
 @pytest.mark.parametrize("content", [None, "", "- a", "a: [", "\x00"])
 def test_a_missing_or_damaged_recipe_tells_nothing(tmp_path, content):
     if content is not None:
         (tmp_path / "recipe.yaml").write_text(content, encoding="utf-8")
-    found = find_model_data(tmp_path)
-    assert (found.is_emoji, found.validation, found.eval) == (False, None, None)
+    assert not from_options(tmp_path).is_checked
 
 
-def test_the_shipped_model_of_photographs_is_no_model_of_emoji():
-    folder = Path(__file__).parents[3] / "model_cards" / "dcclip-tiny-photo"
-    assert not find_model_data(folder).is_emoji
+def from_options(folder: Path, **fields) -> GateData:
+    return GateData.from_options(ExportOptions(folder=str(folder), output_dir="out", **fields))
 
 
 def test_a_validation_set_of_the_recipe_counts_only_if_it_is_here(tmp_path):
@@ -61,10 +60,10 @@ def test_a_validation_set_of_the_recipe_counts_only_if_it_is_here(tmp_path):
     test = tmp_path / "test.parquet"
     config = {"data": str(test), "class_names": str(names), "label_column": "name"}
     write_recipe(tmp_path, data={"train": "photos.parquet"}, eval=config)
-    assert find_model_data(tmp_path).eval is None
+    assert not from_options(tmp_path).is_checked
     rows = Dataset.from_dict({"image": [make_noise()[0]["image"]] * 2, "name": ["cat", "dog"]})
     rows.to_parquet(test)
-    data = GateData.from_options(ExportOptions(folder=str(tmp_path), output_dir="out"))
+    data = from_options(tmp_path)
     assert data.languages == ["en", "zh"] and data.label_ids("test").tolist() == [0, 1] and data.is_checked
 
 
@@ -86,18 +85,40 @@ def test_captions_of_a_validation_split_become_classes_in_their_languages(tmp_pa
     chinese = [["猫", "小猫"], ["狗"], [], ["猫"]]
     make_split(splits / VALIDATION_FILE, zh=chinese, en=[["a cat"], ["a dog"], ["a fox"], ["a cat"]])
     make_split(splits / TRAINING_FILE, zh=[["鸟"]])
-    data = GateData.from_options(ExportOptions(folder=str(tmp_path), output_dir="out"))
+    data = from_options(tmp_path)
     assert data.languages == ["en", "zh"] and data.label_ids("validation").tolist() == [0, 1, 0]
     assert data.class_names.in_language("zh") == ["猫", "狗"]
     assert data.class_names.in_language("en") == ["a cat", "a dog"]
     assert len(data.calibration) == 1
     make_split(splits / VALIDATION_FILE, zh=[["猫"], ["狗"]])
-    assert GateData.from_options(ExportOptions(folder=str(tmp_path), output_dir="out")).languages == ["zh"]
+    assert from_options(tmp_path).languages == ["zh"]
 
 
-@pytest.mark.parametrize(
-    "meta", [{"export": []}, {"export": {"verdicts": [{}]}}, {"export": {"runs": 3}}, {"layouts": {"immich": {}}}]
-)
+def test_other_images_can_set_the_int8_ranges(corpus, tmp_path):
+    fields = {"data": str(corpus / "unseen_style.parquet"), "class_names": str(corpus / "class_names.json")}
+    labelled = from_options(tmp_path, **fields)
+    other = from_options(tmp_path, **fields, calibration=str(corpus / "train.parquet"))
+    assert len(labelled.calibration) == len(labelled.sets["unseen_style"]) != len(other.calibration)
+    assert len(other.calibration) == len(load_source(str(corpus / "train.parquet")))
+    Dataset.from_dict({"photo": ["a.png"]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"calibration: .*--image_column"):
+        from_options(tmp_path, **fields, calibration=str(tmp_path / "a.parquet"))
+
+
+def test_data_and_class_names_in_both_languages_need_each_other(corpus, tmp_path):
+    data, names = str(corpus / "unseen_style.parquet"), str(corpus / "class_names.json")
+    english = [{"en": entry["en"]} for entry in json.loads(Path(names).read_text(encoding="utf-8"))]
+    (tmp_path / "names.json").write_text(json.dumps(english), encoding="utf-8")
+    for fields, message in (
+        ({"data": data}, "data: .*needs class_names"),
+        ({"class_names": names}, "class_names: .*without data"),
+        ({"data": data, "class_names": str(tmp_path / "names.json")}, "class_names: .*none in 'zh'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_options(tmp_path, **fields)
+
+
+@pytest.mark.parametrize("meta", [{"export": []}, {"export": {"verdicts": [{}]}}, {"export": {"runs": 3}}])
 def test_a_damaged_record_of_exports_is_reported(tmp_path, meta):
     (tmp_path / "results.json").write_text(json.dumps({"meta": meta, "rows": []}), encoding="utf-8")
     with pytest.raises(ValueError, match=r"results\.json: "):

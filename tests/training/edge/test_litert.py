@@ -11,18 +11,18 @@ import torch
 import torch.nn.functional as F
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import CUT_EFFICIENTNET, XLM_ROBERTA, make_model, recipe_fields, student_config
+from tests.tiny import CUT_EFFICIENTNET, SMALL_XLM_ROBERTA, make_model, recipe_fields, student_config
 from training import export
 from training.config import DistillRecipe
-from training.edge import formats, verdict
-from training.edge.litert import open_litert
+from training.edge import verdict
+from training.edge.formats import FORMATS
+from training.edge.litert import open_tower
 from training.hub import save_model
 
 pytest.importorskip("litert_torch", reason='pip install -e ".[litert]"')
 pytestmark = [pytest.mark.litert, pytest.mark.slow]
 # with ReLU6, and few layers, since conversion is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
-TEXT = XLM_ROBERTA | {"num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def exported(processor, corpus, tmp_path_factory) -> Path:
     """A student's folder with all files. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("litert")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(VISION, TEXT, seed=3), processor, recipe)
+    save_model(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
     data = ["--data", str(corpus / "unseen_style.parquet"), "--class_names", str(corpus / "class_names.json")]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random
@@ -46,8 +46,8 @@ def student(exported) -> DCCLIPModel:
 
 
 def run(exported: Path, tower: str, variant: str, **arrays: torch.Tensor) -> np.ndarray:
-    path = exported / "litert" / formats.LITERT.file_name(tower, variant)
-    return open_litert(path, threads=1)({name: tensor.numpy() for name, tensor in arrays.items()})
+    path = exported / "litert" / FORMATS["litert"].file_name(tower, variant)
+    return open_tower(path, threads=1)({name: tensor.numpy() for name, tensor in arrays.items()})
 
 
 @torch.no_grad()

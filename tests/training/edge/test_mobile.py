@@ -15,11 +15,12 @@ from torch.export import Dim
 pytest.importorskip("executorch", reason='pip install -e ".[mobile]"')
 
 from modeling_dcclip import DCCLIPModel
-from tests.tiny import CUT_EFFICIENTNET, XLM_ROBERTA, make_model, recipe_fields, student_config
+from tests.tiny import CUT_EFFICIENTNET, SMALL_XLM_ROBERTA, make_model, recipe_fields, student_config
 from training import export
 from training.config import DistillRecipe
-from training.edge import formats, verdict
-from training.edge.programs import MAX_BATCH, open_program, to_int8
+from training.edge import verdict
+from training.edge.formats import FORMATS
+from training.edge.programs import MAX_BATCH, open_tower, to_int8
 from training.edge.towers import STEM
 from training.hub import save_model
 from training.utils.results import Results
@@ -28,7 +29,6 @@ pytestmark = [pytest.mark.executorch, pytest.mark.slow]
 
 # with ReLU6, and few layers, since lowering is slow
 VISION = CUT_EFFICIENTNET | {"model_args": CUT_EFFICIENTNET["model_args"] | {"out_indices": [1]}}
-TEXT = XLM_ROBERTA | {"num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def exported(processor, labelled, tmp_path_factory) -> Path:
     """A student's folder with an ONNX file and all programs. Tests must not write to it."""
     folder = tmp_path_factory.mktemp("mobile")
     recipe = DistillRecipe(**recipe_fields(folder, "some/images", teacher="some/teacher", student=student_config()))
-    save_model(folder, make_model(VISION, TEXT, seed=3), processor, recipe)
+    save_model(folder, make_model(VISION, SMALL_XLM_ROBERTA, seed=3), processor, recipe)
     arguments = [str(folder), "--output_dir", str(folder), *labelled]
     with pytest.MonkeyPatch.context() as patch:
         # towers this small and random are not faster in int8, and their accuracy is random
@@ -58,8 +58,8 @@ def student(exported) -> DCCLIPModel:
 
 
 def run(exported: Path, tower: str, variant: str, **arrays: torch.Tensor) -> np.ndarray:
-    path = exported / "executorch" / formats.EXECUTORCH.file_name(tower, variant)
-    return open_program(path, threads=1)({name: tensor.numpy() for name, tensor in arrays.items()})
+    path = exported / "executorch" / FORMATS["executorch"].file_name(tower, variant)
+    return open_tower(path, threads=1)({name: tensor.numpy() for name, tensor in arrays.items()})
 
 
 @torch.no_grad()

@@ -109,7 +109,11 @@ def export_table(results: Results) -> str | None:
     for entry in verdicts:
         cells = ["", "", "", *[""] * len(languages)]
         if entry["bytes"]:
-            cells = [f"{entry['bytes'] / 1e6:.2f}", f"{entry['ms']:.2f}", f"{entry['mean_cosine']:.5f}"]
+            cells = [
+                f"{entry['bytes'] / 1e6:.2f}",
+                f"{entry['ms']:.2f}" if entry["ms"] else "",
+                f"{entry['mean_cosine']:.5f}",
+            ]
             lost = entry["lost_points"]
             cells += [f"{lost[language]:+.2f}" if language in lost else "" for language in languages]
         note = "" if entry.get("checked", True) else "accuracy unchecked"
